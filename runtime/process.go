@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"cloister/runtime/stdio"
+)
+
+// Ref names a process: a container's first one when Exec is empty.
+type Ref struct {
+	Container string
+	Exec      string
+}
+
+// String is the reference as an operator writes it.
+func (r Ref) String() string {
+	if r.Exec == "" {
+		return r.Container
+	}
+	return r.Container + " exec " + r.Exec
+}
+
+// Exited is how and when a process ended.
+type Exited struct {
+	Status uint32
+	At     time.Time
+}
+
+// process is one process of a container as clients see it. The guest decides
+// when it ends; this value decides when that is told.
+type process struct {
+	ref    Ref
+	stdio  stdio.Config
+	done   chan struct{}     // closed when state is Stopped
+	onExit func(Ref, Exited) // called once, under mu, before done is closed
+
+	mu       sync.Mutex
+	state    State
+	starting bool    // the guest was told to start it and has not answered
+	pending  *Exited // an exit that came before the start's answer
+	exit     Exited
+	io       *stdio.IO // nil until its streams are open
+}
+
+func newProcess(ref Ref, cfg stdio.Config, onExit func(Ref, Exited)) *process {
+	return &process{ref: ref, stdio: cfg, done: make(chan struct{}), onExit: onExit}
+}
+
+// start runs call, which starts the process in the guest, and then announces it.
+// An exit that overtakes the answer is held until the start is announced.
+func (p *process) start(call func() error, announce func()) error {
+	p.mu.Lock()
+	if _, err := next(p.state, Start); err != nil || p.starting {
+		p.mu.Unlock()
+		if err == nil {
+			err = fmt.Errorf("a start is under way: %w", errdefs.ErrFailedPrecondition)
+		}
+		return fmt.Errorf("%s: %w", p.ref, err)
+	}
+	p.starting = true
+	p.mu.Unlock()
+
+	err := call()
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.starting = false
+	if err == nil && p.state == Created {
+		p.state = Running
+		announce()
+	}
+	if err != nil && p.ref.Exec != "" && p.pending == nil {
+		// An exec that never ran is over: Delete and Wait must not hang on it.
+		p.pending = &Exited{Status: exitNotStarted, At: time.Now()}
+	}
+	if p.pending != nil {
+		p.finish(*p.pending)
+	}
+	return err
+}
+
+// exited records that the process ended; later reports of it change nothing.
+func (p *process) exited(e Exited) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.starting {
+		p.pending = &e
+		return
+	}
+	p.finish(e)
+}
+
+// finish is called with mu held.
+func (p *process) finish(e Exited) {
+	to, err := next(p.state, Exit)
+	if err != nil {
+		return
+	}
+	p.state, p.exit, p.pending = to, e, nil
+	p.onExit(p.ref, e)
+	close(p.done)
+}
+
+// apply moves the process by an event that the guest has already carried out.
+func (p *process) apply(on Event) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	to, err := next(p.state, on)
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.ref, err)
+	}
+	p.state = to
+	return nil
+}
+
+// allows says whether the event would be legal now.
+func (p *process) allows(on Event) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, err := next(p.state, on); err != nil {
+		return fmt.Errorf("%s: %w", p.ref, err)
+	}
+	return nil
+}
+
+// snapshot is the state, and the exit when it is Stopped.
+func (p *process) snapshot() (State, Exited) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state, p.exit
+}
+
+// wait blocks until the process has ended or ctx is done.
+func (p *process) wait(ctx context.Context) (Exited, error) {
+	select {
+	case <-p.done:
+		_, e := p.snapshot()
+		return e, nil
+	case <-ctx.Done():
+		return Exited{}, ctx.Err()
+	}
+}
