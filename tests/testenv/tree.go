@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testenv
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// Tree returns the folder of this module's go.mod.
+func Tree(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+	}
+	t.Fatal("no go.mod above the working folder: run the test by go test")
+	return ""
+}
+
+// Build returns the folder of the built programs: CLOISTER_BUILD, or build in the tree.
+func Build(t testing.TB) string {
+	t.Helper()
+	if dir := os.Getenv("CLOISTER_BUILD"); dir != "" {
+		return dir
+	}
+	return filepath.Join(Tree(t), "build")
+}
+
+// Cache returns the folder of what is slow to make and keyed by content: CLOISTER_CACHE, or /var/cache/cloister.
+func Cache() string {
+	if dir := os.Getenv("CLOISTER_CACHE"); dir != "" {
+		return dir
+	}
+	return "/var/cache/cloister"
+}
+
+// NeedShim needs the shim and the command line to be built, and returns their folder.
+func NeedShim(t testing.TB) string {
+	t.Helper()
+	dir := Build(t)
+	NeedFile(t, Shim, []string{dir}, "containerd-shim-cloister-v2")
+	NeedFile(t, Shim, []string{dir}, "cloister")
+	return dir
+}
+
+// NeedGuest needs a guest image of the flavour CLOISTER_GUEST (small when unset) and returns its folder.
+func NeedGuest(t testing.TB) string {
+	t.Helper()
+	flavour := os.Getenv("CLOISTER_GUEST")
+	if flavour == "" {
+		flavour = "small"
+	}
+	dir := filepath.Join(Build(t), "guest", flavour)
+	for _, name := range []string{"kernel", "initrd", "manifest.json"} {
+		NeedFile(t, Guest, []string{dir}, name)
+	}
+	return dir
+}
