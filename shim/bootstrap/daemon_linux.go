@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// drainTimeout bounds the wait for answers that are still being written when the daemon stops.
+	drainTimeout = time.Second
+	// firstClientTimeout ends a daemon that nobody came to: start was killed before it could say the address.
+	firstClientTimeout = 2 * time.Minute
+)
+
+// Daemon is the process that serves one group of tasks.
+type Daemon struct {
+	Request
+	Group string // what the tasks have in common; the first task's id when there is no annotation
+
+	socket string
+	cancel context.CancelFunc
+
+	mu    sync.Mutex
+	ready *os.File // nil once start has been told
+}
+
+// serve is the daemon's main.
+func (cfg Config) serve(ctx context.Context, a arguments) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d := &Daemon{Request: a.request, Group: a.group, socket: a.socket, cancel: cancel, ready: os.NewFile(fdReady, "ready")}
+	unix.CloseOnExec(fdSocket)
+	unix.CloseOnExec(fdReady)
+	log.L.Logger.SetOutput(&logPipe{})
+	debug.SetGCPercent(40) // one daemon per sandbox: memory counts for more than the collector's time
+
+	stopSignals := d.watchSignals(ctx)
+	defer stopSignals()
+	err := d.enter()
+	if err == nil {
+		err = cfg.Serve(ctx, d)
+	}
+	return errors.Join(d.tell(err), removeSocket(d.socket))
+}
+
+// enter settles the process where it was started: host mounts are seen, ours are not, and no folder is held.
+func (d *Daemon) enter() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("make the daemon's mounts a slave of the host's: %w", err)
+	}
+	if os.Getenv("SCHED_CORE") != "" {
+		if err := unix.Prctl(unix.PR_SCHED_CORE, unix.PR_SCHED_CORE_CREATE, 0, unix.PR_SCHED_CORE_SCOPE_PROCESS_GROUP, 0); err != nil {
+			return fmt.Errorf("core scheduling was asked for by SCHED_CORE: %w", err)
+		}
+	}
+	return os.Chdir("/")
+}
+
+// tell gives start its answer, once; later errors go to the log and the exit status.
+func (d *Daemon) tell(err error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ready == nil {
+		return err
+	}
+	defer func() {
+		d.ready.Close()
+		d.ready = nil
+	}()
+	if err == nil {
+		if _, werr := d.ready.WriteString(readyOK); werr != nil {
+			return fmt.Errorf("start is gone: %w", werr)
+		}
+		return nil
+	}
+	_, werr := d.ready.WriteString(err.Error())
+	return errors.Join(err, werr)
+}
+
+// Stop ends the daemon: the context of Serve is done and ServeTTRPC returns after the answers under way are out. It may be called more than once.
+func (d *Daemon) Stop() { d.cancel() }
+
+// ServeTTRPC tells start that the daemon is ready, and serves until ctx is done. register adds the services; intercept may be nil. When it returns
+// nil the socket is gone and no call is running, except those that did not end within a second.
+func (d *Daemon) ServeTTRPC(ctx context.Context, intercept ttrpc.UnaryServerInterceptor, register func(*ttrpc.Server)) error {
+	opts := []ttrpc.ServerOpt{ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser())}
+	if intercept != nil {
+		opts = append(opts, ttrpc.WithUnaryServerInterceptor(intercept))
+	}
+	server, err := ttrpc.NewServer(opts...)
+	if err != nil {
+		return err
+	}
+	register(server)
+	l, err := d.listener(ctx)
+	if err != nil {
+		return err
+	}
+	// A call that asked for the stop must still be answered: its context does not end with ours.
+	calls, cancelCalls := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelCalls()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(calls, l) }()
+	if err := d.tell(nil); err != nil {
+		return errors.Join(err, server.Close())
+	}
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve %q: %w", d.socket, err)
+	case <-ctx.Done():
+	}
+	return d.drain(server, served)
+}
+
+func (d *Daemon) drain(server *ttrpc.Server, served <-chan error) error {
+	err := removeSocket(d.socket)
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	if server.Shutdown(ctx) != nil {
+		err = errors.Join(err, server.Close())
+	}
+	<-served
+	return err
+}
+
+// listener is the inherited socket.
+func (d *Daemon) listener(ctx context.Context) (net.Listener, error) {
+	f := os.NewFile(fdSocket, d.socket)
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("inherited socket: %w", err)
+	}
+	lonely := time.AfterFunc(firstClientTimeout, func() {
+		log.G(ctx).Warn("nobody connected since the daemon was started: leaving")
+		d.Stop()
+	})
+	return &firstAccept{Listener: l, stop: lonely.Stop}, nil
+}
+
+// firstAccept calls stop at the first connection.
+type firstAccept struct {
+	net.Listener
+	stop func() bool
+}
+
+func (l *firstAccept) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.stop()
+	}
+	return c, err
+}
+
+// watchSignals turns SIGTERM and SIGINT into Stop, keeps SIGPIPE from killing the daemon, and writes stacks to the log on SIGUSR1. It must not ignore
+// a signal instead: children would inherit that.
+func (d *Daemon) watchSignals(ctx context.Context) (stop func()) {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGPIPE, unix.SIGHUP, unix.SIGUSR1)
+	done := make(chan struct{})
+	go d.handleSignals(ctx, signals, done)
+	return func() {
+		signal.Stop(signals)
+		close(signals)
+		<-done
+	}
+}
+
+func (d *Daemon) handleSignals(ctx context.Context, signals <-chan os.Signal, done chan<- struct{}) {
+	defer close(done)
+	for s := range signals {
+		switch s {
+		case unix.SIGTERM, unix.SIGINT:
+			log.G(ctx).WithField("signal", s).Info("stopping")
+			d.Stop()
+		case unix.SIGUSR1:
+			log.G(ctx).Infof("stacks:\n%s", stacks())
+		}
+	}
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// logPipe writes to stderr, the bundle's log FIFO. Nobody may be reading it: when the pipe is full, lines are dropped and counted, since a logger that
+// blocks would hold up every call.
+type logPipe struct {
+	mu      sync.Mutex
+	dropped int
+}
+
+func (p *logPipe) Write(line []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dropped > 0 {
+		if !writeStderr(fmt.Appendf(nil, "level=warning msg=\"%d log lines dropped: nobody read them\"\n", p.dropped)) {
+			p.dropped++
+			return len(line), nil
+		}
+		p.dropped = 0
+	}
+	if !writeStderr(line) {
+		p.dropped++
+	}
+	return len(line), nil
+}
+
+func writeStderr(b []byte) bool {
+	for len(b) > 0 {
+		n, err := unix.Write(unix.Stderr, b)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return false
+		default:
+			b = b[n:]
+		}
+	}
+	return true
+}
+
+// stacks is every goroutine's stack, cut at 1 MiB.
+func stacks() []byte {
+	buf := make([]byte, 1<<20)
+	return buf[:runtime.Stack(buf, true)]
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// Main does what the process was called for and returns its exit status. It uses os.Args, the environment, stdin, stdout and stderr.
+func Main(ctx context.Context, cfg Config) int {
+	a, err := parseArguments(os.Args[1:])
+	if err == nil {
+		err = run(ctx, cfg, a)
+	}
+	if err == nil {
+		return 0
+	}
+	var out io.Writer = os.Stderr
+	if a.action == actionServe {
+		out = &logPipe{} // never blocks: containerd may be away
+	}
+	fmt.Fprintf(out, "%s: %v\n", cfg.Name, err)
+	return 1
+}
+
+func run(ctx context.Context, cfg Config, a arguments) error {
+	switch {
+	case a.version:
+		return cfg.printVersion()
+	case a.info:
+		return cfg.printInfo(ctx)
+	}
+	if err := a.request.complete(); err != nil {
+		return err
+	}
+	ctx = namespaces.WithNamespace(ctx, a.request.Namespace)
+	ctx = log.WithLogger(ctx, log.G(ctx).WithFields(log.Fields{"runtime": cfg.Name, "id": a.request.ID, "namespace": a.request.Namespace}))
+	if a.request.Debug {
+		if err := log.SetLevel(log.DebugLevel.String()); err != nil {
+			return err
+		}
+	}
+	switch a.action {
+	case actionStart:
+		return cfg.start(ctx, a.request)
+	case actionDelete:
+		return cfg.delete(ctx, a.request)
+	default:
+		return cfg.serve(ctx, a)
+	}
+}
+
+// complete fills in what comes from the environment and the working folder.
+func (r *Request) complete() error {
+	if r.Bundle == "" {
+		r.Bundle = "."
+	}
+	bundle, err := filepath.Abs(r.Bundle)
+	if err != nil {
+		return fmt.Errorf("bundle: %w", err)
+	}
+	r.Bundle = bundle
+	r.TTRPCAddress = os.Getenv("TTRPC_ADDRESS")
+	return nil
+}
+
+func (cfg Config) printVersion() error {
+	_, err := fmt.Printf("%s:\n  Version:  %s\n  Revision: %s\n  Go version: %s\n", filepath.Base(os.Args[0]), cfg.Version, cfg.Revision, runtime.Version())
+	return err
+}
+
+func (cfg Config) printInfo(ctx context.Context) error {
+	input, err := readInput(os.Stdin)
+	if err != nil {
+		return err
+	}
+	options, err := parseOptions(input)
+	if err != nil {
+		return err
+	}
+	info := &types.RuntimeInfo{
+		Name:    cfg.Name,
+		Version: &types.RuntimeVersion{Version: cfg.Version, Revision: cfg.Revision},
+		Options: options,
+	}
+	if cfg.Info != nil {
+		if err := cfg.Info(ctx, options, info); err != nil {
+			return err
+		}
+	}
+	return printMessage(info)
+}
+
+func (cfg Config) delete(ctx context.Context, r Request) error {
+	exit, err := cfg.Delete(ctx, r)
+	if err != nil {
+		return err
+	}
+	// A daemon that was killed could not take its socket away.
+	if address, err := os.ReadFile(filepath.Join(r.Bundle, addressFile)); err == nil {
+		path := strings.TrimPrefix(strings.TrimSpace(string(address)), unixScheme)
+		if err := removeStale(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			log.G(ctx).WithError(err).Warn("remove the dead daemon's socket")
+		}
+	}
+	return printMessage(&taskapi.DeleteResponse{
+		Pid:        exit.Pid,
+		ExitStatus: exit.Status,
+		ExitedAt:   timestamppb.New(exit.At),
+	})
+}
+
+func printMessage(m proto.Message) error {
+	data, err := proto.Marshal(m)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(data)
+	return err
+}

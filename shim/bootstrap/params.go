@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"fmt"
+	"io"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// maxInput bounds what is read from stdin: options are a path or a small document.
+const maxInput = 4 << 20
+
+// readInput reads stdin to its end.
+func readInput(r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxInput+1))
+	if err != nil {
+		return nil, fmt.Errorf("read stdin: %w", err)
+	}
+	if len(data) > maxInput {
+		return nil, fmt.Errorf("read stdin: more than %d bytes", maxInput)
+	}
+	return data, nil
+}
+
+// parseParams decodes BootstrapParams and returns nil when input is something else: nothing, or the options of an older containerd. Those can
+// decode as BootstrapParams too, so the identity has to agree with the arguments.
+func parseParams(input []byte, id, namespace string) *bootapi.BootstrapParams {
+	params := &bootapi.BootstrapParams{}
+	if len(input) == 0 || proto.Unmarshal(input, params) != nil {
+		return nil
+	}
+	if params.GetInstanceID() != id || params.GetNamespace() != namespace {
+		return nil
+	}
+	return params
+}
+
+// parseOptions decodes the options that -info gets on stdin; nil when there are none.
+func parseOptions(input []byte) (*anypb.Any, error) {
+	if len(input) == 0 {
+		return nil, nil
+	}
+	options := &anypb.Any{}
+	if err := proto.Unmarshal(input, options); err != nil {
+		return nil, fmt.Errorf("options on stdin: %w", err)
+	}
+	return options, nil
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// defaultSocketDir is where containerd's own shims have their sockets.
+	defaultSocketDir = "/run/containerd/s"
+	// maxSocketDir leaves room for a slash, 64 hex digits and the end in sockaddr_un's 108 bytes (unix(7)).
+	maxSocketDir = 42
+
+	unixScheme = "unix://"
+)
+
+// socketPath names the socket of a group. The runtime's name is part of it, so that two runtimes never meet at one socket.
+func socketPath(dir, runtime string, r Request, group string) (string, error) {
+	if dir == "" {
+		dir = defaultSocketDir
+	}
+	if !filepath.IsAbs(dir) || len(dir) > maxSocketDir {
+		return "", fmt.Errorf("socket folder %q: want an absolute path of at most %d bytes", dir, maxSocketDir)
+	}
+	sum := sha256.Sum256([]byte(strings.Join([]string{runtime, r.GRPCAddress, r.Namespace, group}, "\x00")))
+	return fmt.Sprintf("%s/%x", filepath.Clean(dir), sum), nil
+}
+
+// listen returns the group's new socket, or nil when a daemon serves it already. A socket that nobody listens on is replaced.
+func listen(path string) (*net.UnixListener, error) {
+	unlock, err := lockDir(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	switch err := probe(path); {
+	case err == nil:
+		return nil, nil
+	case errors.Is(err, unix.ECONNREFUSED):
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("remove stale socket: %w", err)
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	// Only the daemon's copy outlives start; closing ours must leave the file.
+	l.SetUnlinkOnClose(false)
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close(), os.Remove(path))
+	}
+	return l, nil
+}
+
+// probe connects and hangs up.
+func probe(path string) error {
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// removeStale removes a socket file unless somebody listens on it.
+func removeStale(path string) error {
+	unlock, err := lockDir(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if !errors.Is(probe(path), unix.ECONNREFUSED) {
+		return nil
+	}
+	return os.Remove(path)
+}
+
+// removeSocket takes a socket's name away, so that no later start finds a daemon that is about to leave.
+func removeSocket(path string) error {
+	unlock, err := lockDir(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// lockDir makes the socket folder and keeps other starts out of it while a socket is looked at and made.
+func lockDir(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %q: %w", dir, err), f.Close())
+	}
+	return func() { f.Close() }, nil
+}

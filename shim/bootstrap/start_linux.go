@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// addressFile is where containerd 1.6 and 1.7 look for a daemon after their own restart.
+	addressFile = "address"
+	// readyTimeout bounds the daemon's start: it opens no machine, so this is far more than it needs on a busy host.
+	readyTimeout = 20 * time.Second
+	// maxReady bounds what the daemon says on its ready pipe.
+	maxReady = 64 << 10
+	readyOK  = "ready"
+)
+
+// The daemon's inherited files, after stdin, stdout and stderr.
+const (
+	fdSocket = 3 + iota
+	fdReady
+)
+
+// start answers with the address of the group's daemon, which it makes when there is none. containerd reads stdout and stderr as one answer:
+// nothing else may be printed.
+func (cfg Config) start(_ context.Context, r Request) error {
+	input, err := readInput(os.Stdin)
+	if err != nil {
+		return err
+	}
+	params := parseParams(input, r.ID, r.Namespace)
+	if params != nil {
+		r.apply(params)
+	}
+	group, err := groupOf(r.Bundle, r.ID)
+	if err != nil {
+		return err
+	}
+	path, err := socketPath(params.GetSocketDir(), cfg.Name, r, group)
+	if err != nil {
+		return err
+	}
+	l, err := listen(path)
+	if err != nil {
+		return fmt.Errorf("socket of group %q: %w", group, err)
+	}
+	if l != nil {
+		if err := startDaemon(r, group, path, l); err != nil {
+			return errors.Join(err, removeSocket(path))
+		}
+	}
+	address := unixScheme + path
+	if err := os.WriteFile(filepath.Join(r.Bundle, addressFile), []byte(address), 0o600); err != nil {
+		return err
+	}
+	f := decideForm(params != nil, os.Getenv("MAX_SHIM_VERSION"), fmt.Sprintf("/proc/%d/exe", os.Getppid()))
+	answer, err := f.encode(address, cfg.Mounts)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(answer)
+	return err
+}
+
+// apply takes over what the params say better than the arguments.
+func (r *Request) apply(params *bootapi.BootstrapParams) {
+	r.Debug = r.Debug || params.GetLogLevel() <= bootapi.LogLevel_LOG_LEVEL_DEBUG
+	for _, v := range []struct {
+		to   *string
+		from string
+	}{
+		{&r.GRPCAddress, params.GetContainerdGrpcAddress()},
+		{&r.TTRPCAddress, params.GetContainerdTtrpcAddress()},
+		{&r.ContainerdBinary, params.GetContainerdBinary()},
+	} {
+		if v.from != "" {
+			*v.to = v.from
+		}
+	}
+}
+
+// startDaemon starts the daemon and waits until it serves l. It closes l.
+func startDaemon(r Request, group, path string, l *net.UnixListener) error {
+	defer l.Close()
+	socket, err := l.File()
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	ready, readyW, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	cmd, err := daemonCommand(r, group, path)
+	if err != nil {
+		return errors.Join(err, readyW.Close())
+	}
+	logs, err := openLog(r.Bundle)
+	if err != nil {
+		return errors.Join(err, readyW.Close())
+	}
+	if logs != nil {
+		defer logs.Close()
+		cmd.Stderr = logs
+	}
+	cmd.ExtraFiles = []*os.File{fdSocket - 3: socket, fdReady - 3: readyW}
+	err = cmd.Start()
+	readyW.Close()
+	if err != nil {
+		return fmt.Errorf("start the daemon: %w", err)
+	}
+	if err := errors.Join(setOOMScore(cmd.Process.Pid), waitReady(ready)); err != nil {
+		return errors.Join(err, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
+	}
+	return cmd.Process.Release()
+}
+
+// daemonCommand is this executable in a session and a mount namespace of its own. The arguments look like those of runc's shim, because people and
+// tools find a shim by them.
+func daemonCommand(r Request, group, path string) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	args := []string{
+		"-namespace", r.Namespace, "-id", r.ID, "-address", r.GRPCAddress,
+		"-publish-binary", r.ContainerdBinary, "-bundle", r.Bundle, "-group", group, "-socket", path,
+	}
+	if r.Debug {
+		args = append(args, "-debug")
+	}
+	cmd := exec.Command(self, append(args, actionServe)...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Dir = r.Bundle
+	cmd.Env = append(os.Environ(), "TTRPC_ADDRESS="+r.TTRPCAddress, "OTEL_SERVICE_NAME=containerd-shim-"+r.ID)
+	// Not Unshareflags: with those os/exec makes every mount private, and what the host mounts later would stay unseen.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
+	return cmd, nil
+}
+
+// waitReady reads the daemon's verdict on itself.
+func waitReady(ready *os.File) error {
+	if err := ready.SetReadDeadline(time.Now().Add(readyTimeout)); err != nil {
+		return err
+	}
+	said, err := io.ReadAll(io.LimitReader(ready, maxReady))
+	switch text := strings.TrimSpace(string(said)); {
+	case err != nil:
+		return fmt.Errorf("wait %s for the daemon: %w", readyTimeout, err)
+	case text == "":
+		return errors.New("the daemon ended before it served; its last words are in containerd's log")
+	case text != readyOK:
+		return errors.New(text)
+	}
+	return nil
+}
+
+// ignoreExit drops the exit status of a daemon that was killed.
+func ignoreExit(err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return nil
+	}
+	return err
+}
+
+// openLog opens the bundle's log FIFO, whose other end is containerd's stderr; nil when there is none. Opened for both directions it neither blocks
+// here nor breaks while containerd restarts, and what is written meanwhile waits in the pipe.
+func openLog(bundle string) (*os.File, error) {
+	path := filepath.Join(bundle, "log")
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode().Type() != os.ModeNamedPipe {
+		return nil, nil
+	}
+	return os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+}
+
+// setOOMScore makes the daemon one point likelier to be killed than containerd, as every shim does. Without CAP_SYS_RESOURCE a score cannot always
+// be set; that is no reason not to run.
+func setOOMScore(pid int) error {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", os.Getppid()))
+	if err != nil {
+		return nil
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return fmt.Errorf("oom_score_adj of containerd: %w", err)
+	}
+	err = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(min(score+1, 1000))), 0)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return nil
+	}
+	return err
+}
