@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package arch
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// room says what the packages at and below a folder may import of this module. A name that ends in /... stands for a folder
+// and all below it, another for that one package.
+type room struct {
+	folder string
+	may    []string
+}
+
+// rooms is the table of the design, longest folder first where one lies in another: the first match counts.
+var rooms = []room{
+	{"cmd/containerd-shim-cloister-v2", []string{"shim/...", "runtime/...", "sandbox/...", "cmd/internal/..."}},
+	{"cmd/cloister-agent", []string{"sandbox/guestapi/..."}},
+	{"cmd", []string{"cmd/internal/...", "shim/...", "runtime/...", "sandbox/...", "labels/...", "vmm/...", "oci/..."}},
+	{"shim", []string{"runtime/..."}},
+	{"runtime", []string{"sandbox/...", "oci/..."}},
+	{"sandbox/plan", []string{"oci", "vmm", "labels"}},
+	{"sandbox/statedir", []string{"labels"}},
+	{"sandbox/guestapi", nil},
+	{"sandbox/network", nil},
+	{"sandbox/cgroup", nil},
+	{"sandbox/jail", []string{"vmm"}},
+	{"sandbox/hooks", []string{"oci"}},
+	{"sandbox", []string{"vmm/...", "labels/...", "oci/..."}},
+	{"labels/mcs", []string{"labels"}},
+	{"labels/lsm", []string{"labels"}},
+	{"labels/relabel", []string{"labels", "labels/lsm"}},
+	{"labels/policy", []string{"labels"}},
+	{"labels", nil},
+	{"vmm/qemu", []string{"vmm"}},
+	{"vmm/virtiofsd", []string{"vmm"}},
+	{"vmm/guestimage", []string{"vmm"}},
+	{"vmm", nil},
+	{"oci", nil},
+	{"tests", []string{"..."}},
+}
+
+func TestImportDirection(t *testing.T) {
+	for _, f := range files(t) {
+		i := slices.IndexFunc(rooms, func(r room) bool { return within(f.dir(), r.folder) })
+		if i < 0 {
+			t.Errorf("%s belongs to no room", f.path)
+			continue
+		}
+		for _, name := range f.imports {
+			rel, ours := strings.CutPrefix(name, "cloister/")
+			if !ours || within(rel, rooms[i].folder) || (f.isTest() && within(rel, "tests")) {
+				continue
+			}
+			if !slices.ContainsFunc(rooms[i].may, func(pattern string) bool { return matches(pattern, rel) }) {
+				t.Errorf("%s imports %s: room %s may import only [%s]", f.path, name, rooms[i].folder, strings.Join(rooms[i].may, " "))
+			}
+		}
+	}
+}
+
+// ban is an import that only some folders may have, and the reason.
+type ban struct {
+	prefix string
+	only   []string
+	reason string
+}
+
+var bans = []ban{
+	{"github.com/sirupsen/logrus", nil, "use github.com/containerd/log"},
+	{"github.com/pkg/errors", nil, "use errors and fmt.Errorf with %w"},
+	{"github.com/stretchr/testify", nil, "use testing and go-cmp"},
+	{"github.com/opencontainers/runc", nil, "internal to runc"},
+	{"math/rand", nil, "use math/rand/v2, or crypto/rand for ids"},
+	{"io/ioutil", nil, "use io and os"},
+	{"github.com/containerd/containerd/v2", []string{"shim", "cmd/containerd-shim-cloister-v2", "cmd/cloister-agent", "tests"}, "only the shim and the agent use containerd itself; its api module is free"},
+	{"github.com/digitalocean/go-qemu", []string{"vmm/qemu"}, "QMP sits behind one adapter"},
+	{"github.com/opencontainers/selinux", []string{"labels", "cmd/cloister", "tests"}, "labels alone knows the kernel's side"},
+	{"github.com/vishvananda/netlink", []string{"sandbox/network", "cmd/cloister-agent", "tests"}, "plumbing lives in sandbox/network"},
+	{"github.com/opencontainers/runtime-spec", []string{"oci", "runtime", "shim", "cmd", "tests"}, "only oci reads the spec for those below"},
+	{"github.com/landlock-lsm/go-landlock", []string{"sandbox/jail", "labels/policy", "tests"}, "one place restricts a process"},
+	{"k8s.io", []string{"tests", "shim"}, "CRI is a client's word"},
+}
+
+func TestBannedImports(t *testing.T) {
+	for _, f := range files(t) {
+		for _, name := range f.imports {
+			for _, b := range bans {
+				if name == "math/rand/v2" || !within(name, b.prefix) {
+					continue
+				}
+				if !slices.ContainsFunc(b.only, func(folder string) bool { return within(f.dir(), folder) }) {
+					t.Errorf("%s imports %s: %s", f.path, name, b.reason)
+				}
+			}
+		}
+	}
+}
+
+// TestPureRooms keeps what a value is made of apart from the machine it is made on.
+func TestPureRooms(t *testing.T) {
+	impure := []string{"os", "net", "syscall", "time", "context", "golang.org/x/sys"}
+	for _, f := range files(t) {
+		if f.isTest() || !within(f.dir(), "oci") {
+			continue
+		}
+		for _, name := range f.imports {
+			if slices.ContainsFunc(impure, func(prefix string) bool { return within(name, prefix) }) {
+				t.Errorf("%s imports %s: oci is pure", f.path, name)
+			}
+		}
+	}
+	for _, f := range files(t) {
+		if f.isTest() || (!within(f.dir(), "vmm") && !within(f.dir(), "labels")) {
+			continue
+		}
+		for _, name := range f.imports {
+			if strings.HasPrefix(name, "github.com/containerd/") && name != "github.com/containerd/errdefs" {
+				t.Errorf("%s imports %s: leaf rooms know nothing of containerd", f.path, name)
+			}
+		}
+	}
+}
+
+// TestLinuxFiles keeps system calls in files that only Linux compiles.
+func TestLinuxFiles(t *testing.T) {
+	for _, f := range files(t) {
+		if strings.HasSuffix(strings.TrimSuffix(strings.TrimSuffix(f.path, ".go"), "_test"), "_linux") {
+			continue
+		}
+		if slices.Contains(f.imports, "golang.org/x/sys/unix") && !strings.Contains(string(f.source), "\n//go:build linux\n") {
+			t.Errorf("%s imports golang.org/x/sys/unix: name it _linux.go", f.path)
+		}
+	}
+}
+
+// within tells whether name is prefix or lies below it.
+func within(name, prefix string) bool {
+	return name == prefix || strings.HasPrefix(name, prefix+"/")
+}
+
+func matches(pattern, name string) bool {
+	if pattern == "..." {
+		return true
+	}
+	if folder, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return within(name, folder)
+	}
+	return name == pattern
+}
+
+func TestMatches(t *testing.T) {
+	tests := []struct {
+		pattern, name string
+		want          bool
+	}{
+		{"...", "vmm/qemu", true},
+		{"vmm", "vmm", true},
+		{"vmm", "vmm/qemu", false},
+		{"vmm/...", "vmm", true},
+		{"vmm/...", "vmm/qemu", true},
+		{"vmm/...", "vmmx", false},
+	}
+	for _, tt := range tests {
+		if got := matches(tt.pattern, tt.name); got != tt.want {
+			t.Errorf("matches(%q, %q) = %t, want %t", tt.pattern, tt.name, got, tt.want)
+		}
+	}
+}
