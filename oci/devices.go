@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// GuestDevice names a device of the guest's kernel beyond the standard set.
+type GuestDevice string
+
+// The ones that can be offered.
+const (
+	Fuse GuestDevice = "fuse" // /dev/fuse, c 10:229
+	Tun  GuestDevice = "tun"  // /dev/net/tun, c 10:200
+)
+
+// DeviceKind says where a device lives.
+type DeviceKind int
+
+// The kinds.
+const (
+	KernelDevice DeviceKind = iota + 1 // the guest's kernel has it under the same number
+	HostBlock                          // a host's block device, handed over as a disk
+)
+
+// Device is one device node that the workload gets.
+type Device struct {
+	Kind   DeviceKind
+	Path   string // absolute, in the container
+	Number DeviceNumber
+	// ReadOnly: of a HostBlock, no rule lets the workload write it.
+	ReadOnly bool
+}
+
+// DeviceNumber is a node's number: on the host for HostBlock, in the guest else.
+type DeviceNumber struct {
+	Block        bool
+	Major, Minor int64
+}
+
+// String prints it as mknod takes it.
+func (n DeviceNumber) String() string {
+	if n.Block {
+		return fmt.Sprintf("b %d:%d", n.Major, n.Minor)
+	}
+	return fmt.Sprintf("c %d:%d", n.Major, n.Minor)
+}
+
+// guestHas says that the guest's kernel offers the device under this number
+// (numbers: Documentation/admin-guide/devices.txt).
+func guestHas(n DeviceNumber, offered []GuestDevice) bool {
+	if n.Block {
+		return false
+	}
+	switch n.Major {
+	case 1: // null, zero, full, random, urandom, kmsg
+		return slices.Contains([]int64{3, 5, 7, 8, 9, 11}, n.Minor)
+	case 5: // tty, console, ptmx
+		return n.Minor >= 0 && n.Minor <= 2
+	case 136: // pts
+		return true
+	case 10:
+		return n.Minor == 229 && slices.Contains(offered, Fuse) || n.Minor == 200 && slices.Contains(offered, Tun)
+	}
+	return false
+}
+
+// harmlessRule says that allowing the number opens nothing of a host: engines
+// list it by default, whether or not the node exists.
+func harmlessRule(n DeviceNumber) bool {
+	return guestHas(n, []GuestDevice{Fuse, Tun})
+}
+
+const privilegedText = "the host's devices are not handed over: for privileged containers set privileged_without_host_devices = true in the engine's runtime entry " +
+	"(or --security-opt privileged-without-host-devices); elsewhere use --cap-add instead of --privileged"
+
+// devices checks linux.devices and, with them, the device rules.
+func (w *Workload) devices(opts Options, p *problems) {
+	var refused []string
+	for i, d := range w.spec.Linux.Devices {
+		field := fmt.Sprintf("linux.devices[%d]", i)
+		if !path.IsAbs(d.Path) || strings.ContainsRune(d.Path, 0) {
+			p.refuse(field+".path", d.Path, "must be absolute")
+		}
+		out := Device{Kind: KernelDevice, Path: path.Clean(d.Path), Number: DeviceNumber{Block: d.Type == "b", Major: d.Major, Minor: d.Minor}}
+		switch {
+		case d.Type == "p":
+			p.refuse(field+".type", d.Path, "a FIFO is not a device of the guest: put it in the image or a volume")
+		case (d.Type == "c" || d.Type == "u") && guestHas(out.Number, opts.GuestDevices):
+			w.Devices = append(w.Devices, out)
+		case d.Type == "b" && opts.BlockDevices:
+			out.Kind = HostBlock
+			out.ReadOnly = !writable(w.spec.Linux.Resources, out.Number)
+			w.Devices = append(w.Devices, out)
+		default:
+			refused = append(refused, d.Path)
+		}
+	}
+	allowAll := allowsAll(w.spec.Linux.Resources)
+	if allowAll && len(w.Devices)+len(refused) > 1 && slices.ContainsFunc(w.Devices, func(d Device) bool { return d.Kind == HostBlock }) {
+		refused = append(refused, "block devices")
+	}
+	switch {
+	case len(refused) == 0:
+	case allowAll:
+		p.refuse("linux.devices", refused, privilegedText)
+	default:
+		p.refuse("linux.devices", refused, "the guest's kernel has no such device and the host's cannot be handed over: remove it (allowed: the standard set, and what guest.devices lists)")
+	}
+	if w.spec.Linux.Resources != nil {
+		p.deviceRules(w.spec.Linux.Resources.Devices, w.Devices)
+	}
+}
+
+// allowsAll recognises the rule of privileged containers.
+func allowsAll(r *specs.LinuxResources) bool {
+	if r == nil {
+		return false
+	}
+	return slices.ContainsFunc(r.Devices, func(d specs.LinuxDeviceCgroup) bool {
+		return d.Allow && (d.Type == "a" || d.Type == "") && wild(d.Major) && wild(d.Minor)
+	})
+}
+
+// writable says that a rule lets the workload write a block device.
+func writable(r *specs.LinuxResources, n DeviceNumber) bool {
+	if r == nil {
+		return false
+	}
+	yes := false
+	for _, d := range r.Devices {
+		if d.Type == "c" || !wild(d.Major) && *d.Major != n.Major || !wild(d.Minor) && *d.Minor != n.Minor {
+			continue
+		}
+		if d.Access == "" || strings.Contains(d.Access, "w") {
+			yes = d.Allow
+		}
+	}
+	return yes
+}
+
+func wild(n *int64) bool { return n == nil || *n < 0 }
+
+// deviceRules refuses rules that would open a device of the guest which the
+// workload was not given: numbers mean something else in there.
+func (p *problems) deviceRules(rules []specs.LinuxDeviceCgroup, devices []Device) {
+	for i, r := range rules {
+		field := fmt.Sprintf("linux.resources.devices[%d]", i)
+		if !slices.Contains([]string{"", "a", "b", "c"}, r.Type) || strings.Trim(r.Access, "rwm") != "" {
+			p.refuse(field, ruleString(r), "type is a, b or c, access of r, w, m")
+			continue
+		}
+		if !r.Allow || r.Access == "m" || r.Type != "b" && wild(r.Major) || r.Type == "b" && wild(r.Major) && wild(r.Minor) {
+			continue
+		}
+		if r.Type == "c" && *r.Major == 136 {
+			continue
+		}
+		if wild(r.Major) || wild(r.Minor) {
+			p.refuse(field, ruleString(r), "opens numbers that mean other devices in a guest: name one device")
+			continue
+		}
+		n := DeviceNumber{Block: r.Type == "b", Major: *r.Major, Minor: *r.Minor}
+		given := slices.ContainsFunc(devices, func(d Device) bool { return d.Number == n })
+		if !given && !harmlessRule(n) {
+			p.refuse(field, ruleString(r), "is not a device that the workload is given: remove the rule, or list the device under linux.devices")
+		}
+	}
+}
+
+func ruleString(r specs.LinuxDeviceCgroup) string {
+	num := func(n *int64) string {
+		if wild(n) {
+			return "*"
+		}
+		return fmt.Sprint(*n)
+	}
+	return fmt.Sprintf("%s %s:%s %s", r.Type, num(r.Major), num(r.Minor), r.Access)
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// guestVersion is one that the guest's runtime knows: crun 1.8 refuses 1.3.
+const guestVersion = "1.0.2"
+
+// GuestInput is what the host's side adds to a workload for the guest. All
+// paths are the guest's.
+type GuestInput struct {
+	// ID names the container in the guest; its cgroup is /ID.
+	ID string
+	// Sources gives, by index into Workload.Mounts, where the guest finds a
+	// BindMount. Every BindMount needs one, unless it is in Skip.
+	Sources map[int]string
+	// Skip lists indices into Workload.Mounts that are left out.
+	Skip []int
+	// Network, IPC, UTS and PID are namespace paths to join. Network empty:
+	// the runtime's own. The others empty: a new one, or for a workload that
+	// shares the pod's an error.
+	Network, IPC, UTS, PID string
+	// SandboxPid and SandboxNetwork are the pod's pid on the host and its
+	// network namespace's path there: a Member may name no other.
+	SandboxPid     int
+	SandboxNetwork string
+	// MemoryMax is the ceiling of a container's memory in bytes; 0: none.
+	MemoryMax int64
+	// Devices gives, by index into Workload.Devices, the guest's number of a
+	// HostBlock. Every HostBlock needs one.
+	Devices map[int]DeviceNumber
+}
+
+// GuestSpec gives the config.json for the guest's runtime. It is made anew
+// from what the guest may know: nothing of the host's configuration is in it
+// but what is copied here field by field. root.path is "rootfs".
+func (w *Workload) GuestSpec(in GuestInput) ([]byte, error) {
+	if err := w.checkPod(in); err != nil {
+		return nil, err
+	}
+	mounts, err := w.guestMounts(in)
+	if err != nil {
+		return nil, err
+	}
+	linux, err := w.guestLinux(in)
+	if err != nil {
+		return nil, err
+	}
+	out := specs.Spec{
+		Version: guestVersion,
+		Process: guestProcess(w.spec.Process),
+		Root:    &specs.Root{Path: "rootfs", Readonly: w.Rootfs.ReadOnly},
+		Mounts:  mounts,
+		Linux:   linux,
+	}
+	if in.UTS == "" || !w.Namespaces.UTS.Shared() {
+		out.Hostname, out.Domainname = w.Hostname, w.Domainname
+	}
+	return json.Marshal(out)
+}
+
+// checkPod refuses namespaces of another pod than the one the workload joins.
+func (w *Workload) checkPod(in GuestInput) error {
+	if w.Role != Member {
+		return nil
+	}
+	var p problems
+	own := func(kind string, n Namespace) {
+		if n.Shared() && (n.Pid == 0 || n.Pid != in.SandboxPid) && (n.Pid != 0 || in.SandboxNetwork == "" || n.Path != in.SandboxNetwork) {
+			p.refuse("linux.namespaces", n.Path, fmt.Sprintf("the %s namespace is not of the pod, whose pid is %d", kind, in.SandboxPid))
+		}
+	}
+	own("network", w.Namespaces.Network)
+	own("pid", w.Namespaces.PID)
+	own("ipc", w.Namespaces.IPC)
+	own("uts", w.Namespaces.UTS)
+	return p.err()
+}
+
+func (w *Workload) guestMounts(in GuestInput) ([]specs.Mount, error) {
+	var out []specs.Mount
+	for i, m := range w.Mounts {
+		if slices.Contains(in.Skip, i) {
+			continue
+		}
+		g := specs.Mount{Destination: m.Destination, Type: m.Type, Source: m.Type, Options: slices.Clone(m.Options)}
+		switch m.Kind {
+		case GuestMount:
+			if m.Type == "cgroup2" {
+				g.Type, g.Source = "cgroup", "cgroup"
+			}
+		case BindMount:
+			g.Type, g.Source = "bind", in.Sources[i]
+			if !strings.HasPrefix(g.Source, "/") {
+				return nil, fmt.Errorf("mount %q has no source in the guest: %w", m.Destination, errdefs.ErrFailedPrecondition)
+			}
+			g.Options = append([]string{bindFlag(m)}, g.Options...)
+		}
+		if m.ReadOnly {
+			g.Options = append(g.Options, "ro")
+		}
+		if m.Propagation != "" {
+			g.Options = append(g.Options, m.Propagation)
+		}
+		out = append(out, g)
+	}
+	return out, nil
+}
+
+func bindFlag(m Mount) string {
+	if m.Recursive {
+		return "rbind"
+	}
+	return "bind"
+}
+
+func (w *Workload) guestLinux(in GuestInput) (*specs.Linux, error) {
+	l := w.spec.Linux
+	namespaces, err := w.guestNamespaces(in)
+	if err != nil {
+		return nil, err
+	}
+	devices, resources, err := w.guestDevices(in)
+	if err != nil {
+		return nil, err
+	}
+	out := &specs.Linux{
+		Sysctl:            w.guestSysctls(in),
+		Resources:         resources,
+		CgroupsPath:       "/" + in.ID,
+		Namespaces:        namespaces,
+		Devices:           devices,
+		Seccomp:           guestSeccomp(l.Seccomp),
+		RootfsPropagation: l.RootfsPropagation,
+		MaskedPaths:       l.MaskedPaths,
+		ReadonlyPaths:     l.ReadonlyPaths,
+	}
+	for _, m := range l.UIDMappings {
+		out.UIDMappings = append(out.UIDMappings, specs.LinuxIDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Size: m.Size})
+	}
+	for _, m := range l.GIDMappings {
+		out.GIDMappings = append(out.GIDMappings, specs.LinuxIDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Size: m.Size})
+	}
+	if l.Personality != nil {
+		out.Personality = &specs.LinuxPersonality{Domain: l.Personality.Domain}
+	}
+	return out, nil
+}
+
+// guestNamespaces: mount and cgroup are always new. A cgroup namespace stands
+// in for what cgroup v1 engines leave out, so that the workload finds its own
+// limits under /sys/fs/cgroup.
+func (w *Workload) guestNamespaces(in GuestInput) ([]specs.LinuxNamespace, error) {
+	out := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}}
+	if in.Network != "" {
+		out = append(out, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: in.Network})
+	}
+	for _, ns := range []struct {
+		t    specs.LinuxNamespaceType
+		want Namespace
+		path string
+	}{
+		{specs.PIDNamespace, w.Namespaces.PID, in.PID},
+		{specs.IPCNamespace, w.Namespaces.IPC, in.IPC},
+		{specs.UTSNamespace, w.Namespaces.UTS, in.UTS},
+	} {
+		switch {
+		case !ns.want.Shared():
+			out = append(out, specs.LinuxNamespace{Type: ns.t})
+		case ns.path == "":
+			return nil, fmt.Errorf("the pod has no %s namespace to share: %w", ns.t, errdefs.ErrFailedPrecondition)
+		default:
+			out = append(out, specs.LinuxNamespace{Type: ns.t, Path: ns.path})
+		}
+	}
+	if w.Namespaces.User {
+		out = append(out, specs.LinuxNamespace{Type: specs.UserNamespace})
+	}
+	return out, nil
+}
+
+// guestSysctls are those that the guest's runtime may set: of namespaces that
+// it makes or joins.
+func (w *Workload) guestSysctls(in GuestInput) map[string]string {
+	var out map[string]string
+	for given, value := range w.spec.Linux.Sysctl {
+		name := sysctlName(given)
+		if ipcSysctl(name) || in.Network != "" && strings.HasPrefix(name, "net.") {
+			put(&out, name, value)
+		}
+	}
+	return out
+}
+
+// guestDevices gives nodes and rules, with a handed-over disk's number in
+// place of the host's.
+func (w *Workload) guestDevices(in GuestInput) ([]specs.LinuxDevice, *specs.LinuxResources, error) {
+	resources := guestResources(w.spec.Linux.Resources, in.MemoryMax)
+	var out []specs.LinuxDevice
+	next := 0
+	for _, d := range w.spec.Linux.Devices {
+		dev := w.Devices[next]
+		number := dev.Number
+		if dev.Kind == HostBlock {
+			n, ok := in.Devices[next]
+			if !ok {
+				return nil, nil, fmt.Errorf("device %q has no number in the guest: %w", dev.Path, errdefs.ErrFailedPrecondition)
+			}
+			renumber(resources.Devices, dev.Number, n)
+			number = n
+		}
+		next++
+		node := specs.LinuxDevice{Path: dev.Path, Type: d.Type, Major: number.Major, Minor: number.Minor, UID: d.UID, GID: d.GID}
+		if d.FileMode != nil {
+			mode := *d.FileMode & 0o7777
+			node.FileMode = &mode
+		}
+		out = append(out, node)
+	}
+	return out, resources, nil
+}
+
+func renumber(rules []specs.LinuxDeviceCgroup, host, guest DeviceNumber) {
+	for i, r := range rules {
+		if r.Type == "b" && !wild(r.Major) && !wild(r.Minor) && *r.Major == host.Major && *r.Minor == host.Minor {
+			rules[i].Major, rules[i].Minor = &guest.Major, &guest.Minor
+		}
+	}
+}
+
+func guestSeccomp(s *specs.LinuxSeccomp) *specs.LinuxSeccomp {
+	if s == nil {
+		return nil
+	}
+	out := &specs.LinuxSeccomp{
+		DefaultAction:   s.DefaultAction,
+		DefaultErrnoRet: s.DefaultErrnoRet,
+		Architectures:   s.Architectures,
+		Flags:           s.Flags,
+	}
+	for _, c := range s.Syscalls {
+		g := specs.LinuxSyscall{Names: c.Names, Action: c.Action, ErrnoRet: c.ErrnoRet}
+		for _, a := range c.Args {
+			g.Args = append(g.Args, specs.LinuxSeccompArg{Index: a.Index, Value: a.Value, ValueTwo: a.ValueTwo, Op: a.Op})
+		}
+		out.Syscalls = append(out.Syscalls, g)
+	}
+	return out
+}

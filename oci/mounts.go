@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// MountKind says on which side a mount is made.
+type MountKind int
+
+// The kinds.
+const (
+	GuestMount MountKind = iota + 1 // made in the guest alone: proc, tmpfs, ...
+	BindMount                       // a host folder or file that is shared or copied
+)
+
+// Purpose says what a bind mount is for, as far as its destination tells.
+type Purpose int
+
+// The purposes.
+const (
+	Volume         Purpose = iota // anything else: shared
+	ResolvFile                    // /etc/resolv.conf: copied in, not shared
+	HostsFile                     // /etc/hosts: copied in, not shared
+	HostnameFile                  // /etc/hostname: copied in, not shared
+	SharedMemory                  // /dev/shm of a pod: the guest has its own
+	TerminationLog                // /dev/termination-log: shared; a member's last words
+)
+
+// Copied says that the file's bytes go to the guest instead of a share of it.
+func (p Purpose) Copied() bool {
+	return p == ResolvFile || p == HostsFile || p == HostnameFile
+}
+
+// Mount is one mount of the configuration.
+type Mount struct {
+	Kind        MountKind
+	Purpose     Purpose // of a BindMount
+	Type        string  // of a GuestMount: proc, sysfs, devpts, mqueue, tmpfs, cgroup
+	Source      string  // of a BindMount: host path, absolute or relative to the bundle
+	Destination string  // absolute, clean, in the container
+	Recursive   bool    // of a BindMount: with what is mounted below
+	ReadOnly    bool    // the host enforces it for a BindMount
+	RecursiveRO bool    // also what is mounted below
+	Propagation string  // private, rprivate, slave, rslave, unbindable, runbindable or empty
+	Options     []string
+}
+
+// mounts checks and classifies the mounts.
+func (w *Workload) mounts(p *problems) {
+	for i, m := range w.spec.Mounts {
+		field := fmt.Sprintf("mounts[%d]", i)
+		if m.Destination == "" || strings.ContainsRune(m.Destination+m.Source, 0) {
+			p.refuse(field+".destination", m.Destination, "is empty, or holds a zero byte")
+		}
+		if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
+			p.refuse(field+".uidMappings", m.Destination, "shared folders cannot be id-mapped: leave uidMappings and gidMappings out")
+		}
+		out := Mount{Destination: path.Join("/", m.Destination)}
+		if isBind(m) {
+			out.Kind, out.Source = BindMount, m.Source
+			out.Purpose = purpose(w.Role, out.Destination)
+			if m.Source == "" {
+				p.refuse(field+".source", nil, "is missing")
+			}
+			p.bindOptions(field, m.Options, &out)
+		} else {
+			out.Kind, out.Type = GuestMount, m.Type
+			p.guestOptions(field, m, &out)
+		}
+		w.Mounts = append(w.Mounts, out)
+	}
+}
+
+func isBind(m specs.Mount) bool {
+	if m.Type == "bind" {
+		return true
+	}
+	for _, o := range m.Options {
+		if o == "bind" || o == "rbind" {
+			return true
+		}
+	}
+	return false
+}
+
+func purpose(r Role, destination string) Purpose {
+	switch destination {
+	case "/etc/resolv.conf":
+		return ResolvFile
+	case "/etc/hosts":
+		return HostsFile
+	case "/etc/hostname":
+		return HostnameFile
+	case "/dev/termination-log":
+		return TerminationLog
+	case "/dev/shm":
+		if r != Single {
+			return SharedMemory
+		}
+	}
+	return Volume
+}
+
+// flagOption says that an option is a mount flag that means the same in the guest.
+func flagOption(o string) bool {
+	switch o {
+	case "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "atime", "relatime", "norelatime",
+		"strictatime", "nostrictatime", "nodiratime", "diratime", "sync", "async", "dirsync", "nosymfollow", "symfollow",
+		"iversion", "noiversion", "lazytime", "nolazytime", "mand", "nomand", "silent", "loud", "defaults":
+		return true
+	}
+	return false
+}
+
+func (p *problems) bindOptions(field string, options []string, m *Mount) {
+	for _, o := range options {
+		switch o {
+		case "bind":
+		case "rbind":
+			m.Recursive = true
+		case "ro":
+			m.ReadOnly = true
+		case "rro":
+			m.ReadOnly, m.RecursiveRO = true, true
+		case "rw", "rrw":
+			m.ReadOnly, m.RecursiveRO = false, false
+		case "private", "rprivate", "slave", "rslave", "unbindable", "runbindable":
+			m.Propagation = o
+		case "shared", "rshared":
+			p.refuse(field+".options", o, "mounts made in a guest cannot reach the host ("+m.Destination+"): use rslave (HostToContainer) or rprivate")
+		case "idmap", "ridmap":
+			p.refuse(field+".options", o, "shared folders cannot be id-mapped ("+m.Destination+")")
+		case "copy", "nocopy", "z", "Z": // of engines' command lines: already dealt with there
+			p.ignore(field+".options", o, "is the engine's own")
+		default:
+			if !flagOption(o) {
+				p.refuse(field+".options", o, "is not known for a bind mount ("+m.Destination+"): remove it")
+				continue
+			}
+			m.Options = append(m.Options, o)
+		}
+	}
+}
+
+func (p *problems) guestOptions(field string, in specs.Mount, m *Mount) {
+	var keys string
+	switch in.Type {
+	case "proc":
+		keys = "hidepid gid subset"
+	case "devpts":
+		keys = "gid uid mode ptmxmode max newinstance"
+	case "tmpfs":
+		keys = "size nr_blocks nr_inodes mode uid gid inode32 inode64 noswap huge tmpcopyup"
+	case "mqueue", "sysfs", "cgroup", "cgroup2":
+	default:
+		p.refuse(field+".type", in.Type, "cannot be mounted at "+m.Destination+" in a guest: use bind, tmpfs, proc, sysfs, devpts, mqueue or cgroup")
+		return
+	}
+	for _, o := range in.Options {
+		key, _, _ := strings.Cut(o, "=")
+		switch {
+		case o == "ro":
+			m.ReadOnly = true
+		case o == "rw":
+			m.ReadOnly = false
+		case flagOption(o):
+			m.Options = append(m.Options, o)
+		case key == "context":
+			p.ignore(field+".options", o, "labels are the host's")
+		case strings.HasSuffix(o, "private"), strings.HasSuffix(o, "slave"), strings.HasSuffix(o, "shared"), strings.HasSuffix(o, "unbindable"):
+			p.propagation(field, o, m)
+		case keys != "" && contains(keys, key) && !strings.ContainsAny(o, ",\x00"):
+			p.mountValue(field, in.Type, o)
+			m.Options = append(m.Options, o)
+		default:
+			p.refuse(field+".options", o, "is not known for "+in.Type+" ("+m.Destination+"): remove it")
+		}
+	}
+}
+
+// propagation of a mount that the guest alone has: whatever it is, it stays there.
+func (p *problems) propagation(field, o string, m *Mount) {
+	switch strings.TrimPrefix(o, "r") {
+	case "private", "slave", "shared", "unbindable":
+		m.Propagation = o
+	default:
+		p.refuse(field+".options", o, "is not a propagation")
+	}
+}
+
+// mountValue refuses numbers that the guest's kernel would refuse late.
+func (p *problems) mountValue(field, fstype, o string) {
+	key, value, ok := strings.Cut(o, "=")
+	if !ok {
+		return
+	}
+	var err error
+	switch key {
+	case "uid", "gid", "nr_inodes", "max":
+		_, err = strconv.ParseUint(strings.TrimRight(value, "kKmMgG"), 10, 64)
+	case "mode", "ptmxmode":
+		_, err = strconv.ParseUint(value, 8, 32)
+	case "size", "nr_blocks":
+		_, err = strconv.ParseUint(strings.TrimRight(value, "kKmMgGtTpPeE%"), 0, 64)
+	}
+	if err != nil {
+		p.refuse(field+".options", o, "is not a value that "+fstype+" takes")
+	}
+}
+
+// contains looks for a whole word in a blank-separated list.
+func contains(list, word string) bool {
+	return word != "" && strings.Contains(" "+list+" ", " "+word+" ")
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"encoding/json"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// MaxBytes bounds a document that Parse, ParseProcess or ParseResources reads.
+const MaxBytes = 16 << 20
+
+// Options say what a host's configuration allows and its guest image offers.
+// The zero value allows and offers nothing beyond the standard set.
+type Options struct {
+	Annotations  []string      // io.cloister.* annotations that are switched on
+	GuestDevices []GuestDevice // devices of the guest's kernel beyond the standard set
+	BlockDevices bool          // host block devices can be handed over as disks
+}
+
+// Parse reads a config.json. Its error lists every field that cannot be
+// honoured and is of the class errdefs.ErrInvalidArgument.
+func Parse(config []byte, opts Options) (*Workload, error) {
+	var spec specs.Spec
+	if err := decode(config, &spec); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	var p problems
+	w := &Workload{
+		Hostname:    spec.Hostname,
+		Domainname:  spec.Domainname,
+		Annotations: spec.Annotations,
+		spec:        &spec,
+	}
+	p.version(spec.Version)
+	p.platforms(&spec)
+	w.role(&p)
+	w.settings(opts, &p)
+	w.root(&p)
+	w.process(&p)
+	w.hooks(&p)
+	w.mounts(&p)
+	if spec.Linux == nil {
+		p.refuse("linux", nil, "is missing: cloister runs Linux containers only")
+		return nil, p.err()
+	}
+	w.linux(opts, &p)
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	w.Ignored = p.ignored
+	return w, nil
+}
+
+// decode reads one bounded JSON document.
+func decode(data []byte, into any) error {
+	if len(data) > MaxBytes {
+		return fmt.Errorf("%d bytes, at most %d: %w", len(data), MaxBytes, errdefs.ErrInvalidArgument)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	return nil
+}
+
+func (p *problems) version(v string) {
+	major, _, ok := strings.Cut(v, ".")
+	if !ok || major != "1" {
+		p.refuse("ociVersion", v, "only 1.x is known")
+	}
+}
+
+func (p *problems) platforms(s *specs.Spec) {
+	const text = "is of another platform: remove it"
+	if s.Solaris != nil {
+		p.refuse("solaris", nil, text)
+	}
+	if s.Windows != nil {
+		p.refuse("windows", nil, text)
+	}
+	if s.VM != nil {
+		p.refuse("vm", nil, "the machine is cloister's to choose: remove it, use cloister's configuration")
+	}
+	if s.ZOS != nil {
+		p.refuse("zos", nil, text)
+	}
+	if s.FreeBSD != nil {
+		p.refuse("freebsd", nil, text)
+	}
+}
+
+func (w *Workload) root(p *problems) {
+	r := w.spec.Root
+	if r == nil || r.Path == "" {
+		p.refuse("root.path", nil, "is missing: name the root file system")
+		return
+	}
+	if strings.ContainsRune(r.Path, 0) {
+		p.refuse("root.path", r.Path, "holds a zero byte")
+	}
+	w.Rootfs = Rootfs{Path: path.Clean(r.Path), ReadOnly: r.Readonly}
+}
+
+func (w *Workload) hooks(p *problems) {
+	h := w.spec.Hooks
+	if h == nil {
+		return
+	}
+	for name, list := range map[string][]specs.Hook{"createContainer": h.CreateContainer, "startContainer": h.StartContainer} {
+		if len(list) > 0 {
+			p.refuse("hooks."+name, list[0].Path, "would run in the guest, where the host's program is not: use createRuntime, or put the program in the image")
+		}
+	}
+	w.Hooks = Hooks{
+		Prestart:      p.hooks("prestart", h.Prestart),
+		CreateRuntime: p.hooks("createRuntime", h.CreateRuntime),
+		Poststart:     p.hooks("poststart", h.Poststart),
+		Poststop:      p.hooks("poststop", h.Poststop),
+	}
+}
+
+func (p *problems) hooks(name string, in []specs.Hook) []Hook {
+	out := make([]Hook, 0, len(in))
+	for i, h := range in {
+		field := fmt.Sprintf("hooks.%s[%d]", name, i)
+		if !path.IsAbs(h.Path) || strings.ContainsRune(h.Path, 0) {
+			p.refuse(field+".path", h.Path, "must be absolute")
+		}
+		hook := Hook{Path: h.Path, Args: h.Args, Env: h.Env}
+		if h.Timeout != nil {
+			if *h.Timeout <= 0 {
+				p.refuse(field+".timeout", *h.Timeout, "must be above zero")
+			}
+			hook.TimeoutSeconds = *h.Timeout
+		}
+		out = append(out, hook)
+	}
+	return out
+}

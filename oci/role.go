@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Annotations of the engines.
+const (
+	annotationContainerType = "io.kubernetes.cri.container-type"
+	annotationSandboxID     = "io.kubernetes.cri.sandbox-id"
+	annotationCRIOType      = "io.kubernetes.cri-o.ContainerType"
+	annotationCRIOSandbox   = "io.kubernetes.cri-o.SandboxID"
+	annotationGroup         = "io.containerd.runc.v2.group"
+	annotationPodMemory     = "io.kubernetes.cri.sandbox-memory"
+	annotationPodQuota      = "io.kubernetes.cri.sandbox-cpu-quota"
+	annotationPodPeriod     = "io.kubernetes.cri.sandbox-cpu-period"
+	annotationPodShares     = "io.kubernetes.cri.sandbox-cpu-shares"
+)
+
+// Cloister's own annotations. Each is refused unless Options switches it on.
+const (
+	AnnotationPrefix    = "io.cloister."
+	AnnotationMemoryMiB = "io.cloister.memory-mib"
+	AnnotationCPUs      = "io.cloister.cpus"
+	AnnotationMachine   = "io.cloister.machine"
+)
+
+// role finds the container's place in a pod.
+func (w *Workload) role(p *problems) {
+	a := w.Annotations
+	w.Group = a[annotationGroup]
+	kind, field := a[annotationContainerType], annotationContainerType
+	id, idField := a[annotationSandboxID], annotationSandboxID
+	if kind == "" {
+		kind, field = a[annotationCRIOType], annotationCRIOType
+		id, idField = a[annotationCRIOSandbox], annotationCRIOSandbox
+	}
+	switch kind {
+	case "":
+		w.Role = Single
+		return
+	case "sandbox":
+		w.Role = Sandbox
+	case "container":
+		w.Role = Member
+	default:
+		p.refuse("annotations."+field, kind, "is neither sandbox nor container")
+		return
+	}
+	w.SandboxID = id
+	if id == "" && w.Role == Member {
+		p.refuse("annotations."+idField, nil, "is missing: a container of a pod names its sandbox")
+	}
+	w.Pod = PodSize{
+		MemoryBytes: p.number(a, annotationPodMemory),
+		CPUQuota:    p.number(a, annotationPodQuota),
+		CPUPeriod:   uint64(max(0, p.number(a, annotationPodPeriod))),
+		CPUShares:   uint64(max(0, p.number(a, annotationPodShares))),
+	}
+}
+
+// number reads a whole number from an annotation; absent or empty is 0.
+func (p *problems) number(a map[string]string, name string) int64 {
+	v := strings.TrimSpace(a[name])
+	if v == "" {
+		return 0
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
+		p.refuse("annotations."+name, v, "is not a whole number")
+	}
+	return n
+}
+
+// settings reads cloister's own annotations.
+func (w *Workload) settings(opts Options, p *problems) {
+	for _, name := range slices.Sorted(maps.Keys(w.Annotations)) {
+		if !strings.HasPrefix(name, AnnotationPrefix) {
+			continue
+		}
+		value, field := w.Annotations[name], "annotations."+name
+		known := name == AnnotationMemoryMiB || name == AnnotationCPUs || name == AnnotationMachine
+		if known && !slices.Contains(opts.Annotations, name) {
+			p.refuse(field, value, "is switched off: list it under annotations in cloister's configuration")
+			continue
+		}
+		switch name {
+		case AnnotationMemoryMiB:
+			w.Settings.MemoryMiB = p.positive(field, value)
+		case AnnotationCPUs:
+			w.Settings.CPUs = p.positive(field, value)
+		case AnnotationMachine:
+			if value != "q35" && value != "microvm" {
+				p.refuse(field, value, "is neither q35 nor microvm")
+			}
+			w.Settings.Machine = value
+		default:
+			p.refuse(field, value, "is not an annotation of cloister: remove it")
+		}
+	}
+}
+
+func (p *problems) positive(field, value string) int {
+	n, err := strconv.Atoi(value)
+	if err != nil || n <= 0 || n > 1<<30 {
+		p.refuse(field, value, "is not a whole number above zero")
+		return 0
+	}
+	return n
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Sizing are a host's rules for machines. A zero field takes its default.
+type Sizing struct {
+	DefaultMemoryMiB int // for workloads without a limit; default 512
+	MaxMemoryMiB     int // bound of what a workload may ask for; default 1 TiB
+	ReserveMiB       int // added for the guest's kernel and agent; default 96
+	DefaultCPUs      int // for workloads without a quota; default 1
+	MaxCPUs          int // bound, normally the host's CPUs; default 1
+}
+
+// Bounds and defaults of Sizing.
+const (
+	defaultMemoryMiB = 512
+	defaultMaxMiB    = 1 << 20
+	defaultReserve   = 96
+	minMemoryBytes   = 4 << 20 // below, no process starts in its cgroup
+	defaultPeriod    = 100000  // kernel/sched: cpu.cfs_period_us
+	maxListed        = 8192    // NR_CPUS of the largest distributions' kernels
+)
+
+// Size is a machine's size.
+type Size struct {
+	MemoryMiB int // of the machine, reserve included
+	CPUs      int
+	// ContainerMemory is the ceiling, in bytes, of all containers together:
+	// the machine without the reserve.
+	ContainerMemory int64
+}
+
+// Size gives the machine for a Single or Sandbox. Its error names the field
+// that is out of bounds and is of the class errdefs.ErrInvalidArgument.
+//
+// Memory is, first found: annotation io.cloister.memory-mib, the pod's memory
+// annotation, linux.resources.memory.limit, the default; plus the reserve.
+// CPUs are the annotation io.cloister.cpus, or what the quota (pod's, then
+// own) needs, rounded up, at most as many as cpu.cpus lists and the host has.
+func (w *Workload) Size(s Sizing) (Size, error) {
+	s = Sizing{
+		DefaultMemoryMiB: cmp.Or(s.DefaultMemoryMiB, defaultMemoryMiB),
+		MaxMemoryMiB:     cmp.Or(s.MaxMemoryMiB, defaultMaxMiB),
+		ReserveMiB:       cmp.Or(s.ReserveMiB, defaultReserve),
+		DefaultCPUs:      cmp.Or(s.DefaultCPUs, 1),
+		MaxCPUs:          max(s.MaxCPUs, 1),
+	}
+	var p problems
+	memory := w.memoryMiB(s, &p)
+	size := Size{
+		MemoryMiB:       memory + s.ReserveMiB,
+		CPUs:            w.cpus(s, &p),
+		ContainerMemory: int64(memory) << 20,
+	}
+	return size, p.err()
+}
+
+func (w *Workload) memoryMiB(s Sizing, p *problems) int {
+	field, bytes := "annotations."+AnnotationMemoryMiB, int64(w.Settings.MemoryMiB)<<20
+	if bytes == 0 {
+		field, bytes = "annotations."+annotationPodMemory, w.Pod.MemoryBytes
+	}
+	if bytes == 0 {
+		field, bytes = "linux.resources.memory.limit", w.Resources.MemoryLimit
+	}
+	if bytes == 0 {
+		return s.DefaultMemoryMiB
+	}
+	if bytes < minMemoryBytes {
+		p.refuse(field, bytes, fmt.Sprintf("no process starts in so little: give at least %d bytes", minMemoryBytes))
+		return s.DefaultMemoryMiB
+	}
+	mib := (bytes-1)>>20 + 1
+	if mib > int64(s.MaxMemoryMiB) {
+		p.refuse(field, bytes, fmt.Sprintf("is above the bound of %d MiB: ask for less, or raise max_memory_mib in cloister's configuration", s.MaxMemoryMiB))
+		return s.DefaultMemoryMiB
+	}
+	return int(mib)
+}
+
+func (w *Workload) cpus(s Sizing, p *problems) int {
+	if n := w.Settings.CPUs; n > 0 {
+		if n > s.MaxCPUs {
+			p.refuse("annotations."+AnnotationCPUs, n, fmt.Sprintf("is above the bound of %d: ask for less, or raise max_cpus in cloister's configuration", s.MaxCPUs))
+		}
+		return n
+	}
+	quota, period := w.Pod.CPUQuota, w.Pod.CPUPeriod
+	if quota <= 0 {
+		quota, period = w.Resources.CPUQuota, w.Resources.CPUPeriod
+	}
+	n := uint64(s.DefaultCPUs)
+	if quota > 0 {
+		period = cmp.Or(period, defaultPeriod)
+		n = (uint64(quota)-1)/period + 1
+	}
+	if listed, err := listCount(w.Resources.CPUs); err == nil && listed > 0 {
+		if quota <= 0 {
+			n = uint64(listed)
+		}
+		n = min(n, uint64(listed))
+	}
+	return int(min(n, uint64(s.MaxCPUs)))
+}
+
+// listCount counts a kernel list such as 0-2,7. Empty counts 0.
+func listCount(list string) (int, error) {
+	list = strings.TrimSpace(list)
+	if list == "" {
+		return 0, nil
+	}
+	seen := map[int]bool{}
+	for part := range strings.SplitSeq(list, ",") {
+		first, last, ranged := strings.Cut(strings.TrimSpace(part), "-")
+		a, err := strconv.Atoi(first)
+		b := a
+		if err == nil && ranged {
+			b, err = strconv.Atoi(last)
+		}
+		if err != nil || a < 0 || b < a || b >= maxListed {
+			return 0, errors.New("is not a list such as 0-2,7")
+		}
+		for i := a; i <= b; i++ {
+			seen[i] = true
+		}
+	}
+	return len(seen), nil
+}

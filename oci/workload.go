@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Role says what a container is to its sandbox.
+type Role string
+
+// The roles.
+const (
+	Single  Role = "single"    // a container with a sandbox of its own
+	Sandbox Role = "sandbox"   // the first (pause) container of a pod
+	Member  Role = "container" // a further container of a pod
+)
+
+// Workload is a checked configuration: everything in it can be honoured. Its
+// fields are plain values for the host's side; GuestSpec gives the guest's.
+type Workload struct {
+	Role        Role
+	SandboxID   string // the pod's sandbox; empty for Single
+	Group       string // annotation io.containerd.runc.v2.group
+	Hostname    string
+	Domainname  string
+	Terminal    bool
+	Args        []string // of the process; empty only for Sandbox
+	Rootfs      Rootfs
+	Mounts      []Mount // in the order of the configuration
+	Hooks       Hooks
+	Namespaces  Namespaces
+	Resources   Resources
+	CgroupsPath string // host path, cgroupfs or systemd form, as given
+	Devices     []Device
+	Sysctls     Sysctls
+	Labels      Labels
+	Annotations map[string]string // all, as given
+	Settings    Settings
+	Pod         PodSize
+	Ignored     []Problem // fields without meaning here; to be logged
+
+	spec *specs.Spec
+}
+
+// Rootfs is the root file system.
+type Rootfs struct {
+	Path     string // as given: absolute, or relative to the bundle
+	ReadOnly bool
+}
+
+// Labels are the SELinux labels the engine asked for, unparsed; empty: none.
+type Labels struct {
+	Process string
+	Mount   string
+}
+
+// Hooks are those that run on the host.
+type Hooks struct {
+	Prestart      []Hook
+	CreateRuntime []Hook
+	Poststart     []Hook
+	Poststop      []Hook
+}
+
+// Hook is one host program.
+type Hook struct {
+	Path           string // absolute
+	Args           []string
+	Env            []string
+	TimeoutSeconds int // 0: none
+}
+
+// Sysctls of the guest, split by who can set them.
+type Sysctls struct {
+	Network map[string]string // net.*: set in the guest's network namespace
+	Kernel  map[string]string // of the guest's kernel as a whole; never for a Member
+}
+
+// Settings are the io.cloister.* annotations that are switched on.
+type Settings struct {
+	MemoryMiB int    // io.cloister.memory-mib; 0: not set
+	CPUs      int    // io.cloister.cpus; 0: not set
+	Machine   string // io.cloister.machine: q35, microvm or empty
+}
+
+// PodSize is what the engine says of a whole pod by annotation. Zero: not said.
+type PodSize struct {
+	MemoryBytes int64
+	CPUQuota    int64
+	CPUPeriod   uint64
+	CPUShares   uint64
+}
