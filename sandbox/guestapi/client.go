@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
+	"github.com/hashicorp/yamux"
+
+	guestv1 "cloister/sandbox/guestapi/v1"
+)
+
+// errClosed is what ends a session that the host closed.
+var errClosed = fmt.Errorf("guest connection is closed: %w", errdefs.ErrUnavailable)
+
+// Client is the host's end of the connection with one guest.
+//
+// A call returns when its context ends, whatever the guest does. What the guest
+// answers with an error has its errdefs class and a text that was cut. When
+// the guest hangs up or breaks the contract, Done is closed, Err tells why,
+// and everything that waits returns errdefs.ErrUnavailable or Err.
+type Client struct {
+	guard   *frameGuard
+	session *yamux.Session
+	calls   *callGuard
+	rpc     *ttrpc.Client
+	slots   chan struct{}
+	ended   chan struct{}
+}
+
+// NewClient waits for the agent's preamble and opens the control stream. It
+// takes conn over, and closes it when it returns an error.
+func NewClient(ctx context.Context, conn net.Conn) (*Client, Hello, error) {
+	hello, err := greet(ctx, conn)
+	if err != nil {
+		return nil, hello, errors.Join(err, conn.Close())
+	}
+	guard := &frameGuard{Conn: conn}
+	session, err := yamux.Client(guard, muxConfig())
+	if err != nil {
+		return nil, hello, errors.Join(err, conn.Close())
+	}
+	c := &Client{guard: guard, session: session, slots: make(chan struct{}, maxCalls), ended: make(chan struct{})}
+	go c.awaitEnd()
+	control, err := c.open(ctx, ControlStream)
+	if err != nil {
+		return nil, hello, errors.Join(fmt.Errorf("open control stream: %w", err), c.Close())
+	}
+	c.calls = &callGuard{Conn: control, violated: c.end, pending: map[uint32]struct{}{}}
+	c.rpc = ttrpc.NewClient(c.calls, ttrpc.WithUnaryClientInterceptor(c.call), ttrpc.WithOnClose(c.controlClosed))
+	return c, hello, nil
+}
+
+func greet(ctx context.Context, conn net.Conn) (Hello, error) {
+	expired := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = conn.SetReadDeadline(time.Unix(1, 0)) // the read below returns
+		close(expired)
+	})
+	hello, err := readHello(conn)
+	if !stop() {
+		<-expired
+		return hello, fmt.Errorf("wait for the agent's preamble: %w", context.Cause(ctx))
+	}
+	if err != nil {
+		return hello, err
+	}
+	if hello.Protocol != Protocol {
+		return hello, fmt.Errorf("agent %s speaks protocol %d, this host speaks %d: build the guest image anew: %w",
+			hello.AgentVersion, hello.Protocol, Protocol, errdefs.ErrFailedPrecondition)
+	}
+	return hello, nil
+}
+
+// Task is containerd's Task API in the guest.
+func (c *Client) Task() task.TTRPCTaskService { return task.NewTTRPCTaskClient(c.rpc) }
+
+// Guest is the agent's own service.
+func (c *Client) Guest() guestv1.TTRPCGuestService { return guestv1.NewTTRPCGuestClient(c.rpc) }
+
+// Done is closed when the session has ended.
+func (c *Client) Done() <-chan struct{} { return c.ended }
+
+// Err tells why the session ended, and is nil before Done is closed.
+func (c *Client) Err() error {
+	select {
+	case <-c.ended:
+	default:
+		return nil
+	}
+	if reason := c.guard.reason.Load(); reason != nil {
+		return *reason
+	}
+	return errClosed
+}
+
+// Close hangs up, which powers the guest off. It ends every stream and call.
+func (c *Client) Close() error {
+	c.end(errClosed)
+	return nil
+}
+
+// end closes the channel for a reason; the first reason stays.
+func (c *Client) end(reason error) {
+	c.guard.end(reason)
+	// The connection first: yamux waits for its loops, which hang in it.
+	_ = c.guard.Close()
+}
+
+func (c *Client) controlClosed() {
+	c.end(fmt.Errorf("guest closed the control stream: %w", errdefs.ErrUnavailable))
+}
+
+func (c *Client) awaitEnd() {
+	<-c.session.CloseChan()
+	// No stream can ever be accepted: this gives the error that yamux ended with.
+	if _, err := c.session.AcceptStream(); err != nil && !errors.Is(err, yamux.ErrSessionShutdown) {
+		c.guard.end(fmt.Errorf("%w: %w", ErrProtocol, err))
+	}
+	_ = c.session.Close()
+	close(c.ended)
+}
+
+// call gives each call its context: ttrpc alone would wait for a guest that
+// does not read.
+func (c *Client) call(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+	if c.calls.waiting() >= maxCalls {
+		return fmt.Errorf("guest leaves %d calls without an answer: %w", maxCalls, errdefs.ErrResourceExhausted)
+	}
+	select {
+	case c.slots <- struct{}{}:
+	default:
+		return fmt.Errorf("%d calls to the guest at once: %w", maxCalls, errdefs.ErrResourceExhausted)
+	}
+	answer := make(chan error, 1)
+	var got ttrpc.Response
+	go c.invoke(ctx, req, &got, invoke, answer)
+	select {
+	case err := <-answer:
+		if err != nil {
+			return c.callError(ctx, err)
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if got.GetStatus().GetCode() != 0 {
+		return guestError(got.GetStatus())
+	}
+	resp.Payload = got.GetPayload()
+	return nil
+}
+
+func (c *Client) invoke(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, invoke ttrpc.Invoker, answer chan<- error) {
+	answer <- invoke(ctx, req, resp)
+	<-c.slots
+}
+
+// callError is for calls that got no answer.
+func (c *Client) callError(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, ttrpc.ErrClosed), errors.Is(err, io.EOF), errors.Is(err, yamux.ErrSessionShutdown):
+		if reason := c.guard.reason.Load(); reason != nil {
+			return fmt.Errorf("call the guest: %w: %w", errdefs.ErrUnavailable, *reason)
+		}
+		return fmt.Errorf("call the guest: %w: %w", errdefs.ErrUnavailable, err)
+	}
+	return fmt.Errorf("call the guest: %w", err)
+}

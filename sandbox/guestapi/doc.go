@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package guestapi is the contract with the guest: generated code, hello,
+// framing, limits; the host's client.
+//
+// One byte channel carries everything. The agent writes a preamble line, then
+// both sides speak yamux on it; only the host opens streams, and each stream
+// starts with its name. The stream named ControlStream is a ttrpc connection
+// with containerd's Task API and cloister.guest.v1.Guest; a stream named
+// io/<token> is one direction of data of a process.
+//
+// Every byte that comes from the guest is hostile: lengths are checked before
+// anything is allocated, texts are cut, and a frame the contract has no place
+// for ends the session. The package knows nothing of QEMU or of containers.
+// All exported methods may be called from several goroutines.
+package guestapi
+
+//go:generate protoc -I ../.. --go_out=../.. --go_opt=module=cloister --go-ttrpc_out=../.. --go-ttrpc_opt=module=cloister,prefix=TTRPC sandbox/guestapi/v1/guest.proto

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestapi
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// maxErrorText bounds what the guest can put into an error on the host.
+const maxErrorText = 2048
+
+// ErrProtocol is the class of errors of a guest that breaks the contract.
+var ErrProtocol = fmt.Errorf("guest breaks the contract: %w", errdefs.ErrAborted)
+
+// guestError re-makes an error that the guest sent: its class and its text,
+// cut; never its details, which would be decoded by type name.
+func guestError(s *spb.Status) error {
+	return errgrpc.ToNative(status.Error(codes.Code(s.GetCode()), Text(s.GetMessage(), maxErrorText)))
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/hashicorp/yamux"
+)
+
+// Stream is one direction of data of a process: the host either reads it to
+// EOF or writes it and then closes it.
+type Stream struct {
+	mux  *yamux.Stream
+	once sync.Once
+}
+
+// OpenStream opens the stream of a token, which a later Create or Exec names.
+// The caller closes it.
+func (c *Client) OpenStream(ctx context.Context, token Token) (*Stream, error) {
+	if _, err := ParseToken(string(token)); err != nil {
+		return nil, err
+	}
+	conn, err := c.open(ctx, StreamName(ioPrefix+token))
+	if err != nil {
+		return nil, fmt.Errorf("open stream %s: %w", token, err)
+	}
+	return &Stream{mux: conn}, nil
+}
+
+// Read gives what the guest sent; io.EOF when the guest has closed its side.
+func (s *Stream) Read(p []byte) (int, error) { return s.mux.Read(p) }
+
+// Write blocks while the guest's window is full.
+func (s *Stream) Write(p []byte) (int, error) { return s.mux.Write(p) }
+
+// CloseWrite lets the guest read EOF. Reading goes on.
+func (s *Stream) CloseWrite() error { return s.mux.Close() }
+
+// Close lets the guest read EOF and drops what it still sends, so that a
+// writer in the guest is not held up by a reader that has gone.
+func (s *Stream) Close() error {
+	s.once.Do(func() {
+		_ = s.mux.Close()
+		go s.drop()
+	})
+	return nil
+}
+
+// drop ends with the guest's EOF or with the session.
+func (s *Stream) drop() { _, _ = io.Copy(io.Discard, s.mux) }
+
+type opened struct {
+	stream *yamux.Stream
+	err    error
+}
+
+// open opens a stream and sends its name, both of which may block in yamux.
+func (c *Client) open(ctx context.Context, name StreamName) (*yamux.Stream, error) {
+	if n := c.session.NumStreams(); n >= MaxStreams {
+		return nil, fmt.Errorf("%d streams are open: %w", n, errdefs.ErrResourceExhausted)
+	}
+	done := make(chan opened)
+	go c.openMux(ctx, name, done)
+	select {
+	case o := <-done:
+		if errors.Is(o.err, yamux.ErrSessionShutdown) {
+			return nil, fmt.Errorf("%w: %w", errdefs.ErrUnavailable, o.err)
+		}
+		return o.stream, o.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (c *Client) openMux(ctx context.Context, name StreamName, done chan<- opened) {
+	stream, err := c.session.OpenStream()
+	if err == nil {
+		if _, err = stream.Write(name.encode()); err != nil {
+			_ = stream.Close()
+		}
+	}
+	select {
+	case done <- opened{stream, err}:
+	case <-ctx.Done(): // nobody waits any more
+		if err == nil {
+			_ = (&Stream{mux: stream}).Close()
+		}
+	}
+}
+

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestapi
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+const (
+	// ControlStream is the name of the stream that carries ttrpc.
+	ControlStream = "ttrpc"
+
+	ioPrefix = "io/"
+	maxToken = 64
+)
+
+// Token names one direction of data of one process. It takes the place of a
+// FIFO's path in the Create and Exec calls that go to the guest.
+type Token string
+
+// ParseToken checks that s is 1 to 64 of a-z, 0-9 and "-".
+func ParseToken(s string) (Token, error) {
+	if s == "" || len(s) > maxToken {
+		return "", fmt.Errorf("stream token of %d bytes: %w", len(s), errdefs.ErrInvalidArgument)
+	}
+	for _, c := range []byte(s) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return "", fmt.Errorf("stream token %q: %w", Text(s, maxToken), errdefs.ErrInvalidArgument)
+		}
+	}
+	return Token(s), nil
+}
+
+// StreamName is the first thing sent on a stream: one byte with the length,
+// then the name.
+type StreamName string
+
+// Token is the token in an io/ name.
+func (n StreamName) Token() (Token, bool) {
+	s, ok := strings.CutPrefix(string(n), ioPrefix)
+	return Token(s), ok
+}
+
+func (n StreamName) encode() []byte {
+	return append([]byte{byte(len(n))}, n...)
+}
+
+// ReadStreamName takes a stream's header from r and not a byte more.
+func ReadStreamName(r io.Reader) (StreamName, error) {
+	var length [1]byte
+	if _, err := io.ReadFull(r, length[:]); err != nil {
+		return "", fmt.Errorf("read stream header: %w", err)
+	}
+	if length[0] == 0 || int(length[0]) > len(ioPrefix)+maxToken {
+		return "", fmt.Errorf("stream header of %d bytes: %w", length[0], errdefs.ErrInvalidArgument)
+	}
+	name := make([]byte, length[0])
+	if _, err := io.ReadFull(r, name); err != nil {
+		return "", fmt.Errorf("read stream header: %w", err)
+	}
+	n := StreamName(name)
+	if n == ControlStream {
+		return n, nil
+	}
+	token, ok := n.Token()
+	if !ok {
+		return "", fmt.Errorf("stream header %q: %w", Text(string(name), maxToken), errdefs.ErrInvalidArgument)
+	}
+	if _, err := ParseToken(string(token)); err != nil {
+		return "", err
+	}
+	return n, nil
+}
