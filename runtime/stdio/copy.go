@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stdio
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// bufferSize is the pipe size of Linux (pipe(7)): what one write can hand over at once.
+	bufferSize = 64 << 10
+	// pollInterval is how often Wait looks for a writer that is stuck; an end wakes it at once.
+	pollInterval = 100 * time.Millisecond
+	// stuckAfter is how long a write must hang before Wait asks whether anybody reads.
+	stuckAfter = time.Second
+)
+
+// output copies one stream of the guest into a sink.
+type output struct {
+	name    string
+	sink    sink
+	running bool // set before the copy's goroutine starts
+
+	done    chan struct{}
+	err     error        // valid when done is closed
+	writing atomic.Int64 // when the write under way began, in Unix nanoseconds; 0 for none
+	lost    atomic.Int64 // bytes read and not delivered
+}
+
+func newOutput(name string, s sink) *output {
+	return &output{name: name, sink: s, done: make(chan struct{})}
+}
+
+// copyFrom copies until the stream ends. A sink that refuses data (a full disk, a dead logger) must not stop the container: what follows is read and
+// dropped.
+func (o *output) copyFrom(stream Stream) {
+	defer close(o.done)
+	buf := make([]byte, bufferSize)
+	for {
+		n, err := stream.Read(buf)
+		if n > 0 {
+			o.write(buf[:n])
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				o.err = errors.Join(o.err, fmt.Errorf("read from guest: %w", err))
+			}
+			break
+		}
+	}
+	if lost := o.lost.Load(); lost > 0 {
+		o.err = fmt.Errorf("%d bytes were not delivered: %w", lost, o.err)
+	}
+	o.err = errors.Join(o.err, o.sink.finish())
+}
+
+func (o *output) write(p []byte) {
+	if o.lost.Load() > 0 {
+		o.lost.Add(int64(len(p)))
+		return
+	}
+	o.writing.Store(time.Now().UnixNano())
+	n, err := o.sink.Write(p)
+	o.writing.Store(0)
+	if err != nil {
+		o.lost.Add(int64(len(p) - n))
+		o.err = err
+	}
+}
+
+// stuck says that a write has hung for a while because nobody reads.
+func (o *output) stuck(now time.Time) bool {
+	since := o.writing.Load()
+	return since != 0 && now.Sub(time.Unix(0, since)) >= stuckAfter && o.sink.absent()
+}
+
+// Wait returns when all output of the guest is delivered, which takes the end of the streams: call it after the process has ended. It gives up on an
+// output that nobody reads, and on all when ctx is done; the error names what was not delivered.
+func (i *IO) Wait(ctx context.Context) error {
+	var err error
+	for _, o := range i.out {
+		if o == nil || !o.isRunning(i) {
+			continue
+		}
+		if werr := o.wait(ctx); werr != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", o.name, werr))
+		}
+	}
+	return err
+}
+
+func (o *output) isRunning(i *IO) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return o.running
+}
+
+func (o *output) wait(ctx context.Context) error {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-o.done:
+			return o.err
+		case <-ctx.Done():
+			return fmt.Errorf("output is not drained: %w", ctx.Err())
+		case now := <-tick.C:
+			if o.stuck(now) {
+				return errors.New("output is not drained: nobody reads it")
+			}
+		}
+	}
+}
+
+// copyStdin copies until stdin ends on the host or the guest does not want more.
+func (i *IO) copyStdin() {
+	buf := make([]byte, bufferSize)
+	_, err := io.CopyBuffer(onlyWriter{i.streams.Stdin}, onlyReader{i.stdin.r}, buf)
+	// Writers must see that nobody reads any more.
+	_ = i.stdin.Close()
+	_ = i.streams.Stdin.CloseWrite()
+	if err == nil && i.streams.StdinEOF != nil {
+		i.streams.StdinEOF()
+	}
+}
+
+// onlyReader and onlyWriter hide ReadFrom and WriteTo: splice(2) has nothing to offer here.
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)

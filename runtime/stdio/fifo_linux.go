@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stdio
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// sink is where one output goes.
+type sink interface {
+	io.Writer
+	// finish says that nothing will be written any more, so that readers see the end.
+	finish() error
+	// absent says that nobody would read what is written; false when that cannot be known.
+	absent() bool
+	// Close frees everything and ends a Write that is under way.
+	Close() error
+}
+
+// fifoSink writes to a FIFO. It keeps the FIFO open for reading as well: readers come and go without the writer noticing more than a full pipe, and
+// what was written while nobody read is there for the next reader.
+type fifoSink struct {
+	path string
+	w    *os.File
+
+	mu     sync.Mutex
+	r      *os.File
+	closed bool
+}
+
+func openFIFOSink(path string) (*fifoSink, error) {
+	r, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	// Does not block and does not fail: there is a reader, ours.
+	w, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return &fifoSink{path: path, w: w, r: r}, nil
+}
+
+func (s *fifoSink) Write(p []byte) (int, error) {
+	written := 0
+	for {
+		n, err := s.w.Write(p[written:])
+		written += n
+		if !errors.Is(err, unix.EPIPE) {
+			return written, err
+		}
+		// absent looked just now: nothing of this write is in the pipe yet.
+		if err := s.holdReader(); err != nil {
+			return written, err
+		}
+	}
+}
+
+// holdReader opens our reader again when absent has closed it.
+func (s *fifoSink) holdReader() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.openReader()
+}
+
+func (s *fifoSink) openReader() error {
+	if s.closed {
+		return os.ErrClosed
+	}
+	if s.r != nil {
+		return nil
+	}
+	// Through the open descriptor: the name may be gone or be another file by now.
+	path, err := descriptorPath(s.w)
+	if err != nil {
+		return err
+	}
+	s.r, err = os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	return err
+}
+
+// absent lets go of our own reader for a moment: if it was the last one, poll(2) reports an error for the writer. The pipe keeps its contents meanwhile.
+func (s *fifoSink) absent() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.r == nil {
+		return false
+	}
+	s.r.Close()
+	s.r = nil
+	alone := hasError(s.w)
+	if err := s.openReader(); err != nil {
+		return true
+	}
+	return alone
+}
+
+func (s *fifoSink) finish() error { return closeOnce(s.w) }
+
+func (s *fifoSink) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	err := closeOnce(s.w)
+	if s.r != nil {
+		err = errors.Join(err, s.r.Close())
+	}
+	return err
+}
+
+// fileSink appends to a file, or writes to what the path is (a device, say).
+type fileSink struct{ f *os.File }
+
+func (s fileSink) Write(p []byte) (int, error) { return s.f.Write(p) }
+func (s fileSink) finish() error               { return nil }
+func (s fileSink) absent() bool                { return false }
+func (s fileSink) Close() error                { return closeOnce(s.f) }
+
+// pipeSink is a logger's pipe.
+type pipeSink struct{ w *os.File }
+
+func (s pipeSink) Write(p []byte) (int, error) { return s.w.Write(p) }
+func (s pipeSink) finish() error               { return closeOnce(s.w) }
+func (s pipeSink) absent() bool                { return hasError(s.w) }
+func (s pipeSink) Close() error                { return closeOnce(s.w) }
+
+// closeOnce closes a file that may be closed already.
+func closeOnce(f *os.File) error {
+	if err := f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// hasError says whether poll reports an error for f: for a pipe's writer, that there is no reader.
+func hasError(f *os.File) bool {
+	found := false
+	_ = control(f, func(fd int) {
+		fds := []unix.PollFd{{Fd: int32(fd)}}
+		n, err := unix.Poll(fds, 0)
+		found = err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0
+	})
+	return found
+}
+
+func descriptorPath(f *os.File) (string, error) {
+	path := ""
+	err := control(f, func(fd int) { path = fmt.Sprintf("/proc/self/fd/%d", fd) })
+	return path, err
+}
+
+// control runs fn with f's descriptor, without changing its mode as Fd would.
+func control(f *os.File, fn func(fd int)) error {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return c.Control(func(fd uintptr) { fn(int(fd)) })
+}
+
+// source is the host's end of stdin.
+type source struct {
+	r *os.File
+
+	mu sync.Mutex
+	// hold is our own writer: the end of the last client's writing is no end of stdin, a client may attach again. CloseStdin lets it go.
+	hold *os.File
+}
+
+func openSource(path string) (*source, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	r, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	s := &source{r: r}
+	if info.Mode().Type() != os.ModeNamedPipe {
+		return s, nil
+	}
+	s.hold, err = os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return s, nil
+}
+
+func (s *source) release() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hold == nil {
+		return nil
+	}
+	err := s.hold.Close()
+	s.hold = nil
+	return err
+}
+
+func (s *source) Close() error { return errors.Join(s.release(), closeOnce(s.r)) }
