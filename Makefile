@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+
+SHELL := /bin/sh
+.SHELLFLAGS := -euc
+.DEFAULT_GOAL := help
+
+CLOISTER_CACHE ?= /var/cache/cloister
+export CLOISTER_CACHE
+# What make deps brings comes first: it is there only when the machine's own Go is too old.
+export PATH := $(CLOISTER_CACHE)/go/bin:$(PATH):/usr/sbin:/sbin
+export GOTOOLCHAIN := local
+
+FLAVOUR ?= small
+FUZZTIME ?= 10s
+DESTDIR ?=
+PREFIX ?= /usr
+BUILD := build
+
+.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-lab lint golden fuzz bench soak check demo install uninstall clean
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install what is needed: the distribution's packages and, where Go is too old, Go
+	@.ci/deps
+
+build: deps ## the programs, into build/
+	@mkdir -p $(BUILD)
+	@CGO_ENABLED=0 go build -trimpath -o $(BUILD)/ ./cmd/...
+
+guest: build ## the guest's kernel and initial image, into build/guest/$(FLAVOUR) (FLAVOUR=small or distro)
+	@$(BUILD)/cloister guest build --kernel=$(FLAVOUR) --output=$(BUILD)/guest/$(FLAVOUR)
+
+clients: deps ## the foreign programs the tests use, into $(CLOISTER_CACHE)/clients
+	@go run ./tests/clients/build
+
+test: deps ## all tests; ends with the counts
+	@.ci/stages all
+
+test-unit: deps ## unit tests with the race detector, and the rules about the tree
+	@.ci/stages unit arch
+
+test-integration: deps ## the built programs against both containerds, QEMU and a guest
+	@.ci/stages build guest clients integration
+
+test-suite: deps ## containerd's own client suite, compared with the expected results
+	@.ci/stages build guest clients suite
+
+test-cri: deps ## pods through CRI, and containerd's CRI suite
+	@.ci/stages build guest clients cri
+
+test-lab: deps ## an enforcing host in a throwaway machine
+	@.ci/stages build guest lab
+
+lint: deps ## golangci-lint, and the values on another system
+	@.ci/stages lint
+
+golden: deps ## write the golden files anew; read the diff
+	@go list -f '{{if .TestGoFiles}}{{.Dir}}{{end}}{{if .XTestGoFiles}} {{.Dir}}{{end}}' ./... | tr ' ' '\n' | sort -u | while read -r dir; do \
+		[ -n "$$dir" ] || continue; \
+		if grep -qs 'flag.Bool("update"' "$$dir"/*_test.go; then (cd "$$dir" && go test . -update); fi; \
+	done
+	@git --no-pager diff --stat -- '*testdata*'
+
+fuzz: deps ## every fuzz test for FUZZTIME each
+	@FUZZTIME=$(FUZZTIME) .ci/stages fuzz
+
+bench: build guest ## benchmarks
+	@go test -run '^$$' -bench . -benchtime $${BENCHTIME:-10x} ./tests/bench/...
+
+soak: build guest ## many sandboxes for SOAKTIME (10m): nothing may be left
+	@CLOISTER_SOAK=$${SOAKTIME:-10m} go test -count=1 -timeout 0 -run Soak -v ./tests/integration/...
+
+check: build ## what this host offers to cloister
+	@$(BUILD)/cloister check
+
+demo: build guest ## one container in its own guest, under a private containerd
+	@tests/demo/demo.sh
+
+install: ## programs, guest image and config below DESTDIR
+	@FLAVOUR=$(FLAVOUR) DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) .ci/install
+
+uninstall: ## take away what install put there; a changed config stays
+	@DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) .ci/install --remove
+
+clean: ## take away build/
+	@rm -rf $(BUILD)
