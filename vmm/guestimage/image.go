@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestimage
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// ErrDamaged is wrapped by errors about files that are not what the manifest
+// says.
+var ErrDamaged = errors.New("guest image is damaged: build it anew with `cloister guest build`")
+
+// Image is one guest image on disk: a folder with kernel, initial image and
+// manifest. It is a value: nothing is held open.
+type Image struct {
+	// Dir is the image's folder, absolute.
+	Dir string
+	// Manifest says what is in it.
+	Manifest Manifest
+}
+
+// Open reads the image in dir. It checks that the manifest is good and that
+// the files it names are there in the right size; Verify checks their content.
+func Open(dir string) (*Image, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("guest image: %w", err)
+	}
+	data, err := readBounded(filepath.Join(dir, ManifestName), maxManifest)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("guest image %q: %w: build it with `cloister guest build`", dir, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("guest image %q: %w", dir, err)
+	}
+	m, err := ParseManifest(data)
+	if err != nil {
+		return nil, fmt.Errorf("guest image %q: %w", dir, err)
+	}
+	i := &Image{Dir: dir, Manifest: m}
+	if err := errors.Join(checkSize(i.Kernel(), m.Kernel.Bytes), checkSize(i.Initrd(), m.Initrd.Bytes)); err != nil {
+		return nil, fmt.Errorf("guest image %q: %w", dir, err)
+	}
+	return i, nil
+}
+
+// Kernel is the absolute path of the kernel.
+func (i *Image) Kernel() string { return filepath.Join(i.Dir, KernelName) }
+
+// Initrd is the absolute path of the initial image.
+func (i *Image) Initrd() string { return filepath.Join(i.Dir, InitrdName) }
+
+// Verify reads kernel and initial image and compares their SHA-256 with the
+// manifest's. It takes tens of milliseconds.
+func (i *Image) Verify() error {
+	return errors.Join(
+		checkSum(i.Kernel(), i.Manifest.Kernel.SHA256),
+		checkSum(i.Initrd(), i.Manifest.Initrd.SHA256),
+	)
+}
+
+func checkSize(path string, want int64) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if !st.Mode().IsRegular() || st.Size() != want {
+		return fmt.Errorf("%w: %s has %d bytes, want %d", ErrDamaged, path, st.Size(), want)
+	}
+	return nil
+}
+
+func checkSum(path, want string) error {
+	got, err := fileSum(path)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if got != want {
+		return fmt.Errorf("%w: %s has SHA-256 %s, want %s", ErrDamaged, path, got, want)
+	}
+	return nil
+}
+
+// fileSum returns the SHA-256 of a file in hexadecimal.
+func fileSum(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s: more than %d bytes", path, limit)
+	}
+	return data, nil
+}

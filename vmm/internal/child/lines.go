@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package child
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// LastLines returns the last lines of a log that others wrote, fit for an error:
+// at most lines of them and limit bytes, of printable ASCII.
+func LastLines(log []byte, lines, limit int) string {
+	if len(log) > limit {
+		log = log[len(log)-limit:]
+	}
+	var clean strings.Builder
+	for len(log) > 0 {
+		c, size := utf8.DecodeRune(log)
+		log = log[size:]
+		switch {
+		case c == '\n', c >= ' ' && c < 0x7f:
+			clean.WriteRune(c)
+		case c == '\t':
+			clean.WriteByte(' ')
+		case c == '\r':
+		default:
+			clean.WriteByte('?')
+		}
+	}
+	all := strings.Split(strings.Trim(clean.String(), "\n"), "\n")
+	if len(all) > lines {
+		all = all[len(all)-lines:]
+	}
+	return strings.Join(all, "\n")
+}

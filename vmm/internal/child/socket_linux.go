@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package child
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Private lends use the path of a unix socket that listens in a folder of its own
+// in dir, which nobody else can write to. Path and folder are gone when Private
+// returns; the listener is use's to keep or close.
+func Private(dir string, use func(l *net.UnixListener, path string) error) (err error) {
+	private, err := os.MkdirTemp(dir, ".socket-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(private)) }()
+	folder, err := os.Open(private)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, folder.Close()) }()
+	// By descriptor, since a socket's path is limited to 107 bytes.
+	path := filepath.Join(fmt.Sprintf("/proc/self/fd/%d", folder.Fd()), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	l.SetUnlinkOnClose(false)
+	return use(l, path)
+}
+
+// Dup returns another descriptor of the same open file; nil for nil.
+func Dup(f *os.File) (*os.File, error) {
+	if f == nil {
+		return nil, nil
+	}
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"cloister/vmm"
+)
+
+// AgentPort is the name under which the guest finds the agent's port in
+// /sys/class/virtio-ports.
+const AgentPort = "io.cloister.agent"
+
+// tbSizeMiB bounds what the emulator keeps of translated code; QEMU's default is
+// an eighth of the host's memory, up to 1 GiB (accel/tcg/translate-all.c).
+const tbSizeMiB = 128
+
+// FDs are the descriptor numbers QEMU finds its files at.
+type FDs struct {
+	// QMP, Agent and Console are connected stream sockets.
+	QMP, Agent, Console int
+	// Share is the connected socket of the file server; used when the machine
+	// has a share.
+	Share int
+	// Taps has one tap per network card, in order.
+	Taps []int
+}
+
+// Args returns QEMU's arguments, without the binary's name, for a valid machine
+// whose Accel is resolved. It is pure: the same values give the same arguments,
+// and no value can become an option of its own.
+func Args(m vmm.Machine, fds FDs) ([]string, error) {
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	m = m.WithDefaults()
+	if m.Accel != vmm.AccelKVM && m.Accel != vmm.AccelTCG {
+		return nil, &vmm.FieldError{Field: "Accel", Value: string(m.Accel), Remedy: "resolve it to kvm or tcg first"}
+	}
+	if len(fds.Taps) != len(m.NICs) {
+		return nil, fmt.Errorf("machine has %d network cards but %d taps: %w", len(m.NICs), len(fds.Taps), errdefs.ErrInvalidArgument)
+	}
+	var a arguments
+	a.flags("-S", "-nodefaults", "-no-user-config", "-no-reboot")
+	a.plain("-display", "none")
+	a.option("-sandbox", "on", kv("obsolete", "deny"), kv("elevateprivileges", "deny"), kv("spawn", "deny"), kv("resourcecontrol", "deny"))
+	a.option("-name", "", kv("guest", m.Name), kv("debug-threads", "on"))
+	a.board(m)
+	a.plain("-kernel", m.Kernel)
+	if m.Initrd != "" {
+		a.plain("-initrd", m.Initrd)
+	}
+	a.plain("-append", strings.Join(m.Cmdline, " "))
+	a.chardev("qmp", fds.QMP)
+	a.option("-mon", "", kv("chardev", "qmp"), kv("mode", "control"))
+	a.chardev("console", fds.Console)
+	a.plain("-serial", "chardev:console")
+	a.devices(m, fds)
+	return a, nil
+}
+
+// board says what is there before any device: machine, processor, memory.
+func (a *arguments) board(m vmm.Machine) {
+	common := []property{kv("memory-backend", "ram"), kv("dump-guest-core", "off"), kv("mem-merge", "off")}
+	switch m.Type {
+	case vmm.MicroVM:
+		// The interrupt controller and timer of a PC stay: without KVM's clock
+		// the kernel calibrates against them. The clock gives it the date.
+		a.option("-machine", "microvm", append(common, kv("acpi", "off"), kv("isa-serial", "on"), kv("rtc", "on"),
+			kv("auto-kernel-cmdline", "on"), kv("x-option-roms", "off"))...)
+		// vhost-user refuses virtio before 1.0, which is virtio-mmio's default.
+		a.plain("-global", "virtio-mmio.force-legacy=false")
+	case vmm.Q35:
+		a.option("-machine", "q35", append(common, kv("usb", "off"), kv("vmport", "off"), kv("graphics", "off"),
+			kv("smbus", "off"), kv("sata", "off"), kv("i8042", "off"), kv("hpet", "off"))...)
+	}
+	if m.Accel == vmm.AccelKVM {
+		a.option("-accel", "kvm")
+		a.option("-cpu", "host")
+	} else {
+		a.option("-accel", "tcg", kv("thread", "multi"), kv("tb-size", strconv.Itoa(tbSizeMiB)))
+		// A microvm's kernel hangs on five-level page tables under emulation.
+		a.option("-cpu", "max", kv("la57", "off"))
+	}
+	cpus, size := strconv.Itoa(m.CPUs), strconv.Itoa(m.MemoryMiB)+"M"
+	a.option("-smp", "", kv("cpus", cpus), kv("sockets", "1"), kv("cores", cpus), kv("threads", "1"))
+	a.option("-m", "", kv("size", size))
+	// Shared memory is what a vhost-user file server needs.
+	a.option("-object", "memory-backend-memfd", kv("id", "ram"), kv("size", size), kv("share", "on"))
+}
+
+// devices adds the virtio devices.
+func (a *arguments) devices(m vmm.Machine, fds FDs) {
+	model := modelsPCI
+	if m.Type == vmm.MicroVM {
+		model = modelsMMIO
+	}
+	// Port 0 is reserved for a console; every further port costs the guest two
+	// queues at boot.
+	a.option("-device", model("virtio-serial"), kv("id", "serial0"), kv("max_ports", "2"))
+	a.chardev("agent", fds.Agent)
+	a.option("-device", "virtserialport", kv("bus", "serial0.0"), kv("nr", "1"), kv("chardev", "agent"), kv("name", AgentPort))
+	a.option("-device", model("virtio-scsi"), kv("id", "scsi0"), kv("num_queues", "1"))
+	a.option("-object", "rng-builtin", kv("id", "rng0"))
+	a.option("-device", model("virtio-rng"), kv("rng", "rng0"))
+	if m.Balloon {
+		a.option("-device", model("virtio-balloon"), kv("free-page-reporting", "on"))
+	}
+	if m.Share != nil {
+		a.chardev("share", fds.Share)
+		a.option("-device", model("vhost-user-fs"), kv("chardev", "share"), kv("tag", m.Share.Tag))
+	}
+	for i, n := range m.NICs {
+		a.option("-netdev", "tap", kv("id", netdevID(n)), kv("fd", strconv.Itoa(fds.Taps[i])))
+		props := []property{kv("id", nicDevice(n)), kv("netdev", netdevID(n)), kv("mac", strings.ToLower(n.MAC))}
+		if n.MTU != 0 {
+			props = append(props, kv("host_mtu", strconv.Itoa(n.MTU)))
+		}
+		if m.Type == vmm.Q35 {
+			props = append(props, kv("romfile", ""))
+		}
+		a.option("-device", model("virtio-net"), props...)
+	}
+}
+
+// modelsPCI and modelsMMIO name a device for the board's virtio transport,
+// version 1.0 only.
+func modelsPCI(device string) string {
+	if device == "vhost-user-fs" {
+		return device + "-pci"
+	}
+	return device + "-pci-non-transitional"
+}
+
+func modelsMMIO(device string) string { return device + "-device" }
+
+// netdevID and nicDevice keep a card's ids apart from ours.
+func netdevID(n vmm.NIC) string  { return "net-" + n.ID }
+func nicDevice(n vmm.NIC) string { return "nic-" + n.ID }
+
+// property is one key=value of an option.
+type property struct{ key, value string }
+
+func kv(key, value string) property { return property{key, value} }
+
+// arguments grow option by option.
+type arguments []string
+
+func (a *arguments) flags(names ...string) { *a = append(*a, names...) }
+
+// plain adds an option whose value QEMU takes as a whole.
+func (a *arguments) plain(name, value string) { *a = append(*a, name, value) }
+
+// option adds an option whose value QEMU splits at commas: first, the bare
+// value, if any, then the properties. A comma inside of a value is doubled,
+// which is how QEMU's parser takes it literally.
+func (a *arguments) option(name, first string, props ...property) {
+	parts := make([]string, 0, 1+len(props))
+	if first != "" {
+		parts = append(parts, first)
+	}
+	for _, pr := range props {
+		parts = append(parts, pr.key+"="+strings.ReplaceAll(pr.value, ",", ",,"))
+	}
+	*a = append(*a, name, strings.Join(parts, ","))
+}
+
+// chardev adds a character device on a connected socket QEMU inherits.
+func (a *arguments) chardev(id string, fd int) {
+	a.option("-chardev", "socket", kv("id", id), kv("fd", strconv.Itoa(fd)))
+}

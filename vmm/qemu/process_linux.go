@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/digitalocean/go-qemu/qmp"
+
+	"cloister/vmm"
+	"cloister/vmm/internal/child"
+)
+
+// Bounds of Stop: how long QEMU may take to quit by itself, and to go once killed.
+const (
+	quitTimeout = 2 * time.Second
+	killTimeout = 5 * time.Second
+)
+
+// Process is a QEMU that has been started. Its methods may be called by anyone at
+// once and after its end.
+type Process struct {
+	machine vmm.Machine
+	cmd     *exec.Cmd
+	wires   *wires
+	monitor *monitor
+	console *console
+	log     *child.Log
+	// done is closed when QEMU has been waited for; status, quoted (the log's
+	// end) and exitErr are set before.
+	done           chan struct{}
+	status, quoted string
+	exitErr        error
+
+	// disks makes changes of disks wait for each other and guards luns.
+	disks sync.Mutex
+	luns  map[int]bool
+
+	// mu guards what follows.
+	mu sync.Mutex
+	// stopping is set once the end is our wish.
+	stopping bool
+	// ending is the last event that told of an end.
+	ending string
+	// deleted has a channel for each device whose removal is awaited.
+	deleted map[string]chan struct{}
+}
+
+// ExitError is a machine that ended without being asked to, or did not start.
+type ExitError struct {
+	// Op is "start" or "run".
+	Op string
+	// Machine is the machine's name.
+	Machine string
+	// Cause is what was tried and went wrong; nil when running.
+	Cause error
+	// Status is the process's end, and Event QEMU's word on it, if any.
+	Status, Event string
+	// Log and Console are the last lines of QEMU and guest.
+	Log, Console string
+}
+
+// Error tells all of it on several lines.
+func (e *ExitError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s machine %s", e.Op, e.Machine)
+	if e.Cause != nil {
+		fmt.Fprintf(&b, ": %v", e.Cause)
+	}
+	fmt.Fprintf(&b, ": qemu ended: %s", e.Status)
+	if e.Event != "" {
+		fmt.Fprintf(&b, " (%s)", e.Event)
+	}
+	for _, part := range []struct{ name, text string }{{"qemu", e.Log}, {"console", e.Console}} {
+		if part.text != "" {
+			fmt.Fprintf(&b, "\n%s: %s", part.name, strings.ReplaceAll(part.text, "\n", "\n"+part.name+": "))
+		}
+	}
+	return b.String()
+}
+
+// Unwrap gives the cause and the class, errdefs.ErrUnavailable.
+func (e *ExitError) Unwrap() []error {
+	if e.Cause == nil {
+		return []error{errdefs.ErrUnavailable}
+	}
+	return []error{e.Cause, errdefs.ErrUnavailable}
+}
+
+// Pid is QEMU's process id, not reused before Done.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Agent is the host's end of the agent's port. It ends when QEMU does; closing it
+// is a hang-up to the guest.
+func (p *Process) Agent() net.Conn { return p.wires.agent }
+
+// ConsoleTail returns the console's last lines, fit for an error.
+func (p *Process) ConsoleTail() string { return p.console.lastLines() }
+
+// Done is closed when QEMU has ended and has been waited for.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Err says, after Done, why the machine ended: nil after Stop or Kill and when the
+// guest powered off in order, else an *ExitError. Before Done it is nil.
+func (p *Process) Err() error {
+	select {
+	case <-p.done:
+		return p.exitErr
+	default:
+		return nil
+	}
+}
+
+// Continue lets the machine run.
+func (p *Process) Continue(ctx context.Context) error {
+	return p.monitor.run(ctx, "cont", nil, nil, nil)
+}
+
+// SetLink gives a network card carrier, or takes it.
+func (p *Process) SetLink(ctx context.Context, nic string, up bool) error {
+	args := struct {
+		Name string `json:"name"`
+		Up   bool   `json:"up"`
+	}{nicDevice(vmm.NIC{ID: nic}), up}
+	if err := p.monitor.run(ctx, "set_link", args, nil, nil); err != nil {
+		return fmt.Errorf("link of %s: %w", nic, err)
+	}
+	return nil
+}
+
+// Stop ends the machine without the guest's consent: it has QEMU quit, which
+// flushes disks, and kills it when it does not within a bound or when ctx ends.
+// It returns once the process is gone; the error is one that does not die.
+func (p *Process) Stop(ctx context.Context) error {
+	p.willStop()
+	ctx, cancel := context.WithTimeout(ctx, quitTimeout)
+	defer cancel()
+	if err := p.monitor.run(ctx, "quit", nil, nil, nil); err == nil {
+		select {
+		case <-p.done:
+			return nil
+		case <-ctx.Done():
+		}
+	}
+	return p.Kill()
+}
+
+// Kill ends the machine at once; see Stop.
+func (p *Process) Kill() error {
+	p.willStop()
+	p.kill()
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(killTimeout):
+		return fmt.Errorf("qemu %d is still there %v after SIGKILL", p.Pid(), killTimeout)
+	}
+}
+
+func (p *Process) willStop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopping = true
+}
+
+func (p *Process) kill() { _ = p.cmd.Process.Kill() }
+
+// wait collects the process and ends all that belongs to it.
+func (p *Process) wait() {
+	err := p.cmd.Wait()
+	// The other ends are gone, so both readers meet an end by themselves.
+	<-p.console.done
+	p.console.close()
+	if p.monitor != nil {
+		<-p.monitor.drained
+		p.monitor.close()
+	} else {
+		_ = p.wires.qmp.Disconnect()
+	}
+	_ = p.wires.lifeline.host.Close()
+	p.quoted = p.log.LastLines()
+	p.log.Close()
+
+	p.mu.Lock()
+	stopping, ending := p.stopping, p.ending
+	p.mu.Unlock()
+	p.status = p.cmd.ProcessState.String()
+	inOrder := err == nil && ending == guestShutdown
+	if !stopping && !inOrder {
+		p.exitErr = &ExitError{
+			Op: "run", Machine: p.machine.Name, Status: p.status, Event: ending,
+			Log: p.quoted, Console: p.console.lastLines(),
+		}
+	}
+	close(p.done)
+}
+
+// guestShutdown is what ending says when the guest powered off.
+const guestShutdown = "SHUTDOWN guest-shutdown"
+
+// event notes what QEMU tells by itself.
+func (p *Process) event(e qmp.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch e.Event {
+	case "SHUTDOWN", "RESET", "GUEST_PANICKED":
+		reason, _ := e.Data["reason"].(string)
+		p.ending = strings.TrimSpace(e.Event + " " + reason)
+	case "DEVICE_DELETED":
+		id, _ := e.Data["device"].(string)
+		if ch, ok := p.deleted[id]; ok {
+			close(ch)
+			delete(p.deleted, id)
+		}
+	}
+}
+
+var errGone = errors.New("qemu has ended")

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+
+	"github.com/containerd/errdefs"
+
+	"cloister/vmm"
+	"cloister/vmm/internal/child"
+)
+
+// DefaultBinary is what an empty Options.Binary means.
+const DefaultBinary = "qemu-system-x86_64"
+
+// Starter starts a command, under whatever label it stands for.
+type Starter interface {
+	Start(cmd *exec.Cmd) error
+}
+
+// Options are what a machine needs of its host. Files stay the caller's, who may
+// close them once Start has returned.
+type Options struct {
+	// Binary is QEMU's, looked up in PATH; empty means DefaultBinary.
+	Binary string
+	// Starter starts QEMU; nil is refused.
+	Starter Starter
+	// Sockets runs make where new sockets get the label QEMU may use; nil runs
+	// it here.
+	Sockets func(make func() error) error
+	// Dir is a folder that nobody else can write to, for a moment's use.
+	Dir string
+	// Log gets QEMU's messages: a regular file, open for appending, and for
+	// reading if errors are to quote it. nil drops them.
+	Log *os.File
+	// Console gets the guest's console, up to the machine's Console.MaxBytes: a
+	// regular file. It is duplicated. nil keeps the tail in memory only.
+	Console *os.File
+	// Share is a connected socket to the file server; needed with a share.
+	Share *os.File
+	// Taps has one tap per network card, in order.
+	Taps []*os.File
+	// Disks has one open file per disk, in order; see OpenDisk.
+	Disks []*os.File
+}
+
+// Start starts a machine that has not run its first instruction yet: Continue
+// does that. An error says what QEMU wrote, and leaves nothing behind. When ctx
+// ends before Start returns, QEMU is killed; later it has no effect.
+func Start(ctx context.Context, m vmm.Machine, o Options) (*Process, error) {
+	m = m.WithDefaults()
+	if err := o.check(m); err != nil {
+		return nil, err
+	}
+	log, err := child.OpenLog(o.Log)
+	if err != nil {
+		return nil, err
+	}
+	var w *wires
+	if o.Sockets == nil {
+		o.Sockets = func(mk func() error) error { return mk() }
+	}
+	err = o.Sockets(func() (err error) { w, err = newWires(o.Dir); return err })
+	if err != nil {
+		return nil, err
+	}
+	defer w.closeGuest()
+	cmd, err := command(ctx, m, o, w)
+	if err != nil {
+		w.closeHost()
+		return nil, err
+	}
+	consoleLog, err := child.Dup(o.Console)
+	if err != nil {
+		w.closeHost()
+		return nil, err
+	}
+	if err := o.Starter.Start(cmd); err != nil {
+		w.closeHost()
+		return nil, errors.Join(fmt.Errorf("start %s: %w", cmd.Path, err), consoleLog.Close())
+	}
+	p := &Process{
+		machine: m, cmd: cmd, wires: w, log: log, done: make(chan struct{}),
+		luns: map[int]bool{}, deleted: map[string]chan struct{}{},
+		console: newConsole(w.console, consoleLog, m.Console.MaxBytes),
+	}
+	armErr := w.lifeline.arm(cmd.Process.Pid)
+	w.closeGuest()
+	if err := errors.Join(armErr, p.prepare(ctx, o)); err != nil {
+		return nil, p.abandon(err)
+	}
+	return p, nil
+}
+
+// check refuses what cannot start.
+func (o Options) check(m vmm.Machine) error {
+	if err := m.Validate(); err != nil {
+		return err
+	}
+	wrong := func(what string) error {
+		return fmt.Errorf("start machine %s: %s: %w", m.Name, what, errdefs.ErrInvalidArgument)
+	}
+	switch {
+	case o.Starter == nil:
+		return wrong("no Starter: name the one that labels QEMU, or the one that labels nothing")
+	case o.Dir == "":
+		return wrong("no Dir: name the sandbox's own folder")
+	case len(o.Taps) != len(m.NICs):
+		return wrong(fmt.Sprintf("%d taps for %d network cards", len(o.Taps), len(m.NICs)))
+	case len(o.Disks) != len(m.Disks):
+		return wrong(fmt.Sprintf("%d files for %d disks", len(o.Disks), len(m.Disks)))
+	case (o.Share == nil) != (m.Share == nil):
+		return wrong("a share and its file server's socket go together")
+	}
+	return nil
+}
+
+// command is QEMU, ready for the Starter.
+func command(ctx context.Context, m vmm.Machine, o Options, w *wires) (*exec.Cmd, error) {
+	if o.Binary == "" {
+		o.Binary = DefaultBinary
+	}
+	path, err := exec.LookPath(o.Binary)
+	if err != nil {
+		return nil, fmt.Errorf("find qemu: %w: install it, or set its path in the config", err)
+	}
+	files, fds := w.files(o)
+	args, err := Args(m, fds)
+	if err != nil {
+		return nil, err
+	}
+	// The machine outlives the call that starts it.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, args...)
+	cmd.ExtraFiles = files
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
+	if o.Log != nil {
+		// As *os.File, lest os/exec make a pipe that QEMU may not write to.
+		cmd.Stdout, cmd.Stderr = o.Log, o.Log
+	}
+	return cmd, nil
+}
+
+// prepare shakes hands, has QEMU watched and adds what is there from the first
+// instruction on.
+func (p *Process) prepare(ctx context.Context, o Options) error {
+	stop := context.AfterFunc(ctx, p.kill)
+	defer stop()
+	// A QEMU that dies hangs up, dead or reaped, so this ends in any case.
+	mon, err := connect(p.wires.qmp, p.event)
+	p.monitor = mon
+	go p.wait()
+	if err != nil {
+		return fmt.Errorf("qmp: %w", errors.Join(ctx.Err(), err))
+	}
+	for _, n := range p.machine.NICs {
+		if n.LinkDown {
+			if err := p.SetLink(ctx, n.ID, false); err != nil {
+				return err
+			}
+		}
+	}
+	for i, d := range p.machine.Disks {
+		if err := p.AddDisk(ctx, d, o.Disks[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// abandon ends a machine that did not start, and says what it said.
+func (p *Process) abandon(cause error) error {
+	killErr := p.Kill()
+	if killErr == nil {
+		_ = p.wires.agent.Close()
+	}
+	return &ExitError{
+		Op: "start", Machine: p.machine.Name, Cause: errors.Join(cause, killErr),
+		Status: p.status, Log: p.quoted, Console: p.console.lastLines(),
+	}
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vmm
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path"
+	"regexp"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// MicroVMSlots is how many virtio-mmio devices a microvm has room for
+// (VIRTIO_NUM_TRANSPORTS of QEMU's hw/i386/microvm.c, acpi=off).
+const MicroVMSlots = 8
+
+var (
+	machineName = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\z`)
+	shareTag    = regexp.MustCompile(`\A[A-Za-z0-9_.-]{1,36}\z`)
+	// A blank would make two parameters of one, a quote one of several.
+	cmdlineParam = regexp.MustCompile(`\A[!#-~]+\z`)
+	nicID        = regexp.MustCompile(`\A[A-Za-z][A-Za-z0-9_.-]{0,31}\z`)
+)
+
+// FieldError is one field of a machine that cannot be run as it is.
+type FieldError struct {
+	// Field is the field's path, as NICs[1].MAC.
+	Field string
+	// Value is what was found.
+	Value any
+	// Remedy says what to do.
+	Remedy string
+}
+
+// Error names field, value and remedy.
+func (e *FieldError) Error() string {
+	if s, ok := e.Value.(string); ok {
+		return fmt.Sprintf("machine %s %q: %s", e.Field, s, e.Remedy)
+	}
+	return fmt.Sprintf("machine %s %v: %s", e.Field, e.Value, e.Remedy)
+}
+
+// Unwrap gives the class, errdefs.ErrInvalidArgument.
+func (e *FieldError) Unwrap() error { return errdefs.ErrInvalidArgument }
+
+// fieldErrors collects what Validate finds, so that a user sees all at once.
+type fieldErrors []error
+
+func (f *fieldErrors) add(ok bool, field string, value any, remedy string) {
+	if !ok {
+		*f = append(*f, &FieldError{Field: field, Value: value, Remedy: remedy})
+	}
+}
+
+// Validate reports every field that keeps the machine, with its defaults in
+// place, from being run; each error is a *FieldError. An unresolved Accel is
+// valid here.
+func (m Machine) Validate() error {
+	m = m.WithDefaults()
+	var f fieldErrors
+	f.add(machineName.MatchString(m.Name), "Name", m.Name, "use 1 to 128 of [A-Za-z0-9_.-], starting with a letter or digit")
+	f.add(m.Type == Q35 || m.Type == MicroVM, "Type", string(m.Type), "use q35 or microvm")
+	switch m.Accel {
+	case "", AccelAuto, AccelKVM, AccelTCG:
+	default:
+		f.add(false, "Accel", string(m.Accel), "use auto, kvm or tcg")
+	}
+	f.add(m.CPUs >= 1 && m.CPUs <= MaxCPUs, "CPUs", m.CPUs, fmt.Sprintf("use 1 to %d", MaxCPUs))
+	f.add(m.MemoryMiB >= MinMemoryMiB && m.MemoryMiB <= MaxMemoryMiB, "MemoryMiB", m.MemoryMiB,
+		fmt.Sprintf("use %d to %d", MinMemoryMiB, MaxMemoryMiB))
+	f.path("Kernel", m.Kernel)
+	if m.Initrd != "" {
+		f.path("Initrd", m.Initrd)
+	}
+	f.cmdline(m.Cmdline)
+	f.add(m.Console.MaxBytes >= 4096 && m.Console.MaxBytes <= 1<<30, "Console.MaxBytes", m.Console.MaxBytes, "use 4096 to 1 GiB")
+	if m.Share != nil {
+		f.add(shareTag.MatchString(m.Share.Tag), "Share.Tag", m.Share.Tag, "use 1 to 36 of [A-Za-z0-9_.-]")
+	}
+	f.nics(m.NICs)
+	f.disks(m.Disks)
+	if n := m.VirtioDevices(); m.Type == MicroVM && n > MicroVMSlots {
+		f.add(false, "NICs", len(m.NICs), fmt.Sprintf(
+			"a microvm has %d virtio slots and this machine needs %d: use at most %d network cards, or type q35",
+			MicroVMSlots, n, MicroVMSlots-n+len(m.NICs)))
+	}
+	return errors.Join(f...)
+}
+
+// VirtioDevices counts the virtio devices of the machine: serial, SCSI and
+// random source, and what it was asked for. Disks share the SCSI one.
+func (m Machine) VirtioDevices() int {
+	n := 3 + len(m.NICs)
+	if m.Share != nil {
+		n++
+	}
+	if m.Balloon {
+		n++
+	}
+	return n
+}
+
+func (f *fieldErrors) path(field, p string) {
+	f.add(path.IsAbs(p) && path.Clean(p) == p && !strings.ContainsRune(p, 0), field, p,
+		"use an absolute, clean path")
+}
+
+func (f *fieldErrors) cmdline(params []string) {
+	for i, p := range params {
+		f.add(cmdlineParam.MatchString(p), fmt.Sprintf("Cmdline[%d]", i), p,
+			"use printable ASCII without blanks and quotes, at least one character")
+	}
+	n := len(strings.Join(params, " "))
+	// microvm appends one virtio_mmio.device parameter per slot.
+	const room = 512
+	f.add(n < MaxCmdline-room, "Cmdline", n, fmt.Sprintf("use less than %d bytes in all", MaxCmdline-room))
+}
+
+func (f *fieldErrors) nics(nics []NIC) {
+	ids, macs := map[string]bool{}, map[string]bool{}
+	for i, n := range nics {
+		at := fmt.Sprintf("NICs[%d].", i)
+		f.add(nicID.MatchString(n.ID), at+"ID", n.ID, "use 1 to 32 of [A-Za-z0-9_.-], starting with a letter")
+		f.add(!ids[n.ID], at+"ID", n.ID, "is taken by an earlier card: use another")
+		mac, err := net.ParseMAC(n.MAC)
+		f.add(err == nil && len(mac) == 6 && mac[0]&1 == 0 && mac.String() != "00:00:00:00:00:00" && mac.String() == strings.ToLower(n.MAC),
+			at+"MAC", n.MAC, "use a unicast address as aa:bb:cc:dd:ee:ff")
+		f.add(err != nil || !macs[mac.String()], at+"MAC", n.MAC, "is taken by an earlier card: use another")
+		// Bounds of virtio-net's host_mtu: ETH_MIN_MTU to ETH_MAX_MTU.
+		f.add(n.MTU == 0 || n.MTU >= 68 && n.MTU <= 65535, at+"MTU", n.MTU, "use 68 to 65535, or 0 for the guest's default")
+		ids[n.ID], macs[mac.String()] = true, true
+	}
+}
+
+func (f *fieldErrors) disks(disks []Disk) {
+	luns := map[int]bool{}
+	for i, d := range disks {
+		at := fmt.Sprintf("Disks[%d].", i)
+		f.disk(at, d)
+		f.add(!luns[d.LUN], at+"LUN", d.LUN, "is taken by an earlier disk: use another")
+		luns[d.LUN] = true
+	}
+}
+
+func (f *fieldErrors) disk(at string, d Disk) {
+	f.add(d.LUN >= 0 && d.LUN <= MaxLUN, at+"LUN", d.LUN, fmt.Sprintf("use 0 to %d", MaxLUN))
+	f.path(at+"Path", d.Path)
+}
+
+// Validate reports every field that keeps the disk from being used.
+func (d Disk) Validate() error {
+	var f fieldErrors
+	f.disk("Disk.", d)
+	return errors.Join(f...)
+}

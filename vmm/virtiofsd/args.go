@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package virtiofsd
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// Kind is one of the two file servers there are.
+type Kind string
+
+// The kinds. KindUnknown, the zero value, is asked of the binary.
+const (
+	KindUnknown Kind = ""
+	KindC       Kind = "c"
+	KindRust    Kind = "rust"
+)
+
+// xattrMap keeps the attributes by which a host protects files away from the
+// guest, in both directions: labels, and what needs CAP_SYS_ADMIN anyway. File
+// capabilities go through.
+const xattrMap = ":ok:all:security.capability:security.capability:" +
+	":unsupported:all:security.:security.:" +
+	":unsupported:all:trusted.:trusted.:" +
+	":ok:all:::"
+
+// kindOf tells the kind from the binary's --help.
+func kindOf(help string) (Kind, error) {
+	switch {
+	case strings.Contains(help, "--shared-dir"):
+		return KindRust, nil
+	case strings.Contains(help, "-o source="):
+		return KindC, nil
+	default:
+		return KindUnknown, fmt.Errorf("is not a virtiofsd that is known here: %w", errdefs.ErrNotImplemented)
+	}
+}
+
+// args returns the server's arguments. socket is the descriptor of a listening
+// socket, folder that of the folder to serve: no path of anyone's choosing gets
+// between the options. openFiles bounds the inodes the guest may hold.
+func args(kind Kind, socket, folder int, openFiles uint64) []string {
+	// With a final dot, since the C server asks whether it is a link.
+	source := fmt.Sprintf("/proc/self/fd/%d/.", folder)
+	nofile := strconv.FormatUint(openFiles, 10)
+	if kind == KindRust {
+		return []string{
+			"--fd=" + strconv.Itoa(socket),
+			"--shared-dir=" + source,
+			"--sandbox=chroot",
+			"--cache=auto",
+			"--announce-submounts",
+			"--inode-file-handles=never",
+			"--xattr",
+			"--xattrmap=" + xattrMap,
+			"--rlimit-nofile=" + nofile,
+		}
+	}
+	return []string{
+		"-f",
+		"--fd=" + strconv.Itoa(socket),
+		"--rlimit-nofile=" + nofile,
+		"-o", "source=" + source,
+		"-o", "sandbox=chroot",
+		"-o", "cache=auto",
+		"-o", "announce_submounts",
+		"-o", "no_flock,no_posix_lock",
+		"-o", "xattr,xattrmap=" + xattrMap,
+	}
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package virtiofsd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"cloister/vmm/internal/child"
+)
+
+const (
+	// askTimeout bounds a --help.
+	askTimeout = 10 * time.Second
+	// killTimeout bounds the end of a killed server.
+	killTimeout = 5 * time.Second
+	// maxOpenFiles is where virtiofsd itself stops asking for more.
+	maxOpenFiles = 1000000
+)
+
+// Starter starts a command, under whatever label it stands for.
+type Starter interface {
+	Start(cmd *exec.Cmd) error
+}
+
+// Config is what a file server needs. Files stay the caller's.
+type Config struct {
+	// Binary is the server's, looked up in PATH; empty looks for both kinds
+	// where distributions keep them.
+	Binary string
+	// Kind saves asking the binary.
+	Kind Kind
+	// Source is the folder to serve. What is mounted in it later is served too.
+	Source string
+	// Starter starts the server; nil is refused.
+	Starter Starter
+	// Sockets runs make where new sockets get the label QEMU may use; nil runs
+	// it here.
+	Sockets func(make func() error) error
+	// Dir is a folder that nobody else can write to, for a moment's use.
+	Dir string
+	// Log gets the server's messages: a regular file open for appending. nil
+	// drops them.
+	Log *os.File
+	// OpenFiles bounds the descriptors of the server, which holds one for each
+	// inode the guest knows; 0 means as many as the host allows.
+	OpenFiles uint64
+}
+
+// Process is a server that has been started. It ends by itself once QEMU hangs
+// up, or, before QEMU has the socket, this process does.
+type Process struct {
+	cmd    *exec.Cmd
+	socket *os.File
+	log    *child.Log
+	// stopping is set once the end is our wish.
+	stopping atomic.Bool
+	// done is closed when the server has been waited for; err is set before.
+	done chan struct{}
+	err  error
+}
+
+// Start starts a server for one machine. ctx bounds Start alone.
+func Start(ctx context.Context, c Config) (*Process, error) {
+	switch {
+	case c.Starter == nil:
+		return nil, fmt.Errorf("start virtiofsd: no Starter: name the one that labels it, or the one that labels nothing: %w", errdefs.ErrInvalidArgument)
+	case c.Dir == "":
+		return nil, fmt.Errorf("start virtiofsd: no Dir: name the sandbox's own folder: %w", errdefs.ErrInvalidArgument)
+	}
+	binary, err := find(c.Binary)
+	if err != nil {
+		return nil, err
+	}
+	if c.Kind == KindUnknown {
+		if c.Kind, err = ask(ctx, binary); err != nil {
+			return nil, fmt.Errorf("%s %w", binary, err)
+		}
+	}
+	source, err := os.OpenFile(c.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("share: %w", err)
+	}
+	defer func() { _ = source.Close() }()
+	log, err := child.OpenLog(c.Log)
+	if err != nil {
+		return nil, err
+	}
+	if c.Sockets == nil {
+		c.Sockets = func(mk func() error) error { return mk() }
+	}
+	var server, client *os.File
+	err = c.Sockets(func() (err error) { server, client, err = sockets(c.Dir); return err })
+	if err != nil {
+		log.Close()
+		return nil, fmt.Errorf("connect virtiofsd: %w", err)
+	}
+	defer func() { _ = server.Close() }()
+
+	// The server outlives the call that starts it.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, args(c.Kind, 3, 4, openFiles(c.OpenFiles))...)
+	cmd.ExtraFiles = []*os.File{server, source}
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
+	if c.Log != nil {
+		cmd.Stdout, cmd.Stderr = c.Log, c.Log
+	}
+	if err := c.Starter.Start(cmd); err != nil {
+		log.Close()
+		return nil, errors.Join(fmt.Errorf("start %s: %w", binary, err), client.Close())
+	}
+	p := &Process{cmd: cmd, socket: client, log: log, done: make(chan struct{})}
+	go p.wait()
+	return p, nil
+}
+
+// find returns the server's path.
+func find(binary string) (string, error) {
+	candidates := []string{binary}
+	if binary == "" {
+		candidates = []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd", "virtiofsd"}
+	}
+	for _, c := range candidates {
+		if path, err := exec.LookPath(c); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("find virtiofsd in %q: %w: install it, or set its path in the config", candidates, errdefs.ErrNotFound)
+}
+
+// ask has the binary say what it is.
+func ask(ctx context.Context, binary string) (Kind, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	help, err := exec.CommandContext(ctx, binary, "--help").CombinedOutput()
+	kind, kindErr := kindOf(string(help))
+	if kindErr != nil {
+		return kind, errors.Join(kindErr, err)
+	}
+	return kind, nil
+}
+
+// openFiles returns want, at most what the host allows without privilege.
+func openFiles(want uint64) uint64 {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return want
+	}
+	if want == 0 {
+		want = maxOpenFiles
+	}
+	return min(want, limit.Max)
+}
+
+// sockets returns a listening socket, whose path is gone, and the one connection
+// to it that will ever be: the server accepts once and then stops listening.
+func sockets(dir string) (server, client *os.File, err error) {
+	err = child.Private(dir, func(l *net.UnixListener, path string) (err error) {
+		defer func() { err = errors.Join(err, l.Close()) }()
+		if server, err = l.File(); err != nil {
+			return err
+		}
+		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			return errors.Join(err, server.Close())
+		}
+		client, err = conn.File()
+		return errors.Join(err, conn.Close())
+	})
+	return server, client, err
+}
+
+// Pid is the server's process id, not reused before Done.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Socket is the connection for QEMU. Whoever gave it to QEMU calls HandedOver.
+func (p *Process) Socket() *os.File { return p.socket }
+
+// HandedOver gives up this process's hold on Socket, so that QEMU's end is the
+// server's.
+func (p *Process) HandedOver() { _ = p.socket.Close() }
+
+// Done is closed when the server has ended and has been waited for.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Err says, after Done, why the server ended: nil after Stop and when QEMU hung
+// up, else an error with its last words. Before Done it is nil.
+func (p *Process) Err() error {
+	select {
+	case <-p.done:
+		return p.err
+	default:
+		return nil
+	}
+}
+
+// Stop kills the server, which keeps nothing that could be lost, and returns once
+// it is gone; the error is one that does not die.
+func (p *Process) Stop() error {
+	p.stopping.Store(true)
+	_ = p.socket.Close()
+	_ = p.cmd.Process.Kill()
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(killTimeout):
+		return fmt.Errorf("virtiofsd %d is still there %v after SIGKILL", p.Pid(), killTimeout)
+	}
+}
+
+func (p *Process) wait() {
+	err := p.cmd.Wait()
+	if err != nil && !p.stopping.Load() {
+		p.err = fmt.Errorf("virtiofsd: %w: %w: %s", err, errdefs.ErrUnavailable, p.log.LastLines())
+	}
+	p.log.Close()
+	close(p.done)
+}
