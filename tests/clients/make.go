@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clients
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// All lists every set in the order of their names.
+func All() []Set {
+	var sets []Set
+	for set := range recipes {
+		sets = append(sets, set)
+	}
+	slices.Sort(sets)
+	return sets
+}
+
+// Build makes the sets that are not in the cache yet and says on out what it does.
+func Build(ctx context.Context, out io.Writer, sets ...Set) error {
+	for _, set := range sets {
+		if _, ok := recipes[set]; !ok {
+			return fmt.Errorf("no client set %q: there are %v", set, All())
+		}
+		if err := build(ctx, out, set); err != nil {
+			return fmt.Errorf("build %s %s: %w", set, recipes[set].Version, err)
+		}
+	}
+	return nil
+}
+
+// build makes one set beside its place and moves it there when it is whole.
+func build(ctx context.Context, out io.Writer, set Set) error {
+	dir := Dir(set)
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	begin := time.Now()
+	fmt.Fprintf(out, "%s %s: building into %s\n", set, recipes[set].Version, dir)
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	scratch, err := os.MkdirTemp(filepath.Dir(dir), ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	bin := filepath.Join(scratch, "bin")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		return err
+	}
+	if recipes[set].Test == "" {
+		err = install(ctx, out, recipes[set], bin)
+	} else {
+		err = compileTest(ctx, out, recipes[set], scratch, bin)
+	}
+	if err != nil {
+		return err
+	}
+	// Another process may have been faster: its result is the same.
+	if err := os.Rename(bin, dir); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	fmt.Fprintf(out, "%s: built in %d s\n", set, int(time.Since(begin).Seconds()))
+	return nil
+}
+
+func install(ctx context.Context, out io.Writer, r recipe, bin string) error {
+	args := []string{"install", "-trimpath", "-tags", r.Tags}
+	packages := r.Packages
+	if len(packages) == 0 {
+		packages = []string{""}
+	}
+	for _, name := range packages {
+		args = append(args, path.Join(r.Module, name)+"@"+r.Version)
+	}
+	cmd := goCommand(ctx, out, r, args...)
+	cmd.Dir = bin // outside of this module
+	cmd.Env = append(cmd.Env, "GOBIN="+bin)
+	return cmd.Run()
+}
+
+// compileTest makes a test binary of a dependency, in a module of its own that takes over the dependency's own versions.
+func compileTest(ctx context.Context, out io.Writer, r recipe, scratch, bin string) error {
+	where := goCommand(ctx, out, r, "mod", "download", r.Module+"@"+r.Version)
+	where.Dir = scratch
+	if err := where.Run(); err != nil {
+		return err
+	}
+	list := goCommand(ctx, out, r, "list", "-m", "-f", "{{.Dir}}", r.Module+"@"+r.Version)
+	list.Dir, list.Stdout = scratch, nil
+	source, err := list.Output()
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"go.mod", "go.sum"} {
+		data, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(source)), name))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(scratch, name), data, 0o600); err != nil {
+			return err
+		}
+	}
+	edit := goCommand(ctx, out, r, "mod", "edit", "-module", "clients", "-require", r.Module+"@"+r.Version)
+	compile := goCommand(ctx, out, r, "test", "-c", "-mod=mod", "-trimpath", "-tags", r.Tags, "-o", filepath.Join(bin, r.Test), path.Join(r.Module, r.Packages[0]))
+	for _, cmd := range []*exec.Cmd{edit, compile} {
+		cmd.Dir = scratch
+		if err := cmd.Run(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func goCommand(ctx context.Context, out io.Writer, r recipe, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cgo := "CGO_ENABLED=0"
+	if r.CGO {
+		cgo = "CGO_ENABLED=1"
+	}
+	cmd.Env = append(os.Environ(), cgo, "GOFLAGS=-buildvcs=false")
+	cmd.Stdout, cmd.Stderr = out, out
+	return cmd
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clients
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"path/filepath"
+	"testing"
+
+	"cloister/tests/testenv"
+)
+
+// Set names programs that are built together.
+type Set string
+
+// The sets that there are.
+const (
+	Containerd Set = "containerd" // containerd, ctr, containerd-shim-runc-v2
+	Runc       Set = "runc"
+	Suite      Set = "suite" // containerd's client suite: client.test
+	CNI        Set = "cni"   // the network plugins that containerd's CRI calls
+)
+
+// recipe says how a set is made. Every field is part of its key.
+type recipe struct {
+	Module   string // path of the module
+	Version  string
+	Packages []string // below Module; empty: the module itself
+	Tags     string
+	CGO      bool
+	Test     string // the name of the one test binary to be made; empty: commands
+	Form     int    // counted up when the way of building changes
+}
+
+var recipes = map[Set]recipe{
+	Containerd: {
+		Module: "github.com/containerd/containerd/v2", Version: "v2.4.2",
+		Packages: []string{"cmd/containerd", "cmd/ctr", "cmd/containerd-shim-runc-v2"},
+	},
+	Runc:  {Module: "github.com/opencontainers/runc", Version: "v1.4.3", Tags: "seccomp", CGO: true},
+	Suite: {Module: "github.com/containerd/containerd/v2", Version: "v2.4.2", Packages: []string{"integration/client"}, Test: "client.test"},
+	CNI: {
+		Module: "github.com/containernetworking/plugins", Version: "v1.9.1",
+		Packages: []string{"plugins/main/bridge", "plugins/main/loopback", "plugins/main/ptp", "plugins/ipam/host-local", "plugins/meta/portmap", "plugins/meta/firewall", "plugins/meta/tuning"},
+	},
+}
+
+// Dir is the folder in the cache that holds the set's programs once they are built.
+func Dir(set Set) string {
+	r := recipes[set]
+	text, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // a struct of strings
+	}
+	sum := sha256.Sum256(text)
+	return filepath.Join(testenv.Cache(), "clients", string(set)+"-"+r.Version+"-"+hex.EncodeToString(sum[:6]))
+}
+
+// Need needs the set's program and returns the folder it is in.
+func Need(t testing.TB, set Set, program string) string {
+	t.Helper()
+	dir := Dir(set)
+	testenv.NeedFile(t, testenv.Clients, []string{dir}, program)
+	return dir
+}
