@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cloister/tests/clients"
+	"cloister/tests/testenv"
+)
+
+// Version says which containerd a test wants.
+type Version string
+
+// The two that cloister is proved with.
+const (
+	Distribution Version = "distribution" // Debian 12: 1.6.20
+	Current      Version = "current"      // 2.4, built through the module proxy
+)
+
+// Options of a daemon.
+type Options struct {
+	Version Version
+	// Config is TOML that is put behind the generated configuration of containerd.
+	Config string
+	// Cloister is TOML that is put behind the generated configuration of cloister.
+	Cloister string
+	// Env is put behind the generated environment.
+	Env []string
+	// CRI leaves containerd's CRI plugins on.
+	CRI bool
+}
+
+// Containerd is a daemon in a place, with its own root, state and socket.
+type Containerd struct {
+	Place   *Place
+	Address string // path of the socket in the place
+	Root    string
+	Env     []string
+	LogFile string
+	bin     string
+	config  string
+	daemon  *exec.Cmd
+	done    chan struct{}
+}
+
+// StartContainerd starts a daemon in p that ends with the test at the latest. Its log is shown when the test fails.
+func (p *Place) StartContainerd(t testing.TB, o Options) *Containerd {
+	t.Helper()
+	c := &Containerd{
+		Place: p, Address: "/run/containerd/containerd.sock", Root: filepath.Join(p.Dir, "root"),
+		LogFile: filepath.Join(p.Dir, "containerd.log"), config: filepath.Join(p.Dir, "containerd.toml"),
+	}
+	path := []string{testenv.Build(t)}
+	switch o.Version {
+	case Distribution:
+		c.bin = testenv.NeedContainerd(t)
+	default:
+		c.bin = clients.Need(t, clients.Containerd, "containerd")
+		path = append(path, c.bin, clients.Need(t, clients.Runc, "runc"))
+	}
+	path = append(path, "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+	c.Env = append([]string{
+		"PATH=" + strings.Join(path, ":"), "HOME=/root", "LANG=C.UTF-8", "TMPDIR=/tmp",
+		"CONTAINERD_ADDRESS=" + c.Address, "CLOISTER_CONFIG=" + filepath.Join(p.Dir, "cloister.toml"),
+	}, o.Env...)
+	c.write(t, "containerd.toml", c.containerdConfig(o)+o.Config)
+	c.write(t, "cloister.toml", cloisterConfig(t, p)+o.Cloister)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the end of containerd's log:\n%s", tail(c.LogFile, 60))
+		}
+	})
+	c.Start(t)
+	return c
+}
+
+func (c *Containerd) write(t testing.TB, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(c.Place.Dir, name), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *Containerd) containerdConfig(o Options) string {
+	off := ""
+	if !o.CRI {
+		off = `"io.containerd.grpc.v1.cri", `
+		if o.Version != Distribution {
+			off += `"io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images", `
+		}
+	}
+	version := 2
+	if o.Version != Distribution {
+		version = 3
+	}
+	return fmt.Sprintf(`version = %d
+root = %q
+state = "/run/containerd"
+disabled_plugins = [%s"io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp"]
+[grpc]
+address = %q
+[debug]
+level = "debug"
+[plugins."io.containerd.snapshotter.v1.blockfile"]
+scratch_file = %q
+root_path = %q
+fs_type = "ext4"
+mount_options = []
+recreate_scratch = true
+`, version, c.Root, off, c.Address, filepath.Join(c.Place.Dir, "scratch.ext4"), filepath.Join(c.Root, "blockfile"))
+}
+
+// cloisterConfig points cloister at the build and keeps its folders in the place.
+func cloisterConfig(t testing.TB, p *Place) string {
+	t.Helper()
+	flavour := os.Getenv("CLOISTER_GUEST")
+	if flavour == "" {
+		flavour = "small"
+	}
+	return fmt.Sprintf("state = %q\nroot = %q\n[guest]\nimage = %q\n", "/run/cloister", filepath.Join(p.Dir, "cloister"),
+		filepath.Join(testenv.Build(t), "guest", flavour))
+}
+
+// Start starts the daemon, again after Stop, and waits until it serves.
+func (c *Containerd) Start(t testing.TB) {
+	t.Helper()
+	log, err := os.OpenFile(c.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	// The cleanup of the place ends it: t.Context ends earlier than the test's own clean-up steps.
+	cmd := c.Place.Command(context.WithoutCancel(t.Context()), filepath.Join(c.bin, "containerd"), "--config", c.config)
+	cmd.Env, cmd.Stdout, cmd.Stderr = c.Env, log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c.daemon, c.done = cmd, make(chan struct{})
+	go c.wait(cmd, c.done)
+	c.awaitServing(t)
+}
+
+func (c *Containerd) wait(cmd *exec.Cmd, done chan struct{}) {
+	defer close(done)
+	_ = cmd.Wait() // its log tells why it ended
+}
+
+func (c *Containerd) awaitServing(t testing.TB) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for {
+		if err := c.Ctr(t.Context(), "version").Run(); err == nil {
+			return
+		}
+		select {
+		case <-c.done:
+			t.Fatalf("containerd ended:\n%s", tail(c.LogFile, 30))
+		case <-deadline:
+			t.Fatalf("containerd does not answer after 30 s:\n%s", tail(c.LogFile, 30))
+		case <-tick.C:
+		}
+	}
+}
+
+// Stop ends the daemon with signal ("TERM", "KILL") and waits for its end; what it runs stays.
+func (c *Containerd) Stop(t testing.TB, signal string) {
+	t.Helper()
+	for pid, line := range c.Place.Processes(t) {
+		if strings.HasPrefix(line, filepath.Join(c.bin, "containerd")+" --config "+c.config) {
+			c.Place.Run(t, "kill", "-"+signal, fmt.Sprint(pid))
+		}
+	}
+	select {
+	case <-c.done:
+	case <-time.After(30 * time.Second):
+		t.Fatal("containerd does not end")
+	}
+}
+
+// Ctr prepares a ctr command.
+func (c *Containerd) Ctr(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := c.Place.Command(ctx, filepath.Join(c.bin, "ctr"), append([]string{"--connect-timeout", "5s"}, args...)...)
+	cmd.Env = c.Env
+	return cmd
+}
+
+// Result is what a command left.
+type Result struct {
+	Stdout, Stderr string
+	Code           int
+}
+
+// Run runs ctr to its end, for at most two minutes.
+func (c *Containerd) Run(t testing.TB, args ...string) Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	return c.Finish(ctx, t, c.Ctr(ctx, args...))
+}
+
+// Finish runs cmd to its end and collects its outputs where they are not set yet.
+func (c *Containerd) Finish(ctx context.Context, t testing.TB, cmd *exec.Cmd) Result {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	if cmd.Stdout == nil {
+		cmd.Stdout = &stdout
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = &stderr
+	}
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		t.Fatalf("%s: %v\nstdout: %s\nstderr: %s", strings.Join(cmd.Args, " "), context.Cause(ctx), stdout.String(), stderr.String())
+	}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%s: %v", strings.Join(cmd.Args, " "), err)
+	}
+	return Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()}
+}
+
+// Must runs ctr and fails the test unless it exits with 0; it gives the standard output.
+func (c *Containerd) Must(t testing.TB, args ...string) string {
+	t.Helper()
+	r := c.Run(t, args...)
+	if r.Code != 0 {
+		t.Fatalf("ctr %s: exit %d\nstdout: %s\nstderr: %s", strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
+	}
+	return r.Stdout
+}
+
+func tail(file string, lines int) string {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
+	if len(all) > lines {
+		all = all[len(all)-lines:]
+	}
+	return strings.Join(all, "\n")
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/tests/testenv"
+)
+
+// Place is a set of namespaces held by one process.
+type Place struct {
+	// Dir is a folder on disk that is the place's own and is taken away with it.
+	Dir    string
+	holder *exec.Cmd
+	stdin  io.Closer
+}
+
+// first is what process 1 of a place does; bash, because it reaps what is left to it. It ends when its stdin does.
+const first = `set -e
+mount --make-rprivate /
+mount -t proc -o nosuid,nodev,noexec proc /proc
+mount -t tmpfs -o mode=755,nosuid,nodev run /run
+mkdir -p /run/lock
+mount --bind "$1" "$1"
+mount --bind "$1/hosts" /etc/hosts
+mount --make-rshared /
+ip link set lo up
+for f in ipv4/ip_forward ipv6/conf/all/forwarding; do [ ! -e /proc/sys/net/$f ] || echo 1 >/proc/sys/net/$f; done
+echo ready
+read -r _ || true`
+
+// New makes a place that lasts as long as the test. It needs root.
+func New(t testing.TB) *Place {
+	t.Helper()
+	testenv.NeedRoot(t)
+	for _, tool := range []string{"bash", "ip", "mount", "nsenter"} {
+		testenv.NeedTool(t, tool)
+	}
+	// Not t.TempDir: its names are too long for sockets, and it gives up on what a dying mount still holds.
+	dir, err := os.MkdirTemp("", "clo-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Place{Dir: dir}
+	t.Cleanup(func() { p.remove(t) })
+	if err := os.WriteFile(filepath.Join(dir, "hosts"), []byte("127.0.0.1 localhost\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.start(); err != nil {
+		t.Fatalf("private namespaces: %v", err)
+	}
+	return p
+}
+
+func (p *Place) start() error {
+	// Not bound to a context: it lives until its stdin is closed.
+	cmd := exec.Command("bash", "-c", first, "place", p.Dir) //nolint:noctx // see above
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		Setsid:     true,
+	}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	p.holder, p.stdin = cmd, stdin
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
+		return errors.Join(err, stdin.Close(), cmd.Wait(), errors.New(stderr.String()))
+	}
+	return nil
+}
+
+// remove ends every process of the place, then takes its folder away.
+func (p *Place) remove(t testing.TB) {
+	t.Helper()
+	if p.holder != nil && p.holder.ProcessState == nil {
+		// Process 1 dies, and the kernel kills all others of its pid namespace before the wait returns.
+		if err := p.holder.Process.Kill(); err != nil {
+			t.Errorf("end the place: %v", err)
+		}
+		_ = p.holder.Wait() // says that it was killed
+		_ = p.stdin.Close()
+	}
+	if err := os.RemoveAll(p.Dir); err != nil {
+		t.Errorf("the place's folder: %v", err)
+	}
+}
+
+// PID is the holder's pid as the world outside of the place sees it.
+func (p *Place) PID() int { return p.holder.Process.Pid }
+
+// Command prepares a program in the place. What ends ctx kills it.
+func (p *Place) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	enter := []string{"-t", strconv.Itoa(p.PID()), "-m", "-n", "-p", "-i", "-u", "--", name}
+	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
+	cmd.Dir = "/"
+	// nsenter waits for its child and passes no signals on: take the whole group.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
+}
+
+// Run runs a program in the place to its end and gives what it wrote to both outputs. A failure fails the test.
+func (p *Place) Run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := p.Command(t.Context(), name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// AddHosts puts lines into the place's /etc/hosts.
+func (p *Place) AddHosts(t testing.TB, lines string) {
+	t.Helper()
+	file, err := os.OpenFile(filepath.Join(p.Dir, "hosts"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.WriteString(lines)
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Listen listens in the place's network namespace.
+func (p *Place) Listen(t testing.TB, address string) net.Listener {
+	t.Helper()
+	type result struct {
+		listener net.Listener
+		err      error
+	}
+	results := make(chan result)
+	go func() {
+		// The thread is in another network namespace from here on: it is never unlocked, and ends with the goroutine.
+		runtime.LockOSThread()
+		l, err := p.listen(t.Context(), address)
+		results <- result{l, err}
+	}()
+	r := <-results
+	if r.err != nil {
+		t.Fatalf("listen on %s in the place: %v", address, r.err)
+	}
+	t.Cleanup(func() { _ = r.listener.Close() })
+	return r.listener
+}
+
+func (p *Place) listen(ctx context.Context, address string) (net.Listener, error) {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", p.PID()))
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return nil, err
+	}
+	return (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+}
+
+// Path gives what name, a path in the place, is called outside of it.
+func (p *Place) Path(name string) string {
+	return filepath.Join("/proc", strconv.Itoa(p.PID()), "root", name)
+}
+
+// Processes gives the command line of every process in the place but its first, by its pid in the place.
+func (p *Place) Processes(t testing.TB) map[int]string {
+	t.Helper()
+	entries, err := os.ReadDir(p.Path("/proc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[int]string{}
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil || pid == 1 {
+			continue
+		}
+		line, err := os.ReadFile(p.Path("/proc/" + entry.Name() + "/cmdline"))
+		if err != nil || len(line) == 0 {
+			continue // gone meanwhile, or a zombie
+		}
+		found[pid] = strings.ReplaceAll(strings.TrimRight(string(line), "\x00"), "\x00", " ")
+	}
+	return found
+}
