@@ -1,0 +1,552 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stdio_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"cloister/runtime/stdio"
+)
+
+// pair is a stream as the host sees it and as the guest sees it.
+func pair(t *testing.T) (host, guest *net.UnixConn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns [2]*net.UnixConn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "stream")
+		c, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = c.(*net.UnixConn)
+		t.Cleanup(func() { c.Close() })
+	}
+	return conns[0], conns[1]
+}
+
+func fifo(t *testing.T, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func open(t *testing.T, cfg stdio.Config) *stdio.IO {
+	t.Helper()
+	i, err := stdio.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatalf("Open(%+v) = %v", cfg, err)
+	}
+	t.Cleanup(func() { i.Close() })
+	return i
+}
+
+func start(t *testing.T, i *stdio.IO, s stdio.Streams) {
+	t.Helper()
+	if err := i.Start(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func drain(t *testing.T, i *stdio.IO) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	return i.Wait(ctx)
+}
+
+// writeAll is the guest: it writes and says that no more comes.
+func writeAll(guest *net.UnixConn, data []byte) error {
+	_, err := guest.Write(data)
+	return errors.Join(err, guest.CloseWrite())
+}
+
+func noise(n int) []byte {
+	data := make([]byte, n)
+	rng := rand.NewChaCha8([32]byte{1})
+	_, _ = rng.Read(data)
+	return data
+}
+
+func TestOpenDoesNotWait(t *testing.T) {
+	t.Parallel()
+	i := open(t, stdio.Config{Stdin: fifo(t, "in"), Stdout: fifo(t, "out"), Stderr: fifo(t, "err")})
+	if in, out, err := i.Wants(); !in || !out || !err {
+		t.Errorf("Wants = %v, %v, %v, want all", in, out, err)
+	}
+	if err := i.Close(); err != nil {
+		t.Errorf("Close = %v", err)
+	}
+	if err := i.Start(stdio.Streams{}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Start after Close = %v, want failed precondition", err)
+	}
+}
+
+func TestWants(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name         string
+		cfg          stdio.Config
+		in, out, err bool
+	}{
+		{name: "none"},
+		{name: "stdout", cfg: stdio.Config{Stdout: "/dev/null"}, out: true},
+		{name: "terminal", cfg: stdio.Config{Stdin: "/dev/null", Stdout: "/dev/null", Stderr: "/dev/null", Terminal: true}, in: true, out: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			in, out, err := open(t, tt.cfg).Wants()
+			if in != tt.in || out != tt.out || err != tt.err {
+				t.Errorf("Wants = %v, %v, %v, want %v, %v, %v", in, out, err, tt.in, tt.out, tt.err)
+			}
+		})
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	t.Parallel()
+	missing := filepath.Join(t.TempDir(), "missing")
+	for _, tt := range []struct {
+		name string
+		cfg  stdio.Config
+		want error
+		text string
+	}{
+		{"no stdin", stdio.Config{Stdin: missing}, os.ErrNotExist, "stdin"},
+		{"no stdout", stdio.Config{Stdout: missing}, os.ErrNotExist, "stdout"},
+		{"streaming", stdio.Config{Stdout: "ttrpc+unix:///run/x?stream_id=1"}, errdefs.ErrInvalidArgument, "io_type"},
+		{"two loggers", stdio.Config{Stdout: "binary:///bin/true", Stderr: "binary:///bin/false"}, errdefs.ErrInvalidArgument, "one address"},
+		{"no logger", stdio.Config{Stdout: "binary://" + missing}, os.ErrNotExist, "logging binary"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := stdio.Open(t.Context(), tt.cfg)
+			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("Open(%+v) = %v, want %v with %q", tt.cfg, err, tt.want, tt.text)
+			}
+		})
+	}
+}
+
+// Test100MB sends more than any buffer holds: every byte arrives, and the end.
+func Test100MB(t *testing.T) {
+	t.Parallel()
+	path := fifo(t, "out")
+	i := open(t, stdio.Config{Stdout: path})
+	host, guest := pair(t)
+	start(t, i, stdio.Streams{Stdout: host})
+	data := noise(100 << 20)
+	sent := make(chan error, 1)
+	go func() { sent <- writeAll(guest, data) }()
+	r, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, r)
+	if err != nil || n != int64(len(data)) || [32]byte(h.Sum(nil)) != sha256.Sum256(data) {
+		t.Errorf("read %d bytes, %v: want %d and the same", n, err, len(data))
+	}
+	if err := errors.Join(<-sent, drain(t, i), i.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReaderComesBack has a reader leave in the middle: the writer waits, the next reader gets what follows without a gap.
+func TestReaderComesBack(t *testing.T) {
+	t.Parallel()
+	path := fifo(t, "out")
+	i := open(t, stdio.Config{Stdout: path})
+	host, guest := pair(t)
+	start(t, i, stdio.Streams{Stdout: host})
+	data := noise(4 << 20)
+	sent := make(chan error, 1)
+	go func() { sent <- writeAll(guest, data) }()
+	var got bytes.Buffer
+	for _, n := range []int64{1000, 1 << 20, 1 << 30} {
+		r, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(&got, io.LimitReader(r, n)); err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+	}
+	if err := errors.Join(<-sent, drain(t, i)); err != nil {
+		t.Error(err)
+	}
+	if !bytes.Equal(got.Bytes(), data) {
+		t.Errorf("got %d bytes, want the %d that were written", got.Len(), len(data))
+	}
+}
+
+// TestAbsentReader has nobody read stdout: stderr flows, Wait gives up soon, Close does not hang, and the writer was held up all the time.
+func TestAbsentReader(t *testing.T) {
+	t.Parallel()
+	errPath := fifo(t, "err")
+	i := open(t, stdio.Config{Stdout: fifo(t, "out"), Stderr: errPath})
+	outHost, outGuest := pair(t)
+	errHost, errGuest := pair(t)
+	start(t, i, stdio.Streams{Stdout: outHost, Stderr: errHost})
+	data := noise(8 << 20)
+	sent := make(chan error, 1)
+	go func() { sent <- writeAll(outGuest, data) }()
+
+	r, err := os.Open(errPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := writeAll(errGuest, []byte("warning")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(r); string(got) != "warning" {
+		t.Errorf("stderr = %q, %v, want it beside a stuck stdout", got, err)
+	}
+	began := time.Now()
+	if err := drain(t, i); err == nil || !strings.Contains(err.Error(), "stdout: output is not drained: nobody reads it") {
+		t.Errorf("Wait = %v, want stdout given up", err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("Wait took %v", took)
+	}
+	select {
+	case err := <-sent:
+		t.Errorf("the writer was not held up: %v", err)
+	default:
+	}
+	began = time.Now()
+	if err := i.Close(); err != nil {
+		t.Errorf("Close = %v", err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	<-sent
+}
+
+// TestIdleReader has a reader that is there and does not read: Wait is patient, and looking for readers harms nobody.
+func TestIdleReader(t *testing.T) {
+	t.Parallel()
+	path := fifo(t, "out")
+	i := open(t, stdio.Config{Stdout: path})
+	host, guest := pair(t)
+	start(t, i, stdio.Streams{Stdout: host})
+	r, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	data := noise(1 << 20)
+	sent := make(chan error, 1)
+	go func() { sent <- writeAll(guest, data) }()
+	ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+	defer cancel()
+	if err := i.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Wait = %v, want the context's end", err)
+	}
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("read %d bytes, %v, want all %d", len(got), err, len(data))
+	}
+	if err := errors.Join(<-sent, drain(t, i)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLateReader leaves output in the pipe until after the end of the writer: it is kept until Close.
+func TestLateReader(t *testing.T) {
+	t.Parallel()
+	path := fifo(t, "out")
+	i := open(t, stdio.Config{Stdout: path})
+	host, guest := pair(t)
+	start(t, i, stdio.Streams{Stdout: host})
+	if err := errors.Join(writeAll(guest, []byte("last words")), drain(t, i)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got, err := io.ReadAll(r); string(got) != "last words" {
+		t.Errorf("read %q, %v, want the last words", got, err)
+	}
+}
+
+func TestStdin(t *testing.T) {
+	t.Parallel()
+	path := fifo(t, "in")
+	i := open(t, stdio.Config{Stdin: path})
+	host, guest := pair(t)
+	eof := make(chan struct{})
+	start(t, i, stdio.Streams{Stdin: host, StdinEOF: func() { close(eof) }})
+	write := func(text string) {
+		w, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		if _, err := w.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A client that leaves is no end: another one attaches.
+	buf := make([]byte, 5)
+	for _, text := range []string{"first", "other"} {
+		write(text)
+		if _, err := io.ReadFull(guest, buf); err != nil || string(buf) != text {
+			t.Fatalf("guest read %q, %v, want %q", buf, err, text)
+		}
+	}
+	// CloseIO while a client still writes: what it writes arrives, then the end.
+	w, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(i.CloseStdin(), i.CloseStdin()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.WriteString("tail"); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if got, err := io.ReadAll(guest); err != nil || string(got) != "tail" {
+		t.Errorf("guest read %q, %v, want tail and the end", got, err)
+	}
+	<-eof
+}
+
+// TestStdinHeldUp has a guest that does not read: Close ends the copy, and a writer on the host learns that nobody reads.
+func TestStdinHeldUp(t *testing.T) {
+	t.Parallel()
+	path := fifo(t, "in")
+	i := open(t, stdio.Config{Stdin: path})
+	host, _ := pair(t)
+	start(t, i, stdio.Streams{Stdin: host, StdinEOF: func() { t.Error("end of stdin was reported") }})
+	w, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := w.Write(make([]byte, 16<<20))
+		wrote <- err
+	}()
+	if err := i.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-wrote; !errors.Is(err, unix.EPIPE) {
+		t.Errorf("write to stdin after Close = %v, want EPIPE", err)
+	}
+}
+
+func TestStdin100MB(t *testing.T) {
+	t.Parallel()
+	path := fifo(t, "in")
+	i := open(t, stdio.Config{Stdin: path})
+	host, guest := pair(t)
+	start(t, i, stdio.Streams{Stdin: host})
+	data := noise(100 << 20)
+	go func() {
+		w, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Error(err)
+		}
+		w.Close()
+		if err := i.CloseStdin(); err != nil {
+			t.Error(err)
+		}
+	}()
+	h := sha256.New()
+	if n, err := io.Copy(h, guest); err != nil || n != int64(len(data)) || [32]byte(h.Sum(nil)) != sha256.Sum256(data) {
+		t.Errorf("guest read %d bytes, %v, want %d and the same", n, err, len(data))
+	}
+}
+
+// TestFile writes both outputs into one file that has to be made, folder and all.
+func TestFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "new", "c.log")
+	i := open(t, stdio.Config{Stdout: "file://" + path, Stderr: "file://" + path})
+	outHost, outGuest := pair(t)
+	errHost, errGuest := pair(t)
+	start(t, i, stdio.Streams{Stdout: outHost, Stderr: errHost})
+	if err := errors.Join(writeAll(outGuest, []byte("out\n")), writeAll(errGuest, []byte("err\n")), drain(t, i), i.Close()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	if text := string(got); err != nil || len(text) != 8 || !strings.Contains(text, "out\n") || !strings.Contains(text, "err\n") {
+		t.Errorf("file = %q, %v, want both lines", got, err)
+	}
+}
+
+// TestFullDisk writes where nothing can be stored: the guest is not held up, and Wait says what was lost.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	i := open(t, stdio.Config{Stdout: "/dev/full"})
+	host, guest := pair(t)
+	start(t, i, stdio.Streams{Stdout: host})
+	if err := writeAll(guest, noise(1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := drain(t, i); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "1048576 bytes were not delivered") {
+		t.Errorf("Wait = %v, want ENOSPC and the number of bytes", err)
+	}
+}
+
+// TestGuestBreaks ends a stream with an error instead of its end.
+func TestGuestBreaks(t *testing.T) {
+	t.Parallel()
+	i := open(t, stdio.Config{Stdout: fifo(t, "out")})
+	broken := errors.New("the machine is gone")
+	start(t, i, stdio.Streams{Stdout: brokenStream{broken}})
+	if err := drain(t, i); !errors.Is(err, broken) {
+		t.Errorf("Wait = %v, want %v", err, broken)
+	}
+}
+
+type brokenStream struct{ err error }
+
+func (s brokenStream) Read([]byte) (int, error)  { return 0, s.err }
+func (s brokenStream) Write([]byte) (int, error) { return 0, s.err }
+func (brokenStream) CloseWrite() error           { return nil }
+func (brokenStream) Close() error                { return nil }
+
+func loggerURI(t *testing.T, scheme, mode string) (uri, dir string) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = t.TempDir()
+	return fmt.Sprintf("%s://%s?stdio-logger=%s&dir=%s", scheme, self, mode, dir), dir
+}
+
+func TestLogger(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ scheme, mode string }{{"binary", "ready"}, {"binary", "hangup"}, {"binary-v2", "ready"}} {
+		t.Run(tt.scheme+" "+tt.mode, func(t *testing.T) {
+			t.Parallel()
+			uri, dir := loggerURI(t, tt.scheme, tt.mode)
+			i := open(t, stdio.Config{Stdout: uri, Stderr: uri, ContainerID: "web", Namespace: "k8s.io"})
+			outHost, outGuest := pair(t)
+			errHost, errGuest := pair(t)
+			start(t, i, stdio.Streams{Stdout: outHost, Stderr: errHost})
+			data := noise(5 << 20)
+			if err := errors.Join(writeAll(outGuest, data), writeAll(errGuest, []byte("err")), drain(t, i), i.Close()); err != nil {
+				t.Fatal(err)
+			}
+			for name, want := range map[string][]byte{"stdout": data, "stderr": []byte("err"), "env": []byte("CONTAINER_ID=web\nCONTAINER_NAMESPACE=k8s.io")} {
+				if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("logger's %s: %d bytes, %v, want %d", name, len(got), err, len(want))
+				}
+			}
+		})
+	}
+}
+
+func TestLoggerTerminal(t *testing.T) {
+	t.Parallel()
+	uri, dir := loggerURI(t, "binary", "ready")
+	i := open(t, stdio.Config{Stdout: uri, Stderr: uri, Terminal: true})
+	if _, _, stderr := i.Wants(); stderr {
+		t.Error("Wants stderr of a terminal")
+	}
+	host, guest := pair(t)
+	start(t, i, stdio.Streams{Stdout: host})
+	if err := errors.Join(writeAll(guest, []byte("screen")), drain(t, i), i.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(dir + "/stdout"); string(got) != "screen" {
+		t.Errorf("logger's stdout = %q, %v", got, err)
+	}
+}
+
+func TestLoggerNotReady(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	for _, tt := range []struct{ name, mode, text string }{
+		{"crash", "crash", "without saying that it is ready"},
+		{"silent", "never-ready", "was not ready within"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			uri, _ := loggerURI(t, "binary-v2", tt.mode)
+			openCtx := t.Context()
+			if tt.mode == "never-ready" {
+				openCtx = ctx
+			}
+			_, err := stdio.Open(openCtx, stdio.Config{Stdout: uri, Stderr: uri})
+			if err == nil || !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("Open = %v, want %q", err, tt.text)
+			}
+		})
+	}
+}
+
+// TestLoggerQuits has a logger that ends too early: the container is not held up, and Wait says so.
+func TestLoggerQuits(t *testing.T) {
+	t.Parallel()
+	uri, _ := loggerURI(t, "binary", "quit")
+	i := open(t, stdio.Config{Stdout: uri, Stderr: uri})
+	outHost, outGuest := pair(t)
+	errHost, errGuest := pair(t)
+	start(t, i, stdio.Streams{Stdout: outHost, Stderr: errHost})
+	if err := errors.Join(writeAll(outGuest, noise(1<<20)), writeAll(errGuest, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if err := drain(t, i); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("Wait = %v, want EPIPE", err)
+	}
+}
+
+// TestLoggerDeaf has a logger that neither reads nor ends: Close kills it within its bound.
+func TestLoggerDeaf(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("waits for both of a logger's time-outs")
+	}
+	uri, _ := loggerURI(t, "binary", "deaf")
+	i := open(t, stdio.Config{Stdout: uri, Stderr: uri})
+	outHost, outGuest := pair(t)
+	errHost, errGuest := pair(t)
+	start(t, i, stdio.Streams{Stdout: outHost, Stderr: errHost})
+	go func() { _ = writeAll(outGuest, noise(1<<20)) }()
+	_ = errGuest.CloseWrite()
+	began := time.Now()
+	if err := i.Close(); err == nil || !strings.Contains(err.Error(), "did not end: killed") {
+		t.Errorf("Close = %v, want the logger killed", err)
+	}
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("Close took %v", took)
+	}
+}
