@@ -29,20 +29,15 @@ func (w *Workload) linux(opts Options, p *problems) {
 	if !slices.Contains([]string{"", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"}, l.RootfsPropagation) {
 		p.refuse("linux.rootfsPropagation", l.RootfsPropagation, "is not a propagation")
 	}
-	for name, list := range map[string][]string{"linux.maskedPaths": l.MaskedPaths, "linux.readonlyPaths": l.ReadonlyPaths} {
-		for _, v := range list {
-			if !path.IsAbs(v) || strings.ContainsRune(v, 0) {
-				p.refuse(name, v, "must be absolute")
-			}
-		}
-	}
+	p.absolute("linux.maskedPaths", l.MaskedPaths)
+	p.absolute("linux.readonlyPaths", l.ReadonlyPaths)
 	if len(l.NetDevices) > 0 {
 		p.refuse("linux.netDevices", slices.Sorted(maps.Keys(l.NetDevices)), "a host link cannot move into a guest: let the engine put it into the container's network namespace")
 	}
 	if l.IntelRdt != nil {
 		p.refuse("linux.intelRdt", l.IntelRdt.ClosID, "is not given to machines: remove it")
 	}
-	if m := l.MemoryPolicy; m != nil && (m.Mode != specs.MpolDefault || len(m.Flags) > 0) {
+	if m := l.MemoryPolicy; m != nil && (m.Mode != specs.MpolDefault || m.Nodes != "" || len(m.Flags) > 0) {
 		p.refuse("linux.memoryPolicy", string(m.Mode), "names memory nodes of the host: use linux.resources.cpu.mems")
 	}
 	if x := l.Personality; x != nil && (len(x.Flags) > 0 || x.Domain != specs.PerLinux && x.Domain != specs.PerLinux32) {
@@ -66,11 +61,22 @@ func (w *Workload) idMappings(p *problems) {
 	if len(l.UIDMappings) == 0 || len(l.GIDMappings) == 0 {
 		p.refuse("linux.uidMappings", nil, "a user namespace needs uidMappings and gidMappings")
 	}
-	for name, list := range map[string][]specs.LinuxIDMapping{"linux.uidMappings": l.UIDMappings, "linux.gidMappings": l.GIDMappings} {
-		for i, m := range list {
-			if m.Size == 0 || uint64(m.ContainerID)+uint64(m.Size) > 1<<32 || uint64(m.HostID)+uint64(m.Size) > 1<<32 {
-				p.refuse(fmt.Sprintf("%s[%d]", name, i), fmt.Sprint(m), "is empty or goes beyond 32 bits")
-			}
+	p.mappings("linux.uidMappings", l.UIDMappings)
+	p.mappings("linux.gidMappings", l.GIDMappings)
+}
+
+func (p *problems) mappings(field string, list []specs.LinuxIDMapping) {
+	for i, m := range list {
+		if m.Size == 0 || uint64(m.ContainerID)+uint64(m.Size) > 1<<32 || uint64(m.HostID)+uint64(m.Size) > 1<<32 {
+			p.refuse(fmt.Sprintf("%s[%d]", field, i), fmt.Sprint(m), "is empty or goes beyond 32 bits")
+		}
+	}
+}
+
+func (p *problems) absolute(field string, list []string) {
+	for _, v := range list {
+		if !path.IsAbs(v) || strings.ContainsRune(v, 0) {
+			p.refuse(field, v, "must be absolute")
 		}
 	}
 }

@@ -111,10 +111,12 @@ func (w *Workload) hooks(p *problems) {
 	if h == nil {
 		return
 	}
-	for name, list := range map[string][]specs.Hook{"createContainer": h.CreateContainer, "startContainer": h.StartContainer} {
-		if len(list) > 0 {
-			p.refuse("hooks."+name, list[0].Path, "would run in the guest, where the host's program is not: use createRuntime, or put the program in the image")
-		}
+	const text = "would run in the guest, where the host's program is not: use createRuntime, or put the program in the image"
+	if len(h.CreateContainer) > 0 {
+		p.refuse("hooks.createContainer", h.CreateContainer[0].Path, text)
+	}
+	if len(h.StartContainer) > 0 {
+		p.refuse("hooks.startContainer", h.StartContainer[0].Path, text)
 	}
 	w.Hooks = Hooks{
 		Prestart:      p.hooks("prestart", h.Prestart),

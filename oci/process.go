@@ -103,7 +103,10 @@ func (p *problems) process(field string, s *specs.Process) {
 
 // scheduling refuses what the guest's runtime would drop without a word.
 func (p *problems) scheduling(field string, s *specs.Process) {
-	if sch := s.Scheduler; sch != nil && !(sch.Policy == specs.SchedOther && sch.Nice == 0 && len(sch.Flags) == 0) {
+	plain := func(c *specs.Scheduler) bool {
+		return c.Policy == specs.SchedOther && c.Nice == 0 && c.Priority == 0 && len(c.Flags) == 0 && c.Runtime == 0 && c.Deadline == 0 && c.Period == 0
+	}
+	if sch := s.Scheduler; sch != nil && !plain(sch) {
 		p.refuse(field+".scheduler", string(sch.Policy), "the guest's runtime cannot set it: remove it, or call chrt or nice in the container")
 	}
 	if s.IOPriority != nil {
