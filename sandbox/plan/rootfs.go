@@ -39,10 +39,11 @@ type Rootfs struct {
 	Guest []Mount // for disks: steps in the guest; a source "disk:N" is Disks[N]
 }
 
-// PlanRootfs decides how the mounts of a create request are honoured. guestDir
-// is the container's folder in the guest; isBlock says of each source that is
-// a block device of the host.
-func PlanRootfs(mounts []Mount, guestDir string, isBlock map[string]bool) (Rootfs, error) {
+// NewRootfs decides how the mounts of a create request are honoured. isBlock
+// says of each source whether it is a block device of the host. Targets of the
+// guest's steps, and layers named in their options, are relative to the
+// container's folder in the guest.
+func NewRootfs(mounts []Mount, isBlock map[string]bool) (Rootfs, error) {
 	if !slices.ContainsFunc(mounts, func(m Mount) bool { return wantsDisk(m, isBlock) }) {
 		return Rootfs{Host: mounts}, nil
 	}
@@ -51,7 +52,7 @@ func PlanRootfs(mounts []Mount, guestDir string, isBlock map[string]bool) (Rootf
 			i, mounts[i].Type, errdefs.ErrNotImplemented)
 	}
 	var r Rootfs
-	p := diskPlan{guestDir: guestDir, isBlock: isBlock}
+	p := diskPlan{isBlock: isBlock}
 	for i, m := range mounts {
 		if err := p.add(&r, i, m, i == len(mounts)-1); err != nil {
 			return Rootfs{}, fmt.Errorf("rootfs mount %d (%s %q): %w", i, m.Type, m.Source, err)
@@ -75,15 +76,14 @@ func hostUpper(m Mount) bool {
 func guestFileSystems() []string { return []string{"erofs", "ext4"} }
 
 type diskPlan struct {
-	guestDir string
-	isBlock  map[string]bool
-	layers   []string // guest folder of each mount so far
+	isBlock map[string]bool
+	layers  []string // guest folder of each mount so far
 }
 
 func (p *diskPlan) add(r *Rootfs, i int, m Mount, last bool) error {
-	target := path.Join(p.guestDir, "layers", strconv.Itoa(i))
+	target := path.Join("layers", strconv.Itoa(i))
 	if last {
-		target = path.Join(p.guestDir, "rootfs")
+		target = "rootfs"
 	}
 	p.layers = append(p.layers, target)
 	if wantsDisk(m, p.isBlock) {

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command containerd-shim-cloister-v2 wires the parts and runs the shim.
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/ttrpc"
+
+	"cloister/cmd/internal/config"
+	"cloister/runtime"
+	"cloister/sandbox"
+	"cloister/shim/bootstrap"
+	"cloister/shim/events"
+	"cloister/shim/interceptor"
+	"cloister/shim/task"
+)
+
+func main() {
+	os.Exit(bootstrap.Main(context.Background(), bootstrap.Config{
+		Name:    "io.containerd.cloister.v2",
+		Version: config.Version,
+		Serve:   serve,
+		Delete:  cleanup,
+		Mounts:  &types.MountCapabilities{Types: []string{"erofs", "ext4", "loop"}, Transforms: []string{"format", "mkdir", "mkfs"}},
+	}))
+}
+
+func serve(ctx context.Context, d *bootstrap.Daemon) error {
+	cfg, err := config.Load("")
+	if err != nil {
+		return err
+	}
+	publisher := events.New(ctx, d.TTRPCAddress, d.Namespace)
+	containers := runtime.New(ctx, cfg, d.Namespace, publisher)
+	err = d.ServeTTRPC(ctx, interceptor.Unary, func(s *ttrpc.Server) {
+		bootstrap.RegisterTask(s, task.New(containers, d.Namespace, d.Stop))
+	})
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return errors.Join(err, containers.Close(ctx), publisher.Close(ctx))
+}
+
+func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
+	cfg, err := config.Load("")
+	if err != nil {
+		return bootstrap.Exit{}, err
+	}
+	return bootstrap.Exit{Status: 137, At: time.Now()}, sandbox.Cleanup(ctx, cfg, r.Namespace, r.ID)
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"cloister/oci"
+	"cloister/runtime/stdio"
+	"cloister/sandbox"
+)
+
+// CreateRequest is everything a client says about a new container.
+type CreateRequest struct {
+	ID     string
+	Bundle string // absolute folder that holds config.json
+	Rootfs []sandbox.Mount
+	Stdio  stdio.Config
+}
+
+// Create makes a container, starting the sandbox for the first one, and returns
+// the machine's pid. On an error nothing of the container is left, and nothing
+// of the sandbox if it was started for this container.
+func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err error) {
+	if err := r.reserve(req.ID); err != nil {
+		return 0, err
+	}
+	c := &container{id: req.ID, bundle: req.Bundle, execs: map[string]*process{}}
+	defer func() {
+		if err != nil {
+			r.forget(req.ID)
+		}
+	}()
+	if c.workload, err = readWorkload(r.config.Workloads, req.Bundle); err != nil {
+		return 0, err
+	}
+	for _, p := range c.workload.Ignored {
+		log.G(ctx).WithField("id", c.id).Debugf("config.json: %s", p)
+	}
+	c.pause = c.workload.Role == oci.Sandbox
+	c.init = newProcess(Ref{Container: c.id}, req.Stdio, r.exited)
+
+	box, started, err := r.enter(ctx, c)
+	if err != nil {
+		return 0, err
+	}
+	if err := r.admit(ctx, box, c, req); err != nil {
+		if started {
+			err = errors.Join(err, r.Close(ctx))
+		}
+		return 0, err
+	}
+	r.publish(&eventsapi.TaskCreate{
+		ContainerID: c.id, Bundle: c.bundle, Rootfs: rootfsEvent(req.Rootfs), Pid: r.Pid(),
+		IO: &eventsapi.TaskIO{Stdin: req.Stdio.Stdin, Stdout: req.Stdio.Stdout, Stderr: req.Stdio.Stderr, Terminal: req.Stdio.Terminal},
+	})
+	r.mu.Lock()
+	r.containers[c.id] = c
+	r.mu.Unlock()
+	return r.Pid(), nil
+}
+
+func (r *Runtime) reserve(id string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, taken := r.containers[id]; taken {
+		return fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
+	}
+	r.containers[id] = nil
+	return nil
+}
+
+func (r *Runtime) forget(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.containers, id)
+}
+
+// enter gives the sandbox a container goes to, started if it is the first.
+func (r *Runtime) enter(ctx context.Context, c *container) (box *sandbox.Sandbox, started bool, err error) {
+	r.mu.Lock()
+	box, busy := r.sandbox, r.starting
+	first := box == nil && !busy && c.workload.Role != oci.Member
+	r.starting = busy || first
+	r.mu.Unlock()
+	switch {
+	case box != nil && c.workload.Role == oci.Single && c.workload.Group == "":
+		return nil, false, fmt.Errorf("container %s: this sandbox has another container and no pod: %w", c.id, errdefs.ErrFailedPrecondition)
+	case box != nil:
+		return box, false, nil
+	case !first:
+		return nil, false, fmt.Errorf("container %s: sandbox %q is not running: %w", c.id, c.workload.SandboxID, errdefs.ErrFailedPrecondition)
+	}
+	box, err = sandbox.Start(ctx, r.config, sandbox.Request{ID: c.id, Namespace: r.namespace, Bundle: c.bundle, Workload: c.workload})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.starting = false
+	if err != nil {
+		return nil, false, err
+	}
+	r.sandbox = box
+	go r.watch(box)
+	go r.listen(box)
+	return box, true, nil
+}
+
+// admit puts the container into the sandbox and its first process into state created.
+func (r *Runtime) admit(ctx context.Context, box *sandbox.Sandbox, c *container, req CreateRequest) error {
+	if c.pause {
+		return nil
+	}
+	bundle, err := box.Add(ctx, sandbox.Container{ID: c.id, Bundle: c.bundle, Workload: c.workload, Rootfs: req.Rootfs})
+	if err != nil {
+		return err
+	}
+	undo := func(err error) error {
+		ctx := context.WithoutCancel(ctx)
+		return errors.Join(err, c.init.closeIO(), box.Remove(ctx, c.id))
+	}
+	tokens, err := c.init.openIO(ctx, box)
+	if err != nil {
+		return undo(err)
+	}
+	done := box.Phase("create")
+	_, err = box.Guest().Task().Create(ctx, &taskapi.CreateTaskRequest{
+		ID: c.id, Bundle: bundle, Terminal: req.Stdio.Terminal,
+		Stdin: tokens.stdin, Stdout: tokens.stdout, Stderr: tokens.stderr,
+	})
+	done()
+	if err != nil {
+		return undo(box.Explain(err))
+	}
+	return nil
+}
+
+func readWorkload(opts oci.Options, bundle string) (*oci.Workload, error) {
+	name := filepath.Join(bundle, "config.json")
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("bundle: %w: %w", err, errdefs.ErrNotFound)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, oci.MaxBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %q: %w", name, err)
+	}
+	return oci.Parse(data, opts)
+}
+
+func rootfsEvent(mounts []sandbox.Mount) []*types.Mount {
+	out := make([]*types.Mount, 0, len(mounts))
+	for _, m := range mounts {
+		out = append(out, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	return out
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	"github.com/containerd/log"
+
+	"cloister/sandbox"
+	"cloister/sandbox/guestapi"
+)
+
+// listen takes what the guest tells by itself: exits and lack of memory. All
+// other events are made here, with the host's pid in them.
+func (r *Runtime) listen(box *sandbox.Sandbox) {
+	err := box.Guest().Events(r.ctx, func(e guestapi.Event) error {
+		switch body := e.Body.(type) {
+		case *eventsapi.TaskExit:
+			r.guestExit(body)
+		case *eventsapi.TaskOOM:
+			if _, err := r.container(body.GetContainerID()); err == nil {
+				r.publish(&eventsapi.TaskOOM{ContainerID: body.GetContainerID()})
+			}
+		}
+		return nil
+	})
+	select {
+	case <-box.Done():
+	default:
+		log.G(r.ctx).WithError(err).Warn("the guest's events have ended")
+	}
+}
+
+func (r *Runtime) guestExit(e *eventsapi.TaskExit) {
+	ref := Ref{Container: e.GetContainerID()}
+	if e.GetID() != e.GetContainerID() {
+		ref.Exec = e.GetID()
+	}
+	r.mu.Lock()
+	c := r.containers[ref.Container]
+	r.mu.Unlock()
+	if c == nil {
+		return
+	}
+	if p, err := c.process(ref.Exec); err == nil {
+		p.exited(Exited{Status: e.GetExitStatus(), At: time.Now()})
+	}
+}
+
+// exited publishes an exit; the process calls it once.
+func (r *Runtime) exited(ref Ref, e Exited) {
+	id := ref.Exec
+	if id == "" {
+		id = ref.Container
+	}
+	r.publish(exitEvent(ref.Container, id, r.Pid(), e))
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/containerd/log"
+
+	"cloister/runtime/stdio"
+	"cloister/sandbox"
+	"cloister/sandbox/guestapi"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+)
+
+// drainLimit bounds how long a Delete waits for output that still comes. Output
+// that nobody reads is given up earlier, by stdio.
+const drainLimit = time.Minute
+
+// tokens are what the guest gets in place of the client's paths; empty for none.
+type tokens struct{ stdin, stdout, stderr string }
+
+// openIO opens the client's streams and the guest's, and copies between them.
+func (p *process) openIO(ctx context.Context, box *sandbox.Sandbox) (t tokens, err error) {
+	io, err := stdio.Open(ctx, p.stdio)
+	if err != nil {
+		return t, err
+	}
+	streams := stdio.Streams{StdinEOF: func() { p.closeGuestStdin(ctx, box) }}
+	open := func(want bool, token *string, stream *stdio.Stream) {
+		if !want || err != nil {
+			return
+		}
+		name := strings.ToLower(rand.Text())
+		var s *guestapi.Stream
+		if s, err = box.Guest().OpenStream(ctx, guestapi.Token(name)); err == nil {
+			*token, *stream = name, s
+		}
+	}
+	stdin, stdout, stderr := io.Wants()
+	open(stdin, &t.stdin, &streams.Stdin)
+	open(stdout, &t.stdout, &streams.Stdout)
+	open(stderr, &t.stderr, &streams.Stderr)
+	if err != nil {
+		return t, errors.Join(err, closeStreams(streams), io.Close())
+	}
+	if err := io.Start(streams); err != nil {
+		return t, errors.Join(err, io.Close())
+	}
+	p.mu.Lock()
+	p.io = io
+	p.mu.Unlock()
+	return t, nil
+}
+
+func closeStreams(s stdio.Streams) error {
+	var errs []error
+	for _, stream := range []stdio.Stream{s.Stdin, s.Stdout, s.Stderr} {
+		if stream != nil {
+			errs = append(errs, stream.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// closeGuestStdin tells the guest that no more input comes.
+func (p *process) closeGuestStdin(ctx context.Context, box *sandbox.Sandbox) {
+	ctx = context.WithoutCancel(ctx)
+	_, err := box.Guest().Task().CloseIO(ctx, &taskapi.CloseIORequest{ID: p.ref.Container, ExecID: p.ref.Exec, Stdin: true})
+	if err != nil && !gone(err) {
+		log.G(ctx).WithError(err).Debugf("close stdin of %s", p.ref)
+	}
+}
+
+func (p *process) streams() *stdio.IO {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.io
+}
+
+func (p *process) closeStdin() error {
+	if io := p.streams(); io != nil {
+		return io.CloseStdin()
+	}
+	return nil
+}
+
+// drain waits until the output has been delivered, nobody reads it, or the limit.
+func (p *process) drain(ctx context.Context) {
+	io := p.streams()
+	if io == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainLimit)
+	defer cancel()
+	if err := io.Wait(ctx); err != nil {
+		log.G(ctx).WithError(err).Warnf("output of %s", p.ref)
+	}
+}
+
+func (p *process) closeIO() error {
+	if io := p.streams(); io != nil {
+		return io.Close()
+	}
+	return nil
+}

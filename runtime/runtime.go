@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"cloister/sandbox"
+)
+
+// exitGuestDied is what a process ends with when its machine is gone: as if killed.
+const exitGuestDied = 137
+
+// exitNotStarted is the status of an exec that never ran.
+const exitNotStarted = 255
+
+// Publisher takes containerd's task events in the order in which they happened.
+// Publish must not block: it is called while states are held.
+type Publisher interface {
+	Publish(ctx context.Context, event any) error
+}
+
+// Runtime holds the containers of one sandbox. Its zero value is not usable.
+type Runtime struct {
+	config    sandbox.Config
+	namespace string
+	events    Publisher
+	ctx       context.Context //nolint:containedctx // the daemon's own, for what no caller asked for
+
+	mu         sync.Mutex
+	containers map[string]*container // nil value: a create is under way
+	sandbox    *sandbox.Sandbox      // nil before the first create and after the last delete
+	starting   bool                  // a create is starting the sandbox
+}
+
+// New makes the runtime of a shim: namespace is containerd's. What happens
+// without anybody's call is logged to ctx and ends with it.
+func New(ctx context.Context, config sandbox.Config, namespace string, events Publisher) *Runtime {
+	return &Runtime{ctx: ctx, config: config, namespace: namespace, events: events, containers: map[string]*container{}}
+}
+
+func (r *Runtime) publish(event any) {
+	if err := r.events.Publish(r.ctx, event); err != nil {
+		log.G(r.ctx).WithError(err).Errorf("publish %T", event)
+	}
+}
+
+// container finds a container; one that is still being created does not exist yet.
+func (r *Runtime) container(id string) (*container, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.containers[id]
+	if c == nil {
+		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+	}
+	return c, nil
+}
+
+func (r *Runtime) process(ref Ref) (*container, *process, error) {
+	c, err := r.container(ref.Container)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := c.process(ref.Exec)
+	return c, p, err
+}
+
+// box is the sandbox, or an error once it is gone.
+func (r *Runtime) box() (*sandbox.Sandbox, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sandbox == nil {
+		return nil, fmt.Errorf("the sandbox has stopped: %w", errdefs.ErrFailedPrecondition)
+	}
+	return r.sandbox, nil
+}
+
+// Pid is the host's pid of the machine, 0 when there is none: the only pid that
+// leaves the shim.
+func (r *Runtime) Pid() uint32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sandbox == nil {
+		return 0
+	}
+	return uint32(r.sandbox.Pid())
+}
+
+// Empty is true when no container is left or being created.
+func (r *Runtime) Empty() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.containers) == 0
+}
+
+// watch ends every process when the machine is gone. It runs until then.
+func (r *Runtime) watch(box *sandbox.Sandbox) {
+	<-box.Done()
+	r.mu.Lock()
+	all := make([]*container, 0, len(r.containers))
+	for _, c := range r.containers {
+		if c != nil {
+			all = append(all, c)
+		}
+	}
+	r.mu.Unlock()
+	for _, c := range all {
+		for _, p := range c.all() {
+			p.exited(Exited{Status: exitGuestDied, At: time.Now()})
+		}
+	}
+}
+
+// Close stops the sandbox, whatever still runs in it.
+func (r *Runtime) Close(ctx context.Context) error {
+	r.mu.Lock()
+	box := r.sandbox
+	r.sandbox = nil
+	r.mu.Unlock()
+	if box == nil {
+		return nil
+	}
+	return box.Destroy(ctx)
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"cmp"
+	"time"
+
+	"cloister/oci"
+	"cloister/vmm"
+)
+
+// Config is what a host's administrator says. Its zero value is the documented
+// default of every field, but for Labels.MAC, which has none.
+type Config struct {
+	State     string      `toml:"state"` // run folder, gone after a reboot; default /run/cloister
+	Root      string      `toml:"root"`  // what outlives a reboot; default /var/lib/cloister
+	Guest     Guest       `toml:"guest"`
+	Machine   Machine     `toml:"machine"`
+	Labels    Labels      `toml:"labels"`
+	Sizing    oci.Sizing  `toml:"sizing"`
+	Workloads oci.Options `toml:"workloads"`
+	Timeouts  Timeouts    `toml:"timeouts"`
+}
+
+// Guest says which guest image sandboxes start with.
+type Guest struct {
+	Image string `toml:"image"` // folder with manifest.json; default /usr/share/cloister/guest/small, else .../distro
+}
+
+// Machine says how machines are made.
+type Machine struct {
+	Type      vmm.MachineType `toml:"type"`      // q35 or microvm; default microvm with a small kernel, else q35
+	Accel     vmm.Accel       `toml:"accel"`     // auto, kvm or tcg; default auto
+	QEMU      string          `toml:"qemu"`      // default: looked up in PATH
+	Virtiofsd string          `toml:"virtiofsd"` // default: where distributions put it
+}
+
+// Labels says which mandatory access control sandboxes get.
+type Labels struct {
+	MAC string `toml:"mac"` // selinux or none; none is refused on an enforcing host
+}
+
+// Timeouts bound what waits for somebody else.
+type Timeouts struct {
+	Boot Duration `toml:"boot"` // from the machine's first instruction to the agent's hello, without progress on the console; default 60s
+}
+
+// Duration is a time.Duration written as 30s or 2m.
+type Duration struct{ time.Duration }
+
+// UnmarshalText reads what time.ParseDuration reads.
+func (d *Duration) UnmarshalText(text []byte) (err error) {
+	d.Duration, err = time.ParseDuration(string(text))
+	return err
+}
+
+func (c Config) withDefaults() Config {
+	c.State = cmp.Or(c.State, "/run/cloister")
+	c.Root = cmp.Or(c.Root, "/var/lib/cloister")
+	c.Timeouts.Boot.Duration = cmp.Or(c.Timeouts.Boot.Duration, time.Minute)
+	return c
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"cloister/oci"
+	guestv1 "cloister/sandbox/guestapi/v1"
+	"cloister/sandbox/plan"
+)
+
+// maxCopied bounds a file that is copied into the guest instead of shared.
+const maxCopied = 1 << 20
+
+// guestShare is where the guest mounts the share: sandbox/guestapi's contract.
+const guestShare = "/run/cloister/share"
+
+// guestBundles is where the guest keeps containers: sandbox/guestapi's contract.
+const guestBundles = "/run/cloister/c"
+
+// guestNamespaces has the namespaces that a pod's containers share.
+const guestNamespaces = "/run/cloister/ns"
+
+// Container is a container to be put into the sandbox.
+type Container struct {
+	ID       string
+	Bundle   string
+	Workload *oci.Workload
+	Rootfs   []Mount // as the engine sent them; none: root.path is mounted already
+}
+
+// resident is a container's part of the sandbox.
+type resident struct {
+	undo undo
+}
+
+// Add makes a container's files visible in the guest and gives the guest's
+// bundle. On an error nothing of it is left.
+func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err error) {
+	r := &resident{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.undo.run(ctx))
+		}
+	}()
+	req := &guestv1.PrepareContainerRequest{Id: c.ID}
+	done := s.Phase("rootfs")
+	defer done()
+	shared := filepath.Join(s.dir, "share", c.ID)
+	if err := os.Mkdir(shared, 0o711); err != nil {
+		return "", err
+	}
+	r.undo.push("container's share", func(context.Context) error {
+		return errors.Join(unmountBelow(shared), removeTree(shared))
+	})
+	if req.Mounts, err = s.addRootfs(ctx, r, c, shared); err != nil {
+		return "", err
+	}
+	input := s.guestInput(c)
+	if err := s.addMounts(c, shared, &input, req); err != nil {
+		return "", err
+	}
+	if req.Spec, err = c.Workload.GuestSpec(input); err != nil {
+		return "", err
+	}
+	resp, err := s.guest.Guest().PrepareContainer(ctx, req)
+	if err != nil {
+		return "", s.Explain(err)
+	}
+	r.undo.push("container in the guest", func(ctx context.Context) error { return s.forget(ctx, c.ID) })
+	s.mu.Lock()
+	s.containers[c.ID] = r
+	s.mu.Unlock()
+	return resp.GetBundle(), nil
+}
+
+// Remove takes a container's files out of the guest. The task must be gone.
+func (s *Sandbox) Remove(ctx context.Context, id string) error {
+	s.mu.Lock()
+	r := s.containers[id]
+	delete(s.containers, id)
+	s.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	return r.undo.run(ctx)
+}
+
+// forget tells the guest, if there still is one.
+func (s *Sandbox) forget(ctx context.Context, id string) error {
+	select {
+	case <-s.done:
+		return nil
+	default:
+	}
+	_, err := s.guest.Guest().RemoveContainer(ctx, &guestv1.RemoveContainerRequest{Id: id})
+	return err
+}
+
+// addRootfs makes the root file system reachable and says what the guest mounts.
+func (s *Sandbox) addRootfs(ctx context.Context, r *resident, c Container, shared string) ([]*guestv1.MountStep, error) {
+	rootfs, err := plan.NewRootfs(c.Rootfs, blockDevices(c.Rootfs))
+	if err != nil {
+		return nil, err
+	}
+	if len(rootfs.Disks) == 0 {
+		target := filepath.Join(shared, "rootfs")
+		if err := s.shareRootfs(c, rootfs.Host, target); err != nil {
+			return nil, err
+		}
+		return []*guestv1.MountStep{{Type: "bind", Source: "share:" + c.ID + "/rootfs", Target: "rootfs"}}, nil
+	}
+	luns := make([]string, len(rootfs.Disks))
+	for i, d := range rootfs.Disks {
+		if luns[i], err = s.addDisk(ctx, r, d); err != nil {
+			return nil, fmt.Errorf("rootfs: %w", err)
+		}
+	}
+	var steps []*guestv1.MountStep
+	for _, m := range rootfs.Guest {
+		if n, ok := strings.CutPrefix(m.Source, "disk:"); ok {
+			i, err := strconv.Atoi(n)
+			if err != nil {
+				return nil, err
+			}
+			m.Source = luns[i]
+		} else if m.Type == "bind" {
+			m.Source = "ctr:" + m.Source
+		}
+		steps = append(steps, &guestv1.MountStep{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	return steps, nil
+}
+
+// shareRootfs mounts what the engine asked for, or shows what it mounted itself.
+func (s *Sandbox) shareRootfs(c Container, mounts []Mount, target string) error {
+	if len(mounts) > 0 {
+		if err := os.Mkdir(target, 0o755); err != nil {
+			return err
+		}
+		return mountRootfs(mounts, target)
+	}
+	source := c.Workload.Rootfs.Path
+	if !filepath.IsAbs(source) {
+		source = filepath.Join(c.Bundle, source)
+	}
+	if info, err := os.Stat(source); err != nil || !info.IsDir() {
+		return fmt.Errorf("root.path %q: no rootfs mounts were given and there is no folder there: %w", source, errdefs.ErrNotFound)
+	}
+	return bindMount(source, target, bindFlags{recursive: true})
+}
+
+// addDisk puts an image or block device into a free LUN.
+func (s *Sandbox) addDisk(ctx context.Context, r *resident, d plan.Disk) (source string, err error) {
+	if d.MkfsBytes > 0 {
+		if err := makeFileSystem(ctx, d); err != nil {
+			return "", err
+		}
+	}
+	lun := s.takeLUN()
+	r.undo.push("lun", func(context.Context) error { s.dropLUN(lun); return nil })
+	if err := s.plug(ctx, lun, d); err != nil {
+		return "", err
+	}
+	r.undo.push("disk "+d.Path, func(ctx context.Context) error { return s.unplug(ctx, lun) })
+	return "lun:" + strconv.Itoa(lun), nil
+}
+
+// guestInput is what the host's side adds to the guest's spec.
+func (s *Sandbox) guestInput(c Container) oci.GuestInput {
+	in := oci.GuestInput{
+		ID: c.ID, Sources: map[int]string{}, MemoryMax: s.size.ContainerMemory,
+		SandboxPid: s.Pid(), SandboxNetwork: s.request.Workload.Namespaces.Network.Path,
+	}
+	if c.Workload.Role == oci.Member {
+		in.IPC, in.UTS, in.PID = guestNamespaces+"/ipc", guestNamespaces+"/uts", guestNamespaces+"/pid"
+	}
+	return in
+}
+
+// addMounts shares, or copies, what the spec binds from the host.
+func (s *Sandbox) addMounts(c Container, shared string, in *oci.GuestInput, req *guestv1.PrepareContainerRequest) error {
+	for i, m := range c.Workload.Mounts {
+		if m.Kind != oci.BindMount {
+			continue
+		}
+		n := strconv.Itoa(i)
+		source := m.Source
+		if !filepath.IsAbs(source) {
+			source = filepath.Join(c.Bundle, source)
+		}
+		switch {
+		case m.Purpose.Copied():
+			data, err := readBounded(source)
+			if err != nil {
+				return fmt.Errorf("mount %q: %w", m.Destination, err)
+			}
+			req.Files = append(req.Files, &guestv1.File{Path: "files/" + n, Mode: 0o644, Data: data})
+			in.Sources[i] = path.Join(guestBundles, c.ID, "files", n)
+		case m.Purpose == oci.SharedMemory:
+			in.Sources[i] = "/dev/shm"
+		default:
+			if err := shareable(source); err != nil {
+				return fmt.Errorf("mount %q: %w", m.Destination, err)
+			}
+			if err := bindMount(source, filepath.Join(shared, "m", n), bindFlags{recursive: m.Recursive, readOnly: m.ReadOnly}); err != nil {
+				return fmt.Errorf("mount %q: %w", m.Destination, err)
+			}
+			in.Sources[i] = path.Join(guestShare, c.ID, "m", n)
+		}
+	}
+	return nil
+}
+
+// shareable refuses what a file server cannot give to a guest.
+func shareable(source string) error {
+	info, err := os.Stat(source)
+	if err != nil {
+		return err
+	}
+	switch t := info.Mode().Type(); t {
+	case 0, os.ModeDir:
+		return nil
+	case os.ModeSocket:
+		return fmt.Errorf("%q is a socket of the host, which the guest cannot reach: %w", source, errdefs.ErrNotImplemented)
+	default:
+		return fmt.Errorf("%q is neither a folder nor a file (%s): %w", source, t, errdefs.ErrNotImplemented)
+	}
+}
+
+func readBounded(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxCopied+1))
+	if err == nil && len(data) > maxCopied {
+		err = fmt.Errorf("%q is over %d bytes: %w", name, maxCopied, errdefs.ErrInvalidArgument)
+	}
+	return data, err
+}
+
+func blockDevices(mounts []Mount) map[string]bool {
+	out := map[string]bool{}
+	for _, m := range mounts {
+		var st unix.Stat_t
+		if unix.Stat(m.Source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			out[m.Source] = true
+		}
+	}
+	return out
+}

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sandbox is one machine, its label and its guest connection: start,
+// wait, stop, destroy.
+//
+// It is the only room that sees both a label and a machine. It knows nothing of
+// containerd's calls and nothing of states and exit codes. A Sandbox may be used
+// by any number of goroutines.
+package sandbox

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/moby/sys/mount"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"cloister/sandbox/plan"
+)
+
+// mountRootfs makes an engine's mounts at target, one on top of the other. The
+// mounts are as restricted on the host as they can be: the guest alone decides
+// what a device node or a set-uid bit in them means.
+func mountRootfs(mounts []plan.Mount, target string) error {
+	for i, m := range mounts {
+		at := target
+		if m.Target != "" {
+			at = filepath.Join(target, m.Target)
+		}
+		options := append(slices.Clone(m.Options), "nodev", "nosuid")
+		if err := mountAt(m.Source, at, m.Type, options); err != nil {
+			return errors.Join(fmt.Errorf("rootfs mount %d: %w", i, err), unmountBelow(target))
+		}
+	}
+	return nil
+}
+
+// mountAt is mount.Mount for any number of overlay layers: the kernel takes one
+// page of options, so a longer list is made relative to the layers' common folder.
+func mountAt(source, target, fsType string, options []string) error {
+	data := strings.Join(options, ",")
+	if len(data) < os.Getpagesize()-512 || fsType != "overlay" {
+		return mount.Mount(source, target, fsType, data)
+	}
+	base, short := relativeLowers(options)
+	if base == "" {
+		return mount.Mount(source, target, fsType, data)
+	}
+	done := make(chan error)
+	go func() {
+		// The working folder becomes this thread's own; it is never unlocked, so it ends here.
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Chdir(base)
+		}
+		if err == nil {
+			err = mount.Mount(source, target, fsType, strings.Join(short, ","))
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// relativeLowers rewrites lowerdir= relative to the folder that all layers share.
+func relativeLowers(options []string) (base string, out []string) {
+	out = slices.Clone(options)
+	for i, o := range out {
+		list, ok := strings.CutPrefix(o, "lowerdir=")
+		if !ok {
+			continue
+		}
+		lowers := strings.Split(list, ":")
+		base = filepath.Dir(lowers[0])
+		for _, l := range lowers {
+			for base != "/" && !strings.HasPrefix(l, base+"/") {
+				base = filepath.Dir(base)
+			}
+		}
+		if base == "/" {
+			return "", options
+		}
+		for j, l := range lowers {
+			lowers[j] = strings.TrimPrefix(l, base+"/")
+		}
+		out[i] = "lowerdir=" + strings.Join(lowers, ":")
+	}
+	return base, out
+}
+
+// bindFlags say how a host's folder or file is shown.
+type bindFlags struct {
+	recursive bool // with what is mounted below it
+	readOnly  bool // nothing can be written through it, whatever the guest believes
+}
+
+// bindMount shows source, a file or a folder of the host, at target, which is made.
+func bindMount(source, target string, b bindFlags) error {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if b.recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
+	if err != nil {
+		return fmt.Errorf("open %q: %w", source, err)
+	}
+	defer unix.Close(tree)
+	var st unix.Stat_t
+	if err := unix.Fstat(tree, &st); err != nil {
+		return fmt.Errorf("stat %q: %w", source, err)
+	}
+	if err := makeMountPoint(target, st.Mode&unix.S_IFMT == unix.S_IFDIR); err != nil {
+		return err
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID}
+	if b.readOnly {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
+		return fmt.Errorf("restrict %q: %w", source, err)
+	}
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mount %q at %q: %w", source, target, err)
+	}
+	return nil
+}
+
+func makeMountPoint(target string, dir bool) error {
+	if dir {
+		return os.MkdirAll(target, 0o755)
+	}
+	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// unmountBelow detaches every mount at or below dir, newest first. Detached, not
+// unmounted: the file server may hold descriptors until the guest lets go.
+func unmountBelow(dir string) error {
+	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return fmt.Errorf("list mounts below %q: %w", dir, err)
+	}
+	var errs []error
+	for _, m := range slices.Backward(infos) {
+		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+			errs = append(errs, fmt.Errorf("unmount %q: %w", m.Mountpoint, err))
+		}
+	}
+	return errors.Join(errs...)
+}

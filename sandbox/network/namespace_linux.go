@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// Namespace is the network namespace that a sandbox lives in.
+type Namespace struct {
+	file *os.File
+}
+
+// Open takes the namespace at path; a new one when path is empty. The new one
+// lives as long as a process, or the Namespace, holds it.
+func Open(path string) (*Namespace, error) {
+	if path == "" {
+		return fresh()
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		f.Close()
+		return nil, fmt.Errorf("network namespace: %q is not one: pass the path of a netns, such as /run/netns/NAME or /proc/PID/ns/net", path)
+	}
+	return &Namespace{file: f}, nil
+}
+
+func fresh() (*Namespace, error) {
+	n := &Namespace{}
+	err := onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("new network namespace: %w", err)
+		}
+		f, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return fmt.Errorf("new network namespace: %w", err)
+		}
+		n.file = f
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// File is the namespace's descriptor; it stays the Namespace's to close.
+func (n *Namespace) File() *os.File { return n.file }
+
+// Close lets go of the namespace.
+func (n *Namespace) Close() error { return n.file.Close() }
+
+// do runs f on a thread inside the namespace.
+func (n *Namespace) do(f func() error) error {
+	return onOwnThread(func() error {
+		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
+// onOwnThread runs f on a thread that ends with it, so that what f changes of
+// the thread reaches nobody else.
+func onOwnThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		done <- f()
+	}()
+	return <-done
+}

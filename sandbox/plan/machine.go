@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"cmp"
+
+	"cloister/oci"
+	"cloister/vmm"
+)
+
+// ShareTag is the name by which the guest mounts the sandbox's share.
+const ShareTag = "cloister"
+
+// Host is what was found on the host.
+type Host struct {
+	Accel  vmm.Accel // resolved
+	Kernel string
+	Initrd string
+	Small  bool // the guest kernel is the purpose-made one
+}
+
+// Machine is the machine of a sandbox. wish is the configured board, empty for
+// the one that suits the guest's kernel: a distribution's kernel finds no
+// virtio-mmio device without ACPI.
+func Machine(name string, h Host, wish vmm.MachineType, size oci.Size, nics []vmm.NIC) vmm.Machine {
+	board := vmm.Q35
+	if h.Small {
+		board = vmm.MicroVM
+	}
+	return vmm.Machine{
+		Name: name, Type: cmp.Or(wish, board), Accel: h.Accel,
+		CPUs: size.CPUs, MemoryMiB: size.MemoryMiB,
+		Kernel: h.Kernel, Initrd: h.Initrd, Cmdline: cmdline(),
+		Balloon: true, Share: &vmm.Share{Tag: ShareTag}, NICs: nics,
+	}.WithDefaults()
+}
+
+// cmdline is the kernel's line: a panic ends the machine at once, and nothing is
+// printed that is not a warning.
+func cmdline() []string {
+	return []string{"console=ttyS0", "quiet", "panic=-1", "reboot=t", "random.trust_cpu=on"}
+}

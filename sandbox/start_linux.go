@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"time"
+
+	"cloister/sandbox/guestapi"
+	guestv1 "cloister/sandbox/guestapi/v1"
+	"cloister/sandbox/network"
+	"cloister/sandbox/plan"
+	"cloister/vmm"
+	"cloister/vmm/guestimage"
+	"cloister/vmm/qemu"
+	"cloister/vmm/virtiofsd"
+)
+
+// planned is what later steps of a start need of earlier ones, and what is only
+// needed until the machine runs.
+type planned struct {
+	machine vmm.Machine
+	shared  string // folder that the file server serves
+	close_  []func() error
+}
+
+func (p *planned) close() {
+	for _, f := range p.close_ {
+		_ = f()
+	}
+}
+
+// plan decides everything that can be decided without an effect.
+func (s *Sandbox) plan(p *planned) error {
+	image, err := openImage(s.config.Guest.Image)
+	if err != nil {
+		return err
+	}
+	accel, _, err := qemu.DetectAccel(s.config.Machine.Accel, qemu.Host{})
+	if err != nil {
+		return err
+	}
+	sizing := s.config.Sizing
+	sizing.MaxCPUs = goruntime.NumCPU()
+	if s.size, err = s.request.Workload.Size(sizing); err != nil {
+		return err
+	}
+	host := plan.Host{Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small}
+	wish := s.config.Machine.Type
+	p.machine = plan.Machine(s.request.ID, host, wish, s.size, nil)
+	return p.machine.Validate()
+}
+
+// prepare makes the sandbox's folder and opens its network namespace.
+func (s *Sandbox) prepare(p *planned) error {
+	s.dir = filepath.Join(s.config.State, s.request.Namespace, s.request.ID)
+	if err := os.MkdirAll(filepath.Dir(s.dir), 0o711); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return err
+	}
+	s.undo.push("folder", func(context.Context) error { return removeTree(s.dir) })
+	p.shared = filepath.Join(s.dir, "share")
+	if err := os.Mkdir(p.shared, 0o755); err != nil {
+		return err
+	}
+	ns, err := network.Open(s.request.Workload.Namespaces.Network.Path)
+	if err != nil {
+		return err
+	}
+	s.netns = ns
+	s.undo.push("network namespace", func(context.Context) error { return ns.Close() })
+	return nil
+}
+
+func (s *Sandbox) starter() launcher { return launcher{netns: s.netns.File()} }
+
+func (s *Sandbox) serveFiles(ctx context.Context, p *planned) error {
+	log, err := openLog(filepath.Join(s.dir, "virtiofsd.log"))
+	if err != nil {
+		return err
+	}
+	p.close_ = append(p.close_, log.Close)
+	s.files, err = virtiofsd.Start(ctx, virtiofsd.Config{
+		Binary: s.config.Machine.Virtiofsd, Source: p.shared, Starter: s.starter(), Log: log, Dir: s.dir,
+	})
+	if err != nil {
+		return err
+	}
+	s.undo.push("file server", func(context.Context) error { return s.files.Stop() })
+	return nil
+}
+
+func (s *Sandbox) launch(ctx context.Context, p *planned) error {
+	log, err := openLog(filepath.Join(s.dir, "qemu.log"))
+	if err != nil {
+		return err
+	}
+	p.close_ = append(p.close_, log.Close)
+	console, err := openLog(filepath.Join(s.dir, "console.log"))
+	if err != nil {
+		return err
+	}
+	p.close_ = append(p.close_, console.Close)
+	s.machine, err = qemu.Start(ctx, p.machine, qemu.Options{
+		Binary: s.config.Machine.QEMU, Starter: s.starter(), Dir: s.dir, Log: log, Console: console, Share: s.files.Socket(),
+	})
+	if err != nil {
+		return err
+	}
+	s.files.HandedOver()
+	s.undo.push("machine", s.machine.Stop)
+	return nil
+}
+
+// verify reads back what the kernel says of the processes, and lets the guest run.
+func (s *Sandbox) verify(ctx context.Context) error {
+	return s.machine.Continue(ctx)
+}
+
+// greet waits for the agent's hello: no polling, and no clock but the console's silence.
+func (s *Sandbox) greet(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.config.Timeouts.Boot.Duration,
+		fmt.Errorf("the guest's agent said nothing for %s: timeouts.boot", s.config.Timeouts.Boot.Duration))
+	defer cancel()
+	guest, hello, err := guestapi.NewClient(ctx, s.machine.Agent())
+	if err != nil {
+		return errors.Join(err, s.machine.Err(), fmt.Errorf("console: %s", s.machine.ConsoleTail()))
+	}
+	_ = hello
+	s.guest = guest
+	s.undo.push("guest connection", func(context.Context) error { return guest.Close() })
+	return nil
+}
+
+// configure makes the guest this sandbox's.
+func (s *Sandbox) configure(ctx context.Context) error {
+	entropy := make([]byte, 256)
+	if _, err := rand.Read(entropy); err != nil {
+		return err
+	}
+	_, err := s.guest.Guest().Configure(ctx, &guestv1.ConfigureRequest{
+		Hostname:     s.request.Workload.Hostname,
+		TimeUnixNano: time.Now().UnixNano(),
+		Entropy:      entropy,
+		Sysctls:      s.request.Workload.Sysctls.Network,
+		ShareTag:     plan.ShareTag,
+	})
+	return err
+}
+
+func openLog(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+func openImage(dir string) (*guestimage.Image, error) { return guestimage.Open(dir) }

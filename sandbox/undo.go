@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// undoLimit bounds the whole of an undo: containerd gives delete 5 s.
+const undoLimit = 4 * time.Second
+
+// undo is a stack of steps that take back what was done so far.
+type undo struct{ steps []undoStep }
+
+type undoStep struct {
+	what string
+	fn   func(context.Context) error
+}
+
+// push adds the step that takes back what has just been done.
+func (u *undo) push(what string, fn func(context.Context) error) {
+	u.steps = append(u.steps, undoStep{what, fn})
+}
+
+// run takes everything back, newest first, though ctx may be cancelled already;
+// it goes on after an error and returns them all.
+func (u *undo) run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	defer cancel()
+	var errs []error
+	for _, s := range slices.Backward(u.steps) {
+		if err := s.fn(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("undo %s: %w", s.what, err))
+		}
+	}
+	u.steps = nil
+	return errors.Join(errs...)
+}

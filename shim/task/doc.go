@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package task is containerd's task service: it decodes requests into the
+// runtime's values and encodes the answers.
+//
+// It decides nothing: states, order and cleaning up are the runtime's.
+package task

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"cloister/runtime"
+	"cloister/runtime/stdio"
+	"cloister/sandbox"
+)
+
+// Service answers containerd's task calls from a runtime.
+type Service struct {
+	runtime   *runtime.Runtime
+	namespace string
+	shutdown  func()
+}
+
+// New makes the service. shutdown is called once no container is left and
+// containerd asks for it.
+func New(r *runtime.Runtime, namespace string, shutdown func()) *Service {
+	return &Service{runtime: r, namespace: namespace, shutdown: shutdown}
+}
+
+var _ taskapi.TTRPCTaskService = (*Service)(nil)
+
+// Create makes the container, and the sandbox if there is none yet.
+func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	if r.GetCheckpoint() != "" || r.GetParentCheckpoint() != "" {
+		return nil, fmt.Errorf("checkpoint %q: a guest cannot be restored from one: %w", r.GetCheckpoint(), errdefs.ErrNotImplemented)
+	}
+	req := runtime.CreateRequest{
+		ID:     r.GetID(),
+		Bundle: r.GetBundle(),
+		Stdio:  s.stdio(r.GetID(), r),
+	}
+	for _, m := range r.GetRootfs() {
+		req.Rootfs = append(req.Rootfs, sandbox.Mount{Type: m.GetType(), Source: m.GetSource(), Target: m.GetTarget(), Options: m.GetOptions()})
+	}
+	pid, err := s.runtime.Create(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return &taskapi.CreateTaskResponse{Pid: pid}, nil
+}
+
+type streams interface {
+	GetStdin() string
+	GetStdout() string
+	GetStderr() string
+	GetTerminal() bool
+}
+
+func (s *Service) stdio(id string, r streams) stdio.Config {
+	return stdio.Config{
+		Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: r.GetTerminal(),
+		ContainerID: id, Namespace: s.namespace,
+	}
+}
+
+// Start starts a created process.
+func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	pid, err := s.runtime.Start(ctx, ref(r))
+	if err != nil {
+		return nil, err
+	}
+	return &taskapi.StartResponse{Pid: pid}, nil
+}
+
+// Delete forgets a stopped process and cleans up after it.
+func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	pid, exited, err := s.runtime.Delete(ctx, ref(r))
+	if err != nil {
+		return nil, err
+	}
+	return &taskapi.DeleteResponse{Pid: pid, ExitStatus: exited.Status, ExitedAt: timestamppb.New(exited.At)}, nil
+}
+
+// Exec adds a process to a container; Start runs it.
+func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
+	return empty(s.runtime.Exec(ctx, runtime.ExecRequest{Ref: ref(r), Spec: r.GetSpec().GetValue(), Stdio: s.stdio(r.GetID(), r)}))
+}
+
+// State tells where a process stands.
+func (s *Service) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	st, err := s.runtime.State(ref(r))
+	if err != nil {
+		return nil, err
+	}
+	out := &taskapi.StateResponse{
+		ID: r.GetID(), ExecID: r.GetExecID(), Bundle: st.Bundle, Pid: st.Pid, Status: status(st.State),
+		Stdin: st.Stdio.Stdin, Stdout: st.Stdio.Stdout, Stderr: st.Stdio.Stderr, Terminal: st.Stdio.Terminal,
+	}
+	if st.State == runtime.Stopped {
+		out.ExitStatus, out.ExitedAt = st.Exited.Status, timestamppb.New(st.Exited.At)
+	}
+	return out, nil
+}
+
+func status(s runtime.State) tasktypes.Status {
+	switch s {
+	case runtime.Created:
+		return tasktypes.Status_CREATED
+	case runtime.Running:
+		return tasktypes.Status_RUNNING
+	case runtime.Paused:
+		return tasktypes.Status_PAUSED
+	case runtime.Stopped, runtime.Deleted:
+		return tasktypes.Status_STOPPED
+	}
+	return tasktypes.Status_UNKNOWN
+}
+
+// Pids lists the machine's pid: the only one that means anything on the host.
+func (s *Service) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
+	pid, err := s.runtime.Pids(r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	out := &taskapi.PidsResponse{}
+	if pid != 0 {
+		out.Processes = []*tasktypes.ProcessInfo{{Pid: pid}}
+	}
+	return out, nil
+}
+
+// Pause freezes a container in the guest.
+func (s *Service) Pause(ctx context.Context, r *taskapi.PauseRequest) (*emptypb.Empty, error) {
+	return empty(s.runtime.Pause(ctx, r.GetID()))
+}
+
+// Resume thaws a paused container.
+func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptypb.Empty, error) {
+	return empty(s.runtime.Resume(ctx, r.GetID()))
+}
+
+// Checkpoint is not offered: a guest's memory is not a container's.
+func (s *Service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	return nil, fmt.Errorf("checkpoint: a container in a guest cannot be checkpointed: %w", errdefs.ErrNotImplemented)
+}
+
+// Kill sends a signal to a process, or to all of a container.
+func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
+	return empty(s.runtime.Kill(ctx, ref(r), r.GetSignal(), r.GetAll()))
+}
+
+// ResizePty sets the size of a process's terminal.
+func (s *Service) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) (*emptypb.Empty, error) {
+	return empty(s.runtime.ResizePty(ctx, ref(r), r.GetWidth(), r.GetHeight()))
+}
+
+// CloseIO ends a process's standard input once what was written has arrived.
+func (s *Service) CloseIO(ctx context.Context, r *taskapi.CloseIORequest) (*emptypb.Empty, error) {
+	if !r.GetStdin() {
+		return &emptypb.Empty{}, nil
+	}
+	return empty(s.runtime.CloseStdin(ctx, ref(r)))
+}
+
+// Update changes a container's limits.
+func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
+	return empty(s.runtime.Update(ctx, r.GetID(), r.GetResources().GetValue()))
+}
+
+// Wait blocks until a process has ended.
+func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	exited, err := s.runtime.Wait(ctx, ref(r))
+	if err != nil {
+		return nil, err
+	}
+	return &taskapi.WaitResponse{ExitStatus: exited.Status, ExitedAt: timestamppb.New(exited.At)}, nil
+}
+
+// Stats gives the guest's cgroup v2 metrics of a container.
+func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	metrics, err := s.runtime.Stats(ctx, r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	stats, err := anypb.New(metrics)
+	if err != nil {
+		return nil, err
+	}
+	// Clients look the type up by its bare name.
+	stats.TypeUrl = string(metrics.ProtoReflect().Descriptor().FullName())
+	return &taskapi.StatsResponse{Stats: stats}, nil
+}
+
+// Connect tells who answers; task_pid is 0 when the container is gone.
+func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
+	pid, err := s.runtime.Pids(r.GetID())
+	if err != nil && !errdefs.IsNotFound(err) {
+		return nil, err
+	}
+	return &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), TaskPid: pid}, nil
+}
+
+// Shutdown ends the shim when nothing runs in it any more; containerd calls it
+// after every task's delete.
+func (s *Service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	if s.runtime.Empty() {
+		s.shutdown()
+	}
+	return &emptypb.Empty{}, nil
+}
+
+type processRequest interface {
+	GetID() string
+	GetExecID() string
+}
+
+func ref(r processRequest) runtime.Ref {
+	return runtime.Ref{Container: r.GetID(), Exec: r.GetExecID()}
+}
+
+func empty(err error) (*emptypb.Empty, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, nil
+}
