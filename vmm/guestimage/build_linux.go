@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestimage
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// MaxInitrd is the most an initial image may have, compressed.
+const MaxInitrd = 32 << 20
+
+// crunPath is where the guest's OCI runtime is in the image.
+const crunPath = "/usr/bin/crun"
+
+// Options say what Build makes and from what.
+type Options struct {
+	// Flavour is Distro or Small.
+	Flavour Flavour
+	// Output is the image's folder. An image already there is replaced.
+	Output string
+	// Agent is the guest's first process, a static Go binary.
+	Agent string
+	// Protocol is written down as the agent's version of the contract.
+	Protocol int
+	// Crun is the guest's OCI runtime, a path below Root.
+	Crun string
+	// Root is where the distribution's packages are installed; "" means "/".
+	Root string
+	// Cache is a folder for what takes long to make, found by its inputs.
+	Cache string
+	// Jobs is how many compilers run at once; 0 means one for each CPU.
+	Jobs int
+	// Progress is told what is being done, a line for each step; nil for none.
+	Progress io.Writer
+}
+
+// progress tells a person what is being done.
+type progress struct{ w io.Writer }
+
+func (p progress) say(format string, args ...any) {
+	if p.w != nil {
+		_, _ = fmt.Fprintf(p.w, "guest image: "+format+"\n", args...)
+	}
+}
+
+// Build makes kernel and initial image and puts them into opts.Output in one
+// step. When an image from the same inputs is there already it is left alone.
+func Build(ctx context.Context, opts Options) (*Image, error) {
+	log := progress{opts.Progress}
+	if opts.Root == "" {
+		opts.Root = "/"
+	}
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	agent, err := inspectAgent(opts.Agent, runtime.GOARCH)
+	if err != nil {
+		return nil, err
+	}
+	c, err := gather(ctx, root(opts.Root), opts.Crun)
+	if err != nil {
+		return nil, err
+	}
+	m, err := opts.maker(ctx, log)
+	if err != nil {
+		return nil, err
+	}
+	k, err := kernel(ctx, opts.Cache, m, log)
+	if err != nil {
+		return nil, err
+	}
+	inputs := opts.inputs(k, agent, c)
+	if i, err := Open(opts.Output); err == nil && i.Manifest.Inputs == inputs && i.Verify() == nil {
+		log.say("%s is up to date", opts.Output)
+		return i, nil
+	}
+	log.say("packing the initial image")
+	return opts.write(k, agent, c, inputs, log)
+}
+
+func (o Options) validate() error {
+	if _, err := ParseFlavour(string(o.Flavour)); err != nil {
+		return err
+	}
+	for name, value := range map[string]string{"output": o.Output, "agent": o.Agent, "crun": o.Crun, "cache": o.Cache} {
+		if value == "" {
+			return fmt.Errorf("guest image: no path for %s given", name)
+		}
+	}
+	return nil
+}
+
+// maker chooses who makes the kernel.
+func (o Options) maker(ctx context.Context, log progress) (maker, error) {
+	if o.Flavour == Small {
+		return smallKernel{root: root(o.Root), jobs: o.Jobs, log: log}, nil
+	}
+	deb, err := newDebKernel(ctx, log)
+	if errors.Is(err, fs.ErrNotExist) {
+		return newHostKernel(root(o.Root))
+	}
+	return deb, err
+}
+
+// inputs is a digest over everything the image depends on.
+func (o Options) inputs(k kernelSet, a agentBinary, c content) string {
+	words := []string{recipe, string(o.Flavour), runtime.GOARCH, k.digest, a.sum, fmt.Sprint(o.Protocol)}
+	for _, f := range c.files {
+		sum := sha256.Sum256(f.data)
+		words = append(words, f.name, hex.EncodeToString(sum[:]))
+	}
+	for _, p := range slices.Concat(c.packages, a.modules, []Package{k.Package}) {
+		words = append(words, fmt.Sprint(p))
+	}
+	return digest(words...)
+}
+
+// write makes the image's three files in a new folder and swaps it in.
+func (o Options) write(k kernelSet, a agentBinary, c content, inputs string, log progress) (_ *Image, err error) {
+	t, m, err := compose(k, a, c, o.Agent)
+	if err != nil {
+		return nil, err
+	}
+	var raw bytes.Buffer
+	if err := t.archive(&raw); err != nil {
+		return nil, err
+	}
+	packed, err := compress(raw.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	if len(packed) > MaxInitrd {
+		return nil, fmt.Errorf("initial image: %d bytes compressed, at most %d allowed", len(packed), MaxInitrd)
+	}
+	vmlinux, err := readBounded(k.path(), maxKernel)
+	if err != nil {
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
+	sum := sha256.Sum256(packed)
+	m.Flavour, m.Inputs, m.Agent.Protocol = o.Flavour, inputs, o.Protocol
+	m.Kernel.Bytes = int64(len(vmlinux))
+	m.Initrd = Initrd{
+		Compression: "zstd", SHA256: hex.EncodeToString(sum[:]),
+		Bytes: int64(len(packed)), UnpackedBytes: int64(raw.Len()),
+	}
+	data, err := m.encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := store(o.Output, map[string][]byte{KernelName: vmlinux, InitrdName: packed, ManifestName: data}); err != nil {
+		return nil, err
+	}
+	log.say("kernel %s (%s), %.1f MiB; initial image %.1f MiB, %.1f unpacked", m.Kernel.Version, m.Kernel.Format,
+		mib(m.Kernel.Bytes), mib(m.Initrd.Bytes), mib(m.Initrd.UnpackedBytes))
+	return Open(o.Output)
+}
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
+
+// store writes files into a fresh folder beside dir and swaps the two.
+func store(dir string, files map[string][]byte) (err error) {
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("guest image: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return fmt.Errorf("guest image: %w", err)
+	}
+	fresh, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+"-")
+	if err != nil {
+		return fmt.Errorf("guest image: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(fresh)) }()
+	if err := os.Chmod(fresh, 0o755); err != nil {
+		return fmt.Errorf("guest image: %w", err)
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(fresh, name), data, 0o644); err != nil {
+			return fmt.Errorf("guest image: %w", err)
+		}
+	}
+	return swapIn(fresh, dir)
+}
+
+// content is what goes into every image beside agent and modules.
+type content struct {
+	files    []contentFile
+	packages []Package
+}
+
+type contentFile struct {
+	name string
+	data []byte
+}
+
+// gather reads the OCI runtime and the libraries it needs, and says which
+// packages they come from.
+func gather(ctx context.Context, r root, crun string) (content, error) {
+	real, err := r.resolve(crun)
+	if err != nil {
+		return content{}, fmt.Errorf("crun: %w: install the package crun", err)
+	}
+	libs, err := closure(r, real)
+	if err != nil {
+		return content{}, fmt.Errorf("crun: %w", err)
+	}
+	packages, err := readDebs(r)
+	if err != nil {
+		return content{}, err
+	}
+	var c content
+	owners := map[string]*Package{}
+	for _, l := range append([]library{{name: crunPath, asked: crun, real: real}}, libs...) {
+		data, err := readBounded(r.host(l.real), maxModule)
+		if err != nil {
+			return content{}, fmt.Errorf("%s: %w", l.name, err)
+		}
+		name := imagePath(l)
+		c.files = append(c.files, contentFile{name: name, data: data})
+		p, ok := packages.of(l.real, l.asked)
+		if !ok {
+			p = rpmPackage(ctx, r.host(l.real), path.Base(l.name), unknown)
+		}
+		if owners[p.Name] == nil {
+			owners[p.Name] = &p
+		}
+		owners[p.Name].Files = append(owners[p.Name].Files, name)
+	}
+	for _, p := range owners {
+		c.packages = append(c.packages, *p)
+	}
+	slices.SortFunc(c.packages, comparePackages)
+	return c, nil
+}
+
+func comparePackages(a, b Package) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+}
+
+// imagePath is where a library goes: the folder it was found in, which the
+// loader knows. The image has only the merged /usr.
+func imagePath(l library) string {
+	if l.name == crunPath {
+		return crunPath
+	}
+	if strings.HasPrefix(l.asked, "/usr/") {
+		return l.asked
+	}
+	return path.Join("/usr", l.asked)
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestimage
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+)
+
+// ErrModule is wrapped when the kernel lacks a module the guest needs.
+var ErrModule = errors.New("kernel module not found")
+
+// bootModules are what the agent loads before it greets the host, the channel
+// to the host first. Names are those of modprobe.
+func bootModules() []string {
+	return []string{
+		"virtio_pci", "virtio_mmio", "virtio_console", "virtio_scsi", "sd_mod",
+		"virtiofs", "overlay", "erofs", "ext4", "virtio_net", "virtio_rng", "virtio_balloon",
+		"unix", "af_packet",
+	}
+}
+
+// lateModules are what containers may ask for; those the kernel lacks are left
+// out.
+func lateModules() []string {
+	return []string{
+		"loop", "squashfs", "binfmt_misc", "tun", "veth", "bridge", "br_netfilter", "dummy", "macvlan", "ipvlan",
+		"8021q", "vxlan", "nf_tables", "nf_conntrack", "nf_conntrack_netlink", "nf_nat", "nft_chain_nat", "nft_ct", "nft_nat",
+		"nft_masq", "nft_redir", "nft_reject_inet", "nft_limit", "nft_log", "nft_compat", "nft_fib_inet", "nft_hash", "nft_numgen",
+		"nft_tproxy", "nft_socket", "nf_log_syslog", "ip_tables", "iptable_filter", "iptable_nat", "iptable_mangle", "iptable_raw",
+		"ip6_tables", "ip6table_filter", "ip6table_nat", "ip6table_mangle", "ip6table_raw", "ipt_REJECT", "ip6t_REJECT",
+		"xt_MASQUERADE", "xt_REDIRECT", "xt_addrtype", "xt_comment", "xt_conntrack", "xt_mark", "xt_multiport", "xt_nat",
+		"xt_state", "xt_tcpudp", "xt_LOG", "xt_CHECKSUM", "xt_TCPMSS", "xt_TPROXY", "xt_owner", "xt_limit", "xt_recent",
+		"xt_statistic", "xt_set", "ip_set_hash_ip", "ip_set_hash_net", "sch_tbf", "sch_htb", "sch_fq_codel", "sch_ingress",
+		"cls_u32", "cls_bpf", "act_mirred", "inet_diag", "tcp_diag", "udp_diag", "unix_diag",
+	}
+}
+
+// moduleTable is what depmod knows of one kernel's modules.
+type moduleTable struct {
+	// file is a module's path below the modules folder, by name.
+	file map[string]string
+	// needs are the paths a path needs, its nearest need first.
+	needs map[string][]string
+	// builtin holds the names of what is in the kernel itself.
+	builtin map[string]bool
+}
+
+// parseModules reads modules.dep and modules.builtin.
+func parseModules(dep, builtin []byte) (moduleTable, error) {
+	t := moduleTable{file: map[string]string{}, needs: map[string][]string{}, builtin: map[string]bool{}}
+	for s := bufio.NewScanner(bytes.NewReader(dep)); s.Scan(); {
+		line := strings.TrimSpace(s.Text())
+		if line == "" {
+			continue
+		}
+		file, needs, ok := strings.Cut(line, ":")
+		if !ok || !localPath(file) {
+			return moduleTable{}, fmt.Errorf("modules.dep: bad line %q", line)
+		}
+		t.file[moduleName(file)] = file
+		t.needs[file] = strings.Fields(needs)
+	}
+	for s := bufio.NewScanner(bytes.NewReader(builtin)); s.Scan(); {
+		if line := strings.TrimSpace(s.Text()); line != "" {
+			t.builtin[moduleName(line)] = true
+		}
+	}
+	return t, nil
+}
+
+// localPath tells whether a path stays below its folder.
+func localPath(file string) bool {
+	return file != "" && !path.IsAbs(file) && path.Clean(file) == file && file != ".." && !strings.HasPrefix(file, "../")
+}
+
+// moduleName is what modprobe calls a file: no folder, no endings, and one
+// spelling of the blank.
+func moduleName(file string) string {
+	name, _, _ := strings.Cut(path.Base(file), ".ko")
+	return strings.ReplaceAll(name, "-", "_")
+}
+
+// order returns the paths of the named modules and all they need, in load
+// order. Unless all must be there, names the kernel lacks are left out.
+func (t moduleTable) order(names []string, all bool, done map[string]bool) ([]string, error) {
+	var out []string
+	for _, name := range names {
+		name = moduleName(name)
+		file, ok := t.file[name]
+		if !ok && all && !t.builtin[name] {
+			return nil, fmt.Errorf("%w: %s", ErrModule, name)
+		}
+		if !ok {
+			continue
+		}
+		needs := t.needs[file]
+		for i := len(needs) - 1; i >= 0; i-- {
+			if !localPath(needs[i]) {
+				return nil, fmt.Errorf("modules.dep: %s needs %q", file, needs[i])
+			}
+			if !done[needs[i]] {
+				done[needs[i]] = true
+				out = append(out, needs[i])
+			}
+		}
+		if !done[file] {
+			done[file] = true
+			out = append(out, file)
+		}
+	}
+	return out, nil
+}

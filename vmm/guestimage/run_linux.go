@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestimage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stopGrace is how long a command has to end once its context is over.
+const stopGrace = 10 * time.Second
+
+// maxErrorLines is how much of a command's output goes into its error.
+const maxErrorLines = 20
+
+// command runs one of the distribution's tools. Its environment is fixed, so
+// that the caller's cannot change what comes out.
+type command struct {
+	dir  string
+	env  []string
+	out  io.Writer
+	name string
+	args []string
+}
+
+func (c command) run(ctx context.Context) error {
+	bin, err := findTool(c.name)
+	if err != nil {
+		return err
+	}
+	tail := &tailWriter{}
+	cmd := exec.CommandContext(ctx, bin, c.args...)
+	cmd.Dir = c.dir
+	cmd.Env = append([]string{"PATH=" + toolPath, "LC_ALL=C", "TZ=UTC", "HOME=/"}, c.env...)
+	cmd.Stdout = tail
+	if c.out != nil {
+		cmd.Stdout = io.MultiWriter(tail, c.out)
+	}
+	cmd.Stderr = tail
+	cmd.WaitDelay = stopGrace
+	// The tool's children share its group, so that none outlives a cancel.
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: 0}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGTERM) }
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", c.name, context.Cause(ctx))
+		}
+		return fmt.Errorf("%s %s: %w\n%s", c.name, strings.Join(c.args, " "), err, tail)
+	}
+	return nil
+}
+
+// output runs the command and returns what it wrote to standard output.
+func (c command) output(ctx context.Context) ([]byte, error) {
+	var b bytes.Buffer
+	c.out = &b
+	if err := c.run(ctx); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// toolPath is where distributions keep tools, depmod's folder included.
+const toolPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+func findTool(name string) (string, error) {
+	for _, dir := range filepath.SplitList(toolPath) {
+		p := filepath.Join(dir, name)
+		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("%s: %w: install the package that has it", name, exec.ErrNotFound)
+}
+
+// tailWriter keeps the last lines written to it.
+type tailWriter struct {
+	lines []string
+	part  string
+}
+
+func (t *tailWriter) Write(p []byte) (int, error) {
+	all := strings.Split(t.part+string(p), "\n")
+	t.part = all[len(all)-1]
+	if len(t.part) > 4096 {
+		t.part = t.part[:4096]
+	}
+	t.lines = append(t.lines, all[:len(all)-1]...)
+	if over := len(t.lines) - maxErrorLines; over > 0 {
+		t.lines = append(t.lines[:0], t.lines[over:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tailWriter) String() string {
+	return strings.TrimSpace(strings.Join(append(t.lines[:len(t.lines):len(t.lines)], t.part), "\n"))
+}
+
+// lock takes an exclusive lock on a file, waiting for who has it, and returns
+// what gives it back. The lock ends with its process.
+func lock(ctx context.Context, path string, waiting func()) (func(), error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for first := true; ; first = false {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			_ = f.Close()
+			return nil, fmt.Errorf("lock %q: %w", path, err)
+		}
+		if first {
+			waiting()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			_ = f.Close()
+			return nil, fmt.Errorf("lock %q: %w", path, context.Cause(ctx))
+		}
+	}
+}
+
+// swapIn puts the folder at fresh in place of the one at dir, if any, in one
+// step, and removes the old one.
+func swapIn(fresh, dir string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("rename %q to %q: %w", fresh, dir, err)
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
+		return fmt.Errorf("exchange %q and %q: %w", fresh, dir, err)
+	}
+	return os.RemoveAll(fresh)
+}

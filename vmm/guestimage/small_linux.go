@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestimage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// progressEvery is how often a long step says that it is alive.
+const progressEvery = 10 * time.Second
+
+// smallKernel makes the small kernel from the distribution's source package.
+type smallKernel struct {
+	root root
+	jobs int
+	log  progress
+}
+
+// sourceName is how Debian names its kernel source package and the archive in
+// it.
+var sourceName = regexp.MustCompile(`^(linux-source-(\d+)\.(\d+))\.tar\.xz$`)
+
+// source returns the newest kernel source archive and its package's name.
+func (s smallKernel) source() (string, string, error) {
+	entries, err := os.ReadDir(s.root.host("/usr/src"))
+	if err != nil {
+		return "", "", fmt.Errorf("kernel source: %w", err)
+	}
+	best, at := []int{-1, -1}, ""
+	for _, e := range entries {
+		m := sourceName.FindStringSubmatch(e.Name())
+		if m == nil {
+			continue
+		}
+		major, err1 := strconv.Atoi(m[2])
+		minor, err2 := strconv.Atoi(m[3])
+		if err := errors.Join(err1, err2); err != nil {
+			return "", "", fmt.Errorf("kernel source %q: %w", e.Name(), err)
+		}
+		if v := []int{major, minor}; slices.Compare(v, best) > 0 {
+			best, at = v, e.Name()
+		}
+	}
+	if at == "" {
+		return "", "", errors.New("kernel source: no linux-source-*.tar.xz in /usr/src: install the package linux-source-6.12")
+	}
+	return s.root.host(filepath.Join("/usr/src", at)), sourceName.FindStringSubmatch(at)[1], nil
+}
+
+func (s smallKernel) inputs(ctx context.Context) ([]string, error) {
+	if runtime.GOARCH != "amd64" {
+		return nil, fmt.Errorf("the small kernel has a configuration for amd64 only, this is %s: use --kernel=distro", runtime.GOARCH)
+	}
+	_, name, err := s.source()
+	if err != nil {
+		return nil, err
+	}
+	packages, err := readDebs(s.root)
+	if err != nil {
+		return nil, err
+	}
+	words := []string{"small", runtime.GOARCH, name, packages.version[name], smallConfig}
+	for _, tool := range []string{"gcc", "ld"} {
+		out, err := command{name: tool, args: []string{"--version"}}.output(ctx)
+		if err != nil {
+			return nil, err
+		}
+		first, _, _ := strings.Cut(string(out), "\n")
+		words = append(words, first)
+	}
+	return words, nil
+}
+
+func (s smallKernel) make(ctx context.Context, dir, work string) (kernelSet, error) {
+	archive, name, err := s.source()
+	if err != nil {
+		return kernelSet{}, err
+	}
+	packages, err := readDebs(s.root)
+	if err != nil {
+		return kernelSet{}, err
+	}
+	p := packages.named(name)
+	s.log.say("unpacking %s %s", name, p.Version)
+	unpack := command{name: "tar", args: []string{"-x", "-f", archive, "-C", work, "--strip-components=1"}}
+	if err := unpack.run(ctx); err != nil {
+		return kernelSet{}, err
+	}
+	s.log.say("configuring the kernel")
+	if err := s.configure(ctx, dir, work); err != nil {
+		return kernelSet{}, err
+	}
+	if err := s.compile(ctx, work); err != nil {
+		return kernelSet{}, err
+	}
+	release, err := os.ReadFile(filepath.Join(work, "include/config/kernel.release"))
+	if err != nil {
+		return kernelSet{}, fmt.Errorf("kernel: %w", err)
+	}
+	strip := command{name: "strip", args: []string{"-o", filepath.Join(dir, kernelFile), filepath.Join(work, "vmlinux")}}
+	if err := strip.run(ctx); err != nil {
+		return kernelSet{}, err
+	}
+	return kernelSet{Release: strings.TrimSpace(string(release)), Format: Vmlinux, Package: p}, nil
+}
+
+// configure writes the kernel's configuration, keeps a copy in dir and checks
+// that it is what the fragment asks for.
+func (s smallKernel) configure(ctx context.Context, dir, work string) error {
+	if err := s.kbuild(work, nil, "tinyconfig").run(ctx); err != nil {
+		return err
+	}
+	path := filepath.Join(work, ".config")
+	tiny, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("kernel: %w", err)
+	}
+	if err := os.WriteFile(path, append(tiny, smallConfig...), 0o644); err != nil {
+		return fmt.Errorf("kernel: %w", err)
+	}
+	if err := s.kbuild(work, nil, "olddefconfig").run(ctx); err != nil {
+		return err
+	}
+	final, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("kernel: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config"), final, 0o644); err != nil {
+		return fmt.Errorf("kernel: %w", err)
+	}
+	return checkConfig(smallConfig, string(final))
+}
+
+func (s smallKernel) compile(ctx context.Context, work string) error {
+	jobs := s.jobs
+	if jobs <= 0 {
+		jobs = runtime.NumCPU()
+	}
+	s.log.say("compiling the kernel with %d jobs: some minutes, once", jobs)
+	started := time.Now()
+	c := &compileCounter{log: s.log, started: started, next: started.Add(progressEvery)}
+	if err := s.kbuild(work, c, "-j"+strconv.Itoa(jobs), "vmlinux").run(ctx); err != nil {
+		return err
+	}
+	s.log.say("compiled %d files in %s", c.files, time.Since(started).Round(time.Second))
+	return nil
+}
+
+// kbuild is a call of the kernel's make in which nothing of the builder shows.
+func (s smallKernel) kbuild(work string, out io.Writer, args ...string) command {
+	return command{
+		dir: work, out: out, name: "make", args: args,
+		env: []string{
+			"KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970", "KBUILD_BUILD_USER=cloister",
+			"KBUILD_BUILD_HOST=cloister", "KBUILD_BUILD_VERSION=1", "SOURCE_DATE_EPOCH=0",
+		},
+	}
+}
+
+// compileCounter counts what make says it does and reports now and then.
+type compileCounter struct {
+	log           progress
+	files         int
+	started, next time.Time
+}
+
+func (c *compileCounter) Write(p []byte) (int, error) {
+	for _, word := range []string{"  CC ", "  AS "} {
+		c.files += bytes.Count(p, []byte(word))
+	}
+	if now := time.Now(); now.After(c.next) {
+		c.next = now.Add(progressEvery)
+		c.log.say("compiled %d files in %s", c.files, now.Sub(c.started).Round(time.Second))
+	}
+	return len(p), nil
+}
