@@ -25,7 +25,6 @@ type container struct {
 	execs map[string]*process // nil value: the exec is being added
 }
 
-
 // process finds a process by exec id; the first one when it is empty.
 func (c *container) process(exec string) (*process, error) {
 	if exec == "" {

@@ -31,6 +31,9 @@ func (r *Runtime) Start(ctx context.Context, ref Ref) (uint32, error) {
 		if c.pause {
 			return nil
 		}
+		if err := box.SyncNetwork(ctx); err != nil {
+			return err
+		}
 		defer box.Phase("start")()
 		_, err := box.Guest().Task().Start(ctx, &taskapi.StartRequest{ID: ref.Container, ExecID: ref.Exec})
 		return box.Explain(err)

@@ -32,6 +32,7 @@ type Guest struct {
 type Machine struct {
 	Type      vmm.MachineType `toml:"type"`      // q35 or microvm; default microvm with a small kernel, else q35
 	Accel     vmm.Accel       `toml:"accel"`     // auto, kvm or tcg; default auto
+	NICs      int             `toml:"nics"`      // network cards, there from boot; default 1
 	QEMU      string          `toml:"qemu"`      // default: looked up in PATH
 	Virtiofsd string          `toml:"virtiofsd"` // default: where distributions put it
 }
@@ -58,6 +59,7 @@ func (d *Duration) UnmarshalText(text []byte) (err error) {
 func (c Config) withDefaults() Config {
 	c.State = cmp.Or(c.State, "/run/cloister")
 	c.Root = cmp.Or(c.Root, "/var/lib/cloister")
+	c.Machine.NICs = cmp.Or(c.Machine.NICs, 1)
 	c.Timeouts.Boot.Duration = cmp.Or(c.Timeouts.Boot.Duration, time.Minute)
 	return c
 }

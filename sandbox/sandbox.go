@@ -42,6 +42,8 @@ type Sandbox struct {
 	undo    undo
 	done    chan struct{} // closed when the machine has ended
 
+	network sync.Mutex // orders what the guest is told of its network
+
 	mu         sync.Mutex
 	phases     []Phase
 	containers map[string]*resident

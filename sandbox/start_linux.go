@@ -12,6 +12,8 @@ import (
 	goruntime "runtime"
 	"time"
 
+	"github.com/containerd/log"
+
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/network"
@@ -26,6 +28,7 @@ import (
 // needed until the machine runs.
 type planned struct {
 	machine vmm.Machine
+	taps    []*os.File
 	shared  string // folder that the file server serves
 	close_  []func() error
 }
@@ -53,7 +56,11 @@ func (s *Sandbox) plan(p *planned) error {
 	}
 	host := plan.Host{Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small}
 	wish := s.config.Machine.Type
-	p.machine = plan.Machine(s.request.ID, host, wish, s.size, nil)
+	nics, err := plan.NICs(s.config.Machine.NICs)
+	if err != nil {
+		return err
+	}
+	p.machine = plan.Machine(s.request.ID, host, wish, s.size, nics)
 	return p.machine.Validate()
 }
 
@@ -77,6 +84,14 @@ func (s *Sandbox) prepare(p *planned) error {
 	}
 	s.netns = ns
 	s.undo.push("network namespace", func(context.Context) error { return ns.Close() })
+	for _, nic := range p.machine.NICs {
+		tap, err := ns.NewTap(nic.MAC)
+		if err != nil {
+			return err
+		}
+		p.taps = append(p.taps, tap)
+		p.close_ = append(p.close_, tap.Close)
+	}
 	return nil
 }
 
@@ -110,7 +125,7 @@ func (s *Sandbox) launch(ctx context.Context, p *planned) error {
 	}
 	p.close_ = append(p.close_, console.Close)
 	s.machine, err = qemu.Start(ctx, p.machine, qemu.Options{
-		Binary: s.config.Machine.QEMU, Starter: s.starter(), Dir: s.dir, Log: log, Console: console, Share: s.files.Socket(),
+		Binary: s.config.Machine.QEMU, Starter: s.starter(), Dir: s.dir, Log: log, Console: console, Share: s.files.Socket(), Taps: p.taps,
 	})
 	if err != nil {
 		return err
@@ -146,14 +161,45 @@ func (s *Sandbox) configure(ctx context.Context) error {
 	if _, err := rand.Read(entropy); err != nil {
 		return err
 	}
-	_, err := s.guest.Guest().Configure(ctx, &guestv1.ConfigureRequest{
+	wanted, err := s.netns.Sync()
+	if err != nil {
+		return err
+	}
+	_, err = s.guest.Guest().Configure(ctx, &guestv1.ConfigureRequest{
+		Network:      wanted,
 		Hostname:     s.request.Workload.Hostname,
 		TimeUnixNano: time.Now().UnixNano(),
 		Entropy:      entropy,
 		Sysctls:      s.request.Workload.Sysctls.Network,
 		ShareTag:     plan.ShareTag,
 	})
-	return err
+	if err != nil {
+		return s.Explain(err)
+	}
+	return s.follow(ctx)
+}
+
+// follow tells the guest of every change of its network from here on.
+func (s *Sandbox) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.undo.push("network watch", func(context.Context) error { cancel(); return nil })
+	return s.netns.Watch(ctx, func() {
+		if err := s.SyncNetwork(ctx); err != nil && ctx.Err() == nil {
+			log.G(ctx).WithError(err).Warn("network of the sandbox")
+		}
+	})
+}
+
+// SyncNetwork gives the guest the network that the namespace has now.
+func (s *Sandbox) SyncNetwork(ctx context.Context) error {
+	s.network.Lock()
+	defer s.network.Unlock()
+	wanted, err := s.netns.Sync()
+	if err != nil {
+		return err
+	}
+	_, err = s.guest.Guest().ApplyNetwork(ctx, wanted)
+	return s.Explain(err)
 }
 
 func openLog(name string) (*os.File, error) {

@@ -12,7 +12,8 @@ import (
 
 // Namespace is the network namespace that a sandbox lives in.
 type Namespace struct {
-	file *os.File
+	file  *os.File
+	cards []*card // one for each tap, in order
 }
 
 // Open takes the namespace at path; a new one when path is empty. The new one

@@ -5,17 +5,22 @@ package network
 import (
 	"fmt"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
-// NewTap makes a tap link in the namespace and returns its descriptor, ready to
-// be handed to a machine. The link goes when the last descriptor is closed.
-func (n *Namespace) NewTap(name string) (tap *os.File, err error) {
+// NewTap makes a tap link for the machine's network card with that address and
+// returns its descriptor. The link goes when the last descriptor is closed.
+func (n *Namespace) NewTap(mac string) (tap *os.File, err error) {
+	name := tapPrefix + strconv.Itoa(len(n.cards))
 	err = n.do(func() error {
 		tap, err = openTap(name)
 		return err
 	})
+	if err == nil {
+		n.cards = append(n.cards, &card{tap: name, mac: mac})
+	}
 	return tap, err
 }
 

@@ -4,6 +4,9 @@ package plan
 
 import (
 	"cmp"
+	"crypto/rand"
+	"net"
+	"strconv"
 
 	"cloister/oci"
 	"cloister/vmm"
@@ -40,4 +43,20 @@ func Machine(name string, h Host, wish vmm.MachineType, size oci.Size, nics []vm
 // printed that is not a warning.
 func cmdline() []string {
 	return []string{"console=ttyS0", "quiet", "panic=-1", "reboot=t", "random.trust_cpu=on"}
+}
+
+// NICs are a machine's network cards. Their addresses only tell them apart until
+// each takes that of the link it stands for.
+func NICs(count int) ([]vmm.NIC, error) {
+	nics := make([]vmm.NIC, count)
+	for i := range nics {
+		mac := make(net.HardwareAddr, 6)
+		if _, err := rand.Read(mac); err != nil {
+			return nil, err
+		}
+		mac[0] = 0x02 // locally administered, unicast
+		mac[5] = byte(i)
+		nics[i] = vmm.NIC{ID: "n" + strconv.Itoa(i), MAC: mac.String()}
+	}
+	return nics, nil
 }

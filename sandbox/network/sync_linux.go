@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	guestv1 "cloister/sandbox/guestapi/v1"
+)
+
+// card is one of the machine's network cards and the link it stands for.
+type card struct {
+	tap  string
+	mac  string // what the machine calls it by
+	link int    // index of the engine's link, 0 while it is spare
+}
+
+// Sync redirects the links that are in the namespace now to the machine's cards
+// and returns what the guest is to have. It may be called whenever something has
+// changed.
+func (n *Namespace) Sync() (*guestv1.Network, error) {
+	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	defer h.Close()
+	f, err := look(h)
+	if err != nil {
+		return nil, err
+	}
+	n.release(f.links)
+	for i, l := range f.links {
+		c, err := n.take(l.Attrs().Index)
+		if err != nil {
+			return nil, fmt.Errorf("link %s: %w", l.Attrs().Name, err)
+		}
+		tap, err := h.LinkByName(c.tap)
+		if err != nil {
+			return nil, fmt.Errorf("tap %s: %w", c.tap, err)
+		}
+		if err := n.wire(h, l, tap); err != nil {
+			return nil, err
+		}
+		guest := f.guest.GetLinks()[i]
+		guest.Mac, guest.NewMac = c.mac, guest.GetMac()
+	}
+	return f.guest, nil
+}
+
+// release makes the cards of links that are gone spare again; the kernel has
+// taken their filters away with the link.
+func (n *Namespace) release(links []netlink.Link) {
+	there := map[int]bool{}
+	for _, l := range links {
+		there[l.Attrs().Index] = true
+	}
+	for _, c := range n.cards {
+		if !there[c.link] {
+			c.link = 0
+		}
+	}
+}
+
+func (n *Namespace) take(link int) (*card, error) {
+	var spare *card
+	for _, c := range n.cards {
+		if c.link == link {
+			return c, nil
+		}
+		if c.link == 0 && spare == nil {
+			spare = c
+		}
+	}
+	if spare == nil {
+		return nil, fmt.Errorf("all %d network cards of the machine are taken: set machine.nics in the config to more: %w", len(n.cards), errdefs.ErrResourceExhausted)
+	}
+	spare.link = link
+	return spare, nil
+}
+
+// Watch calls changed after links, addresses, routes or neighbours have changed,
+// once for all changes that came in the meantime, until ctx is done.
+func (n *Namespace) Watch(ctx context.Context, changed func()) error {
+	done := make(chan struct{})
+	wake := make(chan struct{}, 1)
+	links, addrs := make(chan netlink.LinkUpdate), make(chan netlink.AddrUpdate)
+	routes, neighs := make(chan netlink.RouteUpdate), make(chan netlink.NeighUpdate)
+	ns := netns.NsHandle(n.file.Fd())
+	for _, subscribe := range []func() error{
+		func() error {
+			return netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{Namespace: &ns})
+		},
+		func() error {
+			return netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{Namespace: &ns})
+		},
+		func() error {
+			return netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{Namespace: &ns})
+		},
+		func() error {
+			return netlink.NeighSubscribeWithOptions(neighs, done, netlink.NeighSubscribeOptions{Namespace: &ns})
+		},
+	} {
+		if err := subscribe(); err != nil {
+			close(done)
+			return fmt.Errorf("watch network namespace: %w", err)
+		}
+	}
+	go drain(wake, links, addrs, routes, neighs)
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-wake:
+				changed()
+			}
+		}
+	}()
+	return nil
+}
+
+// drain empties the subscriptions until they are closed. A change that the guest
+// cannot learn of, such as a neighbour that was learnt, wakes nobody.
+func drain(wake chan<- struct{}, links <-chan netlink.LinkUpdate, addrs <-chan netlink.AddrUpdate, routes <-chan netlink.RouteUpdate, neighs <-chan netlink.NeighUpdate) {
+	for links != nil || addrs != nil || routes != nil || neighs != nil {
+		relevant, ok := true, false
+		select {
+		case _, ok = <-addrs:
+			if !ok {
+				addrs = nil
+			}
+		case _, ok = <-routes:
+			if !ok {
+				routes = nil
+			}
+		case u, open := <-links:
+			if ok = open; !ok {
+				links = nil
+			} else {
+				relevant = engineMade(u.Link)
+			}
+		case u, open := <-neighs:
+			if ok = open; !ok {
+				neighs = nil
+			} else {
+				relevant = u.State&netlink.NUD_PERMANENT != 0
+			}
+		}
+		if ok && relevant {
+			select {
+			case wake <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
