@@ -93,4 +93,3 @@ func (c *Client) openMux(ctx context.Context, name StreamName, done chan<- opene
 		}
 	}
 }
-

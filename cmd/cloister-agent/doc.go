@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command cloister-agent is process 1 of the guest; helpers in an internal
+// folder of its own.
+//
+// It prepares the guest, opens the virtio-serial port, says hello and serves
+// the contract of sandbox/guestapi on it: containerd's Task API, driven by
+// containerd's own runc-shim packages with crun, and the Guest service. When
+// the port hangs up, it powers the guest off. It knows nothing of the host
+// but that port and the virtiofs share.
+//
+// "cloister-agent pause" is process 1 of a pod's shared pid namespace.
+package main

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/cmd/cloister-agent/internal/reap"
+)
+
+const (
+	newRoot    = "/newroot"
+	cgroupRoot = "/sys/fs/cgroup"
+	nsDir      = "/run/cloister/ns"
+
+	// openFiles is fs.nr_open's default; containers that name no limit inherit it.
+	openFiles = 1 << 20
+)
+
+type mountPoint struct {
+	fstype, target string
+	flags          uintptr
+	data           string
+}
+
+func mountPoints() []mountPoint {
+	const quiet = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
+	return []mountPoint{
+		{"proc", "/proc", quiet, ""},
+		{"sysfs", "/sys", quiet, ""},
+		{"devtmpfs", "/dev", unix.MS_NOSUID, "mode=0755"},
+		{"devpts", "/dev/pts", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0620,ptmxmode=0666,gid=5"},
+		{"tmpfs", "/dev/shm", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
+		{"tmpfs", "/run", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755"},
+		{"tmpfs", "/tmp", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
+		{"cgroup2", cgroupRoot, quiet, "nsdelegate"},
+	}
+}
+
+// Prepare mounts, loads modules and sets limits. Call it once, first.
+func Prepare(ctx context.Context) error {
+	if err := leaveRootfs(); err != nil {
+		return err
+	}
+	for _, m := range mountPoints() {
+		if err := mount(m); err != nil {
+			return err
+		}
+	}
+	if err := linkDescriptors(); err != nil {
+		return err
+	}
+	if err := reap.Protect(); err != nil {
+		return err
+	}
+	limit := unix.Rlimit{Cur: openFiles, Max: openFiles}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("raise limit of open files: %w", err)
+	}
+	if err := enableControllers(); err != nil {
+		return err
+	}
+	if err := holdNamespaces(); err != nil {
+		return err
+	}
+	return loadModules(ctx)
+}
+
+// leaveRootfs makes a mount that has a parent the root: pivot_root(2), which
+// every container needs, does not leave the kernel's first mount.
+func leaveRootfs() error {
+	if err := os.Mkdir(newRoot, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make new root: %w", err)
+	}
+	if err := unix.Mount("/", newRoot, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind new root: %w", err)
+	}
+	if err := unix.Chdir(newRoot); err != nil {
+		return fmt.Errorf("enter new root: %w", err)
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move new root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("change root: %w", err)
+	}
+	return unix.Chdir("/")
+}
+
+func mount(m mountPoint) error {
+	if err := os.MkdirAll(m.target, 0o755); err != nil {
+		return fmt.Errorf("make mount point: %w", err)
+	}
+	err := unix.Mount(m.fstype, m.target, m.fstype, m.flags, m.data)
+	if errors.Is(err, unix.EBUSY) {
+		return nil // the kernel has mounted devtmpfs itself
+	}
+	if err != nil {
+		return fmt.Errorf("mount %s on %s: %w", m.fstype, m.target, err)
+	}
+	return nil
+}
+
+func linkDescriptors() error {
+	for name, target := range map[string]string{
+		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0",
+		"/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
+	} {
+		if err := os.Symlink(target, name); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("link descriptors: %w", err)
+		}
+	}
+	return nil
+}
+
+// enableControllers hands every controller down to the containers' cgroups.
+func enableControllers() error {
+	list, err := os.ReadFile(cgroupRoot + "/cgroup.controllers")
+	if err != nil {
+		return fmt.Errorf("read controllers: %w", err)
+	}
+	var enable strings.Builder
+	for _, c := range strings.Fields(string(list)) {
+		enable.WriteString("+" + c + " ")
+	}
+	if err := os.WriteFile(cgroupRoot+"/cgroup.subtree_control", []byte(enable.String()), 0); err != nil {
+		return fmt.Errorf("enable controllers %s: %w", enable.String(), err)
+	}
+	return nil
+}
+
+// holdNamespaces gives names to the agent's namespaces, which are the
+// sandbox's: containers join them by path.
+func holdNamespaces() error {
+	if err := os.MkdirAll(nsDir, 0o755); err != nil {
+		return fmt.Errorf("make folder of namespaces: %w", err)
+	}
+	for _, ns := range []string{"net", "ipc", "uts"} {
+		if err := HoldNamespace("/proc/self/ns/"+ns, ns); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// HoldNamespace binds a namespace's file to its name below /run/cloister/ns.
+func HoldNamespace(file, name string) error {
+	target := nsDir + "/" + name
+	f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o444)
+	if err == nil {
+		err = f.Close()
+	}
+	if err == nil {
+		err = unix.Mount(file, target, "", unix.MS_BIND, "")
+	}
+	if err != nil {
+		return fmt.Errorf("hold namespace %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package containers
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+)
+
+// DefaultDir holds one folder for each container.
+const DefaultDir = "/run/cloister/c"
+
+const maxID = 128
+
+// ID names a container or an exec, and is fit for a file's name.
+type ID string
+
+// ParseID checks that s is what containerd and crun both take for an id:
+// letters, digits and, but not first, any of "._-".
+func ParseID(s string) (ID, error) {
+	ok := s != "" && len(s) <= maxID && !strings.ContainsAny(s[:1], "._-")
+	for _, c := range []byte(s) {
+		ok = ok && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("._-", c) >= 0)
+	}
+	if !ok {
+		return "", fmt.Errorf("id %q: %w", s, errdefs.ErrInvalidArgument)
+	}
+	return ID(s), nil
+}
+
+type state int
+
+const (
+	preparing state = iota + 1
+	prepared
+	tasked
+	removing
+)
+
+// Table holds the state of each container.
+type Table struct {
+	dir string
+
+	mu     sync.Mutex
+	states map[ID]state
+}
+
+// NewTable is an empty table of containers below dir.
+func NewTable(dir string) *Table { return &Table{dir: dir, states: map[ID]state{}} }
+
+// Dir is the folder of a container, its bundle.
+func (t *Table) Dir(id ID) string { return filepath.Join(t.dir, string(id)) }
+
+// Prepare reserves an id. Exactly one of Prepared and Forget follows.
+func (t *Table) Prepare(id ID) error { return t.move(id, preparing, 0) }
+
+// Prepared makes the container fit for a task.
+func (t *Table) Prepared(id ID) { t.set(id, prepared) }
+
+// Task marks that the container has a task; Untask follows when it has none.
+func (t *Table) Task(id ID) error { return t.move(id, tasked, prepared) }
+
+// Untask marks that the task was deleted, or never made.
+func (t *Table) Untask(id ID) { t.set(id, prepared) }
+
+// Remove says whether there is a container to remove, and reserves it. Forget
+// follows.
+func (t *Table) Remove(id ID) (bool, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch t.states[id] {
+	case 0:
+		return false, nil
+	case prepared:
+		t.states[id] = removing
+		return true, nil
+	}
+	return false, fmt.Errorf("container %s has a task or is being prepared: %w", id, errdefs.ErrFailedPrecondition)
+}
+
+// Forget takes a container out of the table.
+func (t *Table) Forget(id ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.states, id)
+}
+
+// IDs gives all containers.
+func (t *Table) IDs() []ID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ids := make([]ID, 0, len(t.states))
+	for id := range t.states {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func (t *Table) set(id ID, s state) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.states[id] = s
+}
+
+func (t *Table) move(id ID, to, from state) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch now := t.states[id]; {
+	case now == from:
+		t.states[id] = to
+		return nil
+	case now == 0:
+		return fmt.Errorf("container %s is not prepared: %w", id, errdefs.ErrNotFound)
+	default:
+		return fmt.Errorf("container %s exists: %w", id, errdefs.ErrAlreadyExists)
+	}
+}

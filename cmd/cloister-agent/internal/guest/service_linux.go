@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/protobuf/types"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"cloister/cmd/cloister-agent/internal/boot"
+	"cloister/cmd/cloister-agent/internal/containers"
+	"cloister/cmd/cloister-agent/internal/events"
+	"cloister/cmd/cloister-agent/internal/network"
+	"cloister/cmd/cloister-agent/internal/pause"
+	"cloister/cmd/cloister-agent/internal/reap"
+	"cloister/cmd/cloister-agent/internal/steps"
+	guestv1 "cloister/sandbox/guestapi/v1"
+)
+
+const (
+	bundleConfig = "config.json"
+	folderMode   = 0o711
+	configMode   = 0o600
+	dropDentries = "2"
+	dropCaches   = "/proc/sys/vm/drop_caches"
+	maxWait      = 5 * time.Minute
+)
+
+// Service is cloister.guest.v1.Guest.
+type Service struct {
+	queue *events.Queue
+	table *containers.Table
+
+	mu         sync.Mutex // one change of the guest at a time
+	configured bool
+	sharedPID  bool
+}
+
+// New makes the service.
+func New(queue *events.Queue, table *containers.Table) *Service {
+	return &Service{queue: queue, table: table}
+}
+
+var empty = &types.Empty{}
+
+// Configure makes the guest a sandbox's.
+func (s *Service) Configure(_ context.Context, r *guestv1.ConfigureRequest) (*types.Empty, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.configured {
+		return nil, fmt.Errorf("guest is configured: %w", errdefs.ErrFailedPrecondition)
+	}
+	s.configured = true
+	if err := setTime(r.GetTimeUnixNano()); err != nil {
+		return nil, err
+	}
+	if err := addEntropy(r.GetEntropy()); err != nil {
+		return nil, err
+	}
+	if err := setHostname(r.GetHostname()); err != nil {
+		return nil, err
+	}
+	if err := network.LoopbackUp(); err != nil {
+		return nil, err
+	}
+	if err := network.Apply(r.GetNetwork()); err != nil {
+		return nil, err
+	}
+	if err := setSysctls(r.GetSysctls()); err != nil {
+		return nil, err
+	}
+	return empty, mountShare(r.GetShareTag())
+}
+
+// SetTime sets the clock.
+func (s *Service) SetTime(_ context.Context, r *guestv1.SetTimeRequest) (*types.Empty, error) {
+	return empty, setTime(r.GetTimeUnixNano())
+}
+
+// ApplyNetwork changes the network.
+func (s *Service) ApplyNetwork(_ context.Context, n *guestv1.Network) (*types.Empty, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return empty, network.Apply(n)
+}
+
+// PrepareSandbox starts the process 1 of a shared pid namespace.
+func (s *Service) PrepareSandbox(_ context.Context, r *guestv1.PrepareSandboxRequest) (*types.Empty, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !r.GetSharedPid() || s.sharedPID {
+		return empty, nil
+	}
+	cmd := pause.Command()
+	monitor := &reap.Monitor{}
+	if _, err := monitor.Start(cmd); err != nil {
+		return nil, fmt.Errorf("start pause process: %w", err)
+	}
+	if err := boot.HoldNamespace(fmt.Sprintf("/proc/%d/ns/pid", cmd.Process.Pid), "pid"); err != nil {
+		return nil, errors.Join(err, cmd.Process.Kill())
+	}
+	s.sharedPID = true
+	return empty, nil
+}
+
+// PrepareContainer makes a container's folder, files and mounts.
+func (s *Service) PrepareContainer(ctx context.Context, r *guestv1.PrepareContainerRequest) (*guestv1.PrepareContainerResponse, error) {
+	id, err := containers.ParseID(r.GetId())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.table.Prepare(id); err != nil {
+		return nil, err
+	}
+	dir := s.table.Dir(id)
+	if err := prepare(ctx, dir, r); err != nil {
+		err = errors.Join(err, steps.Undo(dir, string(id)))
+		s.table.Forget(id)
+		return nil, err
+	}
+	s.table.Prepared(id)
+	return &guestv1.PrepareContainerResponse{Bundle: dir}, nil
+}
+
+func prepare(ctx context.Context, dir string, r *guestv1.PrepareContainerRequest) error {
+	if err := os.MkdirAll(filepath.Dir(dir), folderMode); err != nil {
+		return fmt.Errorf("make folder of containers: %w", err)
+	}
+	if err := os.Mkdir(dir, folderMode); err != nil {
+		return fmt.Errorf("make container's folder: %w", err)
+	}
+	if err := steps.WriteFile(dir, bundleConfig, r.GetSpec(), configMode); err != nil {
+		return fmt.Errorf("write spec: %w", err)
+	}
+	for _, f := range r.GetFiles() {
+		if err := steps.WriteFile(dir, f.GetPath(), f.GetData(), os.FileMode(f.GetMode())); err != nil {
+			return fmt.Errorf("write file %s: %w", f.GetPath(), err)
+		}
+	}
+	return steps.Do(ctx, dir, r.GetMounts())
+}
+
+// RemoveContainer takes away what PrepareContainer made, and lets go of the
+// share's inodes, each of which holds a descriptor on the host.
+func (s *Service) RemoveContainer(_ context.Context, r *guestv1.RemoveContainerRequest) (*types.Empty, error) {
+	id, err := containers.ParseID(r.GetId())
+	if err != nil {
+		return nil, err
+	}
+	exists, err := s.table.Remove(id)
+	if err != nil || !exists {
+		return empty, err
+	}
+	if err := steps.Undo(s.table.Dir(id), string(id)); err != nil {
+		s.table.Prepared(id)
+		return nil, err
+	}
+	s.table.Forget(id)
+	if err := os.WriteFile(dropCaches, []byte(dropDentries), 0); err != nil {
+		return nil, fmt.Errorf("drop dentries: %w", err)
+	}
+	return empty, nil
+}
+
+// Events is a long poll.
+func (s *Service) Events(ctx context.Context, r *guestv1.EventsRequest) (*guestv1.EventsResponse, error) {
+	wait := min(time.Duration(r.GetWaitMs())*time.Millisecond, maxWait)
+	list, err := s.queue.Poll(ctx, r.GetAfter(), wait)
+	return &guestv1.EventsResponse{Events: list}, err
+}
+
+// MemoryInfo reads /proc.
+func (s *Service) MemoryInfo(context.Context, *types.Empty) (*guestv1.MemoryInfoResponse, error) {
+	return memoryInfo()
+}
+
+// Shutdown unmounts what is left and powers off.
+func (s *Service) Shutdown(ctx context.Context, _ *types.Empty) (*types.Empty, error) {
+	for _, id := range s.table.IDs() {
+		if err := steps.UnmountBelow(s.table.Dir(id)); err != nil {
+			log.G(ctx).WithError(err).WithField("id", id).Warn("unmount at shutdown")
+		}
+	}
+	boot.PowerOff(ctx)
+	return empty, nil
+}
+
+var _ guestv1.TTRPCGuestService = (*Service)(nil)

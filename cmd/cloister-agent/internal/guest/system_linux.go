@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"unsafe"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"cloister/cmd/cloister-agent/internal/steps"
+)
+
+const (
+	// maxEntropy is what the kernel takes from RNDADDENTROPY at once.
+	maxEntropy = 512
+	randomPath = "/dev/random"
+	sysctlRoot = "/proc/sys"
+)
+
+func setTime(unixNano int64) error {
+	if unixNano == 0 {
+		return nil
+	}
+	ts := unix.NsecToTimespec(unixNano)
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+		return fmt.Errorf("set time: %w", err)
+	}
+	return nil
+}
+
+// addEntropy credits random bytes: struct rand_pool_info of random(4).
+func addEntropy(seed []byte) error {
+	if len(seed) == 0 {
+		return nil
+	}
+	if len(seed) > maxEntropy {
+		return fmt.Errorf("entropy of %d bytes: %w", len(seed), errdefs.ErrInvalidArgument)
+	}
+	info := binary.NativeEndian.AppendUint32(nil, uint32(8*len(seed)))
+	info = binary.NativeEndian.AppendUint32(info, uint32(len(seed)))
+	info = append(info, seed...)
+	f, err := os.OpenFile(randomPath, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("add entropy: %w", err)
+	}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0])))
+	if errno != 0 {
+		return errors.Join(fmt.Errorf("add entropy: %w", errno), f.Close())
+	}
+	return f.Close()
+}
+
+func setHostname(name string) error {
+	if name == "" {
+		return nil
+	}
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return fmt.Errorf("set hostname %q: %w", name, err)
+	}
+	return nil
+}
+
+func setSysctls(values map[string]string) error {
+	for name, value := range values {
+		path, err := sysctlPath(name)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(value), 0); err != nil {
+			return fmt.Errorf("sysctl %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// sysctlPath takes the forms of sysctl(8): where the first separator is a dot,
+// a slash stands for a dot in a name (net.ipv4.conf.eth0/100).
+func sysctlPath(name string) (string, error) {
+	path := name
+	if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' {
+		path = strings.NewReplacer(".", "/", "/", ".").Replace(name)
+	}
+	if path == "" || !filepath.IsLocal(path) {
+		return "", fmt.Errorf("sysctl %q: %w", name, errdefs.ErrInvalidArgument)
+	}
+	return filepath.Join(sysctlRoot, path), nil
+}
+
+// mountShare mounts the host's files. Only the containers' binds of it have
+// options of their own.
+func mountShare(tag string) error {
+	if tag == "" {
+		return nil
+	}
+	if err := os.MkdirAll(steps.Share, 0o755); err != nil {
+		return fmt.Errorf("make folder of the share: %w", err)
+	}
+	if err := unix.Mount(tag, steps.Share, "virtiofs", 0, ""); err != nil {
+		return fmt.Errorf("mount share %s: %w", tag, err)
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	guestv1 "cloister/sandbox/guestapi/v1"
+)
+
+// LoopbackUp makes 127.0.0.1 and ::1 answer.
+func LoopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find loopback: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set loopback up: %w", err)
+	}
+	return nil
+}
+
+// Apply makes links, addresses, routes and neighbours what n says, and takes
+// off what the named links have beyond it.
+func Apply(n *guestv1.Network) error {
+	links := map[string]netlink.Link{}
+	for _, want := range n.GetLinks() {
+		link, err := applyLink(want)
+		if err != nil {
+			return fmt.Errorf("link %s (%s): %w", want.GetName(), want.GetMac(), err)
+		}
+		links[want.GetName()] = link
+	}
+	if err := applyRoutes(links, n.GetRoutes()); err != nil {
+		return err
+	}
+	return applyNeighbours(links, n.GetNeighbours())
+}
+
+// findLink looks for a NIC by its address, which is the machine's and not yet
+// changed, or by the name that an earlier Apply gave it.
+func findLink(want *guestv1.Link) (netlink.Link, error) {
+	mac, err := net.ParseMAC(want.GetMac())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	all, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range all {
+		a := l.Attrs()
+		if bytes.Equal(a.PermHWAddr, mac) || (a.PermHWAddr == nil && bytes.Equal(a.HardwareAddr, mac)) || a.Alias == want.GetMac() {
+			return l, nil
+		}
+	}
+	return nil, fmt.Errorf("no NIC has this address: %w", errdefs.ErrNotFound)
+}
+
+func applyLink(want *guestv1.Link) (netlink.Link, error) {
+	link, err := findLink(want)
+	if err != nil {
+		return nil, err
+	}
+	a := link.Attrs()
+	newMAC, err := wantedMAC(want, a.HardwareAddr)
+	if err != nil {
+		return nil, err
+	}
+	if a.Name != want.GetName() || newMAC != nil {
+		if err := rename(link, want, newMAC); err != nil {
+			return nil, err
+		}
+	}
+	if mtu := int(want.GetMtu()); mtu != 0 && mtu != a.MTU {
+		if err := netlink.LinkSetMTU(link, mtu); err != nil {
+			return nil, fmt.Errorf("set MTU %d: %w", mtu, err)
+		}
+	}
+	if err := applyAddresses(link, want.GetAddresses()); err != nil {
+		return nil, err
+	}
+	if want.GetUp() {
+		err = netlink.LinkSetUp(link)
+	} else {
+		err = netlink.LinkSetDown(link)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("set up or down: %w", err)
+	}
+	return link, nil
+}
+
+func wantedMAC(want *guestv1.Link, have net.HardwareAddr) (net.HardwareAddr, error) {
+	if want.GetNewMac() == "" {
+		return nil, nil
+	}
+	mac, err := net.ParseMAC(want.GetNewMac())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	if bytes.Equal(mac, have) {
+		return nil, nil
+	}
+	return mac, nil
+}
+
+// rename needs the link down; its alias keeps the machine's address.
+func rename(link netlink.Link, want *guestv1.Link, mac net.HardwareAddr) error {
+	if err := netlink.LinkSetDown(link); err != nil {
+		return fmt.Errorf("set down: %w", err)
+	}
+	if mac != nil {
+		if err := netlink.LinkSetAlias(link, want.GetMac()); err != nil {
+			return fmt.Errorf("note address: %w", err)
+		}
+		if err := netlink.LinkSetHardwareAddr(link, mac); err != nil {
+			return fmt.Errorf("set address %s: %w", mac, err)
+		}
+	}
+	if link.Attrs().Name == want.GetName() {
+		return nil
+	}
+	if err := netlink.LinkSetName(link, want.GetName()); err != nil {
+		return fmt.Errorf("rename %s: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
+func applyAddresses(link netlink.Link, want []string) error {
+	have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	keep := map[string]bool{}
+	for _, cidr := range want {
+		addr, err := netlink.ParseAddr(cidr)
+		if err != nil {
+			return fmt.Errorf("address %q: %w: %w", cidr, errdefs.ErrInvalidArgument, err)
+		}
+		keep[addr.IPNet.String()] = true
+		if addr.IP.To4() == nil {
+			addr.Flags |= unix.IFA_F_NODAD // the host's side has seen to it
+		}
+		if err := netlink.AddrReplace(link, addr); err != nil {
+			return fmt.Errorf("add address %s: %w", cidr, err)
+		}
+	}
+	for _, a := range have {
+		if keep[a.IPNet.String()] || a.IP.IsLinkLocalUnicast() {
+			continue
+		}
+		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove address %s: %w", a.IPNet, err)
+		}
+	}
+	return nil
+}

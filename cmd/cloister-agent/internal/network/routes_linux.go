@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sort"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	guestv1 "cloister/sandbox/guestapi/v1"
+)
+
+func applyRoutes(links map[string]netlink.Link, want []*guestv1.Route) error {
+	var routes []netlink.Route
+	for _, w := range want {
+		r, err := parseRoute(links, w)
+		if err != nil {
+			return err
+		}
+		routes = append(routes, r)
+	}
+	// A gateway is reached by a route without one: those come first.
+	sort.SliceStable(routes, func(i, j int) bool { return routes[i].Gw == nil && routes[j].Gw != nil })
+	keep := map[string]bool{}
+	for i := range routes {
+		keep[routeKey(&routes[i])] = true
+		if err := netlink.RouteReplace(&routes[i]); err != nil {
+			return fmt.Errorf("add route %s: %w", routes[i], err)
+		}
+	}
+	for _, link := range links {
+		if err := removeRoutes(link, keep); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeRoutes takes away what is not wanted, but for the kernel's own.
+func removeRoutes(link netlink.Link, keep map[string]bool) error {
+	have, err := netlink.RouteList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	for i := range have {
+		r := &have[i]
+		if r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA || keep[routeKey(r)] {
+			continue
+		}
+		if err := netlink.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove route %s: %w", r, err)
+		}
+	}
+	return nil
+}
+
+func routeKey(r *netlink.Route) string {
+	dst := "default"
+	if r.Dst != nil {
+		if ones, _ := r.Dst.Mask.Size(); ones > 0 {
+			dst = r.Dst.String()
+		}
+	}
+	return fmt.Sprint(r.LinkIndex, " ", dst, " ", r.Gw, " ", r.Priority)
+}
+
+func parseRoute(links map[string]netlink.Link, w *guestv1.Route) (netlink.Route, error) {
+	link, ok := links[w.GetLink()]
+	if !ok {
+		return netlink.Route{}, fmt.Errorf("route by %q, which is no link of the request: %w", w.GetLink(), errdefs.ErrInvalidArgument)
+	}
+	r := netlink.Route{
+		LinkIndex: link.Attrs().Index, Scope: netlink.Scope(w.GetScope()), Priority: int(w.GetMetric()),
+		MTU: int(w.GetMtu()), Flags: int(w.GetFlags()), Type: int(w.GetType()), Protocol: netlink.RouteProtocol(w.GetProtocol()),
+		Table: int(w.GetTable()),
+	}
+	var err error
+	if w.GetDestination() != "" {
+		if _, r.Dst, err = net.ParseCIDR(w.GetDestination()); err != nil {
+			return r, fmt.Errorf("route: %w: %w", errdefs.ErrInvalidArgument, err)
+		}
+	}
+	if r.Gw, err = parseIP(w.GetGateway()); err != nil {
+		return r, err
+	}
+	if r.Src, err = parseIP(w.GetSource()); err != nil {
+		return r, err
+	}
+	if r.Dst == nil {
+		r.Dst = anywhere(w, r.Gw, r.Src)
+	}
+	return r, nil
+}
+
+// anywhere is the default route of a family.
+func anywhere(w *guestv1.Route, gateway, source net.IP) *net.IPNet {
+	six := w.GetFamily() == 6
+	for _, ip := range []net.IP{gateway, source} {
+		six = six || (ip != nil && ip.To4() == nil)
+	}
+	if six {
+		return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	}
+	return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+}
+
+func parseIP(s string) (net.IP, error) {
+	if s == "" {
+		return nil, nil
+	}
+	ip := net.ParseIP(s)
+	if ip == nil {
+		return nil, fmt.Errorf("address %q: %w", s, errdefs.ErrInvalidArgument)
+	}
+	return ip, nil
+}
+
+func applyNeighbours(links map[string]netlink.Link, want []*guestv1.Neighbour) error {
+	for _, w := range want {
+		link, ok := links[w.GetLink()]
+		if !ok {
+			return fmt.Errorf("neighbour on %q, which is no link of the request: %w", w.GetLink(), errdefs.ErrInvalidArgument)
+		}
+		ip, err := parseIP(w.GetIp())
+		if err != nil || ip == nil {
+			return errors.Join(fmt.Errorf("neighbour %q: %w", w.GetIp(), errdefs.ErrInvalidArgument), err)
+		}
+		mac, err := net.ParseMAC(w.GetMac())
+		if err != nil {
+			return fmt.Errorf("neighbour %s: %w: %w", ip, errdefs.ErrInvalidArgument, err)
+		}
+		n := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac}
+		if err := netlink.NeighSet(n); err != nil {
+			return fmt.Errorf("add neighbour %s: %w", ip, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stdio
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/hashicorp/yamux"
+
+	"cloister/sandbox/guestapi"
+)
+
+// arrival is how long a call waits for a stream that it names. The host sends
+// the stream first, on the same channel.
+const arrival = 10 * time.Second
+
+// Registry holds the streams that no call has named yet.
+type Registry struct {
+	mu      sync.Mutex
+	streams map[guestapi.Token]*yamux.Stream
+	changed chan struct{} // closed and replaced at each Put
+}
+
+// NewRegistry is an empty registry.
+func NewRegistry() *Registry {
+	return &Registry{streams: map[guestapi.Token]*yamux.Stream{}, changed: make(chan struct{})}
+}
+
+// Put hands in a stream. One that comes twice replaces the first.
+func (r *Registry) Put(token guestapi.Token, s *yamux.Stream) {
+	r.mu.Lock()
+	old := r.streams[token]
+	r.streams[token] = s
+	close(r.changed)
+	r.changed = make(chan struct{})
+	r.mu.Unlock()
+	if old != nil {
+		_ = old.Close()
+	}
+}
+
+// Take gives the stream of a token, once.
+func (r *Registry) Take(ctx context.Context, token guestapi.Token) (*yamux.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, arrival)
+	defer cancel()
+	for {
+		s, changed := r.take(token)
+		if s != nil {
+			return s, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("stream %s was not opened: %w", token, errdefs.ErrNotFound)
+		}
+	}
+}
+
+func (r *Registry) take(token guestapi.Token) (*yamux.Stream, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.streams[token]
+	delete(r.streams, token)
+	return s, r.changed
+}

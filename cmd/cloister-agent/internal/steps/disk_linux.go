@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"cloister/cmd/cloister-agent/internal/uevent"
+)
+
+const (
+	scsiDevices = "/sys/bus/scsi/devices"
+	scsiHosts   = "/sys/class/scsi_host"
+)
+
+// waitDisk gives the device node of the LUN of the one virtio-scsi controller
+// (channel 0, target 0). The kernel tells of a disk when it is ready.
+func waitDisk(ctx context.Context, lun int) (string, error) {
+	events, err := uevent.Listen()
+	if err != nil {
+		return "", err
+	}
+	defer events.Close()
+	device, err := findDisk(lun)
+	if err != nil || device != "" {
+		return device, err
+	}
+	if err := scanDisk(lun); err != nil {
+		return "", err
+	}
+	for {
+		device, err := findDisk(lun)
+		if err != nil || device != "" {
+			return device, err
+		}
+		if err := events.Wait(ctx); err != nil {
+			return "", fmt.Errorf("wait for disk %d: %w", lun, err)
+		}
+	}
+}
+
+func findDisk(lun int) (string, error) {
+	found, err := filepath.Glob(filepath.Join(scsiDevices, "*:0:0:"+strconv.Itoa(lun), "block", "*"))
+	if err != nil || len(found) == 0 {
+		return "", err
+	}
+	node := filepath.Join("/dev", strings.ReplaceAll(filepath.Base(found[0]), "!", "/"))
+	if _, err := os.Stat(node); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return "", nil // devtmpfs is not there yet
+		}
+		return "", err
+	}
+	return node, nil
+}
+
+func scanDisk(lun int) error {
+	hosts, err := filepath.Glob(filepath.Join(scsiHosts, "host*", "scan"))
+	if err != nil {
+		return err
+	}
+	for _, scan := range hosts {
+		if err := os.WriteFile(scan, []byte("0 0 "+strconv.Itoa(lun)), 0); err != nil {
+			return fmt.Errorf("scan for disk %d: %w", lun, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	guestv1 "cloister/sandbox/guestapi/v1"
+)
+
+// Share is where the virtiofs share is mounted.
+const Share = "/run/cloister/share"
+
+const (
+	fromShare     = "share:"
+	fromLUN       = "lun:"
+	fromContainer = "ctr:"
+)
+
+// Do makes the mounts of a container in order. On an error those made so far
+// stay: Undo takes them away.
+func Do(ctx context.Context, dir string, list []*guestv1.MountStep) error {
+	root, err := openRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for i, s := range list {
+		if err := do(ctx, root, s); err != nil {
+			return fmt.Errorf("mount step %d: %s %s on %s: %w", i, s.GetType(), s.GetSource(), s.GetTarget(), err)
+		}
+	}
+	return nil
+}
+
+func do(ctx context.Context, root *os.File, s *guestv1.MountStep) error {
+	switch s.GetType() {
+	case "mkdir":
+		return makeFolder(root, s)
+	case "bind":
+		return bind(root, s)
+	case "tmpfs", "mqueue":
+		return mountAt(root, s, s.GetType(), s.GetOptions())
+	case "overlay":
+		options, err := overlayOptions(s.GetOptions())
+		if err != nil {
+			return err
+		}
+		return mountAt(root, s, "overlay", options)
+	case "ext4", "erofs", "xfs", "btrfs", "squashfs":
+		lun, ok := strings.CutPrefix(s.GetSource(), fromLUN)
+		n, err := strconv.ParseUint(lun, 10, 14) // virtio-scsi has 16384 LUNs
+		if !ok || err != nil {
+			return fmt.Errorf("source %q is not a disk: %w", s.GetSource(), errdefs.ErrInvalidArgument)
+		}
+		device, err := waitDisk(ctx, int(n))
+		if err != nil {
+			return err
+		}
+		return mountAt(root, s, device, s.GetOptions())
+	}
+	return fmt.Errorf("mount type %q: %w", s.GetType(), errdefs.ErrInvalidArgument)
+}
+
+func makeFolder(root *os.File, s *guestv1.MountStep) error {
+	mode, uid, gid := uint64(folderMode), -1, -1
+	for _, o := range s.GetOptions() {
+		key, value, _ := strings.Cut(o, "=")
+		var err error
+		switch key {
+		case "mode":
+			mode, err = strconv.ParseUint(value, 8, 12)
+		case "uid":
+			uid, err = strconv.Atoi(value)
+		case "gid":
+			gid, err = strconv.Atoi(value)
+		default:
+			err = errdefs.ErrInvalidArgument
+		}
+		if err != nil {
+			return fmt.Errorf("option %q: %w", o, err)
+		}
+	}
+	f, err := folderIn(root, s.GetTarget(), uint32(mode))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Fchownat(int(f.Fd()), "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("chown: %w", err)
+	}
+	if err := unix.Chmod(fdPath(f), uint32(mode)); err != nil {
+		return fmt.Errorf("chmod: %w", err)
+	}
+	return nil
+}
+
+// openSource opens a file or folder of the share or of the container.
+func openSource(root *os.File, source string) (*os.File, error) {
+	if rel, ok := strings.CutPrefix(source, fromContainer); ok {
+		return openTree(root, rel)
+	}
+	rel, ok := strings.CutPrefix(source, fromShare)
+	if !ok {
+		return nil, fmt.Errorf("source %q: %w", source, errdefs.ErrInvalidArgument)
+	}
+	share, err := openRoot(Share)
+	if err != nil {
+		return nil, err
+	}
+	defer share.Close()
+	return openTree(share, rel)
+}
+
+// openTree opens a path to be cloned. O_DIRECTORY comes first: it makes the
+// kernel mount the host's mount that may sit there (a virtiofs submount).
+func openTree(root *os.File, rel string) (*os.File, error) {
+	rel, err := clean(rel)
+	if err != nil {
+		return nil, err
+	}
+	f, err := openIn(root, rel, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if errors.Is(err, unix.ENOTDIR) {
+		return openIn(root, rel, unix.O_PATH, 0)
+	}
+	return f, err
+}
+
+func bind(root *os.File, s *guestv1.MountStep) error {
+	p := parseOptions(s.GetOptions())
+	if len(p.data) > 0 {
+		return fmt.Errorf("option %q of a bind: %w", p.data[0], errdefs.ErrInvalidArgument)
+	}
+	source, err := openSource(root, s.GetSource())
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	info, err := source.Stat()
+	if err != nil {
+		return err
+	}
+	target, err := openTarget(root, s.GetTarget(), info.IsDir())
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	return cloneOnto(source, target, p)
+}
+
+func openTarget(root *os.File, rel string, folder bool) (*os.File, error) {
+	if folder {
+		return folderIn(root, rel, folderMode)
+	}
+	return fileIn(root, rel)
+}
+
+func cloneOnto(source, target *os.File, p parsed) error {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
+	at := uint(unix.AT_EMPTY_PATH)
+	if p.recursive {
+		flags |= unix.AT_RECURSIVE
+		at |= unix.AT_RECURSIVE
+	}
+	tree, err := unix.OpenTree(int(source.Fd()), "", flags)
+	if err != nil {
+		return fmt.Errorf("clone mount: %w", err)
+	}
+	defer unix.Close(tree)
+	p.attr.Propagation = p.propagates
+	if p.attr != (unix.MountAttr{}) {
+		if err := unix.MountSetattr(tree, "", at, &p.attr); err != nil {
+			return fmt.Errorf("set mount's attributes: %w", err)
+		}
+	}
+	if err := unix.MoveMount(tree, "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move mount: %w", err)
+	}
+	return nil
+}
+
+// overlayOptions checks those options that are paths: relative to the
+// container's folder, in which the mount is made.
+func overlayOptions(options []string) ([]string, error) {
+	for _, o := range options {
+		key, value, ok := strings.Cut(o, "=")
+		if !ok || (key != "lowerdir" && key != "upperdir" && key != "workdir") {
+			continue
+		}
+		for _, rel := range strings.Split(value, ":") {
+			if _, err := clean(rel); err != nil {
+				return nil, fmt.Errorf("option %s: %w", key, err)
+			}
+		}
+	}
+	return options, nil
+}
+
+func mountAt(root *os.File, s *guestv1.MountStep, source string, options []string) error {
+	p := parseOptions(options)
+	target, err := folderIn(root, s.GetTarget(), folderMode)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	done := make(chan error)
+	go mountIn(root, source, target, s.GetType(), p, done)
+	return <-done
+}
+
+// mountIn mounts with the container's folder as the working one: a page holds
+// all of mount(2)'s data, and many layers' absolute paths do not fit. The
+// thread has a working folder of its own and ends with the goroutine.
+func mountIn(root *os.File, source string, target *os.File, fstype string, p parsed, done chan<- error) {
+	runtime.LockOSThread()
+	err := unix.Unshare(unix.CLONE_FS)
+	if err == nil {
+		err = unix.Fchdir(int(root.Fd()))
+	}
+	if err == nil {
+		err = unix.Mount(source, fdPath(target), fstype, p.mount, strings.Join(p.data, ","))
+	}
+	done <- err
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package steps
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// Undo unmounts all that is mounted below a container's folder and on its part
+// of the share, and removes the folder.
+func Undo(dir, id string) error {
+	err := errors.Join(UnmountBelow(dir), UnmountBelow(filepath.Join(Share, id)))
+	if err != nil {
+		return err // the folder's files may be others' than ours
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove container's folder: %w", err)
+	}
+	return nil
+}
+
+// UnmountBelow unmounts what is mounted at dir and below it. What is in use is
+// written out and detached.
+func UnmountBelow(dir string) error {
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return fmt.Errorf("list mounts: %w", err)
+	}
+	var errs []error
+	for i := len(mounts) - 1; i >= 0; i-- { // those on top come later
+		errs = append(errs, unmount(mounts[i].Mountpoint))
+	}
+	return errors.Join(errs...)
+}
+
+func unmount(path string) error {
+	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EBUSY) {
+		syncFS(path)
+		err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: went with the one below it
+		return &os.PathError{Op: "unmount", Path: path, Err: err}
+	}
+	return nil
+}
+
+func syncFS(path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	_ = unix.Syncfs(int(f.Fd()))
+}

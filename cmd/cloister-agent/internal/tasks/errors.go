@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tasks
+
+import (
+	"regexp"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// phrase is one of crun's and what runc says in its place. Clients look for
+// runc's words to tell "not found" (127) from "cannot be run" (126).
+type phrase struct {
+	crun *regexp.Regexp
+	runc string
+}
+
+func phrases() []phrase {
+	return []phrase{
+		{regexp.MustCompile("executable file [`']([^`']*)[`'] not found in \\$PATH(: No such file or directory)?"), `exec: "$1": executable file not found in $$PATH`},
+		{regexp.MustCompile("open executable: (.*)"), `exec: $1`},
+		{regexp.MustCompile("exec container process [`']([^`']*)[`']: (.*)"), `exec: "$1": $2`},
+	}
+}
+
+// systemPhrases are the C library's words, which Go's library starts with a
+// small letter; clients compare as runc writes.
+var systemPhrases = strings.NewReplacer(
+	"Permission denied", "permission denied",
+	"No such file or directory", "no such file or directory",
+	"Not a directory", "not a directory",
+	"Is a directory", "is a directory",
+	"Exec format error", "exec format error",
+	"No such process", "no such process",
+)
+
+// runcError gives an error of crun in runc's words, with its class.
+func runcError(err error) error {
+	if err == nil {
+		return nil
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		return err
+	}
+	code, text := s.Code(), s.Message()
+	for _, p := range phrases() {
+		text = p.crun.ReplaceAllString(text, p.runc)
+	}
+	text = systemPhrases.Replace(text)
+	if code == codes.Unknown && strings.Contains(text, "is not running") {
+		code = codes.FailedPrecondition
+	}
+	return status.Error(code, text)
+}

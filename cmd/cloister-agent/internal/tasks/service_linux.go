@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tasks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/runc/options"
+	runctask "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
+	"github.com/containerd/containerd/v2/pkg/protobuf/types"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/errdefs"
+	runc "github.com/containerd/go-runc"
+	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
+
+	"cloister/cmd/cloister-agent/internal/containers"
+	"cloister/cmd/cloister-agent/internal/reap"
+	"cloister/cmd/cloister-agent/internal/stdio"
+)
+
+const (
+	crunPath = "/usr/bin/crun"
+	crunRoot = "/run/cloister/crun"
+	ioDir    = "/run/cloister/io"
+)
+
+// process names a process of the guest; exec is empty for a container's first.
+type process struct{ container, exec containers.ID }
+
+// Service is the Task API for containers that the Guest service has prepared.
+// What it does not say itself, containerd's service says.
+type Service struct {
+	task.TTRPCTaskService
+	streams *stdio.Registry
+	table   *containers.Table
+
+	mu    sync.Mutex
+	pipes map[process]*stdio.Pipes
+}
+
+// New starts containerd's service. Call it once.
+func New(ctx context.Context, publisher shim.Publisher, streams *stdio.Registry, table *containers.Table) (*Service, error) {
+	ctx, sd := shutdown.WithShutdown(ctx)
+	inner, err := runctask.NewTaskService(ctx, publisher, sd)
+	if err != nil {
+		return nil, fmt.Errorf("start task service: %w", err)
+	}
+	runc.Monitor = &reap.Monitor{} // the task service has just set its own
+	return &Service{TTRPCTaskService: inner, streams: streams, table: table, pipes: map[process]*stdio.Pipes{}}, nil
+}
+
+// Create makes the container of a prepared bundle. Of the request it takes the
+// id, the terminal and the streams; the rest is the guest's own.
+func (s *Service) Create(ctx context.Context, r *task.CreateTaskRequest) (_ *task.CreateTaskResponse, err error) {
+	id, err := containers.ParseID(r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.table.Task(id); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.table.Untask(id)
+		}
+	}()
+	opts, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: crunPath, Root: crunRoot})
+	if err != nil {
+		return nil, fmt.Errorf("encode options: %w", err)
+	}
+	pipes, err := s.openPipes(ctx, process{container: id}, stdio.Names{Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr()})
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.TTRPCTaskService.Create(ctx, &task.CreateTaskRequest{
+		ID: string(id), Bundle: s.table.Dir(id), Terminal: r.GetTerminal(), Options: opts,
+		Stdin: pipes.Paths.Stdin, Stdout: pipes.Paths.Stdout, Stderr: pipes.Paths.Stderr,
+	})
+	if err != nil {
+		s.closePipes(ctx, process{container: id})
+		return nil, runcError(err)
+	}
+	pipes.Started()
+	return resp, nil
+}
+
+// Exec adds a process to a container.
+func (s *Service) Exec(ctx context.Context, r *task.ExecProcessRequest) (*types.Empty, error) {
+	p, err := parse(r.GetID(), r.GetExecID())
+	if err != nil {
+		return nil, err
+	}
+	if p.exec == "" {
+		return nil, fmt.Errorf("exec without an id: %w", errdefs.ErrInvalidArgument)
+	}
+	pipes, err := s.openPipes(ctx, p, stdio.Names{Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr()})
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.TTRPCTaskService.Exec(ctx, &task.ExecProcessRequest{
+		ID: r.GetID(), ExecID: r.GetExecID(), Terminal: r.GetTerminal(), Spec: r.GetSpec(),
+		Stdin: pipes.Paths.Stdin, Stdout: pipes.Paths.Stdout, Stderr: pipes.Paths.Stderr,
+	})
+	if err != nil {
+		s.closePipes(ctx, p)
+		return nil, runcError(err)
+	}
+	return resp, nil
+}
+
+// Start starts a container or an exec.
+func (s *Service) Start(ctx context.Context, r *task.StartRequest) (*task.StartResponse, error) {
+	resp, err := s.TTRPCTaskService.Start(ctx, r)
+	if p, ok := s.lookup(r.GetID(), r.GetExecID()); ok {
+		// A process that did not start has no ends either: its streams end.
+		p.Started()
+	}
+	return resp, runcError(err)
+}
+
+// Delete ends a container or an exec that is no more, and its streams.
+func (s *Service) Delete(ctx context.Context, r *task.DeleteRequest) (*task.DeleteResponse, error) {
+	resp, err := s.TTRPCTaskService.Delete(ctx, r)
+	if err != nil {
+		return nil, runcError(err)
+	}
+	p := process{container: containers.ID(r.GetID()), exec: containers.ID(r.GetExecID())}
+	s.closePipes(ctx, p)
+	if p.exec == "" {
+		s.closeExecs(ctx, p.container)
+		s.table.Untask(p.container)
+	}
+	return resp, nil
+}
+
+// Kill sends a signal.
+func (s *Service) Kill(ctx context.Context, r *task.KillRequest) (*types.Empty, error) {
+	resp, err := s.TTRPCTaskService.Kill(ctx, r)
+	return resp, runcError(err)
+}
+
+// Checkpoint is not here: a guest's processes stay in it.
+func (s *Service) Checkpoint(context.Context, *task.CheckpointTaskRequest) (*types.Empty, error) {
+	return nil, fmt.Errorf("checkpoint: %w", errdefs.ErrNotImplemented)
+}
+
+// Shutdown is the Guest service's.
+func (s *Service) Shutdown(context.Context, *task.ShutdownRequest) (*types.Empty, error) {
+	return nil, fmt.Errorf("shutdown of a guest's task service: %w", errdefs.ErrNotImplemented)
+}
+
+func parse(container, exec string) (process, error) {
+	id, err := containers.ParseID(container)
+	if err != nil || exec == "" {
+		return process{container: id}, err
+	}
+	execID, err := containers.ParseID(exec)
+	return process{container: id, exec: execID}, err
+}
+
+func (s *Service) openPipes(ctx context.Context, p process, names stdio.Names) (*stdio.Pipes, error) {
+	if _, ok := s.lookup(string(p.container), string(p.exec)); ok {
+		return nil, fmt.Errorf("process %s of container %s: %w", p.exec, p.container, errdefs.ErrAlreadyExists)
+	}
+	pipes, err := s.streams.Open(ctx, ioDir, names)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.pipes[p]; ok {
+		return nil, errors.Join(fmt.Errorf("process %s of container %s: %w", p.exec, p.container, errdefs.ErrAlreadyExists), pipes.Close())
+	}
+	s.pipes[p] = pipes
+	return pipes, nil
+}
+
+func (s *Service) lookup(container, exec string) (*stdio.Pipes, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.pipes[process{containers.ID(container), containers.ID(exec)}]
+	return p, ok
+}
+
+func (s *Service) closePipes(ctx context.Context, p process) {
+	s.mu.Lock()
+	pipes := s.pipes[p]
+	delete(s.pipes, p)
+	s.mu.Unlock()
+	if pipes == nil {
+		return
+	}
+	if err := pipes.Close(); err != nil {
+		log.G(ctx).WithError(err).WithField("id", p.container).Warn("close stdio")
+	}
+}
+
+// closeExecs is for execs that were never deleted.
+func (s *Service) closeExecs(ctx context.Context, id containers.ID) {
+	s.mu.Lock()
+	var left []process
+	for p := range s.pipes {
+		if p.container == id {
+			left = append(left, p)
+		}
+	}
+	s.mu.Unlock()
+	for _, p := range left {
+		s.closePipes(ctx, p)
+	}
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime/debug"
+
+	"github.com/containerd/log"
+
+	"cloister/cmd/cloister-agent/internal/boot"
+	"cloister/cmd/cloister-agent/internal/pause"
+)
+
+// version is set by the linker.
+var version = "0.0.0-dev"
+
+// The agent's memory is the guest's: collect early.
+const (
+	gcPercent   = 40
+	memoryLimit = 24 << 20
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == pause.Arg {
+		pause.Run()
+		return
+	}
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "cloister-agent: it runs as process 1 of a guest")
+		os.Exit(2)
+	}
+	debug.SetGCPercent(gcPercent)
+	debug.SetMemoryLimit(memoryLimit)
+	ctx := context.Background()
+	if err := log.SetLevel("warn"); err != nil {
+		log.G(ctx).WithError(err).Error("set log level")
+	}
+	if err := run(ctx); err != nil {
+		// The console's tail is in the host's error.
+		log.G(ctx).WithError(err).Error("cloister-agent ends")
+	}
+	boot.PowerOff(ctx)
+}

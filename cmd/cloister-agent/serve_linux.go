@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"github.com/hashicorp/yamux"
+
+	"cloister/cmd/cloister-agent/internal/boot"
+	"cloister/cmd/cloister-agent/internal/containers"
+	"cloister/cmd/cloister-agent/internal/events"
+	"cloister/cmd/cloister-agent/internal/guest"
+	"cloister/cmd/cloister-agent/internal/reap"
+	"cloister/cmd/cloister-agent/internal/stdio"
+	"cloister/cmd/cloister-agent/internal/tasks"
+	"cloister/sandbox/guestapi"
+	guestv1 "cloister/sandbox/guestapi/v1"
+)
+
+// namespace is containerd's word; a guest has one.
+const namespace = "cloister"
+
+// run boots the guest and serves the host until it hangs up.
+func run(ctx context.Context) error {
+	hello := guestapi.Hello{Protocol: guestapi.Protocol, AgentVersion: version, InitAt: boot.Uptime()}
+	reap.Start()
+	if err := boot.Prepare(ctx); err != nil {
+		return err
+	}
+	port, err := boot.OpenPort(guestapi.PortName)
+	if err != nil {
+		return err
+	}
+	queue := events.New()
+	streams := stdio.NewRegistry()
+	table := containers.NewTable(containers.DefaultDir)
+	server, err := newServer(ctx, queue, streams, table)
+	if err != nil {
+		return err
+	}
+	if hello.MemUsedKiB, err = guest.MemUsedKiB(); err != nil {
+		return err
+	}
+	hello.Uptime = boot.Uptime()
+	session, err := guestapi.Serve(port, hello)
+	if err != nil {
+		return err
+	}
+	return accept(ctx, session, server, streams)
+}
+
+func newServer(ctx context.Context, queue *events.Queue, streams *stdio.Registry, table *containers.Table) (*ttrpc.Server, error) {
+	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(intercept))
+	if err != nil {
+		return nil, fmt.Errorf("make server: %w", err)
+	}
+	service, err := tasks.New(namespaces.WithNamespace(ctx, namespace), queue, streams, table)
+	if err != nil {
+		return nil, err
+	}
+	task.RegisterTTRPCTaskService(server, service)
+	guestv1.RegisterTTRPCGuestService(server, guest.New(queue, table))
+	return server, nil
+}
+
+// intercept puts containerd's namespace into the context, and errors into
+// their wire form.
+func intercept(ctx context.Context, decode ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	resp, err := method(namespaces.WithNamespace(ctx, namespace), decode)
+	return resp, errgrpc.ToGRPC(err)
+}
+
+// accept hands out the host's streams until the session ends.
+func accept(ctx context.Context, session *yamux.Session, server *ttrpc.Server, streams *stdio.Registry) error {
+	control := &controlListener{conns: make(chan net.Conn, 1), closed: make(chan struct{})}
+	go serveControl(ctx, server, control)
+	defer control.Close()
+	for {
+		stream, err := session.AcceptStream()
+		if errors.Is(err, io.EOF) || errors.Is(err, yamux.ErrSessionShutdown) {
+			return nil // the host hung up
+		}
+		if err != nil {
+			return fmt.Errorf("accept a stream: %w", err)
+		}
+		go handOut(ctx, stream, control, streams)
+	}
+}
+
+func handOut(ctx context.Context, stream *yamux.Stream, control *controlListener, streams *stdio.Registry) {
+	name, err := guestapi.ReadStreamName(stream)
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("stream refused")
+		_ = stream.Close()
+		return
+	}
+	if token, ok := name.Token(); ok {
+		streams.Put(token, stream)
+		return
+	}
+	control.conns <- stream
+}
+
+func serveControl(ctx context.Context, server *ttrpc.Server, l net.Listener) {
+	if err := server.Serve(ctx, l); err != nil && !errors.Is(err, net.ErrClosed) {
+		log.G(ctx).WithError(err).Error("control stream")
+	}
+}
+
+// controlListener gives the control stream to ttrpc's server.
+type controlListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (l *controlListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *controlListener) Close() error {
+	select {
+	case <-l.closed:
+	default:
+		close(l.closed)
+	}
+	return nil
+}
+
+func (l *controlListener) Addr() net.Addr { return &net.UnixAddr{Name: guestapi.PortName, Net: "unix"} }
