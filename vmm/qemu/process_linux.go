@@ -32,13 +32,13 @@ type Process struct {
 	cmd     *exec.Cmd
 	wires   *wires
 	monitor *monitor
-	console *console
-	log     *child.Log
-	// done is closed when QEMU has been waited for; status, quoted (the log's
-	// end) and exitErr are set before.
-	done           chan struct{}
-	status, quoted string
-	exitErr        error
+	// console and log are what guest and QEMU wrote.
+	console, log *child.Recorder
+	// done is closed when QEMU has been waited for; status and exitErr are
+	// set before.
+	done    chan struct{}
+	status  string
+	exitErr error
 
 	// disks makes changes of disks wait for each other and guards luns.
 	disks sync.Mutex
@@ -103,13 +103,13 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 func (p *Process) Agent() net.Conn { return p.wires.agent }
 
 // ConsoleTail returns the console's last lines, fit for an error.
-func (p *Process) ConsoleTail() string { return p.console.lastLines() }
+func (p *Process) ConsoleTail() string { return p.console.LastLines() }
 
 // Done is closed when QEMU has ended and has been waited for.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Err says, after Done, why the machine ended: nil after Stop or Kill and when the
-// guest powered off in order, else an *ExitError. Before Done it is nil.
+// Err says, after Done, why the machine ended: nil after Stop, Kill or ExpectExit
+// and when the guest powered off, else an *ExitError. Before Done it is nil.
 func (p *Process) Err() error {
 	select {
 	case <-p.done:
@@ -136,11 +136,19 @@ func (p *Process) SetLink(ctx context.Context, nic string, up bool) error {
 	return nil
 }
 
+// ExpectExit says that the guest has been asked to end: whatever it does for that
+// is then in order. A microvm, for one, cannot power off but only reset.
+func (p *Process) ExpectExit() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopping = true
+}
+
 // Stop ends the machine without the guest's consent: it has QEMU quit, which
 // flushes disks, and kills it when it does not within a bound or when ctx ends.
 // It returns once the process is gone; the error is one that does not die.
 func (p *Process) Stop(ctx context.Context) error {
-	p.willStop()
+	p.ExpectExit()
 	ctx, cancel := context.WithTimeout(ctx, quitTimeout)
 	defer cancel()
 	if err := p.monitor.run(ctx, "quit", nil, nil, nil); err == nil {
@@ -155,7 +163,7 @@ func (p *Process) Stop(ctx context.Context) error {
 
 // Kill ends the machine at once; see Stop.
 func (p *Process) Kill() error {
-	p.willStop()
+	p.ExpectExit()
 	p.kill()
 	select {
 	case <-p.done:
@@ -165,20 +173,14 @@ func (p *Process) Kill() error {
 	}
 }
 
-func (p *Process) willStop() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.stopping = true
-}
-
 func (p *Process) kill() { _ = p.cmd.Process.Kill() }
 
 // wait collects the process and ends all that belongs to it.
 func (p *Process) wait() {
 	err := p.cmd.Wait()
-	// The other ends are gone, so both readers meet an end by themselves.
-	<-p.console.done
-	p.console.close()
+	// The other ends are gone, so all readers meet an end by themselves.
+	p.console.Wait()
+	p.log.Wait()
 	if p.monitor != nil {
 		<-p.monitor.drained
 		p.monitor.close()
@@ -186,8 +188,6 @@ func (p *Process) wait() {
 		_ = p.wires.qmp.Disconnect()
 	}
 	_ = p.wires.lifeline.host.Close()
-	p.quoted = p.log.LastLines()
-	p.log.Close()
 
 	p.mu.Lock()
 	stopping, ending := p.stopping, p.ending
@@ -197,7 +197,7 @@ func (p *Process) wait() {
 	if !stopping && !inOrder {
 		p.exitErr = &ExitError{
 			Op: "run", Machine: p.machine.Name, Status: p.status, Event: ending,
-			Log: p.quoted, Console: p.console.lastLines(),
+			Log: p.log.LastLines(), Console: p.console.LastLines(),
 		}
 	}
 	close(p.done)

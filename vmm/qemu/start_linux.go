@@ -18,6 +18,9 @@ import (
 // DefaultBinary is what an empty Options.Binary means.
 const DefaultBinary = "qemu-system-x86_64"
 
+// maxLogBytes bounds QEMU's messages, some of which a guest can provoke.
+const maxLogBytes = 1 << 20
+
 // Starter starts a command, under whatever label it stands for.
 type Starter interface {
 	Start(cmd *exec.Cmd) error
@@ -35,12 +38,11 @@ type Options struct {
 	Sockets func(make func() error) error
 	// Dir is a folder that nobody else can write to, for a moment's use.
 	Dir string
-	// Log gets QEMU's messages: a regular file, open for appending, and for
-	// reading if errors are to quote it. nil drops them.
-	Log *os.File
-	// Console gets the guest's console, up to the machine's Console.MaxBytes: a
-	// regular file. It is duplicated. nil keeps the tail in memory only.
-	Console *os.File
+	// Log gets QEMU's messages, up to 1 MiB, and Console the guest's console, up
+	// to the machine's Console.MaxBytes: regular files that only this process
+	// writes to and that start over when they are full. nil keeps but the tail,
+	// in memory.
+	Log, Console *os.File
 	// Share is a connected socket to the file server; needed with a share.
 	Share *os.File
 	// Taps has one tap per network card, in order.
@@ -57,15 +59,11 @@ func Start(ctx context.Context, m vmm.Machine, o Options) (*Process, error) {
 	if err := o.check(m); err != nil {
 		return nil, err
 	}
-	log, err := child.OpenLog(o.Log)
-	if err != nil {
-		return nil, err
-	}
 	var w *wires
 	if o.Sockets == nil {
 		o.Sockets = func(mk func() error) error { return mk() }
 	}
-	err = o.Sockets(func() (err error) { w, err = newWires(o.Dir); return err })
+	err := o.Sockets(func() (err error) { w, err = newWires(o.Dir); return err })
 	if err != nil {
 		return nil, err
 	}
@@ -75,19 +73,22 @@ func Start(ctx context.Context, m vmm.Machine, o Options) (*Process, error) {
 		w.closeHost()
 		return nil, err
 	}
-	consoleLog, err := child.Dup(o.Console)
+	p := &Process{
+		machine: m, cmd: cmd, wires: w, done: make(chan struct{}),
+		luns: map[int]bool{}, deleted: map[string]chan struct{}{},
+	}
+	err = p.record(o)
+	if err == nil {
+		if err = o.Starter.Start(cmd); err != nil {
+			err = fmt.Errorf("start %s: %w", cmd.Path, err)
+		}
+	}
 	if err != nil {
 		w.closeHost()
+		w.closeGuest()
+		p.console.Wait()
+		p.log.Wait()
 		return nil, err
-	}
-	if err := o.Starter.Start(cmd); err != nil {
-		w.closeHost()
-		return nil, errors.Join(fmt.Errorf("start %s: %w", cmd.Path, err), consoleLog.Close())
-	}
-	p := &Process{
-		machine: m, cmd: cmd, wires: w, log: log, done: make(chan struct{}),
-		luns: map[int]bool{}, deleted: map[string]chan struct{}{},
-		console: newConsole(w.console, consoleLog, m.Console.MaxBytes),
 	}
 	armErr := w.lifeline.arm(cmd.Process.Pid)
 	w.closeGuest()
@@ -95,6 +96,17 @@ func Start(ctx context.Context, m vmm.Machine, o Options) (*Process, error) {
 		return nil, p.abandon(err)
 	}
 	return p, nil
+}
+
+// record has console and log kept from the first byte on.
+func (p *Process) record(o Options) (err error) {
+	if p.console, err = child.Record(p.wires.console, o.Console, p.machine.Console.MaxBytes); err != nil {
+		return fmt.Errorf("console: %w", err)
+	}
+	if p.log, err = child.Record(p.wires.log, o.Log, maxLogBytes); err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	return nil
 }
 
 // check refuses what cannot start.
@@ -139,10 +151,8 @@ func command(ctx context.Context, m vmm.Machine, o Options, w *wires) (*exec.Cmd
 	cmd.ExtraFiles = files
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
-	if o.Log != nil {
-		// As *os.File, lest os/exec make a pipe that QEMU may not write to.
-		cmd.Stdout, cmd.Stderr = o.Log, o.Log
-	}
+	// As *os.File, lest os/exec make a pipe, whose label nobody chooses.
+	cmd.Stdout, cmd.Stderr = w.guest.log, w.guest.log
 	return cmd, nil
 }
 
@@ -181,6 +191,6 @@ func (p *Process) abandon(cause error) error {
 	}
 	return &ExitError{
 		Op: "start", Machine: p.machine.Name, Cause: errors.Join(cause, killErr),
-		Status: p.status, Log: p.quoted, Console: p.console.lastLines(),
+		Status: p.status, Log: p.log.LastLines(), Console: p.console.LastLines(),
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/digitalocean/go-qemu/qmp"
-	"golang.org/x/sys/unix"
 
 	"cloister/vmm/internal/child"
 )
@@ -21,8 +20,9 @@ type wires struct {
 	qmp      *qmp.SocketMonitor
 	agent    net.Conn
 	console  *os.File
+	log      *os.File
 	lifeline lifeline
-	guest    struct{ qmp, agent, console *os.File }
+	guest    struct{ qmp, agent, console, log *os.File }
 }
 
 // newWires makes the connections. dir is a folder nobody else can write to.
@@ -41,7 +41,7 @@ func (w *wires) open(dir string) (err error) {
 	if w.qmp, w.guest.qmp, err = dialMonitor(dir); err != nil {
 		return err
 	}
-	agent, guest, err := socketpair("agent")
+	agent, guest, err := child.Socketpair("agent")
 	if err != nil {
 		return err
 	}
@@ -50,10 +50,13 @@ func (w *wires) open(dir string) (err error) {
 	if err = errors.Join(err, agent.Close()); err != nil {
 		return err
 	}
-	if w.console, w.guest.console, err = socketpair("console"); err != nil {
+	if w.console, w.guest.console, err = child.Socketpair("console"); err != nil {
 		return err
 	}
-	w.lifeline.host, w.lifeline.child, err = socketpair("lifeline")
+	if w.log, w.guest.log, err = child.Socketpair("log"); err != nil {
+		return err
+	}
+	w.lifeline.host, w.lifeline.child, err = child.Socketpair("lifeline")
 	return err
 }
 
@@ -76,7 +79,7 @@ func (w *wires) files(o Options) ([]*os.File, FDs) {
 
 // closeGuest gives up QEMU's ends, so that its death is a hang-up here.
 func (w *wires) closeGuest() {
-	for _, f := range []*os.File{w.guest.qmp, w.guest.agent, w.guest.console, w.lifeline.child} {
+	for _, f := range []*os.File{w.guest.qmp, w.guest.agent, w.guest.console, w.guest.log, w.lifeline.child} {
 		_ = f.Close()
 	}
 }
@@ -90,20 +93,8 @@ func (w *wires) closeHost() {
 		_ = w.agent.Close()
 	}
 	_ = w.console.Close()
+	_ = w.log.Close()
 	_ = w.lifeline.host.Close()
-}
-
-// socketpair returns the two ends of a stream socket.
-func socketpair(name string) (host, guest *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("socketpair %s: %w", name, err)
-	}
-	// Non-blocking, so that Go's poller serves it and Close ends a Read.
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		return nil, nil, errors.Join(err, unix.Close(fds[0]), unix.Close(fds[1]))
-	}
-	return os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name), nil
 }
 
 // dialMonitor returns go-qemu's monitor and the connected socket that QEMU is to

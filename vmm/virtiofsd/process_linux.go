@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"sync/atomic"
@@ -23,6 +22,8 @@ const (
 	askTimeout = 10 * time.Second
 	// killTimeout bounds the end of a killed server.
 	killTimeout = 5 * time.Second
+	// maxLogBytes bounds the server's messages, some of which a guest can provoke.
+	maxLogBytes = 1 << 20
 	// maxOpenFiles is where virtiofsd itself stops asking for more.
 	maxOpenFiles = 1000000
 )
@@ -48,8 +49,9 @@ type Config struct {
 	Sockets func(make func() error) error
 	// Dir is a folder that nobody else can write to, for a moment's use.
 	Dir string
-	// Log gets the server's messages: a regular file open for appending. nil
-	// drops them.
+	// Log gets the server's messages, up to 1 MiB: a regular file that only this
+	// process writes to and that starts over when it is full. nil keeps but the
+	// tail, in memory.
 	Log *os.File
 	// OpenFiles bounds the descriptors of the server, which holds one for each
 	// inode the guest knows; 0 means as many as the host allows.
@@ -61,7 +63,7 @@ type Config struct {
 type Process struct {
 	cmd    *exec.Cmd
 	socket *os.File
-	log    *child.Log
+	log    *child.Recorder
 	// stopping is set once the end is our wish.
 	stopping atomic.Bool
 	// done is closed when the server has been waited for; err is set before.
@@ -91,34 +93,32 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 		return nil, fmt.Errorf("share: %w", err)
 	}
 	defer func() { _ = source.Close() }()
-	log, err := child.OpenLog(c.Log)
-	if err != nil {
-		return nil, err
-	}
 	if c.Sockets == nil {
 		c.Sockets = func(mk func() error) error { return mk() }
 	}
-	var server, client *os.File
-	err = c.Sockets(func() (err error) { server, client, err = sockets(c.Dir); return err })
-	if err != nil {
-		log.Close()
+	var w wires
+	if err := c.Sockets(func() error { return w.open(c.Dir) }); err != nil {
 		return nil, fmt.Errorf("connect virtiofsd: %w", err)
 	}
-	defer func() { _ = server.Close() }()
+	defer w.closeServer()
+	log, err := child.Record(w.log, c.Log, maxLogBytes)
+	if err != nil {
+		w.closeClient()
+		return nil, err
+	}
 
 	// The server outlives the call that starts it.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, args(c.Kind, 3, 4, openFiles(c.OpenFiles))...)
-	cmd.ExtraFiles = []*os.File{server, source}
+	cmd.ExtraFiles = []*os.File{w.server.socket, source}
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
-	if c.Log != nil {
-		cmd.Stdout, cmd.Stderr = c.Log, c.Log
-	}
+	cmd.Stdout, cmd.Stderr = w.server.log, w.server.log
 	if err := c.Starter.Start(cmd); err != nil {
-		log.Close()
-		return nil, errors.Join(fmt.Errorf("start %s: %w", binary, err), client.Close())
+		w.closeClient()
+		log.Wait()
+		return nil, fmt.Errorf("start %s: %w", binary, err)
 	}
-	p := &Process{cmd: cmd, socket: client, log: log, done: make(chan struct{})}
+	p := &Process{cmd: cmd, socket: w.socket, log: log, done: make(chan struct{})}
 	go p.wait()
 	return p, nil
 }
@@ -161,24 +161,6 @@ func openFiles(want uint64) uint64 {
 	return min(want, limit.Max)
 }
 
-// sockets returns a listening socket, whose path is gone, and the one connection
-// to it that will ever be: the server accepts once and then stops listening.
-func sockets(dir string) (server, client *os.File, err error) {
-	err = child.Private(dir, func(l *net.UnixListener, path string) (err error) {
-		defer func() { err = errors.Join(err, l.Close()) }()
-		if server, err = l.File(); err != nil {
-			return err
-		}
-		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
-		if err != nil {
-			return errors.Join(err, server.Close())
-		}
-		client, err = conn.File()
-		return errors.Join(err, conn.Close())
-	})
-	return server, client, err
-}
-
 // Pid is the server's process id, not reused before Done.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
@@ -219,9 +201,9 @@ func (p *Process) Stop() error {
 
 func (p *Process) wait() {
 	err := p.cmd.Wait()
+	p.log.Wait()
 	if err != nil && !p.stopping.Load() {
 		p.err = fmt.Errorf("virtiofsd: %w: %w: %s", err, errdefs.ErrUnavailable, p.log.LastLines())
 	}
-	p.log.Close()
 	close(p.done)
 }

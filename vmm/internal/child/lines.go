@@ -15,6 +15,10 @@ func LastLines(log []byte, lines, limit int) string {
 	}
 	var clean strings.Builder
 	for len(log) > 0 {
+		if n := escape(log); n > 0 {
+			log = log[n:]
+			continue
+		}
 		c, size := utf8.DecodeRune(log)
 		log = log[size:]
 		switch {
@@ -32,4 +36,20 @@ func LastLines(log []byte, lines, limit int) string {
 		all = all[len(all)-lines:]
 	}
 	return strings.Join(all, "\n")
+}
+
+// escape returns the length of the terminal control sequence b begins with, or 0:
+// ESC [ parameters final byte, or ESC and one byte (ECMA-48, 5.4).
+func escape(b []byte) int {
+	if b[0] != 0x1b {
+		return 0
+	}
+	if len(b) < 2 || b[1] != '[' {
+		return min(2, len(b))
+	}
+	n := 2
+	for n < len(b) && b[n] >= 0x20 && b[n] <= 0x3f {
+		n++
+	}
+	return min(n+1, len(b))
 }

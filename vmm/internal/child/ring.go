@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package qemu
+package child
 
 // ring keeps the last bytes written to it.
 type ring struct {

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command guest is process 1 of the machines that tests start: it does on the
+// agent's port what each line it reads there says.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const mountPoint = "/mnt"
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Println("guest:", err)
+	}
+	// Process 1 that returns is a panic; by then the test is over.
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+func run() error {
+	for _, m := range []struct{ fs, at string }{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
+		if err := os.MkdirAll(m.at, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.fs, m.at, m.fs, 0, ""); err != nil && err != unix.EBUSY {
+			return fmt.Errorf("mount %s: %w", m.at, err)
+		}
+	}
+	loadModules()
+	port, err := openPort("io.cloister.agent")
+	if err != nil {
+		return err
+	}
+	uptime, _ := os.ReadFile("/proc/uptime")
+	fmt.Fprintf(port, "hello uptime %s\n", strings.Fields(string(uptime))[0])
+	lines := bufio.NewScanner(port)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		out, err := do(words[0], words[1:])
+		if err != nil {
+			out = "error: " + err.Error()
+		}
+		fmt.Fprintf(port, "%s\n", strings.TrimSpace(strings.ReplaceAll(out, "\n", ";")))
+	}
+	return lines.Err()
+}
+
+// loadModules loads what /modules.txt names, one path a line, in order.
+func loadModules() {
+	list, _ := os.ReadFile("/modules.txt")
+	for _, path := range strings.Fields(string(list)) {
+		f, err := os.Open(path)
+		if err == nil {
+			err = unix.FinitModule(int(f.Fd()), "", 0)
+			f.Close()
+		}
+		if err != nil && err != unix.EEXIST {
+			fmt.Println("guest: module", path, err)
+		}
+	}
+}
+
+func openPort(name string) (*os.File, error) {
+	names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+	for _, n := range names {
+		if b, _ := os.ReadFile(n); strings.TrimSpace(string(b)) == name {
+			return os.OpenFile("/dev/"+filepath.Base(filepath.Dir(n)), os.O_RDWR, 0)
+		}
+	}
+	return nil, fmt.Errorf("no port %s among %q", name, names)
+}
+
+func do(verb string, args []string) (string, error) {
+	switch verb {
+	case "echo":
+		return strings.Join(args, " "), nil
+	case "poweroff":
+		return "", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	case "reboot":
+		return "", unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	case "panic":
+		return "", os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+	case "spam":
+		n, err := strconv.Atoi(args[0])
+		for i := range n {
+			fmt.Printf("spam %d %s\n", i, strings.Repeat("x", 100))
+		}
+		return "spammed", err
+	case "mem":
+		b, err := os.ReadFile("/proc/meminfo")
+		return strings.Join(strings.Split(string(b), "\n")[:3], "\n"), err
+	case "links":
+		return links()
+	case "disks":
+		return disks()
+	case "mount":
+		return "mounted", mount("virtiofs", args[0], args[1:]...)
+	}
+	return file(verb, args)
+}
+
+// links lists the network cards but the loopback one.
+func links() (string, error) {
+	dirs, err := filepath.Glob("/sys/class/net/*")
+	var out []string
+	for _, d := range dirs {
+		if filepath.Base(d) == "lo" {
+			continue
+		}
+		if err := up(filepath.Base(d)); err != nil {
+			return "", err
+		}
+		var fields []string
+		for _, f := range []string{"address", "mtu", "carrier"} {
+			b, _ := os.ReadFile(filepath.Join(d, f))
+			fields = append(fields, strings.TrimSpace(string(b)))
+		}
+		out = append(out, strings.Join(fields, " "))
+	}
+	return strings.Join(out, "\n"), err
+}
+
+// up takes a card up, without which it tells no carrier.
+func up(name string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	r, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	r.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
+}
+
+// disks lists the SCSI disks by address, size in sectors, read-only.
+func disks() (string, error) {
+	dirs, err := filepath.Glob("/sys/class/scsi_disk/*/device/block/*")
+	var out []string
+	for _, d := range dirs {
+		size, _ := os.ReadFile(filepath.Join(d, "size"))
+		ro, _ := os.ReadFile(filepath.Join(d, "ro"))
+		lun := filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(d))))
+		out = append(out, fmt.Sprintf("%s %s %s", lun[strings.LastIndex(lun, ":")+1:], bytes.TrimSpace(size), bytes.TrimSpace(ro)))
+	}
+	return strings.Join(out, "\n"), err
+}
+
+func diskPath(lun string) (string, error) {
+	dirs, _ := filepath.Glob("/sys/class/scsi_disk/*:" + lun + "/device/block/*")
+	if len(dirs) != 1 {
+		return "", fmt.Errorf("lun %s: %q", lun, dirs)
+	}
+	return "/dev/" + filepath.Base(dirs[0]), nil
+}
+
+func mount(fs, tag string, options ...string) error {
+	if err := os.MkdirAll(mountPoint, 0o755); err != nil {
+		return err
+	}
+	return unix.Mount(tag, mountPoint, fs, 0, strings.Join(options, ","))
+}
+
+// file does what concerns one file: of the share, or the disk with a LUN.
+func file(verb string, args []string) (string, error) {
+	path := filepath.Join(mountPoint, args[0])
+	switch verb {
+	case "readdisk":
+		path, err := diskPath(args[0])
+		if err != nil {
+			return "", err
+		}
+		b := make([]byte, 512)
+		f, err := os.Open(path)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		n, err := f.Read(b)
+		return string(bytes.TrimRight(b[:n], "\x00")), err
+	case "writedisk":
+		path, err := diskPath(args[0])
+		if err != nil {
+			return "", err
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_SYNC, 0)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		_, err = f.Write(append([]byte(args[1]), make([]byte, 512-len(args[1]))...))
+		return "written", err
+	case "cat":
+		b, err := os.ReadFile(path)
+		return string(b), err
+	case "put":
+		return "put", os.WriteFile(path, []byte(args[1]), 0o644)
+	case "ls":
+		entries, err := os.ReadDir(path)
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return strings.Join(names, " "), err
+	case "symlink":
+		return "linked", os.Symlink(args[1], path)
+	case "chown":
+		uid, _ := strconv.Atoi(args[1])
+		return "owned", os.Chown(path, uid, uid)
+	case "mknod":
+		return "made", unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5)))
+	case "setxattr":
+		return "set", unix.Setxattr(path, args[1], []byte(args[2]), 0)
+	case "listxattr":
+		b := make([]byte, 4096)
+		n, err := unix.Listxattr(path, b)
+		return strings.ReplaceAll(string(b[:max(n, 0)]), "\x00", " "), err
+	case "dev":
+		var st unix.Stat_t
+		err := unix.Stat(path, &st)
+		return strconv.FormatUint(st.Dev, 10), err
+	}
+	return "", fmt.Errorf("what is %q?", verb)
+}

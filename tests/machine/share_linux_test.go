@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package machine
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/tests/testenv"
+	"cloister/vmm"
+	"cloister/vmm/qemu"
+	"cloister/vmm/virtiofsd"
+)
+
+// share is a folder, shared by mount propagation as a sandbox's is, and its
+// server.
+func share(t *testing.T) (string, *virtiofsd.Process) {
+	t.Helper()
+	testenv.NeedRoot(t)
+	dir := filepath.Join(t.TempDir(), "a share, with blanks")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mount(t, dir, dir, "", unix.MS_BIND, "")
+	mount(t, "", dir, "", unix.MS_SHARED, "")
+	log := create(t, filepath.Join(t.TempDir(), "virtiofsd.log"), os.O_APPEND)
+	server, err := virtiofsd.Start(t.Context(), virtiofsd.Config{
+		Binary: testenv.NeedVirtiofsd(t), Starter: plain{}, Source: dir, Dir: t.TempDir(), Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+		t.Logf("virtiofsd.log: %s", read(t, log.Name()))
+	})
+	return dir, server
+}
+
+func mount(t *testing.T, source, target, fs string, flags uintptr, data string) {
+	t.Helper()
+	if err := unix.Mount(source, target, fs, flags, data); err != nil {
+		t.Fatalf("mount %s: %v", target, err)
+	}
+	if flags&unix.MS_SHARED == 0 {
+		t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
+	}
+}
+
+func TestShare(t *testing.T) {
+	dir, server := share(t)
+	write(t, filepath.Join(dir, "host"), "from the host")
+	secret := filepath.Join(t.TempDir(), "secret")
+	write(t, secret, "secret")
+
+	m := describe(t, vmm.Q35)
+	m.Share = &vmm.Share{Tag: "cloister"}
+	r := boot(t, m, qemu.Options{Share: server.Socket()})
+	server.HandedOver()
+	r.want("mounted", "mount cloister")
+	r.want("from the host", "cat host")
+	r.want("put", "put guest fromtheguest")
+	if got := read(t, filepath.Join(dir, "guest")); got != "fromtheguest" {
+		t.Errorf("the host reads %q", got)
+	}
+	r.want("owned", "chown guest 12345")
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(dir, "guest"), &st); err != nil || st.Uid != 12345 {
+		t.Errorf("owner on the host = %d, %v, want 12345", st.Uid, err)
+	}
+	attributes(t, r, dir)
+	submount(t, r, dir)
+
+	// A link out of the tree is the guest's to follow in the guest's own tree.
+	r.want("linked", "symlink out %s", secret)
+	if got := r.ask("cat out"); !strings.HasPrefix(got, "error:") {
+		t.Errorf("a link to a host's file reads %q in the guest, want an error", got)
+	}
+
+	r.tell("poweroff")
+	if err := r.ended(); err != nil {
+		t.Fatal(err)
+	}
+	<-server.Done()
+	if err := server.Err(); err != nil {
+		t.Errorf("virtiofsd's Err after QEMU's end = %v, want nil", err)
+	}
+}
+
+// attributes checks which attributes get through.
+func attributes(t *testing.T, r *running, dir string) {
+	t.Helper()
+	r.want("set", "setxattr guest user.colour blue")
+	for _, name := range []string{"security.selinux", "security.other", "trusted.overlay.opaque"} {
+		if got := r.ask("setxattr guest %s v", name); !strings.HasPrefix(got, "error:") {
+			t.Errorf("the guest sets %s: %q", name, got)
+		}
+	}
+	path := filepath.Join(dir, "guest")
+	if err := unix.Setxattr(path, "trusted.host", []byte("v"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setxattr(path, "security.selinux", []byte("system_u:object_r:svirt_image_t:s0"), 0); err != nil {
+		t.Logf("no label on this file system: %v", err)
+	}
+	r.want("user.colour", "listxattr guest")
+}
+
+// submount checks that what is mounted after the start shows up, as a file system
+// of its own, and that the host decides what is read-only.
+func submount(t *testing.T, r *running, dir string) {
+	t.Helper()
+	below := filepath.Join(dir, "below")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mount(t, "tmpfs", below, "tmpfs", 0, "size=1m")
+	write(t, filepath.Join(below, "f"), "mounted later")
+	r.want("mounted later", "cat below/f")
+	if top, sub := r.ask("dev host"), r.ask("dev below/f"); top == sub {
+		t.Errorf("device numbers above and below a mount are both %s", top)
+	}
+	mount(t, "", below, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	if got := r.ask("put below/f x"); !strings.HasPrefix(got, "error:") {
+		t.Errorf("write below a read-only mount = %q, want an error", got)
+	}
+}
