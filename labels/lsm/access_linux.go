@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lsm
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"cloister/labels"
+)
+
+// Decision is the kernel's answer to a question.
+type Decision struct {
+	// Allowed is whether every permission asked for would be granted by the rules.
+	Allowed bool
+	// Permissive is whether the source's domain is permissive by itself: its denials are logged and not enforced.
+	Permissive bool
+	// Missing names the permissions that would be denied.
+	Missing []string
+}
+
+// Access asks the kernel, constraints included, whether source may do perms on target. A class or permission that the policy
+// does not have is an error that wraps fs.ErrNotExist.
+func (h Host) Access(source, target labels.Label, class string, perms ...string) (Decision, error) {
+	index, err := h.number("class", class, "index")
+	if err != nil {
+		return Decision{}, fmt.Errorf("ask SELinux: class %s: %w", class, err)
+	}
+	answer, err := h.transact("access", fmt.Sprintf("%v %v %d", source, target, index))
+	if err != nil {
+		return Decision{}, fmt.Errorf("ask SELinux whether %v may use %v (%s): %w", source, target, class, err)
+	}
+	allowed, permissive, err := parseDecision(answer)
+	if err != nil {
+		return Decision{}, fmt.Errorf("ask SELinux: answer %q: %w", answer, err)
+	}
+	decision := Decision{Permissive: permissive}
+	for _, perm := range perms {
+		bit, err := h.number("class", class, "perms", perm)
+		if err != nil {
+			return Decision{}, fmt.Errorf("ask SELinux: permission %s of class %s: %w", perm, class, err)
+		}
+		if bit < 1 || bit > 32 || allowed&(1<<(bit-1)) == 0 {
+			decision.Missing = append(decision.Missing, perm)
+		}
+	}
+	decision.Allowed = len(decision.Missing) == 0
+	return decision, nil
+}
+
+// parseDecision reads "allowed decided auditallow auditdeny sequence flags": words in hex, the sequence in decimal.
+func parseDecision(answer string) (allowed uint32, permissive bool, err error) {
+	const permissiveFlag = 1 // AVD_FLAGS_PERMISSIVE
+	fields := strings.Fields(answer)
+	if len(fields) < 6 {
+		return 0, false, fmt.Errorf("%d fields, want 6", len(fields))
+	}
+	bits, err := strconv.ParseUint(fields[0], 16, 32)
+	if err != nil {
+		return 0, false, err
+	}
+	flags, err := strconv.ParseUint(fields[5], 16, 32)
+	if err != nil {
+		return 0, false, err
+	}
+	return uint32(bits), flags&permissiveFlag != 0, nil
+}
+
+// Valid asks whether the loaded policy knows the label.
+func (h Host) Valid(label labels.Label) error {
+	if label.IsZero() {
+		return fmt.Errorf("%w: there is none", ErrInvalid)
+	}
+	if _, err := h.transact("context", label.String()); err != nil {
+		return fmt.Errorf("%w: %v: %w: is its type in the loaded policy (seinfo -t) and its role allowed to have it?", ErrInvalid, label, err)
+	}
+	return nil
+}
+
+func (h Host) number(parts ...string) (int, error) {
+	for _, part := range parts {
+		if part == "" || strings.ContainsAny(part, "/.") {
+			return 0, fmt.Errorf("%q is not a policy name", part)
+		}
+	}
+	text, err := os.ReadFile(h.selinux(parts...))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lsm
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+
+	"cloister/labels"
+)
+
+// Errors that a caller tells apart.
+var (
+	ErrEnforcing    = errors.New("SELinux is enforcing: the driver \"none\" is refused: set mac = \"selinux\" and run: cloister policy install")
+	ErrPermissive   = errors.New("SELinux is permissive: labels would keep nobody apart: run: setenforce 1 (or allow permissive mode by name in the config)")
+	ErrInvalid      = errors.New("label is not valid on this host")
+	ErrWrongLabel   = errors.New("wrong label")
+	ErrWrongProgram = errors.New("wrong program")
+)
+
+// Mode names a driver in the config.
+type Mode string
+
+// The drivers there are.
+const (
+	ModeSELinux Mode = "selinux"
+	ModeNone    Mode = "none"
+)
+
+// Options are what the config says about labels.
+type Options struct {
+	// Mode is "selinux" when empty: no label must be asked for by name.
+	Mode Mode
+	// AllowPermissive accepts a host that labels and does not enforce, for trying things out.
+	AllowPermissive bool
+	// Host is this machine when zero.
+	Host Host
+}
+
+// Driver labels processes and sockets, or, as "none", says that it does not.
+type Driver struct {
+	mode            Mode
+	allowPermissive bool
+	host            Host
+	own             labels.Label
+}
+
+// Open checks that the host can do what is asked: "selinux" needs it enabled with a policy, "none" needs it not enforcing.
+func Open(o Options) (*Driver, error) {
+	d := &Driver{mode: o.Mode, allowPermissive: o.AllowPermissive, host: o.Host}
+	switch o.Mode {
+	case "", ModeSELinux:
+		d.mode = ModeSELinux
+	case ModeNone:
+	default:
+		return nil, fmt.Errorf("mac driver %q: want %q or %q", o.Mode, ModeSELinux, ModeNone)
+	}
+	if err := d.checkHost(); err != nil {
+		return nil, fmt.Errorf("mac driver %q: %w", d.mode, err)
+	}
+	if d.mode == ModeSELinux {
+		own, err := d.host.OwnLabel()
+		if err != nil {
+			return nil, fmt.Errorf("mac driver %q: %w: is a policy loaded (sestatus)?", d.mode, err)
+		}
+		d.own = own
+	}
+	return d, nil
+}
+
+// checkHost is asked again before every start: the mode may change under us.
+func (d *Driver) checkHost() error {
+	enabled, err := d.host.Enabled()
+	if err != nil {
+		return err
+	}
+	enforcing, err := d.host.Enforcing()
+	switch {
+	case err != nil:
+		return err
+	case d.mode == ModeNone && enforcing:
+		return ErrEnforcing
+	case d.mode == ModeNone:
+		return nil
+	case !enabled:
+		return fmt.Errorf("%w: boot with security=selinux and a policy, or set mac = \"none\"", ErrDisabled)
+	case !enforcing && !d.allowPermissive:
+		return ErrPermissive
+	}
+	return nil
+}
+
+// ready is what holds before label is used for anything.
+func (d *Driver) ready(label labels.Label) error {
+	if d == nil {
+		return errors.New("no driver: open one by name")
+	}
+	if err := d.checkHost(); err != nil {
+		return err
+	}
+	if d.mode == ModeNone {
+		if !label.IsZero() {
+			return fmt.Errorf("label %v cannot be honoured by the driver \"none\": set mac = \"selinux\"", label)
+		}
+		return nil
+	}
+	return d.host.Valid(label)
+}
+
+// Mode names the driver.
+func (d *Driver) Mode() Mode { return d.mode }
+
+// Host is what the driver asks.
+func (d *Driver) Host() Host { return d.host }
+
+// OwnLabel is the label this process had when the driver was opened; zero with "none".
+func (d *Driver) OwnLabel() labels.Label { return d.own }
+
+// Strength says in a few words what the driver is worth on this host, for status and people.
+func (d *Driver) Strength() string {
+	if d.mode == ModeNone {
+		return "none: sandboxes are kept apart by their guests and by QEMU's jail alone"
+	}
+	enforcing, err := d.host.Enforcing()
+	switch {
+	case err != nil:
+		return "selinux, mode unknown: " + err.Error()
+	case !enforcing:
+		return "selinux, permissive: denials are logged and not enforced"
+	}
+	return "selinux, enforcing"
+}
+
+// Proof is what was read back from the kernel.
+type Proof struct {
+	// Label is zero when there was nothing to verify; Note says so.
+	Label   labels.Label
+	Threads int
+	Note    string
+}
+
+// Verify reads back the label of every thread of pid and its program. It is called while the process cannot have been reaped,
+// before it does anything for a guest. With the driver "none" it checks that the host still does not enforce, and the program.
+func (d *Driver) Verify(pid int, want labels.Label, program string) (Proof, error) {
+	if err := d.checkHost(); err != nil {
+		return Proof{}, fmt.Errorf("verify pid %d: %w", pid, err)
+	}
+	if err := d.host.checkProgram(pid, program); err != nil {
+		return Proof{}, fmt.Errorf("verify: %w", err)
+	}
+	if d.mode == ModeNone {
+		return Proof{Note: "no label was verified: mac = \"none\""}, nil
+	}
+	if want.IsZero() {
+		return Proof{}, fmt.Errorf("verify pid %d: %w: no label is expected", pid, ErrInvalid)
+	}
+	threads, err := d.host.checkThreads(pid, want)
+	if err != nil {
+		return Proof{}, fmt.Errorf("verify: %w", err)
+	}
+	return Proof{Label: want, Threads: threads, Note: fmt.Sprintf("read back from %d threads", threads)}, nil
+}
+
+// None is the driver "none" as a plain starter, for callers that have no Driver. It refuses on an enforcing host.
+type None struct{}
+
+// Start starts cmd without a label.
+func (None) Start(cmd *exec.Cmd) error {
+	d, err := Open(Options{Mode: ModeNone})
+	if err != nil {
+		return fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	return Launch{Driver: d}.Start(cmd)
+}
+
+// Verify verifies nothing and says so.
+func (None) Verify(int) (Proof, error) {
+	return Proof{Note: "no label was verified: mac = \"none\""}, nil
+}

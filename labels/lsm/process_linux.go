@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lsm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"cloister/labels"
+	"golang.org/x/sys/unix"
+)
+
+// ProcessLabel is the label of a process's first thread.
+func (h Host) ProcessLabel(pid int) (labels.Label, error) {
+	return h.current(h.proc(strconv.Itoa(pid), "attr", "current"))
+}
+
+// OwnLabel is the label of the calling process.
+func (h Host) OwnLabel() (labels.Label, error) { return h.current(h.proc("self", "attr", "current")) }
+
+func (h Host) current(path string) (labels.Label, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return labels.Label{}, fmt.Errorf("read back a label: %w", err)
+	}
+	label, err := labels.Parse(strings.TrimRight(string(text), "\x00\n"))
+	if err != nil {
+		return labels.Label{}, fmt.Errorf("read back %s: %w", path, err)
+	}
+	return label, nil
+}
+
+// checkThreads reads the label of every thread of pid and counts them.
+func (h Host) checkThreads(pid int, want labels.Label) (int, error) {
+	folder := h.proc(strconv.Itoa(pid), "task")
+	tasks, err := os.ReadDir(folder)
+	if err != nil {
+		return 0, fmt.Errorf("threads of pid %d: %w", pid, err)
+	}
+	count := 0
+	for _, task := range tasks {
+		got, err := h.current(h.proc(strconv.Itoa(pid), "task", task.Name(), "attr", "current"))
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		if got != want {
+			return 0, fmt.Errorf("%w: thread %s of pid %d runs as %v, want %v", ErrWrongLabel, task.Name(), pid, got, want)
+		}
+		count++
+	}
+	if count == 0 {
+		return 0, fmt.Errorf("threads of pid %d: none is left", pid)
+	}
+	return count, nil
+}
+
+// checkProgram holds /proc/PID/exe against the file at path.
+func (h Host) checkProgram(pid int, path string) error {
+	want, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("program of pid %d: %w", pid, err)
+	}
+	link := h.proc(strconv.Itoa(pid), "exe")
+	got, err := os.Stat(link)
+	if err != nil {
+		return fmt.Errorf("program of pid %d: %w", pid, err)
+	}
+	if !os.SameFile(got, want) {
+		name, _ := os.Readlink(link) //nolint:errcheck // for the message alone
+		return fmt.Errorf("%w: pid %d runs %s, want %s", ErrWrongProgram, pid, name, path)
+	}
+	return nil
+}
+
+// Seen is what a look at the host's processes found.
+type Seen struct {
+	Processes []labels.Process
+	// Hidden counts processes whose label could not be read: those are not known to be harmless.
+	Hidden int
+}
+
+// Processes reads the label of every process of the host, whoever started it. Where SELinux is not enabled it finds none.
+// Labels of another security module are left out.
+func (h Host) Processes(ctx context.Context) (Seen, error) {
+	enabled, err := h.Enabled()
+	if err != nil || !enabled {
+		return Seen{}, err
+	}
+	folder, err := os.Open(h.proc())
+	if err != nil {
+		return Seen{}, fmt.Errorf("look at the host's processes: %w", err)
+	}
+	defer folder.Close() //nolint:errcheck // read only
+	names, err := folder.Readdirnames(-1)
+	if err != nil {
+		return Seen{}, fmt.Errorf("look at the host's processes: %w", err)
+	}
+	var seen Seen
+	buffer := make([]byte, 4096)
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return Seen{}, fmt.Errorf("look at the host's processes: %w", err)
+		}
+		text, err := readInto(buffer, h.proc(name, "attr", "current"))
+		switch {
+		case gone(err):
+		case err != nil:
+			seen.Hidden++
+		default:
+			if label, err := labels.Parse(string(bytes.TrimRight(text, "\x00\n"))); err == nil {
+				seen.Processes = append(seen.Processes, labels.Process{PID: pid, Label: label})
+			}
+		}
+	}
+	return seen, nil
+}
+
+// readInto is os.ReadFile without its allocation and its second reading.
+func readInto(buffer []byte, path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd) //nolint:errcheck // read only
+	n, err := unix.Read(fd, buffer)
+	if err != nil {
+		return nil, err
+	}
+	return buffer[:n], nil
+}
+
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
+
+// Self is the calling process.
+func (h Host) Self() (labels.Owner, error) { return h.Owner(os.Getpid()) }
+
+// Owner names the process that has pid now.
+func (h Host) Owner(pid int) (labels.Owner, error) {
+	start, _, err := h.stat(pid)
+	if err != nil {
+		return labels.Owner{}, err
+	}
+	boot, err := os.ReadFile(h.proc("sys", "kernel", "random", "boot_id"))
+	if err != nil {
+		return labels.Owner{}, fmt.Errorf("name pid %d: %w", pid, err)
+	}
+	space, err := h.pidNamespace()
+	if err != nil {
+		return labels.Owner{}, fmt.Errorf("name pid %d: %w", pid, err)
+	}
+	return labels.Owner{PID: pid, Start: start, Boot: strings.TrimSpace(string(boot)), PIDNamespace: space}, nil
+}
+
+// Alive tells whether o still runs. One that is counted in another pid namespace of this boot cannot be looked up and is
+// taken for alive.
+func (h Host) Alive(o labels.Owner) (bool, error) {
+	self, err := h.Self()
+	if err != nil {
+		return false, err
+	}
+	if o.Boot != self.Boot {
+		return false, nil
+	}
+	if o.PIDNamespace != self.PIDNamespace {
+		return true, nil
+	}
+	start, state, err := h.stat(o.PID)
+	if gone(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return start == o.Start && state != 'Z' && state != 'X', nil
+}
+
+// stat gives the start time in clock ticks and the state of a process.
+func (h Host) stat(pid int) (start uint64, state byte, err error) {
+	text, err := os.ReadFile(h.proc(strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, 0, fmt.Errorf("name pid %d: %w", pid, err)
+	}
+	// The second field is a name in parentheses that may hold anything; fields 3 and 22 follow its last parenthesis.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 20 {
+		return 0, 0, fmt.Errorf("name pid %d: its stat has %d fields after the name, want 20", pid, len(fields))
+	}
+	start, err = strconv.ParseUint(fields[19], 10, 64)
+	if err != nil {
+		return 0, 0, fmt.Errorf("name pid %d: %w", pid, err)
+	}
+	return start, fields[0][0], nil
+}
+
+func (h Host) pidNamespace() (uint64, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(h.proc("self", "ns", "pid"), &stat); err != nil {
+		return 0, &fs.PathError{Op: "stat", Path: h.proc("self", "ns", "pid"), Err: err}
+	}
+	return stat.Ino, nil
+}

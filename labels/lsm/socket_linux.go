@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lsm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"cloister/labels"
+	"github.com/opencontainers/selinux/go-selinux"
+	"golang.org/x/sys/unix"
+)
+
+// Sockets runs create on a thread whose new sockets get label, and takes the label back. With the driver "none" the label must
+// be zero and create simply runs.
+func (d *Driver) Sockets(label labels.Label, create func() error) error {
+	if err := d.ready(label); err != nil {
+		return fmt.Errorf("make a socket: %w", err)
+	}
+	if label.IsZero() {
+		return create()
+	}
+	result := make(chan error, 1)
+	onOwnThread(func() { // the thread ends here, so what could not be cleared ends with it
+		if err := d.host.thread().SetSocket(label.String()); err != nil {
+			result <- fmt.Errorf("set socket label %v: %w", label, err)
+			return
+		}
+		err := create()
+		result <- errors.Join(err, d.host.thread().SetSocket(""))
+	})
+	return <-result
+}
+
+// Socketpair is a pair of connected stream sockets, both under label, closed on exec. The label is read back.
+func (d *Driver) Socketpair(label labels.Label) (ours, theirs *os.File, err error) {
+	err = d.Sockets(label, func() error {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("make a socketpair: %w", err)
+		}
+		ours, theirs = os.NewFile(uintptr(fds[0]), "socketpair"), os.NewFile(uintptr(fds[1]), "socketpair")
+		return nil
+	})
+	if err == nil && !label.IsZero() {
+		err = d.CheckPeer(ours, label)
+	}
+	if err != nil && ours != nil {
+		err = errors.Join(err, ours.Close(), theirs.Close())
+		ours, theirs = nil, nil
+	}
+	return ours, theirs, err
+}
+
+// CheckPeer holds the label of the other end of a connected unix socket against want.
+func (d *Driver) CheckPeer(socket *os.File, want labels.Label) error {
+	if d.mode == ModeNone {
+		return nil
+	}
+	got, err := d.peer(socket)
+	if err != nil {
+		return err
+	}
+	if got != want {
+		return fmt.Errorf("%w: the other end of socket %s is %v, want %v", ErrWrongLabel, socket.Name(), got, want)
+	}
+	return nil
+}
+
+func (d *Driver) peer(socket *os.File) (labels.Label, error) {
+	connection, err := socket.SyscallConn()
+	if err != nil {
+		return labels.Label{}, fmt.Errorf("label of a peer: %w", err)
+	}
+	var text string
+	var asked error
+	if err := connection.Control(func(fd uintptr) { text, asked = d.host.peerLabel(fd) }); err != nil {
+		return labels.Label{}, fmt.Errorf("label of a peer: %w", err)
+	}
+	if asked != nil {
+		return labels.Label{}, fmt.Errorf("label of a peer: %w", asked)
+	}
+	label, err := labels.Parse(text)
+	if err != nil {
+		return labels.Label{}, fmt.Errorf("label of a peer: %w", err)
+	}
+	return label, nil
+}
+
+func (h Host) peerLabel(fd uintptr) (string, error) {
+	if h.Peer != nil {
+		return h.Peer(fd)
+	}
+	return selinux.PeerLabel(fd)
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Name is the module's, in the policy store.
+const Name = "cloister"
+
+// The types of the module. Each is described in the room's README.
+const (
+	ShimType          = "cloister_shim_t"
+	ShimExecType      = "cloister_shim_exec_t"
+	QEMUType          = "cloister_qemu_t"     // QEMU with KVM
+	QEMUTCGType       = "cloister_qemu_tcg_t" // QEMU that translates code
+	VirtiofsdType     = "cloister_virtiofsd_t"
+	VirtiofsdExecType = "cloister_virtiofsd_exec_t"
+	ImageType         = "cloister_image_t"
+	RootfsType        = "cloister_rootfs_t"
+	ContentType       = "cloister_content_t"
+	RunType           = "cloister_run_t"
+	VarLibType        = "cloister_var_lib_t"
+	ContainerType     = "cloister_container_t"
+	ContainerFileType = "cloister_container_file_t"
+)
+
+//go:embed module/cloister.te module/cloister.fc module/cloister.if
+var sources embed.FS
+
+// Source returns the text of one of the module's files: "te", "fc" or "if".
+func Source(kind string) ([]byte, error) {
+	return sources.ReadFile("module/" + Name + "." + kind)
+}
+
+// Digest tells one version of the module's sources from another.
+func Digest() string {
+	sum := sha256.New()
+	for _, kind := range []string{"te", "fc", "if"} {
+		text, err := Source(kind)
+		if err != nil {
+			panic(err) // embedded
+		}
+		sum.Write(text)
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// Build compiles the module in dir, which exists, with checkmodule and semodule_package, and returns the package's path.
+// The sources are left beside it.
+func Build(ctx context.Context, dir string) (string, error) {
+	for _, kind := range []string{"te", "fc", "if"} {
+		text, err := Source(kind)
+		if err != nil {
+			return "", fmt.Errorf("policy source %q: %w", kind, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, Name+"."+kind), text, 0o600); err != nil {
+			return "", fmt.Errorf("policy source: %w", err)
+		}
+	}
+	file := func(kind string) string { return filepath.Join(dir, Name+"."+kind) }
+	if _, err := run(ctx, "checkmodule", "-M", "-m", "-o", file("mod"), file("te")); err != nil {
+		return "", err
+	}
+	if _, err := run(ctx, "semodule_package", "-o", file("pp"), "-m", file("mod"), "-f", file("fc")); err != nil {
+		return "", err
+	}
+	return file("pp"), nil
+}
+
+// packages says where the programs come from, for who has not got them.
+var packages = map[string]string{ //nolint:gochecknoglobals // a table
+	"checkmodule":      "checkpolicy",
+	"semodule_package": "semodule-utils",
+	"semodule":         "policycoreutils",
+	"restorecon":       "policycoreutils",
+}
+
+// run runs a program of the policy tools and returns what it printed; its messages are in the error.
+func run(ctx context.Context, name string, args ...string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%s is not here: install the package %s: %w", name, packages[name], err)
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	var out, messages strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &messages
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(messages.String()+out.String()))
+	}
+	return out.String(), nil
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cloister/labels"
+)
+
+func TestBuild(t *testing.T) {
+	for _, tool := range []string{"checkmodule", "semodule_package"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("needs %s of package %s", tool, packages[tool])
+		}
+	}
+	file, err := Build(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pp, err := converter()
+	if err != nil {
+		t.Skip(err)
+	}
+	text, err := run(t.Context(), pp, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{QEMUType, QEMUTCGType, VirtiofsdType, ContainerType} {
+		if !strings.Contains(text, "(typeattributeset mcs_constrained_type ("+name+" ))") {
+			t.Errorf("%s is not constrained by categories", name)
+		}
+	}
+	if strings.Contains(text, "virt_domain") {
+		t.Error("a type has virt_domain, which brings rights that no guest needs")
+	}
+}
+
+func TestParseState(t *testing.T) {
+	list := "400 cloister        pp          sha256:3d38 \n100 accountsd       pp          sha256:cac9 \n"
+	if got, want := parseState(list), (State{Installed: true, Checksum: "sha256:3d38"}); got != want {
+		t.Errorf("parseState(list) = %+v, want %+v", got, want)
+	}
+	if got := parseState("100 cloisters pp sha256:00\n"); got != (State{}) {
+		t.Errorf("parseState(another's) = %+v, want none", got)
+	}
+}
+
+func TestArgs(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		in   Store
+		want []string
+	}{
+		{"this host", Store{}, []string{"-i", "x"}},
+		{"audited", Store{Audit: true}, []string{"-D", "-i", "x"}},
+		{"a root", Store{Root: "/r"}, []string{"-n", "-p", "/r", "-s", "default", "-i", "x"}},
+		{"named", Store{Policy: "mls"}, []string{"-s", "mls", "-i", "x"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if diff := cmp.Diff(test.want, test.in.args("-i", "x")); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// kernelFunc is a Kernel of one function.
+type kernelFunc func(source, target labels.Label, class, permission string) Answer
+
+func (f kernelFunc) Allowed(source, target, class, permission string) (Answer, error) {
+	from, err := labels.Parse(source)
+	if err != nil {
+		return Answer{}, err
+	}
+	to, err := labels.Parse(target)
+	if err != nil {
+		return Answer{}, err
+	}
+	return f(from, to, class, permission), nil
+}
+
+// keeps answers as a policy does that is as it should be.
+func keeps(source, target labels.Label, class, _ string) Answer {
+	if class == "process" || class == "chr_file" || !source.Range.High.Dominates(target.Range.High) {
+		return Answer{}
+	}
+	return Answer{Allowed: source.Type == VirtiofsdType && target.Type == RootfsType || source.Type == QEMUType && target.Type == ImageType}
+}
+
+func TestSelfTest(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		kernel  kernelFunc
+		wantErr error
+		names   string
+	}{
+		{"as it should be", keeps, nil, ""},
+		{"pairs constrain nothing", func(s, o labels.Label, class, p string) Answer {
+			return keeps(s, o.WithLevel(s.Range.High), class, p)
+		}, ErrPolicy, "write on system_u:object_r:cloister_image_t:s0:c101,c102:file"},
+		{"nothing is allowed", func(labels.Label, labels.Label, string, string) Answer { return Answer{} }, ErrPolicy, "want true"},
+		{"permissive domain", func(s, o labels.Label, class, p string) Answer {
+			return Answer{Allowed: keeps(s, o, class, p).Allowed, Permissive: true}
+		}, ErrPolicy, "is permissive"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := SelfTest(test.kernel, Own(true))
+			if !errors.Is(err, test.wantErr) {
+				t.Fatalf("SelfTest = %v, want %v", err, test.wantErr)
+			}
+			if err != nil && !strings.Contains(err.Error(), test.names) {
+				t.Errorf("SelfTest = %v, want it to name %q", err, test.names)
+			}
+		})
+	}
+}
+
+func TestParseAnswer(t *testing.T) {
+	for _, test := range []struct {
+		text string
+		bit  uint
+		want Answer
+		ok   bool
+	}{
+		{"2 ffffffff 0 ffffffff 7 0", 1, Answer{Allowed: true}, true},
+		{"2 ffffffff 0 ffffffff 7 1", 0, Answer{Permissive: true}, true},
+		{"2 ffffffff 0", 1, Answer{}, false},
+		{"x ffffffff 0 ffffffff 7 0", 1, Answer{}, false},
+	} {
+		got, err := parseAnswer(test.text, test.bit)
+		if got != test.want || (err == nil) != test.ok {
+			t.Errorf("parseAnswer(%q, %d) = %+v, %v, want %+v", test.text, test.bit, got, err, test.want)
+		}
+	}
+}
