@@ -92,7 +92,7 @@ func (w *Workload) devices(opts Options, p *problems) {
 		switch {
 		case d.Type == "p":
 			p.refuse(field+".type", d.Path, "a FIFO is not a device of the guest: put it in the image or a volume")
-		case (d.Type == "c" || d.Type == "u") && guestHas(out.Number, opts.GuestDevices):
+		case (d.Type == "c" || d.Type == "u") && guestHas(out.Number, opts.devices()):
 			w.Devices = append(w.Devices, out)
 		case d.Type == "b" && opts.BlockDevices:
 			out.Kind = HostBlock
@@ -111,7 +111,7 @@ func (w *Workload) devices(opts Options, p *problems) {
 	case allowAll:
 		p.refuse("linux.devices", refused, privilegedText)
 	default:
-		p.refuse("linux.devices", refused, "the guest's kernel has no such device and the host's cannot be handed over: remove it (allowed: the standard set, and what guest.devices lists)")
+		p.refuse("linux.devices", refused, "the guest's kernel has no such device and the host's cannot be handed over: remove it (allowed: the standard set, and what workloads.guest_devices lists)")
 	}
 	if w.spec.Linux.Resources != nil {
 		p.deviceRules(w.spec.Linux.Resources.Devices, w.Devices)

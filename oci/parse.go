@@ -16,11 +16,18 @@ import (
 const MaxBytes = 16 << 20
 
 // Options say what a host's configuration allows and its guest image offers.
-// The zero value allows and offers nothing beyond the standard set.
 type Options struct {
-	Annotations  []string      // io.cloister.* annotations that are switched on
-	GuestDevices []GuestDevice // devices of the guest's kernel beyond the standard set
-	BlockDevices bool          // host block devices can be handed over as disks
+	Annotations  []string      `toml:"annotations"`   // io.cloister.* annotations that are switched on; default none
+	GuestDevices []GuestDevice `toml:"guest_devices"` // devices of the guest's kernel beyond the standard set; default fuse and tun
+	BlockDevices bool          `toml:"block_devices"` // host block devices are handed over as disks; default false
+}
+
+// devices gives the default for a list that is not set; an empty one stays empty.
+func (o Options) devices() []GuestDevice {
+	if o.GuestDevices == nil {
+		return []GuestDevice{Fuse, Tun}
+	}
+	return o.GuestDevices
 }
 
 // Parse reads a config.json. Its error lists every field that cannot be

@@ -86,7 +86,7 @@ func (w *Workload) settings(opts Options, p *problems) {
 		value, field := w.Annotations[name], "annotations."+name
 		known := name == AnnotationMemoryMiB || name == AnnotationCPUs || name == AnnotationMachine
 		if known && !slices.Contains(opts.Annotations, name) {
-			p.refuse(field, value, "is switched off: list it under annotations in cloister's configuration")
+			p.refuse(field, value, "is switched off: list it under workloads.annotations in cloister's configuration")
 			continue
 		}
 		switch name {

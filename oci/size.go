@@ -12,11 +12,11 @@ import (
 
 // Sizing are a host's rules for machines. A zero field takes its default.
 type Sizing struct {
-	DefaultMemoryMiB int // for workloads without a limit; default 512
-	MaxMemoryMiB     int // bound of what a workload may ask for; default 1 TiB
-	ReserveMiB       int // added for the guest's kernel and agent; default 96
-	DefaultCPUs      int // for workloads without a quota; default 1
-	MaxCPUs          int // bound, normally the host's CPUs; default 1
+	DefaultMemoryMiB int `toml:"default_memory_mib"` // for workloads without a limit; default 512
+	MaxMemoryMiB     int `toml:"max_memory_mib"`     // bound of what a workload may ask for; default 1 TiB
+	ReserveMiB       int `toml:"reserve_mib"`        // added for the guest's kernel and agent; default 96
+	DefaultCPUs      int `toml:"default_cpus"`       // for workloads without a quota; default 1
+	MaxCPUs          int `toml:"max_cpus"`           // bound, normally the host's CPUs; default 1
 }
 
 // Bounds and defaults of Sizing.
@@ -80,7 +80,7 @@ func (w *Workload) memoryMiB(s Sizing, p *problems) int {
 	}
 	mib := (bytes-1)>>20 + 1
 	if mib > int64(s.MaxMemoryMiB) {
-		p.refuse(field, bytes, fmt.Sprintf("is above the bound of %d MiB: ask for less, or raise max_memory_mib in cloister's configuration", s.MaxMemoryMiB))
+		p.refuse(field, bytes, fmt.Sprintf("is above the bound of %d MiB: ask for less, or raise sizing.max_memory_mib in cloister's configuration", s.MaxMemoryMiB))
 		return s.DefaultMemoryMiB
 	}
 	return int(mib)
@@ -89,7 +89,7 @@ func (w *Workload) memoryMiB(s Sizing, p *problems) int {
 func (w *Workload) cpus(s Sizing, p *problems) int {
 	if n := w.Settings.CPUs; n > 0 {
 		if n > s.MaxCPUs {
-			p.refuse("annotations."+AnnotationCPUs, n, fmt.Sprintf("is above the bound of %d: ask for less, or raise max_cpus in cloister's configuration", s.MaxCPUs))
+			p.refuse("annotations."+AnnotationCPUs, n, fmt.Sprintf("is above the bound of %d: ask for less, or raise sizing.max_cpus in cloister's configuration", s.MaxCPUs))
 		}
 		return n
 	}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package statedir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+)
+
+// maxID is containerd's own bound for namespaces and ids.
+const maxID = 76
+
+// ID is a container's, sandbox's or namespace's name, fit to be a file name.
+type ID string
+
+// ParseID checks a name by containerd's rules: at most 76 letters and digits,
+// with single dots, dashes or underscores between them.
+func ParseID(s string) (ID, error) {
+	if s == "" || len(s) > maxID {
+		return "", fmt.Errorf("id %.80q has %d characters, 1 to %d are allowed: %w", s, len(s), maxID, errdefs.ErrInvalidArgument)
+	}
+	joint := true
+	for _, r := range []byte(s) {
+		switch {
+		case r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9':
+			joint = false
+		case (r == '.' || r == '-' || r == '_') && !joint:
+			joint = true
+		default:
+			return "", fmt.Errorf("id %q: letters and digits, with single dots, dashes or underscores between them: %w", s, errdefs.ErrInvalidArgument)
+		}
+	}
+	if joint {
+		return "", fmt.Errorf("id %q ends in a separator: %w", s, errdefs.ErrInvalidArgument)
+	}
+	return ID(s), nil
+}
+
+// Dir is the run folder of one sandbox. Every file name in it is a method.
+type Dir string
+
+// New names the folder of sandbox id of a containerd namespace under state.
+// Nothing is made on disk.
+func New(state, namespace, id string) (Dir, error) {
+	if !filepath.IsAbs(state) {
+		return "", fmt.Errorf("state folder %q is not absolute: %w", state, errdefs.ErrInvalidArgument)
+	}
+	ns, err := ParseID(namespace)
+	if err != nil {
+		return "", fmt.Errorf("namespace: %w", err)
+	}
+	name, err := ParseID(id)
+	if err != nil {
+		return "", err
+	}
+	return Dir(filepath.Join(state, string(ns), string(name))), nil
+}
+
+// List gives the folders of all sandboxes under state, whatever is in them.
+func List(state string) ([]Dir, error) {
+	var out []Dir
+	namespaces, err := os.ReadDir(state)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, ns := range namespaces {
+		sandboxes, err := os.ReadDir(filepath.Join(state, ns.Name()))
+		if err != nil {
+			continue // a file, or gone meanwhile
+		}
+		for _, s := range sandboxes {
+			if d, err := New(state, ns.Name(), s.Name()); err == nil && s.IsDir() {
+				out = append(out, d)
+			}
+		}
+	}
+	return out, nil
+}
+
+// String is the folder's path.
+func (d Dir) String() string { return string(d) }
+
+// ID is the sandbox's.
+func (d Dir) ID() ID { return ID(filepath.Base(string(d))) }
+
+// Namespace is containerd's.
+func (d Dir) Namespace() ID { return ID(filepath.Base(filepath.Dir(string(d)))) }
+
+// Record is the journal's file.
+func (d Dir) Record() string { return d.file("record.json") }
+
+// Console is the guest's console log.
+func (d Dir) Console() string { return d.file("console.log") }
+
+// QEMULog takes what QEMU writes to its standard error.
+func (d Dir) QEMULog() string { return d.file("qemu.log") }
+
+// VirtiofsdLog takes what virtiofsd writes to its standard error.
+func (d Dir) VirtiofsdLog() string { return d.file("virtiofsd.log") }
+
+// Share is what virtiofsd serves.
+func (d Dir) Share() string { return d.file("share") }
+
+// Container is a container's folder in Share.
+func (d Dir) Container(c ID) string { return filepath.Join(d.Share(), string(c)) }
+
+// Rootfs is a container's root file system in Share.
+func (d Dir) Rootfs(c ID) string { return filepath.Join(d.Container(c), "rootfs") }
+
+// Mount is the n-th bind mount of a container in Share.
+func (d Dir) Mount(c ID, n int) string {
+	return filepath.Join(d.Container(c), "m", strconv.Itoa(n))
+}
+
+// Private holds what is the sandbox's and not shared with the guest.
+func (d Dir) Private() string { return d.file("private") }
+
+// Marker is a NAME=value for the environment of every process of the sandbox,
+// by which Marked finds one whose pid was not written down.
+func (d Dir) Marker() string { return "CLOISTER_SANDBOX=" + string(d) }
+
+func (d Dir) lock() string    { return d.file("lock") }
+func (d Dir) newFile() string { return d.file("record.json.new") }
+
+func (d Dir) file(name string) string { return filepath.Join(string(d), name) }
+
+// Make makes the folder for root alone, and those above it. One that exists is
+// errdefs.ErrAlreadyExists.
+func (d Dir) Make() error {
+	if err := os.MkdirAll(filepath.Dir(string(d)), 0o711); err != nil { //nolint:gosec // passable: containers' sockets and logs have modes of their own
+		return err
+	}
+	err := os.Mkdir(string(d), 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w: %w", errdefs.ErrAlreadyExists, err)
+	}
+	return err
+}
+
+// Remove removes the files that this package names, and the folder. It never
+// walks into Share or Private: what is left in them is an error.
+func (d Dir) Remove() error {
+	for _, f := range []string{d.Console(), d.QEMULog(), d.VirtiofsdLog(), d.Share(), d.Private(), d.newFile(), d.Record(), d.lock(), string(d)} {
+		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

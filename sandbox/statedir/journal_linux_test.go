@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package statedir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+)
+
+func newDir(t *testing.T) Dir {
+	t.Helper()
+	d, err := New(t.TempDir(), "default", "s1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func create(t *testing.T, d Dir) *Journal {
+	t.Helper()
+	j, err := Create(d, "/bundle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = j.Close() })
+	return j
+}
+
+func TestJournal(t *testing.T) {
+	d := newDir(t)
+	j := create(t, d)
+	if _, err := Create(d, ""); !errors.Is(err, errdefs.ErrAlreadyExists) {
+		t.Errorf("second Create: %v, want ErrAlreadyExists", err)
+	}
+	seq, err := j.Promise(Effect{Kind: KindMount, Path: "/x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := j.Promise(Effect{Kind: KindProcess, Detail: d.Marker()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Done(pid, func(e *Effect) { e.Process = Process{Pid: 7, StartTime: 9} }); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Done(99, nil); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("Done of nothing: %v", err)
+	}
+	if err := j.Note(map[string]string{"kernel": "6.1"}, []Phase{{"plan", 0, 3}}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Load(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(j.Record(), got); diff != "" {
+		t.Errorf("disk differs from memory:\n%s", diff)
+	}
+	want := []Effect{{Seq: seq, Kind: KindMount, Path: "/x"}, {Seq: pid, Kind: KindProcess, Detail: d.Marker(), Process: Process{7, 9}, Done: true}}
+	if diff := cmp.Diff(want, got.Effects); diff != "" {
+		t.Errorf("effects (-want +got):\n%s", diff)
+	}
+	if _, err := Open(d); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("Open while held: %v, want ErrUnavailable", err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	k, err := Open(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if err := k.Forget(seq); err != nil {
+		t.Fatal(err)
+	}
+	if next, err := k.Promise(Effect{Kind: KindFolder}); err != nil || next != pid+1 {
+		t.Errorf("Promise after Open = %d, %v, want %d", next, err, pid+1)
+	}
+}
+
+func TestOpenOfNothing(t *testing.T) {
+	d := newDir(t)
+	if _, err := Open(d); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("Open = %v, want ErrNotFound", err)
+	}
+	if err := d.Make(); err != nil {
+		t.Fatal(err)
+	}
+	j, err := Open(d)
+	if err != nil {
+		t.Fatalf("Open of a folder without a record: %v", err)
+	}
+	defer j.Close()
+	if err := j.Undo(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestParseRecord(t *testing.T) {
+	for _, tt := range []struct {
+		in   string
+		want error
+	}{
+		{`{"version":1}`, nil},
+		{`{"version":2}`, errdefs.ErrFailedPrecondition},
+		{`{"version":1`, errdefs.ErrDataLoss},
+		{``, errdefs.ErrDataLoss},
+	} {
+		if _, err := parseRecord([]byte(tt.in)); !errors.Is(err, tt.want) {
+			t.Errorf("parseRecord(%q) = %v, want %v", tt.in, err, tt.want)
+		}
+	}
+}
+
+func FuzzParseRecord(f *testing.F) {
+	f.Add([]byte(`{"version":1,"effects":[{"seq":1,"kind":"mount","path":"/x"}],"next":2}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := parseRecord(data)
+		if err == nil && r.Version != version {
+			t.Error("another version was taken")
+		}
+	})
+}
+
+func TestUndo(t *testing.T) {
+	d := newDir(t)
+	j := create(t, d)
+	for _, path := range []string{"/1", "/2", "/3"} {
+		if _, err := j.Promise(Effect{Kind: KindMount, Path: path}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := j.Promise(Effect{Kind: KindTap}); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("broken")
+	var order []string
+	undoers := map[Kind]Undoer{KindMount: func(_ context.Context, e Effect) error {
+		order = append(order, e.Path)
+		if e.Path == "/2" {
+			return broken
+		}
+		return nil
+	}}
+	err := j.Undo(t.Context(), undoers)
+	if !errors.Is(err, broken) || !errors.Is(err, errdefs.ErrNotImplemented) {
+		t.Errorf("Undo = %v, want both errors", err)
+	}
+	if diff := cmp.Diff([]string{"/3", "/2", "/1"}, order); diff != "" {
+		t.Errorf("order:\n%s", diff)
+	}
+	if left := j.Record().Effects; len(left) != 2 || left[0].Path != "/2" || left[1].Kind != KindTap {
+		t.Errorf("left %v, want what failed", left)
+	}
+}
+
+func TestUndoAfterReboot(t *testing.T) {
+	d := newDir(t)
+	j := create(t, d)
+	for _, k := range []Kind{KindFolder, KindMount, KindProcess, KindReservation} {
+		if _, err := j.Promise(Effect{Kind: k}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := j.change(func(r *Record) error { r.BootID = "another"; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	var called []Kind
+	note := func(_ context.Context, e Effect) error { called = append(called, e.Kind); return nil }
+	undoers := map[Kind]Undoer{KindFolder: note, KindMount: note, KindProcess: note, KindReservation: note}
+	if err := j.Undo(t.Context(), undoers); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]Kind{KindReservation, KindFolder}, called); diff != "" {
+		t.Errorf("undone:\n%s", diff)
+	}
+	if left := j.Record().Effects; len(left) != 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// crashSteps are the writes of the child below; it dies before, in the middle of
+// and after each.
+const crashEffects = 3
+
+// TestCrashChild is not a test: it makes effects and dies at the step it is told.
+func TestCrashChild(t *testing.T) {
+	folder, at := os.Getenv("STATEDIR_CRASH_DIR"), os.Getenv("STATEDIR_CRASH_AT")
+	if folder == "" {
+		t.Skip("only as a child")
+	}
+	left, err := strconv.Atoi(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	die := func() {
+		if left--; left < 0 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+	d := Dir(folder)
+	die()
+	j, err := Create(d, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	die()
+	for i := range crashEffects {
+		path := filepath.Join(filepath.Dir(folder), fmt.Sprintf("effect%d", i))
+		seq, err := j.Promise(Effect{Kind: KindFolder, Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		die()
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		die()
+		if err := j.Done(seq, nil); err != nil {
+			t.Fatal(err)
+		}
+		die()
+	}
+	if err := os.WriteFile(d.newFile(), []byte(`{"torn`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	left = 0
+	die()
+}
+
+// TestCrash: whatever step the owner dies at, the next one takes everything back.
+func TestCrash(t *testing.T) {
+	for at := range 2 + 3*crashEffects + 1 {
+		t.Run(strconv.Itoa(at), func(t *testing.T) {
+			t.Parallel()
+			d := newDir(t)
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestCrashChild$")
+			cmd.Env = append(os.Environ(), "STATEDIR_CRASH_DIR="+string(d), "STATEDIR_CRASH_AT="+strconv.Itoa(at))
+			out, err := cmd.CombinedOutput()
+			if err == nil || !strings.Contains(err.Error(), "killed") {
+				t.Fatalf("child: %v\n%s", err, out)
+			}
+			j, err := Open(d)
+			if errors.Is(err, errdefs.ErrNotFound) && at == 0 {
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer j.Close()
+			err = j.Undo(t.Context(), map[Kind]Undoer{KindFolder: func(_ context.Context, e Effect) error {
+				if err := os.Remove(e.Path); err != nil && (e.Done || !errors.Is(err, os.ErrNotExist)) {
+					return err
+				}
+				return nil
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Remove(); err != nil {
+				t.Fatal(err)
+			}
+			if left, _ := os.ReadDir(filepath.Dir(string(d))); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+func TestProcess(t *testing.T) {
+	marker := "CLOISTER_SANDBOX=" + t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "sleep", "60")
+	cmd.Env = []string{marker}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := ProcessOf(cmd.Process.Pid)
+	if err != nil || !p.Alive() {
+		t.Fatalf("ProcessOf = %+v, %v", p, err)
+	}
+	other := Process{Pid: p.Pid, StartTime: p.StartTime + 1}
+	if other.Alive() {
+		t.Error("a process with another start time is taken for this one")
+	}
+	if err := other.Kill(t.Context()); err != nil || !p.Alive() {
+		t.Errorf("Kill of a pid given out again: %v, alive %v", err, p.Alive())
+	}
+	if list, err := Marked(marker); err != nil || len(list) != 1 || list[0] != p {
+		t.Errorf("Marked = %v, %v, want %v", list, err, p)
+	}
+	if err := UndoProcess(t.Context(), Effect{Kind: KindProcess, Detail: marker}); err != nil {
+		t.Error(err)
+	}
+	if p.Alive() {
+		t.Error("the marked process lives")
+	}
+	_ = cmd.Wait()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := p.Kill(ctx); err != nil {
+		t.Errorf("Kill of a dead process: %v", err)
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	line := "12 (a) b (c) R " + strings.Repeat("1 ", 18) + "777 0 0\n"
+	if start, state, err := parseStat([]byte(line)); err != nil || start != 777 || state != 'R' {
+		t.Errorf("parseStat = %d, %c, %v", start, state, err)
+	}
+	for _, bad := range []string{"", "12 (a", ")", "1 (a) R 1 2"} {
+		if _, _, err := parseStat([]byte(bad)); err == nil {
+			t.Errorf("parseStat(%q) gave no error", bad)
+		}
+	}
+}
