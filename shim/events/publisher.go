@@ -164,6 +164,16 @@ type connection struct {
 func (c *connection) forward(ctx context.Context, e *types.Envelope) error {
 	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
+	old := c.client != nil
+	err := c.try(ctx, e)
+	if old && errors.Is(err, ttrpc.ErrClosed) {
+		// containerd was restarted since the last event.
+		return c.try(ctx, e)
+	}
+	return err
+}
+
+func (c *connection) try(ctx context.Context, e *types.Envelope) error {
 	if c.client == nil {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.address)
 		if err != nil {

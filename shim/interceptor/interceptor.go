@@ -43,7 +43,7 @@ func toGRPC(err error) error {
 		// errgrpc looks for a status first, and the class is what the shim says about it.
 		err = classified{text: err.Error(), class: class}
 	}
-	return errgrpc.ToGRPC(err)
+	return errgrpc.ToGRPC(err) //nolint:forbidigo // this is the one place
 }
 
 // classified is an error's text and class without the rest of its chain.

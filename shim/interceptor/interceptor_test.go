@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
-	"github.com/sirupsen/logrus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -57,12 +56,27 @@ func TestUnaryMapsErrors(t *testing.T) {
 	}
 }
 
-func TestUnaryPanic(t *testing.T) {
-	t.Parallel()
+// captureLog keeps what is logged while the test runs; it does not run beside others.
+func captureLog(t *testing.T) *bytes.Buffer {
+	t.Helper()
 	var out bytes.Buffer
-	logger := logrus.New()
-	logger.SetOutput(&out)
-	ctx := log.WithLogger(t.Context(), logrus.NewEntry(logger))
+	old, level := log.L.Logger.Out, log.GetLevel()
+	log.L.Logger.SetOutput(&out)
+	if err := log.SetLevel("debug"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		log.L.Logger.SetOutput(old)
+		if err := log.SetLevel(level.String()); err != nil {
+			t.Error(err)
+		}
+	})
+	return &out
+}
+
+func TestUnaryPanic(t *testing.T) {
+	out := captureLog(t)
+	ctx := t.Context()
 	_, err := interceptor.Unary(ctx, func(any) error { return nil }, &ttrpc.UnaryServerInfo{FullMethod: "/Task/Start"},
 		func(context.Context, func(any) error) (any, error) { panic("oops") })
 	if status.Code(err) != codes.Internal {
@@ -76,12 +90,8 @@ func TestUnaryPanic(t *testing.T) {
 }
 
 func TestUnaryLogsFields(t *testing.T) {
-	t.Parallel()
-	var out bytes.Buffer
-	logger := logrus.New()
-	logger.SetOutput(&out)
-	logger.SetLevel(logrus.DebugLevel)
-	ctx := log.WithLogger(t.Context(), logrus.NewEntry(logger))
+	out := captureLog(t)
+	ctx := t.Context()
 	unmarshal := func(v any) error {
 		req, ok := v.(*taskapi.KillRequest)
 		if !ok {

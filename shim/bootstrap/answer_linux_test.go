@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"cloister/tests/clients"
+	"cloister/tests/testenv"
+)
+
+func TestDecideForm(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name       string
+		sent       bool
+		maxVersion string
+		exe        func(testing.TB) string
+		want       form
+	}{
+		{"2.4", true, "2", nil, formResult},
+		{"1.6", false, "", nil, formPlain},
+		{"1.7, or who knows", false, "2", func(testing.TB) string { return "/proc/self/exe" }, formJSON2},
+		{"no executable", false, "2", func(testing.TB) string { return "/nonexistent" }, formJSON2},
+		{"Debian's own", false, "2", func(t testing.TB) string { return testenv.NeedContainerd(t) + "/containerd" }, formJSON2},
+		{"2.0 to 2.2", false, "2", func(t testing.TB) string { return filepath.Join(clients.Need(t, clients.Containerd, "containerd"), "containerd") }, formJSON3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			exe := ""
+			if tt.exe != nil {
+				exe = tt.exe(t)
+			}
+			if got := decideForm(tt.sent, tt.maxVersion, exe); got != tt.want {
+				t.Errorf("decideForm(%v, %q, %q) = %v, want %v", tt.sent, tt.maxVersion, exe, got, tt.want)
+			}
+		})
+	}
+}
+
+func TestEncode(t *testing.T) {
+	t.Parallel()
+	const address = "unix:///run/containerd/s/abc"
+	for f, want := range map[form]string{
+		formPlain: address,
+		formJSON2: `{"version":2,"address":"unix:///run/containerd/s/abc","protocol":"ttrpc"}`,
+		formJSON3: `{"version":3,"address":"unix:///run/containerd/s/abc","protocol":"ttrpc"}`,
+	} {
+		if got, err := f.encode(address, nil); err != nil || string(got) != want {
+			t.Errorf("form %v: encode = %q, %v, want %q", f, got, err, want)
+		}
+	}
+	got, err := formResult.encode(address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var result bootapi.BootstrapResult
+	if err := proto.Unmarshal(got, &result); err != nil || result.Version != 3 || result.Address != address || len(result.Extensions) != 1 {
+		t.Errorf("formResult: encode = %v, %v: want version 3, the address and the mount capabilities", &result, err)
+	}
+	// 2.3 and later try protobuf first on every answer: the older forms must not decode as one.
+	if err := proto.Unmarshal([]byte(address), &bootapi.BootstrapResult{}); err == nil {
+		t.Error("a plain address decodes as BootstrapResult")
+	}
+	if json.Valid(got) {
+		t.Error("a BootstrapResult is valid JSON")
+	}
+}
+
+func TestParseParams(t *testing.T) {
+	t.Parallel()
+	marshal := func(m proto.Message) []byte {
+		data, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	for _, tt := range []struct {
+		name string
+		in   []byte
+		want bool
+	}{
+		{"nothing", nil, false},
+		{"params", marshal(&bootapi.BootstrapParams{InstanceID: "id", Namespace: "ns"}), true},
+		{"another task's params", marshal(&bootapi.BootstrapParams{InstanceID: "other", Namespace: "ns"}), false},
+		// Field 1 and 2 of an Any are a string and bytes, as in BootstrapParams.
+		{"options of an older containerd", marshal(&anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte("x")}), false},
+		{"noise", []byte{0xff, 0xff}, false},
+	} {
+		if got := parseParams(tt.in, "id", "ns"); (got != nil) != tt.want {
+			t.Errorf("%s: parseParams = %v, want params: %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func FuzzParseParams(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte("\x0a\x02id\x12\x02ns"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if p := parseParams(in, "id", "ns"); p != nil && p.GetInstanceID() != "id" {
+			t.Errorf("parseParams(%q) took another task's params", in)
+		}
+		_, _ = parseOptions(in)
+	})
+}
+
+func TestParseGroup(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		`{}`: "",
+		`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}`:                                         "pod",
+		`{"annotations":{"io.containerd.runc.v2.group":"g","io.kubernetes.cri.sandbox-id":"pod"}}`:       "g",
+		`{"process":{"args":["x"]},"annotations":{"other":"o","io.containerd.runc.v2.group":"","x":"y"}}`: "",
+	} {
+		if got, err := parseGroup(strings.NewReader(in)); got != want || err != nil {
+			t.Errorf("parseGroup(%s) = %q, %v, want %q", in, got, err, want)
+		}
+	}
+	for _, in := range []string{``, `{`, `[]`, `{"annotations":{"io.containerd.runc.v2.group":1}}`} {
+		if got, err := parseGroup(strings.NewReader(in)); err == nil {
+			t.Errorf("parseGroup(%s) = %q, want an error", in, got)
+		}
+	}
+}
+
+func FuzzParseGroup(f *testing.F) {
+	f.Add(`{"annotations":{"io.containerd.runc.v2.group":"g"}}`)
+	f.Fuzz(func(_ *testing.T, in string) { _, _ = parseGroup(strings.NewReader(in)) })
+}
+
+func TestSocketPath(t *testing.T) {
+	t.Parallel()
+	r := Request{GRPCAddress: "/run/c.sock", Namespace: "ns"}
+	seen := map[string]string{}
+	for _, tt := range []struct{ runtime, address, namespace, group string }{
+		{"a", "/run/c.sock", "ns", "g"},
+		{"b", "/run/c.sock", "ns", "g"},
+		{"a", "/run/d.sock", "ns", "g"},
+		{"a", "/run/c.sock", "n2", "g"},
+		{"a", "/run/c.sock", "ns", "h"},
+		{"a", "/run/c.sock", "n", "sg"},
+	} {
+		r.GRPCAddress, r.Namespace = tt.address, tt.namespace
+		path, err := socketPath("", tt.runtime, r, tt.group)
+		if err != nil || filepath.Dir(path) != defaultSocketDir || len(path) > 107 {
+			t.Errorf("socketPath(%v) = %q, %v", tt, path, err)
+		}
+		if other, ok := seen[path]; ok {
+			t.Errorf("%v and %s share a socket", tt, other)
+		}
+		seen[path] = fmt.Sprint(tt)
+	}
+	for _, dir := range []string{"relative", "/" + strings.Repeat("x", 42)} {
+		if path, err := socketPath(dir, "a", r, "g"); err == nil {
+			t.Errorf("socketPath(%q) = %q, want an error", dir, path)
+		}
+	}
+}
+
+func TestListen(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s", "socket")
+	l, err := listen(path)
+	if err != nil || l == nil {
+		t.Fatalf("listen = %v, %v", l, err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode of the socket = %v, %v, want 0600", info.Mode(), err)
+	}
+	if again, err := listen(path); again != nil || err != nil {
+		t.Errorf("listen on a served socket = %v, %v, want nil, nil", again, err)
+	}
+	l.Close()
+	fresh, err := listen(path)
+	if err != nil || fresh == nil {
+		t.Fatalf("listen on a stale socket = %v, %v", fresh, err)
+	}
+	defer fresh.Close()
+	if err := removeStale(path); err != nil {
+		t.Error(err)
+	}
+	if c, err := net.Dial("unix", path); err != nil {
+		t.Errorf("removeStale took a served socket: %v", err)
+	} else {
+		c.Close()
+	}
+}
