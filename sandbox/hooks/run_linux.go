@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/oci"
+)
+
+// drain bounds the wait for output after a hook's end: a daemon that it left
+// behind may hold its standard error for ever.
+const drain = 500 * time.Millisecond
+
+// Namespaces are those of the runtime, in which hooks run. Nil: the caller's.
+type Namespaces struct {
+	Mount   *os.File
+	Network *os.File
+}
+
+// Run runs hooks one after the other and stops at the first that fails: for
+// prestart and createRuntime. Each gets state on its standard input, exactly its
+// own arguments and environment, and the bundle as working folder. A hook that
+// takes longer than its timeout is killed with its process group and is
+// context.DeadlineExceeded; so it is when ctx ends, with its error.
+func Run(ctx context.Context, list []oci.Hook, state State, ns Namespaces) error {
+	input, err := state.json()
+	if err != nil {
+		return err
+	}
+	for _, h := range list {
+		if err := runOne(ctx, h, input, state.Bundle, ns); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RunAll is Run without the stop: for poststart and poststop, whose errors the
+// caller logs. It returns all of them.
+func RunAll(ctx context.Context, list []oci.Hook, state State, ns Namespaces) error {
+	var errs []error
+	for i := range list {
+		errs = append(errs, Run(ctx, list[i:i+1], state, ns))
+	}
+	return errors.Join(errs...)
+}
+
+func runOne(ctx context.Context, h oci.Hook, input []byte, bundle string, ns Namespaces) error {
+	if h.TimeoutSeconds > 0 {
+		limit := time.Duration(h.TimeoutSeconds) * time.Second
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("no end within its timeout of %s: %w", limit, context.DeadlineExceeded))
+		defer cancel()
+	}
+	out := &tail{}
+	cmd := command(ctx, h, input, bundle, out)
+	err := execute(cmd, ns)
+	if err == nil || errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success() {
+		return nil
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = errors.Join(cause, err)
+	}
+	if text := out.String(); text != "" {
+		return fmt.Errorf("hook %q: %w: %s", h.Path, err, text)
+	}
+	return fmt.Errorf("hook %q: %w", h.Path, err)
+}
+
+func command(ctx context.Context, h oci.Hook, input []byte, bundle string, out *tail) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, h.Path) //nolint:gosec // the engine's own programs
+	if len(h.Args) > 0 {
+		cmd.Args = h.Args
+	}
+	cmd.Env = append([]string{}, h.Env...) // never nil: that would be the shim's own
+	if fi, err := os.Stat(bundle); err == nil && fi.IsDir() {
+		cmd.Dir = bundle
+	}
+	cmd.Stdin = bytes.NewReader(input)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = drain
+	return cmd
+}
+
+// execute starts the command in the namespaces and waits for it.
+func execute(cmd *exec.Cmd, ns Namespaces) error {
+	if ns.Mount == nil && ns.Network == nil {
+		return wait(cmd, cmd.Start())
+	}
+	done := make(chan error)
+	go func() {
+		// The thread's namespaces are no longer the process's: it is never unlocked, so it ends here.
+		runtime.LockOSThread()
+		err := enter(ns)
+		if err == nil {
+			err = cmd.Start()
+		}
+		done <- wait(cmd, err)
+	}()
+	return <-done
+}
+
+// wait waits for a command that was started without an error. A hook that does
+// not read its state has not failed.
+func wait(cmd *exec.Cmd, err error) error {
+	if err != nil {
+		return err
+	}
+	err = cmd.Wait()
+	if errors.Is(err, syscall.EPIPE) && cmd.ProcessState.Success() {
+		return nil
+	}
+	return err
+}
+
+// enter moves the calling thread.
+func enter(ns Namespaces) error {
+	if ns.Network != nil {
+		if err := unix.Setns(int(ns.Network.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+	}
+	if ns.Mount != nil {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil { // or setns refuses a thread among others
+			return fmt.Errorf("unshare working folder: %w", err)
+		}
+		if err := unix.Setns(int(ns.Mount.Fd()), unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("enter mount namespace: %w", err)
+		}
+	}
+	return nil
+}

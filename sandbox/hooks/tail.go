@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hooks
+
+import (
+	"strings"
+	"sync"
+)
+
+// tailBytes bounds what of a hook's output shows up in its error.
+const tailBytes = 2048
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu  sync.Mutex
+	buf []byte
+	cut bool
+}
+
+// Write takes everything.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(p)
+	if n > tailBytes {
+		p, t.cut = p[n-tailBytes:], true
+	}
+	t.buf = append(t.buf, p...)
+	if over := len(t.buf) - tailBytes; over > 0 {
+		t.buf, t.cut = append(t.buf[:0], t.buf[over:]...), true
+	}
+	return n, nil
+}
+
+// String gives the end on one line.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := strings.Join(strings.Fields(strings.ToValidUTF8(string(t.buf), "?")), " ")
+	if t.cut {
+		return "..." + s
+	}
+	return s
+}
