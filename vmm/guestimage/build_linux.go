@@ -67,29 +67,33 @@ func Build(ctx context.Context, opts Options) (*Image, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
-	agent, err := inspectAgent(opts.Agent, runtime.GOARCH)
-	if err != nil {
-		return nil, err
-	}
-	c, err := gather(ctx, root(opts.Root), opts.Crun)
-	if err != nil {
-		return nil, err
-	}
 	m, err := opts.maker(ctx, log)
 	if err != nil {
 		return nil, err
 	}
-	k, err := kernel(ctx, opts.Cache, m, log)
+	return opts.build(ctx, m, log)
+}
+
+func (o Options) build(ctx context.Context, m maker, log progress) (*Image, error) {
+	agent, err := inspectAgent(o.Agent, runtime.GOARCH)
 	if err != nil {
 		return nil, err
 	}
-	inputs := opts.inputs(k, agent, c)
-	if i, err := Open(opts.Output); err == nil && i.Manifest.Inputs == inputs && i.Verify() == nil {
-		log.say("%s is up to date", opts.Output)
+	c, err := gather(ctx, root(o.Root), o.Crun)
+	if err != nil {
+		return nil, err
+	}
+	k, err := kernel(ctx, o.Cache, m, log)
+	if err != nil {
+		return nil, err
+	}
+	inputs := o.inputs(k, agent, c)
+	if i, err := Open(o.Output); err == nil && i.Manifest.Inputs == inputs && i.Verify() == nil {
+		log.say("%s is up to date", o.Output)
 		return i, nil
 	}
 	log.say("packing the initial image")
-	return opts.write(k, agent, c, inputs, log)
+	return o.write(k, agent, c, inputs, log)
 }
 
 func (o Options) validate() error {
