@@ -92,7 +92,7 @@ func (s *fifoSink) absent() bool {
 	if s.closed || s.r == nil {
 		return false
 	}
-	s.r.Close()
+	_ = s.r.Close()
 	s.r = nil
 	alone := hasError(s.w)
 	if err := s.openReader(); err != nil {
@@ -145,7 +145,7 @@ func closeOnce(f *os.File) error {
 func hasError(f *os.File) bool {
 	found := false
 	_ = control(f, func(fd int) {
-		fds := []unix.PollFd{{Fd: int32(fd)}}
+		fds := []unix.PollFd{{Fd: int32(fd)}} //nolint:gosec // a descriptor is below RLIMIT_NOFILE
 		n, err := unix.Poll(fds, 0)
 		found = err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0
 	})

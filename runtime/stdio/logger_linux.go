@@ -45,7 +45,7 @@ func startLogger(ctx context.Context, t target, id, namespace string) (_ *logger
 	}
 	l := &logger{cmd: cmd, stdout: files[1], stderr: files[3], exited: make(chan struct{})}
 	go l.wait()
-	files[5].Close() // else ready never ends
+	_ = files[5].Close() // else ready never ends
 	if err := waitReady(ctx, ready, t.kind == kindBinaryV2); err != nil {
 		l.kill()
 		return nil, fmt.Errorf("logging binary %q: %w", t.path, err)
@@ -133,7 +133,7 @@ func openPipes(n int) ([]*os.File, error) {
 func closeAll(files []*os.File) {
 	for _, f := range files {
 		if f != nil {
-			f.Close()
+			_ = f.Close()
 		}
 	}
 }

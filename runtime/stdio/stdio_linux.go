@@ -127,6 +127,7 @@ func (i *IO) openOutput(n int, name string, t target) error {
 // openSink opens what is not a logging binary; nil for none.
 func openSink(t target) (sink, error) {
 	switch t.kind {
+	case kindNone, kindBinary, kindBinaryV2:
 	case kindPath:
 		info, err := os.Stat(t.path)
 		if err != nil {

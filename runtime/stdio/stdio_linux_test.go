@@ -493,19 +493,19 @@ func TestLoggerTerminal(t *testing.T) {
 
 func TestLoggerNotReady(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
 	for _, tt := range []struct{ name, mode, text string }{
 		{"crash", "crash", "without saying that it is ready"},
 		{"silent", "never-ready", "was not ready within"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			uri, _ := loggerURI(t, "binary-v2", tt.mode)
-			openCtx := t.Context()
+			ctx, cancel := t.Context(), func() {}
 			if tt.mode == "never-ready" {
-				openCtx = ctx
+				ctx, cancel = context.WithTimeout(ctx, 500*time.Millisecond)
 			}
-			_, err := stdio.Open(openCtx, stdio.Config{Stdout: uri, Stderr: uri})
+			defer cancel()
+			_, err := stdio.Open(ctx, stdio.Config{Stdout: uri, Stderr: uri})
 			if err == nil || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("Open = %v, want %q", err, tt.text)
 			}

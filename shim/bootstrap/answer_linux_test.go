@@ -32,8 +32,10 @@ func TestDecideForm(t *testing.T) {
 		{"1.6", false, "", nil, formPlain},
 		{"1.7, or who knows", false, "2", func(testing.TB) string { return "/proc/self/exe" }, formJSON2},
 		{"no executable", false, "2", func(testing.TB) string { return "/nonexistent" }, formJSON2},
-		{"Debian's own", false, "2", func(t testing.TB) string { return testenv.NeedContainerd(t) + "/containerd" }, formJSON2},
-		{"2.0 to 2.2", false, "2", func(t testing.TB) string { return filepath.Join(clients.Need(t, clients.Containerd, "containerd"), "containerd") }, formJSON3},
+		{"Debian's own", false, "2", func(tb testing.TB) string { return testenv.NeedContainerd(tb) + "/containerd" }, formJSON2},
+		{"2.0 to 2.2", false, "2", func(tb testing.TB) string {
+			return filepath.Join(clients.Need(tb, clients.Containerd, "containerd"), "containerd")
+		}, formJSON3},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -51,7 +53,7 @@ func TestDecideForm(t *testing.T) {
 func TestEncode(t *testing.T) {
 	t.Parallel()
 	const address = "unix:///run/containerd/s/abc"
-	for f, want := range map[form]string{
+	for f, want := range map[form]string{ //nolint:exhaustive // the last one is below
 		formPlain: address,
 		formJSON2: `{"version":2,"address":"unix:///run/containerd/s/abc","protocol":"ttrpc"}`,
 		formJSON3: `{"version":3,"address":"unix:///run/containerd/s/abc","protocol":"ttrpc"}`,
@@ -119,8 +121,8 @@ func TestParseGroup(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
 		`{}`: "",
-		`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}`:                                         "pod",
-		`{"annotations":{"io.containerd.runc.v2.group":"g","io.kubernetes.cri.sandbox-id":"pod"}}`:       "g",
+		`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}`:                                          "pod",
+		`{"annotations":{"io.containerd.runc.v2.group":"g","io.kubernetes.cri.sandbox-id":"pod"}}`:        "g",
 		`{"process":{"args":["x"]},"annotations":{"other":"o","io.containerd.runc.v2.group":"","x":"y"}}`: "",
 	} {
 		if got, err := parseGroup(strings.NewReader(in)); got != want || err != nil {
@@ -190,7 +192,7 @@ func TestListen(t *testing.T) {
 	if err := removeStale(path); err != nil {
 		t.Error(err)
 	}
-	if c, err := net.Dial("unix", path); err != nil {
+	if c, err := (&net.Dialer{}).DialContext(t.Context(), "unix", path); err != nil {
 		t.Errorf("removeStale took a served socket: %v", err)
 	} else {
 		c.Close()

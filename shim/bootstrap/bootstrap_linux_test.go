@@ -68,7 +68,7 @@ func newBundle(t *testing.T, spec string) string {
 // socketDir is a folder with a name that is short enough.
 func socketDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/run", "clo-")
+	dir, err := os.MkdirTemp("/run", "clo-") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func params(t *testing.T, id, dir string) []byte {
 // connect is containerd after start: a client on the answered address.
 func connect(t *testing.T, address string) taskapi.TTRPCTaskService {
 	t.Helper()
-	c, err := net.Dial("unix", strings.TrimPrefix(address, "unix://"))
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "unix", strings.TrimPrefix(address, "unix://"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -92,6 +92,7 @@ func TestContainerd(t *testing.T) {
 }
 
 func testRun(t *testing.T, d daemon) {
+	t.Helper()
 	r := d.run(t, "hello", "--rm")
 	if r.Code != 7 || !strings.Contains(r.Stdout, "group=hello bundle=/run/containerd/io.containerd.runtime.v2.task/default/hello") ||
 		!strings.Contains(r.Stdout, "leader=true dir=/") {
@@ -105,6 +106,7 @@ func testRun(t *testing.T, d daemon) {
 }
 
 func testGroup(t *testing.T, d daemon) {
+	t.Helper()
 	for _, id := range []string{"sleep-pod", "sleep-web"} {
 		if r := d.run(t, id, "-d", "--annotation", "io.kubernetes.cri.sandbox-id=sleep-pod"); r.Code != 0 {
 			t.Fatalf("ctr run %s = %+v", id, r)
@@ -133,6 +135,7 @@ func (d daemon) end(t *testing.T, id string) {
 
 // testRestart restarts containerd, gracefully and not: it finds the daemon again.
 func testRestart(t *testing.T, d daemon) {
+	t.Helper()
 	if r := d.run(t, "sleep-on", "-d"); r.Code != 0 {
 		t.Fatalf("ctr run = %+v", r)
 	}
@@ -150,6 +153,7 @@ func testRestart(t *testing.T, d daemon) {
 
 // testCrash kills the daemon: containerd calls delete, and its answer is the task's end.
 func testCrash(t *testing.T, d daemon) {
+	t.Helper()
 	if r := d.run(t, "sleep-bad", "-d"); r.Code != 0 {
 		t.Fatalf("ctr run = %+v", r)
 	}

@@ -77,7 +77,7 @@ func (d *Daemon) tell(err error) error {
 		return err
 	}
 	defer func() {
-		d.ready.Close()
+		_ = d.ready.Close()
 		d.ready = nil
 	}()
 	if err == nil {
@@ -132,7 +132,7 @@ func (d *Daemon) drain(server *ttrpc.Server, served <-chan error) error {
 	if server.Shutdown(ctx) != nil {
 		err = errors.Join(err, server.Close())
 	}
-	<-served
+	<-served // says that the server was closed
 	return err
 }
 

@@ -34,7 +34,7 @@ func Main(ctx context.Context, cfg Config) int {
 	if a.action == actionServe {
 		out = &logPipe{} // never blocks: containerd may be away
 	}
-	fmt.Fprintf(out, "%s: %v\n", cfg.Name, err)
+	_, _ = fmt.Fprintf(out, "%s: %v\n", cfg.Name, err)
 	return 1
 }
 
@@ -80,7 +80,7 @@ func (r *Request) complete() error {
 }
 
 func (cfg Config) printVersion() error {
-	_, err := fmt.Printf("%s:\n  Version:  %s\n  Revision: %s\n  Go version: %s\n", filepath.Base(os.Args[0]), cfg.Version, cfg.Revision, runtime.Version())
+	_, err := fmt.Fprintf(os.Stdout, "%s:\n  Version:  %s\n  Revision: %s\n  Go version: %s\n", filepath.Base(os.Args[0]), cfg.Version, cfg.Revision, runtime.Version())
 	return err
 }
 

@@ -68,7 +68,7 @@ func listen(path string) (*net.UnixListener, error) {
 
 // probe connects and hangs up.
 func probe(path string) error {
-	c, err := net.DialTimeout("unix", path, time.Second)
+	c, err := (&net.Dialer{Timeout: time.Second}).Dial("unix", path)
 	if err != nil {
 		return err
 	}
@@ -119,5 +119,5 @@ func lockDir(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %q: %w", dir, err), f.Close())
 	}
-	return func() { f.Close() }, nil
+	return func() { _ = f.Close() }, nil
 }

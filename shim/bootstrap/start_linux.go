@@ -121,7 +121,7 @@ func startDaemon(r Request, group, path string, l *net.UnixListener) error {
 	}
 	cmd.ExtraFiles = []*os.File{fdSocket - 3: socket, fdReady - 3: readyW}
 	err = cmd.Start()
-	readyW.Close()
+	_ = readyW.Close() // else ready never ends
 	if err != nil {
 		return fmt.Errorf("start the daemon: %w", err)
 	}
@@ -173,8 +173,7 @@ func waitReady(ready *os.File) error {
 
 // ignoreExit drops the exit status of a daemon that was killed.
 func ignoreExit(err error) error {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
 		return nil
 	}
 	return err
@@ -184,9 +183,8 @@ func ignoreExit(err error) error {
 // here nor breaks while containerd restarts, and what is written meanwhile waits in the pipe.
 func openLog(bundle string) (*os.File, error) {
 	path := filepath.Join(bundle, "log")
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode().Type() != os.ModeNamedPipe {
-		return nil, nil
+	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeNamedPipe {
+		return nil, nil //nolint:nilerr // started by hand
 	}
 	return os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 }
@@ -196,7 +194,7 @@ func openLog(bundle string) (*os.File, error) {
 func setOOMScore(pid int) error {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", os.Getppid()))
 	if err != nil {
-		return nil
+		return nil //nolint:nilerr // the parent has ended: nobody waits for the daemon either
 	}
 	score, err := strconv.Atoi(strings.TrimSpace(string(data)))
 	if err != nil {

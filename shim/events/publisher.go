@@ -97,7 +97,7 @@ func (p *Publisher) Close(ctx context.Context) error {
 func (p *Publisher) send(ctx context.Context) {
 	defer close(p.done)
 	c := &connection{address: p.address}
-	defer c.close()
+	defer func() { _ = c.close() }()
 	for {
 		e, closed := p.queue.front()
 		switch {
@@ -148,7 +148,7 @@ func (p *Publisher) deliver(ctx context.Context, c *connection, e *types.Envelop
 
 // isRefusal tells an answer about the event from everything that means containerd is away, starting or busy.
 func isRefusal(err error) bool {
-	switch status.Code(err) {
+	switch status.Code(err) { //nolint:exhaustive // every other code says something about containerd, not about the event
 	case codes.InvalidArgument, codes.FailedPrecondition, codes.PermissionDenied, codes.OutOfRange, codes.AlreadyExists, codes.NotFound:
 		return true
 	}

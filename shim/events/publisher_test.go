@@ -39,6 +39,7 @@ type containerd struct {
 }
 
 func newContainerd(t *testing.T, want int) *containerd {
+	t.Helper()
 	c := &containerd{t: t, path: filepath.Join(t.TempDir(), "ttrpc"), want: want, full: make(chan struct{})}
 	t.Cleanup(c.stop)
 	return c
@@ -46,7 +47,7 @@ func newContainerd(t *testing.T, want int) *containerd {
 
 func (c *containerd) start() {
 	c.t.Helper()
-	l, err := net.Listen("unix", c.path)
+	l, err := (&net.ListenConfig{}).Listen(c.t.Context(), "unix", c.path)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ package interceptor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -39,7 +40,7 @@ func Unary(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnarySe
 // toGRPC gives an error of one of errdefs' classes that class's code. A status from the guest that was wrapped without a class keeps its own.
 func toGRPC(err error) error {
 	class := errdefs.Resolve(err)
-	if _, ok := status.FromError(err); ok && class != errdefs.ErrUnknown {
+	if _, ok := status.FromError(err); ok && !errors.Is(class, errdefs.ErrUnknown) {
 		// errgrpc looks for a status first, and the class is what the shim says about it.
 		err = classified{text: err.Error(), class: class}
 	}
