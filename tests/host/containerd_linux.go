@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,7 +78,7 @@ func (p *Place) StartContainerd(t testing.TB, o Options) *Containerd {
 	c.write(t, "cloister.toml", cloisterConfig(t, p)+o.Cloister)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the end of containerd's log:\n%s", tail(c.LogFile, 60))
+			t.Logf("the end of containerd's log:\n%s", tail(c.LogFile, 40))
 		}
 	})
 	c.Start(t)
@@ -111,13 +112,7 @@ disabled_plugins = [%s"io.containerd.internal.v1.opt", "io.containerd.tracing.pr
 address = %q
 [debug]
 level = "debug"
-[plugins."io.containerd.snapshotter.v1.blockfile"]
-scratch_file = %q
-root_path = %q
-fs_type = "ext4"
-mount_options = []
-recreate_scratch = true
-`, version, c.Root, off, c.Address, filepath.Join(c.Place.Dir, "scratch.ext4"), filepath.Join(c.Root, "blockfile"))
+`, version, c.Root, off, c.Address)
 }
 
 // cloisterConfig points cloister at the build and keeps its folders in the place.
@@ -161,7 +156,7 @@ func (c *Containerd) awaitServing(t testing.TB) {
 	defer tick.Stop()
 	deadline := time.After(30 * time.Second)
 	for {
-		if err := c.Ctr(t.Context(), "version").Run(); err == nil {
+		if err := c.Ctr(t.Context(), "images", "ls").Run(); err == nil {
 			return
 		}
 		select {
@@ -228,7 +223,13 @@ func (c *Containerd) Finish(ctx context.Context, t testing.TB, cmd *exec.Cmd) Re
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("%s: %v", strings.Join(cmd.Args, " "), err)
 	}
-	return Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()}
+	return Result{Stdout: stdout.String(), Stderr: withoutWarnings(stderr.String()), Code: cmd.ProcessState.ExitCode()}
+}
+
+// withoutWarnings leaves out what ctr says about the host's cgroup version.
+func withoutWarnings(text string) string {
+	lines := slices.Collect(strings.Lines(text))
+	return strings.Join(slices.DeleteFunc(lines, func(line string) bool { return strings.Contains(line, "DEPRECATION:") }), "")
 }
 
 // Must runs ctr and fails the test unless it exits with 0; it gives the standard output.
@@ -247,6 +248,9 @@ func tail(file string, lines int) string {
 		return err.Error()
 	}
 	all := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
+	all = slices.DeleteFunc(all, func(line string) bool {
+		return strings.Contains(line, "load plugin") || strings.Contains(line, "loading plugin")
+	})
 	if len(all) > lines {
 		all = all[len(all)-lines:]
 	}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"cloister/tests/host"
+)
+
+func TestExec(t *testing.T) {
+	b := newBed(t, host.Options{})
+	b.start(t, "c", []string{"--env", "A=b"}, "sh", "-c", "echo mark >/tmp/mark; exec sleep 1000")
+	tests := []struct {
+		name    string
+		options []string
+		command []string
+		stdout  string
+		code    int
+	}{
+		{"same-files", nil, []string{"cat", "/tmp/mark"}, "mark\n", 0},
+		{"same-pids", nil, []string{"sh", "-c", "tr '\\0' ' ' </proc/1/cmdline"}, "sleep 1000 ", 0},
+		{"environment", nil, []string{"sh", "-c", "echo $A"}, "b\n", 0},
+		{"code", nil, []string{"sh", "-c", "exit 9"}, "", 9},
+		{"cwd", []string{"--cwd", "/tmp"}, []string{"pwd"}, "/tmp\n", 0},
+		{"user", []string{"--user", "1234"}, []string{"id", "-u"}, "1234\n", 0},
+		{"by-signal", nil, []string{"sh", "-c", "kill -9 $$"}, "", 137},
+		{"not-found", nil, []string{"sh", "-c", "/nowhere"}, "", 127},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			args := append([]string{"task", "exec", "--exec-id", tt.name}, tt.options...)
+			r := b.Run(t, append(append(args, "c"), tt.command...)...)
+			if r.Stdout != tt.stdout || r.Code != tt.code {
+				t.Errorf("exec = %+v, want %q and exit %d", r, tt.stdout, tt.code)
+			}
+		})
+	}
+	if r := b.exec(t, "c", "absent", "/nowhere"); r.Code == 0 || !strings.Contains(r.Stderr, "no such file or directory") {
+		t.Errorf("exec of a file that is not there = %+v", r)
+	}
+	if r := b.exec(t, "c", "again", "true"); r.Code != 0 {
+		t.Errorf("exec after a refused one = %+v", r)
+	}
+}
+
+func TestExecStdin(t *testing.T) {
+	b := newBed(t, host.Options{})
+	b.start(t, "c", nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := b.Ctr(ctx, "task", "exec", "--exec-id", "e", "c", "cat")
+	cmd.Stdin = strings.NewReader("through\n")
+	if r := b.Finish(ctx, t, cmd); r.Stdout != "through\n" {
+		t.Errorf("cat = %+v", r)
+	}
+}
+
+func TestExecsAtOnce(t *testing.T) {
+	b := newBed(t, host.Options{})
+	b.start(t, "c", nil)
+	const count = 8
+	results := make(chan string, count)
+	for i := range count {
+		go func() {
+			r := b.exec(t, "c", fmt.Sprint("e", i), "sh", "-c", fmt.Sprintf("sleep 0.2; echo -n %d", i))
+			results <- r.Stdout
+		}()
+	}
+	seen := map[string]bool{}
+	for range count {
+		seen[<-results] = true
+	}
+	if len(seen) != count {
+		t.Errorf("%d different answers, want %d: %v", len(seen), count, seen)
+	}
+}
+
+func TestExecKill(t *testing.T) {
+	b := newBed(t, host.Options{})
+	b.start(t, "c", nil)
+	done := make(chan host.Result, 1)
+	go func() { done <- b.exec(t, "c", "e", "sh", "-c", "echo up >/tmp/up; exec sleep 1000") }()
+	if wrong := await(20*time.Second, func() string { return b.exec(t, "c", "probe", "cat", "/tmp/up").Stderr }); wrong != "" {
+		t.Fatal(wrong)
+	}
+	b.Must(t, "task", "kill", "--signal", "TERM", "--exec-id", "e", "c")
+	if r := <-done; r.Code != 143 {
+		t.Errorf("a killed exec = %+v, want exit 143", r)
+	}
+	if got := b.status(t, "c"); got != "RUNNING" {
+		t.Errorf("the container is %q after its exec was killed, want RUNNING", got)
+	}
+}

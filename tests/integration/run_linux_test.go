@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/console"
+
+	"cloister/tests/host"
+)
+
+// TestSmoke runs one container under each containerd.
+func TestSmoke(t *testing.T) {
+	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range []host.Version{host.Distribution, host.Current} {
+		t.Run(string(version), func(t *testing.T) {
+			b := newBed(t, host.Options{Version: version})
+			r := b.run(t, "uname", nil, "uname", "-r")
+			got := strings.TrimSpace(r.Stdout)
+			if r.Code != 0 || got == "" {
+				t.Fatalf("uname -r = %q, exit %d\n%s", got, r.Code, r.Stderr)
+			}
+			if same := got == strings.TrimSpace(string(kernel)); same == isCloister() {
+				t.Errorf("uname -r = %q, the host's is %q", got, kernel)
+			}
+			b.start(t, "two", nil)
+			if r := b.exec(t, "two", "e", "echo", "exec"); r.Stdout != "exec\n" || r.Code != 0 {
+				t.Errorf("exec = %+v", r)
+			}
+		})
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	b := newBed(t, host.Options{})
+	tests := []struct {
+		name    string
+		command []string
+		code    int
+	}{
+		{"zero", []string{"true"}, 0},
+		{"one", []string{"false"}, 1},
+		{"forty-two", []string{"sh", "-c", "exit 42"}, 42},
+		{"highest", []string{"sh", "-c", "exit 255"}, 255},
+		{"killed", []string{"sh", "-c", "sh -c 'kill -9 $$'; exit $?"}, 137},
+		{"not-found-by-shell", []string{"sh", "-c", "/nowhere"}, 127},
+		{"not-executable-by-shell", []string{"sh", "-c", "/etc/passwd"}, 126},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if r := b.run(t, tt.name, nil, tt.command...); r.Code != tt.code {
+				t.Errorf("exit %d, want %d\n%s", r.Code, tt.code, r.Stderr)
+			}
+		})
+	}
+	for name, text := range map[string]string{"/nowhere": "no such file or directory", "/etc/passwd": "permission denied", "nowhere": "executable file not found"} {
+		r := b.run(t, "refused", nil, name)
+		if r.Code == 0 || !strings.Contains(r.Stderr, text) {
+			t.Errorf("run %s: exit %d, %q, want an error with %q", name, r.Code, r.Stderr, text)
+		}
+	}
+}
+
+func TestProcess(t *testing.T) {
+	b := newBed(t, host.Options{})
+	b.want(t, "env", "v w", []string{"--env", "A=v w"}, "sh", "-c", "echo $A")
+	b.want(t, "cwd", "/var/www", []string{"--cwd", "/var/www"}, "pwd")
+	b.want(t, "user", "33 33 www-data", []string{"--user", "www-data"}, "sh", "-c", "echo $(id -u) $(id -g) $(id -un)")
+	b.want(t, "ids", "1234 5678", []string{"--user", "1234:5678"}, "sh", "-c", "echo $(id -u) $(id -g)")
+	b.want(t, "first", "1", nil, "sh", "-c", "echo $$")
+	b.want(t, "loopback", "lo", nil, "sh", "-c", "ls /sys/class/net | grep -v -e sit0 -e tunl0 -e bonding_masters || true")
+	r := b.run(t, "both", nil, "sh", "-c", "echo out; echo err >&2")
+	if r.Stdout != "out\n" || r.Stderr != "err\n" {
+		t.Errorf("stdout %q, stderr %q, want out and err", r.Stdout, r.Stderr)
+	}
+	b.want(t, "long-arg", "100000", nil, "sh", "-c", "echo ${#1}", "sh", strings.Repeat("x", 100000))
+	b.want(t, "odd-args", `a b|"c"|$d|;|`, nil, "sh", "-c", `printf '%s|' "$@"`, "sh", "a b", `"c"`, "$d", ";")
+}
+
+func TestStdin(t *testing.T) {
+	b := newBed(t, host.Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	// ctr run does not pass the end of its input on; ctr task exec does.
+	cmd := b.Ctr(ctx, b.args("line", []string{"--rm"}, "sh", "-c", "read line; echo got $line")...)
+	cmd.Stdin = strings.NewReader("hello\n")
+	if r := b.Finish(ctx, t, cmd); r.Stdout != "got hello\n" || r.Code != 0 {
+		t.Errorf("read = %+v", r)
+	}
+	b.start(t, "c", nil)
+	const size = 20 << 20
+	cmd = b.Ctr(ctx, "task", "exec", "--exec-id", "sum", "c", "sha256sum")
+	sum := sha256.New()
+	cmd.Stdin = io.TeeReader(io.LimitReader(&pattern{}, size), sum)
+	r := b.Finish(ctx, t, cmd)
+	if want := hex.EncodeToString(sum.Sum(nil)) + "  -\n"; r.Stdout != want {
+		t.Errorf("sha256sum of %d bytes = %q, want %q", size, r.Stdout, want)
+	}
+}
+
+// pattern reads as bytes that do not repeat soon.
+type pattern struct{ state uint64 }
+
+func (p *pattern) Read(buf []byte) (int, error) {
+	for i := range buf {
+		p.state = p.state*6364136223846793005 + 1442695040888963407
+		buf[i] = byte(p.state >> 56)
+	}
+	return len(buf), nil
+}
+
+// TestOutputBitForBit sends 100 MB through stdout.
+func TestOutputBitForBit(t *testing.T) {
+	b := newBed(t, host.Options{})
+	const size = 100_000_000
+	script := fmt.Sprintf("dd if=/dev/urandom of=/tmp/d bs=1000000 count=%d 2>/dev/null; sha256sum </tmp/d >&2; cat /tmp/d", size/1_000_000)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	cmd := b.Ctr(ctx, b.args("big", []string{"--rm"}, "sh", "-c", script)...)
+	sum, count := sha256.New(), new(counter)
+	cmd.Stdout = io.MultiWriter(sum, count)
+	r := b.Finish(ctx, t, cmd)
+	if want := hex.EncodeToString(sum.Sum(nil)) + "  -\n"; r.Stderr != want || *count != size {
+		t.Errorf("%d bytes with sum %q arrived, want %d with %q", *count, want, size, r.Stderr)
+	}
+}
+
+type counter int64
+
+func (c *counter) Write(buf []byte) (int, error) {
+	*c += counter(len(buf))
+	return len(buf), nil
+}
+
+// TestOutputAtExit sees that the last words of a process are not lost, many times.
+func TestOutputAtExit(t *testing.T) {
+	b := newBed(t, host.Options{})
+	b.start(t, "c", nil)
+	for i := range 10 {
+		r := b.exec(t, "c", fmt.Sprint("e", i), "sh", "-c", "seq 20000")
+		if lines := strings.Count(r.Stdout, "\n"); lines != 20000 || !strings.HasSuffix(r.Stdout, "\n20000\n") {
+			t.Errorf("exec %d: %d lines arrived, want 20000", i, lines)
+		}
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	b := newBed(t, host.Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	master, path, err := console.NewPty()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	if err := master.Resize(console.WinSize{Width: 91, Height: 37}); err != nil {
+		t.Fatal(err)
+	}
+	slave, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The size comes with ctr's resize after the start: wait for it inside.
+	script := "test -t 0 && test -t 1 && echo terminal; until stty size | grep -q '37 91'; do sleep 0.1; done; stty size; read line; echo got:$line; exit 7"
+	cmd := b.Ctr(ctx, b.args("tty", []string{"--rm", "--tty"}, "sh", "-c", script)...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	var out strings.Builder
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = io.Copy(&out, master) // ends with EIO when the last slave is closed
+	}()
+	if _, err := master.Write([]byte("word\n")); err != nil {
+		t.Fatal(err)
+	}
+	r := b.Finish(ctx, t, cmd)
+	slave.Close()
+	<-read
+	shown := strings.ReplaceAll(out.String(), "\r", "")
+	for _, want := range []string{"terminal\n", "37 91\n", "got:word\n"} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("the terminal shows %q, want %q in it", shown, want)
+		}
+	}
+	if r.Code != 7 {
+		t.Errorf("exit %d, want 7", r.Code)
+	}
+}
+
+// TestManyAtOnce starts several containers side by side.
+func TestManyAtOnce(t *testing.T) {
+	b := newBed(t, host.Options{})
+	const count = 4
+	results := make(chan string, count)
+	for i := range count {
+		go func() {
+			r := b.run(t, fmt.Sprint("c", i), nil, "echo", "-n", "x")
+			results <- r.Stdout + r.Stderr
+		}()
+	}
+	for range count {
+		if got := <-results; got != "x" {
+			t.Errorf("got %q, want x", got)
+		}
+	}
+}
