@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mcs
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"cloister/labels"
+)
+
+// ErrCorrupt is wrapped when a file of the registry cannot be what cloister wrote.
+var ErrCorrupt = errors.New("corrupt registry entry")
+
+// Kind is how a level came to be held.
+type Kind string
+
+// The kinds there are.
+const (
+	Dynamic Kind = "dynamic" // drawn
+	Static  Kind = "static"  // asked for
+	Shared  Kind = "shared"  // held by several sandboxes on purpose
+)
+
+// Holder is a sandbox that holds a level, and the process that answers for it.
+type Holder struct {
+	Sandbox string       `json:"sandbox"`
+	Owner   labels.Owner `json:"owner"`
+}
+
+// Entry is a reserved level.
+type Entry struct {
+	Level   labels.Level `json:"level"`
+	Kind    Kind         `json:"kind"`
+	Share   string       `json:"share,omitempty"`
+	Holders []Holder     `json:"holders"`
+}
+
+// name is the entry's file below the boot's folder. Two levels of the same two categories have one name whatever their
+// sensitivity.
+func name(level labels.Level) string {
+	if p, ok := level.Pair(); ok {
+		return pairsFolder + "/" + p.String()
+	}
+	sum := sha256.Sum256([]byte(level.String()))
+	return wideFolder + "/" + hex.EncodeToString(sum[:])
+}
+
+func (e Entry) encode() ([]byte, error) {
+	text, err := json.Marshal(e)
+	return append(text, '\n'), err
+}
+
+// decode reads the entry of the file at path, which tells what level it must hold.
+func decode(path, file string, text []byte) (Entry, error) {
+	var e Entry
+	if err := json.Unmarshal(text, &e); err != nil {
+		return Entry{}, corrupt(path, err)
+	}
+	known := slices.Contains([]Kind{Dynamic, Static, Shared}, e.Kind)
+	if !known || len(e.Holders) == 0 || name(e.Level) != file {
+		return Entry{}, corrupt(path, fmt.Errorf("kind %q, level %v, %d holders", e.Kind, e.Level, len(e.Holders)))
+	}
+	return e, nil
+}
+
+func corrupt(path string, cause error) error {
+	return fmt.Errorf("%w: %s: %w: remove the file once no process carries its level (cloister labels)", ErrCorrupt, path, cause)
+}
+
+// checkName accepts the name of a share or a sandbox.
+func checkName(what, text string, most int) error {
+	if text == "" || len(text) > most {
+		return fmt.Errorf("%s name of %d bytes: want 1 to %d", what, len(text), most)
+	}
+	for _, c := range []byte(text) {
+		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' || c == '/' && what != "share"
+		if !ok {
+			return fmt.Errorf("%s name %q: want letters, digits, '-', '_', '.'", what, text)
+		}
+	}
+	if text[0] == '.' {
+		return fmt.Errorf("%s name %q: it starts with a dot", what, text)
+	}
+	return nil
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mcs
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"cloister/labels"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	lockFile     = "lock"
+	pairsFolder  = "pairs"
+	wideFolder   = "wide" // levels that are not a pair
+	sharesFolder = "shares"
+	tempFile     = "tmp" // written under the lock only, so one name is enough
+)
+
+// Options are what the registry is told.
+type Options struct {
+	// Dir is the registry's folder; it is made when absent.
+	Dir string
+	// Range is what is drawn from; zero means Whole.
+	Range Range
+	// Self is the process that answers for what is reserved.
+	Self labels.Owner
+	// Alive tells whether an owner still runs.
+	Alive func(labels.Owner) (bool, error)
+	// Scan looks at what runs on the host, whoever started it; nil sees nothing.
+	Scan func(context.Context) ([]labels.Process, error)
+	// Pending tells whether something of a sandbox is still to be undone; its level is kept until then. nil: never.
+	Pending func(sandbox string) (bool, error)
+	// Held lists levels that files still carry from an earlier boot. nil: none.
+	Held func() ([]labels.Level, error)
+}
+
+// Registry is the host's table of levels.
+type Registry struct {
+	options Options
+	boot    string // the folder of this boot
+	random  func(n int) (int, error)
+}
+
+// Open prepares the folder. What an earlier boot left holds nothing, since none of its processes lives; it is removed.
+func Open(o Options) (*Registry, error) {
+	if o.Range == (Range{}) {
+		o.Range = Whole()
+	}
+	if err := o.Range.check(); err != nil {
+		return nil, fmt.Errorf("open the registry of levels: %w", err)
+	}
+	if o.Alive == nil || o.Self.Boot == "" || strings.ContainsAny(o.Self.Boot, "/.") {
+		return nil, errors.New("open the registry of levels: no owner to answer for what is reserved")
+	}
+	r := &Registry{options: o, boot: filepath.Join(o.Dir, o.Self.Boot), random: uniform}
+	for _, folder := range []string{pairsFolder, wideFolder, sharesFolder} {
+		if err := os.MkdirAll(filepath.Join(r.boot, folder), 0o700); err != nil {
+			return nil, fmt.Errorf("open the registry of levels: %w", err)
+		}
+	}
+	if err := r.removeEarlierBoots(); err != nil {
+		return nil, fmt.Errorf("open the registry of levels: %w", err)
+	}
+	return r, nil
+}
+
+func (r *Registry) removeEarlierBoots() error {
+	found, err := os.ReadDir(r.options.Dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range found {
+		if entry.IsDir() && entry.Name() != r.options.Self.Boot {
+			if err := os.RemoveAll(filepath.Join(r.options.Dir, entry.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// lock takes the registry's lock; the caller closes the file to give it back. The kernel does so for one that dies.
+func (r *Registry) lock(ctx context.Context) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(r.options.Dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the registry of levels: %w", err)
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		return f, nil
+	}
+	taken := make(chan error, 1)
+	go waitForLock(f, taken)
+	select {
+	case err := <-taken:
+		if err != nil {
+			return nil, fmt.Errorf("lock the registry of levels: %w", errors.Join(err, f.Close()))
+		}
+		return f, nil
+	case <-ctx.Done():
+		go func() { // the lock comes when its holder lets go; it is given straight back
+			<-taken
+			_ = f.Close() //nolint:errcheck // nothing was written
+		}()
+		return nil, fmt.Errorf("lock the registry of levels: another process holds %s: %w", f.Name(), ctx.Err())
+	}
+}
+
+func waitForLock(f *os.File, taken chan<- error) {
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			taken <- err
+			return
+		}
+	}
+}
+
+// read gives the entry in a file of the boot's folder, and its bytes; fs.ErrNotExist when it is free.
+func (r *Registry) read(file string) (Entry, []byte, error) {
+	path := filepath.Join(r.boot, file)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Entry{}, nil, err
+	}
+	e, err := decode(path, file, text)
+	return e, text, err
+}
+
+// write puts an entry in place at once. The lock is held.
+func (r *Registry) write(e Entry) error {
+	text, err := e.encode()
+	if err != nil {
+		return err
+	}
+	return r.replace(name(e.Level), text)
+}
+
+func (r *Registry) replace(file string, text []byte) error {
+	temp := filepath.Join(r.boot, tempFile)
+	if err := os.WriteFile(temp, text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, filepath.Join(r.boot, file))
+}
+
+func (r *Registry) exists(file string) (bool, error) {
+	_, err := os.Lstat(filepath.Join(r.boot, file))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// files lists the entries' files of a folder.
+func (r *Registry) files(folder string) ([]string, error) {
+	f, err := os.Open(filepath.Join(r.boot, folder))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	names, err := f.Readdirnames(-1)
+	for i := range names {
+		names[i] = folder + "/" + names[i]
+	}
+	return names, err
+}
+
+// Entries reads everything that is held. Entries that cannot be read are told of in the error, next to those that could.
+func (r *Registry) Entries() ([]Entry, error) {
+	var entries []Entry
+	var problems []error
+	for _, folder := range []string{pairsFolder, wideFolder} {
+		files, err := r.files(folder)
+		if err != nil {
+			return nil, fmt.Errorf("read the registry of levels: %w", err)
+		}
+		for _, file := range files {
+			e, _, err := r.read(file)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+			case err != nil:
+				problems = append(problems, err)
+			default:
+				entries = append(entries, e)
+			}
+		}
+	}
+	return entries, errors.Join(problems...)
+}
+
+// uniform draws from 0 to n-1.
+func uniform(n int) (int, error) {
+	v, err := rand.Int(rand.Reader, big.NewInt(int64(n)))
+	if err != nil {
+		return 0, err
+	}
+	return int(v.Int64()), nil
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mcs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"cloister/labels"
+)
+
+// Release gives a sandbox's hold on a level back. A level that the sandbox does not hold is left alone without an error, so
+// that an undo can be repeated.
+func (r *Registry) Release(ctx context.Context, sandbox string, level labels.Level) error {
+	lock, err := r.lock(ctx)
+	if err != nil {
+		return fmt.Errorf("release %v: %w", level, err)
+	}
+	defer lock.Close() //nolint:errcheck // gives the lock back
+	e, _, err := r.read(name(level))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("release %v: %w", level, err)
+	}
+	if err := r.drop(e, func(h Holder) bool { return h.Sandbox == sandbox }); err != nil {
+		return fmt.Errorf("release %v: %w", level, err)
+	}
+	return nil
+}
+
+// drop takes holders out, and the entry with the last one. The lock is held.
+func (r *Registry) drop(e Entry, gone func(Holder) bool) error {
+	left := slices.DeleteFunc(slices.Clone(e.Holders), gone)
+	switch len(left) {
+	case len(e.Holders):
+		return nil
+	case 0:
+		if err := os.Remove(filepath.Join(r.boot, name(e.Level))); err != nil {
+			return err
+		}
+		return r.dropShare(e)
+	}
+	e.Holders = left
+	return r.write(e)
+}
+
+// dropShare removes the name of a share whose entry is gone. One that outlives its entry, after a crash, points at nothing and
+// is not followed; one that points elsewhere has been taken over.
+func (r *Registry) dropShare(e Entry) error {
+	if e.Share == "" {
+		return nil
+	}
+	path := filepath.Join(r.boot, sharesFolder, e.Share)
+	target, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || string(target) != name(e.Level) {
+		return err
+	}
+	return os.Remove(path)
+}
+
+// Reclaim gives back what dead owners hold, unless a process still carries the level or something of the sandbox is still to
+// be undone. It returns the entries as they were. Entries that cannot be read stay held and are told of in the error.
+func (r *Registry) Reclaim(ctx context.Context) ([]Entry, error) {
+	dead, problems := r.dead()
+	if len(dead) == 0 {
+		return nil, problems
+	}
+	// Looked at after the owners were found dead: what they started is visible by now.
+	seen, err := r.look(ctx)
+	if err != nil {
+		return nil, errors.Join(problems, fmt.Errorf("reclaim levels: %w", err))
+	}
+	var freed []Entry
+	for _, d := range dead {
+		if _, carried := seen.clash(d.entry.Level); carried {
+			continue
+		}
+		ok, err := r.reclaimOne(ctx, d)
+		if err != nil {
+			return freed, errors.Join(problems, fmt.Errorf("reclaim %v: %w", d.entry.Level, err))
+		}
+		if ok {
+			freed = append(freed, d.entry)
+		}
+	}
+	return freed, problems
+}
+
+// corpse is an entry with holders whose owner is dead, as it was read.
+type corpse struct {
+	entry Entry
+	text  []byte
+	gone  []Holder
+}
+
+func (r *Registry) dead() ([]corpse, error) {
+	var found []corpse
+	var problems []error
+	alive := map[labels.Owner]bool{}
+	for _, folder := range []string{pairsFolder, wideFolder} {
+		files, err := r.files(folder)
+		if err != nil {
+			return nil, fmt.Errorf("reclaim levels: %w", err)
+		}
+		for _, file := range files {
+			e, text, err := r.read(file)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				problems = append(problems, err)
+				continue
+			}
+			gone, err := r.deadHolders(e, alive)
+			if err != nil {
+				problems = append(problems, err)
+			}
+			if len(gone) > 0 {
+				found = append(found, corpse{e, text, gone})
+			}
+		}
+	}
+	return found, errors.Join(problems...)
+}
+
+func (r *Registry) deadHolders(e Entry, alive map[labels.Owner]bool) ([]Holder, error) {
+	var gone []Holder
+	for _, h := range e.Holders {
+		lives, known := alive[h.Owner]
+		if !known {
+			var err error
+			if lives, err = r.options.Alive(h.Owner); err != nil {
+				return nil, fmt.Errorf("reclaim %v: %w", e.Level, err)
+			}
+			alive[h.Owner] = lives
+		}
+		if lives {
+			continue
+		}
+		if r.options.Pending != nil {
+			pending, err := r.options.Pending(h.Sandbox)
+			if err != nil {
+				return nil, fmt.Errorf("reclaim %v: %w", e.Level, err)
+			}
+			if pending {
+				continue
+			}
+		}
+		gone = append(gone, h)
+	}
+	return gone, nil
+}
+
+func (r *Registry) reclaimOne(ctx context.Context, d corpse) (bool, error) {
+	lock, err := r.lock(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close() //nolint:errcheck // gives the lock back
+	e, text, err := r.read(name(d.entry.Level))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if !bytes.Equal(text, d.text) { // somebody was faster, or joined
+		return false, nil
+	}
+	return true, r.drop(e, func(h Holder) bool { return slices.Contains(d.gone, h) })
+}

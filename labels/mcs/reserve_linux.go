@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"cloister/labels"
+)
+
+// Errors that a caller tells apart.
+var (
+	ErrClash     = errors.New("level is held by somebody else")
+	ErrExhausted = errors.New("no pair of categories is free")
+	ErrLevel     = errors.New("level cannot be reserved")
+)
+
+// draws bounds the drawing; after that every pair is tried in turn.
+const draws = 64
+
+// Request is what a sandbox wants.
+type Request struct {
+	// Sandbox names it, unique on the host.
+	Sandbox string
+	// Level is a level asked for by the engine or the config; nil draws a pair.
+	Level *labels.Level
+	// Share, when not empty, holds the level together with all who give the same name, and with nobody else.
+	Share string
+}
+
+// Reserve holds a level for a sandbox until it is released, or reclaimed from a dead owner.
+func (r *Registry) Reserve(ctx context.Context, q Request) (Entry, error) {
+	if err := q.check(); err != nil {
+		return Entry{}, fmt.Errorf("reserve a level: %w", err)
+	}
+	seen, err := r.look(ctx)
+	if err != nil {
+		return Entry{}, fmt.Errorf("reserve a level: %w", err)
+	}
+	e, err := r.reserveOnce(ctx, q, seen)
+	if errors.Is(err, ErrExhausted) || errors.Is(err, ErrClash) { // a dead owner may be in the way
+		if _, reclaiming := r.Reclaim(ctx); reclaiming != nil {
+			return Entry{}, fmt.Errorf("reserve a level: %w", errors.Join(err, reclaiming))
+		}
+		e, err = r.reserveOnce(ctx, q, seen)
+	}
+	if err != nil {
+		return Entry{}, fmt.Errorf("reserve a level: %w", err)
+	}
+	return e, nil
+}
+
+func (q Request) check() error {
+	if err := checkName("sandbox", q.Sandbox, 512); err != nil {
+		return err
+	}
+	if q.Share != "" {
+		if err := checkName("share", q.Share, 64); err != nil {
+			return err
+		}
+	}
+	if q.Level == nil {
+		return nil
+	}
+	switch n := q.Level.Categories.Len(); {
+	case n == 1:
+		return fmt.Errorf("%w: %v has one category, which lies within every pair that has it: give two", ErrLevel, *q.Level)
+	case n == 0 && q.Share == "":
+		return fmt.Errorf("%w: %v has no categories and keeps nobody apart: give two, or share it by name", ErrLevel, *q.Level)
+	}
+	return nil
+}
+
+func (r *Registry) reserveOnce(ctx context.Context, q Request, seen taken) (Entry, error) {
+	lock, err := r.lock(ctx)
+	if err != nil {
+		return Entry{}, err
+	}
+	defer lock.Close() //nolint:errcheck // gives the lock back
+	holder := Holder{Sandbox: q.Sandbox, Owner: r.options.Self}
+	if q.Share != "" {
+		joined, e, err := r.join(q, holder)
+		if err != nil || joined {
+			return e, err
+		}
+	}
+	e := Entry{Kind: Dynamic, Share: q.Share, Holders: []Holder{holder}}
+	if q.Level != nil {
+		e.Kind, e.Level = Static, *q.Level
+		err = r.checkFree(q, seen)
+	} else {
+		e.Level, err = r.draw(seen)
+	}
+	if err != nil {
+		return Entry{}, err
+	}
+	if q.Share != "" {
+		e.Kind = Shared
+	}
+	if err := r.write(e); err != nil {
+		return Entry{}, err
+	}
+	if q.Share != "" {
+		if err := r.replace(sharesFolder+"/"+q.Share, []byte(name(e.Level))); err != nil {
+			return Entry{}, errors.Join(err, os.Remove(filepath.Join(r.boot, name(e.Level))))
+		}
+	}
+	return e, nil
+}
+
+// join adds a holder to the share of a name, if there is one. A share's file may point at what is no longer held.
+func (r *Registry) join(q Request, holder Holder) (bool, Entry, error) {
+	file, err := os.ReadFile(filepath.Join(r.boot, sharesFolder, q.Share))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, Entry{}, nil
+	}
+	if err != nil {
+		return false, Entry{}, err
+	}
+	if path := string(file); !filepath.IsLocal(path) || !(strings.HasPrefix(path, pairsFolder+"/") || strings.HasPrefix(path, wideFolder+"/")) {
+		return false, Entry{}, corrupt(filepath.Join(r.boot, sharesFolder, q.Share), fmt.Errorf("points at %q", path))
+	}
+	e, _, err := r.read(string(file))
+	if errors.Is(err, fs.ErrNotExist) || (err == nil && e.Share != q.Share) {
+		return false, Entry{}, nil
+	}
+	if err != nil {
+		return false, Entry{}, err
+	}
+	if q.Level != nil && *q.Level != e.Level {
+		return false, Entry{}, fmt.Errorf("%w: share %q is at %v, not %v", ErrLevel, q.Share, e.Level, *q.Level)
+	}
+	e.Holders = slices.DeleteFunc(e.Holders, func(h Holder) bool { return h.Sandbox == q.Sandbox })
+	e.Holders = append(e.Holders, holder)
+	return true, e, r.write(e)
+}
+
+// checkFree refuses a level asked for that clashes with anything.
+func (r *Registry) checkFree(q Request, seen taken) error {
+	level := *q.Level
+	files, err := r.files(wideFolder)
+	if err != nil {
+		return err
+	}
+	if pair, ok := level.Pair(); ok {
+		file := pairsFolder + "/" + pair.String()
+		held, err := r.exists(file)
+		if err != nil {
+			return err
+		}
+		if held {
+			files = append(files, file)
+		}
+	} else {
+		pairs, err := r.files(pairsFolder)
+		if err != nil {
+			return err
+		}
+		files = append(files, pairs...)
+	}
+	for _, file := range files {
+		e, _, err := r.read(file)
+		if err != nil {
+			return err
+		}
+		if e.Level.Clashes(level) {
+			return fmt.Errorf("%w: %v clashes with %v of sandbox %s (%v): choose another, or share it by name", ErrClash, level, e.Level, e.Holders[0].Sandbox, e.Holders[0].Owner)
+		}
+	}
+	if q.Share != "" {
+		return nil // who shares by name has said that others may be there
+	}
+	if p, found := seen.clash(level); found {
+		return fmt.Errorf("%w: %v clashes with %v of pid %d: choose another, or share it by name", ErrClash, level, p.Label.Range.High, p.PID)
+	}
+	return nil
+}
+
+// draw finds a free pair: at random a bounded number of times, then by trying all from a random one on.
+func (r *Registry) draw(seen taken) (labels.Level, error) {
+	wide, err := r.wideLevels()
+	if err != nil {
+		return labels.Level{}, err
+	}
+	first, n := r.options.Range.Min, int(r.options.Range.Max-r.options.Range.Min)+1
+	free := func(p labels.Pair) bool {
+		level := labels.NewLevel(r.options.Range.Sensitivity, p)
+		if _, clash := seen.clash(level); clash {
+			return false
+		}
+		return !slices.ContainsFunc(wide, level.Clashes)
+	}
+	for range draws {
+		a, err := r.random(n)
+		if err != nil {
+			return labels.Level{}, err
+		}
+		b, err := r.random(n)
+		if err != nil {
+			return labels.Level{}, err
+		}
+		pair, err := labels.NewPair(first+labels.Category(a), first+labels.Category(b)) //nolint:gosec // both below n
+		if err != nil || !free(pair) {
+			continue
+		}
+		held, err := r.exists(pairsFolder + "/" + pair.String())
+		if err != nil {
+			return labels.Level{}, err
+		}
+		if !held {
+			return labels.NewLevel(r.options.Range.Sensitivity, pair), nil
+		}
+	}
+	return r.enumerate(free, len(seen.pairs)+len(seen.other))
+}
+
+func (r *Registry) enumerate(free func(labels.Pair) bool, seen int) (labels.Level, error) {
+	files, err := r.files(pairsFolder)
+	if err != nil {
+		return labels.Level{}, err
+	}
+	held := make(map[string]bool, len(files))
+	for _, file := range files {
+		held[strings.TrimPrefix(file, pairsFolder+"/")] = true
+	}
+	first, n := r.options.Range.Min, int(r.options.Range.Max-r.options.Range.Min)+1
+	start, err := r.random(n)
+	if err != nil {
+		return labels.Level{}, err
+	}
+	for i := range n {
+		a := first + labels.Category((start+i)%n) //nolint:gosec // below n
+		for b := a + 1; b <= r.options.Range.Max; b++ {
+			if pair := (labels.Pair{Low: a, High: b}); !held[pair.String()] && free(pair) {
+				return labels.NewLevel(r.options.Range.Sensitivity, pair), nil
+			}
+		}
+	}
+	return labels.Level{}, fmt.Errorf("%w: %v has %d pairs; %d are in the registry and %d levels are seen on the host: widen the range in the config, or see who holds them with cloister labels",
+		ErrExhausted, r.options.Range, r.options.Range.Pairs(), len(files), seen)
+}
+
+func (r *Registry) wideLevels() ([]labels.Level, error) {
+	files, err := r.files(wideFolder)
+	if err != nil {
+		return nil, err
+	}
+	var levels []labels.Level
+	for _, file := range files {
+		e, _, err := r.read(file)
+		if err != nil {
+			return nil, err
+		}
+		levels = append(levels, e.Level)
+	}
+	return levels, nil
+}
