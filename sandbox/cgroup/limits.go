@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"fmt"
+	"strconv"
+
+	"cloister/oci"
+)
+
+// Limits of a sandbox's processes together. A zero field sets nothing.
+type Limits struct {
+	MemoryBytes int64 // of the machine with all overhead
+	// SwapBytes is how much may be swapped out: nil not set, -1 no limit. It
+	// does nothing where the kernel does not count swap.
+	SwapBytes  *int64
+	CPUShares  uint64 // 2 to 262144
+	CPUQuota   int64  // microseconds per period; -1: no limit
+	CPUPeriod  uint64 // microseconds
+	CPUs, Mems string // lists such as 0-2,7
+	BlockIO    oci.BlockIO
+}
+
+// FromResources gives the limits of a machine: the workload's own, with the
+// machine's memory and overhead in place of the workload's memory. Its CPU quota
+// is held in the guest and not repeated here: the machine's own work would be
+// taken from it.
+func FromResources(r oci.Resources, machineBytes, overheadBytes int64) Limits {
+	l := Limits{
+		MemoryBytes: machineBytes + overheadBytes,
+		CPUShares:   r.CPUShares,
+		CPUs:        r.CPUs,
+		Mems:        r.Mems,
+		BlockIO:     r.BlockIO,
+	}
+	switch {
+	case r.MemorySwap == -1:
+		l.SwapBytes = &r.MemorySwap
+	case r.MemorySwap > 0 && r.MemoryLimit > 0:
+		swap := max(0, r.MemorySwap-r.MemoryLimit)
+		l.SwapBytes = &swap
+	}
+	return l
+}
+
+// setting is one write to a control file.
+type setting struct {
+	controller string
+	file       string
+	value      string
+	optional   bool // a kernel may lack the file
+	either     string
+}
+
+// cpuWeight maps cpu.shares' range of 2 to 262144 to cpu.weight's of 1 to 10000.
+func cpuWeight(shares uint64) uint64 {
+	shares = min(max(shares, 2), 262144)
+	return 1 + (shares-2)*9999/262142
+}
+
+// defaultPeriod is the kernel's cpu.cfs_period_us.
+const defaultPeriod = 100000
+
+func (l Limits) v1() []setting {
+	var out []setting
+	add := func(controller, file, value string) {
+		out = append(out, setting{controller: controller, file: file, value: value})
+	}
+	if l.CPUs != "" {
+		add("cpuset", "cpuset.cpus", l.CPUs)
+	}
+	if l.Mems != "" {
+		add("cpuset", "cpuset.mems", l.Mems)
+	}
+	if l.CPUShares != 0 {
+		add("cpu", "cpu.shares", utoa(min(max(l.CPUShares, 2), 262144)))
+	}
+	if l.CPUPeriod != 0 {
+		add("cpu", "cpu.cfs_period_us", utoa(l.CPUPeriod))
+	}
+	if l.CPUQuota != 0 {
+		add("cpu", "cpu.cfs_quota_us", itoa(l.CPUQuota))
+	}
+	if l.BlockIO.Weight != 0 {
+		out = append(out, setting{controller: "blkio", file: "blkio.weight", either: "blkio.bfq.weight", value: utoa(uint64(l.BlockIO.Weight))})
+	}
+	for _, d := range l.BlockIO.WeightDevices {
+		out = append(out, setting{controller: "blkio", file: "blkio.weight_device", either: "blkio.bfq.weight_device", value: device(d)})
+	}
+	for _, t := range []struct {
+		file string
+		list []oci.BlockIOLimit
+	}{
+		{"blkio.throttle.read_bps_device", l.BlockIO.ReadBps},
+		{"blkio.throttle.write_bps_device", l.BlockIO.WriteBps},
+		{"blkio.throttle.read_iops_device", l.BlockIO.ReadIOPS},
+		{"blkio.throttle.write_iops_device", l.BlockIO.WriteIOPS},
+	} {
+		for _, d := range t.list {
+			add("blkio", t.file, device(d))
+		}
+	}
+	return out
+}
+
+// memoryV1 gives memory and memory with swap, -1 for no limit; ok is false when
+// neither is set.
+func (l Limits) memoryV1() (memory, both int64, ok bool) {
+	if l.MemoryBytes == 0 {
+		return 0, 0, false
+	}
+	both = -1
+	if l.SwapBytes != nil && *l.SwapBytes >= 0 {
+		both = l.MemoryBytes + *l.SwapBytes
+	}
+	return l.MemoryBytes, both, true
+}
+
+func (l Limits) v2() []setting {
+	var out []setting
+	add := func(controller, file, value string) {
+		out = append(out, setting{controller: controller, file: file, value: value})
+	}
+	if l.CPUs != "" {
+		add("cpuset", "cpuset.cpus", l.CPUs)
+	}
+	if l.Mems != "" {
+		add("cpuset", "cpuset.mems", l.Mems)
+	}
+	if l.CPUShares != 0 {
+		add("cpu", "cpu.weight", utoa(cpuWeight(l.CPUShares)))
+	}
+	if l.CPUQuota != 0 || l.CPUPeriod != 0 {
+		quota, period := "max", l.CPUPeriod
+		if l.CPUQuota > 0 {
+			quota = itoa(l.CPUQuota)
+		}
+		if period == 0 {
+			period = defaultPeriod
+		}
+		add("cpu", "cpu.max", quota+" "+utoa(period))
+	}
+	if l.MemoryBytes != 0 {
+		add("memory", "memory.max", itoa(l.MemoryBytes))
+		// A machine without its file server is of no use, nor the reverse.
+		out = append(out, setting{controller: "memory", file: "memory.oom.group", value: "1", optional: true})
+	}
+	if l.SwapBytes != nil {
+		value := "max"
+		if *l.SwapBytes >= 0 {
+			value = itoa(*l.SwapBytes)
+		}
+		out = append(out, setting{controller: "memory", file: "memory.swap.max", value: value, optional: true})
+	}
+	return append(out, l.ioV2()...)
+}
+
+func (l Limits) ioV2() []setting {
+	var out []setting
+	add := func(s setting) { s.controller = "io"; out = append(out, s) }
+	if w := l.BlockIO.Weight; w != 0 {
+		add(setting{file: "io.bfq.weight", either: "io.weight", value: "default " + utoa(uint64(w))})
+	}
+	for _, d := range l.BlockIO.WeightDevices {
+		add(setting{file: "io.bfq.weight", either: "io.weight", value: device(d)})
+	}
+	for _, t := range []struct {
+		key  string
+		list []oci.BlockIOLimit
+	}{{"rbps", l.BlockIO.ReadBps}, {"wbps", l.BlockIO.WriteBps}, {"riops", l.BlockIO.ReadIOPS}, {"wiops", l.BlockIO.WriteIOPS}} {
+		for _, d := range t.list {
+			value := "max" // as a rate of 0 on v1
+			if d.Value != 0 {
+				value = utoa(d.Value)
+			}
+			add(setting{file: "io.max", value: fmt.Sprintf("%d:%d %s=%s", d.Major, d.Minor, t.key, value)})
+		}
+	}
+	return out
+}
+
+func device(d oci.BlockIOLimit) string {
+	return fmt.Sprintf("%d:%d %d", d.Major, d.Minor, d.Value)
+}
+
+func itoa(n int64) string  { return strconv.FormatInt(n, 10) }
+func utoa(n uint64) string { return strconv.FormatUint(n, 10) }

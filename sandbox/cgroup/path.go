@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// defaultParent is where sandboxes go whose engine names no cgroup.
+const defaultParent = "/cloister"
+
+// maxPath bounds a cgroup path: PATH_MAX, less the mount point and a file name.
+const maxPath = 3500
+
+// Leaf gives the sandbox's cgroup, relative to a hierarchy's root: named after
+// the sandbox, beside the container's of cgroupsPath. That is a path, or
+// SLICE:PREFIX:NAME as systemd's drivers write it.
+func Leaf(cgroupsPath, id string) (string, error) {
+	name := "cloister-" + id
+	if id == "" || strings.ContainsAny(id, "/\x00\n") || len(name) > 255 {
+		return "", fmt.Errorf("cgroup of sandbox %.80q: not a file name: %w", id, errdefs.ErrInvalidArgument)
+	}
+	parent := defaultParent
+	parts := strings.Split(cgroupsPath, ":")
+	switch {
+	case cgroupsPath == "":
+	case len(parts) == 3 && !strings.Contains(parts[0], "/"):
+		slice, err := expandSlice(parts[0])
+		if err != nil {
+			return "", fmt.Errorf("linux.cgroupsPath %.200q: %w", cgroupsPath, err)
+		}
+		parent, name = slice, name+".scope"
+	default:
+		parent = path.Dir(path.Join("/", cgroupsPath))
+	}
+	if len(parent) > maxPath || strings.ContainsAny(parent, "\x00\n") {
+		return "", fmt.Errorf("linux.cgroupsPath %.80q: too long, or not a path: %w", cgroupsPath, errdefs.ErrInvalidArgument)
+	}
+	return path.Join(parent, name), nil
+}
+
+// expandSlice gives the path of a slice: each dash is a level (systemd.slice(5)).
+func expandSlice(slice string) (string, error) {
+	if slice == "" {
+		return "/system.slice", nil
+	}
+	name, ok := strings.CutSuffix(slice, ".slice")
+	if !ok {
+		return "", fmt.Errorf("%.80q does not end in .slice: %w", slice, errdefs.ErrInvalidArgument)
+	}
+	if name == "-" {
+		return "/", nil
+	}
+	out, prefix := "/", ""
+	for part := range strings.SplitSeq(name, "-") {
+		if part == "" || part == "." || part == ".." {
+			return "", fmt.Errorf("slice %.80q has an empty level: %w", slice, errdefs.ErrInvalidArgument)
+		}
+		prefix += part
+		out = path.Join(out, prefix+".slice")
+		prefix += "-"
+		if len(out) > maxPath {
+			return "", fmt.Errorf("slice %.80q is too deep: %w", slice, errdefs.ErrInvalidArgument)
+		}
+	}
+	return out, nil
+}
