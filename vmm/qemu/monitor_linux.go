@@ -3,10 +3,12 @@
 package qemu
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -96,17 +98,15 @@ func (m *monitor) run(ctx context.Context, name string, args, reply any, file *o
 	return nil
 }
 
-// cause tells an error of QEMU's from an end of the connection, after which
-// nothing on it can be trusted.
+// cause tells an error of QEMU's, which go-qemu hands on as bare text, from an end
+// of the connection, after which nothing on it can be trusted.
 func (m *monitor) cause(err error) error {
-	var syntax *json.SyntaxError
-	var typ *json.UnmarshalTypeError
-	select {
-	case <-m.drained:
-		return errMonitorClosed
-	default:
-	}
-	if errors.As(err, &syntax) || errors.As(err, &typ) || errors.Is(err, os.ErrClosed) {
+	var (
+		syntax *json.SyntaxError
+		typ    *json.UnmarshalTypeError
+		op     *net.OpError
+	)
+	if errors.As(err, &syntax) || errors.As(err, &typ) || errors.As(err, &op) || errors.Is(err, bufio.ErrTooLong) {
 		m.close()
 		return fmt.Errorf("%w: %w", errMonitorClosed, err)
 	}

@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"cloister/vmm"
+)
+
+func start(t *testing.T, ctx context.Context, scenario string) (*Process, error) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Start(ctx, least(vmm.Q35), Options{Binary: self, Starter: fake{scenario}, Dir: t.TempDir()})
+	if err == nil {
+		t.Cleanup(func() {
+			if err := p.Stop(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	return p, err
+}
+
+func TestStartFails(t *testing.T) {
+	for _, test := range []struct{ scenario, says string }{
+		{"exits", "qemu: qemu: -machine: no such thing"},
+		{"silent", "deadline exceeded"},
+		{"garbage", "invalid character"},
+		{"refuses", "no negotiation"},
+	} {
+		t.Run(test.scenario, func(t *testing.T) {
+			before := openFiles(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			began := time.Now()
+			_, err := start(t, ctx, test.scenario)
+			if err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("Start = %v, want it to say %q", err, test.says)
+			}
+			if !errors.Is(err, errdefs.ErrUnavailable) {
+				t.Errorf("Start = %v, want class %v", err, errdefs.ErrUnavailable)
+			}
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("Start took %v", took)
+			}
+			if after := openFiles(t); after != before {
+				t.Errorf("%d files are open, want the %d of before", after, before)
+			}
+		})
+	}
+}
+
+func TestEndlessBanner(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := start(t, ctx, "endless banner"); err == nil {
+		t.Error("Start = nil, want an error")
+	}
+}
+
+func TestStartRefuses(t *testing.T) {
+	m := least(vmm.Q35)
+	withNIC := full(vmm.Q35)
+	withNIC.Share, withNIC.Disks = nil, nil
+	withShare := least(vmm.Q35)
+	withShare.Share = &vmm.Share{Tag: "cloister"}
+	withDisk := least(vmm.Q35)
+	withDisk.Disks = []vmm.Disk{{Path: "/d"}}
+	bad := least(vmm.Q35)
+	bad.CPUs = -1
+	for _, test := range []struct {
+		name string
+		m    vmm.Machine
+		o    Options
+		says string
+	}{
+		{"no starter", m, Options{Dir: "/"}, "no Starter"},
+		{"no folder", m, Options{Starter: fake{"ok"}}, "no Dir"},
+		{"no tap", withNIC, Options{Starter: fake{"ok"}, Dir: "/"}, "0 taps for 2"},
+		{"no server", withShare, Options{Starter: fake{"ok"}, Dir: "/"}, "share"},
+		{"server without share", m, Options{Starter: fake{"ok"}, Dir: "/", Share: os.Stdin}, "share"},
+		{"no disk", withDisk, Options{Starter: fake{"ok"}, Dir: "/"}, "0 files for 1"},
+		{"invalid machine", bad, Options{Starter: fake{"ok"}, Dir: "/"}, "CPUs"},
+		{"no qemu", m, Options{Starter: fake{"ok"}, Dir: t.TempDir(), Binary: "/none/qemu"}, "install it"},
+		{"no such folder", m, Options{Starter: fake{"ok"}, Dir: "/none"}, "connect qemu"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before := openFiles(t)
+			if _, err := Start(t.Context(), test.m, test.o); err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("Start = %v, want it to say %q", err, test.says)
+			}
+			if after := openFiles(t); after != before {
+				t.Errorf("%d files are open, want the %d of before", after, before)
+			}
+		})
+	}
+}
+
+func TestContinue(t *testing.T) {
+	for _, test := range []struct{ scenario, says string }{
+		{"ok", ""},
+		{"floods", ""},
+		{"errs", "it will not run"},
+		{"mute", "deadline exceeded"},
+		{"babbles", "monitor is closed"},
+		{"dies", "monitor is closed"},
+	} {
+		t.Run(test.scenario, func(t *testing.T) {
+			p, err := start(t, t.Context(), test.scenario)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			err = p.Continue(ctx)
+			if test.says == "" {
+				if err != nil {
+					t.Errorf("Continue = %v, want nil", err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("Continue = %v, want it to say %q", err, test.says)
+			}
+		})
+	}
+}
+
+// TestNoAnswerClosesMonitor checks that a late reply cannot be taken for the next
+// command's.
+func TestNoAnswerClosesMonitor(t *testing.T) {
+	p, err := start(t, t.Context(), "mute")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := p.Continue(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Continue = %v, want %v", err, context.DeadlineExceeded)
+	}
+	if err := p.SetLink(t.Context(), "eth0", true); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("SetLink after that = %v, want %v", err, errdefs.ErrUnavailable)
+	}
+}
+
+func TestStopKillsTheDeaf(t *testing.T) {
+	p, err := start(t, t.Context(), "deaf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Err(); err != nil {
+		t.Errorf("Err after Stop = %v, want nil", err)
+	}
+}
+
+func TestErr(t *testing.T) {
+	for _, test := range []struct {
+		scenario string
+		says     []string
+	}{
+		{"powers off", nil},
+		{"dies", []string{"killed", "qemu: last words", "console: guest? console"}},
+	} {
+		t.Run(test.scenario, func(t *testing.T) {
+			p, err := start(t, t.Context(), test.scenario)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Err(); err != nil {
+				t.Errorf("Err before Done = %v, want nil", err)
+			}
+			_ = p.Continue(t.Context())
+			<-p.Done()
+			err = p.Err()
+			if len(test.says) == 0 && err != nil {
+				t.Errorf("Err = %v, want nil", err)
+			}
+			for _, s := range test.says {
+				if err == nil || !strings.Contains(err.Error(), s) {
+					t.Errorf("Err = %v, want it to say %q", err, s)
+				}
+			}
+		})
+	}
+}
+
+// TestNoFileLeaks checks what QEMU inherits, and that nothing stays open here.
+func TestNoFileLeaks(t *testing.T) {
+	before := openFiles(t)
+	p, err := start(t, t.Context(), "ok")
+	if err != nil {
+		t.Fatal(err)
+	}
+	links, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sockets int
+	for _, l := range links {
+		target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", p.Pid(), l.Name()))
+		if strings.HasPrefix(target, "socket:") {
+			sockets++
+		}
+	}
+	// Output and error, QMP, agent, console, lifeline.
+	if sockets != 6 {
+		t.Errorf("QEMU inherits %d sockets, want 6", sockets)
+	}
+	if err := p.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.Agent().Close()
+	if after := openFiles(t); after != before {
+		t.Errorf("%d files are open, want the %d of before", after, before)
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	// os/exec's own descriptors go when their finalizers run.
+	runtime.GC()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}
+
+// fakeStarter starts a fake QEMU, tells its pid and waits to be killed.
+func fakeStarter() {
+	self, err := os.Executable()
+	if err != nil {
+		os.Exit(2)
+	}
+	p, err := Start(context.Background(), least(vmm.Q35), Options{Binary: self, Starter: fake{"deaf"}, Dir: os.Getenv(starterEnv)})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(2)
+	}
+	fmt.Println(p.Pid())
+	select {}
+}
+
+// TestLifeline kills a process that runs QEMU and wants QEMU gone.
+func TestLifeline(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self)
+	cmd.Env = append(os.Environ(), starterEnv+"="+t.TempDir())
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatalf("starter says %q", line)
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 10_000)
+	if err != nil || n != 1 {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		t.Errorf("QEMU outlives the process that started it: poll = %d, %v", n, err)
+	}
+}
+
+func TestDetectAccel(t *testing.T) {
+	info := func() ([]byte, error) { return []byte("flags : vmx\n"), nil }
+	accel, _, err := DetectAccel(vmm.AccelAuto, Host{CPUInfo: info, OpenKVM: func() error { return os.ErrPermission }})
+	if accel != vmm.AccelTCG || err != nil {
+		t.Errorf("DetectAccel without /dev/kvm = %q, %v, want tcg", accel, err)
+	}
+	if accel, warning, err := DetectAccel(vmm.AccelAuto, Host{}); err != nil || accel == "" {
+		t.Errorf("DetectAccel here = %q, %q, %v", accel, warning, err)
+	}
+}
+
+func TestOpenDisk(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/dev/null", fifo, dir, filepath.Join(dir, "none"), "relative"} {
+		if f, err := OpenDisk(vmm.Disk{Path: path, ReadOnly: true}); err == nil {
+			t.Errorf("OpenDisk(%s) = nil, want an error", path)
+			_ = f.Close()
+		}
+	}
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package virtiofsd
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cloister/tests/testenv"
+)
+
+// plain starts commands as they are.
+type plain struct{}
+
+func (plain) Start(cmd *exec.Cmd) error { return cmd.Start() }
+
+func TestStartRefuses(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("/", link); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		c    Config
+		says string
+	}{
+		{"no starter", Config{Dir: dir, Source: dir}, "no Starter"},
+		{"no folder", Config{Starter: plain{}, Source: dir}, "no Dir"},
+		{"no binary", Config{Starter: plain{}, Dir: dir, Source: dir, Binary: "/none"}, "install it"},
+		{"another binary", Config{Starter: plain{}, Dir: dir, Source: dir, Binary: "true"}, "not a virtiofsd"},
+		{"no source", Config{Starter: plain{}, Dir: dir, Source: dir + "/none", Binary: "true", Kind: KindC}, "no such file"},
+		{"source is a link", Config{Starter: plain{}, Dir: dir, Source: link, Binary: "true", Kind: KindC}, "share"},
+		{"source is a file", Config{Starter: plain{}, Dir: dir, Source: "/etc/passwd", Binary: "true", Kind: KindC}, "not a directory"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if _, err := Start(t.Context(), test.c); err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("Start = %v, want it to say %q", err, test.says)
+			}
+		})
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left in the folder: %v, %v", left, err)
+	}
+}
+
+// TestDies has a server that does not start at all.
+func TestDies(t *testing.T) {
+	p, err := Start(t.Context(), Config{Starter: plain{}, Dir: t.TempDir(), Source: t.TempDir(), Binary: "false", Kind: KindC})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done()
+	var exit *exec.ExitError
+	if err := p.Err(); !errors.As(err, &exit) {
+		t.Errorf("Err = %v, want an exit status", err)
+	}
+	if err := p.Stop(); err != nil {
+		t.Errorf("Stop after the end = %v, want nil", err)
+	}
+}
+
+// TestEndsWithPeer checks that a real server goes when this side hangs up, and
+// stops when it is told.
+func TestEndsWithPeer(t *testing.T) {
+	testenv.NeedRoot(t)
+	binary := testenv.NeedVirtiofsd(t)
+	start := func() *Process {
+		p, err := Start(t.Context(), Config{Binary: binary, Starter: plain{}, Dir: t.TempDir(), Source: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	p := start()
+	p.HandedOver()
+	<-p.Done()
+
+	p = start()
+	if err := p.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Err(); err != nil {
+		t.Errorf("Err after Stop = %v, want nil", err)
+	}
+}
