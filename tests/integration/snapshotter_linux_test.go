@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cloister/tests/host"
+	"cloister/tests/testenv"
+)
+
+// TestSnapshotters runs containers on each kind of root file system that containerd makes.
+func TestSnapshotters(t *testing.T) {
+	mkfs := testenv.NeedTool(t, "mkfs.ext4")
+	testenv.NeedTool(t, "mkfs.erofs")
+	scratch := filepath.Join(t.TempDir(), "scratch.ext4")
+	if out, err := exec.CommandContext(t.Context(), mkfs, "-q", "-O", "^has_journal", "-E", "root_owner=0:0", scratch, "32M").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	const blockfile = `
+[plugins."io.containerd.snapshotter.v1.blockfile"]
+scratch_file = %q
+fs_type = "ext4"
+mount_options = []
+recreate_scratch = true
+`
+	const erofs = `
+[plugins."io.containerd.snapshotter.v1.erofs"]
+default_size = %q
+`
+	tests := []struct{ name, snapshotter, config string }{
+		{"overlayfs", "overlayfs", ""},
+		{"native", "native", ""},
+		{"blockfile", "blockfile", fmt.Sprintf(blockfile, scratch)},
+		{"erofs", "erofs", ""},
+		{"erofs-sized", "erofs", fmt.Sprintf(erofs, "64MiB")},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBed(t, host.Options{Config: tt.config})
+			b.snapshotter = tt.snapshotter
+			b.Must(t, "images", "import", "--local", "--snapshotter", tt.snapshotter, filepath.Join(b.Place.Dir, "busybox.tar"))
+			b.want(t, "c", "4755 same kept", nil, "sh", "-c",
+				"echo kept >/etc/new; echo $(stat -c %a /bin/busybox-suid) $(test /bin/ls -ef /bin/cat && echo same) $(cat /etc/new)")
+			if r := b.run(t, "ro", []string{"--read-only"}, "touch", "/f"); r.Code == 0 || !strings.Contains(r.Stderr, "Read-only file system") {
+				t.Errorf("touch on a read-only root = %+v", r)
+			}
+			dir := b.folder(t, "data", map[string]string{"f": "bound\n"})
+			b.want(t, "bind", "bound", []string{"--mount", "type=bind,src=" + dir + ",dst=/data,options=rbind:ro"}, "cat", "/data/f")
+			if _, err := os.Stat(scratch); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
