@@ -18,7 +18,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"cloister/oci"
 	"cloister/tests/testenv"
 )
 
@@ -100,7 +99,7 @@ func fakeV2(t *testing.T, controllers string) (*Group, *fakeFiles) {
 
 func TestV2(t *testing.T) {
 	g, f := fakeV2(t, "cpuset cpu io memory hugetlb pids")
-	l := Limits{MemoryBytes: 1 << 30, CPUShares: 100, BlockIO: oci.BlockIO{Weight: 50}}
+	l := Limits{MemoryBytes: 1 << 30, CPUShares: 100, BlockIO: BlockIO{Weight: 50}}
 	if err := g.Create(l); err != nil {
 		t.Fatal(err)
 	}

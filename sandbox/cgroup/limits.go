@@ -5,11 +5,11 @@ package cgroup
 import (
 	"fmt"
 	"strconv"
-
-	"cloister/oci"
 )
 
-// Limits of a sandbox's processes together. A zero field sets nothing.
+// Limits of a sandbox's processes together. A zero field sets nothing. A workload's
+// CPU quota is held in its guest: repeated here, the machine's own work would be
+// taken from it.
 type Limits struct {
 	MemoryBytes int64 // of the machine with all overhead
 	// SwapBytes is how much may be swapped out: nil not set, -1 no limit. It
@@ -19,29 +19,23 @@ type Limits struct {
 	CPUQuota   int64  // microseconds per period; -1: no limit
 	CPUPeriod  uint64 // microseconds
 	CPUs, Mems string // lists such as 0-2,7
-	BlockIO    oci.BlockIO
+	BlockIO    BlockIO
 }
 
-// FromResources gives the limits of a machine: the workload's own, with the
-// machine's memory and overhead in place of the workload's memory. Its CPU quota
-// is held in the guest and not repeated here: the machine's own work would be
-// taken from it.
-func FromResources(r oci.Resources, machineBytes, overheadBytes int64) Limits {
-	l := Limits{
-		MemoryBytes: machineBytes + overheadBytes,
-		CPUShares:   r.CPUShares,
-		CPUs:        r.CPUs,
-		Mems:        r.Mems,
-		BlockIO:     r.BlockIO,
-	}
-	switch {
-	case r.MemorySwap == -1:
-		l.SwapBytes = &r.MemorySwap
-	case r.MemorySwap > 0 && r.MemoryLimit > 0:
-		swap := max(0, r.MemorySwap-r.MemoryLimit)
-		l.SwapBytes = &swap
-	}
-	return l
+// BlockIO limits what the machine does to host disks.
+type BlockIO struct {
+	Weight        uint16 // 10 to 1000
+	WeightDevices []DiskLimit
+	ReadBps       []DiskLimit
+	WriteBps      []DiskLimit
+	ReadIOPS      []DiskLimit
+	WriteIOPS     []DiskLimit
+}
+
+// DiskLimit is a rate or weight for one host disk.
+type DiskLimit struct {
+	Major, Minor int64
+	Value        uint64
 }
 
 // setting is one write to a control file.
@@ -49,8 +43,8 @@ type setting struct {
 	controller string
 	file       string
 	value      string
-	optional   bool // a kernel may lack the file
-	either     string
+	optional   bool   // a kernel may lack the file
+	either     string // another kernel's name of the file
 }
 
 // cpuWeight maps cpu.shares' range of 2 to 262144 to cpu.weight's of 1 to 10000.
@@ -90,7 +84,7 @@ func (l Limits) v1() []setting {
 	}
 	for _, t := range []struct {
 		file string
-		list []oci.BlockIOLimit
+		list []DiskLimit
 	}{
 		{"blkio.throttle.read_bps_device", l.BlockIO.ReadBps},
 		{"blkio.throttle.write_bps_device", l.BlockIO.WriteBps},
@@ -167,7 +161,7 @@ func (l Limits) ioV2() []setting {
 	}
 	for _, t := range []struct {
 		key  string
-		list []oci.BlockIOLimit
+		list []DiskLimit
 	}{{"rbps", l.BlockIO.ReadBps}, {"wbps", l.BlockIO.WriteBps}, {"riops", l.BlockIO.ReadIOPS}, {"wiops", l.BlockIO.WriteIOPS}} {
 		for _, d := range t.list {
 			value := "max" // as a rate of 0 on v1
@@ -180,7 +174,7 @@ func (l Limits) ioV2() []setting {
 	return out
 }
 
-func device(d oci.BlockIOLimit) string {
+func device(d DiskLimit) string {
 	return fmt.Sprintf("%d:%d %d", d.Major, d.Minor, d.Value)
 }
 

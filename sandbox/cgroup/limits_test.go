@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"cloister/oci"
 )
 
 func lines(in []setting) []string {
@@ -21,10 +19,10 @@ func lines(in []setting) []string {
 
 func TestLimits(t *testing.T) {
 	none, some := int64(-1), int64(4096)
-	io := oci.BlockIO{
-		Weight: 500, WeightDevices: []oci.BlockIOLimit{{Major: 8, Minor: 0, Value: 200}},
-		ReadBps: []oci.BlockIOLimit{{Major: 8, Minor: 0, Value: 1000}}, WriteBps: []oci.BlockIOLimit{{Major: 8, Minor: 0, Value: 0}},
-		ReadIOPS: []oci.BlockIOLimit{{Major: 8, Minor: 16, Value: 5}}, WriteIOPS: []oci.BlockIOLimit{{Major: 8, Minor: 16, Value: 6}},
+	io := BlockIO{
+		Weight: 500, WeightDevices: []DiskLimit{{Major: 8, Minor: 0, Value: 200}},
+		ReadBps: []DiskLimit{{Major: 8, Minor: 0, Value: 1000}}, WriteBps: []DiskLimit{{Major: 8, Minor: 0, Value: 0}},
+		ReadIOPS: []DiskLimit{{Major: 8, Minor: 16, Value: 5}}, WriteIOPS: []DiskLimit{{Major: 8, Minor: 16, Value: 6}},
 	}
 	for _, tt := range []struct {
 		name   string
@@ -58,23 +56,6 @@ func TestLimits(t *testing.T) {
 		}
 		if d := cmp.Diff(tt.v2, lines(tt.in.v2())); d != "" {
 			t.Errorf("%s: v2 (-want +got):\n%s", tt.name, d)
-		}
-	}
-}
-
-func TestFromResources(t *testing.T) {
-	swap := func(n int64) *int64 { return &n }
-	for _, tt := range []struct {
-		in   oci.Resources
-		want Limits
-	}{
-		{oci.Resources{}, Limits{MemoryBytes: 110}},
-		{oci.Resources{MemoryLimit: 50, MemorySwap: 70, CPUShares: 5, CPUQuota: 9, CPUs: "1"}, Limits{MemoryBytes: 110, SwapBytes: swap(20), CPUShares: 5, CPUs: "1"}},
-		{oci.Resources{MemoryLimit: 50, MemorySwap: 50}, Limits{MemoryBytes: 110, SwapBytes: swap(0)}},
-		{oci.Resources{MemoryLimit: 50, MemorySwap: -1}, Limits{MemoryBytes: 110, SwapBytes: swap(-1)}},
-	} {
-		if d := cmp.Diff(tt.want, FromResources(tt.in, 100, 10)); d != "" {
-			t.Errorf("FromResources(%+v) (-want +got):\n%s", tt.in, d)
 		}
 	}
 }
