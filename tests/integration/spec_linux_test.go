@@ -84,7 +84,7 @@ func TestSpecFields(t *testing.T) {
 		}, "echo $(id -u) $(id -G); umask", "5 6 7 8\n0027"},
 		{"rlimits", func(_, process map[string]any) {
 			process["rlimits"] = []map[string]any{{"type": "RLIMIT_CORE", "soft": 4096, "hard": 8192}, {"type": "RLIMIT_NPROC", "soft": 77, "hard": 99}}
-		},"grep 'Max processes' /proc/self/limits | tr -s ' ' | cut -d ' ' -f 3,4", "77 99"},
+		}, "grep 'Max processes' /proc/self/limits | tr -s ' ' | cut -d ' ' -f 3,4", "77 99"},
 		{"sysctl", func(spec, _ map[string]any) {
 			spec["linux"].(map[string]any)["sysctl"] = map[string]string{"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1"}
 		}, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced", "80\n1"},
