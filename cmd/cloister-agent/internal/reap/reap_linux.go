@@ -5,13 +5,9 @@ package reap
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"runtime"
-	"sync"
 
 	"github.com/containerd/containerd/v2/pkg/sys/reaper"
-	runc "github.com/containerd/go-runc"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 )
@@ -49,40 +45,3 @@ func setOOM(score string) error {
 	}
 	return nil
 }
-
-// Monitor is containerd's process monitor, whose children do not inherit the
-// agent's place with the OOM killer: a container that names none would be
-// unkillable. The score is a process's, not a thread's, so it is taken back
-// for the moment of the fork.
-type Monitor struct{ fork sync.Mutex }
-
-// Start starts a command; Wait ends what it starts.
-func (m *Monitor) Start(c *exec.Cmd) (chan runc.Exit, error) {
-	m.fork.Lock()
-	defer m.fork.Unlock()
-	if err := setOOM(oomUsual); err != nil {
-		return nil, err
-	}
-	defer m.protect()
-	return reaper.Default.Start(c)
-}
-
-func (m *Monitor) protect() {
-	if err := Protect(); err != nil {
-		log.L.WithError(err).Warn("agent is not protected")
-	}
-}
-
-// StartLocked is Start for a command that dies with its thread's parent.
-func (m *Monitor) StartLocked(c *exec.Cmd) (chan runc.Exit, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	return m.Start(c)
-}
-
-// Wait gives the exit status of a started command.
-func (m *Monitor) Wait(c *exec.Cmd, ended chan runc.Exit) (int, error) {
-	return reaper.Default.Wait(c, ended)
-}
-
-var _ runc.ProcessMonitor = (*Monitor)(nil)

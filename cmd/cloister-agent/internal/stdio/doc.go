@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package stdio joins the FIFOs that containerd's runc-shim packages read and
-// write with the host's streams. A full window of the stream holds the
-// process up, as a full FIFO would.
+// Package stdio joins the processes' standard streams with the host's streams.
+// A full window of the stream holds the process up, as a full pipe would.
+//
+// A process without a terminal gets pipes whose other ends are copied straight
+// to the host. A terminal is copied by containerd's own package, from and to
+// FIFOs.
 package stdio

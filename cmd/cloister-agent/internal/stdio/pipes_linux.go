@@ -8,184 +8,202 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
-	"github.com/containerd/fifo"
 	"github.com/hashicorp/yamux"
-	"golang.org/x/sys/unix"
 
 	"cloister/sandbox/guestapi"
 )
 
-// buffer is what one direction of data holds between FIFO and stream.
-const buffer = 32 << 10
+const (
+	// buffer is what one direction of data holds between pipe and stream.
+	buffer = 32 << 10
+	// drain is how long Close waits for bytes that are on their way to the host:
+	// as long as containerd does.
+	drain = 10 * time.Second
+)
 
-// Names are the tokens of a request, and the FIFOs that take their place.
+// Names are the tokens of a request, or the FIFOs that take their place.
 // Empty: no such stream.
 type Names struct{ Stdin, Stdout, Stderr string }
 
-// Pipes are the FIFOs and streams of one process.
+// Pipes are the standard streams of one process.
 type Pipes struct {
-	// Paths take the place of the tokens.
-	Paths Names
+	// FIFOs are the paths of a terminal's data; otherwise empty.
+	FIFOs Names
+	// Stdin, Stdout and Stderr are the process's ends, nil where there is no
+	// such stream, or a terminal. Started closes them.
+	Stdin, Stdout, Stderr *os.File
 
-	dir     string
-	holders []*os.File // keep output FIFOs from reading EOF before the writer is there
-	outputs []*output
+	ends    []io.Closer // to be closed by Started
+	outputs []output
+	inputs  []*yamux.Stream
 	cancel  context.CancelFunc
 	pumps   sync.WaitGroup
+	done    chan struct{} // closed when the outputs are drained
+	outs    sync.WaitGroup
 }
 
-// Open makes the FIFOs below dir, takes the streams that names tell of and
-// starts to copy. Close undoes it.
-func (r *Registry) Open(ctx context.Context, dir string, names Names) (_ *Pipes, err error) {
+type output struct {
+	from   *os.File
+	stream *yamux.Stream
+}
+
+// Open takes the streams that names tell of, makes the pipes, or FIFOs below
+// dir for a terminal, and starts to copy. Close undoes it.
+func (r *Registry) Open(ctx context.Context, dir string, terminal bool, names Names) (*Pipes, error) {
 	long, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	p := &Pipes{dir: dir, cancel: cancel}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.Close())
-		}
-	}()
-	if names == (Names{}) {
-		return p, nil
+	p := &Pipes{cancel: cancel, done: make(chan struct{})}
+	open := r.openPipes
+	if terminal {
+		open = func(ctx context.Context, p *Pipes, names Names) error { return r.openFIFOs(ctx, long, p, dir, names) }
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make folder for stdio: %w", err)
-	}
-	if names.Stdin != "" {
-		if p.Paths.Stdin, err = r.openInput(ctx, long, p, names.Stdin); err != nil {
-			return nil, fmt.Errorf("stdin: %w", err)
-		}
-	}
-	if names.Stdout != "" {
-		if p.Paths.Stdout, err = r.openOutput(ctx, p, names.Stdout); err != nil {
-			return nil, fmt.Errorf("stdout: %w", err)
-		}
-	}
-	if names.Stderr == names.Stdout {
-		p.Paths.Stderr = p.Paths.Stdout
-	} else if names.Stderr != "" {
-		if p.Paths.Stderr, err = r.openOutput(ctx, p, names.Stderr); err != nil {
-			return nil, fmt.Errorf("stderr: %w", err)
-		}
+	err := open(ctx, p, names)
+	go p.awaitOutputs()
+	if err != nil {
+		return nil, errors.Join(err, p.Close(ctx))
 	}
 	return p, nil
 }
 
-func (r *Registry) makeFIFO(ctx context.Context, p *Pipes, name string) (string, *yamux.Stream, error) {
+func (r *Registry) openPipes(ctx context.Context, p *Pipes, names Names) error {
+	var err error
+	if names.Stdin != "" {
+		if p.Stdin, err = r.inputPipe(ctx, p, names.Stdin); err != nil {
+			return fmt.Errorf("stdin: %w", err)
+		}
+	}
+	if names.Stdout != "" {
+		if p.Stdout, err = r.outputPipe(ctx, p, names.Stdout); err != nil {
+			return fmt.Errorf("stdout: %w", err)
+		}
+	}
+	if names.Stderr == names.Stdout {
+		p.Stderr = p.Stdout
+		return nil
+	}
+	if names.Stderr != "" {
+		if p.Stderr, err = r.outputPipe(ctx, p, names.Stderr); err != nil {
+			return fmt.Errorf("stderr: %w", err)
+		}
+	}
+	return nil
+}
+
+func (r *Registry) stream(ctx context.Context, name string) (*yamux.Stream, error) {
 	token, err := guestapi.ParseToken(name)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	stream, err := r.Take(ctx, token)
-	if err != nil {
-		return "", nil, err
-	}
-	path := filepath.Join(p.dir, string(token))
-	if err := unix.Mkfifo(path, 0o600); err != nil {
-		_ = stream.Close()
-		return "", nil, fmt.Errorf("make FIFO %s: %w", token, err)
-	}
-	return path, stream, nil
+	return r.Take(ctx, token)
 }
 
-func (r *Registry) openInput(ctx, long context.Context, p *Pipes, name string) (string, error) {
-	path, stream, err := r.makeFIFO(ctx, p, name)
+func (r *Registry) inputPipe(ctx context.Context, p *Pipes, name string) (*os.File, error) {
+	stream, err := r.stream(ctx, name)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
+	theirs, ours, err := os.Pipe()
+	if err != nil {
+		_ = stream.Close()
+		return nil, err
+	}
+	p.ends = append(p.ends, theirs)
+	p.inputs = append(p.inputs, stream)
 	p.pumps.Add(1)
-	go p.input(long, path, stream)
-	return path, nil
+	go p.pumpIn(ours, stream)
+	return theirs, nil
 }
 
-// input copies the host's bytes. The FIFO is opened once its reader is there,
-// or the bytes of a writer that is quick to close would be lost.
-func (p *Pipes) input(ctx context.Context, path string, stream *yamux.Stream) {
-	defer p.pumps.Done()
-	defer context.AfterFunc(ctx, func() { _ = stream.SetDeadline(time.Unix(1, 0)) })()
-	if f, err := fifo.OpenFifo(ctx, path, unix.O_WRONLY, 0); err == nil {
-		_, _ = io.CopyBuffer(f, stream, make([]byte, buffer))
-		_ = f.Close()
-	}
-	// Tell the host that nobody reads any more, and do not hold it up.
-	_ = stream.Close()
-	_, _ = io.Copy(io.Discard, stream)
-}
-
-func (r *Registry) openOutput(ctx context.Context, p *Pipes, name string) (string, error) {
-	path, stream, err := r.makeFIFO(ctx, p, name)
+func (r *Registry) outputPipe(ctx context.Context, p *Pipes, name string) (*os.File, error) {
+	stream, err := r.stream(ctx, name)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	o := &output{stream: stream}
-	holder, err := os.OpenFile(path, unix.O_RDWR|unix.O_NONBLOCK, 0)
-	if err == nil {
-		p.holders = append(p.holders, holder)
-		o.fifo, err = os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
-	}
+	ours, theirs, err := os.Pipe()
 	if err != nil {
 		_ = stream.Close()
-		return "", fmt.Errorf("open FIFO: %w", err)
+		return nil, err
 	}
+	p.ends = append(p.ends, theirs)
+	p.addOutput(output{ours, stream})
+	return theirs, nil
+}
+
+func (p *Pipes) addOutput(o output) {
 	p.outputs = append(p.outputs, o)
 	p.pumps.Add(1)
-	go p.output(o)
-	return path, nil
+	p.outs.Add(1)
+	go p.pumpOut(o)
 }
 
-type output struct {
-	fifo   *os.File
-	stream *yamux.Stream
+// plain hides the methods that io.Copy would rather use than our buffer.
+type plain struct {
+	io.Reader
+	io.Writer
 }
 
-// output copies a process's bytes until the last writer has closed the FIFO,
+// pumpIn copies the host's bytes to the process until the host closes.
+func (p *Pipes) pumpIn(to io.WriteCloser, stream *yamux.Stream) {
+	defer p.pumps.Done()
+	_, err := io.CopyBuffer(plain{Writer: to}, plain{Reader: stream}, make([]byte, buffer))
+	_ = to.Close()
+	// Tell the host that nobody reads any more, and do not hold it up.
+	_ = stream.Close()
+	if err != nil {
+		_, _ = io.Copy(io.Discard, stream)
+	}
+}
+
+// pumpOut copies a process's bytes until the last writer has closed its end,
 // and then closes the stream. When the host takes no more, the rest is dropped
 // so that the process can end.
-func (p *Pipes) output(o *output) {
+func (p *Pipes) pumpOut(o output) {
 	defer p.pumps.Done()
+	defer p.outs.Done()
 	buf := make([]byte, buffer)
-	_, err := io.CopyBuffer(struct{ io.Writer }{o.stream}, struct{ io.Reader }{o.fifo}, buf)
-	if err != nil {
-		_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{o.fifo}, buf)
+	if _, err := io.CopyBuffer(plain{Writer: o.stream}, plain{Reader: o.from}, buf); err != nil {
+		_, _ = io.CopyBuffer(plain{Writer: io.Discard}, plain{Reader: o.from}, buf)
 	}
-	_ = o.fifo.Close()
+	_ = o.from.Close()
 	_ = o.stream.Close()
 }
 
-// Started tells that the process's own ends of the FIFOs are open, or that it
-// has none: from here on EOF is EOF.
-func (p *Pipes) Started() {
-	for _, h := range p.holders {
-		_ = h.Close()
-	}
-	p.holders = nil
+func (p *Pipes) awaitOutputs() {
+	p.outs.Wait()
+	close(p.done)
 }
 
-// drain is how long Close waits for bytes that are on their way to the host.
-const drain = time.Second
+// Started tells that the process has its ends of the pipes, or that there is
+// none to have them: from here on EOF is EOF.
+func (p *Pipes) Started() {
+	for _, end := range p.ends {
+		_ = end.Close()
+	}
+	p.ends = nil
+}
 
-// Close ends the copying, when the process is gone. What the host has not
-// taken by then is lost, within a bound of a second or so.
-func (p *Pipes) Close() error {
+// Close ends the copying when the process is gone. It waits for the host to
+// take what is on its way, until ctx ends or it has waited long enough; what
+// is left then is lost.
+func (p *Pipes) Close(ctx context.Context) error {
 	p.Started()
+	timer := time.NewTimer(drain)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 	p.cancel()
-	now := time.Now()
 	for _, o := range p.outputs {
-		_ = o.stream.SetWriteDeadline(now.Add(drain))
-		_ = o.fifo.SetReadDeadline(now.Add(drain))
+		_ = o.stream.SetWriteDeadline(time.Unix(1, 0))
+		_ = o.from.SetReadDeadline(time.Unix(1, 0))
+	}
+	for _, s := range p.inputs {
+		_ = s.SetReadDeadline(time.Unix(1, 0))
 	}
 	p.pumps.Wait()
-	var errs []error
-	for _, path := range []string{p.Paths.Stdin, p.Paths.Stdout, p.Paths.Stderr} {
-		if path == "" {
-			continue
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+	return p.removeFIFOs()
 }

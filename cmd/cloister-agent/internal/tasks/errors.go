@@ -20,6 +20,8 @@ type phrase struct {
 func phrases() []phrase {
 	return []phrase{
 		{regexp.MustCompile("executable file [`']([^`']*)[`'] not found in \\$PATH(: No such file or directory)?"), `exec: "$1": executable file not found in $$PATH`},
+		// A folder: runc and crun both end with EACCES or EPERM.
+		{regexp.MustCompile("open executable: (Operation not permitted|Is a directory)"), `exec: permission denied`},
 		{regexp.MustCompile("open executable: (.*)"), `exec: $1`},
 		{regexp.MustCompile("exec container process [`']([^`']*)[`']: (.*)"), `exec: "$1": $2`},
 	}

@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 
 	"github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	runctask "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
 	"github.com/containerd/containerd/v2/pkg/protobuf/types"
 	"github.com/containerd/containerd/v2/pkg/shim"
@@ -39,6 +41,8 @@ type Service struct {
 	task.TTRPCTaskService
 	streams *stdio.Registry
 	table   *containers.Table
+	exits   *exits
+	monitor *reap.Monitor
 
 	mu    sync.Mutex
 	pipes map[process]*stdio.Pipes
@@ -47,12 +51,17 @@ type Service struct {
 // New starts containerd's service. Call it once.
 func New(ctx context.Context, publisher shim.Publisher, streams *stdio.Registry, table *containers.Table) (*Service, error) {
 	ctx, sd := shutdown.WithShutdown(ctx)
-	inner, err := runctask.NewTaskService(ctx, publisher, sd)
+	exits := newExits(publisher)
+	inner, err := runctask.NewTaskService(ctx, exits, sd)
 	if err != nil {
 		return nil, fmt.Errorf("start task service: %w", err)
 	}
-	runc.Monitor = &reap.Monitor{} // the task service has just set its own
-	return &Service{TTRPCTaskService: inner, streams: streams, table: table, pipes: map[process]*stdio.Pipes{}}, nil
+	monitor := &reap.Monitor{}
+	runc.Monitor = monitor // the task service has just set its own
+	return &Service{
+		TTRPCTaskService: inner, streams: streams, table: table, exits: exits, monitor: monitor,
+		pipes: map[process]*stdio.Pipes{},
+	}, nil
 }
 
 // Create makes the container of a prepared bundle. Of the request it takes the
@@ -74,16 +83,18 @@ func (s *Service) Create(ctx context.Context, r *task.CreateTaskRequest) (_ *tas
 	if err != nil {
 		return nil, fmt.Errorf("encode options: %w", err)
 	}
-	pipes, err := s.openPipes(ctx, process{container: id}, stdio.Names{Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr()})
+	p := process{container: id}
+	pipes, err := s.openPipes(ctx, p, r.GetTerminal(), stdio.Names{Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr()})
 	if err != nil {
 		return nil, err
 	}
+	defer s.attach(p, pipes)()
 	resp, err := s.TTRPCTaskService.Create(ctx, &task.CreateTaskRequest{
 		ID: string(id), Bundle: s.table.Dir(id), Terminal: r.GetTerminal(), Options: opts,
-		Stdin: pipes.Paths.Stdin, Stdout: pipes.Paths.Stdout, Stderr: pipes.Paths.Stderr,
+		Stdin: pipes.FIFOs.Stdin, Stdout: pipes.FIFOs.Stdout, Stderr: pipes.FIFOs.Stderr,
 	})
 	if err != nil {
-		s.closePipes(ctx, process{container: id})
+		s.closePipes(ctx, p)
 		return nil, runcError(err)
 	}
 	pipes.Started()
@@ -99,13 +110,13 @@ func (s *Service) Exec(ctx context.Context, r *task.ExecProcessRequest) (*types.
 	if p.exec == "" {
 		return nil, fmt.Errorf("exec without an id: %w", errdefs.ErrInvalidArgument)
 	}
-	pipes, err := s.openPipes(ctx, p, stdio.Names{Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr()})
+	pipes, err := s.openPipes(ctx, p, r.GetTerminal(), stdio.Names{Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr()})
 	if err != nil {
 		return nil, err
 	}
 	resp, err := s.TTRPCTaskService.Exec(ctx, &task.ExecProcessRequest{
 		ID: r.GetID(), ExecID: r.GetExecID(), Terminal: r.GetTerminal(), Spec: r.GetSpec(),
-		Stdin: pipes.Paths.Stdin, Stdout: pipes.Paths.Stdout, Stderr: pipes.Paths.Stderr,
+		Stdin: pipes.FIFOs.Stdin, Stdout: pipes.FIFOs.Stdout, Stderr: pipes.FIFOs.Stderr,
 	})
 	if err != nil {
 		s.closePipes(ctx, p)
@@ -116,27 +127,68 @@ func (s *Service) Exec(ctx context.Context, r *task.ExecProcessRequest) (*types.
 
 // Start starts a container or an exec.
 func (s *Service) Start(ctx context.Context, r *task.StartRequest) (*task.StartResponse, error) {
-	resp, err := s.TTRPCTaskService.Start(ctx, r)
-	if p, ok := s.lookup(r.GetID(), r.GetExecID()); ok {
+	p, err := parse(r.GetID(), r.GetExecID())
+	if err != nil {
+		return nil, err
+	}
+	if pipes, ok := s.lookup(p); ok && p.exec != "" {
+		defer s.attach(p, pipes)()
 		// A process that did not start has no ends either: its streams end.
-		p.Started()
+		defer pipes.Started()
+	}
+	resp, err := s.TTRPCTaskService.Start(ctx, r)
+	return resp, runcError(err)
+}
+
+// attach hands the process's ends to the crun that makes it. The function it
+// gives takes them back.
+func (s *Service) attach(p process, pipes *stdio.Pipes) func() {
+	name := "init"
+	if p.exec != "" {
+		name = string(p.exec)
+	}
+	pidFile := filepath.Join(s.table.Dir(p.container), name+".pid")
+	s.monitor.Attach(pidFile, reap.Stdio{Stdin: pipes.Stdin, Stdout: pipes.Stdout, Stderr: pipes.Stderr})
+	return func() { s.monitor.Detach(pidFile) }
+}
+
+// Wait answers when a process has ended and its TaskExit is on the way.
+func (s *Service) Wait(ctx context.Context, r *task.WaitRequest) (*task.WaitResponse, error) {
+	resp, err := s.TTRPCTaskService.Wait(ctx, r)
+	if err == nil {
+		s.awaitExit(ctx, r.GetID(), r.GetExecID())
 	}
 	return resp, runcError(err)
 }
 
 // Delete ends a container or an exec that is no more, and its streams.
 func (s *Service) Delete(ctx context.Context, r *task.DeleteRequest) (*task.DeleteResponse, error) {
+	p, err := parse(r.GetID(), r.GetExecID())
+	if err != nil {
+		return nil, err
+	}
+	s.awaitExit(ctx, r.GetID(), r.GetExecID())
 	resp, err := s.TTRPCTaskService.Delete(ctx, r)
 	if err != nil {
 		return nil, runcError(err)
 	}
-	p := process{container: containers.ID(r.GetID()), exec: containers.ID(r.GetExecID())}
+	s.exits.forget(p)
 	s.closePipes(ctx, p)
 	if p.exec == "" {
 		s.closeExecs(ctx, p.container)
 		s.table.Untask(p.container)
 	}
 	return resp, nil
+}
+
+// awaitExit waits for the TaskExit of a process that has ended. containerd's
+// service lets Wait and Delete go on before it has published that.
+func (s *Service) awaitExit(ctx context.Context, id, exec string) {
+	state, err := s.State(ctx, &task.StateRequest{ID: id, ExecID: exec})
+	if err != nil || state.GetStatus() != tasktypes.Status_STOPPED || state.GetPid() == 0 {
+		return
+	}
+	s.exits.wait(ctx, process{containers.ID(id), containers.ID(exec)})
 }
 
 // Kill sends a signal.
@@ -164,28 +216,28 @@ func parse(container, exec string) (process, error) {
 	return process{container: id, exec: execID}, err
 }
 
-func (s *Service) openPipes(ctx context.Context, p process, names stdio.Names) (*stdio.Pipes, error) {
-	if _, ok := s.lookup(string(p.container), string(p.exec)); ok {
+func (s *Service) openPipes(ctx context.Context, p process, terminal bool, names stdio.Names) (*stdio.Pipes, error) {
+	if _, ok := s.lookup(p); ok {
 		return nil, fmt.Errorf("process %s of container %s: %w", p.exec, p.container, errdefs.ErrAlreadyExists)
 	}
-	pipes, err := s.streams.Open(ctx, ioDir, names)
+	pipes, err := s.streams.Open(ctx, ioDir, terminal, names)
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.pipes[p]; ok {
-		return nil, errors.Join(fmt.Errorf("process %s of container %s: %w", p.exec, p.container, errdefs.ErrAlreadyExists), pipes.Close())
+		return nil, errors.Join(fmt.Errorf("process %s of container %s: %w", p.exec, p.container, errdefs.ErrAlreadyExists), pipes.Close(ctx))
 	}
 	s.pipes[p] = pipes
 	return pipes, nil
 }
 
-func (s *Service) lookup(container, exec string) (*stdio.Pipes, bool) {
+func (s *Service) lookup(p process) (*stdio.Pipes, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p, ok := s.pipes[process{containers.ID(container), containers.ID(exec)}]
-	return p, ok
+	pipes, ok := s.pipes[p]
+	return pipes, ok
 }
 
 func (s *Service) closePipes(ctx context.Context, p process) {
@@ -196,7 +248,7 @@ func (s *Service) closePipes(ctx context.Context, p process) {
 	if pipes == nil {
 		return
 	}
-	if err := pipes.Close(); err != nil {
+	if err := pipes.Close(ctx); err != nil {
 		log.G(ctx).WithError(err).WithField("id", p.container).Warn("close stdio")
 	}
 }

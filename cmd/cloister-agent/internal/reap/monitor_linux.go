@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reap
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/containerd/containerd/v2/pkg/sys/reaper"
+	runc "github.com/containerd/go-runc"
+	"github.com/containerd/log"
+)
+
+// pidFileFlag precedes the name of the file that crun writes a process's pid
+// to, which names the process.
+const pidFileFlag = "--pid-file"
+
+// Stdio are the standard streams of a process of a container; nil leaves what
+// the command has.
+type Stdio struct{ Stdin, Stdout, Stderr *os.File }
+
+// Monitor is containerd's process monitor, with two differences. Its children
+// do not inherit the agent's place with the OOM killer: a container that names
+// none would be unkillable. And processes get their streams from Attach,
+// without a copy in between.
+type Monitor struct {
+	// fork is held while the agent's own score is the usual one: the score is
+	// a process's, not a thread's, and a child has its parent's.
+	fork sync.Mutex
+
+	mu       sync.Mutex
+	attached map[string]Stdio // by pid file
+}
+
+// Attach gives streams to the command that will write this pid file. Detach
+// takes them back.
+func (m *Monitor) Attach(pidFile string, s Stdio) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.attached == nil {
+		m.attached = map[string]Stdio{}
+	}
+	m.attached[pidFile] = s
+}
+
+// Detach forgets what Attach was given.
+func (m *Monitor) Detach(pidFile string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.attached, pidFile)
+}
+
+// Start starts a command; Wait ends what it starts.
+func (m *Monitor) Start(c *exec.Cmd) (chan runc.Exit, error) {
+	m.connect(c)
+	m.fork.Lock()
+	defer m.fork.Unlock()
+	if err := setOOM(oomUsual); err != nil {
+		return nil, err
+	}
+	defer m.protect()
+	return reaper.Default.Start(c)
+}
+
+func (m *Monitor) connect(c *exec.Cmd) {
+	i := slices.Index(c.Args, pidFileFlag)
+	if i < 0 || i+1 >= len(c.Args) {
+		return
+	}
+	m.mu.Lock()
+	s := m.attached[c.Args[i+1]]
+	m.mu.Unlock()
+	if s.Stdin != nil {
+		c.Stdin = s.Stdin
+	}
+	if s.Stdout != nil {
+		c.Stdout = s.Stdout
+	}
+	if s.Stderr != nil {
+		c.Stderr = s.Stderr
+	}
+}
+
+func (m *Monitor) protect() {
+	if err := Protect(); err != nil {
+		log.L.WithError(err).Warn("agent is not protected")
+	}
+}
+
+// StartLocked is Start for a command that dies with the thread that starts it.
+func (m *Monitor) StartLocked(c *exec.Cmd) (chan runc.Exit, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return m.Start(c)
+}
+
+// Wait gives the exit status of a started command.
+func (m *Monitor) Wait(c *exec.Cmd, ended chan runc.Exit) (int, error) {
+	return reaper.Default.Wait(c, ended)
+}
+
+var _ runc.ProcessMonitor = (*Monitor)(nil)
