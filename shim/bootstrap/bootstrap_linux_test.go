@@ -4,16 +4,17 @@ package bootstrap_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -126,8 +127,8 @@ func TestStartAndShutdown(t *testing.T) {
 		t.Errorf("result = %v, want version 3 over ttrpc in %s", &result, dir)
 	}
 	var caps types.MountCapabilities
-	if found, err := result.FindExtension(&caps); !found || err != nil || len(caps.GetTypes()) != 1 {
-		t.Errorf("mount capabilities = %v, %v, %v, want erofs", &caps, found, err)
+	if found, err := result.FindExtension(&caps); !found || err != nil || len(caps.GetTypes()) != 2 {
+		t.Errorf("mount capabilities = %v, %v, %v, want erofs and ext4", &caps, found, err)
 	}
 	if address, err := os.ReadFile(filepath.Join(bundle, "address")); string(address) != result.Address {
 		t.Errorf("file address = %q, %v, want %q", address, err, result.Address)
@@ -169,6 +170,9 @@ func checkDaemon(t *testing.T, pid int) {
 	if cwd, err := os.Readlink("/proc/" + itoa(pid) + "/cwd"); err != nil || cwd != "/" {
 		t.Errorf("folder of the daemon = %q, %v, want /", cwd, err)
 	}
+	if got, want := oomScore(t, pid), min(oomScore(t, os.Getpid())+1, 1000); got != want {
+		t.Errorf("oom_score_adj of the daemon = %d, want %d", got, want)
+	}
 	for _, fd := range []string{"0", "1"} {
 		if file, err := os.Readlink("/proc/" + itoa(pid) + "/fd/" + fd); err != nil || file != "/dev/null" {
 			t.Errorf("descriptor %s of the daemon = %q, %v: start's would keep containerd waiting", fd, file, err)
@@ -176,9 +180,50 @@ func checkDaemon(t *testing.T, pid int) {
 	}
 }
 
-func itoa(n int) string {
-	data, _ := json.Marshal(n)
-	return string(data)
+func oomScore(t *testing.T, pid int) int {
+	t.Helper()
+	data, err := os.ReadFile("/proc/" + itoa(pid) + "/oom_score_adj")
+	if err != nil {
+		t.Fatal(err)
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return score
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// TestCoreScheduling asks for it: the daemon has a cookie, or the kernel has no such thing and start says so.
+func TestCoreScheduling(t *testing.T) {
+	testenv.NeedRoot(t)
+	t.Parallel()
+	v := invocation{mode: "serve", id: "a", bundle: newBundle(t, ""), env: []string{"SCHED_CORE=1"}, stdin: params(t, "a", socketDir(t))}
+	out, errs, err := v.run(t, "start")
+	if err != nil {
+		if !strings.Contains(string(errs), "core scheduling was asked for by SCHED_CORE") {
+			t.Errorf("start = %v, %q, want the reason", err, errs)
+		}
+		return
+	}
+	var result bootapi.BootstrapResult
+	if err := proto.Unmarshal(out, &result); err != nil {
+		t.Fatal(err)
+	}
+	client := connect(t, result.Address)
+	resp, err := client.Connect(t.Context(), &taskapi.ConnectRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cookie uint64
+	if err := unix.Prctl(unix.PR_SCHED_CORE, unix.PR_SCHED_CORE_GET, uintptr(resp.GetShimPid()), unix.PR_SCHED_CORE_SCOPE_THREAD, uintptr(unsafe.Pointer(&cookie))); err != nil || cookie == 0 {
+		t.Errorf("cookie of the daemon = %d, %v, want one", cookie, err)
+	}
+	if _, err := client.Shutdown(t.Context(), &taskapi.ShutdownRequest{}); err != nil {
+		t.Error(err)
+	}
+	gone(t, strings.TrimPrefix(result.Address, "unix://"))
 }
 
 // TestStartGroup has two tasks of one pod started at once: one daemon, one address.
@@ -376,6 +421,9 @@ func TestInfo(t *testing.T) {
 		}
 		if info.GetName() != "io.containerd.fake.v2" || info.GetVersion().GetVersion() != "1.2.3" || (info.GetAnnotations()["options"] == "x/y") != (stdin != nil) {
 			t.Errorf("-info = %v", &info)
+		}
+		if got, want := info.GetAnnotations()["containerd.io/runtime-allow-mounts"], "erofs,ext4,mkfs/*"; got != want {
+			t.Errorf("-info allows mounts %q, want %q", got, want)
 		}
 	}
 	out, _, err := invocation{mode: "serve", id: "a", bundle: t.TempDir()}.run(t, "-v")

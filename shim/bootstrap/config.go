@@ -24,7 +24,7 @@ type Config struct {
 	// Delete cleans up what a task left, whether its daemon is alive or not. It runs in a process of its own, within containerd's 5 seconds.
 	Delete func(ctx context.Context, r Request) (Exit, error)
 
-	// Info adds to what -info answers; info has name and version already. options may be nil.
+	// Info adds to what -info answers; info has name, version and Mounts already. options may be nil.
 	Info func(ctx context.Context, options *anypb.Any, info *types.RuntimeInfo) error
 
 	// Mounts names the rootfs mount types and transforms that the shim performs itself. The message is advertised even when it is nil, because

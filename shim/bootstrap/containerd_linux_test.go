@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+
 	"cloister/tests/host"
 )
 
@@ -147,8 +149,66 @@ func testRestart(t *testing.T, d daemon) {
 			t.Errorf("after %s: tasks %v, want %v", signal, after, before)
 		}
 	}
-	d.end(t, "sleep-on")
+	testMounts(t, d)
+	testEventWaits(t, d)
+	if r := d.Run(t, "task", "delete", "sleep-on"); r.Code != 143 && !strings.Contains(r.Stderr, "exit code 143") {
+		t.Errorf("ctr task delete = %+v, want 143", r)
+	}
+	d.Must(t, "container", "delete", "sleep-on")
 	d.checkClean(t)
+}
+
+// testMounts mounts something on the host after the daemon was started: the daemon sees it.
+func testMounts(t *testing.T, d daemon) {
+	t.Helper()
+	dir := filepath.Join(d.Place.Dir, "later")
+	d.Place.Run(t, "mkdir", "-p", dir)
+	d.Place.Run(t, "mount", "-t", "tmpfs", "later", dir)
+	defer d.Place.Run(t, "umount", dir)
+	for pid := range d.shims(t) {
+		if mounts := d.Place.Run(t, "cat", fmt.Sprintf("/proc/%d/mountinfo", pid)); !strings.Contains(mounts, " "+dir+" ") {
+			t.Errorf("the daemon does not see a later mount:\n%s", mounts)
+		}
+	}
+}
+
+// testEventWaits ends the task while containerd is away: containerd gets the event when it is back.
+func testEventWaits(t *testing.T, d daemon) {
+	t.Helper()
+	d.Stop(t, "TERM")
+	sockets, err := filepath.Glob(d.Place.Path("/run/containerd/s/*"))
+	if err != nil || len(sockets) != 1 {
+		t.Fatalf("sockets %v, %v, want one", sockets, err)
+	}
+	if _, err := connect(t, sockets[0]).Kill(t.Context(), &taskapi.KillRequest{ID: "sleep-on", Signal: 15}); err != nil {
+		t.Fatal(err)
+	}
+	// 2.4 tells of events only at the level below.
+	config := filepath.Join(d.Place.Dir, "containerd.toml")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config, []byte(strings.Replace(string(text), `"debug"`, `"trace"`, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(d.LogFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Start(t)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		log, err := os.ReadFile(d.LogFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if since := string(log[len(before):]); strings.Contains(since, "event forwarded") && strings.Contains(since, "topic=/tasks/exit") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("containerd did not get the task's exit")
+		}
+	}
 }
 
 // testCrash kills the daemon: containerd calls delete, and its answer is the task's end.

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// drainTimeout bounds the wait for answers that are still being written when the daemon stops.
+	// drainTimeout bounds the wait for clients that still read an answer when the daemon stops.
 	drainTimeout = time.Second
 	// firstClientTimeout ends a daemon that nobody came to: start was killed before it could say the address.
 	firstClientTimeout = 2 * time.Minute
@@ -93,10 +93,16 @@ func (d *Daemon) tell(err error) error {
 // Stop ends the daemon: the context of Serve is done and ServeTTRPC returns after the answers under way are out. It may be called more than once.
 func (d *Daemon) Stop() { d.cancel() }
 
-// ServeTTRPC tells start that the daemon is ready, and serves until ctx is done. register adds the services; intercept may be nil. When it returns
-// nil the socket is gone and no call is running, except those that did not end within a second.
+// ServeTTRPC tells start that the daemon is ready, and serves until ctx is done. register adds the services; intercept may be nil. It returns when the
+// clients have hung up, as containerd does after the answer to Shutdown, or a second later; then the socket is gone and no answer is sent any more.
 func (d *Daemon) ServeTTRPC(ctx context.Context, intercept ttrpc.UnaryServerInterceptor, register func(*ttrpc.Server)) error {
-	opts := []ttrpc.ServerOpt{ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser())}
+	lonely := time.AfterFunc(firstClientTimeout, func() {
+		log.G(ctx).Warn("nobody connected since the daemon was started: leaving")
+		d.Stop()
+	})
+	defer lonely.Stop()
+	conns := newConnections(func() { lonely.Stop() })
+	opts := []ttrpc.ServerOpt{ttrpc.WithServerHandshaker(conns)}
 	if intercept != nil {
 		opts = append(opts, ttrpc.WithUnaryServerInterceptor(intercept))
 	}
@@ -105,7 +111,7 @@ func (d *Daemon) ServeTTRPC(ctx context.Context, intercept ttrpc.UnaryServerInte
 		return err
 	}
 	register(server)
-	l, err := d.listener(ctx)
+	l, err := d.listener()
 	if err != nil {
 		return err
 	}
@@ -122,47 +128,21 @@ func (d *Daemon) ServeTTRPC(ctx context.Context, intercept ttrpc.UnaryServerInte
 		return fmt.Errorf("serve %q: %w", d.socket, err)
 	case <-ctx.Done():
 	}
-	return d.drain(server, served)
-}
-
-func (d *Daemon) drain(server *ttrpc.Server, served <-chan error) error {
-	err := removeSocket(d.socket)
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-	defer cancel()
-	if server.Shutdown(ctx) != nil {
-		err = errors.Join(err, server.Close())
-	}
-	<-served // says that the server was closed
-	return err
+	err = removeSocket(d.socket) // first, so that no start finds a daemon that leaves
+	drain, cancelDrain := context.WithTimeout(calls, drainTimeout)
+	defer cancelDrain()
+	conns.wait(drain)
+	return errors.Join(err, server.Close())
 }
 
 // listener is the inherited socket.
-func (d *Daemon) listener(ctx context.Context) (net.Listener, error) {
+func (d *Daemon) listener() (net.Listener, error) {
 	f := os.NewFile(fdSocket, d.socket)
-	defer f.Close()
 	l, err := net.FileListener(f)
-	if err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("inherited socket: %w", err)
 	}
-	lonely := time.AfterFunc(firstClientTimeout, func() {
-		log.G(ctx).Warn("nobody connected since the daemon was started: leaving")
-		d.Stop()
-	})
-	return &firstAccept{Listener: l, stop: lonely.Stop}, nil
-}
-
-// firstAccept calls stop at the first connection.
-type firstAccept struct {
-	net.Listener
-	stop func() bool
-}
-
-func (l *firstAccept) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err == nil {
-		l.stop()
-	}
-	return c, err
+	return l, nil
 }
 
 // watchSignals turns SIGTERM and SIGINT into Stop, keeps SIGPIPE from killing the daemon, and writes stacks to the log on SIGUSR1. It must not ignore

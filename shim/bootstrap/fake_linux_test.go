@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 func fakeConfig(mode string) bootstrap.Config {
 	return bootstrap.Config{
 		Name: "io.containerd.fake.v2", Version: "1.2.3", Revision: "abc",
-		Mounts: &types.MountCapabilities{Types: []string{"erofs"}},
+		Mounts: &types.MountCapabilities{Types: []string{"erofs", "ext4"}, Transforms: []string{"mkfs"}},
 		Serve: func(ctx context.Context, d *bootstrap.Daemon) error {
 			switch mode {
 			case "refuse":
@@ -68,7 +68,7 @@ func fakeConfig(mode string) bootstrap.Config {
 			return bootstrap.Exit{Pid: 42, Status: 137, At: time.Now()}, nil
 		},
 		Info: func(_ context.Context, options *anypb.Any, info *types.RuntimeInfo) error {
-			info.Annotations = map[string]string{"options": options.GetTypeUrl()}
+			info.Annotations["options"] = options.GetTypeUrl()
 			return nil
 		},
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -98,12 +99,24 @@ func (cfg Config) printInfo(ctx context.Context) error {
 		Version: &types.RuntimeVersion{Version: cfg.Version, Revision: cfg.Revision},
 		Options: options,
 	}
+	if allowed := allowedMounts(cfg.Mounts); allowed != "" {
+		info.Annotations = map[string]string{"containerd.io/runtime-allow-mounts": allowed}
+	}
 	if cfg.Info != nil {
 		if err := cfg.Info(ctx, options, info); err != nil {
 			return err
 		}
 	}
 	return printMessage(info)
+}
+
+// allowedMounts is how mount capabilities were advertised before BootstrapResult had a place for them: containerd 2.2 reads it.
+func allowedMounts(mounts *types.MountCapabilities) string {
+	allowed := slices.Clone(mounts.GetTypes())
+	for _, transform := range mounts.GetTransforms() {
+		allowed = append(allowed, transform+"/*")
+	}
+	return strings.Join(allowed, ",")
 }
 
 func (cfg Config) delete(ctx context.Context, r Request) error {
