@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"cloister/labels"
 	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +25,8 @@ type Host struct {
 	Proc, SELinux string
 	// Transact writes a request to a file below SELinux and reads the answer; nil asks the kernel.
 	Transact func(file, request string) (string, error)
+	// Program gives the label of a program; nil reads the file.
+	Program func(path string) (labels.Label, error)
 	// Peer gives SO_PEERSEC of a socket; nil asks the kernel.
 	Peer func(fd uintptr) (string, error)
 	// Thread sets attributes of the calling thread; nil sets the kernel's.

@@ -72,7 +72,7 @@ func (q Request) check() error {
 	switch n := q.Level.Categories.Len(); {
 	case n == 1:
 		return fmt.Errorf("%w: %v has one category, which lies within every pair that has it: give two", ErrLevel, *q.Level)
-	case n == 0 && q.Share == "":
+	case n == 0 && q.Level.Sensitivity == 0 && q.Share == "":
 		return fmt.Errorf("%w: %v has no categories and keeps nobody apart: give two, or share it by name", ErrLevel, *q.Level)
 	}
 	return nil

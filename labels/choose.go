@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package labels
+
+import (
+	"errors"
+	"fmt"
+)
+
+// This file is where the labels of a sandbox are chosen, in three steps:
+//
+//	wish.Validate(...)            what config, annotations and engine say must make sense
+//	wish.Level()                  the level to ask the registry for; nil lets it draw
+//	Choose(wish, own, types, lv)  the labels of everything, at the level that was reserved
+
+// ErrWish is wrapped when what is asked for makes no sense or cannot be honoured.
+var ErrWish = errors.New("label settings")
+
+// Mode is where a sandbox's label comes from.
+type Mode string
+
+// The modes there are; empty means Dynamic.
+const (
+	Dynamic Mode = "dynamic" // a level of its own is drawn, or the engine's is kept
+	Static  Mode = "static"  // the whole label is given
+	None    Mode = "none"    // no label; refused where SELinux enforces
+)
+
+// Wish is what is asked for. The zero value is dynamic with relabelling.
+type Wish struct {
+	Mode Mode
+	// Relabel is whether files are labelled; nil means yes when dynamic, and no otherwise.
+	Relabel *bool
+	// Label is QEMU's whole label, for Static alone. Image, which may be zero, is the disks' then.
+	Label, Image Label
+	// Base gives QEMU's type and nothing else, for Dynamic alone.
+	Base Label
+	// Share names a group of sandboxes that hold one level on purpose.
+	Share string
+	// Engine and EngineMount are the process and mount labels of the spec; zero when it has none.
+	Engine, EngineMount Label
+}
+
+// Validate holds a wish against libvirt's rules. enforcing is whether the host enforces.
+func (w Wish) Validate(enforcing bool) error {
+	relabel := w.Relabel != nil && *w.Relabel
+	refuse := func(text string) error { return fmt.Errorf("%w: %s", ErrWish, text) }
+	switch w.Mode {
+	case "", Dynamic:
+		switch {
+		case w.Relabel != nil && !relabel:
+			return refuse("mode dynamic with relabel = no: files would not be at the drawn level: use mode static, or leave relabel out")
+		case !w.Label.IsZero() || !w.Image.IsZero():
+			return refuse("mode dynamic with a label: give a base label for the type, or use mode static")
+		}
+	case Static:
+		switch {
+		case w.Label.IsZero():
+			return refuse("mode static without a label: give user:role:type:level")
+		case !w.Base.IsZero():
+			return refuse("mode static with a base label: the label itself has the type")
+		}
+		return w.checkStatic()
+	case None:
+		switch {
+		case enforcing:
+			return refuse("mode none on a host that enforces: leave mode out, or use static")
+		case relabel:
+			return refuse("mode none with relabel = yes: there is no label to give")
+		case !w.Label.IsZero() || !w.Image.IsZero() || !w.Base.IsZero() || w.Share != "":
+			return refuse("mode none with a label, base label or share: leave them out")
+		}
+		return nil
+	default:
+		return refuse(fmt.Sprintf("mode %q: want dynamic, static or none", w.Mode))
+	}
+	return w.checkEngine()
+}
+
+func (w Wish) checkStatic() error {
+	level, single := w.Label.Range.Single()
+	if !single {
+		return fmt.Errorf("%w: static label %v has a range: a guest has one level", ErrWish, w.Label)
+	}
+	if err := checkLevel(level, w.Share != ""); err != nil {
+		return fmt.Errorf("%w: static label %v: %w", ErrWish, w.Label, err)
+	}
+	if image, single := w.Image.Range.Single(); !w.Image.IsZero() && (!single || image != level) {
+		return fmt.Errorf("%w: image label %v is not at the level of %v", ErrWish, w.Image, w.Label)
+	}
+	return nil
+}
+
+func (w Wish) checkEngine() error {
+	level, kept := tenant(w.Engine)
+	mount, mountKept := tenant(w.EngineMount)
+	if kept && mountKept && level != mount {
+		return fmt.Errorf("%w: the spec's process label %v and mount label %v have different levels", ErrWish, w.Engine, w.EngineMount)
+	}
+	for _, l := range []Label{w.Engine, w.EngineMount} {
+		if level, kept := tenant(l); kept {
+			if err := checkLevel(level, false); err != nil {
+				return fmt.Errorf("%w: the spec's label %v: %w", ErrWish, l, err)
+			}
+		}
+	}
+	return nil
+}
+
+// checkLevel refuses a level that keeps nobody apart.
+func checkLevel(level Level, shared bool) error {
+	switch n := level.Categories.Len(); {
+	case n == 1:
+		return errors.New("one category lies within every pair that has it: give two")
+	case n == 0 && level.Sensitivity == 0 && !shared:
+		return errors.New("s0 without categories keeps nobody apart: give two, or share it by name")
+	}
+	return nil
+}
+
+// tenant gives the level of an engine's label if it is one tenant's: an empty label, a range (a privileged container has the
+// system's) and s0 alone are not.
+func tenant(l Label) (Level, bool) {
+	level, single := l.Range.Single()
+	return level, !l.IsZero() && single && level.Categories != (Set{})
+}
+
+// Level is what the registry is asked for; nil lets it draw. It is called on a valid wish that is not None's.
+func (w Wish) Level() *Level {
+	if w.Mode == Static {
+		return &w.Label.Range.Low
+	}
+	if w.Share != "" {
+		return nil // the group's
+	}
+	for _, l := range []Label{w.Engine, w.EngineMount} {
+		if level, kept := tenant(l); kept {
+			return &level
+		}
+	}
+	return nil
+}
+
+// Chosen are the labels of everything that belongs to one sandbox, all at one level but Content. With None all are zero.
+type Chosen struct {
+	Level           Level
+	QEMU, Virtiofsd Label
+	// Image is of disks, Rootfs of folders that are served, Run of the sandbox's folder and logs.
+	Image, Rootfs, Run Label
+	// Content is of what every guest may read, SharedImage and SharedFolder of what every guest may write: at the low level.
+	Content, SharedImage, SharedFolder Label
+	// PoweredOff is of disks that cloister made, once the sandbox has stopped.
+	PoweredOff Label
+	// Relabel is whether files that are not labelled so already are to be.
+	Relabel bool
+}
+
+// Choose gives the labels of a sandbox. own is this process's label, whose user (and role, for processes) are taken; level is
+// what was reserved for the wish. An engine's type is never taken: it is a container's.
+func Choose(w Wish, own Label, types Types, level Level) (Chosen, error) {
+	if w.Mode == None {
+		return Chosen{}, nil
+	}
+	if own.IsZero() {
+		return Chosen{}, fmt.Errorf("%w: the label of this process is not known", ErrWish)
+	}
+	if want := w.Level(); want != nil && *want != level {
+		return Chosen{}, fmt.Errorf("%w: level %v was reserved, %v was asked for", ErrWish, level, *want)
+	}
+	process, file := own.WithLevel(level), own.WithLevel(level)
+	if w.Mode == Static {
+		process.User, process.Role, file.User = w.Label.User, w.Label.Role, w.Label.User
+	}
+	file.Role = "object_r"
+	low := file.WithLevel(Level{Sensitivity: level.Sensitivity})
+	c := Chosen{
+		Level: level, Relabel: w.Mode != Static,
+		QEMU: process.WithType(types.QEMU), Virtiofsd: process.WithType(types.Virtiofsd),
+		Image: file.WithType(types.Image), Rootfs: file.WithType(types.Rootfs), Run: file.WithType(types.Run),
+		Content: low.WithType(types.Content), SharedImage: low.WithType(types.Image), SharedFolder: low.WithType(types.Rootfs),
+		PoweredOff: low.WithType(types.PoweredOff),
+	}
+	if w.Relabel != nil {
+		c.Relabel = *w.Relabel
+	}
+	if !w.Base.IsZero() {
+		c.QEMU.Type = w.Base.Type
+	}
+	if w.Mode == Static {
+		c.QEMU = w.Label
+		if !w.Image.IsZero() {
+			c.Image = w.Image
+		}
+	}
+	return c, nil
+}

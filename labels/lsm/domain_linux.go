@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lsm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"cloister/labels"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoDomain is wrapped when no set of types works on this host.
+var ErrNoDomain = errors.New("no domain for guests works on this host: run: cloister policy install")
+
+// Programs are the files that are started under a label, as the kernel will see them.
+type Programs struct {
+	QEMU, Virtiofsd string
+}
+
+// ChooseTypes gives the first of the candidates that the kernel, asked now, says works: labels of its types are valid, this
+// process may enter its domains through the programs, no domain is permissive by itself, and selfTest, if not nil, passes.
+// That a type exists says nothing.
+func (d *Driver) ChooseTypes(candidates []labels.Types, programs Programs, selfTest func(labels.Types) error) (labels.Types, error) {
+	if d.mode == ModeNone {
+		return labels.Types{}, nil
+	}
+	problems := []error{ErrNoDomain}
+	for _, types := range candidates {
+		err := d.checkTypes(types, programs)
+		if err == nil && selfTest != nil {
+			err = selfTest(types)
+		}
+		if err == nil {
+			return types, nil
+		}
+		problems = append(problems, fmt.Errorf("types %s: %w", types.Name, err))
+	}
+	return labels.Types{}, errors.Join(problems...)
+}
+
+func (d *Driver) checkTypes(types labels.Types, programs Programs) error {
+	// Any pair will do for the question; it is asked at a level as guests have.
+	pair, err := labels.NewPair(1022, 1023)
+	if err != nil {
+		return err
+	}
+	chosen, err := labels.Choose(labels.Wish{}, d.own, types, labels.NewLevel(d.own.Range.Low.Sensitivity, pair))
+	if err != nil {
+		return err
+	}
+	for _, label := range []labels.Label{chosen.QEMU, chosen.Virtiofsd, chosen.Image, chosen.Rootfs, chosen.Run, chosen.Content} {
+		if err := d.host.Valid(label); err != nil {
+			return err
+		}
+	}
+	if err := d.CheckDomain(chosen.QEMU, programs.QEMU); err != nil {
+		return err
+	}
+	return d.CheckDomain(chosen.Virtiofsd, programs.Virtiofsd)
+}
+
+// CheckDomain asks whether this process may start program under label, and whether the label's domain is enforced.
+func (d *Driver) CheckDomain(label labels.Label, program string) error {
+	file, err := d.host.programLabel(program)
+	if err != nil {
+		return err
+	}
+	questions := []struct {
+		source, target labels.Label
+		class, perm    string
+		remedy         string
+	}{
+		{d.own, label, "process", "transition", "the policy lets only other domains enter it: cloister policy install"},
+		{label, file, "file", "entrypoint", "the program's label is not the domain's: restorecon " + program},
+	}
+	for _, q := range questions {
+		decision, err := d.host.Access(q.source, q.target, q.class, q.perm)
+		if err != nil {
+			return err
+		}
+		if !decision.Allowed {
+			return fmt.Errorf("%v has no %s of class %s on %v: %s", q.source, q.perm, q.class, q.target, q.remedy)
+		}
+	}
+	decision, err := d.host.Access(label, label, "process")
+	if err != nil {
+		return err
+	}
+	if decision.Permissive && !d.allowPermissive {
+		return fmt.Errorf("%w: domain %s alone: run: semanage permissive -d %s", ErrPermissive, label.Type, label.Type)
+	}
+	return nil
+}
+
+func (h Host) programLabel(program string) (labels.Label, error) {
+	if h.Program != nil {
+		return h.Program(program)
+	}
+	fd, err := unix.Open(program, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return labels.Label{}, &os.PathError{Op: "open", Path: program, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), program)
+	defer f.Close() //nolint:errcheck // O_PATH
+	return FileLabel(f)
+}
+
+// PolicyWatch runs a check once for every policy that is loaded: before the first start, and again after each load.
+type PolicyWatch struct {
+	mu      sync.Mutex
+	checked bool
+	loads   uint32
+}
+
+// Check runs check unless it has passed under the policy that is loaded now.
+func (w *PolicyWatch) Check(h Host, check func() error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	status, err := h.Status()
+	if err != nil {
+		return err
+	}
+	if w.checked && w.loads == status.PolicyLoads {
+		return nil
+	}
+	w.checked = false
+	if err := check(); err != nil {
+		return err
+	}
+	w.checked, w.loads = true, status.PolicyLoads
+	return nil
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package labels
+
+// Types are the policy's types that one sandbox uses. The kernel is asked whether a set works here (lsm.Driver.ChooseTypes).
+type Types struct {
+	// Name is what the config calls the set.
+	Name string
+	// QEMU and Virtiofsd are domains.
+	QEMU, Virtiofsd string
+	// Image is of disks, Rootfs of folders that virtiofsd serves, Content of what every guest may read, Run of the sandbox's
+	// own folder, log and sockets on disk.
+	Image, Rootfs, Content, Run string
+	// PoweredOff is of a disk that cloister made and nobody runs: no guest may read it.
+	PoweredOff string
+	// Container and ContainerFile are of plain containers of the host.
+	Container, ContainerFile string
+}
+
+// Own are the types of cloister's module. Without KVM, QEMU translates code and needs memory that is written and executed.
+func Own(kvm bool) Types {
+	t := Types{
+		Name: "cloister", QEMU: "cloister_qemu_t", Virtiofsd: "cloister_virtiofsd_t",
+		Image: "cloister_image_t", Rootfs: "cloister_rootfs_t", Content: "cloister_content_t", Run: "cloister_run_t",
+		PoweredOff: "cloister_var_lib_t", Container: "cloister_container_t", ContainerFile: "cloister_container_file_t",
+	}
+	if !kvm {
+		t.QEMU = "cloister_qemu_tcg_t"
+	}
+	return t
+}
+
+// ContainerKVM are container-selinux's: one domain for both processes and one type for all files.
+func ContainerKVM() Types {
+	return Types{
+		Name: "container_kvm", QEMU: "container_kvm_t", Virtiofsd: "container_kvm_t",
+		Image: "container_file_t", Rootfs: "container_file_t", Content: "container_ro_file_t", Run: "container_file_t",
+		PoweredOff: "container_var_lib_t", Container: "container_t", ContainerFile: "container_file_t",
+	}
+}
+
+// Svirt are libvirt's.
+func Svirt(kvm bool) Types {
+	t := Types{
+		Name: "svirt", QEMU: "svirt_t", Virtiofsd: "svirt_t",
+		Image: "svirt_image_t", Rootfs: "svirt_image_t", Content: "virt_content_t", Run: "svirt_image_t",
+		PoweredOff: "virt_image_t", Container: "container_t", ContainerFile: "container_file_t",
+	}
+	if !kvm {
+		t.QEMU = "svirt_tcg_t"
+	}
+	return t
+}
+
+// Candidates are the sets in the order they are tried.
+func Candidates(kvm bool) []Types { return []Types{Own(kvm), ContainerKVM(), Svirt(kvm)} }
