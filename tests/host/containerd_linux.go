@@ -72,10 +72,11 @@ func (p *Place) StartContainerd(t testing.TB, o Options) *Containerd {
 	path = append(path, "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 	c.Env = append([]string{
 		"PATH=" + strings.Join(path, ":"), "HOME=/root", "LANG=C.UTF-8", "TMPDIR=/tmp",
-		"CONTAINERD_ADDRESS=" + c.Address, "CLOISTER_CONFIG=" + filepath.Join(p.Dir, "cloister.toml"),
+		"CONTAINERD_ADDRESS=" + c.Address, "CLOISTER_CONFIG=" + p.WriteCloisterConfig(t, o.Cloister),
 	}, o.Env...)
-	c.write(t, "containerd.toml", c.containerdConfig(o)+o.Config)
-	c.write(t, "cloister.toml", cloisterConfig(t, p)+o.Cloister)
+	if err := os.WriteFile(c.config, []byte(c.containerdConfig(o)+o.Config), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the end of containerd's log:\n%s", tail(c.LogFile, 40))
@@ -83,13 +84,6 @@ func (p *Place) StartContainerd(t testing.TB, o Options) *Containerd {
 	})
 	c.Start(t)
 	return c
-}
-
-func (c *Containerd) write(t testing.TB, name, text string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(c.Place.Dir, name), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func (c *Containerd) containerdConfig(o Options) string {
@@ -115,15 +109,21 @@ level = "debug"
 `, version, c.Root, off, c.Address)
 }
 
-// cloisterConfig points cloister at the build and keeps its folders in the place.
-func cloisterConfig(t testing.TB, p *Place) string {
+// WriteCloisterConfig writes a configuration that points cloister at the build and keeps its folders in the place, with more
+// behind it, and gives the file's name.
+func (p *Place) WriteCloisterConfig(t testing.TB, more string) string {
 	t.Helper()
 	flavour := os.Getenv("CLOISTER_GUEST")
 	if flavour == "" {
 		flavour = "small"
 	}
-	return fmt.Sprintf("state = %q\nroot = %q\n[guest]\nimage = %q\n", "/run/cloister", filepath.Join(p.Dir, "cloister"),
-		filepath.Join(testenv.Build(t), "guest", flavour))
+	text := fmt.Sprintf("state = %q\nroot = %q\n[labels]\nmac = \"none\"\n[guest]\nimage = %q\n%s", "/run/cloister", filepath.Join(p.Dir, "cloister"),
+		filepath.Join(testenv.Build(t), "guest", flavour), more)
+	name := filepath.Join(p.Dir, "cloister.toml")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 // Start starts the daemon, again after Stop, and waits until it serves.

@@ -17,10 +17,14 @@ import (
 )
 
 // share is a folder, shared by mount propagation as a sandbox's is, and its
-// server.
+// server: the system's, or the one TEST_VIRTIOFSD names.
 func share(t *testing.T) (string, *virtiofsd.Process) {
 	t.Helper()
 	testenv.NeedRoot(t)
+	binary := os.Getenv("TEST_VIRTIOFSD")
+	if binary == "" {
+		binary = testenv.NeedVirtiofsd(t)
+	}
 	dir := filepath.Join(t.TempDir(), "a share, with blanks")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -29,7 +33,7 @@ func share(t *testing.T) (string, *virtiofsd.Process) {
 	mount(t, "", dir, "", unix.MS_SHARED, "")
 	log := create(t, filepath.Join(t.TempDir(), "virtiofsd.log"), os.O_APPEND)
 	server, err := virtiofsd.Start(t.Context(), virtiofsd.Config{
-		Binary: testenv.NeedVirtiofsd(t), Starter: plain{}, Source: dir, Dir: t.TempDir(), Log: log,
+		Binary: binary, Starter: plain{}, Source: dir, Dir: t.TempDir(), Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/tests/lab/wire"
+)
+
+// service does what the host asks, one request after the other.
+type service struct {
+	audit   *audit
+	runs    int
+	staying map[int]*exec.Cmd
+}
+
+// serve answers until it is told to switch off or the host hangs up.
+func serve() error {
+	port, err := findPort()
+	if err != nil {
+		return err
+	}
+	a, err := newAudit()
+	if err != nil {
+		return err
+	}
+	s := &service{audit: a, staying: map[int]*exec.Cmd{}}
+	lines := bufio.NewReaderSize(port, 1<<20)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return fmt.Errorf("port: %w", err)
+		}
+		var request wire.Request
+		if err := json.Unmarshal(line, &request); err != nil {
+			return fmt.Errorf("request: %w", err)
+		}
+		if request.Off {
+			return nil
+		}
+		answer := s.answer(request)
+		var failed error
+		if answer.Audit, answer.Lost, failed = a.take(); failed != nil && answer.Failure == "" {
+			answer.Failure = failed.Error()
+		}
+		text, err := json.Marshal(answer)
+		if err != nil {
+			return err
+		}
+		if _, err := port.Write(append(text, '\n')); err != nil {
+			return fmt.Errorf("port: %w", err)
+		}
+	}
+}
+
+// findPort opens the port by its name.
+func findPort() (*os.File, error) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); pause() {
+		names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			text, err := os.ReadFile(name)
+			if err == nil && strings.TrimSpace(string(text)) == wire.Port {
+				return os.OpenFile("/dev/"+filepath.Base(filepath.Dir(name)), os.O_RDWR, 0)
+			}
+		}
+	}
+	return nil, errors.New("no port of the lab's name")
+}
+
+func (s *service) answer(r wire.Request) wire.Answer {
+	var answer wire.Answer
+	var err error
+	switch {
+	case r.Run != nil:
+		answer, err = s.run(*r.Run)
+	case r.End != nil:
+		err = s.end(r.End.PID)
+	case r.Write != nil:
+		err = write(*r.Write)
+	case r.Read != nil:
+		answer.Out, err = read(*r.Read)
+	case r.Policy != nil:
+		err = setPolicy(*r.Policy)
+	default:
+		err = errors.New("empty request")
+	}
+	if err != nil {
+		answer.Failure = err.Error()
+	}
+	return answer
+}
+
+// run starts a program and waits for its end, or for its first line.
+func (s *service) run(r wire.Run) (wire.Answer, error) {
+	seconds := r.Seconds
+	if seconds == 0 {
+		seconds = 60
+	}
+	ctx := context.Background()
+	if !r.Stay {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
+		defer cancel()
+	}
+	argv := r.Argv
+	s.runs++
+	output := fmt.Sprintf("/run/lab/out.%d", s.runs)
+	var buffer bytes.Buffer
+	if r.Entry != nil {
+		text, err := json.Marshal(r.Entry)
+		if err != nil {
+			return wire.Answer{}, err
+		}
+		argv = append([]string{r.Entry.Through, string(text), output}, argv...)
+	}
+	context := ""
+	if r.Entry != nil {
+		context = r.Entry.Output
+	}
+	if err := write(wire.Write{Path: output, Mode: 0o666, Context: context}); err != nil {
+		return wire.Answer{}, err
+	}
+	defer func() { _ = os.Remove(output) }()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), r.Env...)
+	cmd.WaitDelay = time.Second
+	var file *os.File
+	if r.Stay && r.Entry == nil {
+		var err error
+		if file, err = os.OpenFile(output, os.O_WRONLY|os.O_APPEND, 0); err != nil {
+			return wire.Answer{}, err
+		}
+		defer func() { _ = file.Close() }()
+		cmd.Stdout, cmd.Stderr = file, file
+	} else {
+		cmd.Stdout, cmd.Stderr = &buffer, &buffer
+		if r.Stay {
+			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		}
+	}
+	if err := cmd.Start(); err != nil {
+		return wire.Answer{}, err
+	}
+	answer := wire.Answer{PID: cmd.Process.Pid}
+	if r.Stay {
+		s.staying[cmd.Process.Pid] = cmd
+		var err error
+		answer.Out, err = firstLine(output, time.Duration(seconds)*time.Second)
+		return answer, err
+	}
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		answer.Exit = -1
+	case errors.As(err, &exit):
+		answer.Exit = exit.ExitCode()
+		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+			answer.Exit = 128 + int(status.Signal())
+		}
+	case err != nil:
+		return answer, err
+	}
+	text, err := os.ReadFile(output)
+	answer.Out = string(text) + buffer.String()
+	return answer, err
+}
+
+// firstLine waits for a line in a file.
+func firstLine(path string, atMost time.Duration) (string, error) {
+	for deadline := time.Now().Add(atMost); time.Now().Before(deadline); pause() {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return "", err
+		}
+		if line, _, found := strings.Cut(string(text), "\n"); found {
+			return line, nil
+		}
+	}
+	text, _ := os.ReadFile(path)
+	return string(text), errors.New("no line of output")
+}
+
+// end kills a program that stays, and waits for it.
+func (s *service) end(pid int) error {
+	cmd := s.staying[pid]
+	if cmd == nil {
+		return fmt.Errorf("process %d is not one that stays", pid)
+	}
+	delete(s.staying, pid)
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	return nil
+}
+
+func write(w wire.Write) error {
+	mode := os.FileMode(w.Mode)
+	if mode == 0 {
+		mode = 0o755
+	}
+	switch {
+	case w.Label:
+	case w.Folder:
+		if err := os.MkdirAll(w.Path, mode); err != nil {
+			return err
+		}
+	case w.Link != "":
+		if err := os.Symlink(w.Link, w.Path); err != nil {
+			return err
+		}
+	default:
+		if err := os.MkdirAll(filepath.Dir(w.Path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(w.Path, w.Data, mode); err != nil {
+			return err
+		}
+		if w.Size > 0 {
+			if err := os.Truncate(w.Path, w.Size); err != nil {
+				return err
+			}
+		}
+	}
+	if w.Context == "" {
+		return nil
+	}
+	return setContext(w.Path, w.Context)
+}
+
+func read(r wire.Read) (string, error) {
+	if r.Context {
+		text := make([]byte, 4096)
+		n, err := unix.Lgetxattr(r.Path, "security.selinux", text)
+		if err != nil {
+			return "", fmt.Errorf("context of %s: %w", r.Path, err)
+		}
+		return strings.TrimRight(string(text[:n]), "\x00"), nil
+	}
+	file, err := os.Open(r.Path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = file.Close() }()
+	text, err := io.ReadAll(io.LimitReader(file, 1<<20))
+	return string(text), err
+}
+
+func setPolicy(p wire.Policy) error {
+	if p.Load != "" {
+		if err := loadPolicy(p.Load); err != nil {
+			return err
+		}
+	}
+	if p.Enforce == nil {
+		return nil
+	}
+	text := "0"
+	if *p.Enforce {
+		text = "1"
+	}
+	return os.WriteFile("/sys/fs/selinux/enforce", []byte(text), 0)
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/tests/lab/wire"
+)
+
+// config is the machine's hardware and its files.
+type config struct {
+	qemu                       string
+	kernel, initrd, root, disk string
+	memoryMiB                  int
+	console                    string // file for the kernel's messages
+	enforcing                  bool
+}
+
+// machine is a lab that runs.
+type machine struct {
+	cmd     *exec.Cmd
+	port    net.Conn
+	lines   *bufio.Reader
+	console string
+	// seen are all audit records up to now.
+	seen []string
+}
+
+// start starts the machine. Its service answers some 20 s later; until then the first request waits.
+func start(ctx context.Context, c config) (*machine, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "port"), os.NewFile(uintptr(pair[1]), "port")
+	defer func() { _, _ = ours.Close(), theirs.Close() }()
+	port, err := net.FileConn(ours)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, c.qemu, args(c, 3)...)
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	var messages bytes.Buffer
+	cmd.Stderr = &messages
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the lab: %w: %s", err, tail(messages.Bytes()))
+	}
+	return &machine{cmd: cmd, port: port, lines: bufio.NewReaderSize(port, 1<<20), console: c.console}, nil
+}
+
+// args are QEMU's. AMD's processor with svm gives the machine a /dev/kvm of its own, emulated.
+func args(c config, port int) []string {
+	enforcing := "0"
+	if c.enforcing {
+		enforcing = "1"
+	}
+	line := []string{
+		"console=ttyS0", "panic=-1", "security=selinux", "enforcing=" + enforcing, "audit=1", "audit_backlog_limit=16384", "printk.devkmsg=on", "loglevel=4",
+		// Without the host's own frequency about half of the inner machines hang at their reset vector.
+		"tsc=reliable", "tsc_early_khz=" + strconv.Itoa(tscKHz()),
+	}
+	return []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm", "-smp", "2", "-m", strconv.Itoa(c.memoryMiB),
+		"-kernel", c.kernel, "-initrd", c.initrd, "-append", strings.Join(line, " "),
+		"-drive", "file=" + c.root + ",format=raw,if=virtio,snapshot=on",
+		"-drive", "file=" + c.disk + ",format=raw,if=virtio,snapshot=on",
+		"-chardev", "file,id=console,path=" + c.console, "-serial", "chardev:console",
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=lab,fd=" + strconv.Itoa(port),
+		"-device", "virtserialport,chardev=lab,name=" + wire.Port,
+	}
+}
+
+var tscLine = regexp.MustCompile(`tsc: (?:Detected|Refined TSC clocksource calibration:) ([0-9.]+) MHz`)
+
+// tscKHz is the frequency of the host's time-stamp counter, which a machine under TCG sees too.
+func tscKHz() int {
+	text, _ := exec.Command("dmesg").Output()
+	if found := tscLine.FindAllSubmatch(text, -1); len(found) > 0 {
+		if mhz, err := strconv.ParseFloat(string(found[len(found)-1][1]), 64); err == nil {
+			return int(math.Round(mhz * 1000))
+		}
+	}
+	text, _ = os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(text)) {
+		if name, value, found := strings.Cut(line, ":"); found && strings.TrimSpace(name) == "cpu MHz" {
+			if mhz, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
+				return int(math.Round(mhz * 1000))
+			}
+		}
+	}
+	return 2000000
+}
+
+// ask sends one request and waits for its answer.
+func (m *machine) ask(r wire.Request, atMost time.Duration) (wire.Answer, error) {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return wire.Answer{}, err
+	}
+	if err := m.port.SetDeadline(time.Now().Add(atMost)); err != nil {
+		return wire.Answer{}, err
+	}
+	if _, err := m.port.Write(append(text, '\n')); err != nil {
+		return wire.Answer{}, m.trouble(err)
+	}
+	line, err := m.lines.ReadBytes('\n')
+	if err != nil {
+		return wire.Answer{}, m.trouble(err)
+	}
+	var answer wire.Answer
+	if err := json.Unmarshal(line, &answer); err != nil {
+		return wire.Answer{}, fmt.Errorf("answer of the lab: %w", err)
+	}
+	m.seen = append(m.seen, answer.Audit...)
+	if answer.Failure != "" {
+		return answer, fmt.Errorf("lab: %s: %s", answer.Failure, strings.TrimSpace(answer.Out))
+	}
+	return answer, nil
+}
+
+// trouble adds the console's last lines to an error.
+func (m *machine) trouble(err error) error {
+	text, _ := os.ReadFile(m.console)
+	return fmt.Errorf("lab: %w; its console ended with:\n%s", err, tail(text))
+}
+
+// run runs a program to its end.
+func (m *machine) run(r wire.Run) (wire.Answer, error) {
+	seconds := r.Seconds
+	if seconds == 0 {
+		seconds = 60
+	}
+	return m.ask(wire.Request{Run: &r}, time.Duration(seconds)*time.Second+30*time.Second)
+}
+
+// write makes files.
+func (m *machine) write(list ...wire.Write) error {
+	for _, w := range list {
+		if _, err := m.ask(wire.Request{Write: &w}, 30*time.Second); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stop switches the machine off, and makes sure of it.
+func (m *machine) stop() error {
+	text, _ := json.Marshal(wire.Request{Off: true})
+	_ = m.port.SetDeadline(time.Now().Add(5 * time.Second))
+	_, _ = m.port.Write(append(text, '\n'))
+	timer := time.AfterFunc(15*time.Second, func() { _ = m.cmd.Process.Kill() })
+	defer timer.Stop()
+	err := m.cmd.Wait()
+	return errors.Join(err, m.port.Close())
+}
+
+// programsDir is where the second disk's files are in the machine.
+func programsDir(path string) string { return filepath.Join("/lab", path) }

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"cloister/labels/policy"
+)
+
+// policies are compiled policies with the module in them: one that enforces, one whose guest-side domains are permissive.
+// Neither has dontaudit rules, so that every denial is logged.
+type policies struct{ dir string }
+
+func (p policies) enforcing() string  { return filepath.Join(p.dir, "policy") }
+func (p policies) permissive() string { return filepath.Join(p.dir, "permissive") }
+
+// permissiveDomains are those that the matrix attacks from.
+func permissiveDomains() []string {
+	return []string{policy.QEMUType, policy.QEMUTCGType, policy.VirtiofsdType, policy.ContainerType}
+}
+
+// makePolicies returns them from the cache, or compiles them with the module as it is now. Every neverallow rule, the base
+// policy's and the module's, is checked on the way.
+func makePolicies(ctx context.Context, cache string, r root) (policies, error) {
+	sum := sha256.Sum256([]byte(r.dir + policy.Digest() + strings.Join(permissiveDomains(), ",") + "1"))
+	made := policies{filepath.Join(cache, "lab", "policy-"+hex.EncodeToString(sum[:8]))}
+	if _, err := os.Stat(made.permissive()); err == nil {
+		return made, nil
+	}
+	work, err := os.MkdirTemp(filepath.Dir(made.dir), ".policy-")
+	if err != nil {
+		return policies{}, err
+	}
+	defer func() { _ = os.RemoveAll(work) }()
+	if err := tool(ctx, "cp", "-a", r.store(), work); err != nil {
+		return policies{}, err
+	}
+	store := filepath.Join(work, "store")
+	if err := checkNeverallow(store); err != nil {
+		return policies{}, err
+	}
+	parts := policies{filepath.Join(work, "parts")}
+	if err := os.Mkdir(parts.dir, 0o755); err != nil {
+		return policies{}, err
+	}
+	if err := (policy.Store{Root: store, Audit: true}).Install(ctx); err != nil {
+		return policies{}, err
+	}
+	if err := takePolicy(ctx, store, parts.enforcing()); err != nil {
+		return policies{}, err
+	}
+	var text strings.Builder
+	for _, domain := range permissiveDomains() {
+		fmt.Fprintf(&text, "(typepermissive %s)\n", domain)
+	}
+	extra := filepath.Join(work, "lab-permissive.cil")
+	if err := os.WriteFile(extra, []byte(text.String()), 0o644); err != nil {
+		return policies{}, err
+	}
+	if err := tool(ctx, "semodule", "-n", "-D", "-p", store, "-s", "default", "-i", extra); err != nil {
+		return policies{}, err
+	}
+	if err := takePolicy(ctx, store, parts.permissive()); err != nil {
+		return policies{}, err
+	}
+	if err := os.Rename(parts.dir, made.dir); err != nil && !errors.Is(err, os.ErrExist) {
+		return policies{}, err
+	}
+	return made, nil
+}
+
+// checkNeverallow has the store check what it compiles: Debian's does not.
+func checkNeverallow(store string) error {
+	path := filepath.Join(store, "etc/selinux/semanage.conf")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var kept strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "expand-check") {
+			kept.WriteString(line)
+		}
+	}
+	return os.WriteFile(path, []byte(kept.String()+"\nexpand-check=1\n"), 0o644)
+}
+
+func takePolicy(ctx context.Context, store, to string) error {
+	found, err := filepath.Glob(filepath.Join(store, "etc/selinux/default/policy/policy.*"))
+	if err != nil || len(found) != 1 {
+		return fmt.Errorf("compiled policies: %q, want one: %w", found, err)
+	}
+	return tool(ctx, "cp", found[0], to)
+}
