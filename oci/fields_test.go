@@ -37,8 +37,6 @@ type rule struct {
 	names   string // of refused and ignored: how the error names the field
 }
 
-func to[T any](v T) *T { return &v }
-
 func base() *specs.Spec {
 	return &specs.Spec{
 		Version: "1.3.0",
@@ -103,7 +101,7 @@ func topRules() []rule {
 		{field: "Hook.Path", verdict: host, set: func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/h"}} }},
 		{field: "Hook.Args", verdict: host, set: func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/h", Args: []string{"h"}}} }},
 		{field: "Hook.Env", verdict: host, set: func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/h", Env: []string{"A=b"}}} }},
-		{field: "Hook.Timeout", verdict: host, set: func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/h", Timeout: to(3)}} }},
+		{field: "Hook.Timeout", verdict: host, set: func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/h", Timeout: new(3)}} }},
 	}
 }
 
@@ -117,7 +115,7 @@ func processRules() []rule {
 		{field: "Process.User", verdict: group},
 		{field: "User.UID", verdict: guest, set: func(s *specs.Spec) { s.Process.User.UID = 7 }},
 		{field: "User.GID", verdict: guest, set: func(s *specs.Spec) { s.Process.User.GID = 7 }},
-		{field: "User.Umask", verdict: guest, set: func(s *specs.Spec) { s.Process.User.Umask = to(uint32(7)) }},
+		{field: "User.Umask", verdict: guest, set: func(s *specs.Spec) { s.Process.User.Umask = new(uint32(7)) }},
 		{field: "User.AdditionalGids", verdict: guest, set: func(s *specs.Spec) { s.Process.User.AdditionalGids = []uint32{7} }},
 		{field: "User.Username", verdict: refused, names: "process.user.username", set: func(s *specs.Spec) { s.Process.User.Username = "x" }},
 		{field: "Process.Args", verdict: guest, set: func(s *specs.Spec) { s.Process.Args = []string{"x"} }},
@@ -138,7 +136,7 @@ func processRules() []rule {
 		}},
 		{field: "Process.NoNewPrivileges", verdict: guest, set: func(s *specs.Spec) { s.Process.NoNewPrivileges = true }},
 		{field: "Process.ApparmorProfile", verdict: ignored, names: "process.apparmorProfile", set: func(s *specs.Spec) { s.Process.ApparmorProfile = "docker-default" }},
-		{field: "Process.OOMScoreAdj", verdict: guest, set: func(s *specs.Spec) { s.Process.OOMScoreAdj = to(5) }},
+		{field: "Process.OOMScoreAdj", verdict: guest, set: func(s *specs.Spec) { s.Process.OOMScoreAdj = new(5) }},
 		{field: "Process.Scheduler", verdict: group},
 		{field: "Scheduler.Policy", verdict: refused, names: "process.scheduler", set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch} }},
 		{field: "Scheduler.Nice", verdict: refused, names: "process.scheduler", set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: 1} }},
@@ -187,9 +185,9 @@ func linuxRules() []rule {
 		{field: "LinuxDevice.Type", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.Type = "u" })},
 		{field: "LinuxDevice.Major", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.Major, d.Minor = 1, 3 })},
 		{field: "LinuxDevice.Minor", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.Minor, d.Major = 0, 5 })},
-		{field: "LinuxDevice.FileMode", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.FileMode = to(os.FileMode(0o600)) })},
-		{field: "LinuxDevice.UID", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.UID = to(uint32(4)) })},
-		{field: "LinuxDevice.GID", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.GID = to(uint32(4)) })},
+		{field: "LinuxDevice.FileMode", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.FileMode = new(os.FileMode(0o600)) })},
+		{field: "LinuxDevice.UID", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.UID = new(uint32(4)) })},
+		{field: "LinuxDevice.GID", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.GID = new(uint32(4)) })},
 		{field: "Linux.NetDevices", verdict: refused, names: "linux.netDevices", set: func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}} }},
 		{field: "Linux.RootfsPropagation", verdict: guest, set: func(s *specs.Spec) { s.Linux.RootfsPropagation = "slave" }},
 		{field: "Linux.MaskedPaths", verdict: guest, set: func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/x"} }},
@@ -216,7 +214,7 @@ func linuxRules() []rule {
 		}},
 		{field: "Linux.Seccomp", verdict: group},
 		{field: "LinuxSeccomp.DefaultAction", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.DefaultAction = specs.ActLog }},
-		{field: "LinuxSeccomp.DefaultErrnoRet", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.DefaultErrnoRet = to(uint(1)) }},
+		{field: "LinuxSeccomp.DefaultErrnoRet", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.DefaultErrnoRet = new(uint(1)) }},
 		{field: "LinuxSeccomp.Architectures", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.Architectures = []specs.Arch{specs.ArchX86} }},
 		{field: "LinuxSeccomp.Flags", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.Flags = []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog} }},
 		{field: "LinuxSeccomp.ListenerPath", verdict: refused, names: "linux.seccomp.listenerPath", set: func(s *specs.Spec) { s.Linux.Seccomp.ListenerPath = "/x" }},
@@ -224,7 +222,7 @@ func linuxRules() []rule {
 		{field: "LinuxSeccomp.Syscalls", verdict: group},
 		{field: "LinuxSyscall.Names", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.Syscalls[0].Names = []string{"x"} }},
 		{field: "LinuxSyscall.Action", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.Syscalls[0].Action = specs.ActLog }},
-		{field: "LinuxSyscall.ErrnoRet", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.Syscalls[0].ErrnoRet = to(uint(1)) }},
+		{field: "LinuxSyscall.ErrnoRet", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.Syscalls[0].ErrnoRet = new(uint(1)) }},
 		{field: "LinuxSyscall.Args", verdict: group},
 		{field: "LinuxSeccompArg.Index", verdict: guest, set: arg(specs.LinuxSeccompArg{Index: 1})},
 		{field: "LinuxSeccompArg.Value", verdict: guest, set: arg(specs.LinuxSeccompArg{Value: 1})},
@@ -252,41 +250,41 @@ func resourceRules() []rule {
 		return func(s *specs.Spec) { s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{d} }
 	}
 	throttle := []specs.LinuxThrottleDevice{{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: 8, Minor: 1}, Rate: 9}}
-	weight := specs.LinuxWeightDevice{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: 8, Minor: 1}, Weight: to(uint16(20))}
-	leaf := specs.LinuxWeightDevice{LeafWeight: to(uint16(20))}
+	weight := specs.LinuxWeightDevice{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: 8, Minor: 1}, Weight: new(uint16(20))}
+	leaf := specs.LinuxWeightDevice{LeafWeight: new(uint16(20))}
 	prefix := "linux.resources."
 	return []rule{
 		{field: "LinuxResources.Devices", verdict: group},
 		{field: "LinuxDeviceCgroup.Allow", verdict: guest, set: device(specs.LinuxDeviceCgroup{Allow: true, Type: "a", Access: "rwm"})},
 		{field: "LinuxDeviceCgroup.Type", verdict: guest, set: device(specs.LinuxDeviceCgroup{Type: "c"})},
-		{field: "LinuxDeviceCgroup.Major", verdict: guest, set: device(specs.LinuxDeviceCgroup{Type: "c", Major: to(int64(1))})},
-		{field: "LinuxDeviceCgroup.Minor", verdict: guest, set: device(specs.LinuxDeviceCgroup{Type: "c", Minor: to(int64(1))})},
+		{field: "LinuxDeviceCgroup.Major", verdict: guest, set: device(specs.LinuxDeviceCgroup{Type: "c", Major: new(int64(1))})},
+		{field: "LinuxDeviceCgroup.Minor", verdict: guest, set: device(specs.LinuxDeviceCgroup{Type: "c", Minor: new(int64(1))})},
 		{field: "LinuxDeviceCgroup.Access", verdict: guest, set: device(specs.LinuxDeviceCgroup{Access: "rwm"})},
 		{field: "LinuxResources.Memory", verdict: group},
-		{field: "LinuxMemory.Limit", verdict: guest, set: memory(specs.LinuxMemory{Limit: to(int64(1 << 26))})},
-		{field: "LinuxMemory.Reservation", verdict: guest, set: memory(specs.LinuxMemory{Reservation: to(int64(1 << 20))})},
-		{field: "LinuxMemory.Swap", verdict: host, set: memory(specs.LinuxMemory{Swap: to(int64(1 << 20))})},
-		{field: "LinuxMemory.Kernel", verdict: refused, names: prefix + "memory.kernel", set: memory(specs.LinuxMemory{Kernel: to(int64(1))})}, //nolint:staticcheck // still in the types
-		{field: "LinuxMemory.KernelTCP", verdict: refused, names: prefix + "memory.kernelTCP", set: memory(specs.LinuxMemory{KernelTCP: to(int64(1))})},
-		{field: "LinuxMemory.Swappiness", verdict: ignored, names: prefix + "memory.swappiness", set: memory(specs.LinuxMemory{Swappiness: to(uint64(1))})},
-		{field: "LinuxMemory.DisableOOMKiller", verdict: refused, names: prefix + "memory.disableOOMKiller", set: memory(specs.LinuxMemory{DisableOOMKiller: to(true)})},
-		{field: "LinuxMemory.UseHierarchy", verdict: ignored, names: prefix + "memory.useHierarchy", set: memory(specs.LinuxMemory{UseHierarchy: to(false)})},
-		{field: "LinuxMemory.CheckBeforeUpdate", verdict: guest, set: memory(specs.LinuxMemory{CheckBeforeUpdate: to(true)})},
+		{field: "LinuxMemory.Limit", verdict: guest, set: memory(specs.LinuxMemory{Limit: new(int64(1 << 26))})},
+		{field: "LinuxMemory.Reservation", verdict: guest, set: memory(specs.LinuxMemory{Reservation: new(int64(1 << 20))})},
+		{field: "LinuxMemory.Swap", verdict: host, set: memory(specs.LinuxMemory{Swap: new(int64(1 << 20))})},
+		{field: "LinuxMemory.Kernel", verdict: refused, names: prefix + "memory.kernel", set: memory(specs.LinuxMemory{Kernel: new(int64(1))})}, //nolint:staticcheck // still in the types
+		{field: "LinuxMemory.KernelTCP", verdict: refused, names: prefix + "memory.kernelTCP", set: memory(specs.LinuxMemory{KernelTCP: new(int64(1))})},
+		{field: "LinuxMemory.Swappiness", verdict: ignored, names: prefix + "memory.swappiness", set: memory(specs.LinuxMemory{Swappiness: new(uint64(1))})},
+		{field: "LinuxMemory.DisableOOMKiller", verdict: refused, names: prefix + "memory.disableOOMKiller", set: memory(specs.LinuxMemory{DisableOOMKiller: new(true)})},
+		{field: "LinuxMemory.UseHierarchy", verdict: ignored, names: prefix + "memory.useHierarchy", set: memory(specs.LinuxMemory{UseHierarchy: new(false)})},
+		{field: "LinuxMemory.CheckBeforeUpdate", verdict: guest, set: memory(specs.LinuxMemory{CheckBeforeUpdate: new(true)})},
 		{field: "LinuxResources.CPU", verdict: group},
-		{field: "LinuxCPU.Shares", verdict: guest, set: cpu(specs.LinuxCPU{Shares: to(uint64(512))})},
-		{field: "LinuxCPU.Quota", verdict: guest, set: cpu(specs.LinuxCPU{Quota: to(int64(5000))})},
-		{field: "LinuxCPU.Burst", verdict: guest, set: cpu(specs.LinuxCPU{Burst: to(uint64(5000))})},
-		{field: "LinuxCPU.Period", verdict: guest, set: cpu(specs.LinuxCPU{Period: to(uint64(5000))})},
-		{field: "LinuxCPU.RealtimeRuntime", verdict: refused, names: prefix + "cpu.realtimeRuntime", set: cpu(specs.LinuxCPU{RealtimeRuntime: to(int64(1))})},
-		{field: "LinuxCPU.RealtimePeriod", verdict: refused, names: prefix + "cpu.realtimePeriod", set: cpu(specs.LinuxCPU{RealtimePeriod: to(uint64(1))})},
+		{field: "LinuxCPU.Shares", verdict: guest, set: cpu(specs.LinuxCPU{Shares: new(uint64(512))})},
+		{field: "LinuxCPU.Quota", verdict: guest, set: cpu(specs.LinuxCPU{Quota: new(int64(5000))})},
+		{field: "LinuxCPU.Burst", verdict: guest, set: cpu(specs.LinuxCPU{Burst: new(uint64(5000))})},
+		{field: "LinuxCPU.Period", verdict: guest, set: cpu(specs.LinuxCPU{Period: new(uint64(5000))})},
+		{field: "LinuxCPU.RealtimeRuntime", verdict: refused, names: prefix + "cpu.realtimeRuntime", set: cpu(specs.LinuxCPU{RealtimeRuntime: new(int64(1))})},
+		{field: "LinuxCPU.RealtimePeriod", verdict: refused, names: prefix + "cpu.realtimePeriod", set: cpu(specs.LinuxCPU{RealtimePeriod: new(uint64(1))})},
 		{field: "LinuxCPU.Cpus", verdict: host, set: cpu(specs.LinuxCPU{Cpus: "0"})},
 		{field: "LinuxCPU.Mems", verdict: host, set: cpu(specs.LinuxCPU{Mems: "0"})},
-		{field: "LinuxCPU.Idle", verdict: guest, set: cpu(specs.LinuxCPU{Idle: to(int64(1))})},
+		{field: "LinuxCPU.Idle", verdict: guest, set: cpu(specs.LinuxCPU{Idle: new(int64(1))})},
 		{field: "LinuxResources.Pids", verdict: group},
-		{field: "LinuxPids.Limit", verdict: guest, set: res(func(r *specs.LinuxResources) { r.Pids.Limit = to(int64(5)) })},
+		{field: "LinuxPids.Limit", verdict: guest, set: res(func(r *specs.LinuxResources) { r.Pids.Limit = new(int64(5)) })},
 		{field: "LinuxResources.BlockIO", verdict: group},
-		{field: "LinuxBlockIO.Weight", verdict: host, set: io(specs.LinuxBlockIO{Weight: to(uint16(20))})},
-		{field: "LinuxBlockIO.LeafWeight", verdict: refused, names: prefix + "blockIO.leafWeight", set: io(specs.LinuxBlockIO{LeafWeight: to(uint16(20))})},
+		{field: "LinuxBlockIO.Weight", verdict: host, set: io(specs.LinuxBlockIO{Weight: new(uint16(20))})},
+		{field: "LinuxBlockIO.LeafWeight", verdict: refused, names: prefix + "blockIO.leafWeight", set: io(specs.LinuxBlockIO{LeafWeight: new(uint16(20))})},
 		{field: "LinuxBlockIO.WeightDevice", verdict: group},
 		{field: "LinuxWeightDevice.LinuxBlockIODevice", verdict: group},
 		{field: "LinuxWeightDevice.Weight", verdict: host, set: io(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{weight}})},
@@ -305,7 +303,7 @@ func resourceRules() []rule {
 			r.HugepageLimits = []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 1}}
 		})},
 		{field: "LinuxResources.Network", verdict: group},
-		{field: "LinuxNetwork.ClassID", verdict: refused, names: prefix + "network", set: res(func(r *specs.LinuxResources) { r.Network.ClassID = to(uint32(1)) })},
+		{field: "LinuxNetwork.ClassID", verdict: refused, names: prefix + "network", set: res(func(r *specs.LinuxResources) { r.Network.ClassID = new(uint32(1)) })},
 		{field: "LinuxNetwork.Priorities", verdict: group},
 		{field: "LinuxInterfacePriority.Name", verdict: refused, names: prefix + "network", set: res(func(r *specs.LinuxResources) { r.Network.Priorities = []specs.LinuxInterfacePriority{{Name: "x"}} })},
 		{field: "LinuxInterfacePriority.Priority", verdict: refused, names: prefix + "network", set: res(func(r *specs.LinuxResources) { r.Network.Priorities = []specs.LinuxInterfacePriority{{Priority: 1}} })},
@@ -332,7 +330,7 @@ func TestFieldsAreListed(t *testing.T) {
 	done := map[reflect.Type]bool{}
 	var walk func(reflect.Type)
 	walk = func(typ reflect.Type) {
-		switch typ.Kind() {
+		switch typ.Kind() { //nolint:exhaustive // the rest has no fields
 		case reflect.Pointer, reflect.Slice, reflect.Map, reflect.Array:
 			walk(typ.Elem())
 			return
@@ -377,7 +375,7 @@ func outcome(t *testing.T, s *specs.Spec) (w *Workload, hostSide, guestSide stri
 	}
 	plain := *w
 	plain.spec, plain.Ignored = nil, nil
-	h, err := json.Marshal(plain)
+	h, err := json.Marshal(plain) //nolint:musttag // to compare, not to keep
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -412,8 +410,8 @@ func TestFields(t *testing.T) {
 			r.set(s)
 			w, h, g, err := outcome(t, s)
 			if r.verdict == refused {
-				var unsupported *UnsupportedError
-				if !errors.As(err, &unsupported) || !errors.Is(err, errdefs.ErrInvalidArgument) || !names(unsupported.Problems, r.names) {
+				unsupported, ok := errors.AsType[*UnsupportedError](err)
+				if !ok || !errors.Is(err, errdefs.ErrInvalidArgument) || !names(unsupported.Problems, r.names) {
 					t.Fatalf("Parse error = %v, want one that names %s", err, r.names)
 				}
 				return

@@ -38,8 +38,7 @@ func golden(t *testing.T, config []byte) string {
 	t.Helper()
 	var b strings.Builder
 	w, err := Parse(config, Options{Annotations: []string{AnnotationMemoryMiB}, GuestDevices: []GuestDevice{Fuse}})
-	var refused *UnsupportedError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*UnsupportedError](err); ok {
 		for _, p := range refused.Problems {
 			fmt.Fprintf(&b, "refused %v\n", p)
 		}

@@ -32,7 +32,7 @@ func (n Namespace) Shared() bool { return n.Path != "" }
 
 // namespaces checks linux.namespaces.
 func (w *Workload) namespaces(p *problems) {
-	seen := map[specs.LinuxNamespaceType]bool{}
+	seen := make(map[specs.LinuxNamespaceType]bool)
 	for i, ns := range w.spec.Linux.Namespaces {
 		field := fmt.Sprintf("linux.namespaces[%d]", i)
 		if seen[ns.Type] {

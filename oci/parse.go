@@ -126,7 +126,7 @@ func (w *Workload) hooks(p *problems) {
 		p.refuse("hooks.startContainer", h.StartContainer[0].Path, text)
 	}
 	w.Hooks = Hooks{
-		Prestart:      p.hooks("prestart", h.Prestart),
+		Prestart:      p.hooks("prestart", h.Prestart), //nolint:staticcheck // deprecated, and still sent by engines
 		CreateRuntime: p.hooks("createRuntime", h.CreateRuntime),
 		Poststart:     p.hooks("poststart", h.Poststart),
 		Poststop:      p.hooks("poststop", h.Poststop),

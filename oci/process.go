@@ -60,12 +60,7 @@ func (w *Workload) process(p *problems) {
 }
 
 func (p *problems) process(field string, s *specs.Process) {
-	if s.CommandLine != "" {
-		p.refuse(field+".commandLine", s.CommandLine, "is of another platform: use args")
-	}
-	if s.User.Username != "" {
-		p.refuse(field+".user.username", s.User.Username, "is of another platform: use uid and gid")
-	}
+	p.processPlatform(field, s)
 	if s.User.Umask != nil && *s.User.Umask > 0o777 {
 		p.refuse(field+".user.umask", *s.User.Umask, "is above 0777")
 	}
@@ -98,6 +93,15 @@ func (p *problems) process(field string, s *specs.Process) {
 		for _, c := range unknown {
 			p.ignore(field+".capabilities", c, "the guest's kernel does not know it and cannot grant it")
 		}
+	}
+}
+
+func (p *problems) processPlatform(field string, s *specs.Process) {
+	if s.CommandLine != "" {
+		p.refuse(field+".commandLine", s.CommandLine, "is of another platform: use args")
+	}
+	if s.User.Username != "" {
+		p.refuse(field+".user.username", s.User.Username, "is of another platform: use uid and gid")
 	}
 }
 

@@ -97,18 +97,18 @@ func (w *Workload) cpus(s Sizing, p *problems) int {
 	if quota <= 0 {
 		quota, period = w.Resources.CPUQuota, w.Resources.CPUPeriod
 	}
-	n := uint64(s.DefaultCPUs)
+	n := s.DefaultCPUs
 	if quota > 0 {
 		period = cmp.Or(period, defaultPeriod)
-		n = (uint64(quota)-1)/period + 1
+		n = int(min((uint64(quota)-1)/period+1, maxListed))
 	}
 	if listed, err := listCount(w.Resources.CPUs); err == nil && listed > 0 {
 		if quota <= 0 {
-			n = uint64(listed)
+			n = listed
 		}
-		n = min(n, uint64(listed))
+		n = min(n, listed)
 	}
-	return int(min(n, uint64(s.MaxCPUs)))
+	return min(n, s.MaxCPUs)
 }
 
 // listCount counts a kernel list such as 0-2,7. Empty counts 0.

@@ -275,7 +275,7 @@ func (g *Group) kill(pid int) error {
 	if err != nil {
 		return fmt.Errorf("pidfd of %d: %w", pid, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if pids, err := g.Pids(); err != nil || !slices.Contains(pids, pid) {
 		return err
 	}

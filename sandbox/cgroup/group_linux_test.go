@@ -14,11 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"cloister/tests/testenv"
+
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
-
-	"cloister/tests/testenv"
 )
 
 // fakeFiles is a cgroup v2 file system in a plain folder: a new group has the

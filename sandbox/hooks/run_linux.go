@@ -13,9 +13,9 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"cloister/oci"
+
+	"golang.org/x/sys/unix"
 )
 
 // drain bounds the wait for output after a hook's end: a daemon that it left
@@ -101,16 +101,32 @@ func execute(cmd *exec.Cmd, ns Namespaces) error {
 		return wait(cmd, cmd.Start())
 	}
 	done := make(chan error)
-	go func() {
-		// The thread's namespaces are no longer the process's: it is never unlocked, so it ends here.
-		runtime.LockOSThread()
+	go onThread(func() {
 		err := enter(ns)
 		if err == nil {
 			err = cmd.Start()
 		}
 		done <- wait(cmd, err)
-	}()
+	})
 	return <-done
+}
+
+// onThread runs f on a thread that ends with it, since it is never unlocked: what
+// f does to the thread touches nobody else. The first thread is not taken: it
+// never ends, and /proc/PID/ns shows its namespaces for the whole process.
+func onThread(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onThread(f)
+	}()
+	<-done
+	runtime.UnlockOSThread()
 }
 
 // wait waits for a command that was started without an error. A hook that does

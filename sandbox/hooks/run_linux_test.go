@@ -8,16 +8,15 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
-
 	"cloister/oci"
 	"cloister/tests/testenv"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func sh(script string, env ...string) oci.Hook {
@@ -140,9 +139,9 @@ func TestRunAll(t *testing.T) {
 func TestRunNamespaces(t *testing.T) {
 	testenv.NeedRoot(t)
 	var ns Namespaces
+	own, _ := os.Readlink("/proc/self/ns/net")
 	ready := make(chan error)
-	go func() {
-		runtime.LockOSThread()
+	go onThread(func() {
 		err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_FS)
 		if err == nil {
 			ns.Mount, err = os.Open("/proc/thread-self/ns/mnt")
@@ -151,7 +150,7 @@ func TestRunNamespaces(t *testing.T) {
 			ns.Network, err = os.Open("/proc/thread-self/ns/net")
 		}
 		ready <- err
-	}()
+	})
 	if err := <-ready; err != nil {
 		t.Skip("no new namespaces here:", err)
 	}
@@ -170,7 +169,6 @@ func TestRunNamespaces(t *testing.T) {
 			t.Errorf("hook ran in %q, want inode %d", got, st.Ino)
 		}
 	}
-	own, _ := os.Readlink("/proc/self/ns/net")
 	if strings.Contains(string(got), own) {
 		t.Error("the process's own namespace was used")
 	}

@@ -139,7 +139,7 @@ func (d Dir) Make() error {
 	if err := os.MkdirAll(filepath.Dir(string(d)), 0o711); err != nil { //nolint:gosec // passable: containers' sockets and logs have modes of their own
 		return err
 	}
-	err := os.Mkdir(string(d), 0o700)
+	err := os.Mkdir(string(d), 0o700) //nolint:gosec // names are checked by New
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%w: %w", errdefs.ErrAlreadyExists, err)
 	}

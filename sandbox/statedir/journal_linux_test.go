@@ -38,6 +38,15 @@ func create(t *testing.T, d Dir) *Journal {
 	return j
 }
 
+// undoing gives the kinds one undoer.
+func undoing(f Undoer, kinds ...Kind) map[Kind]Undoer {
+	out := make(map[Kind]Undoer)
+	for _, k := range kinds {
+		out[k] = f
+	}
+	return out
+}
+
 func TestJournal(t *testing.T) {
 	d := newDir(t)
 	j := create(t, d)
@@ -82,7 +91,7 @@ func TestJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer k.Close()
+	defer func() { _ = k.Close() }()
 	if err := k.Forget(seq); err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +112,7 @@ func TestOpenOfNothing(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Open of a folder without a record: %v", err)
 	}
-	defer j.Close()
+	defer func() { _ = j.Close() }()
 	if err := j.Undo(t.Context(), nil); err != nil {
 		t.Error(err)
 	}
@@ -148,13 +157,13 @@ func TestUndo(t *testing.T) {
 	}
 	broken := errors.New("broken")
 	var order []string
-	undoers := map[Kind]Undoer{KindMount: func(_ context.Context, e Effect) error {
+	undoers := undoing(func(_ context.Context, e Effect) error {
 		order = append(order, e.Path)
 		if e.Path == "/2" {
 			return broken
 		}
 		return nil
-	}}
+	}, KindMount)
 	err := j.Undo(t.Context(), undoers)
 	if !errors.Is(err, broken) || !errors.Is(err, errdefs.ErrNotImplemented) {
 		t.Errorf("Undo = %v, want both errors", err)
@@ -180,7 +189,7 @@ func TestUndoAfterReboot(t *testing.T) {
 	}
 	var called []Kind
 	note := func(_ context.Context, e Effect) error { called = append(called, e.Kind); return nil }
-	undoers := map[Kind]Undoer{KindFolder: note, KindMount: note, KindProcess: note, KindReservation: note}
+	undoers := undoing(note, KindFolder, KindMount, KindProcess, KindReservation)
 	if err := j.Undo(t.Context(), undoers); err != nil {
 		t.Fatal(err)
 	}
@@ -244,6 +253,7 @@ func TestCrashChild(t *testing.T) {
 
 // TestCrash: whatever step the owner dies at, the next one takes everything back.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	for at := range 2 + 3*crashEffects + 1 {
 		t.Run(strconv.Itoa(at), func(t *testing.T) {
 			t.Parallel()
@@ -261,13 +271,13 @@ func TestCrash(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer j.Close()
-			err = j.Undo(t.Context(), map[Kind]Undoer{KindFolder: func(_ context.Context, e Effect) error {
+			defer func() { _ = j.Close() }()
+			err = j.Undo(t.Context(), undoing(func(_ context.Context, e Effect) error {
 				if err := os.Remove(e.Path); err != nil && (e.Done || !errors.Is(err, os.ErrNotExist)) {
 					return err
 				}
 				return nil
-			}})
+			}, KindFolder))
 			if err != nil {
 				t.Fatal(err)
 			}

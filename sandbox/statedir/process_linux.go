@@ -68,7 +68,7 @@ func (p Process) Kill(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("pidfd of %d: %w", p.Pid, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if !p.Alive() { // asked after the open: the descriptor is of the process that was asked about
 		return nil
 	}
@@ -85,7 +85,7 @@ func (p Process) await(ctx context.Context, fd int) error {
 		if deadline, ok := ctx.Deadline(); ok {
 			wait = min(wait, max(0, time.Until(deadline)))
 		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(wait.Milliseconds()))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(wait.Milliseconds())) //nolint:gosec // descriptors are small
 		if n > 0 {
 			return nil
 		}
@@ -126,7 +126,7 @@ func hasEnviron(pid int, line string) bool {
 	if err != nil {
 		return false
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	env, err := io.ReadAll(io.LimitReader(f, maxEnviron))
 	if err != nil {
 		return false
