@@ -74,8 +74,9 @@ soak: build guest ## many sandboxes for SOAKTIME (10m): nothing may be left
 check: build ## what this host offers to cloister
 	@$(BUILD)/cloister check
 
-demo: build guest ## one container in its own guest, under a private containerd
-	@tests/demo/demo.sh
+demo: build ## one container in its own guest (the distribution's kernel), under a private containerd
+	@$(MAKE) --no-print-directory guest FLAVOUR=distro
+	@FLAVOUR=distro tests/demo/demo.sh
 
 install: ## programs, guest image and config below DESTDIR
 	@FLAVOUR=$(FLAVOUR) DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) .ci/install
