@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"cloister/oci"
-	"cloister/sandbox"
 )
 
 // container is one container, or the pause container of a pod, which exists

@@ -117,8 +117,8 @@ func (r *Runtime) enter(ctx context.Context, c *container) (box *sandbox.Sandbox
 
 // admit puts the container into the sandbox and its first process into state created.
 func (r *Runtime) admit(ctx context.Context, box *sandbox.Sandbox, c *container, req CreateRequest) error {
-	if c.pause {
-		return nil
+	if err := r.before(ctx, c); err != nil || c.pause {
+		return err
 	}
 	bundle, err := box.Add(ctx, sandbox.Container{ID: c.id, Bundle: c.bundle, Workload: c.workload, Rootfs: req.Rootfs})
 	if err != nil {

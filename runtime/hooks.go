@@ -4,8 +4,35 @@ package runtime
 
 import (
 	"context"
+	"errors"
+
+	"github.com/containerd/log"
 
 	"cloister/oci"
+	"cloister/sandbox/hooks"
 )
 
-func (r *Runtime) runHooks(context.Context, *container, []oci.Hook) {}
+// before runs the hooks that must succeed before the container exists in the
+// guest: engines attach networks by them, with the machine's pid in the state.
+func (r *Runtime) before(ctx context.Context, c *container) error {
+	state := r.hookState(c, hooks.Creating)
+	return errors.Join(
+		hooks.Run(ctx, c.workload.Hooks.Prestart, state, hooks.Namespaces{}),
+		hooks.Run(ctx, c.workload.Hooks.CreateRuntime, state, hooks.Namespaces{}),
+	)
+}
+
+// after runs hooks whose errors change nothing any more.
+func (r *Runtime) after(ctx context.Context, c *container, list []oci.Hook, status hooks.Status) {
+	if err := hooks.RunAll(ctx, list, r.hookState(c, status), hooks.Namespaces{}); err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id).Warn("hooks")
+	}
+}
+
+func (r *Runtime) hookState(c *container, status hooks.Status) hooks.State {
+	s := hooks.State{ID: c.id, Status: status, Bundle: c.bundle, Annotations: c.workload.Annotations}
+	if status != hooks.Stopped {
+		s.Pid = int(r.Pid())
+	}
+	return s
+}

@@ -15,6 +15,7 @@ import (
 
 	"cloister/oci"
 	"cloister/runtime/stdio"
+	"cloister/sandbox/hooks"
 )
 
 // Start starts a created process and returns the machine's pid.
@@ -47,6 +48,10 @@ func (r *Runtime) Start(ctx context.Context, ref Ref) (uint32, error) {
 	}
 	if err := p.start(call, announce); err != nil {
 		return 0, err
+	}
+	if ref.Exec == "" {
+		r.after(ctx, c, c.workload.Hooks.Poststart, hooks.Running)
+		box.Note(ctx)
 	}
 	return uint32(box.Pid()), nil
 }
@@ -155,7 +160,7 @@ func (r *Runtime) retire(ctx context.Context, c *container) {
 			log.G(ctx).WithError(err).WithField("id", c.id).Warn("remove container")
 		}
 	}
-	r.runHooks(ctx, c, c.workload.Hooks.Poststop)
+	r.after(ctx, c, c.workload.Hooks.Poststop, hooks.Stopped)
 	r.forget(c.id)
 	if c.pause || r.Empty() {
 		if err := r.Close(ctx); err != nil {

@@ -4,12 +4,67 @@ package sandbox
 
 import (
 	"context"
-	"path/filepath"
+	"errors"
+
+	"github.com/containerd/errdefs"
+
+	"cloister/sandbox/cgroup"
+	"cloister/sandbox/statedir"
 )
 
 // Cleanup takes back what a sandbox left whose shim is dead. A sandbox that
 // lives, and one that left nothing, is not touched.
-func Cleanup(_ context.Context, cfg Config, namespace, id string) error {
+func Cleanup(ctx context.Context, cfg Config, namespace, id string) error {
 	cfg = cfg.withDefaults()
-	return removeTree(filepath.Join(cfg.State, namespace, id))
+	dir, err := statedir.New(cfg.State, namespace, id)
+	if err != nil {
+		return err
+	}
+	return collect(ctx, cfg, dir)
+}
+
+// CleanupAll is Cleanup for everything that dead shims left on this host.
+func CleanupAll(ctx context.Context, cfg Config) error {
+	cfg = cfg.withDefaults()
+	dirs, err := statedir.List(cfg.State)
+	if err != nil {
+		return err
+	}
+	errs := make([]error, 0, len(dirs))
+	for _, dir := range dirs {
+		errs = append(errs, collect(ctx, cfg, dir))
+	}
+	return errors.Join(errs...)
+}
+
+// collect undoes a record whose owner is dead, newest effect first.
+func collect(ctx context.Context, cfg Config, dir statedir.Dir) error {
+	ctx, cancel := context.WithTimeout(ctx, undoLimit)
+	defer cancel()
+	journal, err := statedir.Open(dir)
+	if errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = journal.Undo(ctx, undoers(cfg))
+	if err != nil {
+		return errors.Join(err, journal.Close())
+	}
+	return errors.Join(journal.Close(), removeTree(dir.String()))
+}
+
+// undoers take back each kind of effect that a sandbox makes.
+func undoers(Config) map[statedir.Kind]statedir.Undoer {
+	return map[statedir.Kind]statedir.Undoer{
+		statedir.KindProcess: statedir.UndoProcess,
+		statedir.KindCgroup: func(ctx context.Context, e statedir.Effect) error {
+			group, err := cgroup.At(e.Path)
+			if err != nil {
+				return err
+			}
+			return errors.Join(group.Kill(), group.Remove(ctx))
+		},
+	}
 }

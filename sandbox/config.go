@@ -4,9 +4,11 @@ package sandbox
 
 import (
 	"cmp"
+	"path/filepath"
 	"time"
 
 	"cloister/oci"
+	"cloister/sandbox/statedir"
 	"cloister/vmm"
 )
 
@@ -21,6 +23,16 @@ type Config struct {
 	Sizing    oci.Sizing  `toml:"sizing"`
 	Workloads oci.Options `toml:"workloads"`
 	Timeouts  Timeouts    `toml:"timeouts"`
+
+	// Trace is told of each effect on the host before, after, and once it is on
+	// disk as done; for crash tests.
+	Trace func(effect, moment string) `toml:"-"`
+}
+
+func (c Config) trace(e statedir.Effect, moment string) {
+	if c.Trace != nil {
+		c.Trace(string(e.Kind)+" "+filepath.Base(e.Path), moment)
+	}
 }
 
 // Guest says which guest image sandboxes start with.

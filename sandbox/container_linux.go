@@ -19,6 +19,7 @@ import (
 	"cloister/oci"
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/plan"
+	"cloister/sandbox/statedir"
 )
 
 // maxCopied bounds a file that is copied into the guest instead of shared.
@@ -58,7 +59,11 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 	req := &guestv1.PrepareContainerRequest{Id: c.ID}
 	done := s.Phase("rootfs")
 	defer done()
-	shared := filepath.Join(s.dir, "share", c.ID)
+	id, err := statedir.ParseID(c.ID)
+	if err != nil {
+		return "", err
+	}
+	shared := s.dir.Container(id)
 	if err := os.Mkdir(shared, 0o711); err != nil {
 		return "", err
 	}

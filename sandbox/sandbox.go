@@ -6,13 +6,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/containerd/log"
+
 	"cloister/oci"
+	"cloister/sandbox/cgroup"
 	"cloister/sandbox/guestapi"
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
+	"cloister/sandbox/statedir"
 	"cloister/vmm/qemu"
 	"cloister/vmm/virtiofsd"
 )
@@ -34,7 +40,9 @@ type Sandbox struct {
 	request Request
 	size    oci.Size
 
-	dir     string
+	dir     statedir.Dir
+	journal *statedir.Journal
+	cgroup  *cgroup.Group
 	netns   *network.Namespace
 	files   *virtiofsd.Process
 	machine *qemu.Process
@@ -45,15 +53,11 @@ type Sandbox struct {
 	network sync.Mutex // orders what the guest is told of its network
 
 	mu         sync.Mutex
-	phases     []Phase
+	begun      time.Time
+	phases     []statedir.Phase
+	facts      map[string]string
 	containers map[string]*resident
 	luns       map[int]bool
-}
-
-// Phase is one part of a start and how long it took.
-type Phase struct {
-	Name     string
-	Duration time.Duration
 }
 
 // step is one part of a start that has effects; a crash after any of them is tested.
@@ -65,6 +69,7 @@ type step struct {
 func (s *Sandbox) steps(p *planned) []step {
 	return []step{
 		{"plan", func(context.Context) error { return s.plan(p) }},
+		{"promise", func(ctx context.Context) error { return s.promise(ctx) }},
 		{"prepare", func(context.Context) error { return s.prepare(p) }},
 		{"files", func(ctx context.Context) error { return s.serveFiles(ctx, p) }},
 		{"qemu", func(ctx context.Context) error { return s.launch(ctx, p) }},
@@ -78,7 +83,7 @@ func (s *Sandbox) steps(p *planned) []step {
 // no instruction when a label turns out wrong. On an error nothing is left.
 func Start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error) {
 	s := &Sandbox{
-		config: cfg.withDefaults(), request: req, done: make(chan struct{}),
+		config: cfg.withDefaults(), request: req, done: make(chan struct{}), begun: time.Now(),
 		containers: map[string]*resident{}, luns: map[int]bool{},
 	}
 	defer func() {
@@ -106,7 +111,9 @@ func (s *Sandbox) Phase(name string) func() {
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.phases = append(s.phases, Phase{Name: name, Duration: time.Since(begin)})
+		s.phases = append(s.phases, statedir.Phase{
+			Name: name, OffsetMs: begin.Sub(s.begun).Milliseconds(), DurationMs: time.Since(begin).Milliseconds(),
+		})
 	}
 }
 
@@ -146,6 +153,47 @@ func (s *Sandbox) Explain(err error) error {
 
 // Destroy ends the machine and takes back everything the sandbox did.
 func (s *Sandbox) Destroy(ctx context.Context) error { return s.undo.run(ctx) }
+
+// do makes an effect on the host. It is on disk before it happens, so that
+// whoever comes next can take it back; undo must succeed when nothing happened.
+func (s *Sandbox) do(e statedir.Effect, act func(*statedir.Effect) error, undo func(context.Context) error) error {
+	seq, err := s.journal.Promise(e)
+	if err != nil {
+		return err
+	}
+	s.undo.push(e.String(), func(ctx context.Context) error {
+		if err := undo(ctx); err != nil {
+			return err
+		}
+		return s.journal.Forget(seq)
+	})
+	s.config.trace(e, "promised")
+	if err := act(&e); err != nil {
+		return err
+	}
+	s.config.trace(e, "made")
+	err = s.journal.Done(seq, func(stored *statedir.Effect) {
+		stored.Path, stored.Detail, stored.Process = e.Path, e.Detail, e.Process
+	})
+	s.config.trace(e, "written")
+	return err
+}
+
+// Note writes down what people ask of a running sandbox: what it runs on and how
+// long each phase of its start took.
+func (s *Sandbox) Note(ctx context.Context) {
+	s.mu.Lock()
+	facts, phases := s.facts, slices.Clone(s.phases)
+	s.mu.Unlock()
+	if err := s.journal.Note(facts, phases); err != nil {
+		log.G(ctx).WithError(err).Warn("note the sandbox's phases")
+	}
+	line := make([]string, 0, len(phases))
+	for _, p := range phases {
+		line = append(line, fmt.Sprintf("%s=%dms", p.Name, p.DurationMs))
+	}
+	log.G(ctx).WithField("sandbox", s.request.ID).Infof("started: %s", strings.Join(line, " "))
+}
 
 // ContainerMemory is what all containers together may use, in bytes.
 func (s *Sandbox) ContainerMemory() int64 { return s.size.ContainerMemory }

@@ -8,8 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	goruntime "runtime"
+	"strconv"
 	"time"
 
 	"github.com/containerd/log"
@@ -18,6 +18,7 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
+	"cloister/sandbox/statedir"
 	"cloister/vmm"
 	"cloister/vmm/guestimage"
 	"cloister/vmm/qemu"
@@ -29,7 +30,6 @@ import (
 type planned struct {
 	machine vmm.Machine
 	taps    []*os.File
-	shared  string // folder that the file server serves
 	close_  []func() error
 }
 
@@ -61,21 +61,35 @@ func (s *Sandbox) plan(p *planned) error {
 		return err
 	}
 	p.machine = plan.Machine(s.request.ID, host, wish, s.size, nics)
+	s.facts = map[string]string{
+		"machine": string(p.machine.Type), "accel": string(accel), "kernel": image.Manifest.Kernel.Version, "image": image.Dir,
+		"memory_mib": strconv.Itoa(s.size.MemoryMiB), "cpus": strconv.Itoa(s.size.CPUs),
+	}
 	return p.machine.Validate()
 }
 
-// prepare makes the sandbox's folder and opens its network namespace.
+// promise makes the sandbox's folder and its record, which is there before the
+// first effect. What a dead owner left under the same name is taken back first.
+func (s *Sandbox) promise(ctx context.Context) (err error) {
+	if s.dir, err = statedir.New(s.config.State, s.request.Namespace, s.request.ID); err != nil {
+		return err
+	}
+	if err := collect(ctx, s.config, s.dir); err != nil {
+		return err
+	}
+	if s.journal, err = statedir.Create(s.dir, s.request.Bundle); err != nil {
+		return err
+	}
+	s.undo.push("folder", func(context.Context) error { return errors.Join(s.journal.Close(), removeTree(s.dir.String())) })
+	return nil
+}
+
+// prepare opens the sandbox's cgroup, network namespace and taps.
 func (s *Sandbox) prepare(p *planned) error {
-	s.dir = filepath.Join(s.config.State, s.request.Namespace, s.request.ID)
-	if err := os.MkdirAll(filepath.Dir(s.dir), 0o711); err != nil {
+	if err := os.Mkdir(s.dir.Share(), 0o755); err != nil {
 		return err
 	}
-	if err := os.Mkdir(s.dir, 0o700); err != nil {
-		return err
-	}
-	s.undo.push("folder", func(context.Context) error { return removeTree(s.dir) })
-	p.shared = filepath.Join(s.dir, "share")
-	if err := os.Mkdir(p.shared, 0o755); err != nil {
+	if err := s.enterCgroup(); err != nil {
 		return err
 	}
 	ns, err := network.Open(s.request.Workload.Namespaces.Network.Path)
@@ -95,44 +109,74 @@ func (s *Sandbox) prepare(p *planned) error {
 	return nil
 }
 
-func (s *Sandbox) starter() launcher { return launcher{netns: s.netns.File()} }
+// starter starts a helper in the sandbox's network namespace and cgroup, with
+// the sandbox's mark in its environment.
+func (s *Sandbox) starter() launcher {
+	return launcher{netns: s.netns.File(), mark: s.dir.Marker(), cgroup: s.cgroup}
+}
+
+// run starts a helper, whose pid is promised by its mark.
+func (s *Sandbox) run(program string, start func() (pid int, err error), stop func(context.Context) error) error {
+	e := statedir.Effect{Kind: statedir.KindProcess, Path: program, Detail: s.dir.Marker()}
+	return s.do(e, func(e *statedir.Effect) error {
+		pid, err := start()
+		if err != nil {
+			return err
+		}
+		e.Process, err = statedir.ProcessOf(pid)
+		return err
+	}, stop)
+}
 
 func (s *Sandbox) serveFiles(ctx context.Context, p *planned) error {
-	log, err := openLog(filepath.Join(s.dir, "virtiofsd.log"))
+	log, err := openLog(s.dir.VirtiofsdLog())
 	if err != nil {
 		return err
 	}
 	p.close_ = append(p.close_, log.Close)
-	s.files, err = virtiofsd.Start(ctx, virtiofsd.Config{
-		Binary: s.config.Machine.Virtiofsd, Source: p.shared, Starter: s.starter(), Log: log, Dir: s.dir,
+	return s.run("virtiofsd", func() (int, error) {
+		s.files, err = virtiofsd.Start(ctx, virtiofsd.Config{
+			Binary: s.config.Machine.Virtiofsd, Source: s.dir.Share(), Starter: s.starter(), Log: log, Dir: s.dir.String(),
+		})
+		if err != nil {
+			return 0, err
+		}
+		return s.files.Pid(), nil
+	}, func(context.Context) error {
+		if s.files == nil {
+			return nil
+		}
+		return s.files.Stop()
 	})
-	if err != nil {
-		return err
-	}
-	s.undo.push("file server", func(context.Context) error { return s.files.Stop() })
-	return nil
 }
 
 func (s *Sandbox) launch(ctx context.Context, p *planned) error {
-	log, err := openLog(filepath.Join(s.dir, "qemu.log"))
+	log, err := openLog(s.dir.QEMULog())
 	if err != nil {
 		return err
 	}
 	p.close_ = append(p.close_, log.Close)
-	console, err := openLog(filepath.Join(s.dir, "console.log"))
+	console, err := openLog(s.dir.Console())
 	if err != nil {
 		return err
 	}
 	p.close_ = append(p.close_, console.Close)
-	s.machine, err = qemu.Start(ctx, p.machine, qemu.Options{
-		Binary: s.config.Machine.QEMU, Starter: s.starter(), Dir: s.dir, Log: log, Console: console, Share: s.files.Socket(), Taps: p.taps,
+	return s.run("qemu", func() (int, error) {
+		s.machine, err = qemu.Start(ctx, p.machine, qemu.Options{
+			Binary: s.config.Machine.QEMU, Starter: s.starter(), Dir: s.dir.String(),
+			Log: log, Console: console, Share: s.files.Socket(), Taps: p.taps,
+		})
+		if err != nil {
+			return 0, err
+		}
+		s.files.HandedOver()
+		return s.machine.Pid(), nil
+	}, func(ctx context.Context) error {
+		if s.machine == nil {
+			return nil
+		}
+		return s.machine.Stop(ctx)
 	})
-	if err != nil {
-		return err
-	}
-	s.files.HandedOver()
-	s.undo.push("machine", s.machine.Stop)
-	return nil
 }
 
 // verify reads back what the kernel says of the processes, and lets the guest run.
@@ -149,8 +193,8 @@ func (s *Sandbox) greet(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, s.machine.Err(), fmt.Errorf("console: %s", s.machine.ConsoleTail()))
 	}
-	_ = hello
 	s.guest = guest
+	s.facts["agent"] = hello.AgentVersion
 	s.undo.push("guest connection", func(context.Context) error { return guest.Close() })
 	return nil
 }
