@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func encode(t *testing.T, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// parse changes the good configuration and parses it.
+func parse(t *testing.T, opts Options, change func(*specs.Spec)) (*Workload, error) {
+	t.Helper()
+	s := base()
+	change(s)
+	return Parse(encode(t, s), opts)
+}
+
+// fields are those that an error names, sorted.
+func fields(err error) []string {
+	unsupported, ok := errors.AsType[*UnsupportedError](err)
+	if !ok {
+		return nil
+	}
+	var out []string
+	for _, p := range unsupported.Problems {
+		out = append(out, p.Field)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func member(s *specs.Spec) {
+	s.Annotations = map[string]string{annotationContainerType: "container", annotationSandboxID: "pod"}
+	s.Linux.Namespaces[1].Path = "/proc/4711/ns/net"
+}
+
+func TestParseBounds(t *testing.T) {
+	for _, in := range []string{"", "null", "[]", "{", "{}", `{"linux":[]}`, strings.Repeat(" ", MaxBytes+1)} {
+		if w, err := Parse([]byte(in), Options{}); !errors.Is(err, errdefs.ErrInvalidArgument) || w != nil {
+			t.Errorf("Parse(%.20q) = %v, %v, want ErrInvalidArgument", in, w, err)
+		}
+	}
+}
+
+// TestParseAll: one error names everything.
+func TestParseAll(t *testing.T) {
+	_, err := parse(t, Options{}, func(s *specs.Spec) {
+		s.Root = nil
+		s.Process.Cwd = "tmp"
+		s.Process.Args = nil
+		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X", Hard: 1, Soft: 2}}
+		s.Process.User.Umask = new(uint32(0o1000))
+		s.Process.OOMScoreAdj = new(2000)
+		s.Hooks.Poststop = []specs.Hook{{Path: "rel", Timeout: new(0)}}
+		s.Linux.MaskedPaths = []string{"rel"}
+		s.Linux.RootfsPropagation = "x"
+		s.Linux.Seccomp.DefaultAction = "SCMP_ACT_NOTIFY"
+		s.Linux.Seccomp.Flags = []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagWaitKillableRecv}
+		s.Linux.Seccomp.Syscalls[0].Action = "x"
+	})
+	want := []string{
+		"hooks.poststop[0].path", "hooks.poststop[0].timeout", "linux.maskedPaths", "linux.rootfsPropagation",
+		"linux.seccomp.defaultAction", "linux.seccomp.flags", "linux.seccomp.syscalls[0].action", "process.args", "process.cwd",
+		"process.oomScoreAdj", "process.rlimits[0].soft", "process.rlimits[0].type", "process.user.umask", "root.path",
+	}
+	if d := cmp.Diff(want, fields(err)); d != "" {
+		t.Errorf("fields (-want +got):\n%s", d)
+	}
+	if !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("class of %v", err)
+	}
+}
+
+func TestErrorIsBounded(t *testing.T) {
+	_, err := parse(t, Options{}, func(s *specs.Spec) {
+		for range 1000 {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: strings.Repeat("ü", 1000)})
+		}
+	})
+	if err == nil || len(err.Error()) > 16<<10 || !strings.Contains(err.Error(), "and 968 more") {
+		t.Errorf("error of %d bytes", len(err.Error()))
+	}
+}
+
+func TestRole(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		in   map[string]string
+		role Role
+		id   string
+		want []string // fields of the error
+	}{
+		{"none", nil, Single, "", nil},
+		{"sandbox", map[string]string{annotationContainerType: "sandbox", annotationSandboxID: "p"}, Sandbox, "p", nil},
+		{"CRI-O", map[string]string{annotationCRIOType: "sandbox", annotationCRIOSandbox: "p"}, Sandbox, "p", nil},
+		{"member without sandbox", map[string]string{annotationContainerType: "container"}, "", "", []string{"annotations." + annotationSandboxID, "linux.namespaces"}},
+		{"unknown", map[string]string{annotationContainerType: "x"}, "", "", []string{"annotations." + annotationContainerType}},
+		{"bad number", map[string]string{annotationContainerType: "sandbox", annotationPodMemory: "1G"}, "", "", []string{"annotations." + annotationPodMemory}},
+	} {
+		w, err := parse(t, Options{}, func(s *specs.Spec) { s.Annotations = tt.in })
+		if d := cmp.Diff(tt.want, fields(err)); d != "" {
+			t.Errorf("%s: fields (-want +got):\n%s", tt.name, d)
+		}
+		if err == nil && (w.Role != tt.role || w.SandboxID != tt.id) {
+			t.Errorf("%s: role %q of %q, want %q of %q", tt.name, w.Role, w.SandboxID, tt.role, tt.id)
+		}
+	}
+}
+
+func TestSettings(t *testing.T) {
+	all := []string{AnnotationMemoryMiB, AnnotationCPUs, AnnotationMachine}
+	for _, tt := range []struct {
+		in   map[string]string
+		on   []string
+		want Settings
+		ok   bool
+	}{
+		{map[string]string{AnnotationMemoryMiB: "256", AnnotationCPUs: "2", AnnotationMachine: "microvm"}, all, Settings{256, 2, "microvm"}, true},
+		{map[string]string{AnnotationMemoryMiB: "256"}, nil, Settings{}, false},
+		{map[string]string{AnnotationMemoryMiB: "-1"}, all, Settings{}, false},
+		{map[string]string{AnnotationCPUs: "1.5"}, all, Settings{}, false},
+		{map[string]string{AnnotationMachine: "pc"}, all, Settings{}, false},
+		{map[string]string{"io.cloister.debug": "1"}, []string{"io.cloister.debug"}, Settings{}, false},
+		{map[string]string{"io.katacontainers.config": "1"}, nil, Settings{}, true},
+	} {
+		w, err := parse(t, Options{Annotations: tt.on}, func(s *specs.Spec) { s.Annotations = tt.in })
+		if (err == nil) != tt.ok || err == nil && w.Settings != tt.want {
+			t.Errorf("%v: %v, want ok %v", tt.in, err, tt.ok)
+		}
+	}
+}
+
+func TestNamespaces(t *testing.T) {
+	drop := func(typ string) func(*specs.Spec) {
+		return func(s *specs.Spec) {
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return string(n.Type) == typ })
+		}
+	}
+	join := func(i int, path string) func(*specs.Spec) {
+		return func(s *specs.Spec) { s.Linux.Namespaces[i].Path = path }
+	}
+	with := func(n specs.LinuxNamespace) func(*specs.Spec) {
+		return func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, n) }
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(*specs.Spec)
+		want   []string
+	}{
+		{"no network", drop("network"), []string{"linux.namespaces"}},
+		{"no pid", drop("pid"), []string{"linux.namespaces"}},
+		{"no ipc", drop("ipc"), []string{"linux.namespaces"}},
+		{"no uts", drop("uts"), []string{"linux.namespaces"}},
+		{"no mount", drop("mount"), []string{"linux.namespaces"}},
+		{"network path", join(1, "/run/netns/a"), nil},
+		{"network of a pid", join(1, "/proc/1/ns/net"), nil},
+		{"relative", join(1, "netns/a"), []string{"linux.namespaces[1].path"}},
+		{"pid of a single", join(0, "/proc/1/ns/pid"), []string{"linux.namespaces[0].path"}},
+		{"time", with(specs.LinuxNamespace{Type: "time"}), nil},
+		{"time path", with(specs.LinuxNamespace{Type: "time", Path: "/proc/1/ns/time"}), []string{"linux.namespaces[5].path"}},
+		{"cgroup", with(specs.LinuxNamespace{Type: "cgroup"}), nil},
+		{"twice", with(specs.LinuxNamespace{Type: "pid"}), []string{"linux.namespaces[5].type"}},
+		{"user without mappings", with(specs.LinuxNamespace{Type: "user"}), []string{"linux.uidMappings"}},
+		{"user", userns, nil},
+		{"mappings without user", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, []string{"linux.uidMappings"}},
+		{"mapping too large", func(s *specs.Spec) { userns(s); s.Linux.UIDMappings[0].Size = 1<<32 - 1 }, []string{"linux.uidMappings[0]"}},
+		{"member", member, nil},
+		{"member with a network of its own", func(s *specs.Spec) { member(s); s.Linux.Namespaces[1].Path = "" }, []string{"linux.namespaces"}},
+		{"member joins a kept namespace", func(s *specs.Spec) { member(s); s.Linux.Namespaces[2].Path = "/run/ipc" }, []string{"linux.namespaces[2].path"}},
+	} {
+		_, err := parse(t, Options{}, tt.change)
+		if d := cmp.Diff(tt.want, fields(err)); d != "" {
+			t.Errorf("%s: fields (-want +got):\n%s", tt.name, d)
+		}
+	}
+}
+
+func TestProcPid(t *testing.T) {
+	for in, want := range map[string]int{
+		"/proc/12/ns/net": 12, "/proc/12/task/12/ns/net": 12, "/proc/12/ns/pid": 0, "/proc/0/ns/net": 0, "/proc/self/ns/net": 0,
+		"/proc/99999999/ns/net": 0, "/proc/12/ns/net/x": 0, "/run/netns/a": 0, "": 0,
+	} {
+		if got := procPid(in, specs.NetworkNamespace); got != want {
+			t.Errorf("procPid(%q) = %d, want %d", in, got, want)
+		}
+	}
+}
+
+func TestPodNamespaces(t *testing.T) {
+	in := GuestInput{ID: "c", SandboxPid: 4711, SandboxNetwork: "/run/netns/p", PID: "/p", IPC: "/i", UTS: "/u"}
+	for _, tt := range []struct {
+		name string
+		net  string
+		pid  string
+		want bool
+	}{
+		{"own", "/proc/4711/ns/net", "/proc/4711/ns/pid", true},
+		{"own by path", "/run/netns/p", "", true},
+		{"another pod's network", "/proc/12/ns/net", "", false},
+		{"another pod's network by path", "/run/netns/q", "", false},
+		{"another pod's processes", "/proc/4711/ns/net", "/proc/12/ns/pid", false},
+	} {
+		w, err := parse(t, Options{}, func(s *specs.Spec) {
+			member(s)
+			s.Linux.Namespaces[1].Path, s.Linux.Namespaces[0].Path = tt.net, tt.pid
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = w.GuestSpec(in)
+		if (err == nil) != tt.want {
+			t.Errorf("%s: %v, want ok %v", tt.name, err, tt.want)
+		}
+	}
+	w, err := parse(t, Options{}, func(s *specs.Spec) { member(s); s.Linux.Namespaces[0].Path = "/proc/4711/ns/pid" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.PID = ""
+	if _, err := w.GuestSpec(in); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+		t.Errorf("shared pid namespace that the pod does not have: %v", err)
+	}
+}
+
+func TestMounts(t *testing.T) {
+	mount := func(typ, source string, options ...string) specs.Mount {
+		return specs.Mount{Destination: "/m", Type: typ, Source: source, Options: options}
+	}
+	for _, tt := range []struct {
+		name string
+		in   specs.Mount
+		want Mount
+		bad  bool
+	}{
+		{"bind", mount("bind", "/s", "rbind", "ro", "nosuid", "rprivate"), Mount{Kind: BindMount, Source: "/s", Recursive: true, ReadOnly: true, Propagation: "rprivate", Options: []string{"nosuid"}}, false},
+		{"bind by option", mount("none", "/s", "bind"), Mount{Kind: BindMount, Source: "/s"}, false},
+		{"last word counts", mount("bind", "/s", "ro", "rw"), Mount{Kind: BindMount, Source: "/s"}, false},
+		{"recursively read-only", mount("bind", "/s", "rbind", "rro"), Mount{Kind: BindMount, Source: "/s", Recursive: true, ReadOnly: true, RecursiveRO: true}, false},
+		{"shared", mount("bind", "/s", "rshared"), Mount{}, true},
+		{"idmapped", mount("bind", "/s", "idmap"), Mount{}, true},
+		{"unknown option", mount("bind", "/s", "x=y"), Mount{}, true},
+		{"no source", mount("bind", ""), Mount{}, true},
+		{"tmpfs", mount("tmpfs", "tmpfs", "size=64k", "mode=1777", "uid=5", "nodev", "context=u:r:t:s0"), Mount{Kind: GuestMount, Type: "tmpfs", Options: []string{"size=64k", "mode=1777", "uid=5", "nodev"}}, false},
+		{"tmpfs half", mount("tmpfs", "tmpfs", "size=50%"), Mount{Kind: GuestMount, Type: "tmpfs", Options: []string{"size=50%"}}, false},
+		{"tmpfs shared in the guest", mount("tmpfs", "tmpfs", "rshared"), Mount{Kind: GuestMount, Type: "tmpfs", Propagation: "rshared"}, false},
+		{"bad size", mount("tmpfs", "tmpfs", "size=lots"), Mount{}, true},
+		{"bad mode", mount("tmpfs", "tmpfs", "mode=999"), Mount{}, true},
+		{"two options in one", mount("tmpfs", "tmpfs", "huge=never,uid=0"), Mount{}, true},
+		{"proc", mount("proc", "proc", "hidepid=2"), Mount{Kind: GuestMount, Type: "proc", Options: []string{"hidepid=2"}}, false},
+		{"cgroup", mount("cgroup", "cgroup", "ro"), Mount{Kind: GuestMount, Type: "cgroup", ReadOnly: true}, false},
+		{"overlay", mount("overlay", "overlay", "lowerdir=/"), Mount{}, true},
+		{"nfs", mount("nfs", "h:/", "vers=4"), Mount{}, true},
+		{"no type", mount("", "/s"), Mount{}, true},
+		{"zero byte", mount("bind", "/s\x00"), Mount{}, true},
+	} {
+		w, err := parse(t, Options{}, func(s *specs.Spec) { s.Mounts = []specs.Mount{tt.in} })
+		if (err != nil) != tt.bad {
+			t.Errorf("%s: %v, want an error %v", tt.name, err, tt.bad)
+		}
+		if err != nil {
+			continue
+		}
+		tt.want.Destination = "/m"
+		if d := cmp.Diff(tt.want, w.Mounts[0]); d != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, d)
+		}
+	}
+}
+
+func TestMountPlaces(t *testing.T) {
+	w, err := parse(t, Options{}, func(s *specs.Spec) {
+		member(s)
+		for _, d := range []string{"/etc/hosts", "/etc/../etc/resolv.conf", "/etc/hostname", "/dev/shm", "/dev/termination-log", "../../x"} {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: d, Type: "bind", Source: "/s"})
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []Purpose
+	for _, m := range w.Mounts {
+		got = append(got, m.Purpose)
+	}
+	if d := cmp.Diff([]Purpose{HostsFile, ResolvFile, HostnameFile, SharedMemory, TerminationLog, Volume}, got); d != "" {
+		t.Errorf("purposes (-want +got):\n%s", d)
+	}
+	if last := w.Mounts[5].Destination; last != "/x" {
+		t.Errorf("destination %q leaves the root", last)
+	}
+	in := GuestInput{ID: "c", SandboxPid: 4711, Skip: []int{3}, Sources: map[int]string{0: "/0", 1: "/1", 2: "/2", 4: "/4"}}
+	if _, err := w.GuestSpec(in); !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), "/x") {
+		t.Errorf("GuestSpec without a source: %v", err)
+	}
+	in.Sources[5] = "/5"
+	data, err := w.GuestSpec(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g specs.Spec
+	if err := json.Unmarshal(data, &g); err != nil {
+		t.Fatal(err)
+	}
+	if len(g.Mounts) != 5 || g.Mounts[3].Source != "/4" {
+		t.Errorf("guest's mounts: %+v", g.Mounts)
+	}
+}
+
+func TestDevices(t *testing.T) {
+	allow := func(typ string, major, minor int64, access string) specs.LinuxDeviceCgroup {
+		return specs.LinuxDeviceCgroup{Allow: true, Type: typ, Major: &major, Minor: &minor, Access: access}
+	}
+	node := func(path, typ string, major, minor int64) specs.LinuxDevice {
+		return specs.LinuxDevice{Path: path, Type: typ, Major: major, Minor: minor}
+	}
+	disk := node("/dev/xvda", "b", 202, 0)
+	for _, tt := range []struct {
+		name    string
+		opts    Options
+		devices []specs.LinuxDevice
+		rules   []specs.LinuxDeviceCgroup
+		want    []string
+	}{
+		{"standard", Options{}, []specs.LinuxDevice{node("/dev/null", "c", 1, 3), node("/dev/other", "u", 1, 8)}, nil, nil},
+		{"fuse and tun by default", Options{}, []specs.LinuxDevice{node("/dev/fuse", "c", 10, 229), node("/dev/net/tun", "c", 10, 200)}, nil, nil},
+		{"fuse where there is none", Options{GuestDevices: []GuestDevice{}}, []specs.LinuxDevice{node("/dev/fuse", "c", 10, 229)}, nil, []string{"linux.devices"}},
+		{"fuse by its name on another number", Options{}, []specs.LinuxDevice{node("/dev/fuse", "c", 10, 232)}, nil, []string{"linux.devices"}},
+		{"kvm", Options{}, []specs.LinuxDevice{node("/dev/kvm", "c", 10, 232)}, []specs.LinuxDeviceCgroup{allow("c", 10, 232, "rw")}, []string{"linux.devices", "linux.resources.devices[0]"}},
+		{"fifo", Options{}, []specs.LinuxDevice{node("/x", "p", 0, 0)}, nil, []string{"linux.devices[0].type"}},
+		{"relative", Options{}, []specs.LinuxDevice{node("null", "c", 1, 3)}, nil, []string{"linux.devices[0].path"}},
+		{"disk", Options{}, []specs.LinuxDevice{disk}, []specs.LinuxDeviceCgroup{allow("b", 202, 0, "rwm")}, []string{"linux.devices", "linux.resources.devices[0]"}},
+		{"disk handed over", Options{BlockDevices: true}, []specs.LinuxDevice{disk}, []specs.LinuxDeviceCgroup{allow("b", 202, 0, "rwm")}, nil},
+		{"rule alone", Options{}, nil, []specs.LinuxDeviceCgroup{allow("c", 42, 0, "rwm")}, []string{"linux.resources.devices[0]"}},
+		{"rule for making", Options{}, nil, []specs.LinuxDeviceCgroup{allow("c", 42, 0, "m")}, nil},
+		{"rule for a major", Options{}, nil, []specs.LinuxDeviceCgroup{allow("b", 8, -1, "rwm")}, []string{"linux.resources.devices[0]"}},
+		{"rule for all", Options{}, nil, []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}, nil},
+		{"denials", Options{}, nil, []specs.LinuxDeviceCgroup{{Type: "b", Major: new(int64(8))}}, nil},
+		{"bad rule", Options{}, nil, []specs.LinuxDeviceCgroup{{Type: "x"}, {Access: "q"}}, []string{"linux.resources.devices[0]", "linux.resources.devices[1]"}},
+		{"privileged with disks", Options{BlockDevices: true}, []specs.LinuxDevice{disk, node("/dev/null", "c", 1, 3)}, []specs.LinuxDeviceCgroup{{Allow: true, Type: "a"}}, []string{"linux.devices"}},
+	} {
+		_, err := parse(t, tt.opts, func(s *specs.Spec) {
+			s.Linux.Devices, s.Linux.Resources.Devices = tt.devices, tt.rules
+		})
+		if d := cmp.Diff(tt.want, fields(err)); d != "" {
+			t.Errorf("%s: %v (-want +got):\n%s", tt.name, err, d)
+		}
+	}
+}
+
+func TestPrivilegedSaysWhatToDo(t *testing.T) {
+	config, err := os.ReadFile("testdata/ctr-privileged/config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Parse(config, Options{}); err == nil || !strings.Contains(err.Error(), "privileged_without_host_devices") {
+		t.Errorf("Parse = %v", err)
+	}
+}
+
+// TestHostBlock: a disk gets the guest's number in node and rule, and is
+// read-only when no rule lets it be written.
+func TestHostBlock(t *testing.T) {
+	for _, access := range []string{"rm", "rwm"} {
+		w, err := parse(t, Options{BlockDevices: true}, func(s *specs.Spec) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/null", Type: "c", Major: 1, Minor: 3}, {Path: "/dev/data", Type: "b", Major: 202, Minor: 7}}
+			s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Access: "rwm"}, {Allow: true, Type: "b", Major: new(int64(202)), Minor: new(int64(7)), Access: access}}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := Device{Kind: HostBlock, Path: "/dev/data", Number: DeviceNumber{true, 202, 7}, ReadOnly: access == "rm"}
+		if d := cmp.Diff(want, w.Devices[1]); d != "" {
+			t.Errorf("device (-want +got):\n%s", d)
+		}
+		if _, err := w.GuestSpec(GuestInput{ID: "c"}); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+			t.Errorf("GuestSpec without a number: %v", err)
+		}
+		data, err := w.GuestSpec(GuestInput{ID: "c", Devices: map[int]DeviceNumber{1: {true, 8, 16}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var g specs.Spec
+		if err := json.Unmarshal(data, &g); err != nil {
+			t.Fatal(err)
+		}
+		dev, rule := g.Linux.Devices[1], g.Linux.Resources.Devices[1]
+		if dev.Major != 8 || dev.Minor != 16 || *rule.Major != 8 || *rule.Minor != 16 || rule.Access != access {
+			t.Errorf("guest's device %+v, rule %+v", dev, rule)
+		}
+	}
+}
+
+func TestSysctls(t *testing.T) {
+	w, err := parse(t, Options{}, func(s *specs.Spec) {
+		s.Linux.Sysctl = map[string]string{
+			"net.ipv4.ip_forward": "1", "net/ipv4/conf/eth0.1/forwarding": "1", "kernel.shmmax": "5", "vm.max_map_count": "262144", "kernel.domainname": "d",
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Sysctls{
+		Network: map[string]string{"net.ipv4.ip_forward": "1", "net.ipv4.conf.eth0/1.forwarding": "1"},
+		Kernel:  map[string]string{"vm.max_map_count": "262144"},
+	}
+	if d := cmp.Diff(want, w.Sysctls); d != "" {
+		t.Errorf("sysctls (-want +got):\n%s", d)
+	}
+	for _, network := range []string{"", "/proc/1/ns/net"} {
+		data, err := w.GuestSpec(GuestInput{ID: "c", Network: network})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var g specs.Spec
+		if err := json.Unmarshal(data, &g); err != nil {
+			t.Fatal(err)
+		}
+		wantGuest := map[string]string{"kernel.shmmax": "5"}
+		if network != "" {
+			maps.Copy(wantGuest, want.Network)
+		}
+		if d := cmp.Diff(wantGuest, g.Linux.Sysctl); d != "" {
+			t.Errorf("guest's sysctls with network %q (-want +got):\n%s", network, d)
+		}
+	}
+	for _, name := range []string{"kernel.core_pattern", "kernel.modprobe", "", "/net/x", "net.ipv4..x", "net.ipv4/../../x", "vm.x\n", "fs.protected_symlinks"} {
+		if _, err := parse(t, Options{}, func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{name: "1"} }); err == nil {
+			t.Errorf("sysctl %q is not refused", name)
+		}
+	}
+	if _, err := parse(t, Options{}, func(s *specs.Spec) { member(s); s.Linux.Sysctl = map[string]string{"vm.swappiness": "1"} }); err == nil {
+		t.Error("a member of a pod may set the guest's sysctl")
+	}
+}
