@@ -37,15 +37,19 @@ func Parse(config []byte, opts Options) (*Workload, error) {
 	if err := decode(config, &spec); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
+	return understand(&spec, opts)
+}
+
+func understand(spec *specs.Spec, opts Options) (*Workload, error) {
 	var p problems
 	w := &Workload{
 		Hostname:    spec.Hostname,
 		Domainname:  spec.Domainname,
 		Annotations: spec.Annotations,
-		spec:        &spec,
+		spec:        spec,
 	}
 	p.version(spec.Version)
-	p.platforms(&spec)
+	p.platforms(spec)
 	w.role(&p)
 	w.settings(opts, &p)
 	w.root(&p)
