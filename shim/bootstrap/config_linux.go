@@ -4,7 +4,6 @@ package bootstrap
 
 import (
 	"context"
-	"time"
 
 	"github.com/containerd/containerd/api/types"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -30,23 +29,4 @@ type Config struct {
 	// Mounts names the rootfs mount types and transforms that the shim performs itself. The message is advertised even when it is nil, because
 	// containerd asks -info once more of a shim that does not advertise any.
 	Mounts *types.MountCapabilities
-}
-
-// Request is what containerd says about itself and the task in every invocation.
-type Request struct {
-	ID        string // the task's id, checked
-	Namespace string // containerd's namespace, checked
-	Bundle    string // absolute path of the bundle
-	Debug     bool   // containerd logs at debug level
-
-	GRPCAddress      string // containerd's API socket
-	TTRPCAddress     string // where events go; may be empty when started by hand
-	ContainerdBinary string // containerd's own executable
-}
-
-// Exit is the answer of delete: how a task ended.
-type Exit struct {
-	Pid    uint32
-	Status uint32
-	At     time.Time
 }
