@@ -43,6 +43,21 @@ type BlockIOLimit struct {
 	Value        uint64
 }
 
+// HostResources are the limits of the machine's cgroup on the host: a Single's
+// own; for a pod what its annotations say, since its first container's are those
+// of a process that does nothing (shares of 2).
+func (w *Workload) HostResources() Resources {
+	if w.Role == Single {
+		return w.Resources
+	}
+	return Resources{
+		MemoryLimit: w.Pod.MemoryBytes,
+		CPUShares:   w.Pod.CPUShares,
+		CPUQuota:    max(0, w.Pod.CPUQuota),
+		CPUPeriod:   w.Pod.CPUPeriod,
+	}
+}
+
 // Update is a checked change of a running container's limits.
 type Update struct {
 	Resources Resources // what changes; zero: stays
@@ -73,7 +88,11 @@ func (u *Update) GuestResources(memoryMax int64) ([]byte, error) {
 	if err := withinMachine(u.Resources.MemoryLimit, memoryMax); err != nil {
 		return nil, err
 	}
-	out := guestResources(u.spec, 0)
+	ceiling := int64(0)
+	if m := u.spec.Memory; m != nil && m.Limit != nil && *m.Limit == -1 {
+		ceiling = memoryMax // no limit means the machine's
+	}
+	out := guestResources(u.spec, ceiling)
 	out.Devices = nil // rules cannot be changed while the container runs
 	return json.Marshal(out)
 }

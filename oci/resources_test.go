@@ -30,6 +30,7 @@ func TestParseResources(t *testing.T) {
 		{"cpuset is the host's", `{"cpu":{"cpus":"0,2-3","mems":"0"}}`, 0, Resources{CPUs: "0,2-3", Mems: "0"}, `{"cpu":{}}`, nil},
 		{"burst", `{"cpu":{"burst":1000},"unified":{"memory.high":"max"}}`, 0, Resources{}, `{"cpu":{},"unified":{"cpu.max.burst":"1000","memory.high":"max"}}`, nil},
 		{"no limit", `{"memory":{"limit":-1},"pids":{"limit":-1}}`, 0, Resources{}, `{"memory":{"limit":-1},"pids":{"limit":-1}}`, nil},
+		{"no limit is the machine's", `{"memory":{"limit":-1}}`, 1 << 30, Resources{}, `{"memory":{"limit":1073741824}}`, nil},
 		{"a zero is no limit", `{"memory":{"limit":0},"cpu":{"quota":-1}}`, 0, Resources{}, `{"cpu":{"quota":-1}}`, nil},
 		{"rules stay", `{"devices":[{"allow":false,"access":"rwm"}]}`, 0, Resources{}, `{}`, nil},
 		{"beyond the machine", `{"memory":{"limit":2147483648}}`, 1 << 30, Resources{}, "", []string{"resources.memory.limit"}},
@@ -93,6 +94,17 @@ func TestMemoryCeiling(t *testing.T) {
 	}
 	if got := guestResources(nil, 0); got.Memory != nil {
 		t.Errorf("memory out of nothing: %+v", got.Memory)
+	}
+}
+
+func TestHostResources(t *testing.T) {
+	own := Resources{CPUShares: 2, CPUs: "0"}
+	if got := (&Workload{Role: Single, Resources: own}).HostResources(); got.CPUShares != 2 || got.CPUs != "0" {
+		t.Errorf("of a single: %+v", got)
+	}
+	w := Workload{Role: Sandbox, Resources: own, Pod: PodSize{MemoryBytes: 5, CPUQuota: -1, CPUPeriod: 7, CPUShares: 100}}
+	if d := cmp.Diff(Resources{MemoryLimit: 5, CPUShares: 100, CPUPeriod: 7}, w.HostResources()); d != "" {
+		t.Errorf("of a pod (-want +got):\n%s", d)
 	}
 }
 
