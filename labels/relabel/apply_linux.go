@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package relabel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"cloister/labels"
+	"cloister/labels/lsm"
+	"golang.org/x/sys/unix"
+)
+
+// ErrInUse is wrapped when another sandbox uses a file under another label.
+var ErrInUse = errors.New("file is in use by another sandbox")
+
+// Report is what was met on the way and was no reason to stop.
+type Report struct {
+	// Unlabelled lists what could not carry a label; the kernel decides by its file system's.
+	Unlabelled []Unlabelled
+	// Left lists what was left alone, each with the reason: mounts, device nodes, what somebody else has labelled since.
+	Left []string
+}
+
+// Unlabelled is a file on a file system that takes no labels, or is read-only.
+type Unlabelled struct {
+	Path, FileSystem string
+	// Boolean names the policy boolean that lets guests use such a file system; empty where there is none.
+	Boolean string
+	// ReadOnly means that the file system could carry the label.
+	ReadOnly bool
+}
+
+// String says what would help.
+func (u Unlabelled) String() string {
+	switch {
+	case u.ReadOnly:
+		return fmt.Sprintf("%s: its file system is read-only: label it before it is mounted so", u.Path)
+	case u.Boolean != "":
+		return fmt.Sprintf("%s: %s takes no labels: setsebool -P %s on lets guests use it", u.Path, u.FileSystem, u.Boolean)
+	}
+	return fmt.Sprintf("%s: %s takes no labels: mount it with context=", u.Path, u.FileSystem)
+}
+
+func (r *Report) add(o Report) {
+	r.Unlabelled = append(r.Unlabelled, o.Unlabelled...)
+	r.Left = append(r.Left, o.Left...)
+}
+
+// inUse tells who is in the way, so that a dead one can be undone.
+type inUse struct {
+	path, label string
+	holders     []string
+}
+
+func (e inUse) Error() string {
+	return fmt.Sprintf("%s has label %s for sandbox %s: stop it first, or share the file by name", e.path, e.label, e.holders[0])
+}
+
+func (inUse) Unwrap() error { return ErrInUse }
+
+// Apply labels items for a sandbox at level. It may be called again for more. When it fails, what it did is undone.
+func (j *Journal) Apply(ctx context.Context, sandbox string, level labels.Level, items []Item) (Report, error) {
+	for {
+		report, err := j.applyAll(ctx, sandbox, level, items)
+		var busy inUse
+		if !errors.As(err, &busy) {
+			return report, err
+		}
+		undone, undoing := j.replayDead(ctx, busy.holders)
+		if undoing != nil || !undone {
+			return report, errors.Join(err, undoing)
+		}
+	}
+}
+
+func (j *Journal) applyAll(ctx context.Context, sandbox string, level labels.Level, items []Item) (Report, error) {
+	folder, err := j.folder(sandbox)
+	if err != nil {
+		return Report{}, fmt.Errorf("relabel: %w", err)
+	}
+	targets, err := j.openAll(items)
+	defer closeAll(targets)
+	if err != nil {
+		return Report{}, fmt.Errorf("relabel: %w", err)
+	}
+	lock, err := j.lock(ctx, "sandbox", sandbox)
+	if err != nil {
+		return Report{}, err
+	}
+	defer lock.Close() //nolint:errcheck // gives the lock back
+	if err := j.promise(folder, head{Sandbox: sandbox, Owner: j.options.Self, Level: level}); err != nil {
+		return Report{}, fmt.Errorf("relabel: %w", err)
+	}
+	var report Report
+	var done []string
+	for _, t := range targets {
+		name, found, err := j.applyOne(ctx, sandbox, folder, t)
+		if name != "" {
+			done = append(done, name)
+		}
+		if err == nil {
+			report.add(found)
+			continue
+		}
+		undo := context.WithoutCancel(ctx)
+		for _, name := range slices.Backward(done) {
+			_, undoing := j.leave(undo, sandbox, folder, name)
+			err = errors.Join(err, undoing)
+		}
+		return Report{}, fmt.Errorf("relabel %s: %w", t.Path, errors.Join(err, j.closeFolder(folder)))
+	}
+	return report, j.closeFolder(folder)
+}
+
+func (j *Journal) openAll(items []Item) ([]target, error) {
+	var targets []target
+	for _, item := range items {
+		if item.Label.IsZero() {
+			return targets, fmt.Errorf("%s: %w: there is none", item.Path, lsm.ErrInvalid)
+		}
+		t, err := j.open(item)
+		if err != nil {
+			return targets, err
+		}
+		targets = append(targets, t)
+	}
+	return targets, nil
+}
+
+func closeAll(targets []target) {
+	for _, t := range targets {
+		_ = t.file.Close() //nolint:errcheck // O_PATH
+	}
+}
+
+// promise makes a sandbox's folder with its head.
+func (j *Journal) promise(folder string, h head) error {
+	if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if old, err := j.loadHead(folder); err == nil {
+		if old.Level != h.Level {
+			return fmt.Errorf("sandbox %s has files at %v, not %v", h.Sandbox, old.Level, h.Level)
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(store(filepath.Join(folder, headFile), h), syncFolder(filepath.Dir(folder)))
+}
+
+// applyOne labels one item. The name it gives, if any, is a hold that is new and is left again on failure.
+func (j *Journal) applyOne(ctx context.Context, sandbox, folder string, t target) (string, Report, error) {
+	name := filepath.Join(j.options.Self.Boot, t.id.key())
+	lock, err := j.lock(ctx, "file", name)
+	if err != nil {
+		return "", Report{}, err
+	}
+	defer lock.Close() //nolint:errcheck // gives the lock back
+	r, err := j.loadRecord(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if r, err = j.newRecord(t); err != nil {
+			if found, tolerated := unlabelled(t.file, err); tolerated {
+				return "", found, nil
+			}
+			return "", Report{}, err
+		}
+	case err != nil:
+		return "", Report{}, err
+	case r.ID.Birth != t.id.Birth:
+		return "", Report{}, fmt.Errorf("%w: %s is of another file with the inode of %s: cloister labels shows who holds it", ErrCorrupt, j.recordPath(name), t.Path)
+	case r.Label != t.Label.String():
+		if others := r.without(sandbox).Holders; len(others) > 0 {
+			return "", Report{}, inUse{t.Path, r.Label, others}
+		}
+		return "", Report{}, fmt.Errorf("%s has label %s for this sandbox already", t.Path, r.Label)
+	}
+	fresh := !slices.Contains(r.Holders, sandbox)
+	if fresh {
+		// The sandbox's own note comes first: without it nobody would look for the record.
+		if err := note(folder, name); err != nil {
+			return "", Report{}, err
+		}
+		r.Holders = append(r.Holders, sandbox)
+	}
+	first := t.Recursive && !r.Tree // a tree's labels are written down once: later they are ours
+	r.Tree = r.Tree || t.Recursive
+	if err := store(j.recordPath(name), r); err != nil {
+		return name, Report{}, err
+	}
+	found, err := j.set(ctx, name, r, t, first && r.Remember)
+	if !fresh {
+		name = ""
+	}
+	return name, found, err
+}
+
+// note writes the name of a record into a sandbox's folder.
+func note(folder, name string) error {
+	return store(filepath.Join(folder, filepath.Base(name)+"@"+filepath.Dir(name)), name)
+}
+
+func (j *Journal) newRecord(t target) (record, error) {
+	before, err := j.attr.Read(t.file)
+	if err != nil && !errors.Is(err, lsm.ErrNoLabel) {
+		return record{}, err
+	}
+	mount, mountID, err := mountOf(t.Path, t.id)
+	if err != nil {
+		return record{}, err
+	}
+	return record{
+		Path: t.Path, ID: t.id, Mount: mount, MountID: mountID, Volatile: volatile(t.file), Boot: j.options.Self.Boot, Before: before, Label: t.Label.String(), After: t.After.String(), Remember: t.Remember,
+	}, nil
+}
+
+// set labels what is below the item, then the item: it is not reachable at its new label before it is done.
+func (j *Journal) set(ctx context.Context, name string, r record, t target, remember bool) (Report, error) {
+	var report Report
+	if t.Recursive {
+		found, err := j.setTree(ctx, name, r, t, remember)
+		report.add(found)
+		if err != nil {
+			return report, err
+		}
+	}
+	now, err := j.attr.Read(t.file)
+	if err == nil && now == r.Label {
+		return report, nil
+	}
+	err = j.write(t.file, r.Label)
+	if found, tolerated := unlabelled(t.file, err); tolerated {
+		report.add(found)
+		return report, nil
+	}
+	return report, err
+}
+
+// write sets a label and reads it back.
+func (j *Journal) write(f *os.File, label string) error {
+	if err := j.attr.Write(f, label); err != nil {
+		return err
+	}
+	got, err := j.attr.Read(f)
+	if errors.Is(err, lsm.ErrNoLabel) {
+		got, err = "", nil
+	}
+	if err == nil && got != label {
+		err = fmt.Errorf("%w: %s reads back as %q, want %q", lsm.ErrWrongLabel, f.Name(), got, label)
+	}
+	return err
+}
+
+// unlabelled tells a file that cannot carry a label from other failures, and which boolean would help.
+func unlabelled(f *os.File, err error) (Report, bool) {
+	readOnly := errors.Is(err, unix.EROFS)
+	if !readOnly && !errors.Is(err, lsm.ErrUnsupported) {
+		return Report{}, false
+	}
+	u := Unlabelled{Path: f.Name(), FileSystem: "its file system", ReadOnly: readOnly}
+	var stat unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &stat) == nil {
+		u.FileSystem, u.Boolean = fileSystem(stat.Type)
+	}
+	return Report{Unlabelled: []Unlabelled{u}}, true
+}
+
+// volatile tells a file system that a reboot empties.
+func volatile(f *os.File) bool {
+	var stat unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &stat) == nil && (stat.Type == unix.TMPFS_MAGIC || stat.Type == unix.RAMFS_MAGIC || stat.Type == unix.HUGETLBFS_MAGIC)
+}
+
+func fileSystem(magic int64) (name, boolean string) {
+	switch uint32(magic) { //nolint:gosec // magic numbers are of 32 bits
+	case unix.NFS_SUPER_MAGIC:
+		return "nfs", "virt_use_nfs"
+	case unix.SMB_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC:
+		return "cifs", "virt_use_samba"
+	case unix.FUSE_SUPER_MAGIC:
+		return "fuse", "virt_use_fusefs"
+	}
+	return fmt.Sprintf("file system %#x", uint32(magic)), "" //nolint:gosec // as above
+}

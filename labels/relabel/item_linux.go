@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package relabel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"cloister/labels"
+	"golang.org/x/sys/unix"
+)
+
+// ErrRefused is wrapped when a path is one that cloister does not label.
+var ErrRefused = errors.New("refused to relabel")
+
+// Item is one file, block device or tree and the label it is to carry.
+type Item struct {
+	// Path is absolute and clean, and no part of it is a symbolic link.
+	Path  string
+	Label labels.Label
+	// Recursive labels all below a directory too; mounts below it and device nodes in it are left alone.
+	Recursive bool
+	// Remember puts the old label back when the last sandbox that uses it is gone. Shared content is not remembered.
+	Remember bool
+	// After, when not zero, is put there instead of the old label: for disks that cloister made.
+	After labels.Label
+}
+
+// target is an item that is open and may be labelled.
+type target struct {
+	Item
+	file *os.File // O_PATH
+	id   identity
+}
+
+// identity tells a file from another that has taken its path. The device's number may differ after a reboot.
+type identity struct {
+	Dev   uint64 `json:"dev"`
+	Inode uint64 `json:"inode"`
+	// Birth is the time of making in nanoseconds, 0 where the file system keeps none.
+	Birth int64 `json:"birth"`
+}
+
+func (i identity) key() string { return fmt.Sprintf("%x-%x", i.Dev, i.Inode) }
+
+// same leaves the device out: it is asked after a reboot too.
+func (i identity) same(o identity) bool { return i.Inode == o.Inode && i.Birth == o.Birth }
+
+// open reaches an item without following a link and refuses what is not to be labelled. The caller closes the file.
+func (j *Journal) open(item Item) (target, error) {
+	file, err := openPath(item.Path)
+	if err != nil {
+		return target{}, err
+	}
+	t := target{Item: item, file: file}
+	if err := j.check(&t); err != nil {
+		return target{}, errors.Join(err, file.Close())
+	}
+	return t, nil
+}
+
+// openPath opens for labelling alone: nothing is read, and a device is not woken.
+func openPath(path string) (*os.File, error) {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+		return nil, fmt.Errorf("%w: %q is not an absolute, clean path", ErrRefused, path)
+	}
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return nil, fmt.Errorf("%w: %s goes through a symbolic link: give the path it leads to (readlink -f)", ErrRefused, path)
+	case err != nil:
+		return nil, &os.PathError{Op: "relabel", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func (j *Journal) check(t *target) error {
+	stat, id, err := identify(t.file)
+	if err != nil {
+		return err
+	}
+	t.id = id
+	resolved, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", t.file.Fd()))
+	if err != nil {
+		return err
+	}
+	if resolved != t.Path {
+		return fmt.Errorf("%w: %s is %s", ErrRefused, t.Path, resolved)
+	}
+	if err := j.system.check(t.Path); err != nil {
+		return err
+	}
+	switch stat.Mode & unix.S_IFMT {
+	case unix.S_IFLNK:
+		return fmt.Errorf("%w: %s is a symbolic link: give the path it leads to (readlink -f)", ErrRefused, t.Path)
+	case unix.S_IFCHR:
+		return fmt.Errorf("%w: %s is a character device: those are handed over open, not by label", ErrRefused, t.Path)
+	case unix.S_IFBLK:
+		if !j.options.AllowWholeDisks && wholeDisk(uint32(stat.Rdev_major), uint32(stat.Rdev_minor)) {
+			return fmt.Errorf("%w: %s is a whole disk: give a partition or volume, or allow whole disks in the config", ErrRefused, t.Path)
+		}
+	}
+	if t.Recursive && stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+		t.Recursive = false
+	}
+	return nil
+}
+
+func identify(f *os.File) (unix.Statx_t, identity, error) {
+	var stat unix.Statx_t
+	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &stat)
+	if err != nil {
+		return stat, identity{}, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	id := identity{Dev: unix.Mkdev(stat.Dev_major, stat.Dev_minor), Inode: stat.Ino}
+	if stat.Mask&unix.STATX_BTIME != 0 {
+		id.Birth = stat.Btime.Sec*1e9 + int64(stat.Btime.Nsec)
+	}
+	return stat, id, nil
+}
+
+// mountOf goes up from path as long as the device is the same.
+func mountOf(path string, id identity) (string, identity, error) {
+	for path != "/" {
+		above, err := openPath(filepath.Dir(path))
+		if err != nil {
+			return "", identity{}, err
+		}
+		_, aboveID, err := identify(above)
+		if err := errors.Join(err, above.Close()); err != nil {
+			return "", identity{}, err
+		}
+		if aboveID.Dev != id.Dev {
+			break
+		}
+		path, id = filepath.Dir(path), aboveID
+	}
+	return path, id, nil
+}
+
+// wholeDisk tells a disk from a partition of one and from a volume (device mapper, RAID, loop). What is not in sysfs is taken
+// for a disk.
+func wholeDisk(major, minor uint32) bool {
+	device := fmt.Sprintf("/sys/dev/block/%d:%d", major, minor)
+	if _, err := os.Stat(device + "/partition"); err == nil {
+		return false
+	}
+	link, err := os.Readlink(device)
+	if err != nil {
+		return true
+	}
+	name := filepath.Base(link)
+	for _, prefix := range []string{"dm-", "md", "loop", "zd"} {
+		if strings.HasPrefix(name, prefix) {
+			return false
+		}
+	}
+	return true
+}

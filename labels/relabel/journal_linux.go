@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package relabel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"cloister/labels"
+	"cloister/labels/lsm"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	sandboxesFolder = "sandboxes" // one folder per sandbox: head and one file per record it holds
+	filesFolder     = "files"     // by boot: one record per labelled file
+	locksFolder     = "locks"
+	headFile        = "head.json"
+	treeSuffix      = ".tree" // labels in a tree that are not its top's
+)
+
+// Attributes read and write labels on open files; nil means the kernel's, through lsm.
+type Attributes interface {
+	Read(f *os.File) (string, error)
+	Write(f *os.File, label string) error
+}
+
+type kernelAttributes struct{}
+
+func (kernelAttributes) Read(f *os.File) (string, error)      { return lsm.RawFileLabel(f) }
+func (kernelAttributes) Write(f *os.File, label string) error { return lsm.SetRawFileLabel(f, label) }
+
+// Options are what the journal is told.
+type Options struct {
+	// Dir is the journal's folder, on a disk that survives a reboot; it is made when absent.
+	Dir string
+	// Self is the process that answers for what is labelled.
+	Self labels.Owner
+	// Alive tells whether an owner still runs.
+	Alive func(labels.Owner) (bool, error)
+	// Carried tells whether a process carries a level: what a dead owner's machine still uses is left. nil: never.
+	Carried func(context.Context, labels.Level) (bool, error)
+	// AllowWholeDisks accepts block devices that are not partitions or volumes.
+	AllowWholeDisks bool
+	// Attributes are the kernel's when nil.
+	Attributes Attributes
+}
+
+// Journal labels files and remembers.
+type Journal struct {
+	options Options
+	attr    Attributes
+	system  system
+}
+
+// Open prepares the folder. Replay is called next, before anything is labelled.
+func Open(o Options) (*Journal, error) {
+	if o.Alive == nil || o.Self.Boot == "" || strings.ContainsAny(o.Self.Boot, "/.") {
+		return nil, errors.New("open the relabel journal: no owner to answer for what is labelled")
+	}
+	for _, folder := range []string{sandboxesFolder, filepath.Join(filesFolder, o.Self.Boot), locksFolder} {
+		if err := os.MkdirAll(filepath.Join(o.Dir, folder), 0o700); err != nil {
+			return nil, fmt.Errorf("open the relabel journal: %w", err)
+		}
+	}
+	j := &Journal{options: o, attr: o.Attributes, system: newSystem(closed(), tops())}
+	if j.attr == nil {
+		j.attr = kernelAttributes{}
+	}
+	return j, nil
+}
+
+// folder is where a sandbox's part of the journal lies.
+func (j *Journal) folder(sandbox string) (string, error) {
+	name := url.PathEscape(sandbox)
+	if sandbox == "" || len(name) > 250 || name[0] == '.' {
+		return "", fmt.Errorf("sandbox name %q: want 1 to 250 bytes that start with no dot", sandbox)
+	}
+	return filepath.Join(j.options.Dir, sandboxesFolder, name), nil
+}
+
+// A record's name is "boot/key", as it stands in a sandbox's folder.
+func (j *Journal) recordPath(name string) string {
+	return filepath.Join(j.options.Dir, filesFolder, name) + ".json"
+}
+
+func (j *Journal) treePath(name string) string {
+	return filepath.Join(j.options.Dir, filesFolder, name) + treeSuffix
+}
+
+// lock takes one of a fixed number of locks; what has the same lock only waits. A sandbox's is taken before a file's.
+func (j *Journal) lock(ctx context.Context, kind, name string) (*os.File, error) {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(name)) //nolint:errcheck // never fails
+	path := filepath.Join(j.options.Dir, locksFolder, fmt.Sprintf("%s-%02x", kind, hash.Sum32()&0xff))
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the relabel journal: %w", err)
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		return f, nil
+	}
+	taken := make(chan error, 1)
+	go waitForLock(f, taken)
+	select {
+	case err := <-taken:
+		if err != nil {
+			return nil, fmt.Errorf("lock the relabel journal: %w", errors.Join(err, f.Close()))
+		}
+		return f, nil
+	case <-ctx.Done():
+		go func() { // the lock comes when its holder lets go; it is given straight back
+			<-taken
+			_ = f.Close() //nolint:errcheck // nothing was written
+		}()
+		return nil, fmt.Errorf("lock the relabel journal: another process holds %s: %w", path, ctx.Err())
+	}
+}
+
+func waitForLock(f *os.File, taken chan<- error) {
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			taken <- err
+			return
+		}
+	}
+}
+
+// Pending tells whether something of a sandbox is still to be undone.
+func (j *Journal) Pending(sandbox string) (bool, error) {
+	folder, err := j.folder(sandbox)
+	if err != nil {
+		return false, err
+	}
+	_, err = os.Lstat(filepath.Join(folder, headFile)) // before its head is there, nothing has been labelled
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Held lists the levels that files still carry from an earlier boot: those must not be given out.
+func (j *Journal) Held() ([]labels.Level, error) {
+	heads, err := j.heads()
+	if err != nil {
+		return nil, fmt.Errorf("read the relabel journal: %w", err)
+	}
+	var levels []labels.Level
+	for _, h := range heads {
+		if h.Owner.Boot != j.options.Self.Boot {
+			levels = append(levels, h.Level)
+		}
+	}
+	return levels, nil
+}
+
+// heads lists the sandboxes that have labelled something.
+func (j *Journal) heads() ([]head, error) {
+	entries, err := os.ReadDir(filepath.Join(j.options.Dir, sandboxesFolder))
+	if err != nil {
+		return nil, err
+	}
+	var heads []head
+	var problems []error
+	for _, entry := range entries {
+		folder := filepath.Join(j.options.Dir, sandboxesFolder, entry.Name())
+		h, err := j.loadHead(folder)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		heads = append(heads, h)
+	}
+	return heads, errors.Join(problems...)
+}

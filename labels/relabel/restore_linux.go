@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package relabel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"cloister/labels/lsm"
+)
+
+// Restore ends a sandbox's use of all it has labelled; files that nobody else uses get back what they had. It is repeated
+// until it gives no error: what could not be given back stays in the journal. A sandbox that has labelled nothing is no error.
+func (j *Journal) Restore(ctx context.Context, sandbox string) (Report, error) {
+	folder, err := j.folder(sandbox)
+	if err != nil {
+		return Report{}, fmt.Errorf("restore labels: %w", err)
+	}
+	lock, err := j.lock(ctx, "sandbox", sandbox)
+	if err != nil {
+		return Report{}, err
+	}
+	defer lock.Close() //nolint:errcheck // gives the lock back
+	report, err := j.restoreFolder(ctx, sandbox, folder)
+	if err != nil {
+		return report, fmt.Errorf("restore labels of sandbox %s: %w", sandbox, err)
+	}
+	return report, nil
+}
+
+func (j *Journal) restoreFolder(ctx context.Context, sandbox, folder string) (Report, error) {
+	entries, err := os.ReadDir(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Report{}, nil
+	}
+	if err != nil {
+		return Report{}, err
+	}
+	var report Report
+	var problems []error
+	for _, entry := range entries {
+		key, boot, ok := strings.Cut(entry.Name(), "@")
+		if !ok {
+			continue
+		}
+		left, err := j.leave(ctx, sandbox, folder, filepath.Join(boot, key))
+		report.add(left)
+		problems = append(problems, err)
+	}
+	if err := errors.Join(problems...); err != nil {
+		return report, err
+	}
+	return report, j.closeFolder(folder)
+}
+
+// closeFolder removes a sandbox's folder once it has no notes.
+func (j *Journal) closeFolder(folder string) error {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if strings.Contains(entry.Name(), "@") {
+			return nil
+		}
+	}
+	return os.RemoveAll(folder)
+}
+
+// leave ends a sandbox's use of one file. The label comes first, then the record, then the note: whoever comes after a crash
+// does the same again.
+func (j *Journal) leave(ctx context.Context, sandbox, folder, name string) (Report, error) {
+	lock, err := j.lock(ctx, "file", name)
+	if err != nil {
+		return Report{}, err
+	}
+	defer lock.Close() //nolint:errcheck // gives the lock back
+	r, err := j.loadRecord(name)
+	var report Report
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // promised and never made
+	case err != nil:
+		return Report{}, err
+	default:
+		left := r.without(sandbox)
+		switch {
+		case len(left.Holders) == len(r.Holders): // promised and never joined
+		case len(left.Holders) > 0:
+			err = store(j.recordPath(name), left)
+		default:
+			report, err = j.giveBack(ctx, name, r)
+		}
+	}
+	if err != nil {
+		return report, err
+	}
+	return report, os.Remove(filepath.Join(folder, filepath.Base(name)+"@"+filepath.Dir(name)))
+}
+
+// giveBack puts the old labels back and ends the record.
+func (j *Journal) giveBack(ctx context.Context, name string, r record) (Report, error) {
+	var report Report
+	if r.Remember {
+		file, why, err := reopen(r)
+		switch {
+		case err == nil && file == nil && r.Boot != j.options.Self.Boot && !r.Volatile && !mounted(r):
+			return Report{}, fmt.Errorf("%w: %s, of an earlier boot: mount %s, or remove %s", errNotMounted, r.Path, r.Mount, j.recordPath(name))
+		case err != nil:
+			return Report{}, err
+		case file == nil:
+			report.Left = append(report.Left, r.Path+": "+why)
+		default:
+			report, err = j.giveBackFile(ctx, name, r, file)
+			if err := errors.Join(err, file.Close()); err != nil {
+				return report, err
+			}
+		}
+	}
+	for _, path := range []string{j.treePath(name) + ".tmp", j.treePath(name)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return report, err
+		}
+	}
+	return report, os.Remove(j.recordPath(name))
+}
+
+// errNotMounted means that a file is not there because its file system is not: it is tried again later.
+var errNotMounted = errors.New("file system is not mounted")
+
+func mounted(r record) bool {
+	f, err := openPath(r.Mount)
+	if err != nil {
+		return false
+	}
+	_, id, err := identify(f)
+	return errors.Join(err, f.Close()) == nil && id.same(r.MountID)
+}
+
+// reopen finds a record's file again; nil and a reason when it is gone.
+func reopen(r record) (*os.File, string, error) {
+	file, err := openPath(r.Path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrRefused) {
+		return nil, "it is gone, or its path leads through a link", nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	_, id, err := identify(file)
+	if err != nil {
+		return nil, "", errors.Join(err, file.Close())
+	}
+	if !id.same(r.ID) {
+		return nil, "another file has taken its place", file.Close()
+	}
+	return file, "", nil
+}
+
+func (j *Journal) giveBackFile(ctx context.Context, name string, r record, file *os.File) (Report, error) {
+	var report Report
+	if r.Tree {
+		found, err := j.restoreTree(ctx, name, r, file)
+		report.add(found)
+		if err != nil {
+			return report, err
+		}
+	}
+	now, err := j.attr.Read(file)
+	switch {
+	case errors.Is(err, lsm.ErrNoLabel), errors.Is(err, lsm.ErrUnsupported):
+		return report, nil
+	case err != nil:
+		return report, err
+	case now == r.goal():
+		return report, nil
+	case now != r.Label && now != r.Before:
+		report.Left = append(report.Left, fmt.Sprintf("%s: somebody has labelled it %s since", r.Path, now))
+		return report, nil
+	}
+	err = j.write(file, r.goal())
+	if found, tolerated := unlabelled(file, err); tolerated {
+		report.add(found)
+		return report, nil
+	}
+	return report, err
+}
+
+// Replay restores for every sandbox whose owner is dead and whose level no process carries, of this boot or an earlier one. It
+// is called before anything is labelled and before any level is given out. An unreadable journal is an error: nobody could
+// tell which files carry whose level.
+func (j *Journal) Replay(ctx context.Context) ([]string, error) {
+	heads, err := j.heads()
+	if err != nil {
+		return nil, fmt.Errorf("replay the relabel journal: %w", err)
+	}
+	var done []string
+	var problems []error
+	for _, h := range heads {
+		undone, err := j.replayOne(ctx, h)
+		if !errors.Is(err, errNotMounted) { // its level stays held (Held), so it can wait
+			problems = append(problems, err)
+		}
+		if undone {
+			done = append(done, h.Sandbox)
+		}
+	}
+	if err := errors.Join(append(problems, j.sweep(ctx))...); err != nil {
+		return done, fmt.Errorf("replay the relabel journal: %w", err)
+	}
+	return done, nil
+}
+
+// replayDead restores for those of the named sandboxes that are dead, and tells whether there was one.
+func (j *Journal) replayDead(ctx context.Context, sandboxes []string) (bool, error) {
+	some := false
+	for _, sandbox := range sandboxes {
+		folder, err := j.folder(sandbox)
+		if err != nil {
+			return some, err
+		}
+		h, err := j.loadHead(folder)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return some, err
+		}
+		undone, err := j.replayOne(ctx, h)
+		if err != nil {
+			return some, err
+		}
+		some = some || undone
+	}
+	return some, nil
+}
+
+func (j *Journal) replayOne(ctx context.Context, h head) (bool, error) {
+	alive, err := j.options.Alive(h.Owner)
+	if err != nil || alive {
+		return false, err
+	}
+	if j.options.Carried != nil && h.Owner.Boot == j.options.Self.Boot {
+		carried, err := j.options.Carried(ctx, h.Level)
+		if err != nil || carried {
+			return false, err
+		}
+	}
+	if _, err := j.Restore(ctx, h.Sandbox); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// sweep removes what a crash has left and nobody holds: sandboxes' folders without a head, and earlier boots' empty folders.
+func (j *Journal) sweep(ctx context.Context) error {
+	folders, err := os.ReadDir(filepath.Join(j.options.Dir, sandboxesFolder))
+	if err != nil {
+		return err
+	}
+	for _, entry := range folders {
+		folder := filepath.Join(j.options.Dir, sandboxesFolder, entry.Name())
+		if _, err := os.Lstat(filepath.Join(folder, headFile)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := j.sweepFolder(ctx, folder); err != nil {
+			return err
+		}
+	}
+	boots, err := os.ReadDir(filepath.Join(j.options.Dir, filesFolder))
+	if err != nil {
+		return err
+	}
+	for _, boot := range boots {
+		folder := filepath.Join(j.options.Dir, filesFolder, boot.Name())
+		records, err := filepath.Glob(filepath.Join(folder, "*.json"))
+		if boot.Name() == j.options.Self.Boot || err != nil || len(records) > 0 {
+			continue
+		}
+		if err := os.RemoveAll(folder); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepFolder removes a folder without a head, under the lock of the sandbox that may be making it.
+func (j *Journal) sweepFolder(ctx context.Context, folder string) error {
+	sandbox, err := url.PathUnescape(filepath.Base(folder))
+	if err != nil {
+		return fmt.Errorf("%w: %s is no sandbox's name: remove it", ErrCorrupt, folder)
+	}
+	lock, err := j.lock(ctx, "sandbox", sandbox)
+	if err != nil {
+		return err
+	}
+	defer lock.Close() //nolint:errcheck // gives the lock back
+	if _, err := os.Lstat(filepath.Join(folder, headFile)); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return os.RemoveAll(folder)
+}

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package relabel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"cloister/labels/lsm"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	maxDepth = 512 // each level of a tree holds one descriptor
+	batch    = 128 // files of a directory that are open at once
+)
+
+// child is one file of a directory, open with O_PATH.
+type child struct {
+	file *os.File
+	rel  string
+	stat unix.Statx_t
+}
+
+// walker goes through what is below a directory by descriptor, never through a link or onto another mount.
+type walker struct {
+	visit func([]child) error
+	// lenient leaves what is too deep: a guest may have made it so, and must not be able to stop a restore.
+	lenient bool
+	left    []string
+}
+
+func (w *walker) walk(ctx context.Context, top *os.File, rel string, depth int) error {
+	if depth > maxDepth && w.lenient {
+		w.left = append(w.left, fmt.Sprintf("%s: it is more than %d folders deep", clip(rel), maxDepth))
+		return nil
+	}
+	if depth > maxDepth {
+		return fmt.Errorf("%w: %s is more than %d folders deep", ErrRefused, top.Name(), maxDepth)
+	}
+	folder, err := reopenFolder(top)
+	if err != nil {
+		return err
+	}
+	defer folder.Close() //nolint:errcheck // read only
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		names, err := folder.Readdirnames(batch)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := w.visitNames(ctx, folder, rel, names, depth); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *walker) visitNames(ctx context.Context, folder *os.File, rel string, names []string, depth int) error {
+	folders, err := w.visitBatch(folder, rel, names)
+	if err != nil {
+		return err
+	}
+	for _, name := range folders { // opened anew, so that a batch is not held open all the way down
+		c, err := openChild(folder, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if c.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+			err = w.walk(ctx, c.file, filepath.Join(rel, name), depth+1)
+		}
+		if err := errors.Join(err, c.file.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// visitBatch opens and visits some files of a directory and gives the names of those that are directories.
+func (w *walker) visitBatch(folder *os.File, rel string, names []string) ([]string, error) {
+	var children []child
+	var folders []string
+	defer func() {
+		for _, c := range children {
+			_ = c.file.Close() //nolint:errcheck // O_PATH
+		}
+	}()
+	for _, name := range names {
+		c, err := openChild(folder, name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // gone since it was listed
+			continue
+		case errors.Is(err, unix.EXDEV):
+			w.left = append(w.left, clip(filepath.Join(folder.Name(), name))+": another file system is mounted there")
+			continue
+		case err != nil:
+			return nil, err
+		}
+		c.rel = filepath.Join(rel, name)
+		switch c.stat.Mode & unix.S_IFMT {
+		case unix.S_IFCHR, unix.S_IFBLK:
+			w.left = append(w.left, clip(c.file.Name())+": it is a device node")
+			_ = c.file.Close() //nolint:errcheck // O_PATH
+			continue
+		case unix.S_IFDIR:
+			folders = append(folders, name)
+		}
+		children = append(children, c)
+	}
+	return folders, w.visit(children)
+}
+
+func openChild(folder *os.File, name string) (child, error) {
+	path := filepath.Join(folder.Name(), name)
+	fd, err := unix.Openat2(int(folder.Fd()), name, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	if err != nil {
+		return child{}, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	c := child{file: os.NewFile(uintptr(fd), path)}
+	if c.stat, _, err = identify(c.file); err != nil {
+		return child{}, errors.Join(err, c.file.Close())
+	}
+	return c, nil
+}
+
+// reopenFolder makes a directory that is open with O_PATH readable.
+func reopenFolder(f *os.File) (*os.File, error) {
+	fd, err := unix.Openat(int(f.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: f.Name(), Err: err}
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// setTree labels what is below an item. It looks at everything first, so that what it refuses is refused before anything has
+// changed. With remember, labels that are not the top's are written down before they are replaced.
+func (j *Journal) setTree(ctx context.Context, name string, r record, t target, remember bool) (Report, error) {
+	links := map[uint64]uint32{} // inode to names seen of files that have several
+	named := map[uint64]child{}
+	log := &treeLog{path: j.treePath(name)}
+	looking := walker{visit: func(children []child) error {
+		for _, c := range children {
+			if c.stat.Nlink > 1 && c.stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+				links[c.stat.Ino]++
+				named[c.stat.Ino] = child{rel: c.rel, stat: c.stat}
+			}
+			now, err := j.attr.Read(c.file)
+			if err == nil && now == r.Label {
+				log.add(c.rel, now) // it has the new label already and must keep it on undo
+			}
+		}
+		return nil
+	}}
+	if err := looking.walk(ctx, t.file, "", 0); err != nil {
+		return Report{}, err
+	}
+	for inode, seen := range links {
+		if c := named[inode]; c.stat.Nlink > seen {
+			return Report{}, fmt.Errorf("%w: %s has a hard link outside of %s: copy it", ErrRefused, filepath.Join(t.Path, c.rel), t.Path)
+		}
+	}
+	if !remember {
+		log = nil
+	} else if err := log.begin(); err != nil {
+		return Report{}, err
+	}
+	report := Report{Left: looking.left}
+	setting := walker{visit: func(children []child) error {
+		changed, err := j.relabelled(children, r, log, links)
+		if err != nil {
+			return err
+		}
+		for _, c := range changed {
+			err := j.write(c.file, r.Label)
+			if found, tolerated := unlabelled(c.file, err); tolerated {
+				report.add(found)
+			} else if err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	return report, setting.walk(ctx, t.file, "", 0)
+}
+
+// relabelled picks the files that are to change, and writes down the labels that the top does not tell.
+func (j *Journal) relabelled(children []child, r record, log *treeLog, links map[uint64]uint32) ([]child, error) {
+	var changed []child
+	for _, c := range children {
+		if c.stat.Nlink > 1 && c.stat.Mode&unix.S_IFMT != unix.S_IFDIR && links[c.stat.Ino] == 0 {
+			return nil, fmt.Errorf("%w: %s has got a hard link meanwhile", ErrRefused, c.file.Name())
+		}
+		now, err := j.attr.Read(c.file)
+		if err != nil && !errors.Is(err, lsm.ErrNoLabel) && !errors.Is(err, lsm.ErrUnsupported) {
+			return nil, err
+		}
+		if log != nil && now != r.Before && now != r.Label {
+			log.add(c.rel, now)
+		}
+		if now != r.Label {
+			changed = append(changed, c)
+		}
+	}
+	if log == nil {
+		return changed, nil
+	}
+	return changed, log.flush()
+}
+
+// treeLog holds pairs of path and label, each ended by a zero byte. Where there is none, nothing below the top was touched. It
+// only grows; the first entry of a path counts.
+type treeLog struct {
+	path    string
+	pending bytes.Buffer
+}
+
+func (l *treeLog) add(rel, label string) {
+	l.pending.WriteString(rel + "\x00" + label + "\x00")
+}
+
+// begin puts the log in place with what has been added, before anything is touched.
+func (l *treeLog) begin() error {
+	temp := l.path + ".tmp"
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(l.pending.Bytes())
+	l.pending.Reset()
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, l.path); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(l.path))
+}
+
+func (l *treeLog) flush() error {
+	if l.pending.Len() == 0 {
+		return nil
+	}
+	f, err := os.OpenFile(l.path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(l.pending.Bytes())
+	l.pending.Reset()
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// readTree gives the labels that were not the top's. An entry that a crash has cut off was never acted upon.
+func readTree(text []byte) map[string]string {
+	entries := map[string]string{}
+	for {
+		rel, rest, ok := bytes.Cut(text, []byte{0})
+		if !ok {
+			return entries
+		}
+		label, rest, ok := bytes.Cut(rest, []byte{0})
+		if !ok {
+			return entries
+		}
+		if _, known := entries[string(rel)]; !known {
+			entries[string(rel)] = string(label)
+		}
+		text = rest
+	}
+}
+
+// restoreTree gives back what was, where the label is still the one that was set.
+func (j *Journal) restoreTree(ctx context.Context, name string, r record, top *os.File) (Report, error) {
+	text, err := os.ReadFile(j.treePath(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Report{}, nil
+	}
+	if err != nil {
+		return Report{}, err
+	}
+	before := readTree(text)
+	w := walker{lenient: true, visit: func(children []child) error {
+		for _, c := range children {
+			goal, known := before[c.rel]
+			if !known {
+				goal = r.goal()
+			}
+			now, err := j.attr.Read(c.file)
+			if errors.Is(err, lsm.ErrNoLabel) || errors.Is(err, lsm.ErrUnsupported) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if now != r.Label || now == goal {
+				continue
+			}
+			if err := j.write(c.file, goal); err != nil && !errors.Is(err, unix.EROFS) {
+				return err
+			}
+		}
+		return nil
+	}}
+	err = w.walk(ctx, top, "", 0)
+	return Report{Left: w.left}, err
+}
+
+// clip bounds what a report repeats of a guest's names.
+func clip(text string) string {
+	const most = 256
+	if len(text) > most {
+		return text[:most] + "..."
+	}
+	return text
+}
