@@ -9,5 +9,6 @@
 // the port hangs up, it powers the guest off. It knows nothing of the host
 // but that port and the virtiofs share.
 //
-// "cloister-agent pause" is process 1 of a pod's shared pid namespace.
+// "cloister-agent pause" is process 1 of a pod's shared pid namespace. The
+// kernel starts the agent as its modprobe when a container needs a module.
 package main

@@ -28,6 +28,12 @@ func main() {
 		pause.Run()
 		return
 	}
+	if boot.IsModprobe(os.Args) {
+		if err := boot.LoadLate(); err != nil {
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "cloister-agent: it runs as process 1 of a guest")
 		os.Exit(2)

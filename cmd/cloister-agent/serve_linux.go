@@ -34,7 +34,7 @@ const namespace = "cloister"
 func run(ctx context.Context) error {
 	hello := guestapi.Hello{Protocol: guestapi.Protocol, AgentVersion: version, InitAt: boot.Uptime()}
 	reap.Start()
-	if err := boot.Prepare(ctx); err != nil {
+	if err := boot.Prepare(); err != nil {
 		return err
 	}
 	port, err := boot.OpenPort(guestapi.PortName)

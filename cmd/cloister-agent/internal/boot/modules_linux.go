@@ -3,49 +3,102 @@
 package boot
 
 import (
-	"context"
+	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
-	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 )
 
-// modulesList names one file per line, in the order in which they load.
-const modulesList = "/lib/cloister/modules"
+const (
+	// modulesList names one file per line, in the order in which they load.
+	// Files whose name ends in .gz are compressed.
+	modulesList = "/lib/cloister/modules"
+	// lateList is for what a container may turn out to need.
+	lateList = "/lib/cloister/modules.late"
 
-// loadModules inserts the image's modules, if it has any, and then deletes
-// their files, which are the guest's memory.
-func loadModules(ctx context.Context) error {
-	list, err := os.ReadFile(modulesList)
-	if errors.Is(err, os.ErrNotExist) {
+	modprobePath = "/proc/sys/kernel/modprobe"
+	agentPath    = "/init"
+	maxModule    = 64 << 20
+)
+
+// loadModules inserts the image's modules, if it has any.
+func loadModules() error {
+	errs, err := loadList(modulesList)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if _, err := os.Stat(lateList); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("read list of modules: %w", err)
-	}
-	for _, path := range strings.Fields(string(list)) {
-		if err := loadModule(path); err != nil {
-			return err
-		}
-		if err := os.Remove(path); err != nil {
-			log.G(ctx).WithError(err).Warn("remove module")
-		}
+	if err := os.WriteFile(modprobePath, []byte(agentPath), 0); err != nil {
+		return fmt.Errorf("become the kernel's modprobe: %w", err)
 	}
 	return nil
+}
+
+// IsModprobe tells whether the kernel has started the agent to load a module:
+// with "-q", "--" and a name.
+func IsModprobe(args []string) bool { return len(args) == 4 && args[1] == "-q" && args[2] == "--" }
+
+// LoadLate loads all late modules, whichever the kernel asks for: it knows
+// them by aliases, and they depend on each other. The second time there are
+// none left. It runs in the first root, where there is nothing but the image.
+func LoadLate() error {
+	errs, err := loadList(lateList)
+	return errors.Join(append(errs, err, os.Remove(lateList))...)
+}
+
+// loadList gives the modules' errors apart from its own. It deletes the files
+// as it goes: they are the guest's memory.
+func loadList(name string) ([]error, error) {
+	list, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read list of modules: %w", err)
+	}
+	var errs []error
+	for _, path := range strings.Fields(string(list)) {
+		if err := errors.Join(loadModule(path), os.Remove(path)); err != nil {
+			errs = append(errs, fmt.Errorf("load module %s: %w", path, err))
+		}
+	}
+	return errs, nil
 }
 
 func loadModule(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("load module: %w", err)
+		return err
 	}
 	defer f.Close()
-	err = unix.FinitModule(int(f.Fd()), "", 0)
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("load module %s: %w", path, err)
+	if strings.HasSuffix(path, ".gz") {
+		err = loadCompressed(f)
+	} else {
+		err = unix.FinitModule(int(f.Fd()), "", 0)
 	}
-	return nil
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
+}
+
+func loadCompressed(f *os.File) error {
+	r, err := gzip.NewReader(f)
+	if err != nil {
+		return err
+	}
+	image, err := io.ReadAll(io.LimitReader(r, maxModule))
+	if err != nil {
+		return err
+	}
+	return unix.InitModule(image, "")
 }

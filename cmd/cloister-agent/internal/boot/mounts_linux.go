@@ -3,7 +3,6 @@
 package boot
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -44,7 +43,10 @@ func mountPoints() []mountPoint {
 }
 
 // Prepare mounts, loads modules and sets limits. Call it once, first.
-func Prepare(ctx context.Context) error {
+func Prepare() error {
+	if err := makeNull(); err != nil {
+		return err
+	}
 	if err := leaveRootfs(); err != nil {
 		return err
 	}
@@ -69,7 +71,17 @@ func Prepare(ctx context.Context) error {
 	if err := holdNamespaces(); err != nil {
 		return err
 	}
-	return loadModules(ctx)
+	return loadModules()
+}
+
+// makeNull gives the first root, in which the kernel starts its modprobe, the
+// device without which Go's runtime does not start.
+func makeNull() error {
+	err := unix.Mknod(os.DevNull, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))) // null(4)
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make %s: %w", os.DevNull, err)
+	}
+	return nil
 }
 
 // leaveRootfs makes a mount that has a parent the root: pivot_root(2), which
