@@ -581,7 +581,9 @@ func TestBlockDevice(t *testing.T) {
 		testenv.Need(t, testenv.Root, "no loop device: "+err.Error())
 	}
 	device := strings.TrimSpace(string(out))
-	t.Cleanup(func() { _ = exec.CommandContext(context.WithoutCancel(t.Context()), "losetup", "--detach", device).Run() })
+	t.Cleanup(func() {
+		_ = exec.CommandContext(context.WithoutCancel(t.Context()), "losetup", "--detach", device).Run()
+	})
 	w.label(device, oldTwo)
 	j := w.open(1)
 	if report := w.apply(j, "ns/a", item(t, device, guestA)); len(report.Unlabelled) > 0 {
