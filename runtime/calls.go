@@ -145,9 +145,12 @@ func killPause(p *process, signal unix.Signal) {
 
 // ResizePty sets the size of a process's terminal.
 func (r *Runtime) ResizePty(ctx context.Context, ref Ref, width, height uint32) error {
-	c, _, err := r.process(ref)
+	c, p, err := r.process(ref)
 	if err != nil || c.pause {
 		return err
+	}
+	if state, _ := p.snapshot(); state == Created && ref.Exec != "" {
+		return nil // the guest does not have it yet; clients set the size again once it runs
 	}
 	box, err := r.box()
 	if err != nil {

@@ -4,6 +4,8 @@ package runtime
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -21,7 +23,7 @@ type container struct {
 	init     *process
 
 	mu    sync.Mutex
-	execs map[string]*process // nil value: the exec is being added
+	execs map[string]*process
 }
 
 // process finds a process by exec id; the first one when it is empty.
@@ -31,28 +33,22 @@ func (c *container) process(exec string) (*process, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p := c.execs[exec]
-	if p == nil {
+	p, ok := c.execs[exec]
+	if !ok {
 		return nil, fmt.Errorf("exec %s of container %s: %w", exec, c.id, errdefs.ErrNotFound)
 	}
 	return p, nil
 }
 
-// reserve takes an exec id until put or drop.
-func (c *container) reserve(exec string) error {
+// add adds an exec under an id that is free.
+func (c *container) add(p *process) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, taken := c.execs[exec]; taken {
-		return fmt.Errorf("exec %s of container %s: %w", exec, c.id, errdefs.ErrAlreadyExists)
+	if _, taken := c.execs[p.ref.Exec]; taken {
+		return fmt.Errorf("exec %s of container %s: %w", p.ref.Exec, c.id, errdefs.ErrAlreadyExists)
 	}
-	c.execs[exec] = nil
-	return nil
-}
-
-func (c *container) put(p *process) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.execs[p.ref.Exec] = p
+	return nil
 }
 
 func (c *container) drop(exec string) {
@@ -65,11 +61,5 @@ func (c *container) drop(exec string) {
 func (c *container) all() []*process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var ps []*process
-	for _, p := range c.execs {
-		if p != nil {
-			ps = append(ps, p)
-		}
-	}
-	return append(ps, c.init)
+	return append(slices.Collect(maps.Values(c.execs)), c.init)
 }

@@ -4,7 +4,6 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	eventsapi "github.com/containerd/containerd/api/events"
@@ -15,6 +14,7 @@ import (
 
 	"cloister/oci"
 	"cloister/runtime/stdio"
+	"cloister/sandbox"
 	"cloister/sandbox/hooks"
 )
 
@@ -32,7 +32,11 @@ func (r *Runtime) Start(ctx context.Context, ref Ref) (uint32, error) {
 		if c.pause {
 			return nil
 		}
-		if err := box.SyncNetwork(ctx); err != nil {
+		if ref.Exec != "" {
+			if err := p.exec(ctx, box); err != nil {
+				return err
+			}
+		} else if err := box.SyncNetwork(ctx); err != nil {
 			return err
 		}
 		defer box.Phase("start")()
@@ -64,7 +68,7 @@ type ExecRequest struct {
 }
 
 // Exec adds a process; Start runs it.
-func (r *Runtime) Exec(ctx context.Context, req ExecRequest) (err error) {
+func (r *Runtime) Exec(_ context.Context, req ExecRequest) error {
 	c, err := r.container(req.Ref.Container)
 	if err != nil {
 		return err
@@ -75,10 +79,6 @@ func (r *Runtime) Exec(ctx context.Context, req ExecRequest) (err error) {
 	if c.pause {
 		return fmt.Errorf("exec in %s: the pause container has no files of its own: %w", c.id, errdefs.ErrNotImplemented)
 	}
-	box, err := r.box()
-	if err != nil {
-		return err
-	}
 	process, err := oci.ParseProcess(req.Spec, r.config.Workloads)
 	if err != nil {
 		return err
@@ -87,24 +87,27 @@ func (r *Runtime) Exec(ctx context.Context, req ExecRequest) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := c.reserve(req.Ref.Exec); err != nil {
+	p := newProcess(req.Ref, req.Stdio, r.exited)
+	p.spec = spec
+	if err := c.add(p); err != nil {
 		return err
 	}
-	p := newProcess(req.Ref, req.Stdio, r.exited)
-	tokens, err := p.openIO(ctx, box)
-	if err == nil {
-		_, err = box.Guest().Task().Exec(ctx, &taskapi.ExecProcessRequest{
-			ID: c.id, ExecID: req.Ref.Exec, Terminal: req.Stdio.Terminal, Spec: spec,
-			Stdin: tokens.stdin, Stdout: tokens.stdout, Stderr: tokens.stderr,
-		})
-	}
-	if err != nil {
-		c.drop(req.Ref.Exec)
-		return errors.Join(box.Explain(err), p.closeIO())
-	}
-	c.put(p)
 	r.publish(&eventsapi.TaskExecAdded{ContainerID: c.id, ExecID: req.Ref.Exec})
 	return nil
+}
+
+// exec gives the guest the process. That is part of its start: clients expect
+// their streams to be opened no earlier.
+func (p *process) exec(ctx context.Context, box *sandbox.Sandbox) error {
+	tokens, err := p.openIO(ctx, box)
+	if err != nil {
+		return err
+	}
+	_, err = box.Guest().Task().Exec(ctx, &taskapi.ExecProcessRequest{
+		ID: p.ref.Container, ExecID: p.ref.Exec, Terminal: p.stdio.Terminal, Spec: p.spec,
+		Stdin: tokens.stdin, Stdout: tokens.stdout, Stderr: tokens.stderr,
+	})
+	return box.Explain(err)
 }
 
 // Delete forgets a process that has ended or never ran, after its output has

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"cloister/runtime/stdio"
 )
@@ -38,6 +39,7 @@ type Exited struct {
 type process struct {
 	ref    Ref
 	stdio  stdio.Config
+	spec   *anypb.Any        // of an exec: what the guest is to run
 	done   chan struct{}     // closed when state is Stopped
 	onExit func(Ref, Exited) // called once, under mu, before done is closed
 

@@ -56,7 +56,7 @@ func collect(ctx context.Context, cfg Config, dir statedir.Dir) error {
 }
 
 // undoers take back each kind of effect that a sandbox makes.
-func undoers(Config) map[statedir.Kind]statedir.Undoer {
+func undoers(cfg Config) map[statedir.Kind]statedir.Undoer {
 	return map[statedir.Kind]statedir.Undoer{
 		statedir.KindProcess: statedir.UndoProcess,
 		statedir.KindCgroup: func(ctx context.Context, e statedir.Effect) error {
@@ -65,6 +65,22 @@ func undoers(Config) map[statedir.Kind]statedir.Undoer {
 				return err
 			}
 			return errors.Join(group.Kill(), group.Remove(ctx))
+		},
+		statedir.KindReservation: func(ctx context.Context, e statedir.Effect) error {
+			registry, _, err := keepers(cfg)
+			if err != nil {
+				return err
+			}
+			_, err = registry.Reclaim(ctx)
+			return err
+		},
+		statedir.KindRelabel: func(ctx context.Context, e statedir.Effect) error {
+			_, relabels, err := keepers(cfg)
+			if err != nil {
+				return err
+			}
+			_, err = relabels.Restore(ctx, e.Detail)
+			return err
 		},
 	}
 }

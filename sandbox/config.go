@@ -51,7 +51,16 @@ type Machine struct {
 
 // Labels says which mandatory access control sandboxes get.
 type Labels struct {
-	MAC string `toml:"mac"` // selinux or none; none is refused on an enforcing host
+	MAC             string `toml:"mac"`               // selinux or none; default selinux; none is refused on an enforcing host
+	AllowPermissive bool   `toml:"allow_permissive"`  // start on a host that labels and does not enforce, for trying things out
+	Mode            string `toml:"mode"`              // dynamic or static; default dynamic
+	Label           string `toml:"label"`             // for static: QEMU's whole label
+	Image           string `toml:"image"`             // for static: the disks' label
+	Base            string `toml:"base"`              // for dynamic: a label whose type QEMU gets
+	Relabel         *bool  `toml:"relabel"`           // whether files are labelled; default yes when dynamic, no when static
+	Share           string `toml:"share"`             // name of a group of sandboxes that hold one level on purpose
+	Range           string `toml:"range"`             // what levels are drawn from, as s0:c0.c1023; default cloister's own range
+	AllowWholeDisks bool   `toml:"allow_whole_disks"` // give a guest a disk that is not a partition or volume
 }
 
 // Timeouts bound what waits for somebody else.

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"cloister/labels"
 	"cloister/oci"
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/plan"
@@ -74,7 +75,7 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 		return "", err
 	}
 	input := s.guestInput(c)
-	if err := s.addMounts(c, shared, &input, req); err != nil {
+	if err := s.addMounts(ctx, c, shared, &input, req); err != nil {
 		return "", err
 	}
 	if req.Spec, err = c.Workload.GuestSpec(input); err != nil {
@@ -125,6 +126,9 @@ func (s *Sandbox) addRootfs(ctx context.Context, r *resident, c Container, share
 		if err := s.shareRootfs(c, rootfs.Host, target); err != nil {
 			return nil, err
 		}
+		if err := s.identity.admit(ctx, target, labels.Private); err != nil {
+			return nil, fmt.Errorf("rootfs: %w", err)
+		}
 		return []*guestv1.MountStep{{Type: "bind", Source: "share:" + c.ID + "/rootfs", Target: "rootfs"}}, nil
 	}
 	luns := make([]string, len(rootfs.Disks))
@@ -155,7 +159,7 @@ func (s *Sandbox) shareRootfs(c Container, mounts []Mount, target string) error 
 		if err := os.Mkdir(target, 0o755); err != nil {
 			return err
 		}
-		return mountRootfs(mounts, target)
+		return mountRootfs(mounts, target, s.identity.chosen.Rootfs)
 	}
 	source := c.Workload.Rootfs.Path
 	if !filepath.IsAbs(source) {
@@ -173,6 +177,9 @@ func (s *Sandbox) addDisk(ctx context.Context, r *resident, d plan.Disk) (source
 		if err := makeFileSystem(ctx, d); err != nil {
 			return "", err
 		}
+	}
+	if err := s.identity.disk(ctx, d); err != nil {
+		return "", err
 	}
 	lun := s.takeLUN()
 	r.undo.push("lun", func(context.Context) error { s.dropLUN(lun); return nil })
@@ -196,7 +203,7 @@ func (s *Sandbox) guestInput(c Container) oci.GuestInput {
 }
 
 // addMounts shares, or copies, what the spec binds from the host.
-func (s *Sandbox) addMounts(c Container, shared string, in *oci.GuestInput, req *guestv1.PrepareContainerRequest) error {
+func (s *Sandbox) addMounts(ctx context.Context, c Container, shared string, in *oci.GuestInput, req *guestv1.PrepareContainerRequest) error {
 	for i, m := range c.Workload.Mounts {
 		if m.Kind != oci.BindMount {
 			continue
@@ -221,6 +228,9 @@ func (s *Sandbox) addMounts(c Container, shared string, in *oci.GuestInput, req 
 				return fmt.Errorf("mount %q: %w", m.Destination, err)
 			}
 			if err := bindMount(source, filepath.Join(shared, "m", n), bindFlags{recursive: m.Recursive, readOnly: m.ReadOnly}); err != nil {
+				return fmt.Errorf("mount %q: %w", m.Destination, err)
+			}
+			if err := s.identity.admit(ctx, filepath.Join(shared, "m", n), labels.Keep); err != nil {
 				return fmt.Errorf("mount %q: %w", m.Destination, err)
 			}
 			in.Sources[i] = path.Join(guestShare, c.ID, "m", n)

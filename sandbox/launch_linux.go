@@ -4,37 +4,24 @@ package sandbox
 
 import (
 	"errors"
-	"fmt"
-	"os"
 	"os/exec"
-	"runtime"
 
-	"golang.org/x/sys/unix"
-
+	"cloister/labels/lsm"
 	"cloister/sandbox/cgroup"
 )
 
-// launcher starts a command in the sandbox's network namespace and cgroup.
+// launcher starts a helper of the sandbox: under its label, in its network
+// namespace and cgroup, and with its mark.
 type launcher struct {
-	netns  *os.File
+	lsm.Launch
 	mark   string
 	cgroup *cgroup.Group
 }
 
-// Start starts cmd on a thread of its own, which ends with it: neither its
-// namespace nor its label reaches another command.
+// Start starts cmd; on an error it does not run.
 func (l launcher) Start(cmd *exec.Cmd) error {
 	cmd.Env = append(cmd.Env, l.mark)
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(int(l.netns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace: %w", err)
-			return
-		}
-		done <- cmd.Start()
-	}()
-	if err := <-done; err != nil || l.cgroup == nil {
+	if err := l.Launch.Start(cmd); err != nil {
 		return err
 	}
 	if err := l.cgroup.Add(cmd.Process.Pid); err != nil {

@@ -15,24 +15,36 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"cloister/labels"
 	"cloister/sandbox/plan"
 )
 
 // mountRootfs makes an engine's mounts at target, one on top of the other. The
 // mounts are as restricted on the host as they can be: the guest alone decides
-// what a device node or a set-uid bit in them means.
-func mountRootfs(mounts []plan.Mount, target string) error {
+// what a device node or a set-uid bit in them means. The label, unless zero, takes
+// the place of the engine's.
+func mountRootfs(mounts []plan.Mount, target string, label labels.Label) error {
 	for i, m := range mounts {
 		at := target
 		if m.Target != "" {
 			at = filepath.Join(target, m.Target)
 		}
-		options := append(slices.Clone(m.Options), "nodev", "nosuid")
+		options := append(withContext(m, label), "nodev", "nosuid")
 		if err := mountAt(m.Source, at, m.Type, options); err != nil {
 			return errors.Join(fmt.Errorf("rootfs mount %d: %w", i, err), unmountBelow(target))
 		}
 	}
 	return nil
+}
+
+// withContext are a mount's options with the label for all its files. A bind
+// mount would take it without a word and do nothing.
+func withContext(m plan.Mount, label labels.Label) []string {
+	options := slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return strings.HasPrefix(o, "context=") })
+	if label.IsZero() || m.Type == "bind" || slices.Contains(options, "bind") || slices.Contains(options, "rbind") {
+		return options
+	}
+	return append(options, `context="`+label.String()+`"`)
 }
 
 // mountAt is mount.Mount for any number of overlay layers: the kernel takes one

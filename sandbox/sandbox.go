@@ -40,15 +40,16 @@ type Sandbox struct {
 	request Request
 	size    oci.Size
 
-	dir     statedir.Dir
-	journal *statedir.Journal
-	cgroup  *cgroup.Group
-	netns   *network.Namespace
-	files   *virtiofsd.Process
-	machine *qemu.Process
-	guest   *guestapi.Client
-	undo    undo
-	done    chan struct{} // closed when the machine has ended
+	dir      statedir.Dir
+	journal  *statedir.Journal
+	cgroup   *cgroup.Group
+	identity *identity
+	netns    *network.Namespace
+	files    *virtiofsd.Process
+	machine  *qemu.Process
+	guest    *guestapi.Client
+	undo     undo
+	done     chan struct{} // closed when the machine has ended
 
 	network sync.Mutex // orders what the guest is told of its network
 
@@ -70,6 +71,7 @@ func (s *Sandbox) steps(p *planned) []step {
 	return []step{
 		{"plan", func(context.Context) error { return s.plan(p) }},
 		{"promise", func(ctx context.Context) error { return s.promise(ctx) }},
+		{"label", s.label},
 		{"prepare", func(context.Context) error { return s.prepare(p) }},
 		{"files", func(ctx context.Context) error { return s.serveFiles(ctx, p) }},
 		{"qemu", func(ctx context.Context) error { return s.launch(ctx, p) }},

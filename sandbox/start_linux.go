@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/log"
 
+	"cloister/labels"
+	"cloister/labels/lsm"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/network"
@@ -47,6 +49,9 @@ func (s *Sandbox) plan(p *planned) error {
 	}
 	accel, _, err := qemu.DetectAccel(s.config.Machine.Accel, qemu.Host{})
 	if err != nil {
+		return err
+	}
+	if s.identity, err = newIdentity(s.config, s.request, accel); err != nil {
 		return err
 	}
 	sizing := s.config.Sizing
@@ -89,6 +94,10 @@ func (s *Sandbox) prepare(p *planned) error {
 	if err := os.Mkdir(s.dir.Share(), 0o755); err != nil {
 		return err
 	}
+	chosen := s.identity.chosen
+	if err := errors.Join(s.identity.own(s.dir.String(), chosen.Run), s.identity.own(s.dir.Share(), chosen.Rootfs)); err != nil {
+		return err
+	}
 	if err := s.enterCgroup(); err != nil {
 		return err
 	}
@@ -109,10 +118,13 @@ func (s *Sandbox) prepare(p *planned) error {
 	return nil
 }
 
-// starter starts a helper in the sandbox's network namespace and cgroup, with
-// the sandbox's mark in its environment.
-func (s *Sandbox) starter() launcher {
-	return launcher{netns: s.netns.File(), mark: s.dir.Marker(), cgroup: s.cgroup}
+// starter starts a helper under its label, in the sandbox's network namespace
+// and cgroup, with the sandbox's mark in its environment.
+func (s *Sandbox) starter(label labels.Label) launcher {
+	return launcher{
+		Launch: lsm.Launch{Driver: s.identity.driver, Label: label, NetNS: s.netns.File()},
+		mark:   s.dir.Marker(), cgroup: s.cgroup,
+	}
 }
 
 // run starts a helper, whose pid is promised by its mark.
@@ -129,14 +141,15 @@ func (s *Sandbox) run(program string, start func() (pid int, err error), stop fu
 }
 
 func (s *Sandbox) serveFiles(ctx context.Context, p *planned) error {
-	log, err := openLog(s.dir.VirtiofsdLog())
+	log, err := s.openLog(s.dir.VirtiofsdLog())
 	if err != nil {
 		return err
 	}
 	p.close_ = append(p.close_, log.Close)
 	return s.run("virtiofsd", func() (int, error) {
 		s.files, err = virtiofsd.Start(ctx, virtiofsd.Config{
-			Binary: s.config.Machine.Virtiofsd, Source: s.dir.Share(), Starter: s.starter(), Log: log, Dir: s.dir.String(),
+			Binary: s.identity.programs.Virtiofsd, Source: s.dir.Share(), Starter: s.starter(s.identity.chosen.Virtiofsd),
+			Sockets: s.identity.sockets, Log: log, Dir: s.dir.String(),
 		})
 		if err != nil {
 			return 0, err
@@ -151,19 +164,19 @@ func (s *Sandbox) serveFiles(ctx context.Context, p *planned) error {
 }
 
 func (s *Sandbox) launch(ctx context.Context, p *planned) error {
-	log, err := openLog(s.dir.QEMULog())
+	log, err := s.openLog(s.dir.QEMULog())
 	if err != nil {
 		return err
 	}
 	p.close_ = append(p.close_, log.Close)
-	console, err := openLog(s.dir.Console())
+	console, err := s.openLog(s.dir.Console())
 	if err != nil {
 		return err
 	}
 	p.close_ = append(p.close_, console.Close)
 	return s.run("qemu", func() (int, error) {
 		s.machine, err = qemu.Start(ctx, p.machine, qemu.Options{
-			Binary: s.config.Machine.QEMU, Starter: s.starter(), Dir: s.dir.String(),
+			Binary: s.identity.programs.QEMU, Starter: s.starter(s.identity.chosen.QEMU), Sockets: s.identity.sockets, Dir: s.dir.String(),
 			Log: log, Console: console, Share: s.files.Socket(), Taps: p.taps,
 		})
 		if err != nil {
@@ -181,6 +194,9 @@ func (s *Sandbox) launch(ctx context.Context, p *planned) error {
 
 // verify reads back what the kernel says of the processes, and lets the guest run.
 func (s *Sandbox) verify(ctx context.Context) error {
+	if err := s.check(ctx); err != nil {
+		return err
+	}
 	return s.machine.Continue(ctx)
 }
 
@@ -246,8 +262,15 @@ func (s *Sandbox) SyncNetwork(ctx context.Context) error {
 	return s.Explain(err)
 }
 
-func openLog(name string) (*os.File, error) {
-	return os.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
+func (s *Sandbox) openLog(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.identity.own(name, s.identity.chosen.Run); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func openImage(dir string) (*guestimage.Image, error) { return guestimage.Open(dir) }
