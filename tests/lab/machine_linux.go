@@ -140,7 +140,13 @@ func (m *machine) ask(r wire.Request, atMost time.Duration) (wire.Answer, error)
 // trouble adds the console's last lines to an error.
 func (m *machine) trouble(err error) error {
 	text, _ := os.ReadFile(m.console)
-	return fmt.Errorf("lab: %w; its console ended with:\n%s", err, tail(text))
+	var said strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "lab:") || strings.Contains(line, "denied") || strings.Contains(line, "panic") {
+			said.WriteString(line)
+		}
+	}
+	return fmt.Errorf("lab: %w; of its console:\n%s\nand its end:\n%s", err, said.String(), tail(text))
 }
 
 // run runs a program to its end.

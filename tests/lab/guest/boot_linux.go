@@ -64,10 +64,7 @@ func boot() error {
 	if err := labelEarly(); err != nil {
 		return err
 	}
-	// Only its own kind of file is an entrance to init's domain.
-	if err := os.WriteFile("/proc/self/attr/exec", []byte("system_u:system_r:init_t:s0"), 0); err != nil {
-		return fmt.Errorf("enter init's domain: %w", err)
-	}
+	// The file's type is the entrance: the policy takes the kernel's process 1 from it to init's domain.
 	return unix.Exec(disk+"/bin/labinit", []string{"labinit"}, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C"})
 }
 

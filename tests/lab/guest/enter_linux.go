@@ -28,6 +28,11 @@ func enter() error {
 	if err != nil {
 		return fmt.Errorf("output %s: %w", output, err)
 	}
+	for target := 1; target <= 2; target++ {
+		if err := unix.Dup2(out, target); err != nil {
+			return err
+		}
+	}
 	var handed []int
 	for _, file := range entry.Open {
 		fd, err := open(file)
@@ -51,11 +56,6 @@ func enter() error {
 	}
 	for i, fd := range handed {
 		if err := unix.Dup3(fd, 3+i, 0); err != nil {
-			return err
-		}
-	}
-	for target := 1; target <= 2; target++ {
-		if err := unix.Dup2(out, target); err != nil {
 			return err
 		}
 	}

@@ -212,6 +212,11 @@ func (s *service) end(pid int) error {
 }
 
 func write(w wire.Write) error {
+	if w.Anew {
+		if err := os.RemoveAll(w.Path); err != nil {
+			return err
+		}
+	}
 	mode := os.FileMode(w.Mode)
 	if mode == 0 {
 		mode = 0o755
@@ -220,6 +225,10 @@ func write(w wire.Write) error {
 	case w.Label:
 	case w.Folder:
 		if err := os.MkdirAll(w.Path, mode); err != nil {
+			return err
+		}
+	case w.Device != [2]uint32{}:
+		if err := unix.Mknod(w.Path, unix.S_IFBLK|0o600, int(unix.Mkdev(w.Device[0], w.Device[1]))); err != nil {
 			return err
 		}
 	case w.Link != "":

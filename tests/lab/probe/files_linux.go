@@ -15,11 +15,12 @@ import (
 
 func fileOperations() map[string]operation {
 	return map[string]operation{
-		"open":     func(a []string) error { return withFile(a[0], unix.O_RDONLY, readSome) },
-		"open-rw":  func(a []string) error { return withFile(a[0], unix.O_RDWR, writeSome) },
-		"append":   func(a []string) error { return withFile(a[0], unix.O_WRONLY|unix.O_APPEND, writeSome) },
-		"openonly": func(a []string) error { return withFile(a[0], unix.O_RDONLY|unix.O_NONBLOCK, nothing) },
-		"list":     func(a []string) error { _, err := os.ReadDir(a[0]); return err },
+		"open":           func(a []string) error { return withFile(a[0], unix.O_RDONLY, readSome) },
+		"open-rw":        func(a []string) error { return withFile(a[0], unix.O_RDWR, writeSome) },
+		"append":         func(a []string) error { return withFile(a[0], unix.O_WRONLY|unix.O_APPEND, writeSome) },
+		"openonly":       func(a []string) error { return withFile(a[0], unix.O_RDONLY|unix.O_NONBLOCK, nothing) },
+		"openonly-write": func(a []string) error { return withFile(a[0], unix.O_WRONLY, nothing) },
+		"list":           func(a []string) error { _, err := os.ReadDir(a[0]); return err },
 		"create": func(a []string) error {
 			return withFile(a[0], unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, nothing)
 		},

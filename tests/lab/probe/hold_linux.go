@@ -20,7 +20,7 @@ type held struct {
 }
 
 // hold makes things for others to attack, says what they are and stays: abstract sockets @NAME and @NAME.dgram, a memfd,
-// System V objects under the number given, a key. Arguments: NAME NUMBER.
+// System V objects under the number given, a key. Arguments: NAME NUMBER [SOCKET].
 func hold(a []string) error {
 	number, err := strconv.Atoi(a[1])
 	if err != nil {
@@ -34,6 +34,10 @@ func hold(a []string) error {
 	}
 	note("stream", listen(unix.SOCK_STREAM, "@"+a[0]))
 	note("dgram", listen(unix.SOCK_DGRAM, "@"+a[0]+".dgram"))
+	if len(a) > 2 {
+		_ = unix.Unlink(a[2])
+		note("socket", listen(unix.SOCK_STREAM, a[2]))
+	}
 	h.Memfd, err = memory()
 	note("memfd", err)
 	id, err := unix.SysvShmGet(number, 4096, unix.IPC_CREAT|0o666)

@@ -65,12 +65,16 @@ type End struct {
 
 // Write makes a file, folder, link or node, with a context if one is given.
 type Write struct {
-	Path    string `json:"path"`
-	Data    []byte `json:"data,omitempty"`
-	Mode    uint32 `json:"mode,omitempty"`
-	Folder  bool   `json:"folder,omitempty"`
-	Link    string `json:"link,omitempty"`
-	Size    int64  `json:"size,omitempty"`
+	Path   string `json:"path"`
+	Data   []byte `json:"data,omitempty"`
+	Mode   uint32 `json:"mode,omitempty"`
+	Folder bool   `json:"folder,omitempty"`
+	Link   string `json:"link,omitempty"`
+	Size   int64  `json:"size,omitempty"`
+	// Device is a block device's major and minor number.
+	Device [2]uint32 `json:"device,omitzero"`
+	// Anew removes what is there.
+	Anew    bool   `json:"anew,omitempty"`
 	Context string `json:"context,omitempty"`
 	// Label only: the file is there.
 	Label bool `json:"label,omitempty"`

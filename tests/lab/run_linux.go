@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"cloister/tests/lab/wire"
+)
+
+const longAsk = time.Minute
+
+// attack runs the attempt and its first two controls, under the enforcing policy.
+func (w *world) attack(a attempt) (result, error) {
+	r := result{attempt: a}
+	answer, err := w.try(a, a.try, levelA, a.target())
+	if err != nil {
+		return r, err
+	}
+	target := ""
+	if a.tag == mcs {
+		target = levelOf(a.target())
+	}
+	seen := denials(answer.Audit)
+	switch {
+	case answer.Exit == 0:
+		r.trouble = "succeeded"
+	case answer.Exit == 2:
+		r.trouble = "was not tried: " + strings.TrimSpace(answer.Out)
+	case !a.want.in(seen, levelA, target):
+		r.trouble = fmt.Sprintf("%s, without the denial %s: %s", strings.TrimSpace(answer.Out), a.want, brief(seen))
+	default:
+		r.denied = true
+	}
+	r.controls++
+	if err := w.control(&r, "own", a.ownTry(), levelA, "a"); err != nil {
+		return r, err
+	}
+	if a.tag == mcs {
+		r.controls++
+		if err := w.control(&r, "at the target's level", a.try, levelOf(a.target()), a.target()); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// control runs an operation that has to work.
+func (w *world) control(r *result, name, operation, level, against string) error {
+	a := r.attempt
+	if a.own != "" || a.tag != mcs {
+		// Another operation than the attempt's: nothing is handed on.
+		a.open, a.send = "", ""
+	}
+	answer, err := w.try(a, operation, level, against)
+	if err != nil {
+		return err
+	}
+	if answer.Exit == 0 {
+		r.held++
+		return nil
+	}
+	r.notes = append(r.notes, fmt.Sprintf("control %s: exit %d: %s: %s", name, answer.Exit, strings.TrimSpace(answer.Out), brief(denials(answer.Audit))))
+	return nil
+}
+
+// withoutPolicy runs the attempt with its domain permissive: it shows that nothing but the policy stood in the way.
+func (w *world) withoutPolicy(r *result) error {
+	answer, err := w.try(r.attempt, r.try, levelA, r.target())
+	if err != nil {
+		return err
+	}
+	switch {
+	case r.permissive == "" && answer.Exit == 0, r.permissive != "" && strings.HasPrefix(answer.Out, "errno "+r.permissive+" "):
+		r.permissiveHeld = true
+	default:
+		r.notes = append(r.notes, fmt.Sprintf("permissive: exit %d, want %q: %s", answer.Exit, r.permissive, strings.TrimSpace(answer.Out)))
+	}
+	return nil
+}
+
+func levelOf(name string) string {
+	i := slices.IndexFunc(parties(), func(p party) bool { return p.name == name })
+	return parties()[i].level
+}
+
+// brief is a list of denials in short.
+func brief(list []denial) string {
+	if len(list) == 0 {
+		return "no denial"
+	}
+	var text []string
+	for _, d := range list {
+		text = append(text, fmt.Sprintf("%s:%s -> %s:%s:%s {%s} %s", d.Source.Type, d.Source.Range, d.Target.Type, d.Target.Range, d.Class,
+			strings.Join(d.Permissions, " "), d.Path))
+	}
+	return strings.Join(text, "; ")
+}
+
+// permissiveWorld loads the other policy.
+func (w *world) permissiveWorld() error {
+	_, err := w.m.ask(wire.Request{Policy: &wire.Policy{Load: "/lab/policy/permissive"}}, 2*time.Minute)
+	return err
+}
