@@ -22,6 +22,15 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 note() { printf '  %s\n' "$*"; }
 ctr() { command ctr --address "$dir/containerd.sock" "$@"; }
 
+# descendants PID: its children, and theirs.
+descendants() {
+	local child
+	for child in $(pgrep -P "$1"); do
+		echo "$child"
+		descendants "$child"
+	done
+}
+
 clean() {
 	rc=$?
 	trap - EXIT
@@ -96,9 +105,10 @@ note "(ctr run --rm ... uname took $((($(date +%s%N) - begin) / 1000000)) ms)"
 say "A sandbox that stays, and its processes on the host"
 ctr run --detach --runtime io.containerd.cloister.v2 "$image" shown sleep 600
 ctr task list
-# The machine, its file server and the shim all name the sandbox's folder or id.
+shim=$(pgrep -f -- "containerd-shim-cloister-v2 .*-id shown .*$dir" | head -n 1)
 printf '  %7s %9s  %s\n' PID RSS-KIB COMMAND
-ps -eo pid=,rss=,args= | grep -E -e "$dir|-id shown" | grep -Ev 'demo.sh|grep|containerd --config|ctr ' | cut -c 1-110 | sed 's/^/  /'
+# shellcheck disable=SC2046
+ps -o pid=,rss=,args= -p "$(printf '%s,' "$shim" $(descendants "$shim") | sed 's/,$//')" | cut -c 1-110 | sed 's/^/  /'
 note "in the container: $(ctr task exec --exec-id look shown sh -c 'echo "$(ps | grep -c .) lines of ps, memory $(free -m | awk "/Mem/ { print \$3 }") of $(free -m | awk "/Mem/ { print \$2 }") MiB, pid 1 is $(cat /proc/1/comm)"')"
 
 say "The phases of its start, in milliseconds"

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,14 +32,19 @@ func (plain) Start(cmd *exec.Cmd) error { return cmd.Start() }
 
 // guestImage returns a kernel and an initial image that has the test's program as
 // process 1. Kernels with modules take them from the folder TEST_MODULES, in the
-// order of its modules.txt.
+// order of its modules.txt. TEST_KERNEL, TEST_MODULES and TEST_CMDLINE, more kernel
+// parameters, are for trying things out.
 func guestImage(t *testing.T) (kernel, initrd string) {
 	t.Helper()
 	kernel = os.Getenv("TEST_KERNEL")
 	if kernel == "" {
 		kernel = filepath.Join(testenv.NeedGuest(t), "kernel")
 	}
-	dir := t.TempDir()
+	// A comma and a blank, to see that QEMU takes paths as they are.
+	dir := filepath.Join(t.TempDir(), "a, b")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	program := filepath.Join(dir, "init")
 	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "cloister/tests/machine/guest")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -78,11 +84,19 @@ func modules(t *testing.T) []cpio.Record {
 func describe(t *testing.T, board vmm.MachineType) vmm.Machine {
 	t.Helper()
 	kernel, initrd := guestImage(t)
-	m := vmm.Machine{
+	return vmm.Machine{
 		Name: "test", Type: board, Accel: vmm.AccelTCG, MemoryMiB: 256, Kernel: kernel, Initrd: initrd,
-		Cmdline: append(qemu.NewTSC().Cmdline(t.Context(), vmm.AccelTCG), "console=ttyS0", "quiet", "panic=-1"),
+		Cmdline: slices.Concat([]string{"console=ttyS0", "quiet", "panic=-1"}, board.KernelParameters(),
+			qemu.NewTSC().Cmdline(t.Context(), vmm.AccelTCG), strings.Fields(os.Getenv("TEST_CMDLINE"))),
 	}
-	return m
+}
+
+// eachBoard runs a test on every board.
+func eachBoard(t *testing.T, test func(t *testing.T, board vmm.MachineType)) {
+	t.Helper()
+	for _, board := range []vmm.MachineType{vmm.Q35, vmm.MicroVM} {
+		t.Run(string(board), func(t *testing.T) { test(t, board) })
+	}
 }
 
 // running is a machine whose guest has said hello.
@@ -177,6 +191,31 @@ func (r *running) want(want, format string, args ...any) {
 	r.t.Helper()
 	if got := r.ask(format, args...); got != want {
 		r.t.Errorf("%s = %q, want %q", fmt.Sprintf(format, args...), got, want)
+	}
+}
+
+// wantSoon has the guest do something until it is answered so.
+func (r *running) wantSoon(want, verb string) {
+	r.t.Helper()
+	deadline := time.Now().Add(bootTimeout)
+	for {
+		got := r.ask("%s", verb)
+		if got == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("%s = %q, want %q", verb, got, want)
+		}
+	}
+}
+
+// end has the guest end the machine in order.
+func (r *running) end() {
+	r.t.Helper()
+	r.ExpectExit()
+	r.tell("reboot")
+	if err := r.ended(); err != nil {
+		r.t.Errorf("Err after an end that was asked for = %v, want nil", err)
 	}
 }
 

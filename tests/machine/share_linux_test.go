@@ -57,13 +57,16 @@ func mount(t *testing.T, source, target, fs string, flags uintptr, data string) 
 	}
 }
 
-func TestShare(t *testing.T) {
+func TestShare(t *testing.T) { eachBoard(t, testShare) }
+
+func testShare(t *testing.T, board vmm.MachineType) {
+	t.Helper()
 	dir, server := share(t)
 	write(t, filepath.Join(dir, "host"), "from the host")
 	secret := filepath.Join(t.TempDir(), "secret")
 	write(t, secret, "secret")
 
-	m := describe(t, vmm.Q35)
+	m := describe(t, board)
 	m.Share = &vmm.Share{Tag: "cloister"}
 	r := boot(t, m, qemu.Options{Share: server.Socket()})
 	server.HandedOver()
@@ -87,10 +90,7 @@ func TestShare(t *testing.T) {
 		t.Errorf("a link to a host's file reads %q in the guest, want an error", got)
 	}
 
-	r.tell("poweroff")
-	if err := r.ended(); err != nil {
-		t.Fatal(err)
-	}
+	r.end()
 	<-server.Done()
 	if err := server.Err(); err != nil {
 		t.Errorf("virtiofsd's Err after QEMU's end = %v, want nil", err)

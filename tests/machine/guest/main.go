@@ -88,7 +88,7 @@ func do(verb string, args []string) (string, error) {
 	case "reboot":
 		return "", unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	case "panic":
-		return "", os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+		os.Exit(1) // which process 1 must not
 	case "spam":
 		n, err := strconv.Atoi(args[0])
 		for i := range n {
@@ -108,12 +108,12 @@ func do(verb string, args []string) (string, error) {
 	return file(verb, args)
 }
 
-// links lists the network cards but the loopback one.
+// links lists the network cards that are devices.
 func links() (string, error) {
 	dirs, err := filepath.Glob("/sys/class/net/*")
 	var out []string
 	for _, d := range dirs {
-		if filepath.Base(d) == "lo" {
+		if _, err := os.Stat(filepath.Join(d, "device")); err != nil {
 			continue
 		}
 		if err := up(filepath.Base(d)); err != nil {
