@@ -4,7 +4,7 @@ package runtime
 
 import (
 	"context"
-	"errors"
+	"fmt"
 
 	"github.com/containerd/log"
 
@@ -16,10 +16,13 @@ import (
 // guest: engines attach networks by them, with the machine's pid in the state.
 func (r *Runtime) before(ctx context.Context, c *container) error {
 	state := r.hookState(c, hooks.Creating)
-	return errors.Join(
-		hooks.Run(ctx, c.workload.Hooks.Prestart, state, hooks.Namespaces{}),
-		hooks.Run(ctx, c.workload.Hooks.CreateRuntime, state, hooks.Namespaces{}),
-	)
+	if err := hooks.Run(ctx, c.workload.Hooks.Prestart, state, hooks.Namespaces{}); err != nil {
+		return fmt.Errorf("prestart: %w", err)
+	}
+	if err := hooks.Run(ctx, c.workload.Hooks.CreateRuntime, state, hooks.Namespaces{}); err != nil {
+		return fmt.Errorf("createRuntime: %w", err)
+	}
+	return nil
 }
 
 // after runs hooks whose errors change nothing any more.

@@ -5,6 +5,7 @@ package sandbox
 import (
 	"context"
 
+	"cloister/oci"
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/statedir"
 )
@@ -25,11 +26,7 @@ func (s *Sandbox) enterCgroup() error {
 	if err != nil {
 		return err
 	}
-	r := s.request.Workload.Resources
-	limits := cgroup.Limits{
-		MemoryBytes: int64(s.size.MemoryMiB+overheadMiB) << 20,
-		CPUShares:   r.CPUShares, CPUs: r.CPUs, Mems: r.Mems,
-	}
+	limits := hostLimits(s.request.Workload.HostResources(), s.size)
 	return s.do(statedir.Effect{Kind: statedir.KindCgroup, Path: group.String()}, func(*statedir.Effect) error {
 		if err := group.Create(limits); err != nil {
 			return err
@@ -37,4 +34,32 @@ func (s *Sandbox) enterCgroup() error {
 		s.cgroup = group
 		return nil
 	}, func(ctx context.Context) error { return group.Remove(ctx) })
+}
+
+// hostLimits are a workload's limits as they apply to its whole machine.
+func hostLimits(r oci.Resources, size oci.Size) cgroup.Limits {
+	l := cgroup.Limits{
+		MemoryBytes: int64(size.MemoryMiB+overheadMiB) << 20,
+		CPUShares:   r.CPUShares, CPUs: r.CPUs, Mems: r.Mems,
+		BlockIO: cgroup.BlockIO{
+			Weight: r.BlockIO.Weight, WeightDevices: diskLimits(r.BlockIO.WeightDevices),
+			ReadBps: diskLimits(r.BlockIO.ReadBps), WriteBps: diskLimits(r.BlockIO.WriteBps),
+			ReadIOPS: diskLimits(r.BlockIO.ReadIOPS), WriteIOPS: diskLimits(r.BlockIO.WriteIOPS),
+		},
+	}
+	if swap := r.MemorySwap; swap < 0 {
+		l.SwapBytes = &swap
+	} else if swap > 0 && r.MemoryLimit > 0 {
+		swap -= r.MemoryLimit
+		l.SwapBytes = &swap
+	}
+	return l
+}
+
+func diskLimits(in []oci.BlockIOLimit) []cgroup.DiskLimit {
+	out := make([]cgroup.DiskLimit, 0, len(in))
+	for _, d := range in {
+		out = append(out, cgroup.DiskLimit{Major: d.Major, Minor: d.Minor, Value: d.Value})
+	}
+	return out
 }

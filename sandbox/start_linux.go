@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	goruntime "runtime"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 
 	"cloister/labels"
 	"cloister/labels/lsm"
+	"cloister/oci"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/network"
@@ -230,7 +232,7 @@ func (s *Sandbox) configure(ctx context.Context) error {
 		Hostname:     s.request.Workload.Hostname,
 		TimeUnixNano: time.Now().UnixNano(),
 		Entropy:      entropy,
-		Sysctls:      s.request.Workload.Sysctls.Network,
+		Sysctls:      sysctls(s.request.Workload.Sysctls),
 		ShareTag:     plan.ShareTag,
 	})
 	if err != nil {
@@ -274,3 +276,13 @@ func (s *Sandbox) openLog(name string) (*os.File, error) {
 }
 
 func openImage(dir string) (*guestimage.Image, error) { return guestimage.Open(dir) }
+
+// sysctls are those that are the guest's as a whole.
+func sysctls(s oci.Sysctls) map[string]string {
+	all := maps.Clone(s.Network)
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, s.Kernel)
+	return all
+}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	goruntime "runtime"
 	"time"
 
 	"github.com/containerd/containerd/api/types"
@@ -22,6 +23,8 @@ import (
 )
 
 func main() {
+	// Threads that enter a namespace or take a label must end; the main one never does.
+	goruntime.LockOSThread()
 	os.Exit(bootstrap.Main(context.Background(), bootstrap.Config{
 		Name:    "io.containerd.cloister.v2",
 		Version: config.Version,
