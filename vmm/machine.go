@@ -35,6 +35,16 @@ const (
 	MicroVM MachineType = "microvm"
 )
 
+// KernelParameters returns what a kernel on this board is to be told, so that it does
+// not look for what is not there and finds the way to end: a microvm cannot power
+// off, but its reset ends it.
+func (t MachineType) KernelParameters() []string {
+	if t == MicroVM {
+		return []string{"acpi=off", "pci=off", "reboot=t"}
+	}
+	return nil
+}
+
 // Accel names what executes the guest's instructions.
 type Accel string
 

@@ -76,7 +76,7 @@ func (a *arguments) board(m vmm.Machine) {
 		// vhost-user refuses virtio before 1.0, which is virtio-mmio's default.
 		a.plain("-global", "virtio-mmio.force-legacy=false")
 	case vmm.Q35:
-		a.option("-machine", "q35", append(common, kv("usb", "off"), kv("vmport", "off"),
+		a.option("-machine", "q35", append(common, kv("usb", "off"), kv("smm", "off"), kv("vmport", "off"),
 			kv("smbus", "off"), kv("sata", "off"), kv("i8042", "off"), kv("hpet", "off"))...)
 	}
 	if m.Accel == vmm.AccelKVM {

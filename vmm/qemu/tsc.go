@@ -59,7 +59,8 @@ func (t TSC) Cmdline(ctx context.Context, accel vmm.Accel) []string {
 	if khz == 0 {
 		return nil
 	}
-	return []string{"tsc_early_khz=" + strconv.Itoa(khz), "tsc=reliable"}
+	// The check whether the timer interrupts fails, too, when the host is busy.
+	return []string{"tsc_early_khz=" + strconv.Itoa(khz), "tsc=reliable", "no_timer_check"}
 }
 
 // sampleTSC reads counter and clock together: the closest of a few attempts, since

@@ -26,8 +26,8 @@ func TestTSC(t *testing.T) {
 	if got := NewTSC().KHz(ctx); got != 0 {
 		t.Errorf("KHz without time = %d, want 0", got)
 	}
-	if got := NewTSC().Cmdline(t.Context(), vmm.AccelTCG); len(got) != 2 {
-		t.Errorf("Cmdline(tcg) = %q, want two parameters", got)
+	if got := NewTSC().Cmdline(t.Context(), vmm.AccelTCG); len(got) != 3 {
+		t.Errorf("Cmdline(tcg) = %q, want three parameters", got)
 	}
 	if got := NewTSC().Cmdline(t.Context(), vmm.AccelKVM); len(got) != 0 {
 		t.Errorf("Cmdline(kvm) = %q, want none", got)
