@@ -44,7 +44,7 @@ type Set struct {
 func NewSet(categories ...Category) Set {
 	var s Set
 	for _, c := range categories {
-		s.add(c)
+		s = s.with(c)
 	}
 	return s
 }
@@ -68,13 +68,16 @@ func ParseSet(text string) (Set, error) {
 			}
 		}
 		for c := low; c <= high; c++ {
-			s.add(c)
+			s = s.with(c)
 		}
 	}
 	return s, nil
 }
 
-func (s *Set) add(c Category) { s.words[c/64] |= 1 << (c % 64) }
+func (s Set) with(c Category) Set {
+	s.words[c/64] |= 1 << (c % 64)
+	return s
+}
 
 // Has tells whether c is in the set.
 func (s Set) Has(c Category) bool { return c < Categories && s.words[c/64]&(1<<(c%64)) != 0 }
@@ -113,7 +116,7 @@ func (s Set) All() []Category {
 	all := make([]Category, 0, s.Len())
 	for i, w := range s.words {
 		for ; w != 0; w &= w - 1 {
-			all = append(all, Category(i*64+bits.TrailingZeros64(w)))
+			all = append(all, Category(i*64+bits.TrailingZeros64(w))) //nolint:gosec // below Categories
 		}
 	}
 	return all

@@ -81,7 +81,8 @@ func identifier(text string) bool {
 	}
 	for i, c := range []byte(text) {
 		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_'
-		if !letter && (i == 0 || !(c >= '0' && c <= '9' || c == '.' || c == '-')) {
+		inner := c >= '0' && c <= '9' || c == '.' || c == '-'
+		if !letter && (i == 0 || !inner) {
 			return false
 		}
 	}

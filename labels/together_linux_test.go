@@ -14,6 +14,7 @@ import (
 	"cloister/labels/mcs"
 	"cloister/labels/relabel"
 	"cloister/tests/testenv"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -41,7 +42,7 @@ func TestTogether(t *testing.T) {
 	first := self
 	first.PID = 1 << 30 // a process that is dead by now
 	var machines []labels.Process
-	scan := func(context.Context) ([]labels.Process, error) { return machines, nil }
+	scan := func(context.Context) ([]labels.Process, error) { return machines, t.Context().Err() }
 	open := func(owner labels.Owner) (*relabel.Journal, *mcs.Registry) {
 		journal, err := relabel.Open(relabel.Options{
 			Dir: filepath.Join(root, "relabel"), Self: owner, Alive: host.Alive,

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"cloister/labels"
+
 	"golang.org/x/sys/unix"
 )
 

@@ -11,6 +11,7 @@ import (
 
 	"cloister/labels"
 	"cloister/tests/testenv"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -113,7 +114,7 @@ func TestFileLabel(t *testing.T) {
 			t.Fatal(err)
 		}
 		f := os.NewFile(uintptr(fd), path)
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		if _, err := FileLabel(f); path == target && !errors.Is(err, ErrNoLabel) {
 			testenv.Need(t, testenv.Root, "files are labelled here from the start: "+path)
 		}

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"cloister/labels"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -42,6 +43,7 @@ var permissionBits = map[string][]string{
 }
 
 func newFar(t *testing.T) *far {
+	t.Helper()
 	f := &far{t: t, root: t.TempDir(), rules: map[string]string{}, permissive: map[string]bool{}, invalid: map[string]bool{}}
 	f.write("selinux/enforce", "1")
 	f.status(2, 1, 1)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"cloister/labels"
+
 	"golang.org/x/sys/unix"
 )
 

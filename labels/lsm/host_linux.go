@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"cloister/labels"
+
 	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
 )

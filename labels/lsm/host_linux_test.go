@@ -57,7 +57,7 @@ func TestVerify(t *testing.T) {
 				}
 				return
 			}
-			if err == nil || (test.want != errAny && !errors.Is(err, test.want)) {
+			if err == nil || (!errors.Is(test.want, errAny) && !errors.Is(err, test.want)) {
 				t.Errorf("Verify = %v, want %v", err, test.want)
 			}
 		})

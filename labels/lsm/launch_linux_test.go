@@ -17,6 +17,7 @@ import (
 
 	"cloister/labels"
 	"cloister/tests/testenv"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -51,7 +52,7 @@ func TestOpen(t *testing.T) {
 			test.options.Host = f.host()
 			d, err := Open(test.options)
 			if test.wantErr != nil {
-				if err == nil || (test.wantErr != errAny && !errors.Is(err, test.wantErr)) {
+				if err == nil || (!errors.Is(test.wantErr, errAny) && !errors.Is(err, test.wantErr)) {
 					t.Fatalf("Open = %v, want %v", err, test.wantErr)
 				}
 				return
@@ -118,7 +119,7 @@ func TestLaunchRefuses(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), "/bin/true")
 			test.change(f, &launch, cmd)
 			err := launch.Start(cmd)
-			if err == nil || (test.want != errAny && !errors.Is(err, test.want)) {
+			if err == nil || (!errors.Is(test.want, errAny) && !errors.Is(err, test.want)) {
 				t.Errorf("Start = %v, want %v", err, test.want)
 			}
 			if cmd.Process != nil {
@@ -174,7 +175,7 @@ func TestPdeathsig(t *testing.T) {
 	if _, err := io.ReadFull(answer, make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	ours.Close()
+	_ = ours.Close()
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("Wait = %v, want a clean end", err)
 	}
@@ -199,7 +200,7 @@ func TestNetNS(t *testing.T) {
 	if space == nil {
 		testenv.Need(t, testenv.Root, "no network namespace can be made")
 	}
-	defer space.Close()
+	defer func() { _ = space.Close() }()
 	before, _ := os.Readlink("/proc/self/ns/net")
 	answer, out := pipe(t)
 	cmd := exec.CommandContext(t.Context(), "/bin/readlink", "/proc/self/ns/net")
@@ -207,7 +208,7 @@ func TestNetNS(t *testing.T) {
 	if err := (Launch{Driver: none(t), NetNS: space}).Start(cmd); err != nil {
 		t.Fatal(err)
 	}
-	out.Close()
+	_ = out.Close()
 	got, err := io.ReadAll(answer)
 	if err != nil {
 		t.Fatal(err)
@@ -231,8 +232,8 @@ func TestSocketpair(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ours.Close()
-	defer theirs.Close()
+	defer func() { _ = ours.Close() }()
+	defer func() { _ = theirs.Close() }()
 	if len(f.calls) != 2 || f.calls[0].thread != f.calls[1].thread {
 		t.Errorf("calls = %v, want set and cleared on one thread", f.calls)
 	}
@@ -271,6 +272,6 @@ func pipe(t *testing.T) (r, w *os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { r.Close(); w.Close() })
+	t.Cleanup(func() { _ = errors.Join(r.Close(), w.Close()) })
 	return r, w
 }

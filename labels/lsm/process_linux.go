@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"cloister/labels"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -75,7 +76,7 @@ func (h Host) checkProgram(pid int, path string) error {
 		return fmt.Errorf("program of pid %d: %w", pid, err)
 	}
 	if !os.SameFile(got, want) {
-		name, _ := os.Readlink(link) //nolint:errcheck // for the message alone
+		name, _ := os.Readlink(link)
 		return fmt.Errorf("%w: pid %d runs %s, want %s", ErrWrongProgram, pid, name, path)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"cloister/labels"
+
 	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
 )

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"cloister/labels"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -81,7 +82,7 @@ func (l Launch) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 	cmd.SysProcAttr.PidFD = nil
 	if !l.Label.IsZero() {
 		// This thread starts nothing more and dies locked: a failure to clear harms nobody.
-		_ = l.Driver.host.thread().SetExec("") //nolint:errcheck // see above
+		_ = l.Driver.host.thread().SetExec("")
 	}
 	return pidfd, err
 }

@@ -16,12 +16,12 @@ type taken struct {
 }
 
 // look asks what runs on the host and what files still carry. It is called without the lock.
-func (r *Registry) look(ctx context.Context) (taken, error) {
-	t := taken{pairs: map[labels.Pair]int{}}
+func (r *Registry) look(ctx context.Context) (*taken, error) {
+	t := &taken{pairs: map[labels.Pair]int{}}
 	if r.options.Held != nil {
 		held, err := r.options.Held()
 		if err != nil {
-			return taken{}, fmt.Errorf("look for levels that files carry: %w", err)
+			return nil, fmt.Errorf("look for levels that files carry: %w", err)
 		}
 		for _, level := range held {
 			t.add(labels.Process{Label: labels.Label{Range: labels.At(level)}})
@@ -32,7 +32,7 @@ func (r *Registry) look(ctx context.Context) (taken, error) {
 	}
 	processes, err := r.options.Scan(ctx)
 	if err != nil {
-		return taken{}, fmt.Errorf("look for levels that processes carry: %w", err)
+		return nil, fmt.Errorf("look for levels that processes carry: %w", err)
 	}
 	for _, p := range processes {
 		if high := p.Label.Range.High; high.Categories != (labels.Set{}) && !r.options.Range.covers(high) {
@@ -51,7 +51,7 @@ func (t *taken) add(p labels.Process) {
 }
 
 // clash finds a process that carries something that clashes with level.
-func (t taken) clash(level labels.Level) (labels.Process, bool) {
+func (t *taken) clash(level labels.Level) (labels.Process, bool) {
 	if pair, ok := level.Pair(); ok {
 		if pid, found := t.pairs[pair]; found {
 			return labels.Process{PID: pid, Label: labels.Label{Range: labels.At(level)}}, true

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"cloister/labels"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -113,7 +114,7 @@ func TestCrowdMember(t *testing.T) {
 		if len(holds) == 4 || (len(holds) > 0 && rand.IntN(2) == 0) {
 			h := holds[0]
 			holds = holds[1:]
-			h.lock.Close()
+			_ = h.lock.Close()
 			if err := r.Release(t.Context(), strconv.Itoa(os.Getpid()), h.level); err != nil {
 				report(t, dir, err.Error())
 			}
@@ -185,7 +186,7 @@ func add(t *testing.T, dir, file, text string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if _, err := f.WriteString(text); err != nil {
 		t.Fatal(err)
 	}

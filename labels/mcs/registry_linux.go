@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"cloister/labels"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -107,8 +108,7 @@ func (r *Registry) lock(ctx context.Context) (*os.File, error) {
 		return f, nil
 	case <-ctx.Done():
 		go func() { // the lock comes when its holder lets go; it is given straight back
-			<-taken
-			_ = f.Close() //nolint:errcheck // nothing was written
+			_ = errors.Join(<-taken, f.Close())
 		}()
 		return nil, fmt.Errorf("lock the registry of levels: another process holds %s: %w", f.Name(), ctx.Err())
 	}

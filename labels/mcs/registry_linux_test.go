@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cloister/labels"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -27,6 +28,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
+	t.Helper()
 	return &world{dir: t.TempDir(), dead: map[int]bool{}, pending: map[string]bool{}}
 }
 
@@ -112,7 +114,7 @@ func TestReserveRefuses(t *testing.T) {
 				w.scan = append(w.scan, process(t, 77, text))
 			}
 			_, err := r.Reserve(t.Context(), test.request)
-			if (err == nil) != (test.want == nil) || (test.want != nil && test.want != errAny && !errors.Is(err, test.want)) {
+			if (err == nil) != (test.want == nil) || (test.want != nil && !errors.Is(test.want, errAny) && !errors.Is(err, test.want)) {
 				t.Errorf("Reserve = %v, want %v", err, test.want)
 			}
 		})
@@ -254,7 +256,7 @@ func TestLockIsBounded(t *testing.T) {
 	if _, err := r.Reserve(ctx, Request{Sandbox: "x"}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Reserve under a held lock = %v, want %v", err, context.DeadlineExceeded)
 	}
-	f.Close()
+	_ = f.Close()
 	reserve(t, r, Request{Sandbox: "x"})
 }
 

@@ -78,7 +78,7 @@ func (q Request) check() error {
 	return nil
 }
 
-func (r *Registry) reserveOnce(ctx context.Context, q Request, seen taken) (Entry, error) {
+func (r *Registry) reserveOnce(ctx context.Context, q Request, seen *taken) (Entry, error) {
 	lock, err := r.lock(ctx)
 	if err != nil {
 		return Entry{}, err
@@ -124,8 +124,9 @@ func (r *Registry) join(q Request, holder Holder) (bool, Entry, error) {
 	if err != nil {
 		return false, Entry{}, err
 	}
-	if path := string(file); !filepath.IsLocal(path) || !(strings.HasPrefix(path, pairsFolder+"/") || strings.HasPrefix(path, wideFolder+"/")) {
-		return false, Entry{}, corrupt(filepath.Join(r.boot, sharesFolder, q.Share), fmt.Errorf("points at %q", path))
+	folder := filepath.Dir(string(file))
+	if folder != pairsFolder && folder != wideFolder {
+		return false, Entry{}, corrupt(filepath.Join(r.boot, sharesFolder, q.Share), fmt.Errorf("points at %q", file))
 	}
 	e, _, err := r.read(string(file))
 	if errors.Is(err, fs.ErrNotExist) || (err == nil && e.Share != q.Share) {
@@ -143,7 +144,7 @@ func (r *Registry) join(q Request, holder Holder) (bool, Entry, error) {
 }
 
 // checkFree refuses a level asked for that clashes with anything.
-func (r *Registry) checkFree(q Request, seen taken) error {
+func (r *Registry) checkFree(q Request, seen *taken) error {
 	level := *q.Level
 	files, err := r.files(wideFolder)
 	if err != nil {
@@ -184,7 +185,7 @@ func (r *Registry) checkFree(q Request, seen taken) error {
 }
 
 // draw finds a free pair: at random a bounded number of times, then by trying all from a random one on.
-func (r *Registry) draw(seen taken) (labels.Level, error) {
+func (r *Registry) draw(seen *taken) (labels.Level, error) {
 	wide, err := r.wideLevels()
 	if err != nil {
 		return labels.Level{}, err

@@ -13,6 +13,7 @@ import (
 
 	"cloister/labels"
 	"cloister/labels/lsm"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -52,23 +53,23 @@ func (r *Report) add(o Report) {
 	r.Left = append(r.Left, o.Left...)
 }
 
-// inUse tells who is in the way, so that a dead one can be undone.
-type inUse struct {
+// inUseError tells who is in the way, so that a dead one can be undone.
+type inUseError struct {
 	path, label string
 	holders     []string
 }
 
-func (e inUse) Error() string {
+func (e inUseError) Error() string {
 	return fmt.Sprintf("%s has label %s for sandbox %s: stop it first, or share the file by name", e.path, e.label, e.holders[0])
 }
 
-func (inUse) Unwrap() error { return ErrInUse }
+func (inUseError) Unwrap() error { return ErrInUse }
 
 // Apply labels items for a sandbox at level. It may be called again for more. When it fails, what it did is undone.
 func (j *Journal) Apply(ctx context.Context, sandbox string, level labels.Level, items []Item) (Report, error) {
 	for {
 		report, err := j.applyAll(ctx, sandbox, level, items)
-		var busy inUse
+		var busy inUseError
 		if !errors.As(err, &busy) {
 			return report, err
 		}
@@ -135,7 +136,7 @@ func (j *Journal) openAll(items []Item) ([]target, error) {
 
 func closeAll(targets []target) {
 	for _, t := range targets {
-		_ = t.file.Close() //nolint:errcheck // O_PATH
+		_ = t.file.Close() // O_PATH
 	}
 }
 
@@ -177,7 +178,7 @@ func (j *Journal) applyOne(ctx context.Context, sandbox, folder string, t target
 		return "", Report{}, fmt.Errorf("%w: %s is of another file with the inode of %s: cloister labels shows who holds it", ErrCorrupt, j.recordPath(name), t.Path)
 	case r.Label != t.Label.String():
 		if others := r.without(sandbox).Holders; len(others) > 0 {
-			return "", Report{}, inUse{t.Path, r.Label, others}
+			return "", Report{}, inUseError{t.Path, r.Label, others}
 		}
 		return "", Report{}, fmt.Errorf("%s has label %s for this sandbox already", t.Path, r.Label)
 	}

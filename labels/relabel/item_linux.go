@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"cloister/labels"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -101,7 +102,7 @@ func (j *Journal) check(t *target) error {
 	case unix.S_IFCHR:
 		return fmt.Errorf("%w: %s is a character device: those are handed over open, not by label", ErrRefused, t.Path)
 	case unix.S_IFBLK:
-		if !j.options.AllowWholeDisks && wholeDisk(uint32(stat.Rdev_major), uint32(stat.Rdev_minor)) {
+		if !j.options.AllowWholeDisks && wholeDisk(stat.Rdev_major, stat.Rdev_minor) {
 			return fmt.Errorf("%w: %s is a whole disk: give a partition or volume, or allow whole disks in the config", ErrRefused, t.Path)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"cloister/labels"
 	"cloister/labels/lsm"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -98,7 +99,7 @@ func (j *Journal) treePath(name string) string {
 // lock takes one of a fixed number of locks; what has the same lock only waits. A sandbox's is taken before a file's.
 func (j *Journal) lock(ctx context.Context, kind, name string) (*os.File, error) {
 	hash := fnv.New32a()
-	_, _ = hash.Write([]byte(name)) //nolint:errcheck // never fails
+	_, _ = hash.Write([]byte(name))
 	path := filepath.Join(j.options.Dir, locksFolder, fmt.Sprintf("%s-%02x", kind, hash.Sum32()&0xff))
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -117,8 +118,7 @@ func (j *Journal) lock(ctx context.Context, kind, name string) (*os.File, error)
 		return f, nil
 	case <-ctx.Done():
 		go func() { // the lock comes when its holder lets go; it is given straight back
-			<-taken
-			_ = f.Close() //nolint:errcheck // nothing was written
+			_ = errors.Join(<-taken, f.Close())
 		}()
 		return nil, fmt.Errorf("lock the relabel journal: another process holds %s: %w", path, ctx.Err())
 	}

@@ -17,6 +17,7 @@ import (
 	"cloister/labels"
 	"cloister/labels/lsm"
 	"cloister/tests/testenv"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -139,7 +140,7 @@ func (w *world) restore(j *Journal, sandbox string) Report {
 	return report
 }
 
-func label(t testing.TB, text string) labels.Label {
+func label(t *testing.T, text string) labels.Label {
 	t.Helper()
 	l, err := labels.Parse(text)
 	if err != nil {
@@ -148,7 +149,7 @@ func label(t testing.TB, text string) labels.Label {
 	return l
 }
 
-func item(t testing.TB, path, text string) Item {
+func item(t *testing.T, path, text string) Item {
 	t.Helper()
 	return Item{Path: path, Label: label(t, text), Remember: true}
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 
 	"cloister/labels/lsm"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -95,7 +96,7 @@ func (w *walker) visitBatch(folder *os.File, rel string, names []string) ([]stri
 	var folders []string
 	defer func() {
 		for _, c := range children {
-			_ = c.file.Close() //nolint:errcheck // O_PATH
+			_ = c.file.Close() // O_PATH
 		}
 	}()
 	for _, name := range names {
@@ -113,7 +114,7 @@ func (w *walker) visitBatch(folder *os.File, rel string, names []string) ([]stri
 		switch c.stat.Mode & unix.S_IFMT {
 		case unix.S_IFCHR, unix.S_IFBLK:
 			w.left = append(w.left, clip(c.file.Name())+": it is a device node")
-			_ = c.file.Close() //nolint:errcheck // O_PATH
+			_ = c.file.Close() // O_PATH
 			continue
 		case unix.S_IFDIR:
 			folders = append(folders, name)
@@ -151,36 +152,17 @@ func reopenFolder(f *os.File) (*os.File, error) {
 // setTree labels what is below an item. It looks at everything first, so that what it refuses is refused before anything has
 // changed. With remember, labels that are not the top's are written down before they are replaced.
 func (j *Journal) setTree(ctx context.Context, name string, r record, t target, remember bool) (Report, error) {
-	links := map[uint64]uint32{} // inode to names seen of files that have several
-	named := map[uint64]child{}
 	log := &treeLog{path: j.treePath(name)}
-	looking := walker{visit: func(children []child) error {
-		for _, c := range children {
-			if c.stat.Nlink > 1 && c.stat.Mode&unix.S_IFMT != unix.S_IFDIR {
-				links[c.stat.Ino]++
-				named[c.stat.Ino] = child{rel: c.rel, stat: c.stat}
-			}
-			now, err := j.attr.Read(c.file)
-			if err == nil && now == r.Label {
-				log.add(c.rel, now) // it has the new label already and must keep it on undo
-			}
-		}
-		return nil
-	}}
-	if err := looking.walk(ctx, t.file, "", 0); err != nil {
+	links, left, err := j.lookAt(ctx, r, t, log)
+	if err != nil {
 		return Report{}, err
-	}
-	for inode, seen := range links {
-		if c := named[inode]; c.stat.Nlink > seen {
-			return Report{}, fmt.Errorf("%w: %s has a hard link outside of %s: copy it", ErrRefused, filepath.Join(t.Path, c.rel), t.Path)
-		}
 	}
 	if !remember {
 		log = nil
 	} else if err := log.begin(); err != nil {
 		return Report{}, err
 	}
-	report := Report{Left: looking.left}
+	report := Report{Left: left}
 	setting := walker{visit: func(children []child) error {
 		changed, err := j.relabelled(children, r, log, links)
 		if err != nil {
@@ -199,11 +181,55 @@ func (j *Journal) setTree(ctx context.Context, name string, r record, t target, 
 	return report, setting.walk(ctx, t.file, "", 0)
 }
 
+// hardLinks counts the names seen of files that have several, by inode, and keeps the last one.
+type hardLinks struct {
+	seen map[uint64]uint32
+	last map[uint64]child
+}
+
+func (h hardLinks) add(c child) {
+	if c.linked() {
+		h.seen[c.stat.Ino]++
+		h.last[c.stat.Ino] = c
+	}
+}
+
+// outside refuses a file that has a name elsewhere: its label would change there too.
+func (h hardLinks) outside(top string) error {
+	for inode, seen := range h.seen {
+		if c := h.last[inode]; c.stat.Nlink > seen {
+			return fmt.Errorf("%w: %s has a hard link outside of %s: copy it", ErrRefused, filepath.Join(top, c.rel), top)
+		}
+	}
+	return nil
+}
+
+func (c child) linked() bool { return c.stat.Nlink > 1 && c.stat.Mode&unix.S_IFMT != unix.S_IFDIR }
+
+// lookAt goes through a tree that is to be labelled and changes nothing. What has the new label already is added to the log: it
+// must keep it on undo.
+func (j *Journal) lookAt(ctx context.Context, r record, t target, log *treeLog) (hardLinks, []string, error) {
+	links := hardLinks{seen: map[uint64]uint32{}, last: map[uint64]child{}}
+	w := walker{visit: func(children []child) error {
+		for _, c := range children {
+			links.add(c)
+			if now, err := j.attr.Read(c.file); err == nil && now == r.Label {
+				log.add(c.rel, now)
+			}
+		}
+		return nil
+	}}
+	if err := w.walk(ctx, t.file, "", 0); err != nil {
+		return links, nil, err
+	}
+	return links, w.left, links.outside(t.Path)
+}
+
 // relabelled picks the files that are to change, and writes down the labels that the top does not tell.
-func (j *Journal) relabelled(children []child, r record, log *treeLog, links map[uint64]uint32) ([]child, error) {
+func (j *Journal) relabelled(children []child, r record, log *treeLog, links hardLinks) ([]child, error) {
 	var changed []child
 	for _, c := range children {
-		if c.stat.Nlink > 1 && c.stat.Mode&unix.S_IFMT != unix.S_IFDIR && links[c.stat.Ino] == 0 {
+		if c.linked() && links.seen[c.stat.Ino] == 0 {
 			return nil, fmt.Errorf("%w: %s has got a hard link meanwhile", ErrRefused, c.file.Name())
 		}
 		now, err := j.attr.Read(c.file)
@@ -300,17 +326,7 @@ func (j *Journal) restoreTree(ctx context.Context, name string, r record, top *o
 			if !known {
 				goal = r.goal()
 			}
-			now, err := j.attr.Read(c.file)
-			if errors.Is(err, lsm.ErrNoLabel) || errors.Is(err, lsm.ErrUnsupported) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if now != r.Label || now == goal {
-				continue
-			}
-			if err := j.write(c.file, goal); err != nil && !errors.Is(err, unix.EROFS) {
+			if err := j.restoreChild(c, r.Label, goal); err != nil {
 				return err
 			}
 		}
@@ -318,6 +334,21 @@ func (j *Journal) restoreTree(ctx context.Context, name string, r record, top *o
 	}}
 	err = w.walk(ctx, top, "", 0)
 	return Report{Left: w.left}, err
+}
+
+// restoreChild changes a label that is still the one that was set.
+func (j *Journal) restoreChild(c child, set, goal string) error {
+	now, err := j.attr.Read(c.file)
+	if errors.Is(err, lsm.ErrNoLabel) || errors.Is(err, lsm.ErrUnsupported) {
+		return nil
+	}
+	if err != nil || now != set || now == goal {
+		return err
+	}
+	if err := j.write(c.file, goal); err != nil && !errors.Is(err, unix.EROFS) {
+		return err
+	}
+	return nil
 }
 
 // clip bounds what a report repeats of a guest's names.
