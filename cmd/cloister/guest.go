@@ -134,6 +134,7 @@ func printImage(out io.Writer, image *guestimage.Image, asJSON bool) error {
 	fmt.Fprintf(w, "initial image\t%.1f MiB (%s), %.1f MiB unpacked\n", mib(m.Initrd.Bytes), m.Initrd.Compression, mib(m.Initrd.UnpackedBytes))
 	fmt.Fprintf(w, "agent\t%s, protocol %d\n", m.Agent.Version, m.Agent.Protocol)
 	fmt.Fprintf(w, "modules\t%d at boot, %d later\n", len(m.Modules), len(m.LateModules))
+	fmt.Fprintf(w, "parameters\t%s\n", strings.Join(m.Cmdline, " "))
 	fmt.Fprintf(w, "inputs\t%s\n\n", m.Inputs)
 	if err := w.Flush(); err != nil {
 		return err

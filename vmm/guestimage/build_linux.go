@@ -20,6 +20,10 @@ import (
 	"strings"
 )
 
+// imageRecipe is part of every image's digest: change it when the same inputs
+// shall give other bytes.
+const imageRecipe = "2"
+
 // MaxInitrd is the most an initial image may have, compressed.
 const MaxInitrd = 32 << 20
 
@@ -122,7 +126,7 @@ func (o Options) maker(ctx context.Context, log progress) (maker, error) {
 
 // inputs is a digest over everything the image depends on.
 func (o Options) inputs(k kernelSet, a agentBinary, c content) string {
-	words := []string{recipe, string(o.Flavour), runtime.GOARCH, k.digest, a.sum, fmt.Sprint(o.Protocol)}
+	words := []string{imageRecipe, string(o.Flavour), runtime.GOARCH, k.digest, a.sum, fmt.Sprint(o.Protocol)}
 	for _, f := range c.files {
 		sum := sha256.Sum256(f.data)
 		words = append(words, f.name, hex.EncodeToString(sum[:]))
@@ -156,6 +160,7 @@ func (o Options) write(k kernelSet, a agentBinary, c content, inputs string, log
 	}
 	sum := sha256.Sum256(packed)
 	m.Flavour, m.Inputs, m.Agent.Protocol = o.Flavour, inputs, o.Protocol
+	m.Cmdline = kernelParameters(o.Flavour)
 	m.Kernel.Bytes = int64(len(vmlinux))
 	m.Initrd = Initrd{
 		Compression: "zstd", SHA256: hex.EncodeToString(sum[:]),

@@ -121,6 +121,9 @@ func testBuildIsReproducible(t *testing.T, agent string) {
 	if want := []string{"/lib/modules/6.0-fake/virtio.ko"}; !slices.Equal(m.Modules, want) {
 		t.Errorf("modules = %q, want %q", m.Modules, want)
 	}
+	if want := []string{"/lib/modules/6.0-fake/tun.ko.gz"}; !slices.Equal(m.LateModules, want) {
+		t.Errorf("late modules = %q, want %q", m.LateModules, want)
+	}
 	if !slices.ContainsFunc(m.Packages, func(p Package) bool { return p.Name == "linux-fake" && p.Licence == "GPL-2" }) {
 		t.Error("the kernel's package is not in the manifest")
 	}

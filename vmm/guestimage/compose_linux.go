@@ -3,15 +3,20 @@
 package guestimage
 
 import (
+	"bytes"
 	"fmt"
 	"path"
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/klauspost/compress/gzip"
 )
 
 // Where the agent finds the modules to load: one absolute path a line, in
-// load order. The second list may wait until the host has been greeted.
+// load order. The second list is for what a container may turn out to need;
+// its files are compressed with gzip, as most guests never load them. A kernel
+// without modules has no lists.
 const (
 	ModulesList     = "/lib/cloister/modules"
 	LateModulesList = "/lib/cloister/modules.late"
@@ -52,10 +57,10 @@ func compose(k kernelSet, a agentBinary, c content, agent string) (tree, Manifes
 		Kernel: Kernel{Version: k.Release, Format: k.Format, SHA256: k.SHA256},
 		Agent:  Agent{Version: a.version, SHA256: a.sum},
 	}
-	if m.Modules, err = addModules(t, k, k.Modules, ModulesList); err != nil {
+	if m.Modules, err = addModules(t, k, k.Modules, ModulesList, false); err != nil {
 		return nil, Manifest{}, err
 	}
-	if m.LateModules, err = addModules(t, k, k.Late, LateModulesList); err != nil {
+	if m.LateModules, err = addModules(t, k, k.Late, LateModulesList, true); err != nil {
 		return nil, Manifest{}, err
 	}
 	k.Package.Files = []string{KernelName}
@@ -65,17 +70,53 @@ func compose(k kernelSet, a agentBinary, c content, agent string) (tree, Manifes
 }
 
 // addModules adds modules and the list that says in which order they load.
-func addModules(t tree, k kernelSet, names []string, list string) ([]string, error) {
+func addModules(t tree, k kernelSet, names []string, list string, pack bool) ([]string, error) {
 	paths := []string{}
 	for _, name := range names {
 		data, err := readBounded(k.module(name), maxModule)
 		if err != nil {
 			return nil, fmt.Errorf("kernel module: %w", err)
 		}
+		if pack {
+			if data, err = gzipped(data); err != nil {
+				return nil, fmt.Errorf("kernel module %s: %w", name, err)
+			}
+			name += ".gz"
+		}
 		p := path.Join("/lib/modules", k.Release, name)
 		t.file("/usr"+p, 0o644, data)
 		paths = append(paths, p)
 	}
-	t.file("/usr"+list, 0o644, []byte(strings.Join(append(paths[:len(paths):len(paths)], ""), "\n")))
+	if len(paths) > 0 {
+		t.file("/usr"+list, 0o644, []byte(strings.Join(paths, "\n")+"\n"))
+	}
 	return paths, nil
+}
+
+// gzipped packs with gzip; its header has neither time nor name.
+func gzipped(data []byte) ([]byte, error) {
+	var b bytes.Buffer
+	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := z.Write(data); err != nil {
+		return nil, err
+	}
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// kernelParameters are what this kernel wants on its line, beside what any
+// guest's kernel gets.
+func kernelParameters(f Flavour) []string {
+	if f == Small {
+		// The driver is built in, and would make a link nobody asked for.
+		return []string{"dummy.numdummies=0"}
+	}
+	// Self-tests of ciphers and the tracer's file system cost a guest without
+	// hardware acceleration a fifth of its boot, and memory.
+	return []string{"cryptomgr.notests", "initcall_blacklist=tracer_init_tracefs"}
 }

@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// recipe is part of every digest: change it when the same inputs shall give
+// recipe is part of every kernel's digest: change it when the same inputs shall give
 // other bytes.
 const recipe = "1"
 
@@ -77,16 +77,22 @@ func kernel(ctx context.Context, cache string, m maker, log progress) (kernelSet
 	if err := os.MkdirAll(base, 0o755); err != nil {
 		return kernelSet{}, fmt.Errorf("kernel cache: %w", err)
 	}
+	// What is there was swapped in whole, so a look needs no lock.
+	k, err := openKernel(dir, sum)
+	if err == nil {
+		log.say("kernel %s: from the cache", k.Release)
+		return k, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		log.say("cached kernel is unusable, making it anew: %v", err)
+	}
 	unlock, err := lock(ctx, dir+".lock", func() { log.say("another build makes this kernel: waiting") })
 	if err != nil {
 		return kernelSet{}, err
 	}
 	defer unlock()
 	if k, err := openKernel(dir, sum); err == nil {
-		log.say("kernel %s: from the cache", k.Release)
-		return k, nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		log.say("cached kernel is unusable, making it anew: %v", err)
+		return k, nil // made while this one waited
 	}
 	if err := makeKernel(ctx, m, base, dir); err != nil {
 		return kernelSet{}, err

@@ -77,6 +77,9 @@ type Manifest struct {
 	// loads before it greets the host, and what it may load after that.
 	Modules     []string `json:"modules"`
 	LateModules []string `json:"late_modules"`
+	// Cmdline are parameters that this kernel wants on its line, in addition to
+	// what every guest's kernel gets.
+	Cmdline []string `json:"cmdline"`
 	// Inputs is a SHA-256 over everything the image was built from.
 	Inputs string `json:"inputs"`
 }
@@ -184,11 +187,19 @@ func (m Manifest) validate() error {
 	if len(m.Packages) > maxEntries {
 		return fmt.Errorf("%d packages, at most %d allowed", len(m.Packages), maxEntries)
 	}
+	for _, p := range m.Cmdline {
+		if !parameter.MatchString(p) {
+			return fmt.Errorf("cmdline: %q is no plain kernel parameter", p)
+		}
+	}
 	return validateModules(slices.Concat(m.Modules, m.LateModules))
 }
 
 // plainWord is what versions look like. It keeps them printable and short.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9(][A-Za-z0-9()._+~:-]{0,127}$`)
+
+// parameter is a kernel parameter without blanks or quotes.
+var parameter = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*(=[A-Za-z0-9_.,:/-]*)?$`)
 
 func validateModules(paths []string) error {
 	if len(paths) > maxEntries {

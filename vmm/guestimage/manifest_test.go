@@ -22,6 +22,7 @@ func goodManifest() Manifest {
 		Packages:    []Package{{Kind: "deb", Name: "crun", Version: "1.8.1-1+deb12u1", Licence: "GPL-2+", Files: []string{"/usr/bin/crun"}}},
 		Modules:     []string{"/lib/modules/6.1/virtio.ko"},
 		LateModules: []string{},
+		Cmdline:     []string{"cryptomgr.notests", "a.b=c"},
 		Inputs:      sum,
 	}
 }
@@ -54,6 +55,7 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"size", func(m *Manifest) { m.Kernel.Bytes = 0 }, "size"},
 		{"version", func(m *Manifest) { m.Kernel.Version = "6.1\nroot" }, "kernel version"},
 		{"module outside", func(m *Manifest) { m.Modules = []string{"/lib/../../x.ko"} }, "x.ko"},
+		{"parameter", func(m *Manifest) { m.Cmdline = []string{"a b"} }, "kernel parameter"},
 		{"module line", func(m *Manifest) { m.LateModules = []string{"/a\n/b"} }, "clean absolute"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
