@@ -209,12 +209,22 @@ func (s *Sandbox) greet(ctx context.Context) error {
 	defer cancel()
 	guest, hello, err := guestapi.NewClient(ctx, s.machine.Agent())
 	if err != nil {
-		return errors.Join(err, s.machine.Err(), fmt.Errorf("console: %s", s.machine.ConsoleTail()))
+		return s.silent(err)
 	}
 	s.guest = guest
 	s.facts["agent"] = hello.AgentVersion
 	s.undo.push("guest connection", func(context.Context) error { return guest.Close() })
 	return nil
+}
+
+// silent explains why no hello came. A machine that has ended says it itself.
+func (s *Sandbox) silent(err error) error {
+	select {
+	case <-s.machine.Done():
+		return errors.Join(err, s.machine.Err())
+	default:
+		return fmt.Errorf("%w\nconsole: %s", err, s.machine.ConsoleTail())
+	}
 }
 
 // configure makes the guest this sandbox's.
