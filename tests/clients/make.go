@@ -19,7 +19,7 @@ import (
 // All lists every set in the order of their names.
 func All() []Set {
 	var sets []Set
-	for set := range recipes {
+	for set := range recipes() {
 		sets = append(sets, set)
 	}
 	slices.Sort(sets)
@@ -29,11 +29,11 @@ func All() []Set {
 // Build makes the sets that are not in the cache yet and says on out what it does.
 func Build(ctx context.Context, out io.Writer, sets ...Set) error {
 	for _, set := range sets {
-		if _, ok := recipes[set]; !ok {
+		if _, ok := recipes()[set]; !ok {
 			return fmt.Errorf("no client set %q: there are %v", set, All())
 		}
 		if err := build(ctx, out, set); err != nil {
-			return fmt.Errorf("build %s %s: %w", set, recipes[set].Version, err)
+			return fmt.Errorf("build %s %s: %w", set, recipes()[set].Version, err)
 		}
 	}
 	return nil
@@ -46,7 +46,7 @@ func build(ctx context.Context, out io.Writer, set Set) error {
 		return nil
 	}
 	begin := time.Now()
-	fmt.Fprintf(out, "%s %s: building into %s\n", set, recipes[set].Version, dir)
+	fmt.Fprintf(out, "%s %s: building into %s\n", set, recipes()[set].Version, dir)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
@@ -59,10 +59,10 @@ func build(ctx context.Context, out io.Writer, set Set) error {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		return err
 	}
-	if recipes[set].Test == "" {
-		err = install(ctx, out, recipes[set], bin)
+	if recipes()[set].Test == "" {
+		err = install(ctx, out, recipes()[set], bin)
 	} else {
-		err = compileTest(ctx, out, recipes[set], scratch, bin)
+		err = compileTest(ctx, out, recipes()[set], scratch, bin)
 	}
 	if err != nil {
 		return err

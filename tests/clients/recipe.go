@@ -25,31 +25,33 @@ const (
 
 // recipe says how a set is made. Every field is part of its key.
 type recipe struct {
-	Module   string // path of the module
-	Version  string
-	Packages []string // below Module; empty: the module itself
-	Tags     string
-	CGO      bool
-	Test     string // the name of the one test binary to be made; empty: commands
-	Form     int    // counted up when the way of building changes
+	Module   string   `json:"module"` // path of the module
+	Version  string   `json:"version"`
+	Packages []string `json:"packages"` // below Module; empty: the module itself
+	Tags     string   `json:"tags"`
+	CGO      bool     `json:"cgo"`
+	Test     string   `json:"test"` // the name of the one test binary to be made; empty: commands
+	Form     int      `json:"form"` // counted up when the way of building changes
 }
 
-var recipes = map[Set]recipe{
-	Containerd: {
-		Module: "github.com/containerd/containerd/v2", Version: "v2.4.2",
-		Packages: []string{"cmd/containerd", "cmd/ctr", "cmd/containerd-shim-runc-v2"},
-	},
-	Runc:  {Module: "github.com/opencontainers/runc", Version: "v1.4.3", Tags: "seccomp", CGO: true},
-	Suite: {Module: "github.com/containerd/containerd/v2", Version: "v2.4.2", Packages: []string{"integration/client"}, Test: "client.test"},
-	CNI: {
-		Module: "github.com/containernetworking/plugins", Version: "v1.9.1",
-		Packages: []string{"plugins/main/bridge", "plugins/main/loopback", "plugins/main/ptp", "plugins/ipam/host-local", "plugins/meta/portmap", "plugins/meta/firewall", "plugins/meta/tuning"},
-	},
+func recipes() map[Set]recipe {
+	return map[Set]recipe{
+		Containerd: {
+			Module: "github.com/containerd/containerd/v2", Version: "v2.4.2",
+			Packages: []string{"cmd/containerd", "cmd/ctr", "cmd/containerd-shim-runc-v2"},
+		},
+		Runc:  {Module: "github.com/opencontainers/runc", Version: "v1.4.3", Tags: "seccomp", CGO: true},
+		Suite: {Module: "github.com/containerd/containerd/v2", Version: "v2.4.2", Packages: []string{"integration/client"}, Test: "client.test"},
+		CNI: {
+			Module: "github.com/containernetworking/plugins", Version: "v1.9.1",
+			Packages: []string{"plugins/main/bridge", "plugins/main/loopback", "plugins/main/ptp", "plugins/ipam/host-local", "plugins/meta/portmap", "plugins/meta/firewall", "plugins/meta/tuning"},
+		},
+	}
 }
 
 // Dir is the folder in the cache that holds the set's programs once they are built.
 func Dir(set Set) string {
-	r := recipes[set]
+	r := recipes()[set]
 	text, err := json.Marshal(r)
 	if err != nil {
 		panic(err) // a struct of strings

@@ -45,6 +45,7 @@ func TestClientSuiteRunc(t *testing.T) {
 }
 
 func suite(t *testing.T, runtime string, which column) {
+	t.Helper()
 	binary := filepath.Join(clients.Need(t, clients.Suite, "client.test"), "client.test")
 	bin := clients.Need(t, clients.Containerd, "containerd")
 	runc := clients.Need(t, clients.Runc, "runc")

@@ -62,10 +62,9 @@ func (p *Place) StartContainerd(t testing.TB, o Options) *Containerd {
 		LogFile: filepath.Join(p.Dir, "containerd.log"), config: filepath.Join(p.Dir, "containerd.toml"),
 	}
 	path := []string{testenv.Build(t)}
-	switch o.Version {
-	case Distribution:
+	if o.Version == Distribution {
 		c.bin = testenv.NeedContainerd(t)
-	default:
+	} else {
 		c.bin = clients.Need(t, clients.Containerd, "containerd")
 		path = append(path, c.bin, clients.Need(t, clients.Runc, "runc"))
 	}

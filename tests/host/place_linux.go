@@ -54,7 +54,7 @@ func New(t testing.TB) *Place {
 		testenv.NeedTool(t, tool)
 	}
 	// Not t.TempDir: its names are too long for sockets, and it gives up on what a dying mount still holds.
-	dir, err := os.MkdirTemp("", "clo-")
+	dir, err := os.MkdirTemp("", "clo-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ import (
 )
 
 // hosts are the registries that Serve answers for.
-var hosts = []string{"ghcr.io", "registry.k8s.io", "registry-1.docker.io"}
+func hosts() []string { return []string{"ghcr.io", "registry.k8s.io", "registry-1.docker.io"} }
 
 // Registry answers over TLS for the registries that the images' names call for.
 type Registry struct {
@@ -41,7 +41,7 @@ type Registry struct {
 
 // Hosts gives the lines for /etc/hosts that lead the images' registries to address.
 func Hosts(address string) string {
-	return address + " " + strings.Join(hosts, " ") + "\n"
+	return address + " " + strings.Join(hosts(), " ") + "\n"
 }
 
 // Serve fills a registry in memory with images and answers on l until Close.
@@ -140,7 +140,7 @@ func certify() (tls.Certificate, []byte, error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "cloister tests"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		DNSNames: hosts, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames: hosts(), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		IsCA: true, BasicConstraintsValid: true,
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},

@@ -49,10 +49,14 @@ func Layer(entries []Entry) (v1.Layer, error) {
 
 func (e Entry) header() *tar.Header {
 	h := &tar.Header{Name: strings.TrimPrefix(e.Name, "/"), Mode: int64(e.Mode.Perm()), Uid: e.UID, Gid: e.GID, Format: tar.FormatPAX}
-	for bit, value := range map[fs.FileMode]int64{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
-		if e.Mode&bit != 0 {
-			h.Mode |= value
-		}
+	if e.Mode&fs.ModeSetuid != 0 {
+		h.Mode |= 0o4000
+	}
+	if e.Mode&fs.ModeSetgid != 0 {
+		h.Mode |= 0o2000
+	}
+	if e.Mode&fs.ModeSticky != 0 {
+		h.Mode |= 0o1000
 	}
 	switch {
 	case e.Hard != "":

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -137,12 +138,5 @@ func opens(path string) string {
 }
 
 func containsAny(fields []string, names ...string) bool {
-	for _, field := range fields {
-		for _, name := range names {
-			if field == name {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(names, func(name string) bool { return slices.Contains(fields, name) })
 }
