@@ -175,7 +175,7 @@ func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error
 	if err != nil {
 		return err
 	}
-	update, err := oci.ParseResources(resources, r.config.Workloads)
+	update, err := oci.ParseResources(resources, r.options())
 	if err != nil || c.pause {
 		return err
 	}

@@ -27,6 +27,7 @@ type CreateRequest struct {
 	Bundle string // absolute folder that holds config.json
 	Rootfs []sandbox.Mount
 	Stdio  stdio.Config
+	Config string // path of a configuration of the engine's choice; empty: the host's
 }
 
 // Create makes a container, starting the sandbox for the first one, and returns
@@ -42,7 +43,11 @@ func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err 
 			r.forget(req.ID)
 		}
 	}()
-	if c.workload, err = readWorkload(r.config.Workloads, req.Bundle); err != nil {
+	config, err := r.configFor(req)
+	if err != nil {
+		return 0, err
+	}
+	if c.workload, err = readWorkload(config.Workloads, req.Bundle); err != nil {
 		return 0, err
 	}
 	for _, p := range c.workload.Ignored {
@@ -51,7 +56,7 @@ func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err 
 	c.pause = c.workload.Role == oci.Sandbox
 	c.init = newProcess(Ref{Container: c.id}, req.Stdio, r.exited)
 
-	box, started, err := r.enter(ctx, c)
+	box, started, err := r.enter(ctx, c, config)
 	if err != nil {
 		return 0, err
 	}
@@ -88,7 +93,7 @@ func (r *Runtime) forget(id string) {
 }
 
 // enter gives the sandbox a container goes to, started if it is the first.
-func (r *Runtime) enter(ctx context.Context, c *container) (box *sandbox.Sandbox, started bool, err error) {
+func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config) (box *sandbox.Sandbox, started bool, err error) {
 	r.mu.Lock()
 	box, busy := r.sandbox, r.starting
 	first := box == nil && !busy && c.workload.Role != oci.Member
@@ -102,14 +107,14 @@ func (r *Runtime) enter(ctx context.Context, c *container) (box *sandbox.Sandbox
 	case !first:
 		return nil, false, fmt.Errorf("container %s: sandbox %q is not running: %w", c.id, c.workload.SandboxID, errdefs.ErrFailedPrecondition)
 	}
-	box, err = sandbox.Start(ctx, r.config, sandbox.Request{ID: c.id, Namespace: r.namespace, Bundle: c.bundle, Workload: c.workload})
+	box, err = sandbox.Start(ctx, config, sandbox.Request{ID: c.id, Namespace: r.namespace, Bundle: c.bundle, Workload: c.workload})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.starting = false
 	if err != nil {
 		return nil, false, err
 	}
-	r.sandbox = box
+	r.sandbox, r.config = box, config
 	go r.watch(box)
 	go r.listen(box)
 	return box, true, nil
@@ -142,6 +147,16 @@ func (r *Runtime) admit(ctx context.Context, box *sandbox.Sandbox, c *container,
 		return undo(box.Explain(err))
 	}
 	return nil
+}
+
+// configFor is the sandbox's configuration, read once for all its containers.
+func (r *Runtime) configFor(req CreateRequest) (sandbox.Config, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sandbox != nil {
+		return r.config, nil
+	}
+	return r.load(req.Bundle, req.Config)
 }
 
 func readWorkload(opts oci.Options, bundle string) (*oci.Workload, error) {

@@ -79,7 +79,7 @@ func (r *Runtime) Exec(_ context.Context, req ExecRequest) error {
 	if c.pause {
 		return fmt.Errorf("exec in %s: the pause container has no files of its own: %w", c.id, errdefs.ErrNotImplemented)
 	}
-	process, err := oci.ParseProcess(req.Spec, r.config.Workloads)
+	process, err := oci.ParseProcess(req.Spec, r.options())
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"cloister/oci"
 	"cloister/sandbox"
 )
 
@@ -26,9 +27,13 @@ type Publisher interface {
 	Publish(ctx context.Context, event any) error
 }
 
+// Load reads the configuration at path, or the host's when path is empty, for a
+// sandbox whose first container has that bundle.
+type Load func(bundle, path string) (sandbox.Config, error)
+
 // Runtime holds the containers of one sandbox. Its zero value is not usable.
 type Runtime struct {
-	config    sandbox.Config
+	load      Load
 	namespace string
 	events    Publisher
 	ctx       context.Context //nolint:containedctx // the daemon's own, for what no caller asked for
@@ -36,13 +41,14 @@ type Runtime struct {
 	mu         sync.Mutex
 	containers map[string]*container // nil value: a create is under way
 	sandbox    *sandbox.Sandbox      // nil before the first create and after the last delete
+	config     sandbox.Config        // the sandbox's
 	starting   bool                  // a create is starting the sandbox
 }
 
 // New makes the runtime of a shim: namespace is containerd's. What happens
 // without anybody's call is logged to ctx and ends with it.
-func New(ctx context.Context, config sandbox.Config, namespace string, events Publisher) *Runtime {
-	return &Runtime{ctx: ctx, config: config, namespace: namespace, events: events, containers: map[string]*container{}}
+func New(ctx context.Context, load Load, namespace string, events Publisher) *Runtime {
+	return &Runtime{ctx: ctx, load: load, namespace: namespace, events: events, containers: map[string]*container{}}
 }
 
 func (r *Runtime) publish(event any) {
@@ -79,6 +85,12 @@ func (r *Runtime) box() (*sandbox.Sandbox, error) {
 		return nil, fmt.Errorf("the sandbox has stopped: %w", errdefs.ErrFailedPrecondition)
 	}
 	return r.sandbox, nil
+}
+
+func (r *Runtime) options() oci.Options {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.config.Workloads
 }
 
 // Pid is the host's pid of the machine, 0 when there is none: the only pid that

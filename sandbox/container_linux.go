@@ -57,6 +57,9 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 			err = errors.Join(err, r.undo.run(ctx))
 		}
 	}()
+	if err := s.sharePID(ctx, c.Workload); err != nil {
+		return "", err
+	}
 	req := &guestv1.PrepareContainerRequest{Id: c.ID}
 	done := s.Phase("rootfs")
 	defer done()
@@ -113,6 +116,22 @@ func (s *Sandbox) forget(ctx context.Context, id string) error {
 	}
 	_, err := s.guest.Guest().RemoveContainer(ctx, &guestv1.RemoveContainerRequest{Id: id})
 	return err
+}
+
+// sharePID has the guest start the process that a pod's shared pid namespace
+// needs, when the first container comes that wants it.
+func (s *Sandbox) sharePID(ctx context.Context, w *oci.Workload) error {
+	if w.Role != oci.Member || !w.Namespaces.PID.Shared() {
+		return nil
+	}
+	s.pod.Lock()
+	defer s.pod.Unlock()
+	if s.pidShared {
+		return nil
+	}
+	_, err := s.guest.Guest().PrepareSandbox(ctx, &guestv1.PrepareSandboxRequest{SharedPid: true})
+	s.pidShared = err == nil
+	return s.Explain(err)
 }
 
 // addRootfs makes the root file system reachable and says what the guest mounts.

@@ -51,6 +51,9 @@ type Sandbox struct {
 	undo     undo
 	done     chan struct{} // closed when the machine has ended
 
+	pod       sync.Mutex
+	pidShared bool // guarded by pod
+
 	network sync.Mutex // orders what the guest is told of its network
 
 	mu         sync.Mutex

@@ -213,6 +213,7 @@ func (s *Sandbox) greet(ctx context.Context) error {
 	}
 	s.guest = guest
 	s.facts["agent"] = hello.AgentVersion
+	s.facts["guest_used_mib"] = strconv.FormatUint(hello.MemUsedKiB>>10, 10)
 	s.undo.push("guest connection", func(context.Context) error { return guest.Close() })
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	goruntime "runtime"
 	"time"
 
@@ -34,14 +35,23 @@ func main() {
 	}))
 }
 
-func serve(ctx context.Context, d *bootstrap.Daemon) error {
-	cfg, err := config.Load("")
-	if err != nil {
-		return err
+// configFile, in a bundle, is a link to the configuration that the sandbox was
+// started with: delete runs in a process of its own.
+const configFile = "cloister-config"
+
+func load(bundle, path string) (sandbox.Config, error) {
+	if path != "" {
+		if err := os.Symlink(path, filepath.Join(bundle, configFile)); err != nil && !errors.Is(err, os.ErrExist) {
+			return sandbox.Config{}, err
+		}
 	}
+	return config.Load(path)
+}
+
+func serve(ctx context.Context, d *bootstrap.Daemon) error {
 	publisher := events.New(ctx, d.TTRPCAddress, d.Namespace)
-	containers := runtime.New(ctx, cfg, d.Namespace, publisher)
-	err = d.ServeTTRPC(ctx, interceptor.Unary, func(s *ttrpc.Server) {
+	containers := runtime.New(ctx, load, d.Namespace, publisher)
+	err := d.ServeTTRPC(ctx, interceptor.Unary, func(s *ttrpc.Server) {
 		bootstrap.RegisterTask(s, task.New(containers, d.Namespace, d.Stop))
 	})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -50,7 +60,11 @@ func serve(ctx context.Context, d *bootstrap.Daemon) error {
 }
 
 func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
-	cfg, err := config.Load("")
+	path, err := os.Readlink(filepath.Join(r.Bundle, configFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return bootstrap.Exit{}, err
+	}
+	cfg, err := config.Load(path)
 	if err != nil {
 		return bootstrap.Exit{}, err
 	}

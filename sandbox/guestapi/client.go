@@ -6,11 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"time"
 
-	"github.com/containerd/containerd/api/runtime/task/v3"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 	"github.com/hashicorp/yamux"
@@ -81,7 +80,7 @@ func greet(ctx context.Context, conn net.Conn) (Hello, error) {
 }
 
 // Task is containerd's Task API in the guest.
-func (c *Client) Task() task.TTRPCTaskService { return task.NewTTRPCTaskClient(c.rpc) }
+func (c *Client) Task() taskapi.TTRPCTaskService { return taskapi.NewTTRPCTaskClient(c.rpc) }
 
 // Guest is the agent's own service.
 func (c *Client) Guest() guestv1.TTRPCGuestService { return guestv1.NewTTRPCGuestClient(c.rpc) }
@@ -165,14 +164,15 @@ func (c *Client) invoke(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Res
 
 // callError is for calls that got no answer.
 func (c *Client) callError(ctx context.Context, err error) error {
-	switch {
-	case ctx.Err() != nil:
+	if ctx.Err() != nil {
 		return ctx.Err()
-	case errors.Is(err, ttrpc.ErrClosed), errors.Is(err, io.EOF), errors.Is(err, yamux.ErrSessionShutdown):
-		if reason := c.guard.reason.Load(); reason != nil {
-			return fmt.Errorf("call the guest: %w: %w", errdefs.ErrUnavailable, *reason)
-		}
-		return fmt.Errorf("call the guest: %w: %w", errdefs.ErrUnavailable, err)
 	}
-	return fmt.Errorf("call the guest: %w", err)
+	var large *ttrpc.OversizedMessageErr
+	if errors.As(err, &large) {
+		return fmt.Errorf("call the guest: %w: %w", errdefs.ErrResourceExhausted, err)
+	}
+	if reason := c.guard.reason.Load(); reason != nil {
+		err = *reason
+	}
+	return fmt.Errorf("call the guest: %w: %w", errdefs.ErrUnavailable, err)
 }

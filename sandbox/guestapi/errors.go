@@ -21,5 +21,6 @@ var ErrProtocol = fmt.Errorf("guest breaks the contract: %w", errdefs.ErrAborted
 // guestError re-makes an error that the guest sent: its class and its text,
 // cut; never its details, which would be decoded by type name.
 func guestError(s *spb.Status) error {
-	return errgrpc.ToNative(status.Error(codes.Code(s.GetCode()), Text(s.GetMessage(), maxErrorText)))
+	code := codes.Code(uint32(max(0, s.GetCode())))
+	return errgrpc.ToNative(status.Error(code, Text(s.GetMessage(), maxErrorText))) //nolint:forbidigo // the guest's errors come in here alone
 }

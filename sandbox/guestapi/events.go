@@ -20,7 +20,7 @@ const (
 	// MaxEventBytes bounds one event.
 	MaxEventBytes = 64 << 10
 
-	eventsWait   = time.Minute
+	eventsWaitMs = 60_000
 	googlePrefix = "type.googleapis.com/"
 )
 
@@ -39,7 +39,7 @@ func (c *Client) Events(ctx context.Context, handle func(Event) error) error {
 	guest := c.Guest()
 	var last uint64
 	for {
-		resp, err := guest.Events(ctx, &guestv1.EventsRequest{After: last, WaitMs: uint32(eventsWait.Milliseconds())})
+		resp, err := guest.Events(ctx, &guestv1.EventsRequest{After: last, WaitMs: eventsWaitMs})
 		if err != nil {
 			return fmt.Errorf("wait for the guest's events: %w", err)
 		}

@@ -36,14 +36,14 @@ type callGuard struct {
 type callScanner struct {
 	header [callHeader]byte
 	filled int
-	body   uint32
+	body   int // 32 bits on the wire
 }
 
 func (s *callScanner) scan(p []byte, check func(header []byte) error) error {
 	for len(p) > 0 {
 		if s.body > 0 {
-			n := min(uint64(s.body), uint64(len(p)))
-			s.body -= uint32(n)
+			n := min(s.body, len(p))
+			s.body -= n
 			p = p[n:]
 			continue
 		}
@@ -57,7 +57,7 @@ func (s *callScanner) scan(p []byte, check func(header []byte) error) error {
 		if err := check(s.header[:]); err != nil {
 			return err
 		}
-		s.body = binary.BigEndian.Uint32(s.header[:])
+		s.body = int(binary.BigEndian.Uint32(s.header[:]))
 	}
 	return nil
 }

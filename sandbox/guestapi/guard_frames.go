@@ -41,15 +41,15 @@ type frameGuard struct {
 type frameScanner struct {
 	header [frameHeader]byte
 	filled int
-	body   uint32
+	body   int // 32 bits on the wire
 }
 
 // scan calls check for each header that p completes.
 func (s *frameScanner) scan(p []byte, check func(header []byte) error) error {
 	for len(p) > 0 {
 		if s.body > 0 {
-			n := min(uint64(s.body), uint64(len(p)))
-			s.body -= uint32(n)
+			n := min(s.body, len(p))
+			s.body -= n
 			p = p[n:]
 			continue
 		}
@@ -64,7 +64,7 @@ func (s *frameScanner) scan(p []byte, check func(header []byte) error) error {
 			return err
 		}
 		if s.header[1] == frameData {
-			s.body = binary.BigEndian.Uint32(s.header[8:])
+			s.body = int(binary.BigEndian.Uint32(s.header[8:]))
 		}
 	}
 	return nil

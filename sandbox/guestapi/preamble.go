@@ -72,14 +72,14 @@ func ParseHello(line string) (Hello, error) {
 		return Hello{}, fmt.Errorf("%w: version %q", errPreamble, Text(h.AgentVersion, maxVersion))
 	}
 	for _, w := range words[2:] {
-		if err := h.set(w); err != nil {
+		if err := setField(&h, w); err != nil {
 			return Hello{}, err
 		}
 	}
 	return h, nil
 }
 
-func (h *Hello) set(word string) error {
+func setField(h *Hello, word string) error {
 	key, value, ok := strings.Cut(word, "=")
 	// 40 bits: no time in milliseconds or size in KiB is more, and no sum overflows.
 	n, err := strconv.ParseUint(value, 10, 40)

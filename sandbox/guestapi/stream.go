@@ -4,7 +4,6 @@ package guestapi
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -69,10 +68,13 @@ func (c *Client) open(ctx context.Context, name StreamName) (*yamux.Stream, erro
 	go c.openMux(ctx, name, done)
 	select {
 	case o := <-done:
-		if errors.Is(o.err, yamux.ErrSessionShutdown) {
-			return nil, fmt.Errorf("%w: %w", errdefs.ErrUnavailable, o.err)
+		if o.err == nil {
+			return o.stream, nil
 		}
-		return o.stream, o.err
+		if reason := c.guard.reason.Load(); reason != nil {
+			o.err = *reason
+		}
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrUnavailable, o.err)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

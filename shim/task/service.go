@@ -8,8 +8,10 @@ import (
 	"os"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	optionsapi "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -44,6 +46,10 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		Bundle: r.GetBundle(),
 		Stdio:  s.stdio(r.GetID(), r),
 	}
+	var err error
+	if req.Config, err = configPath(r.GetOptions()); err != nil {
+		return nil, err
+	}
 	for _, m := range r.GetRootfs() {
 		req.Rootfs = append(req.Rootfs, sandbox.Mount{Type: m.GetType(), Source: m.GetSource(), Target: m.GetTarget(), Options: m.GetOptions()})
 	}
@@ -52,6 +58,21 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		return nil, err
 	}
 	return &taskapi.CreateTaskResponse{Pid: pid}, nil
+}
+
+// configPath is where an engine's runtime options say that the configuration is.
+func configPath(options *anypb.Any) (string, error) {
+	if len(options.GetValue()) == 0 {
+		return "", nil
+	}
+	var o optionsapi.Options
+	if options.GetTypeUrl() != string(o.ProtoReflect().Descriptor().FullName()) {
+		return "", fmt.Errorf("runtime options of type %q: want %s with config_path: %w", options.GetTypeUrl(), o.ProtoReflect().Descriptor().FullName(), errdefs.ErrInvalidArgument)
+	}
+	if err := proto.Unmarshal(options.GetValue(), &o); err != nil {
+		return "", fmt.Errorf("runtime options: %w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	return o.GetConfigPath(), nil
 }
 
 type streams interface {
