@@ -9,7 +9,7 @@ import (
 	"io"
 	"net"
 
-	"github.com/containerd/containerd/api/runtime/task/v3"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
@@ -68,7 +68,7 @@ func newServer(ctx context.Context, queue *events.Queue, streams *stdio.Registry
 	if err != nil {
 		return nil, err
 	}
-	task.RegisterTTRPCTaskService(server, service)
+	taskapi.RegisterTTRPCTaskService(server, service)
 	guestv1.RegisterTTRPCGuestService(server, guest.New(queue, table))
 	return server, nil
 }
@@ -77,7 +77,7 @@ func newServer(ctx context.Context, queue *events.Queue, streams *stdio.Registry
 // their wire form.
 func intercept(ctx context.Context, decode ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
 	resp, err := method(namespaces.WithNamespace(ctx, namespace), decode)
-	return resp, errgrpc.ToGRPC(err)
+	return resp, errgrpc.ToGRPC(err) //nolint:forbidigo // this is the guest's interceptor
 }
 
 // accept hands out the host's streams until the session ends.

@@ -167,8 +167,7 @@ func (c *Client) callError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	var large *ttrpc.OversizedMessageErr
-	if errors.As(err, &large) {
+	if _, ok := errors.AsType[*ttrpc.OversizedMessageErr](err); ok {
 		return fmt.Errorf("call the guest: %w: %w", errdefs.ErrResourceExhausted, err)
 	}
 	if reason := c.guard.reason.Load(); reason != nil {

@@ -227,7 +227,7 @@ func TestEvents(t *testing.T) {
 		want    int
 		wantErr error
 	}{
-		{name: "good", in: []*guestv1.Event{good}, want: 1, wantErr: context.DeadlineExceeded},
+		{name: "good", in: []*guestv1.Event{good}, want: 1, wantErr: context.Canceled},
 		{name: "repeated", in: []*guestv1.Event{good, good}, want: 1, wantErr: ErrProtocol},
 		{name: "gap", in: []*guestv1.Event{event(2, "/tasks/oom", &events.TaskOOM{})}, wantErr: ErrProtocol},
 		{name: "topic", in: []*guestv1.Event{event(1, "/images/delete", &events.TaskOOM{})}, wantErr: ErrProtocol},
@@ -240,10 +240,15 @@ func TestEvents(t *testing.T) {
 			guest := &fakeGuest{events: make(chan []*guestv1.Event, 1)}
 			guest.events <- tt.in
 			c := newTestClient(t, guest)
-			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			got := 0
-			err := c.Events(ctx, func(Event) error { got++; return nil })
+			err := c.Events(ctx, func(Event) error {
+				if got++; tt.name == "good" {
+					cancel()
+				}
+				return nil
+			})
 			if !errors.Is(err, tt.wantErr) || got != tt.want {
 				t.Errorf("Events = %v after %d, want %v after %d", err, got, tt.wantErr, tt.want)
 			}

@@ -68,7 +68,7 @@ func loadList(name string) ([]error, error) {
 	}
 	var errs []error
 	for path := range strings.FieldsSeq(string(list)) {
-		if err := errors.Join(loadModule(path), os.Remove(path)); err != nil { //nolint:gosec // the image's list names it
+		if err := errors.Join(loadModule(path), os.Remove(path)); err != nil {
 			errs = append(errs, fmt.Errorf("load module %s: %w", path, err))
 		}
 	}
@@ -80,7 +80,7 @@ func loadModule(path string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	if strings.HasSuffix(path, ".gz") {
 		err = loadCompressed(f)
 	} else {

@@ -18,6 +18,10 @@ const (
 	cgroupRoot = "/sys/fs/cgroup"
 	nsDir      = "/run/cloister/ns"
 
+	// The guest's users are the containers' users: folders may be walked by all.
+	folderMode = 0o755
+	nsFileMode = 0o444
+
 	// openFiles is fs.nr_open's default; containers that name no limit inherit it.
 	openFiles = 1 << 20
 )
@@ -77,7 +81,7 @@ func Prepare() error {
 // makeNull gives the first root, in which the kernel starts its modprobe, the
 // device without which Go's runtime does not start.
 func makeNull() error {
-	err := unix.Mknod(os.DevNull, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))) // null(4)
+	err := unix.Mknod(os.DevNull, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))) //nolint:gosec // null(4), a small number
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make %s: %w", os.DevNull, err)
 	}
@@ -87,7 +91,7 @@ func makeNull() error {
 // leaveRootfs makes a mount that has a parent the root: pivot_root(2), which
 // every container needs, does not leave the kernel's first mount.
 func leaveRootfs() error {
-	if err := os.Mkdir(newRoot, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(newRoot, folderMode); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make new root: %w", err)
 	}
 	if err := unix.Mount("/", newRoot, "", unix.MS_BIND, ""); err != nil {
@@ -106,7 +110,7 @@ func leaveRootfs() error {
 }
 
 func mount(m mountPoint) error {
-	if err := os.MkdirAll(m.target, 0o755); err != nil {
+	if err := os.MkdirAll(m.target, folderMode); err != nil {
 		return fmt.Errorf("make mount point: %w", err)
 	}
 	err := unix.Mount(m.fstype, m.target, m.fstype, m.flags, m.data)
@@ -138,7 +142,7 @@ func enableControllers() error {
 		return fmt.Errorf("read controllers: %w", err)
 	}
 	var enable strings.Builder
-	for _, c := range strings.Fields(string(list)) {
+	for c := range strings.FieldsSeq(string(list)) {
 		enable.WriteString("+" + c + " ")
 	}
 	if err := os.WriteFile(cgroupRoot+"/cgroup.subtree_control", []byte(enable.String()), 0); err != nil {
@@ -150,7 +154,7 @@ func enableControllers() error {
 // holdNamespaces gives names to the agent's namespaces, which are the
 // sandbox's: containers join them by path.
 func holdNamespaces() error {
-	if err := os.MkdirAll(nsDir, 0o755); err != nil {
+	if err := os.MkdirAll(nsDir, folderMode); err != nil {
 		return fmt.Errorf("make folder of namespaces: %w", err)
 	}
 	for _, ns := range []string{"net", "ipc", "uts"} {
@@ -164,7 +168,7 @@ func holdNamespaces() error {
 // HoldNamespace binds a namespace's file to its name below /run/cloister/ns.
 func HoldNamespace(file, name string) error {
 	target := nsDir + "/" + name
-	f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o444)
+	f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, nsFileMode) //nolint:gosec // one of four names
 	if err == nil {
 		err = f.Close()
 	}

@@ -72,10 +72,11 @@ func (t *Table) Untask(id ID) { t.set(id, prepared) }
 func (t *Table) Remove(id ID) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch t.states[id] {
-	case 0:
+	now, ok := t.states[id]
+	if !ok {
 		return false, nil
-	case prepared:
+	}
+	if now == prepared {
 		t.states[id] = removing
 		return true, nil
 	}
@@ -109,13 +110,13 @@ func (t *Table) set(id ID, s state) {
 func (t *Table) move(id ID, to, from state) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch now := t.states[id]; {
-	case now == from:
+	now := t.states[id]
+	if now == from {
 		t.states[id] = to
 		return nil
-	case now == 0:
-		return fmt.Errorf("container %s is not prepared: %w", id, errdefs.ErrNotFound)
-	default:
-		return fmt.Errorf("container %s exists: %w", id, errdefs.ErrAlreadyExists)
 	}
+	if now == 0 {
+		return fmt.Errorf("container %s is not prepared: %w", id, errdefs.ErrNotFound)
+	}
+	return fmt.Errorf("container %s exists: %w", id, errdefs.ErrAlreadyExists)
 }

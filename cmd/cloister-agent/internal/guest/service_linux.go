@@ -49,8 +49,6 @@ func New(queue *events.Queue, table *containers.Table) *Service {
 	return &Service{queue: queue, table: table}
 }
 
-var empty = &types.Empty{}
-
 // Configure makes the guest a sandbox's.
 func (s *Service) Configure(_ context.Context, r *guestv1.ConfigureRequest) (*types.Empty, error) {
 	s.mu.Lock()
@@ -77,19 +75,19 @@ func (s *Service) Configure(_ context.Context, r *guestv1.ConfigureRequest) (*ty
 	if err := setSysctls(r.GetSysctls()); err != nil {
 		return nil, err
 	}
-	return empty, mountShare(r.GetShareTag())
+	return &types.Empty{}, mountShare(r.GetShareTag())
 }
 
 // SetTime sets the clock.
 func (s *Service) SetTime(_ context.Context, r *guestv1.SetTimeRequest) (*types.Empty, error) {
-	return empty, setTime(r.GetTimeUnixNano())
+	return &types.Empty{}, setTime(r.GetTimeUnixNano())
 }
 
 // ApplyNetwork changes the network.
 func (s *Service) ApplyNetwork(_ context.Context, n *guestv1.Network) (*types.Empty, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return empty, network.Apply(n)
+	return &types.Empty{}, network.Apply(n)
 }
 
 // PrepareSandbox starts the process 1 of a shared pid namespace.
@@ -97,7 +95,7 @@ func (s *Service) PrepareSandbox(_ context.Context, r *guestv1.PrepareSandboxReq
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !r.GetSharedPid() || s.sharedPID {
-		return empty, nil
+		return &types.Empty{}, nil
 	}
 	cmd := pause.Command()
 	monitor := &reap.Monitor{}
@@ -108,7 +106,7 @@ func (s *Service) PrepareSandbox(_ context.Context, r *guestv1.PrepareSandboxReq
 		return nil, errors.Join(err, cmd.Process.Kill())
 	}
 	s.sharedPID = true
-	return empty, nil
+	return &types.Empty{}, nil
 }
 
 // PrepareContainer makes a container's folder, files and mounts.
@@ -157,7 +155,7 @@ func (s *Service) RemoveContainer(_ context.Context, r *guestv1.RemoveContainerR
 	}
 	exists, err := s.table.Remove(id)
 	if err != nil || !exists {
-		return empty, err
+		return &types.Empty{}, err
 	}
 	if err := steps.Undo(s.table.Dir(id), string(id)); err != nil {
 		s.table.Prepared(id)
@@ -167,7 +165,7 @@ func (s *Service) RemoveContainer(_ context.Context, r *guestv1.RemoveContainerR
 	if err := os.WriteFile(dropCaches, []byte(dropDentries), 0); err != nil {
 		return nil, fmt.Errorf("drop dentries: %w", err)
 	}
-	return empty, nil
+	return &types.Empty{}, nil
 }
 
 // Events is a long poll.
@@ -190,7 +188,7 @@ func (s *Service) Shutdown(ctx context.Context, _ *types.Empty) (*types.Empty, e
 		}
 	}
 	boot.PowerOff(ctx)
-	return empty, nil
+	return &types.Empty{}, nil
 }
 
 var _ guestv1.TTRPCGuestService = (*Service)(nil)

@@ -43,14 +43,15 @@ func addEntropy(seed []byte) error {
 	if len(seed) > maxEntropy {
 		return fmt.Errorf("entropy of %d bytes: %w", len(seed), errdefs.ErrInvalidArgument)
 	}
-	info := binary.NativeEndian.AppendUint32(nil, uint32(8*len(seed)))
-	info = binary.NativeEndian.AppendUint32(info, uint32(len(seed)))
+	size := uint32(len(seed)) //nolint:gosec // checked above
+	info := binary.NativeEndian.AppendUint32(nil, 8*size)
+	info = binary.NativeEndian.AppendUint32(info, size)
 	info = append(info, seed...)
 	f, err := os.OpenFile(randomPath, os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("add entropy: %w", err)
 	}
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0])))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0]))) //nolint:gosec // the ioctl takes a pointer
 	if errno != 0 {
 		return errors.Join(fmt.Errorf("add entropy: %w", errno), f.Close())
 	}
@@ -99,7 +100,7 @@ func mountShare(tag string) error {
 	if tag == "" {
 		return nil
 	}
-	if err := os.MkdirAll(steps.Share, 0o755); err != nil {
+	if err := os.MkdirAll(steps.Share, folderMode); err != nil {
 		return fmt.Errorf("make folder of the share: %w", err)
 	}
 	if err := unix.Mount(tag, steps.Share, "virtiofs", 0, ""); err != nil {

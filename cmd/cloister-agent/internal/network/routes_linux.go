@@ -75,7 +75,7 @@ func parseRoute(links map[string]netlink.Link, w *guestv1.Route) (netlink.Route,
 		return netlink.Route{}, fmt.Errorf("route by %q, which is no link of the request: %w", w.GetLink(), errdefs.ErrInvalidArgument)
 	}
 	r := netlink.Route{
-		LinkIndex: link.Attrs().Index, Scope: netlink.Scope(w.GetScope()), Priority: int(w.GetMetric()),
+		LinkIndex: link.Attrs().Index, Scope: netlink.Scope(w.GetScope() & 0xff), Priority: int(w.GetMetric()),
 		MTU: int(w.GetMtu()), Flags: int(w.GetFlags()), Type: int(w.GetType()), Protocol: netlink.RouteProtocol(w.GetProtocol()),
 		Table: int(w.GetTable()),
 	}

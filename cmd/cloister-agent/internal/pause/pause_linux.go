@@ -3,6 +3,7 @@
 package pause
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -18,7 +19,7 @@ const Arg = "pause"
 
 // Command is a pause process in a pid namespace of its own, not yet started.
 func Command() *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", Arg)
+	cmd := exec.CommandContext(context.Background(), "/proc/self/exe", Arg) // it ends with the guest
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
 	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=off"}
 	return cmd

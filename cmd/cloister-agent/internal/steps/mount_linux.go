@@ -196,7 +196,7 @@ func overlayOptions(options []string) ([]string, error) {
 		if !ok || (key != "lowerdir" && key != "upperdir" && key != "workdir") {
 			continue
 		}
-		for _, rel := range strings.Split(value, ":") {
+		for rel := range strings.SplitSeq(value, ":") {
 			if _, err := clean(rel); err != nil {
 				return nil, fmt.Errorf("option %s: %w", key, err)
 			}

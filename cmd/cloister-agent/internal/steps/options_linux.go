@@ -73,7 +73,7 @@ func parseOptions(options []string) parsed {
 			p.attr.Attr_clr &^= f.attr
 		}
 	}
-	if p.attr.Attr_set&(unix.MOUNT_ATTR_NOATIME) != 0 {
+	if p.attr.Attr_set&unix.MOUNT_ATTR_NOATIME != 0 {
 		p.attr.Attr_clr |= unix.MOUNT_ATTR__ATIME // mount_setattr(2): times are a set of their own
 	}
 	return p

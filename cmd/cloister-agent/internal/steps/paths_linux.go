@@ -33,7 +33,7 @@ func clean(rel string) (string, error) {
 // openIn opens a path inside root, whatever symbolic links say.
 func openIn(root *os.File, rel string, flags int, mode uint32) (*os.File, error) {
 	how := unix.OpenHow{
-		Flags:   uint64(flags | unix.O_CLOEXEC),
+		Flags:   uint64(flags | unix.O_CLOEXEC), //nolint:gosec // flags are constants
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	}
 	if flags&unix.O_CREAT != 0 {
@@ -67,7 +67,7 @@ func folderIn(root *os.File, rel string, mode uint32) (*os.File, error) {
 		return nil, err
 	}
 	at := "."
-	for _, name := range strings.Split(rel, "/") {
+	for name := range strings.SplitSeq(rel, "/") {
 		if err := mkdirIn(root, at, name, mode); err != nil {
 			return nil, err
 		}

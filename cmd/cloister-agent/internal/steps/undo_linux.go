@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -33,8 +34,8 @@ func UnmountBelow(dir string) error {
 		return fmt.Errorf("list mounts: %w", err)
 	}
 	var errs []error
-	for i := len(mounts) - 1; i >= 0; i-- { // those on top come later
-		errs = append(errs, unmount(mounts[i].Mountpoint))
+	for _, m := range slices.Backward(mounts) { // those on top come later
+		errs = append(errs, unmount(m.Mountpoint))
 	}
 	return errors.Join(errs...)
 }
@@ -52,7 +53,7 @@ func unmount(path string) error {
 }
 
 func syncFS(path string) {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // a mount point that the kernel named
 	if err != nil {
 		return
 	}

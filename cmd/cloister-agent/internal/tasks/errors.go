@@ -20,7 +20,7 @@ type phrase struct {
 func phrases() []phrase {
 	return []phrase{
 		{regexp.MustCompile("executable file [`']([^`']*)[`'] not found in \\$PATH(: No such file or directory)?"), `exec: "$1": executable file not found in $$PATH`},
-		// A folder: runc and crun both end with EACCES or EPERM.
+		// A folder: runc says EACCES.
 		{regexp.MustCompile("open executable: (Operation not permitted|Is a directory)"), `exec: permission denied`},
 		{regexp.MustCompile("open executable: (.*)"), `exec: $1`},
 		{regexp.MustCompile("exec container process [`']([^`']*)[`']: (.*)"), `exec: "$1": $2`},
@@ -29,14 +29,16 @@ func phrases() []phrase {
 
 // systemPhrases are the C library's words, which Go's library starts with a
 // small letter; clients compare as runc writes.
-var systemPhrases = strings.NewReplacer(
-	"Permission denied", "permission denied",
-	"No such file or directory", "no such file or directory",
-	"Not a directory", "not a directory",
-	"Is a directory", "is a directory",
-	"Exec format error", "exec format error",
-	"No such process", "no such process",
-)
+func systemPhrases() *strings.Replacer {
+	return strings.NewReplacer(
+		"Permission denied", "permission denied",
+		"No such file or directory", "no such file or directory",
+		"Not a directory", "not a directory",
+		"Is a directory", "is a directory",
+		"Exec format error", "exec format error",
+		"No such process", "no such process",
+	)
+}
 
 // runcError gives an error of crun in runc's words, with its class.
 func runcError(err error) error {
@@ -51,7 +53,7 @@ func runcError(err error) error {
 	for _, p := range phrases() {
 		text = p.crun.ReplaceAllString(text, p.runc)
 	}
-	text = systemPhrases.Replace(text)
+	text = systemPhrases().Replace(text)
 	if code == codes.Unknown && strings.Contains(text, "is not running") {
 		code = codes.FailedPrecondition
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/containerd/containerd/api/events"
 	core "github.com/containerd/containerd/v2/core/events"
-	"github.com/containerd/containerd/v2/pkg/shim"
+	cshim "github.com/containerd/containerd/v2/pkg/shim"
 
 	"cloister/cmd/cloister-agent/internal/containers"
 )
@@ -20,13 +20,13 @@ const exitWait = 5 * time.Second
 
 // exits passes events on, and remembers whose TaskExit has passed.
 type exits struct {
-	shim.Publisher
+	cshim.Publisher
 
 	mu   sync.Mutex
 	seen map[process]chan struct{} // closed when it has passed
 }
 
-func newExits(p shim.Publisher) *exits {
+func newExits(p cshim.Publisher) *exits {
 	return &exits{Publisher: p, seen: map[process]chan struct{}{}}
 }
 

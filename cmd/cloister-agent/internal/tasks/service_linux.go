@@ -9,12 +9,12 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/containerd/containerd/api/runtime/task/v3"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	runctask "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
 	"github.com/containerd/containerd/v2/pkg/protobuf/types"
-	"github.com/containerd/containerd/v2/pkg/shim"
+	cshim "github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/errdefs"
 	runc "github.com/containerd/go-runc"
@@ -38,7 +38,7 @@ type process struct{ container, exec containers.ID }
 // Service is the Task API for containers that the Guest service has prepared.
 // What it does not say itself, containerd's service says.
 type Service struct {
-	task.TTRPCTaskService
+	taskapi.TTRPCTaskService
 	streams *stdio.Registry
 	table   *containers.Table
 	exits   *exits
@@ -49,7 +49,7 @@ type Service struct {
 }
 
 // New starts containerd's service. Call it once.
-func New(ctx context.Context, publisher shim.Publisher, streams *stdio.Registry, table *containers.Table) (*Service, error) {
+func New(ctx context.Context, publisher cshim.Publisher, streams *stdio.Registry, table *containers.Table) (*Service, error) {
 	ctx, sd := shutdown.WithShutdown(ctx)
 	exits := newExits(publisher)
 	inner, err := runctask.NewTaskService(ctx, exits, sd)
@@ -66,7 +66,7 @@ func New(ctx context.Context, publisher shim.Publisher, streams *stdio.Registry,
 
 // Create makes the container of a prepared bundle. Of the request it takes the
 // id, the terminal and the streams; the rest is the guest's own.
-func (s *Service) Create(ctx context.Context, r *task.CreateTaskRequest) (_ *task.CreateTaskResponse, err error) {
+func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *taskapi.CreateTaskResponse, err error) {
 	id, err := containers.ParseID(r.GetID())
 	if err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (s *Service) Create(ctx context.Context, r *task.CreateTaskRequest) (_ *tas
 		return nil, err
 	}
 	defer s.attach(p, pipes)()
-	resp, err := s.TTRPCTaskService.Create(ctx, &task.CreateTaskRequest{
+	resp, err := s.TTRPCTaskService.Create(ctx, &taskapi.CreateTaskRequest{
 		ID: string(id), Bundle: s.table.Dir(id), Terminal: r.GetTerminal(), Options: opts,
 		Stdin: pipes.FIFOs.Stdin, Stdout: pipes.FIFOs.Stdout, Stderr: pipes.FIFOs.Stderr,
 	})
@@ -102,7 +102,7 @@ func (s *Service) Create(ctx context.Context, r *task.CreateTaskRequest) (_ *tas
 }
 
 // Exec adds a process to a container.
-func (s *Service) Exec(ctx context.Context, r *task.ExecProcessRequest) (*types.Empty, error) {
+func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*types.Empty, error) {
 	p, err := parse(r.GetID(), r.GetExecID())
 	if err != nil {
 		return nil, err
@@ -114,7 +114,7 @@ func (s *Service) Exec(ctx context.Context, r *task.ExecProcessRequest) (*types.
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.TTRPCTaskService.Exec(ctx, &task.ExecProcessRequest{
+	resp, err := s.TTRPCTaskService.Exec(ctx, &taskapi.ExecProcessRequest{
 		ID: r.GetID(), ExecID: r.GetExecID(), Terminal: r.GetTerminal(), Spec: r.GetSpec(),
 		Stdin: pipes.FIFOs.Stdin, Stdout: pipes.FIFOs.Stdout, Stderr: pipes.FIFOs.Stderr,
 	})
@@ -126,7 +126,7 @@ func (s *Service) Exec(ctx context.Context, r *task.ExecProcessRequest) (*types.
 }
 
 // Start starts a container or an exec.
-func (s *Service) Start(ctx context.Context, r *task.StartRequest) (*task.StartResponse, error) {
+func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	p, err := parse(r.GetID(), r.GetExecID())
 	if err != nil {
 		return nil, err
@@ -153,7 +153,7 @@ func (s *Service) attach(p process, pipes *stdio.Pipes) func() {
 }
 
 // Wait answers when a process has ended and its TaskExit is on the way.
-func (s *Service) Wait(ctx context.Context, r *task.WaitRequest) (*task.WaitResponse, error) {
+func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
 	resp, err := s.TTRPCTaskService.Wait(ctx, r)
 	if err == nil {
 		s.awaitExit(ctx, r.GetID(), r.GetExecID())
@@ -162,7 +162,7 @@ func (s *Service) Wait(ctx context.Context, r *task.WaitRequest) (*task.WaitResp
 }
 
 // Delete ends a container or an exec that is no more, and its streams.
-func (s *Service) Delete(ctx context.Context, r *task.DeleteRequest) (*task.DeleteResponse, error) {
+func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	p, err := parse(r.GetID(), r.GetExecID())
 	if err != nil {
 		return nil, err
@@ -184,7 +184,7 @@ func (s *Service) Delete(ctx context.Context, r *task.DeleteRequest) (*task.Dele
 // awaitExit waits for the TaskExit of a process that has ended. containerd's
 // service lets Wait and Delete go on before it has published that.
 func (s *Service) awaitExit(ctx context.Context, id, exec string) {
-	state, err := s.State(ctx, &task.StateRequest{ID: id, ExecID: exec})
+	state, err := s.State(ctx, &taskapi.StateRequest{ID: id, ExecID: exec})
 	if err != nil || state.GetStatus() != tasktypes.Status_STOPPED || state.GetPid() == 0 {
 		return
 	}
@@ -192,18 +192,18 @@ func (s *Service) awaitExit(ctx context.Context, id, exec string) {
 }
 
 // Kill sends a signal.
-func (s *Service) Kill(ctx context.Context, r *task.KillRequest) (*types.Empty, error) {
+func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*types.Empty, error) {
 	resp, err := s.TTRPCTaskService.Kill(ctx, r)
 	return resp, runcError(err)
 }
 
 // Checkpoint is not here: a guest's processes stay in it.
-func (s *Service) Checkpoint(context.Context, *task.CheckpointTaskRequest) (*types.Empty, error) {
+func (s *Service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*types.Empty, error) {
 	return nil, fmt.Errorf("checkpoint: %w", errdefs.ErrNotImplemented)
 }
 
 // Shutdown is the Guest service's.
-func (s *Service) Shutdown(context.Context, *task.ShutdownRequest) (*types.Empty, error) {
+func (s *Service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*types.Empty, error) {
 	return nil, fmt.Errorf("shutdown of a guest's task service: %w", errdefs.ErrNotImplemented)
 }
 
