@@ -30,6 +30,12 @@ var errUsage = errors.New("usage")
 func verbs() []verb {
 	return []verb{
 		{"guest", "build a guest image, or show what is in one", runGuest},
+		{"ps", "list the sandboxes that run", runPs},
+		{"inspect", "all that is known of a sandbox, as JSON", runInspect},
+		{"logs", "print a guest's console", runLogs},
+		{"gc", "take back what dead shims have left", runGC},
+		{"version", "what this program is made of", runVersion},
+		{"help", "this list with examples, or more of one verb", runHelp},
 	}
 }
 

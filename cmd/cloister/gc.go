@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"cloister/sandbox"
+	"cloister/sandbox/statedir"
+)
+
+// taken is a sandbox that a dead shim left, and what became of it.
+type taken struct {
+	Namespace statedir.ID `json:"namespace"`
+	ID        statedir.ID `json:"id"`
+	Effects   []string    `json:"effects"` // what it had done to the host, newest first
+	Gone      bool        `json:"gone"`    // all of it has been taken back
+}
+
+func runGC(ctx context.Context, std stdio, args []string) error {
+	c := newCommand("gc [--dry-run] [--json]", "Takes back what dead shims have left: processes, cgroups, labels, levels, files.\n"+
+		"Sandboxes whose shim lives are not touched.")
+	c.withJSON()
+	dry := c.Bool("dry-run", false, "only list it")
+	if _, err := c.arguments(std, args, 0, 0); err != nil {
+		return err
+	}
+	s, err := openSite(*c.config)
+	if err != nil {
+		return err
+	}
+	boxes, err := s.sandboxes()
+	if err != nil {
+		return err
+	}
+	left := leftovers(boxes)
+	if !*dry {
+		err = orRoot(sandbox.CleanupAll(ctx, s.config))
+		for i := range left {
+			_, gone := os.Lstat(boxDir(s, left[i]))
+			left[i].Gone = errors.Is(gone, os.ErrNotExist)
+		}
+	}
+	if *c.asJSON {
+		return errors.Join(err, printJSON(std.out, left))
+	}
+	printTaken(std, left, *dry)
+	return err
+}
+
+func leftovers(boxes []guestBox) []taken {
+	left := []taken{}
+	for _, b := range boxes {
+		if b.state() != stateDead {
+			continue
+		}
+		t := taken{Namespace: b.dir.Namespace(), ID: b.dir.ID(), Effects: []string{}}
+		for i := len(b.record.Effects) - 1; i >= 0; i-- {
+			t.Effects = append(t.Effects, b.record.Effects[i].String())
+		}
+		left = append(left, t)
+	}
+	return left
+}
+
+func boxDir(s *site, t taken) string {
+	dir, err := statedir.New(s.config.State, string(t.Namespace), string(t.ID))
+	if err != nil {
+		return ""
+	}
+	return dir.String()
+}
+
+func printTaken(std stdio, left []taken, dry bool) {
+	if len(left) == 0 {
+		fmt.Fprintln(std.out, "nothing was left behind")
+		return
+	}
+	for _, t := range left {
+		word := "STILL THERE"
+		if dry {
+			word = "would take back"
+		} else if t.Gone {
+			word = "took back"
+		}
+		fmt.Fprintf(std.out, "%s %s/%s\n", word, t.Namespace, t.ID)
+		for _, e := range t.Effects {
+			fmt.Fprintf(std.out, "  %s\n", e)
+		}
+	}
+}

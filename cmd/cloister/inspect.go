@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"cloister/sandbox/statedir"
+)
+
+// inspected is everything that is known of a sandbox.
+type inspected struct {
+	State string `json:"state"`
+	statedir.Record
+	Image imageAge `json:"image"`
+	PSS   memory   `json:"pssBytes"`
+	Files files    `json:"files"`
+}
+
+// files are those of a sandbox that people look at.
+type files struct {
+	Folder       string `json:"folder"`
+	Console      string `json:"console,omitempty"`
+	QEMULog      string `json:"qemuLog,omitempty"`
+	VirtiofsdLog string `json:"virtiofsdLog,omitempty"`
+	Share        string `json:"share,omitempty"`
+}
+
+func runInspect(_ context.Context, std stdio, args []string) error {
+	c := newCommand("inspect [--phases] ID", "Prints what is known of a sandbox as JSON: what it runs on, how long each phase of its start\n"+
+		"took in milliseconds, what it did to the host, and where its files are.")
+	phases := c.Bool("phases", false, "the phases alone, as a table")
+	c.Bool("json", true, "print JSON, which is the default")
+	rest, err := c.arguments(std, args, 1, 1)
+	if err != nil {
+		return err
+	}
+	s, err := openSite(*c.config)
+	if err != nil {
+		return err
+	}
+	b, err := s.find(rest[0])
+	if err != nil {
+		return err
+	}
+	if b.broken != nil {
+		return fmt.Errorf("sandbox %s: %w: `cloister gc` takes away what can be", b.name(), b.broken)
+	}
+	if *phases {
+		return printPhases(std, b.record.Phases)
+	}
+	return printJSON(std.out, inspected{State: b.state(), Record: b.record, Image: b.image(), PSS: s.memory(b), Files: filesOf(b.dir)})
+}
+
+func filesOf(dir statedir.Dir) files {
+	present := func(name string) string {
+		if _, err := os.Lstat(name); err != nil {
+			return ""
+		}
+		return name
+	}
+	return files{
+		Folder: dir.String(), Console: present(dir.Console()), QEMULog: present(dir.QEMULog()),
+		VirtiofsdLog: present(dir.VirtiofsdLog()), Share: present(dir.Share()),
+	}
+}
+
+// printPhases draws when each phase began and how long it took.
+func printPhases(std stdio, phases []statedir.Phase) error {
+	if len(phases) == 0 {
+		return fmt.Errorf("no phases are recorded: they are written when the first container starts: %w", fs.ErrNotExist)
+	}
+	const columns = 50
+	var end int64 = 1
+	for _, p := range phases {
+		end = max(end, p.OffsetMs+p.DurationMs)
+	}
+	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "PHASE\tAT\tTOOK\t")
+	for _, p := range phases {
+		from, width := int(p.OffsetMs*columns/end), max(1, int(p.DurationMs*columns/end))
+		fmt.Fprintf(w, "%s\t%d ms\t%d ms\t  %s\n", p.Name, p.OffsetMs, p.DurationMs, strings.Repeat(" ", from)+strings.Repeat("#", width))
+	}
+	fmt.Fprintf(w, "all\t\t%d ms\t\n", (time.Duration(end) * time.Millisecond).Milliseconds())
+	return w.Flush()
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"cloister/sandbox/statedir"
+)
+
+// psRow is one sandbox as ps shows it.
+type psRow struct {
+	Namespace  statedir.ID `json:"namespace"`
+	ID         statedir.ID `json:"id"`
+	State      string      `json:"state"`
+	Pid        int         `json:"pid,omitempty"` // QEMU's
+	Created    time.Time   `json:"created"`
+	AgeSeconds int64       `json:"ageSeconds"`
+	Machine    string      `json:"machine,omitempty"`
+	Accel      string      `json:"accel,omitempty"`
+	Label      string      `json:"label,omitempty"`
+	GuestMiB   string      `json:"guestMiB,omitempty"` // the machine's size
+	PSS        memory      `json:"pssBytes"`
+	Image      imageAge    `json:"image"`
+	Problem    string      `json:"problem,omitempty"`
+}
+
+func runPs(_ context.Context, std stdio, args []string) error {
+	c := newCommand("ps [--all] [--json]", "Lists the sandboxes that run on this host.")
+	c.withJSON()
+	all := c.Bool("all", false, "also what dead shims have left")
+	if _, err := c.arguments(std, args, 0, 0); err != nil {
+		return err
+	}
+	s, err := openSite(*c.config)
+	if err != nil {
+		return err
+	}
+	boxes, err := s.sandboxes()
+	if err != nil {
+		return err
+	}
+	rows, dead := []psRow{}, 0
+	for _, b := range boxes {
+		state := b.state()
+		if state == stateDead {
+			dead++
+			if !*all {
+				continue
+			}
+		}
+		rows = append(rows, s.row(b, state, time.Now()))
+	}
+	if *c.asJSON {
+		return printJSON(std.out, rows)
+	}
+	if dead > 0 && !*all {
+		fmt.Fprintf(std.err, "%d more whose shim is dead: `cloister ps --all` shows them, `cloister gc` takes them away\n", dead)
+	}
+	return printPs(std.out, rows)
+}
+
+func (s *site) row(b guestBox, state string, now time.Time) psRow {
+	r := b.record
+	row := psRow{
+		Namespace: b.dir.Namespace(), ID: b.dir.ID(), State: state, Pid: b.process(programQEMU).Pid, Created: r.Created,
+		Machine: r.Facts["machine"], Accel: r.Facts["accel"], Label: r.Facts["label"], GuestMiB: r.Facts["memory_mib"],
+		PSS: s.memory(b), Image: b.image(),
+	}
+	if !r.Created.IsZero() {
+		row.AgeSeconds = int64(now.Sub(r.Created).Seconds())
+	}
+	if b.broken != nil {
+		row.Problem = b.broken.Error()
+	}
+	return row
+}
+
+func printPs(out io.Writer, rows []psRow) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAMESPACE\tID\tSTATE\tPID\tAGE\tMACHINE\tLABEL\tMEMORY\tKERNEL\tIMAGE")
+	for _, r := range rows {
+		id := string(r.ID)
+		if len(id) > 20 { // engines give 64 hexadecimal digits; a start of it is enough for every verb
+			id = id[:12]
+		}
+		pid := "-"
+		if r.Pid != 0 {
+			pid = fmt.Sprint(r.Pid)
+		}
+		machine := "-"
+		if r.Machine != "" {
+			machine = r.Machine + "/" + r.Accel
+		}
+		image := "current"
+		switch {
+		case r.Image.Old:
+			image = "OLD: now " + r.Image.Now
+		case r.Image.Problem != "":
+			image = "?"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Namespace, id, r.State, pid,
+			age(time.Duration(r.AgeSeconds)*time.Second), machine, cmp.Or(r.Label, "none"), memoryColumn(r), cmp.Or(r.Image.Kernel, "-"), image)
+	}
+	return w.Flush()
+}
+
+// memoryColumn is what the sandbox holds of the host's memory, and what its machine may take.
+func memoryColumn(r psRow) string {
+	s := fmt.Sprintf("%.0f MiB", mib(r.PSS.sum()))
+	if r.GuestMiB != "" {
+		s += " of " + r.GuestMiB
+	}
+	return s
+}

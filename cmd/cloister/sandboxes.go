@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"cloister/labels"
+	"cloister/sandbox/statedir"
+	"cloister/vmm/guestimage"
+)
+
+// Programs as the records of sandboxes name them.
+const (
+	programQEMU      = "qemu"
+	programVirtiofsd = "virtiofsd"
+)
+
+// guestBox is a sandbox as its record and /proc show it.
+type guestBox struct {
+	dir    statedir.Dir
+	record statedir.Record
+	// broken says why the record could not be read; nothing else is known then.
+	broken error
+}
+
+// sandboxes lists everything under the state folder in the order of names.
+func (s *site) sandboxes() ([]guestBox, error) {
+	dirs, err := statedir.List(s.config.State)
+	if err != nil {
+		return nil, orRoot(err)
+	}
+	list := make([]guestBox, 0, len(dirs))
+	for _, dir := range dirs {
+		record, err := statedir.Load(dir)
+		if errors.Is(err, os.ErrPermission) {
+			return nil, orRoot(err)
+		}
+		list = append(list, guestBox{dir, record, err})
+	}
+	return list, nil
+}
+
+// find gives the sandbox called NAMESPACE/ID, ID, or by the start of its id.
+func (s *site) find(name string) (guestBox, error) {
+	all, err := s.sandboxes()
+	if err != nil {
+		return guestBox{}, err
+	}
+	var starts []guestBox
+	var exact []guestBox
+	for _, b := range all {
+		full := b.name()
+		if name == full || name == string(b.dir.ID()) {
+			exact = append(exact, b)
+		} else if name != "" && (strings.HasPrefix(string(b.dir.ID()), name) || strings.HasPrefix(full, name) && strings.Contains(name, "/")) {
+			starts = append(starts, b)
+		}
+	}
+	if len(exact) > 0 {
+		starts = exact
+	}
+	switch len(starts) {
+	case 0:
+		return guestBox{}, fmt.Errorf("sandbox %q: none of that name among the %d under %s: `cloister ps` lists them: %w",
+			name, len(all), s.config.State, errdefs.ErrNotFound)
+	case 1:
+		return starts[0], nil
+	}
+	names := make([]string, 0, len(starts))
+	for _, b := range starts {
+		names = append(names, b.name())
+	}
+	return guestBox{}, fmt.Errorf("sandbox %q is one of %s: say which: %w", name, strings.Join(names, ", "), errdefs.ErrInvalidArgument)
+}
+
+// name is NAMESPACE/ID, which is also its name in the registry and the journal of labels.
+func (b guestBox) name() string { return string(b.dir.Namespace()) + "/" + string(b.dir.ID()) }
+
+// process gives the sandbox's process of that program; its zero value when there is none.
+func (b guestBox) process(program string) statedir.Process {
+	for _, e := range b.record.Effects {
+		if e.Kind == statedir.KindProcess && strings.HasPrefix(filepath.Base(e.Path), program) {
+			return e.Process
+		}
+	}
+	return statedir.Process{}
+}
+
+// states of a sandbox.
+const (
+	stateRunning  = "running"
+	stateStarting = "starting" // its shim lives and its machine does not run yet
+	stateDead     = "dead"     // its shim is gone: cloister gc
+	stateUnknown  = "unreadable"
+)
+
+func (b guestBox) state() string {
+	switch {
+	case b.broken != nil && !errdefs.IsNotFound(b.broken):
+		return stateUnknown
+	case !b.record.Owner.Alive():
+		return stateDead
+	case b.process(programQEMU).Alive():
+		return stateRunning
+	}
+	return stateStarting
+}
+
+// label is QEMU's; zero when the sandbox has none.
+func (b guestBox) label() labels.Label {
+	l, err := labels.Parse(b.record.Facts["label"])
+	if err != nil {
+		return labels.Label{}
+	}
+	return l
+}
+
+// memory is the proportional share of the host's memory that each process holds, in bytes.
+type memory struct {
+	QEMU      int64 `json:"qemu"`
+	Virtiofsd int64 `json:"virtiofsd"`
+	Shim      int64 `json:"shim"`
+}
+
+func (m memory) sum() int64 { return m.QEMU + m.Virtiofsd + m.Shim }
+
+func (s *site) memory(b guestBox) memory {
+	pss := func(p statedir.Process) int64 {
+		if !p.Alive() {
+			return 0
+		}
+		n, err := s.pss(p.Pid)
+		if err != nil {
+			return 0
+		}
+		return n
+	}
+	return memory{QEMU: pss(b.process(programQEMU)), Virtiofsd: pss(b.process(programVirtiofsd)), Shim: pss(b.record.Owner)}
+}
+
+// pss reads a process's proportional set size in bytes.
+func (s *site) pss(pid int) (int64, error) {
+	f, err := os.Open(s.path("proc", strconv.Itoa(pid), "smaps_rollup"))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), "Pss:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("%s: no line Pss", f.Name())
+}
+
+// imageAge tells a running guest image from the one in its folder now.
+type imageAge struct {
+	Dir    string `json:"dir"`
+	Kernel string `json:"kernel"`
+	// Now is the kernel in the folder.
+	Now string `json:"now,omitempty"`
+	// Old is true when the folder holds another image than the guest was started with.
+	Old bool `json:"old"`
+	// Problem says why the two could not be compared.
+	Problem string `json:"problem,omitempty"`
+}
+
+// image compares what the record says with the folder.
+func (b guestBox) image() imageAge {
+	a := imageAge{Dir: b.record.Facts["image"], Kernel: b.record.Facts["kernel"]}
+	if a.Dir == "" {
+		a.Problem = "not recorded"
+		return a
+	}
+	image, err := guestimage.Open(a.Dir)
+	if err != nil {
+		a.Problem = err.Error()
+		return a
+	}
+	a.Now = image.Manifest.Kernel.Version
+	if inputs := b.record.Facts["inputs"]; inputs != "" {
+		a.Old = inputs != image.Manifest.Inputs
+		return a
+	}
+	// Records without the image's digest: a manifest written since is another image's.
+	st, err := os.Stat(filepath.Join(a.Dir, guestimage.ManifestName))
+	a.Old = a.Now != a.Kernel || err == nil && st.ModTime().After(b.record.Created)
+	return a
+}
+
+// age says how long ago something was, in one unit and a bit.
+func age(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0s"
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
