@@ -5,12 +5,9 @@ package lsm
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 
 	"cloister/labels"
-
-	"golang.org/x/sys/unix"
 )
 
 // ErrNoDomain is wrapped when no set of types works on this host.
@@ -100,13 +97,7 @@ func (h Host) programLabel(program string) (labels.Label, error) {
 	if h.Program != nil {
 		return h.Program(program)
 	}
-	fd, err := unix.Open(program, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return labels.Label{}, &os.PathError{Op: "open", Path: program, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), program)
-	defer f.Close() //nolint:errcheck // O_PATH
-	return FileLabel(f)
+	return PathLabel(program)
 }
 
 // PolicyWatch runs a check once for every policy that is loaded: before the first start, and again after each load.

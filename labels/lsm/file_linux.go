@@ -38,6 +38,18 @@ func FileLabel(f *os.File) (labels.Label, error) {
 	return label, nil
 }
 
+// PathLabel is the label of what is at path, without opening it: a FIFO does not block and a device does not wake. Links are
+// followed.
+func PathLabel(path string) (labels.Label, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return labels.Label{}, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close() // O_PATH
+	return FileLabel(f)
+}
+
 // RawFileLabel is the label as it is written on the file, be it one this host's policy knows or not.
 func RawFileLabel(f *os.File) (string, error) {
 	buffer := make([]byte, 4096)

@@ -156,7 +156,7 @@ func (h Host) transact(file, request string) (string, error) {
 		return "", &fs.PathError{Op: "open", Path: h.selinux(file), Err: err}
 	}
 	f := os.NewFile(uintptr(fd), h.selinux(file))
-	defer f.Close() //nolint:errcheck // nothing is buffered
+	defer f.Close() // nothing is buffered
 	if _, err := f.WriteString(request); err != nil {
 		return "", err
 	}

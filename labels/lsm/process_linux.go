@@ -26,7 +26,7 @@ func (h Host) ProcessLabel(pid int) (labels.Label, error) {
 func (h Host) OwnLabel() (labels.Label, error) { return h.current(h.proc("self", "attr", "current")) }
 
 func (h Host) current(path string) (labels.Label, error) {
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(path) //nolint:gosec // below /proc
 	if err != nil {
 		return labels.Label{}, fmt.Errorf("read back a label: %w", err)
 	}
@@ -100,7 +100,7 @@ func (h Host) Processes(ctx context.Context) (Seen, error) {
 	if err != nil {
 		return Seen{}, fmt.Errorf("look at the host's processes: %w", err)
 	}
-	defer folder.Close() //nolint:errcheck // read only
+	defer folder.Close() // read only
 	names, err := folder.Readdirnames(-1)
 	if err != nil {
 		return Seen{}, fmt.Errorf("look at the host's processes: %w", err)
@@ -135,7 +135,7 @@ func readInto(buffer []byte, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(fd) //nolint:errcheck // read only
+	defer unix.Close(fd) // read only
 	n, err := unix.Read(fd, buffer)
 	if err != nil {
 		return nil, err

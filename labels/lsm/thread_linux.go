@@ -92,7 +92,7 @@ func park(pidfd int) {
 	if pidfd < 0 {
 		select {} // a kernel without pidfds: rather a thread too many than a signal too early
 	}
-	defer unix.Close(pidfd) //nolint:errcheck // nothing is buffered
+	defer unix.Close(pidfd) // nothing is buffered
 	for {
 		_, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1) //nolint:gosec // a descriptor
 		if !errors.Is(err, unix.EINTR) {

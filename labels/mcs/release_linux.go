@@ -22,7 +22,7 @@ func (r *Registry) Release(ctx context.Context, sandbox string, level labels.Lev
 	if err != nil {
 		return fmt.Errorf("release %v: %w", level, err)
 	}
-	defer lock.Close() //nolint:errcheck // gives the lock back
+	defer lock.Close() // gives the lock back
 	e, _, err := r.read(name(level))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -59,7 +59,7 @@ func (r *Registry) dropShare(e Entry) error {
 		return nil
 	}
 	path := filepath.Join(r.boot, sharesFolder, e.Share)
-	target, err := os.ReadFile(path)
+	target, err := os.ReadFile(path) //nolint:gosec // in the registry's folder
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -167,7 +167,7 @@ func (r *Registry) reclaimOne(ctx context.Context, d corpse) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer lock.Close() //nolint:errcheck // gives the lock back
+	defer lock.Close() // gives the lock back
 	e, text, err := r.read(name(d.entry.Level))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil

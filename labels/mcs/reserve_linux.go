@@ -83,7 +83,7 @@ func (r *Registry) reserveOnce(ctx context.Context, q Request, seen *taken) (Ent
 	if err != nil {
 		return Entry{}, err
 	}
-	defer lock.Close() //nolint:errcheck // gives the lock back
+	defer lock.Close() // gives the lock back
 	holder := Holder{Sandbox: q.Sandbox, Owner: r.options.Self}
 	if q.Share != "" {
 		joined, e, err := r.join(q, holder)

@@ -94,7 +94,7 @@ func (j *Journal) applyAll(ctx context.Context, sandbox string, level labels.Lev
 	if err != nil {
 		return Report{}, err
 	}
-	defer lock.Close() //nolint:errcheck // gives the lock back
+	defer lock.Close() // gives the lock back
 	if err := j.promise(folder, head{Sandbox: sandbox, Owner: j.options.Self, Level: level}); err != nil {
 		return Report{}, fmt.Errorf("relabel: %w", err)
 	}
@@ -162,7 +162,7 @@ func (j *Journal) applyOne(ctx context.Context, sandbox, folder string, t target
 	if err != nil {
 		return "", Report{}, err
 	}
-	defer lock.Close() //nolint:errcheck // gives the lock back
+	defer lock.Close() // gives the lock back
 	r, err := j.loadRecord(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -101,7 +101,7 @@ func (j *Journal) lock(ctx context.Context, kind, name string) (*os.File, error)
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(name))
 	path := filepath.Join(j.options.Dir, locksFolder, fmt.Sprintf("%s-%02x", kind, hash.Sum32()&0xff))
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // in the journal's folder
 	if err != nil {
 		return nil, fmt.Errorf("lock the relabel journal: %w", err)
 	}
@@ -183,4 +183,61 @@ func (j *Journal) heads() ([]head, error) {
 		heads = append(heads, h)
 	}
 	return heads, errors.Join(problems...)
+}
+
+// Use is one file that a sandbox has labelled.
+type Use struct {
+	Sandbox string
+	Owner   labels.Owner
+	Path    string
+	// Label is what it was given, Before what it had ("" for none), as written on the file.
+	Label, Before string
+	// Remember is whether it gets Before back.
+	Remember bool
+}
+
+// Uses lists what is in the journal, for people. What cannot be read is told of in the error, next to what could.
+func (j *Journal) Uses() ([]Use, error) {
+	heads, err := j.heads()
+	problems := []error{err}
+	var uses []Use
+	for _, h := range heads {
+		folder, err := j.folder(h.Sandbox)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		notes, err := notesIn(folder)
+		problems = append(problems, err)
+		for _, name := range notes {
+			r, err := j.loadRecord(name)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				problems = append(problems, err)
+				continue
+			}
+			uses = append(uses, Use{Sandbox: h.Sandbox, Owner: h.Owner, Path: r.Path, Label: r.Label, Before: r.Before, Remember: r.Remember})
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		return uses, fmt.Errorf("read the relabel journal: %w", err)
+	}
+	return uses, nil
+}
+
+// notesIn gives the names of the records that a sandbox's folder notes.
+func notesIn(folder string) ([]string, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, entry := range entries {
+		if key, boot, ok := strings.Cut(entry.Name(), "@"); ok {
+			names = append(names, filepath.Join(boot, key))
+		}
+	}
+	return names, nil
 }

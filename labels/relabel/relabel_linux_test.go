@@ -171,6 +171,12 @@ func TestApplyAndRestore(t *testing.T) {
 	if pending, err := j.Pending("ns/a"); err != nil || !pending {
 		t.Errorf("Pending = %v, %v, want true", pending, err)
 	}
+	uses, err := j.Uses()
+	if err != nil || len(uses) != len(items) || !slices.ContainsFunc(uses, func(u Use) bool {
+		return u.Sandbox == "ns/a" && u.Path == labelled && u.Label == guestA && u.Before == oldOne && u.Remember
+	}) {
+		t.Errorf("Uses = %+v, %v, want the %d items", uses, err, len(items))
+	}
 	for range 2 { // an undo may be repeated
 		w.restore(j, "ns/a")
 	}

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"cloister/labels/lsm"
 )
@@ -26,7 +25,7 @@ func (j *Journal) Restore(ctx context.Context, sandbox string) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	defer lock.Close() //nolint:errcheck // gives the lock back
+	defer lock.Close() // gives the lock back
 	report, err := j.restoreFolder(ctx, sandbox, folder)
 	if err != nil {
 		return report, fmt.Errorf("restore labels of sandbox %s: %w", sandbox, err)
@@ -35,21 +34,17 @@ func (j *Journal) Restore(ctx context.Context, sandbox string) (Report, error) {
 }
 
 func (j *Journal) restoreFolder(ctx context.Context, sandbox, folder string) (Report, error) {
-	entries, err := os.ReadDir(folder)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(folder); errors.Is(err, fs.ErrNotExist) {
 		return Report{}, nil
 	}
+	names, err := notesIn(folder)
 	if err != nil {
 		return Report{}, err
 	}
 	var report Report
 	var problems []error
-	for _, entry := range entries {
-		key, boot, ok := strings.Cut(entry.Name(), "@")
-		if !ok {
-			continue
-		}
-		left, err := j.leave(ctx, sandbox, folder, filepath.Join(boot, key))
+	for _, name := range names {
+		left, err := j.leave(ctx, sandbox, folder, name)
 		report.add(left)
 		problems = append(problems, err)
 	}
@@ -61,14 +56,9 @@ func (j *Journal) restoreFolder(ctx context.Context, sandbox, folder string) (Re
 
 // closeFolder removes a sandbox's folder once it has no notes.
 func (j *Journal) closeFolder(folder string) error {
-	entries, err := os.ReadDir(folder)
-	if err != nil {
+	names, err := notesIn(folder)
+	if err != nil || len(names) > 0 {
 		return err
-	}
-	for _, entry := range entries {
-		if strings.Contains(entry.Name(), "@") {
-			return nil
-		}
 	}
 	return os.RemoveAll(folder)
 }
@@ -80,7 +70,7 @@ func (j *Journal) leave(ctx context.Context, sandbox, folder, name string) (Repo
 	if err != nil {
 		return Report{}, err
 	}
-	defer lock.Close() //nolint:errcheck // gives the lock back
+	defer lock.Close() // gives the lock back
 	r, err := j.loadRecord(name)
 	var report Report
 	switch {
@@ -298,7 +288,7 @@ func (j *Journal) sweepFolder(ctx context.Context, folder string) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close() //nolint:errcheck // gives the lock back
+	defer lock.Close() // gives the lock back
 	if _, err := os.Lstat(filepath.Join(folder, headFile)); !errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

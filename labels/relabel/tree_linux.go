@@ -49,7 +49,7 @@ func (w *walker) walk(ctx context.Context, top *os.File, rel string, depth int) 
 	if err != nil {
 		return err
 	}
-	defer folder.Close() //nolint:errcheck // read only
+	defer folder.Close() // read only
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -263,7 +263,7 @@ func (l *treeLog) add(rel, label string) {
 // begin puts the log in place with what has been added, before anything is touched.
 func (l *treeLog) begin() error {
 	temp := l.path + ".tmp"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:gosec // in the journal's folder
 	if err != nil {
 		return err
 	}
