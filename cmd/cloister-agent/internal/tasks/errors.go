@@ -19,6 +19,8 @@ type phrase struct {
 
 func phrases() []phrase {
 	return []phrase{
+		// A name with a slash is a file, not one of $PATH.
+		{regexp.MustCompile("executable file [`']([^`']*/[^`']*)[`'] not found in \\$PATH(: No such file or directory)?"), `exec: "$1": stat $1: no such file or directory`},
 		{regexp.MustCompile("executable file [`']([^`']*)[`'] not found in \\$PATH(: No such file or directory)?"), `exec: "$1": executable file not found in $$PATH`},
 		// A folder: runc says EACCES.
 		{regexp.MustCompile("open executable: (Operation not permitted|Is a directory)"), `exec: permission denied`},
