@@ -49,6 +49,9 @@ func qemuPair() []attempt {
 		{"datagram socket of B's QEMU", "sendto {qemu.name}.dgram", policy.QEMUType, "unix_dgram_socket", "sendto"},
 		{"socket of B's file server", "connect {virtiofsd.name}", policy.VirtiofsdType, "unix_stream_socket", "connectto"},
 	}, nil)
+	list = append(list, each("qemu", mcs, []row{
+		{"disk that two others share, by a third", "open-rw {dir}/image", policy.ImageType, "file", "write"},
+	}, func(a *attempt) { a.against = "s" })...)
 	return append(list, each("qemu", mcs, []row{
 		{"disk of a pair that shares a category: read", "open {dir}/image", policy.ImageType, "file", "read"},
 		{"disk of a pair that shares a category: write", "open-rw {dir}/image", policy.ImageType, "file", "write"},
@@ -78,7 +81,7 @@ func qemuHanded() []attempt {
 
 // qemuType is what QEMU's type has no right to, whatever the pair.
 func qemuType() []attempt {
-	list := each("qemu", te, []row{
+	return each("qemu", te, []row{
 		{"root file system of B: search", "open {dir}/rootfs/file", policy.RootfsType, "dir", "search"},
 		{"log of B by name", "open {dir}/log", policy.RunType, "file", "read"},
 		{"record of B", "open {dir}/record.json", policy.RunType, "file", "read"},
@@ -86,14 +89,15 @@ func qemuType() []attempt {
 		{"shared content: write", "open-rw /usr/lab/content", policy.ContentType, "file", "write"},
 		{"shared content: truncate", "truncate /usr/lab/content", policy.ContentType, "file", "write"},
 		{"a powered-off image", "open /usr/lab/off.img", "virt_image_t", "file", "read"},
-		{"a container's shared memory", "shm-attach {container.number}", policy.ContainerType, "shm", "unix_read"},
-		{"a container's semaphore", "sem-op {container.number}", policy.ContainerType, "sem", "unix_write"},
-		{"a container's message queue", "msg-send {container.number}", policy.ContainerType, "msgq", "unix_write"},
+		{"a container's shared memory", "shm-attach {container.number}", policy.ContainerType, "shm", "associate"},
+		{"a container's semaphore", "sem-op {container.number}", policy.ContainerType, "sem", "associate"},
+		{"a container's message queue", "msg-send {container.number}", policy.ContainerType, "msgq", "associate"},
 		{"a tap of its own", "tap labx", "tun_tap_device_t", "chr_file", "open"},
 		{"the tap's queue of B", "tap tapb", "tun_tap_device_t", "chr_file", "open"},
 		{"loop device by name", "open /dev/loop7", "fixed_disk_device_t", "blk_file", "read"},
-		{"another program", "exec /bin/true", "bin_t", "file", "execute"},
-		{"a shell", "exec /bin/sh", "shell_exec_t", "file", "execute"},
+		{"another program", "exec /usr/bin/true", "bin_t", "dir", "search"},
+		{"another program that it can reach", "exec /lab/probe/plain", "bin_t", "file", "execute"},
+		{"a shell", "exec /lab/probe/shell", "shell_exec_t", "file", "execute"},
 		{"its own executable: write", "open-rw /lab/probe/qemu", "qemu_exec_t", "file", "write"},
 		{"written memory as code", "execmem", policy.QEMUType, "process", "execmem"},
 		{"network: tcp socket", "socket inet", policy.QEMUType, "tcp_socket", "create"},
@@ -103,20 +107,23 @@ func qemuType() []attempt {
 		{"network: routes", "socket route", policy.QEMUType, "netlink_route_socket", "create"},
 		{"the kernel's cipher sockets", "socket alg", policy.QEMUType, "alg_socket", "create"},
 		{"a key", "key-read {container.key}", policy.ContainerType, "key", "read"},
-	}, nil)
-	for i := range list {
-		switch list[i].name {
-		case "a tap of its own", "the tap's queue of B":
-			list[i].want.permission = "open"
+		{"make a device node", "mknod {dir}/node c 1 3", "usr_t", "dir", "write"},
+		{"mount", "mount /mnt", "mnt_t", "dir", "mounton"},
+	}, func(a *attempt) {
+		switch a.name {
+		case "its own executable: write":
+			a.permissive = "ETXTBSY"
+		case "shared content: write", "shared content: truncate":
+			a.own = "open /usr/lab/content"
+		case "another program that it can reach", "a shell":
+			a.permissive = "usage" // the probe again, without an operation
 		}
-	}
-	return list
+	})
 }
 
 // qemuCapabilities is what root may and QEMU's domain may not.
 func qemuCapabilities() []attempt {
 	list := each("qemu", cpb, []row{
-		{"make a device node", "mknod {dir}/node c 1 3", policy.QEMUType, "capability", "mknod"},
 		{"another user", "setuid", policy.QEMUType, "capability", "setuid"},
 		{"another group", "setgid", policy.QEMUType, "capability", "setgid"},
 		{"a module of its own", "module-memory", policy.QEMUType, "capability", "sys_module"},
@@ -125,7 +132,6 @@ func qemuCapabilities() []attempt {
 		{"restart the host", "reboot", policy.QEMUType, "capability", "sys_boot"},
 		{"another kernel", "kexec", policy.QEMUType, "capability", "sys_boot"},
 		{"the host's name", "hostname", policy.QEMUType, "capability", "sys_admin"},
-		{"mount", "mount /mnt", policy.QEMUType, "capability", "sys_admin"},
 		{"a root of its own", "chroot /usr", policy.QEMUType, "capability", "sys_chroot"},
 		{"input and output ports", "iopl", policy.QEMUType, "capability", "sys_rawio"},
 		{"memory that stays", "mlock", policy.QEMUType, "capability", "ipc_lock"},

@@ -3,7 +3,6 @@
 package lab
 
 import (
-	"slices"
 	"strings"
 
 	"cloister/labels/policy"
@@ -20,17 +19,20 @@ func hostFromAll() []attempt {
 		kind := domains()[from].kind
 		list := each(from, te, []row{
 			{"passwords", "open /etc/shadow", "shadow_t", "file", "read"},
-			{"home folder", "list /home/lab", "user_home_dir_t", "dir", "read"},
-			{"registry of pairs", "open /var/lib/cloister/mcs/registry", policy.VarLibType, "dir", "search"},
-			{"journal of labels", "list /var/lib/cloister", policy.VarLibType, "dir", "read"},
+			{"home folder", "list /home/lab", "home_root_t", "dir", "search"},
+			{"home folder that it can reach", "list /usr/lab/home", "user_home_dir_t", "dir", "read"},
+			{"home file that it can reach", "open /usr/lab/homefile", "user_home_t", "file", "read"},
+			{"registry of pairs", "open /var/lib/cloister/mcs/registry", "var_lib_t", "dir", "search"},
+			{"registry that it can reach", "open-rw /usr/lab/registry", policy.VarLibType, "file", "write"},
+			{"journal of labels that it can reach", "list /usr/lab/journal", policy.VarLibType, "dir", "read"},
 			{"run folder: list", "list /run/cloister", policy.RunType, "dir", "read"},
-			{"engine's storage", "list /var/lib/containerd", "var_lib_t", "dir", "read"},
-			{"engine's socket", "connect /run/lab-engine.sock", "var_run_t", "sock_file", "write"},
+			{"engine's storage", "list /var/lib/containerd", "var_lib_t", "dir", "search"},
+			{"engine's socket", "connect /run/lab-engine.sock", "initrc_runtime_t", "sock_file", "write"},
 			{"shim's socket", "connect {shim.name}", policy.ShimType, "unix_stream_socket", "connectto"},
 			{"engine's abstract socket", "connect {engine.name}", "initrc_t", "unix_stream_socket", "connectto"},
 			{"whole disk", "open /dev/vda", "fixed_disk_device_t", "blk_file", "read"},
 			{"physical memory", "open /dev/mem", "memory_device_t", "chr_file", "read"},
-			{"kernel messages", "syslog", "kernel_t", "system", "syslog_read"},
+			{"kernel messages", "syslog", kind, "capability2", "syslog"},
 			{"cgroup of B: freeze", "write-text /sys/fs/cgroup/labb/cgroup.freeze 0", "cgroup_t", "file", "write"},
 			{"cgroup of B: kill", "openonly-write /sys/fs/cgroup/labb/cgroup.kill", "cgroup_t", "file", "write"},
 			{"policy: switch off", "write-text /sys/fs/selinux/enforce 1", "security_t", "file", "write"},
@@ -44,13 +46,10 @@ func hostFromAll() []attempt {
 			{"engine's process: files", "list /proc/{engine.pid}/fd", "initrc_t", "dir", "search"},
 			{"shim's process: trace", "seize {shim.pid}", policy.ShimType, "process", "ptrace"},
 			{"shim's process: signal", "kill {shim.pid} 18", policy.ShimType, "process", "signal"},
-			{"enter the host's namespace", "setns /proc/1/ns/mnt", "initrc_t", "dir", "search"},
-			{"a kernel program", "bpf-map", kind, "bpf", "map_create"},
+			{"enter the host's namespace", "setns /proc/1/ns/net", "init_t", "dir", "search"},
+			{"io_uring", "io-uring", kind, "anon_inode", "create"},
+			{"a kernel program", "bpf-map", kind, "capability2", "bpf"},
 		}, nil)
-		if from == "container" {
-			// A container reads the kernel's numbers and the cgroups, and its own network is open to it; programs are its own.
-			list = slices.DeleteFunc(list, func(a attempt) bool { return false })
-		}
 		for i := range list {
 			adapt(&list[i])
 		}
@@ -62,12 +61,14 @@ func hostFromAll() []attempt {
 // adapt fixes what differs from domain to domain.
 func adapt(a *attempt) {
 	switch a.name {
+	case "kernel messages", "a kernel program":
+		a.tag = cpb
 	case "cgroup of B: freeze", "cgroup of B: kill":
 		if a.from != "container" {
 			a.want.class, a.want.permission = "dir", "search"
 		}
 	case "core pattern":
-		if a.from != "container" {
+		if a.from == "qemu" {
 			a.want.class, a.want.permission = "dir", "search"
 		}
 	case "policy: switch off":

@@ -39,6 +39,9 @@ func serverPair() []attempt {
 		handed("memory of B's guest through a socket", "received-map", "", "rw:/proc/{qemu.pid}/fd/{qemu.memfd}", "cloister_qemu_tmpfs_t", "file", "read"),
 		handed("log of B through a socket", "received-append", "", "a:{dir}/log", policy.RunType, "file", "append"),
 	)
+	list = append(list, each("virtiofsd", mcs, []row{
+		{"files that two others share, by a third", "open-rw {dir}/rootfs-top", policy.RootfsType, "file", "write"},
+	}, func(a *attempt) { a.against = "s" })...)
 	return append(list, each("virtiofsd", mcs, []row{
 		{"root file system of a pair that shares a category: read", "open {dir}/rootfs-top", policy.RootfsType, "file", "read"},
 		{"root file system of a pair that shares a category: list", "list {dir}/rootfs", policy.RootfsType, "dir", "read"},
@@ -68,17 +71,17 @@ func serverType() []attempt {
 		{"shared content: write", "open-rw /usr/lab/content", policy.ContentType, "file", "write"},
 		{"volume of a container", "open {dir}/volume/file", policy.ContainerFileType, "dir", "search"},
 		{"a stopped sandbox's files under a pair used again", "open /var/lib/lab/left/file", "var_lib_t", "dir", "search"},
-		{"KVM", "open-rw /dev/kvm", "kvm_device_t", "chr_file", "write"},
+		{"KVM", "openonly-write /dev/kvm", "kvm_device_t", "chr_file", "write"},
 		{"a program in its own root", "exec {dir}/rootfs-top", policy.RootfsType, "file", "execute_no_trans"},
 		{"network: tcp socket", "socket inet", policy.VirtiofsdType, "tcp_socket", "create"},
 		{"network: packet socket", "socket packet", policy.VirtiofsdType, "packet_socket", "create"},
-		{"a device by a mount", "mount /mnt", policy.VirtiofsdType, "capability", "sys_admin"},
+		{"a device by a mount", "mount /mnt", "mnt_t", "dir", "mounton"},
 	}, func(a *attempt) {
 		switch a.name {
 		case "a program in its own root":
 			a.against, a.permissive = "a", "ENOEXEC"
-		case "a device by a mount":
-			a.tag = cpb
+		case "shared content: write":
+			a.own = "open /usr/lab/content"
 		}
 	})
 }
@@ -91,9 +94,10 @@ func containerPair() []attempt {
 		{"volume of B: search", "open {dir}/volume/file", policy.ContainerFileType, "dir", "search"},
 		{"volume of B: list", "list {dir}/volume", policy.ContainerFileType, "dir", "read"},
 		{"shared memory of B", "shm-attach {container.number}", policy.ContainerType, "shm", "unix_read"},
-		{"shared memory of B: remove", "shm-remove {container.number}", policy.ContainerType, "shm", "destroy"},
+		{"shared memory of B: remove", "shm-remove {victim.number}", policy.ContainerType, "shm", "destroy"},
 		{"semaphore of B", "sem-op {container.number}", policy.ContainerType, "sem", "unix_write"},
 		{"message queue of B", "msg-send {container.number}", policy.ContainerType, "msgq", "unix_write"},
+		{"key of B", "key-read {container.key}", policy.ContainerType, "key", "read"},
 		{"stream socket of B", "connect {container.name}", policy.ContainerType, "unix_stream_socket", "connectto"},
 	}, nil)
 }
@@ -112,11 +116,15 @@ func containerType() []attempt {
 		{"trace a guest's QEMU", "seize {qemu.pid}", policy.QEMUType, "process", "ptrace"},
 		{"memory map of a guest's QEMU", "open /proc/{qemu.pid}/maps", policy.QEMUType, "dir", "search"},
 		{"guest content: read", "open /usr/lab/content", policy.ContentType, "file", "read"},
-		{"KVM", "open-rw /dev/kvm", "kvm_device_t", "chr_file", "write"},
-		{"mount", "mount /mnt", policy.ContainerType, "capability", "sys_admin"},
+		{"KVM", "openonly-write /dev/kvm", "kvm_device_t", "chr_file", "write"},
+		{"mount", "mount /mnt", "mnt_t", "dir", "mounton"},
+		{"device node of its own", "mknod {fresh}/node c 1 3", policy.ContainerFileType, "chr_file", "create"},
+		{"disk node of its own", "mknod {fresh}/node b 254 0", policy.ContainerFileType, "blk_file", "create"},
+		{"its file to B's pair", "setcon {fresh} system_u:object_r:cloister_container_file_t:" + levelB, policy.ContainerFileType, "dir", "relabelfrom"},
+		{"its file to no pair", "setcon {fresh} system_u:object_r:cloister_container_file_t:s0", policy.ContainerFileType, "dir", "relabelfrom"},
 	}, func(a *attempt) {
-		if a.name == "mount" {
-			a.tag = cpb
+		if contains(a.try, "{fresh}") {
+			a.fresh, a.against = policy.ContainerFileType+"/", "a"
 		}
 	})
 }

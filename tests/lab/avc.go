@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"cloister/labels"
+	"cloister/labels/policy"
 )
 
 // denial is one AVC record.
@@ -94,4 +95,20 @@ func (w want) in(list []denial, source, target string) bool {
 		return d.Source.Type == w.source && d.Target.Type == w.target && d.Class == w.class && slices.Contains(d.Permissions, w.permission) &&
 			d.Source.Range.String() == source && (target == "" || d.Target.Range.String() == target)
 	})
+}
+
+// silent tells a denial that the module does not log outside of the lab: what QEMU asks for at each start and does well without.
+func silent(d denial) bool {
+	if d.Source.Type != policy.QEMUType && d.Source.Type != policy.QEMUTCGType {
+		return false
+	}
+	switch d.Class {
+	case "anon_inode":
+		return d.Target.Type == d.Source.Type
+	case "dir":
+		return slices.Contains([]string{"debugfs_t", "bin_t", "selinux_config_t"}, d.Target.Type)
+	case "filesystem":
+		return d.Target.Type == "security_t"
+	}
+	return false
 }

@@ -40,6 +40,7 @@ func programs(ctx context.Context, work string) ([]file, error) {
 		{"probe/virtiofsd", probe, policy.VirtiofsdExecType},
 		{"probe/container", probe, policy.ContainerFileType},
 		{"probe/plain", probe, "bin_t"},
+		{"probe/shell", probe, "shell_exec_t"},
 		{"probe/shim", probe, policy.ShimExecType},
 	}, nil
 }

@@ -6,10 +6,13 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"cloister/labels"
+	"cloister/labels/policy"
 	"cloister/tests/lab/wire"
 	"cloister/tests/testenv"
 )
@@ -18,10 +21,11 @@ import (
 const labTime = 12 * time.Minute
 
 // boot builds what the machine needs and starts it, enforcing from the first load of its policy.
-func boot(t *testing.T, more ...file) *machine {
+func boot(t *testing.T) *machine {
 	t.Helper()
 	testenv.NeedRoot(t)
 	qemu := testenv.NeedQEMU(t)
+	build, guest, busybox := testenv.NeedShim(t), testenv.NeedGuest(t), testenv.NeedBusybox(t)
 	for _, name := range []string{"debootstrap", "setfiles", "mke2fs", "checkmodule", "semodule_package", "semodule", "go"} {
 		testenv.NeedTool(t, name)
 	}
@@ -45,6 +49,10 @@ func boot(t *testing.T, more ...file) *machine {
 	}
 	stage("policy")
 	files, err := programs(ctx, work)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := engineFiles(ctx, work, build, guest, busybox)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,12 +88,20 @@ func boot(t *testing.T, more ...file) *machine {
 	return m
 }
 
+// TestLab is one machine for all: the built shim under a real containerd first, then what a broken-out process tries.
 func TestLab(t *testing.T) {
 	list := attempts()
 	if err := check(list); err != nil {
 		t.Fatal(err)
 	}
 	m := boot(t)
+	t.Run("shim", func(t *testing.T) { shim(t, m) })
+	t.Run("matrix", func(t *testing.T) { matrix(t, m, list) })
+}
+
+// matrix runs every attempt with its controls.
+func matrix(t *testing.T, m *machine, list []attempt) {
+	t.Helper()
 	begin := time.Now()
 	w, err := makeWorld(m)
 	if err != nil {
@@ -113,6 +129,68 @@ func TestLab(t *testing.T) {
 	}
 	t.Logf("permissive: %.1f s", time.Since(begin).Seconds())
 	report(t, results)
+}
+
+// shim runs two sandboxes of the built shim under a real containerd: each process has the label it should have, the pairs
+// differ, nothing was denied, and nothing is left.
+func shim(t *testing.T, m *machine) {
+	t.Helper()
+	begin := time.Now()
+	m.seen = nil
+	defer func() {
+		for _, d := range denials(m.seen) {
+			ours := strings.HasPrefix(d.Source.Type, "cloister_") || strings.HasPrefix(d.Target.Type, "cloister_")
+			if ours && !silent(d) {
+				t.Errorf("denied: %s", d.Text)
+			}
+		}
+	}()
+	e, err := startEngine(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("containerd: %.1f s", time.Since(begin).Seconds())
+	ids := []string{"first", "second"}
+	for _, id := range ids {
+		begin = time.Now()
+		if err := e.run(id); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %.1f s", id, time.Since(begin).Seconds())
+	}
+	list, err := e.processes("cloister_")
+	if err != nil {
+		t.Fatal(err)
+	}
+	levels := map[string][]string{}
+	for _, r := range list {
+		t.Logf("%6d %-45s %s", r.pid, r.label, r.command)
+		label, err := labels.Parse(r.label)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		levels[label.Type] = append(levels[label.Type], label.Range.String())
+	}
+	for _, kind := range []string{policy.QEMUType, policy.VirtiofsdType} {
+		slices.Sort(levels[kind])
+		if len(slices.Compact(levels[kind])) != len(ids) {
+			t.Errorf("levels of %s: %q, want %d different ones", kind, levels[kind], len(ids))
+		}
+	}
+	if out, err := e.ctr("task", "exec", "--exec-id", "x", ids[0], "uname", "-r"); err != nil {
+		t.Error(err)
+	} else {
+		t.Logf("the guest's kernel: %s", out)
+	}
+	for _, id := range ids {
+		if err := e.remove(id); err != nil {
+			t.Error(err)
+		}
+	}
+	if list, err = e.processes("cloister_"); err != nil || len(list) != 0 {
+		t.Errorf("left: %v, %v", list, err)
+	}
 }
 
 // report prints the table, and fails for whatever is not as it should be.

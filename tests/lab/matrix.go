@@ -19,11 +19,13 @@ const (
 	cpb tag = "cap" // a capability that the domain has not
 )
 
-// The parties. A and B are two sandboxes; C shares one category with A.
+// The parties. A and B are two sandboxes; C shares one category with A; S is a pair that two sandboxes
+// have in common on purpose.
 const (
 	levelA = "s0:c100,c200"
 	levelB = "s0:c300,c400"
 	levelC = "s0:c100,c300"
+	levelS = "s0:c500,c600"
 )
 
 // party is a sandbox or container with all it has.
@@ -31,7 +33,7 @@ type party struct {
 	name, level string
 }
 
-func parties() []party { return []party{{"a", levelA}, {"b", levelB}, {"c", levelC}} }
+func parties() []party { return []party{{"a", levelA}, {"b", levelB}, {"c", levelC}, {"s", levelS}} }
 
 // domain is where an attacker is.
 type domain struct {
@@ -68,7 +70,7 @@ type attempt struct {
 	// against is another party than B.
 	against string
 	want    want
-	// permissive is the error predicted for a permissive domain; empty is success.
+	// permissive is the error predicted for a permissive domain, or usage if it is the probe that runs; empty is success.
 	permissive string
 }
 

@@ -74,7 +74,7 @@ func (w *world) withoutPolicy(r *result) error {
 		return err
 	}
 	switch {
-	case r.permissive == "" && answer.Exit == 0, r.permissive != "" && strings.HasPrefix(answer.Out, "errno "+r.permissive+" "):
+	case r.permissive == "usage" && answer.Exit == 2, r.permissive == "" && answer.Exit == 0, r.permissive != "" && strings.HasPrefix(answer.Out, "errno "+r.permissive+" "):
 		r.permissiveHeld = true
 	default:
 		r.notes = append(r.notes, fmt.Sprintf("permissive: exit %d, want %q: %s", answer.Exit, r.permissive, strings.TrimSpace(answer.Out)))

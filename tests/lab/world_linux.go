@@ -94,6 +94,10 @@ func (w *world) host() error {
 		{Path: "/var/lib/cloister", Folder: true, Context: object(policy.VarLibType, "s0")},
 		{Path: "/var/lib/cloister/mcs", Folder: true, Context: object(policy.VarLibType, "s0")},
 		{Path: "/var/lib/cloister/mcs/registry", Data: secret, Context: object(policy.VarLibType, "s0")},
+		{Path: "/usr/lab/home", Folder: true, Context: object("user_home_dir_t", "s0")},
+		{Path: "/usr/lab/homefile", Data: page, Mode: 0o666, Context: object("user_home_t", "s0")},
+		{Path: "/usr/lab/registry", Data: page, Mode: 0o666, Context: object(policy.VarLibType, "s0")},
+		{Path: "/usr/lab/journal", Folder: true, Context: object(policy.VarLibType, "s0")},
 		{Path: "/run/cloister", Folder: true, Context: object(policy.RunType, "s0")},
 		{Path: "/var/lib/lab", Folder: true, Context: object("var_lib_t", "s0")},
 		{Path: "/var/lib/lab/left", Folder: true, Context: object(policy.RootfsType, levelA)},
@@ -200,13 +204,13 @@ func (w *world) try(a attempt, operation, level, against string) (wire.Answer, e
 		}
 	}
 	ended := 0
-	if contains(operation, "{victim}") {
+	if contains(operation, "{victim") {
 		w.victims++
 		v, err := w.hold(domains()[a.from], target, "lab-victim-"+strconv.Itoa(w.victims), 3000+w.victims)
 		if err != nil {
 			return wire.Answer{}, err
 		}
-		words["victim"], ended = strconv.Itoa(v.PID), v.PID
+		words["victim"], words["victim.number"], ended = strconv.Itoa(v.PID), strconv.Itoa(3000+w.victims), v.PID
 	}
 	d := domains()[a.from]
 	run := wire.Run{Argv: append([]string{d.probe}, strings.Fields(expand(operation, words))...), Entry: entry(d, level), Seconds: 30}

@@ -28,8 +28,12 @@ func enter() error {
 	if err != nil {
 		return fmt.Errorf("output %s: %w", output, err)
 	}
-	for target := 1; target <= 2; target++ {
-		if err := unix.Dup2(out, target); err != nil {
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	for target, fd := range []int{null, out, out} {
+		if err := unix.Dup2(fd, target); err != nil {
 			return err
 		}
 	}
@@ -59,7 +63,7 @@ func enter() error {
 			return err
 		}
 	}
-	if err := os.WriteFile("/proc/thread-self/attr/exec", []byte(entry.Label), 0); err != nil {
+	if err := attribute("exec", entry.Label); err != nil {
 		return fmt.Errorf("exec label %s: %w", entry.Label, err)
 	}
 	err = unix.Exec(argv[0], argv, os.Environ())
@@ -113,14 +117,14 @@ func tap(name string) (int, error) {
 
 // send leaves opened files in a socket pair made under the label, and returns the half they can be received from.
 func send(entry wire.Entry) (int, error) {
-	if err := os.WriteFile("/proc/thread-self/attr/sockcreate", []byte(entry.Label), 0); err != nil {
+	if err := attribute("sockcreate", entry.Label); err != nil {
 		return 0, fmt.Errorf("socket label: %w", err)
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, err
 	}
-	if err := os.WriteFile("/proc/thread-self/attr/sockcreate", nil, 0); err != nil {
+	if err := attribute("sockcreate", ""); err != nil {
 		return 0, fmt.Errorf("socket label: %w", err)
 	}
 	var fds []int
@@ -135,4 +139,18 @@ func send(entry wire.Entry) (int, error) {
 		return 0, err
 	}
 	return pair[1], errors.Join(unix.Close(pair[0]))
+}
+
+// attribute writes one of the thread's labels; nothing takes it back.
+func attribute(name, label string) error {
+	fd, err := unix.Open("/proc/thread-self/attr/"+name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	text := []byte(label)
+	if len(text) == 0 {
+		text = []byte{'\n'}
+	}
+	_, err = unix.Write(fd, text)
+	return errors.Join(err, unix.Close(fd))
 }

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"cloister/labels/policy"
+	"cloister/tests/images"
+	"cloister/tests/lab/wire"
+)
+
+// engineFiles are the built programs, the guest's image and an image of containers, for the second disk.
+func engineFiles(ctx context.Context, work, build, guest, busybox string) ([]file, error) {
+	image, err := images.Busybox(ctx, busybox)
+	if err != nil {
+		return nil, err
+	}
+	archive := filepath.Join(work, "busybox.tar")
+	if err := images.Save(archive, map[string]v1.Image{images.BusyboxName: image}); err != nil {
+		return nil, err
+	}
+	settings := filepath.Join(work, "cloister.toml")
+	if err := os.WriteFile(settings, []byte(labConfig), 0o644); err != nil {
+		return nil, err
+	}
+	return []file{
+		{"bin/containerd-shim-cloister-v2", filepath.Join(build, "containerd-shim-cloister-v2"), policy.ShimExecType},
+		{"bin/cloister", filepath.Join(build, "cloister"), "bin_t"},
+		{"guest/kernel", filepath.Join(guest, "kernel"), policy.ContentType},
+		{"guest/initrd", filepath.Join(guest, "initrd"), policy.ContentType},
+		{"guest/manifest.json", filepath.Join(guest, "manifest.json"), policy.ContentType},
+		{"busybox.tar", archive, "usr_t"},
+		{"cloister.toml", settings, "etc_t"},
+	}, nil
+}
+
+const labConfig = `[guest]
+image = "/lab/guest"
+[labels]
+mac = "selinux"
+`
+
+// engine is a containerd in the machine that runs the shim under test.
+type engine struct {
+	m *machine
+	// pid is containerd's.
+	pid int
+}
+
+func labEnv() []string {
+	return []string{"PATH=/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CLOISTER_CONFIG=/lab/cloister.toml"}
+}
+
+// startEngine starts containerd and gives it an image.
+func startEngine(m *machine) (*engine, error) {
+	list := []wire.Write{
+		// What restorecon does when the module is installed.
+		{Path: "/usr/lib/qemu/virtiofsd", Label: true, Context: object(policy.VirtiofsdExecType, "s0")},
+		{Path: "/var/lib/cloister", Folder: true, Context: object(policy.VarLibType, "s0")},
+		{Path: "/run/cloister", Folder: true, Context: object(policy.RunType, "s0")},
+	}
+	if err := m.write(list...); err != nil {
+		return nil, err
+	}
+	answer, err := m.run(wire.Run{Argv: []string{"/usr/bin/containerd", "--log-level", "info"}, Env: labEnv(), Stay: true})
+	if err != nil {
+		return nil, err
+	}
+	e := &engine{m: m, pid: answer.PID}
+	for deadline := time.Now().Add(2 * time.Minute); ; {
+		if _, err = e.ctr("version"); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			return nil, err
+		}
+	}
+	_, err = e.ctr("images", "import", "/lab/busybox.tar")
+	return e, err
+}
+
+// ctr runs containerd's client and returns what it printed.
+func (e *engine) ctr(args ...string) (string, error) {
+	answer, err := e.m.run(wire.Run{Argv: append([]string{"/usr/bin/ctr"}, args...), Env: labEnv(), Seconds: 120})
+	if err != nil {
+		return "", err
+	}
+	if answer.Exit != 0 {
+		return answer.Out, fmt.Errorf("ctr %s: exit %d: %s; %s", strings.Join(args, " "), answer.Exit, strings.TrimSpace(answer.Out), brief(denials(answer.Audit)))
+	}
+	return answer.Out, nil
+}
+
+// run starts a container in a sandbox of its own, that sleeps.
+func (e *engine) run(id string) error {
+	_, err := e.ctr("run", "--detach", "--runtime", "io.containerd.cloister.v2", images.BusyboxName, id, "sleep", "600")
+	return err
+}
+
+// remove ends it.
+func (e *engine) remove(id string) error {
+	_, err := e.ctr("task", "kill", "--signal", "KILL", id)
+	for deadline := time.Now().Add(time.Minute); ; {
+		_, failed := e.ctr("task", "delete", "--force", id)
+		if failed == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			return errors.Join(err, failed)
+		}
+	}
+	_, failed := e.ctr("container", "delete", id)
+	return errors.Join(err, failed)
+}
+
+// running is a process with its label.
+type running struct {
+	label, command string
+	pid            int
+}
+
+// processes lists the machine's processes whose label has a word in it.
+func (e *engine) processes(word string) ([]running, error) {
+	answer, err := e.m.run(wire.Run{Argv: []string{"/usr/bin/ps", "-eo", "pid=,label=,comm="}})
+	if err != nil {
+		return nil, err
+	}
+	var list []running
+	for line := range strings.Lines(answer.Out) {
+		var r running
+		if _, err := fmt.Sscan(line, &r.pid, &r.label, &r.command); err == nil && strings.Contains(r.label, word) {
+			list = append(list, r)
+		}
+	}
+	return list, nil
+}
