@@ -7,8 +7,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	goruntime "runtime"
 	"strconv"
 	"time"
@@ -286,7 +288,18 @@ func (s *Sandbox) openLog(name string) (*os.File, error) {
 	return f, nil
 }
 
-func openImage(dir string) (*guestimage.Image, error) { return guestimage.Open(dir) }
+// openImage opens the configured guest image, or the installed one.
+func openImage(dir string) (*guestimage.Image, error) {
+	if dir != "" {
+		return guestimage.Open(dir)
+	}
+	const installed = "/usr/share/cloister/guest"
+	image, err := guestimage.Open(filepath.Join(installed, string(guestimage.Small)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return guestimage.Open(filepath.Join(installed, string(guestimage.Distro)))
+	}
+	return image, err
+}
 
 // sysctls are those that are the guest's as a whole.
 func sysctls(s oci.Sysctls) map[string]string {
