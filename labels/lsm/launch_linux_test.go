@@ -129,6 +129,18 @@ func TestLaunchRefuses(t *testing.T) {
 	}
 }
 
+func TestExecTakesTheLabelBack(t *testing.T) {
+	f := newFar(t)
+	err := open(t, f).Exec(parse(t, guest), "/nonexistent", []string{"x"}, nil)
+	if !errors.Is(err, fs.ErrNotExist) || len(f.calls) != 2 || f.calls[1].label != "" || f.calls[0].thread != f.calls[1].thread {
+		t.Errorf("Exec = %v after %v, want %v with the label set and cleared", err, f.calls, fs.ErrNotExist)
+	}
+	f.failExec = unix.EACCES
+	if err := open(t, f).Exec(parse(t, guest), "/bin/true", []string{"true"}, nil); !errors.Is(err, unix.EACCES) {
+		t.Errorf("Exec = %v, want EACCES", err)
+	}
+}
+
 func TestNone(t *testing.T) {
 	if enforcing, err := (Host{}).Enforcing(); err != nil || enforcing {
 		t.Skip("this host enforces")

@@ -271,6 +271,34 @@ func TestLookAgain(t *testing.T) {
 	}
 }
 
+// TestRedraw lets another engine draw the same pair between the draw and the look that follows.
+func TestRedraw(t *testing.T) {
+	w := newWorld(t)
+	w.ranged = Range{Max: 7}
+	r := w.open(t, 1)
+	old := reserve(t, r, Request{Sandbox: "x"})
+	w.scan = []labels.Process{process(t, 10, old.Level.String()), process(t, 99, old.Level.String())}
+	found, err := r.LookAgain(t.Context(), old.Level, func(pid int) bool { return pid == 10 })
+	if err != nil || len(found) != 1 {
+		t.Fatalf("LookAgain = %v, %v, want pid 99", found, err)
+	}
+	e, err := r.Redraw(t.Context(), "x", old)
+	if err != nil || e.Level.Clashes(old.Level) {
+		t.Errorf("Redraw = %v, %v, want another pair than %v", e.Level, err, old.Level)
+	}
+	wantHeld(t, r, 1)
+	for range 26 { // the rest of 28: the pair that the other engine has is not drawn again
+		if e := reserve(t, r, Request{Sandbox: "y"}); e.Level == old.Level {
+			t.Errorf("drew %v again", e.Level)
+		}
+	}
+	static := w.open(t, 2)
+	w.scan = nil
+	if _, err := static.Redraw(t.Context(), "z", Entry{Kind: Static, Level: old.Level}); !errors.Is(err, ErrLevel) {
+		t.Errorf("Redraw of a static level = %v, want %v", err, ErrLevel)
+	}
+}
+
 func TestRange(t *testing.T) {
 	tests := []struct{ in, want string }{
 		{"s0", "s0:c0.c1023"},

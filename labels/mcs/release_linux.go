@@ -36,6 +36,22 @@ func (r *Registry) Release(ctx context.Context, sandbox string, level labels.Lev
 	return nil
 }
 
+// Redraw gives a sandbox another pair in place of a drawn one that somebody else has come to carry. The old one is given back
+// last, so the sandbox always holds one.
+func (r *Registry) Redraw(ctx context.Context, sandbox string, old Entry) (Entry, error) {
+	if old.Kind != Dynamic {
+		return Entry{}, fmt.Errorf("redraw %v: %w: it is %s", old.Level, ErrLevel, old.Kind)
+	}
+	e, err := r.Reserve(ctx, Request{Sandbox: sandbox})
+	if err != nil {
+		return Entry{}, err
+	}
+	if err := r.Release(ctx, sandbox, old.Level); err != nil {
+		return Entry{}, errors.Join(err, r.Release(context.WithoutCancel(ctx), sandbox, e.Level))
+	}
+	return e, nil
+}
+
 // drop takes holders out, and the entry with the last one. The lock is held.
 func (r *Registry) drop(e Entry, gone func(Holder) bool) error {
 	left := slices.DeleteFunc(slices.Clone(e.Holders), gone)

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"cloister/labels"
@@ -523,6 +525,49 @@ func TestCorrupt(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestManyAtOnce lets sandboxes of two pairs come and go over one disk and one tree: what is in use never changes, and the last
+// one to leave puts back what was.
+func TestManyAtOnce(t *testing.T) {
+	w := newWorld(t)
+	disk := w.file("disk", oldOne)
+	volume := filepath.Dir(w.file("volume/one", oldTwo))
+	w.label(volume, oldOne)
+	var group sync.WaitGroup
+	var used atomic.Int32
+	for n := range 16 {
+		j := w.open(n + 1)
+		group.Go(func() {
+			sandbox, mine := fmt.Sprintf("ns/%d", n), []string{guestA, guestB}[n%2]
+			tree := item(t, volume, mine)
+			tree.Recursive = true
+			for range 20 {
+				_, err := j.Apply(t.Context(), sandbox, label(t, mine).Range.High, []Item{item(t, disk, mine), tree})
+				if errors.Is(err, ErrInUse) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				used.Add(1)
+				for _, path := range []string{disk, volume, filepath.Join(volume, "one")} {
+					w.want(path, mine)
+				}
+				if _, err := j.Restore(t.Context(), sandbox); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	t.Logf("used %d times of 320", used.Load())
+	w.want(disk, oldOne)
+	w.want(volume, oldOne)
+	w.want(filepath.Join(volume, "one"), oldTwo)
+	w.wantEmpty()
 }
 
 func TestReplayLeavesTheLiving(t *testing.T) {
