@@ -137,6 +137,7 @@ func (r *Runtime) admit(ctx context.Context, box *sandbox.Sandbox, c *container,
 	if err != nil {
 		return undo(err)
 	}
+	box.Reached("streams")
 	done := box.Phase("create")
 	_, err = box.Guest().Task().Create(ctx, &taskapi.CreateTaskRequest{
 		ID: c.id, Bundle: bundle, Terminal: req.Stdio.Terminal,

@@ -36,10 +36,13 @@ func (r *Runtime) Start(ctx context.Context, ref Ref) (uint32, error) {
 			if err := p.exec(ctx, box); err != nil {
 				return err
 			}
-		} else if err := box.SyncNetwork(ctx); err != nil {
-			return err
+			defer box.Reached("exec started")
+		} else {
+			if err := box.SyncNetwork(ctx); err != nil {
+				return err
+			}
+			defer box.Phase("start")()
 		}
-		defer box.Phase("start")()
 		_, err := box.Guest().Task().Start(ctx, &taskapi.StartRequest{ID: ref.Container, ExecID: ref.Exec})
 		return box.Explain(err)
 	}
@@ -103,6 +106,7 @@ func (p *process) exec(ctx context.Context, box *sandbox.Sandbox) error {
 	if err != nil {
 		return err
 	}
+	box.Reached("exec streams")
 	_, err = box.Guest().Task().Exec(ctx, &taskapi.ExecProcessRequest{
 		ID: p.ref.Container, ExecID: p.ref.Exec, Terminal: p.stdio.Terminal, Spec: p.spec,
 		Stdin: tokens.stdin, Stdout: tokens.stdout, Stderr: tokens.stderr,
@@ -147,10 +151,12 @@ func (r *Runtime) deleteGuest(ctx context.Context, c *container, p *process) err
 		return p.closeIO()
 	}
 	p.drain(ctx)
+	box.Reached("output drained")
 	_, err = box.Guest().Task().Delete(ctx, &taskapi.DeleteRequest{ID: c.id, ExecID: p.ref.Exec})
 	if err != nil && !gone(err) {
 		return box.Explain(err)
 	}
+	box.Reached("process deleted in the guest")
 	return p.closeIO()
 }
 

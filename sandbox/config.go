@@ -25,8 +25,9 @@ type Config struct {
 	Timeouts  Timeouts    `toml:"timeouts"`
 
 	// Trace is told of each effect on the host before, after, and once it is on
-	// disk as done; for crash tests.
-	Trace func(effect, moment string) `toml:"-"`
+	// disk as done, of each step that was done or taken back, and of each part of
+	// a call that is over; for crash tests. It must not block.
+	Trace func(what, moment string) `toml:"-"`
 }
 
 func (c Config) trace(e statedir.Effect, moment string) {

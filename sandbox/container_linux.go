@@ -51,7 +51,7 @@ type resident struct {
 // Add makes a container's files visible in the guest and gives the guest's
 // bundle. On an error nothing of it is left.
 func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err error) {
-	r := &resident{}
+	r := &resident{undo: undo{trace: s.config.Trace}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.undo.run(ctx))

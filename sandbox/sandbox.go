@@ -88,7 +88,7 @@ func (s *Sandbox) steps(p *planned) []step {
 // no instruction when a label turns out wrong. On an error nothing is left.
 func Start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error) {
 	s := &Sandbox{
-		config: cfg.withDefaults(), request: req, done: make(chan struct{}), begun: time.Now(),
+		config: cfg.withDefaults(), request: req, done: make(chan struct{}), begun: time.Now(), undo: undo{trace: cfg.Trace},
 		containers: map[string]*resident{}, luns: map[int]bool{},
 	}
 	defer func() {
@@ -119,8 +119,12 @@ func (s *Sandbox) Phase(name string) func() {
 		s.phases = append(s.phases, statedir.Phase{
 			Name: name, OffsetMs: begin.Sub(s.begun).Milliseconds(), DurationMs: time.Since(begin).Milliseconds(),
 		})
+		s.Reached(name)
 	}
 }
+
+// Reached says that a part of a call with an effect is over; for crash tests.
+func (s *Sandbox) Reached(part string) { s.undo.tell(part, "reached") }
 
 // watch closes done when either end of the sandbox is gone: a machine without an
 // agent is of no use, nor one without its files.

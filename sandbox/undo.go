@@ -13,8 +13,12 @@ import (
 // undoLimit bounds the whole of an undo: containerd gives delete 5 s.
 const undoLimit = 4 * time.Second
 
-// undo is a stack of steps that take back what was done so far.
-type undo struct{ steps []undoStep }
+// undo is a stack of steps that take back what was done so far. Its zero value
+// is empty.
+type undo struct {
+	steps []undoStep
+	trace func(what, moment string) // told of every step done and taken back; nil for none
+}
 
 type undoStep struct {
 	what string
@@ -24,6 +28,13 @@ type undoStep struct {
 // push adds the step that takes back what has just been done.
 func (u *undo) push(what string, fn func(context.Context) error) {
 	u.steps = append(u.steps, undoStep{what, fn})
+	u.tell(what, "done")
+}
+
+func (u *undo) tell(what, moment string) {
+	if u.trace != nil {
+		u.trace(what, moment)
+	}
 }
 
 // run takes everything back, newest first, though ctx may be cancelled already;
@@ -36,6 +47,7 @@ func (u *undo) run(ctx context.Context) error {
 		if err := s.fn(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("undo %s: %w", s.what, err))
 		}
+		u.tell(s.what, "undone")
 	}
 	u.steps = nil
 	return errors.Join(errs...)

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	goruntime "runtime"
 	"time"
 
@@ -16,7 +15,6 @@ import (
 
 	"cloister/cmd/internal/config"
 	"cloister/runtime"
-	"cloister/sandbox"
 	"cloister/shim/bootstrap"
 	"cloister/shim/events"
 	"cloister/shim/interceptor"
@@ -35,19 +33,6 @@ func main() {
 	}))
 }
 
-// configFile, in a bundle, is a link to the configuration that the sandbox was
-// started with: delete runs in a process of its own.
-const configFile = "cloister-config"
-
-func load(bundle, path string) (sandbox.Config, error) {
-	if path != "" {
-		if err := os.Symlink(path, filepath.Join(bundle, configFile)); err != nil && !errors.Is(err, os.ErrExist) {
-			return sandbox.Config{}, err
-		}
-	}
-	return config.Load(path)
-}
-
 func serve(ctx context.Context, d *bootstrap.Daemon) error {
 	publisher := events.New(ctx, d.TTRPCAddress, d.Namespace)
 	containers := runtime.New(ctx, load, d.Namespace, publisher)
@@ -57,16 +42,4 @@ func serve(ctx context.Context, d *bootstrap.Daemon) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return errors.Join(err, containers.Close(ctx), publisher.Close(ctx))
-}
-
-func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
-	path, err := os.Readlink(filepath.Join(r.Bundle, configFile))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return bootstrap.Exit{}, err
-	}
-	cfg, err := config.Load(path)
-	if err != nil {
-		return bootstrap.Exit{}, err
-	}
-	return bootstrap.Exit{Status: 137, At: time.Now()}, sandbox.Cleanup(ctx, cfg, r.Namespace, r.ID)
 }

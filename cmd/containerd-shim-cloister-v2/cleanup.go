@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"cloister/cmd/internal/config"
+	"cloister/sandbox"
+	"cloister/shim/bootstrap"
+)
+
+// configFile, in a bundle, is a link to the configuration that the sandbox was
+// started with: delete runs in a process of its own.
+const configFile = "cloister-config"
+
+func load(bundle, path string) (sandbox.Config, error) {
+	if path != "" {
+		if err := os.Symlink(path, filepath.Join(bundle, configFile)); err != nil && !errors.Is(err, os.ErrExist) {
+			return sandbox.Config{}, err
+		}
+	}
+	cfg, err := config.Load(path)
+	cfg.Trace = trace(filepath.Base(bundle))
+	return cfg, err
+}
+
+func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
+	path, err := os.Readlink(filepath.Join(r.Bundle, configFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return bootstrap.Exit{}, err
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		return bootstrap.Exit{}, err
+	}
+	return bootstrap.Exit{Status: 137, At: time.Now()}, sandbox.Cleanup(ctx, cfg, r.Namespace, r.ID)
+}

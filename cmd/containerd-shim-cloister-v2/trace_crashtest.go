@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build crashtest
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// crashEnv names a folder. In it, ID.steps gets a line for each step that the
+// container's sandbox reaches, and ID.at has the step at which the shim dies.
+const crashEnv = "CLOISTER_CRASHTEST"
+
+// trace writes down each step, and kills this process at the one that was asked for.
+func trace(id string) func(what, moment string) {
+	dir, ok := os.LookupEnv(crashEnv)
+	if !ok {
+		return nil
+	}
+	at, _ := os.ReadFile(filepath.Join(dir, id+".at")) // none: live
+	var mu sync.Mutex
+	seen := map[string]int{}
+	return func(what, moment string) {
+		mu.Lock()
+		defer mu.Unlock()
+		step := strings.ReplaceAll(what, id, "ID") + " " + moment
+		seen[step]++
+		if n := seen[step]; n > 1 {
+			step = fmt.Sprintf("%s #%d", step, n)
+		}
+		f, err := os.OpenFile(filepath.Join(dir, id+".steps"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			panic(err)
+		}
+		fmt.Fprintln(f, step)
+		f.Close()
+		if step == strings.TrimSpace(string(at)) {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // until it arrives
+		}
+	}
+}
