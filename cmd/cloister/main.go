@@ -29,6 +29,7 @@ var errUsage = errors.New("usage")
 
 func verbs() []verb {
 	return []verb{
+		{"check", "is this host ready for sandboxes: each line with its remedy", runCheck},
 		{"guest", "build a guest image, or show what is in one", runGuest},
 		{"ps", "list the sandboxes that run", runPs},
 		{"inspect", "all that is known of a sandbox, as JSON", runInspect},

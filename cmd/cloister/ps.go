@@ -112,7 +112,7 @@ func printPs(out io.Writer, rows []psRow) error {
 
 // memoryColumn is what the sandbox holds of the host's memory, and what its machine may take.
 func memoryColumn(r psRow) string {
-	s := fmt.Sprintf("%.0f MiB", mib(r.PSS.sum()))
+	s := fmt.Sprintf("%.1f MiB", mib(r.PSS.sum()))
 	if r.GuestMiB != "" {
 		s += " of " + r.GuestMiB
 	}

@@ -26,6 +26,7 @@ const (
 
 // site is the host and its settings as a verb sees them.
 type site struct {
+	file   string // the config's, when it was named
 	config sandbox.Config
 	host   lsm.Host
 	root   string // goes before every path of the host; empty but in tests
@@ -37,7 +38,7 @@ func openSite(path string) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &site{config: withDefaults(c)}, nil
+	return &site{file: path, config: withDefaults(c)}, nil
 }
 
 func withDefaults(c sandbox.Config) sandbox.Config {

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// checkFolders holds the folders with guests' files against R30: not the system's own, nor a home, on a
+// file system that takes labels.
+func checkFolders(_ context.Context, s *site) []finding {
+	folders := []struct{ name, path string }{
+		{"state", s.config.State},
+		{"root", s.config.Root},
+		{"containerd's images", "/var/lib/containerd"},
+		{"Docker's images", "/var/lib/docker"},
+		{"Podman's images", "/var/lib/containers"},
+	}
+	var list []finding
+	for i, f := range folders {
+		_, err := os.Stat(s.path(f.path))
+		if i > 1 && err != nil {
+			continue // that engine is not here
+		}
+		list = append(list, s.folder(f.name, f.path))
+	}
+	return list
+}
+
+func (s *site) folder(name, path string) finding {
+	if above, is := systemFolder(path); is {
+		return fail(name, fmt.Sprintf("%s is in %s, whose files are never labelled for guests", path, above), "move it to a folder of its own, as in /var/lib or /srv")
+	}
+	real, err := existing(s.path(path))
+	if err != nil {
+		return failed(name, err)
+	}
+	err = takesLabels(real)
+	switch {
+	case errors.Is(err, unix.ENOTSUP):
+		return s.withoutLabels(name, path, real)
+	case err != nil:
+		return warn(name, fmt.Sprintf("%s: %v", path, err), "run it as root")
+	}
+	return ok(name, "%s: outside of the system's folders, takes labels", path)
+}
+
+// withoutLabels is bad news only where there are labels.
+func (s *site) withoutLabels(name, path, real string) finding {
+	found := path + " is on a file system that takes no labels (" + fileSystem(real) + ")"
+	if enabled, err := s.host.Enabled(); err == nil && !enabled {
+		return ok(name, "%s; without SELinux none are needed", found)
+	}
+	return fail(name, found, "put it on ext4, xfs or btrfs")
+}
+
+// systemFolder tells whether path is the system's, or the home of somebody.
+func systemFolder(path string) (string, bool) {
+	path = filepath.Clean(path)
+	for _, folder := range []string{
+		"/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/lost+found", "/proc", "/root", "/sbin", "/sys",
+		"/usr", "/var/log", "/var/lib/dpkg", "/var/lib/rpm", "/var/lib/selinux", "/var/lib/systemd",
+	} {
+		if path == folder || strings.HasPrefix(path, folder+"/") {
+			return folder, true
+		}
+	}
+	if slices.Contains([]string{"/", "/var", "/var/lib", "/run", "/tmp", "/var/tmp", "/opt", "/srv", "/mnt", "/media"}, path) {
+		return path, true
+	}
+	return "", false
+}
+
+// existing is path, or what there is of it.
+func existing(path string) (string, error) {
+	for ; ; path = filepath.Dir(path) {
+		if _, err := os.Stat(path); err == nil || !errors.Is(err, os.ErrNotExist) || path == "/" {
+			return path, err
+		}
+	}
+}
+
+// takesLabels asks the file system; that there is no label yet is no error.
+func takesLabels(path string) error {
+	_, err := unix.Getxattr(path, "security.selinux", nil)
+	if errors.Is(err, unix.ENODATA) {
+		return nil
+	}
+	return err
+}
+
+// fileSystem names the file system by the numbers of linux/magic.h.
+func fileSystem(path string) string {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return err.Error()
+	}
+	names := map[int64]string{
+		unix.NFS_SUPER_MAGIC: "NFS", unix.SMB2_SUPER_MAGIC: "CIFS", unix.CIFS_SUPER_MAGIC: "CIFS", unix.FUSE_SUPER_MAGIC: "FUSE",
+		unix.MSDOS_SUPER_MAGIC: "FAT", unix.V9FS_MAGIC: "9p", unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay",
+	}
+	if name, known := names[int64(st.Type)]; known { //nolint:unconvert // 32 bits wide on some machines
+		return name
+	}
+	return fmt.Sprintf("type %#x", st.Type)
+}

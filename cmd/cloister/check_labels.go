@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"cloister/labels"
+	"cloister/labels/lsm"
+	"cloister/labels/policy"
+	"cloister/vmm"
+	"cloister/vmm/qemu"
+)
+
+// checkLabels asks what keeps sandboxes apart beyond their guests.
+func checkLabels(ctx context.Context, s *site) []finding {
+	enabled, err := s.host.Enabled()
+	if err != nil {
+		return []finding{failed("SELinux", err)}
+	}
+	driver, err := lsm.Open(lsm.Options{Mode: lsm.Mode(s.config.Labels.MAC), AllowPermissive: s.config.Labels.AllowPermissive, Host: s.host})
+	switch {
+	case err != nil && !enabled:
+		return []finding{fail("SELinux", "is not enabled on this host, and labels.mac is not \"none\"",
+			"install a policy and boot with security=selinux, or accept guests without labels: mac = \"none\" under [labels]")}
+	case err != nil:
+		return []finding{failed("SELinux", err)}
+	case driver.Mode() == lsm.ModeNone:
+		return []finding{warn("SELinux", driver.Strength(), "for sVirt labels: install a policy, boot with security=selinux, set mac = \"selinux\" under [labels]")}
+	}
+	list := []finding{strength(driver)}
+	list = append(list, s.policyState(ctx)...)
+	return append(list, s.domain(driver))
+}
+
+func strength(d *lsm.Driver) finding {
+	if enforcing, err := d.Host().Enforcing(); err != nil || !enforcing {
+		return warn("SELinux", d.Strength(), "setenforce 1")
+	}
+	return ok("SELinux", "%s; this program runs as %s", d.Strength(), d.OwnLabel())
+}
+
+func (s *site) policyState(ctx context.Context) []finding {
+	state, err := policy.Store{}.State(ctx)
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return []finding{warn("module", err.Error(), "")}
+	case err != nil:
+		return []finding{warn("module", err.Error(), "run it as root")}
+	case !state.Installed:
+		return []finding{warn("module", "cloister's own policy module is not installed", "cloister policy install")}
+	case !state.Current:
+		return []finding{warn("module", "the policy module installed is not the one of this program", "cloister policy install")}
+	}
+	return []finding{ok("module", "installed and current")}
+}
+
+// domain asks the kernel which set of types a sandbox would get.
+func (s *site) domain(d *lsm.Driver) finding {
+	var programs lsm.Programs
+	var err error
+	list := s.programs()
+	if programs.QEMU, err = list[0].find(); err != nil {
+		return failed("domain", err)
+	}
+	if programs.Virtiofsd, err = list[1].find(); err != nil {
+		return failed("domain", err)
+	}
+	accel, _, err := qemu.DetectAccel(s.config.Machine.Accel, qemu.Host{})
+	if err != nil {
+		return failed("domain", err)
+	}
+	types, err := d.ChooseTypes(labels.Candidates(accel == vmm.AccelKVM), programs, func(t labels.Types) error {
+		return policy.SelfTest(policy.Selinuxfs{Root: s.host.SELinux}, policy.Domains{Machine: t.QEMU, Server: t.Virtiofsd, Image: t.Image, Rootfs: t.Rootfs})
+	})
+	if err != nil {
+		f := warn("domain", strings.ReplaceAll(err.Error(), "\n", "; "), "cloister policy install")
+		f.Found += fmt.Sprintf(" (asked as %s; the shim may run under another label)", d.OwnLabel())
+		return f
+	}
+	return ok("domain", "%s: QEMU in %s, virtiofsd in %s; two pairs are kept apart", types.Name, types.QEMU, types.Virtiofsd)
+}
+
+// boolean is one of the policies' switches.
+type boolean struct{ name, gates string }
+
+// booleans are those that the hardening guides name (R28, R29). They are about libvirt's domain svirt_t
+// and container-selinux's; cloister's own types have no switch.
+func booleans() []boolean {
+	return []boolean{
+		{"staff_use_svirt", "staff users may run and reach confined guests"},
+		{"unprivuser_use_svirt", "ordinary users may run and reach confined guests"},
+		{"virt_sandbox_use_audit", "containers may write audit messages"},
+		{"virt_sandbox_use_netlink", "containers may use netlink"},
+		{"virt_sandbox_use_sys_admin", "containers may use CAP_SYS_ADMIN"},
+		{"virt_transition_userdomain", "containers may become user domains"},
+		{"virt_use_comm", "guests may use serial and parallel ports of the host"},
+		{"virt_use_common", "guests may use the shared device class of older policies"},
+		{"virt_use_execmem", "guests may have memory that is written and executed"},
+		{"virt_use_fusefs", "guests may use files on FUSE"},
+		{"virt_use_nfs", "guests may use files on NFS"},
+		{"virt_use_rawip", "guests may use raw IP sockets"},
+		{"virt_use_samba", "guests may use files on CIFS"},
+		{"virt_use_sanlock", "guests may talk to sanlock"},
+		{"virt_use_sysfs", "guests may change PCI devices in sysfs"},
+		{"virt_use_usb", "guests may use USB devices"},
+		{"virt_use_xserver", "guests may talk to the X server"},
+	}
+}
+
+func checkBooleans(_ context.Context, s *site) []finding {
+	enabled, err := s.host.Enabled()
+	if err != nil || !enabled {
+		return []finding{ok("all", "not asked: SELinux is not enabled")}
+	}
+	var list []finding
+	for _, b := range booleans() {
+		value, known, err := s.host.Boolean(b.name)
+		switch {
+		case err != nil:
+			list = append(list, warn(b.name, err.Error(), "run it as root"))
+		case !known:
+			list = append(list, ok(b.name, "not in this policy (%s)", b.gates))
+		case value:
+			list = append(list, warn(b.name, "on: "+b.gates, "unless it is wanted: setsebool -P "+b.name+" off"))
+		default:
+			list = append(list, ok(b.name, "off (%s)", b.gates))
+		}
+	}
+	return list
+}
