@@ -13,6 +13,12 @@ import (
 	"cloister/labels"
 )
 
+// The folders of entries.
+const (
+	pairsFolder = "pairs"
+	wideFolder  = "wide" // levels that are not a pair
+)
+
 // ErrCorrupt is wrapped when a file of the registry cannot be what cloister wrote.
 var ErrCorrupt = errors.New("corrupt registry entry")
 

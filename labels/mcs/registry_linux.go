@@ -20,8 +20,6 @@ import (
 
 const (
 	lockFile     = "lock"
-	pairsFolder  = "pairs"
-	wideFolder   = "wide" // levels that are not a pair
 	sharesFolder = "shares"
 	tempFile     = "tmp" // written under the lock only, so one name is enough
 )
