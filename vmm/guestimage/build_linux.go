@@ -186,7 +186,7 @@ func store(dir string, files map[string][]byte) (err error) {
 	if err != nil {
 		return fmt.Errorf("guest image: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+	if err := makeDirs(filepath.Dir(dir)); err != nil {
 		return fmt.Errorf("guest image: %w", err)
 	}
 	fresh, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+"-")
@@ -194,11 +194,11 @@ func store(dir string, files map[string][]byte) (err error) {
 		return fmt.Errorf("guest image: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(fresh)) }()
-	if err := os.Chmod(fresh, 0o755); err != nil {
+	if err := os.Chmod(fresh, publicDir); err != nil {
 		return fmt.Errorf("guest image: %w", err)
 	}
 	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(fresh, name), data, 0o644); err != nil {
+		if err := writeFile(filepath.Join(fresh, name), data); err != nil {
 			return fmt.Errorf("guest image: %w", err)
 		}
 	}
@@ -219,11 +219,11 @@ type contentFile struct {
 // gather reads the OCI runtime and the libraries it needs, and says which
 // packages they come from.
 func gather(ctx context.Context, r root, crun string) (content, error) {
-	real, err := r.resolve(crun)
+	program, err := r.resolve(crun)
 	if err != nil {
 		return content{}, fmt.Errorf("crun: %w: install the package crun", err)
 	}
-	libs, err := closure(r, real)
+	libs, err := closure(r, program)
 	if err != nil {
 		return content{}, fmt.Errorf("crun: %w", err)
 	}
@@ -233,7 +233,7 @@ func gather(ctx context.Context, r root, crun string) (content, error) {
 	}
 	var c content
 	owners := map[string]*Package{}
-	for _, l := range append([]library{{name: crunPath, asked: crun, real: real}}, libs...) {
+	for _, l := range append([]library{{name: crunPath, asked: crun, real: program}}, libs...) {
 		data, err := readBounded(r.host(l.real), maxModule)
 		if err != nil {
 			return content{}, fmt.Errorf("%s: %w", l.name, err)

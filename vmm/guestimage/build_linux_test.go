@@ -42,7 +42,7 @@ func fakeAgent(t *testing.T, name string) string {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"go.mod": "module example.org/x\ngo 1.21\n", name + "/main.go": "package main\n\nfunc main() {}\n"})
 	out := filepath.Join(dir, "agent")
-	cmd := exec.Command(testenv.NeedTool(t, "go"), "build", "-o", out, "./"+name)
+	cmd := exec.CommandContext(t.Context(), testenv.NeedTool(t, "go"), "build", "-o", out, "./"+name)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GOWORK=off")
 	if text, err := cmd.CombinedOutput(); err != nil {
@@ -86,6 +86,7 @@ func readAll(t *testing.T, dir string) map[string][]byte {
 }
 
 func testBuildIsReproducible(t *testing.T, agent string) {
+	t.Helper()
 	opts, k := testOptions(t, agent), &fakeKernel{}
 	first, err := opts.build(t.Context(), k, progress{})
 	if err != nil {
@@ -134,6 +135,7 @@ func testBuildIsReproducible(t *testing.T, agent string) {
 }
 
 func testBuildReplacesDamagedCacheAndImage(t *testing.T, agent string) {
+	t.Helper()
 	opts, k := testOptions(t, agent), &fakeKernel{}
 	image, err := opts.build(t.Context(), k, progress{})
 	if err != nil {
@@ -157,6 +159,7 @@ func testBuildReplacesDamagedCacheAndImage(t *testing.T, agent string) {
 }
 
 func testBuildRefuses(t *testing.T, agent string) {
+	t.Helper()
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"text": "hello"})
 	for _, tt := range []struct {
@@ -202,6 +205,7 @@ func TestBuildStopsWithItsContext(t *testing.T) {
 }
 
 func testOpenNoticesDamage(t *testing.T, agent string) {
+	t.Helper()
 	opts := testOptions(t, agent)
 	image, err := opts.build(t.Context(), &fakeKernel{}, progress{})
 	if err != nil {

@@ -23,8 +23,8 @@ const (
 )
 
 const (
-	passwd   = "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\n"
-	group    = "root:x:0:\nnogroup:x:65534:\n"
+	users    = "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\n"
+	groups   = "root:x:0:\nnogroup:x:65534:\n"
 	nsswitch = "passwd: files\ngroup: files\nhosts: files dns\n"
 )
 
@@ -45,8 +45,8 @@ func compose(k kernelSet, a agentBinary, c content, agent string) (tree, Manifes
 		t.link(link, target)
 	}
 	t.dir("usr/lib64", 0o755)
-	t.file("etc/passwd", 0o644, []byte(passwd))
-	t.file("etc/group", 0o644, []byte(group))
+	t.file("etc/passwd", 0o644, []byte(users))
+	t.file("etc/group", 0o644, []byte(groups))
 	t.file("etc/nsswitch.conf", 0o644, []byte(nsswitch))
 	t.file("init", 0o755, binary)
 	for _, f := range c.files {

@@ -24,7 +24,7 @@ var optionLine = regexp.MustCompile(`^(?:(CONFIG_[A-Za-z0-9_]+)=.+|# (CONFIG_[A-
 func checkConfig(fragment, final string) error {
 	have := map[string]bool{}
 	set := map[string]string{}
-	for _, line := range strings.Split(final, "\n") {
+	for line := range strings.SplitSeq(final, "\n") {
 		have[line] = true
 		if name, _, ok := strings.Cut(line, "="); ok && strings.HasPrefix(name, "CONFIG_") {
 			set[name] = line

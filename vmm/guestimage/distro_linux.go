@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -42,7 +43,7 @@ func newDebKernel(ctx context.Context, log progress) (*debKernel, error) {
 		return nil, fmt.Errorf("%s: %w", meta, fs.ErrNotExist)
 	}
 	for _, s := range parseStanzas(out) {
-		for _, d := range strings.Split(s["Depends"], ",") {
+		for d := range strings.SplitSeq(s["Depends"], ",") {
 			m := dependency.FindStringSubmatch(strings.TrimSpace(d))
 			if m == nil {
 				continue
@@ -165,14 +166,14 @@ func collect(ctx context.Context, k *kernelSet, image, modules, dir string) erro
 	if err != nil {
 		return fmt.Errorf("kernel: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, kernelFile), data, 0o644); err != nil {
+	if err := writeFile(filepath.Join(dir, kernelFile), data); err != nil {
 		return fmt.Errorf("kernel: %w", err)
 	}
-	dep, err := os.ReadFile(filepath.Join(modules, "modules.dep"))
+	dep, err := readBounded(filepath.Join(modules, "modules.dep"), maxModule)
 	if err != nil {
 		return fmt.Errorf("kernel modules: %w", err)
 	}
-	builtin, err := os.ReadFile(filepath.Join(modules, "modules.builtin"))
+	builtin, err := readBounded(filepath.Join(modules, "modules.builtin"), maxModule)
 	if err != nil {
 		return fmt.Errorf("kernel modules: %w", err)
 	}
@@ -190,16 +191,16 @@ func collect(ctx context.Context, k *kernelSet, image, modules, dir string) erro
 		return err
 	}
 	out := filepath.Join(dir, modulesDir)
-	if err := os.Mkdir(out, 0o755); err != nil {
+	if err := makeDirs(out); err != nil {
 		return fmt.Errorf("kernel modules: %w", err)
 	}
-	for i, file := range append(boot[:len(boot):len(boot)], late...) {
+	for i, file := range slices.Concat(boot, late) {
 		name := moduleName(file) + ".ko"
 		data, err := readModule(ctx, filepath.Join(modules, file))
 		if err != nil {
 			return fmt.Errorf("kernel module %s: %w", file, err)
 		}
-		if err := os.WriteFile(filepath.Join(out, name), data, 0o644); err != nil {
+		if err := writeFile(filepath.Join(out, name), data); err != nil {
 			return fmt.Errorf("kernel module: %w", err)
 		}
 		if i < len(boot) {

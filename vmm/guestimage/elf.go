@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,9 @@ import (
 
 // ErrLibrary is wrapped when a program's shared library is not found.
 var ErrLibrary = errors.New("shared library not found")
+
+// maxLoaderConfig bounds one file of ld.so.conf.
+const maxLoaderConfig = 1 << 20
 
 // maxLibraries bounds what one program may pull in.
 const maxLibraries = 128
@@ -52,12 +54,12 @@ func closure(r root, program string) ([]library, error) {
 	var found []library
 	seen := map[string]bool{}
 	if first.interp != "" {
-		real, err := r.resolve(first.interp)
+		loader, err := r.resolve(first.interp)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w: %w", program, ErrLibrary, err)
 		}
 		seen[path.Base(first.interp)] = true
-		found = append(found, library{name: first.interp, asked: first.interp, real: real})
+		found = append(found, library{name: first.interp, asked: first.interp, real: loader})
 	}
 	for todo := []object{first}; len(todo) > 0; todo = todo[1:] {
 		for _, name := range todo[0].needed {
@@ -81,28 +83,28 @@ func closure(r root, program string) ([]library, error) {
 func findLibrary(r root, dirs []string, name string, like object) (library, object, error) {
 	for _, dir := range dirs {
 		asked := path.Join(dir, name)
-		real, ok, err := r.exists(asked)
+		file, ok, err := r.exists(asked)
 		if err != nil {
 			return library{}, object{}, err
 		}
 		if !ok {
 			continue
 		}
-		o, err := readObject(r, real)
+		o, err := readObject(r, file)
 		if err != nil || o.class != like.class || o.machine != like.machine {
 			continue // another architecture's, or a linker script
 		}
-		return library{name: name, asked: asked, real: real}, o, nil
+		return library{name: name, asked: asked, real: file}, o, nil
 	}
 	return library{}, object{}, fmt.Errorf("%w: %s", ErrLibrary, name)
 }
 
 func readObject(r root, name string) (object, error) {
-	real, err := r.resolve(name)
+	file, err := r.resolve(name)
 	if err != nil {
 		return object{}, err
 	}
-	f, err := elf.Open(r.host(real))
+	f, err := elf.Open(r.host(file))
 	if err != nil {
 		return object{}, fmt.Errorf("%s: %w", name, err)
 	}
@@ -130,8 +132,8 @@ func readObject(r root, name string) (object, error) {
 			return object{}, fmt.Errorf("%s: %w", name, err)
 		}
 		for _, p := range paths {
-			for _, dir := range strings.Split(p, ":") {
-				o.runpath = append(o.runpath, strings.NewReplacer("$ORIGIN", path.Dir(real), "${ORIGIN}", path.Dir(real)).Replace(dir))
+			for dir := range strings.SplitSeq(p, ":") {
+				o.runpath = append(o.runpath, strings.NewReplacer("$ORIGIN", path.Dir(file), "${ORIGIN}", path.Dir(file)).Replace(dir))
 			}
 		}
 	}
@@ -146,11 +148,11 @@ func libraryDirs(r root) ([]string, error) {
 	}
 	var dirs []string
 	for _, file := range append(files, r.host("/etc/ld.so.conf")) {
-		data, err := os.ReadFile(file)
+		data, err := readBounded(file, maxLoaderConfig)
 		if err != nil {
 			continue
 		}
-		for _, line := range strings.Split(string(data), "\n") {
+		for line := range strings.SplitSeq(string(data), "\n") {
 			if line = strings.TrimSpace(line); strings.HasPrefix(line, "/") {
 				dirs = append(dirs, line)
 			}

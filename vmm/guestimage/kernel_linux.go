@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -74,7 +75,7 @@ func kernel(ctx context.Context, cache string, m maker, log progress) (kernelSet
 	sum := digest(append([]string{recipe}, inputs...)...)
 	base := filepath.Join(cache, "kernel")
 	dir := filepath.Join(base, sum)
-	if err := os.MkdirAll(base, 0o755); err != nil {
+	if err := makeDirs(base); err != nil {
 		return kernelSet{}, fmt.Errorf("kernel cache: %w", err)
 	}
 	// What is there was swapped in whole, so a look needs no lock.
@@ -107,7 +108,7 @@ func makeKernel(ctx context.Context, m maker, base, dir string) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	out, build := filepath.Join(work, "out"), filepath.Join(work, "build")
-	if err := errors.Join(os.Mkdir(out, 0o755), os.Mkdir(build, 0o755)); err != nil {
+	if err := errors.Join(makeDirs(out), makeDirs(build)); err != nil {
 		return fmt.Errorf("kernel cache: %w", err)
 	}
 	k, err := m.make(ctx, out, build)
@@ -121,7 +122,7 @@ func makeKernel(ctx context.Context, m maker, base, dir string) (err error) {
 	if err != nil {
 		return fmt.Errorf("kernel: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(out, kernelInfo), append(data, '\n'), 0o644); err != nil {
+	if err := writeFile(filepath.Join(out, kernelInfo), append(data, '\n')); err != nil {
 		return fmt.Errorf("kernel: %w", err)
 	}
 	return swapIn(out, dir)
@@ -139,7 +140,7 @@ func openKernel(dir, sum string) (kernelSet, error) {
 	if err := checkSum(filepath.Join(dir, kernelFile), k.SHA256); err != nil {
 		return kernelSet{}, err
 	}
-	for _, name := range append(k.Modules[:len(k.Modules):len(k.Modules)], k.Late...) {
+	for _, name := range slices.Concat(k.Modules, k.Late) {
 		if filepath.Base(name) != name || !strings.HasSuffix(name, ".ko") {
 			return kernelSet{}, fmt.Errorf("%s: module %q", kernelInfo, name)
 		}

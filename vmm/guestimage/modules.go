@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -99,13 +100,13 @@ func (t moduleTable) order(names []string, all bool, done map[string]bool) ([]st
 			continue
 		}
 		needs := t.needs[file]
-		for i := len(needs) - 1; i >= 0; i-- {
-			if !localPath(needs[i]) {
-				return nil, fmt.Errorf("modules.dep: %s needs %q", file, needs[i])
+		for _, need := range slices.Backward(needs) {
+			if !localPath(need) {
+				return nil, fmt.Errorf("modules.dep: %s needs %q", file, need)
 			}
-			if !done[needs[i]] {
-				done[needs[i]] = true
-				out = append(out, needs[i])
+			if !done[need] {
+				done[need] = true
+				out = append(out, need)
 			}
 		}
 		if !done[file] {

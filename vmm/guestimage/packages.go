@@ -4,10 +4,10 @@ package guestimage
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -46,12 +46,12 @@ func readDebs(r root) (*debs, error) {
 		return nil, err
 	}
 	for _, list := range lists {
-		data, err := os.ReadFile(list)
+		data, err := readBounded(list, maxStatus)
 		if err != nil {
 			return nil, fmt.Errorf("read dpkg's lists: %w", err)
 		}
 		name, _, _ := strings.Cut(strings.TrimSuffix(filepath.Base(list), ".list"), ":")
-		for _, file := range strings.Split(string(data), "\n") {
+		for file := range strings.SplitSeq(string(data), "\n") {
 			d.owner[file] = name
 		}
 	}
@@ -79,11 +79,11 @@ func (d *debs) named(name string) Package {
 // debPackage describes a package whose documentation is below the root.
 func debPackage(r root, name, version string) Package {
 	p := Package{Kind: "deb", Name: name, Version: version, Licence: unknown}
-	real, err := r.resolve("/usr/share/doc/" + name + "/copyright")
+	file, err := r.resolve("/usr/share/doc/" + name + "/copyright")
 	if err != nil {
 		return p
 	}
-	data, err := readBounded(r.host(real), 4<<20)
+	data, err := readBounded(r.host(file), 4<<20)
 	if err != nil {
 		return p
 	}
@@ -95,44 +95,53 @@ func debPackage(r root, name, version string) Package {
 // the others that parts of the source have. A file in the old free form names
 // at best the common licences it refers to.
 func debLicences(data []byte) (string, []string) {
+	var named []string
 	licence := ""
-	var others []string
-	add := func(name string) {
-		if name = strings.Join(strings.Fields(name), " "); name != "" && name != licence && !slices.Contains(others, name) {
-			others = append(others, name)
-		}
-	}
 	if bytes.HasPrefix(bytes.TrimSpace(data), []byte("Format")) {
-		stanzas := parseStanzas(data)
-		for _, s := range stanzas {
-			if first, _, _ := strings.Cut(s["License"], "\n"); s["Files"] == "*" && licence == "" {
-				licence = strings.TrimSpace(first)
-			}
-		}
-		for _, s := range stanzas {
-			first, _, _ := strings.Cut(s["License"], "\n")
-			add(first)
-		}
-	} else {
-		const common = "/usr/share/common-licenses/"
-		rest := string(data)
-		for i := strings.Index(rest, common); i >= 0; i = strings.Index(rest, common) {
-			rest = rest[i+len(common):]
-			end := strings.IndexFunc(rest, func(r rune) bool { return !strings.ContainsRune("-.+", r) && !alphanumeric(r) })
-			if end < 0 {
-				end = len(rest)
-			}
-			add(strings.TrimRight(rest[:end], "."))
-		}
-		if len(others) > 0 {
-			licence, others = others[0], others[1:]
-		}
+		licence, named = formalLicences(data)
+	} else if named = commonLicences(string(data)); len(named) > 0 {
+		licence = named[0]
 	}
-	if licence == "" {
-		licence = unknown
+	slices.Sort(named)
+	others := slices.DeleteFunc(slices.Compact(named), func(s string) bool { return s == licence || s == "" })
+	if len(others) == 0 {
+		others = nil
 	}
-	slices.Sort(others)
-	return licence, others
+	return cmp.Or(licence, unknown), others
+}
+
+// formalLicences reads the machine-readable form: the licence of "Files: *",
+// and all there are.
+func formalLicences(data []byte) (licence string, all []string) {
+	for _, s := range parseStanzas(data) {
+		first, _, _ := strings.Cut(s["License"], "\n")
+		first = strings.Join(strings.Fields(first), " ")
+		if s["Files"] == "*" && licence == "" {
+			licence = first
+		}
+		all = append(all, first)
+	}
+	return licence, all
+}
+
+// commonLicences finds references to /usr/share/common-licenses in free text.
+func commonLicences(text string) []string {
+	const folder = "/usr/share/common-licenses/"
+	var all []string
+	for {
+		_, rest, ok := strings.Cut(text, folder)
+		if !ok {
+			return all
+		}
+		end := strings.IndexFunc(rest, func(r rune) bool { return !strings.ContainsRune("-.+", r) && !alphanumeric(r) })
+		if end < 0 {
+			end = len(rest)
+		}
+		if name := strings.TrimRight(rest[:end], "."); name != "" {
+			all = append(all, name)
+		}
+		text = rest[end:]
+	}
 }
 
 func alphanumeric(r rune) bool {
@@ -143,9 +152,9 @@ func alphanumeric(r rune) bool {
 // other, empty lines between. A later line of a field starts with a blank.
 func parseStanzas(data []byte) []map[string]string {
 	var out []map[string]string
-	for _, block := range strings.Split(string(data), "\n\n") {
+	for block := range strings.SplitSeq(string(data), "\n\n") {
 		s, field := map[string]string{}, ""
-		for _, line := range strings.Split(block, "\n") {
+		for line := range strings.SplitSeq(block, "\n") {
 			if strings.HasPrefix(line, " ") || strings.HasPrefix(line, "\t") {
 				if field != "" {
 					s[field] += "\n" + line

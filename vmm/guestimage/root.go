@@ -56,9 +56,9 @@ func (r root) resolve(name string) (string, error) {
 
 // exists tells whether something is there, and where when links are followed.
 func (r root) exists(name string) (string, bool, error) {
-	real, err := r.resolve(name)
+	file, err := r.resolve(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", false, nil
 	}
-	return real, err == nil, err
+	return file, err == nil, err
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,7 +40,7 @@ func (c command) run(ctx context.Context) error {
 		return err
 	}
 	tail := &tailWriter{}
-	cmd := exec.CommandContext(ctx, bin, c.args...)
+	cmd := exec.CommandContext(ctx, bin, c.args...) //nolint:gosec // tools of the distribution by name
 	cmd.Dir = c.dir
 	cmd.Env = append([]string{"PATH=" + toolPath, "LC_ALL=C", "TZ=UTC", "HOME=/"}, c.env...)
 	cmd.Stdout = tail
@@ -103,13 +104,13 @@ func (t *tailWriter) Write(p []byte) (int, error) {
 }
 
 func (t *tailWriter) String() string {
-	return strings.TrimSpace(strings.Join(append(t.lines[:len(t.lines):len(t.lines)], t.part), "\n"))
+	return strings.TrimSpace(strings.Join(append(slices.Clip(t.lines), t.part), "\n"))
 }
 
 // lock takes an exclusive lock on a file, waiting for who has it, and returns
 // what gives it back. The lock ends with its process.
 func lock(ctx context.Context, path string, waiting func()) (func(), error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // below the cache
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}

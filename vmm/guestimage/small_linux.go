@@ -28,6 +28,9 @@ type smallKernel struct {
 	log  progress
 }
 
+// maxConfig bounds what is read of the kernel's small files.
+const maxConfig = 4 << 20
+
 // sourceName is how Debian names its kernel source package and the archive in
 // it.
 var sourceName = regexp.MustCompile(`^(linux-source-(\d+)\.(\d+))\.tar\.xz$`)
@@ -105,7 +108,7 @@ func (s smallKernel) make(ctx context.Context, dir, work string) (kernelSet, err
 	if err := s.compile(ctx, work); err != nil {
 		return kernelSet{}, err
 	}
-	release, err := os.ReadFile(filepath.Join(work, "include/config/kernel.release"))
+	release, err := readBounded(filepath.Join(work, "include/config/kernel.release"), maxConfig)
 	if err != nil {
 		return kernelSet{}, fmt.Errorf("kernel: %w", err)
 	}
@@ -123,21 +126,21 @@ func (s smallKernel) configure(ctx context.Context, dir, work string) error {
 		return err
 	}
 	path := filepath.Join(work, ".config")
-	tiny, err := os.ReadFile(path)
+	tiny, err := readBounded(path, maxConfig)
 	if err != nil {
 		return fmt.Errorf("kernel: %w", err)
 	}
-	if err := os.WriteFile(path, append(tiny, smallConfig...), 0o644); err != nil {
+	if err := writeFile(path, append(tiny, smallConfig...)); err != nil {
 		return fmt.Errorf("kernel: %w", err)
 	}
 	if err := s.kbuild(work, nil, "olddefconfig").run(ctx); err != nil {
 		return err
 	}
-	final, err := os.ReadFile(path)
+	final, err := readBounded(path, maxConfig)
 	if err != nil {
 		return fmt.Errorf("kernel: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "config"), final, 0o644); err != nil {
+	if err := writeFile(filepath.Join(dir, "config"), final); err != nil {
 		return fmt.Errorf("kernel: %w", err)
 	}
 	return checkConfig(smallConfig, string(final))

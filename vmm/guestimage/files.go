@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestimage
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+)
+
+// Images and kernels hold nothing that is secret, and whoever runs QEMU reads
+// them.
+const (
+	publicFile = 0o644
+	publicDir  = 0o755
+)
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path) //nolint:gosec // paths come from whoever builds or configures, never from a guest
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s: more than %d bytes", path, limit)
+	}
+	return data, nil
+}
+
+// fileSum returns the SHA-256 of a file in hexadecimal.
+func fileSum(path string) (string, error) {
+	f, err := os.Open(path) //nolint:gosec // as above
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func writeFile(path string, data []byte) error {
+	return os.WriteFile(path, data, publicFile)
+}
+
+func makeDirs(path string) error {
+	return os.MkdirAll(path, publicDir)
+}
