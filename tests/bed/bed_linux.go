@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bed
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"cloister/tests/host"
+	"cloister/tests/images"
+	"cloister/tests/leaks"
+	"cloister/tests/testenv"
+)
+
+// The runtimes that are compared.
+const (
+	Cloister = "io.containerd.cloister.v2"
+	Runc     = "io.containerd.runc.v2"
+)
+
+// Image is the image that every bed has.
+const Image = images.BusyboxName
+
+// Bed is a daemon in a private place with the busybox image in it.
+type Bed struct {
+	*host.Containerd
+	// Namespace is containerd's, and no other bed's.
+	Namespace string
+	// Dir is a folder on disk under the same name in the place and outside of it.
+	Dir string
+	// Runtime is what Args asks for.
+	Runtime string
+}
+
+var busybox = sync.OnceValues(func() (v1.Image, error) {
+	program, err := exec.LookPath("busybox")
+	if err != nil {
+		return nil, err
+	}
+	return images.Busybox(context.Background(), program)
+})
+
+// New starts a daemon that lasts as long as the test.
+func New(t testing.TB, o host.Options) *Bed {
+	t.Helper()
+	testenv.NeedBusybox(t)
+	testenv.NeedOverlay(t)
+	testenv.NeedShim(t)
+	testenv.NeedGuest(t)
+	testenv.NeedQEMU(t)
+	testenv.NeedVirtiofsd(t)
+	img, err := busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := host.New(t)
+	b := &Bed{Namespace: filepath.Base(place.Dir), Dir: filepath.Join(place.Dir, "bed"), Runtime: Cloister}
+	temp := filepath.Join(b.Dir, "tmp")
+	if err := os.MkdirAll(temp, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o.Env = append(o.Env, "CONTAINERD_NAMESPACE="+b.Namespace, "TMPDIR="+temp)
+	t.Cleanup(func() { leaks.RemoveCgroups(t, b.Namespace) }) // the parent that containers leave behind, as with runc
+	b.Containerd = place.StartContainerd(t, o)
+	file := filepath.Join(b.Dir, "busybox.tar")
+	if err := images.Save(file, map[string]v1.Image{Image: img}); err != nil {
+		t.Fatal(err)
+	}
+	b.Must(t, "images", "import", file)
+	return b
+}
+
+// Look lists what of sandboxes is on the bed's host now.
+func (b *Bed) Look(t testing.TB) leaks.Snapshot {
+	t.Helper()
+	return leaks.Look(t, leaks.Host{Place: b.Place, CgroupParent: b.Namespace, Folders: []string{
+		"/run/cloister", "/run/containerd/s", "/run/containerd/io.containerd.runtime.v2.task/" + b.Namespace, "/run/netns",
+		filepath.Join(b.Place.Dir, "cloister"), filepath.Join(b.Dir, "tmp"),
+	}})
+}
+
+// NothingLeft waits until the host is as it was before, and says what is not.
+func (b *Bed) NothingLeft(t testing.TB, before leaks.Snapshot) {
+	t.Helper()
+	var left []string
+	if Await(10*time.Second, func() bool {
+		left = leaks.Compare(before, b.Look(t))
+		return len(left) == 0
+	}) {
+		return
+	}
+	t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+}
+
+// Await asks until the answer is yes or the time is over.
+func Await(most time.Duration, done func() bool) bool {
+	deadline := time.After(most)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-deadline:
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
+}
+
+// Args gives the arguments of ctr run: options, the image, the id, the command.
+func (b *Bed) Args(id string, options []string, command ...string) []string {
+	args := append([]string{"run", "--runtime", b.Runtime}, options...)
+	return append(append(args, Image, id), command...)
+}
+
+// Start starts a container that is taken away when the test ends.
+func (b *Bed) Start(t testing.TB, id string, options []string, command ...string) {
+	t.Helper()
+	if len(command) == 0 {
+		command = []string{"sleep", "1000"}
+	}
+	t.Cleanup(func() { b.Remove(t, id) })
+	b.Must(t, b.Args(id, append([]string{"--detach"}, options...), command...)...)
+}
+
+// Remove kills a container and takes it away; what is gone already does not matter.
+func (b *Bed) Remove(t testing.TB, id string) {
+	t.Helper()
+	b.run(t, time.Minute, "task", "kill", "--signal", "KILL", id)
+	b.run(t, time.Minute, "task", "delete", "--force", id)
+	b.run(t, time.Minute, "containers", "delete", id)
+}
+
+// run runs ctr also when the test's own context is over.
+func (b *Bed) run(t testing.TB, most time.Duration, args ...string) host.Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(t.Context()), most, fmt.Errorf("not over after %s", most))
+	defer cancel()
+	return b.Finish(ctx, t, b.Ctr(ctx, args...))
+}
+
+// Within runs ctr to its end, which must come within most.
+func (b *Bed) Within(t testing.TB, most time.Duration, args ...string) host.Result {
+	t.Helper()
+	return b.run(t, most, args...)
+}
+
+// Exec runs a command in a running container to its end.
+func (b *Bed) Exec(t testing.TB, id, execID string, command ...string) host.Result {
+	t.Helper()
+	return b.Run(t, append([]string{"task", "exec", "--exec-id", execID, id}, command...)...)
+}
+
+// Status gives the state that ctr shows for a task, and "" for none.
+func (b *Bed) Status(t testing.TB, id string) string {
+	t.Helper()
+	for line := range strings.Lines(b.Must(t, "task", "list")) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == id {
+			return fields[2]
+		}
+	}
+	return ""
+}
+
+// AwaitStatus waits until ctr shows a task in that state.
+func (b *Bed) AwaitStatus(t testing.TB, id, want string) {
+	t.Helper()
+	got := ""
+	if !Await(30*time.Second, func() bool { got = b.Status(t, id); return got == want }) {
+		t.Fatalf("status of %s = %q, want %q", id, got, want)
+	}
+}
+
+// Processes gives the pids in the place of the processes of container id whose command line has all words in it. QEMU has
+// the sandbox's id in its arguments; a shim has "-id ID".
+func (b *Bed) Processes(t testing.TB, words ...string) []int {
+	t.Helper()
+	var found []int
+next:
+	for pid, line := range b.Place.Processes(t) {
+		for _, w := range words {
+			if !strings.Contains(line+" ", w) {
+				continue next
+			}
+		}
+		found = append(found, pid)
+	}
+	return found
+}
+
+// Shim gives the pid, in the place, of the daemon that serves container id.
+func (b *Bed) Shim(t testing.TB, id string) int {
+	t.Helper()
+	return b.one(t, "shim of "+id, b.Processes(t, "containerd-shim", "-id "+id+" ", " serve "))
+}
+
+// Marked gives the pid of the helper of a sandbox with that program's name.
+func (b *Bed) Marked(t testing.TB, id, program string) int {
+	t.Helper()
+	var found []int
+	for _, pid := range b.Processes(t, program) {
+		env, err := os.ReadFile(b.Place.Path(fmt.Sprintf("/proc/%d/environ", pid)))
+		if err == nil && strings.Contains(string(env), "CLOISTER_SANDBOX=/run/cloister/"+b.Namespace+"/"+id+"\x00") {
+			found = append(found, pid)
+		}
+	}
+	return b.one(t, program+" of "+id, found)
+}
+
+func (b *Bed) one(t testing.TB, what string, found []int) int {
+	t.Helper()
+	if len(found) == 0 {
+		t.Fatalf("%s: no such process", what)
+	}
+	first := found[0]
+	for _, pid := range found {
+		first = min(first, pid)
+	}
+	return first
+}
+
+// Kill sends SIGKILL to a process of the place.
+func (b *Bed) Kill(t testing.TB, pid int) {
+	t.Helper()
+	b.Place.Run(t, "kill", "-KILL", fmt.Sprint(pid))
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package leaks
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/tests/host"
+)
+
+// Host says where to look.
+type Host struct {
+	Place *host.Place
+	// CgroupParent is the name of the cgroup under whose children sandboxes have theirs, in every hierarchy.
+	CgroupParent string
+	// Folders are searched for files; those that are not there are empty.
+	Folders []string
+}
+
+// Kind says what was left.
+type Kind string
+
+// The kinds that are looked for.
+const (
+	Process     Kind = "process"
+	Mount       Kind = "mount"
+	Link        Kind = "link"
+	NetNS       Kind = "netns"
+	Socket      Kind = "socket"
+	Cgroup      Kind = "cgroup"
+	File        Kind = "file"
+	Reservation Kind = "reservation"
+)
+
+// Snapshot is what was there at one time: by kind, each under a name that a second look gives again.
+type Snapshot map[Kind][]string
+
+// Look lists what is there now.
+func Look(t testing.TB, h Host) Snapshot {
+	t.Helper()
+	s := Snapshot{}
+	h.processes(t, s)
+	h.mounts(t, s)
+	h.links(t, s)
+	h.sockets(t, s)
+	h.cgroups(t, s)
+	for _, folder := range h.Folders {
+		h.files(t, s, folder)
+	}
+	return s
+}
+
+// Compare gives a line for everything that is in after and not in before.
+func Compare(before, after Snapshot) []string {
+	var out []string
+	for kind, names := range after {
+		have := slices.Clone(before[kind])
+		for _, name := range names {
+			if i := slices.Index(have, name); i >= 0 {
+				have = slices.Delete(have, i, i+1)
+				continue
+			}
+			out = append(out, string(kind)+" "+name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// processes leaves out containerd and what tests themselves run in the place.
+func (h Host) processes(t testing.TB, s Snapshot) {
+	t.Helper()
+	for pid, line := range h.Place.Processes(t) {
+		program, _, _ := strings.Cut(line, " ")
+		switch filepath.Base(program) {
+		case "containerd", "ctr", "nsenter":
+		default:
+			s[Process] = append(s[Process], fmt.Sprintf("%d %.200s", pid, line))
+		}
+	}
+}
+
+// mounts are those of the place; a mount namespace of its own lasts no longer than its processes.
+func (h Host) mounts(t testing.TB, s Snapshot) {
+	t.Helper()
+	for _, fields := range h.table(t, "/proc/1/mountinfo") {
+		if len(fields) > 4 {
+			s[Mount] = append(s[Mount], fields[4]+" "+strings.Join(fields[5:], " "))
+		}
+	}
+}
+
+func (h Host) table(t testing.TB, name string) [][]string {
+	t.Helper()
+	data, err := os.ReadFile(h.Place.Path(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows [][]string
+	for line := range strings.Lines(string(data)) {
+		rows = append(rows, strings.Fields(line))
+	}
+	return rows
+}
+
+// links lists the network namespaces that processes of the place or mounts hold, and every link in them.
+func (h Host) links(t testing.TB, s Snapshot) {
+	t.Helper()
+	files, err := filepath.Glob(h.Place.Path("/proc/[0-9]*/ns/net"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fields := range h.table(t, "/proc/1/mountinfo") {
+		if i := slices.Index(fields, "-"); i > 0 && len(fields) > i+1 && fields[i+1] == "nsfs" {
+			files = append(files, h.Place.Path(fields[4]))
+		}
+	}
+	seen := map[uint64]bool{}
+	for _, file := range files {
+		ns, err := os.Open(file)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		var st unix.Stat_t
+		err = unix.Fstat(int(ns.Fd()), &st)
+		kind, kindErr := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_NSTYPE)
+		if err == nil && kindErr == nil && kind == unix.CLONE_NEWNET && !seen[st.Ino] {
+			seen[st.Ino] = true
+			s[NetNS] = append(s[NetNS], fmt.Sprint(st.Ino))
+			for _, name := range linksIn(ns) {
+				s[Link] = append(s[Link], fmt.Sprintf("%s in netns %d", name, st.Ino))
+			}
+		}
+		ns.Close()
+	}
+}
+
+func linksIn(ns *os.File) []string {
+	names := make(chan []string)
+	go func() {
+		// The thread is in another network namespace from here on: it is never unlocked, and ends with the goroutine.
+		runtime.LockOSThread()
+		var out []string
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
+			links, _ := net.Interfaces() // none when the namespace is going
+			for _, l := range links {
+				out = append(out, l.Name)
+			}
+		}
+		names <- out
+	}()
+	return <-names
+}
+
+// sockets are those of the place's network namespace that have a name.
+func (h Host) sockets(t testing.TB, s Snapshot) {
+	t.Helper()
+	for _, fields := range h.table(t, "/proc/1/net/unix") {
+		const listening = "00010000"
+		if len(fields) == 8 && fields[3] == listening {
+			s[Socket] = append(s[Socket], fields[7])
+		}
+	}
+}
+
+// hierarchies are the mount points of cgroup file systems, seen from the test.
+func hierarchies() ([]string, error) {
+	data, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for line := range strings.Lines(string(data)) {
+		if fields := strings.Fields(line); len(fields) > 2 && (fields[2] == "cgroup" || fields[2] == "cgroup2") {
+			out = append(out, fields[1])
+		}
+	}
+	return out, nil
+}
+
+func (h Host) cgroups(t testing.TB, s Snapshot) {
+	t.Helper()
+	tops, err := hierarchies()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, top := range tops {
+		parent := filepath.Join(top, h.CgroupParent)
+		walk(t, parent, func(path string, entry fs.DirEntry) {
+			if entry.IsDir() && path != parent {
+				s[Cgroup] = append(s[Cgroup], path)
+			}
+		})
+	}
+}
+
+// RemoveCgroups removes a parent of cgroups that is empty.
+func RemoveCgroups(t testing.TB, parent string) {
+	t.Helper()
+	tops, err := hierarchies()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, top := range tops {
+		if err := os.Remove(filepath.Join(top, parent)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Logf("cgroup %s: %v", parent, err)
+		}
+	}
+}
+
+// files lists what is in a folder of the place. A level's file is a reservation.
+func (h Host) files(t testing.TB, s Snapshot, folder string) {
+	t.Helper()
+	top := h.Place.Path(folder)
+	walk(t, top, func(path string, entry fs.DirEntry) {
+		name := folder + strings.TrimPrefix(path, top)
+		switch {
+		case path == top:
+		case entry.Type() == fs.ModeSocket:
+			s[Socket] = append(s[Socket], "file "+name)
+		case strings.Contains(name, "/mcs/") && (strings.Contains(name, "/pairs/") || strings.Contains(name, "/wide/")):
+			s[Reservation] = append(s[Reservation], name)
+		default:
+			s[File] = append(s[File], name)
+		}
+	})
+}
+
+// walk visits what is there and stays there.
+func walk(t testing.TB, top string, visit func(path string, entry fs.DirEntry)) {
+	t.Helper()
+	err := filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		visit(path, entry)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
