@@ -29,7 +29,7 @@ func (h *history) add(line string) {
 }
 
 func (h *history) process(ref Ref) *process {
-	return newProcess(ref, stdio.Config{}, func(ref Ref, e Exited) { h.add("exit " + ref.String()) })
+	return newProcess(ref, stdio.Config{}, func(ref Ref, _ Exited) { h.add("exit " + ref.String()) })
 }
 
 func TestExitIsToldAfterStart(t *testing.T) {

@@ -5,7 +5,6 @@ package sandbox
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"cloister/labels"
 	"cloister/labels/lsm"
@@ -19,12 +18,7 @@ func (i *identity) admit(ctx context.Context, path string, sharing labels.Sharin
 	if !i.labels() {
 		return nil
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	have, err := lsm.FileLabel(f)
+	have, err := lsm.PathLabel(path)
 	if err == nil && i.chosen.Fits(labels.Folder, have) == nil {
 		return nil
 	}

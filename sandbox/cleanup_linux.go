@@ -66,7 +66,7 @@ func undoers(cfg Config) map[statedir.Kind]statedir.Undoer {
 			}
 			return errors.Join(group.Kill(), group.Remove(ctx))
 		},
-		statedir.KindReservation: func(ctx context.Context, e statedir.Effect) error {
+		statedir.KindReservation: func(ctx context.Context, _ statedir.Effect) error {
 			registry, _, err := keepers(cfg)
 			if err != nil {
 				return err

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
+
 	"cloister/labels"
 	"cloister/labels/lsm"
 	"cloister/labels/mcs"
@@ -69,9 +71,12 @@ func (i *identity) labels() bool { return i.driver.Mode() != lsm.ModeNone }
 // wish is what config and engine ask for together.
 func wish(c Labels, req Request, mode lsm.Mode) (labels.Wish, error) {
 	w := labels.Wish{Mode: labels.Mode(c.Mode), Relabel: c.Relabel, Share: c.Share}
-	if mode == lsm.ModeNone {
+	switch {
+	case mode == lsm.ModeNone:
 		w.Mode = labels.None
 		return w, nil
+	case w.Mode == labels.None:
+		return w, fmt.Errorf("labels.mode = %q: to label nothing say mac = \"none\": %w", c.Mode, errdefs.ErrInvalidArgument)
 	}
 	for _, l := range []struct {
 		field, text string

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/log"
 
+	"cloister/labels/mcs"
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/guestapi"
@@ -84,9 +85,22 @@ func (s *Sandbox) steps(p *planned) []step {
 	}
 }
 
+// draws bounds how often a level is drawn anew because another engine came to
+// use it between the draw and the guest's first instruction.
+const draws = 3
+
 // Start makes the machine, its label and its guest connection. The guest has run
 // no instruction when a label turns out wrong. On an error nothing is left.
-func Start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error) {
+func Start(ctx context.Context, cfg Config, req Request) (s *Sandbox, err error) {
+	for range draws {
+		if s, err = start(ctx, cfg, req); !errors.Is(err, mcs.ErrClash) {
+			break
+		}
+	}
+	return s, err
+}
+
+func start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error) {
 	s := &Sandbox{
 		config: cfg.withDefaults(), request: req, done: make(chan struct{}), begun: time.Now(), undo: undo{trace: cfg.Trace},
 		containers: map[string]*resident{}, luns: map[int]bool{},

@@ -36,12 +36,12 @@ import (
 type planned struct {
 	machine vmm.Machine
 	taps    []*os.File
-	close_  []func() error
+	opened  []*os.File
 }
 
 func (p *planned) close() {
-	for _, f := range p.close_ {
-		_ = f()
+	for _, f := range p.opened {
+		_ = f.Close()
 	}
 }
 
@@ -117,7 +117,7 @@ func (s *Sandbox) prepare(p *planned) error {
 			return err
 		}
 		p.taps = append(p.taps, tap)
-		p.close_ = append(p.close_, tap.Close)
+		p.opened = append(p.opened, tap)
 	}
 	return nil
 }
@@ -149,7 +149,7 @@ func (s *Sandbox) serveFiles(ctx context.Context, p *planned) error {
 	if err != nil {
 		return err
 	}
-	p.close_ = append(p.close_, log.Close)
+	p.opened = append(p.opened, log)
 	return s.run("virtiofsd", func() (int, error) {
 		s.files, err = virtiofsd.Start(ctx, virtiofsd.Config{
 			Binary: s.identity.programs.Virtiofsd, Source: s.dir.Share(), Starter: s.starter(s.identity.chosen.Virtiofsd),
@@ -172,12 +172,12 @@ func (s *Sandbox) launch(ctx context.Context, p *planned) error {
 	if err != nil {
 		return err
 	}
-	p.close_ = append(p.close_, log.Close)
+	p.opened = append(p.opened, log)
 	console, err := s.openLog(s.dir.Console())
 	if err != nil {
 		return err
 	}
-	p.close_ = append(p.close_, console.Close)
+	p.opened = append(p.opened, console)
 	return s.run("qemu", func() (int, error) {
 		s.machine, err = qemu.Start(ctx, p.machine, qemu.Options{
 			Binary: s.identity.programs.QEMU, Starter: s.starter(s.identity.chosen.QEMU), Sockets: s.identity.sockets, Dir: s.dir.String(),

@@ -76,26 +76,30 @@ func routes(h *netlink.Handle, names map[int]string, out *guestv1.Network) error
 			if names[r.LinkIndex] == "" || r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA {
 				continue
 			}
-			route := &guestv1.Route{
-				Link: names[r.LinkIndex], Scope: uint32(r.Scope), Metric: uint32(r.Priority), Mtu: uint32(r.MTU),
-				Flags: uint32(r.Flags), Type: uint32(r.Type), Protocol: uint32(r.Protocol), Family: 4,
-			}
-			if family == netlink.FAMILY_V6 {
-				route.Family = 6
-			}
-			if r.Dst != nil && !r.Dst.IP.IsUnspecified() {
-				route.Destination = r.Dst.String()
-			}
-			if r.Gw != nil {
-				route.Gateway = r.Gw.String()
-			}
-			if r.Src != nil {
-				route.Source = r.Src.String()
-			}
-			out.Routes = append(out.Routes, route)
+			out.Routes = append(out.Routes, guestRoute(r, names[r.LinkIndex], family))
 		}
 	}
 	return nil
+}
+
+func guestRoute(r netlink.Route, link string, family int) *guestv1.Route {
+	route := &guestv1.Route{
+		Link: link, Scope: uint32(r.Scope), Metric: uint32(r.Priority), Mtu: uint32(r.MTU),
+		Flags: uint32(r.Flags), Type: uint32(r.Type), Protocol: uint32(r.Protocol), Family: 4,
+	}
+	if family == netlink.FAMILY_V6 {
+		route.Family = 6
+	}
+	if r.Dst != nil && !r.Dst.IP.IsUnspecified() {
+		route.Destination = r.Dst.String()
+	}
+	if r.Gw != nil {
+		route.Gateway = r.Gw.String()
+	}
+	if r.Src != nil {
+		route.Source = r.Src.String()
+	}
+	return route
 }
 
 // neighbours are those that somebody entered for good; the others are learnt.

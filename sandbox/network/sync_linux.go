@@ -110,7 +110,10 @@ func (n *Namespace) Watch(ctx context.Context, changed func()) error {
 			return fmt.Errorf("watch network namespace: %w", err)
 		}
 	}
-	go drain(wake, links, addrs, routes, neighs)
+	go forward(wake, links, func(u netlink.LinkUpdate) bool { return engineMade(u.Link) })
+	go forward(wake, addrs, func(netlink.AddrUpdate) bool { return true })
+	go forward(wake, routes, func(netlink.RouteUpdate) bool { return true })
+	go forward(wake, neighs, func(u netlink.NeighUpdate) bool { return u.State&netlink.NUD_PERMANENT != 0 })
 	go func() {
 		defer close(done)
 		for {
@@ -125,38 +128,16 @@ func (n *Namespace) Watch(ctx context.Context, changed func()) error {
 	return nil
 }
 
-// drain empties the subscriptions until they are closed. A change that the guest
-// cannot learn of, such as a neighbour that was learnt, wakes nobody.
-func drain(wake chan<- struct{}, links <-chan netlink.LinkUpdate, addrs <-chan netlink.AddrUpdate, routes <-chan netlink.RouteUpdate, neighs <-chan netlink.NeighUpdate) {
-	for links != nil || addrs != nil || routes != nil || neighs != nil {
-		relevant, ok := true, false
-		select {
-		case _, ok = <-addrs:
-			if !ok {
-				addrs = nil
-			}
-		case _, ok = <-routes:
-			if !ok {
-				routes = nil
-			}
-		case u, open := <-links:
-			if ok = open; !ok {
-				links = nil
-			} else {
-				relevant = engineMade(u.Link)
-			}
-		case u, open := <-neighs:
-			if ok = open; !ok {
-				neighs = nil
-			} else {
-				relevant = u.State&netlink.NUD_PERMANENT != 0
-			}
+// forward tells of a subscription's updates until it is closed. A change that the
+// guest cannot learn of, such as a neighbour that was learnt, wakes nobody.
+func forward[U any](wake chan<- struct{}, updates <-chan U, relevant func(U) bool) {
+	for u := range updates {
+		if !relevant(u) {
+			continue
 		}
-		if ok && relevant {
-			select {
-			case wake <- struct{}{}:
-			default:
-			}
+		select {
+		case wake <- struct{}{}:
+		default: // told already
 		}
 	}
 }
