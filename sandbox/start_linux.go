@@ -35,6 +35,7 @@ import (
 // needed until the machine runs.
 type planned struct {
 	machine vmm.Machine
+	clock   qemu.TSC
 	taps    []*os.File
 	opened  []*os.File
 }
@@ -47,6 +48,7 @@ func (p *planned) close() {
 
 // plan decides everything that can be decided without an effect.
 func (s *Sandbox) plan(p *planned) error {
+	p.clock = qemu.NewTSC()
 	image, err := openImage(s.config.Guest.Image)
 	if err != nil {
 		return err
@@ -63,18 +65,21 @@ func (s *Sandbox) plan(p *planned) error {
 	if s.size, err = s.request.Workload.Size(sizing); err != nil {
 		return err
 	}
-	host := plan.Host{Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small}
+	host := plan.Host{Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small, Cmdline: image.Manifest.Cmdline}
 	wish := s.config.Machine.Type
 	nics, err := plan.NICs(s.config.Machine.NICs)
 	if err != nil {
 		return err
 	}
-	p.machine = plan.Machine(s.request.ID, host, wish, s.size, nics)
+	p.machine, err = plan.Machine(s.request.ID, host, wish, s.size, nics)
+	if err != nil {
+		return err
+	}
 	s.facts = map[string]string{
 		"machine": string(p.machine.Type), "accel": string(accel), "kernel": image.Manifest.Kernel.Version, "image": image.Dir,
 		"memory_mib": strconv.Itoa(s.size.MemoryMiB), "cpus": strconv.Itoa(s.size.CPUs),
 	}
-	return p.machine.Validate()
+	return nil
 }
 
 // promise makes the sandbox's folder and its record, which is there before the
@@ -178,6 +183,7 @@ func (s *Sandbox) launch(ctx context.Context, p *planned) error {
 		return err
 	}
 	p.opened = append(p.opened, console)
+	p.machine.Cmdline = append(p.machine.Cmdline, p.clock.Cmdline(ctx, p.machine.Accel)...)
 	return s.run("qemu", func() (int, error) {
 		s.machine, err = qemu.Start(ctx, p.machine, qemu.Options{
 			Binary: s.identity.programs.QEMU, Starter: s.starter(s.identity.chosen.QEMU), Sockets: s.identity.sockets, Dir: s.dir.String(),

@@ -3,10 +3,12 @@
 package plan
 
 import (
-	"cmp"
 	"crypto/rand"
+	"fmt"
 	"net"
 	"strconv"
+
+	"github.com/containerd/errdefs"
 
 	"cloister/oci"
 	"cloister/vmm"
@@ -21,28 +23,44 @@ type Host struct {
 	Kernel string
 	Initrd string
 	Small  bool // the guest kernel is the purpose-made one
+	// Cmdline is what this kernel wants on its line beside what every one gets.
+	Cmdline []string
 }
 
 // Machine is the machine of a sandbox. wish is the configured board, empty for
 // the one that suits the guest's kernel: a distribution's kernel finds no
 // virtio-mmio device without ACPI.
-func Machine(name string, h Host, wish vmm.MachineType, size oci.Size, nics []vmm.NIC) vmm.Machine {
-	board := vmm.Q35
-	if h.Small {
-		board = vmm.MicroVM
+func Machine(name string, h Host, wish vmm.MachineType, size oci.Size, nics []vmm.NIC) (vmm.Machine, error) {
+	if wish == vmm.MicroVM && !h.Small {
+		return vmm.Machine{}, fmt.Errorf("machine.type = %q with a distribution's kernel, which finds no device there: use q35, or a guest image built with --kernel=small: %w", wish, errdefs.ErrFailedPrecondition)
 	}
-	return vmm.Machine{
-		Name: name, Type: cmp.Or(wish, board), Accel: h.Accel,
+	m := vmm.Machine{
+		Name: name, Type: board(h, wish), Accel: h.Accel,
 		CPUs: size.CPUs, MemoryMiB: size.MemoryMiB,
-		Kernel: h.Kernel, Initrd: h.Initrd, Cmdline: cmdline(),
+		Kernel: h.Kernel, Initrd: h.Initrd, Cmdline: append(cmdline(board(h, wish)), h.Cmdline...),
 		Balloon: true, Share: &vmm.Share{Tag: ShareTag}, NICs: nics,
 	}.WithDefaults()
+	return m, m.Validate()
+}
+
+func board(h Host, wish vmm.MachineType) vmm.MachineType {
+	if wish != "" {
+		return wish
+	}
+	if h.Small {
+		return vmm.MicroVM
+	}
+	return vmm.Q35
 }
 
 // cmdline is the kernel's line: a panic ends the machine at once, and nothing is
-// printed that is not a warning.
-func cmdline() []string {
-	return []string{"console=ttyS0", "quiet", "panic=-1", "reboot=t", "random.trust_cpu=on"}
+// printed that is not a warning. A microvm has no ACPI tables to look for.
+func cmdline(board vmm.MachineType) []string {
+	line := []string{"console=ttyS0", "quiet", "panic=-1", "reboot=t", "random.trust_cpu=on"}
+	if board == vmm.MicroVM {
+		line = append(line, "acpi=off")
+	}
+	return line
 }
 
 // NICs are a machine's network cards. Their addresses only tell them apart until
