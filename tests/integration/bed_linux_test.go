@@ -183,6 +183,16 @@ func (b *bed) exec(t *testing.T, id, execID string, command ...string) host.Resu
 	return b.Run(t, append([]string{"task", "exec", "--exec-id", execID, id}, command...)...)
 }
 
+// say runs a shell script in the running container c and compares what it wrote, less blanks around it: a machine of its own
+// for each would take long.
+func (b *bed) say(t *testing.T, name, want, script string) {
+	t.Helper()
+	r := b.exec(t, "c", name, "sh", "-c", script)
+	if got := strings.TrimSpace(r.Stdout); got != want || r.Code != 0 {
+		t.Errorf("%s: %s = %q, exit %d, want %q\nstderr: %s", name, script, got, r.Code, want, r.Stderr)
+	}
+}
+
 // status gives the state that ctr shows for a task, and "" for none.
 func (b *bed) status(t *testing.T, id string) string {
 	t.Helper()

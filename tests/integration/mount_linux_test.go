@@ -84,22 +84,22 @@ func TestFileMounts(t *testing.T) {
 
 func TestTmpfsMounts(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.want(t, "size", "1024", []string{"--mount", "type=tmpfs,src=tmpfs,dst=/t,options=nosuid:size=1m"}, "sh", "-c", "df -k /t | awk 'END { print $2 }'")
-	b.want(t, "full", "full", []string{"--mount", "type=tmpfs,src=tmpfs,dst=/t,options=size=1m"}, "sh", "-c", "dd if=/dev/zero of=/t/f bs=1M count=2 2>/dev/null || echo full")
-	b.want(t, "shm", "65536", nil, "sh", "-c", "df -k /dev/shm | awk 'END { print $2 }'")
+	b.want(t, "tmpfs", "1024 full", []string{"--mount", "type=tmpfs,src=tmpfs,dst=/t,options=nosuid:size=1m"}, "sh", "-c",
+		"echo $(df -k /t | awk 'END { print $2 }') $(dd if=/dev/zero of=/t/f bs=1M count=2 2>/dev/null || echo full)")
 }
 
 func TestSystemMounts(t *testing.T) {
 	b := newBed(t, host.Options{})
-	for _, name := range []string{"/proc proc", "/sys sysfs", "/dev tmpfs", "/dev/pts devpts", "/dev/shm tmpfs", "/dev/mqueue mqueue"} {
-		where, kind, _ := strings.Cut(name, " ")
-		b.want(t, "mount", kind, nil, "awk", `$2 == "`+where+`" { print $3 }`, "/proc/mounts")
-	}
-	b.want(t, "sys", "no", nil, "sh", "-c", "echo x 2>/dev/null >/sys/kernel/profiling || echo no")
-	b.want(t, "masked", "0", nil, "sh", "-c", "cat /proc/keys /proc/timer_list /proc/kcore 2>/dev/null | wc -c")
-	b.want(t, "read-only", "no", nil, "sh", "-c", "echo 1 2>/dev/null >/proc/sys/vm/overcommit_memory || echo no")
-	b.want(t, "devices", "ok", nil, "sh", "-c", "for d in null zero full random urandom tty; do test -c /dev/$d || echo no $d; done; head -c 8 /dev/urandom >/dev/null && echo x >/dev/null && echo ok")
-	b.want(t, "fds", "/proc/self/fd", nil, "readlink", "/dev/fd")
+	b.start(t, "c", nil)
+	b.say(t, "kinds", "/proc proc\n/dev tmpfs\n/dev/pts devpts\n/dev/shm tmpfs\n/dev/mqueue mqueue\n/sys sysfs",
+		`awk '$2 ~ "^/(proc|sys|dev|dev/(pts|shm|mqueue))$" { print $2, $3 }' /proc/mounts`)
+	b.say(t, "shm", "65536", "df -k /dev/shm | awk 'END { print $2 }'")
+	b.say(t, "sys", "no", "echo x 2>/dev/null >/sys/kernel/profiling || echo no")
+	b.say(t, "masked", "0", "cat /proc/keys /proc/timer_list /proc/kcore 2>/dev/null | wc -c")
+	b.say(t, "read-only", "no", "echo 1 2>/dev/null >/proc/sys/vm/overcommit_memory || echo no")
+	b.say(t, "devices", "ok", "for d in null zero full random urandom tty; do test -c /dev/$d || echo no $d; done; head -c 8 /dev/urandom >/dev/null && echo x >/dev/null && echo ok")
+	b.say(t, "fds", "/proc/self/fd", "readlink /dev/fd")
+	b.say(t, "kept", "refused", "umount /proc 2>/dev/null || echo refused")
 }
 
 func TestRootFileSystem(t *testing.T) {
@@ -108,16 +108,19 @@ func TestRootFileSystem(t *testing.T) {
 	if r.Code == 0 || !strings.Contains(r.Stderr, "Read-only file system") {
 		t.Errorf("touch on a read-only root = %+v", r)
 	}
-	b.want(t, "setuid", "4755 0", nil, "stat", "-c", "%a %u", "/bin/busybox-suid")
-	b.want(t, "hard-links", "same", nil, "sh", "-c", "test /bin/ls -ef /bin/cat && echo same")
-	b.want(t, "chown", "4294967294:1", nil, "sh", "-c", "touch /f && chown 4294967294:1 /f && stat -c %u:%g /f")
-	b.want(t, "sparse", "100000000 small", nil, "sh", "-c", "dd if=/dev/zero of=/f bs=1 count=0 seek=100000000 2>/dev/null; echo $(stat -c %s /f) $(test $(stat -c %b /f) -lt 100 && echo small)")
-	b.want(t, "sticky", "1777", nil, "stat", "-c", "%a", "/tmp")
-	b.want(t, "rename", "x", nil, "sh", "-c", "mkdir /a && echo x >/a/f && mv /a /b && mv /b/f /g && cat /g && rmdir /b")
-	b.want(t, "open-unlinked", "kept", nil, "sh", "-c", "echo kept >/f; exec 3</f; rm /f; cat <&3")
-	b.want(t, "many", "2000", nil, "sh", "-c", "mkdir /m; i=0; while [ $i -lt 2000 ]; do : >/m/$i; i=$((i+1)); done; ls /m | wc -l")
-	b.want(t, "device", "c 1,3", nil, "sh", "-c", "mknod /n c 1 3 && stat -c '%F %t,%T' /n | sed 's/character special file/c/'")
-	b.want(t, "locked", "refused", nil, "sh", "-c", "umount /proc 2>/dev/null || echo refused")
+	b.start(t, "c", nil)
+	b.say(t, "setuid", "4755 0", "stat -c '%a %u' /bin/busybox-suid")
+	b.say(t, "hard-links", "same", "test /bin/ls -ef /bin/cat && echo same")
+	b.say(t, "chown", "4294967294:1", "touch /f && chown 4294967294:1 /f && stat -c %u:%g /f")
+	b.say(t, "sparse", "100000000 small", "dd if=/dev/zero of=/s bs=1 count=0 seek=100000000 2>/dev/null; echo $(stat -c %s /s) $(test $(stat -c %b /s) -lt 100 && echo small)")
+	b.say(t, "sticky", "1777", "stat -c %a /tmp")
+	b.say(t, "rename", "x", "mkdir /a && echo x >/a/f && mv /a /b && mv /b/f /g && cat /g && rmdir /b")
+	b.say(t, "open-unlinked", "kept", "echo kept >/u; exec 3</u; rm /u; cat <&3")
+	b.say(t, "many", "2000", "mkdir /m; i=0; while [ $i -lt 2000 ]; do : >/m/$i; i=$((i+1)); done; ls /m | wc -l")
+	b.say(t, "device", "c 1,3", "mknod /n c 1 3 && stat -c '%F %t,%T' /n | sed 's/character special file/c/'")
+	b.say(t, "append", "1\n2", "echo 1 >/p; echo 2 >>/p; cat /p")
+	b.say(t, "truncate", "3", "echo 123456 >/t; truncate -s 3 /t; stat -c %s /t")
+	b.say(t, "links", "2 /t", "ln /t /t2; ln -s /t /t3; echo $(stat -c %h /t) $(readlink /t3)")
 }
 
 // TestRootIsKept stops a container and starts its task again on the same root.
