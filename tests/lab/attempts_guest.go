@@ -95,8 +95,7 @@ func qemuType() []attempt {
 		{"a tap of its own", "tap labx", "tun_tap_device_t", "chr_file", "open"},
 		{"the tap's queue of B", "tap tapb", "tun_tap_device_t", "chr_file", "open"},
 		{"loop device by name", "open /dev/loop7", "fixed_disk_device_t", "blk_file", "read"},
-		{"another program", "exec /usr/bin/true", "bin_t", "dir", "search"},
-		{"another program that it can reach", "exec /lab/probe/plain", "bin_t", "file", "execute"},
+		{"another program", "exec /usr/bin/true", "bin_t", "file", "execute"},
 		{"a shell", "exec /lab/probe/shell", "shell_exec_t", "file", "execute"},
 		{"its own executable: write", "open-rw /lab/probe/qemu", "qemu_exec_t", "file", "write"},
 		{"written memory as code", "execmem", policy.QEMUType, "process", "execmem"},
@@ -115,7 +114,7 @@ func qemuType() []attempt {
 			a.permissive = "ETXTBSY"
 		case "shared content: write", "shared content: truncate":
 			a.own = "open /usr/lab/content"
-		case "another program that it can reach", "a shell":
+		case "a shell":
 			a.permissive = "usage" // the probe again, without an operation
 		}
 	})
