@@ -40,7 +40,7 @@ func ChooseAccel(want Accel, host HostCPU) (accel Accel, warning string, err err
 		return "", "", &FieldError{Field: "Accel", Value: string(want), Remedy: "use auto, kvm or tcg"}
 	}
 	if host.KVM != nil {
-		return AccelTCG, fmt.Sprintf("guests are emulated (tcg) and slow: %v", host.KVM), nil
+		return AccelTCG, fmt.Sprintf("guests are emulated (tcg) and slow: %v", host.KVM), nil //nolint:nilerr // it is the warning
 	}
 	// On x86 an open /dev/kvm proves nothing: some hosts offer a paravirtual
 	// one that no ordinary kernel boots on.

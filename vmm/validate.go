@@ -13,9 +13,15 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// MicroVMSlots is how many virtio-mmio devices a microvm has room for
-// (VIRTIO_NUM_TRANSPORTS of QEMU's hw/i386/microvm.c, acpi=off).
-const MicroVMSlots = 8
+// Slots is how many virtio devices a board has room for: on a microvm the
+// virtio-mmio transports (hw/i386/microvm.c of QEMU, acpi=off), on a q35 the
+// places of the root bus but those of host bridge and ISA bridge.
+func (t MachineType) Slots() int {
+	if t == MicroVM {
+		return 8
+	}
+	return 30
+}
 
 var (
 	machineName = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\z`)
@@ -82,10 +88,13 @@ func (m Machine) Validate() error {
 	}
 	f.nics(m.NICs)
 	f.disks(m.Disks)
-	if n := m.VirtioDevices(); m.Type == MicroVM && n > MicroVMSlots {
-		f.add(false, "NICs", len(m.NICs), fmt.Sprintf(
-			"a microvm has %d virtio slots and this machine needs %d: use at most %d network cards, or type q35",
-			MicroVMSlots, n, MicroVMSlots-n+len(m.NICs)))
+	if n, slots := m.VirtioDevices(), m.Type.Slots(); n > slots {
+		remedy := fmt.Sprintf("a %s has %d virtio slots and this machine needs %d: use at most %d network cards",
+			m.Type, slots, n, slots-n+len(m.NICs))
+		if m.Type == MicroVM {
+			remedy += ", or type q35"
+		}
+		f.add(false, "NICs", len(m.NICs), remedy)
 	}
 	return errors.Join(f...)
 }

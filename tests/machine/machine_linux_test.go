@@ -22,8 +22,36 @@ func TestBoot(t *testing.T) {
 	eachBoard(t, func(t *testing.T, board vmm.MachineType) {
 		r := boot(t, describe(t, board), qemu.Options{})
 		r.want("a b", "echo a b")
+		confined(t, r)
 		r.end()
 	})
+}
+
+// confined checks what QEMU holds and may do.
+func confined(t *testing.T, r *running) {
+	t.Helper()
+	proc := fmt.Sprintf("/proc/%d/", r.Pid())
+	status := read(t, proc+"status")
+	for _, want := range []string{"\nSeccomp:\t2\n", "\nNoNewPrivs:\t1\n"} {
+		if !strings.Contains(status, want) {
+			t.Errorf("status of QEMU lacks %q", want)
+		}
+	}
+	if limits := strings.Join(strings.Fields(read(t, proc+"limits")), " "); !strings.Contains(limits, "Max core file size 0 0 ") {
+		t.Errorf("QEMU may dump core:\n%s", limits)
+	}
+	files, err := os.ReadDir(proc + "fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		target, _ := os.Readlink(proc + "fd/" + f.Name())
+		switch kind, _, _ := strings.Cut(target, ":"); {
+		case kind == "socket", kind == "anon_inode", kind == "/memfd", target == "/dev/null":
+		default:
+			t.Errorf("QEMU holds %s open", target)
+		}
+	}
 }
 
 func TestPowerOff(t *testing.T) {

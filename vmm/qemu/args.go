@@ -20,6 +20,18 @@ const AgentPort = "io.cloister.agent"
 // an eighth of the host's memory, up to 1 GiB (accel/tcg/translate-all.c).
 const tbSizeMiB = 128
 
+// OverheadMiB is what QEMU itself may need beside the guest's memory, to be added
+// where its cgroup limits it: about 60 MiB were seen with an emulated guest that had
+// just booted, before its translated code fills up.
+func OverheadMiB(m vmm.Machine) int {
+	m = m.WithDefaults()
+	overhead := 96 + 4*m.CPUs + m.MemoryMiB/128
+	if m.Accel == vmm.AccelTCG {
+		overhead += tbSizeMiB + tbSizeMiB/2
+	}
+	return overhead
+}
+
 // FDs are the descriptor numbers QEMU finds its files at.
 type FDs struct {
 	// QMP, Agent and Console are connected stream sockets.

@@ -77,7 +77,7 @@ func (p *Process) AddDisk(ctx context.Context, d vmm.Disk, file *os.File) error 
 
 func (p *Process) addDisk(ctx context.Context, d vmm.Disk, file *os.File, driver string) error {
 	id := diskID(d.LUN)
-	err := p.monitor.run(ctx, "add-fd", map[string]any{"fdset-id": d.LUN}, nil, file)
+	err := p.monitor.run(ctx, "add-fd", map[string]any{"fdset-id": d.LUN}, file)
 	if err != nil {
 		return err
 	}
@@ -87,11 +87,11 @@ func (p *Process) addDisk(ctx context.Context, d vmm.Disk, file *os.File, driver
 			"driver": driver, "filename": fmt.Sprintf("/dev/fdset/%d", d.LUN), "read-only": d.ReadOnly, "discard": "unmap",
 		},
 	}
-	if err := p.monitor.run(ctx, "blockdev-add", node, nil, nil); err != nil {
+	if err := p.monitor.run(ctx, "blockdev-add", node, nil); err != nil {
 		return errors.Join(err, p.removeFDs(ctx, d.LUN))
 	}
 	device := map[string]any{"driver": "scsi-hd", "id": id, "drive": id, "bus": "scsi0.0", "scsi-id": 0, "lun": d.LUN, "serial": id}
-	if err := p.monitor.run(ctx, "device_add", device, nil, nil); err != nil {
+	if err := p.monitor.run(ctx, "device_add", device, nil); err != nil {
 		return errors.Join(err, p.removeNode(ctx, d.LUN))
 	}
 	return nil
@@ -122,7 +122,7 @@ func (p *Process) removeDevice(ctx context.Context, id string) error {
 	p.mu.Lock()
 	p.deleted[id] = deleted
 	p.mu.Unlock()
-	if err := p.monitor.run(ctx, "device_del", map[string]any{"id": id}, nil, nil); err != nil {
+	if err := p.monitor.run(ctx, "device_del", map[string]any{"id": id}, nil); err != nil {
 		return err
 	}
 	select {
@@ -136,7 +136,7 @@ func (p *Process) removeDevice(ctx context.Context, id string) error {
 }
 
 func (p *Process) removeNode(ctx context.Context, lun int) error {
-	err := p.monitor.run(ctx, "blockdev-del", map[string]any{"node-name": diskID(lun)}, nil, nil)
+	err := p.monitor.run(ctx, "blockdev-del", map[string]any{"node-name": diskID(lun)}, nil)
 	if err != nil {
 		return err
 	}
@@ -144,5 +144,5 @@ func (p *Process) removeNode(ctx context.Context, lun int) error {
 }
 
 func (p *Process) removeFDs(ctx context.Context, lun int) error {
-	return p.monitor.run(ctx, "remove-fd", map[string]any{"fdset-id": lun}, nil, nil)
+	return p.monitor.run(ctx, "remove-fd", map[string]any{"fdset-id": lun}, nil)
 }

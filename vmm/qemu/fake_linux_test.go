@@ -71,7 +71,9 @@ func fakeQEMU(scenario string) {
 	// Like QEMU's, this parser needs no newline after a command.
 	commands := json.NewDecoder(conn)
 	for {
-		var command struct{ Execute string }
+		var command struct {
+			Execute string `json:"execute"`
+		}
 		if err := commands.Decode(&command); err != nil {
 			break
 		}

@@ -66,9 +66,9 @@ func (m *monitor) close() {
 	m.closing.Do(func() { _ = m.sock.Disconnect() })
 }
 
-// run executes a command, passing file along if there is one, and decodes what it
-// returns into reply unless that is nil.
-func (m *monitor) run(ctx context.Context, name string, args, reply any, file *os.File) error {
+// run executes a command, passing file along if there is one. No command used here
+// returns anything.
+func (m *monitor) run(ctx context.Context, name string, args any, file *os.File) error {
 	command, err := json.Marshal(qmp.Command{Execute: name, Args: args})
 	if err != nil {
 		return fmt.Errorf("qmp %s: %w", name, err)
@@ -81,19 +81,12 @@ func (m *monitor) run(ctx context.Context, name string, args, reply any, file *o
 		return fmt.Errorf("qmp %s: not sent: %w", name, err)
 	}
 	stop := context.AfterFunc(ctx, m.close)
-	raw, err := m.sock.RunWithFile(command, file)
+	_, err = m.sock.RunWithFile(command, file)
 	if !stop() {
 		return fmt.Errorf("qmp %s: no answer, monitor closed: %w", name, ctx.Err())
 	}
 	if err != nil {
 		return fmt.Errorf("qmp %s: %w", name, m.cause(err))
-	}
-	if reply == nil {
-		return nil
-	}
-	r := struct{ Return any }{reply}
-	if err := json.Unmarshal(raw, &r); err != nil {
-		return fmt.Errorf("qmp %s: %w", name, err)
 	}
 	return nil
 }

@@ -98,6 +98,9 @@ func (e *ExitError) Unwrap() []error {
 // Pid is QEMU's process id, not reused before Done.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
+// Version is QEMU's, as 7.2.22.
+func (p *Process) Version() string { return p.wires.qmp.Version.String() }
+
 // Agent is the host's end of the agent's port. It ends when QEMU does; closing it
 // is a hang-up to the guest.
 func (p *Process) Agent() net.Conn { return p.wires.agent }
@@ -121,7 +124,7 @@ func (p *Process) Err() error {
 
 // Continue lets the machine run.
 func (p *Process) Continue(ctx context.Context) error {
-	return p.monitor.run(ctx, "cont", nil, nil, nil)
+	return p.monitor.run(ctx, "cont", nil, nil)
 }
 
 // SetLink gives a network card carrier, or takes it.
@@ -130,7 +133,7 @@ func (p *Process) SetLink(ctx context.Context, nic string, up bool) error {
 		Name string `json:"name"`
 		Up   bool   `json:"up"`
 	}{nicDevice(vmm.NIC{ID: nic}), up}
-	if err := p.monitor.run(ctx, "set_link", args, nil, nil); err != nil {
+	if err := p.monitor.run(ctx, "set_link", args, nil); err != nil {
 		return fmt.Errorf("link of %s: %w", nic, err)
 	}
 	return nil
@@ -151,7 +154,7 @@ func (p *Process) Stop(ctx context.Context) error {
 	p.ExpectExit()
 	ctx, cancel := context.WithTimeout(ctx, quitTimeout)
 	defer cancel()
-	if err := p.monitor.run(ctx, "quit", nil, nil, nil); err == nil {
+	if err := p.monitor.run(ctx, "quit", nil, nil); err == nil {
 		select {
 		case <-p.done:
 			return nil

@@ -23,7 +23,7 @@ import (
 	"cloister/vmm"
 )
 
-func start(t *testing.T, ctx context.Context, scenario string) (*Process, error) {
+func start(ctx context.Context, t *testing.T, scenario string) (*Process, error) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -52,7 +52,7 @@ func TestStartFails(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
 			began := time.Now()
-			_, err := start(t, ctx, test.scenario)
+			_, err := start(ctx, t, test.scenario)
 			if err == nil || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("Start = %v, want it to say %q", err, test.says)
 			}
@@ -72,7 +72,7 @@ func TestStartFails(t *testing.T) {
 func TestEndlessBanner(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if _, err := start(t, ctx, "endless banner"); err == nil {
+	if _, err := start(ctx, t, "endless banner"); err == nil {
 		t.Error("Start = nil, want an error")
 	}
 }
@@ -125,7 +125,7 @@ func TestContinue(t *testing.T) {
 		{"dies", "monitor is closed"},
 	} {
 		t.Run(test.scenario, func(t *testing.T) {
-			p, err := start(t, t.Context(), test.scenario)
+			p, err := start(t.Context(), t, test.scenario)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -148,7 +148,7 @@ func TestContinue(t *testing.T) {
 // TestNoAnswerClosesMonitor checks that a late reply cannot be taken for the next
 // command's.
 func TestNoAnswerClosesMonitor(t *testing.T) {
-	p, err := start(t, t.Context(), "mute")
+	p, err := start(t.Context(), t, "mute")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestNoAnswerClosesMonitor(t *testing.T) {
 }
 
 func TestStopKillsTheDeaf(t *testing.T) {
-	p, err := start(t, t.Context(), "deaf")
+	p, err := start(t.Context(), t, "deaf")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestErr(t *testing.T) {
 		{"dies", []string{"killed", "qemu: last words", "console: guest? console"}},
 	} {
 		t.Run(test.scenario, func(t *testing.T) {
-			p, err := start(t, t.Context(), test.scenario)
+			p, err := start(t.Context(), t, test.scenario)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -209,7 +209,7 @@ func TestErr(t *testing.T) {
 // TestNoFileLeaks checks what QEMU inherits, and that nothing stays open here.
 func TestNoFileLeaks(t *testing.T) {
 	before := openFiles(t)
-	p, err := start(t, t.Context(), "ok")
+	p, err := start(t.Context(), t, "ok")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,9 +33,9 @@ type Options struct {
 	Binary string
 	// Starter starts QEMU; nil is refused.
 	Starter Starter
-	// Sockets runs make where new sockets get the label QEMU may use; nil runs
+	// Sockets runs open where new sockets get the label QEMU may use; nil runs
 	// it here.
-	Sockets func(make func() error) error
+	Sockets func(open func() error) error
 	// Dir is a folder that nobody else can write to, for a moment's use.
 	Dir string
 	// Log gets QEMU's messages, up to 1 MiB, and Console the guest's console, up
@@ -77,7 +77,9 @@ func Start(ctx context.Context, m vmm.Machine, o Options) (*Process, error) {
 		machine: m, cmd: cmd, wires: w, done: make(chan struct{}),
 		luns: map[int]bool{}, deleted: map[string]chan struct{}{},
 	}
-	err = p.record(o)
+	if err = p.record(o); err == nil {
+		err = child.InheritNothing()
+	}
 	if err == nil {
 		if err = o.Starter.Start(cmd); err != nil {
 			err = fmt.Errorf("start %s: %w", cmd.Path, err)
@@ -90,9 +92,9 @@ func Start(ctx context.Context, m vmm.Machine, o Options) (*Process, error) {
 		p.log.Wait()
 		return nil, err
 	}
-	armErr := w.lifeline.arm(cmd.Process.Pid)
+	limits := errors.Join(w.lifeline.arm(p.Pid()), child.NoCore(p.Pid()))
 	w.closeGuest()
-	if err := errors.Join(armErr, p.prepare(ctx, o)); err != nil {
+	if err := errors.Join(limits, p.prepare(ctx, o)); err != nil {
 		return nil, p.abandon(err)
 	}
 	return p, nil

@@ -44,9 +44,9 @@ type Config struct {
 	Source string
 	// Starter starts the server; nil is refused.
 	Starter Starter
-	// Sockets runs make where new sockets get the label QEMU may use; nil runs
+	// Sockets runs open where new sockets get the label QEMU may use; nil runs
 	// it here.
-	Sockets func(make func() error) error
+	Sockets func(open func() error) error
 	// Dir is a folder that nobody else can write to, for a moment's use.
 	Dir string
 	// Log gets the server's messages, up to 1 MiB: a regular file that only this
@@ -113,13 +113,23 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
 	cmd.Stdout, cmd.Stderr = w.server.log, w.server.log
-	if err := c.Starter.Start(cmd); err != nil {
+	if err = child.InheritNothing(); err == nil {
+		if err = c.Starter.Start(cmd); err != nil {
+			err = fmt.Errorf("start %s: %w", binary, err)
+		}
+	}
+	if err != nil {
 		w.closeClient()
+		w.closeServer()
 		log.Wait()
-		return nil, fmt.Errorf("start %s: %w", binary, err)
+		return nil, err
 	}
 	p := &Process{cmd: cmd, socket: w.socket, log: log, done: make(chan struct{})}
+	limitErr := child.NoCore(p.Pid())
 	go p.wait()
+	if limitErr != nil {
+		return nil, errors.Join(limitErr, p.Stop())
+	}
 	return p, nil
 }
 

@@ -7,6 +7,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -31,7 +32,7 @@ func run() error {
 		if err := os.MkdirAll(m.at, 0o755); err != nil {
 			return err
 		}
-		if err := unix.Mount(m.fs, m.at, m.fs, 0, ""); err != nil && err != unix.EBUSY {
+		if err := unix.Mount(m.fs, m.at, m.fs, 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("mount %s: %w", m.at, err)
 		}
 	}
@@ -57,13 +58,13 @@ func run() error {
 // loadModules loads what /modules.txt names, one path a line, in order.
 func loadModules() {
 	list, _ := os.ReadFile("/modules.txt")
-	for _, path := range strings.Fields(string(list)) {
+	for path := range strings.FieldsSeq(string(list)) {
 		f, err := os.Open(path)
 		if err == nil {
 			err = unix.FinitModule(int(f.Fd()), "", 0)
 			f.Close()
 		}
-		if err != nil && err != unix.EEXIST {
+		if err != nil && !errors.Is(err, unix.EEXIST) {
 			fmt.Println("guest: module", path, err)
 		}
 	}
@@ -102,6 +103,10 @@ func do(verb string, args []string) (string, error) {
 		return links()
 	case "disks":
 		return disks()
+	case "readdisk":
+		return readDisk(args[0])
+	case "writedisk":
+		return "written", writeDisk(args[0], args[1])
 	case "mount":
 		return "mounted", mount("virtiofs", args[0], args[1:]...)
 	}
@@ -172,35 +177,39 @@ func mount(fs, tag string, options ...string) error {
 	return unix.Mount(tag, mountPoint, fs, 0, strings.Join(options, ","))
 }
 
-// file does what concerns one file: of the share, or the disk with a LUN.
+func readDisk(lun string) (string, error) {
+	path, err := diskPath(lun)
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b := make([]byte, 512)
+	n, err := f.Read(b)
+	return string(bytes.TrimRight(b[:n], "\x00")), err
+}
+
+func writeDisk(lun, text string) error {
+	path, err := diskPath(lun)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_SYNC, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.Write(append([]byte(text), make([]byte, 512-len(text))...))
+	return err
+}
+
+// file does what concerns one file of the share.
 func file(verb string, args []string) (string, error) {
 	path := filepath.Join(mountPoint, args[0])
 	switch verb {
-	case "readdisk":
-		path, err := diskPath(args[0])
-		if err != nil {
-			return "", err
-		}
-		b := make([]byte, 512)
-		f, err := os.Open(path)
-		if err != nil {
-			return "", err
-		}
-		defer f.Close()
-		n, err := f.Read(b)
-		return string(bytes.TrimRight(b[:n], "\x00")), err
-	case "writedisk":
-		path, err := diskPath(args[0])
-		if err != nil {
-			return "", err
-		}
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_SYNC, 0)
-		if err != nil {
-			return "", err
-		}
-		defer f.Close()
-		_, err = f.Write(append([]byte(args[1]), make([]byte, 512-len(args[1]))...))
-		return "written", err
 	case "cat":
 		b, err := os.ReadFile(path)
 		return string(b), err

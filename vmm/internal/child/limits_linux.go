@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package child
+
+import (
+	"fmt"
+	"math"
+
+	"golang.org/x/sys/unix"
+)
+
+// NoCore keeps a process from ever dumping its memory, which is a guest's or holds
+// a guest's files.
+func NoCore(pid int) error {
+	if err := unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil); err != nil {
+		return fmt.Errorf("core limit of pid %d: %w", pid, err)
+	}
+	return nil
+}
+
+// InheritNothing keeps what is open here, but for what os/exec hands over, from every child
+// to come: Go opens nothing else that is inherited, but who started this process may
+// have.
+func InheritNothing() error {
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close on exec: %w", err)
+	}
+	return nil
+}
