@@ -34,6 +34,7 @@ func verbs() []verb {
 		{"ps", "list the sandboxes that run", runPs},
 		{"inspect", "all that is known of a sandbox, as JSON", runInspect},
 		{"logs", "print a guest's console", runLogs},
+		{"labels", "who holds which label on this host: processes, levels, files; clashes", runLabels},
 		{"gc", "take back what dead shims have left", runGC},
 		{"version", "what this program is made of", runVersion},
 		{"help", "this list with examples, or more of one verb", runHelp},

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+func runLabels(ctx context.Context, std stdio, args []string) error {
+	c := newCommand("labels [--all] [--json]", "Shows who holds which label on this host, whatever engine started it: levels, processes, files.\n"+
+		"Ends with status 1 when two tenants' levels clash.")
+	c.withJSON()
+	all := c.Bool("all", false, "also processes that are no tenant's: daemons and users, whose labels are ranges or have no categories")
+	if _, err := c.arguments(std, args, 0, 0); err != nil {
+		return err
+	}
+	s, err := openSite(*c.config)
+	if err != nil {
+		return err
+	}
+	p, err := s.look(ctx)
+	if err != nil {
+		return err
+	}
+	if !*all {
+		p.Processes = slices.DeleteFunc(p.Processes, func(l labelled) bool {
+			level, single := l.Label.Range.Single()
+			return !single || level.Categories.Len() == 0
+		})
+	}
+	if *c.asJSON {
+		err = printJSON(std.out, p)
+	} else {
+		err = printPicture(std, p)
+	}
+	if err == nil && len(p.Clashes) > 0 {
+		return fmt.Errorf("labels: %d clashes: stop one of the two and start it anew: cloister draws a free pair", len(p.Clashes))
+	}
+	return err
+}
+
+func printPicture(std stdio, p picture) error {
+	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "SELinux is %s\n", p.Mode)
+	if p.Hidden > 0 {
+		fmt.Fprintf(w, "%d processes do not show their label: run it as root\n", p.Hidden)
+	}
+	if len(p.Levels) > 0 {
+		fmt.Fprintln(w, "\nLEVEL\tKIND\tHELD BY\tPROCESSES\tFILES")
+		for _, h := range p.Levels {
+			kind := cmp.Or(string(h.Kind), "not ours")
+			if h.Share != "" {
+				kind += " " + h.Share
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\n", h.Level, kind, cmp.Or(strings.Join(h.who(), ", "), "files alone"), len(h.Processes), len(h.Files))
+		}
+	}
+	if len(p.Processes) > 0 {
+		fmt.Fprintln(w, "\nPID\tCOMMAND\tENGINE\tTENANT\tLABEL")
+		for _, l := range p.Processes {
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", l.PID, plain(l.Command), l.Engine, l.Tenant, l.Label)
+		}
+	}
+	if len(p.Files) > 0 {
+		fmt.Fprintln(w, "\nFILE\tSANDBOX\tLABEL\tBEFORE")
+		for _, u := range p.Files {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", plain(u.Path), u.Sandbox, u.Label, cmp.Or(u.Before, "none"))
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, problem := range p.Problems {
+		fmt.Fprintf(std.err, "problem: %s\n", problem)
+	}
+	for _, clash := range p.Clashes {
+		fmt.Fprintf(std.out, "\nCLASH %s", clash)
+	}
+	_, err := fmt.Fprintf(std.out, "\n%d levels, %d clashes\n", len(p.Levels), len(p.Clashes))
+	return err
+}
+
+// plain shows text that a tenant chose: quoted where it would mean something to a terminal.
+func plain(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r >= 0x7f && r < 0xa0 }) {
+		return fmt.Sprintf("%q", s)
+	}
+	return s
+}

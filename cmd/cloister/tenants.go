@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cloister/labels"
+	"cloister/labels/mcs"
+	"cloister/labels/relabel"
+)
+
+// labelled is a process of some tenant.
+type labelled struct {
+	PID     int          `json:"pid"`
+	Command string       `json:"command"`
+	Label   labels.Label `json:"label"`
+	// Tenant is a sandbox of ours as NAMESPACE/ID, else the other engine's name for it, from its cgroup.
+	Tenant string `json:"tenant"`
+	Engine string `json:"engine"`
+}
+
+// engineCloister marks what is ours.
+const engineCloister = "cloister"
+
+// held is a level and everyone who has to do with it.
+type held struct {
+	Level     labels.Level `json:"level"`
+	Kind      mcs.Kind     `json:"kind,omitempty"`    // from the registry; empty when the level is not in it
+	Share     string       `json:"share,omitempty"`   // name of the group that holds it on purpose
+	Holders   []string     `json:"holders,omitempty"` // sandboxes in the registry
+	Tenants   []string     `json:"tenants"`           // of the processes that run at it
+	Processes []int        `json:"processes"`
+	Files     []string     `json:"files,omitempty"`
+}
+
+// picture is who holds which label on this host.
+type picture struct {
+	Mode      string        `json:"mode"` // enforcing, permissive, disabled
+	Hidden    int           `json:"hidden,omitempty"`
+	Processes []labelled    `json:"processes"`
+	Levels    []held        `json:"levels"`
+	Files     []relabel.Use `json:"files"`
+	Clashes   []string      `json:"clashes"`
+	Problems  []string      `json:"problems,omitempty"`
+}
+
+// look takes the picture. What cannot be seen is in Problems; the rest is shown all the same.
+func (s *site) look(ctx context.Context) (picture, error) {
+	p := picture{Mode: "disabled", Processes: []labelled{}, Levels: []held{}, Files: []relabel.Use{}, Clashes: []string{}}
+	enabled, err := s.host.Enabled()
+	if err != nil {
+		return p, err
+	}
+	if enabled {
+		p.Mode = "permissive"
+		if enforcing, err := s.host.Enforcing(); err == nil && enforcing {
+			p.Mode = "enforcing"
+		}
+	}
+	seen, err := s.host.Processes(ctx)
+	if err != nil {
+		return p, err
+	}
+	boxes, err := s.sandboxes()
+	if err != nil {
+		return p, err
+	}
+	p.Hidden = seen.Hidden
+	p.Processes = append(p.Processes, s.name(seen.Processes, boxes)...)
+	entries, uses, err := s.kept()
+	if err != nil {
+		p.Problems = append(p.Problems, strings.Split(err.Error(), "\n")...)
+	}
+	p.Files = append(p.Files, uses...)
+	p.Levels = levels(p.Processes, entries, uses)
+	p.Clashes = append(p.Clashes, clashes(p.Levels)...)
+	return p, nil
+}
+
+// kept reads the registry of levels and the journal of labelled files, where there are any.
+func (s *site) kept() ([]mcs.Entry, []relabel.Use, error) {
+	self, err := s.host.Self()
+	if err != nil {
+		return nil, nil, err
+	}
+	var entries []mcs.Entry
+	var uses []relabel.Use
+	var problems []error
+	if dir := filepath.Join(s.config.Root, "mcs"); there(dir) {
+		registry, err := mcs.Open(mcs.Options{Dir: dir, Self: self, Alive: s.host.Alive})
+		if err == nil {
+			entries, err = registry.Entries()
+		}
+		problems = append(problems, orRoot(err))
+	}
+	if dir := filepath.Join(s.config.Root, "relabel"); there(dir) {
+		journal, err := relabel.Open(relabel.Options{Dir: dir, Self: self, Alive: s.host.Alive})
+		if err == nil {
+			uses, err = journal.Uses()
+		}
+		problems = append(problems, orRoot(err))
+	}
+	return entries, uses, errors.Join(problems...)
+}
+
+func there(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// name tells whose each process is.
+func (s *site) name(seen []labels.Process, boxes []guestBox) []labelled {
+	ours := map[int]string{}
+	for _, b := range boxes {
+		for _, e := range b.record.Effects {
+			if e.Process.Pid != 0 {
+				ours[e.Process.Pid] = b.name()
+			}
+		}
+	}
+	list := make([]labelled, 0, len(seen))
+	for _, p := range seen {
+		l := labelled{PID: p.PID, Label: p.Label, Command: s.procText(p.PID, "comm")}
+		if own, is := ours[p.PID]; is {
+			l.Tenant, l.Engine = own, engineCloister
+		} else {
+			l.Tenant, l.Engine = tenant(s.procText(p.PID, "cgroup"))
+		}
+		list = append(list, l)
+	}
+	slices.SortFunc(list, func(a, b labelled) int { return a.PID - b.PID })
+	return list
+}
+
+func (s *site) procText(pid int, file string) string {
+	text, err := os.ReadFile(s.path("proc", strconv.Itoa(pid), file))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// tenant reads from a process's cgroups whose it is and which engine's. Containers of one pod are one tenant.
+func tenant(cgroups string) (name, engine string) {
+	longest := ""
+	for line := range strings.Lines(cgroups) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) == 3 && len(fields[2]) > len(longest) {
+			longest = fields[2]
+		}
+	}
+	parts := strings.Split(strings.Trim(longest, "/"), "/")
+	name = parts[len(parts)-1]
+	for _, part := range parts {
+		switch {
+		case strings.Contains(longest, "kubepods") && strings.Contains(part, "pod") && !strings.HasPrefix(part, "kubepods.") && part != "kubepods",
+			strings.Contains(part, "libpod_pod"), strings.HasPrefix(part, "machine-qemu"):
+			return part, engineOf(longest)
+		case strings.HasSuffix(part, ".scope"):
+			name = part
+		}
+	}
+	return name, engineOf(longest)
+}
+
+func engineOf(cgroup string) string {
+	for _, e := range []struct{ mark, name string }{
+		{"machine-qemu", "libvirt"}, {"libpod", "podman"}, {"crio", "cri-o"}, {"kubepods", "kubernetes"}, {"docker", "docker"}, {"lxc", "lxc"},
+	} {
+		if strings.Contains(cgroup, e.mark) {
+			return e.name
+		}
+	}
+	return "?"
+}
+
+// levels gathers by level. Only a single level with categories is a tenant's: ranges are daemons' and users'.
+func levels(processes []labelled, entries []mcs.Entry, uses []relabel.Use) []held {
+	table := map[labels.Level]*held{}
+	at := func(l labels.Level) *held {
+		if table[l] == nil {
+			table[l] = &held{Level: l, Tenants: []string{}, Processes: []int{}}
+		}
+		return table[l]
+	}
+	for _, e := range entries {
+		h := at(e.Level)
+		h.Kind, h.Share = e.Kind, e.Share
+		for _, holder := range e.Holders {
+			h.Holders = append(h.Holders, holder.Sandbox)
+		}
+	}
+	for _, p := range processes {
+		level, single := p.Label.Range.Single()
+		if !single || level.Categories.Len() == 0 {
+			continue
+		}
+		h := at(level)
+		h.Processes = append(h.Processes, p.PID)
+		if !slices.Contains(h.Tenants, p.Tenant) {
+			h.Tenants = append(h.Tenants, p.Tenant)
+		}
+	}
+	for _, u := range uses {
+		if l, err := labels.Parse(u.Label); err == nil {
+			if level, single := l.Range.Single(); single && level.Categories.Len() > 0 {
+				at(level).Files = append(at(level).Files, u.Path)
+			}
+		}
+	}
+	list := make([]held, 0, len(table))
+	for _, h := range table {
+		slices.Sort(h.Holders)
+		slices.Sort(h.Tenants)
+		list = append(list, *h)
+	}
+	slices.SortFunc(list, func(a, b held) int { return cmp.Compare(a.Level.String(), b.Level.String()) })
+	return list
+}
+
+// clashes says where two tenants can reach each other.
+func clashes(list []held) []string {
+	var out []string
+	for i, h := range list {
+		who := h.who()
+		if len(who) > 1 && h.Share == "" {
+			out = append(out, fmt.Sprintf("%s is held by %s", h.Level, strings.Join(who, " and ")))
+		}
+		for _, other := range list[i+1:] {
+			if h.Level.Clashes(other.Level) && !slices.Equal(who, other.who()) {
+				out = append(out, fmt.Sprintf("%s of %s lies within %s of %s", h.Level, strings.Join(who, ", "), other.Level, strings.Join(other.who(), ", ")))
+			}
+		}
+	}
+	return out
+}
+
+// who are the tenants of a level, in the registry and running.
+func (h held) who() []string {
+	all := slices.Concat(h.Holders, h.Tenants)
+	slices.Sort(all)
+	return slices.Compact(all)
+}

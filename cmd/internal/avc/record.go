@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package avc reads the access vector cache's denials from an audit log or the
+// kernel's log.
+//
+// It says what a record says and judges nothing. A sandbox can influence what is
+// in a record (the names of its files and processes): every field is bounded, and
+// text is only ever text. Functions may be called at once.
+package avc
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"cloister/labels"
+)
+
+// Bounds of what is read.
+const (
+	maxLine    = 64 << 10
+	maxDenials = 100_000
+	maxField   = 4096 // PATH_MAX
+	maxEvents  = 1024 // events whose records may stand apart from each other
+)
+
+// Denial is one access that the policy refused, or would have refused.
+type Denial struct {
+	// Event is the audit's "seconds.milliseconds:serial", which joins the records of one system call.
+	Event       string       `json:"event"`
+	Time        time.Time    `json:"time,omitzero"`
+	Permissions []string     `json:"permissions"`
+	Class       string       `json:"class"`
+	PID         int          `json:"pid,omitempty"`
+	Command     string       `json:"command,omitempty"`
+	Path        string       `json:"path,omitempty"` // the whole one where the log has it, else the last part
+	Device      string       `json:"device,omitempty"`
+	Inode       uint64       `json:"inode,omitempty"`
+	Source      labels.Label `json:"source"`
+	Target      labels.Label `json:"target"`
+	// Permissive: it was let through.
+	Permissive bool `json:"permissive,omitempty"`
+}
+
+const deniedMark = "avc:  denied  { "
+
+// Parse reads one line of /var/log/audit/audit.log, /dev/kmsg or dmesg. A line that
+// holds no denial gives false.
+func Parse(line string) (Denial, bool) {
+	head, rest, found := strings.Cut(line, deniedMark)
+	if !found || len(line) > maxLine {
+		return Denial{}, false
+	}
+	permissions, rest, found := strings.Cut(rest, " }")
+	if !found {
+		return Denial{}, false
+	}
+	d := Denial{Permissions: strings.Fields(permissions)}
+	d.Event, d.Time = event(head)
+	for key, value := range fields(rest) {
+		if !d.set(key, value) {
+			return Denial{}, false
+		}
+	}
+	return d, len(d.Permissions) > 0 && d.Class != "" && !d.Source.IsZero() && !d.Target.IsZero()
+}
+
+// set takes one field; false when it cannot be what the kernel writes.
+func (d *Denial) set(key, value string) bool {
+	var err error
+	switch key {
+	case "pid":
+		d.PID, err = strconv.Atoi(value)
+	case "comm":
+		d.Command = text(value)
+	case "path":
+		d.Path = text(value)
+	case "name":
+		d.Path = cmp.Or(d.Path, text(value))
+	case "dev":
+		d.Device = text(value)
+	case "ino":
+		d.Inode, err = strconv.ParseUint(value, 10, 64)
+	case "scontext":
+		d.Source, err = labels.Parse(value)
+	case "tcontext":
+		d.Target, err = labels.Parse(value)
+	case "tclass":
+		d.Class = value
+	case "permissive":
+		d.Permissive = value == "1"
+	}
+	return err == nil
+}
+
+// fields gives key and value of each key=value; a quoted value may hold blanks.
+func fields(rest string) func(yield func(string, string) bool) {
+	return func(yield func(string, string) bool) {
+		for rest != "" {
+			rest = strings.TrimLeft(rest, " \t\n")
+			end := strings.IndexAny(rest, " \t\n=")
+			if end < 0 {
+				return
+			}
+			if rest[end] != '=' {
+				rest = rest[end:]
+				continue
+			}
+			key := rest[:end]
+			var value string
+			value, rest = cutValue(rest[end+1:])
+			if len(value) <= maxField && !yield(key, value) {
+				return
+			}
+		}
+	}
+}
+
+// cutValue takes a value with its quotes from the start of s.
+func cutValue(s string) (value, rest string) {
+	if strings.HasPrefix(s, `"`) {
+		if end := strings.IndexByte(s[1:], '"'); end >= 0 {
+			return s[:end+2], s[end+2:]
+		}
+	}
+	if end := strings.IndexAny(s, " \t\n"); end >= 0 {
+		return s[:end], s[end:]
+	}
+	return s, ""
+}
+
+// text gives what a field of a name says: quoted as it is, or in hexadecimal when
+// it holds what would not go into quotes.
+func text(value string) string {
+	if quoted, is := strings.CutPrefix(value, `"`); is {
+		return strings.TrimSuffix(quoted, `"`)
+	}
+	if raw, err := hex.DecodeString(value); err == nil && len(raw) > 0 {
+		return string(raw)
+	}
+	return value
+}
+
+// event reads audit(1700000000.123:456).
+func event(head string) (string, time.Time) {
+	_, rest, found := strings.Cut(head, "audit(")
+	id, _, closed := strings.Cut(rest, ")")
+	if !found || !closed || len(id) > 64 {
+		return "", time.Time{}
+	}
+	stamp, _, _ := strings.Cut(id, ":")
+	seconds, fraction, _ := strings.Cut(stamp, ".")
+	s, err := strconv.ParseInt(seconds, 10, 40)
+	if err != nil {
+		return id, time.Time{}
+	}
+	ms, err := strconv.ParseInt(fraction, 10, 16)
+	if err != nil {
+		ms = 0
+	}
+	return id, time.Unix(s, ms*int64(time.Millisecond)).UTC()
+}
+
+// pathRecord reads the whole path of a PATH record, which stands beside the denial
+// of the same event.
+func pathRecord(line string) (id, path string, ok bool) {
+	if !strings.HasPrefix(line, "type=PATH ") {
+		return "", "", false
+	}
+	id, _ = event(line)
+	_, rest, _ := strings.Cut(line, "): ")
+	for key, value := range fields(rest) {
+		if key == "name" && value != "(null)" {
+			path = text(value)
+		}
+	}
+	return id, path, id != "" && strings.HasPrefix(path, "/")
+}
+
+// Read gives the denials of a log in their order. Lines that are too long are left
+// out; of more than 100,000 denials the last are kept.
+func Read(log io.Reader) ([]Denial, error) {
+	var list []Denial
+	paths := map[string]string{}
+	lines := bufio.NewReaderSize(log, maxLine)
+	rest := false // what comes is the rest of a line that is too long
+	for {
+		line, err := lines.ReadSlice('\n')
+		full := errors.Is(err, bufio.ErrBufferFull)
+		if !full && !rest {
+			list = take(list, paths, string(line))
+		}
+		rest = full
+		switch {
+		case err == nil || full:
+		case errors.Is(err, io.EOF):
+			return join(list, paths), nil
+		default:
+			return join(list, paths), fmt.Errorf("read the log: %w", err)
+		}
+	}
+}
+
+func take(list []Denial, paths map[string]string, line string) []Denial {
+	if id, path, ok := pathRecord(line); ok {
+		if len(paths) >= maxEvents {
+			list = join(list, paths)
+			clear(paths)
+		}
+		if paths[id] == "" {
+			paths[id] = path
+		}
+		return list
+	}
+	if d, ok := Parse(line); ok {
+		if list = append(list, d); len(list) > 2*maxDenials {
+			list = slices.Delete(list, 0, len(list)-maxDenials)
+		}
+	}
+	return list
+}
+
+// join gives denials that know but the last part of a path the whole one.
+func join(list []Denial, paths map[string]string) []Denial {
+	for i := range list {
+		d := &list[i]
+		whole := paths[d.Event]
+		if whole != "" && !strings.HasPrefix(d.Path, "/") && (d.Path == "" || strings.HasSuffix(whole, "/"+d.Path)) {
+			d.Path = whole
+		}
+	}
+	if len(list) > maxDenials {
+		list = list[len(list)-maxDenials:]
+	}
+	return list
+}
