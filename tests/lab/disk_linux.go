@@ -36,12 +36,12 @@ func programs(ctx context.Context, work string) ([]file, error) {
 		{"bin/labd", guest, "bin_t"},
 		{"bin/enter-shim", guest, policy.ShimExecType},
 		{"bin/enter-runtime", guest, "bin_t"},
-		{"probe/qemu", probe, "qemu_exec_t"},
-		{"probe/virtiofsd", probe, policy.VirtiofsdExecType},
-		{"probe/container", probe, policy.ContainerFileType},
-		{"probe/plain", probe, "bin_t"},
-		{"probe/shell", probe, "shell_exec_t"},
-		{"probe/shim", probe, policy.ShimExecType},
+		{"probe/probe-qemu", probe, "qemu_exec_t"},
+		{"probe/probe-virtiofsd", probe, policy.VirtiofsdExecType},
+		{"probe/probe-container", probe, policy.ContainerFileType},
+		{"probe/probe-plain", probe, "bin_t"},
+		{"probe/probe-shell", probe, "shell_exec_t"},
+		{"probe/probe-shim", probe, policy.ShimExecType},
 	}, nil
 }
 

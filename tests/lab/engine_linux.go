@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"cloister/labels"
 	"cloister/labels/policy"
 	"cloister/tests/images"
 	"cloister/tests/lab/wire"
@@ -142,4 +145,84 @@ func (e *engine) processes(word string) ([]running, error) {
 		}
 	}
 	return list, nil
+}
+
+// ids are the containers that run during the matrix, each in a sandbox of its own.
+func ids() []string { return []string{"first", "second"} }
+
+// sandboxes makes parties of the running sandboxes.
+func (w *world) sandboxes(e *engine) error {
+	list, err := e.processes("cloister_")
+	if err != nil {
+		return err
+	}
+	for _, id := range ids() {
+		record, err := w.m.ask(wire.Request{Read: &wire.Read{Path: "/run/containerd/io.containerd.runtime.v2.task/default/" + id + "/address"}}, longAsk)
+		if err != nil {
+			return err
+		}
+		words := map[string]string{"dir": "/run/cloister/default/" + id, "shim.socket": strings.TrimPrefix(strings.TrimSpace(record.Out), "unix://")}
+		mine, err := w.owner(id, list)
+		if err != nil {
+			return err
+		}
+		for name, r := range mine {
+			words[name+".pid"] = strconv.Itoa(r.pid)
+		}
+		label, err := labels.Parse(mine["qemu"].label)
+		if err != nil {
+			return err
+		}
+		if words["qemu.memfd"], err = w.memory(mine["qemu"].pid); err != nil {
+			return err
+		}
+		w.words[id], w.levels[id] = words, label.Range.String()
+	}
+	return nil
+}
+
+// owner finds a sandbox's shim by its arguments, and the shim's children.
+func (w *world) owner(id string, list []running) (map[string]running, error) {
+	mine := map[string]running{}
+	shim := 0
+	for _, r := range list {
+		text, err := w.m.ask(wire.Request{Read: &wire.Read{Path: fmt.Sprintf("/proc/%d/cmdline", r.pid)}}, longAsk)
+		if err != nil {
+			continue // it has ended since
+		}
+		if r.command == "containerd-shim" && slices.Contains(strings.Split(text.Out, "\x00"), id) {
+			mine["shim"], shim = r, r.pid
+		}
+	}
+	for _, r := range list {
+		status, err := w.m.ask(wire.Request{Read: &wire.Read{Path: fmt.Sprintf("/proc/%d/status", r.pid)}}, longAsk)
+		if err != nil || !strings.Contains(status.Out, fmt.Sprintf("\nPPid:\t%d\n", shim)) {
+			continue
+		}
+		switch {
+		case strings.Contains(r.label, ":"+policy.QEMUType+":"):
+			mine["qemu"] = r
+		case strings.Contains(r.label, ":"+policy.VirtiofsdType+":"):
+			mine["virtiofsd"] = r
+		}
+	}
+	if len(mine) != 3 {
+		return nil, fmt.Errorf("processes of %s: %v, want shim, QEMU and file server", id, mine)
+	}
+	return mine, nil
+}
+
+// memory finds the descriptor of the guest's memory.
+func (w *world) memory(pid int) (string, error) {
+	answer, err := w.m.run(wire.Run{Argv: []string{"/usr/bin/ls", "-l", fmt.Sprintf("/proc/%d/fd", pid)}})
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(answer.Out) {
+		if before, _, found := strings.Cut(line, " -> /memfd:"); found {
+			fields := strings.Fields(before)
+			return fields[len(fields)-1], nil
+		}
+	}
+	return "", fmt.Errorf("process %d has no memfd: %s", pid, answer.Out)
 }

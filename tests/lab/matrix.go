@@ -47,9 +47,9 @@ type domain struct {
 
 func domains() map[string]domain {
 	return map[string]domain{
-		"qemu":      {"qemu", policy.QEMUType, "/lab/bin/enter-shim", "/lab/probe/qemu", "open-rw {dir}/image"},
-		"virtiofsd": {"virtiofsd", policy.VirtiofsdType, "/lab/bin/enter-shim", "/lab/probe/virtiofsd", "open-rw {dir}/rootfs/file"},
-		"container": {"container", policy.ContainerType, "/lab/bin/enter-runtime", "/lab/probe/container", "open-rw {dir}/volume/file"},
+		"qemu":      {"qemu", policy.QEMUType, "/lab/bin/enter-shim", "/lab/probe/probe-qemu", "open-rw {dir}/image"},
+		"virtiofsd": {"virtiofsd", policy.VirtiofsdType, "/lab/bin/enter-shim", "/lab/probe/probe-virtiofsd", "open-rw {dir}/rootfs/file"},
+		"container": {"container", policy.ContainerType, "/lab/bin/enter-runtime", "/lab/probe/probe-container", "open-rw {dir}/volume/file"},
 	}
 }
 
@@ -67,9 +67,9 @@ type attempt struct {
 	fresh string
 	// own is what works on a resource of its own, when it is not the same operation or the domain's usual one.
 	own string
-	// against is another party than B.
-	against string
-	want    want
+	// against is another party than B, by another than A.
+	against, by string
+	want        want
 	// permissive is the error predicted for a permissive domain, or usage if it is the probe that runs; empty is success.
 	permissive string
 }
@@ -80,6 +80,14 @@ func (a attempt) target() string {
 		return "b"
 	}
 	return a.against
+}
+
+// attacker is the party that attacks.
+func (a attempt) attacker() string {
+	if a.by == "" {
+		return "a"
+	}
+	return a.by
 }
 
 // ownTry is the control on a resource of the attacker's own.

@@ -4,7 +4,6 @@ package lab
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -16,13 +15,13 @@ const longAsk = time.Minute
 // attack runs the attempt and its first two controls, under the enforcing policy.
 func (w *world) attack(a attempt) (result, error) {
 	r := result{attempt: a}
-	answer, err := w.try(a, a.try, levelA, a.target())
+	answer, err := w.try(a, a.try, a.attacker(), a.target())
 	if err != nil {
 		return r, err
 	}
 	target := ""
 	if a.tag == mcs {
-		target = levelOf(a.target())
+		target = w.levels[a.target()]
 	}
 	seen := denials(answer.Audit)
 	switch {
@@ -30,18 +29,18 @@ func (w *world) attack(a attempt) (result, error) {
 		r.trouble = "succeeded"
 	case answer.Exit == 2:
 		r.trouble = "was not tried: " + strings.TrimSpace(answer.Out)
-	case !a.want.in(seen, levelA, target):
+	case !a.want.in(seen, w.levels[a.attacker()], target):
 		r.trouble = fmt.Sprintf("%s, without the denial %s: %s", strings.TrimSpace(answer.Out), a.want, brief(seen))
 	default:
 		r.denied = true
 	}
 	r.controls++
-	if err := w.control(&r, "own", a.ownTry(), levelA, "a"); err != nil {
+	if err := w.control(&r, "own", a.ownTry(), a.attacker(), a.attacker()); err != nil {
 		return r, err
 	}
 	if a.tag == mcs {
 		r.controls++
-		if err := w.control(&r, "at the target's level", a.try, levelOf(a.target()), a.target()); err != nil {
+		if err := w.control(&r, "at the target's level", a.try, a.target(), a.target()); err != nil {
 			return r, err
 		}
 	}
@@ -49,13 +48,13 @@ func (w *world) attack(a attempt) (result, error) {
 }
 
 // control runs an operation that has to work.
-func (w *world) control(r *result, name, operation, level, against string) error {
+func (w *world) control(r *result, name, operation, by, against string) error {
 	a := r.attempt
 	if a.own != "" || a.tag != mcs {
 		// Another operation than the attempt's: nothing is handed on.
 		a.open, a.send = "", ""
 	}
-	answer, err := w.try(a, operation, level, against)
+	answer, err := w.try(a, operation, by, against)
 	if err != nil {
 		return err
 	}
@@ -69,7 +68,7 @@ func (w *world) control(r *result, name, operation, level, against string) error
 
 // withoutPolicy runs the attempt with its domain permissive: it shows that nothing but the policy stood in the way.
 func (w *world) withoutPolicy(r *result) error {
-	answer, err := w.try(r.attempt, r.try, levelA, r.target())
+	answer, err := w.try(r.attempt, r.try, r.attacker(), r.target())
 	if err != nil {
 		return err
 	}
@@ -80,11 +79,6 @@ func (w *world) withoutPolicy(r *result) error {
 		r.notes = append(r.notes, fmt.Sprintf("permissive: exit %d, want %q: %s", answer.Exit, r.permissive, strings.TrimSpace(answer.Out)))
 	}
 	return nil
-}
-
-func levelOf(name string) string {
-	i := slices.IndexFunc(parties(), func(p party) bool { return p.name == name })
-	return parties()[i].level
 }
 
 // brief is a list of denials in short.
@@ -100,8 +94,8 @@ func brief(list []denial) string {
 	return strings.Join(text, "; ")
 }
 
-// permissiveWorld loads the other policy.
-func (w *world) permissiveWorld() error {
-	_, err := w.m.ask(wire.Request{Policy: &wire.Policy{Load: "/lab/policy/permissive"}}, 2*time.Minute)
+// load loads one of the two policies: policy or permissive.
+func (w *world) load(name string) error {
+	_, err := w.m.ask(wire.Request{Policy: &wire.Policy{Load: "/lab/policy/" + name}}, 2*time.Minute)
 	return err
 }

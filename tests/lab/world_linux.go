@@ -17,7 +17,9 @@ import (
 type world struct {
 	m *machine
 	// words are what stands for {name} in an attempt, by party.
-	words   map[string]map[string]string
+	words map[string]map[string]string
+	// levels are the parties'.
+	levels  map[string]string
 	victims int
 }
 
@@ -34,7 +36,7 @@ func process(kind, level string) string { return "system_u:system_r:" + kind + "
 
 // makeWorld makes it all in the machine.
 func makeWorld(m *machine) (*world, error) {
-	w := &world{m: m, words: map[string]map[string]string{}}
+	w := &world{m: m, words: map[string]map[string]string{}, levels: map[string]string{}}
 	if err := w.host(); err != nil {
 		return nil, err
 	}
@@ -48,7 +50,7 @@ func makeWorld(m *machine) (*world, error) {
 				return nil, fmt.Errorf("%s of %s: %w", from, p.name, err)
 			}
 		}
-		w.words[p.name] = words
+		w.words[p.name], w.levels[p.name] = words, p.level
 	}
 	return w, w.engine()
 }
@@ -159,8 +161,8 @@ func (w *world) staying(run wire.Run) (victim, error) {
 // engine starts an engine's and a shim's stand-in, with their sockets.
 func (w *world) engine() error {
 	for name, argv := range map[string][]string{
-		"engine": {"/lab/probe/plain", "hold", "lab-engine", "2001", "/run/lab-engine.sock"},
-		"shim":   {"/lab/probe/shim", "hold", "lab-shim", "2002"},
+		"engine": {"/lab/probe/probe-plain", "hold", "lab-engine", "2001", "/run/lab-engine.sock"},
+		"shim":   {"/lab/probe/probe-shim", "hold", "lab-shim", "2002"},
 	} {
 		v, err := w.staying(wire.Run{Argv: argv, Stay: true})
 		if err != nil {
@@ -183,18 +185,13 @@ func entry(d domain, level string) *wire.Entry {
 	return &wire.Entry{Through: d.through, Label: process(d.kind, level), Output: object(output, level)}
 }
 
-// try runs one operation from one domain at one level against a party, and returns the answer.
-func (w *world) try(a attempt, operation, level, against string) (wire.Answer, error) {
+// try runs one operation from one domain by one party against another, and returns the answer.
+func (w *world) try(a attempt, operation, by, against string) (wire.Answer, error) {
 	words := map[string]string{}
 	for key, value := range w.words[against] {
 		words[key] = value
 	}
-	target := ""
-	for _, p := range parties() {
-		if p.name == against {
-			target = p.level
-		}
-	}
+	level, target := w.levels[by], w.levels[against]
 	if contains(operation, "{fresh}") {
 		kind, folder := strings.CutSuffix(a.fresh, "/")
 		w.victims++

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import "cloister/labels/policy"
+
+// real is what a process with the label of one sandbox's own QEMU, or of its file server, tries on another sandbox that the
+// shim under test has made: its memory, its root, its records, its sockets.
+func real() []attempt {
+	var all []attempt
+	for _, from := range []string{"qemu", "virtiofsd"} {
+		kind := domains()[from].kind
+		pid := "{" + from + ".pid}"
+		list := each(from, mcs, []row{
+			{"running: memory through a socket", "received-map", "cloister_qemu_tmpfs_t", "file", "read"},
+			{"running: memory, inherited", "inherited write", "cloister_qemu_tmpfs_t", "file", "write"},
+			{"running: log through a socket", "received-append", policy.RunType, "file", "append"},
+			{"running: signal", "kill " + pid + " 18", kind, "process", "signal"},
+			{"running: scheduling", "setsched " + pid, kind, "process", "setsched"},
+			{"running: memory map", "open /proc/" + pid + "/maps", kind, "dir", "search"},
+			{"running: environment", "open /proc/" + pid + "/environ", kind, "dir", "search"},
+			{"running: open files", "list /proc/" + pid + "/fd", kind, "dir", "search"},
+			{"running: root", "readlink /proc/" + pid + "/root", kind, "dir", "search"},
+		}, func(a *attempt) {
+			switch a.name {
+			case "running: memory through a socket":
+				a.send = "rw:/proc/{qemu.pid}/fd/{qemu.memfd}"
+			case "running: memory, inherited":
+				a.open = "rw:/proc/{qemu.pid}/fd/{qemu.memfd}"
+			case "running: log through a socket":
+				a.send = "a:{dir}/console.log"
+			}
+		})
+		list = append(list, each(from, te, []row{
+			{"running: trace", "seize " + pid, kind, "process", "ptrace"},
+			{"running: record", "open {dir}/record.json", policy.RunType, "dir", "search"},
+			{"running: console", "open {dir}/console.log", policy.RunType, "dir", "search"},
+			{"running: folders of sandboxes", "list /run/cloister", policy.RunType, "dir", "read"},
+			{"running: engine's socket", "connect /run/containerd/containerd.sock", "initrc_runtime_t", "dir", "search"},
+			{"running: shim's socket", "connect {shim.socket}", "initrc_runtime_t", "dir", "search"},
+			{"running: shim: trace", "seize {shim.pid}", policy.ShimType, "process", "ptrace"},
+			{"running: shim: memory map", "open /proc/{shim.pid}/maps", policy.ShimType, "dir", "search"},
+		}, func(a *attempt) { a.own = "getsched " + pid })...)
+		all = append(all, list...)
+	}
+	all = append(all, attempt{
+		name: "running: root file system through a socket", from: "virtiofsd", tag: mcs, try: "received-dir", send: "d:/proc/{virtiofsd.pid}/root",
+		want: want{policy.VirtiofsdType, policy.RootfsType, "dir", "read"},
+	})
+	for i := range all {
+		all[i].by, all[i].against = "first", "second"
+	}
+	return all
+}
+
+// unmediated is what SELinux does not keep one sandbox from, as far as this kernel and policy go: shown, and not counted.
+func unmediated() []attempt {
+	list := []attempt{
+		{name: "that B's process is there", from: "qemu", try: "kill {qemu.pid} 0"},
+		{name: "size and times of B's disk", from: "qemu", try: "stat {dir}/image"},
+		{name: "tap of B through a socket", from: "qemu", try: "received-tap", send: "tap:labtap"},
+		{name: "size and times of B's files", from: "virtiofsd", try: "stat {dir}/rootfs-top"},
+		{name: "a user namespace", from: "qemu", try: "unshare user"},
+		{name: "a userfaultfd", from: "qemu", try: "userfaultfd"},
+		{name: "a limit for cores", from: "qemu", try: "core"},
+		{name: "a performance counter of its own", from: "qemu", try: "perf"},
+		{name: "a memfd as code", from: "qemu", try: "memfd-exec"},
+		{name: "vsock socket", from: "qemu", try: "socket vsock"},
+	}
+	return list
+}
