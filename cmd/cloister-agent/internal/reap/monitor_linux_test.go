@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reap
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+)
+
+func TestMonitorConnectsByPidFile(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	var m Monitor
+	m.Attach("/c/init.pid", Stdio{Stdin: r, Stdout: w})
+	for _, tt := range []struct {
+		args []string
+		want bool
+	}{
+		{[]string{"crun", "create", "--pid-file", "/c/init.pid", "c"}, true},
+		{[]string{"crun", "exec", "--pid-file", "/c/other.pid", "c"}, false},
+		{[]string{"crun", "start", "c"}, false},
+		{[]string{"crun", "--pid-file"}, false},
+	} {
+		cmd := &exec.Cmd{Args: tt.args}
+		m.connect(cmd)
+		if got := cmd.Stdin == r && cmd.Stdout == w && cmd.Stderr == nil; got != tt.want {
+			t.Errorf("%q gets the streams: %t, want %t", tt.args, got, tt.want)
+		}
+	}
+	m.Detach("/c/init.pid")
+	cmd := &exec.Cmd{Args: []string{"crun", "create", "--pid-file", "/c/init.pid", "c"}}
+	if m.connect(cmd); cmd.Stdin != nil {
+		t.Error("streams are given after Detach")
+	}
+}

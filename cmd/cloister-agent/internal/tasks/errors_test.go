@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tasks
+
+import (
+	"errors"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+func TestRuncError(t *testing.T) {
+	for _, tt := range []struct{ name, in, want string }{
+		{"not in PATH", "OCI runtime create failed: executable file `nope` not found in $PATH: No such file or directory", `OCI runtime create failed: exec: "nope": executable file not found in $PATH`},
+		{"quoted otherwise", "executable file 'nope' not found in $PATH", `exec: "nope": executable file not found in $PATH`},
+		{"not executable", "OCI runtime exec failed: open executable: Permission denied", "OCI runtime exec failed: exec: permission denied"},
+		{"folder", "open executable: Operation not permitted", "exec: permission denied"},
+		{"missing file", "open `/x`: No such file or directory", "open `/x`: no such file or directory"},
+		{"format", "exec container process `/a`: Exec format error", `exec: "/a": exec format error`},
+		{"other", "something else", "something else"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := runcError(status.Error(codes.NotFound, tt.in))
+			if s, _ := status.FromError(got); s.Message() != tt.want || s.Code() != codes.NotFound {
+				t.Errorf("runcError(%q) = %v, want %q", tt.in, got, tt.want)
+			}
+		})
+	}
+	if err := runcError(nil); err != nil {
+		t.Errorf("runcError(nil) = %v", err)
+	}
+	if plain := errors.New("plain"); !errors.Is(runcError(plain), plain) {
+		t.Error("runcError changes an error that is no status")
+	}
+}
