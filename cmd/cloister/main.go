@@ -31,10 +31,12 @@ func verbs() []verb {
 	return []verb{
 		{"check", "is this host ready for sandboxes: each line with its remedy", runCheck},
 		{"guest", "build a guest image, or show what is in one", runGuest},
+		{"policy", "the SELinux policy module: install, remove, status, test, fcontext", runPolicy},
 		{"ps", "list the sandboxes that run", runPs},
 		{"inspect", "all that is known of a sandbox, as JSON", runInspect},
 		{"logs", "print a guest's console", runLogs},
 		{"labels", "who holds which label on this host: processes, levels, files; clashes", runLabels},
+		{"why", "explain what the policy denied a sandbox", runWhy},
 		{"gc", "take back what dead shims have left", runGC},
 		{"version", "what this program is made of", runVersion},
 		{"help", "this list with examples, or more of one verb", runHelp},

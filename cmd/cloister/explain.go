@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"cloister/cmd/internal/avc"
+	"cloister/labels"
+	"cloister/labels/relabel"
+)
+
+// verdict of a denial.
+type judgement string
+
+// The judgements.
+const (
+	judgedAttack   judgement = "attack"   // nothing that cloister or QEMU does leads to it
+	judgedMistake  judgement = "mistake"  // a label, a setting or the policy is not as it should be
+	judgedHarmless judgement = "harmless" // the program asks, and goes on without
+)
+
+// answer is what is made of a denial.
+type answer struct {
+	Judgement judgement `json:"judgement"`
+	Reason    string    `json:"reason"`
+	Remedy    string    `json:"remedy,omitempty"` // the one command that helps
+}
+
+// scene is what is known of the host when a denial is explained.
+type scene struct {
+	levels []held        // who holds what
+	files  []relabel.Use // what cloister has labelled
+	state  string        // the folders of the config
+	root   string
+	image  string
+}
+
+// part is what runs in a domain.
+type part int
+
+const (
+	partOther part = iota
+	partQEMU
+	partServer
+	partContainer
+	partShim
+)
+
+// partOf tells by its type what a process is. One domain for QEMU and its file server, as container-selinux and libvirt
+// have, is told apart by the command.
+func partOf(d avc.Denial) part {
+	switch d.Source.Type {
+	case "cloister_qemu_t", "cloister_qemu_tcg_t":
+		return partQEMU
+	case "cloister_virtiofsd_t":
+		return partServer
+	case "container_kvm_t", "svirt_t", "svirt_tcg_t":
+		if strings.HasPrefix(d.Command, "virtiofsd") {
+			return partServer
+		}
+		return partQEMU
+	case "cloister_container_t", "container_t":
+		return partContainer
+	case "cloister_shim_t":
+		return partShim
+	}
+	if strings.HasPrefix(d.Command, "containerd-shim") && strings.Contains(d.Command, "clo") {
+		return partShim
+	}
+	return partOther
+}
+
+func (p part) String() string {
+	return [...]string{"a program of the host", "QEMU", "the file server (virtiofsd)", "a container", "the shim"}[p]
+}
+
+// rule explains some denials; ok is false for those that are not its own.
+type rule func(s scene, p part, d avc.Denial) (a answer, ok bool)
+
+// rules in the order they are tried: what only an attack does, then what goes wrong by mistake.
+func rules() []rule {
+	return []rule{
+		otherTenant, kernelPower, askedInVain, enteringDomain, shimDenied, notOurs,
+		sensitive, executableMemory, foreignFileSystem, labelLost, guestImage, wholeDisk, oldModule, volume,
+	}
+}
+
+// explain judges one denial. What no rule knows, done by a guest's side, is taken for an attack.
+func (s scene) explain(d avc.Denial) answer {
+	p := partOf(d)
+	for _, r := range rules() {
+		if a, ok := r(s, p, d); ok {
+			return a
+		}
+	}
+	return answer{judgedAttack, fmt.Sprintf("%s has no reason to touch a %s of type %s", p, d.Class, d.Target.Type), ""}
+}
+
+// guestSide are the processes that a guest's workload could have taken over.
+func (p part) guestSide() bool { return p == partQEMU || p == partServer || p == partContainer }
+
+// otherTenant: categories that the source has not.
+func otherTenant(s scene, p part, d avc.Denial) (answer, bool) {
+	level, single := d.Target.Range.Single()
+	if !p.guestSide() || !single || level.Categories.Len() == 0 || d.Source.Range.High.Categories.Contains(level.Categories) {
+		return answer{}, false
+	}
+	return answer{judgedAttack, fmt.Sprintf("it is at level %s, which is %s", level, s.whose(level)), ""}, true
+}
+
+// whose says to whom a level belongs.
+func (s scene) whose(level labels.Level) string {
+	for _, h := range s.levels {
+		if h.Level == level {
+			if who := h.who(); len(who) > 0 {
+				return "that of " + strings.Join(who, ", ")
+			}
+		}
+	}
+	return "held by nobody now: somebody's who has stopped"
+}
+
+// kernelPower: rights over the kernel, or over processes.
+func kernelPower(_ scene, p part, d avc.Denial) (answer, bool) {
+	if !p.guestSide() || slices.Contains(d.Permissions, "execmem") {
+		return answer{}, false
+	}
+	power := []string{
+		"security", "system", "process", "process2", "bpf", "perf_event", "kernel_service", "user_namespace", "cap_userns", "cap2_userns",
+		"capability2", "key", "memprotect", "io_uring", "lockdown",
+	}
+	capability := d.Class == "capability" && !slices.ContainsFunc(d.Permissions, idle)
+	if !slices.Contains(power, d.Class) && !capability && !strings.HasPrefix(d.Class, "netlink_") {
+		return answer{}, false
+	}
+	return answer{judgedAttack, fmt.Sprintf("a guest's processes never need %s %s", d.Class, strings.Join(d.Permissions, " ")), ""}, true
+}
+
+// idle are capabilities that QEMU asks for and does without: QEMU's util/oslib-posix.c and os-posix.c raise limits and
+// priorities where they may.
+func idle(permission string) bool {
+	return slices.Contains([]string{"sys_resource", "sys_nice", "ipc_lock"}, permission)
+}
+
+func askedInVain(_ scene, p part, d avc.Denial) (answer, bool) {
+	if p != partQEMU && p != partServer {
+		return answer{}, false
+	}
+	if d.Class == "capability" && slices.ContainsFunc(d.Permissions, idle) {
+		return answer{judgedHarmless, "it raises limits and priorities where it may, and goes on where it may not", ""}, true
+	}
+	if d.Class == "dir" && onlyOf(d.Permissions, "search", "getattr") && slices.Contains([]string{"sysfs_t", "proc_t", "sysctl_t", "sysctl_vm_t", "cgroup_t"}, d.Target.Type) {
+		return answer{judgedHarmless, "it looks for the host's features, and goes on without", ""}, true
+	}
+	return answer{}, false
+}
+
+// enteringDomain: a start under a label that the starter may not give.
+func enteringDomain(_ scene, p part, d avc.Denial) (answer, bool) {
+	target := partOf(avc.Denial{Source: d.Target})
+	if p.guestSide() || !target.guestSide() || d.Class != "process" && d.Class != "process2" {
+		return answer{}, false
+	}
+	if !slices.ContainsFunc(d.Permissions, func(x string) bool {
+		return slices.Contains([]string{"transition", "nnp_transition", "nosuid_transition", "rlimitinh", "noatsecure", "siginh"}, x)
+	}) {
+		return answer{}, false
+	}
+	if d.Source.Type != "cloister_shim_t" {
+		return answer{judgedMistake, fmt.Sprintf("the shim runs in %s, which may not start guests: its file has not the label that leads into its own domain", d.Source.Type), "cloister policy install"}, true
+	}
+	return answer{judgedMistake, "the policy module does not let the shim start guests in this domain", "cloister policy install"}, true
+}
+
+// shimDenied: the shim does what this program's module allows it to.
+func shimDenied(_ scene, p part, d avc.Denial) (answer, bool) {
+	if p != partShim {
+		return answer{}, false
+	}
+	if d.Target.Type == "unlabeled_t" && filepath.IsAbs(d.Path) {
+		return answer{judgedMistake, "the file has no label", "restorecon -RFv " + quote(d.Path)}, true
+	}
+	return answer{judgedMistake, "the module that is loaded is not the one of this program, or lacks a rule: then report it with this line", "cloister policy install"}, true
+}
+
+// notOurs: a program of the host that reached for a guest's things.
+func notOurs(_ scene, p part, d avc.Denial) (answer, bool) {
+	if p.guestSide() || p == partShim {
+		return answer{}, false
+	}
+	return answer{judgedHarmless, fmt.Sprintf("%s of the host, in %s, may not touch what is a guest's; the guest does not notice", d.Command, d.Source.Type), ""}, true
+}
+
+// sensitive: what no guest is ever given.
+func sensitive(_ scene, p part, d avc.Denial) (answer, bool) {
+	for _, mark := range []string{"shadow", "passwd", "ssh", "admin_home", "user_home", "user_tmp", "memory_device", "init_t", "selinux", "security_t", "auditd", "container_runtime", "docker", "cloister_var_lib", "cloister_shim"} {
+		if strings.Contains(d.Target.Type, mark) && (p != partServer || !strings.HasPrefix(mark, "user_")) {
+			return answer{judgedAttack, fmt.Sprintf("no guest is ever given something of type %s", d.Target.Type), ""}, true
+		}
+	}
+	return answer{}, false
+}
+
+func executableMemory(_ scene, _ part, d avc.Denial) (answer, bool) {
+	if !onlyOf(d.Permissions, "execmem", "execmod", "execstack", "execheap") {
+		return answer{}, false
+	}
+	if strings.HasPrefix(d.Source.Type, "svirt") {
+		return answer{judgedMistake, "QEMU translates code, for want of KVM, and svirt_t may not", "setsebool -P virt_use_execmem on"}, true
+	}
+	if d.Source.Type == "cloister_qemu_t" {
+		return answer{judgedMistake, "QEMU translates code, and runs in the domain for KVM: what the host offers has changed", "cloister check"}, true
+	}
+	return answer{judgedAttack, fmt.Sprintf("nothing in %s writes code", d.Source.Type), ""}, true
+}
+
+// foreignFileSystem: no labels of its own, and one type for all.
+func foreignFileSystem(_ scene, _ part, d avc.Denial) (answer, bool) {
+	switches := map[string]string{"nfs_t": "virt_use_nfs", "cifs_t": "virt_use_samba", "fusefs_t": "virt_use_fusefs"}
+	name, known := switches[d.Target.Type]
+	if !known {
+		return answer{}, false
+	}
+	if strings.HasPrefix(d.Source.Type, "svirt") {
+		return answer{judgedMistake, "its file system takes no labels", "setsebool -P " + name + " on"}, true
+	}
+	return answer{judgedMistake, "its file system takes no labels, and cloister's domains have no switch for it", "copy it to a file system that does: ext4, xfs or btrfs"}, true
+}
+
+// labelLost: something that cloister labelled, and somebody else since.
+func labelLost(s scene, _ part, d avc.Denial) (answer, bool) {
+	level, _ := d.Source.Range.Single()
+	for _, f := range s.files {
+		want, err := labels.Parse(f.Label)
+		if err != nil || want.Range.Low != level || !onPath(d.Path, f.Path) || want == d.Target {
+			continue
+		}
+		return answer{
+			judgedMistake, fmt.Sprintf("%s was labelled %s for %s, and somebody has changed that since", f.Path, f.Label, f.Sandbox),
+			"chcon -R " + f.Label + " " + quote(f.Path),
+		}, true
+	}
+	return answer{}, false
+}
+
+func guestImage(s scene, _ part, d avc.Denial) (answer, bool) {
+	name := filepath.Base(d.Path)
+	ofImage := onPath(d.Path, s.image) || d.Target.Type == "usr_t" && (name == "kernel" || name == "initrd")
+	if !ofImage || d.Target.Type == "cloister_content_t" {
+		return answer{}, false
+	}
+	return answer{judgedMistake, "the guest image has not the label of what every guest may read", "restorecon -RFv " + quote(s.image)}, true
+}
+
+// wholeDisk: QEMU is handed its disks open.
+func wholeDisk(_ scene, p part, d avc.Denial) (answer, bool) {
+	if d.Class != "blk_file" && d.Class != "chr_file" {
+		return answer{}, false
+	}
+	if p == partQEMU && d.Class == "blk_file" && !slices.Contains(d.Permissions, "open") && filepath.IsAbs(d.Path) {
+		return answer{
+			judgedMistake, "a disk that was handed over has lost its label, as udev does it",
+			"cloister policy fcontext add --now " + quote(d.Path),
+		}, true
+	}
+	return answer{judgedAttack, fmt.Sprintf("%s opens no device node itself", p), ""}, true
+}
+
+// oldModule: the sandbox's own things, or the programs' own files.
+func oldModule(_ scene, p part, d avc.Denial) (answer, bool) {
+	own := d.Source.Range == d.Target.Range && strings.HasPrefix(d.Target.Type, "cloister_") && !onlyOf(d.Permissions, "relabelfrom", "relabelto", "execute", "entrypoint")
+	library := d.Class == "file" && onlyOf(d.Permissions, "read", "open", "getattr", "map", "execute") &&
+		slices.Contains([]string{"lib_t", "ld_so_t", "ld_so_cache_t", "usr_t", "etc_t", "locale_t", "textrel_shlib_t"}, d.Target.Type)
+	if !own && !library {
+		return answer{}, false
+	}
+	if p == partQEMU && d.Target.Type == "cloister_rootfs_t" {
+		return answer{judgedAttack, "containers' files are the file server's alone", ""}, true
+	}
+	return answer{judgedMistake, "the policy module does not know of something that this " + p.String() + " needs", "cloister policy install"}, true
+}
+
+// volume: a folder of the host that was mounted without a label that fits.
+func volume(_ scene, p part, d avc.Denial) (answer, bool) {
+	if p != partServer || !slices.Contains([]string{"file", "dir", "lnk_file", "fifo_file", "sock_file", "filesystem"}, d.Class) {
+		return answer{}, false
+	}
+	level, single := d.Source.Range.Single()
+	if !single {
+		return answer{}, false
+	}
+	kind := "cloister_rootfs_t"
+	if d.Source.Type != "cloister_virtiofsd_t" {
+		kind = strings.Replace(strings.Replace(d.Source.Type, "svirt_t", "svirt_image_t", 1), "container_kvm_t", "container_file_t", 1)
+	}
+	path := "FOLDER"
+	if filepath.IsAbs(d.Path) {
+		path = quote(d.Path)
+	}
+	reason := fmt.Sprintf("a volume whose label, %s, does not fit; mount it with :Z to have it labelled at each start", d.Target)
+	if path == "FOLDER" {
+		reason += fmt.Sprintf(" (the folder mounted that holds %q: find FOLDER -inum %d)", d.Path, d.Inode)
+	}
+	return answer{judgedMistake, reason, fmt.Sprintf("chcon -R -t %s -l %s %s", kind, level, path)}, true
+}
+
+// onPath tells whether path is folder or lies in it.
+func onPath(path, folder string) bool {
+	return folder != "" && (path == folder || strings.HasPrefix(path, folder+"/"))
+}
+
+// onlyOf tells whether nothing else is in list.
+func onlyOf(list []string, allowed ...string) bool {
+	return len(list) > 0 && !slices.ContainsFunc(list, func(x string) bool { return !slices.Contains(allowed, x) })
+}
+
+// quote makes a word of the shell of any text.
+func quote(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:,@%", r))
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"cloister/labels"
+)
+
+func runFcontext(ctx context.Context, std stdio, args []string) error {
+	return run(ctx, "cloister policy fcontext", []verb{
+		{"add", "label a folder or block device as a guest's that is powered off", fcontextAdd},
+		{"remove", "take such a rule away", fcontextRemove},
+		{"list", "the host's rules that name guests' types", fcontextList},
+	}, std, args)
+}
+
+// fileRule is a rule of the policy's file contexts, as semanage takes it.
+type fileRule struct {
+	kind    string // semanage's letter of a kind of file: a for all, b for block devices
+	pattern string // a regular expression for whole paths
+	path    string // what is there
+}
+
+// fileRules are those for what is at path. A folder's rule is for all in it; a device's for the name given
+// and, where that is a link, for what it leads to, whose name may change at the next boot.
+func fileRules(path string) ([]fileRule, error) {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+		return nil, fmt.Errorf("path %q: want an absolute one without . and ..: %w", path, errdefs.ErrInvalidArgument)
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("path %q: %w: make the folder or device first", path, err)
+	} else if err != nil {
+		return nil, err
+	}
+	st, err := os.Stat(real)
+	if err != nil {
+		return nil, err
+	}
+	if st.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice {
+		rules := []fileRule{{"b", regexp.QuoteMeta(path), path}}
+		if real != path {
+			rules = append(rules, fileRule{"b", regexp.QuoteMeta(real), real})
+		}
+		return rules, nil
+	}
+	for _, p := range []string{path, real} {
+		if above, is := systemFolder(p); is {
+			return nil, fmt.Errorf("path %q is in %s, which is the system's or somebody's home: take a folder of its own, as in /srv or /var/lib: %w",
+				p, above, errdefs.ErrInvalidArgument)
+		}
+	}
+	switch {
+	case st.IsDir():
+		return []fileRule{{"a", regexp.QuoteMeta(real) + "(/.*)?", real}}, nil
+	case st.Mode().IsRegular():
+		return []fileRule{{"f", regexp.QuoteMeta(real), real}}, nil
+	}
+	return nil, fmt.Errorf("path %q is neither folder, file nor block device: %w", path, errdefs.ErrInvalidArgument)
+}
+
+func fcontextAdd(ctx context.Context, std stdio, args []string) error {
+	c := newCommand("policy fcontext add [--type TYPE] [--now] [--dry-run] PATH...",
+		"Adds file-context rules, so that what is in a disk store, or a block device, has the label of a guest's disk that is\n"+
+			"powered off whenever the host labels it; no guest may read it then. At a start the sandbox's own label takes its place.")
+	setype := c.String("type", labels.Own(true).PoweredOff, "the `type` to give; libvirt's is virt_image_t")
+	now := c.Bool("now", true, "also label what is there already")
+	dry := c.Bool("dry-run", false, "only print the commands")
+	paths, err := c.arguments(std, args, 1, -1)
+	if err != nil {
+		return err
+	}
+	if !typeName.MatchString(*setype) {
+		return fmt.Errorf("type %q: want a name as virt_image_t: %w", *setype, errdefs.ErrInvalidArgument)
+	}
+	return eachRule(paths, func(r fileRule) error {
+		// -a refuses a rule that is there, -m one that is not.
+		add := []string{"semanage", "fcontext", "-a", "-f", r.kind, "-t", *setype, "-r", "s0", r.pattern}
+		modify := slices.Clone(add)
+		modify[2] = "-m"
+		if *dry {
+			fmt.Fprintln(std.out, shellLine(add))
+		} else if err := tool(ctx, std.out, add); err != nil {
+			if tool(ctx, std.out, modify) != nil {
+				return err
+			}
+		}
+		if !*now {
+			return nil
+		}
+		restore := []string{"restorecon", "-RFv", r.path}
+		if *dry {
+			fmt.Fprintln(std.out, shellLine(restore))
+			return nil
+		}
+		return tool(ctx, std.out, restore)
+	})
+}
+
+var typeName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,126}$`)
+
+func fcontextRemove(ctx context.Context, std stdio, args []string) error {
+	c := newCommand("policy fcontext remove [--dry-run] PATH...", "Takes the rules away that add made, and labels what is there as the policy says then.")
+	dry := c.Bool("dry-run", false, "only print the commands")
+	paths, err := c.arguments(std, args, 1, -1)
+	if err != nil {
+		return err
+	}
+	return eachRule(paths, func(r fileRule) error {
+		for _, line := range [][]string{{"semanage", "fcontext", "-d", "-f", r.kind, r.pattern}, {"restorecon", "-RFv", r.path}} {
+			if *dry {
+				fmt.Fprintln(std.out, shellLine(line))
+			} else if err := tool(ctx, std.out, line); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func eachRule(paths []string, do func(fileRule) error) error {
+	for _, path := range paths {
+		rules, err := fileRules(path)
+		if err != nil {
+			return fmt.Errorf("policy fcontext: %w", err)
+		}
+		for _, r := range rules {
+			if err := do(r); err != nil {
+				return fmt.Errorf("policy fcontext %s: %w", r.pattern, err)
+			}
+		}
+	}
+	return nil
+}
+
+func fcontextList(ctx context.Context, std stdio, args []string) error {
+	c := newCommand("policy fcontext list", "Prints the rules of the policy and of this host that name guests' types.")
+	if _, err := c.arguments(std, args, 0, 0); err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	if err := tool(ctx, &out, []string{"semanage", "fcontext", "-l", "-n"}); err != nil {
+		return fmt.Errorf("policy fcontext: %w", err)
+	}
+	for line := range strings.Lines(out.String()) {
+		if strings.Contains(line, ":cloister_") || strings.Contains(line, ":virt_image_t") || strings.Contains(line, ":svirt_image_t") {
+			if _, err := io.WriteString(std.out, line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// tool runs one of the policy tools; what it says is in the error.
+func tool(ctx context.Context, out io.Writer, line []string) error {
+	packages := map[string]string{"semanage": "policycoreutils-python-utils", "restorecon": "policycoreutils"}
+	path, err := exec.LookPath(line[0])
+	if err != nil {
+		return fmt.Errorf("%s is not here: install the package %s: %w", line[0], packages[line[0]], err)
+	}
+	cmd := exec.CommandContext(ctx, path, line[1:]...) //nolint:gosec // the paths are checked, and no shell is in between
+	var messages bytes.Buffer
+	cmd.Stdout, cmd.Stderr = out, &messages
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w: %s", line[0], err, strings.TrimSpace(messages.String()))
+	}
+	return nil
+}
+
+func shellLine(words []string) string {
+	quoted := make([]string, 0, len(words))
+	for _, w := range words {
+		quoted = append(quoted, quote(w))
+	}
+	return strings.Join(quoted, " ")
+}

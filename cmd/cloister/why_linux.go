@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/cmd/internal/avc"
+	"cloister/labels"
+)
+
+// explained is one kind of denial, with how often it came.
+type explained struct {
+	avc.Denial
+	Count int       `json:"count"`
+	Last  time.Time `json:"last,omitzero"`
+	Who   string    `json:"who"`
+	answer
+}
+
+// Where denials are written: by auditd, else by the kernel.
+const (
+	auditLog  = "var/log/audit/audit.log"
+	kernelLog = "dev/kmsg"
+)
+
+func runWhy(ctx context.Context, std stdio, args []string) error {
+	c := newCommand("why [--level LEVEL] [--log FILE] [--json] [ID]", "Explains what the policy denied a sandbox: which file or socket, whose, and the one command that helps,\n"+
+		"or that it looks like an attack. Without ID and --level: every denial that has to do with guests.\n"+
+		"Ends with status 1 when something looks like an attack.")
+	c.withJSON()
+	text := c.String("level", "", "the `level` of a sandbox that is gone, as s0:c1,c2")
+	log := c.String("log", "", "`file` to read, or - for standard input (default /"+auditLog+" and /"+kernelLog+")")
+	rest, err := c.arguments(std, args, 0, 1)
+	if err != nil {
+		return err
+	}
+	s, err := openSite(*c.config)
+	if err != nil {
+		return err
+	}
+	about, err := s.subject(rest, *text)
+	if err != nil {
+		return err
+	}
+	denials, err := s.denials(*log)
+	if err != nil {
+		return err
+	}
+	p, err := s.look(ctx)
+	if err != nil {
+		fmt.Fprintf(std.err, "who holds which level is not known: %v\n", err)
+	}
+	view := scene{levels: p.Levels, files: p.Files, state: s.config.State, root: s.config.Root, image: s.config.Guest.Image}
+	list := view.all(slices.DeleteFunc(denials, func(d avc.Denial) bool { return !about.has(d) }))
+	if *c.asJSON {
+		err = printJSON(std.out, list)
+	} else {
+		err = printWhy(std.out, about, list)
+	}
+	if n := attacks(list); err == nil && n > 0 {
+		return fmt.Errorf("why: %d kinds of denials look like an attack", n)
+	}
+	return err
+}
+
+// subject is what is asked about.
+type subject struct {
+	name  string
+	level *labels.Level
+	pids  []int
+	since time.Time // levels are used again
+}
+
+func (s *site) subject(rest []string, text string) (subject, error) {
+	if text != "" {
+		level, err := labels.ParseLevel(text)
+		return subject{name: "level " + text, level: &level}, err
+	}
+	if len(rest) == 0 {
+		return subject{name: "guests of this host"}, nil
+	}
+	b, err := s.find(rest[0])
+	if err != nil {
+		return subject{}, fmt.Errorf("%w; for one that is gone give its level: --level", err)
+	}
+	about := subject{name: "sandbox " + b.name(), since: b.record.Created}
+	level, single := b.label().Range.Single()
+	if b.label().IsZero() || !single {
+		return subject{}, fmt.Errorf("sandbox %s runs without a label, so that the policy denies it nothing: see `cloister check`", b.name())
+	}
+	about.level = &level
+	for _, e := range b.record.Effects {
+		if e.Process.Pid != 0 {
+			about.pids = append(about.pids, e.Process.Pid)
+		}
+	}
+	return about, nil
+}
+
+// has tells whether a denial is about the subject, as the one denied or the one protected.
+func (a subject) has(d avc.Denial) bool {
+	if a.level == nil {
+		guests := partOf(d).guestSide() || partOf(d) == partShim
+		return guests || strings.HasPrefix(d.Target.Type, "cloister_")
+	}
+	if !a.since.IsZero() && !d.Time.IsZero() && d.Time.Before(a.since.Add(-time.Second)) {
+		return false
+	}
+	source, _ := d.Source.Range.Single()
+	target, _ := d.Target.Range.Single()
+	return source == *a.level || target == *a.level || slices.Contains(a.pids, d.PID)
+}
+
+// denials reads the log named, or those of the host.
+func (s *site) denials(log string) ([]avc.Denial, error) {
+	switch log {
+	case "":
+	case "-":
+		return avc.Read(os.Stdin)
+	default:
+		f, err := os.Open(log)
+		if err != nil {
+			return nil, orRoot(err)
+		}
+		defer f.Close()
+		return avc.Read(f)
+	}
+	list, errAudit := readFile(s.path(auditLog))
+	more, errKernel := readKernelLog(s.path(kernelLog))
+	if errAudit != nil && errKernel != nil {
+		return nil, orRoot(fmt.Errorf("no log of denials can be read: %w; %w", errAudit, errKernel))
+	}
+	seen := map[string]bool{}
+	for _, d := range list {
+		seen[d.Event] = true
+	}
+	for _, d := range more {
+		if d.Event == "" || !seen[d.Event] { // what auditd has is not taken twice
+			list = append(list, d)
+		}
+	}
+	return list, nil
+}
+
+func readFile(name string) ([]avc.Denial, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return avc.Read(f)
+}
+
+// maxKernelLog bounds what is read of the kernel's log.
+const maxKernelLog = 64 << 20
+
+// readKernelLog reads what is there now: one record at a read, until there is none. A record that was overwritten
+// meanwhile is EPIPE, and the next one follows.
+func readKernelLog(name string) ([]avc.Denial, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var text bytes.Buffer
+	record := make([]byte, 8<<10) // PRINTK_MESSAGE_MAX is 2048
+	for text.Len() < maxKernelLog {
+		n, err := unix.Read(fd, record)
+		switch {
+		case errors.Is(err, unix.EPIPE) || errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN) || n == 0 && err == nil:
+			return avc.Read(&text)
+		case err != nil:
+			return nil, &fs.PathError{Op: "read", Path: name, Err: err}
+		}
+		text.Write(record[:n])
+	}
+	return avc.Read(&text)
+}
+
+// all explains denials; those that differ but in time and process are told once.
+func (s scene) all(denials []avc.Denial) []explained {
+	list := []explained{}
+	place := map[string]int{}
+	for _, d := range denials {
+		key := fmt.Sprintf("%v %v %s %v %q %s %d", d.Source, d.Target, d.Class, d.Permissions, d.Path, d.Device, d.Inode)
+		if i, known := place[key]; known {
+			list[i].Count++
+			list[i].Last = d.Time
+			continue
+		}
+		place[key] = len(list)
+		list = append(list, explained{Denial: d, Count: 1, Last: d.Time, Who: partOf(d).String(), answer: s.explain(d)})
+	}
+	return list
+}
+
+func attacks(list []explained) int {
+	n := 0
+	for _, e := range list {
+		if e.Judgement == judgedAttack {
+			n++
+		}
+	}
+	return n
+}
+
+func printWhy(out io.Writer, about subject, list []explained) error {
+	if len(list) == 0 {
+		_, err := fmt.Fprintf(out, "nothing was denied to %s\n", about.name)
+		return err
+	}
+	for _, e := range list {
+		when := "at an unknown time"
+		if !e.Last.IsZero() {
+			when = e.Last.Local().Format(time.DateTime)
+		}
+		if e.Count > 1 {
+			when = fmt.Sprintf("%d times, last %s", e.Count, when)
+		}
+		fmt.Fprintf(out, "%s (%s, pid %d, %s) was denied { %s } on %s\n", e.Who, plain(e.Command), e.PID, e.Source, strings.Join(e.Permissions, " "), e.what())
+		fmt.Fprintf(out, "  %s%s\n", when, map[bool]string{true: "; let through, since the host or the domain is permissive"}[e.Permissive])
+		switch e.Judgement {
+		case judgedAttack:
+			fmt.Fprintf(out, "  THIS LOOKS LIKE AN ATTACK: %s\n", e.Reason)
+		case judgedHarmless:
+			fmt.Fprintf(out, "  harmless: %s\n", e.Reason)
+		case judgedMistake:
+			fmt.Fprintf(out, "  %s\n  -> %s\n", e.Reason, e.Remedy)
+		}
+	}
+	_, err := fmt.Fprintf(out, "%d kinds of denials of %s, %d look like an attack\n", len(list), about.name, attacks(list))
+	return err
+}
+
+// what names the thing that was reached for.
+func (e explained) what() string {
+	text := e.Class
+	if e.Path != "" {
+		text += " " + plain(e.Path)
+	}
+	if e.Inode != 0 {
+		text += fmt.Sprintf(" (%s, inode %d)", plain(e.Device), e.Inode)
+	}
+	return text + ", which is " + e.Target.String()
+}
