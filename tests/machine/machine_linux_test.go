@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"cloister/tests/testenv"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
 )
@@ -55,6 +56,7 @@ func confined(t *testing.T, r *running) {
 }
 
 func TestPowerOff(t *testing.T) {
+	t.Parallel()
 	r := boot(t, describe(t, vmm.Q35), qemu.Options{})
 	r.tell("poweroff")
 	if err := r.ended(); err != nil {
@@ -63,11 +65,13 @@ func TestPowerOff(t *testing.T) {
 }
 
 func TestGuestEnds(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ verb, event string }{
 		{"panic", "SHUTDOWN guest-reset"},
 		{"reboot", "SHUTDOWN guest-reset"},
 	} {
 		t.Run(test.verb, func(t *testing.T) {
+			t.Parallel()
 			r := boot(t, describe(t, vmm.Q35), qemu.Options{})
 			r.tell("%s", test.verb)
 			var exit *qemu.ExitError
@@ -83,6 +87,7 @@ func TestGuestEnds(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
+	t.Parallel()
 	r := boot(t, describe(t, vmm.Q35), qemu.Options{})
 	if err := r.Stop(t.Context()); err != nil {
 		t.Fatal(err)
@@ -99,6 +104,7 @@ func TestStop(t *testing.T) {
 }
 
 func TestStopsWhenFrozen(t *testing.T) {
+	t.Parallel()
 	r := boot(t, describe(t, vmm.Q35), qemu.Options{})
 	if err := syscall.Kill(r.Pid(), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -109,6 +115,7 @@ func TestStopsWhenFrozen(t *testing.T) {
 }
 
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	r := boot(t, describe(t, vmm.Q35), qemu.Options{})
 	if err := syscall.Kill(r.Pid(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -119,6 +126,7 @@ func TestKilled(t *testing.T) {
 }
 
 func TestConsoleIsBounded(t *testing.T) {
+	t.Parallel()
 	const limit = 64 << 10
 	m := describe(t, vmm.Q35)
 	m.Console.MaxBytes = limit
@@ -185,5 +193,22 @@ func testDisks(t *testing.T, board vmm.MachineType) {
 	}
 	if err := r.RemoveDisk(t.Context(), 7); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("RemoveDisk of none = %v, want %v", err, errdefs.ErrNotFound)
+	}
+}
+
+// TestBounds starts the smallest and the widest machine that Validate lets pass.
+func TestBounds(t *testing.T) {
+	t.Parallel()
+	m := describe(t, vmm.Q35)
+	m.MemoryMiB = vmm.MinMemoryMiB
+	boot(t, m, qemu.Options{}).end()
+
+	m.CPUs = vmm.MaxCPUs
+	p, err := qemu.Start(t.Context(), m, qemu.Options{Binary: testenv.NeedQEMU(t), Starter: plain{}, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Stop(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

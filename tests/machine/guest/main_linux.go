@@ -92,10 +92,14 @@ func do(verb string, args []string) (string, error) {
 		os.Exit(1) // which process 1 must not
 	case "spam":
 		n, err := strconv.Atoi(args[0])
+		if err != nil {
+			return "", err
+		}
 		for i := range n {
 			fmt.Printf("spam %d %s\n", i, strings.Repeat("x", 100))
 		}
-		return "spammed", err
+		// Wait until it is out: the end of the machine would cut it off.
+		return "spammed", unix.IoctlSetInt(1, unix.TCSBRK, 1)
 	case "mem":
 		b, err := os.ReadFile("/proc/meminfo")
 		return strings.Join(strings.Split(string(b), "\n")[:3], "\n"), err
