@@ -41,6 +41,7 @@ type Service struct {
 
 	mu         sync.Mutex // one change of the guest at a time
 	configured bool
+	spare      *network.Spare // from Configure on
 	sharedPID  bool
 }
 
@@ -69,7 +70,11 @@ func (s *Service) Configure(_ context.Context, r *guestv1.ConfigureRequest) (*ty
 	if err := network.LoopbackUp(); err != nil {
 		return nil, err
 	}
-	if err := network.Apply(r.GetNetwork()); err != nil {
+	var err error
+	if s.spare, err = network.NewSpare(); err != nil {
+		return nil, err
+	}
+	if err := s.spare.Apply(r.GetNetwork()); err != nil {
 		return nil, err
 	}
 	if err := setSysctls(r.GetSysctls()); err != nil {
@@ -87,7 +92,10 @@ func (s *Service) SetTime(_ context.Context, r *guestv1.SetTimeRequest) (*types.
 func (s *Service) ApplyNetwork(_ context.Context, n *guestv1.Network) (*types.Empty, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &types.Empty{}, network.Apply(n)
+	if s.spare == nil {
+		return nil, fmt.Errorf("guest is not configured: %w", errdefs.ErrFailedPrecondition)
+	}
+	return &types.Empty{}, s.spare.Apply(n)
 }
 
 // PrepareSandbox starts the process 1 of a shared pid namespace.

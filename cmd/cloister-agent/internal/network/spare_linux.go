@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	guestv1 "cloister/sandbox/guestapi/v1"
+)
+
+// Spare is a network namespace that nobody enters. The machine's cards wait there
+// until the host says what they are: a workload without a network has loopback
+// alone.
+type Spare struct {
+	own, spare *os.File
+}
+
+// NewSpare makes the namespace.
+func NewSpare() (*Spare, error) {
+	s := &Spare{}
+	var err error
+	if s.own, err = os.Open("/proc/self/ns/net"); err != nil {
+		return nil, err
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends in the new namespace
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			s.spare, err = os.Open("/proc/thread-self/ns/net")
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		return nil, fmt.Errorf("namespace for spare cards: %w", err)
+	}
+	return s, nil
+}
+
+// Apply is the package's Apply with the cards it needs brought in first, and
+// those that nobody asks for any more put away after.
+func (s *Spare) Apply(n *guestv1.Network) error {
+	var wanted []net.HardwareAddr
+	for _, l := range n.GetLinks() {
+		mac, err := net.ParseMAC(l.GetMac())
+		if err != nil {
+			return fmt.Errorf("link %s: %w: %w", l.GetName(), errdefs.ErrInvalidArgument, err)
+		}
+		if err := s.fetch(mac); err != nil {
+			return err
+		}
+		wanted = append(wanted, mac)
+	}
+	return errors.Join(Apply(n), s.stash(wanted))
+}
+
+// stash puts every card away that is not wanted. Links that a workload has made
+// are no cards.
+func (s *Spare) stash(wanted []net.HardwareAddr) error {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range all {
+		if !isCard(l) || slices.ContainsFunc(wanted, func(mac net.HardwareAddr) bool { return isNamed(l, mac) }) {
+			continue
+		}
+		if err := move(&netlink.Handle{}, l, s.spare); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetch brings the card with that address back, if it is among the spare ones.
+func (s *Spare) fetch(mac net.HardwareAddr) error {
+	h, err := netlink.NewHandleAt(netns.NsHandle(s.spare.Fd()))
+	if err != nil {
+		return fmt.Errorf("spare cards: %w", err)
+	}
+	defer h.Close()
+	all, err := h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list spare cards: %w", err)
+	}
+	for _, l := range all {
+		if isCard(l) && isNamed(l, mac) {
+			return move(h, l, s.own)
+		}
+	}
+	return nil
+}
+
+func isCard(l netlink.Link) bool { return l.Attrs().ParentDevBus == "virtio" }
+
+// isNamed tells whether the machine knows the card by that address.
+func isNamed(l netlink.Link, mac net.HardwareAddr) bool {
+	a := l.Attrs()
+	return bytes.Equal(a.PermHWAddr, mac) || a.Alias == mac.String() ||
+		a.PermHWAddr == nil && bytes.Equal(a.HardwareAddr, mac)
+}
+
+// move puts a card into another namespace, under a name that is free there.
+func move(h *netlink.Handle, l netlink.Link, to *os.File) error {
+	a := l.Attrs()
+	if err := h.LinkSetDown(l); err != nil {
+		return fmt.Errorf("set card %s down: %w", a.Name, err)
+	}
+	if err := h.LinkSetName(l, fmt.Sprintf("card%d", a.Index)); err != nil {
+		return fmt.Errorf("rename card %s: %w", a.Name, err)
+	}
+	if err := h.LinkSetNsFd(l, int(to.Fd())); err != nil {
+		return fmt.Errorf("move card %s: %w", a.Name, err)
+	}
+	return nil
+}
