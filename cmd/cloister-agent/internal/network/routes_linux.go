@@ -15,6 +15,10 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
+// defaultMetric6 is IP6_RT_PRIO_USER of the kernel's ip6_route.h, which an
+// IPv6 route without a metric gets.
+const defaultMetric6 = 1024
+
 func applyRoutes(links map[string]netlink.Link, want []*guestv1.Route) error {
 	var routes []netlink.Route
 	for _, w := range want {
@@ -66,7 +70,11 @@ func routeKey(r *netlink.Route) string {
 			dst = r.Dst.String()
 		}
 	}
-	return fmt.Sprint(r.LinkIndex, " ", dst, " ", r.Gw, " ", r.Priority)
+	metric := r.Priority
+	if metric == defaultMetric6 {
+		metric = 0
+	}
+	return fmt.Sprint(r.LinkIndex, " ", dst, " ", r.Gw, " ", metric)
 }
 
 func parseRoute(links map[string]netlink.Link, w *guestv1.Route) (netlink.Route, error) {
@@ -118,26 +126,4 @@ func parseIP(s string) (net.IP, error) {
 		return nil, fmt.Errorf("address %q: %w", s, errdefs.ErrInvalidArgument)
 	}
 	return ip, nil
-}
-
-func applyNeighbours(links map[string]netlink.Link, want []*guestv1.Neighbour) error {
-	for _, w := range want {
-		link, ok := links[w.GetLink()]
-		if !ok {
-			return fmt.Errorf("neighbour on %q, which is no link of the request: %w", w.GetLink(), errdefs.ErrInvalidArgument)
-		}
-		ip, err := parseIP(w.GetIp())
-		if err != nil || ip == nil {
-			return errors.Join(fmt.Errorf("neighbour %q: %w", w.GetIp(), errdefs.ErrInvalidArgument), err)
-		}
-		mac, err := net.ParseMAC(w.GetMac())
-		if err != nil {
-			return fmt.Errorf("neighbour %s: %w: %w", ip, errdefs.ErrInvalidArgument, err)
-		}
-		n := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac}
-		if err := netlink.NeighSet(n); err != nil {
-			return fmt.Errorf("add neighbour %s: %w", ip, err)
-		}
-	}
-	return nil
 }

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	guestv1 "cloister/sandbox/guestapi/v1"
+	"cloister/tests/testenv"
+)
+
+const (
+	inNamespace = "CLOISTER_TEST_NAMESPACE"
+	machineMAC  = "02:00:00:00:00:01"
+)
+
+// private runs the test again in a network namespace of its own, with a NIC
+// that has machineMAC.
+func private(t *testing.T) bool {
+	t.Helper()
+	testenv.NeedRoot(t)
+	if os.Getenv(inNamespace) == "" {
+		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), inNamespace+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return false
+	}
+	mac, err := net.ParseMAC(machineMAC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nic := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "nic0", HardwareAddr: mac}, PeerName: "peer"}
+	if err := netlink.LinkAdd(nic); err != nil {
+		t.Fatal(err)
+	}
+	peer, err := netlink.LinkByName("peer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(LoopbackUp(), netlink.LinkSetUp(peer)); err != nil {
+		t.Fatal(err)
+	}
+	return true
+}
+
+// state is what the guest has, without the kernel's own.
+type state struct {
+	Name, MAC  string
+	MTU        int
+	Up         bool
+	Addresses  []string
+	Routes     []string
+	Neighbours []string
+}
+
+func look(t *testing.T, name string) state {
+	t.Helper()
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := link.Attrs()
+	s := state{Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
+	addresses, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addresses {
+		if !a.IP.IsLinkLocalUnicast() {
+			s.Addresses = append(s.Addresses, a.IPNet.String())
+		}
+		if a.Flags&unix.IFA_F_TENTATIVE != 0 && !a.IP.IsLinkLocalUnicast() {
+			t.Errorf("address %s is tentative", a.IPNet)
+		}
+	}
+	routes, err := netlink.RouteList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		if r.Protocol != unix.RTPROT_KERNEL {
+			s.Routes = append(s.Routes, r.Dst.String()+" "+r.Gw.String())
+		}
+	}
+	neighbours, err := netlink.NeighList(a.Index, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range neighbours {
+		if n.State == netlink.NUD_PERMANENT {
+			s.Neighbours = append(s.Neighbours, n.IP.String()+" "+n.HardwareAddr.String())
+		}
+	}
+	slices.Sort(s.Addresses)
+	slices.Sort(s.Routes)
+	return s
+}
+
+func TestApply(t *testing.T) {
+	if !private(t) {
+		return
+	}
+	link := &guestv1.Link{
+		Mac: machineMAC, Name: "eth0", Mtu: 1400, Up: true, NewMac: "02:42:00:00:00:05",
+		Addresses: []string{"10.1.2.3/24", "fd00::3/64"},
+	}
+	first := &guestv1.Network{
+		Links: []*guestv1.Link{link},
+		Routes: []*guestv1.Route{
+			{Link: "eth0", Gateway: "169.254.1.1"}, // reached by the next one
+			{Link: "eth0", Destination: "169.254.1.1/32", Scope: uint32(netlink.SCOPE_LINK)},
+			{Link: "eth0", Gateway: "fd00::1"},
+		},
+		Neighbours: []*guestv1.Neighbour{{Link: "eth0", Ip: "169.254.1.1", Mac: "02:00:00:00:00:09"}},
+	}
+	want := state{
+		Name: "eth0", MAC: "02:42:00:00:00:05", MTU: 1400, Up: true,
+		Addresses:  []string{"10.1.2.3/24", "fd00::3/64"},
+		Routes:     []string{"0.0.0.0/0 169.254.1.1", "169.254.1.1/32 <nil>", "::/0 fd00::1"},
+		Neighbours: []string{"169.254.1.1 02:00:00:00:00:09"},
+	}
+	for range 2 { // idempotent
+		if err := Apply(first); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, look(t, "eth0")); diff != "" {
+			t.Errorf("after Apply: %s", diff)
+		}
+	}
+	link.Addresses = []string{"10.9.9.9/16"}
+	link.Mtu = 1300
+	if err := Apply(&guestv1.Network{Links: []*guestv1.Link{link}, Routes: []*guestv1.Route{{Link: "eth0", Gateway: "10.9.0.1"}}}); err != nil {
+		t.Fatal(err)
+	}
+	want.Addresses, want.MTU, want.Routes = []string{"10.9.9.9/16"}, 1300, []string{"0.0.0.0/0 10.9.0.1"}
+	want.Neighbours = nil
+	if diff := cmp.Diff(want, look(t, "eth0")); diff != "" {
+		t.Errorf("after a change: %s", diff)
+	}
+	link.Up = false
+	if err := Apply(&guestv1.Network{Links: []*guestv1.Link{link}}); err != nil {
+		t.Fatal(err)
+	}
+	if look(t, "eth0").Up {
+		t.Error("the link is still up")
+	}
+}
+
+func TestApplyRefuses(t *testing.T) {
+	if !private(t) {
+		return
+	}
+	eth0 := []*guestv1.Link{{Mac: machineMAC, Name: "eth0", Up: true}}
+	for _, tt := range []struct {
+		name    string
+		in      *guestv1.Network
+		wantErr error
+	}{
+		{"no such NIC", &guestv1.Network{Links: []*guestv1.Link{{Mac: "02:00:00:00:00:77", Name: "eth0"}}}, errdefs.ErrNotFound},
+		{"bad MAC", &guestv1.Network{Links: []*guestv1.Link{{Mac: "x", Name: "eth0"}}}, errdefs.ErrInvalidArgument},
+		{"bad address", &guestv1.Network{Links: []*guestv1.Link{{Mac: machineMAC, Name: "eth0", Addresses: []string{"x"}}}}, errdefs.ErrInvalidArgument},
+		{"route by no link", &guestv1.Network{Links: eth0, Routes: []*guestv1.Route{{Link: "eth7"}}}, errdefs.ErrInvalidArgument},
+		{"bad gateway", &guestv1.Network{Links: eth0, Routes: []*guestv1.Route{{Link: "eth0", Gateway: "x"}}}, errdefs.ErrInvalidArgument},
+		{"bad neighbour", &guestv1.Network{Links: eth0, Neighbours: []*guestv1.Neighbour{{Link: "eth0", Ip: "", Mac: machineMAC}}}, errdefs.ErrInvalidArgument},
+	} {
+		if err := Apply(tt.in); !errors.Is(err, tt.wantErr) {
+			t.Errorf("%s: Apply = %v, want %v", tt.name, err, tt.wantErr)
+		}
+	}
+}
