@@ -21,11 +21,14 @@ import (
 	"cloister/sandbox"
 )
 
+// Mount is one mount of a root file system, as an engine hands it over.
+type Mount = sandbox.Mount
+
 // CreateRequest is everything a client says about a new container.
 type CreateRequest struct {
 	ID     string
 	Bundle string // absolute folder that holds config.json
-	Rootfs []sandbox.Mount
+	Rootfs []Mount
 	Stdio  stdio.Config
 	Config string // path of a configuration of the engine's choice; empty: the host's
 }

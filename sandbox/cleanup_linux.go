@@ -52,13 +52,14 @@ func collect(ctx context.Context, cfg Config, dir statedir.Dir) error {
 	if err != nil {
 		return errors.Join(err, journal.Close())
 	}
-	return errors.Join(journal.Close(), removeTree(dir.String()))
+	return errors.Join(journal.Close(), removeRun(dir))
 }
 
 // undoers take back each kind of effect that a sandbox makes.
 func undoers(cfg Config) map[statedir.Kind]statedir.Undoer {
 	return map[statedir.Kind]statedir.Undoer{
 		statedir.KindProcess: statedir.UndoProcess,
+		statedir.KindLink:    releaseNetwork,
 		statedir.KindCgroup: func(ctx context.Context, e statedir.Effect) error {
 			group, err := cgroup.At(e.Path)
 			if err != nil {

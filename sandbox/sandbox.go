@@ -17,6 +17,7 @@ import (
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/guestapi"
+	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
@@ -55,7 +56,8 @@ type Sandbox struct {
 	pod       sync.Mutex
 	pidShared bool // guarded by pod
 
-	network sync.Mutex // orders what the guest is told of its network
+	network sync.Mutex       // orders what the guest is told of its network
+	told    *guestv1.Network // the last of it; guarded by network
 
 	mu         sync.Mutex
 	begun      time.Time

@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/containerd/log"
 
 	"cloister/labels"
 	"cloister/labels/lsm"
@@ -94,7 +93,7 @@ func (s *Sandbox) promise(ctx context.Context) (err error) {
 	if s.journal, err = statedir.Create(s.dir, s.request.Bundle); err != nil {
 		return err
 	}
-	s.undo.push("folder", func(context.Context) error { return errors.Join(s.journal.Close(), removeTree(s.dir.String())) })
+	s.undo.push("folder", func(context.Context) error { return errors.Join(s.journal.Close(), removeRun(s.dir)) })
 	return nil
 }
 
@@ -116,6 +115,9 @@ func (s *Sandbox) prepare(p *planned) error {
 	}
 	s.netns = ns
 	s.undo.push("network namespace", func(context.Context) error { return ns.Close() })
+	if err := s.claimNetwork(); err != nil {
+		return err
+	}
 	for _, nic := range p.machine.NICs {
 		tap, err := ns.NewTap(nic.MAC)
 		if err != nil {
@@ -246,6 +248,7 @@ func (s *Sandbox) configure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.told = wanted
 	_, err = s.guest.Guest().Configure(ctx, &guestv1.ConfigureRequest{
 		Network:      wanted,
 		Hostname:     s.request.Workload.Hostname,
@@ -258,29 +261,6 @@ func (s *Sandbox) configure(ctx context.Context) error {
 		return s.Explain(err)
 	}
 	return s.follow(ctx)
-}
-
-// follow tells the guest of every change of its network from here on.
-func (s *Sandbox) follow(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.undo.push("network watch", func(context.Context) error { cancel(); return nil })
-	return s.netns.Watch(ctx, func() {
-		if err := s.SyncNetwork(ctx); err != nil && ctx.Err() == nil {
-			log.G(ctx).WithError(err).Warn("network of the sandbox")
-		}
-	})
-}
-
-// SyncNetwork gives the guest the network that the namespace has now.
-func (s *Sandbox) SyncNetwork(ctx context.Context) error {
-	s.network.Lock()
-	defer s.network.Unlock()
-	wanted, err := s.netns.Sync()
-	if err != nil {
-		return err
-	}
-	_, err = s.guest.Guest().ApplyNetwork(ctx, wanted)
-	return s.Explain(err)
 }
 
 func (s *Sandbox) openLog(name string) (*os.File, error) {
@@ -309,10 +289,8 @@ func openImage(dir string) (*guestimage.Image, error) {
 
 // sysctls are those that are the guest's as a whole.
 func sysctls(s oci.Sysctls) map[string]string {
-	all := maps.Clone(s.Network)
-	if all == nil {
-		all = map[string]string{}
-	}
+	all := map[string]string{"net.ipv4.ip_local_port_range": network.GuestPorts()}
+	maps.Copy(all, s.Network)
 	maps.Copy(all, s.Kernel)
 	return all
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/sandbox/statedir"
 )
 
 // removeTree removes a folder that cloister made, with all that is in it. It
@@ -26,6 +28,16 @@ func removeTree(dir string) error {
 	if err := removeAt(parent, filepath.Base(dir)); err != nil {
 		return fmt.Errorf("remove %q: %w", dir, err)
 	}
+	return nil
+}
+
+// removeRun removes a sandbox's run folder, and its namespace's when that was the
+// last one in it.
+func removeRun(dir statedir.Dir) error {
+	if err := removeTree(dir.String()); err != nil {
+		return err
+	}
+	_ = unix.Rmdir(filepath.Dir(dir.String())) // others are in it, as a rule
 	return nil
 }
 

@@ -18,6 +18,8 @@ type card struct {
 	tap  string
 	mac  string // what the machine calls it by
 	link int    // index of the engine's link, 0 while it is spare
+
+	wired bool // link's traffic is redirected
 }
 
 // Sync redirects the links that are in the namespace now to the machine's cards
@@ -43,7 +45,7 @@ func (n *Namespace) Sync() (*guestv1.Network, error) {
 		if err != nil {
 			return nil, fmt.Errorf("tap %s: %w", c.tap, err)
 		}
-		if err := n.wire(h, l, tap); err != nil {
+		if err := c.connect(h, l, tap); err != nil {
 			return nil, err
 		}
 		guest := f.guest.GetLinks()[i]
@@ -61,7 +63,7 @@ func (n *Namespace) release(links []netlink.Link) {
 	}
 	for _, c := range n.cards {
 		if !there[c.link] {
-			c.link = 0
+			c.link, c.wired = 0, false
 		}
 	}
 }
@@ -81,6 +83,23 @@ func (n *Namespace) take(link int) (*card, error) {
 	}
 	spare.link = link
 	return spare, nil
+}
+
+// connect redirects a link's traffic, once, and has the tap take frames of its size.
+func (c *card) connect(h *netlink.Handle, link, tap netlink.Link) error {
+	if tap.Attrs().MTU != link.Attrs().MTU {
+		if err := h.LinkSetMTU(tap, link.Attrs().MTU); err != nil {
+			return fmt.Errorf("mtu of %s: %w", c.tap, err)
+		}
+	}
+	if c.wired {
+		return nil
+	}
+	if err := wire(h, link, tap); err != nil {
+		return err
+	}
+	c.wired = true
+	return nil
 }
 
 // Watch calls changed after links, addresses, routes or neighbours have changed,

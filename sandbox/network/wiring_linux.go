@@ -5,7 +5,6 @@ package network
 import (
 	"fmt"
 	"os"
-	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -24,25 +23,34 @@ const (
 	prioGuest                 // everything else: guest
 )
 
-// keepHostPorts has the host side of the namespace choose its ports from its own
+// GuestPorts are the local ports that are left to the guest, as its kernel wants
+// them written.
+func GuestPorts() string { return fmt.Sprintf("32768 %d", hostPorts-1) }
+
+func ownPorts() string { return fmt.Sprintf("%d 65535", hostPorts) }
+
+// KeepHostPorts has the host side of the namespace choose its ports from its own
 // part, so that answers can be told from the guest's traffic.
-func (n *Namespace) keepHostPorts() error {
+func (n *Namespace) KeepHostPorts() error {
 	return n.do(func() error {
-		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte(strconv.Itoa(hostPorts)+"\t65535"), 0)
+		if err := os.WriteFile(portRange, []byte(ownPorts()), 0); err != nil {
+			return fmt.Errorf("local ports of the network namespace: %w", err)
+		}
+		return nil
 	})
 }
 
 // wire redirects everything that arrives at the link to the tap and the reverse,
 // but for what the host's side of the namespace needs.
-func (n *Namespace) wire(h *netlink.Handle, link, tap netlink.Link) error {
+func wire(h *netlink.Handle, link, tap netlink.Link) error {
 	for _, l := range []netlink.Link{link, tap} {
-		qdisc := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_INGRESS, Handle: netlink.MakeHandle(0xffff, 0)}}
-		if err := h.QdiscReplace(qdisc); err != nil {
+		// What a dead sandbox left there leads to a tap that is gone.
+		if err := dropIngress(h, l); err != nil {
+			return err
+		}
+		if err := h.QdiscAdd(ingress(l)); err != nil {
 			return fmt.Errorf("ingress of %s: %w", l.Attrs().Name, err)
 		}
-	}
-	if err := h.LinkSetMTU(tap, link.Attrs().MTU); err != nil {
-		return fmt.Errorf("mtu of %s: %w", tap.Attrs().Name, err)
 	}
 	if err := h.LinkSetUp(tap); err != nil {
 		return fmt.Errorf("set %s up: %w", tap.Attrs().Name, err)
@@ -50,27 +58,31 @@ func (n *Namespace) wire(h *netlink.Handle, link, tap netlink.Link) error {
 	filters := []netlink.Filter{
 		filter(tap, prioGuest, unix.ETH_P_ALL, nil, redirect(link)),
 		filter(link, prioNeighbours, unix.ETH_P_ARP, nil, mirror(tap)),
-		// ICMPv6 neighbour discovery is types 133 to 137 (RFC 4861), in the first byte behind the header.
-		filter(link, prioNeighbours+10, unix.ETH_P_IPV6, []nl.TcU32Key{nextHeader(unix.IPPROTO_ICMPV6), {Mask: 0xf8000000, Val: 0x80000000, Off: 40}}, mirror(tap)),
-		filter(link, prioHostPorts+20, unix.ETH_P_IP, []nl.TcU32Key{protocol(unix.IPPROTO_TCP), plainHeader(), destination(20)}, pass()),
-		filter(link, prioHostPorts+21, unix.ETH_P_IP, []nl.TcU32Key{protocol(unix.IPPROTO_UDP), plainHeader(), destination(20)}, pass()),
-		filter(link, prioHostPorts+30, unix.ETH_P_IPV6, []nl.TcU32Key{nextHeader(unix.IPPROTO_TCP), destination(40)}, pass()),
-		filter(link, prioHostPorts+31, unix.ETH_P_IPV6, []nl.TcU32Key{nextHeader(unix.IPPROTO_UDP), destination(40)}, pass()),
+		// ICMPv6 neighbour discovery is types 134 to 137 from routers and neighbours (RFC 4861), the first byte behind the header.
+		filter(link, prioNeighbours+10, unix.ETH_P_IPV6, []nl.TcU32Key{nextHeader(unix.IPPROTO_ICMPV6), {Mask: 0xfe000000, Val: 134 << 24, Off: 40}}, mirror(tap)),
+		filter(link, prioNeighbours+11, unix.ETH_P_IPV6, []nl.TcU32Key{nextHeader(unix.IPPROTO_ICMPV6), {Mask: 0xfe000000, Val: 136 << 24, Off: 40}}, mirror(tap)),
+		filter(link, prioHostPorts+20, unix.ETH_P_IP, []nl.TcU32Key{protocol(unix.IPPROTO_TCP), plainHeader(), destination(20)}, nil),
+		filter(link, prioHostPorts+21, unix.ETH_P_IP, []nl.TcU32Key{protocol(unix.IPPROTO_UDP), plainHeader(), destination(20)}, nil),
+		filter(link, prioHostPorts+30, unix.ETH_P_IPV6, []nl.TcU32Key{nextHeader(unix.IPPROTO_TCP), destination(40)}, nil),
+		filter(link, prioHostPorts+31, unix.ETH_P_IPV6, []nl.TcU32Key{nextHeader(unix.IPPROTO_UDP), destination(40)}, nil),
 		filter(link, prioGuest+50, unix.ETH_P_ALL, nil, redirect(tap)),
 	}
 	for _, f := range filters {
-		if err := h.FilterReplace(f); err != nil {
+		if err := h.FilterAdd(f); err != nil {
 			return fmt.Errorf("redirect %s and %s: filter %d: %w", link.Attrs().Name, tap.Attrs().Name, f.Attrs().Priority, err)
 		}
 	}
 	return nil
 }
 
+// filter without an action lets pass what it matches: some kernels have no act_gact.
 func filter(on netlink.Link, prio, proto uint16, keys []nl.TcU32Key, action netlink.Action) *netlink.U32 {
 	f := &netlink.U32{
 		FilterAttrs: netlink.FilterAttrs{LinkIndex: on.Attrs().Index, Parent: netlink.MakeHandle(0xffff, 0), Priority: prio, Protocol: proto},
 		ClassId:     netlink.MakeHandle(1, 1),
-		Actions:     []netlink.Action{action},
+	}
+	if action != nil {
+		f.Actions = []netlink.Action{action}
 	}
 	if keys != nil {
 		f.Sel = &nl.TcU32Sel{Flags: nl.TC_U32_TERMINAL, Nkeys: uint8(len(keys)), Keys: keys}
@@ -96,8 +108,4 @@ func mirred(to netlink.Link, how netlink.MirredAct, then netlink.TcAct) netlink.
 	a.MirredAction = how
 	a.ActionAttrs.Action = then
 	return a
-}
-
-func pass() netlink.Action {
-	return &netlink.GenericAction{ActionAttrs: netlink.ActionAttrs{Action: netlink.TC_ACT_OK}}
 }

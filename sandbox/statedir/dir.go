@@ -136,14 +136,24 @@ func (d Dir) file(name string) string { return filepath.Join(string(d), name) }
 // Make makes the folder for root alone, and those above it. One that exists is
 // errdefs.ErrAlreadyExists.
 func (d Dir) Make() error {
-	if err := os.MkdirAll(filepath.Dir(string(d)), 0o711); err != nil { //nolint:gosec // passable: containers' sockets and logs have modes of their own
-		return err
+	err := d.mkdir()
+	for range 9 {
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		err = d.mkdir() // the namespace's last sandbox took its folder away between the two steps
 	}
-	err := os.Mkdir(string(d), 0o700) //nolint:gosec // names are checked by New
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%w: %w", errdefs.ErrAlreadyExists, err)
 	}
 	return err
+}
+
+func (d Dir) mkdir() error {
+	if err := os.MkdirAll(filepath.Dir(string(d)), 0o711); err != nil { //nolint:gosec // passable: containers' sockets and logs have modes of their own
+		return err
+	}
+	return os.Mkdir(string(d), 0o700) //nolint:gosec // names are checked by New
 }
 
 // Remove removes the files that this package names, and the folder. It never

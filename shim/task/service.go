@@ -18,7 +18,6 @@ import (
 
 	"cloister/runtime"
 	"cloister/runtime/stdio"
-	"cloister/sandbox"
 )
 
 // Service answers containerd's task calls from a runtime.
@@ -51,7 +50,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		return nil, err
 	}
 	for _, m := range r.GetRootfs() {
-		req.Rootfs = append(req.Rootfs, sandbox.Mount{Type: m.GetType(), Source: m.GetSource(), Target: m.GetTarget(), Options: m.GetOptions()})
+		req.Rootfs = append(req.Rootfs, runtime.Mount{Type: m.GetType(), Source: m.GetSource(), Target: m.GetTarget(), Options: m.GetOptions()})
 	}
 	pid, err := s.runtime.Create(ctx, req)
 	if err != nil {

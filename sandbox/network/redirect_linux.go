@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+const portRange = "/proc/sys/net/ipv4/ip_local_port_range"
+
+// Identity tells the namespace from every other one of this boot, and Ports the
+// host side's local ports as they are now: what Restore needs to know.
+func (n *Namespace) Identity() (identity, ports string, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(n.file.Fd()), &st); err != nil {
+		return "", "", fmt.Errorf("network namespace: %w", err)
+	}
+	err = n.do(func() error {
+		data, err := os.ReadFile(portRange)
+		ports = strings.Join(strings.Fields(string(data)), " ")
+		return err
+	})
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino), ports, err
+}
+
+// Restore takes every redirect off the namespace's links and gives its host side
+// the local ports back.
+func (n *Namespace) Restore(ports string) error {
+	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()))
+	if err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	defer h.Close()
+	links, err := h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		if engineMade(l) {
+			errs = append(errs, dropIngress(h, l))
+		}
+	}
+	errs = append(errs, n.do(func() error {
+		now, err := os.ReadFile(portRange)
+		if err != nil || ports == "" || strings.Join(strings.Fields(string(now)), " ") != ownPorts() {
+			return err
+		}
+		return os.WriteFile(portRange, []byte(ports), 0)
+	}))
+	return errors.Join(errs...)
+}
+
+// RestoreAt is Restore for the namespace at path, if it is still the one with
+// that identity.
+func RestoreAt(path, identity, ports string) error {
+	n, err := Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return nil //nolint:nilerr // the name is another thing's by now
+	}
+	defer n.Close()
+	if have, _, err := n.Identity(); err != nil || have != identity {
+		return err
+	}
+	return n.Restore(ports)
+}
+
+func ingress(l netlink.Link) *netlink.Ingress {
+	return &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_INGRESS, Handle: netlink.MakeHandle(0xffff, 0)}}
+}
+
+// dropIngress takes the ingress queue and its filters off a link that may have none.
+func dropIngress(h *netlink.Handle, l netlink.Link) error {
+	err := h.QdiscDel(ingress(l))
+	if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return fmt.Errorf("ingress of %s: %w", l.Attrs().Name, err)
+}
