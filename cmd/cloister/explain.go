@@ -261,10 +261,15 @@ func wholeDisk(_ scene, p part, d avc.Denial) (answer, bool) {
 	if d.Class != "blk_file" && d.Class != "chr_file" {
 		return answer{}, false
 	}
-	if p == partQEMU && d.Class == "blk_file" && !slices.Contains(d.Permissions, "open") && filepath.IsAbs(d.Path) {
+	level, single := d.Source.Range.Single()
+	if p == partQEMU && single && d.Class == "blk_file" && !slices.Contains(d.Permissions, "open") && filepath.IsAbs(d.Path) {
+		kind := "cloister_image_t"
+		if strings.HasPrefix(d.Source.Type, "svirt") {
+			kind = "svirt_image_t"
+		}
 		return answer{
-			judgedMistake, "a disk that was handed over has lost its label, as udev does it",
-			"cloister policy fcontext add --now " + quote(d.Path),
+			judgedMistake, "a disk that was handed over has lost its label, as udev may do it",
+			fmt.Sprintf("chcon -t %s -l %s %s", kind, level, quote(d.Path)),
 		}, true
 	}
 	return answer{judgedAttack, fmt.Sprintf("%s opens no device node itself", p), ""}, true

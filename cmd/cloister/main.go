@@ -31,6 +31,7 @@ func verbs() []verb {
 	return []verb{
 		{"check", "is this host ready for sandboxes: each line with its remedy", runCheck},
 		{"guest", "build a guest image, or show what is in one", runGuest},
+		{"install", "tell containerd, Docker, nerdctl or Kubernetes of the runtime", runInstall},
 		{"policy", "the SELinux policy module: install, remove, status, test, fcontext", runPolicy},
 		{"ps", "list the sandboxes that run", runPs},
 		{"inspect", "all that is known of a sandbox, as JSON", runInspect},

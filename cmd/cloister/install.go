@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"cloister/cmd/internal/engines"
+)
+
+func runInstall(ctx context.Context, std stdio, args []string) error {
+	return run(ctx, "cloister install", []verb{
+		{"containerd", "its config for CRI and Kubernetes; ctr and nerdctl need none", installContainerd},
+		{"docker", "daemon.json of Docker 23 or later", installDocker},
+		{"nerdctl", "what nerdctl needs: nothing but the shim in containerd's PATH", installNerdctl},
+		{"kubernetes", "print the RuntimeClass with its overhead", installKubernetes},
+	}, std, args)
+}
+
+// installer are the flags of all the engines.
+type installer struct {
+	command
+	file, options *string
+	dry, remove   *bool
+}
+
+func newInstaller(engine, file, about string) installer {
+	c := newCommand("install "+engine+" [--dry-run] [--remove]", about+"\nDoing it again changes nothing; what else is in the file stays as it is.")
+	return installer{
+		command: c,
+		file:    c.String("file", file, "the engine's config"),
+		options: c.String("shim-config", "", "settings of cloister's own for this engine, `file`"),
+		dry:     c.Bool("dry-run", false, "print what would change"),
+		remove:  c.Bool("remove", false, "take away what install has put there"),
+	}
+}
+
+func installContainerd(ctx context.Context, std stdio, args []string) error {
+	c := newInstaller("containerd", "/etc/containerd/config.toml", "Makes the runtime \"cloister\" known to containerd's CRI: in a file of its own where the config imports a folder, else as a\nblock at the config's end.")
+	if _, err := c.arguments(std, args, 0, 0); err != nil {
+		return err
+	}
+	text, missing, err := readConfig(*c.file)
+	if err != nil {
+		return err
+	}
+	engine := engines.Containerd{Path: *c.file, Text: text, Missing: missing, Version: 3, Imported: readImports, Options: *c.options}
+	major, _, said, err := programVersion(ctx, "containerd")
+	if err != nil {
+		fmt.Fprintf(std.err, "which containerd this is for is not known (%v): taken for version 2\n", err)
+	} else if major < 2 {
+		engine.Version = 2
+	}
+	var changes []engines.Change
+	if *c.remove {
+		changes, err = engine.Remove()
+	} else {
+		changes, err = engine.Add()
+	}
+	if err != nil {
+		return fmt.Errorf("install containerd: %w", err)
+	}
+	if said != "" && !*c.remove {
+		adviseShim(std)
+	}
+	return apply(std, changes, *c.dry, "systemctl restart containerd", "then: cloister install kubernetes | kubectl apply -f -")
+}
+
+func installDocker(ctx context.Context, std stdio, args []string) error {
+	c := newInstaller("docker", "/etc/docker/daemon.json", "Adds the runtime \"cloister\" to Docker's daemon.json.")
+	force := c.Bool("force", false, "also for a Docker that is too old, or not here")
+	if _, err := c.arguments(std, args, 0, 0); err != nil {
+		return err
+	}
+	if !*force && !*c.remove {
+		major, _, said, err := programVersion(ctx, "dockerd")
+		if err == nil && major < 23 {
+			return fmt.Errorf("install docker: found %q, want 23 or later: older ones take no shims (--force writes it all the same): %w", said, errdefs.ErrFailedPrecondition)
+		}
+		if err != nil {
+			fmt.Fprintf(std.err, "which Docker this is for is not known (%v): it must be 23 or later\n", err)
+		}
+	}
+	text, missing, err := readConfig(*c.file)
+	if err != nil {
+		return err
+	}
+	engine := engines.Docker{Path: *c.file, Text: text, Missing: missing, Options: *c.options}
+	change := engines.Change{}
+	if *c.remove {
+		change, err = engine.Remove()
+	} else {
+		change, err = engine.Add()
+	}
+	if err != nil {
+		return fmt.Errorf("install docker: %w", err)
+	}
+	if !*c.remove {
+		adviseShim(std)
+	}
+	return apply(std, []engines.Change{change}, *c.dry, "systemctl reload docker", "docker run --rm --runtime "+engines.Runtime+" alpine uname -r")
+}
+
+func installNerdctl(_ context.Context, std stdio, args []string) error {
+	c := newInstaller("nerdctl", "/etc/nerdctl/nerdctl.toml", "nerdctl takes a runtime by its type and has no setting for it: nothing is written.")
+	if _, err := c.arguments(std, args, 0, 0); err != nil {
+		return err
+	}
+	adviseShim(std)
+	_, err := fmt.Fprintf(std.out, "nothing is to be changed\nnerdctl run --rm --runtime %s alpine uname -r\nctr run --rm --runtime %s docker.io/library/alpine:latest one uname -r\n",
+		engines.RuntimeType, engines.RuntimeType)
+	return err
+}
+
+// What a sandbox takes beside its containers' memory: the guest's reserve (oci.Sizing), QEMU, virtiofsd and the shim.
+const (
+	overheadMiB = 160
+	overheadCPU = "100m"
+)
+
+func installKubernetes(_ context.Context, std stdio, args []string) error {
+	c := newCommand("install kubernetes [--memory MIB] [--cpu CPU]", "Prints the RuntimeClass that lets a pod ask for runtimeClassName: cloister. Pipe it into kubectl apply -f -")
+	memory := c.Int("memory", overheadMiB, "`MiB` that a sandbox takes beside its containers; `cloister ps` shows what it is here")
+	cpu := c.String("cpu", overheadCPU, "CPU time it takes, as Kubernetes writes it")
+	if _, err := c.arguments(std, args, 0, 0); err != nil {
+		return err
+	}
+	if !regexp.MustCompile(`^[0-9]+m?$`).MatchString(*cpu) || *memory < 0 {
+		return fmt.Errorf("install kubernetes: overhead of %d MiB and CPU %q: want numbers, as 160 and 100m: %w", *memory, *cpu, errdefs.ErrInvalidArgument)
+	}
+	_, err := fmt.Fprintf(std.out, `apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata:
+  name: %s
+handler: %s
+overhead:
+  podFixed:
+    memory: %dMi
+    cpu: %s
+`, engines.Runtime, engines.Runtime, *memory, *cpu)
+	return err
+}
+
+// adviseShim warns when the engine would not find the shim.
+func adviseShim(std stdio) {
+	if _, err := exec.LookPath(shimBinary); err != nil {
+		fmt.Fprintf(std.err, "%s is in no folder of this PATH: the engine must find it in its own: make install\n", shimBinary)
+	}
+}
+
+var versionNumber = regexp.MustCompile(`\sv?(\d+)\.(\d+)`)
+
+// programVersion asks a program on the PATH.
+func programVersion(ctx context.Context, name string) (major, minor int, said string, err error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return 0, 0, "", err
+	}
+	said = askVersion(ctx, path, "--version")
+	m := versionNumber.FindStringSubmatch(said)
+	if m == nil {
+		return 0, 0, said, fmt.Errorf("%s says %q", path, said)
+	}
+	major, err = strconv.Atoi(m[1])
+	if err == nil {
+		minor, err = strconv.Atoi(m[2])
+	}
+	return major, minor, said, err
+}
+
+// maxConfig bounds an engine's config.
+const maxConfig = 4 << 20
+
+func readConfig(name string) (text []byte, missing bool, err error) {
+	f, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, true, nil
+	}
+	if err != nil {
+		return nil, false, orRoot(err)
+	}
+	defer f.Close()
+	text, err = io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err == nil && len(text) > maxConfig {
+		err = fmt.Errorf("%s: more than %d bytes", name, maxConfig)
+	}
+	return text, false, err
+}
+
+func readImports(pattern string) (map[string][]byte, error) {
+	names, err := filepath.Glob(pattern)
+	if err != nil {
+		return nil, fmt.Errorf("import %q: %w", pattern, err)
+	}
+	files := map[string][]byte{}
+	for _, name := range names {
+		if files[name], _, err = readConfig(name); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+}
+
+// apply writes the changes, or prints them, and says what comes next.
+func apply(std stdio, changes []engines.Change, dry bool, restart, next string) error {
+	done := false
+	for _, change := range changes {
+		if !change.Needed() {
+			fmt.Fprintf(std.out, "%s: nothing is to be changed\n", change.Path)
+			continue
+		}
+		done = true
+		printChange(std.out, change)
+		if dry {
+			continue
+		}
+		if err := writeChange(change); err != nil {
+			return orRoot(fmt.Errorf("write %q: %w", change.Path, err))
+		}
+	}
+	if len(changes) == 0 {
+		fmt.Fprintln(std.out, "nothing of cloister is there")
+	}
+	switch {
+	case done && dry:
+		fmt.Fprintf(std.out, "(not written: --dry-run) -> %s\n", restart)
+	case done:
+		fmt.Fprintf(std.out, "written -> %s\n%s\n", restart, next)
+	}
+	return nil
+}
+
+// printChange shows the lines that differ, which stand together.
+func printChange(out io.Writer, c engines.Change) {
+	before, after := bytes.SplitAfter(c.Before, []byte("\n")), bytes.SplitAfter(c.After, []byte("\n"))
+	start := 0
+	for start < len(before) && start < len(after) && bytes.Equal(before[start], after[start]) {
+		start++
+	}
+	endB, endA := len(before), len(after)
+	for endB > start && endA > start && bytes.Equal(before[endB-1], after[endA-1]) {
+		endB--
+		endA--
+	}
+	state := ""
+	switch {
+	case c.New:
+		state = " (new)"
+	case len(c.After) == 0:
+		state = " (taken away)"
+	}
+	fmt.Fprintf(out, "%s%s, line %d:\n", c.Path, state, start+1)
+	for _, side := range []struct {
+		mark  string
+		lines [][]byte
+	}{{"- ", before[start:endB]}, {"+ ", after[start:endA]}} {
+		for _, line := range side.lines {
+			if len(line) > 0 {
+				fmt.Fprintf(out, "%s%s\n", side.mark, strings.TrimSuffix(string(line), "\n"))
+			}
+		}
+	}
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"cloister/cmd/internal/engines"
+	"cloister/labels/lsm"
+)
+
+// writeChange puts the new text in the file's place, as a whole. Mode, owner and label stay; a link stays a link.
+func writeChange(c engines.Change) error {
+	if len(c.After) == 0 && !c.New {
+		return removeConfig(c)
+	}
+	name := c.Path
+	if !c.New {
+		real, err := filepath.EvalSymlinks(name)
+		if err != nil {
+			return err
+		}
+		name = real
+	} else if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil { //nolint:gosec // as the engines' packages make it
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), ".cloister-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(c.After)
+	err = errors.Join(err, likeOld(f, name), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// removeConfig empties a file that somebody else made, and removes one that is cloister's.
+func removeConfig(c engines.Change) error {
+	if filepath.Base(c.Path) == "cloister.toml" {
+		return os.Remove(c.Path)
+	}
+	return os.Truncate(c.Path, 0)
+}
+
+// likeOld gives f the mode, owner and label of the file whose place it takes.
+func likeOld(f *os.File, name string) error {
+	old, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return f.Chmod(0o644)
+	}
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	st, err := old.Stat()
+	if err != nil {
+		return err
+	}
+	if err := f.Chmod(st.Mode().Perm()); err != nil {
+		return err
+	}
+	if sys, is := st.Sys().(*syscall.Stat_t); is {
+		if err := f.Chown(int(sys.Uid), int(sys.Gid)); err != nil {
+			return err
+		}
+	}
+	label, err := lsm.RawFileLabel(old)
+	if err != nil || label == "" {
+		return nil //nolint:nilerr // it has none, or its file system takes none
+	}
+	if err := lsm.SetRawFileLabel(f, label); err != nil {
+		return fmt.Errorf("label of the new file: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engines
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Marks around what is cloister's in a file of TOML.
+const (
+	beginMark = "# BEGIN cloister: written by `cloister install containerd`, taken away by the same with --remove\n"
+	endMark   = "# END cloister\n"
+)
+
+// Plugins of containerd that have the table of runtimes, by the version of its configuration.
+const (
+	pluginV2 = "io.containerd.grpc.v1.cri"
+	pluginV3 = "io.containerd.cri.v1.runtime"
+)
+
+// Containerd is what is known of an installation of containerd.
+type Containerd struct {
+	// Path and Text are the main file's; Missing when there is none.
+	Path    string
+	Text    []byte
+	Missing bool
+	// Version is of the configuration a new file gets: 2 for containerd 1, 3 for containerd 2.
+	Version int
+	// Imported gives the files that an import pattern matches now, with their text.
+	Imported func(pattern string) (map[string][]byte, error)
+	// Options is the path of cloister's own configuration, when it is not the usual one.
+	Options string
+}
+
+// table is a table of TOML.
+type table = map[string]any
+
+// Add gives the changes that make the runtime known. Where the main file imports a folder, and nothing in it or
+// the imported ones is about the same plugin (which old versions replace as a whole), that is a file of its own
+// there; else a block at the main file's end, and a file of its own from before goes.
+func (c Containerd) Add() ([]Change, error) {
+	bare, blocked := cutBlock(c.Text)
+	doc, err := parse(c.Path, bare)
+	if err != nil {
+		return nil, err
+	}
+	version, err := c.version(doc)
+	if err != nil {
+		return nil, err
+	}
+	if known := runtimeIn(doc); known != nil {
+		return nil, c.taken(c.Path, known)
+	}
+	dropIn, alone, err := c.dropIn(doc)
+	if err != nil {
+		return nil, err
+	}
+	block := c.block(version)
+	if dropIn != nil && alone && !blocked {
+		dropIn.After = slices.Concat([]byte(fmt.Sprintf("version = %d\n\n", version)), block)
+		return []Change{*dropIn}, verify(*dropIn, bare)
+	}
+	change := Change{Path: c.Path, Before: c.Text, New: c.Missing, After: appendBlock(bare, block)}
+	if c.Missing {
+		change.After = slices.Concat(newMain(version), block)
+	}
+	list := []Change{change}
+	if dropIn != nil && !dropIn.New {
+		list = append(list, *dropIn)
+	}
+	return list, verify(change, bare)
+}
+
+func (c Containerd) taken(name string, known table) error {
+	return fmt.Errorf("%w: %s has a runtime %q already, of type %v, that cloister has not written: take it out, or change it by hand to runtime_type = %q",
+		ErrConfig, name, Runtime, known["runtime_type"], RuntimeType)
+}
+
+// newMain is the start of a main file where there was none. Containerd 2.2 and later name that folder in their default one.
+func newMain(version int) []byte {
+	if version == 3 {
+		return []byte("version = 3\nimports = [\"/etc/containerd/conf.d/*.toml\"]\n\n")
+	}
+	return []byte(fmt.Sprintf("version = %d\n\n", version))
+}
+
+// Remove gives the changes that take away what Add has added, wherever it is.
+func (c Containerd) Remove() ([]Change, error) {
+	var list []Change
+	if bare, found := cutBlock(c.Text); found {
+		list = append(list, Change{Path: c.Path, Before: c.Text, After: bare})
+	}
+	doc, err := parse(c.Path, c.Text)
+	if err != nil {
+		return nil, err
+	}
+	dropIn, _, err := c.dropIn(doc)
+	if err != nil || dropIn == nil || dropIn.New {
+		return list, err
+	}
+	return append(list, *dropIn), nil
+}
+
+func parse(name string, text []byte) (table, error) {
+	doc := table{}
+	if err := toml.Unmarshal(text, &doc); err != nil {
+		return nil, fmt.Errorf("%w: %s is not TOML as it stands: %w", ErrConfig, name, err)
+	}
+	return doc, nil
+}
+
+// version is the main file's; containerd takes one without for version 1, whose names are others.
+func (c Containerd) version(doc table) (int, error) {
+	if c.Missing || len(bytes.TrimSpace(c.Text)) == 0 {
+		return c.Version, nil
+	}
+	switch v := doc["version"].(type) {
+	case int64:
+		if v == 2 || v == 3 {
+			return int(v), nil
+		}
+		return 0, fmt.Errorf("%w: %s has version %d, want 2 or 3: containerd config migrate prints it in a newer one", ErrConfig, c.Path, v)
+	case nil:
+		if _, has := doc["plugins"]; has {
+			return 0, fmt.Errorf("%w: %s has no version, which means 1: containerd config migrate prints it in a newer one", ErrConfig, c.Path)
+		}
+		return 0, fmt.Errorf("%w: %s has no version, which means 1: put version = %d at its start", ErrConfig, c.Path, c.Version)
+	}
+	return 0, fmt.Errorf("%w: %s: version is %v, want 2 or 3", ErrConfig, c.Path, doc["version"])
+}
+
+// dropIn is cloister's file in a folder that the main one imports; nil when there is no such folder. alone tells
+// that nobody else says anything of the plugin.
+func (c Containerd) dropIn(doc table) (change *Change, alone bool, err error) {
+	imports, is := doc["imports"].([]any)
+	if !is || c.Imported == nil {
+		return nil, false, nil
+	}
+	alone = !aboutRuntimes(doc)
+	for _, i := range imports {
+		pattern, is := i.(string)
+		if !is {
+			continue
+		}
+		if !path.IsAbs(pattern) {
+			pattern = path.Join(path.Dir(c.Path), pattern)
+		}
+		files, err := c.Imported(pattern)
+		if err != nil {
+			return nil, false, err
+		}
+		own := path.Join(path.Dir(pattern), "cloister.toml")
+		if ok, err := path.Match(path.Base(pattern), "cloister.toml"); err == nil && ok && change == nil {
+			text, there := files[own]
+			change = &Change{Path: own, Before: text, New: !there}
+		}
+		for name, text := range files {
+			if name == own {
+				continue
+			}
+			other, err := parse(name, text)
+			if err != nil {
+				return nil, false, err
+			}
+			if known := runtimeIn(other); known != nil {
+				return nil, false, c.taken(name, known)
+			}
+			alone = alone && !aboutRuntimes(other)
+		}
+	}
+	return change, alone, nil
+}
+
+// plugin gives the section of the plugin with the runtimes, and whether there is one.
+func plugin(doc table) (table, bool) {
+	plugins, _ := doc["plugins"].(table)
+	for _, name := range []string{pluginV2, pluginV3} {
+		if section, has := plugins[name].(table); has {
+			return section, true
+		}
+	}
+	return nil, false
+}
+
+func aboutRuntimes(doc table) bool {
+	_, has := plugin(doc)
+	return has
+}
+
+// runtimeIn gives the runtime's own table, nil when there is none.
+func runtimeIn(doc table) table {
+	section, _ := plugin(doc)
+	containerd, _ := section["containerd"].(table)
+	runtimes, _ := containerd["runtimes"].(table)
+	own, _ := runtimes[Runtime].(table)
+	return own
+}
+
+// block is what is added. Devices of the host are not handed over to a privileged container.
+func (c Containerd) block(version int) []byte {
+	name := pluginV2
+	if version == 3 {
+		name = pluginV3
+	}
+	var b strings.Builder
+	b.WriteString(beginMark)
+	fmt.Fprintf(&b, "[plugins.%q.containerd.runtimes.%s]\n", name, Runtime)
+	fmt.Fprintf(&b, "  runtime_type = %q\n  privileged_without_host_devices = true\n", RuntimeType)
+	b.WriteString("  pod_annotations = [\"io.cloister.*\"]\n  container_annotations = [\"io.cloister.*\"]\n")
+	if c.Options != "" {
+		fmt.Fprintf(&b, "[plugins.%q.containerd.runtimes.%s.options]\n  ConfigPath = %q\n", name, Runtime, c.Options)
+	}
+	b.WriteString(endMark)
+	return []byte(b.String())
+}
+
+// cutBlock takes what Add has written out of a file.
+func cutBlock(text []byte) ([]byte, bool) {
+	before, rest, found := bytes.Cut(text, []byte(beginMark))
+	_, after, closed := bytes.Cut(rest, []byte(endMark))
+	if !found || !closed {
+		return text, false
+	}
+	if bytes.HasSuffix(before, []byte("\n\n")) {
+		before = before[:len(before)-1]
+	}
+	return slices.Concat(before, after), true
+}
+
+func appendBlock(text, block []byte) []byte {
+	out := slices.Clone(text)
+	if len(out) > 0 && out[len(out)-1] != '\n' {
+		out = append(out, '\n')
+	}
+	if len(out) > 0 {
+		out = append(out, '\n')
+	}
+	return append(out, block...)
+}
+
+// verify reads the result: a runtimes table written in one line, for one, cannot be added to from outside.
+func verify(change Change, bare []byte) error {
+	doc, err := parse(change.Path, change.After)
+	if err != nil {
+		return fmt.Errorf("%w: with the runtime added: write the table runtimes as sections, or put %q into it by hand:\n%s", err, Runtime, change.After[min(len(bare), len(change.After)):])
+	}
+	if runtimeIn(doc) == nil {
+		return fmt.Errorf("%w: %s has sections of both versions' plugins", ErrConfig, change.Path)
+	}
+	return nil
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package engines makes the changes to the configuration of container engines that
+// tell them of cloister's runtime.
+//
+// It changes text and keeps every byte that is not cloister's: comments, order, and
+// keys it has never heard of. It touches no file; Change is a value. Functions may be
+// called at once.
+package engines
+
+import "errors"
+
+// Names of the runtime.
+const (
+	Runtime     = "cloister"
+	RuntimeType = "io.containerd.cloister.v2"
+)
+
+// ErrConfig is wrapped when a configuration is not one that can be added to; the error says what to do by hand.
+var ErrConfig = errors.New("configuration left as it is")
+
+// Change is a file before and after.
+type Change struct {
+	Path          string
+	Before, After []byte
+	// New says that the file is not there yet.
+	New bool
+}
+
+// Needed tells whether there is anything to do.
+func (c Change) Needed() bool {
+	return c.New && len(c.After) > 0 || string(c.Before) != string(c.After)
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engines
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// Docker is what is known of an installation of Docker.
+type Docker struct {
+	// Path and Text are daemon.json's; Missing when there is none.
+	Path    string
+	Text    []byte
+	Missing bool
+	// Options is the path of cloister's own configuration, when it is not the usual one.
+	Options string
+}
+
+// entry is the runtime's value in daemon.json.
+type entry struct {
+	RuntimeType string   `json:"runtimeType"`
+	Options     *options `json:"options,omitempty"`
+}
+
+// options are containerd's runtimeoptions.v1.Options.
+type options struct {
+	TypeURL    string `json:"TypeUrl"`
+	ConfigPath string `json:"ConfigPath"`
+}
+
+// member is one key of an object and where it stands: from the key's quote to the end of its value.
+type member struct {
+	key                string
+	start, value, stop int
+}
+
+// object is where an object stands: stop is behind its brace.
+type object struct {
+	start, stop int
+	members     []member
+}
+
+func (o object) find(key string) (member, bool) {
+	for _, m := range o.members {
+		if m.key == key {
+			return m, true
+		}
+	}
+	return member{}, false
+}
+
+// Add gives the change that makes the runtime known. All that is there stays as it is, byte by byte.
+func (d Docker) Add() (Change, error) {
+	change := Change{Path: d.Path, Before: d.Text, New: d.Missing}
+	want := entry{RuntimeType: RuntimeType}
+	if d.Options != "" {
+		want.Options = &options{TypeURL: "runtimeoptions.v1.Options", ConfigPath: d.Options}
+	}
+	value, err := json.Marshal(want)
+	if err != nil {
+		return change, err
+	}
+	own := fmt.Sprintf("%q: %s", Runtime, value)
+	if len(bytes.TrimSpace(d.Text)) == 0 {
+		change.After = []byte("{\n  \"runtimes\": {\n    " + own + "\n  }\n}\n")
+		return change, nil
+	}
+	top, err := d.scan(d.Text, 0)
+	if err != nil {
+		return change, err
+	}
+	runtimes, has := top.find("runtimes")
+	if !has {
+		change.After = insert(d.Text, top, "\"runtimes\": {\n    "+own+"\n  }", "  ")
+		return change, d.check(change.After)
+	}
+	table, err := d.scan(d.Text[:runtimes.stop], runtimes.value)
+	if err != nil {
+		return change, err
+	}
+	m, has := table.find(Runtime)
+	if !has {
+		change.After = insert(d.Text, table, own, "    ")
+		return change, d.check(change.After)
+	}
+	if same(d.Text[m.value:m.stop], value) {
+		change.After = d.Text
+		return change, nil
+	}
+	var have entry
+	if err := json.Unmarshal(d.Text[m.value:m.stop], &have); err != nil || have.RuntimeType != RuntimeType {
+		return change, fmt.Errorf("%w: %s has a runtime %q already, that is not cloister's: %s: take it out, or change it by hand to %s",
+			ErrConfig, d.Path, Runtime, d.Text[m.value:m.stop], value)
+	}
+	if d.Options == "" { // ours, with settings that somebody has made
+		change.After = d.Text
+		return change, nil
+	}
+	change.After = slices.Concat(d.Text[:m.value], value, d.Text[m.stop:])
+	return change, d.check(change.After)
+}
+
+// Remove gives the change that takes the runtime away; an object of runtimes that is empty then goes too.
+func (d Docker) Remove() (Change, error) {
+	change := Change{Path: d.Path, Before: d.Text, After: d.Text}
+	if len(bytes.TrimSpace(d.Text)) == 0 {
+		return change, nil
+	}
+	top, err := d.scan(d.Text, 0)
+	if err != nil {
+		return change, err
+	}
+	runtimes, has := top.find("runtimes")
+	if !has {
+		return change, nil
+	}
+	table, err := d.scan(d.Text[:runtimes.stop], runtimes.value)
+	if err != nil {
+		return change, err
+	}
+	m, has := table.find(Runtime)
+	if !has {
+		return change, nil
+	}
+	if len(table.members) == 1 {
+		table, m = top, runtimes
+	}
+	change.After = cut(d.Text, table, m)
+	return change, d.check(change.After)
+}
+
+// same compares two values of JSON without their blanks.
+func same(a, b []byte) bool {
+	var x, y bytes.Buffer
+	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())
+}
+
+func (d Docker) check(text []byte) error {
+	if !json.Valid(text) {
+		return fmt.Errorf("%w: %s: adding the runtime would break it", ErrConfig, d.Path)
+	}
+	return nil
+}
+
+// scan finds the members of the object that begins at or behind from.
+func (d Docker) scan(text []byte, from int) (object, error) {
+	wrong := func(err error) (object, error) {
+		return object{}, fmt.Errorf("%w: %s is not an object of JSON: %w", ErrConfig, d.Path, err)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text[from:]))
+	first, err := decoder.Token()
+	if err != nil {
+		return wrong(err)
+	}
+	if first != json.Delim('{') {
+		return wrong(fmt.Errorf("it begins with %v", first))
+	}
+	o := object{start: from + int(decoder.InputOffset()) - 1}
+	for decoder.More() {
+		token, err := decoder.Token()
+		if err != nil {
+			return wrong(err)
+		}
+		key, is := token.(string)
+		if !is {
+			return wrong(fmt.Errorf("key %v", token))
+		}
+		end := from + int(decoder.InputOffset())
+		var raw json.RawMessage
+		if err := decoder.Decode(&raw); err != nil {
+			return wrong(err)
+		}
+		stop := from + int(decoder.InputOffset())
+		o.members = append(o.members, member{key, keyStart(text, end), stop - len(raw), stop})
+	}
+	if _, err := decoder.Token(); err != nil {
+		return wrong(err)
+	}
+	o.stop = from + int(decoder.InputOffset())
+	if from == 0 {
+		if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+			return wrong(errors.New("something follows it"))
+		}
+	}
+	return o, nil
+}
+
+// keyStart goes back from the end of a string to its first quote.
+func keyStart(text []byte, end int) int {
+	for i := end - 2; i > 0; i-- {
+		if text[i] != '"' {
+			continue
+		}
+		slashes := 0
+		for i-1-slashes >= 0 && text[i-1-slashes] == '\\' {
+			slashes++
+		}
+		if slashes%2 == 0 {
+			return i
+		}
+	}
+	return 0
+}
+
+// insert puts text in as the last member of o. indent is used where there is no member whose place to imitate.
+func insert(text []byte, o object, own, indent string) []byte {
+	if len(o.members) == 0 {
+		closing := strings.TrimSuffix(indent, "  ")
+		return slices.Concat(text[:o.start+1], []byte("\n"+indent+own+"\n"+closing), text[o.stop-1:])
+	}
+	last := o.members[len(o.members)-1]
+	if lead := leading(text, last.start); lead != "" {
+		return slices.Concat(text[:last.stop], []byte(",\n"+lead[1:]+own), text[last.stop:])
+	}
+	return slices.Concat(text[:last.stop], []byte(", "+own), text[last.stop:])
+}
+
+// leading is the line break and the blanks before a member; empty when it does not begin a line.
+func leading(text []byte, start int) string {
+	i := start
+	for i > 0 && (text[i-1] == ' ' || text[i-1] == '\t') {
+		i--
+	}
+	if i == 0 || text[i-1] != '\n' {
+		return ""
+	}
+	return string(text[i-1 : start])
+}
+
+// cut takes a member out, with the comma that goes with it.
+func cut(text []byte, o object, m member) []byte {
+	i := slices.Index(o.members, m)
+	switch {
+	case len(o.members) == 1:
+		return slices.Concat(text[:o.start+1], text[o.stop-1:])
+	case i == 0:
+		return slices.Concat(text[:m.start], text[o.members[1].start:])
+	}
+	return slices.Concat(text[:o.members[i-1].stop], text[m.stop:])
+}
