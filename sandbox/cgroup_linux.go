@@ -8,16 +8,18 @@ import (
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/statedir"
+	"cloister/vmm"
+	"cloister/vmm/qemu"
 )
 
-// overheadMiB is what QEMU and the file server need beside the machine's own
-// memory. It is a ceiling, not a cost: the README has what was measured.
-const overheadMiB = 256
+// helpersMiB is what the file server may use beside QEMU: it holds a descriptor
+// and some bytes for each file that the guest knows.
+const helpersMiB = 128
 
 // enterCgroup makes the cgroup that QEMU and its helpers will run in. Its limit
 // is the machine's and an overhead, never the container's own: the guest's page
 // cache would have the machine killed.
-func (s *Sandbox) enterCgroup() error {
+func (s *Sandbox) enterCgroup(m vmm.Machine) error {
 	leaf, err := cgroup.Leaf(s.request.Workload.CgroupsPath, s.request.ID)
 	if err != nil {
 		return err
@@ -26,7 +28,7 @@ func (s *Sandbox) enterCgroup() error {
 	if err != nil {
 		return err
 	}
-	limits := hostLimits(s.request.Workload.HostResources(), s.size)
+	limits := hostLimits(s.request.Workload.HostResources(), m)
 	return s.do(statedir.Effect{Kind: statedir.KindCgroup, Path: group.String()}, func(*statedir.Effect) error {
 		if err := group.Create(limits); err != nil {
 			return err
@@ -37,9 +39,9 @@ func (s *Sandbox) enterCgroup() error {
 }
 
 // hostLimits are a workload's limits as they apply to its whole machine.
-func hostLimits(r oci.Resources, size oci.Size) cgroup.Limits {
+func hostLimits(r oci.Resources, m vmm.Machine) cgroup.Limits {
 	l := cgroup.Limits{
-		MemoryBytes: int64(size.MemoryMiB+overheadMiB) << 20,
+		MemoryBytes: int64(m.MemoryMiB+qemu.OverheadMiB(m)+helpersMiB) << 20,
 		CPUShares:   r.CPUShares, CPUs: r.CPUs, Mems: r.Mems,
 		BlockIO: cgroup.BlockIO{
 			Weight: r.BlockIO.Weight, WeightDevices: diskLimits(r.BlockIO.WeightDevices),

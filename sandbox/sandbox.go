@@ -75,7 +75,7 @@ type step struct {
 
 func (s *Sandbox) steps(p *planned) []step {
 	return []step{
-		{"plan", func(context.Context) error { return s.plan(p) }},
+		{"plan", func(ctx context.Context) error { return s.plan(ctx, p) }},
 		{"promise", func(ctx context.Context) error { return s.promise(ctx) }},
 		{"label", s.label},
 		{"prepare", func(context.Context) error { return s.prepare(p) }},

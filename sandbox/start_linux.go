@@ -46,15 +46,18 @@ func (p *planned) close() {
 }
 
 // plan decides everything that can be decided without an effect.
-func (s *Sandbox) plan(p *planned) error {
+func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	p.clock = qemu.NewTSC()
 	image, err := openImage(s.config.Guest.Image)
 	if err != nil {
 		return err
 	}
-	accel, _, err := qemu.DetectAccel(s.config.Machine.Accel, qemu.Host{})
+	accel, warning, err := qemu.DetectAccel(s.config.Machine.Accel, qemu.Host{})
 	if err != nil {
 		return err
+	}
+	if warning != "" {
+		log.G(ctx).WithField("sandbox", s.request.ID).Warn(warning)
 	}
 	if s.identity, err = newIdentity(s.config, s.request, accel); err != nil {
 		return err
@@ -106,7 +109,7 @@ func (s *Sandbox) prepare(p *planned) error {
 	if err := errors.Join(s.identity.own(s.dir.String(), chosen.Run), s.identity.own(s.dir.Share(), chosen.Rootfs)); err != nil {
 		return err
 	}
-	if err := s.enterCgroup(); err != nil {
+	if err := s.enterCgroup(p.machine); err != nil {
 		return err
 	}
 	ns, err := network.Open(s.request.Workload.Namespaces.Network.Path)
