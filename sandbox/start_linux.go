@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/containerd/log"
 
 	"cloister/labels"
 	"cloister/labels/lsm"

@@ -54,15 +54,10 @@ func board(h Host, wish vmm.MachineType) vmm.MachineType {
 }
 
 // cmdline is the kernel's line: a panic ends the machine at once, and nothing is
-// printed that is not a warning. A microvm has no ACPI tables to look for. The
-// timer works: the kernel's test of it (check_timer) counts ticks against a loop
+// printed that is not a warning. The timer works: the kernel's test of it (check_timer) counts ticks against a loop
 // of instructions, and panics when the host is too busy to deliver them.
 func cmdline(board vmm.MachineType) []string {
-	line := []string{"console=ttyS0", "quiet", "panic=-1", "reboot=t", "random.trust_cpu=on", "no_timer_check"}
-	if board == vmm.MicroVM {
-		line = append(line, "acpi=off")
-	}
-	return line
+	return append([]string{"console=ttyS0", "quiet", "panic=-1", "random.trust_cpu=on", "no_timer_check"}, board.KernelParameters()...)
 }
 
 // NICs are a machine's network cards. Their addresses only tell them apart until
