@@ -131,7 +131,7 @@ func printImage(out io.Writer, image *guestimage.Image, asJSON bool) error {
 	fmt.Fprintf(w, "image\t%s\n", image.Dir)
 	fmt.Fprintf(w, "flavour\t%s (%s)\n", m.Flavour, m.Arch)
 	fmt.Fprintf(w, "kernel\t%s, %s, %.1f MiB\n", m.Kernel.Version, m.Kernel.Format, mib(m.Kernel.Bytes))
-	fmt.Fprintf(w, "initial image\t%.1f MiB (%s), %.1f MiB unpacked\n", mib(m.Initrd.Bytes), m.Initrd.Compression, mib(m.Initrd.UnpackedBytes))
+	fmt.Fprintf(w, "initial image\t%.1f MiB on disk (compression: %s), %.1f MiB in the guest\n", mib(m.Initrd.Bytes), m.Initrd.Compression, mib(m.Initrd.UnpackedBytes))
 	fmt.Fprintf(w, "agent\t%s, protocol %d\n", m.Agent.Version, m.Agent.Protocol)
 	fmt.Fprintf(w, "modules\t%d at boot, %d later\n", len(m.Modules), len(m.LateModules))
 	fmt.Fprintf(w, "parameters\t%s\n", strings.Join(m.Cmdline, " "))

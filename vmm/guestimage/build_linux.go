@@ -22,9 +22,9 @@ import (
 
 // imageRecipe is part of every image's digest: change it when the same inputs
 // shall give other bytes.
-const imageRecipe = "2"
+const imageRecipe = "3"
 
-// MaxInitrd is the most an initial image may have, compressed.
+// MaxInitrd is the most an initial image may have on disk.
 const MaxInitrd = 32 << 20
 
 // crunPath is where the guest's OCI runtime is in the image.
@@ -147,12 +147,9 @@ func (o Options) write(k kernelSet, a agentBinary, c content, inputs string, log
 	if err := t.archive(&raw); err != nil {
 		return nil, err
 	}
-	packed, err := compress(raw.Bytes())
+	packed, compression, err := pack(raw.Bytes(), MaxInitrd)
 	if err != nil {
 		return nil, err
-	}
-	if len(packed) > MaxInitrd {
-		return nil, fmt.Errorf("initial image: %d bytes compressed, at most %d allowed", len(packed), MaxInitrd)
 	}
 	vmlinux, err := readBounded(k.path(), maxKernel)
 	if err != nil {
@@ -163,7 +160,7 @@ func (o Options) write(k kernelSet, a agentBinary, c content, inputs string, log
 	m.Cmdline = kernelParameters(o.Flavour)
 	m.Kernel.Bytes = int64(len(vmlinux))
 	m.Initrd = Initrd{
-		Compression: "zstd", SHA256: hex.EncodeToString(sum[:]),
+		Compression: compression, SHA256: hex.EncodeToString(sum[:]),
 		Bytes: int64(len(packed)), UnpackedBytes: int64(raw.Len()),
 	}
 	data, err := m.encode()

@@ -74,6 +74,22 @@ func (t tree) archive(w io.Writer) error {
 	return nil
 }
 
+// pack leaves an archive as it is when it is not beyond limit: an emulated
+// guest takes a fifth of its boot to decompress it. Otherwise it compresses.
+func pack(raw []byte, limit int) ([]byte, string, error) {
+	if len(raw) <= limit {
+		return raw, "none", nil
+	}
+	packed, err := compress(raw)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(packed) > limit {
+		return nil, "", fmt.Errorf("initial image: %d bytes compressed, at most %d allowed", len(packed), limit)
+	}
+	return packed, "zstd", nil
+}
+
 // compress packs with zstd. One thread and a fixed level give the same bytes
 // everywhere.
 func compress(data []byte) ([]byte, error) {

@@ -67,6 +67,15 @@ func TestArchiveIsReproducible(t *testing.T) {
 	if !bytes.Equal(packed[0], packed[1]) {
 		t.Error("two archives of one tree differ")
 	}
+	if got, how, err := pack(packed[0], len(packed[0])); err != nil || how != "none" || !bytes.Equal(got, packed[0]) {
+		t.Errorf("pack within the limit = %d bytes, %q, %v, want it left alone", len(got), how, err)
+	}
+	if _, how, err := pack(bytes.Repeat([]byte("x"), 1000), 100); err != nil || how != "zstd" {
+		t.Errorf("pack beyond the limit = %q, %v, want zstd", how, err)
+	}
+	if _, _, err := pack(packed[0], 10); err == nil {
+		t.Error("pack of what does not compress below the limit gave no error")
+	}
 	z, err := zstd.NewReader(bytes.NewReader(packed[0]))
 	if err != nil {
 		t.Fatal(err)
