@@ -26,26 +26,43 @@ type Spare struct {
 	own, spare *os.File
 }
 
-// NewSpare makes the namespace.
+// NewSpare gives a Spare whose namespace is made when a card goes there: to make
+// one takes as long as all else that Configure does.
 func NewSpare() (*Spare, error) {
-	s := &Spare{}
-	var err error
-	if s.own, err = os.Open("/proc/self/ns/net"); err != nil {
-		return nil, err
+	own, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("own network namespace: %w", err)
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends in the new namespace
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			s.spare, err = os.Open("/proc/thread-self/ns/net")
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		return nil, fmt.Errorf("namespace for spare cards: %w", err)
+	return &Spare{own: own}, nil
+}
+
+func (s *Spare) open() error {
+	if s.spare != nil {
+		return nil
 	}
-	return s, nil
+	made := make(chan namespace)
+	go makeNamespace(made)
+	ns := <-made
+	if ns.err != nil {
+		return fmt.Errorf("namespace for spare cards: %w", ns.err)
+	}
+	s.spare = ns.file
+	return nil
+}
+
+type namespace struct {
+	file *os.File
+	err  error
+}
+
+// makeNamespace locks its thread and never unlocks it: it ends in the new one.
+func makeNamespace(made chan<- namespace) {
+	runtime.LockOSThread()
+	ns := namespace{err: unix.Unshare(unix.CLONE_NEWNET)}
+	if ns.err == nil {
+		ns.file, ns.err = os.Open("/proc/thread-self/ns/net")
+	}
+	made <- ns
 }
 
 // Apply is the package's Apply with the cards it needs brought in first, and
@@ -76,6 +93,9 @@ func (s *Spare) stash(wanted []net.HardwareAddr) error {
 		if !isCard(l) || slices.ContainsFunc(wanted, func(mac net.HardwareAddr) bool { return isNamed(l, mac) }) {
 			continue
 		}
+		if err := s.open(); err != nil {
+			return err
+		}
 		if err := move(&netlink.Handle{}, l, s.spare); err != nil {
 			return err
 		}
@@ -85,7 +105,11 @@ func (s *Spare) stash(wanted []net.HardwareAddr) error {
 
 // fetch brings the card with that address back, if it is among the spare ones.
 func (s *Spare) fetch(mac net.HardwareAddr) error {
-	h, err := netlink.NewHandleAt(netns.NsHandle(s.spare.Fd()))
+	if s.spare == nil {
+		return nil
+	}
+	// One family: the small kernel has not all that netlink would open.
+	h, err := netlink.NewHandleAt(netns.NsHandle(s.spare.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("spare cards: %w", err)
 	}

@@ -20,6 +20,7 @@ import (
 	runc "github.com/containerd/go-runc"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
+	"golang.org/x/sys/unix"
 
 	"cloister/cmd/cloister-agent/internal/containers"
 	"cloister/cmd/cloister-agent/internal/reap"
@@ -191,10 +192,32 @@ func (s *Service) awaitExit(ctx context.Context, id, exec string) {
 	s.exits.wait(ctx, process{containers.ID(id), containers.ID(exec)})
 }
 
-// Kill sends a signal.
+// Kill sends a signal. To one process it goes without crun, whose start takes
+// longer than all else.
 func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*types.Empty, error) {
+	if !r.GetAll() && r.GetExecID() == "" {
+		return &types.Empty{}, s.killInit(ctx, r)
+	}
 	resp, err := s.TTRPCTaskService.Kill(ctx, r)
 	return resp, runcError(err)
+}
+
+func (s *Service) killInit(ctx context.Context, r *taskapi.KillRequest) error {
+	state, err := s.State(ctx, &taskapi.StateRequest{ID: r.GetID()})
+	if err != nil {
+		return err
+	}
+	if state.GetStatus() == tasktypes.Status_STOPPED || state.GetPid() == 0 {
+		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
+	}
+	err = unix.Kill(int(state.GetPid()), unix.Signal(r.GetSignal()))
+	if errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
+	}
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("signal %d: %w", r.GetSignal(), errdefs.ErrInvalidArgument)
+	}
+	return err
 }
 
 // Checkpoint is not here: a guest's processes stay in it.
