@@ -40,7 +40,7 @@ func (c command) run(ctx context.Context) error {
 		return err
 	}
 	tail := &tailWriter{}
-	cmd := exec.CommandContext(ctx, bin, c.args...) //nolint:gosec // tools of the distribution by name
+	cmd := exec.CommandContext(ctx, bin, c.args...)
 	cmd.Dir = c.dir
 	cmd.Env = append([]string{"PATH=" + toolPath, "LC_ALL=C", "TZ=UTC", "HOME=/"}, c.env...)
 	cmd.Stdout = tail
@@ -110,7 +110,7 @@ func (t *tailWriter) String() string {
 // lock takes an exclusive lock on a file, waiting for who has it, and returns
 // what gives it back. The lock ends with its process.
 func lock(ctx context.Context, path string, waiting func()) (func(), error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // below the cache
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
