@@ -76,7 +76,7 @@ func installContainerd(ctx context.Context, std stdio, args []string) error {
 	if said != "" && !*c.remove {
 		adviseShim(std)
 	}
-	return apply(std, changes, *c.dry, "systemctl restart containerd", "then: cloister install kubernetes | kubectl apply -f -")
+	return apply(std, changes, *c.dry, "systemctl restart containerd", after(*c.remove, "then, for Kubernetes: cloister install kubernetes | kubectl apply -f -"))
 }
 
 func installDocker(ctx context.Context, std stdio, args []string) error {
@@ -111,7 +111,7 @@ func installDocker(ctx context.Context, std stdio, args []string) error {
 	if !*c.remove {
 		adviseShim(std)
 	}
-	return apply(std, []engines.Change{change}, *c.dry, "systemctl reload docker", "docker run --rm --runtime "+engines.Runtime+" alpine uname -r")
+	return apply(std, []engines.Change{change}, *c.dry, "systemctl reload docker", after(*c.remove, "then: docker run --rm --runtime "+engines.Runtime+" alpine uname -r"))
 }
 
 func installNerdctl(_ context.Context, std stdio, args []string) error {
@@ -152,6 +152,14 @@ overhead:
     cpu: %s
 `, engines.Runtime, engines.Runtime, *memory, *cpu)
 	return err
+}
+
+// after is the line that follows an installation.
+func after(removed bool, line string) string {
+	if removed {
+		return ""
+	}
+	return line + "\n"
 }
 
 // adviseShim warns when the engine would not find the shim.
@@ -238,7 +246,7 @@ func apply(std stdio, changes []engines.Change, dry bool, restart, next string) 
 	case done && dry:
 		fmt.Fprintf(std.out, "(not written: --dry-run) -> %s\n", restart)
 	case done:
-		fmt.Fprintf(std.out, "written -> %s\n%s\n", restart, next)
+		fmt.Fprintf(std.out, "written -> %s\n%s", restart, next)
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ type Containerd struct {
 	Path    string
 	Text    []byte
 	Missing bool
-	// Version is of the configuration a new file gets: 2 for containerd 1, 3 for containerd 2.
+	// Version is of the configuration a new file gets: 2 for containerd 1, 3 for containerd 2 (2.4 has 4 too, and takes 3).
 	Version int
 	// Imported gives the files that an import pattern matches now, with their text.
 	Imported func(pattern string) (map[string][]byte, error)
@@ -122,17 +122,17 @@ func (c Containerd) version(doc table) (int, error) {
 	}
 	switch v := doc["version"].(type) {
 	case int64:
-		if v == 2 || v == 3 {
+		if v >= 2 && v <= 4 {
 			return int(v), nil
 		}
-		return 0, fmt.Errorf("%w: %s has version %d, want 2 or 3: containerd config migrate prints it in a newer one", ErrConfig, c.Path, v)
+		return 0, fmt.Errorf("%w: %s has version %d, want 2 to 4: containerd config migrate prints it in a newer one", ErrConfig, c.Path, v)
 	case nil:
 		if _, has := doc["plugins"]; has {
 			return 0, fmt.Errorf("%w: %s has no version, which means 1: containerd config migrate prints it in a newer one", ErrConfig, c.Path)
 		}
 		return 0, fmt.Errorf("%w: %s has no version, which means 1: put version = %d at its start", ErrConfig, c.Path, c.Version)
 	}
-	return 0, fmt.Errorf("%w: %s: version is %v, want 2 or 3", ErrConfig, c.Path, doc["version"])
+	return 0, fmt.Errorf("%w: %s: version is %v, want 2 to 4", ErrConfig, c.Path, doc["version"])
 }
 
 // dropIn is cloister's file in a folder that the main one imports; nil when there is no such folder. alone tells
@@ -205,7 +205,7 @@ func runtimeIn(doc table) table {
 // block is what is added. Devices of the host are not handed over to a privileged container.
 func (c Containerd) block(version int) []byte {
 	name := pluginV2
-	if version == 3 {
+	if version >= 3 {
 		name = pluginV3
 	}
 	var b strings.Builder

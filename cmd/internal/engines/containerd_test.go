@@ -73,6 +73,7 @@ func TestContainerdAdd(t *testing.T) {
 		{"missing-v3", Containerd{Missing: true, Version: 3}, main, nil},
 		{"block-v2", Containerd{Text: []byte(mainV2)}, main, nil},
 		{"block-options", Containerd{Text: []byte(mainV2), Options: "/etc/cloister/pods.toml"}, main, nil},
+		{"block-v4", Containerd{Text: []byte("version = 4\n[plugins.'io.containerd.cri.v1.runtime']\n  x = 1\n")}, main, nil},
 		{"drop-in-v3", Containerd{Text: []byte(mainV3), Imported: folder(nil)}, "/etc/containerd/conf.d/cloister.toml", nil},
 		{
 			"another drop-in has the plugin",
