@@ -46,10 +46,13 @@ func engineFiles(ctx context.Context, work, build, guest, busybox string) ([]fil
 	}, nil
 }
 
+// labConfig gives guests time: they run under KVM that is emulated.
 const labConfig = `[guest]
 image = "/lab/guest"
 [labels]
 mac = "selinux"
+[timeouts]
+boot = "5m"
 `
 
 // engine is a containerd in the machine that runs the shim under test.
@@ -93,7 +96,7 @@ func startEngine(m *machine) (*engine, error) {
 
 // ctr runs containerd's client and returns what it printed.
 func (e *engine) ctr(args ...string) (string, error) {
-	answer, err := e.m.run(wire.Run{Argv: append([]string{"/usr/bin/ctr"}, args...), Env: labEnv(), Seconds: 120})
+	answer, err := e.m.run(wire.Run{Argv: append([]string{"/usr/bin/ctr"}, args...), Env: labEnv(), Seconds: 400})
 	if err != nil {
 		return "", err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +101,7 @@ func TestLab(t *testing.T) {
 	if !t.Run("start", func(t *testing.T) { e = startShim(t, m) }) {
 		return
 	}
+	t.Run("container", func(t *testing.T) { container(t, m, e) })
 	t.Run("matrix", func(t *testing.T) { matrix(t, m, e, list) })
 	t.Run("end", func(t *testing.T) { endShim(t, m, e) })
 }
@@ -218,7 +220,42 @@ func startShim(t *testing.T, m *machine) *engine {
 			t.Errorf("levels of %s: %q, want %d different ones", kind, levels[kind], len(ids()))
 		}
 	}
+	for _, args := range [][]string{{"policy", "test"}, {"labels"}, {"check"}} {
+		answer, err := m.run(wire.Run{Argv: append([]string{"/lab/bin/cloister"}, args...), Env: labEnv()})
+		if err != nil || (args[0] == "policy" && answer.Exit != 0) {
+			t.Errorf("cloister %q: %v, exit %d", args, err, answer.Exit)
+		}
+		t.Logf("cloister %s: exit %d\n%s", strings.Join(args, " "), answer.Exit, answer.Out)
+	}
 	return e
+}
+
+// container runs a plain container of runc's under the container types, and has it attack a sandbox that runs.
+func container(t *testing.T, m *machine, e *engine) {
+	t.Helper()
+	m.seen = nil
+	answer, err := plain(m, "own", levelA, "/bin/busybox", "cat", "/proc/self/attr/current")
+	if err != nil || answer.Exit != 0 || !strings.Contains(answer.Out, process(policy.ContainerType, levelA)) {
+		t.Fatalf("a plain container: %v, exit %d: %s: %s", err, answer.Exit, answer.Out, brief(denials(answer.Audit)))
+	}
+	unexpected(t, m)
+	list, err := e.processes(policy.QEMUType)
+	if err != nil || len(list) == 0 {
+		t.Fatalf("no machine runs: %v", err)
+	}
+	for _, test := range []struct {
+		name string
+		argv []string
+		want want
+	}{
+		{"map", []string{"open", "/proc/" + strconv.Itoa(list[0].pid) + "/maps"}, want{policy.ContainerType, policy.QEMUType, "dir", "search"}},
+		{"signal", []string{"kill", strconv.Itoa(list[0].pid), "18"}, want{policy.ContainerType, policy.QEMUType, "process", "signal"}},
+	} {
+		answer, err := plain(m, test.name, levelA, append([]string{"/bin/probe-container"}, test.argv...)...)
+		if err != nil || answer.Exit != 1 || !test.want.in(denials(answer.Audit), levelA, "") {
+			t.Errorf("%s: %v, exit %d: %s: %s, want %s", test.name, err, answer.Exit, answer.Out, brief(denials(answer.Audit)), test.want)
+		}
+	}
 }
 
 // endShim uses and ends the sandboxes: nothing may be left.
