@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"cloister/labels"
+	"cloister/labels/lsm"
 	"cloister/labels/mcs"
 	"cloister/labels/relabel"
 )
@@ -88,7 +89,8 @@ func (s *site) look(ctx context.Context) (picture, error) {
 
 // kept reads the registry of levels and the journal of labelled files, where there are any.
 func (s *site) kept() ([]mcs.Entry, []relabel.Use, error) {
-	self, err := s.host.Self()
+	own := lsm.Host{} // the owner that opens them is this process, wherever the rest is looked for
+	self, err := own.Self()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -96,14 +98,14 @@ func (s *site) kept() ([]mcs.Entry, []relabel.Use, error) {
 	var uses []relabel.Use
 	var problems []error
 	if dir := filepath.Join(s.config.Root, "mcs"); there(dir) {
-		registry, err := mcs.Open(mcs.Options{Dir: dir, Self: self, Alive: s.host.Alive})
+		registry, err := mcs.Open(mcs.Options{Dir: dir, Self: self, Alive: own.Alive})
 		if err == nil {
 			entries, err = registry.Entries()
 		}
 		problems = append(problems, orRoot(err))
 	}
 	if dir := filepath.Join(s.config.Root, "relabel"); there(dir) {
-		journal, err := relabel.Open(relabel.Options{Dir: dir, Self: self, Alive: s.host.Alive})
+		journal, err := relabel.Open(relabel.Options{Dir: dir, Self: self, Alive: own.Alive})
 		if err == nil {
 			uses, err = journal.Uses()
 		}
@@ -162,7 +164,7 @@ func tenant(cgroups string) (name, engine string) {
 	name = parts[len(parts)-1]
 	for _, part := range parts {
 		switch {
-		case strings.Contains(longest, "kubepods") && strings.Contains(part, "pod") && !strings.HasPrefix(part, "kubepods.") && part != "kubepods",
+		case strings.Contains(longest, "kubepods") && (strings.HasPrefix(part, "pod") || strings.Contains(part, "-pod")),
 			strings.Contains(part, "libpod_pod"), strings.HasPrefix(part, "machine-qemu"):
 			return part, engineOf(longest)
 		case strings.HasSuffix(part, ".scope"):

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"cloister/vmm"
+	"cloister/vmm/qemu"
+)
+
+const tcpTable = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
+   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
+   2: 0A01A8C0:0CEA 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
+   3: 0A01A8C0:0CEA 0B01A8C0:9000 01 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
+`
+
+const tcp6Table = `  sl  local_address                         remote_address                        st
+   0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A
+   1: 00000000000000000000000000000000:006F 00000000000000000000000000000000:0000 0A
+`
+
+func TestParseListeners(t *testing.T) {
+	addr := netip.MustParseAddr
+	tests := []struct {
+		name, in string
+		want     []listener
+		wantErr  bool
+	}{
+		{"v4", tcpTable, []listener{{"tcp", addr("0.0.0.0"), 22}, {"tcp", addr("127.0.0.1"), 8080}, {"tcp", addr("192.168.1.10"), 3306}}, false},
+		{"v6", tcp6Table, []listener{{"tcp", addr("::1"), 8080}, {"tcp", addr("::"), 111}}, false},
+		{"empty", "", nil, false},
+		{"odd digits", "head\n0: 0A0:16 0:0 0A\n", nil, true},
+		{"no port", "head\n0: 00000000 0:0 0A\n", nil, true},
+	}
+	for _, tt := range tests {
+		got, err := parseListeners([]byte(tt.in), "tcp", tcpListen)
+		if (err != nil) != tt.wantErr {
+			t.Errorf("%s: %v, want an error: %t", tt.name, err, tt.wantErr)
+		}
+		if diff := cmp.Diff(tt.want, got, cmpopts.EquateComparable(netip.Addr{})); err == nil && diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
+func FuzzParseListeners(f *testing.F) {
+	f.Add([]byte(tcpTable))
+	f.Add([]byte(tcp6Table))
+	f.Fuzz(func(_ *testing.T, text []byte) {
+		list, _ := parseListeners(text, "tcp", tcpListen)
+		ports(list)
+	})
+}
+
+// TestCheckGolden checks a host of files, in the areas that look at nothing else.
+func TestCheckGolden(t *testing.T) {
+	for name, files := range map[string]map[string]string{
+		"check-good": {
+			"proc/net/tcp":                 tcpTable[:len("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n")],
+			"proc/sys/net/ipv4/ip_forward": "0\n", "proc/sys/kernel/randomize_va_space": "2\n",
+			"sys/fs/selinux/enforce": "1", "sys/fs/selinux/booleans/virt_use_nfs": "0 0",
+		},
+		"check-bad": {
+			"proc/net/tcp": tcpTable, "proc/net/tcp6": tcp6Table,
+			"proc/sys/net/ipv4/ip_forward": "1\n", "proc/sys/net/ipv6/conf/all/forwarding": "1\n", "proc/sys/kernel/randomize_va_space": "1\n",
+			"sys/fs/selinux/enforce": "0", "sys/fs/selinux/booleans/virt_use_nfs": "1 1", "sys/fs/selinux/booleans/virt_use_usb": "1 1",
+		},
+	} {
+		s := fakeSite(t, files)
+		list := s.check(t.Context(), []area{{"network", checkNetwork}, {"booleans", checkBooleans}})
+		list = append(list, s.aslr())
+		var out bytes.Buffer
+		if err := printFindings(&out, list, false); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name+".txt", out.String())
+		if err := verdict(list); (err != nil) != (name == "check-bad") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestAccel(t *testing.T) {
+	yes := func() error { return nil }
+	no := func() error { return os.ErrNotExist }
+	cpu := func(flags string) func() ([]byte, error) {
+		return func() ([]byte, error) { return []byte("flags : fpu " + flags + "\n"), nil }
+	}
+	tests := []struct {
+		name string
+		want vmm.Accel
+		host qemu.Host
+		got  grade
+	}{
+		{"kvm", vmm.AccelAuto, qemu.Host{CPUInfo: cpu("svm"), OpenKVM: yes}, gradeOK},
+		{"paravirtual", vmm.AccelAuto, qemu.Host{CPUInfo: cpu(""), OpenKVM: yes}, gradeWarn},
+		{"emulated on purpose", vmm.AccelTCG, qemu.Host{CPUInfo: cpu(""), OpenKVM: no}, gradeWarn},
+		{"kvm wanted", vmm.AccelKVM, qemu.Host{CPUInfo: cpu("vmx"), OpenKVM: no}, gradeFail},
+	}
+	for _, tt := range tests {
+		if f := accel(tt.want, tt.host); f.Grade != tt.got {
+			t.Errorf("%s: %+v, want %s", tt.name, f, tt.got)
+		}
+	}
+}
+
+func TestSystemFolder(t *testing.T) {
+	for path, want := range map[string]bool{
+		"/etc": true, "/etc/x": true, "/home/a/images": true, "/root": true, "/var": true, "/sys/x": true, "/": true, "/usr/share/x": true, "/srv": true,
+		"/var/lib/cloister": false, "/srv/images": false, "/etcetera": false, "/run/cloister": false,
+	} {
+		if _, got := systemFolder(path); got != want {
+			t.Errorf("systemFolder(%q) = %t, want %t", path, got, want)
+		}
+	}
+}
+
+func TestFolders(t *testing.T) {
+	s := fakeSite(t, nil)
+	if f := s.folder("state", "/etc/guests"); f.Grade != gradeFail || f.Remedy == "" {
+		t.Errorf("a folder in /etc: %+v", f)
+	}
+	s.config.State, s.config.Root = "/run/cloister", "/var/lib/cloister"
+	for _, f := range checkFolders(t.Context(), s) {
+		if f.Grade == gradeFail {
+			t.Errorf("the usual folders: %+v", f)
+		}
+	}
+}
+
+func TestRemedies(t *testing.T) {
+	s := fakeSite(t, nil)
+	s.config.Machine.QEMU = "/nowhere/qemu"
+	s.config.Guest.Image = t.TempDir()
+	for _, f := range append(checkPrograms(t.Context(), s)[:1], append(checkImage(t.Context(), s), checkLabels(t.Context(), s)...)...) {
+		if f.Grade != gradeFail {
+			t.Errorf("%+v: want fail with a remedy", f)
+		}
+	}
+}

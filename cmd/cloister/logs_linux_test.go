@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestVisible(t *testing.T) {
+	var out bytes.Buffer
+	n, err := visible{&out}.Write([]byte("a\tb\r\n\x1b]0;owned\x07\x9bx\x7f\n"))
+	if want := "a\tb\n^[]0;owned^G?x^?\n"; err != nil || n != 19 || out.String() != want {
+		t.Errorf("Write = %d, %v, %q, want %q", n, err, out.String(), want)
+	}
+}
+
+func TestLogs(t *testing.T) {
+	s := fakeSite(t, nil)
+	dir := s.plant(t, "default", "one", alive(t), nil)
+	if _, _, err := s.command(t, "logs", "one"); err == nil || !strings.Contains(err.Error(), "no such log yet") {
+		t.Errorf("logs without a console: %v", err)
+	}
+	for name, text := range map[string]string{dir.Console(): "console\n", dir.QEMULog(): "qemu\n", dir.VirtiofsdLog(): "files\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for flag, want := range map[string]string{"--raw": "console\n", "--qemu": "qemu\n", "--virtiofsd": "files\n"} {
+		if out, _, err := s.command(t, "logs", flag, "one"); err != nil || out != want {
+			t.Errorf("logs %s: %q, %v, want %q", flag, out, err, want)
+		}
+	}
+}
+
+// TestFollow appends to a log, lets it start over, and removes it, each when the one before has been seen.
+func TestFollow(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "console.log")
+	if err := os.WriteFile(name, []byte("first line that is long\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	in, out := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- printLog(ctx, out, name, true) }()
+	expect := func(want string) {
+		t.Helper()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(in, got); err != nil || string(got) != want {
+			t.Fatalf("read %q, %v, want %q", got, err, want)
+		}
+	}
+	expect("first line that is long\n")
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("second\n"); err != nil {
+		t.Fatal(err)
+	}
+	expect("second\n")
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("printLog: %v", err)
+	}
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+
+	"cloister/cmd/internal/config"
+	"cloister/labels/lsm"
+	"cloister/sandbox"
+	"cloister/sandbox/statedir"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares got with a file of testdata.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", name, diff)
+	}
+}
+
+// fakeSite is a host of files: name, below its root, and content.
+func fakeSite(t *testing.T, files map[string]string) *site {
+	t.Helper()
+	root := t.TempDir()
+	for name, text := range files {
+		name = filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &site{
+		root: root, host: lsm.Host{Proc: filepath.Join(root, "proc"), SELinux: filepath.Join(root, "sys/fs/selinux")},
+		config: withDefaults(sandbox.Config{State: filepath.Join(root, "run/cloister"), Root: filepath.Join(root, "var/lib/cloister")}),
+	}
+}
+
+// created is when the sandboxes of the tests were made.
+func created() time.Time { return time.Date(2026, 11, 22, 6, 0, 0, 0, time.UTC) }
+
+// alive is a process that runs: this one.
+func alive(t *testing.T) statedir.Process {
+	t.Helper()
+	p, err := statedir.ProcessOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// plant writes a record.
+func (s *site) plant(t *testing.T, namespace, id string, owner statedir.Process, change func(*statedir.Record)) statedir.Dir {
+	t.Helper()
+	dir, err := statedir.New(s.config.State, namespace, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(dir.String(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := statedir.Record{
+		Version: 1, Namespace: dir.Namespace(), ID: dir.ID(), BootID: "boot", Owner: owner, Created: created(),
+		Facts: map[string]string{"machine": "q35", "accel": "kvm", "kernel": "6.1.0", "label": "system_u:system_r:cloister_qemu_t:s0:c1,c2", "memory_mib": "608"},
+		Effects: []statedir.Effect{
+			{Seq: 1, Kind: statedir.KindProcess, Path: "virtiofsd", Process: owner, Done: true},
+			{Seq: 2, Kind: statedir.KindProcess, Path: "qemu", Process: owner, Done: true},
+		},
+		Next: 3,
+	}
+	if change != nil {
+		change(&r)
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir.Record(), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// command runs a command line with the site's settings and gives what it wrote.
+func (s *site) command(t *testing.T, args ...string) (out, messages string, err error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.toml")
+	text := "state = \"" + s.config.State + "\"\nroot = \"" + s.config.Root + "\"\n[labels]\nmac = \"none\"\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(config.Env, file)
+	var o, m bytes.Buffer
+	err = run(t.Context(), "cloister", verbs(), stdio{&o, &m}, args)
+	return o.String(), m.String(), err
+}
+
+func TestFind(t *testing.T) {
+	s := fakeSite(t, nil)
+	for _, name := range []string{"default/one", "default/oneself", "k8s.io/abc123", "k8s.io/abd456", "moby/one"} {
+		namespace, id, _ := strings.Cut(name, "/")
+		s.plant(t, namespace, id, alive(t), nil)
+	}
+	tests := []struct {
+		in, want string
+		wantErr  error
+	}{
+		{"default/one", "default/one", nil},
+		{"ones", "default/oneself", nil},
+		{"abc", "k8s.io/abc123", nil},
+		{"k8s.io/abd", "k8s.io/abd456", nil},
+		{"ab", "", errdefs.ErrInvalidArgument},
+		{"one", "", errdefs.ErrInvalidArgument},
+		{"default", "", errdefs.ErrNotFound},
+		{"", "", errdefs.ErrNotFound},
+		{"../x", "", errdefs.ErrNotFound},
+	}
+	for _, tt := range tests {
+		got, err := s.find(tt.in)
+		if !errors.Is(err, tt.wantErr) {
+			t.Errorf("find(%q): %v, want %v", tt.in, err, tt.wantErr)
+		}
+		if err == nil && got.name() != tt.want {
+			t.Errorf("find(%q) = %s, want %s", tt.in, got.name(), tt.want)
+		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, v := range verbs() {
+		var out bytes.Buffer
+		err := v.run(t.Context(), stdio{&out, &out}, []string{"-h"})
+		if err != nil && !errors.Is(err, flag.ErrHelp) {
+			t.Errorf("%s -h: %v", v.name, err)
+		}
+		if !strings.Contains(out.String(), "Usage") && !strings.Contains(out.String(), "VERB") {
+			t.Errorf("%s -h says only %q", v.name, out.String())
+		}
+		if v.about == "" || len(v.about) > 80 {
+			t.Errorf("%s: its line has %d characters, want 1 to 80", v.name, len(v.about))
+		}
+	}
+	for _, args := range [][]string{{"nothing"}, {}, {"ps", "x"}, {"logs"}, {"inspect", "a", "b"}, {"ps", "--what"}} {
+		var out bytes.Buffer
+		if err := run(t.Context(), "cloister", verbs(), stdio{&out, &out}, args); !errors.Is(err, errUsage) {
+			t.Errorf("%q: %v, want %v", args, err, errUsage)
+		}
+	}
+}
+
+func TestAge(t *testing.T) {
+	for in, want := range map[time.Duration]string{
+		-time.Second: "0s", 3 * time.Second: "3s", 61 * time.Second: "1m01s", 3*time.Hour + 4*time.Minute: "3h04m", 80 * time.Hour: "3d",
+	} {
+		if got := age(in); got != want {
+			t.Errorf("age(%v) = %q, want %q", in, got, want)
+		}
+	}
+}
