@@ -27,8 +27,11 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// namespace is containerd's word; a guest has one.
-const namespace = "cloister"
+const (
+	// namespace is containerd's word; a guest has one.
+	namespace = "cloister"
+	crunPath  = "/usr/bin/crun"
+)
 
 // run boots the guest and serves the host until it hangs up.
 func run(ctx context.Context) error {
@@ -64,7 +67,11 @@ func newServer(ctx context.Context, queue *events.Queue, streams *stdio.Registry
 	if err != nil {
 		return nil, fmt.Errorf("make server: %w", err)
 	}
-	service, err := tasks.New(namespaces.WithNamespace(ctx, namespace), queue, streams, table)
+	crun, err := boot.SealRuntime(crunPath)
+	if err != nil {
+		return nil, err
+	}
+	service, err := tasks.New(namespaces.WithNamespace(ctx, namespace), crun, queue, streams, table)
 	if err != nil {
 		return nil, err
 	}

@@ -155,8 +155,9 @@ func prepare(ctx context.Context, dir string, r *guestv1.PrepareContainerRequest
 }
 
 // RemoveContainer takes away what PrepareContainer made, and lets go of the
-// share's inodes, each of which holds a descriptor on the host.
-func (s *Service) RemoveContainer(_ context.Context, r *guestv1.RemoveContainerRequest) (*types.Empty, error) {
+// share's inodes, each of which holds a descriptor on the host: most of them at
+// once, with their mount, the others soon after.
+func (s *Service) RemoveContainer(ctx context.Context, r *guestv1.RemoveContainerRequest) (*types.Empty, error) {
 	id, err := containers.ParseID(r.GetId())
 	if err != nil {
 		return nil, err
@@ -170,10 +171,14 @@ func (s *Service) RemoveContainer(_ context.Context, r *guestv1.RemoveContainerR
 		return nil, err
 	}
 	s.table.Forget(id)
-	if err := os.WriteFile(dropCaches, []byte(dropDentries), 0); err != nil {
-		return nil, fmt.Errorf("drop dentries: %w", err)
-	}
+	go forgetInodes(ctx)
 	return &types.Empty{}, nil
+}
+
+func forgetInodes(ctx context.Context) {
+	if err := os.WriteFile(dropCaches, []byte(dropDentries), 0); err != nil {
+		log.G(ctx).WithError(err).Warn("drop dentries")
+	}
 }
 
 // Events is a long poll.

@@ -28,7 +28,6 @@ import (
 )
 
 const (
-	crunPath = "/usr/bin/crun"
 	crunRoot = "/run/cloister/crun"
 	ioDir    = "/run/cloister/io"
 )
@@ -44,13 +43,15 @@ type Service struct {
 	table   *containers.Table
 	exits   *exits
 	monitor *reap.Monitor
+	crun    string // its path
 
 	mu    sync.Mutex
 	pipes map[process]*stdio.Pipes
 }
 
-// New starts containerd's service. Call it once.
-func New(ctx context.Context, publisher cshim.Publisher, streams *stdio.Registry, table *containers.Table) (*Service, error) {
+// New starts containerd's service, which will start crun by that path. Call it
+// once.
+func New(ctx context.Context, crun string, publisher cshim.Publisher, streams *stdio.Registry, table *containers.Table) (*Service, error) {
 	ctx, sd := shutdown.WithShutdown(ctx)
 	exits := newExits(publisher)
 	inner, err := runctask.NewTaskService(ctx, exits, sd)
@@ -60,7 +61,7 @@ func New(ctx context.Context, publisher cshim.Publisher, streams *stdio.Registry
 	monitor := &reap.Monitor{}
 	runc.Monitor = monitor // the task service has just set its own
 	return &Service{
-		TTRPCTaskService: inner, streams: streams, table: table, exits: exits, monitor: monitor,
+		TTRPCTaskService: inner, streams: streams, table: table, exits: exits, monitor: monitor, crun: crun,
 		pipes: map[process]*stdio.Pipes{},
 	}, nil
 }
@@ -80,7 +81,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 			s.table.Untask(id)
 		}
 	}()
-	opts, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: crunPath, Root: crunRoot})
+	opts, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: s.crun, Root: crunRoot})
 	if err != nil {
 		return nil, fmt.Errorf("encode options: %w", err)
 	}
