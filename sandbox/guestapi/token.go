@@ -46,7 +46,7 @@ func (n StreamName) Token() (Token, bool) {
 }
 
 func (n StreamName) encode() []byte {
-	return append([]byte{byte(len(n))}, n...) //nolint:gosec // a checked token
+	return append([]byte{byte(len(n))}, n...)
 }
 
 // ReadStreamName takes a stream's header from r and not a byte more.

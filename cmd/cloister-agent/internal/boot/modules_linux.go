@@ -59,7 +59,7 @@ func LoadLate() error {
 // loadList gives the modules' errors apart from its own. It deletes the files
 // as it goes: they are the guest's memory.
 func loadList(name string) ([]error, error) {
-	list, err := os.ReadFile(name) //nolint:gosec // one of two constants
+	list, err := os.ReadFile(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -76,7 +76,7 @@ func loadList(name string) ([]error, error) {
 }
 
 func loadModule(path string) error {
-	f, err := os.Open(path) //nolint:gosec // the image's list names it
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}

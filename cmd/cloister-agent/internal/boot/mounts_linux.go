@@ -81,7 +81,7 @@ func Prepare() error {
 // makeNull gives the first root, in which the kernel starts its modprobe, the
 // device without which Go's runtime does not start.
 func makeNull() error {
-	err := unix.Mknod(os.DevNull, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))) //nolint:gosec // null(4), a small number
+	err := unix.Mknod(os.DevNull, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3)))
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make %s: %w", os.DevNull, err)
 	}
@@ -168,7 +168,7 @@ func holdNamespaces() error {
 // HoldNamespace binds a namespace's file to its name below /run/cloister/ns.
 func HoldNamespace(file, name string) error {
 	target := nsDir + "/" + name
-	f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, nsFileMode) //nolint:gosec // one of four names
+	f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, nsFileMode)
 	if err == nil {
 		err = f.Close()
 	}

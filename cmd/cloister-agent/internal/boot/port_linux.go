@@ -50,7 +50,7 @@ func findPort(name string) (string, error) {
 		return "", err
 	}
 	for _, f := range files {
-		got, err := os.ReadFile(f) //nolint:gosec // a file of sysfs
+		got, err := os.ReadFile(f)
 		if err != nil || strings.TrimSpace(string(got)) != name {
 			continue // the name comes after the port
 		}

@@ -15,7 +15,7 @@ import (
 // itself into such memory each time it is started from anywhere else, lest a
 // container writes to it by /proc/PID/exe, and then starts again.
 func SealRuntime(path string) (string, error) {
-	from, err := os.Open(path) //nolint:gosec // a constant of the caller's
+	from, err := os.Open(path)
 	if err != nil {
 		return "", fmt.Errorf("seal runtime: %w", err)
 	}

@@ -43,7 +43,7 @@ func addEntropy(seed []byte) error {
 	if len(seed) > maxEntropy {
 		return fmt.Errorf("entropy of %d bytes: %w", len(seed), errdefs.ErrInvalidArgument)
 	}
-	size := uint32(len(seed)) //nolint:gosec // checked above
+	size := uint32(len(seed))
 	info := binary.NativeEndian.AppendUint32(nil, 8*size)
 	info = binary.NativeEndian.AppendUint32(info, size)
 	info = append(info, seed...)

@@ -75,13 +75,13 @@ func (r *Registry) outputFIFO(ctx context.Context, p *Pipes, dir, name string) (
 	if err != nil {
 		return "", err
 	}
-	holder, err := os.OpenFile(path, unix.O_RDWR|unix.O_NONBLOCK, 0) //nolint:gosec // a checked token
+	holder, err := os.OpenFile(path, unix.O_RDWR|unix.O_NONBLOCK, 0)
 	if err != nil {
 		_ = stream.Close()
 		return "", err
 	}
 	p.ends = append(p.ends, holder)
-	from, err := os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK, 0) //nolint:gosec // a checked token
+	from, err := os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		_ = stream.Close()
 		return "", err

@@ -108,12 +108,19 @@ func TestUndoDetachesWhatIsInUse(t *testing.T) {
 func TestStepsRefused(t *testing.T) {
 	dir := t.TempDir()
 	for _, s := range []*guestv1.MountStep{
-		{Type: "nfs", Target: "a"}, {Type: "", Target: "a"},
-		{Type: "bind", Source: "/etc", Target: "a"}, {Type: "bind", Source: "ctr:../x", Target: "a"}, {Type: "bind", Source: "share:/x", Target: "a"},
+		{Type: "nfs", Target: "a"},
+		{Type: "", Target: "a"},
+		{Type: "bind", Source: "/etc", Target: "a"},
+		{Type: "bind", Source: "ctr:../x", Target: "a"},
+		{Type: "bind", Source: "share:/x", Target: "a"},
 		{Type: "bind", Source: "ctr:.", Target: "a", Options: []string{"size=1"}},
-		{Type: "ext4", Source: "/dev/sda", Target: "a"}, {Type: "ext4", Source: "lun:-1", Target: "a"}, {Type: "erofs", Source: "lun:16384", Target: "a"},
+		{Type: "ext4", Source: "/dev/sda", Target: "a"},
+		{Type: "ext4", Source: "lun:-1", Target: "a"},
+		{Type: "erofs", Source: "lun:16384", Target: "a"},
 		{Type: "overlay", Target: "a", Options: []string{"lowerdir=/"}},
-		{Type: "tmpfs", Target: "../a"}, {Type: "mkdir", Target: "a", Options: []string{"mode=9"}}, {Type: "mkdir", Target: "/a"},
+		{Type: "tmpfs", Target: "../a"},
+		{Type: "mkdir", Target: "a", Options: []string{"mode=9"}},
+		{Type: "mkdir", Target: "/a"},
 	} {
 		if err := Do(t.Context(), dir, []*guestv1.MountStep{s}); err == nil {
 			t.Errorf("%v was done", s)

@@ -33,7 +33,7 @@ func clean(rel string) (string, error) {
 // openIn opens a path inside root, whatever symbolic links say.
 func openIn(root *os.File, rel string, flags int, mode uint32) (*os.File, error) {
 	how := unix.OpenHow{
-		Flags:   uint64(flags | unix.O_CLOEXEC), //nolint:gosec // flags are constants
+		Flags:   uint64(flags | unix.O_CLOEXEC),
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	}
 	if flags&unix.O_CREAT != 0 {

@@ -35,16 +35,16 @@ func trap(t *testing.T) (inside *os.File, outside string) {
 func TestTargetsStayInside(t *testing.T) {
 	root, outside := trap(t)
 	for _, rel := range []string{"abs/x", "up/x", "etc/x", "a/b/c", "abs", "./a/../d"} {
-		for _, make := range []func(*os.File, string) (*os.File, error){
+		for _, open := range []func(*os.File, string) (*os.File, error){
 			func(r *os.File, p string) (*os.File, error) { return folderIn(r, p+"-dir/y", folderMode) }, fileIn,
 		} {
-			f, err := make(root, rel)
+			f, err := open(root, rel)
 			if err != nil {
 				continue // a link to nowhere inside is no harm
 			}
-			real, err := os.Readlink(fdPath(f))
-			if err != nil || !strings.HasPrefix(real, root.Name()+"/") {
-				t.Errorf("%s opens %s, %v", rel, real, err)
+			path, err := os.Readlink(fdPath(f))
+			if err != nil || !strings.HasPrefix(path, root.Name()+"/") {
+				t.Errorf("%s opens %s, %v", rel, path, err)
 			}
 			_ = f.Close()
 		}

@@ -53,7 +53,7 @@ func unmount(path string) error {
 }
 
 func syncFS(path string) {
-	f, err := os.Open(path) //nolint:gosec // a mount point that the kernel named
+	f, err := os.Open(path)
 	if err != nil {
 		return
 	}
