@@ -150,8 +150,13 @@ func testBuildReplacesDamagedCacheAndImage(t *testing.T, agent string) {
 			t.Fatal(err)
 		}
 	}
+	stale := filepath.Dir(kernels[0]) + ".work"
+	write(t, stale, map[string]string{"out/kernel": "half", "build/vmlinux": "half"})
 	if image, err = opts.build(t.Context(), k, progress{}); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Stat(stale); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a killed build's folder is still there: %v", err)
 	}
 	if err := image.Verify(); err != nil || k.made != 2 {
 		t.Errorf("Verify = %v with the kernel made %d times, want it made anew", err, k.made)

@@ -95,15 +95,16 @@ func kernel(ctx context.Context, cache string, m maker, log progress) (kernelSet
 	if k, err := openKernel(dir, sum); err == nil {
 		return k, nil // made while this one waited
 	}
-	if err := makeKernel(ctx, m, base, dir); err != nil {
+	if err := makeKernel(ctx, m, dir); err != nil {
 		return kernelSet{}, err
 	}
 	return openKernel(dir, sum)
 }
 
-func makeKernel(ctx context.Context, m maker, base, dir string) (err error) {
-	work, err := os.MkdirTemp(base, "work-")
-	if err != nil {
+// makeKernel wants the kernel's lock held.
+func makeKernel(ctx context.Context, m maker, dir string) (err error) {
+	work := dir + ".work"
+	if err := os.RemoveAll(work); err != nil { // of a build that was killed
 		return fmt.Errorf("kernel cache: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()

@@ -50,7 +50,7 @@ func (c command) run(ctx context.Context) error {
 	cmd.Stderr = tail
 	cmd.WaitDelay = stopGrace
 	// The tool's children share its group, so that none outlives a cancel.
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: 0}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGTERM) }
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
