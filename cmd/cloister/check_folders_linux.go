@@ -39,14 +39,14 @@ func (s *site) folder(name, path string) finding {
 	if above, is := systemFolder(path); is {
 		return fail(name, fmt.Sprintf("%s is in %s, whose files are never labelled for guests", path, above), "move it to a folder of its own, as in /var/lib or /srv")
 	}
-	real, err := existing(s.path(path))
+	there, err := existing(s.path(path))
 	if err != nil {
 		return failed(name, err)
 	}
-	err = takesLabels(real)
+	err = takesLabels(there)
 	switch {
 	case errors.Is(err, unix.ENOTSUP):
-		return s.withoutLabels(name, path, real)
+		return s.withoutLabels(name, path, there)
 	case err != nil:
 		return warn(name, fmt.Sprintf("%s: %v", path, err), "run it as root")
 	}
@@ -54,8 +54,8 @@ func (s *site) folder(name, path string) finding {
 }
 
 // withoutLabels is bad news only where there are labels.
-func (s *site) withoutLabels(name, path, real string) finding {
-	found := path + " is on a file system that takes no labels (" + fileSystem(real) + ")"
+func (s *site) withoutLabels(name, path, there string) finding {
+	found := path + " is on a file system that takes no labels (" + fileSystem(there) + ")"
 	if enabled, err := s.host.Enabled(); err == nil && !enabled {
 		return ok(name, "%s; without SELinux none are needed", found)
 	}

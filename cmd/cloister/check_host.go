@@ -84,7 +84,8 @@ func (s *site) programs() []program {
 	return []program{
 		{"QEMU", s.config.Machine.QEMU, []string{"qemu-system-x86_64"}, "--version", "qemu-system-x86 (Debian), qemu-kvm (Fedora)", true},
 		{
-			"virtiofsd", s.config.Machine.Virtiofsd, []string{"virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"},
+			"virtiofsd", s.config.Machine.Virtiofsd,
+			[]string{"virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"},
 			"--version", "qemu-system-common or virtiofsd", true,
 		},
 		{"shim", "", []string{shimBinary, filepath.Join(selfDir(), shimBinary)}, "-v", "", true},
@@ -143,7 +144,7 @@ func checkPrograms(ctx context.Context, s *site) []finding {
 func askVersion(ctx context.Context, path, flag string) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, flag).CombinedOutput() //nolint:gosec // the programs that sandboxes are made of
+	out, err := exec.CommandContext(ctx, path, flag).CombinedOutput()
 	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
 	if err != nil && line == "" {
 		return "says no version: " + err.Error()

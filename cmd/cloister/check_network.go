@@ -48,8 +48,10 @@ func checkNetwork(_ context.Context, s *site) []finding {
 	if err != nil {
 		return []finding{failed("listening ports", err)}
 	}
-	return []finding{ports(open), s.forwarding("IPv4 forwarding", "proc/sys/net/ipv4/ip_forward"),
-		s.forwarding("IPv6 forwarding", "proc/sys/net/ipv6/conf/all/forwarding")}
+	return []finding{
+		ports(open), s.forwarding("IPv4 forwarding", "proc/sys/net/ipv4/ip_forward"),
+		s.forwarding("IPv6 forwarding", "proc/sys/net/ipv6/conf/all/forwarding"),
+	}
 }
 
 func ports(open []listener) finding {

@@ -42,24 +42,24 @@ func fileRules(path string) ([]fileRule, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return nil, fmt.Errorf("path %q: want an absolute one without . and ..: %w", path, errdefs.ErrInvalidArgument)
 	}
-	real, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("path %q: %w: make the folder or device first", path, err)
 	} else if err != nil {
 		return nil, err
 	}
-	st, err := os.Stat(real)
+	st, err := os.Stat(target)
 	if err != nil {
 		return nil, err
 	}
 	if st.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice {
 		rules := []fileRule{{"b", regexp.QuoteMeta(path), path}}
-		if real != path {
-			rules = append(rules, fileRule{"b", regexp.QuoteMeta(real), real})
+		if target != path {
+			rules = append(rules, fileRule{"b", regexp.QuoteMeta(target), target})
 		}
 		return rules, nil
 	}
-	for _, p := range []string{path, real} {
+	for _, p := range []string{path, target} {
 		if above, is := systemFolder(p); is {
 			return nil, fmt.Errorf("path %q is in %s, which is the system's or somebody's home: take a folder of its own, as in /srv or /var/lib: %w",
 				p, above, errdefs.ErrInvalidArgument)
@@ -67,9 +67,9 @@ func fileRules(path string) ([]fileRule, error) {
 	}
 	switch {
 	case st.IsDir():
-		return []fileRule{{"a", regexp.QuoteMeta(real) + "(/.*)?", real}}, nil
+		return []fileRule{{"a", regexp.QuoteMeta(target) + "(/.*)?", target}}, nil
 	case st.Mode().IsRegular():
-		return []fileRule{{"f", regexp.QuoteMeta(real), real}}, nil
+		return []fileRule{{"f", regexp.QuoteMeta(target), target}}, nil
 	}
 	return nil, fmt.Errorf("path %q is neither folder, file nor block device: %w", path, errdefs.ErrInvalidArgument)
 }
@@ -174,7 +174,7 @@ func tool(ctx context.Context, out io.Writer, line []string) error {
 	if err != nil {
 		return fmt.Errorf("%s is not here: install the package %s: %w", line[0], packages[line[0]], err)
 	}
-	cmd := exec.CommandContext(ctx, path, line[1:]...) //nolint:gosec // the paths are checked, and no shell is in between
+	cmd := exec.CommandContext(ctx, path, line[1:]...)
 	var messages bytes.Buffer
 	cmd.Stdout, cmd.Stderr = out, &messages
 	if err := cmd.Run(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"cloister/sandbox"
 	"cloister/sandbox/statedir"
@@ -58,8 +59,8 @@ func leftovers(boxes []guestBox) []taken {
 			continue
 		}
 		t := taken{Namespace: b.dir.Namespace(), ID: b.dir.ID(), Effects: []string{}}
-		for i := len(b.record.Effects) - 1; i >= 0; i-- {
-			t.Effects = append(t.Effects, b.record.Effects[i].String())
+		for _, e := range slices.Backward(b.record.Effects) {
+			t.Effects = append(t.Effects, e.String())
 		}
 		left = append(left, t)
 	}

@@ -58,7 +58,7 @@ func installContainerd(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	engine := engines.Containerd{Path: *c.file, Text: text, Missing: missing, Version: 3, Imported: readImports, Options: *c.options}
-	major, _, said, err := programVersion(ctx, "containerd")
+	major, said, err := programVersion(ctx, "containerd")
 	if err != nil {
 		fmt.Fprintf(std.err, "which containerd this is for is not known (%v): taken for version 2\n", err)
 	} else if major < 2 {
@@ -86,7 +86,7 @@ func installDocker(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	if !*force && !*c.remove {
-		major, _, said, err := programVersion(ctx, "dockerd")
+		major, said, err := programVersion(ctx, "dockerd")
 		if err == nil && major < 23 {
 			return fmt.Errorf("install docker: found %q, want 23 or later: older ones take no shims (--force writes it all the same): %w", said, errdefs.ErrFailedPrecondition)
 		}
@@ -99,7 +99,7 @@ func installDocker(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	engine := engines.Docker{Path: *c.file, Text: text, Missing: missing, Options: *c.options}
-	change := engines.Change{}
+	var change engines.Change
 	if *c.remove {
 		change, err = engine.Remove()
 	} else {
@@ -169,24 +169,21 @@ func adviseShim(std stdio) {
 	}
 }
 
-var versionNumber = regexp.MustCompile(`\sv?(\d+)\.(\d+)`)
+var versionNumber = regexp.MustCompile(`\sv?(\d+)\.\d`)
 
 // programVersion asks a program on the PATH.
-func programVersion(ctx context.Context, name string) (major, minor int, said string, err error) {
+func programVersion(ctx context.Context, name string) (major int, said string, err error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return 0, 0, "", err
+		return 0, "", err
 	}
 	said = askVersion(ctx, path, "--version")
 	m := versionNumber.FindStringSubmatch(said)
 	if m == nil {
-		return 0, 0, said, fmt.Errorf("%s says %q", path, said)
+		return 0, said, fmt.Errorf("%s says %q", path, said)
 	}
 	major, err = strconv.Atoi(m[1])
-	if err == nil {
-		minor, err = strconv.Atoi(m[2])
-	}
-	return major, minor, said, err
+	return major, said, err
 }
 
 // maxConfig bounds an engine's config.

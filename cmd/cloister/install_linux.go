@@ -21,12 +21,12 @@ func writeChange(c engines.Change) error {
 	}
 	name := c.Path
 	if !c.New {
-		real, err := filepath.EvalSymlinks(name)
+		target, err := filepath.EvalSymlinks(name)
 		if err != nil {
 			return err
 		}
-		name = real
-	} else if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil { //nolint:gosec // as the engines' packages make it
+		name = target
+	} else if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(filepath.Dir(name), ".cloister-*")
@@ -76,7 +76,7 @@ func likeOld(f *os.File, name string) error {
 	}
 	label, err := lsm.RawFileLabel(old)
 	if err != nil || label == "" {
-		return nil //nolint:nilerr // it has none, or its file system takes none
+		return nil // it has none, or its file system takes none
 	}
 	if err := lsm.SetRawFileLabel(f, label); err != nil {
 		return fmt.Errorf("label of the new file: %w", err)

@@ -90,7 +90,7 @@ func watch(name string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inotify: %w", err)
 	}
-	changes := os.NewFile(uintptr(fd), "inotify") //nolint:gosec // a descriptor
+	changes := os.NewFile(uintptr(fd), "inotify")
 	// IN_ATTRIB comes with the removal of a file that is open.
 	if _, err := unix.InotifyAddWatch(fd, name, unix.IN_MODIFY|unix.IN_ATTRIB|unix.IN_DELETE_SELF); err != nil {
 		return nil, errors.Join(fmt.Errorf("watch %q: %w", name, err), changes.Close())
@@ -101,7 +101,7 @@ func watch(name string) (*os.File, error) {
 // rewound goes back to the start of a log that has begun anew, and tells when the file is removed.
 func rewound(f *os.File) (removed bool, err error) {
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil { //nolint:gosec // a descriptor
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return false, fmt.Errorf("stat %q: %w", f.Name(), err)
 	}
 	at, err := f.Seek(0, io.SeekCurrent)

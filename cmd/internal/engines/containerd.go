@@ -155,26 +155,38 @@ func (c Containerd) dropIn(doc table) (change *Change, alone bool, err error) {
 		if err != nil {
 			return nil, false, err
 		}
-		own := path.Join(path.Dir(pattern), "cloister.toml")
-		if ok, err := path.Match(path.Base(pattern), "cloister.toml"); err == nil && ok && change == nil {
+		own := path.Join(path.Dir(pattern), dropInName)
+		if ok, err := path.Match(path.Base(pattern), dropInName); err == nil && ok && change == nil {
 			text, there := files[own]
 			change = &Change{Path: own, Before: text, New: !there}
 		}
-		for name, text := range files {
-			if name == own {
-				continue
-			}
-			other, err := parse(name, text)
-			if err != nil {
-				return nil, false, err
-			}
-			if known := runtimeIn(other); known != nil {
-				return nil, false, c.taken(name, known)
-			}
-			alone = alone && !aboutRuntimes(other)
+		delete(files, own)
+		others, err := c.others(files)
+		if err != nil {
+			return nil, false, err
 		}
+		alone = alone && !others
 	}
 	return change, alone, nil
+}
+
+// dropInName is that of cloister's file in a folder of imports.
+const dropInName = "cloister.toml"
+
+// others tells whether any of the files is about the plugin. One with the runtime itself is an error.
+func (c Containerd) others(files map[string][]byte) (bool, error) {
+	about := false
+	for name, text := range files {
+		doc, err := parse(name, text)
+		if err != nil {
+			return false, err
+		}
+		if known := runtimeIn(doc); known != nil {
+			return false, c.taken(name, known)
+		}
+		about = about || aboutRuntimes(doc)
+	}
+	return about, nil
 }
 
 // plugin gives the section of the plugin with the runtimes, and whether there is one.

@@ -78,6 +78,7 @@ func Read(file io.ReaderAt) (Report, error) {
 			stack, r.NX = true, p.Flags&elf.PF_X == 0
 		case elf.PT_INTERP:
 			interpreter = true
+		default:
 		}
 	}
 	if !stack {
