@@ -10,6 +10,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	optionsapi "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -39,6 +40,9 @@ var _ taskapi.TTRPCTaskService = (*Service)(nil)
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	if r.GetCheckpoint() != "" || r.GetParentCheckpoint() != "" {
 		return nil, fmt.Errorf("checkpoint %q: a guest cannot be restored from one: %w", r.GetCheckpoint(), errdefs.ErrNotImplemented)
+	}
+	if err := identifiers.Validate(r.GetID()); err != nil {
+		return nil, err
 	}
 	req := runtime.CreateRequest{
 		ID:     r.GetID(),
@@ -108,6 +112,9 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 
 // Exec adds a process to a container; Start runs it.
 func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
+	if err := identifiers.Validate(r.GetExecID()); err != nil {
+		return nil, fmt.Errorf("exec: %w", err)
+	}
 	return empty(s.runtime.Exec(ctx, runtime.ExecRequest{Ref: ref(r), Spec: r.GetSpec().GetValue(), Stdio: s.stdio(r.GetID(), r)}))
 }
 
