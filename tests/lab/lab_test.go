@@ -104,6 +104,7 @@ func TestLab(t *testing.T) {
 	t.Run("container", func(t *testing.T) { container(t, m, e) })
 	t.Run("matrix", func(t *testing.T) { matrix(t, m, e, list) })
 	t.Run("end", func(t *testing.T) { endShim(t, m, e) })
+	t.Run("faults", func(t *testing.T) { faults(t, m, e) })
 }
 
 // matrix runs every attempt with its controls.
@@ -272,11 +273,61 @@ func endShim(t *testing.T, m *machine, e *engine) {
 			t.Error(err)
 		}
 	}
-	list, err := e.processes("cloister_qemu_t")
-	if err != nil || slices.ContainsFunc(list, func(r running) bool { return strings.HasPrefix(r.command, "qemu-system") }) {
+	list, err := e.processes(policy.QEMUType)
+	if err != nil || slices.ContainsFunc(list, isQEMU) {
 		t.Errorf("left: %v, %v", list, err)
 	}
 }
+
+// faults are hosts on which no guest may start: the error says why, and nothing is left.
+func faults(t *testing.T, m *machine, e *engine) {
+	t.Helper()
+	no, yes := false, true
+	virtiofsd := func(kind string) wire.Request {
+		return wire.Request{Write: &wire.Write{Path: "/usr/lib/qemu/virtiofsd", Label: true, Context: object(kind, "s0")}}
+	}
+	for _, test := range []struct {
+		name        string
+		spoil, mend wire.Request
+		says        string
+	}{
+		{
+			"permissive", wire.Request{Policy: &wire.Policy{Enforce: &no}}, wire.Request{Policy: &wire.Policy{Enforce: &yes}},
+			"SELinux is permissive",
+		},
+		{"entrance", virtiofsd("lib_t"), virtiofsd(policy.VirtiofsdExecType), "virtiofsd"},
+		{
+			"without", wire.Request{Policy: &wire.Policy{Load: "/lab/policy/base"}}, wire.Request{Policy: &wire.Policy{Load: "/lab/policy/policy"}},
+			"cloister policy install",
+		},
+	} {
+		if _, err := m.ask(test.spoil, 2*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		id := "fault-" + test.name
+		err := e.run(id)
+		if err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: %v, want a refusal that says %q", test.name, err, test.says)
+		}
+		if _, err := m.ask(test.mend, 2*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if err == nil {
+			_ = e.remove(id)
+		}
+		t.Logf("%s: %.300v", test.name, err)
+		_, _ = e.ctr("container", "delete", id)
+		left, err := m.run(wire.Run{Argv: []string{"/bin/busybox", "find", "/run/cloister", "-name", id}})
+		if err != nil || strings.TrimSpace(left.Out) != "" {
+			t.Errorf("%s: left: %v %s", test.name, err, left.Out)
+		}
+		if list, err := e.processes("qemu"); err != nil || slices.ContainsFunc(list, isQEMU) {
+			t.Errorf("%s: left: %v, %v", test.name, list, err)
+		}
+	}
+}
+
+func isQEMU(r running) bool { return strings.HasPrefix(r.command, "qemu-system") }
 
 // report prints the table, and fails for whatever is not as it should be.
 func report(t *testing.T, results []result) {

@@ -16,10 +16,11 @@ import (
 )
 
 // policies are compiled policies with the module in them: one that enforces, one whose guest-side domains are permissive.
-// Neither has dontaudit rules, so that every denial is logged.
+// base is without the module. The first two have no dontaudit rules, so that every denial is logged.
 type policies struct{ dir string }
 
 func (p policies) enforcing() string  { return filepath.Join(p.dir, "policy") }
+func (p policies) base() string       { return filepath.Join(p.dir, "base") }
 func (p policies) permissive() string { return filepath.Join(p.dir, "permissive") }
 
 // permissiveDomains are those that the matrix attacks from.
@@ -30,7 +31,7 @@ func permissiveDomains() []string {
 // makePolicies returns them from the cache, or compiles them with the module as it is now. Every neverallow rule, the base
 // policy's and the module's, is checked on the way.
 func makePolicies(ctx context.Context, cache string, r root) (policies, error) {
-	sum := sha256.Sum256([]byte(r.dir + policy.Digest() + strings.Join(permissiveDomains(), ",") + "1"))
+	sum := sha256.Sum256([]byte(r.dir + policy.Digest() + strings.Join(permissiveDomains(), ",") + "2"))
 	made := policies{filepath.Join(cache, "lab", "policy-"+hex.EncodeToString(sum[:8]))}
 	if _, err := os.Stat(made.permissive()); err == nil {
 		return made, nil
@@ -49,6 +50,9 @@ func makePolicies(ctx context.Context, cache string, r root) (policies, error) {
 	}
 	parts := policies{filepath.Join(work, "parts")}
 	if err := os.Mkdir(parts.dir, 0o755); err != nil {
+		return policies{}, err
+	}
+	if err := takePolicy(ctx, store, parts.base()); err != nil {
 		return policies{}, err
 	}
 	if err := (policy.Store{Root: store, Audit: true}).Install(ctx); err != nil {

@@ -150,11 +150,8 @@ func (s *service) run(r wire.Run) (wire.Answer, error) {
 		}
 		defer func() { _ = file.Close() }()
 		cmd.Stdout, cmd.Stderr = file, file
-	} else {
+	} else if !r.Stay {
 		cmd.Stdout, cmd.Stderr = &buffer, &buffer
-		if r.Stay {
-			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-		}
 	}
 	if err := cmd.Start(); err != nil {
 		return wire.Answer{}, err
