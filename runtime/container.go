@@ -20,6 +20,7 @@ type container struct {
 	bundle   string
 	workload *oci.Workload
 	pause    bool
+	pod      bool // it stands for a pod that the engine made without a container
 	init     *process
 
 	mu    sync.Mutex

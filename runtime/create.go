@@ -53,6 +53,7 @@ func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err 
 	if c.workload, err = readWorkload(config.Workloads, req.Bundle); err != nil {
 		return 0, err
 	}
+	r.equip(c.workload)
 	for _, p := range c.workload.Ignored {
 		log.G(ctx).WithField("id", c.id).Debugf("config.json: %s", p)
 	}

@@ -114,19 +114,24 @@ func (r *Runtime) Empty() bool {
 // watch ends every process when the machine is gone. It runs until then.
 func (r *Runtime) watch(box *sandbox.Sandbox) {
 	<-box.Done()
+	for _, c := range r.all() {
+		for _, p := range c.all() {
+			p.exited(Exited{Status: exitGuestDied, At: time.Now()})
+		}
+	}
+}
+
+// all gives the containers whose create is over.
+func (r *Runtime) all() []*container {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	all := make([]*container, 0, len(r.containers))
 	for _, c := range r.containers {
 		if c != nil {
 			all = append(all, c)
 		}
 	}
-	r.mu.Unlock()
-	for _, c := range all {
-		for _, p := range c.all() {
-			p.exited(Exited{Status: exitGuestDied, At: time.Now()})
-		}
-	}
+	return all
 }
 
 // Close stops the sandbox, whatever still runs in it.

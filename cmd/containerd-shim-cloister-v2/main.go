@@ -10,6 +10,7 @@ import (
 	goruntime "runtime"
 	"time"
 
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/ttrpc"
 
@@ -18,6 +19,7 @@ import (
 	"cloister/shim/bootstrap"
 	"cloister/shim/events"
 	"cloister/shim/interceptor"
+	"cloister/shim/sandbox"
 	"cloister/shim/task"
 )
 
@@ -38,6 +40,7 @@ func serve(ctx context.Context, d *bootstrap.Daemon) error {
 	containers := runtime.New(ctx, load, d.Namespace, publisher)
 	err := d.ServeTTRPC(ctx, interceptor.Unary, func(s *ttrpc.Server) {
 		bootstrap.RegisterTask(s, task.New(containers, d.Namespace, d.Stop))
+		sandboxapi.RegisterTTRPCSandboxService(s, sandbox.New(containers, d.Stop))
 	})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()

@@ -65,7 +65,8 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 
 // configPath is where an engine's runtime options say that the configuration is.
 func configPath(options *anypb.Any) (string, error) {
-	if len(options.GetValue()) == 0 {
+	// containerd's CRI sends runc's options, whatever the runtime, for pods of the Sandbox API.
+	if len(options.GetValue()) == 0 || options.GetTypeUrl() == "containerd.runc.v1.Options" {
 		return "", nil
 	}
 	var o optionsapi.Options

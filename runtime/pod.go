@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	metrics "github.com/containerd/cgroups/v3/cgroup2/stats"
+	"github.com/containerd/errdefs"
+
+	"cloister/oci"
+	"cloister/runtime/stdio"
+)
+
+// Pod is a pod in an engine's words, for one that comes without a container.
+type Pod = oci.Pod
+
+// PodSize is what an engine says of a pod's size.
+type PodSize = oci.PodSize
+
+// PodRequest asks for a sandbox that containers will join.
+type PodRequest struct {
+	Pod    Pod
+	Bundle string            // absolute folder of the pod
+	Files  map[string][]byte // of /etc in each container that brings none itself: hosts, hostname, resolv.conf
+}
+
+// CreatePod checks a pod and keeps it for StartPod. Nothing runs yet.
+func (r *Runtime) CreatePod(req PodRequest) error {
+	if err := r.reserve(req.Pod.ID); err != nil {
+		return err
+	}
+	c, err := r.newPod(req)
+	if err != nil {
+		r.forget(req.Pod.ID)
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.containers[c.id] = c
+	return nil
+}
+
+func (r *Runtime) newPod(req PodRequest) (*container, error) {
+	config, err := r.configFor(CreateRequest{ID: req.Pod.ID, Bundle: req.Bundle})
+	if err != nil {
+		return nil, err
+	}
+	workload, err := oci.NewPod(req.Pod, config.Workloads)
+	if err != nil {
+		return nil, err
+	}
+	for name, data := range req.Files {
+		if err := os.WriteFile(podFile(req.Bundle, name), data, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	c := &container{id: req.Pod.ID, bundle: req.Bundle, workload: workload, pause: true, pod: true, execs: map[string]*process{}}
+	// The engine waits for the sandbox; an event about it would be one about a container it does not have.
+	c.init = newProcess(Ref{Container: c.id}, stdio.Config{ContainerID: c.id, Namespace: r.namespace}, func(Ref, Exited) {})
+	return c, nil
+}
+
+// podFile is a file of /etc that a pod's containers get, in the pod's bundle.
+func podFile(bundle, name string) string { return filepath.Join(bundle, "pod-"+name) }
+
+// StartPod starts the pod's machine and returns its pid.
+func (r *Runtime) StartPod(ctx context.Context, id string) (uint32, error) {
+	c, err := r.pod(id)
+	if err != nil {
+		return 0, err
+	}
+	err = c.init.start(func() error {
+		config, err := r.configFor(CreateRequest{ID: id, Bundle: c.bundle})
+		if err != nil {
+			return err
+		}
+		_, _, err = r.enter(ctx, c, config)
+		return err
+	}, func() {})
+	if err != nil {
+		return 0, err
+	}
+	return r.Pid(), nil
+}
+
+// StopPod ends the pod's machine and whatever still runs in it. A pod that has
+// stopped already is no error.
+func (r *Runtime) StopPod(ctx context.Context, id string) error {
+	c, err := r.pod(id)
+	if err != nil {
+		return err
+	}
+	c.init.exited(Exited{Status: 0, At: time.Now()})
+	return r.Close(ctx)
+}
+
+// ClosePod is StopPod, and forgets the pod.
+func (r *Runtime) ClosePod(ctx context.Context, id string) error {
+	if err := r.StopPod(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	r.forget(id)
+	return nil
+}
+
+func (r *Runtime) pod(id string) (*container, error) {
+	c, err := r.container(id)
+	if err != nil {
+		return nil, err
+	}
+	if !c.pod {
+		return nil, fmt.Errorf("%s is a container and no pod: %w", id, errdefs.ErrNotFound)
+	}
+	return c, nil
+}
+
+// PodStats is the sum of what the pod's containers use.
+func (r *Runtime) PodStats(ctx context.Context, id string) (*metrics.Metrics, error) {
+	if _, err := r.pod(id); err != nil {
+		return nil, err
+	}
+	sum := &metrics.Metrics{CPU: &metrics.CPUStat{}, Memory: &metrics.MemoryStat{}, Pids: &metrics.PidsStat{}}
+	for _, c := range r.all() {
+		if c.pause {
+			continue
+		}
+		m, err := r.Stats(ctx, c.id)
+		if errdefs.IsNotFound(err) {
+			continue // it has ended
+		}
+		if err != nil {
+			return nil, err
+		}
+		sum.CPU.UsageUsec += m.GetCPU().GetUsageUsec()
+		sum.CPU.UserUsec += m.GetCPU().GetUserUsec()
+		sum.CPU.SystemUsec += m.GetCPU().GetSystemUsec()
+		sum.Memory.Usage += m.GetMemory().GetUsage()
+		sum.Memory.Anon += m.GetMemory().GetAnon()
+		sum.Memory.InactiveFile += m.GetMemory().GetInactiveFile()
+		sum.Memory.Pgfault += m.GetMemory().GetPgfault()
+		sum.Memory.Pgmajfault += m.GetMemory().GetPgmajfault()
+		sum.Pids.Current += m.GetPids().GetCurrent()
+	}
+	return sum, nil
+}
+
+// equip gives a pod's container what the engine left to the runtime: the files of
+// /etc, and the pod's shared memory instead of one of its own.
+func (r *Runtime) equip(w *oci.Workload) {
+	r.mu.Lock()
+	c := r.containers[w.SandboxID]
+	r.mu.Unlock()
+	if w.Role != oci.Member || c == nil || !c.pod {
+		return
+	}
+	there := map[string]bool{}
+	for i, m := range w.Mounts {
+		there[m.Destination] = true
+		if m.Destination == "/dev/shm" && m.Kind == oci.GuestMount && w.Namespaces.IPC.Shared() {
+			w.Mounts[i] = oci.Mount{Kind: oci.BindMount, Purpose: oci.SharedMemory, Destination: m.Destination, Recursive: true}
+		}
+	}
+	for name, purpose := range map[string]oci.Purpose{"hosts": oci.HostsFile, "hostname": oci.HostnameFile, "resolv.conf": oci.ResolvFile} {
+		source := podFile(c.bundle, name)
+		if _, err := os.Stat(source); err == nil && !there["/etc/"+name] {
+			w.Mounts = append(w.Mounts, oci.Mount{Kind: oci.BindMount, Purpose: purpose, Source: source, Destination: "/etc/" + name})
+		}
+	}
+}

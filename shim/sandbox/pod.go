@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"cloister/runtime"
+)
+
+// configType is how containerd's CRI calls a PodSandboxConfig.
+const configType = "runtime.v1.PodSandboxConfig"
+
+// parseConfig reads what CRI says of a pod. Without it nothing is known of the
+// pod, which is an error: hostNetwork could have been asked for.
+func parseConfig(options *anypb.Any) (*runtimeapi.PodSandboxConfig, error) {
+	if name := options.GetTypeUrl(); name[strings.LastIndexByte(name, '/')+1:] != configType {
+		return nil, fmt.Errorf("options of type %q: want %s: %w", name, configType, errdefs.ErrInvalidArgument)
+	}
+	config := &runtimeapi.PodSandboxConfig{}
+	if err := proto.Unmarshal(options.GetValue(), config); err != nil {
+		return nil, fmt.Errorf("options: %w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	return config, nil
+}
+
+// newPod takes from a configuration what a sandbox is made of.
+func newPod(id, netns string, config *runtimeapi.PodSandboxConfig) runtime.Pod {
+	linux := config.GetLinux()
+	namespaces := linux.GetSecurityContext().GetNamespaceOptions()
+	resources := linux.GetResources()
+	return runtime.Pod{
+		ID: id, Hostname: config.GetHostname(), NetworkPath: netns,
+		HostNetwork:  namespaces.GetNetwork() == runtimeapi.NamespaceMode_NODE,
+		HostPID:      namespaces.GetPid() == runtimeapi.NamespaceMode_NODE,
+		HostIPC:      namespaces.GetIpc() == runtimeapi.NamespaceMode_NODE,
+		Sysctls:      linux.GetSysctls(),
+		Annotations:  config.GetAnnotations(),
+		ProcessLabel: label(linux.GetSecurityContext().GetSelinuxOptions()),
+		CgroupParent: linux.GetCgroupParent(),
+		Size: runtime.PodSize{
+			MemoryBytes: resources.GetMemoryLimitInBytes(), CPUQuota: resources.GetCpuQuota(),
+			CPUPeriod: uint64(max(0, resources.GetCpuPeriod())), CPUShares: uint64(max(0, resources.GetCpuShares())),
+		},
+	}
+}
+
+// label is a pod's SELinux label; without a level the sandbox gets one of its own.
+func label(o *runtimeapi.SELinuxOption) string {
+	if o.GetLevel() == "" {
+		return ""
+	}
+	return strings.Join([]string{cmp.Or(o.GetUser(), "system_u"), cmp.Or(o.GetRole(), "system_r"), cmp.Or(o.GetType(), "container_t"), o.GetLevel()}, ":")
+}
+
+// files are those of /etc that a pod's containers share.
+func files(config *runtimeapi.PodSandboxConfig) (map[string][]byte, error) {
+	hosts, err := os.ReadFile("/etc/hosts")
+	if err != nil {
+		return nil, fmt.Errorf("hosts of the pod: %w", err)
+	}
+	out := map[string][]byte{"hosts": hosts, "resolv.conf": resolv(config.GetDnsConfig())}
+	if out["resolv.conf"] == nil {
+		if out["resolv.conf"], err = os.ReadFile("/etc/resolv.conf"); err != nil {
+			return nil, fmt.Errorf("name servers of the pod: %w", err)
+		}
+	}
+	if name := config.GetHostname(); name != "" {
+		out["hostname"] = []byte(name + "\n")
+	}
+	return out, nil
+}
+
+// resolv is a resolv.conf, nil when the configuration says nothing.
+func resolv(dns *runtimeapi.DNSConfig) []byte {
+	var b strings.Builder
+	if s := dns.GetSearches(); len(s) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(s, " "))
+	}
+	for _, s := range dns.GetServers() {
+		fmt.Fprintf(&b, "nameserver %s\n", s)
+	}
+	if o := dns.GetOptions(); len(o) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(o, " "))
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	return []byte(b.String())
+}
+
+func checkBundle(bundle string) error {
+	if !filepath.IsAbs(bundle) {
+		return fmt.Errorf("bundle %q is not absolute: %w", bundle, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	goruntime "runtime"
+	"sync"
+	"time"
+
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"cloister/runtime"
+)
+
+// What containerd's CRI reads as a pod that is, or is not, ready.
+const (
+	ready    = "SANDBOX_READY"
+	notReady = "SANDBOX_NOTREADY"
+)
+
+// Service answers containerd's sandbox calls from a runtime.
+type Service struct {
+	runtime  *runtime.Runtime
+	shutdown func()
+
+	mu      sync.Mutex
+	created time.Time // when the sandbox was started
+}
+
+// New makes the service. shutdown is called when the sandbox is to go for good.
+func New(r *runtime.Runtime, shutdown func()) *Service {
+	return &Service{runtime: r, shutdown: shutdown}
+}
+
+var _ sandboxapi.TTRPCSandboxService = (*Service)(nil)
+
+// CreateSandbox checks the pod; its machine is started by StartSandbox.
+func (s *Service) CreateSandbox(_ context.Context, r *sandboxapi.CreateSandboxRequest) (*sandboxapi.CreateSandboxResponse, error) {
+	if err := checkBundle(r.GetBundlePath()); err != nil {
+		return nil, err
+	}
+	if len(r.GetRootfs()) > 0 {
+		return nil, fmt.Errorf("rootfs of a sandbox: a guest brings its own: %w", errdefs.ErrNotImplemented)
+	}
+	config, err := parseConfig(r.GetOptions())
+	if err != nil {
+		return nil, err
+	}
+	etc, err := files(config)
+	if err != nil {
+		return nil, err
+	}
+	pod := newPod(r.GetSandboxID(), r.GetNetnsPath(), config)
+	if err := s.runtime.CreatePod(runtime.PodRequest{Pod: pod, Bundle: r.GetBundlePath(), Files: etc}); err != nil {
+		return nil, err
+	}
+	return &sandboxapi.CreateSandboxResponse{}, nil
+}
+
+// StartSandbox starts the machine. The pid is QEMU's, in the pod's network namespace.
+func (s *Service) StartSandbox(ctx context.Context, r *sandboxapi.StartSandboxRequest) (*sandboxapi.StartSandboxResponse, error) {
+	pid, err := s.runtime.StartPod(ctx, r.GetSandboxID())
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.created = time.Now()
+	return &sandboxapi.StartSandboxResponse{Pid: pid, CreatedAt: timestamppb.New(s.created), Spec: emptySpec()}, nil
+}
+
+// emptySpec is what containerd wants to read of a sandbox that has no configuration.
+func emptySpec() *anypb.Any {
+	return &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Spec", Value: []byte(`{"ociVersion":"1.0.2","linux":{}}`)}
+}
+
+// Platform is what the guest runs.
+func (s *Service) Platform(context.Context, *sandboxapi.PlatformRequest) (*sandboxapi.PlatformResponse, error) {
+	return &sandboxapi.PlatformResponse{Platform: &types.Platform{OS: "linux", Architecture: goruntime.GOARCH}}, nil
+}
+
+// StopSandbox ends the machine with all that runs in it.
+func (s *Service) StopSandbox(ctx context.Context, r *sandboxapi.StopSandboxRequest) (*sandboxapi.StopSandboxResponse, error) {
+	if err := s.runtime.StopPod(ctx, r.GetSandboxID()); err != nil {
+		return nil, err
+	}
+	return &sandboxapi.StopSandboxResponse{}, nil
+}
+
+// WaitSandbox blocks until the machine has ended.
+func (s *Service) WaitSandbox(ctx context.Context, r *sandboxapi.WaitSandboxRequest) (*sandboxapi.WaitSandboxResponse, error) {
+	exited, err := s.runtime.Wait(ctx, runtime.Ref{Container: r.GetSandboxID()})
+	if err != nil {
+		return nil, err
+	}
+	return &sandboxapi.WaitSandboxResponse{ExitStatus: exited.Status, ExitedAt: timestamppb.New(exited.At)}, nil
+}
+
+// SandboxStatus tells whether the pod can take containers.
+func (s *Service) SandboxStatus(_ context.Context, r *sandboxapi.SandboxStatusRequest) (*sandboxapi.SandboxStatusResponse, error) {
+	status, err := s.runtime.State(runtime.Ref{Container: r.GetSandboxID()})
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	created := s.created
+	s.mu.Unlock()
+	answer := &sandboxapi.SandboxStatusResponse{SandboxID: r.GetSandboxID(), Pid: status.Pid, State: notReady, CreatedAt: timestamppb.New(created)}
+	switch status.State {
+	case runtime.Running:
+		answer.State = ready
+	case runtime.Stopped:
+		answer.ExitedAt = timestamppb.New(status.Exited.At)
+	case runtime.Created, runtime.Paused, runtime.Deleted:
+	}
+	return answer, nil
+}
+
+// PingSandbox answers while the pod is there.
+func (s *Service) PingSandbox(_ context.Context, r *sandboxapi.PingRequest) (*sandboxapi.PingResponse, error) {
+	if _, err := s.runtime.State(runtime.Ref{Container: r.GetSandboxID()}); err != nil {
+		return nil, err
+	}
+	return &sandboxapi.PingResponse{}, nil
+}
+
+// ShutdownSandbox ends the pod and then the shim.
+func (s *Service) ShutdownSandbox(ctx context.Context, r *sandboxapi.ShutdownSandboxRequest) (*sandboxapi.ShutdownSandboxResponse, error) {
+	if err := s.runtime.ClosePod(ctx, r.GetSandboxID()); err != nil {
+		return nil, err
+	}
+	s.shutdown()
+	return &sandboxapi.ShutdownSandboxResponse{}, nil
+}
+
+// SandboxMetrics gives the sum over the pod's containers as cgroup v2 metrics.
+func (s *Service) SandboxMetrics(ctx context.Context, r *sandboxapi.SandboxMetricsRequest) (*sandboxapi.SandboxMetricsResponse, error) {
+	sum, err := s.runtime.PodStats(ctx, r.GetSandboxID())
+	if err != nil {
+		return nil, err
+	}
+	data, err := anypb.New(sum)
+	if err != nil {
+		return nil, err
+	}
+	// Clients look the type up by its bare name.
+	data.TypeUrl = string(sum.ProtoReflect().Descriptor().FullName())
+	return &sandboxapi.SandboxMetricsResponse{Metrics: &types.Metric{Timestamp: timestamppb.Now(), ID: r.GetSandboxID(), Data: data}}, nil
+}
+
+// UpdateSandbox cannot change a machine that runs.
+func (s *Service) UpdateSandbox(context.Context, *sandboxapi.UpdateSandboxRequest) (*sandboxapi.UpdateSandboxResponse, error) {
+	return nil, fmt.Errorf("update: a machine keeps its size: %w", errdefs.ErrNotImplemented)
+}

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cri
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"cloister/tests/clients"
+	"cloister/tests/host"
+	"cloister/tests/images"
+	"cloister/tests/testenv"
+)
+
+// counts of the steps, for the closing line.
+type counts struct{ passed, failed, skipped atomic.Int32 }
+
+var total counts //nolint:gochecknoglobals // TestMain prints it
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	fmt.Printf("cri: %d passed, %d failed, %d skipped\n", total.passed.Load(), total.failed.Load(), total.skipped.Load())
+	os.Exit(code)
+}
+
+// step is a subtest that is counted.
+func step(t *testing.T, name string, f func(t *testing.T)) bool {
+	t.Helper()
+	return t.Run(name, func(t *testing.T) {
+		defer func() {
+			switch {
+			case t.Failed():
+				total.failed.Add(1)
+			case t.Skipped():
+				total.skipped.Add(1)
+			default:
+				total.passed.Add(1)
+			}
+		}()
+		f(t)
+	})
+}
+
+// bed is a containerd with CRI, a bridge of CNI's, and the images.
+type bed struct {
+	*host.Containerd
+	cri runtimeapi.RuntimeServiceClient
+}
+
+const criConfig = `
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = [%q]
+    conf_dir = %q
+  [plugins."io.containerd.cri.v1.runtime".containerd]
+    default_runtime_name = "cloister"
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.cloister]
+      runtime_type = "io.containerd.cloister.v2"
+      sandboxer = %q
+`
+
+const network = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,
+"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.85.0.0/24"}],[{"subnet":"fd85::/64"}]],
+"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}]}`
+
+func newBed(t *testing.T, sandboxer string) *bed {
+	t.Helper()
+	program := testenv.NeedBusybox(t)
+	testenv.NeedOverlay(t)
+	testenv.NeedShim(t)
+	testenv.NeedGuest(t)
+	testenv.NeedQEMU(t)
+	testenv.NeedVirtiofsd(t)
+	plugins := clients.Need(t, clients.CNI, "bridge")
+	set, err := images.Set(t.Context(), program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := host.New(t)
+	conf := filepath.Join(place.Dir, "net.d")
+	if err := os.Mkdir(conf, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(conf, "10-pods.conflist"), fmt.Appendf(nil, network, filepath.Join(place.Dir, "ipam")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := &bed{Containerd: place.StartContainerd(t, host.Options{Version: host.Current, CRI: true, Config: fmt.Sprintf(criConfig, plugins, conf, sandboxer)})}
+	archive := filepath.Join(place.Dir, "images.tar")
+	if err := images.Save(archive, set); err != nil {
+		t.Fatal(err)
+	}
+	b.Must(t, "--namespace", "k8s.io", "images", "import", archive)
+	connection, err := grpc.NewClient("unix://"+place.Path(b.Address), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = connection.Close() })
+	b.cri = runtimeapi.NewRuntimeServiceClient(connection)
+	b.ready(t)
+	return b
+}
+
+// ready waits until CRI says that the runtime and its network are.
+func (b *bed) ready(t *testing.T) {
+	t.Helper()
+	wrong := await(30*time.Second, func() string {
+		status, err := b.cri.Status(t.Context(), &runtimeapi.StatusRequest{})
+		if err != nil {
+			return err.Error()
+		}
+		for _, c := range status.GetStatus().GetConditions() {
+			if (c.GetType() == "RuntimeReady" || c.GetType() == "NetworkReady") && !c.GetStatus() {
+				return c.GetType() + ": " + c.GetMessage()
+			}
+		}
+		return ""
+	})
+	if wrong != "" {
+		t.Fatal(wrong)
+	}
+}
+
+// cgroup makes a parent for a pod's cgroups in every hierarchy, as a kubelet does.
+func (b *bed) cgroup(t *testing.T) string {
+	t.Helper()
+	name := "cri-" + filepath.Base(b.Place.Dir)
+	controllers, _ := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		controllers = []string{"/sys/fs/cgroup/cgroup.procs"}
+	}
+	for _, c := range controllers {
+		dir := filepath.Join(filepath.Dir(c), name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Logf("cgroup: %v", err)
+			continue
+		}
+		t.Cleanup(func() {
+			if err := os.Remove(dir); err != nil {
+				t.Errorf("the pod's cgroup: %v", err)
+			}
+		})
+	}
+	return "/" + name
+}
+
+// pod is a sandbox and how it was asked for.
+type pod struct {
+	*bed
+	id     string
+	config *runtimeapi.PodSandboxConfig
+}
+
+// run starts a pod, which is removed when the test ends.
+func (b *bed) run(t *testing.T, config *runtimeapi.PodSandboxConfig) *pod {
+	t.Helper()
+	name := config.GetMetadata().GetName()
+	config.Metadata.Namespace, config.Metadata.Uid = "default", name
+	config.LogDirectory = filepath.Join(b.Place.Dir, "logs", name)
+	if err := os.MkdirAll(config.GetLogDirectory(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	answer, err := b.cri.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config})
+	if err != nil {
+		t.Fatalf("RunPodSandbox: %v", err)
+	}
+	t.Logf("RunPodSandbox took %s", time.Since(begin).Round(time.Millisecond))
+	p := &pod{bed: b, id: answer.GetPodSandboxId(), config: config}
+	t.Cleanup(func() { p.remove(t) })
+	return p
+}
+
+// remove stops a pod and takes it away; what is gone already does not matter.
+func (p *pod) remove(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	defer cancel()
+	if _, err := p.cri.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
+		t.Errorf("StopPodSandbox: %v", err)
+	}
+	if _, err := p.cri.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id}); err != nil {
+		t.Errorf("RemovePodSandbox: %v", err)
+	}
+}
+
+// create makes a container in the pod.
+func (p *pod) create(t *testing.T, name string, change func(*runtimeapi.ContainerConfig), command ...string) string {
+	t.Helper()
+	config := &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: name},
+		Image:    &runtimeapi.ImageSpec{Image: images.BusyboxName},
+		Command:  command, LogPath: name + ".log",
+		Linux: &runtimeapi.LinuxContainerConfig{},
+	}
+	if change != nil {
+		change(config)
+	}
+	answer, err := p.cri.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
+	if err != nil {
+		t.Fatalf("CreateContainer %s: %v", name, err)
+	}
+	return answer.GetContainerId()
+}
+
+// start creates and starts a container.
+func (p *pod) start(t *testing.T, name string, change func(*runtimeapi.ContainerConfig), command ...string) string {
+	t.Helper()
+	id := p.create(t, name, change, command...)
+	if _, err := p.cri.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+		t.Fatalf("StartContainer %s: %v", name, err)
+	}
+	return id
+}
+
+// exec runs a script in a container and gives its output.
+func (b *bed) exec(t *testing.T, container, script string) (string, int32) {
+	t.Helper()
+	answer, err := b.cri.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: container, Cmd: []string{"sh", "-c", script}, Timeout: 60})
+	if err != nil {
+		t.Fatalf("ExecSync %s: %v", script, err)
+	}
+	return string(answer.GetStdout()) + string(answer.GetStderr()), answer.GetExitCode()
+}
+
+// status gives a container's status.
+func (b *bed) status(t *testing.T, container string) *runtimeapi.ContainerStatus {
+	t.Helper()
+	answer, err := b.cri.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: container})
+	if err != nil {
+		t.Fatalf("ContainerStatus: %v", err)
+	}
+	return answer.GetStatus()
+}
+
+// exited waits for a container's end.
+func (b *bed) exited(t *testing.T, container string) *runtimeapi.ContainerStatus {
+	t.Helper()
+	if wrong := await(30*time.Second, func() string {
+		if s := b.status(t, container).GetState(); s != runtimeapi.ContainerState_CONTAINER_EXITED {
+			return s.String()
+		}
+		return ""
+	}); wrong != "" {
+		t.Fatalf("the container is %s, want exited", wrong)
+	}
+	return b.status(t, container)
+}
+
+// await asks for a complaint until there is none or the time is over, and gives the last one.
+func await(most time.Duration, complaint func() string) string {
+	deadline := time.After(most)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		text := complaint()
+		if text == "" {
+			return ""
+		}
+		select {
+		case <-deadline:
+			return text
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cri
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestPodSandbox has containerd make pods of an ordinary container with a pause image.
+func TestPodSandbox(t *testing.T) { pods(t, "podsandbox") }
+
+// pods walks one pod with two containers through its life.
+func pods(t *testing.T, sandboxer string) {
+	t.Helper()
+	b := newBed(t, sandboxer)
+	var p *pod
+	if !step(t, "run", func(*testing.T) {
+		p = b.run(t, &runtimeapi.PodSandboxConfig{
+			Metadata: &runtimeapi.PodSandboxMetadata{Name: "web"}, Hostname: "web-0",
+			DnsConfig: &runtimeapi.DNSConfig{Servers: []string{"10.85.0.1"}, Searches: []string{"svc.test"}},
+			Linux: &runtimeapi.LinuxPodSandboxConfig{
+				CgroupParent: b.cgroup(t), Sysctls: map[string]string{"net.ipv4.ping_group_range": "0 100"},
+			},
+		})
+	}) {
+		return
+	}
+	var ip string
+	step(t, "status", func(t *testing.T) {
+		answer, err := b.cri.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ip = answer.GetStatus().GetNetwork().GetIp()
+		if s := answer.GetStatus(); s.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || !strings.HasPrefix(ip, "10.85.0.") {
+			t.Errorf("PodSandboxStatus = %s with ip %q", s.GetState(), ip)
+		}
+	})
+	var first, second string
+	if !step(t, "two containers", func(t *testing.T) {
+		first = p.start(t, "first", nil, "sh", "-c", "echo out; echo err >&2; mkdir /www; echo page >/www/f; exec httpd -f -p 8080 -h /www")
+		second = p.start(t, "second", func(c *runtimeapi.ContainerConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
+			c.Envs = []*runtimeapi.KeyValue{{Key: "WORD", Value: []byte("told")}}
+		}, "sleep", "1000")
+	}) {
+		p.remove(t)
+		return
+	}
+	inside(t, b, ip, first, second)
+	outside(t, b, p, first, second)
+	step(t, "end of one", func(t *testing.T) { ends(t, b, p, second) })
+	step(t, "stop and remove", func(t *testing.T) {
+		p.remove(t)
+		nothingLeft(t, b)
+	})
+}
+
+// inside looks at the pod from its containers.
+func inside(t *testing.T, b *bed, ip, first, second string) {
+	t.Helper()
+	for _, test := range []struct{ name, in, want, script string }{
+		{"exec", second, "told\n", "echo $WORD"},
+		{"hostname", second, "web-0\n", "hostname"},
+		{"name server", second, "nameserver 10.85.0.1\n", "grep nameserver /etc/resolv.conf"},
+		{"localhost", second, "page\n", "printf 'GET /f HTTP/1.0\\r\\n\\r\\n' | nc -w 10 127.0.0.1 8080 | tail -n 1"},
+		{"address", second, ip + "\n", "ip -o -4 addr show dev eth0 | awk '{print $4}' | cut -d/ -f1"},
+		{"gateway", second, "0\n", "ping -c 1 -W 5 10.85.0.1 >/dev/null; echo $?"},
+		{"sysctl", second, "0 100\n", "cat /proc/sys/net/ipv4/ping_group_range | tr '\\t' ' '"},
+		{"memory limit", second, "67108864\n", "cat /sys/fs/cgroup/memory.max"},
+		{"shared ipc", second, "", "echo hello >/dev/shm/word"},
+		{"shared memory of the other", first, "hello\n", "cat /dev/shm/word"},
+		{"own processes", second, "1\n", "ps | grep -c '[s]leep 1000'"},
+	} {
+		step(t, test.name, func(t *testing.T) {
+			if got, code := b.exec(t, test.in, test.script); got != test.want || code != 0 {
+				t.Errorf("%s = %q, exit %d, want %q", test.script, got, code, test.want)
+			}
+		})
+	}
+	step(t, "exit code", func(t *testing.T) {
+		if _, code := b.exec(t, second, "exit 7"); code != 7 {
+			t.Errorf("exit 7 = %d", code)
+		}
+	})
+	step(t, "from the host", func(t *testing.T) {
+		if got := b.Place.Run(t, "bash", "-c", "exec 3<>/dev/tcp/"+ip+"/8080; printf 'GET /f HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"); got != "page\n" {
+			t.Errorf("wget = %q", got)
+		}
+	})
+}
+
+// outside looks at the containers as a kubelet does.
+func outside(t *testing.T, b *bed, p *pod, first, second string) {
+	t.Helper()
+	step(t, "log", func(t *testing.T) {
+		name := filepath.Join(p.config.GetLogDirectory(), "first.log")
+		if wrong := await(10*time.Second, func() string {
+			data, _ := os.ReadFile(name)
+			if text := string(data); !strings.Contains(text, " stdout F out\n") || !strings.Contains(text, " stderr F err\n") {
+				return text + " "
+			}
+			return ""
+		}); wrong != "" {
+			t.Errorf("log = %q", wrong)
+		}
+	})
+	step(t, "stats", func(t *testing.T) {
+		answer, err := b.cri.ContainerStats(t.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: first})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := answer.GetStats()
+		if s.GetMemory().GetWorkingSetBytes().GetValue() == 0 || s.GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 {
+			t.Errorf("ContainerStats = %v", s)
+		}
+	})
+	step(t, "list of stats", func(t *testing.T) {
+		answer, err := b.cri.ListContainerStats(t.Context(), &runtimeapi.ListContainerStatsRequest{})
+		if err != nil || len(answer.GetStats()) != 2 {
+			t.Errorf("ListContainerStats = %d, %v, want 2", len(answer.GetStats()), err)
+		}
+	})
+	step(t, "pod stats", func(t *testing.T) {
+		answer, err := b.cri.PodSandboxStats(t.Context(), &runtimeapi.PodSandboxStatsRequest{PodSandboxId: p.id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := answer.GetStats().GetLinux().GetNetwork().GetDefaultInterface(); n.GetRxBytes().GetValue() == 0 {
+			t.Errorf("network of the pod = %v", n)
+		}
+	})
+	step(t, "update", func(t *testing.T) {
+		_, err := b.cri.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
+			ContainerId: second, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := b.exec(t, second, "cat /sys/fs/cgroup/memory.max"); got != "33554432\n" {
+			t.Errorf("memory.max = %q", got)
+		}
+	})
+}
+
+// ends stops one container, starts another in its place, and sees what they leave.
+func ends(t *testing.T, b *bed, p *pod, second string) {
+	t.Helper()
+	if _, err := b.cri.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: second, Timeout: 0}); err != nil {
+		t.Fatalf("StopContainer: %v", err)
+	}
+	if s := b.exited(t, second); s.GetExitCode() != 137 {
+		t.Errorf("a killed container has exit code %d, want 137", s.GetExitCode())
+	}
+	if _, err := b.cri.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: second}); err != nil {
+		t.Errorf("RemoveContainer: %v", err)
+	}
+	third := p.start(t, "third", nil, "sh", "-c", "exit 3")
+	if s := b.exited(t, third); s.GetExitCode() != 3 {
+		t.Errorf("the third container has exit code %d, want 3", s.GetExitCode())
+	}
+}
+
+// nothingLeft waits until no process but the daemon is in the place.
+func nothingLeft(t *testing.T, b *bed) {
+	t.Helper()
+	if left := await(10*time.Second, func() string {
+		var left []string
+		for _, line := range b.Place.Processes(t) {
+			if !strings.Contains(line, "containerd --config") && !strings.HasPrefix(line, "nsenter") {
+				left = append(left, line)
+			}
+		}
+		return strings.Join(left, "\n")
+	}); left != "" {
+		t.Errorf("processes left behind:\n%s", left)
+	}
+	if names, _ := filepath.Glob(b.Place.Path("/run/cloister/*/*")); len(names) > 0 {
+		t.Errorf("left behind: %s", strings.Join(names, " "))
+	}
+}
+
+// TestShimSandbox has the shim itself be the pods' sandbox, through containerd's Sandbox API.
+func TestShimSandbox(t *testing.T) { pods(t, "shim") }
