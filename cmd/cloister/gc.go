@@ -60,6 +60,9 @@ func leftovers(boxes []guestBox) []taken {
 		}
 		t := taken{Namespace: b.dir.Namespace(), ID: b.dir.ID(), Effects: []string{}}
 		for _, e := range slices.Backward(b.record.Effects) {
+			if e.Kind == statedir.KindProcess {
+				e.Detail = "" // the mark by which it is found, which says nothing to people
+			}
 			t.Effects = append(t.Effects, e.String())
 		}
 		left = append(left, t)

@@ -99,6 +99,8 @@ func printPs(out io.Writer, rows []psRow) error {
 		}
 		image := "current"
 		switch {
+		case r.Image.Old && r.Image.Now == r.Image.Kernel:
+			image = "OLD: rebuilt since"
 		case r.Image.Old:
 			image = "OLD: now " + r.Image.Now
 		case r.Image.Problem != "":
