@@ -106,6 +106,8 @@ func qemuType() []attempt {
 		{"network: routes", "socket route", policy.QEMUType, "netlink_route_socket", "create"},
 		{"the kernel's cipher sockets", "socket alg", policy.QEMUType, "alg_socket", "create"},
 		{"a key", "key-read {container.key}", policy.ContainerType, "key", "read"},
+		{"a memfd as code", "memfd-exec", "cloister_qemu_tmpfs_t", "file", "execute"},
+		{"machine sockets", "socket vsock", policy.QEMUType, "vsock_socket", "create"},
 		{"make a device node", "mknod {dir}/node c 1 3", "usr_t", "dir", "write"},
 		{"mount", "mount /mnt", "mnt_t", "dir", "mounton"},
 	}, func(a *attempt) {
@@ -133,6 +135,8 @@ func qemuCapabilities() []attempt {
 		{"the host's name", "hostname", policy.QEMUType, "capability", "sys_admin"},
 		{"a root of its own", "chroot /usr", policy.QEMUType, "capability", "sys_chroot"},
 		{"input and output ports", "iopl", policy.QEMUType, "capability", "sys_rawio"},
+		{"faults of memory by hand", "userfaultfd", policy.QEMUType, "capability", "sys_ptrace"},
+		{"performance counters of the host", "perf", policy.QEMUType, "capability2", "perfmon"},
 		{"memory that stays", "mlock", policy.QEMUType, "capability", "ipc_lock"},
 		{"namespace of its own: network", "unshare net", policy.QEMUType, "capability", "sys_admin"},
 		{"namespace of its own: mounts", "unshare mount", policy.QEMUType, "capability", "sys_admin"},

@@ -92,7 +92,7 @@ func boot(t *testing.T) *machine {
 // TestLab is one machine for all: two sandboxes of the built shim under a real containerd, then what a broken-out process
 // tries on them and on what was made by hand, then the sandboxes' end.
 func TestLab(t *testing.T) {
-	list := append(attempts(), real()...)
+	list := append(attempts(), onRunning()...)
 	if err := check(list); err != nil {
 		t.Fatal(err)
 	}
@@ -292,12 +292,16 @@ func faults(t *testing.T, m *machine, e *engine) {
 		says        string
 	}{
 		{
-			"permissive", wire.Request{Policy: &wire.Policy{Enforce: &no}}, wire.Request{Policy: &wire.Policy{Enforce: &yes}},
+			"permissive",
+			wire.Request{Policy: &wire.Policy{Enforce: &no}},
+			wire.Request{Policy: &wire.Policy{Enforce: &yes}},
 			"SELinux is permissive",
 		},
 		{"entrance", virtiofsd("lib_t"), virtiofsd(policy.VirtiofsdExecType), "virtiofsd"},
 		{
-			"without", wire.Request{Policy: &wire.Policy{Load: "/lab/policy/base"}}, wire.Request{Policy: &wire.Policy{Load: "/lab/policy/policy"}},
+			"without",
+			wire.Request{Policy: &wire.Policy{Load: "/lab/policy/base"}},
+			wire.Request{Policy: &wire.Policy{Load: "/lab/policy/policy"}},
 			"cloister policy install",
 		},
 	} {

@@ -13,7 +13,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -55,7 +54,7 @@ func start(ctx context.Context, c config) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, c.qemu, args(c, 3)...)
+	cmd := exec.CommandContext(ctx, c.qemu, args(ctx, c, 3)...)
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	var messages bytes.Buffer
@@ -67,7 +66,7 @@ func start(ctx context.Context, c config) (*machine, error) {
 }
 
 // args are QEMU's. AMD's processor with svm gives the machine a /dev/kvm of its own, emulated.
-func args(c config, port int) []string {
+func args(ctx context.Context, c config, port int) []string {
 	enforcing := "0"
 	if c.enforcing {
 		enforcing = "1"
@@ -75,7 +74,7 @@ func args(c config, port int) []string {
 	line := []string{
 		"console=ttyS0", "panic=-1", "security=selinux", "enforcing=" + enforcing, "audit=1", "audit_backlog_limit=16384", "printk.devkmsg=on", "loglevel=4",
 		// Without the host's own frequency about half of the inner machines hang at their reset vector.
-		"tsc=reliable", "tsc_early_khz=" + strconv.Itoa(tscKHz()),
+		"tsc=reliable", "tsc_early_khz=" + strconv.Itoa(tscKHz(ctx)),
 	}
 	return []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -92,8 +91,8 @@ func args(c config, port int) []string {
 var tscLine = regexp.MustCompile(`tsc: (?:Detected|Refined TSC clocksource calibration:) ([0-9.]+) MHz`)
 
 // tscKHz is the frequency of the host's time-stamp counter, which a machine under TCG sees too.
-func tscKHz() int {
-	text, _ := exec.Command("dmesg").Output()
+func tscKHz(ctx context.Context) int {
+	text, _ := exec.CommandContext(ctx, "dmesg").Output()
 	if found := tscLine.FindAllSubmatch(text, -1); len(found) > 0 {
 		if mhz, err := strconv.ParseFloat(string(found[len(found)-1][1]), 64); err == nil {
 			return int(math.Round(mhz * 1000))
@@ -178,6 +177,3 @@ func (m *machine) stop() error {
 	err := m.cmd.Wait()
 	return errors.Join(err, m.port.Close())
 }
-
-// programsDir is where the second disk's files are in the machine.
-func programsDir(path string) string { return filepath.Join("/lab", path) }

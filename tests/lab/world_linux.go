@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -187,10 +188,7 @@ func entry(d domain, level string) *wire.Entry {
 
 // try runs one operation from one domain by one party against another, and returns the answer.
 func (w *world) try(a attempt, operation, by, against string) (wire.Answer, error) {
-	words := map[string]string{}
-	for key, value := range w.words[against] {
-		words[key] = value
-	}
+	words := maps.Clone(w.words[against])
 	level, target := w.levels[by], w.levels[against]
 	if contains(operation, "{fresh}") {
 		kind, folder := strings.CutSuffix(a.fresh, "/")

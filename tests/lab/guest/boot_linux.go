@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -50,9 +51,14 @@ func boot() error {
 		return err
 	}
 	for _, m := range []mount{
-		{"selinuxfs", "/sys/fs/selinux", "selinuxfs", ""}, {"tmpfs", "/run", "tmpfs", "mode=755"}, {"tmpfs", "/tmp", "tmpfs", "mode=1777"},
-		{"devpts", "/dev/pts", "devpts", "ptmxmode=0666"}, {"tmpfs", "/dev/shm", "tmpfs", "mode=1777"}, {"mqueue", "/dev/mqueue", "mqueue", ""},
-		{"cgroup2", "/sys/fs/cgroup", "cgroup2", ""}, {"bpf", "/sys/fs/bpf", "bpf", ""},
+		{"selinuxfs", "/sys/fs/selinux", "selinuxfs", ""},
+		{"tmpfs", "/run", "tmpfs", "mode=755"},
+		{"tmpfs", "/tmp", "tmpfs", "mode=1777"},
+		{"devpts", "/dev/pts", "devpts", "ptmxmode=0666"},
+		{"tmpfs", "/dev/shm", "tmpfs", "mode=1777"},
+		{"mqueue", "/dev/mqueue", "mqueue", ""},
+		{"cgroup2", "/sys/fs/cgroup", "cgroup2", ""},
+		{"bpf", "/sys/fs/bpf", "bpf", ""},
 	} {
 		if err := m.make(); err != nil {
 			return err
@@ -123,7 +129,7 @@ func setContext(path, context string) error {
 
 // watch is process 1 from then on: it starts the service, buries orphans, and switches off when the service ends.
 func watch() error {
-	cmd := exec.Command(disk + "/bin/labd")
+	cmd := exec.CommandContext(context.Background(), disk+"/bin/labd")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Start(); err != nil {
 		return err

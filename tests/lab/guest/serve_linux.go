@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -110,65 +111,67 @@ func (s *service) answer(r wire.Request) wire.Answer {
 
 // run starts a program and waits for its end, or for its first line.
 func (s *service) run(r wire.Run) (wire.Answer, error) {
-	seconds := r.Seconds
-	if seconds == 0 {
-		seconds = 60
-	}
-	ctx := context.Background()
-	if !r.Stay {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
-		defer cancel()
-	}
-	argv := r.Argv
+	limit := time.Duration(cmp.Or(r.Seconds, 60)) * time.Second
 	s.runs++
 	output := fmt.Sprintf("/run/lab/out.%d", s.runs)
-	var buffer bytes.Buffer
+	argv, made := r.Argv, wire.Write{Path: output, Mode: 0o666}
 	if r.Entry != nil {
 		text, err := json.Marshal(r.Entry)
 		if err != nil {
 			return wire.Answer{}, err
 		}
 		argv = append([]string{r.Entry.Through, string(text), output}, argv...)
+		made.Context = r.Entry.Output
 	}
-	context := ""
-	if r.Entry != nil {
-		context = r.Entry.Output
-	}
-	if err := write(wire.Write{Path: output, Mode: 0o666, Context: context}); err != nil {
+	if err := write(made); err != nil {
 		return wire.Answer{}, err
 	}
 	defer func() { _ = os.Remove(output) }()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	if r.Stay {
+		return s.stay(r, argv, output, limit)
+	}
+	return finish(r, argv, output, limit)
+}
+
+// stay starts a program that goes on. One that is not entered writes where the entered ones do.
+func (s *service) stay(r wire.Run, argv []string, output string, limit time.Duration) (wire.Answer, error) {
+	cmd := exec.CommandContext(context.Background(), argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), r.Env...)
-	cmd.WaitDelay = time.Second
-	var file *os.File
-	if r.Stay && r.Entry == nil {
-		var err error
-		if file, err = os.OpenFile(output, os.O_WRONLY|os.O_APPEND, 0); err != nil {
+	if r.Entry == nil {
+		file, err := os.OpenFile(output, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
 			return wire.Answer{}, err
 		}
 		defer func() { _ = file.Close() }()
 		cmd.Stdout, cmd.Stderr = file, file
-	} else if !r.Stay {
-		cmd.Stdout, cmd.Stderr = &buffer, &buffer
 	}
 	if err := cmd.Start(); err != nil {
 		return wire.Answer{}, err
 	}
-	answer := wire.Answer{PID: cmd.Process.Pid}
-	if r.Stay {
-		s.staying[cmd.Process.Pid] = cmd
-		var err error
-		answer.Out, err = firstLine(output, time.Duration(seconds)*time.Second)
-		return answer, err
+	s.staying[cmd.Process.Pid] = cmd
+	line, err := firstLine(output, limit)
+	return wire.Answer{PID: cmd.Process.Pid, Out: line}, err
+}
+
+// finish runs a program to its end.
+func finish(r wire.Run, argv []string, output string, limit time.Duration) (wire.Answer, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), r.Env...)
+	cmd.WaitDelay = time.Second
+	var buffer bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &buffer, &buffer
+	if err := cmd.Start(); err != nil {
+		return wire.Answer{}, err
 	}
+	answer := wire.Answer{PID: cmd.Process.Pid}
 	err := cmd.Wait()
-	var exit *exec.ExitError
+	exit, exited := errors.AsType[*exec.ExitError](err)
 	switch {
 	case ctx.Err() != nil:
 		answer.Exit = -1
-	case errors.As(err, &exit):
+	case exited:
 		answer.Exit = exit.ExitCode()
 		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 			answer.Exit = 128 + int(status.Signal())
@@ -214,41 +217,38 @@ func write(w wire.Write) error {
 			return err
 		}
 	}
-	mode := os.FileMode(w.Mode)
-	if mode == 0 {
-		mode = 0o755
-	}
-	switch {
-	case w.Label:
-	case w.Folder:
-		if err := os.MkdirAll(w.Path, mode); err != nil {
-			return err
-		}
-	case w.Device != [2]uint32{}:
-		if err := unix.Mknod(w.Path, unix.S_IFBLK|0o600, int(unix.Mkdev(w.Device[0], w.Device[1]))); err != nil {
-			return err
-		}
-	case w.Link != "":
-		if err := os.Symlink(w.Link, w.Path); err != nil {
-			return err
-		}
-	default:
-		if err := os.MkdirAll(filepath.Dir(w.Path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(w.Path, w.Data, mode); err != nil {
-			return err
-		}
-		if w.Size > 0 {
-			if err := os.Truncate(w.Path, w.Size); err != nil {
-				return err
-			}
-		}
+	if err := put(w); err != nil {
+		return err
 	}
 	if w.Context == "" {
 		return nil
 	}
 	return setContext(w.Path, w.Context)
+}
+
+// put makes what is to be labelled.
+func put(w wire.Write) error {
+	mode := os.FileMode(cmp.Or(w.Mode, 0o755))
+	switch {
+	case w.Label:
+		return nil
+	case w.Folder:
+		return os.MkdirAll(w.Path, mode)
+	case w.Device != [2]uint32{}:
+		return unix.Mknod(w.Path, unix.S_IFBLK|0o600, int(unix.Mkdev(w.Device[0], w.Device[1])))
+	case w.Link != "":
+		return os.Symlink(w.Link, w.Path)
+	}
+	if err := os.MkdirAll(filepath.Dir(w.Path), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(w.Path, w.Data, mode); err != nil {
+		return err
+	}
+	if w.Size == 0 {
+		return nil
+	}
+	return os.Truncate(w.Path, w.Size)
 }
 
 func read(r wire.Read) (string, error) {

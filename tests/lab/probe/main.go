@@ -11,6 +11,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -44,8 +45,7 @@ func main() {
 		fmt.Println("ok")
 		return
 	}
-	var errno unix.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[unix.Errno](err); ok {
 		fmt.Printf("errno %s %d: %v\n", unix.ErrnoName(errno), int(errno), err)
 	} else {
 		fmt.Printf("errno none 0: %v\n", err)
@@ -56,10 +56,8 @@ func main() {
 // operations is the table of them all.
 func operations() map[string]operation {
 	all := map[string]operation{}
-	for _, some := range []map[string]operation{fileOperations(), processOperations(), socketOperations(), systemOperations(), {"hold": hold}} {
-		for name, op := range some {
-			all[name] = op
-		}
+	for _, some := range []map[string]operation{fileOperations(), processOperations(), descriptorOperations(), socketOperations(), memoryOperations(), systemOperations(), {"hold": hold}} {
+		maps.Copy(all, some)
 	}
 	return all
 }

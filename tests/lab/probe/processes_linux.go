@@ -72,6 +72,12 @@ func processOperations() map[string]operation {
 				return unix.Capget(&header, &data[0])
 			})
 		},
+	}
+}
+
+// descriptorOperations are on processes by descriptor, on namespaces and on the process itself.
+func descriptorOperations() map[string]operation {
+	return map[string]operation{
 		"pidfd-signal": func(a []string) error {
 			return withTwo(a, func(pid, sig int) error {
 				fd, err := unix.PidfdOpen(pid, 0)

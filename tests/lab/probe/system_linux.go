@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func systemOperations() map[string]operation {
+// memoryOperations are on System V objects and keys.
+func memoryOperations() map[string]operation {
 	return map[string]operation{
 		"shm-attach": func(a []string) error { return shm(a, func(id int) error { return attach(id, 0) }) },
 		"shm-read":   func(a []string) error { return shm(a, func(id int) error { return attach(id, unix.SHM_RDONLY) }) },
@@ -52,6 +53,11 @@ func systemOperations() map[string]operation {
 			_, err := unix.AddKey("user", "probe", []byte("x"), unix.KEY_SPEC_PROCESS_KEYRING)
 			return err
 		},
+	}
+}
+
+func systemOperations() map[string]operation {
+	return map[string]operation{
 		"io-uring": func([]string) error {
 			var params [120]byte
 			return ioUring(params[:])
