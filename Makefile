@@ -26,7 +26,7 @@ deps: ## install what is needed: the distribution's packages and, where Go is to
 
 build: deps ## the programs, into build/
 	@mkdir -p $(BUILD)
-	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o $(BUILD)/ ./cmd/...
+	@.ci/build
 
 guest: build ## the guest's kernel and initial image, into build/guest/$(FLAVOUR) (FLAVOUR=small or distro)
 	@$(BUILD)/cloister guest build --kernel=$(FLAVOUR) --output=$(BUILD)/guest/$(FLAVOUR)
