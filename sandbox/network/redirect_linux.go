@@ -67,7 +67,7 @@ func RestoreAt(path, identity, ports string) error {
 		return nil
 	}
 	if err != nil {
-		return nil //nolint:nilerr // the name is another thing's by now
+		return nil // the name is another thing's by now
 	}
 	defer n.Close()
 	if have, _, err := n.Identity(); err != nil || have != identity {

@@ -91,14 +91,16 @@ func filter(on netlink.Link, prio, proto uint16, keys []nl.TcU32Key, action netl
 }
 
 // Keys of u32 filters: offsets are from the network header (RFC 791, RFC 8200).
-func protocol(p uint32) nl.TcU32Key    { return nl.TcU32Key{Mask: 0x00ff0000, Val: p << 16, Off: 8} }
-func nextHeader(p uint32) nl.TcU32Key  { return nl.TcU32Key{Mask: 0x0000ff00, Val: p << 8, Off: 4} }
-func plainHeader() nl.TcU32Key         { return nl.TcU32Key{Mask: 0x0f000000, Val: 0x05000000, Off: 0} }
+func protocol(p uint32) nl.TcU32Key   { return nl.TcU32Key{Mask: 0x00ff0000, Val: p << 16, Off: 8} }
+func nextHeader(p uint32) nl.TcU32Key { return nl.TcU32Key{Mask: 0x0000ff00, Val: p << 8, Off: 4} }
+func plainHeader() nl.TcU32Key        { return nl.TcU32Key{Mask: 0x0f000000, Val: 0x05000000, Off: 0} }
+
 func destination(at int32) nl.TcU32Key { return nl.TcU32Key{Mask: hostPorts, Val: hostPorts, Off: at} }
 
 func redirect(to netlink.Link) netlink.Action {
 	return mirred(to, netlink.TCA_EGRESS_REDIR, netlink.TC_ACT_STOLEN)
 }
+
 func mirror(to netlink.Link) netlink.Action {
 	return mirred(to, netlink.TCA_EGRESS_MIRROR, netlink.TC_ACT_OK)
 }

@@ -72,7 +72,7 @@ func TestParseConfig(t *testing.T) {
 
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte{0x12, 1, 'h'})
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Fuzz(func(_ *testing.T, data []byte) {
 		config, err := parseConfig(&anypb.Any{TypeUrl: configType, Value: data})
 		if err == nil {
 			newPod("p", "", config)

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"context"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"cloister/tests/host"
+	"cloister/tests/images"
+	"cloister/tests/testenv"
+)
+
+// bed is a daemon in a private place that is a router: br0 with 10.88.0.1 and fd88::1.
+type bed struct {
+	*host.Containerd
+	t *testing.T
+}
+
+func newBed(t *testing.T, cloister string) *bed {
+	t.Helper()
+	program := testenv.NeedBusybox(t)
+	testenv.NeedOverlay(t)
+	testenv.NeedShim(t)
+	testenv.NeedGuest(t)
+	testenv.NeedQEMU(t)
+	testenv.NeedVirtiofsd(t)
+	testenv.NeedTool(t, "tc")
+	if looked, err := exec.LookPath("busybox"); err == nil {
+		program = looked
+	}
+	image, err := images.Busybox(t.Context(), program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bed{t: t, Containerd: host.New(t).StartContainerd(t, host.Options{Version: host.Current, Cloister: cloister})}
+	archive := filepath.Join(b.Place.Dir, "busybox.tar")
+	if err := images.Save(archive, map[string]v1.Image{images.BusyboxName: image}); err != nil {
+		t.Fatal(err)
+	}
+	b.Must(t, "images", "import", archive)
+	b.sh("ip link add br0 type bridge && ip addr add 10.88.0.1/24 dev br0 && ip addr add fd88::1/64 dev br0 nodad && ip link set br0 up")
+	return b
+}
+
+// sh runs a script in the place and gives what it wrote.
+func (b *bed) sh(script string) string {
+	b.t.Helper()
+	return strings.TrimSpace(b.Place.Run(b.t, "sh", "-ec", script))
+}
+
+// plug makes a namespace, if it is not there, and a veth from br0 to its link.
+func (b *bed) plug(namespace, link, four, six string) {
+	b.t.Helper()
+	b.sh(`ip netns list | grep -qw ` + namespace + ` || { ip netns add ` + namespace + `; ip -n ` + namespace + ` link set lo up; }
+n=` + namespace + `; l=` + link + `
+ip link add v$n$l mtu 1400 master br0 type veth peer name $l mtu 1400 netns $n
+ip link set v$n$l up
+ip -n $n addr add ` + four + ` dev $l
+ip -n $n addr add ` + six + ` dev $l nodad
+ip -n $n link set $l up`)
+}
+
+// run starts a container in a namespace; it is taken away when the test ends.
+func (b *bed) run(id, namespace string, command ...string) {
+	b.t.Helper()
+	if len(command) == 0 {
+		command = []string{"sleep", "1000"}
+	}
+	args := []string{"run", "--detach", "--runtime", "io.containerd.cloister.v2", "--with-ns", "network:/run/netns/" + namespace, images.BusyboxName, id}
+	b.t.Cleanup(func() { b.remove(id) })
+	b.Must(b.t, append(args, command...)...)
+}
+
+// remove kills a container and takes it away; what is gone already does not matter.
+func (b *bed) remove(id string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.t.Context()), time.Minute)
+	defer cancel()
+	b.Finish(ctx, b.t, b.Ctr(ctx, "task", "delete", "--force", id))
+	b.Finish(ctx, b.t, b.Ctr(ctx, "containers", "delete", id))
+}
+
+var execs int
+
+// in runs a script in a container and gives what it wrote to both outputs, without blanks around it.
+func (b *bed) in(id, script string) string {
+	b.t.Helper()
+	execs++
+	r := b.Run(b.t, "task", "exec", "--exec-id", "e"+string(rune('a'+execs%26))+string(rune('a'+execs/26)), id, "sh", "-c", script+" 2>&1")
+	return strings.TrimSpace(r.Stdout)
+}
+
+// say compares what a script in container c wrote.
+func (b *bed) say(what, want, script string) {
+	b.t.Helper()
+	if got := b.in("c", script); got != want {
+		b.t.Errorf("%s: %s = %q, want %q", what, script, got, want)
+	}
+}
+
+// await asks for a complaint until there is none or the time is over, and gives the last one.
+func await(most time.Duration, complaint func() string) string {
+	deadline := time.After(most)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		text := complaint()
+		if text == "" {
+			return ""
+		}
+		select {
+		case <-deadline:
+			return text
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// get fetches /f: busybox's wget, linked statically, needs libraries to look up even a number.
+func get(address, port string) string {
+	return `bash -c "exec 3<>/dev/tcp/` + address + `/` + port + `; printf 'GET /f HTTP/1.0\r\n\r\n' >&3; cat <&3"`
+}
+
+// TestVeth puts a container into a namespace as CNI leaves it.
+func TestVeth(t *testing.T) {
+	b := newBed(t, "[machine]\nnics = 2\n")
+	b.plug("x", "eth0", "10.88.0.2/24", "fd88::2/64")
+	b.sh(`ip -n x route add default via 10.88.0.1
+ip -n x -6 route add default via fd88::1
+ip -n x route add 10.99.0.0/16 via 10.88.0.1 metric 7
+ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
+	mac := b.sh("ip -n x -o link show eth0 | sed 's/.*link.ether \\([^ ]*\\).*/\\1/'")
+	before := b.sh("ip netns exec x cat /proc/sys/net/ipv4/ip_local_port_range")
+	b.run("c", "x", "sh", "-c", "mkdir /www; echo from the guest >/www/f; httpd -p 8080 -h /www; sleep 1000")
+
+	b.say("address of the card", mac, "cat /sys/class/net/eth0/address")
+	b.say("MTU", "1400", "cat /sys/class/net/eth0/mtu")
+	b.say("addresses", "10.88.0.2/24\nfd88::2/64", "ip -o addr show dev eth0 scope global | awk '{print $4}'")
+	b.say("routes", "10.88.0.0/24 dev eth0 scope link src 10.88.0.2\n10.99.0.0/16 via 10.88.0.1 dev eth0 metric 7\ndefault via 10.88.0.1 dev eth0",
+		"ip route | tr -s ' ' | sed 's/ $//' | sort")
+	b.say("IPv6 default", "1", "ip -6 route | grep -c '^default via fd88::1 dev eth0'")
+	b.say("neighbour", "1", "ip neigh | grep -ci '10.88.0.77 dev eth0 lladdr 02:00:00:00:00:77.*permanent'")
+	b.say("ping", "0\n0", "ping -c 1 -W 5 10.88.0.1 >/dev/null; echo $?; ping -6 -c 1 -W 5 fd88::1 >/dev/null; echo $?")
+	b.sh("busybox ping -c 1 -W 5 10.88.0.2 && busybox ping -6 -c 1 -W 5 fd88::2")
+
+	t.Run("to the guest", func(t *testing.T) {
+		for _, address := range []string{"10.88.0.2", "fd88::2"} {
+			if got := b.sh(get(address, "8080") + " | tail -n 1"); got != "from the guest" {
+				t.Errorf("wget %s = %q", address, got)
+			}
+		}
+	})
+	t.Run("from the guest", func(*testing.T) {
+		b.sh("mkdir /run/www; head -c 3000000 /dev/zero >/run/www/large; echo from the host >/run/www/f; busybox httpd -p 8081 -h /run/www")
+		for _, address := range []string{"10.88.0.1", "fd88::1"} {
+			b.say("three megabytes", "3000000", `printf 'GET /large HTTP/1.0\r\n\r\n' | nc -w 20 `+address+` 8081 | tail -c 3000000 | wc -c`)
+		}
+	})
+	t.Run("host side of the namespace", func(t *testing.T) {
+		// An engine's name server dials from inside the namespace with the guest's own address.
+		if got := b.sh("ip netns exec x " + get("10.88.0.1", "8081") + " | tail -n 1"); got != "from the host" {
+			t.Errorf("the host side of the namespace got %q", got)
+		}
+	})
+	t.Run("a second link", func(t *testing.T) {
+		b.plug("x", "eth1", "10.88.0.3/24", "fd88::3/64")
+		if wrong := await(10*time.Second, func() string {
+			if got := b.in("c", "ip -o -4 addr show dev eth1 | awk '{print $4}'"); got != "10.88.0.3/24" {
+				return "eth1 has " + got
+			}
+			return ""
+		}); wrong != "" {
+			t.Error(wrong)
+		}
+		b.sh("busybox ping -c 1 -W 5 10.88.0.3; ip -n x addr add 10.88.0.4/24 dev eth1; ip -n x link set eth1 mtu 1300")
+		if wrong := await(10*time.Second, func() string {
+			return strings.TrimPrefix(b.in("c", "ip -o -4 addr show dev eth1 | grep -c 10.88.0.4; cat /sys/class/net/eth1/mtu"), "1\n1300")
+		}); wrong != "" {
+			t.Errorf("after a change: %s", wrong)
+		}
+		b.sh("ip -n x link del eth1")
+		if wrong := await(10*time.Second, func() string {
+			return strings.TrimPrefix(b.in("c", "ip -o -4 addr | grep -c '10.88.0.[34]'"), "0")
+		}); wrong != "" {
+			t.Errorf("after the link has gone: %s addresses", wrong)
+		}
+	})
+	b.remove("c")
+	t.Run("nothing left", func(t *testing.T) {
+		if got := b.sh("ip netns exec x tc qdisc show; ip -n x -o link"); strings.Contains(got, "ingress") || strings.Contains(got, "cloister") {
+			t.Errorf("left in the namespace:\n%s", got)
+		}
+		if after := b.sh("ip netns exec x cat /proc/sys/net/ipv4/ip_local_port_range"); after != before {
+			t.Errorf("the namespace's local ports are %q, were %q", after, before)
+		}
+	})
+}
+
+// TestKilledShim looks at the namespace after the clean-up that containerd has done for a dead shim.
+func TestKilledShim(t *testing.T) {
+	b := newBed(t, "")
+	b.plug("x", "eth0", "10.88.0.2/24", "fd88::2/64")
+	b.run("c", "x")
+	for pid, line := range b.Place.Processes(t) {
+		if strings.Contains(line, "containerd-shim-cloister-v2") {
+			b.Place.Run(t, "kill", "-9", strconv.Itoa(pid))
+		}
+	}
+	if left := await(20*time.Second, func() string {
+		got := b.sh("ip netns exec x tc qdisc show; ip -n x -o link")
+		if strings.Contains(got, "ingress") || strings.Contains(got, "cloister") {
+			return got
+		}
+		return ""
+	}); left != "" {
+		t.Errorf("left in the namespace:\n%s", left)
+	}
+	// The namespace serves the next container.
+	b.remove("c")
+	b.run("d", "x")
+	b.sh("busybox ping -c 1 -W 5 10.88.0.2")
+}
