@@ -24,7 +24,7 @@ import (
 // counts of the steps, for the closing line.
 type counts struct{ passed, failed, skipped atomic.Int32 }
 
-var total counts //nolint:gochecknoglobals // TestMain prints it
+var total counts // TestMain prints it
 
 func TestMain(m *testing.M) {
 	code := m.Run()

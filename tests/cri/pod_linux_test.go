@@ -47,6 +47,7 @@ func pods(t *testing.T, sandboxer string) {
 		first = p.start(t, "first", nil, "sh", "-c", "echo out; echo err >&2; mkdir /www; echo page >/www/f; exec httpd -f -p 8080 -h /www")
 		second = p.start(t, "second", func(c *runtimeapi.ContainerConfig) {
 			c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
+			c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}}
 			c.Envs = []*runtimeapi.KeyValue{{Key: "WORD", Value: []byte("told")}}
 		}, "sleep", "1000")
 	}) {
@@ -55,7 +56,19 @@ func pods(t *testing.T, sandboxer string) {
 	}
 	inside(t, b, ip, first, second)
 	outside(t, b, p, first, second)
+	step(t, "restart of containerd", func(t *testing.T) {
+		b.Stop(t, "KILL")
+		b.Start(t)
+		b.ready(t)
+		if got, code := b.exec(t, second, "echo $WORD"); got != "told\n" || code != 0 {
+			t.Errorf("exec after the restart = %q, exit %d", got, code)
+		}
+		if s := b.status(t, first).GetState(); s != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			t.Errorf("the first container is %s after the restart", s)
+		}
+	})
 	step(t, "end of one", func(t *testing.T) { ends(t, b, p, second) })
+	step(t, "refusals", func(t *testing.T) { refusals(t, b) })
 	step(t, "stop and remove", func(t *testing.T) {
 		p.remove(t)
 		nothingLeft(t, b)
@@ -76,7 +89,8 @@ func inside(t *testing.T, b *bed, ip, first, second string) {
 		{"memory limit", second, "67108864\n", "cat /sys/fs/cgroup/memory.max"},
 		{"shared ipc", second, "", "echo hello >/dev/shm/word"},
 		{"shared memory of the other", first, "hello\n", "cat /dev/shm/word"},
-		{"own processes", second, "1\n", "ps | grep -c '[s]leep 1000'"},
+		{"own processes", second, "sleep\n", "cat /proc/1/comm"},
+		{"the pod's processes", first, "shared\n", "[ $(pidof httpd) != 1 ] && echo shared"},
 	} {
 		step(t, test.name, func(t *testing.T) {
 			if got, code := b.exec(t, test.in, test.script); got != test.want || code != 0 {
@@ -164,6 +178,24 @@ func ends(t *testing.T, b *bed, p *pod, second string) {
 	third := p.start(t, "third", nil, "sh", "-c", "exit 3")
 	if s := b.exited(t, third); s.GetExitCode() != 3 {
 		t.Errorf("the third container has exit code %d, want 3", s.GetExitCode())
+	}
+}
+
+// refusals asks for what a guest cannot have.
+func refusals(t *testing.T, b *bed) {
+	t.Helper()
+	for want, options := range map[string]*runtimeapi.NamespaceOption{
+		"hostNetwork": {Network: runtimeapi.NamespaceMode_NODE},
+		"hostPID":     {Pid: runtimeapi.NamespaceMode_NODE},
+		"hostIPC":     {Ipc: runtimeapi.NamespaceMode_NODE},
+	} {
+		_, err := b.cri.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: &runtimeapi.PodSandboxConfig{
+			Metadata: &runtimeapi.PodSandboxMetadata{Name: want, Namespace: "default", Uid: want},
+			Linux:    &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: options}},
+		}})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("a pod with %s: %v, want an error that names it", want, err)
+		}
 	}
 }
 
