@@ -25,6 +25,7 @@ const (
 	defaultMaxMiB    = 1 << 20
 	defaultReserve   = 96
 	minMemoryBytes   = 4 << 20 // below, no process starts in its cgroup
+	minMachineMiB    = 160     // below, no guest starts; a smaller limit is the container's alone
 	defaultPeriod    = 100000  // kernel/sched: cpu.cfs_period_us
 	maxListed        = 8192    // NR_CPUS of the largest distributions' kernels
 )
@@ -55,6 +56,7 @@ func (w *Workload) Size(s Sizing) (Size, error) {
 	}
 	var p problems
 	memory := w.memoryMiB(s, &p)
+	memory = max(memory, minMachineMiB-s.ReserveMiB)
 	size := Size{
 		MemoryMiB:       memory + s.ReserveMiB,
 		CPUs:            w.cpus(s, &p),

@@ -4,6 +4,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	eventsapi "github.com/containerd/containerd/api/events"
@@ -38,7 +39,7 @@ func (r *Runtime) Start(ctx context.Context, ref Ref) (uint32, error) {
 			}
 			defer box.Reached("exec started")
 		} else {
-			if err := box.SyncNetwork(ctx); err != nil {
+			if err := errors.Join(box.SyncNetwork(ctx), box.Refresh(ctx, c.id)); err != nil {
 				return err
 			}
 			defer box.Phase("start")()
@@ -129,7 +130,7 @@ func (r *Runtime) Delete(ctx context.Context, ref Ref) (pid uint32, _ Exited, _ 
 	if err := r.deleteGuest(ctx, c, p); err != nil {
 		return 0, Exited{}, err
 	}
-	p.exited(Exited{Status: exitGuestDied, At: now()}) // of one that was created and never started
+	p.exited(neverStarted(ref))
 	if err := p.apply(Delete); err != nil {
 		return 0, Exited{}, err
 	}
@@ -141,6 +142,15 @@ func (r *Runtime) Delete(ctx context.Context, ref Ref) (pid uint32, _ Exited, _ 
 	r.retire(ctx, c)
 	r.publish(&eventsapi.TaskDelete{ContainerID: c.id, Pid: pid, ExitStatus: exited.Status, ExitedAt: timestamppb.New(exited.At)})
 	return pid, exited, nil
+}
+
+// neverStarted is the end of a process that is deleted without having run: a
+// container's is killed, an exec's never was.
+func neverStarted(ref Ref) Exited {
+	if ref.Exec != "" {
+		return Exited{At: now()}
+	}
+	return Exited{Status: exitGuestDied, At: now()}
 }
 
 // deleteGuest drains the process's output and has the guest forget it. A guest
