@@ -253,7 +253,10 @@ func (s *Sandbox) configure(ctx context.Context) error {
 		return err
 	}
 	s.told = wanted
-	_, err = s.guest.Guest().Configure(ctx, &guestv1.ConfigureRequest{
+	limit := s.config.Timeouts.Boot.Duration
+	call, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	_, err = s.guest.Guest().Configure(call, &guestv1.ConfigureRequest{
 		Network:      wanted,
 		Hostname:     s.request.Workload.Hostname,
 		TimeUnixNano: time.Now().UnixNano(),
@@ -261,6 +264,9 @@ func (s *Sandbox) configure(ctx context.Context) error {
 		Sysctls:      sysctls(s.request.Workload.Sysctls),
 		ShareTag:     plan.ShareTag,
 	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return s.silent(fmt.Errorf("the guest's agent said hello, and no more for %s: timeouts.boot: %w", limit, err))
+	}
 	if err != nil {
 		return s.Explain(err)
 	}

@@ -142,6 +142,8 @@ func (c *Client) call(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respo
 	answer := make(chan error, 1)
 	var got ttrpc.Response
 	go c.invoke(ctx, req, &got, invoke, answer)
+	silence, stop := silenceAfter(req.GetMethod())
+	defer stop()
 	select {
 	case err := <-answer:
 		if err != nil {
@@ -149,12 +151,31 @@ func (c *Client) call(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respo
 		}
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-silence:
+		err := fmt.Errorf("%w: no answer to %s in %s", ErrProtocol, req.GetMethod(), maxSilence)
+		c.end(err)
+		return fmt.Errorf("call the guest: %w: %w", errdefs.ErrUnavailable, err)
 	}
 	if got.GetStatus().GetCode() != 0 {
 		return guestError(got.GetStatus())
 	}
 	resp.Payload = got.GetPayload()
 	return nil
+}
+
+// maxSilence bounds a call that nobody else bounds: an agent that is alive, in a
+// guest that is starved, is far quicker. Who hears nothing for so long ends it all,
+// since no task could be stopped otherwise.
+const maxSilence = 2 * time.Minute
+
+// silenceAfter tells when a call has waited too long: never for those that wait for
+// something to happen.
+func silenceAfter(method string) (over <-chan time.Time, stop func()) {
+	if method == "Events" || method == "Wait" {
+		return nil, func() {}
+	}
+	t := time.NewTimer(maxSilence)
+	return t.C, func() { t.Stop() }
 }
 
 func (c *Client) invoke(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, invoke ttrpc.Invoker, answer chan<- error) {
