@@ -186,11 +186,17 @@ func TestHostileGuests(t *testing.T) {
 				id := "hostile-" + strings.ReplaceAll(tt.mode, " ", "-")
 				i := copyImage(t, filepath.Join(s.Dir, id))
 				i.hostile(t, tt.mode)
-				options := append([]string{"--rm"}, s.configure(t, id, settings{image: i.dir})...)
-				done := make(chan host.Result, 1)
-				go func() { done <- s.Within(t, callLimit, s.Args(id, options, "true")...) }()
-				memory, console := s.observe(t, id, done)
-				r := <-done
+				options := append([]string{"--rm"}, s.configure(t, id, settings{image: i.dir, timeouts: `boot = "30s"`})...)
+				ended := make(chan struct{})
+				var memory, console int64
+				watched := make(chan struct{})
+				go func() {
+					defer close(watched)
+					memory, console = s.observe(t, id, ended)
+				}()
+				r := s.Within(t, callLimit, s.Args(id, options, "true")...)
+				close(ended)
+				<-watched
 				if r.Code == 0 || !strings.Contains(r.Stderr, tt.want) {
 					t.Errorf("run = %+v, want an error with %q", r, tt.want)
 				}
@@ -213,8 +219,8 @@ func TestHostileGuests(t *testing.T) {
 }
 
 // observe gives the most memory that the shim of a container used, and the most its console's log took, in KiB, until
-// something can be received.
-func (s *stage) observe(t *testing.T, id string, done chan host.Result) (memory, console int64) {
+// ended is closed.
+func (s *stage) observe(t *testing.T, id string, ended chan struct{}) (memory, console int64) {
 	t.Helper()
 	for {
 		for _, pid := range s.Processes(t, "containerd-shim", "-id "+id+" ", " serve ") {
@@ -224,8 +230,7 @@ func (s *stage) observe(t *testing.T, id string, done chan host.Result) (memory,
 			console = max(console, info.Size()>>10)
 		}
 		select {
-		case r := <-done:
-			done <- r
+		case <-ended:
 			return memory, console
 		case <-time.After(200 * time.Millisecond):
 		}
