@@ -45,7 +45,8 @@ type Container struct {
 
 // resident is a container's part of the sandbox.
 type resident struct {
-	undo undo
+	undo   undo
+	copied []copied
 }
 
 // Add makes a container's files visible in the guest and gives the guest's
@@ -89,6 +90,7 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 		return "", s.Explain(err)
 	}
 	r.undo.push("container in the guest", func(ctx context.Context) error { return s.forget(ctx, c.ID) })
+	r.copied = copies(c, req)
 	s.mu.Lock()
 	s.containers[c.ID] = r
 	s.mu.Unlock()

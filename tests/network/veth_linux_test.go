@@ -7,6 +7,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+
+	"cloister/tests/images"
 )
 
 // get fetches /f: busybox's wget, linked statically, needs libraries to look up even a number.
@@ -87,6 +92,33 @@ ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 			t.Errorf("the namespace's local ports are %q, were %q", after, before)
 		}
 	})
+}
+
+// TestFilesOfTheEngine changes hosts between create and start, as Docker does.
+func TestFilesOfTheEngine(t *testing.T) {
+	b := newBed(t, "")
+	b.sh("echo '10.0.0.1 early' >/run/hosts")
+	t.Cleanup(func() { b.remove("c") })
+	b.Must(t, "container", "create", "--runtime", "io.containerd.cloister.v2", "--mount", "type=bind,src=/run/hosts,dst=/etc/hosts,options=rbind:rw",
+		images.BusyboxName, "c", "sh", "-c", "cat /etc/hosts >/started; sleep 1000")
+	engine, err := client.New(b.Place.Path(b.Address), client.WithDefaultNamespace("default"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	container, err := engine.LoadContainer(t.Context(), "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := container.NewTask(t.Context(), cio.NullIO)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.sh("echo '10.0.0.2 late' >/run/hosts")
+	if err := task.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.say("hosts", "10.0.0.2 late", "cat /started")
 }
 
 // TestKilledShim looks at the namespace after the clean-up that containerd has done for a dead shim.

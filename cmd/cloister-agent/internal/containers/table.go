@@ -67,6 +67,16 @@ func (t *Table) Task(id ID) error { return t.move(id, tasked, prepared) }
 // Untask marks that the task was deleted, or never made.
 func (t *Table) Untask(id ID) { t.set(id, prepared) }
 
+// Check is an error when the container is not there, or comes or goes just now.
+func (t *Table) Check(id ID) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now := t.states[id]; now != prepared && now != tasked {
+		return fmt.Errorf("container %s is not prepared: %w", id, errdefs.ErrNotFound)
+	}
+	return nil
+}
+
 // Remove says whether there is a container to remove, and reserves it. Forget
 // follows.
 func (t *Table) Remove(id ID) (bool, error) {

@@ -36,8 +36,9 @@ const (
 
 // Service is cloister.guest.v1.Guest.
 type Service struct {
-	queue *events.Queue
-	table *containers.Table
+	queue   *events.Queue
+	table   *containers.Table
+	monitor *reap.Monitor
 
 	mu         sync.Mutex // one change of the guest at a time
 	configured bool
@@ -46,8 +47,8 @@ type Service struct {
 }
 
 // New makes the service.
-func New(queue *events.Queue, table *containers.Table) *Service {
-	return &Service{queue: queue, table: table}
+func New(monitor *reap.Monitor, queue *events.Queue, table *containers.Table) *Service {
+	return &Service{monitor: monitor, queue: queue, table: table}
 }
 
 // Configure makes the guest a sandbox's.
@@ -106,8 +107,7 @@ func (s *Service) PrepareSandbox(_ context.Context, r *guestv1.PrepareSandboxReq
 		return &types.Empty{}, nil
 	}
 	cmd := pause.Command()
-	monitor := &reap.Monitor{}
-	if _, err := monitor.Start(cmd); err != nil {
+	if err := s.monitor.Spawn(cmd); err != nil {
 		return nil, fmt.Errorf("start pause process: %w", err)
 	}
 	if err := boot.HoldNamespace(fmt.Sprintf("/proc/%d/ns/pid", cmd.Process.Pid), "pid"); err != nil {
@@ -123,6 +123,9 @@ func (s *Service) PrepareContainer(ctx context.Context, r *guestv1.PrepareContai
 	if err != nil {
 		return nil, err
 	}
+	if len(r.GetSpec()) == 0 {
+		return &guestv1.PrepareContainerResponse{Bundle: s.table.Dir(id)}, s.rewrite(id, r.GetFiles())
+	}
 	if err := s.table.Prepare(id); err != nil {
 		return nil, err
 	}
@@ -134,6 +137,19 @@ func (s *Service) PrepareContainer(ctx context.Context, r *guestv1.PrepareContai
 	}
 	s.table.Prepared(id)
 	return &guestv1.PrepareContainerResponse{Bundle: dir}, nil
+}
+
+// rewrite gives files of a container other bytes.
+func (s *Service) rewrite(id containers.ID, files []*guestv1.File) error {
+	if err := s.table.Check(id); err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := steps.RewriteFile(s.table.Dir(id), f.GetPath(), f.GetData()); err != nil {
+			return fmt.Errorf("write file %s: %w", f.GetPath(), err)
+		}
+	}
+	return nil
 }
 
 func prepare(ctx context.Context, dir string, r *guestv1.PrepareContainerRequest) error {
