@@ -71,12 +71,13 @@ func newServer(ctx context.Context, queue *events.Queue, streams *stdio.Registry
 	if err != nil {
 		return nil, err
 	}
-	service, err := tasks.New(namespaces.WithNamespace(ctx, namespace), crun, queue, streams, table)
+	monitor := &reap.Monitor{}
+	service, err := tasks.New(namespaces.WithNamespace(ctx, namespace), monitor, crun, queue, streams, table)
 	if err != nil {
 		return nil, err
 	}
 	taskapi.RegisterTTRPCTaskService(server, service)
-	guestv1.RegisterTTRPCGuestService(server, guest.New(queue, table))
+	guestv1.RegisterTTRPCGuestService(server, guest.New(monitor, queue, table))
 	return server, nil
 }
 

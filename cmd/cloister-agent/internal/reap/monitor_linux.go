@@ -65,6 +65,17 @@ func (m *Monitor) Start(c *exec.Cmd) (chan runc.Exit, error) {
 	return reaper.Default.Start(c)
 }
 
+// Spawn starts a command that nobody waits for. What Start gives must be read:
+// the reaper waits for its readers.
+func (m *Monitor) Spawn(c *exec.Cmd) error {
+	ended, err := m.Start(c)
+	if err != nil {
+		return err
+	}
+	reaper.Default.Unsubscribe(ended)
+	return nil
+}
+
 func (m *Monitor) connect(c *exec.Cmd) {
 	i := slices.Index(c.Args, pidFileFlag)
 	if i < 0 || i+1 >= len(c.Args) {

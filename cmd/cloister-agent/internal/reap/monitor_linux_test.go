@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 )
 
 func TestMonitorConnectsByPidFile(t *testing.T) {
@@ -36,5 +37,29 @@ func TestMonitorConnectsByPidFile(t *testing.T) {
 	cmd := &exec.Cmd{Args: []string{"crun", "create", "--pid-file", "/c/init.pid", "c"}}
 	if m.connect(cmd); cmd.Stdin != nil {
 		t.Error("streams are given after Detach")
+	}
+}
+
+// TestSpawnedCommandsHoldNobodyUp ends more commands than a reader's channel
+// holds.
+func TestSpawnedCommandsHoldNobodyUp(t *testing.T) {
+	Start()
+	var m Monitor
+	if err := m.Spawn(exec.CommandContext(t.Context(), "sleep", "1000")); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	for range 70 {
+		cmd := exec.CommandContext(t.Context(), "true")
+		ended, err := m.Start(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, err := m.Wait(cmd, ended); status != 0 || err != nil {
+			t.Fatalf("Wait = %d, %v", status, err)
+		}
+	}
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("70 commands took %v", took)
 	}
 }

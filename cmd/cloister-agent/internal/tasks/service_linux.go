@@ -51,14 +51,13 @@ type Service struct {
 
 // New starts containerd's service, which will start crun by that path. Call it
 // once.
-func New(ctx context.Context, crun string, publisher cshim.Publisher, streams *stdio.Registry, table *containers.Table) (*Service, error) {
+func New(ctx context.Context, monitor *reap.Monitor, crun string, publisher cshim.Publisher, streams *stdio.Registry, table *containers.Table) (*Service, error) {
 	ctx, sd := shutdown.WithShutdown(ctx)
 	exits := newExits(publisher)
 	inner, err := runctask.NewTaskService(ctx, exits, sd)
 	if err != nil {
 		return nil, fmt.Errorf("start task service: %w", err)
 	}
-	monitor := &reap.Monitor{}
 	runc.Monitor = monitor // the task service has just set its own
 	return &Service{
 		TTRPCTaskService: inner, streams: streams, table: table, exits: exits, monitor: monitor, crun: crun,
