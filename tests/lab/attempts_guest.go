@@ -136,7 +136,7 @@ func qemuCapabilities() []attempt {
 		{"a root of its own", "chroot /usr", policy.QEMUType, "capability", "sys_chroot"},
 		{"input and output ports", "iopl", policy.QEMUType, "capability", "sys_rawio"},
 		{"faults of memory by hand", "userfaultfd", policy.QEMUType, "capability", "sys_ptrace"},
-		{"performance counters of the host", "perf", policy.QEMUType, "capability2", "perfmon"},
+		{"performance counters of the host", "perf", policy.QEMUType, "capability", "sys_admin"},
 		{"memory that stays", "mlock", policy.QEMUType, "capability", "ipc_lock"},
 		{"namespace of its own: network", "unshare net", policy.QEMUType, "capability", "sys_admin"},
 		{"namespace of its own: mounts", "unshare mount", policy.QEMUType, "capability", "sys_admin"},

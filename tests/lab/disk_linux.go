@@ -30,12 +30,16 @@ func programs(ctx context.Context, work string) ([]file, error) {
 			return nil, err
 		}
 	}
+	if err := tool(ctx, "env", "CGO_ENABLED=0", "go", "test", "-c", "-trimpath", "-o", filepath.Join(work, "labels.test"), "cloister/labels"); err != nil {
+		return nil, err
+	}
 	guest, probe := filepath.Join(work, "guest"), filepath.Join(work, "probe")
 	return []file{
 		{"bin/labinit", guest, "init_exec_t"},
 		{"bin/labd", guest, "bin_t"},
 		{"bin/enter-shim", guest, policy.ShimExecType},
 		{"bin/enter-runtime", guest, "bin_t"},
+		{"bin/labels.test", filepath.Join(work, "labels.test"), policy.ShimExecType},
 		{"probe/probe-qemu", probe, "qemu_exec_t"},
 		{"probe/probe-virtiofsd", probe, policy.VirtiofsdExecType},
 		{"probe/probe-container", probe, policy.ContainerFileType},
