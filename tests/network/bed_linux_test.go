@@ -6,6 +6,7 @@ import (
 	"context"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -89,18 +90,18 @@ func (b *bed) remove(id string) {
 
 var execs int
 
-// in runs a script in a container and gives what it wrote to both outputs, without blanks around it.
-func (b *bed) in(id, script string) string {
+// in runs a script in container c and gives what it wrote to both outputs, without blanks around it.
+func (b *bed) in(script string) string {
 	b.t.Helper()
 	execs++
-	r := b.Run(b.t, "task", "exec", "--exec-id", "e"+string(rune('a'+execs%26))+string(rune('a'+execs/26)), id, "sh", "-c", script+" 2>&1")
+	r := b.Run(b.t, "task", "exec", "--exec-id", "e"+strconv.Itoa(execs), "c", "sh", "-c", script+" 2>&1")
 	return strings.TrimSpace(r.Stdout)
 }
 
 // say compares what a script in container c wrote.
 func (b *bed) say(what, want, script string) {
 	b.t.Helper()
-	if got := b.in("c", script); got != want {
+	if got := b.in(script); got != want {
 		b.t.Errorf("%s: %s = %q, want %q", what, script, got, want)
 	}
 }
