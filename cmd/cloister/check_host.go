@@ -145,7 +145,11 @@ func askVersion(ctx context.Context, path, flag string) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, flag).CombinedOutput()
-	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	line, rest, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	if strings.HasSuffix(line, ":") { // a heading, as the shim's
+		line, _, _ = strings.Cut(rest, "\n")
+		line = strings.TrimSpace(line)
+	}
 	if err != nil && line == "" {
 		return "says no version: " + err.Error()
 	}

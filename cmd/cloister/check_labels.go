@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 
 	"cloister/labels"
 	"cloister/labels/lsm"
@@ -27,14 +29,14 @@ func checkLabels(ctx context.Context, s *site) []finding {
 	case err != nil && !enabled:
 		return []finding{fail("SELinux", "is not enabled on this host, and labels.mac is not \"none\"",
 			"install a policy and boot with security=selinux, or accept guests without labels: mac = \"none\" under [labels]")}
-	case err != nil:
-		return []finding{failed("SELinux", err)}
+	case err != nil: // permissive, or no policy is loaded
+		return append([]finding{failed("SELinux", err)}, s.policyState(ctx)...)
 	case driver.Mode() == lsm.ModeNone:
 		return []finding{warn("SELinux", driver.Strength(), "for sVirt labels: install a policy, boot with security=selinux, set mac = \"selinux\" under [labels]")}
 	}
 	list := []finding{strength(driver)}
 	list = append(list, s.policyState(ctx)...)
-	return append(list, s.domain(driver))
+	return append(list, s.domain(driver)...)
 }
 
 func strength(d *lsm.Driver) finding {
@@ -59,30 +61,66 @@ func (s *site) policyState(ctx context.Context) []finding {
 	return []finding{ok("module", "installed and current")}
 }
 
-// domain asks the kernel which set of types a sandbox would get.
-func (s *site) domain(d *lsm.Driver) finding {
-	var programs lsm.Programs
-	var err error
-	list := s.programs()
-	if programs.QEMU, err = list[0].find(); err != nil {
-		return failed("domain", err)
-	}
-	if programs.Virtiofsd, err = list[1].find(); err != nil {
-		return failed("domain", err)
-	}
+// domain asks the kernel which set of types a sandbox would get, and whether the shim may start programs there.
+func (s *site) domain(d *lsm.Driver) []finding {
 	accel, _, err := qemu.DetectAccel(s.config.Machine.Accel, qemu.Host{})
 	if err != nil {
-		return failed("domain", err)
+		return []finding{failed("types", err)}
 	}
-	types, err := d.ChooseTypes(labels.Candidates(accel == vmm.AccelKVM), programs, func(t labels.Types) error {
-		return policy.SelfTest(policy.Selinuxfs{Root: s.host.SELinux}, policy.Domains{Machine: t.QEMU, Server: t.Virtiofsd, Image: t.Image, Rootfs: t.Rootfs})
-	})
+	var problems []string
+	for _, t := range labels.Candidates(accel == vmm.AccelKVM) {
+		err := policy.SelfTest(policy.Selinuxfs{Root: s.host.SELinux}, policy.Domains{Machine: t.QEMU, Server: t.Virtiofsd, Image: t.Image, Rootfs: t.Rootfs})
+		switch {
+		case err == nil:
+			return []finding{ok("types", "%s: QEMU in %s, virtiofsd in %s; two pairs are kept apart", t.Name, t.QEMU, t.Virtiofsd), s.enter(d, t)}
+		case errors.Is(err, syscall.EINVAL):
+			problems = append(problems, t.Name+": not in this policy")
+		default:
+			problems = append(problems, t.Name+": "+strings.ReplaceAll(err.Error(), "\n", "; "))
+		}
+	}
+	return []finding{fail("types", "no set of types keeps sandboxes apart: "+strings.Join(problems, "; "), "cloister policy install")}
+}
+
+// enter asks whether the shim may start QEMU. With cloister's own types it runs in a domain of its own, if its file has
+// the label that leads there; else in this program's, it is assumed.
+func (s *site) enter(d *lsm.Driver, t labels.Types) finding {
+	from := d.OwnLabel()
+	if t.Name == labels.Own(true).Name {
+		path, err := s.programs()[2].find()
+		if err != nil {
+			return failed("shim's domain", err)
+		}
+		label, err := fileLabel(path)
+		if err != nil {
+			return failed("shim's domain", err)
+		}
+		if label.Type != policy.ShimExecType {
+			return fail("shim's domain", fmt.Sprintf("%s is labelled %s, want type %s: the shim would run in its starter's domain, which may start no guests", path, label, policy.ShimExecType),
+				"cloister policy install; for another place: chcon -t "+policy.ShimExecType+" "+quote(path))
+		}
+		from = from.WithType(policy.ShimType).WithLevel(labels.Level{})
+	}
+	to := from.WithType(t.QEMU)
+	got, err := s.host.Access(from, to, "process", "transition")
+	switch {
+	case err != nil:
+		return failed("shim's domain", err)
+	case got.Permissive:
+		return fail("shim's domain", from.Type+" is permissive by itself", "semanage permissive -d "+from.Type)
+	case !got.Allowed:
+		return fail("shim's domain", fmt.Sprintf("%s may not start programs in %s", from.Type, t.QEMU), "cloister policy install")
+	}
+	return ok("shim's domain", "%s may start QEMU in %s", from.Type, t.QEMU)
+}
+
+func fileLabel(path string) (labels.Label, error) {
+	f, err := os.Open(path)
 	if err != nil {
-		f := warn("domain", strings.ReplaceAll(err.Error(), "\n", "; "), "cloister policy install")
-		f.Found += fmt.Sprintf(" (asked as %s; the shim may run under another label)", d.OwnLabel())
-		return f
+		return labels.Label{}, err
 	}
-	return ok("domain", "%s: QEMU in %s, virtiofsd in %s; two pairs are kept apart", types.Name, types.QEMU, types.Virtiofsd)
+	defer f.Close()
+	return lsm.FileLabel(f)
 }
 
 // boolean is one of the policies' switches.

@@ -68,7 +68,7 @@ func partOf(d avc.Denial) part {
 	case "cloister_shim_t":
 		return partShim
 	}
-	if strings.HasPrefix(d.Command, "containerd-shim") && strings.Contains(d.Command, "clo") {
+	if d.Command == "containerd-shim" && strings.HasPrefix(d.Target.Type, "cloister_") { // the kernel keeps 15 characters
 		return partShim
 	}
 	return partOther
@@ -84,7 +84,7 @@ type rule func(s scene, p part, d avc.Denial) (a answer, ok bool)
 // rules in the order they are tried: what only an attack does, then what goes wrong by mistake.
 func rules() []rule {
 	return []rule{
-		otherTenant, kernelPower, askedInVain, enteringDomain, shimDenied, notOurs,
+		otherTenant, kernelPower, askedInVain, enteringDomain, shimDenied, notOurs, entrance, inherited,
 		sensitive, executableMemory, foreignFileSystem, labelLost, guestImage, wholeDisk, oldModule, volume,
 	}
 }
@@ -170,6 +170,9 @@ func enteringDomain(_ scene, p part, d avc.Denial) (answer, bool) {
 	}) {
 		return answer{}, false
 	}
+	if p != partShim {
+		return answer{judgedHarmless, fmt.Sprintf("%s, in %s, tried to start a program in a guest's domain, which only the shim may", d.Command, d.Source.Type), ""}, true
+	}
 	if d.Source.Type != "cloister_shim_t" {
 		return answer{judgedMistake, fmt.Sprintf("the shim runs in %s, which may not start guests: its file has not the label that leads into its own domain", d.Source.Type), "cloister policy install"}, true
 	}
@@ -193,6 +196,26 @@ func notOurs(_ scene, p part, d avc.Denial) (answer, bool) {
 		return answer{}, false
 	}
 	return answer{judgedHarmless, fmt.Sprintf("%s of the host, in %s, may not touch what is a guest's; the guest does not notice", d.Command, d.Source.Type), ""}, true
+}
+
+// entrance: the program started is not one that leads into the domain, as one in a folder of its own is not.
+func entrance(_ scene, p part, d avc.Denial) (answer, bool) {
+	kinds := map[part]string{partQEMU: "qemu_exec_t", partServer: "cloister_virtiofsd_exec_t"}
+	if kinds[p] == "" || !slices.Contains(d.Permissions, "entrypoint") || !filepath.IsAbs(d.Path) {
+		return answer{}, false
+	}
+	return answer{
+		judgedMistake, fmt.Sprintf("%s has not the label of a program that may be started as %s", d.Path, d.Source.Type),
+		"chcon -t " + kinds[p] + " " + quote(d.Path),
+	}, true
+}
+
+// inherited: an open descriptor of the one who started it. The kernel puts the null device in its place.
+func inherited(_ scene, _ part, d avc.Denial) (answer, bool) {
+	if d.Class != "fd" || !onlyOf(d.Permissions, "use") {
+		return answer{}, false
+	}
+	return answer{judgedHarmless, fmt.Sprintf("it was started with a descriptor of %s, and got the null device instead", d.Target.Type), ""}, true
 }
 
 // sensitive: what no guest is ever given.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"cloister/labels"
 	"cloister/labels/lsm"
@@ -159,6 +160,7 @@ type tested struct {
 	Types   string `json:"types"`
 	QEMU    string `json:"qemu"`
 	Passed  bool   `json:"passed"`
+	Absent  bool   `json:"absent,omitempty"` // this policy has no such types
 	Problem string `json:"problem,omitempty"`
 }
 
@@ -185,9 +187,12 @@ func policyTest(_ context.Context, std stdio, args []string) error {
 		err = printJSON(std.out, list)
 	} else {
 		for _, t := range list {
-			if t.Passed {
+			switch {
+			case t.Passed:
 				fmt.Fprintf(std.out, "ok    %s (%s)\n", t.Types, t.QEMU)
-			} else {
+			case t.Absent:
+				fmt.Fprintf(std.out, "-     %s (%s): not in this policy\n", t.Types, t.QEMU)
+			default:
 				fmt.Fprintf(std.out, "fail  %s (%s): %s\n", t.Types, t.QEMU, t.Problem)
 			}
 		}
@@ -208,6 +213,7 @@ func (s *site) testTypes(kernel policy.Kernel) (list []tested, passed int) {
 				passed++
 			} else {
 				t.Problem = strings.ReplaceAll(err.Error(), "\n", "; ")
+				t.Absent = errors.Is(err, syscall.EINVAL)
 			}
 			list = append(list, t)
 		}

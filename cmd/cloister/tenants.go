@@ -137,10 +137,37 @@ func (s *site) name(seen []labels.Process, boxes []guestBox) []labelled {
 		} else {
 			l.Tenant, l.Engine = tenant(s.procText(p.PID, "cgroup"))
 		}
+		if l.Tenant == "" {
+			l.Tenant = fmt.Sprintf("pid %d", s.eldest(p, seen))
+		}
 		list = append(list, l)
 	}
 	slices.SortFunc(list, func(a, b labelled) int { return a.PID - b.PID })
 	return list
+}
+
+// eldest goes up from a process to the first one with its label.
+func (s *site) eldest(p labels.Process, seen []labels.Process) int {
+	for range 64 {
+		parent := s.parent(p.PID)
+		i := slices.IndexFunc(seen, func(o labels.Process) bool { return o.PID == parent && o.Label.Range == p.Label.Range })
+		if i < 0 {
+			break
+		}
+		p = seen[i]
+	}
+	return p.PID
+}
+
+// parent is a process's, 0 if not known.
+func (s *site) parent(pid int) int {
+	_, rest, found := strings.Cut(s.procText(pid, "status"), "\nPPid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	n, err := strconv.Atoi(strings.TrimSpace(line))
+	if !found || err != nil {
+		return 0
+	}
+	return n
 }
 
 func (s *site) procText(pid int, file string) string {

@@ -58,6 +58,9 @@ func runWhy(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
+	if *log == "" && !there(s.path(auditLog)) {
+		fmt.Fprintln(std.err, "only the kernel's log was read, which leaves denials out when many come at once: install auditd")
+	}
 	p, err := s.look(ctx)
 	if err != nil {
 		fmt.Fprintf(std.err, "who holds which level is not known: %v\n", err)
@@ -112,8 +115,7 @@ func (s *site) subject(rest []string, text string) (subject, error) {
 // has tells whether a denial is about the subject, as the one denied or the one protected.
 func (a subject) has(d avc.Denial) bool {
 	if a.level == nil {
-		guests := partOf(d).guestSide() || partOf(d) == partShim
-		return guests || strings.HasPrefix(d.Target.Type, "cloister_")
+		return partOf(d).guestSide() || partOf(d) == partShim || strings.HasPrefix(d.Target.Type, "cloister_")
 	}
 	if !a.since.IsZero() && !d.Time.IsZero() && d.Time.Before(a.since.Add(-time.Second)) {
 		return false
