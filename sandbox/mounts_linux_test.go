@@ -83,7 +83,11 @@ func TestBindMount(t *testing.T) {
 	if err := unix.Mount("tmpfs", below, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Unmount(below, unix.MNT_DETACH)
+	defer func() {
+		if err := unix.Unmount(below, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
 	single := filepath.Join(source, "file")
 	if err := os.WriteFile(single, []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
