@@ -43,7 +43,7 @@ func NewClient(ctx context.Context, conn net.Conn) (*Client, Hello, error) {
 		return nil, hello, errors.Join(err, conn.Close())
 	}
 	guard := &frameGuard{Conn: conn}
-	session, err := yamux.Client(guard, muxConfig())
+	session, err := yamux.Client(&joiner{ReadWriteCloser: guard}, muxConfig())
 	if err != nil {
 		return nil, hello, errors.Join(err, conn.Close())
 	}

@@ -38,5 +38,5 @@ func Serve(conn io.ReadWriteCloser, h Hello) (*yamux.Session, error) {
 	if _, err := io.WriteString(conn, h.String()); err != nil {
 		return nil, fmt.Errorf("say hello: %w", err)
 	}
-	return yamux.Server(conn, muxConfig())
+	return yamux.Server(&joiner{ReadWriteCloser: conn}, muxConfig())
 }

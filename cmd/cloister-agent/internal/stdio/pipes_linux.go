@@ -12,13 +12,18 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+	"golang.org/x/sys/unix"
 
 	"cloister/sandbox/guestapi"
 )
 
 const (
-	// buffer is what one direction of data holds between pipe and stream.
-	buffer = 32 << 10
+	// buffer is what one direction of data holds between pipe and stream. With its
+	// frame's header it fills two writes to a virtio-serial port, of 32 KiB each
+	// (port_fops_write of the kernel's virtio_console.c).
+	buffer = 64<<10 - 12
+	// pipeSize lets the process go on while the agent sends.
+	pipeSize = 256 << 10
 	// drain is how long Close waits for bytes that are on their way to the host:
 	// as long as containerd does.
 	drain = 10 * time.Second
@@ -126,9 +131,19 @@ func (r *Registry) outputPipe(ctx context.Context, p *Pipes, name string) (*os.F
 		_ = stream.Close()
 		return nil, err
 	}
+	enlarge(ours)
 	p.ends = append(p.ends, theirs)
 	p.addOutput(output{ours, stream})
 	return theirs, nil
+}
+
+// enlarge is a wish: a pipe of the usual size does as well.
+func enlarge(f *os.File) {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = c.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
 }
 
 func (p *Pipes) addOutput(o output) {
