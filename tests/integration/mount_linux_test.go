@@ -127,6 +127,9 @@ func TestRootFileSystem(t *testing.T) {
 func TestRootIsKept(t *testing.T) {
 	b := newBed(t, host.Options{})
 	b.start(t, "c", nil, "sh", "-c", "echo x >>/count; exec sleep 1000")
+	if wrong := await(20e9, func() string { return b.exec(t, "c", "first", "cat", "/count").Stderr }); wrong != "" {
+		t.Fatal(wrong)
+	}
 	b.Must(t, "task", "kill", "--signal", "KILL", "c")
 	b.awaitStatus(t, "c", "STOPPED")
 	b.Run(t, "task", "delete", "c")
