@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
-	"google.golang.org/grpc/status"
 )
 
 // Unary is the interceptor for a ttrpc server. It logs through the logger of the call's context, with the fields method, task, exec and took.
@@ -37,11 +36,10 @@ func Unary(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnarySe
 	return nil, toGRPC(err)
 }
 
-// toGRPC gives an error of one of errdefs' classes that class's code. A status from the guest that was wrapped without a class keeps its own.
+// toGRPC gives an error of one of errdefs' classes that class's code, and the client the text and the class alone: of a chain or a join of errors it would
+// print every class once more. A status from the guest that was wrapped without a class keeps its own.
 func toGRPC(err error) error {
-	class := errdefs.Resolve(err)
-	if _, ok := status.FromError(err); ok && !errors.Is(class, errdefs.ErrUnknown) {
-		// errgrpc looks for a status first, and the class is what the shim says about it.
+	if class := errdefs.Resolve(err); !errors.Is(class, errdefs.ErrUnknown) {
 		err = classified{text: err.Error(), class: class}
 	}
 	return errgrpc.ToGRPC(err) //nolint:forbidigo // this is the one place
