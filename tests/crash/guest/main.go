@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -20,41 +21,45 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
+	port, err := run()
+	if err != nil {
 		fmt.Println("test guest:", err)
 	}
-	select {} // the end of process 1 would be a panic of the kernel
+	defer runtime.KeepAlive(port) // what is forgotten is closed
+	for { // the end of process 1 would be a panic of the kernel
+		time.Sleep(time.Hour)
+	}
 }
 
-func run() error {
+func run() (*os.File, error) {
 	for _, m := range []struct{ kind, at string }{{"devtmpfs", "/dev"}, {"sysfs", "/sys"}} {
 		if err := os.MkdirAll(m.at, 0o755); err != nil {
-			return err
+			return nil, err
 		}
 		if err := syscall.Mount("none", m.at, m.kind, 0, ""); err != nil && !errors.Is(err, syscall.EBUSY) {
-			return err
+			return nil, err
 		}
 	}
 	console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	mode, err := os.ReadFile("/mode")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	fmt.Fprintf(console, "test guest: %s\n", mode)
 	switch string(mode) {
 	case "exit":
 		os.Exit(1)
 	case "silent":
-		return nil
+		return nil, nil
 	}
 	port, err := openPort()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return misbehave(string(mode), console, port)
+	return port, misbehave(string(mode), console, port)
 }
 
 func openPort() (*os.File, error) {
