@@ -65,11 +65,11 @@ golden: deps ## write the golden files anew; read the diff
 fuzz: deps ## every fuzz test for FUZZTIME each
 	@FUZZTIME=$(FUZZTIME) .ci/stages fuzz
 
-bench: build guest ## benchmarks
-	@go test -run '^$$' -bench . -benchtime $${BENCHTIME:-10x} ./tests/bench/...
+bench: build guest clients ## what starts, execs and files cost beside runc and a bare QEMU; JSON into $$BENCH_JSON
+	@go test -count=1 -timeout 60m -v -run Bench ./tests/bench/... -bench-runs $${RUNS:-10}
 
-soak: build guest ## many sandboxes for SOAKTIME (10m): nothing may be left
-	@CLOISTER_SOAK=$${SOAKTIME:-10m} go test -count=1 -timeout 0 -run Soak -v ./tests/integration/...
+soak: build guest clients ## the whole load (CI does a tenth): nothing may be left, nothing may grow
+	@CLOISTER_SOAK=1 go test -count=1 -timeout 0 -run Soak -v ./tests/crash/...
 
 check: build ## what this host offers to cloister
 	@$(BUILD)/cloister check
