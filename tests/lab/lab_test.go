@@ -21,6 +21,9 @@ import (
 // labTime bounds the whole lab, with a root to be made.
 const labTime = 25 * time.Minute
 
+// late leaves out what takes minutes and is not about labels.
+const late = 7 * time.Minute
+
 // boot builds what the machine needs and starts it, enforcing from the first load of its policy.
 func boot(t *testing.T) *machine {
 	t.Helper()
@@ -96,6 +99,7 @@ func TestLab(t *testing.T) {
 	if err := check(list); err != nil {
 		t.Fatal(err)
 	}
+	begin := time.Now()
 	m := boot(t)
 	var e *engine
 	if !t.Run("start", func(t *testing.T) { e = startShim(t, m) }) {
@@ -106,6 +110,12 @@ func TestLab(t *testing.T) {
 	t.Run("matrix", func(t *testing.T) { matrix(t, m, e, list) })
 	t.Run("end", func(t *testing.T) { endShim(t, m, e) })
 	t.Run("faults", func(t *testing.T) { faults(t, m, e) })
+	t.Run("install", func(t *testing.T) {
+		if took := time.Since(begin); took > late {
+			t.Skipf("takes minutes, and %.0f s are gone", took.Seconds())
+		}
+		install(t, m)
+	})
 }
 
 // matrix runs every attempt with its controls.
@@ -243,6 +253,7 @@ func room(t *testing.T, m *machine) {
 		return
 	}
 	t.Log(answer.Out)
+	m.seen = nil // its refusals are denials too
 }
 
 // container runs a plain container of runc's under the container types, and has it attack a sandbox that runs.
@@ -342,6 +353,27 @@ func faults(t *testing.T, m *machine, e *engine) {
 		if list, err := e.processes("qemu"); err != nil || slices.ContainsFunc(list, isQEMU) {
 			t.Errorf("%s: left: %v, %v", test.name, list, err)
 		}
+	}
+}
+
+// install has the command line build, load and check the module itself, on the host without it.
+func install(t *testing.T, m *machine) {
+	t.Helper()
+	m.seen = nil
+	if _, err := m.ask(wire.Request{Policy: &wire.Policy{Load: "/lab/policy/base"}}, 2*time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"install"}, {"status"}, {"test"}} {
+		begin := time.Now()
+		answer, err := m.run(wire.Run{Argv: append([]string{"/lab/bin/cloister", "policy"}, args...), Env: labEnv(), Seconds: 400})
+		if err != nil || answer.Exit != 0 {
+			t.Errorf("cloister policy %s: %v, exit %d: %s; %s", args[0], err, answer.Exit, answer.Out, brief(denials(answer.Audit)))
+		}
+		t.Logf("cloister policy %s: %.1f s, exit %d\n%s", args[0], time.Since(begin).Seconds(), answer.Exit, answer.Out)
+	}
+	answer, err := m.ask(wire.Request{Read: &wire.Read{Path: "/usr/lib/qemu/virtiofsd", Context: true}}, longAsk)
+	if want := object(policy.VirtiofsdExecType, "s0"); err != nil || answer.Out != want {
+		t.Errorf("the file server's label: %q, %v, want %q", answer.Out, err, want)
 	}
 }
 
