@@ -34,6 +34,7 @@ descendants() {
 clean() {
 	rc=$?
 	trap - EXIT
+	set +e
 	say "Clean up"
 	for id in shown once; do
 		ctr task kill --signal KILL "$id" >/dev/null 2>&1 || true
