@@ -51,6 +51,9 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := guest.KeepFree(); err != nil {
+		return err
+	}
 	if hello.MemUsedKiB, err = guest.MemUsedKiB(); err != nil {
 		return err
 	}

@@ -4,13 +4,53 @@ package guest
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
+
+const (
+	// perCPUFraction bounds the processors' own lists of free pages, which would
+	// keep a twentieth of a small guest: to one part in this many.
+	perCPUFraction = "/proc/sys/vm/percpu_pagelist_high_fraction"
+	fraction       = 512
+	// minFree is what the kernel holds back. Huge pages raise it to a twentieth of
+	// memory at boot (mm/khugepaged.c); freeReserve is what it is without them
+	// (mm/page_alloc.c).
+	minFree = "/proc/sys/vm/min_free_kbytes"
+)
+
+func freeReserve(totalKiB uint64) uint64 { return uint64(math.Sqrt(float64(totalKiB * 16))) }
+
+// KeepFree has the kernel hold back no more than a small guest can spare. What
+// boot has left in the processors' lists goes back with it.
+func KeepFree() error {
+	m, err := readKiB("/proc/meminfo", "MemTotal")
+	if err != nil {
+		return err
+	}
+	for path, value := range map[string]uint64{perCPUFraction: fraction, minFree: freeReserve(m["MemTotal"])} {
+		// A kernel before 5.14 has no perCPUFraction, and no such lists.
+		if err := os.WriteFile(path, strconv.AppendUint(nil, value, 10), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if err := touchPage(); err != nil { // the lists are looked at when they are used
+		return err
+	}
+	// Reading it gathers the processors' counters.
+	if _, err := os.ReadFile("/proc/sys/vm/stat_refresh"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
 
 // MemUsedKiB is MemTotal - MemAvailable.
 func MemUsedKiB() (uint64, error) {
@@ -19,6 +59,16 @@ func MemUsedKiB() (uint64, error) {
 		return 0, err
 	}
 	return m["MemTotal"] - m["MemAvailable"], nil
+}
+
+// touchPage uses a page and gives it back.
+func touchPage() error {
+	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
+	if err != nil {
+		return err
+	}
+	page[0] = 1
+	return unix.Munmap(page)
 }
 
 func memoryInfo() (*guestv1.MemoryInfoResponse, error) {
