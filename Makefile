@@ -66,7 +66,7 @@ fuzz: deps ## every fuzz test for FUZZTIME each
 	@FUZZTIME=$(FUZZTIME) .ci/stages fuzz
 
 bench: build guest clients ## what starts, execs and files cost beside runc and a bare QEMU; JSON into $$BENCH_JSON
-	@go test -count=1 -timeout 60m -v -run Bench ./tests/bench/... -bench-runs $${RUNS:-10}
+	@BENCH_RUNS=$${RUNS:-10} go test -count=1 -timeout 60m -v -run Bench ./tests/bench/...
 
 soak: build guest clients ## the whole load (CI does a tenth): nothing may be left, nothing may grow
 	@CLOISTER_SOAK=1 go test -count=1 -timeout 0 -run Soak -v ./tests/crash/...

@@ -25,6 +25,9 @@ func (s *stage) configure(t *testing.T, id string, c settings) []string {
 	if c.image == "" {
 		c.image = testenv.NeedGuest(t)
 	}
+	if c.timeouts == "" {
+		c.timeouts = `boot = "5m"`
+	}
 	if c.state == "" {
 		c.state = "/run/cloister"
 	}

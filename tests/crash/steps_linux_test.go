@@ -23,7 +23,7 @@ import (
 // Bounds that containerd and its clients have.
 const (
 	deleteLimit = 5 * time.Second
-	callLimit   = 3 * time.Minute // far more than any call takes on a busy machine
+	callLimit   = 6 * time.Minute // far more than any call takes on a busy machine
 )
 
 // crashShim builds the shim that kills itself at a step it is told.
@@ -84,7 +84,7 @@ func (s *stage) life(t *testing.T, id string) []host.Result {
 	} {
 		results = append(results, s.Within(t, callLimit, args...))
 	}
-	bed.Await(20*time.Second, func() bool { return s.Status(t, id) != "RUNNING" })
+	bed.Await(time.Minute, func() bool { return s.Status(t, id) != "RUNNING" })
 	return append(results, s.Within(t, callLimit, "task", "delete", id))
 }
 

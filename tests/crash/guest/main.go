@@ -26,7 +26,7 @@ func main() {
 		fmt.Println("test guest:", err)
 	}
 	defer runtime.KeepAlive(port) // what is forgotten is closed
-	for { // the end of process 1 would be a panic of the kernel
+	for {                         // the end of process 1 would be a panic of the kernel
 		time.Sleep(time.Hour)
 	}
 }

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cloister/oci"
+	"cloister/sandbox/plan"
+	"cloister/sandbox/statedir"
+	"cloister/tests/bed"
+	"cloister/tests/host"
+	"cloister/tests/testenv"
+	"cloister/vmm"
+	"cloister/vmm/guestimage"
+	"cloister/vmm/qemu"
+)
+
+// result is what $BENCH_JSON gets.
+type result struct {
+	ColdOverBarePlusRunc float64            `json:"cold_over_bare_plus_runc"`
+	ColdOverRunc         float64            `json:"cold_over_runc"`
+	ExecOverRunc         float64            `json:"exec_over_runc"`
+	PSSMiB               map[string]float64 `json:"pss_mib"`
+	GuestMiB             float64            `json:"guest_mib"`
+	PhasesMs             map[string]Spread  `json:"phases_ms"`
+	IOOverRunc           map[string]float64 `json:"io_over_runc"`
+	ConcurrentMs         map[string]Spread  `json:"concurrent_ms"`
+	// Times are what the ratios are made of, in milliseconds.
+	Times map[string]Spread `json:"times_ms"`
+}
+
+// bench measures on one bed, so that both runtimes meet the same machine at the same time.
+type bench struct {
+	*bed.Bed
+	runc    bed.Bed
+	runs    int
+	samples map[string]*Samples
+	phases  map[string]*Samples
+	result  result
+}
+
+func (b *bench) add(name string, d time.Duration) { add(b.samples, name, d) }
+
+func add(to map[string]*Samples, name string, d time.Duration) {
+	if to[name] == nil {
+		to[name] = &Samples{}
+	}
+	to[name].Add(d)
+}
+
+func (b *bench) median(name string) float64 {
+	if s := b.samples[name]; s != nil {
+		return s.Median()
+	}
+	return 0
+}
+
+func TestBench(t *testing.T) {
+	runs, err := strconv.Atoi(os.Getenv("BENCH_RUNS"))
+	if err != nil || runs < 1 {
+		t.Skip("takes minutes: say how often in BENCH_RUNS, as make bench does")
+	}
+	b := &bench{Bed: bed.New(t, host.Options{}), runs: runs, samples: map[string]*Samples{}, phases: map[string]*Samples{}}
+	b.runc = *b.Bed
+	b.runc.Runtime = bed.Runc
+	b.cold(t)
+	b.inside(t)
+	b.concurrent(t)
+	r := &b.result
+	r.ColdOverBarePlusRunc = ratio(b.median("cold"), b.median("bare")+b.median("cold runc"))
+	r.ColdOverRunc = ratio(b.median("cold"), b.median("cold runc"))
+	r.ExecOverRunc = ratio(b.median("exec"), b.median("exec runc"))
+	r.PhasesMs, r.Times = spreads(b.phases), spreads(b.samples)
+	r.print(t)
+	if name := os.Getenv("BENCH_JSON"); name != "" {
+		data, err := json.MarshalIndent(r, "", " ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, append(data, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func spreads(samples map[string]*Samples) map[string]Spread {
+	out := map[string]Spread{}
+	for name, s := range samples {
+		out[name] = s.Spread()
+	}
+	return out
+}
+
+// took runs ctr, which must succeed, and measures it.
+func took(t *testing.T, b *bed.Bed, args ...string) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	if r := b.Within(t, 5*time.Minute, args...); r.Code != 0 {
+		t.Fatalf("ctr %s = %+v", strings.Join(args, " "), r)
+	}
+	return time.Since(begin)
+}
+
+// cold measures whole lives of containers, and a machine that only says hello. They take turns; the first round warms caches.
+func (b *bench) cold(t *testing.T) {
+	for i := range b.runs + 1 {
+		id := fmt.Sprint("cold", i)
+		ours, theirs, bare := took(t, b.Bed, b.Args(id, []string{"--rm"}, "true")...), took(t, &b.runc, b.runc.Args(id+"r", []string{"--rm"}, "true")...), bare(t)
+		if i == 0 {
+			continue
+		}
+		b.add("cold", ours)
+		b.add("cold runc", theirs)
+		b.add("bare", bare)
+	}
+}
+
+type plain struct{}
+
+func (plain) Start(cmd *exec.Cmd) error { return cmd.Start() }
+
+// bare starts QEMU with the guest's kernel and image, and measures until the agent's first byte.
+func bare(t *testing.T) time.Duration {
+	t.Helper()
+	image, err := guestimage.Open(testenv.NeedGuest(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	accel, _, err := qemu.DetectAccel("", qemu.Host{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := machine(t, image, accel)
+	begin := time.Now()
+	p, err := qemu.Start(t.Context(), m, qemu.Options{Starter: plain{}, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Kill() //nolint:errcheck // it is gone
+	if err := p.Continue(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Agent().SetReadDeadline(time.Now().Add(2 * time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Agent().Read(make([]byte, 1)); err != nil {
+		t.Fatalf("the agent's first byte: %v\n%s", err, p.ConsoleTail())
+	}
+	return time.Since(begin)
+}
+
+// inside measures what happens in a container that runs.
+func (b *bench) inside(t *testing.T) {
+	volume := filepath.Join(b.Dir, "volume")
+	if err := os.MkdirAll(volume, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	options := []string{"--mount", "type=bind,src=" + volume + ",dst=/v,options=rbind:rw"}
+	b.Start(t, "in", options)
+	b.runc.Start(t, "inrunc", options)
+	for i := range b.runs + 1 {
+		ours := took(t, b.Bed, "task", "exec", "--exec-id", fmt.Sprint("e", i), "in", "true")
+		theirs := took(t, &b.runc, "task", "exec", "--exec-id", fmt.Sprint("e", i), "inrunc", "true")
+		if i > 0 {
+			b.add("exec", ours)
+			b.add("exec runc", theirs)
+		}
+	}
+	b.memory(t, "in")
+	work := map[string]string{
+		"stdout":      "dd if=/dev/zero bs=1M count=256 2>/dev/null",
+		"small_files": "mkdir /v/d; i=0; while [ $i -lt 10000 ]; do echo x >/v/d/$i; i=$((i+1)); done; rm -r /v/d",
+		"sequential":  "dd if=/dev/zero of=/v/x bs=1M count=1024 conv=fsync 2>/dev/null; rm /v/x",
+	}
+	b.result.IOOverRunc = map[string]float64{}
+	for _, name := range slices.Sorted(maps.Keys(work)) {
+		for i := range max(1, b.runs/4) {
+			id := fmt.Sprintf("%s%d", name, i)
+			b.add(name, took(t, b.Bed, "task", "exec", "--exec-id", id, "in", "sh", "-c", work[name]))
+			b.add(name+" runc", took(t, &b.runc, "task", "exec", "--exec-id", id, "inrunc", "sh", "-c", work[name]))
+		}
+		b.result.IOOverRunc[name] = ratio(b.median(name), b.median(name+" runc"))
+	}
+	b.Remove(t, "in")
+	b.runc.Remove(t, "inrunc")
+}
+
+// memory notes what a sandbox that does nothing takes.
+func (b *bench) memory(t *testing.T, id string) {
+	t.Helper()
+	b.result.PSSMiB = map[string]float64{}
+	total := 0.0
+	for name, pid := range map[string]int{"qemu": b.Marked(t, id, "qemu-system"), "virtiofsd": b.Marked(t, id, "virtiofsd"), "shim": b.Shim(t, id)} {
+		data, err := os.ReadFile(b.Place.Path(fmt.Sprintf("/proc/%d/smaps_rollup", pid)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			var kib float64
+			if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
+				if _, err := fmt.Sscan(rest, &kib); err != nil {
+					t.Fatal(err)
+				}
+				b.result.PSSMiB[name] = round(kib / 1024)
+				total += kib / 1024
+			}
+		}
+	}
+	b.result.PSSMiB["total"] = round(total)
+	used, err := strconv.ParseFloat(b.record(t, id).Facts["guest_used_mib"], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.result.GuestMiB = used
+}
+
+// record is a running sandbox's, as cloister inspect shows it.
+func (b *bench) record(t *testing.T, id string) statedir.Record {
+	t.Helper()
+	data, err := os.ReadFile(b.Place.Path(filepath.Join("/run/cloister", b.Namespace, id, "record.json")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r statedir.Record
+	if err := json.Unmarshal(data, &r); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// concurrent measures starts at once, each start's phases when it is alone, and stops.
+func (b *bench) concurrent(t *testing.T) {
+	b.result.ConcurrentMs = map[string]Spread{}
+	for _, count := range []int{1, 4, 8} {
+		var all Samples
+		rounds := max(1, b.runs/count)
+		for round := range rounds {
+			begin := time.Now()
+			var group sync.WaitGroup
+			for i := range count {
+				group.Go(func() {
+					if r := b.Within(t, 5*time.Minute, b.Args(fmt.Sprintf("n%dr%di%d", count, round, i), []string{"--detach"}, "sleep", "1000")...); r.Code != 0 {
+						t.Errorf("%d at once: %+v", count, r)
+					}
+				})
+			}
+			group.Wait()
+			all.Add(time.Since(begin))
+			for i := range count {
+				b.stop(t, fmt.Sprintf("n%dr%di%d", count, round, i), count == 1)
+			}
+		}
+		b.result.ConcurrentMs[strconv.Itoa(count)] = all.Spread()
+	}
+}
+
+// stop ends a container and notes the phases of its start and its stop.
+func (b *bench) stop(t *testing.T, id string, note bool) {
+	t.Helper()
+	if note {
+		for _, p := range b.record(t, id).Phases {
+			add(b.phases, "start: "+p.Name, time.Duration(p.DurationMs)*time.Millisecond)
+		}
+	}
+	begin := time.Now()
+	b.Must(t, "task", "kill", "--signal", "KILL", id)
+	b.AwaitStatus(t, id, "STOPPED")
+	killed := time.Now()
+	b.Within(t, time.Minute, "task", "delete", id)
+	if note {
+		add(b.phases, "stop: kill", killed.Sub(begin))
+		add(b.phases, "stop: delete", time.Since(killed))
+	}
+	b.Must(t, "containers", "delete", id)
+}
+
+func (r *result) print(t *testing.T) {
+	t.Helper()
+	var out strings.Builder
+	line := func(name string, value any) { fmt.Fprintf(&out, "%-32s %v\n", name, value) }
+	line("cold_over_bare_plus_runc", r.ColdOverBarePlusRunc)
+	line("cold_over_runc", r.ColdOverRunc)
+	line("exec_over_runc", r.ExecOverRunc)
+	line("guest_mib", r.GuestMiB)
+	for _, name := range slices.Sorted(maps.Keys(r.PSSMiB)) {
+		line("pss_mib "+name, r.PSSMiB[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.IOOverRunc)) {
+		line("io_over_runc "+name, r.IOOverRunc[name])
+	}
+	for title, all := range map[string]map[string]Spread{"ms": r.Times, "concurrent_ms": r.ConcurrentMs, "phases_ms": r.PhasesMs} {
+		for _, name := range slices.Sorted(maps.Keys(all)) {
+			line(title+" "+name, all[name])
+		}
+	}
+	t.Logf("medians (quartiles)\n%s", out.String())
+}
+
+// machine is the bare one: what a sandbox's has, without share and network.
+func machine(t *testing.T, image *guestimage.Image, accel vmm.Accel) vmm.Machine {
+	t.Helper()
+	m, err := plan.Machine("bare", plan.Host{
+		Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Cmdline: image.Manifest.Cmdline,
+		Small: image.Manifest.Flavour == guestimage.Small,
+	}, "", oci.Size{MemoryMiB: 608, CPUs: 1}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Share = nil
+	return m
+}
