@@ -116,7 +116,7 @@ func (s Set) All() []Category {
 	all := make([]Category, 0, s.Len())
 	for i, w := range s.words {
 		for ; w != 0; w &= w - 1 {
-			all = append(all, Category(i*64+bits.TrailingZeros64(w))) //nolint:gosec // below Categories
+			all = append(all, Category(i*64+bits.TrailingZeros64(w)))
 		}
 	}
 	return all

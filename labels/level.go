@@ -43,7 +43,7 @@ func ParseLevel(text string) (Level, error) {
 	if n >= Sensitivities {
 		return Level{}, fmt.Errorf("level %q: sensitivity: want s0 to s%d", clip(text), Sensitivities-1)
 	}
-	level := Level{Sensitivity: Sensitivity(n)} //nolint:gosec // bounded above
+	level := Level{Sensitivity: Sensitivity(n)}
 	if !has {
 		return level, nil
 	}

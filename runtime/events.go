@@ -45,8 +45,28 @@ func (r *Runtime) guestExit(e *eventsapi.TaskExit) {
 		return
 	}
 	if p, err := c.process(ref.Exec); err == nil {
-		p.exited(Exited{Status: e.GetExitStatus(), At: time.Now()})
+		go r.settle(c, p, Exited{Status: e.GetExitStatus(), At: time.Now()})
 	}
+}
+
+// settle tells of an exit once the output has arrived, and of a container's own
+// after those of its execs, which the guest has told before. It ends with them, or
+// when nothing moves any more.
+func (r *Runtime) settle(c *container, p *process, e Exited) {
+	if io := p.streams(); io != nil {
+		io.Settle(r.ctx)
+	}
+	if p == c.init {
+		for _, exec := range c.all() {
+			if exec != p && exec.hasRun() {
+				select {
+				case <-exec.done:
+				case <-r.ctx.Done():
+				}
+			}
+		}
+	}
+	p.exited(e)
 }
 
 // exited publishes an exit; the process calls it once.

@@ -139,6 +139,13 @@ func (p *process) snapshot() (State, Exited) {
 	return p.state, p.exit
 }
 
+// hasRun is true from the moment the guest is told to start the process.
+func (p *process) hasRun() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.starting || p.state != Created
+}
+
 // wait blocks until the process has ended or ctx is done.
 func (p *process) wait(ctx context.Context) (Exited, error) {
 	select {

@@ -26,7 +26,7 @@ func (h Host) ProcessLabel(pid int) (labels.Label, error) {
 func (h Host) OwnLabel() (labels.Label, error) { return h.current(h.proc("self", "attr", "current")) }
 
 func (h Host) current(path string) (labels.Label, error) {
-	text, err := os.ReadFile(path) //nolint:gosec // below /proc
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return labels.Label{}, fmt.Errorf("read back a label: %w", err)
 	}

@@ -125,7 +125,7 @@ func waitForLock(f *os.File, taken chan<- error) {
 // read gives the entry in a file of the boot's folder, and its bytes; fs.ErrNotExist when it is free.
 func (r *Registry) read(file string) (Entry, []byte, error) {
 	path := filepath.Join(r.boot, file)
-	text, err := os.ReadFile(path) //nolint:gosec // in the registry's folder
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return Entry{}, nil, err
 	}
@@ -144,7 +144,7 @@ func (r *Registry) write(e Entry) error {
 
 func (r *Registry) replace(file string, text []byte) error {
 	temp := filepath.Join(r.boot, tempFile)
-	if err := os.WriteFile(temp, text, 0o600); err != nil { //nolint:gosec // in the registry's folder
+	if err := os.WriteFile(temp, text, 0o600); err != nil {
 		return err
 	}
 	return os.Rename(temp, filepath.Join(r.boot, file))
@@ -160,7 +160,7 @@ func (r *Registry) exists(file string) (bool, error) {
 
 // files lists the entries' files of a folder.
 func (r *Registry) files(folder string) ([]string, error) {
-	f, err := os.Open(filepath.Join(r.boot, folder)) //nolint:gosec // in the registry's folder
+	f, err := os.Open(filepath.Join(r.boot, folder))
 	if err != nil {
 		return nil, err
 	}

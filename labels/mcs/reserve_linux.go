@@ -207,7 +207,7 @@ func (r *Registry) draw(seen *taken) (labels.Level, error) {
 		if err != nil {
 			return labels.Level{}, err
 		}
-		pair, err := labels.NewPair(first+labels.Category(a), first+labels.Category(b)) //nolint:gosec // both below n
+		pair, err := labels.NewPair(first+labels.Category(a), first+labels.Category(b))
 		if err != nil || !free(pair) {
 			continue
 		}
@@ -237,7 +237,7 @@ func (r *Registry) enumerate(free func(labels.Pair) bool, seen int) (labels.Leve
 		return labels.Level{}, err
 	}
 	for i := range n {
-		a := first + labels.Category((start+i)%n) //nolint:gosec // below n
+		a := first + labels.Category((start+i)%n)
 		for b := a + 1; b <= r.options.Range.Max; b++ {
 			if pair := (labels.Pair{Low: a, High: b}); !held[pair.String()] && free(pair) {
 				return labels.NewLevel(r.options.Range.Sensitivity, pair), nil

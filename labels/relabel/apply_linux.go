@@ -279,7 +279,7 @@ func volatile(f *os.File) bool {
 }
 
 func fileSystem(magic int64) (name, boolean string) {
-	switch uint32(magic) { //nolint:gosec // magic numbers are of 32 bits
+	switch uint32(magic) {
 	case unix.NFS_SUPER_MAGIC:
 		return "nfs", "virt_use_nfs"
 	case unix.SMB_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC:
@@ -287,5 +287,5 @@ func fileSystem(magic int64) (name, boolean string) {
 	case unix.FUSE_SUPER_MAGIC:
 		return "fuse", "virt_use_fusefs"
 	}
-	return fmt.Sprintf("file system %#x", uint32(magic)), "" //nolint:gosec // as above
+	return fmt.Sprintf("file system %#x", uint32(magic)), ""
 }

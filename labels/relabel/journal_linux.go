@@ -101,7 +101,7 @@ func (j *Journal) lock(ctx context.Context, kind, name string) (*os.File, error)
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(name))
 	path := filepath.Join(j.options.Dir, locksFolder, fmt.Sprintf("%s-%02x", kind, hash.Sum32()&0xff))
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // in the journal's folder
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the relabel journal: %w", err)
 	}

@@ -54,7 +54,7 @@ func (r record) without(sandbox string) record {
 
 // load reads a journal file; a missing one gives fs.ErrNotExist.
 func load(path string, into any) error {
-	text, err := os.ReadFile(path) //nolint:gosec // in the journal's folder
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func store(path string, value any) error {
 }
 
 func syncFolder(path string) error {
-	f, err := os.Open(path) //nolint:gosec // in the journal's folder
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -263,7 +263,7 @@ func (l *treeLog) add(rel, label string) {
 // begin puts the log in place with what has been added, before anything is touched.
 func (l *treeLog) begin() error {
 	temp := l.path + ".tmp"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:gosec // in the journal's folder
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

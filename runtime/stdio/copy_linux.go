@@ -16,6 +16,9 @@ const (
 	bufferSize = 64 << 10
 	// pollInterval is how often Wait looks for a writer that is stuck; an end wakes it at once.
 	pollInterval = 100 * time.Millisecond
+	// settlePoll and settleAfter are how often Settle looks, and how long output may stand still.
+	settlePoll  = 5 * time.Millisecond
+	settleAfter = 250 * time.Millisecond
 	// stuckAfter is how long a write must hang before Wait asks whether anybody reads.
 	stuckAfter = time.Second
 )
@@ -30,6 +33,7 @@ type output struct {
 	err     error        // valid when done is closed
 	writing atomic.Int64 // when the write under way began, in Unix nanoseconds; 0 for none
 	lost    atomic.Int64 // bytes read and not delivered
+	moved   atomic.Int64 // bytes read from the guest
 }
 
 func newOutput(name string, s sink) *output {
@@ -44,6 +48,7 @@ func (o *output) copyFrom(stream Stream) {
 	for {
 		n, err := stream.Read(buf)
 		if n > 0 {
+			o.moved.Add(int64(n))
 			o.write(buf[:n])
 		}
 		if err != nil {
@@ -92,6 +97,53 @@ func (i *IO) Wait(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// Settle returns when the output of a process that has ended has reached its
+// readers, or when it has not moved for a moment: nobody reads it, or something
+// else still holds the guest's end. Clients stop reading once they are told of the
+// exit, so this comes first.
+func (i *IO) Settle(ctx context.Context) {
+	tick := time.NewTicker(settlePoll)
+	defer tick.Stop()
+	var last int64
+	still := time.Now()
+	for {
+		pending, state := i.pending()
+		if !pending {
+			return
+		}
+		now := time.Now()
+		if state != last {
+			last, still = state, now
+		} else if now.Sub(still) >= settleAfter {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// pending tells whether output is still on its way, and a number that changes
+// whenever some of it moves.
+func (i *IO) pending() (pending bool, state int64) {
+	for _, o := range i.out {
+		if o == nil || !o.isRunning(i) {
+			continue
+		}
+		unread := o.sink.unread()
+		select {
+		case <-o.done:
+			pending = pending || unread > 0
+		default:
+			pending = true
+		}
+		state += 2*o.moved.Load() - int64(unread)
+	}
+	return pending, state
 }
 
 func (o *output) isRunning(i *IO) bool {

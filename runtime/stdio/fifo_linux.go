@@ -19,6 +19,8 @@ type sink interface {
 	finish() error
 	// absent says that nobody would read what is written; false when that cannot be known.
 	absent() bool
+	// unread is how many bytes wait for a reader; 0 when that cannot be known.
+	unread() int
 	// Close frees everything and ends a Write that is under way.
 	Close() error
 }
@@ -101,6 +103,19 @@ func (s *fifoSink) absent() bool {
 	return alone
 }
 
+func (s *fifoSink) unread() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.r == nil {
+		return 0
+	}
+	n, err := unix.IoctlGetInt(int(s.r.Fd()), unix.TIOCINQ) // FIONREAD by its other name
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 func (s *fifoSink) finish() error { return closeOnce(s.w) }
 
 func (s *fifoSink) Close() error {
@@ -122,6 +137,7 @@ type fileSink struct{ f *os.File }
 
 func (s fileSink) Write(p []byte) (int, error) { return s.f.Write(p) }
 func (s fileSink) finish() error               { return nil }
+func (s fileSink) unread() int                 { return 0 }
 func (s fileSink) absent() bool                { return false }
 func (s fileSink) Close() error                { return closeOnce(s.f) }
 
@@ -130,6 +146,7 @@ type pipeSink struct{ w *os.File }
 
 func (s pipeSink) Write(p []byte) (int, error) { return s.w.Write(p) }
 func (s pipeSink) finish() error               { return closeOnce(s.w) }
+func (s pipeSink) unread() int                 { return 0 }
 func (s pipeSink) absent() bool                { return hasError(s.w) }
 func (s pipeSink) Close() error                { return closeOnce(s.w) }
 
@@ -145,7 +162,7 @@ func closeOnce(f *os.File) error {
 func hasError(f *os.File) bool {
 	found := false
 	_ = control(f, func(fd int) {
-		fds := []unix.PollFd{{Fd: int32(fd)}} //nolint:gosec // a descriptor is below RLIMIT_NOFILE
+		fds := []unix.PollFd{{Fd: int32(fd)}}
 		n, err := unix.Poll(fds, 0)
 		found = err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0
 	})

@@ -37,7 +37,7 @@ func startLogger(ctx context.Context, t target, id, namespace string) (_ *logger
 	defer func() { closeAll(files) }()
 	stdout, stderr, ready := files[0], files[2], files[4]
 
-	cmd := exec.Command(t.path, t.args...)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), t.path, t.args...)
 	cmd.Env = []string{"CONTAINER_ID=" + id, "CONTAINER_NAMESPACE=" + namespace}
 	cmd.ExtraFiles = []*os.File{stdout, stderr, files[5]}
 	if err := cmd.Start(); err != nil {

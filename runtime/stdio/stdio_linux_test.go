@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -548,5 +549,53 @@ func TestLoggerDeaf(t *testing.T) {
 	}
 	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("Close took %v", took)
+	}
+}
+
+// A client that is told of an exit stops reading: what the process wrote must have been read by then, and nobody's reading must hold the exit up.
+func TestSettle(t *testing.T) {
+	for _, read := range []bool{true, false} {
+		t.Run(fmt.Sprintf("read=%v", read), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "out")
+			if err := unix.Mkfifo(path, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			client, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			i, err := stdio.Open(t.Context(), stdio.Config{Stdout: path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer i.Close()
+			host, guest := pair(t)
+			if err := i.Start(stdio.Streams{Stdout: host}); err != nil {
+				t.Fatal(err)
+			}
+			const size = 3 << 20
+			go func() {
+				_, _ = guest.Write(make([]byte, size))
+				_ = guest.Close()
+			}()
+			var got atomic.Int64
+			if read {
+				go func() {
+					buf := make([]byte, 4096)
+					for {
+						n, err := client.Read(buf)
+						got.Add(int64(n))
+						if err != nil {
+							return
+						}
+					}
+				}()
+			}
+			i.Settle(t.Context())
+			if read && got.Load() < size-4096 {
+				t.Errorf("settled with %d of %d bytes read", got.Load(), size)
+			}
+		})
 	}
 }

@@ -34,7 +34,7 @@ type files interface {
 type realFiles struct{}
 
 func (realFiles) mkdir(path string) error {
-	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) { //nolint:gosec // as all cgroups are
+	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return nil
@@ -43,13 +43,13 @@ func (realFiles) mkdir(path string) error {
 func (realFiles) rmdir(path string) error { return unix.Rmdir(path) }
 
 func (realFiles) read(path string) (string, error) {
-	data, err := os.ReadFile(path) //nolint:gosec // below a cgroup mount
+	data, err := os.ReadFile(path)
 	return strings.TrimSpace(string(data)), err
 }
 
 // write never makes a file; the kernel takes a value in one call.
 func (realFiles) write(path, value string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0) //nolint:gosec // below a cgroup mount
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}

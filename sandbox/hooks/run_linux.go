@@ -79,7 +79,7 @@ func runOne(ctx context.Context, h oci.Hook, input []byte, bundle string, ns Nam
 }
 
 func command(ctx context.Context, h oci.Hook, input []byte, bundle string, out *tail) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, h.Path) //nolint:gosec // the engine's own programs
+	cmd := exec.CommandContext(ctx, h.Path)
 	if len(h.Args) > 0 {
 		cmd.Args = h.Args
 	}

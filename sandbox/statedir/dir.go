@@ -150,10 +150,10 @@ func (d Dir) Make() error {
 }
 
 func (d Dir) mkdir() error {
-	if err := os.MkdirAll(filepath.Dir(string(d)), 0o711); err != nil { //nolint:gosec // passable: containers' sockets and logs have modes of their own
+	if err := os.MkdirAll(filepath.Dir(string(d)), 0o711); err != nil {
 		return err
 	}
-	return os.Mkdir(string(d), 0o700) //nolint:gosec // names are checked by New
+	return os.Mkdir(string(d), 0o700)
 }
 
 // Remove removes the files that this package names, and the folder. It never

@@ -117,7 +117,7 @@ func parseRecord(data []byte) (Record, error) {
 
 // lockFile holds the sandbox for the process: the kernel lets go when it ends.
 func lockFile(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) //nolint:gosec // names are checked by New
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -218,10 +218,10 @@ func (j *Journal) write(r Record) error {
 	if err := writeSync(j.dir.newFile(), append(data, '\n')); err != nil {
 		return err
 	}
-	if err := os.Rename(j.dir.newFile(), j.dir.Record()); err != nil { //nolint:gosec // names are checked by New
+	if err := os.Rename(j.dir.newFile(), j.dir.Record()); err != nil {
 		return err
 	}
-	folder, err := os.Open(string(j.dir)) //nolint:gosec // names are checked by New
+	folder, err := os.Open(string(j.dir))
 	if err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func (j *Journal) write(r Record) error {
 }
 
 func writeSync(name string, data []byte) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600) //nolint:gosec // names are checked by New
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ func (p Process) await(ctx context.Context, fd int) error {
 		if deadline, ok := ctx.Deadline(); ok {
 			wait = min(wait, max(0, time.Until(deadline)))
 		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(wait.Milliseconds())) //nolint:gosec // descriptors are small
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(wait.Milliseconds()))
 		if n > 0 {
 			return nil
 		}

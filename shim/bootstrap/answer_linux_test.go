@@ -32,8 +32,12 @@ func TestDecideForm(t *testing.T) {
 		{"1.6", false, "", nil, formPlain},
 		{"1.7, or who knows", false, "2", func(testing.TB) string { return "/proc/self/exe" }, formJSON2},
 		{"no executable", false, "2", func(testing.TB) string { return "/nonexistent" }, formJSON2},
-		{"Debian's own", false, "2", func(tb testing.TB) string { return testenv.NeedContainerd(tb) + "/containerd" }, formJSON2},
+		{"Debian's own", false, "2", func(tb testing.TB) string {
+			tb.Helper()
+			return testenv.NeedContainerd(tb) + "/containerd"
+		}, formJSON2},
 		{"2.0 to 2.2", false, "2", func(tb testing.TB) string {
+			tb.Helper()
 			return filepath.Join(clients.Need(tb, clients.Containerd, "containerd"), "containerd")
 		}, formJSON3},
 	} {
@@ -53,7 +57,7 @@ func TestDecideForm(t *testing.T) {
 func TestEncode(t *testing.T) {
 	t.Parallel()
 	const address = "unix:///run/containerd/s/abc"
-	for f, want := range map[form]string{ //nolint:exhaustive // the last one is below
+	for f, want := range map[form]string{
 		formPlain: address,
 		formJSON2: `{"version":2,"address":"unix:///run/containerd/s/abc","protocol":"ttrpc"}`,
 		formJSON3: `{"version":3,"address":"unix:///run/containerd/s/abc","protocol":"ttrpc"}`,

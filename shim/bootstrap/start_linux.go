@@ -145,7 +145,7 @@ func daemonCommand(r Request, group, path string) (*exec.Cmd, error) {
 	if r.Debug {
 		args = append(args, "-debug")
 	}
-	cmd := exec.Command(self, append(args, actionServe)...)
+	cmd := exec.Command(self, append(args, actionServe)...) //nolint:noctx // the daemon outlives start
 	cmd.Args[0] = os.Args[0]
 	cmd.Dir = r.Bundle
 	cmd.Env = append(os.Environ(), "TTRPC_ADDRESS="+r.TTRPCAddress, "OTEL_SERVICE_NAME=containerd-shim-"+r.ID)
