@@ -212,7 +212,9 @@ func entrance(_ scene, p part, d avc.Denial) (answer, bool) {
 
 // inherited: an open descriptor of the one who started it. The kernel puts the null device in its place.
 func inherited(_ scene, _ part, d avc.Denial) (answer, bool) {
-	if d.Class != "fd" || !onlyOf(d.Permissions, "use") {
+	terminal := d.Class == "chr_file" && !slices.Contains(d.Permissions, "open") &&
+		slices.Contains([]string{"tty_device_t", "console_device_t", "devpts_t", "user_devpts_t"}, d.Target.Type)
+	if !terminal && (d.Class != "fd" || !onlyOf(d.Permissions, "use")) {
 		return answer{}, false
 	}
 	return answer{judgedHarmless, fmt.Sprintf("it was started with a descriptor of %s, and got the null device instead", d.Target.Type), ""}, true

@@ -71,6 +71,8 @@ func TestExplain(t *testing.T) {
 		{"started by hand", "unconfined_t:s0", qemu, "process", "transition", `comm="runcon"`, judgedHarmless, "runcon", ""},
 		{"QEMU of one's own", qemu, "bin_t:s0", "file", "entrypoint", `path="/opt/qemu"`, judgedMistake, "", "chcon -t qemu_exec_t /opt/qemu"},
 		{"a shell", qemu, "bin_t:s0", "file", "execute", `path="/usr/bin/dash"`, judgedAttack, "bin_t", ""},
+		{"a terminal", qemu, "devpts_t:s0", "chr_file", "read write", `path="/dev/pts/0"`, judgedHarmless, "null device", ""},
+		{"a terminal opened", qemu, "devpts_t:s0", "chr_file", "open", `path="/dev/pts/0"`, judgedAttack, "", ""},
 		{"inherited", qemu, "initrc_t:s0", "fd", "use", `path="/dev/null"`, judgedHarmless, "null device", ""},
 		{"shim", "cloister_shim_t:s0", "var_t:s0", "dir", "write", `name="x"`, judgedMistake, "", "cloister policy install"},
 		{"shim, no label", "cloister_shim_t:s0", "unlabeled_t:s0", "file", "read", `path="/srv/x y"`, judgedMistake, "", "restorecon -RFv '/srv/x y'"},
