@@ -150,7 +150,7 @@ func (h Host) Self() (labels.Owner, error) { return h.Owner(os.Getpid()) }
 
 // Owner names the process that has pid now.
 func (h Host) Owner(pid int) (labels.Owner, error) {
-	start, _, err := h.stat(pid)
+	start, _, _, err := h.stat(pid)
 	if err != nil {
 		return labels.Owner{}, err
 	}
@@ -178,32 +178,38 @@ func (h Host) Alive(o labels.Owner) (bool, error) {
 	if o.PIDNamespace != self.PIDNamespace {
 		return true, nil
 	}
-	start, state, err := h.stat(o.PID)
+	start, state, threads, err := h.stat(o.PID)
 	if gone(err) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	return start == o.Start && state != 'Z' && state != 'X', nil
+	// Of a process that was killed the first thread may be through while others still hold its files.
+	ended := (state == 'Z' || state == 'X') && threads <= 1
+	return start == o.Start && !ended, nil
 }
 
-// stat gives the start time in clock ticks and the state of a process.
-func (h Host) stat(pid int) (start uint64, state byte, err error) {
+// stat gives the start time in clock ticks, the state and the number of threads of a process.
+func (h Host) stat(pid int) (start uint64, state byte, threads int, err error) {
 	text, err := os.ReadFile(h.proc(strconv.Itoa(pid), "stat"))
 	if err != nil {
-		return 0, 0, fmt.Errorf("name pid %d: %w", pid, err)
+		return 0, 0, 0, fmt.Errorf("name pid %d: %w", pid, err)
 	}
 	// The second field is a name in parentheses that may hold anything; fields 3 and 22 follow its last parenthesis.
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	if len(fields) < 20 {
-		return 0, 0, fmt.Errorf("name pid %d: its stat has %d fields after the name, want 20", pid, len(fields))
+		return 0, 0, 0, fmt.Errorf("name pid %d: its stat has %d fields after the name, want 20", pid, len(fields))
 	}
 	start, err = strconv.ParseUint(fields[19], 10, 64)
 	if err != nil {
-		return 0, 0, fmt.Errorf("name pid %d: %w", pid, err)
+		return 0, 0, 0, fmt.Errorf("name pid %d: %w", pid, err)
 	}
-	return start, fields[0][0], nil
+	threads, err = strconv.Atoi(fields[17]) // field 20
+	if err != nil {
+		return 0, 0, 0, fmt.Errorf("name pid %d: %w", pid, err)
+	}
+	return start, fields[0][0], threads, nil
 }
 
 func (h Host) pidNamespace() (uint64, error) {
