@@ -14,7 +14,7 @@ import (
 
 // Event is one of containerd's about a task.
 type Event struct {
-	Topic      string // without /tasks/
+	Topic      string `json:"-"` // without /tasks/
 	Container  string `json:"container_id"`
 	ID         string `json:"id"` // of an exit: the exec's, or the container's
 	ExitStatus uint32 `json:"exit_status"`

@@ -46,33 +46,25 @@ type bench struct {
 	*bed.Bed
 	runc    bed.Bed
 	runs    int
-	samples map[string]*Samples
-	phases  map[string]*Samples
+	samples map[string]Samples
+	phases  map[string]Samples
 	result  result
 }
 
 func (b *bench) add(name string, d time.Duration) { add(b.samples, name, d) }
 
-func add(to map[string]*Samples, name string, d time.Duration) {
-	if to[name] == nil {
-		to[name] = &Samples{}
-	}
-	to[name].Add(d)
+func add(to map[string]Samples, name string, d time.Duration) {
+	to[name] = to[name].With(d)
 }
 
-func (b *bench) median(name string) float64 {
-	if s := b.samples[name]; s != nil {
-		return s.Median()
-	}
-	return 0
-}
+func (b *bench) median(name string) float64 { return b.samples[name].Median() }
 
 func TestBench(t *testing.T) {
 	runs, err := strconv.Atoi(os.Getenv("BENCH_RUNS"))
 	if err != nil || runs < 1 {
 		t.Skip("takes minutes: say how often in BENCH_RUNS, as make bench does")
 	}
-	b := &bench{Bed: bed.New(t, host.Options{}), runs: runs, samples: map[string]*Samples{}, phases: map[string]*Samples{}}
+	b := &bench{Bed: bed.New(t, host.Options{}), runs: runs, samples: map[string]Samples{}, phases: map[string]Samples{}}
 	b.runc = *b.Bed
 	b.runc.Runtime = bed.Runc
 	b.cold(t)
@@ -95,7 +87,7 @@ func TestBench(t *testing.T) {
 	}
 }
 
-func spreads(samples map[string]*Samples) map[string]Spread {
+func spreads(samples map[string]Samples) map[string]Spread {
 	out := map[string]Spread{}
 	for name, s := range samples {
 		out[name] = s.Spread()
@@ -257,7 +249,7 @@ func (b *bench) concurrent(t *testing.T) {
 				})
 			}
 			group.Wait()
-			all.Add(time.Since(begin))
+			all = all.With(time.Since(begin))
 			for i := range count {
 				b.stop(t, fmt.Sprintf("n%dr%di%d", count, round, i), count == 1)
 			}

@@ -20,8 +20,8 @@ type Spread struct {
 	Count  int     `json:"count"`
 }
 
-// Add notes a duration.
-func (s *Samples) Add(d time.Duration) { *s = append(*s, float64(d.Microseconds())/1000) }
+// With gives the samples and one more.
+func (s Samples) With(d time.Duration) Samples { return append(s, float64(d.Microseconds())/1000) }
 
 // Spread sums the samples up.
 func (s Samples) Spread() Spread {

@@ -86,12 +86,18 @@ func TestStartFailures(t *testing.T) {
 		options []string
 		wants   []string // in the error
 	}{
-		{"no-qemu", func(*testing.T) settings { return settings{machine: `qemu = "/nowhere/qemu"`} }, nil,
-			[]string{"/nowhere/qemu", "not found", "install it", "[machine]"}},
-		{"no-virtiofsd", func(*testing.T) settings { return settings{machine: `virtiofsd = "/nowhere/virtiofsd"`} }, nil,
-			[]string{"/nowhere/virtiofsd", "not found", "install it"}},
-		{"no-image", func(*testing.T) settings { return settings{image: "/nowhere/guest"} }, nil,
-			[]string{"/nowhere/guest", "cloister guest build"}},
+		{
+			"no-qemu", func(*testing.T) settings { return settings{machine: `qemu = "/nowhere/qemu"`} }, nil,
+			[]string{"/nowhere/qemu", "not found", "install it", "[machine]"},
+		},
+		{
+			"no-virtiofsd", func(*testing.T) settings { return settings{machine: `virtiofsd = "/nowhere/virtiofsd"`} }, nil,
+			[]string{"/nowhere/virtiofsd", "not found", "install it"},
+		},
+		{
+			"no-image", func(*testing.T) settings { return settings{image: "/nowhere/guest"} }, nil,
+			[]string{"/nowhere/guest", "cloister guest build"},
+		},
 		{"truncated-kernel", truncate(guestimage.KernelName, false), nil, []string{"damaged", "bytes, want", "cloister guest build"}},
 		{"truncated-initrd", truncate(guestimage.InitrdName, false), nil, []string{"damaged", "bytes, want", "cloister guest build"}},
 		{"half-an-initrd", truncate(guestimage.InitrdName, true), nil, []string{"console: ", "Kernel panic"}},
@@ -120,10 +126,16 @@ func TestStartFailures(t *testing.T) {
 			return settings{machine: `accel = "kvm"`}
 		}, nil, []string{"/dev/kvm"}},
 		{"unknown-key", func(*testing.T) settings { return settings{machine: `no_such_key = 1`} }, nil, []string{"no_such_key", "unknown"}},
-		{"little-memory", func(*testing.T) settings { return settings{} }, []string{"--memory-limit", "1000000"},
-			[]string{"linux.resources.memory.limit", "1000000", "at least 4194304"}},
-		{"huge-memory", func(*testing.T) settings { return settings{} }, []string{"--memory-limit", fmt.Sprint(int64(1) << 52)},
-			[]string{"linux.resources.memory.limit", "above the bound"}},
+		{
+			"little-memory", func(*testing.T) settings { return settings{} },
+			[]string{"--memory-limit", "1000000"},
+			[]string{"linux.resources.memory.limit", "1000000", "at least 4194304"},
+		},
+		{
+			"huge-memory", func(*testing.T) settings { return settings{} },
+			[]string{"--memory-limit", fmt.Sprint(int64(1) << 52)},
+			[]string{"linux.resources.memory.limit", "above the bound"},
+		},
 		{"host-network", func(*testing.T) settings { return settings{} }, []string{"--net-host"}, []string{"network"}},
 		{"disk-full", func(t *testing.T) settings {
 			s.Place.Run(t, "sh", "-c", "mkdir -p /run/full && mount -t tmpfs -o size=4k none /run/full && { dd if=/dev/zero of=/run/full/x 2>/dev/null; true; }")
@@ -131,10 +143,16 @@ func TestStartFailures(t *testing.T) {
 			return settings{state: "/run/full"}
 		}, nil, []string{"no space left on device"}},
 		{"state-not-absolute", func(*testing.T) settings { return settings{state: "run"} }, nil, []string{"not absolute"}},
-		{"mount-missing", func(*testing.T) settings { return settings{} }, []string{"--mount", "type=bind,src=/nowhere/volume,dst=/v,options=rbind:rw"},
-			[]string{"/nowhere/volume", "no such file"}},
-		{"mount-socket", func(*testing.T) settings { return settings{} }, []string{"--mount", "type=bind,src=/run/containerd/containerd.sock,dst=/v,options=rbind:rw"},
-			[]string{"socket of the host"}},
+		{
+			"mount-missing", func(*testing.T) settings { return settings{} },
+			[]string{"--mount", "type=bind,src=/nowhere/volume,dst=/v,options=rbind:rw"},
+			[]string{"/nowhere/volume", "no such file"},
+		},
+		{
+			"mount-socket", func(*testing.T) settings { return settings{} },
+			[]string{"--mount", "type=bind,src=/run/containerd/containerd.sock,dst=/v,options=rbind:rw"},
+			[]string{"socket of the host"},
+		},
 		{"netns-missing", func(*testing.T) settings { return settings{} }, []string{"--with-ns", "network:/nowhere/netns"}, []string{"/nowhere/netns", "network namespace"}},
 		{"netns-not-one", func(*testing.T) settings { return settings{} }, []string{"--with-ns", "network:/etc/passwd"}, []string{"/etc/passwd", "network namespace"}},
 	}

@@ -126,7 +126,7 @@ func misbehave(mode string, console io.Writer, port *os.File) error {
 			}
 		}
 	case "console flood":
-		go serve(port, func(io.ReadWriter) {})
+		go func() { _ = serve(port, func(io.ReadWriter) {}) }()
 		for {
 			if _, err := console.Write([]byte(strings.Repeat("flood ", 100) + "\n")); err != nil {
 				time.Sleep(time.Second)
