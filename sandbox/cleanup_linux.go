@@ -48,11 +48,27 @@ func collect(ctx context.Context, cfg Config, dir statedir.Dir) error {
 	if err != nil {
 		return err
 	}
-	err = journal.Undo(ctx, undoers(cfg))
+	err = journal.Undo(ctx, traced(cfg))
 	if err != nil {
 		return errors.Join(err, journal.Close())
 	}
+	if cfg.Trace != nil {
+		cfg.Trace("record", "empty")
+	}
 	return errors.Join(journal.Close(), removeRun(dir))
+}
+
+// traced are the undoers, each of which tells when it is done.
+func traced(cfg Config) map[statedir.Kind]statedir.Undoer {
+	all := undoers(cfg)
+	for kind, undo := range all {
+		all[kind] = func(ctx context.Context, e statedir.Effect) error {
+			err := undo(ctx, e)
+			cfg.trace(e, "taken back")
+			return err
+		}
+	}
+	return all
 }
 
 // undoers take back each kind of effect that a sandbox makes.

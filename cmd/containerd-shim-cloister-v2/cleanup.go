@@ -38,5 +38,6 @@ func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
 	if err != nil {
 		return bootstrap.Exit{}, err
 	}
+	cfg.Trace = trace("delete-" + r.ID)
 	return bootstrap.Exit{Status: 137, At: time.Now()}, sandbox.Cleanup(ctx, cfg, r.Namespace, r.ID)
 }
