@@ -79,7 +79,7 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 		return err
 	}
 	s.facts = map[string]string{
-		"machine": string(p.machine.Type), "accel": string(accel), "kernel": image.Manifest.Kernel.Version, "image": image.Dir,
+		"machine": string(p.machine.Type), "accel": string(accel), "kernel": image.Manifest.Kernel.Version, "image": image.Dir, "inputs": image.Manifest.Inputs,
 		"memory_mib": strconv.Itoa(s.size.MemoryMiB), "cpus": strconv.Itoa(s.size.CPUs),
 	}
 	return nil
