@@ -3,7 +3,10 @@
 package crash
 
 import (
+	"cmp"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -125,6 +128,41 @@ func TestContainerdKilled(t *testing.T) {
 	s.Containerd.Start(t)
 	s.gone(t, "ends")
 	s.NothingLeft(t, before)
+}
+
+// TestDeleteKilled kills the one that cleans up after a killed shim, after each of its steps: gc, and containerd's own second
+// try, do the rest.
+func TestDeleteKilled(t *testing.T) {
+	s := newStage(t)
+	before := s.Look(t)
+	const id, cleaner = "c", "delete-c"
+	steps := []string{""} // the first time nothing dies
+	for i := 0; i < len(steps); i++ {
+		s.dieAt(t, cleaner, steps[i])
+		s.Must(t, s.Args(id, []string{"--detach"}, "sleep", "1000")...)
+		s.Bed.Kill(t, s.Shim(t, id))
+		last := cmp.Or(steps[i], "record empty")
+		if !bed.Await(callLimit, func() bool {
+			reached, _ := os.ReadFile(filepath.Join(s.dir, cleaner+".steps")) // not there at first
+			return strings.Contains(string(reached), last+"\n") && len(s.Processes(t, "containerd-shim", "-id "+id+" ")) == 0
+		}) {
+			t.Fatalf("the cleaner does not come to %q", last)
+		}
+		if i == 0 {
+			steps = append(steps, s.steps(t, cleaner)...)
+		} else {
+			s.Stop(t, "KILL")
+			s.cloister(t, "gc")
+			s.Containerd.Start(t)
+		}
+		s.gone(t, id)
+		s.NothingLeft(t, before)
+		must(t, os.Remove(filepath.Join(s.dir, cleaner+".steps")))
+	}
+	if len(steps) < 4 {
+		t.Errorf("steps of the cleaner = %q", steps)
+	}
+	t.Logf("the cleaner was killed at %d steps", len(steps)-1)
 }
 
 // TestDeadHost wants gc, and the next start under the same name, to take back what nobody deleted.
