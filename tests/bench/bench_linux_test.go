@@ -3,8 +3,10 @@
 package bench
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -98,8 +100,12 @@ func spreads(samples map[string]Samples) map[string]Spread {
 // took runs ctr, which must succeed, and measures it.
 func took(t *testing.T, b *bed.Bed, args ...string) time.Duration {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := b.Ctr(ctx, args...)
+	cmd.Stdout = io.Discard
 	begin := time.Now()
-	if r := b.Within(t, 5*time.Minute, args...); r.Code != 0 {
+	if r := b.Finish(ctx, t, cmd); r.Code != 0 {
 		t.Fatalf("ctr %s = %+v", strings.Join(args, " "), r)
 	}
 	return time.Since(begin)
