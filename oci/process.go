@@ -72,8 +72,12 @@ func (p *problems) process(field string, s *specs.Process) {
 			p.refuse(field, list[i], "args and env hold no zero bytes")
 		}
 	}
-	if s.ApparmorProfile != "" && s.ApparmorProfile != "unconfined" {
-		p.ignore(field+".apparmorProfile", s.ApparmorProfile, "the guest's kernel has no AppArmor; the machine is the boundary")
+	switch name := s.ApparmorProfile; {
+	case name == "", name == "unconfined":
+	case engineProfile(name):
+		p.ignore(field+".apparmorProfile", name, "the guest's kernel has no AppArmor; the machine is the boundary")
+	default:
+		p.refuse(field+".apparmorProfile", name, "the guest's kernel has no AppArmor: leave the profile out, or unconfined")
 	}
 	if n := s.OOMScoreAdj; n != nil && (*n < -1000 || *n > 1000) {
 		p.refuse(field+".oomScoreAdj", *n, "is outside of -1000 to 1000")
@@ -106,6 +110,13 @@ func (p *problems) processPlatform(field string, s *specs.Process) {
 }
 
 // scheduling refuses what the guest's runtime would drop without a word.
+// engineProfile tells the profiles that engines give to every container of an
+// AppArmor host unasked from those that a user has chosen.
+func engineProfile(name string) bool {
+	return name == "docker-default" || name == "cri-containerd.apparmor.d" || name == "nerdctl-default" ||
+		name == "crio-default" || strings.HasPrefix(name, "containers-default-")
+}
+
 func (p *problems) scheduling(field string, s *specs.Process) {
 	plain := func(c *specs.Scheduler) bool {
 		return c.Policy == specs.SchedOther && c.Nice == 0 && c.Priority == 0 && len(c.Flags) == 0 && c.Runtime == 0 && c.Deadline == 0 && c.Period == 0

@@ -109,7 +109,7 @@ func TestHostResources(t *testing.T) {
 }
 
 func TestParseProcess(t *testing.T) {
-	p, err := ParseProcess([]byte(`{"terminal":true,"args":["sh"],"cwd":"/","env":["A=b"],"user":{"uid":1,"gid":2},"selinuxLabel":"u:r:t:s0","apparmorProfile":"p",
+	p, err := ParseProcess([]byte(`{"terminal":true,"args":["sh"],"cwd":"/","env":["A=b"],"user":{"uid":1,"gid":2},"selinuxLabel":"u:r:t:s0","apparmorProfile":"docker-default",
 		"capabilities":{"bounding":["CAP_CHOWN","CAP_NEWER"]},"noNewPrivileges":true}`), Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +190,7 @@ func TestGuestKeepsNothing(t *testing.T) {
 	s.Annotations = map[string]string{"run.oci.handler": "secret"}
 	s.Hooks.Poststop = []specs.Hook{{Path: "/secret"}}
 	s.Process.SelinuxLabel, s.Linux.MountLabel, s.Linux.CgroupsPath = "secret", "secret", "/secret"
-	s.Process.ApparmorProfile, s.Root.Path = "secret", "/secret"
+	s.Process.ApparmorProfile, s.Root.Path = "containers-default-secret", "/secret"
 	s.Linux.Namespaces[1].Path = "/secret"
 	s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/secret"}, {Destination: "/t", Type: "tmpfs", Source: "secret"}}
 	w, err := Parse(encode(t, s), Options{})
@@ -203,5 +203,17 @@ func TestGuestKeepsNothing(t *testing.T) {
 	}
 	if bytes.Contains(g, []byte("secret")) {
 		t.Errorf("the guest's configuration tells: %s", g)
+	}
+}
+
+// What an engine gives to every container unasked has no meaning in a guest; what a user has chosen is a wish.
+func TestAppArmorProfiles(t *testing.T) {
+	for name, refused := range map[string]bool{"": false, "unconfined": false, "docker-default": false, "cri-containerd.apparmor.d": false, "mine": true} {
+		s := base()
+		s.Process.ApparmorProfile = name
+		_, err := Parse(encode(t, s), Options{})
+		if f := fields(err); refused != (len(f) == 1 && f[0] == "process.apparmorProfile") || (!refused && err != nil) {
+			t.Errorf("profile %q: %v, want refused %v", name, err, refused)
+		}
 	}
 }
