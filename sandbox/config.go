@@ -66,7 +66,7 @@ type Labels struct {
 
 // Timeouts bound what waits for somebody else.
 type Timeouts struct {
-	Boot Duration `toml:"boot"` // from the machine's first instruction to the agent's hello, without progress on the console; default 60s
+	Boot Duration `toml:"boot"` // from the machine's first instruction to the agent's hello, and from there to its first answer; default 60s
 }
 
 // Duration is a time.Duration written as 30s or 2m.
