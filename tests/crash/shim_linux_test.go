@@ -61,6 +61,8 @@ func (s *stage) newDirect(t *testing.T, id string) *direct {
 		for _, pid := range s.Processes(t, "containerd-shim", "-id "+id+" ", " serve ") {
 			s.clean(t, "kill", "-KILL", fmt.Sprint(pid))
 		}
+		// containerd calls delete once the shim has hung up; one that is still dying still listens.
+		bed.Await(callLimit, func() bool { return len(s.Processes(t, "containerd-shim", "-id "+id+" ", " serve ")) == 0 })
 		if out, err := s.shim(t, id, d.bundle, "delete").CombinedOutput(); err != nil {
 			t.Errorf("delete: %v\n%s", err, out)
 		}
