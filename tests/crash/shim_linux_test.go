@@ -50,7 +50,8 @@ func (s *stage) newDirect(t *testing.T, id string) *direct {
 	if err != nil || match == nil {
 		t.Fatalf("start the shim: %v: %q", err, out)
 	}
-	conn, err := net.Dial("unix", s.Place.Path(string(match[1]))) //nolint:noctx // local
+	socket := s.Place.Path(string(match[1]))
+	conn, err := net.Dial("unix", socket) //nolint:noctx // local
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +63,13 @@ func (s *stage) newDirect(t *testing.T, id string) *direct {
 			s.clean(t, "kill", "-KILL", fmt.Sprint(pid))
 		}
 		// containerd calls delete once the shim has hung up; one that is still dying still listens.
-		bed.Await(callLimit, func() bool { return len(s.Processes(t, "containerd-shim", "-id "+id+" ", " serve ")) == 0 })
+		bed.Await(callLimit, func() bool {
+			c, err := net.Dial("unix", socket) //nolint:noctx // local
+			if err == nil {
+				_ = c.Close()
+			}
+			return err != nil
+		})
 		if out, err := s.shim(t, id, d.bundle, "delete").CombinedOutput(); err != nil {
 			t.Errorf("delete: %v\n%s", err, out)
 		}

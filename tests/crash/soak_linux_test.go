@@ -73,23 +73,30 @@ func TestSoakAtOnce(t *testing.T) {
 	t.Logf("%d rounds of %d containers at once", rounds, atOnce)
 }
 
-// TestSoakCycles starts one container after the other, and wants the daemon's memory to stay where it is.
+// TestSoakCycles starts containers in pairs, one after the other, and wants the daemon's memory to stay where it is.
 func TestSoakCycles(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{})}
 	before := s.Look(t)
-	cycles := share(300)
+	const atOnce = 2
+	cycles := share(300) / atOnce
 	var first int64
 	for i := range cycles {
-		if r := s.Within(t, callLimit, s.Args(fmt.Sprintf("c%03d", i), []string{"--rm"}, "true")...); r.Code != 0 {
-			t.Fatalf("cycle %d: %+v", i, r)
+		var pair sync.WaitGroup
+		for n := range atOnce {
+			pair.Go(func() {
+				if r := s.Within(t, callLimit, s.Args(fmt.Sprintf("c%03dn%d", i, n), []string{"--rm"}, "true")...); r.Code != 0 {
+					t.Errorf("cycle %d: %+v", i, r)
+				}
+			})
 		}
+		pair.Wait()
 		if i == cycles/3 {
 			first = s.rss(t, "containerd --config")
 		}
 	}
 	s.NothingLeft(t, before)
 	last := s.rss(t, "containerd --config")
-	t.Logf("%d cycles, containerd's memory %d KiB after a third, %d KiB at the end", cycles, first, last)
+	t.Logf("%d cycles, containerd's memory %d KiB after a third, %d KiB at the end", cycles*atOnce, first, last)
 	if last > first*3/2+8<<10 {
 		t.Errorf("containerd's memory grew from %d to %d KiB", first, last)
 	}
