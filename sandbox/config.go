@@ -66,7 +66,7 @@ type Labels struct {
 
 // Timeouts bound what waits for somebody else.
 type Timeouts struct {
-	Boot Duration `toml:"boot"` // from the machine's first instruction to the agent's hello, and from there to its first answer; default 60s
+	Boot Duration `toml:"boot"` // from the machine's first instruction to the agent's hello, and from there to its first answer; default 60s, 5m where guests are emulated
 }
 
 // Duration is a time.Duration written as 30s or 2m.
@@ -82,6 +82,5 @@ func (c Config) withDefaults() Config {
 	c.State = cmp.Or(c.State, "/run/cloister")
 	c.Root = cmp.Or(c.Root, "/var/lib/cloister")
 	c.Machine.NICs = cmp.Or(c.Machine.NICs, 1)
-	c.Timeouts.Boot.Duration = cmp.Or(c.Timeouts.Boot.Duration, time.Minute)
 	return c
 }

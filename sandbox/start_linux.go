@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -60,6 +61,7 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	if warning != "" {
 		log.G(ctx).WithField("sandbox", s.request.ID).Warn(warning)
 	}
+	s.config.Timeouts.Boot.Duration = cmp.Or(s.config.Timeouts.Boot.Duration, bootLimit(accel))
 	if s.identity, err = newIdentity(s.config, s.request, accel); err != nil {
 		return err
 	}
@@ -83,6 +85,15 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 		"memory_mib": strconv.Itoa(s.size.MemoryMiB), "cpus": strconv.Itoa(s.size.CPUs),
 	}
 	return nil
+}
+
+// bootLimit is how long a boot may take when the config does not say: an emulated
+// guest among others that boot was seen to need more than a minute.
+func bootLimit(accel vmm.Accel) time.Duration {
+	if accel == vmm.AccelTCG {
+		return 5 * time.Minute
+	}
+	return time.Minute
 }
 
 // promise makes the sandbox's folder and its record, which is there before the
