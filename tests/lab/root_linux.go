@@ -18,16 +18,16 @@ import (
 
 // recipe is what the root is made of. A change gives it another place in the cache.
 type recipe struct {
-	suite, mirror string
-	packages      []string
-	modules       []string // with their dependencies, in this order
-	sizeMiB       int
-	form          int // counted up when the way of making changes
+	suite    string
+	packages []string
+	modules  []string // with their dependencies, in this order
+	sizeMiB  int
+	form     int // counted up when the way of making changes
 }
 
 func labRecipe() recipe {
 	return recipe{
-		suite: "bookworm", mirror: "http://deb.debian.org/debian",
+		suite: "bookworm",
 		packages: []string{
 			"linux-image-cloud-amd64", "selinux-policy-default", "policycoreutils", "selinux-utils", "checkpolicy", "semodule-utils",
 			"qemu-system-x86", "containerd", "runc", "busybox-static", "iproute2", "procps", "kmod", "e2fsprogs", "iptables",
@@ -72,7 +72,7 @@ func makeRoot(ctx context.Context, cache string, r recipe) (root, error) {
 	if err := os.Mkdir(parts.dir, 0o755); err != nil {
 		return root{}, err
 	}
-	if err := tool(ctx, "debootstrap", "--variant=minbase", "--include="+strings.Join(r.packages, ","), r.suite, tree, r.mirror); err != nil {
+	if err := tool(ctx, "debootstrap", "--variant=minbase", "--include="+strings.Join(r.packages, ","), r.suite, tree); err != nil {
 		return root{}, err
 	}
 	if err := takeParts(ctx, r, tree, parts); err != nil {
