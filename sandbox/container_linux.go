@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -45,8 +46,10 @@ type Container struct {
 
 // resident is a container's part of the sandbox.
 type resident struct {
-	undo   undo
-	copied []copied
+	undo undo
+
+	mu     sync.Mutex
+	copied []copied // guarded by mu
 }
 
 // Add makes a container's files visible in the guest and gives the guest's
@@ -90,7 +93,9 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 		return "", s.Explain(err)
 	}
 	r.undo.push("container in the guest", func(ctx context.Context) error { return s.forget(ctx, c.ID) })
-	r.copied = copies(c, req)
+	if r.copied, err = s.keepCopies(ctx, c, req); err != nil {
+		return "", err
+	}
 	s.mu.Lock()
 	s.containers[c.ID] = r
 	s.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -55,6 +56,9 @@ type Sandbox struct {
 
 	pod       sync.Mutex
 	pidShared bool // guarded by pod
+	named     bool // the guest reaches the engine's name server; guarded by pod
+
+	changes *os.File // of the engine's files; nil when the host gives no watch
 
 	network sync.Mutex       // orders what the guest is told of its network
 	told    *guestv1.Network // the last of it; guarded by network

@@ -281,6 +281,7 @@ func (s *Sandbox) configure(ctx context.Context) error {
 	if err != nil {
 		return s.Explain(err)
 	}
+	s.followFiles(ctx)
 	return s.follow(ctx)
 }
 

@@ -20,6 +20,7 @@ import (
 	"cloister/cmd/cloister-agent/internal/containers"
 	"cloister/cmd/cloister-agent/internal/events"
 	"cloister/cmd/cloister-agent/internal/guest"
+	"cloister/cmd/cloister-agent/internal/names"
 	"cloister/cmd/cloister-agent/internal/reap"
 	"cloister/cmd/cloister-agent/internal/stdio"
 	"cloister/cmd/cloister-agent/internal/tasks"
@@ -117,6 +118,10 @@ func handOut(ctx context.Context, stream *yamux.Stream, control *controlListener
 	}
 	if token, ok := name.Token(); ok {
 		streams.Put(token, stream)
+		return
+	}
+	if name == guestapi.NamesStream {
+		names.Serve(ctx, stream)
 		return
 	}
 	control.conns <- stream

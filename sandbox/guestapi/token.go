@@ -63,7 +63,7 @@ func ReadStreamName(r io.Reader) (StreamName, error) {
 		return "", fmt.Errorf("read stream header: %w", err)
 	}
 	n := StreamName(name)
-	if n == ControlStream {
+	if n == ControlStream || n == NamesStream {
 		return n, nil
 	}
 	token, ok := n.Token()

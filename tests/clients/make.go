@@ -59,10 +59,10 @@ func build(ctx context.Context, out io.Writer, set Set) error {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		return err
 	}
-	if recipes()[set].Test == "" {
+	if recipes()[set].versions() == "" {
 		err = install(ctx, out, recipes()[set], bin)
 	} else {
-		err = compileTest(ctx, out, recipes()[set], scratch, bin)
+		err = compile(ctx, out, recipes()[set], scratch, bin)
 	}
 	if err != nil {
 		return err
@@ -76,11 +76,11 @@ func build(ctx context.Context, out io.Writer, set Set) error {
 }
 
 func install(ctx context.Context, out io.Writer, r recipe, bin string) error {
-	args := []string{"install", "-trimpath", "-tags", r.Tags}
 	packages := r.Packages
 	if len(packages) == 0 {
 		packages = []string{""}
 	}
+	args := append([]string{"install"}, r.flags()...)
 	for _, name := range packages {
 		args = append(args, path.Join(r.Module, name)+"@"+r.Version)
 	}
@@ -90,8 +90,26 @@ func install(ctx context.Context, out io.Writer, r recipe, bin string) error {
 	return cmd.Run()
 }
 
-// compileTest makes a test binary of a dependency, in a module of its own that takes over the dependency's own versions.
-func compileTest(ctx context.Context, out io.Writer, r recipe, scratch, bin string) error {
+func (r recipe) versions() string {
+	if r.Versions == "" && r.Test != "" {
+		return "go"
+	}
+	return r.Versions
+}
+
+func (r recipe) flags() []string {
+	flags := []string{"-trimpath", "-tags", r.Tags}
+	if r.Linker != "" {
+		flags = append(flags, "-ldflags", r.Linker)
+	}
+	if r.Compiler != "" {
+		flags = append(flags, "-gcflags", r.Compiler)
+	}
+	return flags
+}
+
+// compile makes a dependency's test binary or its commands, in a module of its own that takes over the dependency's own versions.
+func compile(ctx context.Context, out io.Writer, r recipe, scratch, bin string) error {
 	where := goCommand(ctx, out, r, "mod", "download", r.Module+"@"+r.Version)
 	where.Dir = scratch
 	if err := where.Run(); err != nil {
@@ -103,18 +121,24 @@ func compileTest(ctx context.Context, out io.Writer, r recipe, scratch, bin stri
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"go.mod", "go.sum"} {
-		data, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(source)), name))
+	for _, kind := range []string{".mod", ".sum"} {
+		data, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(source)), r.versions()+kind))
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(scratch, name), data, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(scratch, "go"+kind), data, 0o600); err != nil {
 			return err
 		}
 	}
 	edit := goCommand(ctx, out, r, "mod", "edit", "-module", "clients", "-require", r.Module+"@"+r.Version)
-	compile := goCommand(ctx, out, r, "test", "-c", "-mod=mod", "-trimpath", "-tags", r.Tags, "-o", filepath.Join(bin, r.Test), path.Join(r.Module, r.Packages[0]))
-	for _, cmd := range []*exec.Cmd{edit, compile} {
+	args := append([]string{"build", "-mod=mod", "-o", bin + "/"}, r.flags()...)
+	if r.Test != "" {
+		args = append([]string{"test", "-c", "-mod=mod", "-o", filepath.Join(bin, r.Test)}, r.flags()...)
+	}
+	for _, name := range r.Packages {
+		args = append(args, path.Join(r.Module, name))
+	}
+	for _, cmd := range []*exec.Cmd{edit, goCommand(ctx, out, r, args...)} {
 		cmd.Dir = scratch
 		if err := cmd.Run(); err != nil {
 			return err

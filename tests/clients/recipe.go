@@ -21,6 +21,8 @@ const (
 	Runc       Set = "runc"
 	Suite      Set = "suite" // containerd's client suite: client.test
 	CNI        Set = "cni"   // the network plugins that containerd's CRI calls
+	Dockerd    Set = "dockerd"
+	Docker     Set = "docker" // Docker's command line
 )
 
 // recipe says how a set is made. Every field is part of its key.
@@ -32,6 +34,11 @@ type recipe struct {
 	CGO      bool     `json:"cgo"`
 	Test     string   `json:"test"` // the name of the one test binary to be made; empty: commands
 	Form     int      `json:"form"` // counted up when the way of building changes
+
+	Linker   string `json:"linker,omitempty"`   // -ldflags
+	Compiler string `json:"compiler,omitempty"` // -gcflags
+	// Versions names the files, before .mod and .sum, of the dependencies' versions that are taken over; a test takes "go".
+	Versions string `json:"versions,omitempty"`
 }
 
 func recipes() map[Set]recipe {
@@ -45,6 +52,16 @@ func recipes() map[Set]recipe {
 		CNI: {
 			Module: "github.com/containernetworking/plugins", Version: "v1.9.1",
 			Packages: []string{"plugins/main/bridge", "plugins/main/loopback", "plugins/main/ptp", "plugins/ipam/host-local", "plugins/meta/portmap", "plugins/meta/firewall", "plugins/meta/tuning"},
+		},
+		// Without the linked version, the daemon is of version "dev", which speaks no dialect of the client's.
+		Dockerd: {
+			Module: "github.com/moby/moby/v2", Version: "v2.0.0-beta.24", Packages: []string{"cmd/dockerd", "cmd/docker-proxy"},
+			Tags: "exclude_graphdriver_btrfs no_systemd", Linker: "-X github.com/moby/moby/v2/dockerversion.Version=29.9.3-beta.24",
+		},
+		// The command line has no go.mod: without a word the compiler takes it for old Go.
+		Docker: {
+			Module: "github.com/docker/cli", Version: "v29.9.3+incompatible", Packages: []string{"cmd/docker"},
+			Versions: "vendor", Compiler: "github.com/docker/cli/...=-lang=go1.26",
 		},
 	}
 }

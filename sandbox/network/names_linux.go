@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"time"
+)
+
+// NameServer is where engines have the name server of a namespace: loopback, by
+// rules that lead port 53 to the engine.
+const NameServer = "127.0.0.11"
+
+const (
+	// nameLimit is longer than an engine's own tries at several servers.
+	nameLimit = 20 * time.Second
+	maxAnswer = 1<<16 - 1
+)
+
+// AskName puts a DNS message to the name server in the namespace and gives its
+// answer, or none. Nothing else can be reached by it. It may be called by several
+// goroutines at once.
+func (n *Namespace) AskName(ctx context.Context, tcp bool, question []byte) []byte {
+	ctx, cancel := context.WithTimeout(ctx, nameLimit)
+	defer cancel()
+	transport := "udp"
+	if tcp {
+		transport = "tcp"
+	}
+	var conn net.Conn
+	err := n.do(func() (err error) {
+		conn, err = (&net.Dialer{}).DialContext(ctx, transport, net.JoinHostPort(NameServer, "53"))
+		return err
+	})
+	if err != nil {
+		return nil // no engine answers there, as the guest would find without us
+	}
+	defer conn.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = conn.SetDeadline(deadline)
+	}
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	if !tcp {
+		return askDatagram(conn, question)
+	}
+	return askStream(conn, question)
+}
+
+func askDatagram(conn net.Conn, question []byte) []byte {
+	if _, err := conn.Write(question); err != nil {
+		return nil
+	}
+	answer := make([]byte, maxAnswer)
+	size, err := conn.Read(answer)
+	if err != nil {
+		return nil
+	}
+	return answer[:size]
+}
+
+// askStream frames messages by their length (RFC 1035, 4.2.2).
+func askStream(conn net.Conn, question []byte) []byte {
+	frame := binary.BigEndian.AppendUint16(nil, uint16(len(question)))
+	if _, err := conn.Write(append(frame, question...)); err != nil {
+		return nil
+	}
+	var length [2]byte
+	if _, err := io.ReadFull(conn, length[:]); err != nil {
+		return nil
+	}
+	answer := make([]byte, binary.BigEndian.Uint16(length[:]))
+	if _, err := io.ReadFull(conn, answer); err != nil {
+		return nil
+	}
+	return answer
+}
