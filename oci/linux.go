@@ -173,10 +173,13 @@ func (p *problems) seccomp(s *specs.LinuxSeccomp) {
 	}
 }
 
+// seccompActions are the actions that need no host program.
+const seccompActions = "SCMP_ACT_KILL SCMP_ACT_KILL_PROCESS SCMP_ACT_KILL_THREAD SCMP_ACT_TRAP SCMP_ACT_ERRNO SCMP_ACT_TRACE SCMP_ACT_ALLOW SCMP_ACT_LOG"
+
 func (p *problems) action(field string, a specs.LinuxSeccompAction) {
-	switch a {
-	case specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActTrap, specs.ActErrno, specs.ActTrace, specs.ActAllow, specs.ActLog:
-	case specs.ActNotify:
+	switch {
+	case contains(seccompActions, string(a)):
+	case a == specs.ActNotify:
 		p.refuse(field, string(a), "a host program cannot answer for a guest's processes: use another action")
 	default:
 		p.refuse(field, string(a), "is not an action of seccomp")

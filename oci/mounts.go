@@ -108,16 +108,12 @@ func purpose(r Role, destination string) Purpose {
 	return Volume
 }
 
-// flagOption says that an option is a mount flag that means the same in the guest.
-func flagOption(o string) bool {
-	switch o {
-	case "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "atime", "relatime", "norelatime",
-		"strictatime", "nostrictatime", "nodiratime", "diratime", "sync", "async", "dirsync", "nosymfollow", "symfollow",
-		"iversion", "noiversion", "lazytime", "nolazytime", "mand", "nomand", "silent", "loud", "defaults":
-		return true
-	}
-	return false
-}
+// flagOptions are the mount flags that mean the same in the guest.
+const flagOptions = "nosuid suid nodev dev noexec exec noatime atime relatime norelatime strictatime nostrictatime nodiratime diratime " +
+	"sync async dirsync nosymfollow symfollow iversion noiversion lazytime nolazytime mand nomand silent loud defaults"
+
+// bindOptions are what else a bind mount takes.
+const bindOptions = "bind rbind ro rro rw rrw private rprivate slave rslave unbindable runbindable"
 
 func (p *problems) bindOptions(field string, options []string, m *Mount) {
 	for _, o := range options {
@@ -140,7 +136,7 @@ func (p *problems) bindOptions(field string, options []string, m *Mount) {
 		case "copy", "nocopy", "z", "Z": // of engines' command lines: already dealt with there
 			p.ignore(field+".options", o, "is the engine's own")
 		default:
-			if !flagOption(o) {
+			if !contains(flagOptions, o) {
 				p.refuse(field+".options", o, "is not known for a bind mount ("+m.Destination+"): remove it")
 				continue
 			}
@@ -170,7 +166,7 @@ func (p *problems) guestOptions(field string, in specs.Mount, m *Mount) {
 			m.ReadOnly = true
 		case o == "rw":
 			m.ReadOnly = false
-		case flagOption(o):
+		case contains(flagOptions, o):
 			m.Options = append(m.Options, o)
 		case key == "context":
 			p.ignore(field+".options", o, "labels are the host's")
@@ -217,5 +213,5 @@ func (p *problems) mountValue(field, fstype, o string) {
 
 // contains looks for a whole word in a blank-separated list.
 func contains(list, word string) bool {
-	return word != "" && strings.Contains(" "+list+" ", " "+word+" ")
+	return word != "" && !strings.Contains(word, " ") && strings.Contains(" "+list+" ", " "+word+" ")
 }

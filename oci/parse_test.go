@@ -449,3 +449,41 @@ func TestSysctls(t *testing.T) {
 		t.Error("a member of a pod may set the guest's sysctl")
 	}
 }
+
+// TestFeatures holds what is told against what is done.
+func TestFeatures(t *testing.T) {
+	f := Features()
+	for _, option := range f.MountOptions {
+		if _, err := parse(t, Options{}, func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Type: "bind", Source: "/s", Destination: "/d", Options: []string{option}})
+		}); err != nil {
+			t.Errorf("mount option %s: %v", option, err)
+		}
+	}
+	for _, action := range f.Linux.Seccomp.Actions {
+		if _, err := parse(t, Options{}, func(s *specs.Spec) {
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.LinuxSeccompAction(action)}
+		}); err != nil {
+			t.Errorf("seccomp action %s: %v", action, err)
+		}
+	}
+	for _, namespace := range f.Linux.Namespaces {
+		if _, err := parse(t, Options{}, func(s *specs.Spec) {
+			ns := specs.LinuxNamespace{Type: specs.LinuxNamespaceType(namespace)}
+			if !slices.Contains(s.Linux.Namespaces, ns) {
+				s.Linux.Namespaces = append(s.Linux.Namespaces, ns)
+			}
+			id := []specs.LinuxIDMapping{{Size: 1}}
+			if namespace == string(specs.UserNamespace) {
+				s.Linux.UIDMappings, s.Linux.GIDMappings = id, id
+			}
+		}); err != nil {
+			t.Errorf("namespace %s: %v", namespace, err)
+		}
+	}
+	for _, word := range []string{"", "ro rw", "shared", "idmap"} {
+		if slices.Contains(f.MountOptions, word) || contains(bindOptions, word) && word != "ro" {
+			t.Errorf("mount option %q is told", word)
+		}
+	}
+}

@@ -109,7 +109,6 @@ func (p *problems) processPlatform(field string, s *specs.Process) {
 	}
 }
 
-// scheduling refuses what the guest's runtime would drop without a word.
 // engineProfile tells the profiles that engines give to every container of an
 // AppArmor host unasked from those that a user has chosen.
 func engineProfile(name string) bool {
@@ -117,6 +116,7 @@ func engineProfile(name string) bool {
 		name == "crio-default" || strings.HasPrefix(name, "containers-default-")
 }
 
+// scheduling refuses what the guest's runtime would drop without a word.
 func (p *problems) scheduling(field string, s *specs.Process) {
 	plain := func(c *specs.Scheduler) bool {
 		return c.Policy == specs.SchedOther && c.Nice == 0 && c.Priority == 0 && len(c.Flags) == 0 && c.Runtime == 0 && c.Deadline == 0 && c.Period == 0
@@ -139,14 +139,12 @@ func knownRlimit(t string) bool {
 	}, t)
 }
 
-// knownCapability: include/uapi/linux/capability.h, complete as of Linux 6.12.
-func knownCapability(c string) bool {
-	return contains("CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID CAP_SETUID CAP_SETPCAP "+
-		"CAP_LINUX_IMMUTABLE CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_ADMIN CAP_NET_RAW CAP_IPC_LOCK CAP_IPC_OWNER CAP_SYS_MODULE "+
-		"CAP_SYS_RAWIO CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYS_PACCT CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_NICE CAP_SYS_RESOURCE CAP_SYS_TIME "+
-		"CAP_SYS_TTY_CONFIG CAP_MKNOD CAP_LEASE CAP_AUDIT_WRITE CAP_AUDIT_CONTROL CAP_SETFCAP CAP_MAC_OVERRIDE CAP_MAC_ADMIN CAP_SYSLOG "+
-		"CAP_WAKE_ALARM CAP_BLOCK_SUSPEND CAP_AUDIT_READ CAP_PERFMON CAP_BPF CAP_CHECKPOINT_RESTORE", c)
-}
+// capabilities: include/uapi/linux/capability.h, complete as of Linux 6.12.
+const capabilities = "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID CAP_SETUID CAP_SETPCAP " +
+	"CAP_LINUX_IMMUTABLE CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_ADMIN CAP_NET_RAW CAP_IPC_LOCK CAP_IPC_OWNER CAP_SYS_MODULE " +
+	"CAP_SYS_RAWIO CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYS_PACCT CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_NICE CAP_SYS_RESOURCE CAP_SYS_TIME " +
+	"CAP_SYS_TTY_CONFIG CAP_MKNOD CAP_LEASE CAP_AUDIT_WRITE CAP_AUDIT_CONTROL CAP_SETFCAP CAP_MAC_OVERRIDE CAP_MAC_ADMIN CAP_SYSLOG " +
+	"CAP_WAKE_ALARM CAP_BLOCK_SUSPEND CAP_AUDIT_READ CAP_PERFMON CAP_BPF CAP_CHECKPOINT_RESTORE"
 
 // guestCapabilities keeps the known ones and lists the others once each.
 func guestCapabilities(c *specs.LinuxCapabilities) (*specs.LinuxCapabilities, []string) {
@@ -157,7 +155,7 @@ func guestCapabilities(c *specs.LinuxCapabilities) (*specs.LinuxCapabilities, []
 	keep := func(in []string) []string {
 		var out []string
 		for _, name := range in {
-			if knownCapability(strings.ToUpper(name)) {
+			if contains(capabilities, strings.ToUpper(name)) {
 				out = append(out, strings.ToUpper(name))
 			} else if !slices.Contains(unknown, name) {
 				unknown = append(unknown, name)

@@ -31,6 +31,8 @@ func main() {
 		Version: config.Version,
 		Serve:   serve,
 		Delete:  cleanup,
+		Info:    features,
+		Join:    join,
 		Mounts:  &types.MountCapabilities{Types: []string{"erofs", "ext4", "loop"}, Transforms: []string{"format", "mkdir", "mkfs"}},
 	}))
 }

@@ -225,6 +225,23 @@ func (g *Group) Add(pid int) error {
 	return nil
 }
 
+// Join moves a process into somebody else's leaf, in the hierarchies that have it; none is an error.
+func (g *Group) Join(pid int) error {
+	joined := false
+	for _, h := range g.hosts {
+		switch err := g.files.write(path.Join(h.mount, g.leaf, "cgroup.procs"), strconv.Itoa(pid)); {
+		case err == nil:
+			joined = true
+		case !missing(err):
+			return fmt.Errorf("cgroup %s: add process %d below %s: %w", g.leaf, pid, h.mount, err)
+		}
+	}
+	if !joined {
+		return fmt.Errorf("cgroup %s: in no hierarchy of this host: make it first: %w", g.leaf, errdefs.ErrNotFound)
+	}
+	return nil
+}
+
 // Pids lists the processes in the leaf; none when it does not exist.
 func (g *Group) Pids() ([]int, error) {
 	var out []int

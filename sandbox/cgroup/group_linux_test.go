@@ -140,6 +140,22 @@ func TestV2(t *testing.T) {
 }
 
 // TestV2Missing: a limit that cannot be set is an error, and nothing is left.
+func TestJoin(t *testing.T) {
+	g, f := fakeV2(t, "memory")
+	if err := g.Join(7); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("Join of a group that is not there = %v, want ErrNotFound", err)
+	}
+	if err := g.Create(Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Join(7); err != nil {
+		t.Error(err)
+	}
+	if last := f.writes[len(f.writes)-1]; !strings.HasSuffix(last, "cgroup.procs = 7") {
+		t.Errorf("the last write is %q, want 7 to cgroup.procs", last)
+	}
+}
+
 func TestV2Missing(t *testing.T) {
 	g, f := fakeV2(t, "cpu")
 	err := g.Create(Limits{MemoryBytes: 1 << 30})

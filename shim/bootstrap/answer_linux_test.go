@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	optionsapi "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -107,6 +109,42 @@ func TestParseParams(t *testing.T) {
 		if got := parseParams(tt.in, "id", "ns"); (got != nil) != tt.want {
 			t.Errorf("%s: parseParams = %v, want params: %v", tt.name, got, tt.want)
 		}
+	}
+}
+
+func TestShimCgroup(t *testing.T) {
+	t.Parallel()
+	pack := func(m proto.Message) *anypb.Any {
+		value, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &anypb.Any{TypeUrl: string(m.ProtoReflect().Descriptor().FullName()), Value: value}
+	}
+	runc := pack(&runcoptions.Options{ShimCgroup: "/shims"})
+	old, err := proto.Marshal(runc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	extended := &bootapi.BootstrapParams{Extensions: []*bootapi.Extension{{Value: pack(&optionsapi.Options{})}, {Value: runc}}}
+	for _, tt := range []struct {
+		name   string
+		params *bootapi.BootstrapParams
+		input  []byte
+		want   string
+	}{
+		{"nothing", nil, nil, ""},
+		{"params without options", &bootapi.BootstrapParams{}, nil, ""},
+		{"params", extended, nil, "/shims"},
+		{"options of an older containerd", nil, old, "/shims"},
+	} {
+		if got, err := shimCgroup(tt.params, tt.input); got != tt.want || err != nil {
+			t.Errorf("%s: shimCgroup = %q, %v, want %q", tt.name, got, err, tt.want)
+		}
+	}
+	broken := &anypb.Any{TypeUrl: runc.GetTypeUrl(), Value: []byte{0xff}}
+	if _, err := shimCgroup(&bootapi.BootstrapParams{Extensions: []*bootapi.Extension{{Value: broken}}}, nil); err == nil {
+		t.Error("shimCgroup takes broken options")
 	}
 }
 

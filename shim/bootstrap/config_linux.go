@@ -26,6 +26,9 @@ type Config struct {
 	// Info adds to what -info answers; info has name, version and Mounts already. options may be nil.
 	Info func(ctx context.Context, options *anypb.Any, info *types.RuntimeInfo) error
 
+	// Join moves the daemon, a process on this host, into a cgroup that the engine's options name.
+	Join func(group string, pid int) error
+
 	// Mounts names the rootfs mount types and transforms that the shim performs itself. The message is advertised even when it is nil, because
 	// containerd asks -info once more of a shim that does not advertise any.
 	Mounts *types.MountCapabilities

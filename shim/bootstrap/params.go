@@ -7,6 +7,7 @@ import (
 	"io"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
@@ -37,6 +38,31 @@ func parseParams(input []byte, id, namespace string) *bootapi.BootstrapParams {
 		return nil
 	}
 	return params
+}
+
+// shimCgroup is the cgroup for the daemon that runc's options name, which engines send whatever the runtime; empty when there is none. input is
+// used when params is nil.
+func shimCgroup(params *bootapi.BootstrapParams, input []byte) (string, error) {
+	candidates := []*anypb.Any{}
+	for _, e := range params.GetExtensions() {
+		candidates = append(candidates, e.GetValue())
+	}
+	if params == nil {
+		options, err := parseOptions(input)
+		if err != nil {
+			return "", err
+		}
+		candidates = append(candidates, options)
+	}
+	for _, c := range candidates {
+		if o := (&runcoptions.Options{}); c.MessageIs(o) {
+			if err := c.UnmarshalTo(o); err != nil {
+				return "", fmt.Errorf("runc's options: %w", err)
+			}
+			return o.GetShimCgroup(), nil
+		}
+	}
+	return "", nil
 }
 
 // parseOptions decodes the options that -info gets on stdin; nil when there are none.

@@ -60,7 +60,11 @@ func (cfg Config) start(_ context.Context, r Request) error {
 		return fmt.Errorf("socket of group %q: %w", group, err)
 	}
 	if l != nil {
-		if err := startDaemon(r, group, path, l); err != nil {
+		joined, err := shimCgroup(params, input)
+		if err != nil {
+			return errors.Join(err, l.Close(), removeSocket(path))
+		}
+		if err := cfg.startDaemon(r, group, path, joined, l); err != nil {
 			return errors.Join(err, removeSocket(path))
 		}
 	}
@@ -94,8 +98,8 @@ func (r *Request) apply(params *bootapi.BootstrapParams) {
 	}
 }
 
-// startDaemon starts the daemon and waits until it serves l. It closes l.
-func startDaemon(r Request, group, path string, l *net.UnixListener) error {
+// startDaemon starts the daemon, in the cgroup joined if that is not empty, and waits until it serves l. It closes l.
+func (cfg Config) startDaemon(r Request, group, path, joined string, l *net.UnixListener) error {
 	defer l.Close()
 	socket, err := l.File()
 	if err != nil {
@@ -125,7 +129,10 @@ func startDaemon(r Request, group, path string, l *net.UnixListener) error {
 	if err != nil {
 		return fmt.Errorf("start the daemon: %w", err)
 	}
-	if err := errors.Join(setOOMScore(cmd.Process.Pid), waitReady(ready)); err != nil {
+	if joined != "" {
+		err = cfg.Join(joined, cmd.Process.Pid)
+	}
+	if err := errors.Join(err, setOOMScore(cmd.Process.Pid), waitReady(ready)); err != nil {
 		return errors.Join(err, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
 	}
 	return cmd.Process.Release()

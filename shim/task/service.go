@@ -8,6 +8,7 @@ import (
 	"os"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	optionsapi "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/pkg/identifiers"
@@ -65,8 +66,17 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 
 // configPath is where an engine's runtime options say that the configuration is.
 func configPath(options *anypb.Any) (string, error) {
-	// containerd's CRI sends runc's options, whatever the runtime, for pods of the Sandbox API.
-	if len(options.GetValue()) == 0 || options.GetTypeUrl() == "containerd.runc.v1.Options" {
+	// containerd's CRI sends runc's options, whatever the runtime, for pods of the Sandbox API. Their cgroup for the shim is seen to at its start.
+	if runc := (&runcoptions.Options{}); options.MessageIs(runc) {
+		if err := options.UnmarshalTo(runc); err != nil {
+			return "", fmt.Errorf("runtime options: %w: %w", errdefs.ErrInvalidArgument, err)
+		}
+		if runc.GetBinaryName() != "" {
+			return "", fmt.Errorf("runtime option BinaryName %q: containers run in a guest, by the guest's own runtime: leave it out: %w", runc.GetBinaryName(), errdefs.ErrInvalidArgument)
+		}
+		return "", nil
+	}
+	if len(options.GetValue()) == 0 {
 		return "", nil
 	}
 	var o optionsapi.Options

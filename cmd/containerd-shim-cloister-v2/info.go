@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/containerd/containerd/api/types"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"cloister/oci"
+)
+
+// featuresType is the name under which containerd's clients know runtime-spec's features document.
+const featuresType = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+
+// features adds to the answer of -info what of a configuration is honoured.
+func features(_ context.Context, _ *anypb.Any, info *types.RuntimeInfo) error {
+	data, err := json.Marshal(oci.Features())
+	if err != nil {
+		return err
+	}
+	info.Features = &anypb.Any{TypeUrl: featuresType, Value: data}
+	return nil
+}
