@@ -487,3 +487,28 @@ func TestFeatures(t *testing.T) {
 		}
 	}
 }
+
+func TestOOMScore(t *testing.T) {
+	score := 321
+	protect := func(s *specs.Spec) { s.Process.OOMScoreAdj = &score }
+	for _, tt := range []struct {
+		name   string
+		change func(*specs.Spec)
+		want   int
+	}{
+		{"none", func(*specs.Spec) {}, 0},
+		{"single", protect, score},
+		{"pause container", func(s *specs.Spec) {
+			protect(s)
+			s.Annotations = map[string]string{annotationContainerType: "sandbox", annotationSandboxID: "pod"}
+		}, 0},
+	} {
+		w, err := parse(t, Options{}, tt.change)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := w.OOMScore(); got != tt.want {
+			t.Errorf("%s: OOMScore() = %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}

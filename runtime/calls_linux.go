@@ -90,7 +90,7 @@ func (r *Runtime) freeze(ctx context.Context, id string, on Event) error {
 	task := box.Guest().Task()
 	if on == Pause {
 		_, err = task.Pause(ctx, &taskapi.PauseRequest{ID: id})
-	} else {
+	} else if err = box.SetTime(ctx); err == nil {
 		_, err = task.Resume(ctx, &taskapi.ResumeRequest{ID: id})
 	}
 	if err != nil {

@@ -16,10 +16,10 @@ import (
 // guest: engines attach networks by them, with the machine's pid in the state.
 func (r *Runtime) before(ctx context.Context, c *container) error {
 	state := r.hookState(c, hooks.Creating)
-	if err := hooks.Run(ctx, c.workload.Hooks.Prestart, state, hooks.Namespaces{}); err != nil {
+	if err := hooks.Run(ctx, c.workload.Hooks.Prestart, state, r.hooks); err != nil {
 		return fmt.Errorf("prestart: %w", err)
 	}
-	if err := hooks.Run(ctx, c.workload.Hooks.CreateRuntime, state, hooks.Namespaces{}); err != nil {
+	if err := hooks.Run(ctx, c.workload.Hooks.CreateRuntime, state, r.hooks); err != nil {
 		return fmt.Errorf("createRuntime: %w", err)
 	}
 	return nil
@@ -27,7 +27,7 @@ func (r *Runtime) before(ctx context.Context, c *container) error {
 
 // after runs hooks whose errors change nothing any more.
 func (r *Runtime) after(ctx context.Context, c *container, list []oci.Hook, status hooks.Status) {
-	if err := hooks.RunAll(ctx, list, r.hookState(c, status), hooks.Namespaces{}); err != nil {
+	if err := hooks.RunAll(ctx, list, r.hookState(c, status), r.hooks); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id).Warn("hooks")
 	}
 }

@@ -5,6 +5,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"cloister/oci"
 	"cloister/sandbox"
+	"cloister/sandbox/hooks"
 )
 
 // exitGuestDied is what a process ends with when its machine is gone: as if killed.
@@ -36,6 +38,7 @@ type Runtime struct {
 	load      Load
 	namespace string
 	events    Publisher
+	hooks     hooks.Namespaces
 	ctx       context.Context //nolint:containedctx // the daemon's own, for what no caller asked for
 
 	mu         sync.Mutex
@@ -45,10 +48,11 @@ type Runtime struct {
 	starting   bool                  // a create is starting the sandbox
 }
 
-// New makes the runtime of a shim: namespace is containerd's. What happens
-// without anybody's call is logged to ctx and ends with it.
-func New(ctx context.Context, load Load, namespace string, events Publisher) *Runtime {
-	return &Runtime{ctx: ctx, load: load, namespace: namespace, events: events, containers: map[string]*container{}}
+// New makes the runtime of a shim: namespace is containerd's, mounts the mount
+// namespace for hooks. What happens without anybody's call is logged to ctx and
+// ends with it.
+func New(ctx context.Context, load Load, namespace string, mounts *os.File, events Publisher) *Runtime {
+	return &Runtime{ctx: ctx, load: load, namespace: namespace, hooks: hooks.Namespaces{Mount: mounts}, events: events, containers: map[string]*container{}}
 }
 
 func (r *Runtime) publish(event any) {

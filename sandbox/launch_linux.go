@@ -4,7 +4,11 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 
 	"cloister/labels/lsm"
 	"cloister/sandbox/cgroup"
@@ -14,8 +18,9 @@ import (
 // namespace and cgroup, and with its mark.
 type launcher struct {
 	lsm.Launch
-	mark   string
-	cgroup *cgroup.Group
+	mark     string
+	cgroup   *cgroup.Group
+	oomScore int
 }
 
 // Start starts cmd; on an error it does not run.
@@ -24,8 +29,23 @@ func (l launcher) Start(cmd *exec.Cmd) error {
 	if err := l.Launch.Start(cmd); err != nil {
 		return err
 	}
-	if err := l.cgroup.Add(cmd.Process.Pid); err != nil {
+	if err := errors.Join(l.cgroup.Add(cmd.Process.Pid), raiseOOMScore(cmd.Process.Pid, l.oomScore)); err != nil {
 		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
 	return nil
+}
+
+// raiseOOMScore sets how readily the kernel kills a helper when memory is short. It is inherited from the engine, which is protected; a machine
+// must not be. Lower than inherited it never becomes.
+func raiseOOMScore(pid, score int) error {
+	name := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	now, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || now >= score {
+		return err
+	}
+	return os.WriteFile(name, []byte(strconv.Itoa(score)), 0)
 }

@@ -149,7 +149,7 @@ func (s *Sandbox) prepare(p *planned) error {
 func (s *Sandbox) starter(label labels.Label) launcher {
 	return launcher{
 		Launch: lsm.Launch{Driver: s.identity.driver, Label: label, NetNS: s.netns.File()},
-		mark:   s.dir.Marker(), cgroup: s.cgroup,
+		mark:   s.dir.Marker(), cgroup: s.cgroup, oomScore: s.request.Workload.OOMScore(),
 	}
 }
 

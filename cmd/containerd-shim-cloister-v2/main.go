@@ -39,7 +39,7 @@ func main() {
 
 func serve(ctx context.Context, d *bootstrap.Daemon) error {
 	publisher := events.New(ctx, d.TTRPCAddress, d.Namespace)
-	containers := runtime.New(ctx, load, d.Namespace, publisher)
+	containers := runtime.New(ctx, load, d.Namespace, d.Mounts, publisher)
 	err := d.ServeTTRPC(ctx, interceptor.Unary, func(s *ttrpc.Server) {
 		bootstrap.RegisterTask(s, task.New(containers, d.Namespace, d.Stop))
 		sandboxapi.RegisterTTRPCSandboxService(s, sandbox.New(containers, d.Stop))

@@ -29,6 +29,8 @@ const (
 type Daemon struct {
 	Request
 	Group string // what the tasks have in common; the first task's id when there is no annotation
+	// Mounts is the mount namespace that start was called in: the host's, where hooks run. The daemon's own is a slave of it.
+	Mounts *os.File
 
 	socket string
 	cancel context.CancelFunc
@@ -41,9 +43,10 @@ type Daemon struct {
 func (cfg Config) serve(ctx context.Context, a arguments) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d := &Daemon{Request: a.request, Group: a.group, socket: a.socket, cancel: cancel, ready: os.NewFile(fdReady, "ready")}
-	unix.CloseOnExec(fdSocket)
-	unix.CloseOnExec(fdReady)
+	d := &Daemon{Request: a.request, Group: a.group, socket: a.socket, cancel: cancel, ready: os.NewFile(fdReady, "ready"), Mounts: os.NewFile(fdMounts, "mounts")}
+	for fd := fdSocket; fd <= fdMounts; fd++ {
+		unix.CloseOnExec(fd)
+	}
 	log.L.Logger.SetOutput(&logPipe{})
 	debug.SetGCPercent(40) // one daemon per sandbox: memory counts for more than the collector's time
 

@@ -34,6 +34,7 @@ const (
 const (
 	fdSocket = 3 + iota
 	fdReady
+	fdMounts
 )
 
 // start answers with the address of the group's daemon, which it makes when there is none. containerd reads stdout and stderr as one answer:
@@ -123,7 +124,12 @@ func (cfg Config) startDaemon(r Request, group, path, joined string, l *net.Unix
 		defer logs.Close()
 		cmd.Stderr = logs
 	}
-	cmd.ExtraFiles = []*os.File{fdSocket - 3: socket, fdReady - 3: readyW}
+	mounts, err := os.Open("/proc/self/ns/mnt")
+	if err != nil {
+		return errors.Join(err, readyW.Close())
+	}
+	defer mounts.Close()
+	cmd.ExtraFiles = []*os.File{fdSocket - 3: socket, fdReady - 3: readyW, fdMounts - 3: mounts}
 	err = cmd.Start()
 	_ = readyW.Close() // else ready never ends
 	if err != nil {

@@ -211,3 +211,20 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestEntropy asks two guests of one image for randomness as soon as they run: neither waits for it, and they differ.
+func TestEntropy(t *testing.T) {
+	b := newBed(t, host.Options{})
+	var seen [2]string
+	for i := range seen {
+		r := b.run(t, fmt.Sprint("c", i), nil, "sh", "-c", "head -c 16 /dev/random | od -A n -t x1; cat /proc/sys/kernel/random/entropy_avail")
+		random, bits, _ := strings.Cut(strings.TrimSpace(r.Stdout), "\n")
+		if bits != "256" || r.Code != 0 {
+			t.Errorf("run = %+v, want 256 bits of entropy", r)
+		}
+		seen[i] = random
+	}
+	if seen[0] == seen[1] {
+		t.Errorf("two guests have the same random bytes: %s", seen[0])
+	}
+}

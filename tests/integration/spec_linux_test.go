@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,7 +111,7 @@ func TestHooks(t *testing.T) {
 	b := newBed(t, host.Options{})
 	log := filepath.Join(b.Place.Dir, "hooks.log")
 	hook := func(name string) []map[string]any {
-		script := fmt.Sprintf(`state=$(cat); echo %s $(echo "$state" | tr -d ' \n\t' | grep -o '"status":"[a-z]*"') $(test -n "$(echo "$state" | grep pid)" && echo pid) >>%s`, name, log)
+		script := fmt.Sprintf(`state=$(cat); echo %s $(echo "$state" | tr -d ' \n\t' | grep -o '"status":"[a-z]*"') $(test -n "$(echo "$state" | grep pid)" && echo pid) $(readlink /proc/self/ns/mnt) >>%s`, name, log)
 		return []map[string]any{{"path": "/bin/sh", "args": []string{"sh", "-c", script}, "env": []string{"PATH=/usr/bin:/bin"}, "timeout": 10}}
 	}
 	r := b.withSpec(t, "c", func(spec, _ map[string]any) {
@@ -131,12 +132,19 @@ func TestHooks(t *testing.T) {
 		}
 		return ""
 	})
+	mounts, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", b.Place.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var names []string
 	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(line)
 		names = append(names, fields[0])
-		if isCloister() && fields[0] != "poststop" && !strings.HasSuffix(strings.TrimSpace(line), " pid") {
+		if isCloister() && fields[0] != "poststop" && !slices.Contains(fields, "pid") {
 			t.Errorf("hook %q saw no pid", fields[0])
+		}
+		if got := fields[len(fields)-1]; got != mounts {
+			t.Errorf("hook %q ran in the mount namespace %s, want the engine's %s", fields[0], got, mounts)
 		}
 	}
 	if got := strings.Join(names, " "); wrong != "" || got != "prestart createRuntime poststart poststop" {
