@@ -4,12 +4,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 
 	"github.com/containerd/containerd/api/types"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"cloister/oci"
+	"cloister/runtime"
 )
 
 // featuresType is the name under which containerd's clients know runtime-spec's features document.
@@ -17,7 +16,7 @@ const featuresType = "types.containerd.io/opencontainers/runtime-spec/1/features
 
 // features adds to the answer of -info what of a configuration is honoured.
 func features(_ context.Context, _ *anypb.Any, info *types.RuntimeInfo) error {
-	data, err := json.Marshal(oci.Features())
+	data, err := runtime.Features()
 	if err != nil {
 		return err
 	}
