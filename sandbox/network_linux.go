@@ -52,6 +52,19 @@ func (s *Sandbox) follow(ctx context.Context) error {
 	return s.SyncNetwork(ctx)
 }
 
+// forward carries connections to localhost of the namespace's host side into the
+// guest. A host that cannot do it has no port-forward, and all the rest.
+func (s *Sandbox) forward(ctx context.Context) {
+	f, err := s.netns.Forward(ctx, func(ctx context.Context, port uint16) (network.Stream, error) {
+		return s.guest.DialTCP(ctx, port)
+	})
+	if err != nil {
+		log.G(ctx).WithField("sandbox", s.request.ID).WithError(err).Warn("port-forward will not reach the guest")
+		return
+	}
+	s.undo.push("forwarder", func(context.Context) error { return f.Close() })
+}
+
 // SyncNetwork gives the guest the network that the namespace has now.
 func (s *Sandbox) SyncNetwork(ctx context.Context) error {
 	s.network.Lock()

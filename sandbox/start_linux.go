@@ -282,6 +282,7 @@ func (s *Sandbox) configure(ctx context.Context) error {
 		return s.Explain(err)
 	}
 	s.followFiles(ctx)
+	s.forward(ctx)
 	return s.follow(ctx)
 }
 

@@ -19,6 +19,7 @@ import (
 	"cloister/cmd/cloister-agent/internal/boot"
 	"cloister/cmd/cloister-agent/internal/containers"
 	"cloister/cmd/cloister-agent/internal/events"
+	"cloister/cmd/cloister-agent/internal/forward"
 	"cloister/cmd/cloister-agent/internal/guest"
 	"cloister/cmd/cloister-agent/internal/names"
 	"cloister/cmd/cloister-agent/internal/reap"
@@ -122,6 +123,10 @@ func handOut(ctx context.Context, stream *yamux.Stream, control *controlListener
 	}
 	if name == guestapi.NamesStream {
 		names.Serve(ctx, stream)
+		return
+	}
+	if port, ok := name.Port(); ok {
+		forward.Serve(ctx, stream, port)
 		return
 	}
 	control.conns <- stream

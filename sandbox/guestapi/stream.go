@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/hashicorp/yamux"
@@ -32,6 +33,31 @@ func (c *Client) OpenStream(ctx context.Context, token Token) (*Stream, error) {
 	return &Stream{mux: conn}, nil
 }
 
+// DialTCP connects to a port of the guest's localhost, which is 127.0.0.1 or else
+// ::1. The caller closes the stream; CloseWrite ends what the far end reads.
+func (c *Client) DialTCP(ctx context.Context, port uint16) (*Stream, error) {
+	conn, err := c.open(ctx, portName(port))
+	if err != nil {
+		return nil, fmt.Errorf("connect to port %d: %w", port, err)
+	}
+	s := &Stream{mux: conn}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	var answer [1]byte
+	_, err = io.ReadFull(conn, answer[:])
+	if err == nil && stop() && answer[0] == Connected {
+		return s, nil
+	}
+	_ = s.Close()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, fmt.Errorf("connect to port %d of the guest: nobody listens there: %w", port, errdefs.ErrUnavailable)
+}
+
+// Connected is the first byte that the agent sends on a tcp/ stream when there is a
+// connection; when there is none it closes the stream.
+const Connected = '+'
+
 // Read gives what the guest sent; io.EOF when the guest has closed its side.
 func (s *Stream) Read(p []byte) (int, error) { return s.mux.Read(p) }
 
@@ -52,7 +78,10 @@ func (s *Stream) Close() error {
 }
 
 // drop ends with the guest's EOF or with the session.
-func (s *Stream) drop() { _, _ = io.Copy(io.Discard, s.mux) }
+func (s *Stream) drop() {
+	_ = s.mux.SetReadDeadline(time.Time{})
+	_, _ = io.Copy(io.Discard, s.mux)
+}
 
 type opened struct {
 	stream *yamux.Stream

@@ -5,6 +5,7 @@ package guestapi
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -14,8 +15,9 @@ const (
 	// ControlStream is the name of the stream that carries ttrpc.
 	ControlStream = "ttrpc"
 
-	ioPrefix = "io/"
-	maxToken = 64
+	ioPrefix  = "io/"
+	tcpPrefix = "tcp/"
+	maxToken  = 64
 )
 
 // Token names one direction of data of one process. It takes the place of a
@@ -45,6 +47,18 @@ func (n StreamName) Token() (Token, bool) {
 	return Token(s), ok
 }
 
+// Port is the port in a tcp/ name: of the guest's localhost.
+func (n StreamName) Port() (uint16, bool) {
+	s, ok := strings.CutPrefix(string(n), tcpPrefix)
+	port, err := strconv.ParseUint(s, 10, 16)
+	// One port has one name.
+	return uint16(port), ok && err == nil && port > 0 && n == portName(uint16(port))
+}
+
+func portName(port uint16) StreamName {
+	return StreamName(tcpPrefix + strconv.FormatUint(uint64(port), 10))
+}
+
 func (n StreamName) encode() []byte {
 	return append([]byte{byte(len(n))}, n...)
 }
@@ -64,6 +78,9 @@ func ReadStreamName(r io.Reader) (StreamName, error) {
 	}
 	n := StreamName(name)
 	if n == ControlStream || n == NamesStream {
+		return n, nil
+	}
+	if _, ok := n.Port(); ok {
 		return n, nil
 	}
 	token, ok := n.Token()

@@ -22,6 +22,11 @@ func TestReadStreamName(t *testing.T) {
 	}{
 		{name: "control", in: "\x05ttrpc", want: ControlStream},
 		{name: "io", in: "\x06io/a-1more", want: "io/a-1"},
+		{name: "tcp", in: "\x06tcp/80more", want: "tcp/80"},
+		{name: "port 0", in: "\x05tcp/0", wantErr: errdefs.ErrInvalidArgument},
+		{name: "port with a sign", in: "\x07tcp/+80", wantErr: errdefs.ErrInvalidArgument},
+		{name: "port with zeros", in: "\x08tcp/0080", wantErr: errdefs.ErrInvalidArgument},
+		{name: "port out of range", in: "\x09tcp/65536", wantErr: errdefs.ErrInvalidArgument},
 		{name: "empty", in: "\x00", wantErr: errdefs.ErrInvalidArgument},
 		{name: "too long", in: "\xff" + strings.Repeat("a", 255), wantErr: errdefs.ErrInvalidArgument},
 		{name: "unknown", in: "\x03foo", wantErr: errdefs.ErrInvalidArgument},
@@ -42,6 +47,7 @@ func TestReadStreamName(t *testing.T) {
 func FuzzReadStreamName(f *testing.F) {
 	f.Add([]byte("\x05ttrpc"))
 	f.Add([]byte("\x06io/a-1more"))
+	f.Add([]byte("\x06tcp/80"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r := bytes.NewReader(in)
 		name, err := ReadStreamName(r)
