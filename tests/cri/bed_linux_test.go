@@ -3,6 +3,7 @@
 package cri
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -66,7 +67,7 @@ const criConfig = `
   [plugins."io.containerd.cri.v1.runtime".containerd]
     default_runtime_name = "cloister"
     [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.cloister]
-      runtime_type = "io.containerd.cloister.v2"
+      runtime_type = %q
       sandboxer = %q
 `
 
@@ -95,7 +96,7 @@ func newBed(t *testing.T, sandboxer string) *bed {
 	if err := os.WriteFile(filepath.Join(conf, "10-pods.conflist"), fmt.Appendf(nil, network, filepath.Join(place.Dir, "ipam")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b := &bed{Containerd: place.StartContainerd(t, host.Options{Version: host.Current, CRI: true, Config: fmt.Sprintf(criConfig, plugins, conf, sandboxer)})}
+	b := &bed{Containerd: place.StartContainerd(t, host.Options{Version: host.Current, CRI: true, Config: fmt.Sprintf(criConfig, plugins, conf, cmp.Or(os.Getenv("CLOISTER_TEST_RUNTIME"), "io.containerd.cloister.v2"), sandboxer)})}
 	archive := filepath.Join(place.Dir, "images.tar")
 	if err := images.Save(archive, set); err != nil {
 		t.Fatal(err)

@@ -153,35 +153,12 @@ func (p *Place) AddHosts(t testing.TB, lines string) {
 // Listen listens in the place's network namespace.
 func (p *Place) Listen(t testing.TB, address string) net.Listener {
 	t.Helper()
-	type result struct {
-		listener net.Listener
-		err      error
-	}
-	results := make(chan result)
-	go func() {
-		// The thread is in another network namespace from here on: it is never unlocked, and ends with the goroutine.
-		runtime.LockOSThread()
-		l, err := p.listen(t.Context(), address)
-		results <- result{l, err}
-	}()
-	r := <-results
-	if r.err != nil {
-		t.Fatalf("listen on %s in the place: %v", address, r.err)
-	}
-	t.Cleanup(func() { _ = r.listener.Close() })
-	return r.listener
-}
-
-func (p *Place) listen(ctx context.Context, address string) (net.Listener, error) {
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", p.PID()))
+	l, err := inside(p.PID(), func() (net.Listener, error) { return (&net.ListenConfig{}).Listen(t.Context(), "tcp", address) })
 	if err != nil {
-		return nil, err
+		t.Fatalf("listen on %s in the place: %v", address, err)
 	}
-	defer ns.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, err
-	}
-	return (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	t.Cleanup(func() { _ = l.Close() })
+	return l
 }
 
 // Path gives what name, a path in the place, is called outside of it.
@@ -209,4 +186,66 @@ func (p *Place) Processes(t testing.TB) map[int]string {
 		found[pid] = strings.ReplaceAll(strings.TrimRight(string(line), "\x00"), "\x00", " ")
 	}
 	return found
+}
+
+// Relay listens outside of the place and connects whoever comes to address inside of it; it gives where it listens.
+func (p *Place) Relay(t testing.TB, address string) string {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go p.relay(t.Context(), l, address)
+	return l.Addr().String()
+}
+
+func (p *Place) relay(ctx context.Context, l net.Listener, address string) {
+	for {
+		near, err := l.Accept()
+		if err != nil {
+			return // closed
+		}
+		far, err := p.Dial(ctx, address)
+		if err != nil {
+			_ = near.Close()
+			continue
+		}
+		for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+			go func() {
+				_, _ = io.Copy(way[0], way[1])
+				_ = way[0].(*net.TCPConn).CloseWrite()
+			}()
+		}
+	}
+}
+
+// Dial connects to an address inside the place.
+func (p *Place) Dial(ctx context.Context, address string) (net.Conn, error) {
+	return inside(p.PID(), func() (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", address) })
+}
+
+// inside runs f on a thread in the network namespace of a process. The thread ends with the goroutine.
+func inside[T any](pid int, f func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	results := make(chan result)
+	go func() {
+		runtime.LockOSThread()
+		var r result
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+		if err == nil {
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+			_ = ns.Close()
+		}
+		if err == nil {
+			r.value, err = f()
+		}
+		r.err = err
+		results <- r
+	}()
+	r := <-results
+	return r.value, r.err
 }
