@@ -19,10 +19,11 @@ type Set string
 const (
 	Containerd Set = "containerd" // containerd, ctr, containerd-shim-runc-v2
 	Runc       Set = "runc"
-	Suite      Set = "suite" // containerd's client suite: client.test
-	CNI        Set = "cni"   // the network plugins that containerd's CRI calls
 	Dockerd    Set = "dockerd"
-	Docker     Set = "docker" // Docker's command line
+	Docker     Set = "docker"   // Docker's command line
+	Suite      Set = "suite"    // containerd's client suite: client.test
+	CRISuite   Set = "crisuite" // containerd's CRI suite: cri.test
+	CNI        Set = "cni"      // the network plugins that containerd's CRI calls
 )
 
 // recipe says how a set is made. Every field is part of its key.
@@ -47,8 +48,9 @@ func recipes() map[Set]recipe {
 			Module: "github.com/containerd/containerd/v2", Version: "v2.4.2",
 			Packages: []string{"cmd/containerd", "cmd/ctr", "cmd/containerd-shim-runc-v2"},
 		},
-		Runc:  {Module: "github.com/opencontainers/runc", Version: "v1.4.3", Tags: "seccomp", CGO: true},
-		Suite: {Module: "github.com/containerd/containerd/v2", Version: "v2.4.2", Packages: []string{"integration/client"}, Test: "client.test"},
+		Runc:     {Module: "github.com/opencontainers/runc", Version: "v1.4.3", Tags: "seccomp", CGO: true},
+		Suite:    {Module: "github.com/containerd/containerd/v2", Version: "v2.4.2", Packages: []string{"integration/client"}, Test: "client.test"},
+		CRISuite: {Module: "github.com/containerd/containerd/v2", Version: "v2.4.2", Packages: []string{"integration"}, Test: "cri.test"},
 		CNI: {
 			Module: "github.com/containernetworking/plugins", Version: "v1.9.1",
 			Packages: []string{"plugins/main/bridge", "plugins/main/loopback", "plugins/main/ptp", "plugins/ipam/host-local", "plugins/meta/portmap", "plugins/meta/firewall", "plugins/meta/tuning"},
