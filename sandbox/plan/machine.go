@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 
 	"github.com/containerd/errdefs"
@@ -37,7 +38,7 @@ func Machine(name string, h Host, wish vmm.MachineType, size oci.Size, nics []vm
 	m := vmm.Machine{
 		Name: name, Type: board(h, wish), Accel: h.Accel,
 		CPUs: size.CPUs, MemoryMiB: size.MemoryMiB,
-		Kernel: h.Kernel, Initrd: h.Initrd, Cmdline: append(cmdline(board(h, wish)), h.Cmdline...),
+		Kernel: h.Kernel, Initrd: h.Initrd, Cmdline: slices.Concat(cmdline(board(h, wish)), emulated(h.Accel, size.CPUs), h.Cmdline),
 		Balloon: true, Share: &vmm.Share{Tag: ShareTag}, NICs: nics,
 	}.WithDefaults()
 	return m, m.Validate()
@@ -58,6 +59,21 @@ func board(h Host, wish vmm.MachineType) vmm.MachineType {
 // of instructions, and panics when the host is too busy to deliver them.
 func cmdline(board vmm.MachineType) []string {
 	return append([]string{"console=ttyS0", "quiet", "panic=-1", "random.trust_cpu=on", "no_timer_check"}, board.KernelParameters()...)
+}
+
+// emulated is for a guest whose instructions are translated, and nothing for others. QEMU keeps translated code by address
+// and drops a page's when something is written to it: so programs have the same addresses each time they are started
+// (norandmaps), and lock prefixes stay when there is one processor (noreplace-smp). Without nolapic_timer the kernel
+// watches its timer for a fifth of a second (calibrate_APIC_clock); several processors each need theirs.
+func emulated(accel vmm.Accel, cpus int) []string {
+	if accel != vmm.AccelTCG {
+		return nil
+	}
+	line := []string{"norandmaps", "noreplace-smp"}
+	if cpus <= 1 {
+		line = append(line, "nolapic_timer")
+	}
+	return line
 }
 
 // NICs are a machine's network cards. Their addresses only tell them apart until

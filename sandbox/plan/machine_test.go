@@ -5,6 +5,8 @@ package plan
 import (
 	"errors"
 	"net"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -33,6 +35,33 @@ func TestMachineSuitsItsKernel(t *testing.T) {
 		m, err := Machine("name", test.host, test.wish, size, nil)
 		if !errors.Is(err, test.err) || m.Type != test.want {
 			t.Errorf("%s: Machine = %q, %v, want %q, %v", test.name, m.Type, err, test.want, test.err)
+		}
+	}
+}
+
+// What an emulated guest gives up no other guest does.
+func TestOnlyEmulatedGuestsGetTheirParameters(t *testing.T) {
+	for _, test := range []struct {
+		accel vmm.Accel
+		cpus  int
+		want  []string
+	}{
+		{vmm.AccelTCG, 1, []string{"norandmaps", "noreplace-smp", "nolapic_timer"}},
+		{vmm.AccelTCG, 2, []string{"norandmaps", "noreplace-smp"}},
+		{vmm.AccelKVM, 1, nil},
+	} {
+		m, err := Machine("name", Host{Accel: test.accel, Kernel: "/g/kernel", Small: true}, "", oci.Size{MemoryMiB: 608, CPUs: test.cpus}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, word := range m.Cmdline {
+			if strings.HasPrefix(word, "no") && word != "no_timer_check" {
+				got = append(got, word)
+			}
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s, %d processors: %v, want %v", test.accel, test.cpus, got, test.want)
 		}
 	}
 }

@@ -96,8 +96,9 @@ func (a *arguments) board(m vmm.Machine) {
 		a.option("-cpu", "host")
 	} else {
 		a.option("-accel", "tcg", kv("thread", "multi"), kv("tb-size", strconv.Itoa(tbSizeMiB)))
-		// A microvm's kernel hangs on five-level page tables under emulation.
-		a.option("-cpu", "max", kv("la57", "off"))
+		// A microvm's kernel hangs on five-level page tables under emulation. With erms
+		// everybody copies byte by byte, which takes eight times the steps of words.
+		a.option("-cpu", "max", kv("la57", "off"), kv("erms", "off"))
 	}
 	cpus, size := strconv.Itoa(m.CPUs), strconv.Itoa(m.MemoryMiB)+"M"
 	a.option("-smp", "", kv("cpus", cpus), kv("sockets", "1"), kv("cores", cpus), kv("threads", "1"))
