@@ -96,15 +96,20 @@ func (r *Runtime) forget(id string) {
 	delete(r.containers, id)
 }
 
-// enter gives the sandbox a container goes to, started if it is the first.
+// enter gives the sandbox a container goes to, started if it is the first. One that
+// has ended may come back to its own, which others have kept running.
 func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config) (box *sandbox.Sandbox, started bool, err error) {
+	if c.workload.Role == oci.Single && c.workload.Namespaces.Network.Pid != 0 {
+		box, err = r.joined(c.workload)
+		return box, false, err
+	}
 	r.mu.Lock()
 	box, busy := r.sandbox, r.starting
 	first := box == nil && !busy && c.workload.Role != oci.Member
 	r.starting = busy || first
 	r.mu.Unlock()
 	switch {
-	case box != nil && c.workload.Role == oci.Single && c.workload.Group == "":
+	case box != nil && c.workload.Role == oci.Single && c.workload.Group == "" && c.id != box.ID():
 		return nil, false, fmt.Errorf("container %s: this sandbox has another container and no pod: %w", c.id, errdefs.ErrFailedPrecondition)
 	case box != nil:
 		return box, false, nil
@@ -122,6 +127,20 @@ func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config
 	go r.watch(box)
 	go r.listen(box)
 	return box, true, nil
+}
+
+// joined gives the sandbox to a container that is to share another's network, which
+// it can only in the same guest.
+func (r *Runtime) joined(w *oci.Workload) (*sandbox.Sandbox, error) {
+	network := w.Namespaces.Network
+	if r.Pid() != uint32(network.Pid) {
+		return nil, fmt.Errorf("linux.namespaces: the network %s is of a process on the host: a guest shares networks with containers of cloister alone (--network container:NAME of a running one): %w",
+			network.Path, errdefs.ErrInvalidArgument)
+	}
+	if len(w.Sysctls.Kernel)+len(w.Sysctls.Network) > 0 {
+		return nil, fmt.Errorf("linux.sysctl: they are of the guest that the container shares with another: set them there: %w", errdefs.ErrInvalidArgument)
+	}
+	return r.box()
 }
 
 // admit puts the container into the sandbox and its first process into state created.

@@ -161,6 +161,9 @@ func (s *Sandbox) watch() {
 // Pid is QEMU's pid on the host.
 func (s *Sandbox) Pid() int { return s.machine.Pid() }
 
+// ID is the sandbox's name: its first container's.
+func (s *Sandbox) ID() string { return s.request.ID }
+
 // Guest is the connection to the agent.
 func (s *Sandbox) Guest() *guestapi.Client { return s.guest }
 

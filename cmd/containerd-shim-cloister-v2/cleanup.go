@@ -41,3 +41,12 @@ func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
 	cfg.Trace = trace("delete-" + r.ID)
 	return bootstrap.Exit{Status: 137, At: time.Now()}, sandbox.Cleanup(ctx, cfg, r.Namespace, r.ID)
 }
+
+// owner looks where the host's own configuration has the sandboxes.
+func owner(_ context.Context, namespace string, pid int) (id, bundle string, err error) {
+	cfg, err := config.Load("")
+	if err != nil {
+		return "", "", err
+	}
+	return sandbox.OfProcess(cfg, namespace, pid)
+}

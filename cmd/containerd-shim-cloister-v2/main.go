@@ -33,6 +33,7 @@ func main() {
 		Delete:  cleanup,
 		Info:    features,
 		Join:    join,
+		Owner:   owner,
 		Mounts:  &types.MountCapabilities{Types: []string{"erofs", "ext4", "loop"}, Transforms: []string{"format", "mkdir", "mkfs"}},
 	}))
 }

@@ -14,6 +14,7 @@ import (
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	optionsapi "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -159,28 +160,58 @@ func FuzzParseParams(f *testing.F) {
 	})
 }
 
-func TestParseGroup(t *testing.T) {
+func TestParseMembership(t *testing.T) {
 	t.Parallel()
-	for in, want := range map[string]string{
-		`{}`: "",
-		`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}`:                                          "pod",
-		`{"annotations":{"io.containerd.runc.v2.group":"g","io.kubernetes.cri.sandbox-id":"pod"}}`:        "g",
-		`{"process":{"args":["x"]},"annotations":{"other":"o","io.containerd.runc.v2.group":"","x":"y"}}`: "",
+	for in, want := range map[string]membership{
+		`{}`: {},
+		`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}`:                                                       {group: "pod"},
+		`{"annotations":{"io.containerd.runc.v2.group":"g","io.kubernetes.cri.sandbox-id":"pod"}}`:                     {group: "g"},
+		`{"process":{"args":["x"]},"annotations":{"other":"o","io.containerd.runc.v2.group":"","x":"y"}}`:              {},
+		`{"linux":{"namespaces":[{"type":"pid","path":"/proc/3/ns/pid"},{"type":"network","path":"/proc/7/ns/net"}]}}`: {joined: 7},
+		`{"linux":{"namespaces":[{"type":"network","path":"/run/netns/x"}]}}`:                                          {},
+		`{"linux":{"namespaces":[{"type":"network","path":"/proc/7/x/ns/net"}]}}`:                                      {},
 	} {
-		if got, err := parseGroup(strings.NewReader(in)); got != want || err != nil {
-			t.Errorf("parseGroup(%s) = %q, %v, want %q", in, got, err, want)
+		if got, err := parseMembership(strings.NewReader(in)); got != want || err != nil {
+			t.Errorf("parseMembership(%s) = %v, %v, want %v", in, got, err, want)
 		}
 	}
 	for _, in := range []string{``, `{`, `[]`, `{"annotations":{"io.containerd.runc.v2.group":1}}`} {
-		if got, err := parseGroup(strings.NewReader(in)); err == nil {
-			t.Errorf("parseGroup(%s) = %q, want an error", in, got)
+		if got, err := parseMembership(strings.NewReader(in)); err == nil {
+			t.Errorf("parseMembership(%s) = %v, want an error", in, got)
 		}
 	}
 }
 
-func FuzzParseGroup(f *testing.F) {
+func TestGroupOf(t *testing.T) {
+	t.Parallel()
+	write := func(spec string) string {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(spec), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	first := write(`{"annotations":{"io.containerd.runc.v2.group":"g"}}`)
+	owner := func(pid int) (string, string, error) {
+		switch pid {
+		case 7:
+			return "first", first, nil
+		case 8:
+			return "gone", filepath.Join(first, "gone"), nil
+		}
+		return "", "", errdefs.ErrNotFound
+	}
+	for path, want := range map[string]string{"/proc/7/ns/net": "g", "/proc/8/ns/net": "gone", "/proc/9/ns/net": "own", "": "own"} {
+		bundle := write(fmt.Sprintf(`{"linux":{"namespaces":[{"type":"network","path":%q}]}}`, path))
+		if got, err := groupOf(bundle, "own", owner); got != want || err != nil {
+			t.Errorf("groupOf with the network %q = %q, %v, want %q", path, got, err, want)
+		}
+	}
+}
+
+func FuzzParseMembership(f *testing.F) {
 	f.Add(`{"annotations":{"io.containerd.runc.v2.group":"g"}}`)
-	f.Fuzz(func(_ *testing.T, in string) { _, _ = parseGroup(strings.NewReader(in)) })
+	f.Fuzz(func(_ *testing.T, in string) { _, _ = parseMembership(strings.NewReader(in)) })
 }
 
 func TestSocketPath(t *testing.T) {

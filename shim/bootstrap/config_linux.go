@@ -23,6 +23,10 @@ type Config struct {
 	// Delete cleans up what a task left, whether its daemon is alive or not. It runs in a process of its own, within containerd's 5 seconds.
 	Delete func(ctx context.Context, r Request) (Exit, error)
 
+	// Owner gives the id and the bundle of the first task of whom a process of this host belongs to, so that a task which shares that process's network
+	// goes to the same daemon; ErrNotFound for nobody. It may be nil.
+	Owner func(ctx context.Context, namespace string, pid int) (id, bundle string, err error)
+
 	// Info adds to what -info answers; info has name, version and Mounts already. options may be nil.
 	Info func(ctx context.Context, options *anypb.Any, info *types.RuntimeInfo) error
 

@@ -10,43 +10,76 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
 )
 
 // maxSpec bounds config.json; the largest seen from a real cluster is below 1 MiB.
 const maxSpec = 16 << 20
 
-// groupOf says which tasks share a daemon with this one: the first of the annotations that runc's shim groups by, or the task's own id.
-// The shim sandboxer writes no config.json; then the sandbox is a group of its own.
-func groupOf(bundle, id string) (string, error) {
+// membership is what a spec says of the company that its task keeps.
+type membership struct {
+	group  string // of the annotations that runc's shim groups by
+	joined int    // the process whose network it shares; 0 for none
+}
+
+// groupOf says which tasks share a daemon with this one: those of the same group; the owner of the process whose network it shares, which owner tells;
+// else the task alone. The shim sandboxer writes no config.json; then the sandbox is a group of its own.
+func groupOf(bundle, id string, owner func(pid int) (id, bundle string, err error)) (string, error) {
 	f, err := os.Open(filepath.Join(bundle, "config.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return id, nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("annotations of the spec: %w", err)
+		return "", fmt.Errorf("group of the task: %w", err)
 	}
 	defer f.Close()
-	group, err := parseGroup(io.LimitReader(f, maxSpec))
+	m, err := parseMembership(io.LimitReader(f, maxSpec))
 	if err != nil {
-		return "", fmt.Errorf("annotations of %q: %w", f.Name(), err)
+		return "", fmt.Errorf("group of the task: %q: %w", f.Name(), err)
 	}
-	if group == "" {
+	switch {
+	case m.group != "":
+		return m.group, nil
+	case m.joined == 0 || owner == nil:
 		return id, nil
 	}
-	return group, nil
-}
-
-func parseGroup(r io.Reader) (string, error) {
-	var spec struct {
-		Annotations map[string]string `json:"annotations"`
+	id2, bundle2, err := owner(m.joined)
+	if errdefs.IsNotFound(err) {
+		return id, nil // Create says what is wrong with that
 	}
-	if err := json.NewDecoder(r).Decode(&spec); err != nil {
+	if err != nil {
 		return "", err
 	}
+	return groupOf(bundle2, id2, nil)
+}
+
+func parseMembership(r io.Reader) (membership, error) {
+	var spec struct {
+		Annotations map[string]string `json:"annotations"`
+		Linux       struct {
+			Namespaces []struct {
+				Type string `json:"type"`
+				Path string `json:"path"`
+			} `json:"namespaces"`
+		} `json:"linux"`
+	}
+	var m membership
+	if err := json.NewDecoder(r).Decode(&spec); err != nil {
+		return m, err
+	}
 	for _, key := range [...]string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"} {
-		if group := spec.Annotations[key]; group != "" {
-			return group, nil
+		if m.group == "" {
+			m.group = spec.Annotations[key]
 		}
 	}
-	return "", nil
+	for _, ns := range spec.Linux.Namespaces {
+		if pid, ok := strings.CutPrefix(ns.Path, "/proc/"); ok && ns.Type == "network" {
+			// What is no number is another kind of path, and nobody's.
+			m.joined, _ = strconv.Atoi(strings.TrimSuffix(pid, "/ns/net"))
+		}
+	}
+	return m, nil
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +40,7 @@ const (
 
 // start answers with the address of the group's daemon, which it makes when there is none. containerd reads stdout and stderr as one answer:
 // nothing else may be printed.
-func (cfg Config) start(_ context.Context, r Request) error {
+func (cfg Config) start(ctx context.Context, r Request) error {
 	input, err := readInput(os.Stdin)
 	if err != nil {
 		return err
@@ -48,7 +49,12 @@ func (cfg Config) start(_ context.Context, r Request) error {
 	if params != nil {
 		r.apply(params)
 	}
-	group, err := groupOf(r.Bundle, r.ID)
+	group, err := groupOf(r.Bundle, r.ID, func(pid int) (string, string, error) {
+		if cfg.Owner == nil {
+			return "", "", errdefs.ErrNotFound
+		}
+		return cfg.Owner(ctx, r.Namespace, pid)
+	})
 	if err != nil {
 		return err
 	}

@@ -150,7 +150,7 @@ func (p *Place) AddHosts(t testing.TB, lines string) {
 	}
 }
 
-// Listen listens in the place's network namespace.
+// Listen listens for TCP in the place's network namespace.
 func (p *Place) Listen(t testing.TB, address string) net.Listener {
 	t.Helper()
 	l, err := inside(p.PID(), func() (net.Listener, error) { return (&net.ListenConfig{}).Listen(t.Context(), "tcp", address) })
@@ -159,6 +159,17 @@ func (p *Place) Listen(t testing.TB, address string) net.Listener {
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	return l
+}
+
+// ListenPacket listens for UDP in the place's network namespace.
+func (p *Place) ListenPacket(t testing.TB, address string) net.PacketConn {
+	t.Helper()
+	c, err := inside(p.PID(), func() (net.PacketConn, error) { return (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", address) })
+	if err != nil {
+		t.Fatalf("listen on %s in the place: %v", address, err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 // Path gives what name, a path in the place, is called outside of it.

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"cloister/sandbox/statedir"
+)
+
+// OfProcess finds the running sandbox of an engine's namespace that has the
+// process, and gives its id and its first container's bundle. Engines name a
+// sandbox by its machine's pid when another container is to share its network.
+// What a process says of itself is not asked: the sandbox's record tells.
+func OfProcess(cfg Config, namespace string, pid int) (id, bundle string, err error) {
+	dirs, err := statedir.List(cfg.withDefaults().State)
+	if err != nil {
+		return "", "", err
+	}
+	for _, dir := range dirs {
+		if string(dir.Namespace()) != namespace {
+			continue
+		}
+		record, err := statedir.Load(dir)
+		if err != nil {
+			continue // it is going
+		}
+		for _, e := range record.Effects {
+			if e.Kind == statedir.KindProcess && e.Process.Pid == pid && e.Process.Alive() {
+				return string(record.ID), record.Bundle, nil
+			}
+		}
+	}
+	return "", "", fmt.Errorf("process %d is of no sandbox of %s: %w", pid, namespace, errdefs.ErrNotFound)
+}

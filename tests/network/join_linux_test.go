@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"strings"
+	"testing"
+
+	"cloister/tests/images"
+)
+
+// TestJoin has a second container share the first one's network, as Docker's and nerdctl's --network container:NAME do: it goes
+// to the same guest, and outlives the first there.
+func TestJoin(t *testing.T) {
+	b := newBed(t, "")
+	b.plug("y", "eth0", "10.88.0.2/24", "fd88::2/64")
+	b.run("c", "y", "sh", "-c", "mkdir /www; echo of the first >/www/f; httpd -f -p 8080 -h /www")
+	pid := b.sh("pgrep qemu-system")
+	join := func(id, network string) []string {
+		return []string{"run", "--detach", "--runtime", "io.containerd.cloister.v2", "--with-ns", "network:" + network, images.BusyboxName, id, "sleep", "1000"}
+	}
+	t.Cleanup(func() { b.remove("d") })
+	b.Must(t, join("d", "/proc/"+pid+"/ns/net")...)
+	ask := func(want string) {
+		t.Helper()
+		r := b.Run(t, "task", "exec", "--exec-id", "ask"+strings.ReplaceAll(want, " ", "-")+"x", "d", "sh", "-c", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 8080 | tail -n 1`)
+		if got := strings.TrimSpace(r.Stdout); got != want && want != "-" || want == "-" && got != "" {
+			t.Errorf("the second container gets %q (%s), want %q", got, r.Stderr, want)
+		}
+	}
+	ask("of the first")
+	if got := b.sh("pgrep -c qemu-system"); got != "1" {
+		t.Errorf("%s machines for two containers that share a network", got)
+	}
+	b.remove("c")
+	ask("-")
+	b.run("c", "y", "sh", "-c", "mkdir /www; echo it is back >/www/f; httpd -f -p 8080 -h /www")
+	ask("it is back")
+	b.remove("c")
+	b.remove("d")
+	if got := b.sh("pgrep -c qemu-system || true"); got != "0" {
+		t.Errorf("%s machines are left", got)
+	}
+	if r := b.Run(t, join("e", "/proc/1/ns/net")...); r.Code == 0 || !strings.Contains(r.Stderr, "process on the host") {
+		t.Errorf("the network of a process that is no guest: exit %d, %s", r.Code, r.Stderr)
+	}
+	b.remove("e")
+}
