@@ -12,6 +12,7 @@ export GOTOOLCHAIN := local
 
 FLAVOUR ?= small
 FUZZTIME ?= 10s
+PART ?=
 DESTDIR ?=
 PREFIX ?= /usr
 BUILD := build
@@ -68,8 +69,8 @@ fuzz: deps ## every fuzz test for FUZZTIME each
 bench: build guest clients ## what starts, execs and files cost beside runc and a bare QEMU; JSON into $$BENCH_JSON
 	@BENCH_RUNS=$${RUNS:-10} go test -count=1 -timeout 60m -v -run Bench ./tests/bench/...
 
-soak: build guest clients ## the whole load (CI does a tenth): nothing may be left, nothing may grow
-	@CLOISTER_SOAK=1 go test -count=1 -timeout 0 -run Soak -v ./tests/crash/...
+soak: build guest clients ## the whole load (CI does a tenth), or PART= of it: AtOnce, Cycles, Execs, Restarts
+	@CLOISTER_SOAK=1 go test -count=1 -timeout 0 -run 'Soak$(PART)' -v ./tests/crash/...
 
 check: build ## what this host offers to cloister
 	@$(BUILD)/cloister check

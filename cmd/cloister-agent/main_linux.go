@@ -17,11 +17,9 @@ import (
 // version is set by the linker.
 var version = "0.0.0-dev"
 
-// The agent's memory is the guest's: collect early.
-const (
-	gcPercent   = 40
-	memoryLimit = 24 << 20
-)
+// memoryLimit is what the collector keeps the agent below, whose memory is the guest's. Collecting earlier than Go does by
+// itself would fall into the first container's start.
+const memoryLimit = 24 << 20
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == pause.Arg {
@@ -38,7 +36,6 @@ func main() {
 		fmt.Fprintln(os.Stderr, "cloister-agent: it runs as process 1 of a guest")
 		os.Exit(2)
 	}
-	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	ctx := context.Background()
 	if err := log.SetLevel("warn"); err != nil {
