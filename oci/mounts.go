@@ -48,6 +48,8 @@ type Mount struct {
 	Recursive   bool    // of a BindMount: with what is mounted below
 	ReadOnly    bool    // the host enforces it for a BindMount
 	RecursiveRO bool    // also what is mounted below
+	Sharing     string  // of a Volume, by annotation: private, shared, readonly, keep, label, or empty
+	Label       string  // goes with the sharing "label"
 	Propagation string  // private, rprivate, slave, rslave, unbindable, runbindable or empty
 	Options     []string
 }

@@ -51,11 +51,11 @@ func understand(spec *specs.Spec, opts Options) (*Workload, error) {
 	p.version(spec.Version)
 	p.platforms(spec)
 	w.role(&p)
-	w.settings(opts, &p)
 	w.root(&p)
 	w.process(&p)
 	w.hooks(&p)
 	w.mounts(&p)
+	w.settings(opts, &p)
 	if spec.Linux == nil {
 		p.refuse("linux", nil, "is missing: cloister runs Linux containers only")
 		return nil, p.err()

@@ -127,23 +127,82 @@ func TestRole(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	all := []string{AnnotationMemoryMiB, AnnotationCPUs, AnnotationMachine}
+	labels := []string{AnnotationLabelMode, AnnotationLabel, AnnotationImage, AnnotationBase, AnnotationRelabel, AnnotationShare}
 	for _, tt := range []struct {
 		in   map[string]string
 		on   []string
 		want Settings
 		ok   bool
 	}{
-		{map[string]string{AnnotationMemoryMiB: "256", AnnotationCPUs: "2", AnnotationMachine: "microvm"}, all, Settings{256, 2, "microvm"}, true},
+		{map[string]string{AnnotationMemoryMiB: "256", AnnotationCPUs: "2", AnnotationMachine: "microvm"}, all, Settings{MemoryMiB: 256, CPUs: 2, Machine: "microvm"}, true},
 		{map[string]string{AnnotationMemoryMiB: "256"}, nil, Settings{}, false},
 		{map[string]string{AnnotationMemoryMiB: "-1"}, all, Settings{}, false},
 		{map[string]string{AnnotationCPUs: "1.5"}, all, Settings{}, false},
 		{map[string]string{AnnotationMachine: "pc"}, all, Settings{}, false},
 		{map[string]string{"io.cloister.debug": "1"}, []string{"io.cloister.debug"}, Settings{}, false},
 		{map[string]string{"io.katacontainers.config": "1"}, nil, Settings{}, true},
+		{
+			map[string]string{AnnotationLabelMode: "static", AnnotationLabel: "u:r:t:s0:c1,c2", AnnotationImage: "u:r:i:s0:c1,c2", AnnotationRelabel: "no"},
+			labels,
+			Settings{Labels: LabelSettings{Mode: "static", Label: "u:r:t:s0:c1,c2", Image: "u:r:i:s0:c1,c2", Relabel: "no"}},
+			true,
+		},
+		{map[string]string{AnnotationBase: "u:r:t:s0", AnnotationShare: "group"}, labels, Settings{Labels: LabelSettings{Base: "u:r:t:s0", Share: "group"}}, true},
+		{map[string]string{AnnotationLabelMode: "none"}, labels, Settings{}, false},
+		{map[string]string{AnnotationRelabel: "maybe"}, labels, Settings{}, false},
+		{map[string]string{AnnotationShare: ""}, labels, Settings{}, false},
+		{map[string]string{AnnotationShare: "group"}, all, Settings{}, false},
 	} {
 		w, err := parse(t, Options{Annotations: tt.on}, func(s *specs.Spec) { s.Annotations = tt.in })
 		if (err == nil) != tt.ok || err == nil && w.Settings != tt.want {
 			t.Errorf("%v: %v, want ok %v", tt.in, err, tt.ok)
+		}
+	}
+}
+
+// TestMountLabels: how each volume is shared, by destination.
+func TestMountLabels(t *testing.T) {
+	member := map[string]string{annotationContainerType: "container", annotationSandboxID: "pod"}
+	for _, tt := range []struct {
+		value string
+		more  map[string]string
+		want  [2]string // of /data: sharing, label
+		ok    bool
+	}{
+		{"/data=shared", nil, [2]string{"shared", ""}, true},
+		{" /ref=readonly; /data=label system_u:object_r:cloister_rootfs_t:s0:c1,c2", nil, [2]string{"label", "system_u:object_r:cloister_rootfs_t:s0:c1,c2"}, true},
+		{"/data/=private", nil, [2]string{"private", ""}, true},
+		{"/elsewhere=shared", nil, [2]string{}, false},
+		{"/elsewhere=shared;/data=keep", member, [2]string{"keep", ""}, true},
+		{"/proc=shared", nil, [2]string{}, false},
+		{"/data=label", nil, [2]string{}, false},
+		{"/data=shared s0", nil, [2]string{}, false},
+		{"/data", nil, [2]string{}, false},
+		{"", nil, [2]string{}, false},
+	} {
+		w, err := parse(t, Options{Annotations: []string{AnnotationMounts}}, func(s *specs.Spec) {
+			s.Annotations = maps.Clone(tt.more)
+			if s.Annotations == nil {
+				s.Annotations = map[string]string{}
+			}
+			s.Annotations[AnnotationMounts] = tt.value
+			for i, n := range s.Linux.Namespaces {
+				if tt.more != nil && n.Type != specs.MountNamespace {
+					s.Linux.Namespaces[i].Path = "/proc/1/ns/" + string(n.Type) // a member joins its pod's
+				}
+			}
+			s.Mounts = []specs.Mount{
+				{Type: "proc", Source: "proc", Destination: "/proc"},
+				{Type: "bind", Source: "/srv/ref", Destination: "/ref"},
+				{Type: "bind", Source: "/srv/data", Destination: "/data"},
+			}
+		})
+		if (err == nil) != tt.ok {
+			t.Errorf("%q: %v, want ok %t", tt.value, err, tt.ok)
+			continue
+		}
+		if err == nil && [2]string{w.Mounts[2].Sharing, w.Mounts[2].Label} != tt.want {
+			t.Errorf("%q: %+v, want %q", tt.value, w.Mounts[2], tt.want)
 		}
 	}
 }

@@ -3,8 +3,6 @@
 package oci
 
 import (
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -20,14 +18,6 @@ const (
 	annotationPodQuota      = "io.kubernetes.cri.sandbox-cpu-quota"
 	annotationPodPeriod     = "io.kubernetes.cri.sandbox-cpu-period"
 	annotationPodShares     = "io.kubernetes.cri.sandbox-cpu-shares"
-)
-
-// Cloister's own annotations. Each is refused unless Options switches it on.
-const (
-	AnnotationPrefix    = "io.cloister."
-	AnnotationMemoryMiB = "io.cloister.memory-mib"
-	AnnotationCPUs      = "io.cloister.cpus"
-	AnnotationMachine   = "io.cloister.machine"
 )
 
 // role finds the container's place in a pod.
@@ -73,43 +63,6 @@ func (p *problems) number(a map[string]string, name string) int64 {
 	n, err := strconv.ParseInt(v, 10, 64)
 	if err != nil {
 		p.refuse("annotations."+name, v, "is not a whole number")
-	}
-	return n
-}
-
-// settings reads cloister's own annotations.
-func (w *Workload) settings(opts Options, p *problems) {
-	for _, name := range slices.Sorted(maps.Keys(w.Annotations)) {
-		if !strings.HasPrefix(name, AnnotationPrefix) {
-			continue
-		}
-		value, field := w.Annotations[name], "annotations."+name
-		known := name == AnnotationMemoryMiB || name == AnnotationCPUs || name == AnnotationMachine
-		if known && !slices.Contains(opts.Annotations, name) {
-			p.refuse(field, value, "is switched off: list it under workloads.annotations in cloister's configuration")
-			continue
-		}
-		switch name {
-		case AnnotationMemoryMiB:
-			w.Settings.MemoryMiB = p.positive(field, value)
-		case AnnotationCPUs:
-			w.Settings.CPUs = p.positive(field, value)
-		case AnnotationMachine:
-			if value != "q35" && value != "microvm" {
-				p.refuse(field, value, "is neither q35 nor microvm")
-			}
-			w.Settings.Machine = value
-		default:
-			p.refuse(field, value, "is not an annotation of cloister: remove it")
-		}
-	}
-}
-
-func (p *problems) positive(field, value string) int {
-	n, err := strconv.Atoi(value)
-	if err != nil || n <= 0 || n > 1<<30 {
-		p.refuse(field, value, "is not a whole number above zero")
-		return 0
 	}
 	return n
 }

@@ -77,13 +77,6 @@ type Sysctls struct {
 	Kernel  map[string]string // of the guest's kernel as a whole; never for a Member
 }
 
-// Settings are the io.cloister.* annotations that are switched on.
-type Settings struct {
-	MemoryMiB int    // io.cloister.memory-mib; 0: not set
-	CPUs      int    // io.cloister.cpus; 0: not set
-	Machine   string // io.cloister.machine: q35, microvm or empty
-}
-
 // PodSize is what the engine says of a whole pod by annotation. Zero: not said.
 type PodSize struct {
 	MemoryBytes int64

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"cloister/labels"
 	"cloister/oci"
 	"cloister/sandbox/statedir"
 	"cloister/vmm"
@@ -62,6 +63,16 @@ type Labels struct {
 	Share           string `toml:"share"`             // name of a group of sandboxes that hold one level on purpose
 	Range           string `toml:"range"`             // what levels are drawn from, as s0:c0.c1023; default cloister's own range
 	AllowWholeDisks bool   `toml:"allow_whole_disks"` // give a guest a disk that is not a partition or volume
+
+	Mounts []MountLabels `toml:"mounts"` // how volumes are labelled; default: their labels stay and must fit
+}
+
+// MountLabels say how a folder of the host and what is below it is labelled when it
+// is a volume. The nearest folder counts.
+type MountLabels struct {
+	Source  string         `toml:"source"`
+	Sharing labels.Sharing `toml:"sharing"` // private, shared, readonly, keep or label
+	Label   string         `toml:"label"`   // for the sharing label
 }
 
 // Timeouts bound what waits for somebody else.

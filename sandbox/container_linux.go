@@ -17,7 +17,6 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"cloister/labels"
 	"cloister/oci"
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/plan"
@@ -149,10 +148,11 @@ func (s *Sandbox) addRootfs(ctx context.Context, r *resident, c Container, share
 	}
 	if len(rootfs.Disks) == 0 {
 		target := filepath.Join(shared, "rootfs")
-		if err := s.shareRootfs(c, rootfs.Host, target); err != nil {
+		source, err := s.shareRootfs(c, rootfs.Host, target)
+		if err != nil {
 			return nil, err
 		}
-		if err := s.identity.admit(ctx, target, labels.Private); err != nil {
+		if err := s.identity.admit(ctx, served{shown: target, source: source}); err != nil {
 			return nil, fmt.Errorf("rootfs: %w", err)
 		}
 		return []*guestv1.MountStep{{Type: "bind", Source: "share:" + c.ID + "/rootfs", Target: "rootfs"}}, nil
@@ -179,22 +179,28 @@ func (s *Sandbox) addRootfs(ctx context.Context, r *resident, c Container, share
 	return steps, nil
 }
 
-// shareRootfs mounts what the engine asked for, or shows what it mounted itself.
-func (s *Sandbox) shareRootfs(c Container, mounts []Mount, target string) error {
+// shareRootfs mounts what the engine asked for, or shows what it mounted itself. The
+// source is what the files are on the host: of a bind mount, whose label the mount
+// cannot set, it is what is bound.
+func (s *Sandbox) shareRootfs(c Container, mounts []Mount, target string) (source string, err error) {
 	if len(mounts) > 0 {
 		if err := os.Mkdir(target, 0o755); err != nil {
-			return err
+			return "", err
 		}
-		return mountRootfs(mounts, target, s.identity.chosen.Rootfs)
+		source = target
+		if top := mounts[len(mounts)-1]; top.Target == "" && isBind(top) {
+			source = top.Source
+		}
+		return source, mountRootfs(mounts, target, s.identity.chosen.Rootfs)
 	}
-	source := c.Workload.Rootfs.Path
+	source = c.Workload.Rootfs.Path
 	if !filepath.IsAbs(source) {
 		source = filepath.Join(c.Bundle, source)
 	}
 	if info, err := os.Stat(source); err != nil || !info.IsDir() {
-		return fmt.Errorf("root.path %q: no rootfs mounts were given and there is no folder there: %w", source, errdefs.ErrNotFound)
+		return "", fmt.Errorf("root.path %q: no rootfs mounts were given and there is no folder there: %w", source, errdefs.ErrNotFound)
 	}
-	return bindMount(source, target, bindFlags{recursive: true})
+	return source, bindMount(source, target, bindFlags{recursive: true})
 }
 
 // addDisk puts an image or block device into a free LUN.
@@ -250,19 +256,28 @@ func (s *Sandbox) addMounts(ctx context.Context, c Container, shared string, in 
 		case m.Purpose == oci.SharedMemory:
 			in.Sources[i] = "/dev/shm"
 		default:
-			if err := shareable(source); err != nil {
-				return fmt.Errorf("mount %q: %w", m.Destination, err)
-			}
-			if err := bindMount(source, filepath.Join(shared, "m", n), bindFlags{recursive: m.Recursive, readOnly: m.ReadOnly}); err != nil {
-				return fmt.Errorf("mount %q: %w", m.Destination, err)
-			}
-			if err := s.identity.admit(ctx, filepath.Join(shared, "m", n), labels.Keep); err != nil {
+			if err := s.shareVolume(ctx, m, source, filepath.Join(shared, "m", n)); err != nil {
 				return fmt.Errorf("mount %q: %w", m.Destination, err)
 			}
 			in.Sources[i] = path.Join(guestShare, c.ID, "m", n)
 		}
 	}
 	return nil
+}
+
+// shareVolume shows a volume to the guest, labelled as it is to be.
+func (s *Sandbox) shareVolume(ctx context.Context, m oci.Mount, source, shown string) error {
+	if err := shareable(source); err != nil {
+		return err
+	}
+	v, err := volume(s.config.Labels, m, shown, source)
+	if err != nil {
+		return err
+	}
+	if err := bindMount(source, shown, bindFlags{recursive: m.Recursive, readOnly: m.ReadOnly}); err != nil {
+		return err
+	}
+	return s.identity.admit(ctx, v)
 }
 
 // shareable refuses what a file server cannot give to a guest.

@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,12 +12,14 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"cloister/labels"
 	"cloister/labels/lsm"
 	"cloister/labels/mcs"
 	"cloister/labels/policy"
 	"cloister/labels/relabel"
+	"cloister/oci"
 	"cloister/sandbox/statedir"
 	"cloister/vmm"
 )
@@ -68,10 +71,18 @@ func newIdentity(cfg Config, req Request, accel vmm.Accel) (*identity, error) {
 // labels is true when the sandbox is labelled at all.
 func (i *identity) labels() bool { return i.driver.Mode() != lsm.ModeNone }
 
-// wish is what config and engine ask for together.
+// wish is what config, annotations and engine ask for together; what an annotation
+// says takes the place of the config's.
 func wish(c Labels, req Request, mode lsm.Mode) (labels.Wish, error) {
-	w := labels.Wish{Mode: labels.Mode(c.Mode), Relabel: c.Relabel, Share: c.Share}
+	said := req.Workload.Settings.Labels
+	w := labels.Wish{Mode: labels.Mode(cmp.Or(said.Mode, c.Mode)), Relabel: c.Relabel, Share: cmp.Or(said.Share, c.Share)}
+	if said.Relabel != "" {
+		yes := said.Relabel == "yes"
+		w.Relabel = &yes
+	}
 	switch {
+	case mode == lsm.ModeNone && said != (oci.LabelSettings{}):
+		return w, fmt.Errorf("annotations %s*: this host labels nothing: leave them out, or set mac = \"selinux\": %w", oci.AnnotationPrefix+"labels.", errdefs.ErrInvalidArgument)
 	case mode == lsm.ModeNone:
 		w.Mode = labels.None
 		return w, nil
@@ -82,9 +93,9 @@ func wish(c Labels, req Request, mode lsm.Mode) (labels.Wish, error) {
 		field, text string
 		into        *labels.Label
 	}{
-		{"labels.label", c.Label, &w.Label},
-		{"labels.image", c.Image, &w.Image},
-		{"labels.base", c.Base, &w.Base},
+		{"labels.label", cmp.Or(said.Label, c.Label), &w.Label},
+		{"labels.image", cmp.Or(said.Image, c.Image), &w.Image},
+		{"labels.base", cmp.Or(said.Base, c.Base), &w.Base},
 		{"process.selinuxLabel", req.Workload.Labels.Process, &w.Engine},
 		{"linux.mountLabel", req.Workload.Labels.Mount, &w.EngineMount},
 	} {
@@ -110,6 +121,9 @@ func keepers(cfg Config) (*mcs.Registry, *relabel.Journal, error) {
 	}
 	scan := func(ctx context.Context) ([]labels.Process, error) {
 		seen, err := host.Processes(ctx)
+		if seen.Hidden > 0 {
+			log.G(ctx).WithField("hidden", seen.Hidden).Warn("labels of processes cannot be read: a level that one of them carries may be drawn")
+		}
 		return seen.Processes, err
 	}
 	journal, err := relabel.Open(relabel.Options{

@@ -41,10 +41,14 @@ func mountRootfs(mounts []plan.Mount, target string, label labels.Label) error {
 // mount would take it without a word and do nothing.
 func withContext(m plan.Mount, label labels.Label) []string {
 	options := slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return strings.HasPrefix(o, "context=") })
-	if label.IsZero() || m.Type == "bind" || slices.Contains(options, "bind") || slices.Contains(options, "rbind") {
+	if label.IsZero() || isBind(m) {
 		return options
 	}
 	return append(options, `context="`+label.String()+`"`)
+}
+
+func isBind(m plan.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
 // mountAt is mount.Mount for any number of overlay layers: the kernel takes one

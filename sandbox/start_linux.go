@@ -71,7 +71,7 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 		return err
 	}
 	host := plan.Host{Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small, Cmdline: image.Manifest.Cmdline}
-	wish := s.config.Machine.Type
+	wish := cmp.Or(vmm.MachineType(s.request.Workload.Settings.Machine), s.config.Machine.Type)
 	nics, err := plan.NICs(s.config.Machine.NICs)
 	if err != nil {
 		return err

@@ -14,7 +14,9 @@ import (
 )
 
 // crashEnv names a folder. In it, ID.steps gets a line for each step that the
-// container's sandbox reaches, and ID.at has the step at which the shim dies.
+// container's sandbox reaches, and ID.at has the step at which the shim dies. At the
+// step in ID.hold it opens the FIFO ID.held for writing, and waits for what comes
+// through the FIFO ID.go.
 const crashEnv = "CLOISTER_CRASHTEST"
 
 // trace writes down each step, and kills this process at the one that was asked for.
@@ -24,6 +26,7 @@ func trace(id string) func(what, moment string) {
 		return nil
 	}
 	at, _ := os.ReadFile(filepath.Join(dir, id+".at")) // none: live
+	hold, _ := os.ReadFile(filepath.Join(dir, id+".hold"))
 	var mu sync.Mutex
 	seen := map[string]int{}
 	return func(what, moment string) {
@@ -44,5 +47,20 @@ func trace(id string) func(what, moment string) {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // until it arrives
 		}
+		if step == strings.TrimSpace(string(hold)) {
+			wait(filepath.Join(dir, id))
+		}
+	}
+}
+
+// wait holds the calling goroutine until somebody has seen to it.
+func wait(name string) {
+	held, err := os.OpenFile(name+".held", os.O_WRONLY, 0)
+	if err != nil {
+		panic(err)
+	}
+	held.Close()
+	if _, err := os.ReadFile(name + ".go"); err != nil {
+		panic(err)
 	}
 }

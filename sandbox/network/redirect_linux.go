@@ -34,7 +34,7 @@ func (n *Namespace) Identity() (identity, ports string, err error) {
 // Restore takes every redirect off the namespace's links and gives its host side
 // the local ports back.
 func (n *Namespace) Restore(ports string) error {
-	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()))
+	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("network namespace: %w", err)
 	}

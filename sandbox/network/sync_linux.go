@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
@@ -26,7 +27,7 @@ type card struct {
 // and returns what the guest is to have. It may be called whenever something has
 // changed.
 func (n *Namespace) Sync() (*guestv1.Network, error) {
-	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()))
+	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("network namespace: %w", err)
 	}

@@ -40,6 +40,10 @@ type machine struct {
 	console string
 	// seen are all audit records up to now.
 	seen []string
+	// abandon, when set, is called once the machine is lost, and does not return.
+	abandon func(why string)
+	// lost says why it is; empty while it answers.
+	lost string
 }
 
 // start starts the machine. Its service answers some 20 s later; until then the first request waits.
@@ -75,6 +79,8 @@ func args(ctx context.Context, c config, port int) []string {
 		"console=ttyS0", "panic=-1", "security=selinux", "enforcing=" + enforcing, "audit=1", "audit_backlog_limit=16384", "printk.devkmsg=on", "loglevel=4",
 		// Without the host's own frequency about half of the inner machines hang at their reset vector.
 		"tsc=reliable", "tsc_early_khz=" + strconv.Itoa(tscKHz(ctx)),
+		// A processor that is stuck for 40 s ends the machine, which is begun again then.
+		"softlockup_panic=1", "watchdog_thresh=20",
 	}
 	return []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -115,15 +121,18 @@ func (m *machine) ask(r wire.Request, atMost time.Duration) (wire.Answer, error)
 	if err != nil {
 		return wire.Answer{}, err
 	}
+	if m.lost != "" {
+		return wire.Answer{}, errors.New("lab: the machine is lost")
+	}
 	if err := m.port.SetDeadline(time.Now().Add(atMost)); err != nil {
 		return wire.Answer{}, err
 	}
-	if _, err := m.port.Write(append(text, '\n')); err != nil {
-		return wire.Answer{}, m.trouble(err)
+	var line []byte
+	if _, err = m.port.Write(append(text, '\n')); err == nil {
+		line, err = m.lines.ReadBytes('\n')
 	}
-	line, err := m.lines.ReadBytes('\n')
 	if err != nil {
-		return wire.Answer{}, m.trouble(err)
+		return wire.Answer{}, m.lose(fmt.Errorf("%.100s: %w", text, err))
 	}
 	var answer wire.Answer
 	if err := json.Unmarshal(line, &answer); err != nil {
@@ -136,16 +145,27 @@ func (m *machine) ask(r wire.Request, atMost time.Duration) (wire.Answer, error)
 	return answer, nil
 }
 
-// trouble adds the console's last lines to an error.
-func (m *machine) trouble(err error) error {
+var stuck = regexp.MustCompile(`BUG: soft lockup[^\n]*|Kernel panic[^\n]*|rcu: INFO:[^\n]*stall[^\n]*|lab: [^\n]*`)
+
+// lose gives the machine up. Its own service bounds every request, so one that gets no answer says that the machine does
+// nothing any more, or has ended: under emulation it locks up now and then with a virtual machine in it.
+func (m *machine) lose(err error) error {
 	text, _ := os.ReadFile(m.console)
-	var said strings.Builder
-	for line := range strings.Lines(string(text)) {
-		if strings.Contains(line, "lab:") || strings.Contains(line, "denied") || strings.Contains(line, "panic") {
-			said.WriteString(line)
-		}
+	m.lost = fmt.Sprintf("%v; its console: %q", err, stuck.FindAllString(string(text), 4))
+	if m.abandon != nil {
+		m.abandon(m.lost)
 	}
-	return fmt.Errorf("lab: %w; of its console:\n%s\nand its end:\n%s", err, said.String(), tail(text))
+	return errors.New("lab: " + m.lost)
+}
+
+// said is the end of what the kernel and the lab's programs have written.
+func (m *machine) said() string {
+	text, _ := os.ReadFile(m.console)
+	const most = 8000
+	if len(text) > most {
+		text = text[len(text)-most:]
+	}
+	return string(text)
 }
 
 // run runs a program to its end.
@@ -167,8 +187,13 @@ func (m *machine) write(list ...wire.Write) error {
 	return nil
 }
 
-// stop switches the machine off, and makes sure of it.
+// stop switches the machine off, and makes sure of it. One that is lost is killed.
 func (m *machine) stop() error {
+	if m.lost != "" {
+		_ = m.cmd.Process.Kill()
+		_ = m.cmd.Wait()
+		return m.port.Close()
+	}
 	text, _ := json.Marshal(wire.Request{Off: true})
 	_ = m.port.SetDeadline(time.Now().Add(5 * time.Second))
 	_, _ = m.port.Write(append(text, '\n'))

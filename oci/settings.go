@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Cloister's own annotations. Each is refused unless Options switches it on.
+const (
+	AnnotationPrefix    = "io.cloister."
+	AnnotationMemoryMiB = "io.cloister.memory-mib"
+	AnnotationCPUs      = "io.cloister.cpus"
+	AnnotationMachine   = "io.cloister.machine"
+
+	AnnotationLabelMode = "io.cloister.labels.mode"
+	AnnotationLabel     = "io.cloister.labels.label"
+	AnnotationImage     = "io.cloister.labels.image"
+	AnnotationBase      = "io.cloister.labels.base"
+	AnnotationRelabel   = "io.cloister.labels.relabel"
+	AnnotationShare     = "io.cloister.labels.share"
+	AnnotationMounts    = "io.cloister.labels.mounts"
+)
+
+// Settings are the io.cloister.* annotations that are switched on.
+type Settings struct {
+	MemoryMiB int    // io.cloister.memory-mib; 0: not set
+	CPUs      int    // io.cloister.cpus; 0: not set
+	Machine   string // io.cloister.machine: q35, microvm or empty
+	Labels    LabelSettings
+}
+
+// LabelSettings are the io.cloister.labels.* annotations; empty: not set. What
+// they mean together is the sandbox's to check.
+type LabelSettings struct {
+	Mode               string // dynamic or static
+	Label, Image, Base string // whole labels, unparsed
+	Relabel            string // yes or no
+	Share              string // name of a group of sandboxes
+}
+
+// settings reads cloister's own annotations. It is called once the mounts are known.
+func (w *Workload) settings(opts Options, p *problems) {
+	readers := w.readers(p)
+	for _, name := range slices.Sorted(maps.Keys(w.Annotations)) {
+		if !strings.HasPrefix(name, AnnotationPrefix) {
+			continue
+		}
+		value, field := w.Annotations[name], "annotations."+name
+		read, known := readers[name]
+		switch {
+		case !known:
+			p.refuse(field, value, "is not an annotation of cloister: remove it")
+		case !slices.Contains(opts.Annotations, name):
+			p.refuse(field, value, "is switched off: list it under workloads.annotations in cloister's configuration")
+		default:
+			read(field, value)
+		}
+	}
+}
+
+// readers are what each annotation is read by.
+func (w *Workload) readers(p *problems) map[string]func(field, value string) {
+	s := &w.Settings
+	text := func(into *string) func(string, string) {
+		return func(field, value string) {
+			if *into = value; value == "" {
+				p.refuse(field, nil, "is empty: remove it")
+			}
+		}
+	}
+	oneOf := func(into *string, first, second string) func(string, string) {
+		return func(field, value string) {
+			if *into = value; value != first && value != second {
+				p.refuse(field, value, "is neither "+first+" nor "+second)
+			}
+		}
+	}
+	return map[string]func(string, string){
+		AnnotationMemoryMiB: func(field, value string) { s.MemoryMiB = p.positive(field, value) },
+		AnnotationCPUs:      func(field, value string) { s.CPUs = p.positive(field, value) },
+		AnnotationMachine:   oneOf(&s.Machine, "q35", "microvm"),
+		AnnotationLabelMode: oneOf(&s.Labels.Mode, "dynamic", "static"),
+		AnnotationLabel:     text(&s.Labels.Label),
+		AnnotationImage:     text(&s.Labels.Image),
+		AnnotationBase:      text(&s.Labels.Base),
+		AnnotationRelabel:   oneOf(&s.Labels.Relabel, "yes", "no"),
+		AnnotationShare:     text(&s.Labels.Share),
+		AnnotationMounts:    func(field, value string) { w.mountLabels(p, field, value) },
+	}
+}
+
+// mountLabels reads DESTINATION=SHARING for each of several mounts, with semicolons
+// between them; the sharing "label" is followed by a blank and the label.
+func (w *Workload) mountLabels(p *problems, field, value string) {
+	for part := range strings.SplitSeq(value, ";") {
+		destination, rest, _ := strings.Cut(strings.TrimSpace(part), "=")
+		sharing, label, _ := strings.Cut(rest, " ")
+		if !slices.Contains([]string{"private", "shared", "readonly", "keep", "label"}, sharing) || (sharing == "label") != (label != "") {
+			p.refuse(field, part, "is not DESTINATION=SHARING: want private, shared, readonly, keep, or label with a blank and the label")
+			continue
+		}
+		i := slices.IndexFunc(w.Mounts, func(m Mount) bool {
+			return m.Kind == BindMount && m.Purpose == Volume && m.Destination == path.Clean(destination)
+		})
+		switch {
+		case i < 0 && w.Role != Single: // a pod's annotations come with all of its containers
+			p.ignore(field, destination, "is the destination of no volume of this container")
+			continue
+		case i < 0:
+			p.refuse(field, destination, "is the destination of no volume")
+			continue
+		}
+		w.Mounts[i].Sharing, w.Mounts[i].Label = sharing, label
+	}
+}
+
+func (p *problems) positive(field, value string) int {
+	n, err := strconv.Atoi(value)
+	if err != nil || n <= 0 || n > 1<<30 {
+		p.refuse(field, value, "is not a whole number above zero")
+		return 0
+	}
+	return n
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cloister/labels"
+	"cloister/labels/lsm"
+	"cloister/oci"
+)
+
+func TestVolume(t *testing.T) {
+	config := Labels{Mounts: []MountLabels{
+		{Source: "/srv", Sharing: labels.Shared},
+		{Source: "/srv/own/", Sharing: labels.Private},
+		{Source: "/srv/own/kept"},
+		{Source: "/data", Sharing: labels.Given, Label: "system_u:object_r:cloister_rootfs_t:s0:c1,c2"},
+		{Source: "/broken", Sharing: labels.Given, Label: "system_u"},
+	}}
+	given, err := labels.Parse("system_u:object_r:cloister_rootfs_t:s0:c1,c2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		source string
+		mount  oci.Mount
+		want   labels.Sharing
+		label  labels.Label
+		ok     bool
+	}{
+		{"/elsewhere", oci.Mount{}, labels.Keep, labels.Label{}, true},
+		{"/srv", oci.Mount{}, labels.Shared, labels.Label{}, true},
+		{"/srv/a", oci.Mount{}, labels.Shared, labels.Label{}, true},
+		{"/srvice", oci.Mount{}, labels.Keep, labels.Label{}, true},
+		{"/srv/own/a", oci.Mount{}, labels.Private, labels.Label{}, true},
+		{"/srv/own/kept", oci.Mount{}, labels.Keep, labels.Label{}, true},
+		{"/data/a", oci.Mount{}, labels.Given, given, true},
+		{"/broken", oci.Mount{}, labels.Given, labels.Label{}, false},
+		{"/srv/a", oci.Mount{Sharing: "readonly"}, labels.ReadOnly, labels.Label{}, true},
+		{"/data", oci.Mount{Sharing: "keep"}, labels.Keep, labels.Label{}, true},
+		{"/srv/a", oci.Mount{Sharing: "label", Label: given.String()}, labels.Given, given, true},
+	} {
+		got, err := volume(config, tt.mount, "/shown", tt.source)
+		if (err == nil) != tt.ok || err == nil && (got != served{"/shown", tt.source, tt.want, tt.label}) {
+			t.Errorf("volume(%q, %+v) = %+v, %v, want %s %v, ok %t", tt.source, tt.mount, got, err, tt.want, tt.label, tt.ok)
+		}
+	}
+}
+
+// TestAdmitWithoutLabels: what cannot be honoured is refused where nothing is labelled.
+func TestAdmitWithoutLabels(t *testing.T) {
+	driver, err := lsm.Open(lsm.Options{Mode: lsm.ModeNone})
+	if err != nil {
+		t.Skipf("needs a host that does not enforce: %v", err)
+	}
+	i := &identity{driver: driver}
+	for sharing, ok := range map[labels.Sharing]bool{"": true, labels.Keep: true, labels.Private: false, labels.Shared: false} {
+		if err := i.admit(context.Background(), served{shown: t.TempDir(), sharing: sharing}); (err == nil) != ok || !ok && !errors.Is(err, labels.ErrWish) {
+			t.Errorf("admit as %q = %v, want ok %t", sharing, err, ok)
+		}
+	}
+}
+
+// TestWish: an annotation takes the place of what the config says.
+func TestWish(t *testing.T) {
+	parse := func(text string) labels.Label {
+		l, err := labels.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	no := false
+	for _, tt := range []struct {
+		name   string
+		config Labels
+		said   oci.LabelSettings
+		mode   lsm.Mode
+		want   labels.Wish
+		ok     bool
+	}{
+		{"nothing", Labels{}, oci.LabelSettings{}, lsm.ModeSELinux, labels.Wish{}, true},
+		{"config", Labels{Base: "u:r:base_t:s0", Share: "a"}, oci.LabelSettings{}, lsm.ModeSELinux, labels.Wish{Base: parse("u:r:base_t:s0"), Share: "a"}, true},
+		{
+			"annotation",
+			Labels{Share: "a"},
+			oci.LabelSettings{Mode: "static", Label: "u:r:t:s0:c1,c2", Relabel: "no", Share: "b"},
+			lsm.ModeSELinux,
+			labels.Wish{Mode: labels.Static, Label: parse("u:r:t:s0:c1,c2"), Relabel: &no, Share: "b"},
+			true,
+		},
+		{"no label at all", Labels{}, oci.LabelSettings{Label: "u:r"}, lsm.ModeSELinux, labels.Wish{}, false},
+		{"nothing is labelled here", Labels{}, oci.LabelSettings{Share: "b"}, lsm.ModeNone, labels.Wish{}, false},
+		{"none without its name", Labels{Mode: "none"}, oci.LabelSettings{}, lsm.ModeSELinux, labels.Wish{}, false},
+	} {
+		got, err := wish(tt.config, Request{Workload: &oci.Workload{Settings: oci.Settings{Labels: tt.said}}}, tt.mode)
+		if (err == nil) != tt.ok {
+			t.Errorf("%s: %v, want ok %t", tt.name, err, tt.ok)
+		} else if d := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b labels.Label) bool { return a == b })); tt.ok && d != "" {
+			t.Errorf("%s: wish (-want +got):\n%s", tt.name, d)
+		}
+	}
+}
