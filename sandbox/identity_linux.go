@@ -231,7 +231,10 @@ func (i *identity) own(path string, label labels.Label) error {
 		return err
 	}
 	defer f.Close()
-	return lsm.SetFileLabel(f, label)
+	if err = lsm.SetFileLabel(f, label); errors.Is(err, lsm.ErrUnsupported) {
+		err = fmt.Errorf("%w: put state on a file system that does (tmpfs, ext4, xfs), or mount it with context=%s", err, label)
+	}
+	return err
 }
 
 // sockets makes sockets that QEMU may use.

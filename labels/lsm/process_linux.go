@@ -54,7 +54,7 @@ func (h Host) checkThreads(pid int, want labels.Label) (int, error) {
 			return 0, err
 		}
 		if got != want {
-			return 0, fmt.Errorf("%w: thread %s of pid %d runs as %v, want %v", ErrWrongLabel, task.Name(), pid, got, want)
+			return 0, fmt.Errorf("%w: thread %s of pid %d runs as %v, want %v: see with cloister check what this host does to labels", ErrWrongLabel, task.Name(), pid, got, want)
 		}
 		count++
 	}

@@ -63,7 +63,7 @@ func Open(o Options) (*Registry, error) {
 	r := &Registry{options: o, boot: filepath.Join(o.Dir, o.Self.Boot), random: uniform}
 	for _, folder := range []string{pairsFolder, wideFolder, sharesFolder} {
 		if err := os.MkdirAll(filepath.Join(r.boot, folder), 0o700); err != nil {
-			return nil, fmt.Errorf("open the registry of levels: %w", err)
+			return nil, fmt.Errorf("open the registry of levels: %w: %s must be a folder labelled as the policy has it: restorecon -RF %s", err, o.Dir, o.Dir)
 		}
 	}
 	if err := r.removeEarlierBoots(); err != nil {

@@ -246,7 +246,7 @@ func (j *Journal) set(ctx context.Context, name string, r record, t target, reme
 // write sets a label and reads it back.
 func (j *Journal) write(f *os.File, label string) error {
 	if err := j.attr.Write(f, label); err != nil {
-		return err
+		return advise(err, f.Name())
 	}
 	got, err := j.attr.Read(f)
 	if errors.Is(err, lsm.ErrNoLabel) {
@@ -254,6 +254,17 @@ func (j *Journal) write(f *os.File, label string) error {
 	}
 	if err == nil && got != label {
 		err = fmt.Errorf("%w: %s reads back as %q, want %q", lsm.ErrWrongLabel, f.Name(), got, label)
+	}
+	return err
+}
+
+// advise adds to a failed write of a label what would help.
+func advise(err error, path string) error {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: is it immutable (lsattr)? chattr -i %s", err, path)
+	case errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%w: the policy keeps its label: restorecon %s, or give another file", err, path)
 	}
 	return err
 }

@@ -68,7 +68,7 @@ func Open(o Options) (*Journal, error) {
 	}
 	for _, folder := range []string{sandboxesFolder, filepath.Join(filesFolder, o.Self.Boot), locksFolder} {
 		if err := os.MkdirAll(filepath.Join(o.Dir, folder), 0o700); err != nil {
-			return nil, fmt.Errorf("open the relabel journal: %w", err)
+			return nil, fmt.Errorf("open the relabel journal: %w: %s must be a folder labelled as the policy has it: restorecon -RF %s", err, o.Dir, o.Dir)
 		}
 	}
 	j := &Journal{options: o, attr: o.Attributes, system: newSystem(closed(), tops())}

@@ -23,37 +23,42 @@ import (
 
 // engineFiles are the built programs, the guest's image and an image of containers, for the second disk.
 func engineFiles(ctx context.Context, work, build, guest, busybox string) ([]file, error) {
-	image, err := images.Busybox(ctx, busybox)
+	all, err := images.Set(ctx, busybox)
 	if err != nil {
 		return nil, err
 	}
-	archive := filepath.Join(work, "busybox.tar")
-	if err := images.Save(archive, map[string]v1.Image{images.BusyboxName: image}); err != nil {
+	archive := filepath.Join(work, "images.tar")
+	if err := images.Save(archive, map[string]v1.Image{images.BusyboxName: all[images.BusyboxName], images.PauseName: all[images.PauseName]}); err != nil {
 		return nil, err
 	}
 	settings := filepath.Join(work, "cloister.toml")
-	if err := os.WriteFile(settings, []byte(labConfig), 0o644); err != nil {
+	if err := os.WriteFile(settings, []byte(labConfig("", "", "")), 0o644); err != nil {
+		return nil, err
+	}
+	held := filepath.Join(work, "held")
+	if err := tool(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-tags", "crashtest,grpcnotrace", "-o", held, "cloister/cmd/containerd-shim-cloister-v2"); err != nil {
 		return nil, err
 	}
 	return []file{
 		{"bin/containerd-shim-cloister-v2", filepath.Join(build, "containerd-shim-cloister-v2"), policy.ShimExecType},
+		{"bin/containerd-shim-held-v2", held, policy.ShimExecType},
 		{"bin/cloister", filepath.Join(build, "cloister"), "bin_t"},
 		{"guest/kernel", filepath.Join(guest, "kernel"), policy.ContentType},
 		{"guest/initrd", filepath.Join(guest, "initrd"), policy.ContentType},
 		{"guest/manifest.json", filepath.Join(guest, "manifest.json"), policy.ContentType},
-		{"busybox.tar", archive, "usr_t"},
+		{"images.tar", archive, "usr_t"},
 		{"cloister.toml", settings, "etc_t"},
 	}, nil
 }
 
-// labConfig gives guests time: they run under KVM that is emulated.
-const labConfig = `[guest]
-image = "/lab/guest"
-[labels]
-mac = "selinux"
-[timeouts]
-boot = "5m"
-`
+// heldFolder is where the shim that can be held is told at which step.
+const heldFolder = "/run/lab/held"
+
+// labConfig gives guests time: they run under KVM that is emulated. What is given goes before all tables, into the one of
+// labels, and behind all.
+func labConfig(top, label, rest string) string {
+	return top + "[guest]\nimage = \"/lab/guest\"\n[labels]\nmac = \"selinux\"\n" + label + "[timeouts]\nboot = \"5m\"\n" + rest
+}
 
 // engine is a containerd in the machine that runs the shim under test.
 type engine struct {
@@ -63,7 +68,7 @@ type engine struct {
 }
 
 func labEnv() []string {
-	return []string{"PATH=/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CLOISTER_CONFIG=/lab/cloister.toml"}
+	return []string{"PATH=/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CLOISTER_CONFIG=/lab/cloister.toml", "CLOISTER_CRASHTEST=" + heldFolder}
 }
 
 // startEngine starts containerd and gives it an image.
@@ -73,6 +78,7 @@ func startEngine(m *machine) (*engine, error) {
 		{Path: "/usr/lib/qemu/virtiofsd", Label: true, Context: object(policy.VirtiofsdExecType, "s0")},
 		{Path: "/var/lib/cloister", Folder: true, Context: object(policy.VarLibType, "s0")},
 		{Path: "/run/cloister", Folder: true, Context: object(policy.RunType, "s0")},
+		{Path: heldFolder, Folder: true, Context: object("var_run_t", "s0")},
 	}
 	if err := m.write(list...); err != nil {
 		return nil, err
@@ -90,7 +96,7 @@ func startEngine(m *machine) (*engine, error) {
 			return nil, err
 		}
 	}
-	_, err = e.ctr("images", "import", "/lab/busybox.tar")
+	_, err = e.ctr("images", "import", "/lab/images.tar")
 	return e, err
 }
 
@@ -107,8 +113,9 @@ func (e *engine) ctr(args ...string) (string, error) {
 }
 
 // run starts a container in a sandbox of its own, that sleeps.
-func (e *engine) run(id string) error {
-	_, err := e.ctr("run", "--detach", "--runtime", "io.containerd.cloister.v2", images.BusyboxName, id, "sleep", "600")
+func (e *engine) run(id string, flags ...string) error {
+	args := append([]string{"run", "--detach", "--runtime", "io.containerd.cloister.v2"}, flags...)
+	_, err := e.ctr(append(args, images.BusyboxName, id, "sleep", "600")...)
 	return err
 }
 

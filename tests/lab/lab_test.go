@@ -5,11 +5,13 @@ package lab
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"cloister/labels/policy"
+	"cloister/tests/clients"
 	"cloister/tests/lab/wire"
 	"cloister/tests/testenv"
 )
@@ -33,10 +35,17 @@ type scenario struct {
 func scenarios() []scenario {
 	return []scenario{
 		{"start", startShim},
+		{"translated", translated},
 		{"labels", room},
 		{"container", container},
 		{"matrix", matrix},
+		{"why", why},
 		{"end", endShim},
+		{"modes", modes},
+		{"clash", clash},
+		{"engines", engines},
+		{"pods", pods},
+		{"runs", translatedRuns},
 		{"faults", faults},
 		{"install", install},
 	}
@@ -45,9 +54,10 @@ func scenarios() []scenario {
 // lab is one machine and what runs in it.
 type lab struct {
 	*machine
-	begun time.Time
-	made  *engine // nil until somebody asks for it
-	live  []string
+	begun  time.Time
+	made   *engine // nil until somebody asks for it
+	live   []string
+	twoPID int // of the second containerd
 }
 
 // engine is the machine's containerd, started by whoever asks first.
@@ -176,7 +186,11 @@ func prepare(ctx context.Context, t *testing.T) config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk, err := makeDisk(ctx, work, compiled, append(files, more...))
+	second, err := secondFiles(ctx, work, clients.Need(t, clients.Containerd, "containerd"), clients.Need(t, clients.CNI, "bridge"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk, err := makeDisk(ctx, work, compiled, slices.Concat(files, more, second))
 	if err != nil {
 		t.Fatal(err)
 	}

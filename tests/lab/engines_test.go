@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"cloister/labels"
+	"cloister/labels/policy"
+	"cloister/tests/images"
+	"cloister/tests/lab/wire"
+)
+
+// clash has another engine's container come up at the pair that a sandbox has drawn, between the draw and the guest's first
+// instruction: the sandbox gets another pair.
+func clash(t *testing.T, l *lab) {
+	t.Helper()
+	l.engine(t)
+	config := l.config(t, "clash", "", "", "")
+	out, err := l.held(t, "clash", launched, config, `
+ps -o label= $qemu | tr -d ' ' >/run/lab/held/clash.first
+level=$(cut -d: -f4- /run/lab/held/clash.first)
+runcon system_u:system_r:`+policy.ContainerType+`:$level /lab/probe/probe-container hold lab-clash 4001 >/dev/null 2>&1 &
+until ps -eo label= | grep -q "`+policy.ContainerType+`:$level\$"; do sleep 0.1; done`)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	first := strings.TrimSpace(l.sh(t, "cat /run/lab/held/clash.first"))
+	now, _ := l.level(t, "clash")
+	t.Logf("drawn %s, clashed, runs as %s", first, now)
+	if first == now || !strings.HasPrefix(now, process(policy.QEMUType, "s0:c")) {
+		t.Errorf("QEMU runs as %s, was drawn %s", now, first)
+	}
+	if steps := l.steps(t, "clash"); strings.Count(steps, "kernel reached") != 1 || !strings.Contains(steps, launched+" #2\n") {
+		t.Errorf("want two machines and one that ran:\n%s", steps)
+	}
+	if told := l.sh(t, "cloister labels"); strings.Contains(told, "is held by") {
+		t.Errorf("cloister labels tells of a clash:\n%s", told)
+	}
+	if err := l.made.remove("clash"); err != nil {
+		t.Error(err)
+	}
+	l.sh(t, "pkill -f lab-clas[h]")
+	l.nothingLeft(t, "clash", "/var/lib/cloister")
+}
+
+// narrow has 28 pairs.
+const narrow = "range = \"s0:c0.c7\"\n"
+
+// engines has two containerds at once, with registries that know nothing of each other, and another engine's containers at all
+// but two of the pairs there are: no pair is given twice, and none is left for a third sandbox.
+func engines(t *testing.T, l *lab) {
+	t.Helper()
+	l.engine(t)
+	second := l.config(t, "second", "state = \"/run/cloister2\"\nroot = \"/var/lib/cloister2\"\n", narrow, "")
+	first := l.config(t, "first", "", narrow, "")
+	l.sh(t, `mkdir -p /run/cloister2 /var/lib/cloister2; chcon -t `+policy.RunType+` /run/cloister2; chcon -t `+policy.VarLibType+` /var/lib/cloister2`)
+	var taken []string
+	for a := range 8 {
+		for b := a + 1; b < 8; b++ {
+			taken = append(taken, fmt.Sprintf("s0:c%d,c%d", a, b))
+		}
+	}
+	taken = taken[:len(taken)-2] // c5,c7 and c6,c7 are left
+	l.sh(t, fmt.Sprintf(`for l in %s; do runcon system_u:system_r:%s:$l /lab/probe/probe-container hold lab-other-$l 0 >/dev/null 2>&1 & done
+until [ $(ps -eo label= | grep -c %[2]s) -ge %d ]; do sleep 0.1; done`, strings.Join(taken, " "), policy.ContainerType, len(taken)))
+	two := l.second(t)
+	run := func(ctr, config, id string) string {
+		return fmt.Sprintf("%s run --detach --runtime io.containerd.cloister.v2 --runtime-config-path %s %s %s sleep 600", ctr, config, images.BusyboxName, id)
+	}
+	out := l.sh(t, fmt.Sprintf("( %s; echo \"exit $?\" ) 2>&1 & ( %s; echo \"exit $?\" ) 2>&1 & wait", run("ctr", first, "one"), run(two, second, "two")))
+	if strings.Count(out, "exit 0") != 2 {
+		t.Fatalf("two engines at once: %s", out)
+	}
+	got := map[string]string{}
+	for _, id := range []string{"one", "two"} {
+		text, _ := l.level(t, id)
+		label, err := labels.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		level := label.Range.String()
+		if other, twice := got[level]; twice {
+			t.Errorf("%s and %s are both at %s", id, other, level)
+		}
+		for _, held := range taken {
+			if held == level {
+				t.Errorf("%s is at %s, which another engine's container has", id, level)
+			}
+		}
+		got[level] = id
+	}
+	t.Logf("levels: %v; %d pairs were another engine's", got, len(taken))
+	answer, err := l.run(wire.Run{Argv: []string{"/bin/sh", "-c", run("ctr", first, "three")}, Env: labEnv(), Seconds: 120})
+	if err != nil || answer.Exit == 0 || !strings.Contains(answer.Out, "28 pairs") || !strings.Contains(answer.Out, "widen the range") {
+		t.Errorf("a third sandbox: %v, exit %d: %s", err, answer.Exit, answer.Out)
+	}
+	t.Logf("a third: %s", strings.TrimSpace(answer.Out))
+	l.sh(t, "ctr container delete three; pkill -f lab-othe[r]")
+	l.nothingLeft(t, "three", "/var/lib/cloister")
+	if err := l.made.remove("one"); err != nil {
+		t.Error(err)
+	}
+	l.sh(t, two+" task kill --signal KILL two; until "+two+" task delete --force two; do sleep 0.2; done; "+two+" container delete two")
+	l.nothingLeft(t, "two", "/var/lib/cloister2")
+}
+
+// second starts the clients' containerd, a newer one, with CRI and its labels, beside the distribution's, and gives the
+// command of its client.
+func (l *lab) second(t *testing.T) string {
+	t.Helper()
+	const ctr = "/lab/two/ctr --address /run/containerd2/containerd.sock"
+	if l.twoPID != 0 {
+		return ctr
+	}
+	l.sh(t, "mkdir -p /usr/share/containers/selinux; cp /lab/two/contexts /usr/share/containers/selinux/contexts; ip link set lo up")
+	answer, err := l.run(wire.Run{Argv: []string{"/lab/two/containerd", "--config", "/lab/two/containerd.toml"}, Env: labEnv(), Stay: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.twoPID = answer.PID
+	l.sh(t, "for n in $(seq 100); do if "+ctr+" version >/dev/null 2>&1; then exit 0; fi; sleep 0.2; done; exit 1")
+	l.sh(t, "for ns in default k8s.io; do "+ctr+" --namespace $ns images import /lab/images.tar; done")
+	return ctr
+}
+
+// pods has containerd's CRI start pods with enable_selinux: what it labels is kept at its level, and swapped in type.
+func pods(t *testing.T, l *lab) {
+	t.Helper()
+	l.seen = nil
+	l.second(t)
+	pod := func(args ...string) string {
+		answer, err := l.run(wire.Run{Argv: append([]string{"/lab/bin/pods", "unix:///run/containerd2/containerd.sock"}, args...), Env: labEnv(), Seconds: 200})
+		if err != nil || answer.Exit != 0 {
+			t.Fatalf("pods %q: %v, exit %d: %s; %s", args, err, answer.Exit, answer.Out, brief(denials(answer.Audit)))
+		}
+		return strings.TrimSpace(answer.Out)
+	}
+	spec := func(id string) string { // the process's label that CRI has put into the spec
+		out := l.sh(t, "/lab/two/ctr --address /run/containerd2/containerd.sock --namespace k8s.io containers info "+id+` | grep -o '"selinuxLabel": "[^"]*"' | cut -d'"' -f4`)
+		return strings.TrimSpace(out)
+	}
+	plain := pod("run", "plain", "")
+	drawn, err := labels.Parse(spec(plain))
+	if err != nil || drawn.Type != policy.ContainerType {
+		t.Fatalf("CRI's label is %v, %v, want type %s", drawn, err, policy.ContainerType)
+	}
+	l.wantPod(t, plain, drawn.Range.String())
+	other := pod("container", plain, "other", "s0:c900,c901")
+	if got := spec(other); !strings.HasSuffix(got, ":s0:c900,c901") {
+		t.Errorf("the second container's spec has label %s", got)
+	}
+	l.wantPod(t, plain, drawn.Range.String())
+	if out := l.sh(t, "ps -eo label=,comm="); strings.Contains(out, "c900,c901") {
+		t.Errorf("a process of the pod has the other level:\n%s", out)
+	}
+	pod("remove", plain)
+	given := pod("run", "given", "s0:c800,c801")
+	l.wantPod(t, given, "s0:c800,c801")
+	pod("remove", given)
+	privileged := pod("privileged", "privileged")
+	if got := spec(privileged); got != "" {
+		t.Logf("CRI's label of a privileged pod is %s", got)
+	}
+	l.wantPod(t, privileged, "")
+	pod("remove", privileged)
+	unexpected(t, l.machine)
+	l.nothingLeft(t, plain, "/var/lib/cloister")
+}
+
+// wantPod looks at the pod's processes: QEMU and file server in their domains, at one level, which is the one given or a pair.
+func (l *lab) wantPod(t *testing.T, id, level string) {
+	t.Helper()
+	text, pid := l.level(t, id)
+	label, err := labels.Parse(text)
+	if err != nil || label.Type != policy.QEMUType || level != "" && label.Range.String() != level {
+		t.Errorf("QEMU of pod %s runs as %s, %v, want %s", id, text, err, process(policy.QEMUType, level))
+	}
+	one, _ := label.Range.Single()
+	if _, pair := one.Pair(); !pair {
+		t.Errorf("QEMU of pod %s is at %v, want a pair", id, label.Range)
+	}
+	server := strings.TrimSpace(l.sh(t, "ps -o label= --ppid $(ps -o ppid= "+strconv.Itoa(pid)+") | grep "+policy.VirtiofsdType))
+	if server != process(policy.VirtiofsdType, label.Range.String()) {
+		t.Errorf("file server of pod %s runs as %s, QEMU as %s", id, server, text)
+	}
+	t.Logf("pod %.12s: %s, %s", id, text, server)
+}
