@@ -43,7 +43,7 @@ until ps -eo label= | grep -q "`+policy.ContainerType+`:$level\$"; do sleep 0.1;
 	if err := l.made.remove("clash"); err != nil {
 		t.Error(err)
 	}
-	l.sh(t, "pkill -f lab-clas[h]")
+	l.sh(t, "pkill -f [l]ab-clash")
 	l.nothingLeft(t, "clash", "/var/lib/cloister")
 }
 
@@ -67,7 +67,7 @@ func engines(t *testing.T, l *lab) {
 	taken = taken[:len(taken)-2] // c5,c7 and c6,c7 are left
 	l.sh(t, fmt.Sprintf(`for l in %s; do runcon system_u:system_r:%s:$l /lab/probe/probe-container hold lab-other-$l 0 >/dev/null 2>&1 & done
 until [ $(ps -eo label= | grep -c %[2]s) -ge %d ]; do sleep 0.1; done`, strings.Join(taken, " "), policy.ContainerType, len(taken)))
-	two := l.second(t)
+	l.second(t)
 	run := func(ctr, config, id string) string {
 		return fmt.Sprintf("%s run --detach --runtime io.containerd.cloister.v2 --runtime-config-path %s %s %s sleep 600", ctr, config, images.BusyboxName, id)
 	}
@@ -99,7 +99,7 @@ until [ $(ps -eo label= | grep -c %[2]s) -ge %d ]; do sleep 0.1; done`, strings.
 		t.Errorf("a third sandbox: %v, exit %d: %s", err, answer.Exit, answer.Out)
 	}
 	t.Logf("a third: %s", strings.TrimSpace(answer.Out))
-	l.sh(t, "ctr container delete three; pkill -f lab-othe[r]")
+	l.sh(t, "ctr container delete three; pkill -f [l]ab-other")
 	l.nothingLeft(t, "three", "/var/lib/cloister")
 	if err := l.made.remove("one"); err != nil {
 		t.Error(err)
@@ -108,13 +108,14 @@ until [ $(ps -eo label= | grep -c %[2]s) -ge %d ]; do sleep 0.1; done`, strings.
 	l.nothingLeft(t, "two", "/var/lib/cloister2")
 }
 
-// second starts the clients' containerd, a newer one, with CRI and its labels, beside the distribution's, and gives the
-// command of its client.
-func (l *lab) second(t *testing.T) string {
+// two is the client of the second containerd.
+const two = "/lab/two/ctr --address /run/containerd2/containerd.sock"
+
+// second starts the clients' containerd, a newer one, with CRI and its labels, beside the distribution's.
+func (l *lab) second(t *testing.T) {
 	t.Helper()
-	const ctr = "/lab/two/ctr --address /run/containerd2/containerd.sock"
 	if l.twoPID != 0 {
-		return ctr
+		return
 	}
 	l.sh(t, "mkdir -p /usr/share/containers/selinux; cp /lab/two/contexts /usr/share/containers/selinux/contexts; ip link set lo up")
 	answer, err := l.run(wire.Run{Argv: []string{"/lab/two/containerd", "--config", "/lab/two/containerd.toml"}, Env: labEnv(), Stay: true})
@@ -122,9 +123,8 @@ func (l *lab) second(t *testing.T) string {
 		t.Fatal(err)
 	}
 	l.twoPID = answer.PID
-	l.sh(t, "for n in $(seq 100); do if "+ctr+" version >/dev/null 2>&1; then exit 0; fi; sleep 0.2; done; exit 1")
-	l.sh(t, "for ns in default k8s.io; do "+ctr+" --namespace $ns images import /lab/images.tar; done")
-	return ctr
+	l.sh(t, "for n in $(seq 100); do if "+two+" version >/dev/null 2>&1; then exit 0; fi; sleep 0.2; done; exit 1")
+	l.sh(t, "for ns in default k8s.io; do "+two+" --namespace $ns images import /lab/images.tar; done")
 }
 
 // pods has containerd's CRI start pods with enable_selinux: what it labels is kept at its level, and swapped in type.
@@ -140,7 +140,7 @@ func pods(t *testing.T, l *lab) {
 		return strings.TrimSpace(answer.Out)
 	}
 	spec := func(id string) string { // the process's label that CRI has put into the spec
-		out := l.sh(t, "/lab/two/ctr --address /run/containerd2/containerd.sock --namespace k8s.io containers info "+id+` | grep -o '"selinuxLabel": "[^"]*"' | cut -d'"' -f4`)
+		out := l.sh(t, two + " --namespace k8s.io containers info "+id+` | grep -o '"selinuxLabel": "[^"]*"' | cut -d'"' -f4`)
 		return strings.TrimSpace(out)
 	}
 	plain := pod("run", "plain", "")

@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer connection.Close() //nolint:errcheck // the program ends
+	defer connection.Close()
 	cri := runtimeapi.NewRuntimeServiceClient(connection)
 	var id string
 	switch {
