@@ -17,7 +17,7 @@ DESTDIR ?=
 PREFIX ?= /usr
 BUILD := build
 
-.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-lab lint golden fuzz bench soak check demo install uninstall clean
+.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-lab lint golden fuzz bench soak check demo install uninstall clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test-suite: deps ## containerd's own client suite, compared with the expected re
 
 test-cri: deps ## pods through CRI, and containerd's CRI suite
 	@.ci/stages build guest clients cri
+
+test-docker: deps ## Docker's daemon and command line, and nerdctl's contract
+	@.ci/stages build guest clients docker
 
 test-lab: deps ## an enforcing host in a throwaway machine
 	@.ci/stages build guest lab

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nerdctl
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"cloister/tests/bed"
+	"cloister/tests/clients"
+	"cloister/tests/host"
+)
+
+// TestRun is nerdctl run -d -p 8088:80, stop and rm: with a network namespace of the runtime's making, which the hook finds by
+// the state's pid, and with one of the user's.
+func TestRun(t *testing.T) {
+	clients.Need(t, clients.CNI, "bridge")
+	b := bed.New(t, host.Options{Version: host.Current})
+	b.Place.Run(t, "ip", "netns", "add", "chosen")
+	b.Place.Run(t, "ip", "-n", "chosen", "link", "set", "lo", "up")
+	before := b.Look(t)
+	for name, namespace := range map[string]string{"the runtime's namespace": "", "the user's namespace": "/run/netns/chosen"} {
+		t.Run(name, func(t *testing.T) { live(t, b, namespace) })
+	}
+	b.Place.Run(t, "ip", "link", "del", "nerdctl0")
+	b.NothingLeft(t, before)
+}
+
+func live(t *testing.T, b *bed.Bed, namespace string) {
+	dir := filepath.Join(b.Dir, "data-"+filepath.Base(namespace))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	engine, err := client.New(b.Place.Path(b.Address), client.WithDefaultNamespace(b.Namespace))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	t.Cleanup(func() { b.Remove(t, "c") })
+	container := create(t, b, engine, dir, namespace)
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := container.NewTask(t.Context(), cio.LogURI(&url.URL{Scheme: "binary", Path: program, RawQuery: url.Values{loggerVerb: {dir}}.Encode()}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, err := task.Wait(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := task.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var page []byte
+	if !bed.Await(20*time.Second, func() bool {
+		page, err = b.Place.Command(t.Context(), "bash", "-ec", `exec 3<>/dev/tcp/10.4.0.1/8088; printf 'GET /f HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3`).CombinedOutput()
+		return string(page) == "page\n"
+	}) {
+		t.Errorf("the published port gives %q", page)
+	}
+	if got := b.Exec(t, "c", "hosts", "cat", "/etc/hosts", "/etc/hostname").Stdout; got != "10.4.0.9 far\nbox\n" {
+		t.Errorf("hosts and hostname = %q", got)
+	}
+	if err := task.Kill(t.Context(), unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if status := <-ended; status.ExitCode() != 3 {
+		t.Errorf("exit %d, %v, want 3", status.ExitCode(), status.Error())
+	}
+	if _, err := task.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := container.Delete(t.Context(), client.WithSnapshotCleanup); err != nil {
+		t.Error(err)
+	}
+	left(t, dir, namespace)
+}
+
+// create makes the container as nerdctl does: hooks with a large environment, files of /etc, annotations.
+func create(t *testing.T, b *bed.Bed, engine *client.Client, dir, namespace string) client.Container {
+	t.Helper()
+	image, err := engine.GetImage(t.Context(), bed.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mounts []specs.Mount
+	for name, text := range map[string]string{"hosts": "10.4.0.9 far\n", "hostname": "box\n", "resolv.conf": "nameserver 10.4.0.1\n"} {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		mounts = append(mounts, specs.Mount{Destination: "/etc/" + name, Type: "bind", Source: file, Options: []string{"bind", "rprivate"}})
+	}
+	annotations := map[string]string{"nerdctl/name": "web", "nerdctl/networks": `["bridge"]`}
+	if namespace != "" {
+		annotations[annotation] = namespace
+	}
+	env := append(b.Env, "LARGE="+strings.Repeat("x", 64<<10))
+	hook := func(event string) []specs.Hook {
+		return []specs.Hook{{Path: program, Args: []string{program, hookVerb, event, dir}, Env: env}}
+	}
+	options := []oci.SpecOpts{
+		oci.WithDefaultSpec(), oci.WithImageConfigArgs(image, []string{
+			"sh", "-c", "mkdir /www; echo page >/www/f; httpd -p 80 -h /www; echo out; echo err >&2; trap 'exit 3' TERM; while :; do sleep 0.1; done",
+		}),
+		oci.WithMounts(mounts), oci.WithAnnotations(annotations), oci.WithHostname("box"), oci.WithDefaultUnixDevices,
+		func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+			s.Hooks = &specs.Hooks{CreateRuntime: hook("createRuntime"), Poststop: hook("poststop")}
+			return nil
+		},
+	}
+	if namespace != "" {
+		options = append(options, oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: namespace}))
+	}
+	container, err := engine.NewContainer(t.Context(), "c", client.WithImage(image), client.WithNewSnapshot("c", image),
+		client.WithRuntime(b.Runtime, nil), client.WithNewSpec(options...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return container
+}
+
+// left is what hooks and logger wrote down.
+func left(t *testing.T, dir, namespace string) {
+	t.Helper()
+	read := func(name string) string {
+		var data []byte
+		var err error
+		if !bed.Await(10*time.Second, func() bool { data, err = os.ReadFile(filepath.Join(dir, name)); return err == nil }) {
+			t.Errorf("%s: %v", name, err)
+		}
+		return string(data)
+	}
+	if got := read("createRuntime.json"); strings.Contains(got, "Pid:0") || !strings.Contains(got, fmt.Sprintf("%s:%s", "nerdctl/name", "web")) || namespace != "" && !strings.Contains(got, namespace) {
+		t.Errorf("createRuntime was told %s", got)
+	}
+	if got := read("poststop.json"); !strings.Contains(got, "nerdctl/name:web") {
+		t.Errorf("poststop was told %s", got)
+	}
+	if got := read("log"); !strings.Contains(got, "out of c: out\n<nil>") || !strings.Contains(got, "err of c: err\n<nil>") {
+		t.Errorf("the logger wrote %q", got)
+	}
+	var asked int
+	end := read("end")
+	if _, err := fmt.Sscanf(end, "%d: exit 3 <nil>", &asked); err != nil || asked == 0 {
+		t.Errorf("the logger, which asks from before there is a task, was told %q", end)
+	}
+}
