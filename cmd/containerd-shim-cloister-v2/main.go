@@ -16,6 +16,7 @@ import (
 
 	"cloister/cmd/internal/config"
 	"cloister/runtime"
+	"cloister/sandbox/cgroup"
 	"cloister/shim/bootstrap"
 	"cloister/shim/events"
 	"cloister/shim/interceptor"
@@ -32,7 +33,7 @@ func main() {
 		Serve:   serve,
 		Delete:  cleanup,
 		Info:    features,
-		Join:    join,
+		Join:    cgroup.Join,
 		Owner:   owner,
 		Mounts:  &types.MountCapabilities{Types: []string{"erofs", "ext4", "loop"}, Transforms: []string{"format", "mkdir", "mkfs"}},
 	}))

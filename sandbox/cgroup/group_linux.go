@@ -30,14 +30,21 @@ func At(leaf string) (*Group, error) {
 }
 
 func at(leaf string, f files) (*Group, error) {
-	if !path.IsAbs(leaf) || path.Clean(leaf) != leaf || leaf == "/" {
-		return nil, fmt.Errorf("cgroup %.200q: not a clean absolute path: %w", leaf, errdefs.ErrInvalidArgument)
+	if err := checkLeaf(leaf); err != nil {
+		return nil, err
 	}
-	hosts, err := hierarchies(f)
+	hosts, err := hierarchies(f, used)
 	if err != nil {
 		return nil, err
 	}
 	return &Group{leaf: leaf, hosts: hosts, files: f}, nil
+}
+
+func checkLeaf(leaf string) error {
+	if !path.IsAbs(leaf) || path.Clean(leaf) != leaf || leaf == "/" {
+		return fmt.Errorf("cgroup %.200q: not a clean absolute path: %w", leaf, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 // String is the leaf, from which At gives the Group again.
@@ -221,23 +228,6 @@ func (g *Group) Add(pid int) error {
 		if err := g.files.write(path.Join(h.mount, g.leaf, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
 			return fmt.Errorf("cgroup %s: add process %d below %s: %w", g.leaf, pid, h.mount, err)
 		}
-	}
-	return nil
-}
-
-// Join moves a process into somebody else's leaf, in the hierarchies that have it; none is an error.
-func (g *Group) Join(pid int) error {
-	joined := false
-	for _, h := range g.hosts {
-		switch err := g.files.write(path.Join(h.mount, g.leaf, "cgroup.procs"), strconv.Itoa(pid)); {
-		case err == nil:
-			joined = true
-		case !missing(err):
-			return fmt.Errorf("cgroup %s: add process %d below %s: %w", g.leaf, pid, h.mount, err)
-		}
-	}
-	if !joined {
-		return fmt.Errorf("cgroup %s: in no hierarchy of this host: make it first: %w", g.leaf, errdefs.ErrNotFound)
 	}
 	return nil
 }

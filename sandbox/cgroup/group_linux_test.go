@@ -142,13 +142,13 @@ func TestV2(t *testing.T) {
 // TestV2Missing: a limit that cannot be set is an error, and nothing is left.
 func TestJoin(t *testing.T) {
 	g, f := fakeV2(t, "memory")
-	if err := g.Join(7); !errors.Is(err, errdefs.ErrNotFound) {
-		t.Errorf("Join of a group that is not there = %v, want ErrNotFound", err)
+	if err := join(f, g.hosts, g.leaf, 7); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("join of a group that is not there = %v, want ErrNotFound", err)
 	}
 	if err := g.Create(Limits{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Join(7); err != nil {
+	if err := join(f, g.hosts, g.leaf, 7); err != nil {
 		t.Error(err)
 	}
 	if last := f.writes[len(f.writes)-1]; !strings.HasSuffix(last, "cgroup.procs = 7") {
@@ -185,7 +185,7 @@ func TestParseMounts(t *testing.T) {
 36 30 0:31 / /mnt/a\040b rw - cgroup cgroup rw,memory
 37 30 0:31 /docker/x /mnt/c rw - cgroup cgroup rw,blkio
 `
-	got, err := parseMounts([]byte(hybrid))
+	got, err := parseMounts([]byte(hybrid), used)
 	want := []hierarchy{
 		{mount: "/sys/fs/cgroup/unified", unified: true},
 		{mount: "/sys/fs/cgroup/systemd", controllers: []string{"name=systemd"}},
@@ -195,7 +195,7 @@ func TestParseMounts(t *testing.T) {
 	if d := cmp.Diff(want, got, cmp.AllowUnexported(hierarchy{})); d != "" || err != nil {
 		t.Errorf("parseMounts: %v (-want +got):\n%s", err, d)
 	}
-	if _, err := parseMounts([]byte("30 25 0:26 / / rw - ext4 /dev/vda rw\n")); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+	if _, err := parseMounts([]byte("30 25 0:26 / / rw - ext4 /dev/vda rw\n"), used); !errors.Is(err, errdefs.ErrFailedPrecondition) {
 		t.Errorf("parseMounts without cgroups: %v", err)
 	}
 }

@@ -57,13 +57,13 @@ func (realFiles) write(path, value string) error {
 	return errors.Join(err, f.Close())
 }
 
-// hierarchies finds what is mounted, by the process's own mount table.
-func hierarchies(f files) ([]hierarchy, error) {
+// hierarchies finds what is mounted, by the process's own mount table, of the v1 controllers that are wanted.
+func hierarchies(f files, wanted func(controller string) bool) ([]hierarchy, error) {
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	list, err := parseMounts(table)
+	list, err := parseMounts(table, wanted)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func used(controller string) bool {
 
 // parseMounts reads /proc/self/mountinfo (proc_pid_mountinfo(5)). The first mount
 // of a hierarchy counts.
-func parseMounts(table []byte) ([]hierarchy, error) {
+func parseMounts(table []byte, wanted func(controller string) bool) ([]hierarchy, error) {
 	var out []hierarchy
 	seen := map[string]bool{}
 	lines := bufio.NewScanner(bytes.NewReader(table))
@@ -104,7 +104,7 @@ func parseMounts(table []byte) ([]hierarchy, error) {
 			h.unified = true
 		case "cgroup":
 			for o := range strings.SplitSeq(right[2], ",") {
-				if used(o) {
+				if wanted(o) {
 					h.controllers = append(h.controllers, o)
 				}
 			}
