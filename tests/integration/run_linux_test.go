@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -148,6 +149,44 @@ func TestOutputAtExit(t *testing.T) {
 		if lines := strings.Count(r.Stdout, "\n"); lines != 20000 || !strings.HasSuffix(r.Stdout, "\n20000\n") {
 			t.Errorf("exec %d: %d lines arrived, want 20000", i, lines)
 		}
+	}
+}
+
+// TestAbsentReader has clients go away and leave a container's output unread: the writer waits, nothing else does, and not a
+// byte is lost when somebody reads at last.
+func TestAbsentReader(t *testing.T) {
+	b := newBed(t, host.Options{})
+	const size = 1 << 20
+	script := fmt.Sprintf("until [ -e /go ]; do sleep 0.1; done; head -c %d /dev/zero; touch /done; sleep 1000", size)
+	unread := func(id string) (fifo string) {
+		dir := b.folder(t, "fifos-"+id, nil)
+		b.start(t, id, []string{"--fifo-dir", dir}, "sh", "-c", script)
+		if r := b.exec(t, id, "go", "touch", "/go"); r.Code != 0 {
+			t.Fatalf("exec = %+v", r)
+		}
+		found, err := filepath.Glob(filepath.Join(dir, "*", id+"-stdout"))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("standard output of %s: %q, %v", id, found, err)
+		}
+		return found[0]
+	}
+	fifo := unread("c")
+	b.say(t, "beside", "waits 1000", "test -e /done || echo waits $(seq 1000 | tail -n 1)")
+	unread("killed")
+	b.Must(t, "task", "kill", "--signal", "KILL", "killed")
+	b.awaitStatus(t, "killed", "STOPPED")
+	b.wantDeleted(t, "killed", 137)
+
+	out, err := os.Open(fifo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if n, err := io.CopyN(io.Discard, out, size); err != nil {
+		t.Errorf("read %d bytes: %v", n, err)
+	}
+	if wrong := await(20*time.Second, func() string { return b.exec(t, "c", "done", "ls", "/done").Stderr }); wrong != "" {
+		t.Errorf("the writer still waits: %s", wrong)
 	}
 }
 
