@@ -60,7 +60,7 @@ func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err 
 	c.pause = c.workload.Role == oci.Sandbox
 	c.init = newProcess(Ref{Container: c.id}, req.Stdio, r.exited)
 
-	box, started, err := r.enter(ctx, c, config)
+	box, started, err := r.enter(ctx, c, config, req.Rootfs)
 	if err != nil {
 		return 0, err
 	}
@@ -98,7 +98,7 @@ func (r *Runtime) forget(id string) {
 
 // enter gives the sandbox a container goes to, started if it is the first. One that
 // has ended may come back to its own, which others have kept running.
-func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config) (box *sandbox.Sandbox, started bool, err error) {
+func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config, rootfs []Mount) (box *sandbox.Sandbox, started bool, err error) {
 	if c.workload.Role == oci.Single && c.workload.Namespaces.Network.Pid != 0 {
 		box, err = r.joined(c.workload)
 		return box, false, err
@@ -116,7 +116,7 @@ func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config
 	case !first:
 		return nil, false, fmt.Errorf("container %s: sandbox %q is not running: %w", c.id, c.workload.SandboxID, errdefs.ErrFailedPrecondition)
 	}
-	box, err = sandbox.Start(ctx, config, sandbox.Request{ID: c.id, Namespace: r.namespace, Bundle: c.bundle, Workload: c.workload})
+	box, err = sandbox.Start(ctx, config, sandbox.Request{ID: c.id, Namespace: r.namespace, Bundle: c.bundle, Workload: c.workload, Rootfs: rootfs})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.starting = false

@@ -79,7 +79,7 @@ func (r *Runtime) StartPod(ctx context.Context, id string) (uint32, error) {
 		if err != nil {
 			return err
 		}
-		_, _, err = r.enter(ctx, c, config)
+		_, _, err = r.enter(ctx, c, config, nil)
 		return err
 	}, func() {})
 	if err != nil {

@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -179,38 +180,44 @@ func (s *Sandbox) addRootfs(ctx context.Context, r *resident, c Container, share
 	return steps, nil
 }
 
-// shareRootfs mounts what the engine asked for, or shows what it mounted itself. The
-// source is what the files are on the host: of a bind mount, whose label the mount
-// cannot set, it is what is bound.
+// shareRootfs mounts what the engine asked for, or shows what it mounted itself.
 func (s *Sandbox) shareRootfs(c Container, mounts []Mount, target string) (source string, err error) {
 	if len(mounts) > 0 {
 		if err := os.Mkdir(target, 0o755); err != nil {
 			return "", err
 		}
-		source = target
-		if top := mounts[len(mounts)-1]; top.Target == "" && isBind(top) {
-			source = top.Source
-		}
-		return source, mountRootfs(mounts, target, s.identity.chosen.Rootfs)
+		return cmp.Or(c.rootfsSource(mounts), target), mountRootfs(mounts, target, s.identity.chosen.Rootfs)
 	}
-	source = c.Workload.Rootfs.Path
-	if !filepath.IsAbs(source) {
-		source = filepath.Join(c.Bundle, source)
-	}
+	source = c.rootfsSource(nil)
 	if info, err := os.Stat(source); err != nil || !info.IsDir() {
 		return "", fmt.Errorf("root.path %q: no rootfs mounts were given and there is no folder there: %w", source, errdefs.ErrNotFound)
 	}
 	return source, bindMount(source, target, bindFlags{recursive: true})
 }
 
+// rootfsSource is what the root file system's files are on the host: what is bound, or
+// what the engine mounted; empty when the mount makes it, with a label of its own.
+func (c Container) rootfsSource(mounts []Mount) string {
+	if len(mounts) == 0 {
+		return c.absolute(c.Workload.Rootfs.Path)
+	}
+	if top := mounts[len(mounts)-1]; top.Target == "" && isBind(top) {
+		return top.Source
+	}
+	return ""
+}
+
+// absolute is a path of the configuration.
+func (c Container) absolute(name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(c.Bundle, name)
+}
+
 // addDisk puts an image or block device into a free LUN.
 func (s *Sandbox) addDisk(ctx context.Context, r *resident, d plan.Disk) (source string, err error) {
-	if d.MkfsBytes > 0 {
-		if err := makeFileSystem(ctx, d); err != nil {
-			return "", err
-		}
-	}
-	if err := s.identity.disk(ctx, d); err != nil {
+	if err := s.prepareDisk(ctx, d); err != nil {
 		return "", err
 	}
 	lun := s.takeLUN()
@@ -241,10 +248,7 @@ func (s *Sandbox) addMounts(ctx context.Context, c Container, shared string, in 
 			continue
 		}
 		n := strconv.Itoa(i)
-		source := m.Source
-		if !filepath.IsAbs(source) {
-			source = filepath.Join(c.Bundle, source)
-		}
+		source := c.absolute(m.Source)
 		switch {
 		case m.Purpose.Copied():
 			data, err := readBounded(source)

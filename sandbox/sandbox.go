@@ -35,6 +35,7 @@ type Request struct {
 	Namespace string // containerd's
 	Bundle    string // of the first container
 	Workload  *oci.Workload
+	Rootfs    []Mount // of the first container, as the engine sent them
 }
 
 // Sandbox is a running machine with its helpers and its guest connection.
@@ -82,6 +83,7 @@ func (s *Sandbox) steps(p *planned) []step {
 		{"plan", func(ctx context.Context) error { return s.plan(ctx, p) }},
 		{"promise", func(ctx context.Context) error { return s.promise(ctx) }},
 		{"label", s.label},
+		{"content", s.content},
 		{"prepare", func(context.Context) error { return s.prepare(p) }},
 		{"files", func(ctx context.Context) error { return s.serveFiles(ctx, p) }},
 		{"qemu", func(ctx context.Context) error { return s.launch(ctx, p) }},

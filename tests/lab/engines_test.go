@@ -140,7 +140,7 @@ func pods(t *testing.T, l *lab) {
 		return strings.TrimSpace(answer.Out)
 	}
 	spec := func(id string) string { // the process's label that CRI has put into the spec
-		out := l.sh(t, two + " --namespace k8s.io containers info "+id+` | grep -o '"selinuxLabel": "[^"]*"' | cut -d'"' -f4`)
+		out := l.sh(t, two+" --namespace k8s.io containers info "+id+` | grep -o '"selinuxLabel": "[^"]*"' | cut -d'"' -f4`)
 		return strings.TrimSpace(out)
 	}
 	plain := pod("run", "plain", "")
