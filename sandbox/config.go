@@ -47,6 +47,7 @@ type Machine struct {
 	Type      vmm.MachineType `toml:"type"`      // q35 or microvm; default microvm with a small kernel, else q35
 	Accel     vmm.Accel       `toml:"accel"`     // auto, kvm or tcg; default auto
 	NICs      int             `toml:"nics"`      // network cards, there from boot; default 1
+	HugePages bool            `toml:"hugepages"` // guests' memory is of the host's pages of 2 MiB (vm.nr_hugepages), and a start fails when there are too few
 	QEMU      string          `toml:"qemu"`      // default: looked up in PATH
 	Virtiofsd string          `toml:"virtiofsd"` // default: where distributions put it
 }

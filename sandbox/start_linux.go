@@ -70,7 +70,10 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	if s.size, err = s.request.Workload.Size(sizing); err != nil {
 		return err
 	}
-	host := plan.Host{Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small, Cmdline: image.Manifest.Cmdline}
+	host := plan.Host{
+		Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small, Cmdline: image.Manifest.Cmdline,
+		HugePages: s.config.Machine.HugePages,
+	}
 	wish := cmp.Or(vmm.MachineType(s.request.Workload.Settings.Machine), s.config.Machine.Type)
 	nics, err := plan.NICs(s.config.Machine.NICs)
 	if err != nil {

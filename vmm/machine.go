@@ -77,6 +77,8 @@ type Machine struct {
 	Cmdline []string
 	// Balloon gives memory the guest has freed back to the host.
 	Balloon bool
+	// HugePages takes the guest's memory from the host's pages of 2 MiB; MemoryMiB is even then.
+	HugePages bool
 	// Share is the one folder shared with the guest; nil means none.
 	Share *Share
 	// NICs are all network cards the machine will ever have.

@@ -77,6 +77,7 @@ func (m Machine) Validate() error {
 	f.add(m.CPUs >= 1 && m.CPUs <= MaxCPUs, "CPUs", m.CPUs, fmt.Sprintf("use 1 to %d", MaxCPUs))
 	f.add(m.MemoryMiB >= MinMemoryMiB && m.MemoryMiB <= MaxMemoryMiB, "MemoryMiB", m.MemoryMiB,
 		fmt.Sprintf("use %d to %d", MinMemoryMiB, MaxMemoryMiB))
+	f.add(!m.HugePages || m.MemoryMiB%2 == 0, "MemoryMiB", m.MemoryMiB, "use an even number with huge pages")
 	f.path("Kernel", m.Kernel)
 	if m.Initrd != "" {
 		f.path("Initrd", m.Initrd)

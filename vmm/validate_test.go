@@ -55,6 +55,7 @@ func TestValidateRefuses(t *testing.T) {
 		{"negative processors", func(m *Machine) { m.CPUs = -1 }, "CPUs", "-1"},
 		{"too little memory", func(m *Machine) { m.MemoryMiB = MinMemoryMiB - 1 }, "MemoryMiB", "160"},
 		{"too much memory", func(m *Machine) { m.MemoryMiB = MaxMemoryMiB + 1 }, "MemoryMiB", "1048576"},
+		{"half a huge page", func(m *Machine) { m.HugePages, m.MemoryMiB = true, 1023 }, "MemoryMiB", "even"},
 		{"no kernel", func(m *Machine) { m.Kernel = "" }, "Kernel", "absolute"},
 		{"relative kernel", func(m *Machine) { m.Kernel = "k" }, "Kernel", `"k"`},
 		{"unclean kernel", func(m *Machine) { m.Kernel = "/a/../k" }, "Kernel", "clean"},

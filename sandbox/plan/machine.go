@@ -26,6 +26,8 @@ type Host struct {
 	Small  bool // the guest kernel is the purpose-made one
 	// Cmdline is what this kernel wants on its line beside what every one gets.
 	Cmdline []string
+	// HugePages is whether guests' memory is of huge pages.
+	HugePages bool
 }
 
 // Machine is the machine of a sandbox. wish is the configured board, empty for
@@ -35,11 +37,14 @@ func Machine(name string, h Host, wish vmm.MachineType, size oci.Size, nics []vm
 	if wish == vmm.MicroVM && !h.Small {
 		return vmm.Machine{}, fmt.Errorf("machine.type = %q with a distribution's kernel, which finds no device there: use q35, or a guest image built with --kernel=small: %w", wish, errdefs.ErrFailedPrecondition)
 	}
+	if h.HugePages {
+		size.MemoryMiB += size.MemoryMiB % 2
+	}
 	m := vmm.Machine{
 		Name: name, Type: board(h, wish), Accel: h.Accel,
 		CPUs: size.CPUs, MemoryMiB: size.MemoryMiB,
 		Kernel: h.Kernel, Initrd: h.Initrd, Cmdline: slices.Concat(cmdline(board(h, wish)), emulated(h.Accel, size.CPUs), h.Cmdline),
-		Balloon: true, Share: &vmm.Share{Tag: ShareTag}, NICs: nics,
+		Balloon: true, HugePages: h.HugePages, Share: &vmm.Share{Tag: ShareTag}, NICs: nics,
 	}.WithDefaults()
 	return m, m.Validate()
 }

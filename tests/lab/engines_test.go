@@ -15,11 +15,12 @@ import (
 )
 
 // clash has another engine's container come up at the pair that a sandbox has drawn, between the draw and the guest's first
-// instruction: the sandbox gets another pair.
+// instruction: the sandbox gets another pair. Its memory is of huge pages, and at the pair as well.
 func clash(t *testing.T, l *lab) {
 	t.Helper()
 	l.engine(t)
-	config := l.config(t, "clash", "", "", "")
+	l.sh(t, "echo 150 >/proc/sys/vm/nr_hugepages; [ $(cat /proc/sys/vm/nr_hugepages) = 150 ]")
+	config := l.config(t, "clash", "", "", "[machine]\nhugepages = true\n[sizing]\ndefault_memory_mib = 160\n")
 	out, err := l.held(t, "clash", launched, config, `
 ps -o label= $qemu | tr -d ' ' >/run/lab/held/clash.first
 level=$(cut -d: -f4- /run/lab/held/clash.first)
@@ -29,13 +30,18 @@ until ps -eo label= | grep -q "`+policy.ContainerType+`:$level\$"; do sleep 0.1;
 		t.Fatalf("%v\n%s", err, out)
 	}
 	first := strings.TrimSpace(l.sh(t, "cat /run/lab/held/clash.first"))
-	now, _ := l.level(t, "clash")
+	now, pid := l.level(t, "clash")
 	t.Logf("drawn %s, clashed, runs as %s", first, now)
 	if first == now || !strings.HasPrefix(now, process(policy.QEMUType, "s0:c")) {
 		t.Errorf("QEMU runs as %s, was drawn %s", now, first)
 	}
 	if steps := l.steps(t, "clash"); strings.Count(steps, "kernel reached") != 1 || !strings.Contains(steps, launched+" #2\n") {
 		t.Errorf("want two machines and one that ran:\n%s", steps)
+	}
+	huge := strings.TrimSpace(l.sh(t, fmt.Sprintf(`for f in /proc/%[1]d/fd/*; do case $(readlink $f) in /memfd:*) stat -L -c %%C $f;; esac; done`, pid)))
+	level := strings.SplitN(now, ":", 4)[3]
+	if used := l.sh(t, "grep HugePages_Free /proc/meminfo"); !strings.HasSuffix(huge, object("cloister_qemu_tmpfs_t", level)) || strings.Contains(used, " 150\n") {
+		t.Errorf("memory of huge pages: %s; %s, want %s", huge, used, object("cloister_qemu_tmpfs_t", level))
 	}
 	if told := l.sh(t, "cloister labels"); strings.Contains(told, "is held by") {
 		t.Errorf("cloister labels tells of a clash:\n%s", told)
@@ -44,6 +50,7 @@ until ps -eo label= | grep -q "`+policy.ContainerType+`:$level\$"; do sleep 0.1;
 		t.Error(err)
 	}
 	l.sh(t, "pkill -f [l]ab-clash")
+	l.sh(t, "echo 0 >/proc/sys/vm/nr_hugepages")
 	l.nothingLeft(t, "clash", "/var/lib/cloister")
 }
 

@@ -104,7 +104,11 @@ func (a *arguments) board(m vmm.Machine) {
 	a.option("-smp", "", kv("cpus", cpus), kv("sockets", "1"), kv("cores", cpus), kv("threads", "1"))
 	a.option("-m", "", kv("size", size))
 	// Shared memory is what a vhost-user file server needs.
-	a.option("-object", "memory-backend-memfd", kv("id", "ram"), kv("size", size), kv("share", "on"))
+	memory := []property{kv("id", "ram"), kv("size", size), kv("share", "on")}
+	if m.HugePages {
+		memory = append(memory, kv("hugetlb", "on"), kv("hugetlbsize", "2M"))
+	}
+	a.option("-object", "memory-backend-memfd", memory...)
 }
 
 // devices adds the virtio devices.
