@@ -27,7 +27,7 @@ func full(board vmm.MachineType) vmm.Machine {
 		Kernel: "/guest, with comma/kernel", Initrd: "/guest, with comma/initrd",
 		Cmdline: []string{"console=ttyS0", "quiet", "panic=-1"},
 		Balloon: true, HugePages: true,
-		Share:   &vmm.Share{Tag: "cloister"},
+		Share: &vmm.Share{Tag: "cloister"},
 		NICs: []vmm.NIC{
 			{ID: "eth0", MAC: "02:AA:00:00:00:01", MTU: 1450},
 			{ID: "spare0", MAC: "02:aa:00:00:00:02", LinkDown: true},
