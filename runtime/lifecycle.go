@@ -154,7 +154,7 @@ func neverStarted(ref Ref) Exited {
 }
 
 // deleteGuest drains the process's output and has the guest forget it. A guest
-// that is gone has forgotten.
+// that is gone has forgotten, and one that nobody else will use is ended.
 func (r *Runtime) deleteGuest(ctx context.Context, c *container, p *process) error {
 	box, err := r.box()
 	if err != nil || c.pause {
@@ -162,6 +162,12 @@ func (r *Runtime) deleteGuest(ctx context.Context, c *container, p *process) err
 	}
 	p.drain(ctx)
 	box.Reached("output drained")
+	if p == c.init && c.alone() {
+		halted, err := box.Halt()
+		if halted || err != nil {
+			return errors.Join(err, p.closeIO())
+		}
+	}
 	_, err = box.Guest().Task().Delete(ctx, &taskapi.DeleteRequest{ID: c.id, ExecID: p.ref.Exec})
 	if err != nil && !gone(err) {
 		return box.Explain(err)
