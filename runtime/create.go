@@ -161,7 +161,7 @@ func (r *Runtime) admit(ctx context.Context, box *sandbox.Sandbox, c *container,
 		return undo(err)
 	}
 	box.Reached("streams")
-	done := box.Phase("create")
+	done := box.Phase(ctx, "create")
 	_, err = box.Guest().Task().Create(ctx, &taskapi.CreateTaskRequest{
 		ID: c.id, Bundle: bundle, Terminal: req.Stdio.Terminal,
 		Stdin: tokens.stdin, Stdout: tokens.stdout, Stderr: tokens.stderr,

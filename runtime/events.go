@@ -12,6 +12,9 @@ import (
 	"cloister/sandbox/guestapi"
 )
 
+// endLimit is how long a machine may take to end once its guest has hung up.
+const endLimit = 5 * time.Second
+
 // listen takes what the guest tells by itself: exits and lack of memory. All
 // other events are made here, with the host's pid in them.
 func (r *Runtime) listen(box *sandbox.Sandbox) {
@@ -28,7 +31,7 @@ func (r *Runtime) listen(box *sandbox.Sandbox) {
 	})
 	select {
 	case <-box.Done():
-	default:
+	case <-time.After(endLimit): // a machine that ends hangs up a little earlier
 		log.G(r.ctx).WithError(err).Warn("the guest's events have ended")
 	}
 }

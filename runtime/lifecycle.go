@@ -42,7 +42,7 @@ func (r *Runtime) Start(ctx context.Context, ref Ref) (uint32, error) {
 			if err := errors.Join(box.SyncNetwork(ctx), box.Refresh(ctx, c.id)); err != nil {
 				return err
 			}
-			defer box.Phase("start")()
+			defer box.Phase(ctx, "start")()
 		}
 		_, err := box.Guest().Task().Start(ctx, &taskapi.StartRequest{ID: ref.Container, ExecID: ref.Exec})
 		return box.Explain(err)
@@ -160,19 +160,25 @@ func (r *Runtime) deleteGuest(ctx context.Context, c *container, p *process) err
 	if err != nil || c.pause {
 		return p.closeIO()
 	}
+	phase := func(name string) func() { return func() { box.Reached(name) } }
+	if p == c.init {
+		phase = func(name string) func() { return box.Phase(ctx, name) }
+	}
+	done := phase("drain")
 	p.drain(ctx)
-	box.Reached("output drained")
+	done()
 	if p == c.init && c.alone() {
-		halted, err := box.Halt()
+		halted, err := box.Halt(ctx)
 		if halted || err != nil {
 			return errors.Join(err, p.closeIO())
 		}
 	}
+	done = phase("delete")
 	_, err = box.Guest().Task().Delete(ctx, &taskapi.DeleteRequest{ID: c.id, ExecID: p.ref.Exec})
+	done()
 	if err != nil && !gone(err) {
 		return box.Explain(err)
 	}
-	box.Reached("process deleted in the guest")
 	return p.closeIO()
 }
 

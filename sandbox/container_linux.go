@@ -65,7 +65,7 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 		return "", err
 	}
 	req := &guestv1.PrepareContainerRequest{Id: c.ID}
-	done := s.Phase("rootfs")
+	done := s.Phase(ctx, "rootfs")
 	defer done()
 	id, err := statedir.ParseID(c.ID)
 	if err != nil {
@@ -111,6 +111,7 @@ func (s *Sandbox) Remove(ctx context.Context, id string) error {
 	if r == nil {
 		return nil
 	}
+	defer s.Phase(ctx, "remove")()
 	return r.undo.run(ctx)
 }
 

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/containerd/log"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"cloister/labels/mcs"
 	"cloister/oci"
@@ -25,6 +28,9 @@ import (
 	"cloister/vmm/qemu"
 	"cloister/vmm/virtiofsd"
 )
+
+// tracer names the spans' source.
+const tracer = "cloister/sandbox"
 
 // Mount is one mount as an engine hands it over.
 type Mount = plan.Mount
@@ -67,6 +73,7 @@ type Sandbox struct {
 	mu         sync.Mutex
 	begun      time.Time
 	phases     []statedir.Phase
+	noted      int // of phases, when they were last written down
 	facts      map[string]string
 	containers map[string]*resident
 	luns       map[int]bool
@@ -121,7 +128,7 @@ func start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error)
 	p := &planned{}
 	defer p.close()
 	for _, step := range s.steps(p) {
-		done := s.Phase(step.name)
+		done := s.Phase(ctx, step.name)
 		err := step.run(ctx)
 		done()
 		if err != nil {
@@ -132,15 +139,24 @@ func start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error)
 	return s, nil
 }
 
-// Phase begins a phase of the start; the function it returns ends it.
-func (s *Sandbox) Phase(name string) func() {
+// maxPhases bounds what is kept of a pod whose containers come and go.
+const maxPhases = 256
+
+// Phase begins a phase of a start or a stop; the function it returns ends it. It is a span as well, below ctx's.
+func (s *Sandbox) Phase(ctx context.Context, name string) func() {
 	begin := time.Now()
+	_, span := otel.Tracer(tracer).Start(ctx, name, trace.WithTimestamp(begin), trace.WithAttributes(
+		attribute.String("cloister.sandbox", s.request.ID), attribute.String("cloister.namespace", s.request.Namespace),
+	))
 	return func() {
+		span.End()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.phases = append(s.phases, statedir.Phase{
-			Name: name, OffsetMs: begin.Sub(s.begun).Milliseconds(), DurationMs: time.Since(begin).Milliseconds(),
-		})
+		if len(s.phases) < maxPhases {
+			s.phases = append(s.phases, statedir.Phase{
+				Name: name, OffsetMs: begin.Sub(s.begun).Milliseconds(), DurationMs: time.Since(begin).Milliseconds(),
+			})
+		}
 		s.Reached(name)
 	}
 }
@@ -188,13 +204,14 @@ func (s *Sandbox) Explain(err error) error {
 // Halt ends the machine without a word to the guest, if that loses nothing, and tells whether it did. What a process
 // wrote to shared files is with the file server once the process has ended, mapped files included (fuse_vma_close of
 // the kernel's fs/fuse/file.c); disks have to be unmounted first.
-func (s *Sandbox) Halt() (bool, error) {
+func (s *Sandbox) Halt(ctx context.Context) (bool, error) {
 	s.mu.Lock()
 	disks := len(s.luns) > 0
 	s.mu.Unlock()
 	if disks {
 		return false, nil
 	}
+	defer s.Phase(ctx, "halt")()
 	if err := s.machine.Kill(); err != nil {
 		return false, err
 	}
@@ -203,7 +220,15 @@ func (s *Sandbox) Halt() (bool, error) {
 }
 
 // Destroy ends the machine and takes back everything the sandbox did.
-func (s *Sandbox) Destroy(ctx context.Context) error { return s.undo.run(ctx) }
+func (s *Sandbox) Destroy(ctx context.Context) error {
+	done := s.Phase(ctx, "destroy")
+	err := s.undo.run(ctx)
+	done()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	log.G(ctx).WithField("sandbox", s.request.ID).Infof("stopped: %s", line(s.phases[s.noted:]))
+	return err
+}
 
 // do makes an effect on the host. It is on disk before it happens, so that
 // whoever comes next can take it back; undo must succeed when nothing happened.
@@ -235,15 +260,21 @@ func (s *Sandbox) do(e statedir.Effect, act func(*statedir.Effect) error, undo f
 func (s *Sandbox) Note(ctx context.Context) {
 	s.mu.Lock()
 	facts, phases := s.facts, slices.Clone(s.phases)
+	s.noted = len(phases)
 	s.mu.Unlock()
 	if err := s.journal.Note(facts, phases); err != nil {
 		log.G(ctx).WithError(err).Warn("note the sandbox's phases")
 	}
-	line := make([]string, 0, len(phases))
+	log.G(ctx).WithField("sandbox", s.request.ID).Infof("started: %s", line(phases))
+}
+
+// line is for a log.
+func line(phases []statedir.Phase) string {
+	words := make([]string, 0, len(phases))
 	for _, p := range phases {
-		line = append(line, fmt.Sprintf("%s=%dms", p.Name, p.DurationMs))
+		words = append(words, fmt.Sprintf("%s=%dms", p.Name, p.DurationMs))
 	}
-	log.G(ctx).WithField("sandbox", s.request.ID).Infof("started: %s", strings.Join(line, " "))
+	return strings.Join(words, " ")
 }
 
 // ContainerMemory is what all containers together may use, in bytes.

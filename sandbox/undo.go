@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"go.opentelemetry.io/otel"
 )
 
 // undoLimit bounds the whole of an undo: containerd gives delete 5 s.
@@ -44,7 +46,10 @@ func (u *undo) run(ctx context.Context) error {
 	defer cancel()
 	var errs []error
 	for _, s := range slices.Backward(u.steps) {
-		if err := s.fn(ctx); err != nil {
+		_, span := otel.Tracer(tracer).Start(ctx, "undo "+s.what)
+		err := s.fn(ctx)
+		span.End()
+		if err != nil {
 			errs = append(errs, fmt.Errorf("undo %s: %w", s.what, err))
 		}
 		u.tell(s.what, "undone")

@@ -12,6 +12,7 @@ import (
 
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 
 	"cloister/cmd/internal/config"
@@ -22,6 +23,7 @@ import (
 	"cloister/shim/interceptor"
 	"cloister/shim/sandbox"
 	"cloister/shim/task"
+	"cloister/shim/tracing"
 )
 
 func main() {
@@ -40,13 +42,17 @@ func main() {
 }
 
 func serve(ctx context.Context, d *bootstrap.Daemon) error {
+	spans, err := tracing.Start(ctx, config.Version)
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("no spans are sent") // the workload counts for more
+	}
 	publisher := events.New(ctx, d.TTRPCAddress, d.Namespace)
 	containers := runtime.New(ctx, load, d.Namespace, d.Mounts, publisher)
-	err := d.ServeTTRPC(ctx, interceptor.Unary, func(s *ttrpc.Server) {
+	err = d.ServeTTRPC(ctx, spans.Unary(interceptor.Unary), func(s *ttrpc.Server) {
 		bootstrap.RegisterTask(s, task.New(containers, d.Namespace, d.Stop))
 		sandboxapi.RegisterTTRPCSandboxService(s, sandbox.New(containers, d.Stop))
 	})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	return errors.Join(err, containers.Close(ctx), publisher.Close(ctx))
+	return errors.Join(err, containers.Close(ctx), publisher.Close(ctx), spans.Close(ctx))
 }

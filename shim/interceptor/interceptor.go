@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Unary is the interceptor for a ttrpc server. It logs through the logger of the call's context, with the fields method, task, exec and took.
@@ -20,7 +22,7 @@ func Unary(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnarySe
 	fields := log.Fields{"method": info.FullMethod}
 	ctx = log.WithLogger(ctx, log.G(ctx).WithFields(fields))
 	started := time.Now()
-	resp, err := call(ctx, describe(unmarshal, fields), method)
+	resp, err := call(ctx, describe(ctx, unmarshal, fields), method)
 	fields["took"] = time.Since(started).Round(time.Microsecond)
 	logger := log.G(ctx).WithFields(fields)
 	if err == nil {
@@ -65,20 +67,27 @@ func call(ctx context.Context, unmarshal ttrpc.Unmarshaler, method ttrpc.Method)
 	return method(ctx, unmarshal)
 }
 
-// describe adds to fields what a request says about its object.
-func describe(unmarshal ttrpc.Unmarshaler, fields log.Fields) ttrpc.Unmarshaler {
+// describe adds to fields, and to the call's span, what a request says about its object.
+func describe(ctx context.Context, unmarshal ttrpc.Unmarshaler, fields log.Fields) ttrpc.Unmarshaler {
+	span := trace.SpanFromContext(ctx)
+	say := func(name, value string) {
+		if value != "" {
+			fields[name] = value
+			span.SetAttributes(attribute.String("cloister."+name, value))
+		}
+	}
 	return func(req any) error {
 		if err := unmarshal(req); err != nil {
 			return err
 		}
-		if r, ok := req.(interface{ GetID() string }); ok && r.GetID() != "" {
-			fields["task"] = r.GetID()
+		if r, ok := req.(interface{ GetID() string }); ok {
+			say("task", r.GetID())
 		}
-		if r, ok := req.(interface{ GetExecID() string }); ok && r.GetExecID() != "" {
-			fields["exec"] = r.GetExecID()
+		if r, ok := req.(interface{ GetExecID() string }); ok {
+			say("exec", r.GetExecID())
 		}
-		if r, ok := req.(interface{ GetSandboxID() string }); ok && r.GetSandboxID() != "" {
-			fields["sandbox"] = r.GetSandboxID()
+		if r, ok := req.(interface{ GetSandboxID() string }); ok {
+			say("sandbox", r.GetSandboxID())
 		}
 		return nil
 	}
