@@ -55,6 +55,7 @@ func args(kind Kind, socket, folder int, openFiles uint64) []string {
 			"--cache=auto",
 			"--announce-submounts",
 			"--inode-file-handles=never",
+			"--killpriv-v2",
 			"--xattr",
 			"--xattrmap=" + xattrMap,
 			"--rlimit-nofile=" + nofile,
@@ -69,6 +70,8 @@ func args(kind Kind, socket, folder int, openFiles uint64) []string {
 		"-o", "cache=auto",
 		"-o", "announce_submounts",
 		"-o", "no_flock,no_posix_lock",
+		// Without it the guest asks for the file capabilities before each write.
+		"-o", "killpriv_v2",
 		"-o", "xattr,xattrmap=" + xattrMap,
 	}
 }
