@@ -78,7 +78,9 @@ type MountLabels struct {
 
 // Timeouts bound what waits for somebody else.
 type Timeouts struct {
-	Boot Duration `toml:"boot"` // from the machine's first instruction to the agent's hello, and from there to its first answer; default 60s, 5m where guests are emulated
+	// Boot bounds the time from the machine's first instruction to the agent's hello, and from there to its first answer;
+	// default 60s. Time in which the host has no processor for the machine does not count, up to ten times as long.
+	Boot Duration `toml:"boot"`
 }
 
 // Duration is a time.Duration written as 30s or 2m.
@@ -94,5 +96,6 @@ func (c Config) withDefaults() Config {
 	c.State = cmp.Or(c.State, "/run/cloister")
 	c.Root = cmp.Or(c.Root, "/var/lib/cloister")
 	c.Machine.NICs = cmp.Or(c.Machine.NICs, 1)
+	c.Timeouts.Boot.Duration = cmp.Or(c.Timeouts.Boot.Duration, time.Minute)
 	return c
 }

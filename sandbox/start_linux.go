@@ -3,7 +3,6 @@
 package sandbox
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -61,7 +60,6 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	if warning != "" {
 		log.G(ctx).WithField("sandbox", s.request.ID).Warn(warning)
 	}
-	s.config.Timeouts.Boot.Duration = cmp.Or(s.config.Timeouts.Boot.Duration, bootLimit(accel))
 	if s.identity, err = newIdentity(s.config, s.request, accel); err != nil {
 		return err
 	}
@@ -88,15 +86,6 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 		"memory_mib": strconv.Itoa(s.size.MemoryMiB), "cpus": strconv.Itoa(s.size.CPUs),
 	}
 	return nil
-}
-
-// bootLimit is how long a boot may take when the config does not say: an emulated
-// guest among others that boot was seen to need more than a minute.
-func bootLimit(accel vmm.Accel) time.Duration {
-	if accel == vmm.AccelTCG {
-		return 5 * time.Minute
-	}
-	return time.Minute
 }
 
 // promise makes the sandbox's folder and its record, which is there before the
@@ -230,10 +219,9 @@ func (s *Sandbox) verify(ctx context.Context) error {
 	return s.machine.Continue(ctx)
 }
 
-// greet waits for the agent's hello: no polling, and no clock but the console's silence.
+// greet waits for the agent's hello.
 func (s *Sandbox) greet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.config.Timeouts.Boot.Duration,
-		fmt.Errorf("the guest's agent said nothing for %s: timeouts.boot", s.config.Timeouts.Boot.Duration))
+	ctx, cancel := s.patience(ctx, "the guest's agent said nothing")
 	defer cancel()
 	guest, hello, err := guestapi.NewClient(ctx, s.machine.Agent())
 	if err != nil {
@@ -267,8 +255,7 @@ func (s *Sandbox) configure(ctx context.Context) error {
 		return err
 	}
 	s.told = wanted
-	limit := s.config.Timeouts.Boot.Duration
-	call, cancel := context.WithTimeout(ctx, limit)
+	call, cancel := s.patience(ctx, "the guest's agent said hello, and no more")
 	defer cancel()
 	_, err = s.guest.Guest().Configure(call, &guestv1.ConfigureRequest{
 		Network:      wanted,
@@ -278,8 +265,8 @@ func (s *Sandbox) configure(ctx context.Context) error {
 		Sysctls:      sysctls(s.request.Workload.Sysctls),
 		ShareTag:     plan.ShareTag,
 	})
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return s.silent(fmt.Errorf("the guest's agent said hello, and no more for %s: timeouts.boot: %w", limit, err))
+	if cause := context.Cause(call); err != nil && cause != nil && ctx.Err() == nil {
+		return s.silent(cause)
 	}
 	if err != nil {
 		return s.Explain(err)

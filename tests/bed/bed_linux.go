@@ -68,9 +68,6 @@ func New(t testing.TB, o host.Options) *Bed {
 	if err := os.MkdirAll(temp, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if o.Cloister == "" {
-		o.Cloister = "[timeouts]\nboot = \"5m\"\n" // many guests without hardware acceleration, on a busy machine
-	}
 	o.Env = append(o.Env, "CONTAINERD_NAMESPACE="+b.Namespace, "TMPDIR="+temp)
 	t.Cleanup(func() { leaks.RemoveCgroups(t, b.Namespace) }) // the parent that containers leave behind, as with runc
 	b.Containerd = place.StartContainerd(t, o)
