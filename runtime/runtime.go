@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	eventsapi "github.com/containerd/containerd/api/events"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
@@ -118,7 +119,14 @@ func (r *Runtime) Empty() bool {
 // watch ends every process when the machine is gone. It runs until then.
 func (r *Runtime) watch(box *sandbox.Sandbox) {
 	<-box.Done()
+	oom := box.OutOfMemory()
+	if oom != nil {
+		log.G(r.ctx).WithError(oom).Error("the machine has ended")
+	}
 	for _, c := range r.all() {
+		if state, _ := c.init.snapshot(); oom != nil && state != Stopped {
+			r.publish(&eventsapi.TaskOOM{ContainerID: c.id})
+		}
 		for _, p := range c.all() {
 			p.exited(Exited{Status: exitGuestDied, At: time.Now()})
 		}

@@ -4,6 +4,9 @@ package sandbox
 
 import (
 	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
 
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
@@ -36,6 +39,15 @@ func (s *Sandbox) enterCgroup(m vmm.Machine) error {
 		s.cgroup = group
 		return nil
 	}, func(ctx context.Context) error { return group.Remove(ctx) })
+}
+
+// OutOfMemory is an error when the host has killed QEMU or its helpers for want of memory, in their cgroup or in one above it.
+func (s *Sandbox) OutOfMemory() error {
+	if n, _ := s.cgroup.OOMKills(); n == 0 { // also when the cgroup is gone
+		return nil
+	}
+	return fmt.Errorf("the host was out of memory in the machine's cgroup %s, or above it, and killed the machine: give the pod a higher limit, or its runtime class a larger overhead: %w",
+		s.cgroup, errdefs.ErrResourceExhausted)
 }
 
 // hostLimits are a workload's limits as they apply to its whole machine.

@@ -195,7 +195,7 @@ func (s *Sandbox) Explain(err error) error {
 	}
 	select {
 	case <-s.machine.Done():
-		return errors.Join(err, s.machine.Err(), s.guest.Err(), s.files.Err())
+		return errors.Join(err, s.OutOfMemory(), s.machine.Err(), s.guest.Err(), s.files.Err())
 	default:
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -234,11 +235,18 @@ func (s *Sandbox) greet(ctx context.Context) error {
 	return nil
 }
 
-// silent explains why no hello came. A machine that has ended says it itself.
+// silent explains why no hello came. A machine that has ended says it itself: who reads of its end on the channel may be
+// earlier than who waits for the process.
 func (s *Sandbox) silent(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		select {
+		case <-s.machine.Done():
+		case <-time.After(undoLimit):
+		}
+	}
 	select {
 	case <-s.machine.Done():
-		return errors.Join(err, s.machine.Err())
+		return errors.Join(err, s.OutOfMemory(), s.machine.Err())
 	default:
 		return fmt.Errorf("%w\nconsole: %s", err, s.machine.ConsoleTail())
 	}
