@@ -183,6 +183,25 @@ func (c *Containerd) Stop(t testing.TB, signal string) {
 	}
 }
 
+// Keep has the daemon started anew, after two seconds, whenever it ends, until the test does.
+func (c *Containerd) Keep(t testing.TB) {
+	t.Helper()
+	c.Stop(t, "TERM")
+	log, err := os.OpenFile(c.LogFile, os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := c.Place.Command(context.WithoutCancel(t.Context()), "sh", "-c", `while :; do "$1" --config "$2"; sleep 2; done`, "keep", filepath.Join(c.bin, "containerd"), c.config)
+	cmd.Env, cmd.Stdout, cmd.Stderr = c.Env, log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c.daemon, c.done = cmd, make(chan struct{})
+	go c.wait(cmd, c.done)
+	c.awaitServing(t)
+}
+
 // Ctr prepares a ctr command.
 func (c *Containerd) Ctr(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := c.Place.Command(ctx, filepath.Join(c.bin, "ctr"), append([]string{"--connect-timeout", "5s"}, args...)...)

@@ -22,6 +22,7 @@ const (
 	VolumeCopyUpName = "ghcr.io/containerd/volume-copy-up:2.2"
 	VolumeOwnerName  = "ghcr.io/containerd/volume-ownership:2.1"
 	PauseName        = "registry.k8s.io/pause:3.10.2"
+	AlpineName       = "docker.io/cloister/alpine:latest" // has what a suite looks for in Alpine's image
 )
 
 const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -133,13 +134,20 @@ func Set(ctx context.Context, program string) (map[string]v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	alpine, err := New(busybox, []Entry{
+		{Name: "etc/os-release", Mode: 0o644, Data: []byte("NAME=\"Alpine Linux\"\n")},
+		{Name: "bin/sh", Mode: fs.ModeSymlink, Link: "/bin/busybox"},
+	}, v1.Config{Cmd: []string{"sh"}, Env: env})
+	if err != nil {
+		return nil, err
+	}
 	// A pod's first container under runc has only to stay.
-	pause, err := New(busybox, folders("pause.d"), v1.Config{Entrypoint: []string{"/bin/sleep", "2147483647"}, Env: env})
+	pause, err := New(busybox, []Entry{{Name: "pause", Mode: 0o755, Data: []byte("#!/bin/sh\nexec sleep 2147483647\n")}}, v1.Config{Entrypoint: []string{"/bin/sleep", "2147483647"}, Env: env})
 	if err != nil {
 		return nil, err
 	}
 	return map[string]v1.Image{
 		BusyboxName: busybox, SuiteBusyboxName: busybox, PauseName: pause,
-		VolumeCopyUpName: volumeCopyUp, VolumeOwnerName: volumeOwner,
+		AlpineName: alpine, VolumeCopyUpName: volumeCopyUp, VolumeOwnerName: volumeOwner,
 	}, nil
 }
