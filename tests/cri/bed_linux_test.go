@@ -27,9 +27,18 @@ type counts struct{ passed, failed, skipped atomic.Int32 }
 
 var total counts // TestMain prints it
 
+// suiteRan holds what containerd's suite gave, once it has run.
+var suiteRan struct {
+	results map[string]int
+	runc    [3]int // passed, failed, skipped with runc, from the list
+}
+
 func TestMain(m *testing.M) {
 	code := m.Run()
-	fmt.Printf("cri: %d passed, %d failed, %d skipped\n", total.passed.Load(), total.failed.Load(), total.skipped.Load())
+	fmt.Printf("pods: %d passed, %d failed, %d skipped\n", total.passed.Load(), total.failed.Load(), total.skipped.Load())
+	if r := suiteRan.results; r != nil {
+		fmt.Printf("cri: %d passed, %d failed, %d skipped (runc: %d, %d, %d)\n", r["pass"], r["fail"], r["skip"], suiteRan.runc[0], suiteRan.runc[1], suiteRan.runc[2])
+	}
 	os.Exit(code)
 }
 
@@ -69,13 +78,27 @@ const criConfig = `
     [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.cloister]
       runtime_type = %q
       sandboxer = %q
+      privileged_without_host_devices = %t
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.privileged]
+      runtime_type = %[3]q
+      sandboxer = %[4]q
+      privileged_without_host_devices = true
 `
 
 const network = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,
 "ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.85.0.0/24"}],[{"subnet":"fd85::/64"}]],
 "routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}]}`
 
+const cloister = "io.containerd.cloister.v2"
+
+// newBed starts containerd in a place of its own, for the runtime that the environment names.
 func newBed(t *testing.T, sandboxer string) *bed {
+	t.Helper()
+	return newBedAt(t, host.New(t), cmp.Or(os.Getenv("CLOISTER_TEST_RUNTIME"), cloister), sandboxer, nil, false)
+}
+
+// newBedAt starts it in a place. Who trusts his users lets the default class be privileged in the guest.
+func newBedAt(t *testing.T, place *host.Place, runtime, sandboxer string, env []string, trusted bool) *bed {
 	t.Helper()
 	program := testenv.NeedBusybox(t)
 	testenv.NeedOverlay(t)
@@ -88,7 +111,6 @@ func newBed(t *testing.T, sandboxer string) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	place := host.New(t)
 	conf := filepath.Join(place.Dir, "net.d")
 	if err := os.Mkdir(conf, 0o755); err != nil {
 		t.Fatal(err)
@@ -96,7 +118,7 @@ func newBed(t *testing.T, sandboxer string) *bed {
 	if err := os.WriteFile(filepath.Join(conf, "10-pods.conflist"), fmt.Appendf(nil, network, filepath.Join(place.Dir, "ipam")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b := &bed{Containerd: place.StartContainerd(t, host.Options{Version: host.Current, CRI: true, Config: fmt.Sprintf(criConfig, plugins, conf, cmp.Or(os.Getenv("CLOISTER_TEST_RUNTIME"), "io.containerd.cloister.v2"), sandboxer)})}
+	b := &bed{Containerd: place.StartContainerd(t, host.Options{Version: host.Current, CRI: true, Env: env, Config: fmt.Sprintf(criConfig, plugins, conf, runtime, sandboxer, trusted)})}
 	archive := filepath.Join(place.Dir, "images.tar")
 	if err := images.Save(archive, set); err != nil {
 		t.Fatal(err)
@@ -165,6 +187,12 @@ type pod struct {
 // run starts a pod, which is removed when the test ends.
 func (b *bed) run(t *testing.T, config *runtimeapi.PodSandboxConfig) *pod {
 	t.Helper()
+	return b.runAs(t, config, "")
+}
+
+// runAs starts a pod of a runtime class.
+func (b *bed) runAs(t *testing.T, config *runtimeapi.PodSandboxConfig, class string) *pod {
+	t.Helper()
 	name := config.GetMetadata().GetName()
 	config.Metadata.Namespace, config.Metadata.Uid = "default", name
 	config.LogDirectory = filepath.Join(b.Place.Dir, "logs", name)
@@ -172,7 +200,7 @@ func (b *bed) run(t *testing.T, config *runtimeapi.PodSandboxConfig) *pod {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	answer, err := b.cri.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config})
+	answer, err := b.cri.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: class})
 	if err != nil {
 		t.Fatalf("RunPodSandbox: %v", err)
 	}
@@ -198,6 +226,15 @@ func (p *pod) remove(t *testing.T) {
 // create makes a container in the pod.
 func (p *pod) create(t *testing.T, name string, change func(*runtimeapi.ContainerConfig), command ...string) string {
 	t.Helper()
+	answer, err := p.cri.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: p.container(name, change, command...), SandboxConfig: p.config})
+	if err != nil {
+		t.Fatalf("CreateContainer %s: %v", name, err)
+	}
+	return answer.GetContainerId()
+}
+
+// container is the configuration of a container in the pod.
+func (p *pod) container(name string, change func(*runtimeapi.ContainerConfig), command ...string) *runtimeapi.ContainerConfig {
 	config := &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: name},
 		Image:    &runtimeapi.ImageSpec{Image: images.BusyboxName},
@@ -207,11 +244,7 @@ func (p *pod) create(t *testing.T, name string, change func(*runtimeapi.Containe
 	if change != nil {
 		change(config)
 	}
-	answer, err := p.cri.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
-	if err != nil {
-		t.Fatalf("CreateContainer %s: %v", name, err)
-	}
-	return answer.GetContainerId()
+	return config
 }
 
 // start creates and starts a container.

@@ -57,6 +57,7 @@ func pods(t *testing.T, sandboxer string) {
 	inside(t, b, ip, first, second)
 	outside(t, b, p, first, second)
 	streams(t, b, p, first)
+	lives(t, b, p)
 	step(t, "restart of containerd", func(t *testing.T) {
 		b.Stop(t, "KILL")
 		b.Start(t)
