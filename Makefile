@@ -66,8 +66,8 @@ golden: deps ## write the golden files anew; read the diff
 	done
 	@git --no-pager diff --stat -- '*testdata*'
 
-fuzz: deps ## every fuzz test for FUZZTIME each
-	@FUZZTIME=$(FUZZTIME) .ci/stages fuzz
+fuzz: deps ## every fuzz test for FUZZTIME each, or those of the pattern FUZZ=; FUZZJOBS=2 runs two at once
+	@MOST=1000000 FUZZTIME=$(FUZZTIME) .ci/stages fuzz
 
 bench: build guest clients ## what starts, execs and files cost beside runc and a bare QEMU; JSON into $$BENCH_JSON
 	@BENCH_RUNS=$${RUNS:-10} go test -count=1 -timeout 60m -v -run Bench ./tests/bench/...
