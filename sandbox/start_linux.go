@@ -51,6 +51,9 @@ func (p *planned) close() {
 // plan decides everything that can be decided without an effect.
 func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	p.clock = qemu.NewTSC()
+	if err := checkSources(s.request.Bundle, s.request.Workload); err != nil {
+		return err
+	}
 	image, err := openImage(s.config.Guest.Image)
 	if err != nil {
 		return err
@@ -166,9 +169,13 @@ func (s *Sandbox) serveFiles(ctx context.Context, p *planned) error {
 		return err
 	}
 	p.opened = append(p.opened, log)
+	// The server becomes the guest's user to make that user's files, without the groups that may have let it: the guest's
+	// kernel has checked that.
+	starter := s.starter(s.identity.chosen.Virtiofsd)
+	starter.KeepCapabilities = true
 	return s.run("virtiofsd", func() (int, error) {
 		s.files, err = virtiofsd.Start(ctx, virtiofsd.Config{
-			Binary: s.identity.programs.Virtiofsd, Source: s.dir.Share(), Starter: s.starter(s.identity.chosen.Virtiofsd),
+			Binary: s.identity.programs.Virtiofsd, Source: s.dir.Share(), Starter: starter,
 			Sockets: s.identity.sockets, Log: log, Dir: s.dir.String(),
 		})
 		if err != nil {

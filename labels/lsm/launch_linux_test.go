@@ -193,6 +193,27 @@ func TestPdeathsig(t *testing.T) {
 	}
 }
 
+func TestKeepCapabilities(t *testing.T) {
+	testenv.NeedRoot(t)
+	setpriv := testenv.NeedTool(t, "setpriv")
+	for _, keep := range []bool{true, false} {
+		r, w := pipe(t)
+		cmd := exec.CommandContext(t.Context(), setpriv, "--dump")
+		cmd.Stdout = w
+		if err := (Launch{Driver: none(t), KeepCapabilities: keep}).Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		_ = w.Close()
+		out, err := io.ReadAll(r)
+		if err := errors.Join(err, cmd.Wait()); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(string(out), "no_setuid_fixup"); got != keep {
+			t.Errorf("KeepCapabilities %t: %s", keep, out)
+		}
+	}
+}
+
 func TestNetNS(t *testing.T) {
 	testenv.NeedRoot(t)
 	other := make(chan *os.File)

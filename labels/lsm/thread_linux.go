@@ -15,6 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// noSetuidFixup is SECBIT_NO_SETUID_FIXUP of linux/securebits.h.
+const noSetuidFixup = 1 << 2
+
 // Launch starts a command under a label. It is a value; its zero value refuses to start anything.
 //
 // There is no label for the child's sockets here: the kernel forgets attr/sockcreate at exec. Sockets that a child inherits
@@ -26,6 +29,9 @@ type Launch struct {
 	Label labels.Label
 	// NetNS, when not nil, is the network namespace that the command is started in. It stays the caller's.
 	NetNS *os.File
+	// KeepCapabilities has the command keep its capabilities when it takes on another user (SECBIT_NO_SETUID_FIXUP), as a
+	// file server does to make files that are that user's.
+	KeepCapabilities bool
 }
 
 // Start starts cmd as cmd.Start does, with the label set for its first exec. The command must be the labelled program itself,
@@ -66,6 +72,11 @@ func (l Launch) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 	if l.NetNS != nil {
 		if err := unix.Setns(int(l.NetNS.Fd()), unix.CLONE_NEWNET); err != nil {
 			return -1, fmt.Errorf("enter network namespace %s: %w", l.NetNS.Name(), err)
+		}
+	}
+	if l.KeepCapabilities {
+		if err := unix.Prctl(unix.PR_SET_SECUREBITS, noSetuidFixup, 0, 0, 0); err != nil {
+			return -1, fmt.Errorf("keep capabilities over a change of user: %w: the shim needs CAP_SETPCAP", err)
 		}
 	}
 	if !l.Label.IsZero() {

@@ -58,6 +58,7 @@ func args(kind Kind, socket, folder int, openFiles uint64) []string {
 			"--killpriv-v2",
 			"--xattr",
 			"--xattrmap=" + xattrMap,
+			"--killpriv-v2",
 			"--rlimit-nofile=" + nofile,
 		}
 	}
@@ -73,5 +74,6 @@ func args(kind Kind, socket, folder int, openFiles uint64) []string {
 		// Without it the guest asks for the file capabilities before each write.
 		"-o", "killpriv_v2",
 		"-o", "xattr,xattrmap=" + xattrMap,
+		"-o", "killpriv_v2",
 	}
 }
