@@ -111,7 +111,7 @@ func (w *Workload) devices(opts Options, p *problems) {
 	case allowAll:
 		p.refuse("linux.devices", refused, privilegedText)
 	default:
-		p.refuse("linux.devices", refused, "the guest's kernel has no such device and the host's cannot be handed over: remove it (allowed: the standard set, and what workloads.guest_devices lists)")
+		p.refuse("linux.devices", refused, "the guest's kernel has no such device and the host's cannot be handed over: remove it (allowed: the standard set, what workloads.guest_devices lists, and block devices where workloads.block_devices is true)")
 	}
 	if w.spec.Linux.Resources != nil {
 		p.deviceRules(w.spec.Linux.Resources.Devices, w.Devices)

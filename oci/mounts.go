@@ -33,6 +33,14 @@ const (
 	TerminationLog                // /dev/termination-log: shared; a member's last words
 )
 
+// Follows says that what the host mounts below a BindMount later is seen in the container: when asked for, and where nothing
+// is said, as with runc.
+func (m Mount) Follows() bool {
+	return m.slave() || m.Propagation == "" && !m.RecursiveRO
+}
+
+func (m Mount) slave() bool { return m.Propagation == "slave" || m.Propagation == "rslave" }
+
 // Copied says that the file's bytes go to the guest instead of a share of it.
 func (p Purpose) Copied() bool {
 	return p == ResolvFile || p == HostsFile || p == HostnameFile
@@ -144,6 +152,9 @@ func (p *problems) bindOptions(field string, options []string, m *Mount) {
 			}
 			m.Options = append(m.Options, o)
 		}
+	}
+	if m.RecursiveRO && m.slave() {
+		p.refuse(field+".options", "rro", "what the host mounts later could be written to ("+m.Destination+"): use rro with rprivate, or ro with "+m.Propagation)
 	}
 }
 

@@ -61,6 +61,9 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 			err = errors.Join(err, r.undo.run(ctx))
 		}
 	}()
+	if err := checkSources(c); err != nil {
+		return "", err
+	}
 	if err := s.sharePID(ctx, c.Workload); err != nil {
 		return "", err
 	}
@@ -83,6 +86,9 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 	}
 	input := s.guestInput(c)
 	if err := s.addMounts(ctx, c, shared, &input, req); err != nil {
+		return "", err
+	}
+	if err := s.addDevices(ctx, r, c, &input); err != nil {
 		return "", err
 	}
 	if req.Spec, err = c.Workload.GuestSpec(input); err != nil {
@@ -161,9 +167,11 @@ func (s *Sandbox) addRootfs(ctx context.Context, r *resident, c Container, share
 	}
 	luns := make([]string, len(rootfs.Disks))
 	for i, d := range rootfs.Disks {
-		if luns[i], err = s.addDisk(ctx, r, d); err != nil {
+		lun, err := s.addDisk(ctx, r, d)
+		if err != nil {
 			return nil, fmt.Errorf("rootfs: %w", err)
 		}
+		luns[i] = "lun:" + strconv.Itoa(lun)
 	}
 	var steps []*guestv1.MountStep
 	for _, m := range rootfs.Guest {
@@ -216,20 +224,6 @@ func (c Container) absolute(name string) string {
 	return filepath.Join(c.Bundle, name)
 }
 
-// addDisk puts an image or block device into a free LUN.
-func (s *Sandbox) addDisk(ctx context.Context, r *resident, d plan.Disk) (source string, err error) {
-	if err := s.prepareDisk(ctx, d); err != nil {
-		return "", err
-	}
-	lun := s.takeLUN()
-	r.undo.push("lun", func(context.Context) error { s.dropLUN(lun); return nil })
-	if err := s.plug(ctx, lun, d); err != nil {
-		return "", err
-	}
-	r.undo.push("disk "+d.Path, func(ctx context.Context) error { return s.unplug(ctx, lun) })
-	return "lun:" + strconv.Itoa(lun), nil
-}
-
 // guestInput is what the host's side adds to the guest's spec.
 func (s *Sandbox) guestInput(c Container) oci.GuestInput {
 	in := oci.GuestInput{
@@ -272,33 +266,14 @@ func (s *Sandbox) addMounts(ctx context.Context, c Container, shared string, in 
 
 // shareVolume shows a volume to the guest, labelled as it is to be.
 func (s *Sandbox) shareVolume(ctx context.Context, m oci.Mount, source, shown string) error {
-	if err := shareable(source); err != nil {
-		return err
-	}
 	v, err := volume(s.config.Labels, m, shown, source)
 	if err != nil {
 		return err
 	}
-	if err := bindMount(source, shown, bindFlags{recursive: m.Recursive, readOnly: m.ReadOnly}); err != nil {
+	if err := bindMount(source, shown, bindFlags{recursive: m.Recursive, readOnly: m.ReadOnly, follow: m.Follows()}); err != nil {
 		return err
 	}
 	return s.identity.admit(ctx, v)
-}
-
-// shareable refuses what a file server cannot give to a guest.
-func shareable(source string) error {
-	info, err := os.Stat(source)
-	if err != nil {
-		return err
-	}
-	switch t := info.Mode().Type(); t {
-	case 0, os.ModeDir:
-		return nil
-	case os.ModeSocket:
-		return fmt.Errorf("%q is a socket of the host, which the guest cannot reach: %w", source, errdefs.ErrNotImplemented)
-	default:
-		return fmt.Errorf("%q is neither a folder nor a file (%s): %w", source, t, errdefs.ErrNotImplemented)
-	}
 }
 
 func readBounded(name string) ([]byte, error) {

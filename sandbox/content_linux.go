@@ -19,7 +19,7 @@ func (s *Sandbox) content(ctx context.Context) error {
 	if s.request.Workload.Role == oci.Sandbox {
 		return nil // a pause container stays on the host
 	}
-	c := Container{ID: s.request.ID, Bundle: s.request.Bundle, Workload: s.request.Workload, Rootfs: s.request.Rootfs}
+	c := s.first()
 	if s.identity.labels() {
 		if err := s.rootfsContent(ctx, c); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("rootfs: %w", err)
@@ -34,11 +34,16 @@ func (s *Sandbox) content(ctx context.Context) error {
 		if err == nil {
 			err = s.identity.admit(ctx, v)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a hook may still make it
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // gone meanwhile: Add says so
 			return fmt.Errorf("mount %q: %w", m.Destination, err)
 		}
 	}
 	return nil
+}
+
+// first is the container that the sandbox is started for.
+func (s *Sandbox) first() Container {
+	return Container{ID: s.request.ID, Bundle: s.request.Bundle, Workload: s.request.Workload, Rootfs: s.request.Rootfs}
 }
 
 func (s *Sandbox) rootfsContent(ctx context.Context, c Container) error {

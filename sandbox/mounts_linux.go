@@ -108,6 +108,7 @@ func relativeLowers(options []string) (base string, out []string) {
 type bindFlags struct {
 	recursive bool // with what is mounted below it
 	readOnly  bool // nothing can be written through it, whatever the guest believes
+	follow    bool // what the host mounts or unmounts below it later is seen
 }
 
 // bindMount shows source, a file or a folder of the host, at target, which is made.
@@ -131,6 +132,10 @@ func bindMount(source, target string, b bindFlags) error {
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID}
 	if b.readOnly {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	attr.Propagation = unix.MS_PRIVATE
+	if b.follow {
+		attr.Propagation = unix.MS_SLAVE
 	}
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
 		return fmt.Errorf("restrict %q: %w", source, err)

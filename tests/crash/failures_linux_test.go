@@ -146,12 +146,12 @@ func TestStartFailures(t *testing.T) {
 		{
 			"mount-missing", func(*testing.T) settings { return settings{} },
 			[]string{"--mount", "type=bind,src=/nowhere/volume,dst=/v,options=rbind:rw"},
-			[]string{"/nowhere/volume", "no such file"},
+			[]string{"mounts[", "/nowhere/volume", "does not exist"},
 		},
 		{
 			"mount-socket", func(*testing.T) settings { return settings{} },
 			[]string{"--mount", "type=bind,src=/run/containerd/containerd.sock,dst=/v,options=rbind:rw"},
-			[]string{"socket of the host"},
+			[]string{"mounts[", "is a socket"},
 		},
 		{"netns-missing", func(*testing.T) settings { return settings{} }, []string{"--with-ns", "network:/nowhere/netns"}, []string{"/nowhere/netns", "network namespace"}},
 		{"netns-not-one", func(*testing.T) settings { return settings{} }, []string{"--with-ns", "network:/etc/passwd"}, []string{"/etc/passwd", "network namespace"}},

@@ -804,6 +804,102 @@ func (x *PrepareContainerResponse) GetBundle() string {
 	return ""
 }
 
+type FindDiskRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lun           uint32                 `protobuf:"varint,1,opt,name=lun,proto3" json:"lun,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindDiskRequest) Reset() {
+	*x = FindDiskRequest{}
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindDiskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindDiskRequest) ProtoMessage() {}
+
+func (x *FindDiskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindDiskRequest.ProtoReflect.Descriptor instead.
+func (*FindDiskRequest) Descriptor() ([]byte, []int) {
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *FindDiskRequest) GetLun() uint32 {
+	if x != nil {
+		return x.Lun
+	}
+	return 0
+}
+
+type FindDiskResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Major         uint32                 `protobuf:"varint,1,opt,name=major,proto3" json:"major,omitempty"`
+	Minor         uint32                 `protobuf:"varint,2,opt,name=minor,proto3" json:"minor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindDiskResponse) Reset() {
+	*x = FindDiskResponse{}
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindDiskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindDiskResponse) ProtoMessage() {}
+
+func (x *FindDiskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindDiskResponse.ProtoReflect.Descriptor instead.
+func (*FindDiskResponse) Descriptor() ([]byte, []int) {
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *FindDiskResponse) GetMajor() uint32 {
+	if x != nil {
+		return x.Major
+	}
+	return 0
+}
+
+func (x *FindDiskResponse) GetMinor() uint32 {
+	if x != nil {
+		return x.Minor
+	}
+	return 0
+}
+
 type RemoveContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -813,7 +909,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[11]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +921,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[11]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +934,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{11}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RemoveContainerRequest) GetId() string {
@@ -858,7 +954,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[12]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +966,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[12]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +979,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{12}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EventsRequest) GetAfter() uint64 {
@@ -909,7 +1005,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[13]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1017,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[13]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1030,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{13}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -957,7 +1053,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[14]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1065,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[14]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1078,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{14}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -1024,7 +1120,7 @@ type MemoryInfoResponse struct {
 
 func (x *MemoryInfoResponse) Reset() {
 	*x = MemoryInfoResponse{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[15]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1132,7 @@ func (x *MemoryInfoResponse) String() string {
 func (*MemoryInfoResponse) ProtoMessage() {}
 
 func (x *MemoryInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[15]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1145,7 @@ func (x *MemoryInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryInfoResponse.ProtoReflect.Descriptor instead.
 func (*MemoryInfoResponse) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{15}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MemoryInfoResponse) GetTotalKib() uint64 {
@@ -1139,7 +1235,12 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\"2\n" +
 	"\x18PrepareContainerResponse\x12\x16\n" +
-	"\x06bundle\x18\x01 \x01(\tR\x06bundle\"(\n" +
+	"\x06bundle\x18\x01 \x01(\tR\x06bundle\"#\n" +
+	"\x0fFindDiskRequest\x12\x10\n" +
+	"\x03lun\x18\x01 \x01(\rR\x03lun\">\n" +
+	"\x10FindDiskResponse\x12\x14\n" +
+	"\x05major\x18\x01 \x01(\rR\x05major\x12\x14\n" +
+	"\x05minor\x18\x02 \x01(\rR\x05minor\"(\n" +
 	"\x16RemoveContainerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\">\n" +
 	"\rEventsRequest\x12\x14\n" +
@@ -1155,7 +1256,7 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\x12MemoryInfoResponse\x12\x1b\n" +
 	"\ttotal_kib\x18\x01 \x01(\x04R\btotalKib\x12#\n" +
 	"\ravailable_kib\x18\x02 \x01(\x04R\favailableKib\x12\"\n" +
-	"\ragent_rss_kib\x18\x03 \x01(\x04R\vagentRssKib2\xca\x05\n" +
+	"\ragent_rss_kib\x18\x03 \x01(\x04R\vagentRssKib2\x9f\x06\n" +
 	"\x05Guest\x12H\n" +
 	"\tConfigure\x12#.cloister.guest.v1.ConfigureRequest\x1a\x16.google.protobuf.Empty\x12D\n" +
 	"\aSetTime\x12!.cloister.guest.v1.SetTimeRequest\x1a\x16.google.protobuf.Empty\x12B\n" +
@@ -1163,7 +1264,8 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\x0ePrepareSandbox\x12(.cloister.guest.v1.PrepareSandboxRequest\x1a\x16.google.protobuf.Empty\x12k\n" +
 	"\x10PrepareContainer\x12*.cloister.guest.v1.PrepareContainerRequest\x1a+.cloister.guest.v1.PrepareContainerResponse\x12T\n" +
 	"\x0fRemoveContainer\x12).cloister.guest.v1.RemoveContainerRequest\x1a\x16.google.protobuf.Empty\x12M\n" +
-	"\x06Events\x12 .cloister.guest.v1.EventsRequest\x1a!.cloister.guest.v1.EventsResponse\x12K\n" +
+	"\x06Events\x12 .cloister.guest.v1.EventsRequest\x1a!.cloister.guest.v1.EventsResponse\x12S\n" +
+	"\bFindDisk\x12\".cloister.guest.v1.FindDiskRequest\x1a#.cloister.guest.v1.FindDiskResponse\x12K\n" +
 	"\n" +
 	"MemoryInfo\x12\x16.google.protobuf.Empty\x1a%.cloister.guest.v1.MemoryInfoResponse\x12:\n" +
 	"\bShutdown\x12\x16.google.protobuf.Empty\x1a\x16.google.protobuf.EmptyB&Z$cloister/sandbox/guestapi/v1;guestv1b\x06proto3"
@@ -1180,7 +1282,7 @@ func file_sandbox_guestapi_v1_guest_proto_rawDescGZIP() []byte {
 	return file_sandbox_guestapi_v1_guest_proto_rawDescData
 }
 
-var file_sandbox_guestapi_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_sandbox_guestapi_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_sandbox_guestapi_v1_guest_proto_goTypes = []any{
 	(*ConfigureRequest)(nil),         // 0: cloister.guest.v1.ConfigureRequest
 	(*SetTimeRequest)(nil),           // 1: cloister.guest.v1.SetTimeRequest
@@ -1193,45 +1295,49 @@ var file_sandbox_guestapi_v1_guest_proto_goTypes = []any{
 	(*MountStep)(nil),                // 8: cloister.guest.v1.MountStep
 	(*File)(nil),                     // 9: cloister.guest.v1.File
 	(*PrepareContainerResponse)(nil), // 10: cloister.guest.v1.PrepareContainerResponse
-	(*RemoveContainerRequest)(nil),   // 11: cloister.guest.v1.RemoveContainerRequest
-	(*EventsRequest)(nil),            // 12: cloister.guest.v1.EventsRequest
-	(*EventsResponse)(nil),           // 13: cloister.guest.v1.EventsResponse
-	(*Event)(nil),                    // 14: cloister.guest.v1.Event
-	(*MemoryInfoResponse)(nil),       // 15: cloister.guest.v1.MemoryInfoResponse
-	nil,                              // 16: cloister.guest.v1.ConfigureRequest.SysctlsEntry
-	(*anypb.Any)(nil),                // 17: google.protobuf.Any
-	(*emptypb.Empty)(nil),            // 18: google.protobuf.Empty
+	(*FindDiskRequest)(nil),          // 11: cloister.guest.v1.FindDiskRequest
+	(*FindDiskResponse)(nil),         // 12: cloister.guest.v1.FindDiskResponse
+	(*RemoveContainerRequest)(nil),   // 13: cloister.guest.v1.RemoveContainerRequest
+	(*EventsRequest)(nil),            // 14: cloister.guest.v1.EventsRequest
+	(*EventsResponse)(nil),           // 15: cloister.guest.v1.EventsResponse
+	(*Event)(nil),                    // 16: cloister.guest.v1.Event
+	(*MemoryInfoResponse)(nil),       // 17: cloister.guest.v1.MemoryInfoResponse
+	nil,                              // 18: cloister.guest.v1.ConfigureRequest.SysctlsEntry
+	(*anypb.Any)(nil),                // 19: google.protobuf.Any
+	(*emptypb.Empty)(nil),            // 20: google.protobuf.Empty
 }
 var file_sandbox_guestapi_v1_guest_proto_depIdxs = []int32{
-	16, // 0: cloister.guest.v1.ConfigureRequest.sysctls:type_name -> cloister.guest.v1.ConfigureRequest.SysctlsEntry
+	18, // 0: cloister.guest.v1.ConfigureRequest.sysctls:type_name -> cloister.guest.v1.ConfigureRequest.SysctlsEntry
 	2,  // 1: cloister.guest.v1.ConfigureRequest.network:type_name -> cloister.guest.v1.Network
 	3,  // 2: cloister.guest.v1.Network.links:type_name -> cloister.guest.v1.Link
 	4,  // 3: cloister.guest.v1.Network.routes:type_name -> cloister.guest.v1.Route
 	5,  // 4: cloister.guest.v1.Network.neighbours:type_name -> cloister.guest.v1.Neighbour
 	8,  // 5: cloister.guest.v1.PrepareContainerRequest.mounts:type_name -> cloister.guest.v1.MountStep
 	9,  // 6: cloister.guest.v1.PrepareContainerRequest.files:type_name -> cloister.guest.v1.File
-	14, // 7: cloister.guest.v1.EventsResponse.events:type_name -> cloister.guest.v1.Event
-	17, // 8: cloister.guest.v1.Event.event:type_name -> google.protobuf.Any
+	16, // 7: cloister.guest.v1.EventsResponse.events:type_name -> cloister.guest.v1.Event
+	19, // 8: cloister.guest.v1.Event.event:type_name -> google.protobuf.Any
 	0,  // 9: cloister.guest.v1.Guest.Configure:input_type -> cloister.guest.v1.ConfigureRequest
 	1,  // 10: cloister.guest.v1.Guest.SetTime:input_type -> cloister.guest.v1.SetTimeRequest
 	2,  // 11: cloister.guest.v1.Guest.ApplyNetwork:input_type -> cloister.guest.v1.Network
 	6,  // 12: cloister.guest.v1.Guest.PrepareSandbox:input_type -> cloister.guest.v1.PrepareSandboxRequest
 	7,  // 13: cloister.guest.v1.Guest.PrepareContainer:input_type -> cloister.guest.v1.PrepareContainerRequest
-	11, // 14: cloister.guest.v1.Guest.RemoveContainer:input_type -> cloister.guest.v1.RemoveContainerRequest
-	12, // 15: cloister.guest.v1.Guest.Events:input_type -> cloister.guest.v1.EventsRequest
-	18, // 16: cloister.guest.v1.Guest.MemoryInfo:input_type -> google.protobuf.Empty
-	18, // 17: cloister.guest.v1.Guest.Shutdown:input_type -> google.protobuf.Empty
-	18, // 18: cloister.guest.v1.Guest.Configure:output_type -> google.protobuf.Empty
-	18, // 19: cloister.guest.v1.Guest.SetTime:output_type -> google.protobuf.Empty
-	18, // 20: cloister.guest.v1.Guest.ApplyNetwork:output_type -> google.protobuf.Empty
-	18, // 21: cloister.guest.v1.Guest.PrepareSandbox:output_type -> google.protobuf.Empty
-	10, // 22: cloister.guest.v1.Guest.PrepareContainer:output_type -> cloister.guest.v1.PrepareContainerResponse
-	18, // 23: cloister.guest.v1.Guest.RemoveContainer:output_type -> google.protobuf.Empty
-	13, // 24: cloister.guest.v1.Guest.Events:output_type -> cloister.guest.v1.EventsResponse
-	15, // 25: cloister.guest.v1.Guest.MemoryInfo:output_type -> cloister.guest.v1.MemoryInfoResponse
-	18, // 26: cloister.guest.v1.Guest.Shutdown:output_type -> google.protobuf.Empty
-	18, // [18:27] is the sub-list for method output_type
-	9,  // [9:18] is the sub-list for method input_type
+	13, // 14: cloister.guest.v1.Guest.RemoveContainer:input_type -> cloister.guest.v1.RemoveContainerRequest
+	14, // 15: cloister.guest.v1.Guest.Events:input_type -> cloister.guest.v1.EventsRequest
+	11, // 16: cloister.guest.v1.Guest.FindDisk:input_type -> cloister.guest.v1.FindDiskRequest
+	20, // 17: cloister.guest.v1.Guest.MemoryInfo:input_type -> google.protobuf.Empty
+	20, // 18: cloister.guest.v1.Guest.Shutdown:input_type -> google.protobuf.Empty
+	20, // 19: cloister.guest.v1.Guest.Configure:output_type -> google.protobuf.Empty
+	20, // 20: cloister.guest.v1.Guest.SetTime:output_type -> google.protobuf.Empty
+	20, // 21: cloister.guest.v1.Guest.ApplyNetwork:output_type -> google.protobuf.Empty
+	20, // 22: cloister.guest.v1.Guest.PrepareSandbox:output_type -> google.protobuf.Empty
+	10, // 23: cloister.guest.v1.Guest.PrepareContainer:output_type -> cloister.guest.v1.PrepareContainerResponse
+	20, // 24: cloister.guest.v1.Guest.RemoveContainer:output_type -> google.protobuf.Empty
+	15, // 25: cloister.guest.v1.Guest.Events:output_type -> cloister.guest.v1.EventsResponse
+	12, // 26: cloister.guest.v1.Guest.FindDisk:output_type -> cloister.guest.v1.FindDiskResponse
+	17, // 27: cloister.guest.v1.Guest.MemoryInfo:output_type -> cloister.guest.v1.MemoryInfoResponse
+	20, // 28: cloister.guest.v1.Guest.Shutdown:output_type -> google.protobuf.Empty
+	19, // [19:29] is the sub-list for method output_type
+	9,  // [9:19] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -1248,7 +1354,7 @@ func file_sandbox_guestapi_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sandbox_guestapi_v1_guest_proto_rawDesc), len(file_sandbox_guestapi_v1_guest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -16,6 +16,7 @@ type TTRPCGuestService interface {
 	PrepareContainer(context.Context, *PrepareContainerRequest) (*PrepareContainerResponse, error)
 	RemoveContainer(context.Context, *RemoveContainerRequest) (*emptypb.Empty, error)
 	Events(context.Context, *EventsRequest) (*EventsResponse, error)
+	FindDisk(context.Context, *FindDiskRequest) (*FindDiskResponse, error)
 	MemoryInfo(context.Context, *emptypb.Empty) (*MemoryInfoResponse, error)
 	Shutdown(context.Context, *emptypb.Empty) (*emptypb.Empty, error)
 }
@@ -71,6 +72,13 @@ func RegisterTTRPCGuestService(srv *ttrpc.Server, svc TTRPCGuestService) {
 					return nil, err
 				}
 				return svc.Events(ctx, &req)
+			},
+			"FindDisk": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req FindDiskRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.FindDisk(ctx, &req)
 			},
 			"MemoryInfo": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req emptypb.Empty
@@ -151,6 +159,14 @@ func (c *ttrpcguestClient) RemoveContainer(ctx context.Context, req *RemoveConta
 func (c *ttrpcguestClient) Events(ctx context.Context, req *EventsRequest) (*EventsResponse, error) {
 	var resp EventsResponse
 	if err := c.client.Call(ctx, "cloister.guest.v1.Guest", "Events", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *ttrpcguestClient) FindDisk(ctx context.Context, req *FindDiskRequest) (*FindDiskResponse, error) {
+	var resp FindDiskResponse
+	if err := c.client.Call(ctx, "cloister.guest.v1.Guest", "FindDisk", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

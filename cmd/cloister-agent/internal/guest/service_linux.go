@@ -204,6 +204,12 @@ func (s *Service) Events(ctx context.Context, r *guestv1.EventsRequest) (*guestv
 	return &guestv1.EventsResponse{Events: list}, err
 }
 
+// FindDisk tells a disk's number.
+func (s *Service) FindDisk(ctx context.Context, r *guestv1.FindDiskRequest) (*guestv1.FindDiskResponse, error) {
+	major, minor, err := steps.FindDisk(ctx, int(r.GetLun()))
+	return &guestv1.FindDiskResponse{Major: major, Minor: minor}, err
+}
+
 // MemoryInfo reads /proc.
 func (s *Service) MemoryInfo(context.Context, *types.Empty) (*guestv1.MemoryInfoResponse, error) {
 	return memoryInfo()

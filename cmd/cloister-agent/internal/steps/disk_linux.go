@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"cloister/cmd/cloister-agent/internal/uevent"
 )
 
@@ -18,6 +20,19 @@ const (
 	scsiDevices = "/sys/bus/scsi/devices"
 	scsiHosts   = "/sys/class/scsi_host"
 )
+
+// FindDisk waits for a LUN's disk and gives its number.
+func FindDisk(ctx context.Context, lun int) (major, minor uint32, err error) {
+	node, err := waitDisk(ctx, lun)
+	if err != nil {
+		return 0, 0, err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(node, &st); err != nil {
+		return 0, 0, &os.PathError{Op: "stat", Path: node, Err: err}
+	}
+	return unix.Major(st.Rdev), unix.Minor(st.Rdev), nil
+}
 
 // waitDisk gives the device node of the LUN of the one virtio-scsi controller
 // (channel 0, target 0). The kernel tells of a disk when it is ready.

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/containerd/errdefs"
+
+	"cloister/oci"
+)
+
+// checkSources refuses what cannot be bound into a guest, or handed to it. It is asked before a machine is started for the workload, and has
+// no effect.
+func checkSources(c Container) error {
+	w := c.Workload
+	if w.Role == oci.Sandbox {
+		return nil // nothing runs on the first container's files
+	}
+	var errs []error
+	for i, m := range w.Mounts {
+		if m.Kind != oci.BindMount || m.Purpose == oci.SharedMemory {
+			continue
+		}
+		source := c.absolute(m.Source)
+		if reason := unfit(source); reason != "" {
+			errs = append(errs, fmt.Errorf("mounts[%d].source = %q, for %q: %s: %w", i, source, m.Destination, reason, errdefs.ErrInvalidArgument))
+		}
+	}
+	for i, d := range w.Devices {
+		if d.Kind != oci.HostBlock {
+			continue
+		}
+		if _, err := blockNode(d.Number); err != nil {
+			errs = append(errs, fmt.Errorf("linux.devices[%d] %q: %w", i, d.Path, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unfit says why a file of the host cannot be shared with a guest, and what to do; "" for one that can.
+func unfit(source string) string {
+	info, err := os.Stat(source)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "does not exist on the host: make it first, or take the mount out"
+	}
+	if err != nil {
+		return err.Error()
+	}
+	switch t := info.Mode().Type(); {
+	case t == 0, t == os.ModeDir:
+		return ""
+	case t == os.ModeSocket:
+		return "is a socket, and what listens there cannot be reached from a guest: use a network address, or a process in the same pod"
+	case t&os.ModeDevice != 0:
+		return "is a device: name it under linux.devices (--device) instead of binding it"
+	case t == os.ModeNamedPipe:
+		return "is a FIFO, whose other end would be in another kernel: use a network address, or a process in the same pod"
+	default:
+		return "is neither a folder nor a file"
+	}
+}
