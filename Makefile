@@ -42,7 +42,7 @@ test-unit: deps ## unit tests with the race detector, and the rules about the tr
 	@.ci/stages unit arch
 
 test-integration: deps ## the built programs against both containerds, QEMU and a guest
-	@.ci/stages build guest clients machine integration crash
+	@.ci/stages build guest clients machine integration files crash
 
 test-suite: deps ## containerd's own client suite, compared with the expected results
 	@.ci/stages build guest clients suite

@@ -73,7 +73,7 @@ func hostUpper(m Mount) bool {
 }
 
 // guestFileSystems are those that both guest kernels mount from a disk.
-func guestFileSystems() []string { return []string{"erofs", "ext4"} }
+func guestFileSystems() []string { return []string{"erofs", "ext4", "xfs"} }
 
 type diskPlan struct {
 	isBlock map[string]bool
@@ -126,7 +126,7 @@ func (p *diskPlan) add(r *Rootfs, i int, m Mount, last bool) error {
 func (p *diskPlan) addDisk(r *Rootfs, m Mount, target string) error {
 	fsType := strings.TrimPrefix(m.Type, "mkfs/")
 	if !slices.Contains(guestFileSystems(), fsType) {
-		return fmt.Errorf("the guest mounts %s from disks: %w", strings.Join(guestFileSystems(), " and "), errdefs.ErrNotImplemented)
+		return fmt.Errorf("the guest mounts %s from disks: %w", strings.Join(guestFileSystems(), ", "), errdefs.ErrNotImplemented)
 	}
 	if !path.IsAbs(m.Source) {
 		return fmt.Errorf("source is not an absolute path: %w", errdefs.ErrInvalidArgument)

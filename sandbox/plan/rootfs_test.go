@@ -83,7 +83,11 @@ func TestNewRootfs(t *testing.T) {
 			mounts: []Mount{erofs, {Type: "format/mkdir/overlay", Source: "overlay", Options: []string{"upperdir=/s/6/fs", "workdir=/s/6/work", "lowerdir={{ mount 0 }}"}}},
 			err:    errdefs.ErrNotImplemented,
 		},
-		{name: "a file system that the guest has not", mounts: []Mount{{Type: "xfs", Source: "/i", Options: []string{"loop"}}}, err: errdefs.ErrNotImplemented},
+		{
+			name: "xfs", mounts: []Mount{{Type: "xfs", Source: "/i", Options: []string{"loop"}}},
+			want: Rootfs{Disks: []Disk{{Path: "/i"}}, Guest: []Mount{{Type: "xfs", Source: "disk:0", Target: "rootfs"}}},
+		},
+		{name: "a file system that the guest has not", mounts: []Mount{{Type: "btrfs", Source: "/i", Options: []string{"loop"}}}, err: errdefs.ErrNotImplemented},
 		{name: "several devices", mounts: []Mount{{Type: "erofs", Source: "/i", Options: []string{"loop", "device=/j"}}}, err: errdefs.ErrNotImplemented},
 		{name: "mkfs without a size", mounts: []Mount{{Type: "mkfs/ext4", Source: "/i", Options: []string{"loop"}}}, err: errdefs.ErrInvalidArgument},
 		{name: "a relative image", mounts: []Mount{{Type: "ext4", Source: "i", Options: []string{"loop"}}}, err: errdefs.ErrInvalidArgument},

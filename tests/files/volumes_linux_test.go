@@ -58,7 +58,7 @@ func TestVolumes(t *testing.T) {
 					"tmpfs", "stat -c '%a %u:%g' /tmpfs; df -k /tmpfs | awk 'END { print $2 }'; cp /bin/probe /tmpfs 2>&1; i=0; while touch /tmpfs/$i 2>/dev/null; do i=$((i+1)); done; ls /tmpfs | wc -l; grep -o noexec /proc/mounts | head -1",
 					"1750 7:8\n1024\ncp: write error: No space left on device\n9\nnoexec\n",
 				},
-				{"an emptyDir in memory", "dd if=/dev/zero of=/memory/f bs=64k count=64 2>&1 | grep -o 'No space.*'; df -k /memory | awk 'END { print $2 }'; ls -s /memory/f | cut -d ' ' -f 1", "No space left on device\n1024\n1024\n"},
+				{"an emptyDir in memory", "dd if=/dev/zero of=/memory/f bs=64k count=64 2>&1 | grep -o 'No space.*'; df -k /memory | awk 'END { print $2 }'; ls -s /memory/f | awk '{ print $1 }'", "No space left on device\n1024\n1024\n"},
 			} {
 				user := "0"
 				if tt.what == "the image's user" {
@@ -154,7 +154,7 @@ func TestBlockDevices(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, runtime := range runtimes() {
-		for access, want := range map[string]string{"rwm": "8388608\n" + name, "rm": "8388608\ndenied"} {
+		for access, want := range map[string]string{"rwm": "8388608\n" + name, "rm": "8388608\ndenied\n"} {
 			t.Run(name+"-"+access, func(t *testing.T) {
 				script := "blockdev --getsize64 /dev/volume; { echo -n " + name + " | dd of=/dev/volume conv=notrunc,fsync; } 2>/dev/null || { echo denied; exit; }; head -c " + strconv.Itoa(len(name)) + " /dev/volume"
 				config := g.spec(t, name+access, func(spec map[string]any) {
@@ -186,13 +186,14 @@ func (g ground) spec(t *testing.T, id string, change func(spec map[string]any)) 
 	t.Helper()
 	root := g.folder(t, "root-"+id)
 	g.Must(t, "images", "mount", "--rw", image, root)
-	t.Cleanup(func() { g.Place.Run(t, "umount", root) })
+	t.Cleanup(func() { g.Within(t, time.Minute, "images", "unmount", root) })
 	var spec map[string]any
 	if err := json.Unmarshal([]byte(g.Must(t, "oci", "spec")), &spec); err != nil {
 		t.Fatal(err)
 	}
 	spec["root"] = map[string]any{"path": root}
 	spec["linux"].(map[string]any)["cgroupsPath"] = "/" + g.Namespace + "/" + id
+	spec["process"].(map[string]any)["env"] = []string{"PATH=/bin:/sbin"}
 	change(spec)
 	text, err := json.Marshal(spec)
 	if err != nil {

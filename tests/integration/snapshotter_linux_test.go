@@ -18,14 +18,19 @@ import (
 func TestSnapshotters(t *testing.T) {
 	mkfs := testenv.NeedTool(t, "mkfs.ext4")
 	testenv.NeedTool(t, "mkfs.erofs")
-	scratch := filepath.Join(t.TempDir(), "scratch.ext4")
-	if out, err := exec.CommandContext(t.Context(), mkfs, "-q", "-O", "^has_journal", "-E", "root_owner=0:0", scratch, "32M").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	scratch, scratchXFS := filepath.Join(t.TempDir(), "scratch.ext4"), filepath.Join(t.TempDir(), "scratch.xfs")
+	for _, mkfs := range [][]string{
+		{mkfs, "-q", "-O", "^has_journal", "-E", "root_owner=0:0", scratch, "32M"},
+		{testenv.NeedTool(t, "mkfs.xfs"), "-q", "-d", "name=" + scratchXFS + ",file,size=300m"}, // its least
+	} {
+		if out, err := exec.CommandContext(t.Context(), mkfs[0], mkfs[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
 	}
 	const blockfile = `
 [plugins."io.containerd.snapshotter.v1.blockfile"]
 scratch_file = %q
-fs_type = "ext4"
+fs_type = %q
 mount_options = []
 recreate_scratch = true
 `
@@ -36,7 +41,8 @@ default_size = %q
 	tests := []struct{ name, snapshotter, config string }{
 		{"overlayfs", "overlayfs", ""},
 		{"native", "native", ""},
-		{"blockfile", "blockfile", fmt.Sprintf(blockfile, scratch)},
+		{"blockfile", "blockfile", fmt.Sprintf(blockfile, scratch, "ext4")},
+		{"blockfile-xfs", "blockfile", fmt.Sprintf(blockfile, scratchXFS, "xfs")},
 		{"erofs", "erofs", ""},
 		{"erofs-sized", "erofs", fmt.Sprintf(erofs, "64MiB")},
 	}

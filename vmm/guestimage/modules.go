@@ -29,7 +29,7 @@ func bootModules() []string {
 // out.
 func lateModules() []string {
 	return []string{
-		"loop", "squashfs", "binfmt_misc", "tun", "veth", "bridge", "br_netfilter", "dummy", "macvlan", "ipvlan",
+		"loop", "squashfs", "xfs", "binfmt_misc", "tun", "veth", "bridge", "br_netfilter", "dummy", "macvlan", "ipvlan",
 		"8021q", "vxlan", "nf_tables", "nf_conntrack", "nf_conntrack_netlink", "nf_nat", "nft_chain_nat", "nft_ct", "nft_nat",
 		"nft_masq", "nft_redir", "nft_reject_inet", "nft_limit", "nft_log", "nft_compat", "nft_fib_inet", "nft_hash", "nft_numgen",
 		"nft_tproxy", "nft_socket", "nf_log_syslog", "ip_tables", "iptable_filter", "iptable_nat", "iptable_mangle", "iptable_raw",
