@@ -11,6 +11,7 @@ import (
 
 	"cloister/sandbox"
 	"cloister/sandbox/statedir"
+	"cloister/shim/bootstrap"
 )
 
 // taken is a sandbox that a dead shim left, and what became of it.
@@ -40,6 +41,11 @@ func runGC(ctx context.Context, std stdio, args []string) error {
 	left := leftovers(boxes)
 	if !*dry {
 		err = orRoot(sandbox.CleanupAll(ctx, s.config))
+		stale, staleErr := bootstrap.RemoveStale()
+		for _, path := range stale {
+			fmt.Fprintf(std.err, "took back socket %s\n", path)
+		}
+		err = errors.Join(err, staleErr)
 		for i := range left {
 			_, gone := os.Lstat(boxDir(s, left[i]))
 			left[i].Gone = errors.Is(gone, os.ErrNotExist)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -269,5 +270,30 @@ func TestListen(t *testing.T) {
 		t.Errorf("removeStale took a served socket: %v", err)
 	} else {
 		c.Close()
+	}
+}
+
+func TestRemoveAllStale(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, served := range map[string]bool{"cloister-dead": false, "cloister-alive": true, "another": false} {
+		l, err := listen(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if served {
+			defer l.Close()
+		} else {
+			l.Close()
+		}
+	}
+	removed, err := removeAllStale(dir)
+	if want := []string{filepath.Join(dir, "cloister-dead")}; err != nil || !slices.Equal(removed, want) {
+		t.Errorf("removeAllStale = %v, %v, want %v", removed, err, want)
+	}
+	for _, name := range []string{"cloister-alive", "another"} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

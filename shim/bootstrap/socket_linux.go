@@ -19,8 +19,12 @@ import (
 const (
 	// defaultSocketDir is where containerd's own shims have their sockets.
 	defaultSocketDir = "/run/containerd/s"
-	// maxSocketDir leaves room for a slash, 64 hex digits and the end in sockaddr_un's 108 bytes (unix(7)).
+	// maxSocketDir leaves room for a slash, the name and the end in sockaddr_un's 108 bytes (unix(7)).
 	maxSocketDir = 42
+	// socketPrefix tells our sockets from those of other shims in the same folder.
+	socketPrefix = "cloister-"
+	// nameBytes of the sum make the rest of the name.
+	nameBytes = 27
 
 	unixScheme = "unix://"
 )
@@ -34,7 +38,7 @@ func socketPath(dir, runtime string, r Request, group string) (string, error) {
 		return "", fmt.Errorf("socket folder %q: want an absolute path of at most %d bytes", dir, maxSocketDir)
 	}
 	sum := sha256.Sum256([]byte(strings.Join([]string{runtime, r.GRPCAddress, r.Namespace, group}, "\x00")))
-	return fmt.Sprintf("%s/%x", filepath.Clean(dir), sum), nil
+	return fmt.Sprintf("%s/%s%x", filepath.Clean(dir), socketPrefix, sum[:nameBytes]), nil
 }
 
 // listen returns the group's new socket, or nil when a daemon serves it already. A socket that nobody listens on is replaced.
@@ -86,6 +90,26 @@ func removeStale(path string) error {
 		return nil
 	}
 	return os.Remove(path)
+}
+
+// RemoveStale removes the sockets in the usual folder whose daemon is dead: a daemon that is killed leaves its own, and nobody else comes for it
+// when its bundle is gone as well. It gives the names of those it removed.
+func RemoveStale() ([]string, error) { return removeAllStale(defaultSocketDir) }
+
+func removeAllStale(dir string) ([]string, error) {
+	paths, err := filepath.Glob(filepath.Join(dir, socketPrefix+"*"))
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	var errs []error
+	for _, path := range paths {
+		errs = append(errs, removeStale(path))
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			removed = append(removed, path)
+		}
+	}
+	return removed, errors.Join(errs...)
 }
 
 // removeSocket takes a socket's name away, so that no later start finds a daemon that is about to leave.
