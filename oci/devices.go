@@ -78,7 +78,8 @@ func harmlessRule(n DeviceNumber) bool {
 }
 
 const privilegedText = "the host's devices are not handed over: for privileged containers set privileged_without_host_devices = true in the engine's runtime entry " +
-	"(or --security-opt privileged-without-host-devices); elsewhere use --cap-add instead of --privileged"
+	"(nerdctl: --security-opt privileged-without-host-devices); Docker, which has no such setting, gives the same by --cap-add=ALL " +
+	"--security-opt=seccomp=unconfined --security-opt=systempaths=unconfined instead of --privileged"
 
 // devices checks linux.devices and, with them, the device rules.
 func (w *Workload) devices(opts Options, p *problems) {

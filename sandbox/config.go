@@ -46,7 +46,7 @@ type Guest struct {
 type Machine struct {
 	Type      vmm.MachineType `toml:"type"`      // q35 or microvm; default microvm with a small kernel, else q35
 	Accel     vmm.Accel       `toml:"accel"`     // auto, kvm or tcg; default auto
-	NICs      int             `toml:"nics"`      // network cards, there from boot; default 1
+	NICs      int             `toml:"nics"`      // network cards, there from boot; default 2: one network more may be connected
 	HugePages bool            `toml:"hugepages"` // guests' memory is of the host's pages of 2 MiB (vm.nr_hugepages), and a start fails when there are too few
 	QEMU      string          `toml:"qemu"`      // default: looked up in PATH
 	Virtiofsd string          `toml:"virtiofsd"` // default: where distributions put it
@@ -95,7 +95,7 @@ func (d *Duration) UnmarshalText(text []byte) (err error) {
 func (c Config) withDefaults() Config {
 	c.State = cmp.Or(c.State, "/run/cloister")
 	c.Root = cmp.Or(c.Root, "/var/lib/cloister")
-	c.Machine.NICs = cmp.Or(c.Machine.NICs, 1)
+	c.Machine.NICs = cmp.Or(c.Machine.NICs, 2)
 	c.Timeouts.Boot.Duration = cmp.Or(c.Timeouts.Boot.Duration, time.Minute)
 	return c
 }
