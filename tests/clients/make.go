@@ -130,7 +130,11 @@ func compile(ctx context.Context, out io.Writer, r recipe, scratch, bin string) 
 			return err
 		}
 	}
-	edit := goCommand(ctx, out, r, "mod", "edit", "-module", "clients", "-require", r.Module+"@"+r.Version)
+	change := []string{"mod", "edit", "-module", "clients", "-require", r.Module + "@" + r.Version}
+	if name, _, ok := strings.Cut(r.Replace, "@"); ok {
+		change = append(change, "-replace", name+"="+r.Replace)
+	}
+	edit := goCommand(ctx, out, r, change...)
 	args := append([]string{"build", "-mod=mod", "-o", bin + "/"}, r.flags()...)
 	if r.Test != "" {
 		args = append([]string{"test", "-c", "-mod=mod", "-o", filepath.Join(bin, r.Test)}, r.flags()...)

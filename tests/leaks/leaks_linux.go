@@ -78,13 +78,13 @@ func Compare(before, after Snapshot) []string {
 	return out
 }
 
-// processes leaves out containerd and what tests themselves run in the place.
+// processes leaves out daemons and what tests themselves run in the place.
 func (h Host) processes(t testing.TB, s Snapshot) {
 	t.Helper()
 	for pid, line := range h.Place.Processes(t) {
 		program, _, _ := strings.Cut(line, " ")
 		switch filepath.Base(program) {
-		case "containerd", "ctr", "nsenter":
+		case "containerd", "ctr", "dockerd", "docker", "nsenter":
 		default:
 			s[Process] = append(s[Process], fmt.Sprintf("%d %.200s", pid, line))
 		}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docker
+
+import (
+	"bufio"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// life is one container from its start to its end, and what can be done to it meanwhile.
+func life(t *testing.T, b *engine) {
+	b.start(t, "web", []string{byName, "--publish=8080:80", "--memory=128m"}, "sh", "-c",
+		`mkdir /www; echo page >/www/f; httpd -p 80 -h /www; trap 'echo ends; exit 3' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 1; done`)
+	t.Run("publish", func(t *testing.T) {
+		for _, address := range []string{"127.0.0.1", "172.17.0.1"} {
+			b.fetch(t, address, "8080")
+		}
+	})
+	t.Run("logs --follow", func(t *testing.T) { follow(t, b, "web") })
+	t.Run("exec", func(t *testing.T) {
+		b.say(t, "web", "exec", "page", "cat /www/f")
+		if r := b.RunDocker(t, "exec", "--user=1000", "--env=WORD=told", "--workdir=/www", "web", "sh", "-c", "echo $(id -u) $WORD $(pwd); exit 9"); r.Code != 9 || r.Stdout != "1000 told /www\n" {
+			t.Errorf("exec: exit %d, %q, %q", r.Code, r.Stdout, r.Stderr)
+		}
+		if got := b.terminal(t, "exec", "-it", "web", "tty"); !strings.Contains(got, "/dev/pts/") {
+			t.Errorf("exec -it tty = %q", got)
+		}
+	})
+	t.Run("cp", func(t *testing.T) { copies(t, b, "web") })
+	t.Run("stats", func(t *testing.T) {
+		got := strings.Fields(b.MustDocker(t, "stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}} {{.NetIO}}", "web"))
+		if len(got) < 5 || got[1] == "0" || got[2] == "0B" || got[4] != "128MiB" || got[5] == "0B" {
+			t.Errorf("stats = %q, want processes, memory used of 128MiB, and network", got)
+		}
+	})
+	t.Run("top", func(t *testing.T) {
+		if got := b.MustDocker(t, "top", "web", "-o", "pid,comm"); !strings.Contains(got, "qemu-system") {
+			t.Errorf("top = %q, want the machine, which is what runs on the host", got)
+		}
+	})
+	t.Run("inspect", func(t *testing.T) {
+		if got := b.inspect(t, "web", "{{.State.Status}} {{.HostConfig.Runtime}} {{.NetworkSettings.Networks.bridge.IPAddress}}"); !strings.HasPrefix(got, "running io.containerd.cloister.v2 172.17.0.") {
+			t.Errorf("inspect = %q", got)
+		}
+	})
+	t.Run("pause", func(t *testing.T) {
+		b.MustDocker(t, "pause", "web")
+		b.awaitInspect(t, "web", "{{.State.Status}}", "paused")
+		b.MustDocker(t, "unpause", "web")
+		b.say(t, "web", "exec after the pause", "page", "cat /www/f")
+	})
+	t.Run("update", func(t *testing.T) {
+		b.MustDocker(t, "update", "--memory=64m", "--memory-swap=64m", "--cpus=0.25", "--pids-limit=77", "web")
+		b.say(t, "web", "limits", "67108864 25000 100000 77", "echo $(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/pids.max)")
+		if r := b.RunDocker(t, "update", "--memory=8g", "--memory-swap=8g", "web"); r.Code == 0 || !strings.Contains(r.Stderr, "fixed at start") {
+			t.Errorf("update beyond the machine: exit %d, %s", r.Code, r.Stderr)
+		}
+	})
+	t.Run("rename", func(t *testing.T) {
+		b.MustDocker(t, "rename", "web", "web2")
+		b.MustDocker(t, "rename", "web2", "web")
+	})
+	t.Run("stop and start", func(t *testing.T) {
+		b.MustDocker(t, "stop", "web")
+		b.awaitInspect(t, "web", "{{.State.Status}} {{.State.ExitCode}}", "exited 3")
+		if got := b.MustDocker(t, "logs", "--tail", "1", "web"); got != "ends\n" {
+			t.Errorf("the last line is %q", got)
+		}
+		b.MustDocker(t, "start", "web")
+		b.fetch(t, "127.0.0.1", "8080")
+	})
+	t.Run("kill", func(t *testing.T) {
+		b.MustDocker(t, "kill", "web")
+		b.awaitInspect(t, "web", "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}", "exited 137 false")
+	})
+	t.Run("rm --force", func(t *testing.T) {
+		b.MustDocker(t, "start", "web")
+		b.MustDocker(t, "rm", "--force", "web")
+		if r := b.RunDocker(t, "inspect", "web"); r.Code == 0 {
+			t.Error("the container is still there")
+		}
+	})
+}
+
+// follow reads a container's log while it is being written.
+func follow(t *testing.T, b *engine, name string) {
+	t.Helper()
+	cmd := b.Docker(t.Context(), "logs", "--follow", name)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Cancel()
+		_ = cmd.Wait() // says that it was killed
+	}()
+	lines := bufio.NewScanner(out)
+	var got []string
+	for len(got) < 5 && lines.Scan() {
+		got = append(got, lines.Text())
+	}
+	if want := []string{"line 1", "line 2", "line 3", "line 4", "line 5"}; !slices.Equal(got, want) {
+		t.Errorf("logs = %q, want %q", got, want)
+	}
+}
+
+// copies moves files in both directions, large enough to need more than one piece.
+func copies(t *testing.T, b *engine, name string) {
+	t.Helper()
+	there, back := filepath.Join(b.Place.Dir, "there"), filepath.Join(b.Place.Dir, "back")
+	data := strings.Repeat("0123456789abcdef", 100_000)
+	if err := os.WriteFile(there, []byte(data), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	b.MustDocker(t, "cp", there, name+":/www/large")
+	b.say(t, name, "what was copied", "1600000 640", "stat -c '%s %a' /www/large")
+	b.MustDocker(t, "cp", name+":/www/large", back)
+	got, err := os.ReadFile(b.Place.Path(back))
+	if err != nil || string(got) != data {
+		t.Errorf("%d bytes came back of %d: %v", len(got), len(data), err)
+	}
+}
