@@ -109,6 +109,7 @@ func (j *Journal) applyAll(ctx context.Context, sandbox string, level labels.Lev
 			report.add(found)
 			continue
 		}
+		err = advise(err, t.Path)
 		undo := context.WithoutCancel(ctx)
 		for _, name := range slices.Backward(done) {
 			_, undoing := j.leave(undo, sandbox, folder, name)
@@ -246,7 +247,7 @@ func (j *Journal) set(ctx context.Context, name string, r record, t target, reme
 // write sets a label and reads it back.
 func (j *Journal) write(f *os.File, label string) error {
 	if err := j.attr.Write(f, label); err != nil {
-		return advise(err, f.Name())
+		return err
 	}
 	got, err := j.attr.Read(f)
 	if errors.Is(err, lsm.ErrNoLabel) {
@@ -258,13 +259,13 @@ func (j *Journal) write(f *os.File, label string) error {
 	return err
 }
 
-// advise adds to a failed write of a label what would help.
+// advise adds what would help where labelling was not let.
 func advise(err error, path string) error {
 	switch {
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%w: is it immutable (lsattr)? chattr -i %s", err, path)
+		return fmt.Errorf("%w: is it immutable (lsattr -R %s)? chattr -i", err, path)
 	case errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%w: the policy keeps its label: restorecon %s, or give another file", err, path)
+		return fmt.Errorf("%w: the policy keeps it from being labelled: restorecon -R %s, or give another path", err, path)
 	}
 	return err
 }

@@ -25,7 +25,7 @@ func clash(t *testing.T, l *lab) {
 ps -o label= $qemu | tr -d ' ' >/run/lab/held/clash.first
 level=$(cut -d: -f4- /run/lab/held/clash.first)
 runcon system_u:system_r:`+policy.ContainerType+`:$level /lab/probe/probe-container hold lab-clash 4001 >/dev/null 2>&1 &
-until ps -eo label= | grep -q "`+policy.ContainerType+`:$level\$"; do sleep 0.1; done`)
+for n in $(seq 100); do ps -eo label= | grep -q "`+policy.ContainerType+`:$level\$" && break; sleep 0.2; done`)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -73,17 +73,17 @@ func engines(t *testing.T, l *lab) {
 	}
 	taken = taken[:len(taken)-2] // c5,c7 and c6,c7 are left
 	l.sh(t, fmt.Sprintf(`for l in %s; do runcon system_u:system_r:%s:$l /lab/probe/probe-container hold lab-other-$l 0 >/dev/null 2>&1 & done
-until [ $(ps -eo label= | grep -c %[2]s) -ge %d ]; do sleep 0.1; done`, strings.Join(taken, " "), policy.ContainerType, len(taken)))
+for n in $(seq 100); do [ $(ps -eo label= | grep -c %[2]s) -lt %d ] || exit 0; sleep 0.2; done; exit 1`, strings.Join(taken, " "), policy.ContainerType, len(taken)))
 	l.second(t)
 	run := func(ctr, config, id string) string {
 		return fmt.Sprintf("%s run --detach --runtime io.containerd.cloister.v2 --runtime-config-path %s %s %s sleep 600", ctr, config, images.BusyboxName, id)
 	}
-	out := l.sh(t, fmt.Sprintf("( %s; echo \"exit $?\" ) 2>&1 & ( %s; echo \"exit $?\" ) 2>&1 & wait", run("ctr", first, "one"), run(two, second, "two")))
+	out := l.sh(t, fmt.Sprintf("( %s; echo \"exit $?\" ) 2>&1 & ( %s; echo \"exit $?\" ) 2>&1 & wait", run("ctr", first, "alpha"), run(two, second, "beta")))
 	if strings.Count(out, "exit 0") != 2 {
 		t.Fatalf("two engines at once: %s", out)
 	}
 	got := map[string]string{}
-	for _, id := range []string{"one", "two"} {
+	for _, id := range []string{"alpha", "beta"} {
 		text, _ := l.level(t, id)
 		label, err := labels.Parse(text)
 		if err != nil {
@@ -101,18 +101,18 @@ until [ $(ps -eo label= | grep -c %[2]s) -ge %d ]; do sleep 0.1; done`, strings.
 		got[level] = id
 	}
 	t.Logf("levels: %v; %d pairs were another engine's", got, len(taken))
-	answer, err := l.run(wire.Run{Argv: []string{"/bin/sh", "-c", run("ctr", first, "three")}, Env: labEnv(), Seconds: 120})
+	answer, err := l.run(wire.Run{Argv: []string{"/bin/sh", "-c", run("ctr", first, "gamma")}, Env: labEnv(), Seconds: 120})
 	if err != nil || answer.Exit == 0 || !strings.Contains(answer.Out, "28 pairs") || !strings.Contains(answer.Out, "widen the range") {
 		t.Errorf("a third sandbox: %v, exit %d: %s", err, answer.Exit, answer.Out)
 	}
 	t.Logf("a third: %s", strings.TrimSpace(answer.Out))
-	l.sh(t, "ctr container delete three; pkill -f [l]ab-other")
-	l.nothingLeft(t, "three", "/var/lib/cloister")
-	if err := l.made.remove("one"); err != nil {
+	l.sh(t, "ctr container delete gamma; pkill -f [l]ab-other")
+	l.nothingLeft(t, "gamma", "/var/lib/cloister")
+	if err := l.made.remove("alpha"); err != nil {
 		t.Error(err)
 	}
-	l.sh(t, two+" task kill --signal KILL two; until "+two+" task delete --force two; do sleep 0.2; done; "+two+" container delete two")
-	l.nothingLeft(t, "two", "/var/lib/cloister2")
+	l.sh(t, two+" task kill --signal KILL beta; until "+two+" task delete --force beta; do sleep 0.2; done; "+two+" container delete beta")
+	l.nothingLeft(t, "beta", "/var/lib/cloister2")
 }
 
 // two is the client of the second containerd.

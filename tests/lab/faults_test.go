@@ -25,7 +25,7 @@ type fault struct {
 }
 
 // root is where a fault's registry and journal are.
-func (f fault) root() string { return "/var/lib/fault-" + f.name }
+func (f fault) root() string { return "/var/lib/spoilt-" + f.name }
 
 const (
 	planned  = "plan reached"
@@ -35,9 +35,8 @@ const (
 // faultyHosts are the hosts, the changes under a start, and the files that cannot be labelled.
 func faultyHosts() []fault {
 	const level = "s0:c1022,c1023"
-	garbage := `mkdir -p $root/%; echo garbage >$root/%`
-	file := func(dir, name string) string {
-		return strings.Replace(strings.Replace(garbage, "%", dir, 1), "%", dir+"/"+name, 1)
+	garbage := func(dir, name string) string {
+		return "mkdir -p $root/" + dir + "; echo garbage >$root/" + dir + "/" + name
 	}
 	unreadable := func(dir string) string { return "mkdir -p $root/" + dir + "; chcon -t shadow_t $root/" + dir }
 	volume := func(sharing string) []string {
@@ -57,7 +56,7 @@ func faultyHosts() []fault {
 		},
 		{
 			name: "reads-back-wrong", step: launched, says: "wrong label", remedy: "cloister check",
-			spoil: "printf system_u:system_r:" + policy.QEMUType + ":" + level + " >/run/lab/wrong; nsenter -t $shim -m mount --bind /run/lab/wrong /proc/$qemu/task/$qemu/attr/current",
+			spoil: "printf system_u:system_r:" + policy.QEMUType + ":" + level + " >/run/lab/wrong; nsenter -t $shim -m busybox mount --bind /run/lab/wrong /proc/$qemu/task/$qemu/attr/current",
 		},
 		{
 			name: "entrance", spoil: "chcon -t lib_t /usr/lib/qemu/virtiofsd", mend: "chcon -t " + policy.VirtiofsdExecType + " /usr/lib/qemu/virtiofsd",
@@ -66,15 +65,15 @@ func faultyHosts() []fault {
 		{name: "without-module", load: "base", says: "no domain for guests works", remedy: "cloister policy install"},
 		{name: "type-missing", label: "base = \"system_u:system_r:no_such_t:s0\"\n", says: "no_such_t", remedy: "seinfo -t"},
 		{
-			name: "no-labels-on-state", top: "state = \"/run/nolabels/cloister\"\n", spoil: "mkdir -p /run/nolabels; mount -t ramfs none /run/nolabels",
-			mend: "umount /run/nolabels", says: "file system takes no labels", remedy: "context=",
+			name: "no-labels-on-state", top: "state = \"/run/nolabels/cloister\"\n", spoil: "mkdir -p /run/nolabels; busybox mount -t tmpfs -o context=system_u:object_r:tmp_t:s0 none /run/nolabels",
+			mend: "busybox umount /run/nolabels", says: "file system takes no labels", remedy: "context=",
 		},
 		{
 			name: "registry-corrupt", label: "mode = \"static\"\nlabel = \"system_u:system_r:" + policy.QEMUType + ":" + level + "\"\n",
-			spoil: file("mcs/$(cat /proc/sys/kernel/random/boot_id)/pairs", "c1022,c1023"), says: "corrupt registry entry", remedy: "remove the file",
+			spoil: garbage("mcs/$(cat /proc/sys/kernel/random/boot_id)/pairs", "c1022,c1023"), says: "corrupt registry entry", remedy: "remove the file",
 		},
 		{name: "registry-unreadable", spoil: unreadable("mcs"), says: "registry of levels", remedy: "restorecon"},
-		{name: "journal-corrupt", spoil: file("relabel/sandboxes/default%2Fdead", "head.json"), says: "head.json", remedy: "cloister labels"},
+		{name: "journal-corrupt", spoil: garbage("relabel/sandboxes/default%2Fdead", "head.json"), says: "head.json", remedy: "cloister labels"},
 		{name: "journal-unreadable", spoil: unreadable("relabel"), says: "relabel journal", remedy: "restorecon"},
 		{
 			name: "half-relabelled", spoil: tree + "; chattr +i c", mend: "chattr -i /srv/fault/c", flags: volume("private"), rest: allowed,
@@ -85,7 +84,7 @@ func faultyHosts() []fault {
 			says: "permission denied", remedy: "restorecon",
 		},
 		{
-			name: "no-labels-on-volume", spoil: "mkdir -p /srv/fault; mount -t ramfs none /srv/fault", mend: "umount /srv/fault", flags: volume("private"), rest: allowed,
+			name: "no-labels-on-volume", spoil: "mkdir -p /srv/fault; busybox mount -t tmpfs -o context=system_u:object_r:tmp_t:s0 none /srv/fault", mend: "busybox umount /srv/fault", flags: volume("private"), rest: allowed,
 			says: "takes no labels", remedy: "context=",
 		},
 	}
@@ -133,9 +132,10 @@ func (f fault) run(t *testing.T, l *lab) {
 		t.Errorf("the guest has run: %s", steps)
 	}
 	t.Logf("%.1f s: %s", time.Since(begin).Seconds(), strings.TrimSpace(out))
-	l.sh(t, "ctr container delete "+id)
 	if err == nil {
 		_ = l.made.remove(id)
+	} else {
+		l.sh(t, "ctr container delete "+id)
 	}
 	l.nothingLeft(t, id, f.root())
 	if len(f.flags) > 0 {

@@ -19,13 +19,13 @@ func (l *lab) held(t *testing.T, id, step, config, script string, more ...string
 	l.engine(t)
 	flags := append([]string{"--runtime-config-path", config}, more...)
 	text := fmt.Sprintf(`id=%s; cd %s && mkfifo $id.held $id.go && echo '%s' >$id.hold || exit 99
-( ctr run --detach --runtime io.containerd.held.v2 %s %s $id sleep 600 >$id.out 2>&1; echo "exit $?" >>$id.out; timeout 1 sh -c ": >$id.held" ) &
+( ctr run --detach --runtime io.containerd.held.v2 %s %s $id sleep 600 >$id.out 2>&1; echo "exit $?" >>$id.out; timeout 1 sh -c ": >$id.held" ) & started=$!
 read nothing <$id.held
-shim=$(pgrep -f "shim-held-v2 .*-id $id " | tail -n 1); qemu=$(pgrep -P "${shim:-0}" qemu-system)
+for q in $(pgrep qemu-system); do s=$(ps -o ppid= $q | tr -d ' '); tr '\0' ' ' </proc/$s/cmdline | grep -q -- "-id $id " && shim=$s qemu=$q; done
 %s
 grep -qs "^exit" $id.out || timeout 20 sh -c "echo >$id.go"
-wait; cat $id.out`, id, heldFolder, step, strings.Join(flags, " "), images.BusyboxName, script)
-	answer, err := l.run(wire.Run{Argv: []string{"/bin/sh", "-c", text}, Env: labEnv(), Seconds: 200})
+wait $started; cat $id.out`, id, heldFolder, step, strings.Join(flags, " "), images.BusyboxName, script)
+	answer, err := l.run(wire.Run{Argv: []string{"/bin/sh", "-c", text}, Env: labEnv(), Seconds: 300})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func (l *lab) config(t *testing.T, name, top, label, rest string) string {
 func (l *lab) nothingLeft(t *testing.T, id, root string) {
 	t.Helper()
 	pattern := "[" + id[:1] + "]" + id[1:] // matches the name, and not this script
-	left := l.sh(t, fmt.Sprintf(`pgrep -af -- '%[1]s' || true; find /run/cloister* /run/nolabels -name '%[1]s' -prune 2>/dev/null || true
+	left := l.sh(t, fmt.Sprintf(`pgrep -af -- '%[1]s' | grep -v 'pgrep -af' || true; find /run/cloister* /run/nolabels -name '%[1]s' -prune 2>/dev/null || true
 grep -rl '%[1]s' %[2]s/mcs 2>/dev/null || true; ls %[2]s/relabel/sandboxes 2>/dev/null | grep '%[1]s' || true`, pattern, root))
 	if left = strings.TrimSpace(left); left != "" {
 		t.Errorf("%s: left:\n%s", id, left)
