@@ -25,7 +25,7 @@ for q in $(pgrep qemu-system); do s=$(ps -o ppid= $q | tr -d ' '); tr '\0' ' ' <
 %s
 grep -qs "^exit" $id.out || timeout 20 sh -c "echo >$id.go"
 wait $started; cat $id.out`, id, heldFolder, step, strings.Join(flags, " "), images.BusyboxName, script)
-	answer, err := l.run(wire.Run{Argv: []string{"/bin/sh", "-c", text}, Env: labEnv(), Seconds: 300})
+	answer, err := l.run(wire.Run{Argv: []string{"/bin/sh", "-c", text}, Env: labEnv(), Seconds: 150})
 	if err != nil {
 		t.Fatal(err)
 	}
