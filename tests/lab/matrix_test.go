@@ -58,6 +58,9 @@ func matrix(t *testing.T, l *lab) {
 	if err := w.load("policy"); err != nil {
 		t.Fatal(err)
 	}
+	if err := w.end(); err != nil {
+		t.Fatal(err)
+	}
 	m.seen = nil
 	report(t, results)
 	t.Logf("not mediated, and not counted:\n%s", strings.Join(open, "\n"))

@@ -110,10 +110,7 @@ func endShim(t *testing.T, l *lab) {
 		}
 	}
 	l.live = nil
-	list, err := e.processes(policy.QEMUType)
-	if err != nil || slices.ContainsFunc(list, isQEMU) {
-		t.Errorf("left: %v, %v", list, err)
+	for _, id := range ids() {
+		l.nothingLeft(t, id, "/var/lib/cloister")
 	}
 }
-
-func isQEMU(r running) bool { return strings.HasPrefix(r.command, "qemu-system") }

@@ -159,6 +159,21 @@ func (w *world) staying(run wire.Run) (victim, error) {
 	return v, nil
 }
 
+// end ends the parties' processes: for cloister they are tenants at one pair.
+func (w *world) end() error {
+	var errs []error
+	for _, p := range parties() {
+		for from := range domains() {
+			pid, err := strconv.Atoi(w.words[p.name][from+".pid"])
+			if err == nil {
+				_, err = w.m.ask(wire.Request{End: &wire.End{PID: pid}}, longAsk)
+			}
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // engine starts an engine's and a shim's stand-in, with their sockets.
 func (w *world) engine() error {
 	for name, argv := range map[string][]string{
