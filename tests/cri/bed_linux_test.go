@@ -85,21 +85,34 @@ const criConfig = `
       privileged_without_host_devices = true
 `
 
-const network = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,
+const bridge = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,
 "ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.85.0.0/24"}],[{"subnet":"fd85::/64"}]],
-"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}]}`
+"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}},{"type":"portmap","capabilities":{"portMappings":true}}]}`
+
+const pointToPoint = `{"cniVersion":"1.0.0","name":"ptp","plugins":[{"type":"ptp","mtu":1400,
+"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.86.0.0/24"}],[{"subnet":"fd86::/64"}]],
+"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}},{"type":"portmap","capabilities":{"portMappings":true}}]}`
 
 const cloister = "io.containerd.cloister.v2"
 
-// newBed starts containerd in a place of its own, for the runtime that the environment names.
-func newBed(t *testing.T, sandboxer string) *bed {
-	t.Helper()
-	return newBedAt(t, host.New(t), cmp.Or(os.Getenv("CLOISTER_TEST_RUNTIME"), cloister), sandboxer, nil, false)
+// setup says what a bed is.
+type setup struct {
+	runtime   string // of both classes; default: what the environment names, else cloister
+	sandboxer string // default: podsandbox
+	network   string // CNI's configuration; default: bridge
+	env       []string
+	trusted   bool // the default class may be privileged in the guest
 }
 
-// newBedAt starts it in a place. Who trusts his users lets the default class be privileged in the guest.
-func newBedAt(t *testing.T, place *host.Place, runtime, sandboxer string, env []string, trusted bool) *bed {
+// newBed starts containerd in a place of its own.
+func newBed(t *testing.T, sandboxer string) *bed {
 	t.Helper()
+	return setup{sandboxer: sandboxer}.start(t, host.New(t))
+}
+
+func (s setup) start(t *testing.T, place *host.Place) *bed {
+	t.Helper()
+	runtime := cmp.Or(s.runtime, os.Getenv("CLOISTER_TEST_RUNTIME"), cloister)
 	program := testenv.NeedBusybox(t)
 	testenv.NeedOverlay(t)
 	testenv.NeedShim(t)
@@ -115,10 +128,10 @@ func newBedAt(t *testing.T, place *host.Place, runtime, sandboxer string, env []
 	if err := os.Mkdir(conf, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(conf, "10-pods.conflist"), fmt.Appendf(nil, network, filepath.Join(place.Dir, "ipam")), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(conf, "10-pods.conflist"), fmt.Appendf(nil, cmp.Or(s.network, bridge), filepath.Join(place.Dir, "ipam")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b := &bed{Containerd: place.StartContainerd(t, host.Options{Version: host.Current, CRI: true, Env: env, Config: fmt.Sprintf(criConfig, plugins, conf, runtime, sandboxer, trusted)})}
+	b := &bed{Containerd: place.StartContainerd(t, host.Options{Version: host.Current, CRI: true, Env: s.env, Config: fmt.Sprintf(criConfig, plugins, conf, runtime, cmp.Or(s.sandboxer, "podsandbox"), s.trusted)})}
 	archive := filepath.Join(place.Dir, "images.tar")
 	if err := images.Save(archive, set); err != nil {
 		t.Fatal(err)

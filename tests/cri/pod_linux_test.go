@@ -23,7 +23,8 @@ func pods(t *testing.T, sandboxer string) {
 	if !step(t, "run", func(*testing.T) {
 		p = b.run(t, &runtimeapi.PodSandboxConfig{
 			Metadata: &runtimeapi.PodSandboxMetadata{Name: "web"}, Hostname: "web-0",
-			DnsConfig: &runtimeapi.DNSConfig{Servers: []string{"10.85.0.1"}, Searches: []string{"svc.test"}},
+			DnsConfig:    &runtimeapi.DNSConfig{Servers: []string{"10.85.0.1"}, Searches: []string{"svc.test"}},
+			PortMappings: []*runtimeapi.PortMapping{{ContainerPort: 8080, HostPort: 18080}},
 			Linux: &runtimeapi.LinuxPodSandboxConfig{
 				CgroupParent: b.cgroup(t), Sysctls: map[string]string{"net.ipv4.ping_group_range": "0 100"},
 			},
@@ -106,8 +107,10 @@ func inside(t *testing.T, b *bed, ip, first, second string) {
 		}
 	})
 	step(t, "from the host", func(t *testing.T) {
-		if got := b.Place.Run(t, "bash", "-c", "exec 3<>/dev/tcp/"+ip+"/8080; printf 'GET /f HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"); got != "page\n" {
-			t.Errorf("wget = %q", got)
+		for _, address := range []string{ip + "/8080", "10.85.0.1/18080"} { // the pod's own, and the port of the host's
+			if got := b.Place.Run(t, "bash", "-c", "exec 3<>/dev/tcp/"+address+"; printf 'GET /f HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"); got != "page\n" {
+				t.Errorf("wget from %s = %q", address, got)
+			}
 		}
 	})
 }
