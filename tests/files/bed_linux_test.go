@@ -90,7 +90,7 @@ func (g ground) shAs(t *testing.T, c, user, script string) string {
 	t.Helper()
 	args := []string{"task", "exec", "--user", user, "--exec-id", fmt.Sprintf("e%d", time.Now().UnixNano()), c, "sh", "-c", script}
 	begin := time.Now()
-	r := g.Within(t, 5*time.Minute, args...)
+	r := g.Within(t, 10*time.Minute, args...) // a guard against what hangs
 	t.Logf("%s: %.60q in %.1f s", c, script, time.Since(begin).Seconds())
 	if r.Code != 0 {
 		return fmt.Sprintf("%s%sexit %d\n", r.Stdout, r.Stderr, r.Code)
