@@ -69,8 +69,8 @@ golden: deps ## write the golden files anew; read the diff
 fuzz: deps ## every fuzz test for FUZZTIME each, or those of the pattern FUZZ=; FUZZJOBS=2 runs two at once
 	@MOST=1000000 FUZZTIME=$(FUZZTIME) .ci/stages fuzz
 
-bench: build guest clients ## what starts, execs and files cost beside runc and a bare QEMU; JSON into $$BENCH_JSON
-	@BENCH_RUNS=$${RUNS:-10} go test -count=1 -timeout 60m -v -run Bench ./tests/bench/...
+bench: build guest clients ## what starts, execs and files cost beside runc and a bare QEMU; JSON into $$BENCH_JSON; PART= cold, inside, concurrent
+	@BENCH_PART=$(PART) BENCH_RUNS=$${RUNS:-10} go test -count=1 -timeout 60m -v -run Bench ./tests/bench/...
 
 soak: build guest clients ## the whole load (CI does a tenth), or PART= of it: AtOnce, Cycles, Execs, Restarts
 	@CLOISTER_SOAK=1 go test -count=1 -timeout 0 -run 'Soak$(PART)' -v ./tests/crash/...

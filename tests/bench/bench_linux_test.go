@@ -69,9 +69,14 @@ func TestBench(t *testing.T) {
 	b := &bench{Bed: bed.New(t, host.Options{}), runs: runs, samples: map[string]Samples{}, phases: map[string]Samples{}}
 	b.runc = *b.Bed
 	b.runc.Runtime = bed.Runc
-	b.cold(t)
-	b.inside(t)
-	b.concurrent(t)
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T)
+	}{{"cold", b.cold}, {"inside", b.inside}, {"concurrent", b.concurrent}} {
+		if only := os.Getenv("BENCH_PART"); only == "" || only == part.name {
+			part.run(t)
+		}
+	}
 	r := &b.result
 	r.ColdOverBarePlusRunc = ratio(b.median("cold"), b.median("bare")+b.median("cold runc"))
 	r.ColdOverRunc = ratio(b.median("cold"), b.median("cold runc"))
