@@ -56,7 +56,8 @@ func faultyHosts() []fault {
 		},
 		{
 			name: "reads-back-wrong", step: launched, says: "wrong label", remedy: "cloister check",
-			spoil: "printf system_u:system_r:" + policy.QEMUType + ":" + level + " >/run/lab/wrong; nsenter -t $shim -m busybox mount --bind /run/lab/wrong /proc/$qemu/task/$qemu/attr/current",
+			spoil: "printf system_u:system_r:" + policy.QEMUType + ":" + level + " >/run/lab/wrong\necho 0 >/sys/fs/selinux/enforce; " + // only so can anybody come between
+				"nsenter -t $shim -m busybox mount --bind /run/lab/wrong /proc/$qemu/task/$qemu/attr/current; echo 1 >/sys/fs/selinux/enforce",
 		},
 		{
 			name: "entrance", spoil: "chcon -t lib_t /usr/lib/qemu/virtiofsd", mend: "chcon -t " + policy.VirtiofsdExecType + " /usr/lib/qemu/virtiofsd",
