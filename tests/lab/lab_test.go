@@ -35,7 +35,6 @@ type scenario struct {
 func scenarios() []scenario {
 	return []scenario{
 		{"start", startShim},
-		{"translated", translated},
 		{"labels", room},
 		{"container", container},
 		{"matrix", matrix},
@@ -45,8 +44,8 @@ func scenarios() []scenario {
 		{"clash", clash},
 		{"engines", engines},
 		{"pods", pods},
-		{"runs", translatedRuns},
 		{"faults", faults},
+		{"translated", translated},
 		{"install", install},
 	}
 }
