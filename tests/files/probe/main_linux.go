@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,8 +70,22 @@ func runAll(folder string, cases []check) {
 	}
 }
 
+// makeFolder waits, at most a while, for the space of the case before: a file server gives a removed file's back when the
+// kernel has told it that nobody has the file open, which the one who removed it does not wait for.
+func makeFolder(dir string) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for range 1000 {
+		if err := os.Mkdir(dir, 0o755); !errors.Is(err, unix.ENOSPC) {
+			return err
+		}
+		<-tick.C
+	}
+	return unix.ENOSPC
+}
+
 func runIn(dir string, run func() string) (result string) {
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	if err := makeFolder(dir); err != nil {
 		return "no folder: " + seen(err)
 	}
 	if err := os.Chdir(dir); err != nil {
