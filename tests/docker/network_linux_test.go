@@ -56,10 +56,10 @@ func network(t *testing.T, b *engine) {
 	})
 	t.Run("container:NAME", func(t *testing.T) {
 		b.start(t, "side", []string{"--network=container:db"})
-		b.say(t, "side", "loopback is the other's", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 80 | tail -n 1`)
+		b.awaitIn(t, "side", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 80 | tail -n 1`)
 		b.say(t, "side", "address", "10.91.0.5/24", "ip -o -4 addr show dev eth0 | awk '{print $4}'")
 		b.MustDocker(t, "rm", "--force", "side")
-		b.say(t, "app", "the other runs on", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 10.91.0.5 80 | tail -n 1`)
+		b.awaitIn(t, "app", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 10.91.0.5 80 | tail -n 1`)
 	})
 }
 
