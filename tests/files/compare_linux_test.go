@@ -53,7 +53,7 @@ func (g ground) look(t *testing.T, name, runtime string) results {
 	g.start(t, name+"-disk", runtime, append(common, "--snapshotter=blockfile")...)
 	many := os.Getenv(manyEnv)
 	if many == "" {
-		many = "10000"
+		many = "5000"
 	}
 	found := results{}
 	for _, p := range []struct{ place, container, args string }{
