@@ -27,9 +27,6 @@ type container struct {
 	execs map[string]*process
 }
 
-// alone is true for a container whose sandbox takes no other.
-func (c *container) alone() bool { return c.workload.Role == oci.Single && c.workload.Group == "" }
-
 // process finds a process by exec id; the first one when it is empty.
 func (c *container) process(exec string) (*process, error) {
 	if exec == "" {

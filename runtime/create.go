@@ -129,6 +129,13 @@ func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config
 	return box, true, nil
 }
 
+// last is true for a container of no pod that nobody shares a guest with.
+func (r *Runtime) last(c *container) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return c.workload.Role == oci.Single && c.workload.Group == "" && len(r.containers) == 1
+}
+
 // joined gives the sandbox to a container that is to share another's network, which
 // it can only in the same guest.
 func (r *Runtime) joined(w *oci.Workload) (*sandbox.Sandbox, error) {

@@ -167,7 +167,7 @@ func (r *Runtime) deleteGuest(ctx context.Context, c *container, p *process) err
 	done := phase("drain")
 	p.drain(ctx)
 	done()
-	if p == c.init && c.alone() {
+	if p == c.init && r.last(c) {
 		halted, err := box.Halt(ctx)
 		if halted || err != nil {
 			return errors.Join(err, p.closeIO())
