@@ -8,19 +8,25 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
+
+// dismissTimeout bounds the wait for a daemon that is asked to leave, within containerd's 5 seconds for delete.
+const dismissTimeout = time.Second
 
 // Main does what the process was called for and returns its exit status. It uses os.Args, the environment, stdin, stdout and stderr.
 func Main(ctx context.Context, cfg Config) int {
@@ -124,9 +130,10 @@ func (cfg Config) delete(ctx context.Context, r Request) error {
 	if err != nil {
 		return err
 	}
-	// A daemon that was killed could not take its socket away.
+	// A daemon that was killed could not take its socket away; one whose containerd was killed waits for tasks that nobody will ask for.
 	if address, err := os.ReadFile(filepath.Join(r.Bundle, addressFile)); err == nil {
 		path := strings.TrimPrefix(strings.TrimSpace(string(address)), unixScheme)
+		dismiss(ctx, path, r.ID)
 		if err := removeStale(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			log.G(ctx).WithError(err).Warn("remove the dead daemon's socket")
 		}
@@ -136,6 +143,21 @@ func (cfg Config) delete(ctx context.Context, r Request) error {
 		ExitStatus: exit.Status,
 		ExitedAt:   timestamppb.New(exit.At),
 	})
+}
+
+// dismiss has the daemon leave if it is alive and has neither tasks nor a sandbox, as containerd's own Shutdown after each task does.
+func dismiss(ctx context.Context, path, id string) {
+	ctx, cancel := context.WithTimeout(ctx, dismissTimeout)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return // it has gone
+	}
+	client := ttrpc.NewClient(conn)
+	defer client.Close()
+	if _, err := taskapi.NewTTRPCTaskClient(client).Shutdown(ctx, &taskapi.ShutdownRequest{ID: id}); err != nil {
+		log.G(ctx).WithError(err).Warn("ask the daemon to leave")
+	}
 }
 
 func printMessage(m proto.Message) error {

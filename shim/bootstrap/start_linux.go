@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -40,7 +41,7 @@ const (
 
 // start answers with the address of the group's daemon, which it makes when there is none. containerd reads stdout and stderr as one answer:
 // nothing else may be printed.
-func (cfg Config) start(ctx context.Context, r Request) error {
+func (cfg Config) start(ctx context.Context, r Request) (err error) {
 	input, err := readInput(os.Stdin)
 	if err != nil {
 		return err
@@ -67,13 +68,15 @@ func (cfg Config) start(ctx context.Context, r Request) error {
 		return fmt.Errorf("socket of group %q: %w", group, err)
 	}
 	if l != nil {
-		joined, err := shimCgroup(params, input)
-		if err != nil {
+		var joined string
+		if joined, err = shimCgroup(params, input); err != nil {
 			return errors.Join(err, l.Close(), removeSocket(path))
 		}
-		if err := cfg.startDaemon(r, group, path, joined, l); err != nil {
+		var daemon *os.Process
+		if daemon, err = cfg.startDaemon(r, group, path, joined, l); err != nil {
 			return errors.Join(err, removeSocket(path))
 		}
+		defer func() { err = orEnd(daemon, path, err) }()
 	}
 	address := unixScheme + path
 	if err := os.WriteFile(filepath.Join(r.Bundle, addressFile), []byte(address), 0o600); err != nil {
@@ -84,8 +87,17 @@ func (cfg Config) start(ctx context.Context, r Request) error {
 	if err != nil {
 		return err
 	}
+	signal.Ignore(unix.SIGPIPE) // of a containerd that was killed meanwhile: it is to be the error below
 	_, err = os.Stdout.Write(answer)
 	return err
+}
+
+// orEnd ends the daemon, of which nobody has been told, when there is an error.
+func orEnd(daemon *os.Process, path string, err error) error {
+	if err == nil {
+		return daemon.Release()
+	}
+	return errors.Join(err, daemon.Kill(), removeSocket(path))
 }
 
 // apply takes over what the params say better than the arguments.
@@ -106,25 +118,25 @@ func (r *Request) apply(params *bootapi.BootstrapParams) {
 }
 
 // startDaemon starts the daemon, in the cgroup joined if that is not empty, and waits until it serves l. It closes l.
-func (cfg Config) startDaemon(r Request, group, path, joined string, l *net.UnixListener) error {
+func (cfg Config) startDaemon(r Request, group, path, joined string, l *net.UnixListener) (*os.Process, error) {
 	defer l.Close()
 	socket, err := l.File()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer socket.Close()
 	ready, readyW, err := os.Pipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer ready.Close()
 	cmd, err := daemonCommand(r, group, path)
 	if err != nil {
-		return errors.Join(err, readyW.Close())
+		return nil, errors.Join(err, readyW.Close())
 	}
 	logs, err := openLog(r.Bundle)
 	if err != nil {
-		return errors.Join(err, readyW.Close())
+		return nil, errors.Join(err, readyW.Close())
 	}
 	if logs != nil {
 		defer logs.Close()
@@ -132,22 +144,22 @@ func (cfg Config) startDaemon(r Request, group, path, joined string, l *net.Unix
 	}
 	mounts, err := os.Open("/proc/self/ns/mnt")
 	if err != nil {
-		return errors.Join(err, readyW.Close())
+		return nil, errors.Join(err, readyW.Close())
 	}
 	defer mounts.Close()
 	cmd.ExtraFiles = []*os.File{fdSocket - 3: socket, fdReady - 3: readyW, fdMounts - 3: mounts}
 	err = cmd.Start()
 	_ = readyW.Close() // else ready never ends
 	if err != nil {
-		return fmt.Errorf("start the daemon: %w", err)
+		return nil, fmt.Errorf("start the daemon: %w", err)
 	}
 	if joined != "" {
 		err = cfg.Join(joined, cmd.Process.Pid)
 	}
 	if err := errors.Join(err, setOOMScore(cmd.Process.Pid), waitReady(ready)); err != nil {
-		return errors.Join(err, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
+		return nil, errors.Join(err, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
 	}
-	return cmd.Process.Release()
+	return cmd.Process, nil
 }
 
 // daemonCommand is this executable in a session and a mount namespace of its own. The arguments look like those of runc's shim, because people and

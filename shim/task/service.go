@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
@@ -24,6 +25,7 @@ import (
 
 // Service answers containerd's task calls from a runtime.
 type Service struct {
+	dismissed atomic.Bool // Shutdown came, and no task since
 	runtime   *runtime.Runtime
 	namespace string
 	shutdown  func()
@@ -59,8 +61,10 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	}
 	pid, err := s.runtime.Create(ctx, req)
 	if err != nil {
+		s.leave()
 		return nil, err
 	}
+	s.dismissed.Store(false)
 	return &taskapi.CreateTaskResponse{Pid: pid}, nil
 }
 
@@ -246,15 +250,22 @@ func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskap
 // Shutdown ends the shim when nothing runs in it any more; containerd calls it
 // after every task's delete.
 func (s *Service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
-	if s.runtime.Empty() {
-		s.shutdown()
-	}
+	s.dismissed.Store(true)
+	s.leave()
 	return &emptypb.Empty{}, nil
 }
 
 type processRequest interface {
 	GetID() string
 	GetExecID() string
+}
+
+// leave ends the daemon when it was asked to leave and has nothing to do. A Create that was under way then, of a containerd that has been killed,
+// is the last to leave.
+func (s *Service) leave() {
+	if s.dismissed.Load() && s.runtime.Empty() {
+		s.shutdown()
+	}
 }
 
 func ref(r processRequest) runtime.Ref {
