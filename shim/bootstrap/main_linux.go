@@ -156,7 +156,7 @@ func dismiss(ctx context.Context, path, id string) {
 	client := ttrpc.NewClient(conn)
 	defer client.Close()
 	if _, err := taskapi.NewTTRPCTaskClient(client).Shutdown(ctx, &taskapi.ShutdownRequest{ID: id}); err != nil {
-		log.G(ctx).WithError(err).Warn("ask the daemon to leave")
+		log.G(ctx).WithError(err).Debug("ask the daemon to leave")
 	}
 }
 
