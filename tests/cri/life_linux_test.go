@@ -25,16 +25,16 @@ func lives(t *testing.T, b *bed, p *pod) {
 			t.Fatal(err)
 		}
 		volume := func(c *runtimeapi.ContainerConfig) {
-			c.Mounts = []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/work"}}
+			c.Mounts = []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/volume"}}
 		}
 		for _, name := range []string{"one", "two"} {
-			id := p.start(t, name, volume, "sh", "-c", "echo "+name+" >>/work/order")
+			id := p.start(t, name, volume, "sh", "-c", "echo "+name+" >>/volume/order")
 			if s := b.exited(t, id); s.GetExitCode() != 0 {
 				t.Errorf("%s ended with %d", name, s.GetExitCode())
 			}
 		}
 		id := p.start(t, "main", volume, "sleep", "1000")
-		if got, _ := b.exec(t, id, "cat /work/order"); got != "one\ntwo\n" {
+		if got, _ := b.exec(t, id, "cat /volume/order"); got != "one\ntwo\n" {
 			t.Errorf("order = %q", got)
 		}
 		b.drop(t, id)
