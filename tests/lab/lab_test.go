@@ -45,8 +45,8 @@ func scenarios() []scenario {
 		{"engines", engines},
 		{"pods", pods},
 		{"faults", faults},
-		{"install", install},
 		{"translated", translated},
+		{"install", install}, // last: the policy is another one after it
 	}
 }
 
