@@ -119,11 +119,12 @@ func TestForward(t *testing.T) {
 	if _, err := dialIn(t, n, "127.0.0.11:53"); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("dial 127.0.0.11:53 = %v, want refused", err)
 	}
+	// The reset may be there before the dialling end has looked at its connection.
 	conn, err := dialIn(t, n, "127.0.0.1:9")
-	if err != nil {
-		t.Fatal(err)
+	if err == nil {
+		_, err = io.ReadAll(conn)
 	}
-	if _, err := io.ReadAll(conn); !errors.Is(err, unix.ECONNRESET) {
+	if !errors.Is(err, unix.ECONNRESET) {
 		t.Errorf("a port that nobody listens on = %v, want reset", err)
 	}
 	if err := f.Close(); err != nil {

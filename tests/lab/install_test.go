@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -10,27 +11,57 @@ import (
 	"cloister/tests/lab/wire"
 )
 
-// install has the command line build, load and check the module itself, on the host without it.
+// install has the command line build, load, check and remove the module itself, on a host that comes without it: a sandbox
+// runs with it, keeps it from being removed, and does not start once it is gone.
 func install(t *testing.T, l *lab) {
 	t.Helper()
 	if took := time.Since(l.begun); took > late {
 		t.Skipf("takes minutes, and %.0f s are gone", took.Seconds())
 	}
-	m := l.machine
-	m.seen = nil
-	if _, err := m.ask(wire.Request{Policy: &wire.Policy{Load: "/lab/policy/base"}}, 2*time.Minute); err != nil {
+	l.seen = nil
+	if _, err := l.ask(wire.Request{Policy: &wire.Policy{Load: "/lab/policy/base"}}, 2*time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"install"}, {"status"}, {"test"}} {
-		begin := time.Now()
-		answer, err := m.run(wire.Run{Argv: append([]string{"/lab/bin/cloister", "policy"}, args...), Env: labEnv(), Seconds: 400})
-		if err != nil || answer.Exit != 0 {
-			t.Errorf("cloister policy %s: %v, exit %d: %s; %s", args[0], err, answer.Exit, answer.Out, brief(denials(answer.Audit)))
+	fileServer := func() string {
+		answer, err := l.ask(wire.Request{Read: &wire.Read{Path: "/usr/lib/qemu/virtiofsd", Context: true}}, longAsk)
+		if err != nil {
+			t.Fatal(err)
 		}
-		t.Logf("cloister policy %s: %.1f s, exit %d\n%s", args[0], time.Since(begin).Seconds(), answer.Exit, answer.Out)
+		return answer.Out
 	}
-	answer, err := m.ask(wire.Request{Read: &wire.Read{Path: "/usr/lib/qemu/virtiofsd", Context: true}}, longAsk)
-	if want := object(policy.VirtiofsdExecType, "s0"); err != nil || answer.Out != want {
-		t.Errorf("the file server's label: %q, %v, want %q", answer.Out, err, want)
+	before := fileServer()
+	l.policy(t, 0, "", "install")
+	l.policy(t, 0, "installed and current", "status")
+	l.policy(t, 0, "", "test")
+	if got, want := fileServer(), object(policy.VirtiofsdExecType, "s0"); got != want {
+		t.Errorf("the file server's label: %q, want %q", got, want)
 	}
+	e := l.engine(t)
+	if err := e.run("protected"); err != nil {
+		t.Fatal(err)
+	}
+	l.policy(t, 1, "default/protected", "remove")
+	if err := e.remove("protected"); err != nil {
+		t.Fatal(err)
+	}
+	l.policy(t, 0, "", "remove")
+	l.policy(t, 0, "not installed", "status")
+	if got := fileServer(); got != before {
+		t.Errorf("the file server's label is %q after the removal, was %q", got, before)
+	}
+	if err := e.run("unprotected"); err == nil || !strings.Contains(err.Error(), "cloister policy install") {
+		t.Errorf("a start without the module: %v, want it refused with the remedy", err)
+	}
+	l.nothingLeft(t, "unprotected", "/var/lib/cloister")
+}
+
+// policy runs `cloister policy` and looks at its exit status and at what it says.
+func (l *lab) policy(t *testing.T, exit int, says string, args ...string) {
+	t.Helper()
+	begin := time.Now()
+	answer, err := l.run(wire.Run{Argv: append([]string{"/lab/bin/cloister", "policy"}, args...), Env: labEnv(), Seconds: 400})
+	if err != nil || answer.Exit != exit || !strings.Contains(answer.Out, says) {
+		t.Errorf("cloister policy %s: %v, exit %d, want %d and %q: %s; %s", args[0], err, answer.Exit, exit, says, answer.Out, brief(denials(answer.Audit)))
+	}
+	t.Logf("cloister policy %s: %.1f s, exit %d\n%s", args[0], time.Since(begin).Seconds(), answer.Exit, answer.Out)
 }

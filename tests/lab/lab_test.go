@@ -23,7 +23,7 @@ const labTime = 25 * time.Minute
 const tries = 3
 
 // late leaves out what takes minutes and is not about labels.
-const late = 8 * time.Minute
+const late = 14 * time.Minute
 
 // scenario is one part of the lab. Each starts what it needs, so that any of them can be run alone
 // (-run TestLab/faults), and on another machine when its own is lost.
@@ -105,8 +105,6 @@ func TestLab(t *testing.T) {
 		switch {
 		case lost == "":
 			return
-		case t.Failed():
-			t.Fatalf("the machine was lost, after a failure: %s", lost)
 		case try == tries:
 			t.Fatalf("%d machines were lost, the last: %s", try, lost)
 		}
