@@ -23,6 +23,8 @@ type GuestInput struct {
 	// Sources gives, by index into Workload.Mounts, where the guest finds a
 	// BindMount. Every BindMount needs one, unless it is in Skip.
 	Sources map[int]string
+	// Below says, by the same index, that the host has mounts below a BindMount's source.
+	Below map[int]bool
 	// Skip lists indices into Workload.Mounts that are left out.
 	Skip []int
 	// Network, IPC, UTS and PID are namespace paths to join. Network empty:
@@ -105,7 +107,7 @@ func (w *Workload) guestMounts(in GuestInput) ([]specs.Mount, error) {
 			}
 			g.Options = append([]string{bindFlag(m)}, g.Options...)
 		}
-		if m.ReadOnly {
+		if m.ReadOnly && !m.writableBelow(in.Below[i]) {
 			g.Options = append(g.Options, "ro")
 		}
 		if m.Propagation != "" {

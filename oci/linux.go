@@ -94,6 +94,9 @@ func (w *Workload) sysctls(p *problems) {
 		case strings.HasPrefix(name, "net."):
 			put(&w.Sysctls.Network, name, value)
 		case ipcSysctl(name):
+			if w.Role == Sandbox { // a pod's containers are in the guest's own ipc namespace, and its pause process is in none
+				put(&w.Sysctls.Kernel, name, value)
+			}
 		case kernelSysctl(name):
 			if w.Role == Member {
 				p.refuse(field, value, "belongs to the whole guest: set it on the pod")

@@ -41,6 +41,12 @@ func (m Mount) Follows() bool {
 
 func (m Mount) slave() bool { return m.Propagation == "slave" || m.Propagation == "rslave" }
 
+// writableBelow says that the container may write to what is, or comes to be, mounted below a read-only BindMount. The guest's kernel
+// hands a mount's read-only down to those below it, so that the host alone enforces it then.
+func (m Mount) writableBelow(mounts bool) bool {
+	return m.Kind == BindMount && m.Recursive && !m.RecursiveRO && (mounts || m.slave())
+}
+
 // Copied says that the file's bytes go to the guest instead of a share of it.
 func (p Purpose) Copied() bool {
 	return p == ResolvFile || p == HostsFile || p == HostnameFile

@@ -11,7 +11,7 @@ import (
 func TestNewPod(t *testing.T) {
 	pod := Pod{
 		ID: "p1", Hostname: "web-0", NetworkPath: "/run/netns/p1", ProcessLabel: "u:r:t:s0", CgroupParent: "kubepods-pod1.slice",
-		Sysctls:     map[string]string{"net.ipv4.ip_forward": "1"},
+		Sysctls:     map[string]string{"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1"},
 		Annotations: map[string]string{"a": "b", annotationPodMemory: "1024"},
 		Size:        PodSize{MemoryBytes: 1 << 30},
 	}
@@ -20,7 +20,7 @@ func TestNewPod(t *testing.T) {
 		t.Fatal(err)
 	}
 	if w.Role != Sandbox || w.SandboxID != "p1" || w.Hostname != "web-0" || w.Namespaces.Network.Path != "/run/netns/p1" || w.Labels.Process != "u:r:t:s0" ||
-		w.CgroupsPath != "kubepods-pod1.slice:cri-containerd:p1" || w.Pod.MemoryBytes != 1<<30 || w.Annotations["a"] != "b" || w.Sysctls.Network["net.ipv4.ip_forward"] != "1" {
+		w.CgroupsPath != "kubepods-pod1.slice:cri-containerd:p1" || w.Pod.MemoryBytes != 1<<30 || w.Annotations["a"] != "b" || w.Sysctls.Network["net.ipv4.ip_forward"] != "1" || w.Sysctls.Kernel["kernel.shm_rmid_forced"] != "1" {
 		t.Errorf("NewPod = %+v", w)
 	}
 	if len(pod.Annotations) != 2 {

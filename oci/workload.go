@@ -74,7 +74,7 @@ type Hook struct {
 // Sysctls of the guest, split by who can set them.
 type Sysctls struct {
 	Network map[string]string // net.*: set in the guest's network namespace
-	Kernel  map[string]string // of the guest's kernel as a whole; never for a Member
+	Kernel  map[string]string // of the guest's kernel as a whole, and a pod's of its ipc namespace; never for a Member
 }
 
 // PodSize is what the engine says of a whole pod by annotation. Zero: not said.

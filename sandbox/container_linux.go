@@ -227,7 +227,7 @@ func (c Container) absolute(name string) string {
 // guestInput is what the host's side adds to the guest's spec.
 func (s *Sandbox) guestInput(c Container) oci.GuestInput {
 	in := oci.GuestInput{
-		ID: c.ID, Sources: map[int]string{}, MemoryMax: s.size.ContainerMemory,
+		ID: c.ID, Sources: map[int]string{}, Below: map[int]bool{}, MemoryMax: s.size.ContainerMemory,
 		SandboxPid: s.Pid(), SandboxNetwork: s.request.Workload.Namespaces.Network.Path,
 	}
 	if c.Workload.Role == oci.Member {
@@ -255,7 +255,12 @@ func (s *Sandbox) addMounts(ctx context.Context, c Container, shared string, in 
 		case m.Purpose == oci.SharedMemory:
 			in.Sources[i] = "/dev/shm"
 		default:
-			if err := s.shareVolume(ctx, m, source, filepath.Join(shared, "m", n)); err != nil {
+			shown := filepath.Join(shared, "m", n)
+			err := s.shareVolume(ctx, m, source, shown)
+			if err == nil && m.ReadOnly {
+				in.Below[i], err = mountsBelow(shown)
+			}
+			if err != nil {
 				return fmt.Errorf("mount %q: %w", m.Destination, err)
 			}
 			in.Sources[i] = path.Join(guestShare, c.ID, "m", n)
@@ -270,7 +275,7 @@ func (s *Sandbox) shareVolume(ctx context.Context, m oci.Mount, source, shown st
 	if err != nil {
 		return err
 	}
-	if err := bindMount(source, shown, bindFlags{recursive: m.Recursive, readOnly: m.ReadOnly, follow: m.Follows()}); err != nil {
+	if err := bindMount(source, shown, bindFlags{recursive: m.Recursive, readOnly: m.ReadOnly, allOfIt: m.RecursiveRO, follow: m.Follows()}); err != nil {
 		return err
 	}
 	return s.identity.admit(ctx, v)

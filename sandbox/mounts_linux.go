@@ -108,6 +108,7 @@ func relativeLowers(options []string) (base string, out []string) {
 type bindFlags struct {
 	recursive bool // with what is mounted below it
 	readOnly  bool // nothing can be written through it, whatever the guest believes
+	allOfIt   bool // readOnly holds for what is mounted below, too
 	follow    bool // what the host mounts or unmounts below it later is seen
 }
 
@@ -130,7 +131,7 @@ func bindMount(source, target string, b bindFlags) error {
 		return err
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID}
-	if b.readOnly {
+	if b.readOnly && b.allOfIt {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
 	attr.Propagation = unix.MS_PRIVATE
@@ -140,10 +141,24 @@ func bindMount(source, target string, b bindFlags) error {
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
 		return fmt.Errorf("restrict %q: %w", source, err)
 	}
+	if b.readOnly {
+		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			return fmt.Errorf("restrict %q: %w", source, err)
+		}
+	}
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount %q at %q: %w", source, target, err)
 	}
 	return nil
+}
+
+// mountsBelow says whether anything is mounted below dir, itself a mount.
+func mountsBelow(dir string) (bool, error) {
+	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return false, fmt.Errorf("list mounts below %q: %w", dir, err)
+	}
+	return len(infos) > 1, nil
 }
 
 func makeMountPoint(target string, dir bool) error {

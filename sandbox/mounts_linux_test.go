@@ -100,12 +100,27 @@ func TestBindMount(t *testing.T) {
 	}()
 
 	folder := filepath.Join(shared, "folder")
-	if err := bindMount(source, folder, bindFlags{recursive: true, readOnly: true}); err != nil {
+	if err := bindMount(source, folder, bindFlags{recursive: true, readOnly: true, allOfIt: true}); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"new", "below/new"} {
 		if err := os.WriteFile(filepath.Join(folder, name), nil, 0o600); err == nil {
 			t.Errorf("wrote %s through a read-only bind mount", name)
+		}
+	}
+	itself := filepath.Join(shared, "itself")
+	if err := bindMount(source, itself, bindFlags{recursive: true, readOnly: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(itself, "new"), nil, 0o600); err == nil {
+		t.Error("wrote through a read-only bind mount")
+	}
+	if err := os.WriteFile(filepath.Join(itself, "below", "new"), nil, 0o600); err != nil {
+		t.Errorf("what is mounted below a bind mount that is read-only itself: %v", err)
+	}
+	for name, want := range map[string]bool{folder: true, itself: true, below: false} {
+		if got, err := mountsBelow(name); got != want || err != nil {
+			t.Errorf("mountsBelow(%s) = %t, %v, want %t", name, got, err, want)
 		}
 	}
 	file := filepath.Join(shared, "m", "0")

@@ -39,6 +39,21 @@ func lives(t *testing.T, b *bed, p *pod) {
 		}
 		b.drop(t, id)
 	})
+	step(t, "mounts below read-only volumes", func(t *testing.T) {
+		dir := filepath.Join(b.Place.Dir, "readonly")
+		b.Place.Run(t, "sh", "-c", `mkdir -p "$1/below" && mount -t tmpfs none "$1/below"`, "sh", dir)
+		id := p.start(t, "reader", func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{
+				{HostPath: dir, ContainerPath: "/ro", Readonly: true},
+				{HostPath: dir, ContainerPath: "/rro", Readonly: true, RecursiveReadOnly: true},
+			}
+		}, "sleep", "1000")
+		script := "for f in /ro/f /rro/f /rro/below/f /ro/below/f; do touch $f 2>/dev/null && echo $f; done"
+		if got, _ := b.exec(t, id, script); got != "/ro/below/f\n" {
+			t.Errorf("what could be written = %q, want what is mounted below the volume that is not read-only recursively", got)
+		}
+		b.drop(t, id)
+	})
 	step(t, "image volume", func(t *testing.T) {
 		id := p.start(t, "model", func(c *runtimeapi.ContainerConfig) {
 			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/model", Image: &runtimeapi.ImageSpec{Image: images.AlpineName}, ImageSubPath: "etc", Readonly: true}}

@@ -26,7 +26,7 @@ func pods(t *testing.T, sandboxer string) {
 			DnsConfig:    &runtimeapi.DNSConfig{Servers: []string{"10.85.0.1"}, Searches: []string{"svc.test"}},
 			PortMappings: []*runtimeapi.PortMapping{{ContainerPort: 8080, HostPort: 18080}},
 			Linux: &runtimeapi.LinuxPodSandboxConfig{
-				CgroupParent: b.cgroup(t), Sysctls: map[string]string{"net.ipv4.ping_group_range": "0 100"},
+				CgroupParent: b.cgroup(t), Sysctls: map[string]string{"net.ipv4.ping_group_range": "0 100", "kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "100"},
 			},
 		})
 	}) {
@@ -89,6 +89,7 @@ func inside(t *testing.T, b *bed, ip, first, second string) {
 		{"address", second, ip + "\n", "ip -o -4 addr show dev eth0 | awk '{print $4}' | cut -d/ -f1"},
 		{"gateway", second, "0\n", "ping -c 1 -W 5 10.85.0.1 >/dev/null; echo $?"},
 		{"sysctl", second, "0 100\n", "cat /proc/sys/net/ipv4/ping_group_range | tr '\\t' ' '"},
+		{"sysctl of the shared ipc", second, "1 100\n", "echo $(cat /proc/sys/kernel/shm_rmid_forced /proc/sys/fs/mqueue/msg_max)"},
 		{"memory limit", second, "67108864\n", "cat /sys/fs/cgroup/memory.max"},
 		{"shared ipc", second, "", "echo hello >/dev/shm/word"},
 		{"shared memory of the other", first, "hello\n", "cat /dev/shm/word"},
