@@ -70,6 +70,7 @@ fuzz: deps ## every fuzz test for FUZZTIME each, or those of the pattern FUZZ=; 
 	@MOST=1000000 FUZZTIME=$(FUZZTIME) .ci/stages fuzz
 
 bench: build guest clients ## what starts, execs and files cost beside runc and a bare QEMU; JSON into $$BENCH_JSON; PART= cold, inside, concurrent
+	@go run ./tests/clients/build gvisor || echo 'gVisor is not built: the table has no column for it'
 	@BENCH_PART=$(PART) BENCH_RUNS=$${RUNS:-10} go test -count=1 -timeout 60m -v -run Bench ./tests/bench/...
 
 soak: build guest clients ## the whole load (CI does a tenth), or PART= of it: AtOnce, Cycles, Execs, Restarts

@@ -22,6 +22,7 @@ import (
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
 	"cloister/tests/bed"
+	"cloister/tests/clients"
 	"cloister/tests/host"
 	"cloister/tests/testenv"
 	"cloister/vmm"
@@ -47,6 +48,7 @@ type result struct {
 type bench struct {
 	*bed.Bed
 	runc    bed.Bed
+	runsc   []string // options that ask for gVisor's; nil where it has not been built
 	runs    int
 	samples map[string]Samples
 	phases  map[string]Samples
@@ -69,6 +71,10 @@ func TestBench(t *testing.T) {
 	b := &bench{Bed: bed.New(t, host.Options{}), runs: runs, samples: map[string]Samples{}, phases: map[string]Samples{}}
 	b.runc = *b.Bed
 	b.runc.Runtime = bed.Runc
+	// By runc's shim: gVisor's own wants to lower its OOM score, which not every host lets it.
+	if name := filepath.Join(clients.Dir(clients.GVisor), "runsc"); exec.CommandContext(t.Context(), name, "--version").Run() == nil {
+		b.runsc = []string{"--runc-binary", name}
+	}
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T)
@@ -121,12 +127,19 @@ func (b *bench) cold(t *testing.T) {
 	for i := range b.runs + 1 {
 		id := fmt.Sprint("cold", i)
 		ours, theirs, bare := took(t, b.Bed, b.Args(id, []string{"--rm"}, "true")...), took(t, &b.runc, b.runc.Args(id+"r", []string{"--rm"}, "true")...), bare(t)
+		var gvisors time.Duration
+		if b.runsc != nil {
+			gvisors = took(t, &b.runc, b.runc.Args(id+"g", append([]string{"--rm"}, b.runsc...), "true")...)
+		}
 		if i == 0 {
 			continue
 		}
 		b.add("cold", ours)
 		b.add("cold runc", theirs)
 		b.add("bare", bare)
+		if b.runsc != nil {
+			b.add("cold runsc", gvisors)
+		}
 	}
 }
 
@@ -173,12 +186,18 @@ func (b *bench) inside(t *testing.T) {
 	options := []string{"--mount", "type=bind,src=" + volume + ",dst=/v,options=rbind:rw"}
 	b.Start(t, "in", options)
 	b.runc.Start(t, "inrunc", options)
+	if b.runsc != nil {
+		b.runc.Start(t, "inrunsc", append(b.runsc, options...))
+	}
 	for i := range b.runs + 1 {
 		ours := took(t, b.Bed, "task", "exec", "--exec-id", fmt.Sprint("e", i), "in", "true")
 		theirs := took(t, &b.runc, "task", "exec", "--exec-id", fmt.Sprint("e", i), "inrunc", "true")
 		if i > 0 {
 			b.add("exec", ours)
 			b.add("exec runc", theirs)
+			if b.runsc != nil {
+				b.add("exec runsc", took(t, &b.runc, "task", "exec", "--exec-id", fmt.Sprint("e", i), "inrunsc", "true"))
+			}
 		}
 	}
 	b.memory(t, "in")
@@ -198,6 +217,9 @@ func (b *bench) inside(t *testing.T) {
 	}
 	b.Remove(t, "in")
 	b.runc.Remove(t, "inrunc")
+	if b.runsc != nil {
+		b.runc.Remove(t, "inrunsc")
+	}
 }
 
 // memory notes what a sandbox that does nothing takes.

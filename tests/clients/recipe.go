@@ -24,6 +24,7 @@ const (
 	Suite      Set = "suite"    // containerd's client suite: client.test
 	CRISuite   Set = "crisuite" // containerd's CRI suite: cri.test
 	CNI        Set = "cni"      // the network plugins that containerd's CRI calls
+	GVisor     Set = "gvisor"   // runsc, which the bench compares with where it is built
 )
 
 // recipe says how a set is made. Every field is part of its key.
@@ -56,6 +57,9 @@ func recipes() map[Set]recipe {
 		CNI: {
 			Module: "github.com/containernetworking/plugins", Version: "v1.9.1",
 			Packages: []string{"plugins/main/bridge", "plugins/main/loopback", "plugins/main/ptp", "plugins/ipam/host-local", "plugins/meta/portmap", "plugins/meta/firewall", "plugins/meta/tuning"},
+		},
+		GVisor: {
+			Module: "gvisor.dev/gvisor", Version: "v0.0.0-20260905035102-160fafc42237", Packages: []string{"runsc"},
 		},
 		// Without the linked version, the daemon is of version "dev", which speaks no dialect of the client's.
 		Dockerd: {
