@@ -3,6 +3,7 @@
 package docker
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -93,6 +94,23 @@ func run(t *testing.T, b *engine) {
 	t.Run("terminal", func(t *testing.T) {
 		if got := b.terminal(t, "run", "--rm", "-it", image, "tty"); !strings.Contains(got, "/dev/pts/") && !strings.Contains(got, "/dev/console") {
 			t.Errorf("tty = %q", got)
+		}
+	})
+	t.Run("attach", func(t *testing.T) {
+		b.start(t, "attended", []string{"--interactive"}, "sh", "-c", "read word; echo got $word; exit 6")
+		input, writer, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer input.Close()
+		defer writer.Close() // later: at the end of its input the command line looks at outputs no more
+		if _, err := writer.WriteString("word\n"); err != nil {
+			t.Fatal(err)
+		}
+		cmd := b.Docker(t.Context(), "attach", "attended")
+		cmd.Stdin = input
+		if r := b.Finish(t.Context(), t, cmd); r.Code != 6 || r.Stdout != "got word\n" {
+			t.Errorf("docker attach: exit %d, stdout %q, stderr %q, want 6 and \"got word\"", r.Code, r.Stdout, r.Stderr)
 		}
 	})
 }
