@@ -144,8 +144,8 @@ func (r *Runtime) joined(w *oci.Workload) (*sandbox.Sandbox, error) {
 		return nil, fmt.Errorf("linux.namespaces: the network %s is of a process on the host: a guest shares networks with containers of cloister alone (--network container:NAME of a running one): %w",
 			network.Path, errdefs.ErrInvalidArgument)
 	}
-	if len(w.Sysctls.Kernel)+len(w.Sysctls.Network) > 0 {
-		return nil, fmt.Errorf("linux.sysctl: they are of the guest that the container shares with another: set them there: %w", errdefs.ErrInvalidArgument)
+	if len(w.Sysctls.Kernel) > 0 {
+		return nil, fmt.Errorf("linux.sysctl: those of the kernel are of the guest that the container shares with another: set them there: %w", errdefs.ErrInvalidArgument)
 	}
 	return r.box()
 }

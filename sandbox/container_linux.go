@@ -163,6 +163,9 @@ func (s *Sandbox) addRootfs(ctx context.Context, r *resident, c Container, share
 		if err := s.identity.admit(ctx, served{shown: target, source: source}); err != nil {
 			return nil, fmt.Errorf("rootfs: %w", err)
 		}
+		if err := s.showRootfs(r, c, target); err != nil {
+			return nil, fmt.Errorf("rootfs: %w", err)
+		}
 		return []*guestv1.MountStep{{Type: "bind", Source: "share:" + c.ID + "/rootfs", Target: "rootfs"}}, nil
 	}
 	luns := make([]string, len(rootfs.Disks))
@@ -233,7 +236,17 @@ func (s *Sandbox) guestInput(c Container) oci.GuestInput {
 	if c.Workload.Role == oci.Member {
 		in.IPC, in.UTS, in.PID = guestNamespaces+"/ipc", guestNamespaces+"/uts", guestNamespaces+"/pid"
 	}
+	if len(c.Workload.Sysctls.Network) > 0 && !s.alone(c) {
+		in.Network = guestNamespaces + "/net" // the first one's were set with the guest; the guest's runtime sets further ones there
+	}
 	return in
+}
+
+// alone is true for the container that the machine was made for, while no other has joined it.
+func (s *Sandbox) alone(c Container) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return c.ID == s.request.ID && len(s.containers) == 0
 }
 
 // addMounts shares, or copies, what the spec binds from the host.

@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"cloister/labels/lsm"
 	"cloister/labels/mcs"
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
@@ -50,16 +51,17 @@ type Sandbox struct {
 	request Request
 	size    oci.Size
 
-	dir      statedir.Dir
-	journal  *statedir.Journal
-	cgroup   *cgroup.Group
-	identity *identity
-	netns    *network.Namespace
-	files    *virtiofsd.Process
-	machine  *qemu.Process
-	guest    *guestapi.Client
-	undo     undo
-	done     chan struct{} // closed when the machine has ended
+	dir       statedir.Dir
+	journal   *statedir.Journal
+	cgroup    *cgroup.Group
+	identity  *identity
+	netns     *network.Namespace
+	files     *virtiofsd.Process
+	machine   *qemu.Process
+	enclosure *lsm.Enclosure // of the machine's process; nil on a host that cannot
+	guest     *guestapi.Client
+	undo      undo
+	done      chan struct{} // closed when the machine has ended
 
 	pod       sync.Mutex
 	pidShared bool // guarded by pod

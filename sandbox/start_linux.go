@@ -201,10 +201,15 @@ func (s *Sandbox) launch(ctx context.Context, p *planned) error {
 		return err
 	}
 	p.opened = append(p.opened, console)
+	if s.enclosure, err = lsm.NewEnclosure(); err != nil {
+		return err
+	}
+	starter := s.starter(s.identity.chosen.QEMU)
+	starter.Enclosure = s.enclosure
 	p.machine.Cmdline = append(p.machine.Cmdline, p.clock.Cmdline(ctx, p.machine.Accel)...)
 	return s.run("qemu", func() (int, error) {
 		s.machine, err = qemu.Start(ctx, p.machine, qemu.Options{
-			Binary: s.identity.programs.QEMU, Starter: s.starter(s.identity.chosen.QEMU), Sockets: s.identity.sockets, Dir: s.dir.String(),
+			Binary: s.identity.programs.QEMU, Starter: starter, Sockets: s.identity.sockets, Dir: s.dir.String(),
 			Log: log, Console: console, Share: s.files.Socket(), Taps: p.taps,
 		})
 		if err != nil {
@@ -223,6 +228,9 @@ func (s *Sandbox) launch(ctx context.Context, p *planned) error {
 // verify reads back what the kernel says of the processes, and lets the guest run.
 func (s *Sandbox) verify(ctx context.Context) error {
 	if err := s.check(ctx); err != nil {
+		return err
+	}
+	if err := s.encloseFirst(ctx); err != nil {
 		return err
 	}
 	return s.machine.Continue(ctx)

@@ -32,6 +32,8 @@ type Launch struct {
 	// KeepCapabilities has the command keep its capabilities when it takes on another user (SECBIT_NO_SETUID_FIXUP), as a
 	// file server does to make files that are that user's.
 	KeepCapabilities bool
+	// Enclosure, when not nil, is where the command's root can be replaced later.
+	Enclosure *Enclosure
 }
 
 // Start starts cmd as cmd.Start does, with the label set for its first exec. The command must be the labelled program itself,
@@ -39,6 +41,9 @@ type Launch struct {
 // program may not use. Pdeathsig works: the thread that starts the command lives as long as the command.
 func (l Launch) Start(cmd *exec.Cmd) error {
 	if err := l.check(cmd); err != nil {
+		if l.Enclosure != nil {
+			l.Enclosure.close()
+		}
 		return fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	result := make(chan error, 1)
@@ -46,7 +51,10 @@ func (l Launch) Start(cmd *exec.Cmd) error {
 		pidfd, err := l.startHere(cmd)
 		result <- err
 		if err == nil {
-			park(pidfd)
+			l.park(pidfd)
+		}
+		if l.Enclosure != nil {
+			l.Enclosure.close()
 		}
 	})
 	if err := <-result; err != nil {
@@ -79,6 +87,11 @@ func (l Launch) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 			return -1, fmt.Errorf("keep capabilities over a change of user: %w: the shim needs CAP_SETPCAP", err)
 		}
 	}
+	if l.Enclosure != nil {
+		if err := l.Enclosure.unshare(); err != nil {
+			return -1, err
+		}
+	}
 	if !l.Label.IsZero() {
 		if err := l.Driver.host.thread().SetExec(l.Label.String()); err != nil {
 			return -1, fmt.Errorf("set exec label %v: %w", l.Label, err)
@@ -98,16 +111,24 @@ func (l Launch) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 	return pidfd, err
 }
 
-// park holds the thread until the process has ended.
-func park(pidfd int) {
-	if pidfd < 0 {
-		select {} // a kernel without pidfds: rather a thread too many than a signal too early
+// park holds the thread until the process has ended, and serves its enclosure. A kernel without pidfds (-1, which poll leaves
+// out) has it held for ever: rather a thread too many than a signal too early.
+func (l Launch) park(pidfd int) {
+	if pidfd >= 0 {
+		defer unix.Close(pidfd) // nothing is buffered
 	}
-	defer unix.Close(pidfd) // nothing is buffered
+	wait := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: -1, Events: unix.POLLIN}}
+	if l.Enclosure != nil {
+		wait[1].Fd = int32(l.Enclosure.wake)
+	}
 	for {
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1)
-		if !errors.Is(err, unix.EINTR) {
+		_, err := unix.Poll(wait, -1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil || wait[0].Revents != 0:
 			return
+		case wait[1].Revents != 0:
+			l.Enclosure.serve()
 		}
 	}
 }

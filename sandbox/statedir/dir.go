@@ -107,6 +107,9 @@ func (d Dir) QEMULog() string { return d.file("qemu.log") }
 // VirtiofsdLog takes what virtiofsd writes to its standard error.
 func (d Dir) VirtiofsdLog() string { return d.file("virtiofsd.log") }
 
+// Empty is a folder without anything in it.
+func (d Dir) Empty() string { return d.file("empty") }
+
 // Share is what virtiofsd serves.
 func (d Dir) Share() string { return d.file("share") }
 

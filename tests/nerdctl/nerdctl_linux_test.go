@@ -76,6 +76,10 @@ func live(t *testing.T, b *bed.Bed, namespace string) {
 	if got := b.Exec(t, "c", "hosts", "cat", "/etc/hosts", "/etc/hostname").Stdout; got != "10.4.0.9 far\nbox\n" {
 		t.Errorf("hosts and hostname = %q", got)
 	}
+	copies(t, b, task.Pid())
+	if namespace == "" {
+		joins(t, b, engine, task.Pid())
+	}
 	if err := task.Kill(t.Context(), unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -89,6 +93,55 @@ func live(t *testing.T, b *bed.Bed, namespace string) {
 		t.Error(err)
 	}
 	left(t, dir, namespace)
+}
+
+// copies reads and writes a container's files through the root of its process, as nerdctl cp does.
+func copies(t *testing.T, b *bed.Bed, pid uint32) {
+	t.Helper()
+	root := b.Place.Path(fmt.Sprintf("/proc/%d/root", pid))
+	if got, err := os.ReadFile(filepath.Join(root, "www/f")); err != nil || string(got) != "page\n" {
+		t.Errorf("a file of the container = %q, %v", got, err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "tmp/copied"), []byte("copied"), 0o600); err != nil {
+		t.Error(err)
+	}
+	if got := b.Exec(t, "c", "copied", "cat", "/tmp/copied").Stdout; got != "copied" {
+		t.Errorf("a file for the container = %q", got)
+	}
+}
+
+// joins is --network container:NAME: the other's process is the same, and shows the files of neither then.
+func joins(t *testing.T, b *bed.Bed, engine *client.Client, pid uint32) {
+	t.Helper()
+	image, err := engine.GetImage(t.Context(), bed.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Remove(t, "side") })
+	container, err := engine.NewContainer(t.Context(), "side", client.WithImage(image), client.WithNewSnapshot("side", image), client.WithRuntime(b.Runtime, nil),
+		client.WithNewSpec(oci.WithDefaultSpec(), oci.WithImageConfigArgs(image, []string{"sleep", "1000"}),
+			oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", pid)}),
+			func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+				s.Linux.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "7"}
+				return nil
+			}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := container.NewTask(t.Context(), cio.NullIO)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := task.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.Exec(t, "c", "port", "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start").Stdout; got != "7\n" {
+		t.Errorf("sysctl of the shared network = %q", got)
+	}
+	if files, err := os.ReadDir(b.Place.Path(fmt.Sprintf("/proc/%d/root/", task.Pid()))); task.Pid() != pid || err != nil || len(files) != 0 {
+		t.Errorf("pid %d, the other's %d, files %v, %v, want none", pid, task.Pid(), files, err)
+	}
+	b.Remove(t, "side")
 }
 
 // create makes the container as nerdctl does: hooks with a large environment, files of /etc, annotations.

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"cloister/oci"
+)
+
+// enclose has /proc/PID/root of the machine's process show dir instead of the host's files. QEMU opens nothing by name any more, and
+// that is where engines look for a container's files (nerdctl cp).
+func (s *Sandbox) enclose(dir string, readOnly bool) error {
+	if s.enclosure == nil {
+		return nil
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("open %q: %w", dir, err)
+	}
+	defer unix.Close(tree)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE}
+	if readOnly {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return fmt.Errorf("restrict %q: %w", dir, err)
+	}
+	return s.enclosure.Enter(tree)
+}
+
+// encloseEmpty shows an empty folder.
+func (s *Sandbox) encloseEmpty() error {
+	if err := os.Mkdir(s.dir.Empty(), 0o555); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return s.enclose(s.dir.Empty(), true)
+}
+
+// encloseFirst takes the host's files away before the guest runs. A host that runs from an initial ram disk cannot.
+func (s *Sandbox) encloseFirst(ctx context.Context) error {
+	err := s.encloseEmpty()
+	if errors.Is(err, unix.EINVAL) {
+		log.G(ctx).WithError(err).Warn("the machine's process keeps the host's root file system: do not copy files by its pid (nerdctl cp)")
+		s.enclosure, err = nil, nil
+	}
+	return err
+}
+
+// showRootfs shows a container's files while it is alone in the guest: all containers there have the machine's pid.
+func (s *Sandbox) showRootfs(r *resident, c Container, rootfs string) error {
+	switch {
+	case c.Workload.Role != oci.Single:
+		return nil
+	case !s.alone(c):
+		return s.encloseEmpty()
+	}
+	r.undo.push("files of the machine's process", func(context.Context) error { return s.encloseEmpty() })
+	return s.enclose(rootfs, c.Workload.Rootfs.ReadOnly)
+}
