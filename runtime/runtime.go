@@ -42,6 +42,8 @@ type Runtime struct {
 	hooks     hooks.Namespaces
 	ctx       context.Context //nolint:containedctx // the daemon's own, for what no caller asked for
 
+	closing sync.Mutex // held before mu
+
 	mu         sync.Mutex
 	containers map[string]*container // nil value: a create is under way
 	sandbox    *sandbox.Sandbox      // nil before the first create and after the last delete
@@ -146,8 +148,11 @@ func (r *Runtime) all() []*container {
 	return all
 }
 
-// Close stops the sandbox, whatever still runs in it.
+// Close stops the sandbox, whatever still runs in it. Who comes second waits until it is gone: the daemon, for one, which a
+// client may dismiss in the middle of another's delete.
 func (r *Runtime) Close(ctx context.Context) error {
+	r.closing.Lock()
+	defer r.closing.Unlock()
 	r.mu.Lock()
 	box := r.sandbox
 	r.sandbox = nil
