@@ -14,8 +14,7 @@ import (
 	"strings"
 
 	"cloister/labels"
-
-	"golang.org/x/sys/unix"
+	"cloister/labels/internal/flock"
 )
 
 const (
@@ -87,39 +86,13 @@ func (r *Registry) removeEarlierBoots() error {
 	return nil
 }
 
-// lock takes the registry's lock; the caller closes the file to give it back. The kernel does so for one that dies.
+// lock takes the registry's lock; the caller closes the file to give it back.
 func (r *Registry) lock(ctx context.Context) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(r.options.Dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := flock.Take(ctx, filepath.Join(r.options.Dir, lockFile))
 	if err != nil {
 		return nil, fmt.Errorf("lock the registry of levels: %w", err)
 	}
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-		return f, nil
-	}
-	taken := make(chan error, 1)
-	go waitForLock(f, taken)
-	select {
-	case err := <-taken:
-		if err != nil {
-			return nil, fmt.Errorf("lock the registry of levels: %w", errors.Join(err, f.Close()))
-		}
-		return f, nil
-	case <-ctx.Done():
-		go func() { // the lock comes when its holder lets go; it is given straight back
-			_ = errors.Join(<-taken, f.Close())
-		}()
-		return nil, fmt.Errorf("lock the registry of levels: another process holds %s: %w", f.Name(), ctx.Err())
-	}
-}
-
-func waitForLock(f *os.File, taken chan<- error) {
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			taken <- err
-			return
-		}
-	}
+	return f, nil
 }
 
 // read gives the entry in a file of the boot's folder, and its bytes; fs.ErrNotExist when it is free.

@@ -14,9 +14,8 @@ import (
 	"strings"
 
 	"cloister/labels"
+	"cloister/labels/internal/flock"
 	"cloister/labels/lsm"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -101,37 +100,11 @@ func (j *Journal) lock(ctx context.Context, kind, name string) (*os.File, error)
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(name))
 	path := filepath.Join(j.options.Dir, locksFolder, fmt.Sprintf("%s-%02x", kind, hash.Sum32()&0xff))
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := flock.Take(ctx, path)
 	if err != nil {
 		return nil, fmt.Errorf("lock the relabel journal: %w", err)
 	}
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-		return f, nil
-	}
-	taken := make(chan error, 1)
-	go waitForLock(f, taken)
-	select {
-	case err := <-taken:
-		if err != nil {
-			return nil, fmt.Errorf("lock the relabel journal: %w", errors.Join(err, f.Close()))
-		}
-		return f, nil
-	case <-ctx.Done():
-		go func() { // the lock comes when its holder lets go; it is given straight back
-			_ = errors.Join(<-taken, f.Close())
-		}()
-		return nil, fmt.Errorf("lock the relabel journal: another process holds %s: %w", path, ctx.Err())
-	}
-}
-
-func waitForLock(f *os.File, taken chan<- error) {
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			taken <- err
-			return
-		}
-	}
+	return f, nil
 }
 
 // Pending tells whether something of a sandbox is still to be undone.

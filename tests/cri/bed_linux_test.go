@@ -150,7 +150,7 @@ func (s setup) start(t *testing.T, place *host.Place) *bed {
 // ready waits until CRI says that the runtime and its network are.
 func (b *bed) ready(t *testing.T) {
 	t.Helper()
-	wrong := await(30*time.Second, func() string {
+	wrong := host.Await(30*time.Second, func() string {
 		status, err := b.cri.Status(t.Context(), &runtimeapi.StatusRequest{})
 		if err != nil {
 			return err.Error()
@@ -293,7 +293,7 @@ func (b *bed) status(t *testing.T, container string) *runtimeapi.ContainerStatus
 // exited waits for a container's end.
 func (b *bed) exited(t *testing.T, container string) *runtimeapi.ContainerStatus {
 	t.Helper()
-	if wrong := await(30*time.Second, func() string {
+	if wrong := host.Await(30*time.Second, func() string {
 		if s := b.status(t, container).GetState(); s != runtimeapi.ContainerState_CONTAINER_EXITED {
 			return s.String()
 		}
@@ -302,22 +302,4 @@ func (b *bed) exited(t *testing.T, container string) *runtimeapi.ContainerStatus
 		t.Fatalf("the container is %s, want exited", wrong)
 	}
 	return b.status(t, container)
-}
-
-// await asks for a complaint until there is none or the time is over, and gives the last one.
-func await(most time.Duration, complaint func() string) string {
-	deadline := time.After(most)
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		text := complaint()
-		if text == "" {
-			return ""
-		}
-		select {
-		case <-deadline:
-			return text
-		case <-tick.C:
-		}
-	}
 }

@@ -13,6 +13,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"cloister/tests/host"
 	"cloister/tests/images"
 )
 
@@ -153,7 +154,7 @@ func TestRestarts(t *testing.T) {
 		for attempt := 1; attempt <= 20; attempt++ {
 			again(attempt)
 		}
-		if wrong := await(20*time.Second, func() string {
+		if wrong := host.Await(20*time.Second, func() string {
 			var grown []string
 			for what, n := range b.possessions(t) {
 				if n > before[what] {

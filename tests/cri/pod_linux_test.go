@@ -10,6 +10,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"cloister/tests/host"
 )
 
 // TestPodSandbox has containerd make pods of an ordinary container with a pause image.
@@ -121,7 +123,7 @@ func outside(t *testing.T, b *bed, p *pod, first, second string) {
 	t.Helper()
 	step(t, "log", func(t *testing.T) {
 		name := filepath.Join(p.config.GetLogDirectory(), "first.log")
-		if wrong := await(10*time.Second, func() string {
+		if wrong := host.Await(10*time.Second, func() string {
 			data, _ := os.ReadFile(name)
 			if text := string(data); !strings.Contains(text, " stdout F out\n") || !strings.Contains(text, " stderr F err\n") {
 				return text + " "
@@ -208,7 +210,7 @@ func refusals(t *testing.T, b *bed) {
 // nothingLeft waits until no process but the daemon is in the place.
 func nothingLeft(t *testing.T, b *bed) {
 	t.Helper()
-	if left := await(10*time.Second, func() string {
+	if left := host.Await(10*time.Second, func() string {
 		var left []string
 		for _, line := range b.Place.Processes(t) {
 			if !strings.Contains(line, "containerd --config") && !strings.HasPrefix(line, "nsenter") {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"cloister/tests/host"
 )
 
 // atOnce is how many pods CI starts at once.
@@ -75,7 +77,7 @@ func TestRecovery(t *testing.T) {
 			step(t, test.name+", "+sandboxer, func(t *testing.T) {
 				p, id := b.webPod(t)
 				test.kill(t)
-				if wrong := await(30*time.Second, func() string {
+				if wrong := host.Await(30*time.Second, func() string {
 					answer, err := b.cri.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id})
 					if err != nil {
 						return err.Error()

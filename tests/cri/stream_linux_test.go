@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"cloister/tests/host"
 )
 
 // reachable gives a URL of containerd's streaming server as it is called outside of the place.
@@ -151,7 +153,7 @@ func forwards(t *testing.T, b *bed, p *pod) {
 	}
 	for _, port := range ports {
 		want := map[uint16]string{8080: "page\n", 8081: "local\n", 8082: "local\n"}[port.Remote]
-		wrong := await(20*time.Second, func() string { // the servers are on their way
+		wrong := host.Await(20*time.Second, func() string { // the servers are on their way
 			got, err := get(t, port.Local)
 			if want == "" && err == nil {
 				return fmt.Sprintf("a port that nobody listens on = %q", got)

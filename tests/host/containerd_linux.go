@@ -151,21 +151,7 @@ func (c *Containerd) wait(cmd *exec.Cmd, done chan struct{}) {
 
 func (c *Containerd) awaitServing(t testing.TB) {
 	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
-	for {
-		if err := c.Ctr(t.Context(), "images", "ls").Run(); err == nil {
-			return
-		}
-		select {
-		case <-c.done:
-			t.Fatalf("containerd ended:\n%s", tail(c.LogFile, 30))
-		case <-deadline:
-			t.Fatalf("containerd does not answer after 30 s:\n%s", tail(c.LogFile, 30))
-		case <-tick.C:
-		}
-	}
+	awaitServing(t, "containerd", c.LogFile, c.done, func() *exec.Cmd { return c.Ctr(t.Context(), "images", "ls") })
 }
 
 // Stop ends the daemon with signal ("TERM", "KILL") and waits for its end; what it runs stays.

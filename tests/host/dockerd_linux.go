@@ -76,18 +76,7 @@ func (d *Dockerd) Start(t testing.TB) {
 	}
 	d.done = make(chan struct{})
 	go d.wait(cmd, d.done)
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(time.Minute)
-	for d.Docker(t.Context(), "version").Run() != nil {
-		select {
-		case <-d.done:
-			t.Fatalf("dockerd ended:\n%s", tail(d.LogFile, 30))
-		case <-deadline:
-			t.Fatalf("dockerd does not answer after a minute:\n%s", tail(d.LogFile, 30))
-		case <-tick.C:
-		}
-	}
+	awaitServing(t, "dockerd", d.LogFile, d.done, func() *exec.Cmd { return d.Docker(t.Context(), "version") })
 }
 
 // Stop ends the daemon with signal ("TERM", "KILL") and waits for its end; what it runs stays, with live-restore.

@@ -97,7 +97,7 @@ func newBed(t *testing.T, o host.Options) *bed {
 // nothingLeft waits until no process but the daemon is in the place, then looks for mounts and folders of sandboxes.
 func (b *bed) nothingLeft(t *testing.T) {
 	t.Helper()
-	left := await(10*time.Second, func() string {
+	left := host.Await(10*time.Second, func() string {
 		var left []string
 		for _, line := range b.Place.Processes(t) {
 			if !strings.Contains(line, "containerd --config") && !strings.HasPrefix(line, "nsenter") {
@@ -207,7 +207,7 @@ func (b *bed) status(t *testing.T, id string) string {
 // awaitStatus waits until ctr shows the state.
 func (b *bed) awaitStatus(t *testing.T, id, want string) {
 	t.Helper()
-	if wrong := await(20*time.Second, func() string {
+	if wrong := host.Await(20*time.Second, func() string {
 		if got := b.status(t, id); got != want {
 			return got + " "
 		}
@@ -258,7 +258,7 @@ func (b *bed) watch(t *testing.T) func() []event {
 		return slices.Clone(events)
 	}
 	// ctr says nothing when it has subscribed: make events until one is seen.
-	if missing := await(20*time.Second, func() string {
+	if missing := host.Await(20*time.Second, func() string {
 		b.Must(t, "namespaces", "label", "default", "probe="+time.Now().String())
 		if len(seen()) == 0 {
 			return "no event"
@@ -290,22 +290,4 @@ func topics(events []event, id string) []string {
 		}
 	}
 	return found
-}
-
-// await asks for a complaint until there is none or the time is over, and gives the last one.
-func await(most time.Duration, complaint func() string) string {
-	deadline := time.After(most)
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		text := complaint()
-		if text == "" {
-			return ""
-		}
-		select {
-		case <-deadline:
-			return text
-		case <-tick.C:
-		}
-	}
 }

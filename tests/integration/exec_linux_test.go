@@ -85,7 +85,7 @@ func TestExecKill(t *testing.T) {
 	b.start(t, "c", nil)
 	done := make(chan host.Result, 1)
 	go func() { done <- b.exec(t, "c", "e", "sh", "-c", "echo up >/tmp/up; exec sleep 1000") }()
-	if wrong := await(20*time.Second, func() string { return b.exec(t, "c", "probe", "cat", "/tmp/up").Stderr }); wrong != "" {
+	if wrong := host.Await(20*time.Second, func() string { return b.exec(t, "c", "probe", "cat", "/tmp/up").Stderr }); wrong != "" {
 		t.Fatal(wrong)
 	}
 	b.Must(t, "task", "kill", "--signal", "TERM", "--exec-id", "e", "c")

@@ -185,7 +185,7 @@ func TestAbsentReader(t *testing.T) {
 	if n, err := io.CopyN(io.Discard, out, size); err != nil {
 		t.Errorf("read %d bytes: %v", n, err)
 	}
-	if wrong := await(20*time.Second, func() string { return b.exec(t, "c", "done", "ls", "/done").Stderr }); wrong != "" {
+	if wrong := host.Await(20*time.Second, func() string { return b.exec(t, "c", "done", "ls", "/done").Stderr }); wrong != "" {
 		t.Errorf("the writer still waits: %s", wrong)
 	}
 }

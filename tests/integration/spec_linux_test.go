@@ -125,7 +125,7 @@ func TestHooks(t *testing.T) {
 		t.Fatalf("run = %+v", r)
 	}
 	var text []byte
-	wrong := await(10*time.Second, func() string {
+	wrong := host.Await(10*time.Second, func() string {
 		text, _ = os.ReadFile(log)
 		if strings.Count(string(text), "\n") != 4 {
 			return "missing"
@@ -169,7 +169,7 @@ func TestMemoryLimit(t *testing.T) {
 	b.start(t, "oom", options, "tail", "/dev/zero")
 	b.awaitStatus(t, "oom", "STOPPED")
 	b.wantDeleted(t, "oom", 137)
-	wrong := await(10*time.Second, func() string {
+	wrong := host.Await(10*time.Second, func() string {
 		got := topics(events(), "oom")
 		if !strings.Contains(strings.Join(got, " "), "oom") {
 			return fmt.Sprint(got)

@@ -105,21 +105,3 @@ func (b *bed) say(what, want, script string) {
 		b.t.Errorf("%s: %s = %q, want %q", what, script, got, want)
 	}
 }
-
-// await asks for a complaint until there is none or the time is over, and gives the last one.
-func await(most time.Duration, complaint func() string) string {
-	deadline := time.After(most)
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		text := complaint()
-		if text == "" {
-			return ""
-		}
-		select {
-		case <-deadline:
-			return text
-		case <-tick.C:
-		}
-	}
-}

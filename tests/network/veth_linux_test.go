@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 
+	"cloister/tests/host"
 	"cloister/tests/images"
 )
 
@@ -62,7 +63,7 @@ ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 	})
 	t.Run("a second link", func(t *testing.T) {
 		b.plug("x", "eth1", "10.88.0.3/24", "fd88::3/64")
-		if wrong := await(10*time.Second, func() string {
+		if wrong := host.Await(10*time.Second, func() string {
 			if got := b.in("ip -o -4 addr show dev eth1 | awk '{print $4}'"); got != "10.88.0.3/24" {
 				return "eth1 has " + got
 			}
@@ -71,13 +72,13 @@ ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 			t.Error(wrong)
 		}
 		b.sh("busybox ping -c 1 -W 5 10.88.0.3; ip -n x addr add 10.88.0.4/24 dev eth1; ip -n x link set eth1 mtu 1300")
-		if wrong := await(10*time.Second, func() string {
+		if wrong := host.Await(10*time.Second, func() string {
 			return strings.TrimPrefix(b.in("ip -o -4 addr show dev eth1 | grep -c 10.88.0.4; cat /sys/class/net/eth1/mtu"), "1\n1300")
 		}); wrong != "" {
 			t.Errorf("after a change: %s", wrong)
 		}
 		b.sh("ip -n x link del eth1")
-		if wrong := await(10*time.Second, func() string {
+		if wrong := host.Await(10*time.Second, func() string {
 			return strings.TrimPrefix(b.in("ip -o -4 addr | grep -c '10.88.0.[34]'"), "0")
 		}); wrong != "" {
 			t.Errorf("after the link has gone: %s addresses", wrong)
@@ -131,7 +132,7 @@ func TestKilledShim(t *testing.T) {
 			b.Place.Run(t, "kill", "-9", strconv.Itoa(pid))
 		}
 	}
-	if left := await(20*time.Second, func() string {
+	if left := host.Await(20*time.Second, func() string {
 		got := b.sh("ip netns exec x tc qdisc show; ip -n x -o link")
 		if strings.Contains(got, "ingress") || strings.Contains(got, "cloister") {
 			return got

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"os/exec"
+	"testing"
+	"time"
+)
+
+// Await asks for a complaint until there is none or the time is over, and gives the last one.
+func Await(most time.Duration, complaint func() string) string {
+	deadline := time.After(most)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		text := complaint()
+		if text == "" {
+			return ""
+		}
+		select {
+		case <-deadline:
+			return text
+		case <-tick.C:
+		}
+	}
+}
+
+// awaitServing waits until the daemon name answers a question, and fails the test when it has ended or does not within a minute.
+func awaitServing(t testing.TB, name, log string, done <-chan struct{}, question func() *exec.Cmd) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(time.Minute)
+	for question().Run() != nil {
+		select {
+		case <-done:
+			t.Fatalf("%s ended:\n%s", name, tail(log, 30))
+		case <-deadline:
+			t.Fatalf("%s does not answer after a minute:\n%s", name, tail(log, 30))
+		case <-tick.C:
+		}
+	}
+}
