@@ -12,6 +12,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"cloister/tests/host"
 )
 
 const (
@@ -52,7 +54,7 @@ func TestPodLimits(t *testing.T) {
 			t.Errorf("the machine had %d MiB, and %d with %d MiB of the guest's: it should have taken them", before, full, ballastMiB)
 		}
 		sh(t, b, id, "umount /t")
-		if wrong := await(time.Minute, func() string {
+		if wrong := host.Await(time.Minute, func() string {
 			if after = proportional(t, machine); after > before+slackMiB {
 				return fmt.Sprintf("the machine had %d MiB, %d with %d MiB of the guest's, and keeps %d after they were freed", before, full, ballastMiB, after)
 			}
