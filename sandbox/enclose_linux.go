@@ -6,12 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
-
-	"cloister/oci"
 )
 
 // enclose has /proc/PID/root of the machine's process show dir instead of the host's files. QEMU opens nothing by name any more, and
@@ -53,14 +53,19 @@ func (s *Sandbox) encloseFirst(ctx context.Context) error {
 	return err
 }
 
-// showRootfs shows a container's files while it is alone in the guest: all containers there have the machine's pid.
-func (s *Sandbox) showRootfs(r *resident, c Container, rootfs string) error {
-	switch {
-	case c.Workload.Role != oci.Single:
-		return nil
-	case !s.alone(c):
-		return s.encloseEmpty()
+// showFiles has the files of a container seen where engines look for them, while it is alone in the guest: all containers there have
+// the machine's pid. coming is one that is not among them yet, or nil.
+func (s *Sandbox) showFiles(coming *resident) error {
+	s.showing.Lock()
+	defer s.showing.Unlock()
+	s.mu.Lock()
+	all := slices.Collect(maps.Values(s.containers))
+	s.mu.Unlock()
+	if coming != nil {
+		all = append(all, coming)
 	}
-	r.undo.push("files of the machine's process", func(context.Context) error { return s.encloseEmpty() })
-	return s.enclose(rootfs, c.Workload.Rootfs.ReadOnly)
+	if len(all) == 1 && all[0].rootfs != "" {
+		return s.enclose(all[0].rootfs, all[0].readOnly)
+	}
+	return s.encloseEmpty()
 }

@@ -69,6 +69,8 @@ type Sandbox struct {
 
 	changes *os.File // of the engine's files; nil when the host gives no watch
 
+	showing sync.Mutex // orders what the machine's process shows as its root
+
 	network sync.Mutex       // orders what the guest is told of its network
 	told    *guestv1.Network // the last of it; guarded by network
 

@@ -3,6 +3,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -15,7 +16,7 @@ import (
 func (n *Namespace) NewTap(mac string) (tap *os.File, err error) {
 	name := tapPrefix + strconv.Itoa(len(n.cards))
 	err = n.do(func() error {
-		tap, err = openTap(name)
+		tap, err = openTap(name, firstTap+len(n.cards))
 		return err
 	})
 	if err == nil {
@@ -24,7 +25,11 @@ func (n *Namespace) NewTap(mac string) (tap *os.File, err error) {
 	return tap, err
 }
 
-func openTap(name string) (*os.File, error) {
+// firstTap is the index of the first card's tap. It is in the last bucket of the kernel's table and behind what an engine makes later, so that
+// the tap comes last in every list of links: nerdctl takes the first link that is up for the container's (inspect, .IPAddress).
+const firstTap = 0xfff0
+
+func openTap(name string, index int) (*os.File, error) {
 	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("tap %s: %w", name, err)
@@ -32,7 +37,13 @@ func openTap(name string) (*os.File, error) {
 	ifr, err := unix.NewIfreq(name)
 	if err == nil {
 		ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlSetPointerInt(int(f.Fd()), unix.TUNSETIFINDEX, index)
+	}
+	if err == nil {
 		err = unix.IoctlIfreq(int(f.Fd()), unix.TUNSETIFF, ifr)
+	}
+	if errors.Is(err, unix.EBUSY) { // a link of a host with that many has the index: any will do
+		err = errors.Join(unix.IoctlSetPointerInt(int(f.Fd()), unix.TUNSETIFINDEX, 0), unix.IoctlIfreq(int(f.Fd()), unix.TUNSETIFF, ifr))
 	}
 	if err != nil {
 		f.Close()

@@ -76,9 +76,13 @@ func live(t *testing.T, b *bed.Bed, namespace string) {
 	if got := b.Exec(t, "c", "hosts", "cat", "/etc/hosts", "/etc/hostname").Stdout; got != "10.4.0.9 far\nbox\n" {
 		t.Errorf("hosts and hostname = %q", got)
 	}
-	copies(t, b, task.Pid())
 	if namespace == "" {
 		joins(t, b, engine, task.Pid())
+	}
+	copies(t, b, task.Pid())
+	if links := b.Place.Run(t, "nsenter", "-t", fmt.Sprint(task.Pid()), "-n", "ip", "-o", "link", "show", "up"); !strings.Contains(links, "cloister0") ||
+		strings.Index(links, "cloister0") < strings.Index(links, "eth0") {
+		t.Errorf("links of the container's process:\n%swant the engine's before the machine's", links)
 	}
 	if err := task.Kill(t.Context(), unix.SIGTERM); err != nil {
 		t.Fatal(err)
