@@ -47,7 +47,7 @@ type Container struct {
 // resident is a container's part of the sandbox.
 type resident struct {
 	undo     undo
-	rootfs   string // of a Single container, where it is shared
+	rootfs   string // what the machine's process may show; empty for none
 	readOnly bool
 
 	mu     sync.Mutex
@@ -165,12 +165,8 @@ func (s *Sandbox) addRootfs(ctx context.Context, r *resident, c Container, share
 		if err := s.identity.admit(ctx, served{shown: target, source: source}); err != nil {
 			return nil, fmt.Errorf("rootfs: %w", err)
 		}
-		if c.Workload.Role == oci.Single {
-			r.rootfs, r.readOnly = target, c.Workload.Rootfs.ReadOnly
-			r.undo.push("files of the machine's process", func(context.Context) error { return s.showFiles(nil) })
-			if err := s.showFiles(r); err != nil {
-				return nil, fmt.Errorf("rootfs: %w", err)
-			}
+		if err := s.showRootfs(r, c.Workload, target); err != nil {
+			return nil, fmt.Errorf("rootfs: %w", err)
 		}
 		return []*guestv1.MountStep{{Type: "bind", Source: "share:" + c.ID + "/rootfs", Target: "rootfs"}}, nil
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"cloister/oci"
 )
 
 // enclose has /proc/PID/root of the machine's process show dir instead of the host's files. QEMU opens nothing by name any more, and
@@ -51,6 +53,16 @@ func (s *Sandbox) encloseFirst(ctx context.Context) error {
 		s.enclosure, err = nil, nil
 	}
 	return err
+}
+
+// showRootfs offers the shared root file system of a container outside of pods.
+func (s *Sandbox) showRootfs(r *resident, w *oci.Workload, rootfs string) error {
+	if w.Role != oci.Single {
+		return nil
+	}
+	r.rootfs, r.readOnly = rootfs, w.Rootfs.ReadOnly
+	r.undo.push("files of the machine's process", func(context.Context) error { return s.showFiles(nil) })
+	return s.showFiles(r)
 }
 
 // showFiles has the files of a container seen where engines look for them, while it is alone in the guest: all containers there have
