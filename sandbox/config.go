@@ -24,6 +24,7 @@ type Config struct {
 	Sizing    oci.Sizing  `toml:"sizing"`
 	Workloads oci.Options `toml:"workloads"`
 	Timeouts  Timeouts    `toml:"timeouts"`
+	Debug     Debug       `toml:"debug"`
 
 	// Trace is told of each effect on the host before, after, and once it is on
 	// disk as done, of each step that was done or taken back, and of each part of
@@ -81,6 +82,13 @@ type Timeouts struct {
 	// Boot bounds the time from the machine's first instruction to the agent's hello, and from there to its first answer;
 	// default 60s. Time in which the host has no processor for the machine does not count, up to ten times as long.
 	Boot Duration `toml:"boot"`
+}
+
+// Debug says whether somebody may look into running guests.
+type Debug struct {
+	// Shell is a static program of the host, as /usr/bin/busybox, that `cloister debug` runs in a guest beside its containers.
+	// Default none: nobody may. It holds for sandboxes that are started after it was set.
+	Shell string `toml:"shell"`
 }
 
 // Duration is a time.Duration written as 30s or 2m.

@@ -297,6 +297,9 @@ func (s *Sandbox) configure(ctx context.Context) error {
 	}
 	s.followFiles(ctx)
 	s.forward(ctx)
+	if err := s.serveDebug(ctx); err != nil {
+		return err
+	}
 	return s.follow(ctx)
 }
 

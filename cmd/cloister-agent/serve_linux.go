@@ -18,6 +18,7 @@ import (
 
 	"cloister/cmd/cloister-agent/internal/boot"
 	"cloister/cmd/cloister-agent/internal/containers"
+	"cloister/cmd/cloister-agent/internal/debug"
 	"cloister/cmd/cloister-agent/internal/events"
 	"cloister/cmd/cloister-agent/internal/forward"
 	"cloister/cmd/cloister-agent/internal/guest"
@@ -49,7 +50,8 @@ func run(ctx context.Context) error {
 	queue := events.New()
 	streams := stdio.NewRegistry()
 	table := containers.NewTable(containers.DefaultDir)
-	server, err := newServer(ctx, queue, streams, table)
+	monitor := &reap.Monitor{}
+	server, err := newServer(ctx, monitor, queue, streams, table)
 	if err != nil {
 		return err
 	}
@@ -64,10 +66,10 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return accept(ctx, session, server, streams)
+	return accept(ctx, session, server, monitor, streams)
 }
 
-func newServer(ctx context.Context, queue *events.Queue, streams *stdio.Registry, table *containers.Table) (*ttrpc.Server, error) {
+func newServer(ctx context.Context, monitor *reap.Monitor, queue *events.Queue, streams *stdio.Registry, table *containers.Table) (*ttrpc.Server, error) {
 	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(intercept))
 	if err != nil {
 		return nil, fmt.Errorf("make server: %w", err)
@@ -76,7 +78,6 @@ func newServer(ctx context.Context, queue *events.Queue, streams *stdio.Registry
 	if err != nil {
 		return nil, err
 	}
-	monitor := &reap.Monitor{}
 	service, err := tasks.New(namespaces.WithNamespace(ctx, namespace), monitor, crun, queue, streams, table)
 	if err != nil {
 		return nil, err
@@ -94,7 +95,7 @@ func intercept(ctx context.Context, decode ttrpc.Unmarshaler, _ *ttrpc.UnaryServ
 }
 
 // accept hands out the host's streams until the session ends.
-func accept(ctx context.Context, session *yamux.Session, server *ttrpc.Server, streams *stdio.Registry) error {
+func accept(ctx context.Context, session *yamux.Session, server *ttrpc.Server, monitor *reap.Monitor, streams *stdio.Registry) error {
 	control := &controlListener{conns: make(chan net.Conn, 1), closed: make(chan struct{})}
 	go serveControl(ctx, server, control)
 	defer control.Close()
@@ -106,11 +107,11 @@ func accept(ctx context.Context, session *yamux.Session, server *ttrpc.Server, s
 		if err != nil {
 			return fmt.Errorf("accept a stream: %w", err)
 		}
-		go handOut(ctx, stream, control, streams)
+		go handOut(ctx, stream, control, monitor, streams)
 	}
 }
 
-func handOut(ctx context.Context, stream *yamux.Stream, control *controlListener, streams *stdio.Registry) {
+func handOut(ctx context.Context, stream *yamux.Stream, control *controlListener, monitor *reap.Monitor, streams *stdio.Registry) {
 	name, err := guestapi.ReadStreamName(stream)
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("stream refused")
@@ -123,6 +124,10 @@ func handOut(ctx context.Context, stream *yamux.Stream, control *controlListener
 	}
 	if name == guestapi.NamesStream {
 		names.Serve(ctx, stream)
+		return
+	}
+	if name == guestapi.DebugStream {
+		debug.Serve(ctx, monitor, stream)
 		return
 	}
 	if port, ok := name.Port(); ok {

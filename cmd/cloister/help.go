@@ -15,6 +15,7 @@ Examples:
   ctr run --rm --runtime io.containerd.cloister.v2 docker.io/library/alpine:latest one uname -r
   cloister ps                                what runs
   cloister logs -f one                       what the guest's console says
+  cloister debug one ps                      what runs in the guest, where the config allows to look
   cloister why one                           what the policy denied it, and the command that helps
 
 "cloister help VERB" and "cloister VERB -h" say more of one. ID is a sandbox's id, the start of it, or NAMESPACE/ID.

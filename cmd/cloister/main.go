@@ -24,6 +24,11 @@ type verb struct {
 // stdio is where a verb writes: results to out, all else to err.
 type stdio struct{ out, err io.Writer }
 
+// exitError is the exit status of a program which a verb ran, and the command's own. Nothing is said of it.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
 // errUsage makes the exit status 2. What was wrong has been said already.
 var errUsage = errors.New("usage")
 
@@ -36,6 +41,7 @@ func verbs() []verb {
 		{"ps", "list the sandboxes that run", runPs},
 		{"inspect", "all that is known of a sandbox, as JSON", runInspect},
 		{"logs", "print a guest's console", runLogs},
+		{"debug", "a shell in a guest, outside of its containers, where the config allows it", runDebug},
 		{"labels", "who holds which label on this host: processes, levels, files; clashes", runLabels},
 		{"why", "explain what the policy denied a sandbox", runWhy},
 		{"gc", "take back what dead shims have left", runGC},
@@ -48,7 +54,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, "cloister", verbs(), stdio{os.Stdout, os.Stderr}, os.Args[1:])
 	stop()
+	var status exitError
 	switch {
+	case errors.As(err, &status):
+		os.Exit(int(status))
 	case errors.Is(err, flag.ErrHelp):
 	case errors.Is(err, errUsage):
 		os.Exit(2)

@@ -77,7 +77,7 @@ func ReadStreamName(r io.Reader) (StreamName, error) {
 		return "", fmt.Errorf("read stream header: %w", err)
 	}
 	n := StreamName(name)
-	if n == ControlStream || n == NamesStream {
+	if n == ControlStream || n == NamesStream || n == DebugStream {
 		return n, nil
 	}
 	if _, ok := n.Port(); ok {

@@ -13,6 +13,9 @@ import (
 	"github.com/containerd/errdefs"
 )
 
+// DebugSocket is the name of Debug in its folder.
+const DebugSocket = "debug"
+
 // maxID is containerd's own bound for namespaces and ids.
 const maxID = 76
 
@@ -107,6 +110,9 @@ func (d Dir) QEMULog() string { return d.file("qemu.log") }
 // VirtiofsdLog takes what virtiofsd writes to its standard error.
 func (d Dir) VirtiofsdLog() string { return d.file("virtiofsd.log") }
 
+// Debug is the socket that `cloister debug` connects to.
+func (d Dir) Debug() string { return d.file(DebugSocket) }
+
 // Empty is a folder without anything in it.
 func (d Dir) Empty() string { return d.file("empty") }
 
@@ -162,7 +168,7 @@ func (d Dir) mkdir() error {
 // Remove removes the files that this package names, and the folder. It never
 // walks into Share or Private: what is left in them is an error.
 func (d Dir) Remove() error {
-	for _, f := range []string{d.Console(), d.QEMULog(), d.VirtiofsdLog(), d.Share(), d.Private(), d.newFile(), d.Record(), d.lock(), string(d)} {
+	for _, f := range []string{d.Console(), d.QEMULog(), d.VirtiofsdLog(), d.Debug(), d.Share(), d.Private(), d.newFile(), d.Record(), d.lock(), string(d)} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

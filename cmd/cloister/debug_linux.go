@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+
+	"github.com/containerd/console"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"cloister/cmd/internal/config"
+	"cloister/sandbox/guestapi"
+	"cloister/sandbox/statedir"
+)
+
+func runDebug(ctx context.Context, std stdio, args []string) error {
+	c := newCommand("debug ID [COMMAND [ARGUMENT...]]", "Runs a shell in the guest beside its containers: it sees all their processes, mounts and links. The program is the host's, as\n"+
+		"`shell` under [debug] of the config names it (a static one, as "+exampleShell+"), and is sent into the guest; without that line,\n"+
+		"which must have been there when the sandbox was started, nobody gets in. With a terminal the guest's bytes go to it as they\n"+
+		"are, and a guest may be hostile: its escape sequences are obeyed.")
+	rest, err := c.arguments(std, args, 1, 1<<10)
+	if err != nil {
+		return err
+	}
+	s, err := openSite(*c.config)
+	if err != nil {
+		return err
+	}
+	if s.config.Debug.Shell == "" {
+		file := s.file
+		if file == "" {
+			file = config.Path
+		}
+		return fmt.Errorf("shells in guests are off: put shell = %q under [debug] in %s, and start the sandbox anew: %w", exampleShell, file, errdefs.ErrFailedPrecondition)
+	}
+	b, err := s.find(rest[0])
+	if err != nil {
+		return err
+	}
+	conn, err := dialDebug(ctx, b.dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("sandbox %s is %s and lets no shell in: it was started without [debug] shell in its config, or has no guest: start it anew: %w", b.name(), b.state(), errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return orRoot(err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	program, err := os.Open(s.config.Debug.Shell)
+	if err != nil {
+		return fmt.Errorf("debug.shell: %w", err)
+	}
+	defer program.Close()
+	d := debugger{conn: conn, out: std.out}
+	if len(rest) > 1 {
+		return d.run(program, []string{"sh", "-c", strings.Join(rest[1:], " ")})
+	}
+	return d.run(program, []string{"sh"})
+}
+
+const exampleShell = "/usr/bin/busybox"
+
+// dialDebug connects by the folder's descriptor: the path may be longer than a socket's name.
+func dialDebug(ctx context.Context, dir statedir.Dir) (net.Conn, error) {
+	folder, err := os.OpenFile(dir.String(), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), statedir.DebugSocket))
+}
+
+// debugger is the host's end of one shell.
+type debugger struct {
+	conn net.Conn
+	out  io.Writer
+
+	mu sync.Mutex // of frames that are sent
+}
+
+// run sends the program, and then is its terminal or its pipes until it ends.
+func (d *debugger) run(program io.Reader, args []string) error {
+	shell := guestapi.Shell{Args: args, Term: os.Getenv("TERM")}
+	terminal, notIn := console.ConsoleFromFile(os.Stdin)
+	_, notOut := console.ConsoleFromFile(os.Stdout)
+	switch {
+	case notOut == nil && notIn == nil:
+		size, err := terminal.Size()
+		if err != nil {
+			return err
+		}
+		shell.Terminal, shell.Window = true, guestapi.Window{Rows: size.Height, Columns: size.Width}
+	case notOut == nil:
+		d.out = visible{d.out}
+	}
+	if err := d.send(program, shell); err != nil {
+		return d.explain(err)
+	}
+	if shell.Terminal {
+		if err := terminal.SetRaw(); err != nil {
+			return err
+		}
+		defer terminal.Reset() //nolint:errcheck // there is no other way
+		defer d.followSize(terminal)()
+	}
+	go d.input(os.Stdin) // ends with the command
+	return d.output()
+}
+
+func (d *debugger) send(program io.Reader, shell guestapi.Shell) error {
+	if err := guestapi.WriteFrameJSON(d.conn, guestapi.FrameShell, shell); err != nil {
+		return err
+	}
+	buffer := make([]byte, guestapi.MaxFrame)
+	for {
+		n, err := program.Read(buffer)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("debug.shell: %w", err)
+		}
+		if sent := d.frame(guestapi.FrameProgram, buffer[:n]); sent != nil || n == 0 { // the empty one is the end
+			return sent
+		}
+	}
+}
+
+// explain prefers what the guest said to the broken connection that it left.
+func (d *debugger) explain(err error) error {
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return d.output()
+	}
+	return err
+}
+
+func (d *debugger) frame(kind guestapi.FrameKind, data []byte) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return guestapi.WriteFrame(d.conn, kind, data)
+}
+
+// followSize tells the guest of each change of the terminal's size until it is called off.
+func (d *debugger) followSize(terminal console.Console) (stop func()) {
+	changes := make(chan os.Signal, 1)
+	signal.Notify(changes, unix.SIGWINCH)
+	go func() {
+		for range changes {
+			size, err := terminal.Size()
+			if err == nil {
+				d.mu.Lock()
+				_ = guestapi.WriteFrameJSON(d.conn, guestapi.FrameWindow, guestapi.Window{Rows: size.Height, Columns: size.Width})
+				d.mu.Unlock()
+			}
+		}
+	}()
+	return func() { signal.Stop(changes); close(changes) }
+}
+
+func (d *debugger) input(from io.Reader) {
+	buffer := make([]byte, guestapi.MaxFrame)
+	for {
+		n, err := from.Read(buffer)
+		if n > 0 {
+			err = errors.Join(err, d.frame(guestapi.FrameInput, buffer[:n]))
+		}
+		if err != nil {
+			_ = d.frame(guestapi.FrameInput, nil)
+			return
+		}
+	}
+}
+
+// output prints what comes until the shell has ended. All of it is the guest's word.
+func (d *debugger) output() error {
+	for {
+		frame, err := guestapi.ReadFrame(d.conn, guestapi.FrameOutput, guestapi.FrameExit, guestapi.FrameError)
+		switch {
+		case errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("the sandbox hung up: it has ended, or others use all its shells: %w", errdefs.ErrUnavailable)
+		case err != nil:
+			return err
+		case frame.Kind == guestapi.FrameError:
+			return fmt.Errorf("the guest: %s: %w", guestapi.Text(string(frame.Data), guestapi.MaxFrame), errdefs.ErrUnknown)
+		case frame.Kind == guestapi.FrameExit && frame.Data[0] == 0:
+			return nil
+		case frame.Kind == guestapi.FrameExit:
+			return exitError(frame.Data[0])
+		}
+		if _, err := d.out.Write(frame.Data); err != nil {
+			return err
+		}
+	}
+}

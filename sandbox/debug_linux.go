@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/sandbox/statedir"
+)
+
+// shells is how many may look into one sandbox at once.
+const shells = 4
+
+// serveDebug listens for `cloister debug`, where the config allows it: who may enter the sandbox's folder, root alone, may connect.
+// What is said is between the two ends. Nothing of it is read here.
+func (s *Sandbox) serveDebug(ctx context.Context) error {
+	if s.config.Debug.Shell == "" {
+		return nil
+	}
+	l, err := listenDebug(s.dir)
+	if err != nil {
+		return fmt.Errorf("debug.shell: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var loop sync.WaitGroup
+	loop.Go(func() { s.acceptDebug(ctx, l) })
+	s.undo.push("debug", func(context.Context) error {
+		cancel()
+		err := l.Close()
+		loop.Wait()
+		return err
+	})
+	return nil
+}
+
+// listenDebug makes the socket by the folder's descriptor: its path may be longer than a socket's name.
+func listenDebug(dir statedir.Dir) (*net.UnixListener, error) {
+	folder, err := os.OpenFile(dir.String(), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), statedir.DebugSocket)})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // by that name no more: it goes with the folder
+	return l, nil
+}
+
+func (s *Sandbox) acceptDebug(ctx context.Context, l *net.UnixListener) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	slots := make(chan struct{}, shells)
+	for {
+		conn, err := l.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // of one connection
+		}
+		select {
+		case slots <- struct{}{}:
+			all.Go(func() {
+				defer func() { <-slots }()
+				s.carryDebug(ctx, conn)
+			})
+		default:
+			_ = conn.Close()
+		}
+	}
+}
+
+// carryDebug copies both ways until one side hangs up.
+func (s *Sandbox) carryDebug(ctx context.Context, conn *net.UnixConn) {
+	defer conn.Close()
+	stream, err := s.guest.OpenDebug(ctx)
+	if err != nil {
+		return
+	}
+	defer stream.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	go func() {
+		_, _ = io.Copy(stream, conn)
+		_ = stream.CloseWrite() // the guest ends the shell
+	}()
+	_, _ = io.Copy(conn, stream)
+}
