@@ -65,7 +65,7 @@ func TestDebug(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
-		if left := await(30*time.Second, func() string {
+		if left := host.Await(30*time.Second, func() string {
 			cmd := b.Place.Command(t.Context(), tool, "debug", "looked", "ps | grep '[4]321'")
 			cmd.Env = b.Env
 			out, _ := cmd.CombinedOutput()
