@@ -61,6 +61,19 @@ func (p *Place) StartContainerd(t testing.TB, o Options) *Containerd {
 		Place: p, Address: "/run/containerd/containerd.sock", Root: filepath.Join(p.Dir, "root"),
 		LogFile: filepath.Join(p.Dir, "containerd.log"), config: filepath.Join(p.Dir, "containerd.toml"),
 	}
+	c.use(t, o)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the end of containerd's log:\n%s", tail(c.LogFile, 40))
+		}
+	})
+	c.Start(t)
+	return c
+}
+
+// use has the next start be of that version, with those options.
+func (c *Containerd) use(t testing.TB, o Options) {
+	t.Helper()
 	path := []string{testenv.Build(t)}
 	if o.Version == Distribution {
 		c.bin = testenv.NeedContainerd(t)
@@ -71,18 +84,19 @@ func (p *Place) StartContainerd(t testing.TB, o Options) *Containerd {
 	path = append(path, "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 	c.Env = append([]string{
 		"PATH=" + strings.Join(path, ":"), "HOME=/root", "LANG=C.UTF-8", "TMPDIR=/tmp",
-		"CONTAINERD_ADDRESS=" + c.Address, "CLOISTER_CONFIG=" + p.WriteCloisterConfig(t, o.Cloister),
+		"CONTAINERD_ADDRESS=" + c.Address, "CLOISTER_CONFIG=" + c.Place.WriteCloisterConfig(t, o.Cloister),
 	}, o.Env...)
 	if err := os.WriteFile(c.config, []byte(c.containerdConfig(o)+o.Config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the end of containerd's log:\n%s", tail(c.LogFile, 40))
-		}
-	})
+}
+
+// Upgrade puts a daemon of another version in this one's place, with its root and state: what runs goes on.
+func (c *Containerd) Upgrade(t testing.TB, o Options) {
+	t.Helper()
+	c.Stop(t, "TERM")
+	c.use(t, o)
 	c.Start(t)
-	return c
 }
 
 func (c *Containerd) containerdConfig(o Options) string {
