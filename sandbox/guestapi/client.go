@@ -33,11 +33,13 @@ type Client struct {
 	rpc     *ttrpc.Client
 	slots   chan struct{}
 	ended   chan struct{}
+	starved Starved
 }
 
 // NewClient waits for the agent's preamble and opens the control stream. It
-// takes conn over, and closes it when it returns an error.
-func NewClient(ctx context.Context, conn net.Conn) (*Client, Hello, error) {
+// takes conn over, and closes it when it returns an error. Where starved is nil
+// silence is measured by the clock alone.
+func NewClient(ctx context.Context, conn net.Conn, starved Starved) (*Client, Hello, error) {
 	hello, err := greet(ctx, conn)
 	if err != nil {
 		return nil, hello, errors.Join(err, conn.Close())
@@ -47,7 +49,7 @@ func NewClient(ctx context.Context, conn net.Conn) (*Client, Hello, error) {
 	if err != nil {
 		return nil, hello, errors.Join(err, conn.Close())
 	}
-	c := &Client{guard: guard, session: session, slots: make(chan struct{}, maxCalls), ended: make(chan struct{})}
+	c := &Client{guard: guard, session: session, slots: make(chan struct{}, maxCalls), ended: make(chan struct{}), starved: starved}
 	go c.awaitEnd()
 	control, err := c.open(ctx, ControlStream)
 	if err != nil {
@@ -142,19 +144,8 @@ func (c *Client) call(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respo
 	answer := make(chan error, 1)
 	var got ttrpc.Response
 	go c.invoke(ctx, req, &got, invoke, answer)
-	silence, stop := silenceAfter(req.GetMethod())
-	defer stop()
-	select {
-	case err := <-answer:
-		if err != nil {
-			return c.callError(ctx, err)
-		}
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-silence:
-		err := fmt.Errorf("%w: no answer to %s in %s", ErrProtocol, req.GetMethod(), maxSilence)
-		c.end(err)
-		return fmt.Errorf("call the guest: %w: %w", errdefs.ErrUnavailable, err)
+	if err := c.answer(ctx, req.GetMethod(), answer); err != nil {
+		return err
 	}
 	if got.GetStatus().GetCode() != 0 {
 		return guestError(got.GetStatus())
@@ -163,19 +154,27 @@ func (c *Client) call(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respo
 	return nil
 }
 
-// maxSilence bounds a call that nobody else bounds: an agent that is alive, in a
-// guest that is starved, is far quicker. Who hears nothing for so long ends it all,
-// since no task could be stopped otherwise.
-const maxSilence = 2 * time.Minute
-
-// silenceAfter tells when a call has waited too long: never for those that wait for
-// something to happen.
-func silenceAfter(method string) (over <-chan time.Time, stop func()) {
-	if method == "Events" || method == "Wait" {
-		return nil, func() {}
+// answer waits for a call's end; a guest that says nothing for too long ends the session.
+func (c *Client) answer(ctx context.Context, method string, answer <-chan error) error {
+	silence := newSilence(method, c.starved)
+	defer silence.end()
+	for {
+		select {
+		case err := <-answer:
+			if err != nil {
+				return c.callError(ctx, err)
+			}
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-silence.C:
+		}
+		if silence.over() {
+			err := fmt.Errorf("%w: no answer to %s in %s", ErrProtocol, method, maxSilence)
+			c.end(err)
+			return fmt.Errorf("call the guest: %w: %w", errdefs.ErrUnavailable, err)
+		}
 	}
-	t := time.NewTimer(maxSilence)
-	return t.C, func() { t.Stop() }
 }
 
 func (c *Client) invoke(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, invoke ttrpc.Invoker, answer chan<- error) {

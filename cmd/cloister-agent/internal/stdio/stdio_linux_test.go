@@ -26,7 +26,7 @@ func ends(t *testing.T) (*Registry, *guestapi.Client) {
 	host, guest := net.Pipe()
 	r := NewRegistry()
 	go serve(guest, r)
-	c, _, err := guestapi.NewClient(t.Context(), host)
+	c, _, err := guestapi.NewClient(t.Context(), host, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
