@@ -85,6 +85,21 @@ const criConfig = `
       privileged_without_host_devices = true
 `
 
+// oldConfig is the same for containerd 1.6, which knows no sandboxer.
+const oldConfig = `
+[plugins."io.containerd.grpc.v1.cri"]
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  sandbox_image = "` + images.PauseName + `"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = %q
+    conf_dir = %q
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "cloister"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.cloister]
+      runtime_type = %q
+`
+
 const bridge = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,
 "ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.85.0.0/24"}],[{"subnet":"fd85::/64"}]],
 "routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}},{"type":"portmap","capabilities":{"portMappings":true}}]}`
@@ -102,6 +117,21 @@ type setup struct {
 	network   string // CNI's configuration; default: bridge
 	env       []string
 	trusted   bool // the default class may be privileged in the guest
+
+	version host.Version // default: current
+}
+
+// options are a daemon's, whose network is in conf.
+func (s setup) options(t *testing.T, conf string) host.Options {
+	t.Helper()
+	runtime, plugins := cmp.Or(s.runtime, os.Getenv("CLOISTER_TEST_RUNTIME"), cloister), clients.Need(t, clients.CNI, "bridge")
+	o := host.Options{Version: s.version, CRI: true, Env: s.env}
+	if s.version == host.Distribution {
+		o.Config = fmt.Sprintf(oldConfig, plugins, conf, runtime)
+	} else {
+		o.Config = fmt.Sprintf(criConfig, plugins, conf, runtime, cmp.Or(s.sandboxer, "podsandbox"), s.trusted)
+	}
+	return o
 }
 
 // newBed starts containerd in a place of its own.
@@ -112,26 +142,24 @@ func newBed(t *testing.T, sandboxer string) *bed {
 
 func (s setup) start(t *testing.T, place *host.Place) *bed {
 	t.Helper()
-	runtime := cmp.Or(s.runtime, os.Getenv("CLOISTER_TEST_RUNTIME"), cloister)
 	program := testenv.NeedBusybox(t)
 	testenv.NeedOverlay(t)
 	testenv.NeedShim(t)
 	testenv.NeedGuest(t)
 	testenv.NeedQEMU(t)
 	testenv.NeedVirtiofsd(t)
-	plugins := clients.Need(t, clients.CNI, "bridge")
 	set, err := images.Set(t.Context(), program)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf := filepath.Join(place.Dir, "net.d")
+	conf := netConf(place)
 	if err := os.Mkdir(conf, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(conf, "10-pods.conflist"), fmt.Appendf(nil, cmp.Or(s.network, bridge), filepath.Join(place.Dir, "ipam")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b := &bed{Containerd: place.StartContainerd(t, host.Options{Version: host.Current, CRI: true, Env: s.env, Config: fmt.Sprintf(criConfig, plugins, conf, runtime, cmp.Or(s.sandboxer, "podsandbox"), s.trusted)})}
+	b := &bed{Containerd: place.StartContainerd(t, s.options(t, conf))}
 	archive := filepath.Join(place.Dir, "images.tar")
 	if err := images.Save(archive, set); err != nil {
 		t.Fatal(err)
@@ -146,6 +174,9 @@ func (s setup) start(t *testing.T, place *host.Place) *bed {
 	b.ready(t)
 	return b
 }
+
+// netConf is the folder of CNI's configuration.
+func netConf(place *host.Place) string { return filepath.Join(place.Dir, "net.d") }
 
 // ready waits until CRI says that the runtime and its network are.
 func (b *bed) ready(t *testing.T) {
