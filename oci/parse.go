@@ -20,6 +20,7 @@ type Options struct {
 	Annotations  []string      `toml:"annotations"`   // io.cloister.* annotations that are switched on; default none
 	GuestDevices []GuestDevice `toml:"guest_devices"` // devices of the guest's kernel beyond the standard set; default fuse and tun
 	BlockDevices bool          `toml:"block_devices"` // host block devices are handed over as disks; default false
+	Sockets      []string      `toml:"sockets"`       // the host's stream sockets, or folders of them, that volumes may be; default none
 }
 
 // devices gives the default for a list that is not set; an empty one stays empty.

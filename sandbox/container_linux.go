@@ -63,7 +63,7 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 			err = errors.Join(err, r.undo.run(ctx))
 		}
 	}()
-	if err := checkSources(c); err != nil {
+	if err := checkSources(c, s.config.Workloads.Sockets); err != nil {
 		return "", err
 	}
 	if err := s.sharePID(ctx, c.Workload); err != nil {
@@ -101,6 +101,7 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 		return "", s.Explain(err)
 	}
 	r.undo.push("container in the guest", func(ctx context.Context) error { return s.forget(ctx, c.ID) })
+	s.serveSockets(ctx, r, c, req.GetMounts())
 	if r.copied, err = s.keepCopies(ctx, c, req); err != nil {
 		return "", err
 	}
@@ -269,6 +270,13 @@ func (s *Sandbox) addMounts(ctx context.Context, c Container, shared string, in 
 			in.Sources[i] = path.Join(guestBundles, c.ID, "files", n)
 		case m.Purpose == oci.SharedMemory:
 			in.Sources[i] = "/dev/shm"
+		case isSocket(source):
+			step, err := socketStep(source, n)
+			if err != nil {
+				return fmt.Errorf("mount %q: %w", m.Destination, err)
+			}
+			req.Mounts = append(req.Mounts, step)
+			in.Sources[i] = path.Join(guestBundles, c.ID, step.GetTarget())
 		default:
 			shown := filepath.Join(shared, "m", n)
 			err := s.shareVolume(ctx, m, source, shown)

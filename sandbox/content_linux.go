@@ -30,6 +30,9 @@ func (s *Sandbox) content(ctx context.Context) error {
 			continue
 		}
 		source := c.absolute(m.Source)
+		if isSocket(source) {
+			continue // the guest has one of its own
+		}
 		v, err := volume(s.config.Labels, m, source, source)
 		if err == nil {
 			err = s.identity.admit(ctx, v)

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -15,18 +18,23 @@ import (
 
 // checkSources refuses what cannot be bound into a guest, or handed to it. It is asked before a machine is started for the workload, and has
 // no effect.
-func checkSources(c Container) error {
+func checkSources(c Container, sockets []string) error {
 	w := c.Workload
 	if w.Role == oci.Sandbox {
 		return nil // nothing runs on the first container's files
 	}
 	var errs []error
+	for _, name := range sockets {
+		if !filepath.IsAbs(name) {
+			errs = append(errs, fmt.Errorf("workloads.sockets: %q is not an absolute path: %w", name, errdefs.ErrInvalidArgument))
+		}
+	}
 	for i, m := range w.Mounts {
 		if m.Kind != oci.BindMount || m.Purpose == oci.SharedMemory {
 			continue
 		}
 		source := c.absolute(m.Source)
-		if reason := unfit(source); reason != "" {
+		if reason := unfit(source, sockets); reason != "" {
 			errs = append(errs, fmt.Errorf("mounts[%d].source = %q, for %q: %s: %w", i, source, m.Destination, reason, errdefs.ErrInvalidArgument))
 		}
 	}
@@ -42,7 +50,7 @@ func checkSources(c Container) error {
 }
 
 // unfit says why a file of the host cannot be shared with a guest, and what to do; "" for one that can.
-func unfit(source string) string {
+func unfit(source string, sockets []string) string {
 	info, err := os.Stat(source)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "does not exist on the host: make it first, or take the mount out"
@@ -53,8 +61,10 @@ func unfit(source string) string {
 	switch t := info.Mode().Type(); {
 	case t == 0, t == os.ModeDir:
 		return ""
+	case t == os.ModeSocket && allowed(source, sockets):
+		return ""
 	case t == os.ModeSocket:
-		return "is a socket, and what listens there cannot be reached from a guest: use a network address, or a process in the same pod"
+		return "is a socket, and whoever listens there would have a guest as its client: list it under workloads.sockets in cloister's configuration, or use a network address"
 	case t&os.ModeDevice != 0:
 		return "is a device: name it under linux.devices (--device) instead of binding it"
 	case t == os.ModeNamedPipe:
@@ -62,4 +72,22 @@ func unfit(source string) string {
 	default:
 		return "is neither a folder nor a file"
 	}
+}
+
+// allowed says whether a socket, or a folder that it is below, is in the list, whatever names links give them.
+func allowed(socket string, list []string) bool {
+	socket, err := filepath.EvalSymlinks(socket)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(list, func(name string) bool {
+		name, err := filepath.EvalSymlinks(name)
+		return err == nil && (socket == name || strings.HasPrefix(socket, strings.TrimSuffix(name, "/")+"/"))
+	})
+}
+
+// isSocket says whether a mount's source is one.
+func isSocket(source string) bool {
+	info, err := os.Stat(source)
+	return err == nil && info.Mode().Type() == os.ModeSocket
 }

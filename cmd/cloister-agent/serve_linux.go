@@ -24,6 +24,7 @@ import (
 	"cloister/cmd/cloister-agent/internal/guest"
 	"cloister/cmd/cloister-agent/internal/names"
 	"cloister/cmd/cloister-agent/internal/reap"
+	"cloister/cmd/cloister-agent/internal/sockets"
 	"cloister/cmd/cloister-agent/internal/stdio"
 	"cloister/cmd/cloister-agent/internal/tasks"
 	"cloister/sandbox/guestapi"
@@ -51,7 +52,8 @@ func run(ctx context.Context) error {
 	streams := stdio.NewRegistry()
 	table := containers.NewTable(containers.DefaultDir)
 	monitor := &reap.Monitor{}
-	server, err := newServer(ctx, monitor, queue, streams, table)
+	open := sockets.NewRegistry()
+	server, err := newServer(ctx, monitor, queue, streams, table, open)
 	if err != nil {
 		return err
 	}
@@ -66,10 +68,10 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return accept(ctx, session, server, monitor, streams)
+	return accept(ctx, session, server, outlets{monitor, streams, open})
 }
 
-func newServer(ctx context.Context, monitor *reap.Monitor, queue *events.Queue, streams *stdio.Registry, table *containers.Table) (*ttrpc.Server, error) {
+func newServer(ctx context.Context, monitor *reap.Monitor, queue *events.Queue, streams *stdio.Registry, table *containers.Table, open *sockets.Registry) (*ttrpc.Server, error) {
 	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(intercept))
 	if err != nil {
 		return nil, fmt.Errorf("make server: %w", err)
@@ -83,7 +85,7 @@ func newServer(ctx context.Context, monitor *reap.Monitor, queue *events.Queue, 
 		return nil, err
 	}
 	taskapi.RegisterTTRPCTaskService(server, service)
-	guestv1.RegisterTTRPCGuestService(server, guest.New(monitor, queue, table))
+	guestv1.RegisterTTRPCGuestService(server, guest.New(monitor, queue, table, open))
 	return server, nil
 }
 
@@ -94,8 +96,15 @@ func intercept(ctx context.Context, decode ttrpc.Unmarshaler, _ *ttrpc.UnaryServ
 	return resp, errgrpc.ToGRPC(err) //nolint:forbidigo // this is the guest's interceptor
 }
 
+// outlets are where the host's streams end, but the control stream.
+type outlets struct {
+	monitor *reap.Monitor
+	streams *stdio.Registry
+	sockets *sockets.Registry
+}
+
 // accept hands out the host's streams until the session ends.
-func accept(ctx context.Context, session *yamux.Session, server *ttrpc.Server, monitor *reap.Monitor, streams *stdio.Registry) error {
+func accept(ctx context.Context, session *yamux.Session, server *ttrpc.Server, to outlets) error {
 	control := &controlListener{conns: make(chan net.Conn, 1), closed: make(chan struct{})}
 	go serveControl(ctx, server, control)
 	defer control.Close()
@@ -107,11 +116,11 @@ func accept(ctx context.Context, session *yamux.Session, server *ttrpc.Server, m
 		if err != nil {
 			return fmt.Errorf("accept a stream: %w", err)
 		}
-		go handOut(ctx, stream, control, monitor, streams)
+		go handOut(ctx, stream, control, to)
 	}
 }
 
-func handOut(ctx context.Context, stream *yamux.Stream, control *controlListener, monitor *reap.Monitor, streams *stdio.Registry) {
+func handOut(ctx context.Context, stream *yamux.Stream, control *controlListener, to outlets) {
 	name, err := guestapi.ReadStreamName(stream)
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("stream refused")
@@ -119,7 +128,11 @@ func handOut(ctx context.Context, stream *yamux.Stream, control *controlListener
 		return
 	}
 	if token, ok := name.Token(); ok {
-		streams.Put(token, stream)
+		to.streams.Put(token, stream)
+		return
+	}
+	if token, ok := name.Socket(); ok {
+		to.sockets.Serve(stream, token)
 		return
 	}
 	if name == guestapi.NamesStream {
@@ -127,7 +140,7 @@ func handOut(ctx context.Context, stream *yamux.Stream, control *controlListener
 		return
 	}
 	if name == guestapi.DebugStream {
-		debug.Serve(ctx, monitor, stream)
+		debug.Serve(ctx, to.monitor, stream)
 		return
 	}
 	if port, ok := name.Port(); ok {

@@ -8,7 +8,9 @@
 // starts with its name. The stream named ControlStream is a ttrpc connection
 // with containerd's Task API and cloister.guest.v1.Guest; a stream named
 // io/<token> is one direction of data of a process; the one named NamesStream
-// carries questions to the engine's name server, and a DebugStream a shell.
+// carries questions to the engine's name server, a DebugStream a shell; tcp/<port> is
+// a connection to the guest's localhost, and unix/<token> the next connection that
+// somebody in the guest makes to a socket that stands for one of the host's.
 //
 // Every byte that comes from the guest is hostile: lengths are checked before
 // anything is allocated, texts are cut, and a frame the contract has no place

@@ -4,6 +4,7 @@ package guestapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -36,9 +37,34 @@ func (c *Client) OpenStream(ctx context.Context, token Token) (*Stream, error) {
 // DialTCP connects to a port of the guest's localhost, which is 127.0.0.1 or else
 // ::1. The caller closes the stream; CloseWrite ends what the far end reads.
 func (c *Client) DialTCP(ctx context.Context, port uint16) (*Stream, error) {
-	conn, err := c.open(ctx, portName(port))
+	s, err := c.connect(ctx, portName(port))
+	if errors.Is(err, errRefused) {
+		err = fmt.Errorf("nobody listens there: %w", err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("connect to port %d: %w", port, err)
+		return nil, fmt.Errorf("connect to port %d of the guest: %w", port, err)
+	}
+	return s, nil
+}
+
+// AcceptSocket waits until somebody in the guest connects to the listener of a token that PrepareContainer was told of. The
+// caller closes the stream; CloseWrite ends what the guest's end reads.
+func (c *Client) AcceptSocket(ctx context.Context, token Token) (*Stream, error) {
+	s, err := c.connect(ctx, StreamName(socketPrefix+token))
+	if err != nil {
+		return nil, fmt.Errorf("accept on socket %s of the guest: %w", token, err)
+	}
+	return s, nil
+}
+
+// errRefused is what there is of a connection that the guest does not make.
+var errRefused = fmt.Errorf("refused: %w", errdefs.ErrUnavailable)
+
+// connect opens a stream and waits for Connected.
+func (c *Client) connect(ctx context.Context, name StreamName) (*Stream, error) {
+	conn, err := c.open(ctx, name)
+	if err != nil {
+		return nil, err
 	}
 	s := &Stream{mux: conn}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
@@ -51,10 +77,10 @@ func (c *Client) DialTCP(ctx context.Context, port uint16) (*Stream, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	return nil, fmt.Errorf("connect to port %d of the guest: nobody listens there: %w", port, errdefs.ErrUnavailable)
+	return nil, errRefused
 }
 
-// Connected is the first byte that the agent sends on a tcp/ stream when there is a
+// Connected is the first byte that the agent sends on a tcp/ or unix/ stream when there is a
 // connection; when there is none it closes the stream.
 const Connected = '+'
 

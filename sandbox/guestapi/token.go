@@ -15,9 +15,10 @@ const (
 	// ControlStream is the name of the stream that carries ttrpc.
 	ControlStream = "ttrpc"
 
-	ioPrefix  = "io/"
-	tcpPrefix = "tcp/"
-	maxToken  = 64
+	ioPrefix     = "io/"
+	tcpPrefix    = "tcp/"
+	socketPrefix = "unix/"
+	maxToken     = 64
 )
 
 // Token names one direction of data of one process. It takes the place of a
@@ -47,6 +48,13 @@ func (n StreamName) Token() (Token, bool) {
 	return Token(s), ok
 }
 
+// Socket is the token in a unix/ name: of one of the guest's listeners.
+func (n StreamName) Socket() (Token, bool) {
+	s, ok := strings.CutPrefix(string(n), socketPrefix)
+	token, err := ParseToken(s)
+	return token, ok && err == nil
+}
+
 // Port is the port in a tcp/ name: of the guest's localhost.
 func (n StreamName) Port() (uint16, bool) {
 	s, ok := strings.CutPrefix(string(n), tcpPrefix)
@@ -69,7 +77,7 @@ func ReadStreamName(r io.Reader) (StreamName, error) {
 	if _, err := io.ReadFull(r, length[:]); err != nil {
 		return "", fmt.Errorf("read stream header: %w", err)
 	}
-	if length[0] == 0 || int(length[0]) > len(ioPrefix)+maxToken {
+	if length[0] == 0 || int(length[0]) > len(socketPrefix)+maxToken {
 		return "", fmt.Errorf("stream header of %d bytes: %w", length[0], errdefs.ErrInvalidArgument)
 	}
 	name := make([]byte, length[0])
@@ -81,6 +89,9 @@ func ReadStreamName(r io.Reader) (StreamName, error) {
 		return n, nil
 	}
 	if _, ok := n.Port(); ok {
+		return n, nil
+	}
+	if _, ok := n.Socket(); ok {
 		return n, nil
 	}
 	token, ok := n.Token()

@@ -5,6 +5,7 @@ package files
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -125,7 +126,7 @@ func TestRefusedSources(t *testing.T) {
 	for name, tt := range map[string]struct{ source, remedy string }{
 		"missing":  {dir + "/missing", "make it first"},
 		"dangling": {dir + "/dangling", "make it first"},
-		"socket":   {socket, "use a network address"},
+		"socket":   {socket, "list it under workloads.sockets"},
 		"fifo":     {dir + "/fifo", "use a network address"},
 		"device":   {"/dev/zero", "linux.devices"},
 	} {
@@ -138,6 +139,66 @@ func TestRefusedSources(t *testing.T) {
 			}
 		})
 	}
+	g.NothingLeft(t, before)
+}
+
+// listen answers each connection to a socket with what it was sent, once that has ended.
+func listen(t *testing.T, socket string, mode os.FileMode) net.Listener {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(socket, mode); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			go func() {
+				defer conn.Close()
+				if data, err := io.ReadAll(conn); err == nil {
+					_, _ = conn.Write(append([]byte("got "), data...)) // the client says what is missing
+				}
+			}()
+		}
+	}()
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// TestHostSockets has sockets of the host as volumes, where the config lists their folder.
+func TestHostSockets(t *testing.T) {
+	g := newGround(t, host.Options{})
+	dir := g.folder(t, "sockets")
+	g.Place.WriteCloisterConfig(t, "[workloads]\nsockets = ["+strconv.Quote(dir)+"]\n[timeouts]\nboot = \"5m\"\n")
+	before := g.Look(t)
+	served := listen(t, dir+"/open", 0o666)
+	listen(t, dir+"/roots", 0o600)
+	g.start(t, "client", bed.Cloister, bind(dir+"/open", "/run/open", "rbind:rw"), bind(dir+"/roots", "/run/roots", "rbind:ro"))
+	for _, tt := range []struct{ name, user, want, script string }{
+		{"an answer", "1000", "got word", "printf word | probe dial /run/open"},
+		{"much", "1000", "1000004", "head -c 1000000 /dev/zero | probe dial /run/open | wc -c"},
+		{"many at once", "1000", "40", "for i in $(seq 40); do (echo $i | probe dial /run/open) & done | grep -c got"},
+		{"the host's mode", "1000", "EACCES", "printf word | probe dial /run/roots 2>&1 | grep -o EACCES"},
+		{"the host's owner", "0", "got word", "printf word | probe dial /run/roots"},
+	} {
+		if got := strings.TrimSpace(g.shAs(t, "client", tt.user, tt.script)); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	_ = served.Close()
+	if got := g.sh(t, "client", "printf word | probe dial /run/open; echo ended"); got != "ended\n" {
+		t.Errorf("nobody listens: %q", got)
+	}
+	listen(t, dir+"/open", 0o666)
+	if got := g.sh(t, "client", "printf again | probe dial /run/open"); got != "got again" {
+		t.Errorf("somebody listens again: %q", got)
+	}
+	g.Remove(t, "client")
 	g.NothingLeft(t, before)
 }
 

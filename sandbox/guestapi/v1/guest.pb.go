@@ -625,11 +625,12 @@ func (x *PrepareContainerRequest) GetFiles() []*File {
 // MountStep is one mount, or one folder made.
 type MountStep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// bind, virtiofs, overlay, tmpfs, ext4, erofs, xfs, btrfs, squashfs, or mkdir (the
-	// options are then mode=, uid=, gid=).
+	// bind, virtiofs, overlay, tmpfs, ext4, erofs, xfs, btrfs, squashfs, mkdir, or
+	// socket, which the agent listens on (the options are then mode=, uid=, gid=).
 	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
 	// share:REL (below the share), lun:N (the disk with that LUN), ctr:REL
-	// (below C); for tmpfs and overlay a name without meaning.
+	// (below C), token:TOKEN (of the streams unix/TOKEN, one for each connection); for
+	// tmpfs and overlay a name without meaning.
 	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
 	// Relative to C, resolved inside of it, created where missing.
 	Target string `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"cloister/cmd/cloister-agent/internal/network"
 	"cloister/cmd/cloister-agent/internal/pause"
 	"cloister/cmd/cloister-agent/internal/reap"
+	"cloister/cmd/cloister-agent/internal/sockets"
 	"cloister/cmd/cloister-agent/internal/steps"
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
@@ -39,6 +41,7 @@ type Service struct {
 	queue   *events.Queue
 	table   *containers.Table
 	monitor *reap.Monitor
+	sockets *sockets.Registry
 
 	mu         sync.Mutex // one change of the guest at a time
 	configured bool
@@ -47,8 +50,8 @@ type Service struct {
 }
 
 // New makes the service.
-func New(monitor *reap.Monitor, queue *events.Queue, table *containers.Table) *Service {
-	return &Service{monitor: monitor, queue: queue, table: table}
+func New(monitor *reap.Monitor, queue *events.Queue, table *containers.Table, open *sockets.Registry) *Service {
+	return &Service{monitor: monitor, queue: queue, table: table, sockets: open}
 }
 
 // Configure makes the guest a sandbox's.
@@ -130,7 +133,12 @@ func (s *Service) PrepareContainer(ctx context.Context, r *guestv1.PrepareContai
 		return nil, err
 	}
 	dir := s.table.Dir(id)
-	if err := prepare(ctx, dir, r); err != nil {
+	err = prepare(ctx, dir, r)
+	if err == nil {
+		err = s.sockets.Listen(string(id), dir, r.GetMounts())
+	}
+	if err != nil {
+		s.sockets.Close(string(id))
 		err = errors.Join(err, steps.Undo(dir, string(id)))
 		s.table.Forget(id)
 		return nil, err
@@ -167,7 +175,8 @@ func prepare(ctx context.Context, dir string, r *guestv1.PrepareContainerRequest
 			return fmt.Errorf("write file %s: %w", f.GetPath(), err)
 		}
 	}
-	return steps.Do(ctx, dir, r.GetMounts())
+	mounts := slices.DeleteFunc(slices.Clone(r.GetMounts()), func(m *guestv1.MountStep) bool { return m.GetType() == sockets.StepType })
+	return steps.Do(ctx, dir, mounts)
 }
 
 // RemoveContainer takes away what PrepareContainer made, and lets go of the
@@ -186,6 +195,7 @@ func (s *Service) RemoveContainer(ctx context.Context, r *guestv1.RemoveContaine
 		s.table.Prepared(id)
 		return nil, err
 	}
+	s.sockets.Close(string(id))
 	s.table.Forget(id)
 	go forgetInodes(ctx)
 	return &types.Empty{}, nil

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sockets
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"cloister/sandbox/guestapi"
+	guestv1 "cloister/sandbox/guestapi/v1"
+)
+
+// StepType is the type of the mount steps that ask for a socket.
+const StepType = "socket"
+
+const (
+	fromToken  = "token:"
+	folderMode = 0o711
+)
+
+// Registry holds the listeners of all containers.
+type Registry struct {
+	mu   sync.Mutex
+	open map[guestapi.Token]listener
+}
+
+type listener struct {
+	container string
+	*net.UnixListener
+}
+
+// NewRegistry makes an empty one.
+func NewRegistry() *Registry { return &Registry{open: map[guestapi.Token]listener{}} }
+
+// Listen makes the sockets among a container's steps, below its folder dir. On an error those made so far stay: Close takes them away.
+func (r *Registry) Listen(container, dir string, list []*guestv1.MountStep) error {
+	for _, step := range list {
+		if step.GetType() != StepType {
+			continue
+		}
+		if err := r.listen(container, dir, step); err != nil {
+			return fmt.Errorf("socket %s: %w", step.GetTarget(), err)
+		}
+	}
+	return nil
+}
+
+func (r *Registry) listen(container, dir string, step *guestv1.MountStep) error {
+	text, ok := strings.CutPrefix(step.GetSource(), fromToken)
+	token, err := guestapi.ParseToken(text)
+	if !ok || err != nil || !filepath.IsLocal(step.GetTarget()) {
+		return errors.Join(fmt.Errorf("source %q, target %q: %w", step.GetSource(), step.GetTarget(), errdefs.ErrInvalidArgument), err)
+	}
+	path := filepath.Join(dir, step.GetTarget())
+	if err := os.MkdirAll(filepath.Dir(path), folderMode); err != nil {
+		return err
+	}
+	l, err := listenAt(path)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.open[token] = listener{container, l}
+	r.mu.Unlock()
+	return restrict(path, step.GetOptions())
+}
+
+// listenAt goes by the folder's descriptor: the path may be longer than a socket's name.
+func listenAt(path string) (*net.UnixListener, error) {
+	folder, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(path))})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // it goes with the container's folder
+	return l, nil
+}
+
+// restrict gives a socket mode=, uid= and gid= of the host's.
+func restrict(path string, options []string) error {
+	mode, uid, gid := uint64(0), 0, 0
+	for _, o := range options {
+		key, value, _ := strings.Cut(o, "=")
+		var err error
+		switch key {
+		case "mode":
+			mode, err = strconv.ParseUint(value, 8, 12)
+		case "uid":
+			uid, err = strconv.Atoi(value)
+		case "gid":
+			gid, err = strconv.Atoi(value)
+		default:
+			err = errdefs.ErrInvalidArgument
+		}
+		if err != nil {
+			return fmt.Errorf("option %q: %w", o, err)
+		}
+	}
+	return errors.Join(os.Chown(path, uid, gid), unix.Chmod(path, uint32(mode)))
+}
+
+// Close ends the listeners of a container.
+func (r *Registry) Close(container string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for token, l := range r.open {
+		if l.container == container {
+			_ = l.UnixListener.Close() // nobody can reach it any more either way
+			delete(r.open, token)
+		}
+	}
+}
+
+// Serve carries one connection, the next that somebody in the container makes, over a stream of the host, and closes the stream.
+func (r *Registry) Serve(stream io.ReadWriteCloser, token guestapi.Token) {
+	defer stream.Close()
+	r.mu.Lock()
+	l, ok := r.open[token]
+	r.mu.Unlock()
+	if !ok {
+		return
+	}
+	conn, err := l.AcceptUnix()
+	if err != nil {
+		return // closed: the host reads it from the stream's end
+	}
+	defer conn.Close()
+	if _, err := stream.Write([]byte{guestapi.Connected}); err != nil {
+		return
+	}
+	go func() {
+		_, _ = io.Copy(stream, conn)
+		_ = stream.Close() // the host reads the client's end, and may go on answering
+	}()
+	_, _ = io.Copy(conn, stream)
+	_ = conn.Close()
+	_, _ = io.Copy(io.Discard, stream) // what a client does not want that has gone
+}
