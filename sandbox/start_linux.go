@@ -288,6 +288,7 @@ func (s *Sandbox) configure(ctx context.Context) error {
 		Entropy:      entropy,
 		Sysctls:      sysctls(s.request.Workload.Sysctls),
 		ShareTag:     plan.ShareTag,
+		ShareInodes:  s.files.OpenFiles(),
 	})
 	if cause := context.Cause(call); err != nil && cause != nil && ctx.Err() == nil {
 		return s.silent(cause)

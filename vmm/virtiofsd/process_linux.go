@@ -64,6 +64,7 @@ type Process struct {
 	cmd    *exec.Cmd
 	socket *os.File
 	log    *child.Recorder
+	most   uint64 // open files
 	// stopping is set once the end is our wish.
 	stopping atomic.Bool
 	// done is closed when the server has been waited for; err is set before.
@@ -108,7 +109,8 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 	}
 
 	// The server outlives the call that starts it.
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, args(c.Kind, 3, 4, openFiles(c.OpenFiles))...)
+	most := openFiles(c.OpenFiles)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, args(c.Kind, 3, 4, most)...)
 	cmd.ExtraFiles = []*os.File{w.server.socket, source}
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
@@ -124,7 +126,7 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 		log.Wait()
 		return nil, err
 	}
-	p := &Process{cmd: cmd, socket: w.socket, log: log, done: make(chan struct{})}
+	p := &Process{cmd: cmd, socket: w.socket, log: log, most: most, done: make(chan struct{})}
 	limitErr := child.NoCore(p.Pid())
 	go p.wait()
 	if limitErr != nil {
@@ -173,6 +175,9 @@ func openFiles(want uint64) uint64 {
 
 // Pid is the server's process id, not reused before Done.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// OpenFiles is how many inodes and open files of the folder the guest may hold.
+func (p *Process) OpenFiles() uint64 { return p.most }
 
 // Socket is the connection for QEMU. Whoever gave it to QEMU calls HandedOver.
 func (p *Process) Socket() *os.File { return p.socket }

@@ -40,7 +40,10 @@ type ConfigureRequest struct {
 	Sysctls map[string]string `protobuf:"bytes,4,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Network *Network          `protobuf:"bytes,5,opt,name=network,proto3" json:"network,omitempty"`
 	// Tag of the virtiofs device that is mounted at /run/cloister/share; empty: none.
-	ShareTag      string `protobuf:"bytes,6,opt,name=share_tag,json=shareTag,proto3" json:"share_tag,omitempty"`
+	ShareTag string `protobuf:"bytes,6,opt,name=share_tag,json=shareTag,proto3" json:"share_tag,omitempty"`
+	// How many of the share's inodes the guest may hold, used or not; 0: no bound
+	// that matters.
+	ShareInodes   uint64 `protobuf:"varint,7,opt,name=share_inodes,json=shareInodes,proto3" json:"share_inodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -115,6 +118,13 @@ func (x *ConfigureRequest) GetShareTag() string {
 		return x.ShareTag
 	}
 	return ""
+}
+
+func (x *ConfigureRequest) GetShareInodes() uint64 {
+	if x != nil {
+		return x.ShareInodes
+	}
+	return 0
 }
 
 type SetTimeRequest struct {
@@ -1174,14 +1184,15 @@ var File_sandbox_guestapi_v1_guest_proto protoreflect.FileDescriptor
 
 const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsandbox/guestapi/v1/guest.proto\x12\x11cloister.guest.v1\x1a\x19google/protobuf/any.proto\x1a\x1bgoogle/protobuf/empty.proto\"\xc9\x02\n" +
+	"\x1fsandbox/guestapi/v1/guest.proto\x12\x11cloister.guest.v1\x1a\x19google/protobuf/any.proto\x1a\x1bgoogle/protobuf/empty.proto\"\xec\x02\n" +
 	"\x10ConfigureRequest\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x18\n" +
 	"\aentropy\x18\x03 \x01(\fR\aentropy\x12J\n" +
 	"\asysctls\x18\x04 \x03(\v20.cloister.guest.v1.ConfigureRequest.SysctlsEntryR\asysctls\x124\n" +
 	"\anetwork\x18\x05 \x01(\v2\x1a.cloister.guest.v1.NetworkR\anetwork\x12\x1b\n" +
-	"\tshare_tag\x18\x06 \x01(\tR\bshareTag\x1a:\n" +
+	"\tshare_tag\x18\x06 \x01(\tR\bshareTag\x12!\n" +
+	"\fshare_inodes\x18\a \x01(\x04R\vshareInodes\x1a:\n" +
 	"\fSysctlsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"6\n" +

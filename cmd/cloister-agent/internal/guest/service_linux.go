@@ -31,8 +31,6 @@ const (
 	bundleConfig = "config.json"
 	folderMode   = 0o711
 	configMode   = 0o600
-	dropDentries = "2"
-	dropCaches   = "/proc/sys/vm/drop_caches"
 	maxWait      = 5 * time.Minute
 )
 
@@ -84,7 +82,10 @@ func (s *Service) Configure(_ context.Context, r *guestv1.ConfigureRequest) (*ty
 	if err := setSysctls(r.GetSysctls()); err != nil {
 		return nil, err
 	}
-	return &types.Empty{}, mountShare(r.GetShareTag())
+	if err := mountShare(r.GetShareTag()); err != nil {
+		return nil, err
+	}
+	return &types.Empty{}, s.keepInodes(r.GetShareInodes())
 }
 
 // SetTime sets the clock.
@@ -199,12 +200,6 @@ func (s *Service) RemoveContainer(ctx context.Context, r *guestv1.RemoveContaine
 	s.table.Forget(id)
 	go forgetInodes(ctx)
 	return &types.Empty{}, nil
-}
-
-func forgetInodes(ctx context.Context) {
-	if err := os.WriteFile(dropCaches, []byte(dropDentries), 0); err != nil {
-		log.G(ctx).WithError(err).Warn("drop dentries")
-	}
 }
 
 // Events is a long poll.

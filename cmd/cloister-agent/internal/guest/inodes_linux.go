@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/containerd/log"
+)
+
+const (
+	dropDentries = "2"
+	dropCaches   = "/proc/sys/vm/drop_caches"
+	inodeCount   = "/proc/sys/fs/inode-nr"
+
+	// inodeKiB is what the kernel keeps for a file it has seen: without a bound, that many fill the memory first, and the
+	// kernel lets go of them by itself.
+	inodeKiB = 1
+	// inodeTick is short enough for no program to make three quarters of the least usual bound, 4096, in it.
+	inodeTick = 100 * time.Millisecond
+)
+
+// forgetInodes has the kernel let go of the share's inodes that nobody uses.
+func forgetInodes(ctx context.Context) {
+	if err := os.WriteFile(dropCaches, []byte(dropDentries), 0); err != nil {
+		log.G(ctx).WithError(err).Warn("drop dentries")
+	}
+}
+
+// keepInodes holds the share's inodes below a bound that memory does not hold them to. Each one that the kernel remembers is a
+// descriptor of the host's, and when those are used up no file can be made or opened.
+func (s *Service) keepInodes(most uint64) error {
+	m, err := readKiB("/proc/meminfo", "MemTotal")
+	if err != nil {
+		return err
+	}
+	if most == 0 || m["MemTotal"]/inodeKiB < most {
+		return nil
+	}
+	if _, err := inodes(); err != nil {
+		return err
+	}
+	go watchInodes(context.Background(), most) // until the guest ends
+	return nil
+}
+
+// watchInodes looks whether the kernel's inodes have grown by a quarter of most since it last let go of them. The kernel tells
+// nobody of that.
+func watchInodes(ctx context.Context, most uint64) {
+	held := ^uint64(0) // by whatever it is that still needs them
+	for range time.Tick(inodeTick) {
+		n, err := inodes()
+		if err != nil {
+			log.G(ctx).WithError(err).Warn("count inodes")
+			return
+		}
+		held = min(held, n)
+		if n-held < most/4 {
+			continue
+		}
+		forgetInodes(ctx)
+		if held, err = inodes(); err != nil {
+			return
+		}
+	}
+}
+
+// inodes counts those that the kernel has in memory, of all file systems.
+func inodes() (n uint64, err error) {
+	data, err := os.ReadFile(inodeCount)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := fmt.Sscan(string(data), &n); err != nil {
+		return 0, fmt.Errorf("%s: %w", inodeCount, err)
+	}
+	return n, nil
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package files
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"cloister/tests/bed"
+	"cloister/tests/host"
+)
+
+// TestMoreFilesThanDescriptors has a guest make and read more files than the host lets its file server have open: each one
+// that a guest's kernel remembers is a descriptor there.
+func TestMoreFilesThanDescriptors(t *testing.T) {
+	const limit, files = 2048, 3000
+	g := newGround(t, host.Options{})
+	for pid, line := range g.Place.Processes(t) {
+		if strings.Contains(line, "containerd --config") && !strings.HasPrefix(line, "nsenter") {
+			g.Place.Run(t, "prlimit", "--pid", strconv.Itoa(pid), "--nofile="+strconv.Itoa(limit))
+		}
+	}
+	g.start(t, "many", bed.Cloister, "--user=0", bind(g.folder(t, "many"), "/v", "rbind:rw"))
+	server := g.Marked(t, "many", "virtiofsd")
+	if got := g.Place.Run(t, "prlimit", "--pid", strconv.Itoa(server), "--nofile", "--noheadings", "--output=HARD"); strings.TrimSpace(got) != strconv.Itoa(limit) {
+		t.Fatalf("the file server may have %s files open, want %d", strings.TrimSpace(got), limit)
+	}
+	script := "i=0; while [ $i -lt " + strconv.Itoa(files) + " ]; do echo $i >/v/$i || exit; i=$((i+1)); done; cat /v/* | tail -n 1; ls /v | wc -l"
+	if got, want := g.sh(t, "many", script), "999\n"+strconv.Itoa(files)+"\n"; got != want {
+		t.Errorf("%d files with %d descriptors: %q, want %q", files, limit, got, want)
+	}
+}
