@@ -19,8 +19,9 @@ const (
 	// inodeKiB is what the kernel keeps for a file it has seen: without a bound, that many fill the memory first, and the
 	// kernel lets go of them by itself.
 	inodeKiB = 1
-	// inodeTick is short enough for no program to make three quarters of the least usual bound, 4096, in it.
-	inodeTick = 100 * time.Millisecond
+	// inodeTick is short enough for no program to make three quarters of inodeLeast in it.
+	inodeTick  = 100 * time.Millisecond
+	inodeLeast = 4096 // the least usual bound
 )
 
 // forgetInodes has the kernel let go of the share's inodes that nobody uses.
@@ -51,7 +52,7 @@ func (s *Service) keepInodes(most uint64) error {
 // nobody of that.
 func watchInodes(ctx context.Context, most uint64) {
 	held := ^uint64(0) // by whatever it is that still needs them
-	for range time.Tick(inodeTick) {
+	for range time.Tick(inodeTick * time.Duration(max(1, most/inodeLeast))) {
 		n, err := inodes()
 		if err != nil {
 			log.G(ctx).WithError(err).Warn("count inodes")
