@@ -19,9 +19,10 @@ const (
 	// inodeKiB is what the kernel keeps for a file it has seen: without a bound, that many fill the memory first, and the
 	// kernel lets go of them by itself.
 	inodeKiB = 1
-	// inodeTick is short enough for no program to make three quarters of inodeLeast in it.
-	inodeTick  = 100 * time.Millisecond
-	inodeLeast = 4096 // the least usual bound
+	// inodeTick is the shortest time between two counts. A larger bound is counted less often: no listing of a folder is to take in more
+	// than half of it meanwhile.
+	inodeTick = 100 * time.Millisecond
+	inodeRate = 150_000 // of the bound, in a second
 )
 
 // forgetInodes has the kernel let go of the share's inodes that nobody uses.
@@ -52,7 +53,7 @@ func (s *Service) keepInodes(most uint64) error {
 // nobody of that.
 func watchInodes(ctx context.Context, most uint64) {
 	held := ^uint64(0) // by whatever it is that still needs them
-	for range time.Tick(inodeTick * time.Duration(max(1, most/inodeLeast))) {
+	for range time.Tick(max(inodeTick, time.Duration(most)*time.Second/inodeRate)) {
 		n, err := inodes()
 		if err != nil {
 			log.G(ctx).WithError(err).Warn("count inodes")
