@@ -71,18 +71,18 @@ func labEnv() []string {
 	return []string{"PATH=/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CLOISTER_CONFIG=/lab/cloister.toml", "CLOISTER_CRASHTEST=" + heldFolder}
 }
 
+// restoreLabels does what restorecon does when the module is installed, and makes the folders that tests use.
+func restoreLabels(m *machine) error {
+	return m.write(
+		wire.Write{Path: "/usr/lib/qemu/virtiofsd", Label: true, Context: object(policy.VirtiofsdExecType, "s0")},
+		wire.Write{Path: "/var/lib/cloister", Folder: true, Context: object(policy.VarLibType, "s0")},
+		wire.Write{Path: "/run/cloister", Folder: true, Context: object(policy.RunType, "s0")},
+		wire.Write{Path: heldFolder, Folder: true, Context: object("var_run_t", "s0")},
+	)
+}
+
 // startEngine starts containerd and gives it an image.
 func startEngine(m *machine) (*engine, error) {
-	list := []wire.Write{
-		// What restorecon does when the module is installed.
-		{Path: "/usr/lib/qemu/virtiofsd", Label: true, Context: object(policy.VirtiofsdExecType, "s0")},
-		{Path: "/var/lib/cloister", Folder: true, Context: object(policy.VarLibType, "s0")},
-		{Path: "/run/cloister", Folder: true, Context: object(policy.RunType, "s0")},
-		{Path: heldFolder, Folder: true, Context: object("var_run_t", "s0")},
-	}
-	if err := m.write(list...); err != nil {
-		return nil, err
-	}
 	answer, err := m.run(wire.Run{Argv: []string{"/usr/bin/containerd", "--log-level", "info"}, Env: labEnv(), Stay: true})
 	if err != nil {
 		return nil, err

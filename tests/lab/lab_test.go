@@ -137,6 +137,9 @@ func round(ctx context.Context, t *testing.T, hardware config, begun time.Time, 
 		t.Fatalf("the lab does not enforce: %q", answer.Out)
 	}
 	t.Logf("boot: %.1f s", time.Since(begin).Seconds())
+	if err := restoreLabels(m); err != nil {
+		t.Fatal(err)
+	}
 	l := &lab{machine: m, begun: begun}
 	for i, s := range todo {
 		t.Run(s.name, func(t *testing.T) {
