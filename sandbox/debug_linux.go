@@ -9,8 +9,8 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"cloister/sandbox/statedir"
@@ -30,13 +30,10 @@ func (s *Sandbox) serveDebug(ctx context.Context) error {
 		return fmt.Errorf("debug.shell: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var loop sync.WaitGroup
-	loop.Go(func() { s.acceptDebug(ctx, l) })
+	go s.acceptDebug(ctx, l)
 	s.undo.push("debug", func(context.Context) error {
-		cancel()
-		err := l.Close()
-		loop.Wait()
-		return err
+		cancel() // closes what is open on the host; a guest that does not read is not waited for
+		return l.Close()
 	})
 	return nil
 }
@@ -57,23 +54,21 @@ func listenDebug(dir statedir.Dir) (*net.UnixListener, error) {
 }
 
 func (s *Sandbox) acceptDebug(ctx context.Context, l *net.UnixListener) {
-	var all sync.WaitGroup
-	defer all.Wait()
 	slots := make(chan struct{}, shells)
 	for {
 		conn, err := l.AcceptUnix()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
 		if err != nil {
-			continue // of one connection
+			if !errors.Is(err, net.ErrClosed) {
+				log.G(ctx).WithError(err).Warn("no more shells in this guest")
+			}
+			return
 		}
 		select {
 		case slots <- struct{}{}:
-			all.Go(func() {
+			go func() {
 				defer func() { <-slots }()
 				s.carryDebug(ctx, conn)
-			})
+			}()
 		default:
 			_ = conn.Close()
 		}

@@ -53,25 +53,21 @@ func (s *Sandbox) serveSockets(ctx context.Context, r *resident, c Container, st
 		return
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var all sync.WaitGroup
 	for _, step := range steps {
 		token, ok := strings.CutPrefix(step.GetSource(), socketToken)
 		n, err := strconv.Atoi(path.Base(step.GetTarget()))
 		if ok && err == nil {
-			all.Go(func() { s.serveSocket(ctx, guestapi.Token(token), c.absolute(c.Workload.Mounts[n].Source)) })
+			go s.serveSocket(ctx, guestapi.Token(token), c.absolute(c.Workload.Mounts[n].Source))
 		}
 	}
 	r.undo.push("sockets", func(context.Context) error {
-		cancel()
-		all.Wait()
+		cancel() // closes what is open on the host; a guest that does not read is not waited for
 		return nil
 	})
 }
 
 // serveSocket has one stream wait for the guest's next connection. It ends with the container or the guest.
 func (s *Sandbox) serveSocket(ctx context.Context, token guestapi.Token, source string) {
-	var all sync.WaitGroup
-	defer all.Wait()
 	slots := make(chan struct{}, socketClients)
 	for {
 		select {
@@ -86,10 +82,10 @@ func (s *Sandbox) serveSocket(ctx context.Context, token guestapi.Token, source 
 			}
 			return
 		}
-		all.Go(func() {
+		go func() {
 			defer func() { <-slots }()
 			carrySocket(ctx, stream, source)
-		})
+		}()
 	}
 }
 

@@ -9,13 +9,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"cloister/cmd/cloister-agent/internal/steps"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
@@ -90,27 +90,13 @@ func listenAt(path string) (*net.UnixListener, error) {
 	return l, nil
 }
 
-// restrict gives a socket mode=, uid= and gid= of the host's.
+// restrict gives a socket the mode and owners of the host's; without any it is root's.
 func restrict(path string, options []string) error {
-	mode, uid, gid := uint64(0), 0, 0
-	for _, o := range options {
-		key, value, _ := strings.Cut(o, "=")
-		var err error
-		switch key {
-		case "mode":
-			mode, err = strconv.ParseUint(value, 8, 12)
-		case "uid":
-			uid, err = strconv.Atoi(value)
-		case "gid":
-			gid, err = strconv.Atoi(value)
-		default:
-			err = errdefs.ErrInvalidArgument
-		}
-		if err != nil {
-			return fmt.Errorf("option %q: %w", o, err)
-		}
+	mode, uid, gid, err := steps.Owner(options, 0o600)
+	if err != nil {
+		return err
 	}
-	return errors.Join(os.Chown(path, uid, gid), unix.Chmod(path, uint32(mode)))
+	return errors.Join(os.Chown(path, uid, gid), unix.Chmod(path, mode))
 }
 
 // Close ends the listeners of a container.

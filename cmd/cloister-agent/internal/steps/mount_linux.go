@@ -72,13 +72,32 @@ func do(ctx context.Context, root *os.File, s *guestv1.MountStep) error {
 }
 
 func makeFolder(root *os.File, s *guestv1.MountStep) error {
-	mode, uid, gid := uint64(folderMode), -1, -1
-	for _, o := range s.GetOptions() {
+	mode, uid, gid, err := Owner(s.GetOptions(), folderMode)
+	if err != nil {
+		return err
+	}
+	f, err := folderIn(root, s.GetTarget(), mode)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Fchownat(int(f.Fd()), "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("chown: %w", err)
+	}
+	if err := unix.Chmod(fdPath(f), mode); err != nil {
+		return fmt.Errorf("chmod: %w", err)
+	}
+	return nil
+}
+
+// Owner reads mode=, uid= and gid= of a step that makes something: mode unless they say another, and -1 for an owner that stays.
+func Owner(options []string, mode uint32) (_ uint32, uid, gid int, err error) {
+	wanted, uid, gid := uint64(mode), -1, -1
+	for _, o := range options {
 		key, value, _ := strings.Cut(o, "=")
-		var err error
 		switch key {
 		case "mode":
-			mode, err = strconv.ParseUint(value, 8, 12)
+			wanted, err = strconv.ParseUint(value, 8, 12)
 		case "uid":
 			uid, err = strconv.Atoi(value)
 		case "gid":
@@ -87,21 +106,10 @@ func makeFolder(root *os.File, s *guestv1.MountStep) error {
 			err = errdefs.ErrInvalidArgument
 		}
 		if err != nil {
-			return fmt.Errorf("option %q: %w", o, err)
+			return 0, 0, 0, fmt.Errorf("option %q: %w", o, err)
 		}
 	}
-	f, err := folderIn(root, s.GetTarget(), uint32(mode))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unix.Fchownat(int(f.Fd()), "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
-		return fmt.Errorf("chown: %w", err)
-	}
-	if err := unix.Chmod(fdPath(f), uint32(mode)); err != nil {
-		return fmt.Errorf("chmod: %w", err)
-	}
-	return nil
+	return uint32(wanted), uid, gid, nil
 }
 
 // openSource opens a file or folder of the share or of the container.
