@@ -5,6 +5,7 @@ package sandbox
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -56,9 +57,15 @@ func (s *Sandbox) serveSockets(ctx context.Context, r *resident, c Container, st
 	for _, step := range steps {
 		token, ok := strings.CutPrefix(step.GetSource(), socketToken)
 		n, err := strconv.Atoi(path.Base(step.GetTarget()))
-		if ok && err == nil {
-			go s.serveSocket(ctx, guestapi.Token(token), c.absolute(c.Workload.Mounts[n].Source))
+		if !ok || err != nil {
+			continue
 		}
+		source := c.absolute(c.Workload.Mounts[n].Source)
+		listed, err := listedSocket(source, s.config.Workloads.Sockets)
+		if err != nil { // somebody has put something else there since it was checked: each connection is refused
+			log.G(ctx).WithError(err).WithField("socket", source).Warn("no connection of the guest's gets there")
+		}
+		go s.serveSocket(ctx, guestapi.Token(token), &server{path: listed})
 	}
 	r.undo.push("sockets", func(context.Context) error {
 		cancel() // closes what is open on the host; a guest that does not read is not waited for
@@ -67,7 +74,7 @@ func (s *Sandbox) serveSockets(ctx context.Context, r *resident, c Container, st
 }
 
 // serveSocket has one stream wait for the guest's next connection. It ends with the container or the guest.
-func (s *Sandbox) serveSocket(ctx context.Context, token guestapi.Token, source string) {
+func (s *Sandbox) serveSocket(ctx context.Context, token guestapi.Token, to *server) {
 	slots := make(chan struct{}, socketClients)
 	for {
 		select {
@@ -78,33 +85,79 @@ func (s *Sandbox) serveSocket(ctx context.Context, token guestapi.Token, source 
 		stream, err := s.guest.AcceptSocket(ctx, token)
 		if err != nil {
 			if ctx.Err() == nil && s.guest.Err() == nil {
-				log.G(ctx).WithError(err).WithField("socket", source).Warn("the guest does not listen any more")
+				log.G(ctx).WithError(err).WithField("socket", to.path).Warn("the guest does not listen any more")
 			}
 			return
 		}
 		go func() {
 			defer func() { <-slots }()
-			carrySocket(ctx, stream, source)
+			to.carry(ctx, stream)
 		}()
 	}
 }
 
-// carrySocket ends when the host's side has: what it says after the guest's last word is waited for, but not without end.
-func carrySocket(ctx context.Context, stream *guestapi.Stream, source string) {
+// server is a listed socket of the host.
+type server struct {
+	path string // without links
+
+	mu   sync.Mutex
+	told string // why the last connection failed; the guest may try as often as it likes
+}
+
+// carry ends when the host's side has: what it says after the guest's last word is waited for, but not without end.
+func (h *server) carry(ctx context.Context, stream *guestapi.Stream) {
 	defer stream.Close()
-	conn, err := (&net.Dialer{Timeout: socketAnswer}).DialContext(ctx, "unix", source)
+	conn, err := dialSocket(ctx, h.path)
+	h.tell(ctx, err)
 	if err != nil {
-		log.G(ctx).WithError(err).Warn("a guest's connection to a socket of the host")
 		return
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	server := &patient{UnixConn: conn.(*net.UnixConn)} //nolint:forcetypeassert // what "unix" gives
+	server := &patient{UnixConn: conn}
 	go func() {
 		_, _ = io.Copy(conn, stream)
 		server.hurry()
 	}()
 	_, _ = io.Copy(stream, server)
+}
+
+// tell logs a failure, once until it is another one.
+func (h *server) tell(ctx context.Context, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != h.told {
+		log.G(ctx).WithField("socket", h.path).WithError(err).Warn("a guest's connection to a socket of the host was refused")
+	}
+	h.told = text
+}
+
+// dialSocket connects to what is at a path now, if no link leads there: who can put a link in the socket's place, as a guest can
+// that has its folder for a volume, would choose the server.
+func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("a link leads there that was not there when the container was made: %w", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	conn, err := (&net.Dialer{Timeout: socketAnswer}).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", fd))
+	errno, known := errors.AsType[unix.Errno](err)
+	switch {
+	case errors.Is(err, unix.EACCES):
+		return nil, fmt.Errorf("the host's policy does not let the shim connect to the one who listens: `cloister why` names the rule that would: %w", errno)
+	case known:
+		return nil, errno // without the descriptor's number
+	case err != nil:
+		return nil, err
+	}
+	return conn.(*net.UnixConn), nil //nolint:forcetypeassert // what "unix" gives
 }
 
 // patient is a server that may be silent as long as its client is there.

@@ -76,14 +76,23 @@ func unfit(source string, sockets []string) string {
 
 // allowed says whether a socket, or a folder that it is below, is in the list, whatever names links give them.
 func allowed(socket string, list []string) bool {
+	_, err := listedSocket(socket, list)
+	return err == nil
+}
+
+// listedSocket gives the name, without links, of a socket that is allowed.
+func listedSocket(socket string, list []string) (string, error) {
 	socket, err := filepath.EvalSymlinks(socket)
 	if err != nil {
-		return false
+		return "", err
 	}
-	return slices.ContainsFunc(list, func(name string) bool {
+	if !slices.ContainsFunc(list, func(name string) bool {
 		name, err := filepath.EvalSymlinks(name)
 		return err == nil && (socket == name || strings.HasPrefix(socket, strings.TrimSuffix(name, "/")+"/"))
-	})
+	}) {
+		return "", fmt.Errorf("%q is not listed under workloads.sockets: %w", socket, errdefs.ErrPermissionDenied)
+	}
+	return socket, nil
 }
 
 // isSocket says whether a mount's source is one.

@@ -187,6 +187,13 @@ func shimDenied(_ scene, p part, d avc.Denial) (answer, bool) {
 	if d.Target.Type == "unlabeled_t" && filepath.IsAbs(d.Path) {
 		return answer{judgedMistake, "the file has no label", "restorecon -RFv " + quote(d.Path)}, true
 	}
+	if d.Class == "unix_stream_socket" && slices.Contains(d.Permissions, "connectto") {
+		name := "cloister_socket_" + d.Target.Type
+		return answer{
+			judgedMistake, fmt.Sprintf("a socket of the host that is a volume: the one who listens runs in %s, and the policy leaves it to the site whether guests may be its clients", d.Target.Type),
+			fmt.Sprintf("echo '(optional %[1]s (typeattributeset cloister_socket_server (%[2]s)))' >%[1]s.cil && semodule -i %[1]s.cil", name, d.Target.Type),
+		}, true
+	}
 	return answer{judgedMistake, "the module that is loaded is not the one of this program, or lacks a rule: then report it with this line", "cloister policy install"}, true
 }
 

@@ -75,6 +75,7 @@ func TestExplain(t *testing.T) {
 		{"a terminal opened", qemu, "devpts_t:s0", "chr_file", "open", `path="/dev/pts/0"`, judgedAttack, "", ""},
 		{"inherited", qemu, "initrc_t:s0", "fd", "use", `path="/dev/null"`, judgedHarmless, "null device", ""},
 		{"shim", "cloister_shim_t:s0", "var_t:s0", "dir", "write", `name="x"`, judgedMistake, "", "cloister policy install"},
+		{"shim, a listed socket", "cloister_shim_t:s0", "postgresql_t:s0", "unix_stream_socket", "connectto", `path="/run/x"`, judgedMistake, "leaves it to the site", "echo '(optional cloister_socket_postgresql_t (typeattributeset cloister_socket_server (postgresql_t)))' >cloister_socket_postgresql_t.cil && semodule -i cloister_socket_postgresql_t.cil"},
 		{"shim, no label", "cloister_shim_t:s0", "unlabeled_t:s0", "file", "read", `path="/srv/x y"`, judgedMistake, "", "restorecon -RFv '/srv/x y'"},
 		{"a program of the host", "logrotate_t:s0", "cloister_run_t:s0:c1,c2", "file", "read", `comm="logrotate"`, judgedHarmless, "logrotate", ""},
 	}

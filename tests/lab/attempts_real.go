@@ -38,6 +38,7 @@ func onRunning() []attempt {
 			{"running: folders of sandboxes", "list /run/cloister", policy.RunType, "dir", "read"},
 			{"running: engine's socket", "connect /run/containerd/containerd.sock", "initrc_runtime_t", "dir", "search"},
 			{"running: shim's socket", "connect {shim.socket}", "initrc_runtime_t", "dir", "search"},
+			{"running: shell in the guest", "connect {dir}/debug", policy.RunType, "dir", "search"},
 			{"running: shim: trace", "seize {shim.pid}", policy.ShimType, "process", "ptrace"},
 			{"running: shim: memory map", "open /proc/{shim.pid}/maps", policy.ShimType, "dir", "search"},
 		}, func(a *attempt) { a.own = "getsched " + pid })...)
@@ -46,6 +47,10 @@ func onRunning() []attempt {
 	all = append(all, attempt{
 		name: "running: root file system through a socket", from: "virtiofsd", tag: mcs, try: "received-dir", send: "d:/proc/{virtiofsd.pid}/root",
 		want: want{policy.VirtiofsdType, policy.RootfsType, "dir", "read"},
+	})
+	all = append(all, attempt{
+		name: "running: shell in the guest", from: "container", tag: te, try: "connect {dir}/debug", own: "socket unix",
+		want: want{policy.ContainerType, policy.RunType, "dir", "search"},
 	})
 	for i := range all {
 		all[i].by, all[i].against = "first", "second"

@@ -44,6 +44,7 @@ func programs(ctx context.Context, work string) ([]file, error) {
 		{"probe/probe-virtiofsd", probe, policy.VirtiofsdExecType},
 		{"probe/probe-container", probe, policy.ContainerFileType},
 		{"probe/probe-plain", probe, "bin_t"},
+		{"probe/probe-other", probe, "httpd_exec_t"},
 		{"probe/probe-shell", probe, "shell_exec_t"},
 		{"probe/probe-shim", probe, policy.ShimExecType},
 	}, nil

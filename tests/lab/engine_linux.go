@@ -27,12 +27,15 @@ func engineFiles(ctx context.Context, work, build, guest, busybox string) ([]fil
 	if err != nil {
 		return nil, err
 	}
+	if all[images.BusyboxName], err = withProbe(ctx, work, all[images.BusyboxName]); err != nil {
+		return nil, err
+	}
 	archive := filepath.Join(work, "images.tar")
 	if err := images.Save(archive, map[string]v1.Image{images.BusyboxName: all[images.BusyboxName], images.PauseName: all[images.PauseName]}); err != nil {
 		return nil, err
 	}
 	settings := filepath.Join(work, "cloister.toml")
-	if err := os.WriteFile(settings, []byte(labConfig("", "", "")), 0o644); err != nil {
+	if err := os.WriteFile(settings, []byte(labConfig("", "", "[debug]\nshell = \"/bin/busybox\"\n")), 0o644); err != nil {
 		return nil, err
 	}
 	held := filepath.Join(work, "held")
@@ -49,6 +52,23 @@ func engineFiles(ctx context.Context, work, build, guest, busybox string) ([]fil
 		{"images.tar", archive, "usr_t"},
 		{"cloister.toml", settings, "etc_t"},
 	}, nil
+}
+
+// withProbe adds to an image what speaks to sockets.
+func withProbe(ctx context.Context, work string, image v1.Image) (v1.Image, error) {
+	program := filepath.Join(work, "files-probe")
+	if err := tool(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "cloister/tests/files/probe"); err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(program)
+	if err != nil {
+		return nil, err
+	}
+	config, err := image.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	return images.New(image, []images.Entry{{Name: "bin/probe", Mode: 0o755, Data: data}}, config.Config)
 }
 
 // heldFolder is where the shim that can be held is told at which step.

@@ -41,6 +41,7 @@ func scenarios() []scenario {
 		{"why", why},
 		{"end", endShim},
 		{"modes", modes},
+		{"sockets", sockets},
 		{"clash", clash},
 		{"engines", engines},
 		{"pods", pods},

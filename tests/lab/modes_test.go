@@ -177,11 +177,7 @@ func why(t *testing.T, l *lab) {
 			t.Fatal(err)
 		}
 	}
-	var log strings.Builder
-	for _, record := range l.seen {
-		log.WriteString(strings.Replace(record, "type=1400 audit(", "type=AVC msg=audit(", 1) + "\n")
-	}
-	if err := l.write(wire.Write{Path: "/run/lab/audit.log", Data: []byte(log.String())}); err != nil {
+	if err := l.write(wire.Write{Path: "/run/lab/audit.log", Data: []byte(l.auditLog())}); err != nil {
 		t.Fatal(err)
 	}
 	out := l.sh(t, "cloister why --log /run/lab/audit.log default/first || echo exit $?") // 1: there are attacks
@@ -191,4 +187,13 @@ func why(t *testing.T, l *lab) {
 			t.Errorf("cloister why does not say %q:\n%s", text, out)
 		}
 	}
+}
+
+// auditLog is what was seen, as auditd writes it.
+func (l *lab) auditLog() string {
+	var log strings.Builder
+	for _, record := range l.seen {
+		log.WriteString(strings.Replace(record, "type=1400 audit(", "type=AVC msg=audit(", 1) + "\n")
+	}
+	return log.String()
 }

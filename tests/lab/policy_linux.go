@@ -28,10 +28,26 @@ func permissiveDomains() []string {
 	return []string{policy.QEMUType, policy.QEMUTCGType, policy.VirtiofsdType, policy.ContainerType}
 }
 
+// The one domain whose sockets a site lets guests use, by what `cloister why` says, and another one.
+const (
+	servingDomain = "postgresql_t"
+	otherDomain   = "httpd_t"
+	siteRule      = "(optional cloister_socket_" + servingDomain + " (typeattributeset cloister_socket_server (" + servingDomain + ")))\n"
+)
+
+// addRules puts a module in the common language into a store.
+func addRules(ctx context.Context, store, name, rules string) error {
+	file := filepath.Join(store, name+".cil")
+	if err := os.WriteFile(file, []byte(rules), 0o644); err != nil {
+		return err
+	}
+	return tool(ctx, "semodule", "-n", "-D", "-p", store, "-s", "default", "-i", file)
+}
+
 // makePolicies returns them from the cache, or compiles them with the module as it is now. Every neverallow rule, the base
 // policy's and the module's, is checked on the way.
 func makePolicies(ctx context.Context, cache string, r root) (policies, error) {
-	sum := sha256.Sum256([]byte(r.dir + policy.Digest() + strings.Join(permissiveDomains(), ",") + "2"))
+	sum := sha256.Sum256([]byte(r.dir + policy.Digest() + strings.Join(permissiveDomains(), ",") + siteRule + "2"))
 	made := policies{filepath.Join(cache, "lab", "policy-"+hex.EncodeToString(sum[:8]))}
 	if _, err := os.Stat(made.permissive()); err == nil {
 		return made, nil
@@ -58,6 +74,9 @@ func makePolicies(ctx context.Context, cache string, r root) (policies, error) {
 	if err := (policy.Store{Root: store, Audit: true}).Install(ctx); err != nil {
 		return policies{}, err
 	}
+	if err := addRules(ctx, store, "lab-site", siteRule); err != nil {
+		return policies{}, err
+	}
 	if err := takePolicy(ctx, store, parts.enforcing()); err != nil {
 		return policies{}, err
 	}
@@ -65,11 +84,7 @@ func makePolicies(ctx context.Context, cache string, r root) (policies, error) {
 	for _, domain := range permissiveDomains() {
 		fmt.Fprintf(&text, "(typepermissive %s)\n", domain)
 	}
-	extra := filepath.Join(work, "lab-permissive.cil")
-	if err := os.WriteFile(extra, []byte(text.String()), 0o644); err != nil {
-		return policies{}, err
-	}
-	if err := tool(ctx, "semodule", "-n", "-D", "-p", store, "-s", "default", "-i", extra); err != nil {
+	if err := addRules(ctx, store, "lab-permissive", text.String()); err != nil {
 		return policies{}, err
 	}
 	if err := takePolicy(ctx, store, parts.permissive()); err != nil {

@@ -3,7 +3,12 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +17,7 @@ import (
 func socketOperations() map[string]operation {
 	return map[string]operation{
 		"connect": func(a []string) error { return connect(unix.SOCK_STREAM, &unix.SockaddrUnix{Name: a[0]}) },
+		"serve":   serve,
 		"sendto": func(a []string) error {
 			return withSocket(unix.AF_UNIX, unix.SOCK_DGRAM, 0, func(fd int) error {
 				return unix.Sendto(fd, []byte("x"), 0, &unix.SockaddrUnix{Name: a[0]})
@@ -56,6 +62,30 @@ func socketOperations() map[string]operation {
 				return step("TUNSETIFF", unix.IoctlIfreq(fd, unix.TUNSETIFF, request))
 			})
 		},
+	}
+}
+
+// serve listens on a socket and gives back what comes, until it is killed. Arguments: PATH [LABEL of the socket].
+func serve(a []string) error {
+	if len(a) > 1 {
+		if err := os.WriteFile("/proc/thread-self/attr/sockcreate", []byte(a[1]), 0); err != nil {
+			return err
+		}
+	}
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", a[0])
+	if err != nil {
+		return err
+	}
+	fmt.Println("listens")
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			_, _ = io.Copy(conn, conn)
+			_ = conn.Close()
+		}()
 	}
 }
 
