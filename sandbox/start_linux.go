@@ -138,7 +138,7 @@ func (s *Sandbox) prepare(p *planned) error {
 		p.taps = append(p.taps, tap)
 		p.opened = append(p.opened, tap)
 	}
-	return nil
+	return ns.Check()
 }
 
 // starter starts a helper under its label, in the sandbox's network namespace

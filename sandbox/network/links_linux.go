@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -34,14 +35,16 @@ func look(h *netlink.Handle) (found, error) {
 	names := map[int]string{}
 	f.guest = &guestv1.Network{}
 	slices.SortFunc(all, func(a, b netlink.Link) int { return cmp.Compare(a.Attrs().Index, b.Attrs().Index) })
+	if all, err = forGuest(all); err != nil {
+		return f, err
+	}
 	for _, l := range all {
 		a := l.Attrs()
-		if !engineMade(l) {
-			continue
-		}
 		names[a.Index] = a.Name
 		f.links = append(f.links, l)
-		link := &guestv1.Link{Mac: a.HardwareAddr.String(), Name: a.Name, Mtu: uint32(a.MTU), Up: a.Flags&unix.IFF_UP != 0}
+		link := &guestv1.Link{
+			Mac: a.HardwareAddr.String(), Name: a.Name, Mtu: uint32(a.MTU), Up: a.RawFlags&unix.IFF_UP != 0, NoArp: a.RawFlags&unix.IFF_NOARP != 0,
+		}
 		addrs, err := h.AddrList(l, netlink.FAMILY_ALL)
 		if err != nil {
 			return f, fmt.Errorf("addresses of %s: %w", a.Name, err)
@@ -57,12 +60,52 @@ func look(h *netlink.Handle) (found, error) {
 	return f, neighbours(h, names, f.guest)
 }
 
+// forGuest are the links that a guest gets, or why one of them cannot be handed to it: a guest has all of its network or is not started.
+func forGuest(all []netlink.Link) (mine []netlink.Link, err error) {
+	here := map[int]string{}
+	for _, l := range all {
+		here[l.Attrs().Index] = l.Attrs().Name
+	}
+	for _, l := range all {
+		a := l.Attrs()
+		if !engineMade(l) || a.MasterIndex != 0 { // a bond or bridge has what its ports carry
+			continue
+		}
+		ethernet := a.EncapType == "ether"
+		if !ethernet && a.RawFlags&unix.IFF_UP == 0 {
+			continue // a kernel's own, or not in use
+		}
+		reason := unfit(l)
+		if below := here[a.ParentIndex]; below != "" && a.NetNsID < 0 && l.Type() != "veth" {
+			reason = fmt.Sprintf("it stands on %s, which is the guest's as well: leave that one out of the namespace", below)
+		}
+		if reason != "" {
+			return nil, fmt.Errorf("link %s of kind %s cannot be a guest's: %s: %w", a.Name, l.Type(), reason, errdefs.ErrFailedPrecondition)
+		}
+		mine = append(mine, l)
+	}
+	return mine, nil
+}
+
+// unfit says why frames cannot be redirected between a link and a tap; "" where it has been seen to work.
+func unfit(l netlink.Link) string {
+	const instead = "give the namespace a veth, macvlan or ipvlan (mode l2 or l3)"
+	kinds := []string{"device", "veth", "macvlan", "ipvlan", "vlan", "bond", "bridge", "dummy", "tuntap"}
+	if v, ok := l.(*netlink.IPVlan); ok && v.Mode == netlink.IPVLAN_MODE_L3S {
+		return "in mode l3s what comes goes to the sockets of the host and never to the link: make it in mode l2 or l3"
+	}
+	if l.Attrs().EncapType != "ether" || !slices.Contains(kinds, l.Type()) {
+		return "nobody has tried whether its traffic can be redirected: " + instead
+	}
+	return ""
+}
+
 // engineMade is false for loopback, for our taps, and for the devices that a
 // kernel puts into every namespace.
 func engineMade(l netlink.Link) bool {
 	a := l.Attrs()
 	kernel := []string{"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"}
-	return a.Flags&unix.IFF_LOOPBACK == 0 && !strings.HasPrefix(a.Name, tapPrefix) && !slices.Contains(kernel, a.Name) && len(a.HardwareAddr) == 6
+	return a.RawFlags&unix.IFF_LOOPBACK == 0 && !strings.HasPrefix(a.Name, tapPrefix) && !slices.Contains(kernel, a.Name)
 }
 
 func routes(h *netlink.Handle, names map[int]string, out *guestv1.Network) error {

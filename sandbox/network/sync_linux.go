@@ -23,6 +23,25 @@ type card struct {
 	wired bool // link's traffic is redirected
 }
 
+// Check looks whether what is in the namespace now can be handed to the machine, and changes nothing there.
+func (n *Namespace) Check() error {
+	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	defer h.Close()
+	f, err := look(h)
+	if err != nil {
+		return err
+	}
+	for _, l := range f.links {
+		if _, err := n.take(l.Attrs().Index); err != nil {
+			return fmt.Errorf("link %s: %w", l.Attrs().Name, err)
+		}
+	}
+	return nil
+}
+
 // Sync redirects the links that are in the namespace now to the machine's cards
 // and returns what the guest is to have. It may be called whenever something has
 // changed.

@@ -42,6 +42,7 @@ func scenarios() []scenario {
 		{"end", endShim},
 		{"modes", modes},
 		{"sockets", sockets},
+		{"ipvlan", ipvlan},
 		{"clash", clash},
 		{"engines", engines},
 		{"pods", pods},

@@ -5,6 +5,8 @@ package network
 import (
 	"strings"
 	"testing"
+
+	"cloister/tests/images"
 )
 
 // virtual puts a link of a kind upon a port of br0 into a namespace, with addresses.
@@ -44,16 +46,19 @@ func TestMacvlan(t *testing.T) {
 	}
 }
 
-// TestIPvlan gives a guest a link that shares its parent's address, where the kernel has such.
-func TestIPvlan(t *testing.T) {
+// TestRefusedLinks puts links into a namespace that a guest cannot have: no machine is started, and the error names the link.
+func TestRefusedLinks(t *testing.T) {
 	b := newBed(t, "")
-	if got := b.sh("ip link add probe0 type veth peer name probe1; ip link add link probe0 name probe2 type ipvlan 2>&1 || true; ip link delete probe0"); got != "" {
-		t.Skipf("this kernel has no ipvlan: %s", got)
-	}
-	b.virtual("x", "ipvlan mode l2", "eth0", "10.88.0.2/24", "fd88::2/64")
-	b.run("c", "x", "sh", "-c", "mkdir /www; echo from the guest >/www/f; httpd -p 8080 -h /www; sleep 1000")
-	b.say("ping", "0", "ping -c 1 -W 5 10.88.0.1 >/dev/null; echo $?")
-	if got := b.sh(get("10.88.0.2", "8080") + " | tail -n 1"); got != "from the guest" {
-		t.Errorf("wget = %q", got)
+	for name, tt := range map[string]struct{ made, want string }{
+		"odd":  {"type vxlan id 3 dstport 4789", "link net1 of kind vxlan cannot be a guest's"},
+		"many": {"type veth peer name net2", ": all 2 network cards of the machine are taken: set machine.nics"},
+	} {
+		b.plug(name, "eth0", "10.88.0.2/24", "fd88::2/64")
+		b.sh("ip -n " + name + " link add net1 " + tt.made)
+		r := b.Run(t, "run", "--runtime", "io.containerd.cloister.v2", "--with-ns", "network:/run/netns/"+name, images.BusyboxName, name, "true")
+		b.remove(name)
+		if r.Code == 0 || !strings.Contains(r.Stderr, tt.want) {
+			t.Errorf("%s: exit %d, %s, want %q", name, r.Code, r.Stderr, tt.want)
+		}
 	}
 }

@@ -243,7 +243,9 @@ type Link struct {
 	// CIDR form.
 	Addresses []string `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// The address the NIC gets if it is not the one that it has.
-	NewMac        string `protobuf:"bytes,6,opt,name=new_mac,json=newMac,proto3" json:"new_mac,omitempty"`
+	NewMac string `protobuf:"bytes,6,opt,name=new_mac,json=newMac,proto3" json:"new_mac,omitempty"`
+	// It asks nobody for link-layer addresses: what it sends has its own.
+	NoArp         bool `protobuf:"varint,7,opt,name=no_arp,json=noArp,proto3" json:"no_arp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -318,6 +320,13 @@ func (x *Link) GetNewMac() string {
 		return x.NewMac
 	}
 	return ""
+}
+
+func (x *Link) GetNoArp() bool {
+	if x != nil {
+		return x.NoArp
+	}
+	return false
 }
 
 type Route struct {
@@ -1203,14 +1212,15 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\x06routes\x18\x02 \x03(\v2\x18.cloister.guest.v1.RouteR\x06routes\x12<\n" +
 	"\n" +
 	"neighbours\x18\x03 \x03(\v2\x1c.cloister.guest.v1.NeighbourR\n" +
-	"neighbours\"\x85\x01\n" +
+	"neighbours\"\x9c\x01\n" +
 	"\x04Link\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03mtu\x18\x03 \x01(\rR\x03mtu\x12\x0e\n" +
 	"\x02up\x18\x04 \x01(\bR\x02up\x12\x1c\n" +
 	"\taddresses\x18\x05 \x03(\tR\taddresses\x12\x17\n" +
-	"\anew_mac\x18\x06 \x01(\tR\x06newMac\"\xa3\x02\n" +
+	"\anew_mac\x18\x06 \x01(\tR\x06newMac\x12\x15\n" +
+	"\x06no_arp\x18\a \x01(\bR\x05noArp\"\xa3\x02\n" +
 	"\x05Route\x12\x12\n" +
 	"\x04link\x18\x01 \x01(\tR\x04link\x12 \n" +
 	"\vdestination\x18\x02 \x01(\tR\vdestination\x12\x18\n" +

@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -84,7 +86,16 @@ func applyLink(want *guestv1.Link) (netlink.Link, error) {
 			return nil, fmt.Errorf("set MTU %d: %w", mtu, err)
 		}
 	}
-	if err := applyAddresses(link, want.GetAddresses()); err != nil {
+	if want.GetNoArp() != (a.RawFlags&unix.IFF_NOARP != 0) {
+		set := netlink.LinkSetARPOn
+		if want.GetNoArp() {
+			set = netlink.LinkSetARPOff
+		}
+		if err := set(link); err != nil {
+			return nil, fmt.Errorf("set ARP on or off: %w", err)
+		}
+	}
+	if err := applyAddresses(link, want); err != nil {
 		return nil, err
 	}
 	if want.GetUp() {
@@ -134,18 +145,19 @@ func rename(link netlink.Link, want *guestv1.Link, mac net.HardwareAddr) error {
 	return nil
 }
 
-func applyAddresses(link netlink.Link, want []string) error {
+func applyAddresses(link netlink.Link, want *guestv1.Link) error {
 	have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
-	keep := map[string]bool{}
-	for _, cidr := range want {
+	keep, linkLocal := map[string]bool{}, false
+	for _, cidr := range want.GetAddresses() {
 		addr, err := netlink.ParseAddr(cidr)
 		if err != nil {
 			return fmt.Errorf("address %q: %w: %w", cidr, errdefs.ErrInvalidArgument, err)
 		}
 		keep[addr.IPNet.String()] = true
+		linkLocal = linkLocal || addr.IP.IsLinkLocalUnicast()
 		if addr.IP.To4() == nil {
 			addr.Flags |= unix.IFA_F_NODAD // the host's side has seen to it
 		}
@@ -153,8 +165,13 @@ func applyAddresses(link netlink.Link, want []string) error {
 			return fmt.Errorf("add address %s: %w", cidr, err)
 		}
 	}
+	if linkLocal {
+		if err := noOwnLinkLocal(want.GetName()); err != nil {
+			return err
+		}
+	}
 	for _, a := range have {
-		if keep[a.IPNet.String()] || a.IP.IsLinkLocalUnicast() {
+		if keep[a.IPNet.String()] || a.IP.IsLinkLocalUnicast() && !linkLocal {
 			continue
 		}
 		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
@@ -162,4 +179,15 @@ func applyAddresses(link netlink.Link, want []string) error {
 		}
 	}
 	return nil
+}
+
+// noOwnLinkLocal keeps the kernel from making an address beside the host's: links of one parent, as ipvlan's, share the address that it
+// would be made of, and only the host's is answered.
+func noOwnLinkLocal(name string) error {
+	const none = "1"
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/addr_gen_mode", []byte(none), 0)
+	if errors.Is(err, fs.ErrNotExist) { // no IPv6
+		return nil
+	}
+	return err
 }
