@@ -68,12 +68,8 @@ func forGuest(all []netlink.Link) (mine []netlink.Link, err error) {
 	}
 	for _, l := range all {
 		a := l.Attrs()
-		if !engineMade(l) || a.MasterIndex != 0 { // a bond or bridge has what its ports carry
+		if !engineMade(l) || a.EncapType != "ether" && a.RawFlags&unix.IFF_UP == 0 { // a tunnel that is not in use: a kernel's own, as a rule
 			continue
-		}
-		ethernet := a.EncapType == "ether"
-		if !ethernet && a.RawFlags&unix.IFF_UP == 0 {
-			continue // a kernel's own, or not in use
 		}
 		reason := unfit(l)
 		if below := here[a.ParentIndex]; below != "" && a.NetNsID < 0 && l.Type() != "veth" {
@@ -90,7 +86,7 @@ func forGuest(all []netlink.Link) (mine []netlink.Link, err error) {
 // unfit says why frames cannot be redirected between a link and a tap; "" where it has been seen to work.
 func unfit(l netlink.Link) string {
 	const instead = "give the namespace a veth, macvlan or ipvlan (mode l2 or l3)"
-	kinds := []string{"device", "veth", "macvlan", "ipvlan", "vlan", "bond", "bridge", "dummy", "tuntap"}
+	kinds := []string{"device", "veth", "macvlan", "ipvlan", "vlan"}
 	if v, ok := l.(*netlink.IPVlan); ok && v.Mode == netlink.IPVLAN_MODE_L3S {
 		return "in mode l3s what comes goes to the sockets of the host and never to the link: make it in mode l2 or l3"
 	}

@@ -42,7 +42,7 @@ func scenarios() []scenario {
 		{"end", endShim},
 		{"modes", modes},
 		{"sockets", sockets},
-		{"ipvlan", ipvlan},
+		{"links", links},
 		{"clash", clash},
 		{"engines", engines},
 		{"pods", pods},

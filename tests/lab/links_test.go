@@ -10,10 +10,9 @@ import (
 // entering defines `at NAMESPACE COMMAND`: the policy does not let ip mount a sysfs for one of its own.
 const entering = "at() { to=$1; shift; nsenter --net=/run/netns/$to \"$@\"; }\n"
 
-// ipvlanNetwork makes two parents, each with a cable to the namespace peer, and upon them what a guest in x is to have: eth0 in mode l2,
-// where slaves share the parent's address on the wire, and eth1 in mode l3, where the parent's host routes for them. In z is a slave of the
-// first parent that no guest has, and in y a kind of slave that no guest can have.
-const ipvlanNetwork = entering + `modprobe ipvlan
+// severalLinks makes three parents, each with a cable to the namespace peer, and upon them what a guest in x is to have: eth0 is ipvlan in mode l2,
+// where slaves share the parent's address on the wire, eth1 in mode l3, where the parent's host routes for them, eth2 a VLAN. In z is a slave of the first parent that no guest has, and in y a kind of slave that no guest can have.
+const severalLinks = entering + `modprobe -a ipvlan 8021q
 for n in peer x y z; do ip netns add $n; at $n ip link set lo up; done
 for n in 0 1 2; do
   ip link add up$n type veth peer name p$n netns peer
@@ -30,21 +29,26 @@ at x ip addr add 10.90.0.2/24 dev eth0; at x ip addr add fd90::2/64 dev eth0 nod
 at x ip addr add 10.91.0.2/32 dev eth1; at x ip addr add fd91::2/128 dev eth1 nodad
 at z ip addr add 10.90.0.3/24 dev eth0; at z ip addr add fd90::3/64 dev eth0 nodad
 at x ip link set eth0 up; at x ip link set eth1 up; at z ip link set eth0 up
+ip link add link up2 name v5 type vlan id 5; ip link set v5 netns x name eth2; at x ip link set eth2 up
+at peer ip link add link p2 name v5 type vlan id 5; at peer ip link set v5 up
+at peer ip addr add 10.94.0.1/24 dev v5; at peer ip addr add fd94::1/64 dev v5 nodad
+at x ip addr add 10.94.0.2/24 dev eth2; at x ip addr add fd94::2/64 dev eth2 nodad
 at x ip route add 10.91.0.0/24 dev eth1; at x ip route add fd91::/64 dev eth1
 mkdir -p /run/lab/www; echo of the host >/run/lab/www/f
 for n in peer z; do at $n busybox httpd -p 8081 -h /run/lab/www; done`
 
-// ipvlan has a guest speak through such links, both ways, with a peer behind the parent and with another slave.
-func ipvlan(t *testing.T, l *lab) {
+// links has a guest speak through them, both ways, with a peer behind the parent and with another slave.
+func links(t *testing.T, l *lab) {
 	t.Helper()
 	e := l.engine(t)
-	l.sh(t, ipvlanNetwork)
+	l.sh(t, severalLinks)
 	join := func(namespace string) []string { return []string{"--with-ns", "network:/run/netns/" + namespace} }
 	if err := e.run("refused", join("y")...); err == nil || !strings.Contains(err.Error(), "link eth0 of kind ipvlan cannot be a guest's: in mode l3s") {
 		t.Errorf("ipvlan in mode l3s: %v, want a refusal that names it", err)
 	}
 	l.sh(t, "ctr container delete refused")
-	if err := e.run("slave", join("x")...); err != nil {
+	config := l.config(t, "links", "", "", "[machine]\nnics = 3\n")
+	if err := e.run("slave", append(join("x"), "--runtime-config-path", config)...); err != nil {
 		t.Fatal(err)
 	}
 	in := func(script string) string {
@@ -55,12 +59,12 @@ func ipvlan(t *testing.T, l *lab) {
 		return out
 	}
 	in("mkdir /www; echo of the guest >/www/f; httpd -p 8080 -h /www")
-	for _, address := range []string{"10.90.0.1", "fd90::1", "10.90.0.3", "fd90::3", "10.91.0.1", "fd91::1"} {
+	for _, address := range []string{"10.90.0.1", "fd90::1", "10.90.0.3", "fd90::3", "10.91.0.1", "fd91::1", "10.94.0.1", "fd94::1"} {
 		if got := in("printf 'GET /f HTTP/1.0\\r\\n\\r\\n' | nc -w 10 " + address + " 8081 | tail -n 1"); got != "of the host\n" {
 			t.Errorf("the guest gets %q from %s", got, address)
 		}
 	}
-	for from, addresses := range map[string]string{"peer": "10.90.0.2 fd90::2 10.91.0.2 fd91::2", "z": "10.90.0.2 fd90::2"} {
+	for from, addresses := range map[string]string{"peer": "10.90.0.2 fd90::2 10.91.0.2 fd91::2 10.94.0.2 fd94::2", "z": "10.90.0.2 fd90::2"} {
 		for address := range strings.FieldsSeq(addresses) {
 			got := l.sh(t, "nsenter --net=/run/netns/"+from+" timeout 10 bash -c 'exec 3<>/dev/tcp/"+address+"/8080; printf \"GET /f HTTP/1.0\\r\\n\\r\\n\" >&3; tail -n 1 <&3' 2>&1 || true")
 			if got != "of the guest\n" {
