@@ -55,8 +55,15 @@ func base() *specs.Spec {
 
 func userns(s *specs.Spec) {
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
-	s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 10}}
+	s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 10}, {ContainerID: 20, HostID: 2000, Size: 1}}
 	s.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 10}}
+}
+
+func mapped(s *specs.Spec) {
+	s.Mounts = []specs.Mount{{
+		Destination: "/x", Type: "bind", Source: "/y",
+		UIDMappings: []specs.LinuxIDMapping{{Size: 1}}, GIDMappings: []specs.LinuxIDMapping{{Size: 1}},
+	}}
 }
 
 func topRules() []rule {
@@ -85,12 +92,8 @@ func topRules() []rule {
 		{field: "Mount.Options", verdict: guest, set: func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/x", Type: "tmpfs", Options: []string{"size=1m"}}}
 		}},
-		{field: "Mount.UIDMappings", verdict: refused, names: "mounts[0].uidMappings", set: func(s *specs.Spec) {
-			s.Mounts = []specs.Mount{{Destination: "/x", Type: "bind", Source: "/y", UIDMappings: []specs.LinuxIDMapping{{Size: 1}}}}
-		}},
-		{field: "Mount.GIDMappings", verdict: refused, names: "mounts[0].uidMappings", set: func(s *specs.Spec) {
-			s.Mounts = []specs.Mount{{Destination: "/x", Type: "bind", Source: "/y", GIDMappings: []specs.LinuxIDMapping{{Size: 1}}}}
-		}},
+		{field: "Mount.UIDMappings", verdict: host, on: mapped, set: func(s *specs.Spec) { s.Mounts[0].UIDMappings[0].HostID = 7 }},
+		{field: "Mount.GIDMappings", verdict: host, on: mapped, set: func(s *specs.Spec) { s.Mounts[0].GIDMappings[0].HostID = 7 }},
 
 		{field: "Hooks.Prestart", verdict: host, set: func(s *specs.Spec) { s.Hooks.Prestart = []specs.Hook{{Path: "/h"}} }}, //nolint:staticcheck // engines still send it
 		{field: "Hooks.CreateRuntime", verdict: host, set: func(s *specs.Spec) { s.Hooks.CreateRuntime = []specs.Hook{{Path: "/h"}} }},
@@ -169,7 +172,7 @@ func linuxRules() []rule {
 	return []rule{
 		{field: "Linux.UIDMappings", verdict: guest, set: userns},
 		{field: "Linux.GIDMappings", verdict: guest, set: userns},
-		{field: "LinuxIDMapping.ContainerID", verdict: guest, on: userns, set: func(s *specs.Spec) { s.Linux.UIDMappings[0].ContainerID = 5 }},
+		{field: "LinuxIDMapping.ContainerID", verdict: guest, on: userns, set: func(s *specs.Spec) { s.Linux.UIDMappings[1].ContainerID = 15 }},
 		{field: "LinuxIDMapping.HostID", verdict: guest, on: userns, set: func(s *specs.Spec) { s.Linux.GIDMappings[0].HostID = 5 }},
 		{field: "LinuxIDMapping.Size", verdict: guest, on: userns, set: func(s *specs.Spec) { s.Linux.UIDMappings[0].Size = 5 }},
 		{field: "Linux.Sysctl", verdict: guest, set: func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.shmmax": "1"} }},
@@ -379,7 +382,7 @@ func outcome(t *testing.T, s *specs.Spec) (w *Workload, hostSide, guestSide stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := w.GuestSpec(GuestInput{ID: "c", Network: "/proc/1/ns/net", Sources: map[int]string{0: "/s"}})
+	g, err := w.GuestSpec(GuestInput{ID: "c", Network: "/proc/1/ns/net", IDs: w.Namespaces.IDs, Sources: map[int]string{0: "/s"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,9 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // goldenInput is what a host would add for the pod whose pid is 4711.
 func goldenInput(w *Workload) GuestInput {
 	in := GuestInput{ID: "c1", Network: "/proc/1/ns/net", Sources: map[int]string{}, MemoryMax: 512 << 20}
+	if in.IDs = w.Namespaces.IDs; !in.IDs.IsZero() {
+		in.User = "/proc/2/ns/user"
+	}
 	if w.Role == Member {
 		in.SandboxPid, in.IPC, in.UTS, in.PID = 4711, "/proc/2/ns/ipc", "/proc/2/ns/uts", "/proc/2/ns/pid"
 	}

@@ -31,6 +31,9 @@ type GuestInput struct {
 	// the runtime's own. The others empty: a new one, or for a workload that
 	// shares the pod's an error.
 	Network, IPC, UTS, PID string
+	// User is the path of the guest's user namespace, whose map is IDs: a workload has that one or none.
+	User string
+	IDs  IDMap
 	// SandboxPid and SandboxNetwork are the pod's pid on the host and its
 	// network namespace's path there: a Member may name no other.
 	SandboxPid     int
@@ -72,10 +75,13 @@ func (w *Workload) GuestSpec(in GuestInput) ([]byte, error) {
 
 // checkPod refuses namespaces of another pod than the one the workload joins.
 func (w *Workload) checkPod(in GuestInput) error {
-	if w.Role != Member {
-		return nil
-	}
 	var p problems
+	if !w.Namespaces.IDs.IsZero() && !w.Namespaces.IDs.Equal(in.IDs) {
+		p.refuse("linux.uidMappings", fmt.Sprint(w.Namespaces.IDs), fmt.Sprintf("a guest has one user namespace at most, here %v: give the pod, or whatever else the guest was started for, the same mappings", in.IDs))
+	}
+	if w.Role != Member {
+		return p.err()
+	}
 	own := func(kind string, n Namespace) {
 		if n.Shared() && (n.Pid == 0 || n.Pid != in.SandboxPid) && (n.Pid != 0 || in.SandboxNetwork == "" || n.Path != in.SandboxNetwork) {
 			p.refuse("linux.namespaces", n.Path, fmt.Sprintf("the %s namespace is not of the pod, whose pid is %d", kind, in.SandboxPid))
@@ -85,6 +91,7 @@ func (w *Workload) checkPod(in GuestInput) error {
 	own("pid", w.Namespaces.PID)
 	own("ipc", w.Namespaces.IPC)
 	own("uts", w.Namespaces.UTS)
+	own("user", w.Namespaces.User)
 	return p.err()
 }
 
@@ -146,12 +153,7 @@ func (w *Workload) guestLinux(in GuestInput) (*specs.Linux, error) {
 		MaskedPaths:       l.MaskedPaths,
 		ReadonlyPaths:     l.ReadonlyPaths,
 	}
-	for _, m := range l.UIDMappings {
-		out.UIDMappings = append(out.UIDMappings, specs.LinuxIDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Size: m.Size})
-	}
-	for _, m := range l.GIDMappings {
-		out.GIDMappings = append(out.GIDMappings, specs.LinuxIDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Size: m.Size})
-	}
+	out.UIDMappings, out.GIDMappings = mappings(w.Namespaces.IDs.UIDs), mappings(w.Namespaces.IDs.GIDs)
 	if l.Personality != nil {
 		out.Personality = &specs.LinuxPersonality{Domain: l.Personality.Domain}
 	}
@@ -184,8 +186,8 @@ func (w *Workload) guestNamespaces(in GuestInput) ([]specs.LinuxNamespace, error
 			out = append(out, specs.LinuxNamespace{Type: ns.t, Path: ns.path})
 		}
 	}
-	if w.Namespaces.User {
-		out = append(out, specs.LinuxNamespace{Type: specs.UserNamespace})
+	if !w.Namespaces.IDs.IsZero() {
+		out = append(out, specs.LinuxNamespace{Type: specs.UserNamespace, Path: in.User})
 	}
 	return out, nil
 }

@@ -18,7 +18,6 @@ func (w *Workload) linux(opts Options, p *problems) {
 	w.CgroupsPath = l.CgroupsPath
 	w.Labels.Mount = l.MountLabel
 	w.namespaces(p)
-	w.idMappings(p)
 	w.devices(opts, p)
 	w.Resources = p.resources("linux.resources", l.Resources)
 	w.sysctls(p)
@@ -46,29 +45,6 @@ func (w *Workload) linux(opts Options, p *problems) {
 	for _, name := range slices.Sorted(maps.Keys(l.TimeOffsets)) {
 		if o := l.TimeOffsets[name]; o.Secs != 0 || o.Nanosecs != 0 {
 			p.refuse("linux.timeOffsets", name, "the guest's runtime cannot set it: remove it")
-		}
-	}
-}
-
-func (w *Workload) idMappings(p *problems) {
-	l := w.spec.Linux
-	if !w.Namespaces.User {
-		if len(l.UIDMappings)+len(l.GIDMappings) > 0 {
-			p.refuse("linux.uidMappings", nil, "mappings need a user entry under linux.namespaces")
-		}
-		return
-	}
-	if len(l.UIDMappings) == 0 || len(l.GIDMappings) == 0 {
-		p.refuse("linux.uidMappings", nil, "a user namespace needs uidMappings and gidMappings")
-	}
-	p.mappings("linux.uidMappings", l.UIDMappings)
-	p.mappings("linux.gidMappings", l.GIDMappings)
-}
-
-func (p *problems) mappings(field string, list []specs.LinuxIDMapping) {
-	for i, m := range list {
-		if m.Size == 0 || uint64(m.ContainerID)+uint64(m.Size) > 1<<32 || uint64(m.HostID)+uint64(m.Size) > 1<<32 {
-			p.refuse(fmt.Sprintf("%s[%d]", field, i), fmt.Sprint(m), "is empty or goes beyond 32 bits")
 		}
 	}
 }

@@ -64,6 +64,8 @@ type Mount struct {
 	RecursiveRO bool    // also what is mounted below
 	Sharing     string  // of a Volume, by annotation: private, shared, readonly, keep, label, or empty
 	Label       string  // goes with the sharing "label"
+	IDs         IDMap   // of a BindMount: what becomes of its files' owners; zero: nothing
+	MapsBelow   bool    // also of what is mounted below
 	Propagation string  // private, rprivate, slave, rslave, unbindable, runbindable or empty
 	Options     []string
 }
@@ -75,9 +77,6 @@ func (w *Workload) mounts(p *problems) {
 		if m.Destination == "" || strings.ContainsRune(m.Destination+m.Source, 0) {
 			p.refuse(field+".destination", m.Destination, "is empty, or holds a zero byte")
 		}
-		if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
-			p.refuse(field+".uidMappings", m.Destination, "shared folders cannot be id-mapped: leave uidMappings and gidMappings out")
-		}
 		out := Mount{Destination: path.Join("/", m.Destination)}
 		if isBind(m) {
 			out.Kind, out.Source = BindMount, m.Source
@@ -85,9 +84,13 @@ func (w *Workload) mounts(p *problems) {
 			if m.Source == "" {
 				p.refuse(field+".source", nil, "is missing")
 			}
+			out.IDs = w.mountIDs(p, field, m)
 			p.bindOptions(field, m.Options, &out)
 		} else {
 			out.Kind, out.Type = GuestMount, m.Type
+			if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
+				p.refuse(field+".uidMappings", m.Destination, "only a bind mount can be id-mapped: leave uidMappings and gidMappings out")
+			}
 			p.guestOptions(field, m, &out)
 		}
 		w.Mounts = append(w.Mounts, out)
@@ -129,7 +132,7 @@ const flagOptions = "nosuid suid nodev dev noexec exec noatime atime relatime no
 	"sync async dirsync nosymfollow symfollow iversion noiversion lazytime nolazytime mand nomand silent loud defaults"
 
 // bindOptions are what else a bind mount takes.
-const bindOptions = "bind rbind ro rro rw rrw private rprivate slave rslave unbindable runbindable"
+const bindOptions = "bind rbind ro rro rw rrw private rprivate slave rslave unbindable runbindable idmap ridmap"
 
 func (p *problems) bindOptions(field string, options []string, m *Mount) {
 	for _, o := range options {
@@ -147,8 +150,10 @@ func (p *problems) bindOptions(field string, options []string, m *Mount) {
 			m.Propagation = o
 		case "shared", "rshared":
 			p.refuse(field+".options", o, "mounts made in a guest cannot reach the host ("+m.Destination+"): use rslave (HostToContainer) or rprivate")
-		case "idmap", "ridmap":
-			p.refuse(field+".options", o, "shared folders cannot be id-mapped ("+m.Destination+")")
+		case "idmap":
+			m.MapsBelow = false
+		case "ridmap":
+			m.MapsBelow = true
 		case "copy", "nocopy", "z", "Z": // of engines' command lines: already dealt with there
 			p.ignore(field+".options", o, "is the engine's own")
 		default:

@@ -17,7 +17,8 @@ type Namespaces struct {
 	PID     Namespace
 	IPC     Namespace
 	UTS     Namespace
-	User    bool // a new user namespace in the guest
+	User    Namespace // which one; IDs say whether there is one at all
+	IDs     IDMap     // of the user namespace: a guest has one at most
 }
 
 // Namespace is one of them. Path empty: a new one. Else the host path of an
@@ -54,14 +55,14 @@ func (w *Workload) namespaces(p *problems) {
 		case specs.UTSNamespace:
 			w.Namespaces.UTS = w.podNamespace(p, field, got)
 		case specs.UserNamespace:
-			w.Namespaces.User = true
-			p.onlyNew(field, got)
+			w.Namespaces.User = w.userNamespace(p, field, got)
 		case specs.MountNamespace, specs.CgroupNamespace, specs.TimeNamespace:
 			p.onlyNew(field, got)
 		default:
 			p.refuse(field+".type", string(ns.Type), "is not a namespace that runtime-spec 1.3 knows")
 		}
 	}
+	w.user(p, seen[specs.UserNamespace])
 	w.missing(p, seen)
 }
 
@@ -72,6 +73,15 @@ func (w *Workload) podNamespace(p *problems, field string, n Namespace) Namespac
 		p.refuse(field+".path", n.Path, "is not of the workload's own pod: a guest shares namespaces only among its own containers; leave the path out, or run both in one pod")
 	}
 	return n
+}
+
+// userNamespace takes any name from a pod's first container, since its mappings say all of it; the others name the pod's, and
+// a container that shares another's network, that container's.
+func (w *Workload) userNamespace(p *problems, field string, n Namespace) Namespace {
+	if w.Role == Sandbox || w.Role == Single && n.Pid != 0 {
+		return n
+	}
+	return w.podNamespace(p, field, n)
 }
 
 func (p *problems) onlyNew(field string, n Namespace) {

@@ -239,6 +239,18 @@ func TestNamespaces(t *testing.T) {
 		{"twice", with(specs.LinuxNamespace{Type: "pid"}), []string{"linux.namespaces[5].type"}},
 		{"user without mappings", with(specs.LinuxNamespace{Type: "user"}), []string{"linux.uidMappings"}},
 		{"user", userns, nil},
+		{"user of a process", with(specs.LinuxNamespace{Type: "user", Path: "/proc/1/ns/user"}), []string{"linux.namespaces", "linux.uidMappings"}},
+		{"user of a kept namespace", with(specs.LinuxNamespace{Type: "user", Path: "/run/user"}), []string{"linux.namespaces[5].path", "linux.uidMappings"}},
+		{"user of the network's container", func(s *specs.Spec) {
+			userns(s)
+			s.Linux.Namespaces[1].Path, s.Linux.Namespaces[5].Path = "/proc/4711/ns/net", "/proc/4711/ns/user"
+		}, nil},
+		{"nobody is root", func(s *specs.Spec) { userns(s); s.Linux.UIDMappings[0].ContainerID = 1 }, []string{"linux.uidMappings"}},
+		{"mappings overlap", func(s *specs.Spec) { userns(s); s.Linux.UIDMappings[1].HostID = 1009 }, []string{"linux.uidMappings[1]"}},
+		{"too many mappings", func(s *specs.Spec) {
+			userns(s)
+			s.Linux.GIDMappings = slices.Repeat(s.Linux.GIDMappings, maxRanges+1)
+		}, []string{"linux.gidMappings"}},
 		{"mappings without user", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, []string{"linux.uidMappings"}},
 		{"mapping too large", func(s *specs.Spec) { userns(s); s.Linux.UIDMappings[0].Size = 1<<32 - 1 }, []string{"linux.uidMappings[0]"}},
 		{"member", member, nil},
@@ -314,7 +326,7 @@ func TestMounts(t *testing.T) {
 		{"last word counts", mount("bind", "/s", "ro", "rw"), Mount{Kind: BindMount, Source: "/s"}, false},
 		{"recursively read-only", mount("bind", "/s", "rbind", "rro"), Mount{Kind: BindMount, Source: "/s", Recursive: true, ReadOnly: true, RecursiveRO: true}, false},
 		{"shared", mount("bind", "/s", "rshared"), Mount{}, true},
-		{"idmapped", mount("bind", "/s", "idmap"), Mount{}, true},
+		{"idmapped without a map", mount("bind", "/s", "idmap"), Mount{}, true},
 		{"unknown option", mount("bind", "/s", "x=y"), Mount{}, true},
 		{"no source", mount("bind", ""), Mount{}, true},
 		{"tmpfs", mount("tmpfs", "tmpfs", "size=64k", "mode=1777", "uid=5", "nodev", "context=u:r:t:s0"), Mount{Kind: GuestMount, Type: "tmpfs", Options: []string{"size=64k", "mode=1777", "uid=5", "nodev"}}, false},
@@ -514,6 +526,9 @@ func TestFeatures(t *testing.T) {
 	f := Features()
 	for _, option := range f.MountOptions {
 		if _, err := parse(t, Options{}, func(s *specs.Spec) {
+			if strings.HasSuffix(option, "idmap") { // asks for a map
+				userns(s)
+			}
 			s.Mounts = append(s.Mounts, specs.Mount{Type: "bind", Source: "/s", Destination: "/d", Options: []string{option}})
 		}); err != nil {
 			t.Errorf("mount option %s: %v", option, err)
@@ -540,7 +555,7 @@ func TestFeatures(t *testing.T) {
 			t.Errorf("namespace %s: %v", namespace, err)
 		}
 	}
-	for _, word := range []string{"", "ro rw", "shared", "idmap"} {
+	for _, word := range []string{"", "ro rw", "shared"} {
 		if slices.Contains(f.MountOptions, word) || contains(bindOptions, word) && word != "ro" {
 			t.Errorf("mount option %q is told", word)
 		}

@@ -18,6 +18,7 @@ type Pod struct {
 	HostNetwork  bool   // these three are refused, by the name of their field
 	HostPID      bool
 	HostIPC      bool
+	IDs          IDMap // of its user namespace; zero: none
 	Sysctls      map[string]string
 	Annotations  map[string]string
 	ProcessLabel string // SELinux, as given
@@ -52,6 +53,8 @@ func NewPod(pod Pod, opts Options) (*Workload, error) {
 	add(pod.HostPID, specs.PIDNamespace, "")
 	add(pod.HostIPC, specs.IPCNamespace, "")
 	add(false, specs.UTSNamespace, "")
+	add(pod.IDs.IsZero(), specs.UserNamespace, "")
+	spec.Linux.UIDMappings, spec.Linux.GIDMappings = mappings(pod.IDs.UIDs), mappings(pod.IDs.GIDs)
 	w, err := understand(spec, opts)
 	if err != nil {
 		return nil, err

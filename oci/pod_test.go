@@ -14,6 +14,7 @@ func TestNewPod(t *testing.T) {
 		Sysctls:     map[string]string{"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1"},
 		Annotations: map[string]string{"a": "b", annotationPodMemory: "1024"},
 		Size:        PodSize{MemoryBytes: 1 << 30},
+		IDs:         IDMap{UIDs: []IDRange{{0, 1000, 10}}, GIDs: []IDRange{{0, 2000, 10}}},
 	}
 	w, err := NewPod(pod, Options{})
 	if err != nil {
@@ -22,6 +23,9 @@ func TestNewPod(t *testing.T) {
 	if w.Role != Sandbox || w.SandboxID != "p1" || w.Hostname != "web-0" || w.Namespaces.Network.Path != "/run/netns/p1" || w.Labels.Process != "u:r:t:s0" ||
 		w.CgroupsPath != "kubepods-pod1.slice:cri-containerd:p1" || w.Pod.MemoryBytes != 1<<30 || w.Annotations["a"] != "b" || w.Sysctls.Network["net.ipv4.ip_forward"] != "1" || w.Sysctls.Kernel["kernel.shm_rmid_forced"] != "1" {
 		t.Errorf("NewPod = %+v", w)
+	}
+	if !w.Namespaces.IDs.Equal(pod.IDs) {
+		t.Errorf("users of the pod = %v", w.Namespaces.IDs)
 	}
 	if len(pod.Annotations) != 2 {
 		t.Error("the caller's annotations were changed")
