@@ -22,6 +22,12 @@ type Pod = oci.Pod
 // PodSize is what an engine says of a pod's size.
 type PodSize = oci.PodSize
 
+// IDMap is what an engine says of a pod's user namespace.
+type IDMap = oci.IDMap
+
+// IDRange is a part of an IDMap.
+type IDRange = oci.IDRange
+
 // PodRequest asks for a sandbox that containers will join.
 type PodRequest struct {
 	Pod    Pod

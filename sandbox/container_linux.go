@@ -201,7 +201,7 @@ func (s *Sandbox) shareRootfs(c Container, mounts []Mount, target string) (sourc
 		if err := os.Mkdir(target, 0o755); err != nil {
 			return "", err
 		}
-		return cmp.Or(c.rootfsSource(mounts), target), mountRootfs(mounts, target, s.identity.chosen.Rootfs)
+		return cmp.Or(c.rootfsSource(mounts), target), mountRootfs(mounts, target, s.dir.String(), s.identity.chosen.Rootfs)
 	}
 	source = c.rootfsSource(nil)
 	if info, err := os.Stat(source); err != nil || !info.IsDir() {
@@ -235,6 +235,9 @@ func (s *Sandbox) guestInput(c Container) oci.GuestInput {
 	in := oci.GuestInput{
 		ID: c.ID, Sources: map[int]string{}, Below: map[int]bool{}, MemoryMax: s.size.ContainerMemory,
 		SandboxPid: s.Pid(), SandboxNetwork: s.request.Workload.Namespaces.Network.Path,
+	}
+	if in.IDs = s.request.Workload.Namespaces.IDs; !in.IDs.IsZero() {
+		in.User = guestNamespaces + "/user"
 	}
 	if c.Workload.Role == oci.Member {
 		in.IPC, in.UTS, in.PID = guestNamespaces+"/ipc", guestNamespaces+"/uts", guestNamespaces+"/pid"
@@ -271,7 +274,7 @@ func (s *Sandbox) addMounts(ctx context.Context, c Container, shared string, in 
 		case m.Purpose == oci.SharedMemory:
 			in.Sources[i] = "/dev/shm"
 		case isSocket(source):
-			step, err := socketStep(source, n)
+			step, err := socketStep(source, n, m.IDs)
 			if err != nil {
 				return fmt.Errorf("mount %q: %w", m.Destination, err)
 			}
@@ -298,7 +301,14 @@ func (s *Sandbox) shareVolume(ctx context.Context, m oci.Mount, source, shown st
 	if err != nil {
 		return err
 	}
-	if err := bindMount(source, shown, bindFlags{recursive: m.Recursive, readOnly: m.ReadOnly, allOfIt: m.RecursiveRO, follow: m.Follows()}); err != nil {
+	ids, err := openUserNamespace(m.IDs)
+	if err != nil {
+		return err
+	}
+	defer ids.Close() // of none: an error that nobody reads
+	if err := bindMount(source, shown, bindFlags{
+		recursive: m.Recursive, readOnly: m.ReadOnly, allOfIt: m.RecursiveRO, follow: m.Follows(), owners: ids, ownersBelow: m.MapsBelow,
+	}); err != nil {
 		return err
 	}
 	return s.identity.admit(ctx, v)

@@ -22,19 +22,44 @@ import (
 // mountRootfs makes an engine's mounts at target, one on top of the other. The
 // mounts are as restricted on the host as they can be: the guest alone decides
 // what a device node or a set-uid bit in them means. The label, unless zero, takes
-// the place of the engine's.
-func mountRootfs(mounts []plan.Mount, target string, label labels.Label) error {
+// the place of the engine's; aside is a folder that the guest does not see.
+func mountRootfs(mounts []plan.Mount, target, aside string, label labels.Label) error {
 	for i, m := range mounts {
 		at := target
 		if m.Target != "" {
 			at = filepath.Join(target, m.Target)
 		}
-		options := append(withContext(m, label), "nodev", "nosuid")
-		if err := mountAt(m.Source, at, m.Type, options); err != nil {
+		m.Options = withContext(m, label)
+		if err := mountOne(m, at, aside); err != nil {
 			return errors.Join(fmt.Errorf("rootfs mount %d: %w", i, err), unmountBelow(target))
 		}
 	}
 	return nil
+}
+
+func mountOne(m plan.Mount, at, aside string) (err error) {
+	m, ids, err := cutIDs(m)
+	if err != nil {
+		return err
+	}
+	ns, err := openUserNamespace(ids)
+	if err != nil {
+		return err
+	}
+	switch {
+	case ns == nil:
+		return mountAt(m.Source, at, m.Type, append(m.Options, "nodev", "nosuid"))
+	case isBind(m):
+		defer ns.Close()
+		return bindMount(m.Source, at, bindFlags{recursive: slices.Contains(m.Options, "rbind"), readOnly: slices.Contains(m.Options, "ro"), owners: ns})
+	}
+	defer ns.Close()
+	options, undo, err := mapLayers(m.Options, ns, aside)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, undo()) }()
+	return mountAt(m.Source, at, m.Type, append(options, "nodev", "nosuid"))
 }
 
 // withContext are a mount's options with the label for all its files. A bind
@@ -110,17 +135,16 @@ type bindFlags struct {
 	readOnly  bool // nothing can be written through it, whatever the guest believes
 	allOfIt   bool // readOnly holds for what is mounted below, too
 	follow    bool // what the host mounts or unmounts below it later is seen
+
+	owners      *os.File // the user namespace through whose map files' owners are shown; nil: as they are
+	ownersBelow bool     // also of what is mounted below
 }
 
 // bindMount shows source, a file or a folder of the host, at target, which is made.
 func bindMount(source, target string, b bindFlags) error {
-	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
-	if b.recursive {
-		flags |= unix.AT_RECURSIVE
-	}
-	tree, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
+	tree, err := cloneTree(source, b.recursive)
 	if err != nil {
-		return fmt.Errorf("open %q: %w", source, err)
+		return err
 	}
 	defer unix.Close(tree)
 	var st unix.Stat_t
@@ -145,6 +169,9 @@ func bindMount(source, target string, b bindFlags) error {
 		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 			return fmt.Errorf("restrict %q: %w", source, err)
 		}
+	}
+	if err := mapOwners(tree, b.owners, b.ownersBelow); err != nil {
+		return fmt.Errorf("owners of %q: %w", source, err)
 	}
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount %q at %q: %w", source, target, err)

@@ -60,7 +60,7 @@ func TestOverlayOfManyLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	mounts := []plan.Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + strings.Join(lowers, ":")}}}
-	if err := mountRootfs(mounts, target, labels.Label{}); err != nil {
+	if err := mountRootfs(mounts, target, dir, labels.Label{}); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {

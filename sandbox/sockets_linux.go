@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"cloister/oci"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
@@ -32,14 +33,22 @@ const (
 	// socketFarewell is how long it may say nothing after the guest's last word.
 	socketFarewell = time.Minute
 	socketType     = "socket"
-	socketToken    = "token:"
+	// nobody is the kernel's default for owners without an id (DEFAULT_OVERFLOWUID).
+	nobody      = 65534
+	socketToken = "token:"
 )
 
-// socketStep has the guest listen as the host's socket would, with its mode and owners; n is the mount's number.
-func socketStep(source, n string) (*guestv1.MountStep, error) {
+// socketStep has the guest listen as the host's socket would, with its mode and its owners in the container; n is the mount's number.
+func socketStep(source, n string, ids oci.IDMap) (*guestv1.MountStep, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(source, &st); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: source, Err: err}
+	}
+	if !ids.IsZero() {
+		uid, gid, ok := ids.Host(st.Uid, st.Gid)
+		if st.Uid, st.Gid = uid, gid; !ok {
+			st.Uid, st.Gid = nobody, nobody
+		}
 	}
 	return &guestv1.MountStep{
 		Type: socketType, Source: socketToken + strings.ToLower(rand.Text()), Target: "sockets/" + n,

@@ -36,7 +36,12 @@ func checkSources(c Container, sockets []string) error {
 		source := c.absolute(m.Source)
 		if reason := unfit(source, sockets); reason != "" {
 			errs = append(errs, fmt.Errorf("mounts[%d].source = %q, for %q: %s: %w", i, source, m.Destination, reason, errdefs.ErrInvalidArgument))
+		} else if err := mappable(source, m); err != nil {
+			errs = append(errs, fmt.Errorf("mounts[%d].uidMappings, of %q for %q: %w", i, source, m.Destination, err))
 		}
+	}
+	if err := mappableRootfs(c.Rootfs); err != nil {
+		errs = append(errs, fmt.Errorf("rootfs: %w", err))
 	}
 	for i, d := range w.Devices {
 		if d.Kind != oci.HostBlock {

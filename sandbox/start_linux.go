@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -74,7 +75,7 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 		return err
 	}
 	host := plan.Host{
-		Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small, Cmdline: image.Manifest.Cmdline,
+		Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small, Cmdline: slices.Concat(image.Manifest.Cmdline, guestUsers(s.request.Workload.Namespaces.IDs).Parameters()),
 		HugePages: s.config.Machine.HugePages,
 	}
 	wish := cmp.Or(vmm.MachineType(s.request.Workload.Settings.Machine), s.config.Machine.Type)

@@ -49,11 +49,15 @@ func run(ctx context.Context) error {
 		return err
 	}
 	queue := events.New()
-	streams := stdio.NewRegistry()
+	users, err := boot.Users()
+	if err != nil {
+		return err
+	}
+	streams := stdio.NewRegistry(users.Root())
 	table := containers.NewTable(containers.DefaultDir)
 	monitor := &reap.Monitor{}
 	open := sockets.NewRegistry()
-	server, err := newServer(ctx, monitor, queue, streams, table, open)
+	server, err := newServer(ctx, monitor, queue, streams, table, open, users)
 	if err != nil {
 		return err
 	}
@@ -71,7 +75,7 @@ func run(ctx context.Context) error {
 	return accept(ctx, session, server, outlets{monitor, streams, open})
 }
 
-func newServer(ctx context.Context, monitor *reap.Monitor, queue *events.Queue, streams *stdio.Registry, table *containers.Table, open *sockets.Registry) (*ttrpc.Server, error) {
+func newServer(ctx context.Context, monitor *reap.Monitor, queue *events.Queue, streams *stdio.Registry, table *containers.Table, open *sockets.Registry, users guestapi.UserNamespace) (*ttrpc.Server, error) {
 	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(intercept))
 	if err != nil {
 		return nil, fmt.Errorf("make server: %w", err)
@@ -85,7 +89,7 @@ func newServer(ctx context.Context, monitor *reap.Monitor, queue *events.Queue, 
 		return nil, err
 	}
 	taskapi.RegisterTTRPCTaskService(server, service)
-	guestv1.RegisterTTRPCGuestService(server, guest.New(monitor, queue, table, open))
+	guestv1.RegisterTTRPCGuestService(server, guest.New(monitor, queue, table, open, users))
 	return server, nil
 }
 

@@ -38,7 +38,7 @@ func newPod(id, netns string, config *runtimeapi.PodSandboxConfig) runtime.Pod {
 	linux := config.GetLinux()
 	namespaces := linux.GetSecurityContext().GetNamespaceOptions()
 	resources := linux.GetResources()
-	return runtime.Pod{
+	pod := runtime.Pod{
 		ID: id, Hostname: config.GetHostname(), NetworkPath: netns,
 		HostNetwork:  namespaces.GetNetwork() == runtimeapi.NamespaceMode_NODE,
 		HostPID:      namespaces.GetPid() == runtimeapi.NamespaceMode_NODE,
@@ -52,6 +52,18 @@ func newPod(id, netns string, config *runtimeapi.PodSandboxConfig) runtime.Pod {
 			CPUPeriod: uint64(max(0, resources.GetCpuPeriod())), CPUShares: uint64(max(0, resources.GetCpuShares())),
 		},
 	}
+	if users := namespaces.GetUsernsOptions(); users != nil && users.GetMode() != runtimeapi.NamespaceMode_NODE {
+		pod.IDs = runtime.IDMap{UIDs: ranges(users.GetUids()), GIDs: ranges(users.GetGids())}
+	}
+	return pod
+}
+
+func ranges(list []*runtimeapi.IDMapping) []runtime.IDRange {
+	var out []runtime.IDRange
+	for _, m := range list {
+		out = append(out, runtime.IDRange{Container: m.GetContainerId(), Host: m.GetHostId(), Size: m.GetLength()})
+	}
+	return out
 }
 
 // label is a pod's SELinux label; without a level the sandbox gets one of its own.

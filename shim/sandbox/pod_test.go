@@ -22,19 +22,30 @@ func TestNewPod(t *testing.T) {
 			CgroupParent: "/kubepods/pod1", Sysctls: map[string]string{"net.ipv4.tcp_syncookies": "1"},
 			Resources: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 30, CpuQuota: 150000, CpuPeriod: 100000, CpuShares: 512},
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
-				NamespaceOptions: &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE, Pid: runtimeapi.NamespaceMode_NODE},
-				SelinuxOptions:   &runtimeapi.SELinuxOption{Level: "s0:c1,c2"},
+				NamespaceOptions: &runtimeapi.NamespaceOption{
+					Network: runtimeapi.NamespaceMode_NODE, Pid: runtimeapi.NamespaceMode_NODE,
+					UsernsOptions: &runtimeapi.UserNamespace{
+						Mode: runtimeapi.NamespaceMode_POD,
+						Uids: []*runtimeapi.IDMapping{{HostId: 1, Length: 2}}, Gids: []*runtimeapi.IDMapping{{ContainerId: 3, HostId: 4, Length: 5}},
+					},
+				},
+				SelinuxOptions: &runtimeapi.SELinuxOption{Level: "s0:c1,c2"},
 			},
 		},
 	}
 	want := runtime.Pod{
 		ID: "p", Hostname: "web-0", NetworkPath: "/run/netns/p", HostNetwork: true, HostPID: true,
+		IDs:     runtime.IDMap{UIDs: []runtime.IDRange{{Host: 1, Size: 2}}, GIDs: []runtime.IDRange{{Container: 3, Host: 4, Size: 5}}},
 		Sysctls: map[string]string{"net.ipv4.tcp_syncookies": "1"}, Annotations: map[string]string{"a": "b"},
 		ProcessLabel: "system_u:system_r:container_t:s0:c1,c2", CgroupParent: "/kubepods/pod1",
 		Size: runtime.PodSize{MemoryBytes: 1 << 30, CPUQuota: 150000, CPUPeriod: 100000, CPUShares: 512},
 	}
 	if diff := cmp.Diff(want, newPod("p", "/run/netns/p", config)); diff != "" {
 		t.Errorf("newPod (-want +got):\n%s", diff)
+	}
+	config.Linux.SecurityContext.NamespaceOptions.UsernsOptions.Mode = runtimeapi.NamespaceMode_NODE
+	if pod := newPod("p", "", config); !pod.IDs.IsZero() {
+		t.Errorf("the host's user namespace: a map of %v", pod.IDs)
 	}
 	// Of a configuration that says nothing, nothing is the host's.
 	if diff := cmp.Diff(runtime.Pod{ID: "p"}, newPod("p", "", &runtimeapi.PodSandboxConfig{})); diff != "" {

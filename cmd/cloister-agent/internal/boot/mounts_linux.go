@@ -10,17 +10,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloister/cmd/cloister-agent/internal/held"
 	"cloister/cmd/cloister-agent/internal/reap"
 )
 
 const (
 	newRoot    = "/newroot"
 	cgroupRoot = "/sys/fs/cgroup"
-	nsDir      = "/run/cloister/ns"
 
 	// The guest's users are the containers' users: folders may be walked by all.
 	folderMode = 0o755
-	nsFileMode = 0o444
 
 	// openFiles is fs.nr_open's default; containers that name no limit inherit it.
 	openFiles = 1 << 20
@@ -46,8 +45,12 @@ func mountPoints() []mountPoint {
 	}
 }
 
-// Prepare mounts, loads modules and sets limits. Call it once, first.
+// Prepare mounts, loads modules, sets limits, and makes the namespaces that containers share. Call it once, first. Where
+// there is a user namespace it starts the agent a second time, and finds all done then.
 func Prepare() error {
+	if held.Has(held.User) {
+		return nil
+	}
 	if err := makeNull(); err != nil {
 		return err
 	}
@@ -72,10 +75,17 @@ func Prepare() error {
 	if err := enableControllers(); err != nil {
 		return err
 	}
-	if err := holdNamespaces(); err != nil {
+	if err := loadModules(); err != nil {
 		return err
 	}
-	return loadModules()
+	users, err := Users()
+	if err != nil {
+		return err
+	}
+	if !users.IsZero() {
+		return enter(users)
+	}
+	return holdNamespaces()
 }
 
 // makeNull gives the first root, in which the kernel starts its modprobe, the
@@ -154,29 +164,10 @@ func enableControllers() error {
 // holdNamespaces gives names to the agent's namespaces, which are the
 // sandbox's: containers join them by path.
 func holdNamespaces() error {
-	if err := os.MkdirAll(nsDir, folderMode); err != nil {
-		return fmt.Errorf("make folder of namespaces: %w", err)
-	}
-	for _, ns := range []string{"net", "ipc", "uts"} {
-		if err := HoldNamespace("/proc/self/ns/"+ns, ns); err != nil {
+	for _, name := range []string{held.Net, held.IPC, held.UTS} {
+		if err := held.Hold(os.Getpid(), name, name); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// HoldNamespace binds a namespace's file to its name below /run/cloister/ns.
-func HoldNamespace(file, name string) error {
-	target := nsDir + "/" + name
-	f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, nsFileMode)
-	if err == nil {
-		err = f.Close()
-	}
-	if err == nil {
-		err = unix.Mount(file, target, "", unix.MS_BIND, "")
-	}
-	if err != nil {
-		return fmt.Errorf("hold namespace %s: %w", name, err)
 	}
 	return nil
 }

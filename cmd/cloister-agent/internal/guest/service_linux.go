@@ -19,11 +19,13 @@ import (
 	"cloister/cmd/cloister-agent/internal/boot"
 	"cloister/cmd/cloister-agent/internal/containers"
 	"cloister/cmd/cloister-agent/internal/events"
+	"cloister/cmd/cloister-agent/internal/held"
 	"cloister/cmd/cloister-agent/internal/network"
 	"cloister/cmd/cloister-agent/internal/pause"
 	"cloister/cmd/cloister-agent/internal/reap"
 	"cloister/cmd/cloister-agent/internal/sockets"
 	"cloister/cmd/cloister-agent/internal/steps"
+	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
@@ -40,16 +42,16 @@ type Service struct {
 	table   *containers.Table
 	monitor *reap.Monitor
 	sockets *sockets.Registry
+	users   guestapi.UserNamespace // the containers'
 
 	mu         sync.Mutex // one change of the guest at a time
 	configured bool
 	spare      *network.Spare // from Configure on
-	sharedPID  bool
 }
 
-// New makes the service.
-func New(monitor *reap.Monitor, queue *events.Queue, table *containers.Table, open *sockets.Registry) *Service {
-	return &Service{monitor: monitor, queue: queue, table: table, sockets: open}
+// New makes the service of a guest whose containers have that user namespace.
+func New(monitor *reap.Monitor, queue *events.Queue, table *containers.Table, open *sockets.Registry, users guestapi.UserNamespace) *Service {
+	return &Service{monitor: monitor, queue: queue, table: table, sockets: open, users: users}
 }
 
 // Configure makes the guest a sandbox's.
@@ -79,7 +81,7 @@ func (s *Service) Configure(_ context.Context, r *guestv1.ConfigureRequest) (*ty
 	if err := s.spare.Apply(r.GetNetwork()); err != nil {
 		return nil, err
 	}
-	if err := setSysctls(r.GetSysctls()); err != nil {
+	if err := setSysctls(r.GetSysctls(), s.users); err != nil {
 		return nil, err
 	}
 	if err := mountShare(r.GetShareTag()); err != nil {
@@ -107,17 +109,16 @@ func (s *Service) ApplyNetwork(_ context.Context, n *guestv1.Network) (*types.Em
 func (s *Service) PrepareSandbox(_ context.Context, r *guestv1.PrepareSandboxRequest) (*types.Empty, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !r.GetSharedPid() || s.sharedPID {
+	if !r.GetSharedPid() || held.Has(held.PID) {
 		return &types.Empty{}, nil
 	}
 	cmd := pause.Command()
 	if err := s.monitor.Spawn(cmd); err != nil {
 		return nil, fmt.Errorf("start pause process: %w", err)
 	}
-	if err := boot.HoldNamespace(fmt.Sprintf("/proc/%d/ns/pid", cmd.Process.Pid), "pid"); err != nil {
+	if err := held.Hold(cmd.Process.Pid, held.PID, held.PID); err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill())
 	}
-	s.sharedPID = true
 	return &types.Empty{}, nil
 }
 
@@ -134,7 +135,7 @@ func (s *Service) PrepareContainer(ctx context.Context, r *guestv1.PrepareContai
 		return nil, err
 	}
 	dir := s.table.Dir(id)
-	err = prepare(ctx, dir, r)
+	err = s.prepare(ctx, dir, r)
 	if err == nil {
 		err = s.sockets.Listen(string(id), dir, r.GetMounts())
 	}
@@ -161,18 +162,19 @@ func (s *Service) rewrite(id containers.ID, files []*guestv1.File) error {
 	return nil
 }
 
-func prepare(ctx context.Context, dir string, r *guestv1.PrepareContainerRequest) error {
+func (s *Service) prepare(ctx context.Context, dir string, r *guestv1.PrepareContainerRequest) error {
 	if err := os.MkdirAll(filepath.Dir(dir), folderMode); err != nil {
 		return fmt.Errorf("make folder of containers: %w", err)
 	}
 	if err := os.Mkdir(dir, folderMode); err != nil {
 		return fmt.Errorf("make container's folder: %w", err)
 	}
-	if err := steps.WriteFile(dir, bundleConfig, r.GetSpec(), configMode); err != nil {
+	if err := steps.WriteFile(dir, bundleConfig, r.GetSpec(), configMode, 0, 0); err != nil {
 		return fmt.Errorf("write spec: %w", err)
 	}
+	uid, gid := s.users.Root()
 	for _, f := range r.GetFiles() {
-		if err := steps.WriteFile(dir, f.GetPath(), f.GetData(), os.FileMode(f.GetMode())); err != nil {
+		if err := steps.WriteFile(dir, f.GetPath(), f.GetData(), os.FileMode(f.GetMode()), uid, gid); err != nil {
 			return fmt.Errorf("write file %s: %w", f.GetPath(), err)
 		}
 	}

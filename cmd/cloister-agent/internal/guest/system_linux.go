@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"unsafe"
 
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/cmd/cloister-agent/internal/steps"
+	"cloister/sandbox/guestapi"
 )
 
 const (
@@ -68,17 +70,39 @@ func setHostname(name string) error {
 	return nil
 }
 
-func setSysctls(values map[string]string) error {
+// setSysctls sets those of the guest. An ipc namespace of another user namespace takes its own from the root there alone.
+func setSysctls(values map[string]string, users guestapi.UserNamespace) error {
 	for name, value := range values {
 		path, err := sysctlPath(name)
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		write := func() error { return os.WriteFile(path, []byte(value), 0) }
+		err = write()
+		if errors.Is(err, os.ErrPermission) && !users.IsZero() {
+			err = asRoot(users, write)
+		}
+		if err != nil {
 			return fmt.Errorf("sysctl %s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// asRoot runs f as the containers' root.
+func asRoot(users guestapi.UserNamespace, f func() error) error {
+	uid, _ := users.Root()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends with what it has become; x/sys would change them all
+		const same = ^uintptr(0)
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same); errno != 0 {
+			done <- errno
+			return
+		}
+		done <- f()
+	}()
+	return <-done
 }
 
 // sysctlPath takes the forms of sysctl(8): where the first separator is a dot,

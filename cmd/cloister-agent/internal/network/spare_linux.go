@@ -16,12 +16,13 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"cloister/cmd/cloister-agent/internal/held"
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
 // Spare is a network namespace that nobody enters. The machine's cards wait there
 // until the host says what they are: a workload without a network has loopback
-// alone.
+// alone. Where the agent has left the namespace in which the cards come, that is it.
 type Spare struct {
 	own, spare *os.File
 }
@@ -33,7 +34,11 @@ func NewSpare() (*Spare, error) {
 	if err != nil {
 		return nil, fmt.Errorf("own network namespace: %w", err)
 	}
-	return &Spare{own: own}, nil
+	first, err := held.Open(held.First)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("first network namespace: %w", err)
+	}
+	return &Spare{own: own, spare: first}, nil
 }
 
 func (s *Spare) open() error {

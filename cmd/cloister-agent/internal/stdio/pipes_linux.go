@@ -115,6 +115,10 @@ func (r *Registry) inputPipe(ctx context.Context, p *Pipes, name string) (*os.Fi
 		return nil, err
 	}
 	p.ends = append(p.ends, theirs)
+	if err := theirs.Chown(r.uid, r.gid); err != nil {
+		_ = stream.Close()
+		return nil, errors.Join(err, ours.Close())
+	}
 	p.inputs = append(p.inputs, stream)
 	p.pumps.Add(1)
 	go p.pumpIn(ours, stream)
@@ -133,6 +137,10 @@ func (r *Registry) outputPipe(ctx context.Context, p *Pipes, name string) (*os.F
 	}
 	enlarge(ours)
 	p.ends = append(p.ends, theirs)
+	if err := theirs.Chown(r.uid, r.gid); err != nil {
+		_ = stream.Close()
+		return nil, errors.Join(err, ours.Close())
+	}
 	p.addOutput(output{ours, stream})
 	return theirs, nil
 }

@@ -20,14 +20,17 @@ const arrival = 10 * time.Second
 
 // Registry holds the streams that no call has named yet.
 type Registry struct {
+	uid, gid int // who owns pipes
+
 	mu      sync.Mutex
 	streams map[guestapi.Token]*yamux.Stream
 	changed chan struct{} // closed and replaced at each Put
 }
 
-// NewRegistry is an empty registry.
-func NewRegistry() *Registry {
-	return &Registry{streams: map[guestapi.Token]*yamux.Stream{}, changed: make(chan struct{})}
+// NewRegistry is an empty registry. Pipes are to belong to the containers' root: the runtime hands them on to who uses them, who
+// may open them by /dev/stdout.
+func NewRegistry(uid, gid int) *Registry {
+	return &Registry{uid: uid, gid: gid, streams: map[guestapi.Token]*yamux.Stream{}, changed: make(chan struct{})}
 }
 
 // Put hands in a stream. One that comes twice replaces the first.

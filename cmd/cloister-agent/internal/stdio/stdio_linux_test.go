@@ -24,7 +24,7 @@ import (
 func ends(t *testing.T) (*Registry, *guestapi.Client) {
 	t.Helper()
 	host, guest := net.Pipe()
-	r := NewRegistry()
+	r := NewRegistry(os.Getuid(), os.Getgid())
 	go serve(guest, r)
 	c, _, err := guestapi.NewClient(t.Context(), host, nil)
 	if err != nil {

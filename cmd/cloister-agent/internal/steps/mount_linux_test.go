@@ -47,7 +47,7 @@ func TestMounts(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteFile(dir, "src/file", []byte("data"), 0o644); err != nil {
+	if err := WriteFile(dir, "src/file", []byte("data"), 0o644, os.Getuid(), os.Getgid()); err != nil {
 		t.Fatal(err)
 	}
 	err := Do(t.Context(), dir, []*guestv1.MountStep{

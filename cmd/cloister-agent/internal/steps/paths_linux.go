@@ -138,7 +138,7 @@ func RewriteFile(dir, rel string, data []byte) error {
 }
 
 // WriteFile makes a file of the container's folder.
-func WriteFile(dir, rel string, data []byte, mode os.FileMode) error {
+func WriteFile(dir, rel string, data []byte, mode os.FileMode, uid, gid int) error {
 	root, err := openRoot(dir)
 	if err != nil {
 		return err
@@ -155,5 +155,5 @@ func WriteFile(dir, rel string, data []byte, mode os.FileMode) error {
 		return err
 	}
 	_, err = f.Write(data)
-	return errors.Join(err, f.Chmod(mode.Perm()), f.Close())
+	return errors.Join(err, f.Chown(uid, gid), f.Chmod(mode.Perm()), f.Close())
 }

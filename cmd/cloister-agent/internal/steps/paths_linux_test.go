@@ -71,14 +71,14 @@ func TestPathsRefused(t *testing.T) {
 
 func TestWriteFile(t *testing.T) {
 	dir := t.TempDir()
-	if err := WriteFile(dir, "files/hosts", []byte("127.0.0.1"), 0o644); err != nil {
+	if err := WriteFile(dir, "files/hosts", []byte("127.0.0.1"), 0o644, os.Getuid(), os.Getgid()); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(filepath.Join(dir, "files/hosts"))
 	if string(got) != "127.0.0.1" || err != nil {
 		t.Errorf("file has %q, %v", got, err)
 	}
-	if err := WriteFile(dir, "files/hosts", nil, 0o644); !errors.Is(err, os.ErrExist) {
+	if err := WriteFile(dir, "files/hosts", nil, 0o644, os.Getuid(), os.Getgid()); !errors.Is(err, os.ErrExist) {
 		t.Errorf("second WriteFile = %v, want %v", err, os.ErrExist)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/cmd/cloister-agent/internal/held"
 )
 
 // kernelGroup is the multicast group of the kernel's own events.
@@ -24,6 +26,15 @@ type Listener struct {
 
 // Listen begins to receive.
 func Listen() (*Listener, error) {
+	var l *Listener
+	err := held.InFirst(func() (err error) {
+		l, err = listen()
+		return err
+	})
+	return l, err
+}
+
+func listen() (*Listener, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		return nil, fmt.Errorf("open uevent socket: %w", err)

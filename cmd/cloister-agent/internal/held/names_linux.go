@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package held
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// The names. First is the network namespace that the kernel began with, where the agent has left it.
+const (
+	Net   = "net"
+	IPC   = "ipc"
+	UTS   = "uts"
+	PID   = "pid"
+	User  = "user"
+	First = "first"
+)
+
+const (
+	dir        = "/run/cloister/ns"
+	folderMode = 0o755
+	fileMode   = 0o444
+)
+
+// Hold gives a process's namespace a name: kind is what /proc calls it.
+func Hold(pid int, kind, name string) error {
+	target := dir + "/" + name
+	err := os.MkdirAll(dir, folderMode)
+	var f *os.File
+	if err == nil {
+		f, err = os.OpenFile(target, os.O_CREATE|os.O_RDONLY, fileMode)
+	}
+	if err == nil {
+		err = f.Close()
+	}
+	if err == nil {
+		if err = unix.Mount(fmt.Sprintf("/proc/%d/ns/%s", pid, kind), target, "", unix.MS_BIND, ""); err != nil {
+			err = errors.Join(err, os.Remove(target))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("hold namespace %s: %w", name, err)
+	}
+	return nil
+}
+
+// Open opens the namespace of a name; os.ErrNotExist says that there is none.
+func Open(name string) (*os.File, error) { return os.Open(dir + "/" + name) }
+
+// Has says whether there is one.
+func Has(name string) bool {
+	_, err := os.Stat(dir + "/" + name)
+	return err == nil
+}
+
+// InFirst runs f in the network namespace that the kernel began with: it has the kernel's events, of which it tells no other
+// user namespace.
+func InFirst(f func() error) error {
+	ns, err := Open(First)
+	if errors.Is(err, os.ErrNotExist) {
+		return f()
+	}
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends with what it has become
+		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
