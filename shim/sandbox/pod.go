@@ -30,7 +30,21 @@ func parseConfig(options *anypb.Any) (*runtimeapi.PodSandboxConfig, error) {
 	if err := proto.Unmarshal(options.GetValue(), config); err != nil {
 		return nil, fmt.Errorf("options: %w: %w", errdefs.ErrInvalidArgument, err)
 	}
-	return config, nil
+	return config, checkUsers(config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions())
+}
+
+// checkUsers refuses what is neither no user namespace (NODE) nor one of the pod's own.
+func checkUsers(users *runtimeapi.UserNamespace) error {
+	const field = "linux.security_context.namespace_options.userns_options"
+	switch mode := users.GetMode(); {
+	case users == nil || mode == runtimeapi.NamespaceMode_NODE:
+		return nil
+	case mode != runtimeapi.NamespaceMode_POD:
+		return fmt.Errorf("%s.mode = %s: a pod has one user namespace or none: want POD or NODE: %w", field, mode, errdefs.ErrInvalidArgument)
+	case len(users.GetUids()) == 0 || len(users.GetGids()) == 0:
+		return fmt.Errorf("%s: uids and gids are missing: a user namespace needs both: %w", field, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 // newPod takes from a configuration what a sandbox is made of.
@@ -52,7 +66,7 @@ func newPod(id, netns string, config *runtimeapi.PodSandboxConfig) runtime.Pod {
 			CPUPeriod: uint64(max(0, resources.GetCpuPeriod())), CPUShares: uint64(max(0, resources.GetCpuShares())),
 		},
 	}
-	if users := namespaces.GetUsernsOptions(); users != nil && users.GetMode() != runtimeapi.NamespaceMode_NODE {
+	if users := namespaces.GetUsernsOptions(); users != nil && users.GetMode() == runtimeapi.NamespaceMode_POD {
 		pod.IDs = runtime.IDMap{UIDs: ranges(users.GetUids()), GIDs: ranges(users.GetGids())}
 	}
 	return pod

@@ -54,10 +54,18 @@ func TestNewPod(t *testing.T) {
 }
 
 func TestParseConfig(t *testing.T) {
-	data, err := proto.Marshal(&runtimeapi.PodSandboxConfig{Hostname: "h"})
-	if err != nil {
-		t.Fatal(err)
+	encode := func(users *runtimeapi.UserNamespace) []byte {
+		config := &runtimeapi.PodSandboxConfig{Hostname: "h"}
+		if users != nil {
+			config.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{UsernsOptions: users}}}
+		}
+		data, err := proto.Marshal(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
 	}
+	data, ids := encode(nil), []*runtimeapi.IDMapping{{HostId: 1, Length: 2}}
 	for _, test := range []struct {
 		name, url string
 		data      []byte
@@ -67,6 +75,10 @@ func TestParseConfig(t *testing.T) {
 		{name: "with a host", url: "type.googleapis.com/" + configType, data: data},
 		{name: "nothing", wantErr: errdefs.ErrInvalidArgument},
 		{name: "another type", url: "containerd.runc.v1.Options", data: data, wantErr: errdefs.ErrInvalidArgument},
+		{name: "users", url: configType, data: encode(&runtimeapi.UserNamespace{Uids: ids, Gids: ids})},
+		{name: "the host's users", url: configType, data: encode(&runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_NODE})},
+		{name: "users without groups", url: configType, data: encode(&runtimeapi.UserNamespace{Uids: ids}), wantErr: errdefs.ErrInvalidArgument},
+		{name: "users of a container", url: configType, data: encode(&runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_CONTAINER, Uids: ids, Gids: ids}), wantErr: errdefs.ErrInvalidArgument},
 		{name: "broken", url: configType, data: []byte{0xff}, wantErr: errdefs.ErrInvalidArgument},
 	} {
 		t.Run(test.name, func(t *testing.T) {
