@@ -21,6 +21,7 @@ type Options struct {
 	GuestDevices []GuestDevice `toml:"guest_devices"` // devices of the guest's kernel beyond the standard set; default fuse and tun
 	BlockDevices bool          `toml:"block_devices"` // host block devices are handed over as disks; default false
 	Sockets      []string      `toml:"sockets"`       // the host's stream sockets, or folders of them, that volumes may be; default none
+	Watch        []string      `toml:"watch"`         // folders of the host: its changes in volumes from there raise events in the guest; default none
 }
 
 // devices gives the default for a list that is not set; an empty one stays empty.

@@ -63,7 +63,7 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 			err = errors.Join(err, r.undo.run(ctx))
 		}
 	}()
-	if err := checkSources(c, s.config.Workloads.Sockets); err != nil {
+	if err := checkSources(c, s.config.Workloads); err != nil {
 		return "", err
 	}
 	if err := s.sharePID(ctx, c.Workload); err != nil {
@@ -102,6 +102,7 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 	}
 	r.undo.push("container in the guest", func(ctx context.Context) error { return s.forget(ctx, c.ID) })
 	s.serveSockets(ctx, r, c, req.GetMounts())
+	s.watchVolumes(ctx, r, c, shared)
 	if r.copied, err = s.keepCopies(ctx, c, req); err != nil {
 		return "", err
 	}
@@ -281,18 +282,33 @@ func (s *Sandbox) addMounts(ctx context.Context, c Container, shared string, in 
 			req.Mounts = append(req.Mounts, step)
 			in.Sources[i] = path.Join(guestBundles, c.ID, step.GetTarget())
 		default:
-			shown := filepath.Join(shared, "m", n)
-			err := s.shareVolume(ctx, m, source, shown)
-			if err == nil && m.ReadOnly {
-				in.Below[i], err = mountsBelow(shown)
-			}
-			if err != nil {
+			if err := s.addVolume(ctx, c, i, shared, in, req); err != nil {
 				return fmt.Errorf("mount %q: %w", m.Destination, err)
 			}
-			in.Sources[i] = path.Join(guestShare, c.ID, "m", n)
 		}
 	}
 	return nil
+}
+
+// addVolume shows mount i to the guest.
+func (s *Sandbox) addVolume(ctx context.Context, c Container, i int, shared string, in *oci.GuestInput, req *guestv1.PrepareContainerRequest) error {
+	m, n := c.Workload.Mounts[i], strconv.Itoa(i)
+	source, shown := c.absolute(m.Source), filepath.Join(shared, "m", n)
+	if err := s.shareVolume(ctx, m, source, shown); err != nil {
+		return err
+	}
+	rel := path.Join(c.ID, "m", n)
+	in.Sources[i] = path.Join(guestShare, rel)
+	if s.watched(m, source) {
+		req.Mounts = append(req.Mounts, &guestv1.MountStep{Type: "bind", Source: "share:" + rel, Target: watchedTarget(i)})
+		in.Sources[i] = path.Join(guestBundles, c.ID, watchedTarget(i))
+	}
+	if !m.ReadOnly {
+		return nil
+	}
+	below, err := mountsBelow(shown)
+	in.Below[i] = below
+	return err
 }
 
 // shareVolume shows a volume to the guest, labelled as it is to be.

@@ -70,7 +70,7 @@ func (s *Sandbox) serveSockets(ctx context.Context, r *resident, c Container, st
 			continue
 		}
 		source := c.absolute(c.Workload.Mounts[n].Source)
-		listed, err := listedSocket(source, s.config.Workloads.Sockets)
+		listed, err := listed(source, s.config.Workloads.Sockets)
 		if err != nil { // somebody has put something else there since it was checked: each connection is refused
 			log.G(ctx).WithError(err).WithField("socket", source).Warn("no connection of the guest's gets there")
 		}

@@ -18,15 +18,17 @@ import (
 
 // checkSources refuses what cannot be bound into a guest, or handed to it. It is asked before a machine is started for the workload, and has
 // no effect.
-func checkSources(c Container, sockets []string) error {
+func checkSources(c Container, o oci.Options) error {
 	w := c.Workload
 	if w.Role == oci.Sandbox {
 		return nil // nothing runs on the first container's files
 	}
 	var errs []error
-	for _, name := range sockets {
-		if !filepath.IsAbs(name) {
-			errs = append(errs, fmt.Errorf("workloads.sockets: %q is not an absolute path: %w", name, errdefs.ErrInvalidArgument))
+	for field, list := range map[string][]string{"sockets": o.Sockets, "watch": o.Watch} {
+		for _, name := range list {
+			if !filepath.IsAbs(name) {
+				errs = append(errs, fmt.Errorf("workloads.%s: %q is not an absolute path: %w", field, name, errdefs.ErrInvalidArgument))
+			}
 		}
 	}
 	for i, m := range w.Mounts {
@@ -34,7 +36,7 @@ func checkSources(c Container, sockets []string) error {
 			continue
 		}
 		source := c.absolute(m.Source)
-		if reason := unfit(source, sockets); reason != "" {
+		if reason := unfit(source, o.Sockets); reason != "" {
 			errs = append(errs, fmt.Errorf("mounts[%d].source = %q, for %q: %s: %w", i, source, m.Destination, reason, errdefs.ErrInvalidArgument))
 		} else if err := mappable(source, m); err != nil {
 			errs = append(errs, fmt.Errorf("mounts[%d].uidMappings, of %q for %q: %w", i, source, m.Destination, err))
@@ -79,25 +81,25 @@ func unfit(source string, sockets []string) string {
 	}
 }
 
-// allowed says whether a socket, or a folder that it is below, is in the list, whatever names links give them.
-func allowed(socket string, list []string) bool {
-	_, err := listedSocket(socket, list)
+// allowed says whether a file, or a folder that it is below, is in the list, whatever names links give them.
+func allowed(file string, list []string) bool {
+	_, err := listed(file, list)
 	return err == nil
 }
 
-// listedSocket gives the name, without links, of a socket that is allowed.
-func listedSocket(socket string, list []string) (string, error) {
-	socket, err := filepath.EvalSymlinks(socket)
+// listed gives the name, without links, of a file that is allowed.
+func listed(file string, list []string) (string, error) {
+	file, err := filepath.EvalSymlinks(file)
 	if err != nil {
 		return "", err
 	}
 	if !slices.ContainsFunc(list, func(name string) bool {
 		name, err := filepath.EvalSymlinks(name)
-		return err == nil && (socket == name || strings.HasPrefix(socket, strings.TrimSuffix(name, "/")+"/"))
+		return err == nil && (file == name || strings.HasPrefix(file, strings.TrimSuffix(name, "/")+"/"))
 	}) {
-		return "", fmt.Errorf("%q is not listed under workloads.sockets: %w", socket, errdefs.ErrPermissionDenied)
+		return "", fmt.Errorf("%q is not listed in cloister's configuration: %w", file, errdefs.ErrPermissionDenied)
 	}
-	return socket, nil
+	return file, nil
 }
 
 // isSocket says whether a mount's source is one.

@@ -54,9 +54,13 @@ func TestSockets(t *testing.T) {
 			list = []string{tt.listed}
 		}
 		w := &oci.Workload{Mounts: []oci.Mount{{Kind: oci.BindMount, Source: filepath.Join(dir, tt.source), Destination: "/s"}}}
-		err := checkSources(Container{Workload: w}, list)
+		err := checkSources(Container{Workload: w}, oci.Options{Sockets: list})
 		if (err == nil) != (tt.refused == "") || err != nil && !strings.Contains(err.Error(), tt.refused) {
 			t.Errorf("%s with %q: %v, want %q", tt.source, list, err, tt.refused)
 		}
+	}
+	err = checkSources(Container{Workload: &oci.Workload{}}, oci.Options{Watch: []string{"home"}})
+	if err == nil || !strings.Contains(err.Error(), `workloads.watch: "home" is not an absolute path`) {
+		t.Errorf("a relative folder under workloads.watch: %v", err)
 	}
 }

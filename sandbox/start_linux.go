@@ -52,7 +52,7 @@ func (p *planned) close() {
 // plan decides everything that can be decided without an effect.
 func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	p.clock = qemu.NewTSC()
-	if err := checkSources(s.first(), s.config.Workloads.Sockets); err != nil {
+	if err := checkSources(s.first(), s.config.Workloads); err != nil {
 		return err
 	}
 	image, err := openImage(s.config.Guest.Image)

@@ -29,6 +29,7 @@ var rooms = []room{
 	{"sandbox/cgroup", nil},
 	{"sandbox/jail", []string{"vmm"}},
 	{"sandbox/hooks", []string{"oci"}},
+	{"sandbox/watch", nil},
 	{"sandbox", []string{"vmm/...", "labels/...", "oci/..."}},
 	{"labels/mcs", []string{"labels", "labels/internal/flock"}},
 	{"labels/lsm", []string{"labels"}},

@@ -920,6 +920,70 @@ func (x *FindDiskResponse) GetMinor() uint32 {
 	return 0
 }
 
+type NoticeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The container's.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The target of one of its binds, a folder or file of the share.
+	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	// What has changed below it; "." is the target itself. A name that is gone is
+	// a change of the folder that it was in.
+	Names         []string `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoticeRequest) Reset() {
+	*x = NoticeRequest{}
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoticeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoticeRequest) ProtoMessage() {}
+
+func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoticeRequest.ProtoReflect.Descriptor instead.
+func (*NoticeRequest) Descriptor() ([]byte, []int) {
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *NoticeRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *NoticeRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *NoticeRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 type RemoveContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -929,7 +993,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[13]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1005,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[13]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1018,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{13}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RemoveContainerRequest) GetId() string {
@@ -974,7 +1038,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[14]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1050,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[14]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1063,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{14}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EventsRequest) GetAfter() uint64 {
@@ -1025,7 +1089,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[15]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1101,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[15]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1114,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{15}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -1073,7 +1137,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[16]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1149,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[16]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1162,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{16}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -1140,7 +1204,7 @@ type MemoryInfoResponse struct {
 
 func (x *MemoryInfoResponse) Reset() {
 	*x = MemoryInfoResponse{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[17]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1216,7 @@ func (x *MemoryInfoResponse) String() string {
 func (*MemoryInfoResponse) ProtoMessage() {}
 
 func (x *MemoryInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[17]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1229,7 @@ func (x *MemoryInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryInfoResponse.ProtoReflect.Descriptor instead.
 func (*MemoryInfoResponse) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{17}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MemoryInfoResponse) GetTotalKib() uint64 {
@@ -1262,7 +1326,11 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\x03lun\x18\x01 \x01(\rR\x03lun\">\n" +
 	"\x10FindDiskResponse\x12\x14\n" +
 	"\x05major\x18\x01 \x01(\rR\x05major\x12\x14\n" +
-	"\x05minor\x18\x02 \x01(\rR\x05minor\"(\n" +
+	"\x05minor\x18\x02 \x01(\rR\x05minor\"M\n" +
+	"\rNoticeRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
+	"\x05names\x18\x03 \x03(\tR\x05names\"(\n" +
 	"\x16RemoveContainerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\">\n" +
 	"\rEventsRequest\x12\x14\n" +
@@ -1278,7 +1346,7 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\x12MemoryInfoResponse\x12\x1b\n" +
 	"\ttotal_kib\x18\x01 \x01(\x04R\btotalKib\x12#\n" +
 	"\ravailable_kib\x18\x02 \x01(\x04R\favailableKib\x12\"\n" +
-	"\ragent_rss_kib\x18\x03 \x01(\x04R\vagentRssKib2\x9f\x06\n" +
+	"\ragent_rss_kib\x18\x03 \x01(\x04R\vagentRssKib2\xe3\x06\n" +
 	"\x05Guest\x12H\n" +
 	"\tConfigure\x12#.cloister.guest.v1.ConfigureRequest\x1a\x16.google.protobuf.Empty\x12D\n" +
 	"\aSetTime\x12!.cloister.guest.v1.SetTimeRequest\x1a\x16.google.protobuf.Empty\x12B\n" +
@@ -1287,7 +1355,8 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\x10PrepareContainer\x12*.cloister.guest.v1.PrepareContainerRequest\x1a+.cloister.guest.v1.PrepareContainerResponse\x12T\n" +
 	"\x0fRemoveContainer\x12).cloister.guest.v1.RemoveContainerRequest\x1a\x16.google.protobuf.Empty\x12M\n" +
 	"\x06Events\x12 .cloister.guest.v1.EventsRequest\x1a!.cloister.guest.v1.EventsResponse\x12S\n" +
-	"\bFindDisk\x12\".cloister.guest.v1.FindDiskRequest\x1a#.cloister.guest.v1.FindDiskResponse\x12K\n" +
+	"\bFindDisk\x12\".cloister.guest.v1.FindDiskRequest\x1a#.cloister.guest.v1.FindDiskResponse\x12B\n" +
+	"\x06Notice\x12 .cloister.guest.v1.NoticeRequest\x1a\x16.google.protobuf.Empty\x12K\n" +
 	"\n" +
 	"MemoryInfo\x12\x16.google.protobuf.Empty\x1a%.cloister.guest.v1.MemoryInfoResponse\x12:\n" +
 	"\bShutdown\x12\x16.google.protobuf.Empty\x1a\x16.google.protobuf.EmptyB&Z$cloister/sandbox/guestapi/v1;guestv1b\x06proto3"
@@ -1304,7 +1373,7 @@ func file_sandbox_guestapi_v1_guest_proto_rawDescGZIP() []byte {
 	return file_sandbox_guestapi_v1_guest_proto_rawDescData
 }
 
-var file_sandbox_guestapi_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_sandbox_guestapi_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_sandbox_guestapi_v1_guest_proto_goTypes = []any{
 	(*ConfigureRequest)(nil),         // 0: cloister.guest.v1.ConfigureRequest
 	(*SetTimeRequest)(nil),           // 1: cloister.guest.v1.SetTimeRequest
@@ -1319,47 +1388,50 @@ var file_sandbox_guestapi_v1_guest_proto_goTypes = []any{
 	(*PrepareContainerResponse)(nil), // 10: cloister.guest.v1.PrepareContainerResponse
 	(*FindDiskRequest)(nil),          // 11: cloister.guest.v1.FindDiskRequest
 	(*FindDiskResponse)(nil),         // 12: cloister.guest.v1.FindDiskResponse
-	(*RemoveContainerRequest)(nil),   // 13: cloister.guest.v1.RemoveContainerRequest
-	(*EventsRequest)(nil),            // 14: cloister.guest.v1.EventsRequest
-	(*EventsResponse)(nil),           // 15: cloister.guest.v1.EventsResponse
-	(*Event)(nil),                    // 16: cloister.guest.v1.Event
-	(*MemoryInfoResponse)(nil),       // 17: cloister.guest.v1.MemoryInfoResponse
-	nil,                              // 18: cloister.guest.v1.ConfigureRequest.SysctlsEntry
-	(*anypb.Any)(nil),                // 19: google.protobuf.Any
-	(*emptypb.Empty)(nil),            // 20: google.protobuf.Empty
+	(*NoticeRequest)(nil),            // 13: cloister.guest.v1.NoticeRequest
+	(*RemoveContainerRequest)(nil),   // 14: cloister.guest.v1.RemoveContainerRequest
+	(*EventsRequest)(nil),            // 15: cloister.guest.v1.EventsRequest
+	(*EventsResponse)(nil),           // 16: cloister.guest.v1.EventsResponse
+	(*Event)(nil),                    // 17: cloister.guest.v1.Event
+	(*MemoryInfoResponse)(nil),       // 18: cloister.guest.v1.MemoryInfoResponse
+	nil,                              // 19: cloister.guest.v1.ConfigureRequest.SysctlsEntry
+	(*anypb.Any)(nil),                // 20: google.protobuf.Any
+	(*emptypb.Empty)(nil),            // 21: google.protobuf.Empty
 }
 var file_sandbox_guestapi_v1_guest_proto_depIdxs = []int32{
-	18, // 0: cloister.guest.v1.ConfigureRequest.sysctls:type_name -> cloister.guest.v1.ConfigureRequest.SysctlsEntry
+	19, // 0: cloister.guest.v1.ConfigureRequest.sysctls:type_name -> cloister.guest.v1.ConfigureRequest.SysctlsEntry
 	2,  // 1: cloister.guest.v1.ConfigureRequest.network:type_name -> cloister.guest.v1.Network
 	3,  // 2: cloister.guest.v1.Network.links:type_name -> cloister.guest.v1.Link
 	4,  // 3: cloister.guest.v1.Network.routes:type_name -> cloister.guest.v1.Route
 	5,  // 4: cloister.guest.v1.Network.neighbours:type_name -> cloister.guest.v1.Neighbour
 	8,  // 5: cloister.guest.v1.PrepareContainerRequest.mounts:type_name -> cloister.guest.v1.MountStep
 	9,  // 6: cloister.guest.v1.PrepareContainerRequest.files:type_name -> cloister.guest.v1.File
-	16, // 7: cloister.guest.v1.EventsResponse.events:type_name -> cloister.guest.v1.Event
-	19, // 8: cloister.guest.v1.Event.event:type_name -> google.protobuf.Any
+	17, // 7: cloister.guest.v1.EventsResponse.events:type_name -> cloister.guest.v1.Event
+	20, // 8: cloister.guest.v1.Event.event:type_name -> google.protobuf.Any
 	0,  // 9: cloister.guest.v1.Guest.Configure:input_type -> cloister.guest.v1.ConfigureRequest
 	1,  // 10: cloister.guest.v1.Guest.SetTime:input_type -> cloister.guest.v1.SetTimeRequest
 	2,  // 11: cloister.guest.v1.Guest.ApplyNetwork:input_type -> cloister.guest.v1.Network
 	6,  // 12: cloister.guest.v1.Guest.PrepareSandbox:input_type -> cloister.guest.v1.PrepareSandboxRequest
 	7,  // 13: cloister.guest.v1.Guest.PrepareContainer:input_type -> cloister.guest.v1.PrepareContainerRequest
-	13, // 14: cloister.guest.v1.Guest.RemoveContainer:input_type -> cloister.guest.v1.RemoveContainerRequest
-	14, // 15: cloister.guest.v1.Guest.Events:input_type -> cloister.guest.v1.EventsRequest
+	14, // 14: cloister.guest.v1.Guest.RemoveContainer:input_type -> cloister.guest.v1.RemoveContainerRequest
+	15, // 15: cloister.guest.v1.Guest.Events:input_type -> cloister.guest.v1.EventsRequest
 	11, // 16: cloister.guest.v1.Guest.FindDisk:input_type -> cloister.guest.v1.FindDiskRequest
-	20, // 17: cloister.guest.v1.Guest.MemoryInfo:input_type -> google.protobuf.Empty
-	20, // 18: cloister.guest.v1.Guest.Shutdown:input_type -> google.protobuf.Empty
-	20, // 19: cloister.guest.v1.Guest.Configure:output_type -> google.protobuf.Empty
-	20, // 20: cloister.guest.v1.Guest.SetTime:output_type -> google.protobuf.Empty
-	20, // 21: cloister.guest.v1.Guest.ApplyNetwork:output_type -> google.protobuf.Empty
-	20, // 22: cloister.guest.v1.Guest.PrepareSandbox:output_type -> google.protobuf.Empty
-	10, // 23: cloister.guest.v1.Guest.PrepareContainer:output_type -> cloister.guest.v1.PrepareContainerResponse
-	20, // 24: cloister.guest.v1.Guest.RemoveContainer:output_type -> google.protobuf.Empty
-	15, // 25: cloister.guest.v1.Guest.Events:output_type -> cloister.guest.v1.EventsResponse
-	12, // 26: cloister.guest.v1.Guest.FindDisk:output_type -> cloister.guest.v1.FindDiskResponse
-	17, // 27: cloister.guest.v1.Guest.MemoryInfo:output_type -> cloister.guest.v1.MemoryInfoResponse
-	20, // 28: cloister.guest.v1.Guest.Shutdown:output_type -> google.protobuf.Empty
-	19, // [19:29] is the sub-list for method output_type
-	9,  // [9:19] is the sub-list for method input_type
+	13, // 17: cloister.guest.v1.Guest.Notice:input_type -> cloister.guest.v1.NoticeRequest
+	21, // 18: cloister.guest.v1.Guest.MemoryInfo:input_type -> google.protobuf.Empty
+	21, // 19: cloister.guest.v1.Guest.Shutdown:input_type -> google.protobuf.Empty
+	21, // 20: cloister.guest.v1.Guest.Configure:output_type -> google.protobuf.Empty
+	21, // 21: cloister.guest.v1.Guest.SetTime:output_type -> google.protobuf.Empty
+	21, // 22: cloister.guest.v1.Guest.ApplyNetwork:output_type -> google.protobuf.Empty
+	21, // 23: cloister.guest.v1.Guest.PrepareSandbox:output_type -> google.protobuf.Empty
+	10, // 24: cloister.guest.v1.Guest.PrepareContainer:output_type -> cloister.guest.v1.PrepareContainerResponse
+	21, // 25: cloister.guest.v1.Guest.RemoveContainer:output_type -> google.protobuf.Empty
+	16, // 26: cloister.guest.v1.Guest.Events:output_type -> cloister.guest.v1.EventsResponse
+	12, // 27: cloister.guest.v1.Guest.FindDisk:output_type -> cloister.guest.v1.FindDiskResponse
+	21, // 28: cloister.guest.v1.Guest.Notice:output_type -> google.protobuf.Empty
+	18, // 29: cloister.guest.v1.Guest.MemoryInfo:output_type -> cloister.guest.v1.MemoryInfoResponse
+	21, // 30: cloister.guest.v1.Guest.Shutdown:output_type -> google.protobuf.Empty
+	20, // [20:31] is the sub-list for method output_type
+	9,  // [9:20] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -1376,7 +1448,7 @@ func file_sandbox_guestapi_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sandbox_guestapi_v1_guest_proto_rawDesc), len(file_sandbox_guestapi_v1_guest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -17,6 +17,7 @@ type TTRPCGuestService interface {
 	RemoveContainer(context.Context, *RemoveContainerRequest) (*emptypb.Empty, error)
 	Events(context.Context, *EventsRequest) (*EventsResponse, error)
 	FindDisk(context.Context, *FindDiskRequest) (*FindDiskResponse, error)
+	Notice(context.Context, *NoticeRequest) (*emptypb.Empty, error)
 	MemoryInfo(context.Context, *emptypb.Empty) (*MemoryInfoResponse, error)
 	Shutdown(context.Context, *emptypb.Empty) (*emptypb.Empty, error)
 }
@@ -79,6 +80,13 @@ func RegisterTTRPCGuestService(srv *ttrpc.Server, svc TTRPCGuestService) {
 					return nil, err
 				}
 				return svc.FindDisk(ctx, &req)
+			},
+			"Notice": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req NoticeRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Notice(ctx, &req)
 			},
 			"MemoryInfo": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req emptypb.Empty
@@ -167,6 +175,14 @@ func (c *ttrpcguestClient) Events(ctx context.Context, req *EventsRequest) (*Eve
 func (c *ttrpcguestClient) FindDisk(ctx context.Context, req *FindDiskRequest) (*FindDiskResponse, error) {
 	var resp FindDiskResponse
 	if err := c.client.Call(ctx, "cloister.guest.v1.Guest", "FindDisk", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *ttrpcguestClient) Notice(ctx context.Context, req *NoticeRequest) (*emptypb.Empty, error) {
+	var resp emptypb.Empty
+	if err := c.client.Call(ctx, "cloister.guest.v1.Guest", "Notice", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

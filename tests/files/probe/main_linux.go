@@ -26,7 +26,7 @@ func all() []check {
 		sizeCases(), spaceCases(), xattrCases(), aclCases(), execCases(), nodeCases(), memoryCases(), mapEdgeCases(), lockCases(), watchCases())
 }
 
-const usage = "usage: probe FOLDER [PREFIX...] | probe full FOLDER [PREFIX...] | probe user | probe dial SOCKET"
+const usage = "usage: probe FOLDER [PREFIX...] | probe full FOLDER [PREFIX...] | probe user | probe dial SOCKET | probe watch FOLDER [FILE]"
 
 func main() {
 	args := os.Args[1:]
@@ -37,6 +37,8 @@ func main() {
 		fmt.Println(whoami())
 	case len(args) == 2 && args[0] == "dial":
 		with(dial(args[1]))
+	case len(args) > 1 && args[0] == "watch":
+		with(follow(args[1], strings.Join(args[2:], "")))
 	case len(args) > 1 && args[0] == "full":
 		runAll(args[1], chosen(fullCases(), args[2:]))
 	case len(args) > 0 && filepath.IsAbs(args[0]):

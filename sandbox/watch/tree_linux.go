@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package watch
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// MaxFolders bounds what is watched of a tree: each watch is memory of the host's kernel.
+	MaxFolders = 8192
+	// maxPath bounds the name of a folder that is watched, below the root.
+	maxPath = 1024
+	// maxNames bounds what is told at once; beyond it folders are told instead of files.
+	maxNames = 1024
+	// settle is how long names are collected before they are told: one file is often changed in many steps.
+	settle = 50 * time.Millisecond
+	// pace is the least time between two tellings; it is longer where the tree had to be walked, so that
+	// who changes folders without end takes a part of a processor at most.
+	pace = 200 * time.Millisecond
+	part = 10
+
+	content = unix.IN_CLOSE_WRITE
+	entries = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO
+	// What only changes a file's times or mode is not asked for: whoever hears of a change may set them.
+	events = content | entries | unix.IN_EXCL_UNLINK | unix.IN_ONLYDIR
+)
+
+// Root is the name of the tree's root.
+const Root = "."
+
+// Tree is a folder with all that is below it, or a file. Somebody may change it with evil in mind: nothing outside of it is
+// opened, whatever is a link meanwhile.
+type Tree struct {
+	root    *os.Root // nil for a file
+	changes *os.File
+	folders map[int32]string // by watch
+	full    bool
+	rested  <-chan time.Time
+}
+
+// Open begins to watch a folder or a file.
+func Open(name string) (_ *Tree, err error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("inotify: raise fs.inotify.max_user_instances: %w", err)
+	}
+	t := &Tree{changes: os.NewFile(uintptr(fd), "inotify"), folders: map[int32]string{}}
+	defer func() {
+		if err != nil {
+			_ = t.Close()
+		}
+	}()
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return t, t.add(name, Root, content)
+	}
+	if t.root, err = os.OpenRoot(name); err != nil {
+		return nil, err
+	}
+	return t, t.grow(Root, nil)
+}
+
+// Close ends Next.
+func (t *Tree) Close() error {
+	if t.root == nil {
+		return t.changes.Close()
+	}
+	return errors.Join(t.changes.Close(), t.root.Close())
+}
+
+// Full tells that the tree has folders which are not watched.
+func (t *Tree) Full() bool { return t.full }
+
+// Next waits until something has changed. A name is relative to the root, and may be gone. The error is os.ErrClosed after
+// Close.
+func (t *Tree) Next() ([]string, error) {
+	if t.rested != nil {
+		<-t.rested
+	}
+	changed := map[string]struct{}{}
+	if err := t.read(changed); err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	err := t.changes.SetReadDeadline(begin.Add(settle))
+	for err == nil && len(changed) <= maxNames {
+		err = t.read(changed)
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, err
+	}
+	t.rested = time.After(max(pace, part*(time.Since(begin)-settle)))
+	return slices.Sorted(maps.Keys(few(changed))), t.changes.SetReadDeadline(time.Time{})
+}
+
+// few gives the folders of too many names, and the root of too many folders.
+func few(names map[string]struct{}) map[string]struct{} {
+	if len(names) <= maxNames {
+		return names
+	}
+	folders := map[string]struct{}{}
+	for name := range names {
+		folders[path.Dir(name)] = struct{}{}
+	}
+	if len(folders) > maxNames {
+		return map[string]struct{}{Root: {}}
+	}
+	return folders
+}
+
+// read notes what the next events are about.
+func (t *Tree) read(changed map[string]struct{}) error {
+	buf := make([]byte, 64<<10)
+	n, err := t.changes.Read(buf)
+	if err != nil {
+		return err
+	}
+	for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent; {
+		watch, mask, size := int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:]), binary.NativeEndian.Uint32(b[12:])
+		name, _, _ := bytes.Cut(b[unix.SizeofInotifyEvent:unix.SizeofInotifyEvent+size], []byte{0})
+		b = b[unix.SizeofInotifyEvent+size:]
+		if err := t.note(watch, mask, string(name), changed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Tree) note(watch int32, mask uint32, name string, changed map[string]struct{}) error {
+	folder, known := t.folders[watch]
+	switch {
+	case mask&unix.IN_Q_OVERFLOW != 0: // folders may have come unseen
+		changed[Root] = struct{}{}
+		return t.grow(Root, nil)
+	case mask&unix.IN_IGNORED != 0:
+		delete(t.folders, watch)
+		return nil
+	case !known || mask&(content|entries) == 0:
+		return nil
+	}
+	name = path.Join(folder, name)
+	changed[name] = struct{}{}
+	switch {
+	case mask&unix.IN_ISDIR == 0:
+		return nil
+	case mask&unix.IN_MOVED_FROM != 0:
+		return t.cut(name)
+	case mask&(unix.IN_CREATE|unix.IN_MOVED_TO) != 0:
+		return t.grow(name, changed)
+	}
+	return nil
+}
+
+// grow watches a folder and those below it, the nearest first. What is in them already may have come before the watch: it is
+// noted too.
+func (t *Tree) grow(name string, changed map[string]struct{}) error {
+	for queue := []string{name}; len(queue) > 0; queue = queue[1:] {
+		below, err := t.enter(queue[0], changed)
+		if err != nil {
+			return err
+		}
+		if len(t.folders)+len(queue) > MaxFolders {
+			t.full = true
+			continue
+		}
+		queue = append(queue, below...)
+	}
+	return nil
+}
+
+// enter watches one folder, and lists those that are in it. One that is gone, or a folder no more, is none.
+func (t *Tree) enter(name string, changed map[string]struct{}) (below []string, err error) {
+	if len(name) > maxPath || len(t.folders) >= MaxFolders {
+		t.full = true
+		return nil, nil
+	}
+	f, err := t.root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil // its folder has been noted
+	}
+	defer f.Close()
+	if err := t.add(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), name, events); err != nil {
+		return nil, err
+	}
+	for {
+		list, err := f.ReadDir(maxNames)
+		for _, e := range list {
+			if changed != nil && len(changed) <= maxNames {
+				changed[path.Join(name, e.Name())] = struct{}{}
+			}
+			if e.IsDir() && len(below) < MaxFolders {
+				below = append(below, path.Join(name, e.Name()))
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, fs.ErrNotExist) {
+			return below, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// cut ends the watches of a folder that has another name now, and of those below it.
+func (t *Tree) cut(name string) error {
+	return t.control(func(fd int) error {
+		for watch, folder := range t.folders {
+			if folder == name || strings.HasPrefix(folder, name+"/") {
+				_, _ = unix.InotifyRmWatch(fd, uint32(watch)) // gone with its folder
+				delete(t.folders, watch)
+			}
+		}
+		return nil
+	})
+}
+
+// add watches the file at a path of the host, which has a name in the tree.
+func (t *Tree) add(at, name string, mask uint32) error {
+	return t.control(func(fd int) error {
+		watch, err := unix.InotifyAddWatch(fd, at, mask)
+		if errors.Is(err, unix.ENOSPC) {
+			return fmt.Errorf("watch %q: raise fs.inotify.max_user_watches: %w", name, err)
+		}
+		if err != nil {
+			return fmt.Errorf("watch %q: %w", name, err)
+		}
+		t.folders[int32(watch)] = name
+		return nil
+	})
+}
+
+// control lends the descriptor: File.Fd would have it block.
+func (t *Tree) control(f func(fd int) error) error {
+	raw, err := t.changes.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var done error
+	err = raw.Control(func(fd uintptr) { done = f(int(fd)) })
+	return errors.Join(err, done)
+}
