@@ -156,6 +156,7 @@ func options(t *testing.T, b *engine) {
 		{"--cap-add=ALL", "mounted", "mount -t tmpfs none /mnt 2>/dev/null || mkdir -p /mnt && mount -t tmpfs none /mnt && echo mounted"},
 		{"--device /dev/fuse", "opens", "exec 3<>/dev/fuse && echo opens"},
 		{"--device /dev/net/tun", "1", "cat /dev/net/tun 2>&1 | grep -c 'bad state'"},
+		{"a tun of its own", "10.8.0.1", "tunctl -t tun8 >/dev/null && ip addr add 10.8.0.1/24 dev tun8 && ip link set tun8 up && ping -c 1 -W 5 10.8.0.1 | sed -n 's/.*from \\([^:]*\\):.*/\\1/p'"},
 		{"--oom-score-adj", "100", "cat /proc/1/oom_score_adj"},
 	} {
 		t.Run(tt.name, func(t *testing.T) { b.say(t, "loose", tt.name, tt.want, tt.script) })

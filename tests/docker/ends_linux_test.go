@@ -24,8 +24,9 @@ func volumes(t *testing.T, b *engine) {
 		name, want string
 		args       []string
 	}{
-		{"named", "", []string{"--volume=kept:/data", image, "sh", "-c", "echo word >/data/f"}},
+		{"named", "", []string{"--volume=kept:/data", image, "sh", "-c", "mkdir /data/d; echo word >/data/f; echo deep >/data/d/f"}},
 		{"named, again", "word\n", []string{"--volume=kept:/data:ro", image, "sh", "-c", "cat /data/f; touch /data/g 2>/dev/null"}},
+		{"a part of a named one", "deep\n", []string{"--mount=type=volume,source=kept,target=/data,volume-subpath=d", image, "cat", "/data/f"}},
 		{"anonymous, filled from the image", "test_content\n", []string{volumeImage, "cat", "/test_dir/test_file"}},
 		{"folder, read-only", "host\n", []string{"--mount=type=bind,source=" + source + ",target=/s,readonly", image, "sh", "-c", "cat /s/f; touch /s/g 2>/dev/null"}},
 		{"folder, writable", "", []string{"--volume=" + source + ":/s:z", image, "sh", "-c", "echo guest >/s/f"}},

@@ -30,11 +30,15 @@ func life(t *testing.T, b *engine) {
 			t.Errorf("exec -it tty = %q", got)
 		}
 	})
-	t.Run("cp", func(t *testing.T) { copies(t, b, "web") })
+	t.Run("cp", func(t *testing.T) {
+		copies(t, b, "web")
+		folders(t, b, "web", "running")
+		b.say(t, "web", "what was copied", "word word", "cat /www/running/sub/f /www/running/sub/l | xargs")
+	})
 	t.Run("stats", func(t *testing.T) {
-		got := strings.Fields(b.MustDocker(t, "stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}} {{.NetIO}}", "web"))
-		if len(got) < 5 || got[1] == "0" || got[2] == "0B" || got[4] != "128MiB" || got[5] == "0B" {
-			t.Errorf("stats = %q, want processes, memory used of 128MiB, and network", got)
+		got := strings.Fields(b.MustDocker(t, "stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}} {{.NetIO}} {{.CPUPerc}}", "web"))
+		if len(got) < 9 || got[8] == "0.00%" || got[1] == "0" || got[2] == "0B" || got[4] != "128MiB" || got[5] == "0B" {
+			t.Errorf("stats = %q, want processes, memory used of 128MiB, network and processor", got)
 		}
 	})
 	t.Run("top", func(t *testing.T) {
@@ -70,8 +74,10 @@ func life(t *testing.T, b *engine) {
 		if got := b.MustDocker(t, "logs", "--tail", "1", "web"); got != "ends\n" {
 			t.Errorf("the last line is %q", got)
 		}
+		folders(t, b, "web", "stopped")
 		b.MustDocker(t, "start", "web")
 		b.fetch(t, "127.0.0.1", "8080")
+		b.say(t, "web", "what was copied while it was stopped", "word word", "cat /www/stopped/sub/f /www/stopped/sub/l | xargs")
 	})
 	t.Run("kill", func(t *testing.T) {
 		b.MustDocker(t, "kill", "web")
@@ -125,5 +131,25 @@ func copies(t *testing.T, b *engine, name string) {
 	got, err := os.ReadFile(b.Place.Path(back))
 	if err != nil || string(got) != data {
 		t.Errorf("%d bytes came back of %d: %v", len(got), len(data), err)
+	}
+}
+
+// folders moves a folder in both directions.
+func folders(t *testing.T, b *engine, container, name string) {
+	t.Helper()
+	there, back := filepath.Join(b.Place.Dir, name), filepath.Join(b.Place.Dir, name+"-back")
+	if err := os.MkdirAll(filepath.Join(there, "sub"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(there, "sub", "f"), []byte("word\n"), 0o604); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("f", filepath.Join(there, "sub", "l")); err != nil {
+		t.Fatal(err)
+	}
+	b.MustDocker(t, "cp", there, container+":/www/"+name)
+	b.MustDocker(t, "cp", container+":/www/"+name, back)
+	if got := b.sh(t, "cd "+back+"/sub; stat -c '%n %a %F' . *; cat l"); got != ". 750 directory\nf 604 regular file\nl 777 symbolic link\nword" {
+		t.Errorf("%s came back as %q", name, got)
 	}
 }

@@ -19,10 +19,10 @@ func await(done func() bool) bool { return bed.Await(20*time.Second, done) }
 
 // network is about networks of the user's own, where names are looked up at 127.0.0.11.
 func network(t *testing.T, b *engine) {
-	b.MustDocker(t, "network", "create", "--subnet=10.91.0.0/24", "--gateway=10.91.0.1", "front")
+	b.MustDocker(t, "network", "create", "--subnet=10.91.0.0/24", "--gateway=10.91.0.1", "--ipv6", "--subnet=fd91::/64", "--opt=com.docker.network.driver.mtu=1380", "front")
 	b.MustDocker(t, "network", "create", "--subnet=10.92.0.0/24", "back")
 	upstream(t, b, "10.91.0.1")
-	b.start(t, "db", []string{"--network=front", "--network-alias=database", "--ip=10.91.0.5"}, "sh", "-c", "mkdir /www; echo rows >/www/f; httpd -f -p 80 -h /www")
+	b.start(t, "db", []string{"--network=front", "--network-alias=database", "--ip=10.91.0.5", "--ip6=fd91::5"}, "sh", "-c", "mkdir /www; echo rows >/www/f; httpd -f -p 80 -h /www")
 	b.start(t, "app", []string{"--network=front", "--dns=10.91.0.1", "--dns-opt=timeout:3"})
 	for _, tt := range []struct{ name, want, script string }{
 		{"a container", "10.91.0.5", "nslookup -type=a db | awk '/^Address/ {a=$2} END {print a}'"},
@@ -30,6 +30,8 @@ func network(t *testing.T, b *engine) {
 		{"a name of elsewhere", "10.9.8.7", "nslookup -type=a elsewhere.test | awk '/^Address/ {a=$2} END {print a}'"},
 		{"the reverse", "db.front", "nslookup 10.91.0.5 | sed -n 's/.*name = //p'"},
 		// A message behind its length (RFC 1035, 4.2.2), for "db"; the answer's last four bytes are the address.
+		{"over IPv6", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 $(nslookup -type=aaaa db | awk '/^Address/ {a=$2} END {print a}') 80 | tail -n 1`},
+		{"MTU and IPv6 default route", "1380 1", "echo $(cat /sys/class/net/eth0/mtu) $(ip -6 route | grep -c '^default via fd91::1 ')"},
 		{"over TCP", "0a 5b 00 05", `printf '\0\024\0\1\1\0\0\1\0\0\0\0\0\0\2db\0\0\1\0\1' | nc -w 5 127.0.0.11 53 | tail -c 4 | od -An -tx1 | sed 's/^ *//'`},
 		{"port 53 is the workload's", "bound", "httpd -p 53 && echo bound"},
 		{"by name", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 10.91.0.5 80 | tail -n 1`},
@@ -44,6 +46,7 @@ func network(t *testing.T, b *engine) {
 		b.awaitIn(t, "app", "10.92.0.9/24", "ip -o -4 addr show dev eth1 | awk '{print $4}'")
 		b.awaitIn(t, "app", "10.92.0.7", address)
 		b.say(t, "app", "ping", "0", "ping -c 1 -W 5 10.92.0.7 >/dev/null; echo $?")
+		b.thirdNetwork(t, "app")
 		b.MustDocker(t, "network", "disconnect", "back", "app")
 		b.awaitIn(t, "app", "10.9.8.7", address)
 		b.awaitIn(t, "app", "", "ip -o -4 addr show | grep 10.92")
@@ -58,9 +61,32 @@ func network(t *testing.T, b *engine) {
 		b.start(t, "side", []string{"--network=container:db"})
 		b.awaitIn(t, "side", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 80 | tail -n 1`)
 		b.say(t, "side", "address", "10.91.0.5/24", "ip -o -4 addr show dev eth0 | awk '{print $4}'")
+		b.MustDocker(t, "stop", "--time=1", "db")
+		b.say(t, "side", "its network is gone", "lo", "ls /sys/class/net")
+		b.MustDocker(t, "start", "db")
+		b.awaitIn(t, "side", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 80 | tail -n 1`)
+		b.MustDocker(t, "restart", "--time=1", "side")
+		b.awaitIn(t, "side", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 80 | tail -n 1`)
 		b.MustDocker(t, "rm", "--force", "side")
 		b.awaitIn(t, "app", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 10.91.0.5 80 | tail -n 1`)
 	})
+}
+
+// thirdNetwork connects a container of two networks, and a machine of two cards, to one more. Docker is not asked: the log says what is missing, and
+// the rest goes on.
+func (b *engine) thirdNetwork(t *testing.T, name string) {
+	t.Helper()
+	b.MustDocker(t, "network", "create", "third")
+	b.MustDocker(t, "network", "connect", "third", name)
+	if !await(func() bool {
+		log, err := os.ReadFile(b.Containerd.LogFile)
+		return err == nil && strings.Contains(string(log), "all 2 network cards of the machine are taken: set machine.nics")
+	}) {
+		t.Error("nothing in the log says that a third network needs a third card")
+	}
+	b.say(t, name, "links", "eth0 eth1 lo", "echo $(ls /sys/class/net)")
+	b.MustDocker(t, "network", "disconnect", "third", name)
+	b.MustDocker(t, "network", "rm", "third")
 }
 
 // awaitIn waits until a script in a container writes what is wanted.
