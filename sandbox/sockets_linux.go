@@ -70,11 +70,11 @@ func (s *Sandbox) serveSockets(ctx context.Context, r *resident, c Container, st
 			continue
 		}
 		source := c.absolute(c.Workload.Mounts[n].Source)
-		listed, err := listed(source, s.config.Workloads.Sockets)
+		name, err := listed(source, s.config.Workloads.Sockets)
 		if err != nil { // somebody has put something else there since it was checked: each connection is refused
 			log.G(ctx).WithError(err).WithField("socket", source).Warn("no connection of the guest's gets there")
 		}
-		go s.serveSocket(ctx, guestapi.Token(token), &server{path: listed})
+		go s.serveSocket(ctx, guestapi.Token(token), &server{path: name})
 	}
 	r.undo.push("sockets", func(context.Context) error {
 		cancel() // closes what is open on the host; a guest that does not read is not waited for

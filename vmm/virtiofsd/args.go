@@ -28,6 +28,10 @@ const xattrMap = ":ok:all:security.capability:security.capability:" +
 	":unsupported:all:trusted.:trusted.:" +
 	":ok:all:::"
 
+// fewFiles is the number of descriptors below which a folder is listed by name alone. Else each name that is listed takes one
+// until the guest's kernel lets go of it, and a large folder takes all there are before it is asked to.
+const fewFiles = 1 << 17
+
 // kindOf tells the kind from the binary's --help.
 func kindOf(help string) (Kind, error) {
 	switch {
@@ -48,7 +52,7 @@ func args(kind Kind, socket, folder int, openFiles uint64) []string {
 	source := fmt.Sprintf("/proc/self/fd/%d/.", folder)
 	nofile := strconv.FormatUint(openFiles, 10)
 	if kind == KindRust {
-		return []string{
+		out := []string{
 			"--fd=" + strconv.Itoa(socket),
 			"--shared-dir=" + source,
 			"--sandbox=chroot",
@@ -58,11 +62,14 @@ func args(kind Kind, socket, folder int, openFiles uint64) []string {
 			"--killpriv-v2",
 			"--xattr",
 			"--xattrmap=" + xattrMap,
-			"--killpriv-v2",
 			"--rlimit-nofile=" + nofile,
 		}
+		if openFiles < fewFiles {
+			out = append(out, "--no-readdirplus")
+		}
+		return out
 	}
-	return []string{
+	out := []string{
 		"-f",
 		"--fd=" + strconv.Itoa(socket),
 		"--rlimit-nofile=" + nofile,
@@ -74,6 +81,9 @@ func args(kind Kind, socket, folder int, openFiles uint64) []string {
 		// Without it the guest asks for the file capabilities before each write.
 		"-o", "killpriv_v2",
 		"-o", "xattr,xattrmap=" + xattrMap,
-		"-o", "killpriv_v2",
 	}
+	if openFiles < fewFiles {
+		out = append(out, "-o", "no_readdirplus")
+	}
+	return out
 }

@@ -15,9 +15,18 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestArgs(t *testing.T) {
-	for _, kind := range []Kind{KindC, KindRust} {
-		got := strings.Join(args(kind, 3, 4, 20000), "\n") + "\n"
-		golden := filepath.Join("testdata", string(kind)+".args")
+	for _, tt := range []struct {
+		kind      Kind
+		openFiles uint64
+		golden    string
+	}{
+		{KindC, 1 << 20, "c.args"},
+		{KindC, 20000, "c-few.args"},
+		{KindRust, 1 << 20, "rust.args"},
+		{KindRust, 20000, "rust-few.args"},
+	} {
+		got := strings.Join(args(tt.kind, 3, 4, tt.openFiles), "\n") + "\n"
+		golden := filepath.Join("testdata", tt.golden)
 		if *update {
 			if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
 				t.Fatal(err)
@@ -28,7 +37,7 @@ func TestArgs(t *testing.T) {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(string(want), got); diff != "" {
-			t.Errorf("args(%s) (-%s +got):\n%s", kind, golden, diff)
+			t.Errorf("%s (-want +got):\n%s", golden, diff)
 		}
 	}
 }

@@ -37,6 +37,12 @@ func main() {
 		fmt.Println(whoami())
 	case len(args) == 2 && args[0] == "dial":
 		with(dial(args[1]))
+	case len(args) == 2 && args[0] == "names":
+		list, err := os.ReadDir(args[1])
+		for _, e := range list {
+			fmt.Println(e.Name())
+		}
+		with(err)
 	case len(args) > 1 && args[0] == "watch":
 		with(follow(args[1], strings.Join(args[2:], "")))
 	case len(args) > 1 && args[0] == "full":
