@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -209,6 +210,41 @@ func restart(t *testing.T, b *engine) {
 			}
 		})
 	}
+	b.MustDocker(t, "update", "--restart=always", "stays")
+	t.Run("killed machine", func(t *testing.T) {
+		b.Place.Run(t, "kill", "-KILL", b.inspect(t, "stays", "{{.State.Pid}}"))
+		b.awaitInspect(t, "stays", "{{.RestartCount}} {{.State.Status}}", "1 running")
+		b.fetch(t, "127.0.0.1", "8090")
+	})
+	t.Run("reboot", func(t *testing.T) {
+		b.reboot(t)
+		b.awaitInspect(t, "stays", "{{.RestartCount}} {{.State.Status}}", "0 running")
+		b.fetch(t, "127.0.0.1", "8090")
+		b.awaitInspect(t, "other", "{{.State.Running}}", "false")
+	})
 	b.MustDocker(t, "stop", "--time", "1", "stays")
 	b.awaitInspect(t, "stays", "{{.State.Status}} {{.State.ExitCode}}", "exited 137")
+}
+
+// reboot leaves what a host's reboot leaves, files on disk, and starts the daemons.
+func (b *engine) reboot(t *testing.T) {
+	t.Helper()
+	b.Stop(t, "KILL")
+	b.Containerd.Stop(t, "KILL")
+	for pid, line := range b.Place.Processes(t) {
+		if slices.Contains([]string{"containerd-shim-cloister-v2", "qemu-system-x86_64", "virtiofsd"}, filepath.Base(strings.Fields(line)[0])) {
+			b.Place.Run(t, "kill", "-KILL", strconv.Itoa(pid))
+		}
+	}
+	b.Place.Run(t, "sh", "-c", `awk '$5 ~ "^/run/" { print $5 }' /proc/self/mountinfo | tac | xargs -r -n 1 umount -l
+for l in $(ls /sys/class/net); do [ $l = lo ] || ip link delete $l; done # the other end of a veth is gone by then
+iptables -F; iptables -t nat -F; rm -rf /run/cloister /run/containerd /run/docker /run/netns`)
+	if !await(func() bool { // once the kernel has buried who was killed
+		const script = "for d in /sys/fs/cgroup/$0 /sys/fs/cgroup/*/$0; do [ ! -d $d ] || find $d -mindepth 1 -depth -type d ! -exec rmdir {} \\; -print; done 2>/dev/null"
+		return b.Place.Run(t, "sh", "-c", script, b.CgroupParent) == ""
+	}) {
+		t.Error("cgroups of the time before are still there")
+	}
+	b.Containerd.Start(t)
+	b.Start(t)
 }
