@@ -4,6 +4,7 @@ package files
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -197,6 +198,15 @@ func TestHostSockets(t *testing.T) {
 	listen(t, dir+"/open", 0o666)
 	if got := g.sh(t, "client", "printf again | probe dial /run/open"); got != "got again" {
 		t.Errorf("somebody listens again: %q", got)
+	}
+	// Who may write to the folder, as a guest that has it for a volume, does not choose the server.
+	unlisted := g.folder(t, "unlisted") + "/s"
+	listen(t, unlisted, 0o666)
+	if err := errors.Join(os.Remove(dir+"/open"), os.Symlink(unlisted, dir+"/open")); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.sh(t, "client", "printf word | probe dial /run/open; echo ended"); got != "ended\n" {
+		t.Errorf("a link in the socket's place: %q", got)
 	}
 	g.Remove(t, "client")
 	g.NothingLeft(t, before)
