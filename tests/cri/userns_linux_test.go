@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"cloister/tests/testenv"
 )
 
 // TestUserNamespaces runs a pod with a user namespace (hostUsers: false) in both of containerd's modes.
@@ -102,14 +104,18 @@ func users(t *testing.T, sandboxer string) {
 			}
 		}
 	})
-	step(t, "streams of a user", func(t *testing.T) {
+	capable(t, filepath.Join(volume, "busybox"))
+	step(t, "streams of a user, capabilities of a file", func(t *testing.T) {
 		third := p.start(t, "third", func(c *runtimeapi.ContainerConfig) {
 			withUsers(volume, podUsers())(c)
 			c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
-		}, "sh", "-c", "id -u; echo said >/dev/stderr")
+		}, "sh", "-c", "id -u; echo said >/dev/stderr; /volume/busybox grep CapEff /proc/self/status")
 		s := b.exited(t, third)
-		if log, err := os.ReadFile(filepath.Join(p.config.GetLogDirectory(), "third.log")); s.GetExitCode() != 0 || !strings.Contains(string(log), "stdout F 1000\n") || !strings.Contains(string(log), "stderr F said\n") {
-			t.Errorf("exit code %d, log %q, %v", s.GetExitCode(), log, err)
+		log, err := os.ReadFile(filepath.Join(p.config.GetLogDirectory(), "third.log"))
+		for _, want := range []string{"stdout F 1000\n", "stderr F said\n", "CapEff:\t0000000000000400\n"} {
+			if s.GetExitCode() != 0 || !strings.Contains(string(log), want) {
+				t.Errorf("exit code %d, log %q, %v, want %q", s.GetExitCode(), log, err, want)
+			}
 		}
 	})
 	step(t, "a volume that cannot be mapped", func(t *testing.T) {
@@ -141,6 +147,21 @@ func owned(t *testing.T, name string, uid int) {
 		t.Fatal(err)
 	}
 	if err := os.Chown(name, uid, uid); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// capable makes a busybox that may bind any port, whoever runs it: struct vfs_cap_data of revision 2 (linux/capability.h).
+func capable(t *testing.T, name string) {
+	t.Helper()
+	program, err := os.ReadFile(testenv.NeedBusybox(t))
+	if err == nil {
+		err = os.WriteFile(name, program, 0o755)
+	}
+	if err == nil {
+		err = syscall.Setxattr(name, "security.capability", []byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }
