@@ -71,6 +71,9 @@ func parseModules(dep, builtin []byte) (moduleTable, error) {
 			t.builtin[moduleName(line)] = true
 		}
 	}
+	if _, ok := t.file["unix"]; !ok {
+		t.builtin["unix"] = true // since Linux 6.4 it cannot be a module, and the lists do not name what cannot
+	}
 	return t, nil
 }
 

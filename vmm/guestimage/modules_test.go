@@ -22,7 +22,7 @@ func TestModuleOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := table.order([]string{"virtio_pci", "ext4", "virtio-rng"}, true, map[string]bool{})
+	got, err := table.order([]string{"virtio_pci", "ext4", "virtio-rng", "unix"}, true, map[string]bool{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +38,12 @@ func TestModuleOrder(t *testing.T) {
 	}
 	if got, err := table.order([]string{"absent"}, false, map[string]bool{}); err != nil || len(got) != 0 {
 		t.Errorf("order(absent) = %v, %v, want nothing", got, err)
+	}
+	if table, err = parseModules([]byte("kernel/net/unix/unix.ko:\n"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := table.order([]string{"unix"}, true, map[string]bool{}); err != nil || len(got) != 1 {
+		t.Errorf("order(unix) of a kernel that has it as a module = %v, %v", got, err)
 	}
 }
 
