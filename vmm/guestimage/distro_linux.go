@@ -156,7 +156,7 @@ func (h *hostKernel) make(ctx context.Context, dir, _ string) (kernelSet, error)
 }
 
 func moduleNames() []string {
-	return append(append(bootModules(), "late"), lateModules()...)
+	return slices.Concat(bootModules(), diskModules(), []string{"late"}, lateModules())
 }
 
 // collect copies a kernel and the modules the guest needs into dir and writes
@@ -186,6 +186,11 @@ func collect(ctx context.Context, k *kernelSet, image, modules, dir string) erro
 	if err != nil {
 		return err
 	}
+	disks, err := table.order(diskModules(), false, done)
+	if err != nil {
+		return err
+	}
+	boot = append(boot, disks...)
 	late, err := table.order(lateModules(), false, done)
 	if err != nil {
 		return err

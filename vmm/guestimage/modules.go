@@ -20,10 +20,13 @@ var ErrModule = errors.New("kernel module not found")
 func bootModules() []string {
 	return []string{
 		"virtio_pci", "virtio_mmio", "virtio_console", "virtio_scsi", "sd_mod",
-		"virtiofs", "overlay", "erofs", "ext4", "virtio_net", "virtio_rng", "virtio_balloon",
+		"virtiofs", "overlay", "ext4", "virtio_net", "virtio_rng", "virtio_balloon",
 		"unix", "af_packet",
 	}
 }
+
+// diskModules are loaded at boot too, where the kernel has them: some distributions keep them in a package that need not be there.
+func diskModules() []string { return []string{"erofs"} }
 
 // lateModules are what containers may ask for; those the kernel lacks are left
 // out.
