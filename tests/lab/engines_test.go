@@ -174,8 +174,26 @@ func pods(t *testing.T, l *lab) {
 	}
 	l.wantPod(t, privileged, "")
 	pod("remove", privileged)
+	l.users(t, pod)
 	unexpected(t, l.machine)
 	l.nothingLeft(t, plain, "/var/lib/cloister")
+}
+
+// users has a pod with a user namespace: its root file system is an overlay of id-mapped layers with the sandbox's label, its
+// volume an id-mapped mount with a label that fits.
+func (l *lab) users(t *testing.T, pod func(...string) string) {
+	t.Helper()
+	const level = "s0:c810,c811"
+	l.sh(t, "mkdir -p /srv/users; chcon -t "+policy.RootfsType+" -l "+level+" /srv/users")
+	id, seen, _ := strings.Cut(pod("users", "users", level, "/srv/users"), "\n")
+	if seen != "0 65536 65536 0 0 0 7" {
+		t.Errorf("a container with a user namespace has seen %q", seen)
+	}
+	l.wantPod(t, id, level)
+	if got := strings.TrimSpace(l.sh(t, "stat -c '%u %C' /srv/users/made")); got != "7 system_u:object_r:"+policy.RootfsType+":"+level {
+		t.Errorf("what it has made is %s", got)
+	}
+	pod("remove", id)
 }
 
 // wantPod looks at the pod's processes: QEMU and file server in their domains, at one level, which is the one given or a pair.

@@ -17,7 +17,7 @@ import (
 	"cloister/tests/images"
 )
 
-const usage = "usage: pods ENDPOINT run NAME LEVEL | privileged NAME | container POD NAME LEVEL | remove POD"
+const usage = "usage: pods ENDPOINT run NAME LEVEL | privileged NAME | container POD NAME LEVEL | users NAME LEVEL VOLUME | remove POD"
 
 func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -47,6 +47,8 @@ func run(ctx context.Context, args []string) error {
 		id, err = pod(ctx, cri, config(args[2], &runtimeapi.LinuxSandboxSecurityContext{Privileged: true}))
 	case args[1] == "container" && len(args) == 5:
 		id, err = container(ctx, cri, args[2], args[3], args[4])
+	case args[1] == "users" && len(args) == 5:
+		id, err = users(ctx, cri, args[2], args[3], args[4])
 	case args[1] == "remove":
 		err = remove(ctx, cri, args[2])
 	default:
@@ -96,6 +98,38 @@ func container(ctx context.Context, cri runtimeapi.RuntimeServiceClient, pod, na
 	}
 	_, err = cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: made.GetContainerId()})
 	return made.GetContainerId(), err
+}
+
+// users starts a pod with a user namespace, and a container in it that writes to a volume. It gives the pod's id and what the
+// container has seen.
+func users(ctx context.Context, cri runtimeapi.RuntimeServiceClient, name, level, volume string) (string, error) {
+	ids := []*runtimeapi.IDMapping{{HostId: 65536, Length: 65536}}
+	namespaces := &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Uids: ids, Gids: ids}}
+	sandbox := config(name, &runtimeapi.LinuxSandboxSecurityContext{SelinuxOptions: options(level), NamespaceOptions: namespaces})
+	id, err := pod(ctx, cri, sandbox)
+	if err != nil {
+		return "", err
+	}
+	made, err := cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
+		PodSandboxId: id, SandboxConfig: sandbox,
+		Config: &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: &runtimeapi.ImageSpec{Image: images.BusyboxName},
+			Command: []string{"sleep", "600"}, LogPath: name + ".log",
+			Mounts: []*runtimeapi.Mount{{ContainerPath: "/volume", HostPath: volume, UidMappings: ids, GidMappings: ids}},
+			Linux:  &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{SelinuxOptions: options(level), NamespaceOptions: namespaces}},
+		},
+	})
+	if err != nil {
+		return "", err
+	}
+	if _, err := cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: made.GetContainerId()}); err != nil {
+		return "", err
+	}
+	seen, err := cri.ExecSync(ctx, &runtimeapi.ExecSyncRequest{
+		ContainerId: made.GetContainerId(), Timeout: 60,
+		Cmd: []string{"sh", "-c", "touch /root-file /volume/made; chown 7:7 /volume/made; echo $(cat /proc/self/uid_map) $(stat -c %u /bin/busybox /root-file /volume /volume/made)"},
+	})
+	return id + "\n" + string(seen.GetStdout()) + string(seen.GetStderr()), err
 }
 
 func remove(ctx context.Context, cri runtimeapi.RuntimeServiceClient, pod string) error {
