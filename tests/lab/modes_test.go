@@ -25,7 +25,7 @@ func modes(t *testing.T, l *lab) {
 	e := l.engine(t)
 	l.seen = nil
 	const static = "s0:c700,c701"
-	config := l.config(t, "modes", "", "", byAnnotation)
+	config := l.config(t, "modes", "", "", byAnnotation+"watch = [\"/srv/kept\"]\n")
 	l.sh(t, fmt.Sprintf(`mkdir -p /srv/kept /srv/group /srv/ref /srv/all; for d in kept group ref all; do echo $d >/srv/$d/file; done
 chcon -R -t usr_t -l s0 /srv; chcon -R -t %s -l %s /srv/kept`, policy.RootfsType, static))
 	mount := func(name string) []string {
@@ -94,6 +94,15 @@ chcon -R -t usr_t -l s0 /srv; chcon -R -t %s -l %s /srv/kept`, policy.RootfsType
 			t.Errorf("%s: %s: without the denial %s: %s", x.id, x.script, denied, brief(denials(l.seen)))
 		}
 	}
+	l.seen = nil
+	if err := in("static", "probe watch /kept file >/tmp/seen 2>&1 & until [ -s /tmp/seen ]; do sleep 0.1; done"); err != nil {
+		t.Error(err)
+	}
+	l.sh(t, "echo kept and changed >/srv/kept/file")
+	if err := in("static", "for i in $(seq 300); do grep changed /tmp/seen && exit; sleep 0.1; done; exit 1"); err != nil {
+		t.Errorf("a change of the host's in a watched volume: %v; %s", err, brief(denials(l.seen)))
+	}
+	unexpected(t, l.machine)
 	told := l.sh(t, "cloister labels")
 	if strings.Contains(told, "is held by") || strings.Count(told, parsed.Range.String()) < 2 {
 		t.Errorf("cloister labels:\n%s", told)
