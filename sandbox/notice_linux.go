@@ -59,8 +59,9 @@ func (s *Sandbox) notice(ctx context.Context, tree *watch.Tree, req *guestv1.Not
 			full = true
 			log.G(ctx).Warnf("more than %d folders, or very long names: changes in some raise no events in the guest", watch.MaxFolders)
 		}
-		if req.Names, err = tree.Next(); err == nil {
-			err = s.tell(ctx, req)
+		var names []string
+		if names, err = tree.Next(); err == nil {
+			err = s.tell(ctx, req, names)
 		}
 	}
 	if ctx.Err() == nil && s.guest.Err() == nil {
@@ -68,9 +69,13 @@ func (s *Sandbox) notice(ctx context.Context, tree *watch.Tree, req *guestv1.Not
 	}
 }
 
-func (s *Sandbox) tell(ctx context.Context, req *guestv1.NoticeRequest) error {
+func (s *Sandbox) tell(ctx context.Context, req *guestv1.NoticeRequest, names []string) error {
 	ctx, cancel := context.WithTimeout(ctx, noticing)
 	defer cancel()
+	req.Names = nil
+	for _, name := range names {
+		req.Names = append(req.Names, []byte(name))
+	}
 	_, err := s.guest.Guest().Notice(ctx, req)
 	return err
 }

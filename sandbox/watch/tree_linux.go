@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -148,6 +147,9 @@ func (t *Tree) note(watch int32, mask uint32, name string, changed map[string]st
 	switch {
 	case mask&unix.IN_Q_OVERFLOW != 0: // folders may have come unseen
 		changed[Root] = struct{}{}
+		if t.root == nil {
+			return nil
+		}
 		return t.grow(Root, nil)
 	case mask&unix.IN_IGNORED != 0:
 		delete(t.folders, watch)
@@ -199,8 +201,9 @@ func (t *Tree) enter(name string, changed map[string]struct{}) (below []string, 
 	if err := t.add(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), name, events); err != nil {
 		return nil, err
 	}
-	for {
-		list, err := f.ReadDir(maxNames)
+	for err == nil { // to the end, or as far as it can be read
+		var list []fs.DirEntry
+		list, err = f.ReadDir(maxNames)
 		for _, e := range list {
 			if changed != nil && len(changed) <= maxNames {
 				changed[path.Join(name, e.Name())] = struct{}{}
@@ -209,13 +212,8 @@ func (t *Tree) enter(name string, changed map[string]struct{}) (below []string, 
 				below = append(below, path.Join(name, e.Name()))
 			}
 		}
-		if errors.Is(err, io.EOF) || errors.Is(err, fs.ErrNotExist) {
-			return below, nil
-		}
-		if err != nil {
-			return nil, err
-		}
 	}
+	return below, nil
 }
 
 // cut ends the watches of a folder that has another name now, and of those below it.

@@ -201,6 +201,14 @@ func TestOverflow(t *testing.T) {
 	}
 	put(t, dir+"/before/f", false)
 	until(t, tree, "before/f")
+	file, err := Open(dir + "/before/f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := file.note(-1, unix.IN_Q_OVERFLOW, "", map[string]struct{}{}); err != nil {
+		t.Errorf("a file's events are lost: %v", err)
+	}
 }
 
 // TestFull stops at a number of folders and says so.

@@ -50,6 +50,16 @@ func TestHostChanges(t *testing.T) {
 				{"folder renamed", "volume", "d/g/x=y f=forth now=new", func() error { return os.Rename(volume+"/d/e", volume+"/d/g") }},
 				{"in the renamed folder", "volume", "d/g/x=z f=forth now=new", func() error { return replace(volume+"/d/g/x", "z") }},
 				{"folder removed", "volume", "f=forth now=new", func() error { return os.RemoveAll(volume + "/d") }},
+				{"a name that is no text", "volume", "f=forth now=new \xff=raw", func() error { return os.WriteFile(volume+"/\xff", []byte("raw"), 0o644) }},
+				{"and its end", "volume", "f=forth now=new", func() error { return os.Remove(volume + "/\xff") }},
+				{"beside one that cannot be touched", "volume", "a=a1 f=fifth now=new", func() error {
+					g.Place.Run(t, "sh", "-c", "cd "+volume+"; printf a >a; chattr +a a; printf 1 >>a")
+					return os.WriteFile(volume+"/f", []byte("fifth"), 0o644)
+				}},
+				{"and its end", "volume", "f=fifth now=new", func() error {
+					g.Place.Run(t, "sh", "-c", "cd "+volume+"; chattr -a a; rm a")
+					return nil
+				}},
 				{"replaced, for who lists nothing", "alone f", "f=a", func() error { return replace(alone+"/f", "a") }},
 				{"replaced at once again", "alone f", "f=b", func() error { return replace(alone+"/f", "b") }},
 				{"and again", "alone f", "f=c", func() error { return replace(alone+"/f", "c") }},

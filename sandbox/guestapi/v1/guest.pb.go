@@ -927,8 +927,9 @@ type NoticeRequest struct {
 	// The target of one of its binds, a folder or file of the share.
 	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
 	// What has changed below it; "." is the target itself. A name that is gone is
-	// a change of the folder that it was in.
-	Names         []string `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
+	// a change of the folder that it was in. Bytes, since files' names need be no
+	// text.
+	Names         [][]byte `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -977,7 +978,7 @@ func (x *NoticeRequest) GetTarget() string {
 	return ""
 }
 
-func (x *NoticeRequest) GetNames() []string {
+func (x *NoticeRequest) GetNames() [][]byte {
 	if x != nil {
 		return x.Names
 	}
@@ -1330,7 +1331,7 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\rNoticeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
-	"\x05names\x18\x03 \x03(\tR\x05names\"(\n" +
+	"\x05names\x18\x03 \x03(\fR\x05names\"(\n" +
 	"\x16RemoveContainerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\">\n" +
 	"\rEventsRequest\x12\x14\n" +

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/protobuf/types"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"cloister/cmd/cloister-agent/internal/containers"
@@ -20,7 +21,7 @@ import (
 
 // Notice touches what the host has changed: a file's mtime that is set to what it is raises IN_MODIFY, and changes its ctime
 // alone.
-func (s *Service) Notice(_ context.Context, r *guestv1.NoticeRequest) (*types.Empty, error) {
+func (s *Service) Notice(ctx context.Context, r *guestv1.NoticeRequest) (*types.Empty, error) {
 	id, err := containers.ParseID(r.GetId())
 	if err != nil {
 		return nil, err
@@ -35,8 +36,8 @@ func (s *Service) Notice(_ context.Context, r *guestv1.NoticeRequest) (*types.Em
 	}
 	defer unix.Close(root)
 	for _, name := range r.GetNames() {
-		if err := notice(root, name); err != nil && !errors.Is(err, unix.ENOENT) {
-			return nil, fmt.Errorf("touch %q: %w", name, err)
+		if err := notice(root, string(name)); err != nil && !errors.Is(err, unix.ENOENT) { // append-only, or on a read-only mount: the others go on
+			log.G(ctx).WithError(err).Debugf("touch %q", name)
 		}
 	}
 	return &types.Empty{}, nil
