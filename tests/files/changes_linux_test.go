@@ -23,6 +23,7 @@ func TestHostChanges(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			volume, single, alone := g.folder(t, "home/"+name, "f", "gone"), g.folder(t, "home/"+name+"-single", "one"), g.folder(t, "home/"+name+"-alone", "f")
 			reports := g.folder(t, "reports-"+name)
+			defer g.Place.Run(t, "sh", "-c", "[ ! -e "+volume+"/a ] || chattr -a "+volume+"/a") // else nobody can remove it
 			g.start(t, name, runtime, bind(volume, "/volume", "rbind:rw"), bind(single+"/one", "/one", "rbind:rw"), bind(alone, "/alone", "rbind:rw"), bind(reports, "/reports", "rbind:rw"))
 			if got := g.sh(t, name, "for w in /volume /one '/alone f'; do probe watch $w >/reports/${w##*/} 2>&1 & done"); got != "" {
 				t.Fatal(got)
