@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -114,6 +116,8 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 
 // Remove takes a container's files out of the guest. The task must be gone.
 func (s *Sandbox) Remove(ctx context.Context, id string) error {
+	s.removing.RLock()
+	defer s.removing.RUnlock()
 	s.mu.Lock()
 	r := s.containers[id]
 	delete(s.containers, id)
@@ -123,6 +127,21 @@ func (s *Sandbox) Remove(ctx context.Context, id string) error {
 	}
 	defer s.Phase(ctx, "remove")()
 	return r.undo.run(ctx)
+}
+
+// removeRest takes out what containers are left when the machine has ended, and waits for those that are just being taken out: the
+// sandbox's folder has their mounts.
+func (s *Sandbox) removeRest(ctx context.Context) error {
+	s.mu.Lock()
+	left := slices.Collect(maps.Keys(s.containers))
+	s.mu.Unlock()
+	var errs []error
+	for _, id := range left {
+		errs = append(errs, s.Remove(ctx, id))
+	}
+	s.removing.Lock()
+	defer s.removing.Unlock()
+	return errors.Join(errs...)
 }
 
 // forget tells the guest, if there still is one.

@@ -71,6 +71,8 @@ type Sandbox struct {
 
 	showing sync.Mutex // orders what the machine's process shows as its root
 
+	removing sync.RWMutex // held for reading while a container is taken out
+
 	network sync.Mutex       // orders what the guest is told of its network
 	told    *guestv1.Network // the last of it; guarded by network
 

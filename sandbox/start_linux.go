@@ -106,7 +106,9 @@ func (s *Sandbox) promise(ctx context.Context) (err error) {
 	if s.journal, err = statedir.Create(s.dir, s.request.Bundle); err != nil {
 		return err
 	}
-	s.undo.push("folder", func(context.Context) error { return errors.Join(s.journal.Close(), removeRun(s.dir)) })
+	s.undo.push("folder", func(ctx context.Context) error {
+		return errors.Join(s.removeRest(ctx), s.journal.Close(), removeRun(s.dir))
+	})
 	return nil
 }
 

@@ -224,6 +224,11 @@ func nothingLeft(t *testing.T, b *bed) {
 	if names, _ := filepath.Glob(b.Place.Path("/run/cloister/*/*")); len(names) > 0 {
 		t.Errorf("left behind: %s", strings.Join(names, " "))
 	}
+	for line := range strings.Lines(value(t, b.LogFile)) {
+		if strings.Contains(line, `msg="destroy sandbox"`) {
+			t.Errorf("a sandbox was not taken back at once: %s", line)
+		}
+	}
 }
 
 // TestShimSandbox has the shim itself be the pods' sandbox, through containerd's Sandbox API.
