@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -106,12 +107,23 @@ func TestRunCancelled(t *testing.T) {
 
 // TestRunDaemon: a hook may leave a process behind that holds its output.
 func TestRunDaemon(t *testing.T) {
-	begin := time.Now()
-	if err := Run(t.Context(), []oci.Hook{sh("sleep 5 & exit 0")}, State{}, Namespaces{}); err != nil {
+	file, begin := filepath.Join(t.TempDir(), "pid"), time.Now()
+	if err := Run(t.Context(), []oci.Hook{sh("sleep 60 & echo $! >" + file)}, State{}, Namespaces{}); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(begin); took > 4*time.Second {
+	if took := time.Since(begin); took > 30*time.Second {
 		t.Errorf("waited for the daemon: %v", took)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Errorf("the daemon is gone: %v", err)
 	}
 }
 

@@ -86,7 +86,7 @@ func (c *containerd) wait() []*types.Envelope {
 	c.t.Helper()
 	select {
 	case <-c.full:
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -179,7 +179,7 @@ func TestRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := p.Close(ctx); err != nil {
 		t.Fatalf("Close = %v, want everything sent", err)
