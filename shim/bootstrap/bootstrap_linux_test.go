@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"cloister/tests/host"
 	"cloister/tests/testenv"
 )
 
@@ -101,13 +102,13 @@ func connect(t *testing.T, address string) taskapi.TTRPCTaskService {
 // gone waits until a file is no more.
 func gone(t *testing.T, path string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	if left := host.Await(host.Patience, func() string {
 		if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
-			return
+			return ""
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s is still there", path)
-		}
+		return path
+	}); left != "" {
+		t.Fatalf("%s is still there", left)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
@@ -45,16 +44,16 @@ func (d daemon) run(t *testing.T, id string, flags ...string) host.Result {
 // checkClean waits until no daemon and no socket is left.
 func (d daemon) checkClean(t *testing.T) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	if left := host.Await(host.Patience, func() string {
 		left := d.shims(t)
 		sockets, _ := filepath.Glob(d.Place.Path("/run/containerd/s/*"))
 		bundles, _ := filepath.Glob(d.Place.Path("/run/containerd/io.containerd.runtime.v2.task/default/*"))
 		if len(left)+len(sockets)+len(bundles) == 0 {
-			return
+			return ""
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("left: processes %v, sockets %v, bundles %v", left, sockets, bundles)
-		}
+		return fmt.Sprintf("processes %v, sockets %v, bundles %v", left, sockets, bundles)
+	}); left != "" {
+		t.Fatalf("left: %s", left)
 	}
 }
 
@@ -197,17 +196,17 @@ func testEventWaits(t *testing.T, d daemon) {
 		t.Fatal(err)
 	}
 	d.Start(t)
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	if missing := host.Await(host.Patience, func() string {
 		log, err := os.ReadFile(d.LogFile)
 		if err != nil {
-			t.Fatal(err)
+			return err.Error()
 		}
 		if since := string(log[len(before):]); strings.Contains(since, "event forwarded") && strings.Contains(since, "topic=/tasks/exit") {
-			return
+			return ""
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("containerd did not get the task's exit")
-		}
+		return "no such line"
+	}); missing != "" {
+		t.Fatalf("containerd did not get the task's exit: %s", missing)
 	}
 }
 

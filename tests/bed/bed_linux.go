@@ -92,7 +92,7 @@ func (b *Bed) Look(t testing.TB) leaks.Snapshot {
 func (b *Bed) NothingLeft(t testing.TB, before leaks.Snapshot) {
 	t.Helper()
 	var left []string
-	if Await(10*time.Second, func() bool {
+	if Await(host.Patience, func() bool {
 		left = leaks.Compare(before, b.Look(t))
 		return len(left) == 0
 	}) {
@@ -135,9 +135,9 @@ func (b *Bed) Start(t testing.TB, id string, options []string, command ...string
 // Remove kills a container and takes it away; what is gone already does not matter.
 func (b *Bed) Remove(t testing.TB, id string) {
 	t.Helper()
-	b.run(t, time.Minute, "task", "kill", "--signal", "KILL", id)
-	b.run(t, time.Minute, "task", "delete", "--force", id)
-	b.run(t, time.Minute, "containers", "delete", id)
+	b.run(t, host.Patience, "task", "kill", "--signal", "KILL", id)
+	b.run(t, host.Patience, "task", "delete", "--force", id)
+	b.run(t, host.Patience, "containers", "delete", id)
 }
 
 // run runs ctr also when the test's own context is over.
@@ -175,7 +175,7 @@ func (b *Bed) Status(t testing.TB, id string) string {
 func (b *Bed) AwaitStatus(t testing.TB, id, want string) {
 	t.Helper()
 	got := ""
-	if !Await(30*time.Second, func() bool { got = b.Status(t, id); return got == want }) {
+	if !Await(host.Patience, func() bool { got = b.Status(t, id); return got == want }) {
 		t.Fatalf("status of %s = %q, want %q", id, got, want)
 	}
 }
@@ -228,8 +228,8 @@ func (b *Bed) one(t testing.TB, what string, found []int) int {
 	return first
 }
 
-// Kill sends SIGKILL to a process of the place.
+// Kill sends SIGKILL to a process of the place and waits until it is gone.
 func (b *Bed) Kill(t testing.TB, pid int) {
 	t.Helper()
-	b.Place.Run(t, "kill", "-KILL", fmt.Sprint(pid))
+	b.Place.Kill(t, pid)
 }

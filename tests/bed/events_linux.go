@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"cloister/tests/host"
 )
 
 // Event is one of containerd's about a task.
@@ -55,7 +57,7 @@ func (b *Bed) Watch(t testing.TB) func() []Event {
 		}
 	}()
 	// ctr says nothing when it has subscribed: make events until one is seen.
-	if !Await(20*time.Second, func() bool {
+	if !Await(host.Patience, func() bool {
 		b.Must(t, "namespaces", "label", b.Namespace, "probe="+time.Now().Format(time.RFC3339Nano))
 		select {
 		case <-subscribed:
@@ -64,7 +66,7 @@ func (b *Bed) Watch(t testing.TB) func() []Event {
 			return false
 		}
 	}) {
-		t.Fatal("no event in 20 s")
+		t.Fatal("no event")
 	}
 	return func() []Event {
 		mu.Lock()

@@ -181,7 +181,7 @@ func netConf(place *host.Place) string { return filepath.Join(place.Dir, "net.d"
 // ready waits until CRI says that the runtime and its network are.
 func (b *bed) ready(t *testing.T) {
 	t.Helper()
-	wrong := host.Await(30*time.Second, func() string {
+	wrong := host.Await(host.Patience, func() string {
 		status, err := b.cri.Status(t.Context(), &runtimeapi.StatusRequest{})
 		if err != nil {
 			return err.Error()
@@ -257,7 +257,7 @@ func (b *bed) runAs(t *testing.T, config *runtimeapi.PodSandboxConfig, class str
 // remove stops a pod and takes it away; what is gone already does not matter.
 func (p *pod) remove(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), host.Patience)
 	defer cancel()
 	if _, err := p.cri.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
 		t.Errorf("StopPodSandbox: %v", err)
@@ -324,7 +324,7 @@ func (b *bed) status(t *testing.T, container string) *runtimeapi.ContainerStatus
 // exited waits for a container's end.
 func (b *bed) exited(t *testing.T, container string) *runtimeapi.ContainerStatus {
 	t.Helper()
-	if wrong := host.Await(30*time.Second, func() string {
+	if wrong := host.Await(host.Patience, func() string {
 		if s := b.status(t, container).GetState(); s != runtimeapi.ContainerState_CONTAINER_EXITED {
 			return s.String()
 		}

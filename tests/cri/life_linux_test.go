@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -154,7 +153,7 @@ func TestRestarts(t *testing.T) {
 		for attempt := 1; attempt <= 20; attempt++ {
 			again(attempt)
 		}
-		if wrong := host.Await(20*time.Second, func() string {
+		if wrong := host.Await(host.Patience, func() string {
 			var grown []string
 			for what, n := range b.possessions(t) {
 				if n > before[what] {

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -51,7 +50,7 @@ func TestPodLimits(t *testing.T) {
 		full, after := proportional(t, machine), 0
 		sh(t, b, id, "umount /t")
 		// What the guest's kernel had freed before may have been part of what was taken.
-		if wrong := host.Await(time.Minute, func() string {
+		if wrong := host.Await(host.Patience, func() string {
 			if after = proportional(t, machine); after > full-ballastMiB+slackMiB {
 				return fmt.Sprintf("the machine had %d MiB with %d MiB of the guest's, and keeps %d after they were freed", full, ballastMiB, after)
 			}
@@ -62,7 +61,7 @@ func TestPodLimits(t *testing.T) {
 		t.Logf("QEMU's memory: %d MiB with %d MiB taken in the guest, %d after", full, ballastMiB, after)
 	})
 	step(t, "the host's want of memory while it runs", func(t *testing.T) {
-		bound := proportional(t, machine) + ballastMiB/2
+		bound := proportional(t, machine) + ballastMiB/4 // much of the ballast may be where memory was given back late, or never
 		set(t, knob(t, parent, "memory", "memory.limit_in_bytes", "memory.max"), strconv.Itoa(bound<<20))
 		// It ends in the middle of this.
 		_, err := b.cri.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Timeout: 60, Cmd: []string{"sh", "-c", ballast}})

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -123,7 +122,7 @@ func outside(t *testing.T, b *bed, p *pod, first, second string) {
 	t.Helper()
 	step(t, "log", func(t *testing.T) {
 		name := filepath.Join(p.config.GetLogDirectory(), "first.log")
-		if wrong := host.Await(10*time.Second, func() string {
+		if wrong := host.Await(host.Patience, func() string {
 			data, _ := os.ReadFile(name)
 			if text := string(data); !strings.Contains(text, " stdout F out\n") || !strings.Contains(text, " stderr F err\n") {
 				return text + " "
@@ -210,7 +209,7 @@ func refusals(t *testing.T, b *bed) {
 // nothingLeft waits until no process but the daemon is in the place.
 func nothingLeft(t *testing.T, b *bed) {
 	t.Helper()
-	if left := host.Await(10*time.Second, func() string {
+	if left := host.Await(host.Patience, func() string {
 		var left []string
 		for _, line := range b.Place.Processes(t) {
 			if !strings.Contains(line, "containerd --config") && !strings.HasPrefix(line, "nsenter") {

@@ -77,7 +77,7 @@ func TestRecovery(t *testing.T) {
 			step(t, test.name+", "+sandboxer, func(t *testing.T) {
 				p, id := b.webPod(t)
 				test.kill(t)
-				if wrong := host.Await(30*time.Second, func() string {
+				if wrong := host.Await(host.Patience, func() string {
 					answer, err := b.cri.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id})
 					if err != nil {
 						return err.Error()
@@ -114,7 +114,7 @@ func (b *bed) kill(t *testing.T, program string) {
 	t.Helper()
 	for pid, line := range b.Place.Processes(t) {
 		if strings.Contains(strings.Fields(line)[0], program) {
-			b.Place.Run(t, "kill", "-KILL", strconv.Itoa(pid))
+			b.Place.Kill(t, pid)
 		}
 	}
 }

@@ -42,7 +42,7 @@ func (b *bed) stream(t *testing.T, text string, options remotecommand.StreamOpti
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), host.Patience)
 	defer cancel()
 	return executor.StreamWithContext(ctx, options)
 }
@@ -153,7 +153,7 @@ func forwards(t *testing.T, b *bed, p *pod) {
 	}
 	for _, port := range ports {
 		want := map[uint16]string{8080: "page\n", 8081: "local\n", 8082: "local\n"}[port.Remote]
-		wrong := host.Await(20*time.Second, func() string { // the servers are on their way
+		wrong := host.Await(host.Patience, func() string { // the servers are on their way
 			got, err := get(t, port.Local)
 			if want == "" && err == nil {
 				return fmt.Sprintf("a port that nobody listens on = %q", got)
@@ -177,7 +177,7 @@ func get(t *testing.T, port uint16) (string, error) {
 		return "", err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(host.Patience))
 	if _, err := io.WriteString(conn, "GET /f HTTP/1.0\r\n\r\n"); err != nil {
 		return "", err
 	}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -33,7 +32,7 @@ func TestUpgrade(t *testing.T) {
 			t.Errorf("ContainerStats = %v, %v, want memory", stats.GetStats(), err)
 		}
 		log := b.status(t, id).GetLogPath()
-		if wrong := host.Await(20*time.Second, func() string {
+		if wrong := host.Await(host.Patience, func() string {
 			data, err := os.ReadFile(log)
 			if err == nil && strings.Contains(string(data), " before\n") && strings.Contains(string(data), " after\n") {
 				return ""

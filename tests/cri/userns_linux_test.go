@@ -12,6 +12,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"cloister/tests/host"
 	"cloister/tests/testenv"
 )
 
@@ -111,10 +112,15 @@ func users(t *testing.T, sandboxer string) {
 			c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
 		}, "sh", "-c", "id -u; echo said >/dev/stderr; /volume/busybox grep CapEff /proc/self/status")
 		s := b.exited(t, third)
-		log, err := os.ReadFile(filepath.Join(p.config.GetLogDirectory(), "third.log"))
 		for _, want := range []string{"stdout F 1000\n", "stderr F said\n", "CapEff:\t0000000000000400\n"} {
-			if s.GetExitCode() != 0 || !strings.Contains(string(log), want) {
-				t.Errorf("exit code %d, log %q, %v, want %q", s.GetExitCode(), log, err, want)
+			if wrong := host.Await(host.Patience, func() string { // containerd writes its log by itself
+				log, err := os.ReadFile(filepath.Join(p.config.GetLogDirectory(), "third.log"))
+				if strings.Contains(string(log), want) {
+					return ""
+				}
+				return fmt.Sprintf("log %q, %v", log, err)
+			}); wrong != "" || s.GetExitCode() != 0 {
+				t.Errorf("exit code %d, %s, want %q", s.GetExitCode(), wrong, want)
 			}
 		}
 	})

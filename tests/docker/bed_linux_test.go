@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"cloister/tests/bed"
 	"cloister/tests/host"
@@ -103,7 +102,7 @@ func (b *engine) inspect(t *testing.T, name, format string) string {
 func (b *engine) awaitInspect(t *testing.T, name, format, want string) {
 	t.Helper()
 	got := ""
-	if !bed.Await(time.Minute, func() bool { got = b.inspect(t, name, format); return got == want }) {
+	if !bed.Await(host.Patience, func() bool { got = b.inspect(t, name, format); return got == want }) {
 		t.Fatalf("%s of %s = %q, want %q", format, name, got, want)
 	}
 }

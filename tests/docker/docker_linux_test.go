@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -233,7 +232,7 @@ func (b *engine) reboot(t *testing.T) {
 	b.Containerd.Stop(t, "KILL")
 	for pid, line := range b.Place.Processes(t) {
 		if slices.Contains([]string{"containerd-shim-cloister-v2", "qemu-system-x86_64", "virtiofsd"}, filepath.Base(strings.Fields(line)[0])) {
-			b.Place.Run(t, "kill", "-KILL", strconv.Itoa(pid))
+			b.Place.Kill(t, pid)
 		}
 	}
 	b.Place.Run(t, "sh", "-c", `awk '$5 ~ "^/run/" { print $5 }' /proc/self/mountinfo | tac | xargs -r -n 1 umount -l

@@ -14,7 +14,7 @@ import (
 // life is one container from its start to its end, and what can be done to it meanwhile.
 func life(t *testing.T, b *engine) {
 	b.start(t, "web", []string{byName, "--publish=8080:80", "--memory=128m"}, "sh", "-c",
-		`mkdir /www; echo page >/www/f; httpd -p 80 -h /www; trap 'echo ends; exit 3' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 1; done`)
+		`mkdir /www; echo page >/www/f; httpd -p 80 -h /www; trap 'echo ends; exit 3' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.2; done`)
 	t.Run("publish", func(t *testing.T) {
 		for _, address := range []string{"127.0.0.1", "172.17.0.1"} {
 			b.fetch(t, address, "8080")

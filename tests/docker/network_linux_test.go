@@ -9,13 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"cloister/tests/bed"
+	"cloister/tests/host"
 	"cloister/tests/testenv"
 )
 
-func await(done func() bool) bool { return bed.Await(20*time.Second, done) }
+func await(done func() bool) bool { return bed.Await(host.Patience, done) }
 
 // network is about networks of the user's own, where names are looked up at 127.0.0.11.
 func network(t *testing.T, b *engine) {

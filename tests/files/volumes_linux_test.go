@@ -90,7 +90,7 @@ func TestPropagation(t *testing.T) {
 			sees := func(what, script, want string) {
 				t.Helper()
 				got := ""
-				if !bed.Await(15*time.Second, func() bool { got = g.sh(t, name, script); return got == want }) {
+				if !bed.Await(host.Patience, func() bool { got = g.sh(t, name, script); return got == want }) {
 					t.Errorf("%s (-want +got):\n%s", what, cmp.Diff(want, got))
 				}
 			}

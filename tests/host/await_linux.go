@@ -8,6 +8,13 @@ import (
 	"time"
 )
 
+// Bounds for what hangs. They are long, and the same for all: how soon something comes on a host that is busy with other guests proves
+// nothing, that it never does is a failure.
+const (
+	Patience  = 2 * time.Minute // for what is awaited
+	CallLimit = 6 * time.Minute // for a whole call, which may start a machine
+)
+
 // Await asks for a complaint until there is none or the time is over, and gives the last one.
 func Await(most time.Duration, complaint func() string) string {
 	deadline := time.After(most)
@@ -26,18 +33,18 @@ func Await(most time.Duration, complaint func() string) string {
 	}
 }
 
-// awaitServing waits until the daemon name answers a question, and fails the test when it has ended or does not within a minute.
+// awaitServing waits until the daemon name answers a question, and fails the test when it has ended or does not in time.
 func awaitServing(t testing.TB, name, log string, done <-chan struct{}, question func() *exec.Cmd) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(time.Minute)
+	deadline := time.After(Patience)
 	for question().Run() != nil {
 		select {
 		case <-done:
 			t.Fatalf("%s ended:\n%s", name, tail(log, 30))
 		case <-deadline:
-			t.Fatalf("%s does not answer after a minute:\n%s", name, tail(log, 30))
+			t.Fatalf("%s does not answer after %s:\n%s", name, Patience, tail(log, 30))
 		case <-tick.C:
 		}
 	}

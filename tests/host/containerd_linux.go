@@ -178,7 +178,7 @@ func (c *Containerd) Stop(t testing.TB, signal string) {
 	}
 	select {
 	case <-c.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(Patience):
 		t.Fatal("containerd does not end")
 	}
 }
@@ -204,7 +204,7 @@ func (c *Containerd) Keep(t testing.TB) {
 
 // Ctr prepares a ctr command.
 func (c *Containerd) Ctr(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := c.Place.Command(ctx, filepath.Join(c.bin, "ctr"), append([]string{"--connect-timeout", "5s"}, args...)...)
+	cmd := c.Place.Command(ctx, filepath.Join(c.bin, "ctr"), append([]string{"--connect-timeout", "30s"}, args...)...)
 	cmd.Env = c.Env
 	return cmd
 }
@@ -215,10 +215,10 @@ type Result struct {
 	Code           int
 }
 
-// Run runs ctr to its end, for at most two minutes.
+// Run runs ctr to its end.
 func (c *Containerd) Run(t testing.TB, args ...string) Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), CallLimit)
 	defer cancel()
 	return c.Finish(ctx, t, c.Ctr(ctx, args...))
 }

@@ -5,7 +5,6 @@ package host
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -89,7 +88,7 @@ func (d *Dockerd) Stop(t testing.TB, signal string) {
 	}
 	select {
 	case <-d.done:
-	case <-time.After(time.Minute):
+	case <-time.After(Patience):
 		t.Fatal("dockerd does not end")
 	}
 }
@@ -105,10 +104,10 @@ func (d *Dockerd) Docker(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// RunDocker runs Docker's command line to its end, for at most two minutes, also when the test's own context is over.
+// RunDocker runs Docker's command line to its end, also when the test's own context is over.
 func (d *Dockerd) RunDocker(t testing.TB, args ...string) Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(t.Context()), 2*time.Minute, errors.New("not over after two minutes"))
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(t.Context()), CallLimit, fmt.Errorf("not over after %s", CallLimit))
 	defer cancel()
 	return d.Finish(ctx, t, d.Docker(ctx, args...))
 }

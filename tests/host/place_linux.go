@@ -137,6 +137,26 @@ func (p *Place) Run(t testing.TB, name string, args ...string) string {
 	return string(out)
 }
 
+// Kill ends processes and waits until they are gone with all that they held. One may have ended meanwhile, because of another.
+func (p *Place) Kill(t testing.TB, pids ...int) {
+	t.Helper()
+	for _, pid := range pids {
+		folder := p.Path(fmt.Sprintf("/proc/%d", pid))
+		there := func() string {
+			if _, err := os.Stat(folder); err != nil {
+				return ""
+			}
+			return fmt.Sprintf("process %d is still there", pid)
+		}
+		if out, err := p.Command(t.Context(), "kill", "-KILL", strconv.Itoa(pid)).CombinedOutput(); err != nil && there() != "" {
+			t.Fatalf("kill %d: %v: %s", pid, err, out)
+		}
+		if left := Await(Patience, there); left != "" {
+			t.Fatal(left)
+		}
+	}
+}
+
 // AddHosts puts lines into the place's /etc/hosts.
 func (p *Place) AddHosts(t testing.TB, lines string) {
 	t.Helper()

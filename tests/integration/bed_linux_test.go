@@ -94,34 +94,33 @@ func newBed(t *testing.T, o host.Options) *bed {
 	return b
 }
 
-// nothingLeft waits until no process but the daemon is in the place, then looks for mounts and folders of sandboxes.
+// nothingLeft waits until no process but the daemon is in the place, and no mount and no folder of sandboxes.
 func (b *bed) nothingLeft(t *testing.T) {
 	t.Helper()
-	left := host.Await(10*time.Second, func() string {
+	left := host.Await(host.Patience, func() string {
 		var left []string
 		for _, line := range b.Place.Processes(t) {
 			if !strings.Contains(line, "containerd --config") && !strings.HasPrefix(line, "nsenter") {
 				left = append(left, line)
 			}
 		}
+		mounts, err := os.ReadFile(b.Place.Path("/proc/1/mounts"))
+		if err != nil {
+			left = append(left, err.Error())
+		}
+		for line := range strings.Lines(string(mounts)) {
+			if strings.Contains(line, " /run/cloister") || strings.Contains(line, "io.containerd.runtime.v2.task") {
+				left = append(left, "mount "+strings.TrimSpace(line))
+			}
+		}
+		for _, pattern := range []string{"/run/cloister/*/*", "/run/containerd/io.containerd.runtime.v2.task/*/*"} {
+			names, _ := filepath.Glob(b.Place.Path(pattern))
+			left = append(left, names...)
+		}
 		return strings.Join(left, "\n")
 	})
 	if left != "" {
-		t.Errorf("processes left behind:\n%s", left)
-	}
-	mounts, err := os.ReadFile(b.Place.Path("/proc/1/mounts"))
-	if err != nil {
-		t.Error(err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, " /run/cloister") || strings.Contains(line, "io.containerd.runtime.v2.task") {
-			t.Errorf("a mount left behind: %s", line)
-		}
-	}
-	for _, pattern := range []string{"/run/cloister/*/*", "/run/containerd/io.containerd.runtime.v2.task/*/*"} {
-		if names, _ := filepath.Glob(b.Place.Path(pattern)); len(names) > 0 {
-			t.Errorf("left behind: %s", strings.Join(names, " "))
-		}
+		t.Errorf("left behind:\n%s", left)
 	}
 }
 
@@ -170,7 +169,7 @@ func (b *bed) start(t *testing.T, id string, options []string, command ...string
 func (b *bed) remove(t *testing.T, id string) {
 	t.Helper()
 	// The test's own context is over when this runs as a clean-up.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), host.Patience)
 	defer cancel()
 	b.Finish(ctx, t, b.Ctr(ctx, "task", "kill", "--signal", "KILL", id))
 	b.Finish(ctx, t, b.Ctr(ctx, "task", "delete", "--force", id))
@@ -207,7 +206,7 @@ func (b *bed) status(t *testing.T, id string) string {
 // awaitStatus waits until ctr shows the state.
 func (b *bed) awaitStatus(t *testing.T, id, want string) {
 	t.Helper()
-	if wrong := host.Await(20*time.Second, func() string {
+	if wrong := host.Await(host.Patience, func() string {
 		if got := b.status(t, id); got != want {
 			return got + " "
 		}
@@ -258,7 +257,7 @@ func (b *bed) watch(t *testing.T) func() []event {
 		return slices.Clone(events)
 	}
 	// ctr says nothing when it has subscribed: make events until one is seen.
-	if missing := host.Await(20*time.Second, func() string {
+	if missing := host.Await(host.Patience, func() string {
 		b.Must(t, "namespaces", "label", "default", "probe="+time.Now().String())
 		if len(seen()) == 0 {
 			return "no event"

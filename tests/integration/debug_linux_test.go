@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"cloister/tests/host"
 	"cloister/tests/testenv"
@@ -65,7 +64,7 @@ func TestDebug(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
-		if left := host.Await(30*time.Second, func() string {
+		if left := host.Await(host.Patience, func() string {
 			cmd := b.Place.Command(t.Context(), tool, "debug", "looked", "ps | grep '[4]321'")
 			cmd.Env = b.Env
 			out, _ := cmd.CombinedOutput()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"cloister/tests/host"
 )
@@ -15,6 +14,7 @@ import (
 func TestExec(t *testing.T) {
 	b := newBed(t, host.Options{})
 	b.start(t, "c", []string{"--env", "A=b"}, "sh", "-c", "echo mark >/tmp/mark; exec sleep 1000")
+	b.exec(t, "c", "begun", "sh", "-c", "until grep -q sleep /proc/1/cmdline; do sleep 0.1; done")
 	tests := []struct {
 		name    string
 		options []string
@@ -51,7 +51,7 @@ func TestExec(t *testing.T) {
 func TestExecStdin(t *testing.T) {
 	b := newBed(t, host.Options{})
 	b.start(t, "c", nil)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
 	defer cancel()
 	cmd := b.Ctr(ctx, "task", "exec", "--exec-id", "e", "c", "cat")
 	cmd.Stdin = strings.NewReader("through\n")
@@ -85,7 +85,7 @@ func TestExecKill(t *testing.T) {
 	b.start(t, "c", nil)
 	done := make(chan host.Result, 1)
 	go func() { done <- b.exec(t, "c", "e", "sh", "-c", "echo up >/tmp/up; exec sleep 1000") }()
-	if wrong := host.Await(20*time.Second, func() string { return b.exec(t, "c", "probe", "cat", "/tmp/up").Stderr }); wrong != "" {
+	if wrong := host.Await(host.Patience, func() string { return b.exec(t, "c", "probe", "cat", "/tmp/up").Stderr }); wrong != "" {
 		t.Fatal(wrong)
 	}
 	b.Must(t, "task", "kill", "--signal", "TERM", "--exec-id", "e", "c")

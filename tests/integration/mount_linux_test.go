@@ -127,7 +127,7 @@ func TestRootFileSystem(t *testing.T) {
 func TestRootIsKept(t *testing.T) {
 	b := newBed(t, host.Options{})
 	b.start(t, "c", nil, "sh", "-c", "echo x >>/count; exec sleep 1000")
-	if wrong := host.Await(20e9, func() string { return b.exec(t, "c", "first", "cat", "/count").Stderr }); wrong != "" {
+	if wrong := host.Await(host.Patience, func() string { return b.exec(t, "c", "first", "cat", "/count").Stderr }); wrong != "" {
 		t.Fatal(wrong)
 	}
 	b.Must(t, "task", "kill", "--signal", "KILL", "c")
@@ -135,7 +135,7 @@ func TestRootIsKept(t *testing.T) {
 	b.Run(t, "task", "delete", "c")
 	b.Must(t, "task", "start", "--detach", "c")
 	b.awaitStatus(t, "c", "RUNNING")
-	if wrong := host.Await(10e9, func() string {
+	if wrong := host.Await(host.Patience, func() string {
 		if r := b.exec(t, "c", "e", "wc", "-l", "/count"); r.Stdout != "2 /count\n" {
 			return r.Stdout + r.Stderr + " "
 		}

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/console"
 
@@ -87,7 +86,7 @@ func TestProcess(t *testing.T) {
 
 func TestStdin(t *testing.T) {
 	b := newBed(t, host.Options{})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
 	defer cancel()
 	// ctr run does not pass the end of its input on; ctr task exec does.
 	cmd := b.Ctr(ctx, b.args("line", []string{"--rm"}, "sh", "-c", "read line; echo got $line")...)
@@ -122,7 +121,7 @@ func TestOutputBitForBit(t *testing.T) {
 	b := newBed(t, host.Options{})
 	const size = 100_000_000
 	script := fmt.Sprintf("dd if=/dev/urandom of=/tmp/d bs=1000000 count=%d 2>/dev/null; sha256sum </tmp/d >&2; cat /tmp/d", size/1_000_000)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
 	defer cancel()
 	cmd := b.Ctr(ctx, b.args("big", []string{"--rm"}, "sh", "-c", script)...)
 	sum, count := sha256.New(), new(counter)
@@ -185,14 +184,14 @@ func TestAbsentReader(t *testing.T) {
 	if n, err := io.CopyN(io.Discard, out, size); err != nil {
 		t.Errorf("read %d bytes: %v", n, err)
 	}
-	if wrong := host.Await(20*time.Second, func() string { return b.exec(t, "c", "done", "ls", "/done").Stderr }); wrong != "" {
+	if wrong := host.Await(host.Patience, func() string { return b.exec(t, "c", "done", "ls", "/done").Stderr }); wrong != "" {
 		t.Errorf("the writer still waits: %s", wrong)
 	}
 }
 
 func TestTerminal(t *testing.T) {
 	b := newBed(t, host.Options{})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
 	defer cancel()
 	master, path, err := console.NewPty()
 	if err != nil {

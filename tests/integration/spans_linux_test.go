@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
@@ -77,7 +76,7 @@ func TestSpans(t *testing.T) {
 
 	b.Must(t, b.Args("traced", []string{"--rm"}, "true")...)
 	// The shim sends the rest when it ends.
-	if !beds.Await(30*time.Second, func() bool { return len(place.named("destroy")) > 0 }) {
+	if !beds.Await(host.Patience, func() bool { return len(place.named("destroy")) > 0 }) {
 		t.Fatal("no span of the sandbox's end has come")
 	}
 	for call, phases := range map[string][]string{

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"cloister/tests/host"
 )
@@ -125,7 +124,7 @@ func TestHooks(t *testing.T) {
 		t.Fatalf("run = %+v", r)
 	}
 	var text []byte
-	wrong := host.Await(10*time.Second, func() string {
+	wrong := host.Await(host.Patience, func() string {
 		text, _ = os.ReadFile(log)
 		if strings.Count(string(text), "\n") != 4 {
 			return "missing"
@@ -169,7 +168,7 @@ func TestMemoryLimit(t *testing.T) {
 	b.start(t, "oom", options, "tail", "/dev/zero")
 	b.awaitStatus(t, "oom", "STOPPED")
 	b.wantDeleted(t, "oom", 137)
-	wrong := host.Await(10*time.Second, func() string {
+	wrong := host.Await(host.Patience, func() string {
 		got := topics(events(), "oom")
 		if !strings.Contains(strings.Join(got, " "), "oom") {
 			return fmt.Sprint(got)

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"cloister/tests/host"
 )
@@ -26,7 +25,7 @@ func TestUpgrade(t *testing.T) {
 	if r := b.Run(t, "task", "exec", "--exec-id", "e", "kept", "sh", "-c", "touch /go; exit 7"); r.Code != 7 {
 		t.Errorf("exec after the upgrade = %+v, want exit 7", r)
 	}
-	if wrong := host.Await(20*time.Second, func() string {
+	if wrong := host.Await(host.Patience, func() string {
 		data, err := os.ReadFile(log)
 		if string(data) == "old\nnew\n" {
 			return ""

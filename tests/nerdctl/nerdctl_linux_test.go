@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
@@ -67,7 +66,7 @@ func live(t *testing.T, b *bed.Bed, namespace string) {
 		t.Fatal(err)
 	}
 	var page []byte
-	if !bed.Await(20*time.Second, func() bool {
+	if !bed.Await(host.Patience, func() bool {
 		page, err = b.Place.Command(t.Context(), "bash", "-ec", `exec 3<>/dev/tcp/10.4.0.1/8088; printf 'GET /f HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3`).CombinedOutput()
 		return string(page) == "page\n"
 	}) {
@@ -177,7 +176,7 @@ func create(t *testing.T, b *bed.Bed, engine *client.Client, dir, namespace stri
 	}
 	options := []oci.SpecOpts{
 		oci.WithDefaultSpec(), oci.WithImageConfigArgs(image, []string{
-			"sh", "-c", "mkdir /www; echo page >/www/f; httpd -p 80 -h /www; echo out; echo err >&2; trap 'exit 3' TERM; while :; do sleep 0.1; done",
+			"sh", "-c", "trap 'exit 3' TERM; mkdir /www; echo page >/www/f; echo out; echo err >&2; httpd -p 80 -h /www; while :; do sleep 0.1; done",
 		}),
 		oci.WithMounts(mounts), oci.WithAnnotations(annotations), oci.WithHostname("box"), oci.WithDefaultUnixDevices,
 		func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
@@ -202,7 +201,7 @@ func left(t *testing.T, dir, namespace string) {
 	read := func(name string) string {
 		var data []byte
 		var err error
-		if !bed.Await(10*time.Second, func() bool { data, err = os.ReadFile(filepath.Join(dir, name)); return err == nil }) {
+		if !bed.Await(host.Patience, func() bool { data, err = os.ReadFile(filepath.Join(dir, name)); return err == nil }) {
 			t.Errorf("%s: %v", name, err)
 		}
 		return string(data)

@@ -142,16 +142,13 @@ func record(ctx context.Context, dir string, c *logging.Config, ready func() err
 			fmt.Fprintf(file, "%s of %s: %s%v\n", name, c.ID, data, err)
 		})
 	}
-	if err := ready(); err != nil {
-		return err
-	}
-	asked, end := awaitEnd(ctx, c)
+	asked, end := awaitEnd(ctx, c, ready)
 	group.Wait()
 	return os.WriteFile(filepath.Join(dir, "end"), fmt.Appendf(nil, "%d: %s", asked, end), 0o600)
 }
 
-// awaitEnd says how often there was no task yet, and how it ended.
-func awaitEnd(ctx context.Context, c *logging.Config) (asked int, end string) {
+// awaitEnd says how often there was no task yet, and how it ended. It is ready once it has asked: until then the shim makes none.
+func awaitEnd(ctx context.Context, c *logging.Config, ready func() error) (asked int, end string) {
 	engine, err := client.New(socket, client.WithDefaultNamespace(c.Namespace))
 	if err != nil {
 		return 0, err.Error()
@@ -176,6 +173,10 @@ func awaitEnd(ctx context.Context, c *logging.Config) (asked int, end string) {
 		case !errdefs.IsNotFound(err):
 			return asked, err.Error()
 		}
-		asked++
+		if asked++; asked == 1 {
+			if err := ready(); err != nil {
+				return asked, err.Error()
+			}
+		}
 	}
 }

@@ -9,19 +9,20 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"cloister/tests/host"
 	"cloister/tests/images"
+	"cloister/tests/leaks"
 	"cloister/tests/testenv"
 )
 
 // bed is a daemon in a private place that is a router: br0 with 10.88.0.1 and fd88::1.
 type bed struct {
 	*host.Containerd
-	t *testing.T
+	t         *testing.T
+	namespace string
 }
 
 func newBed(t *testing.T, cloister string) *bed {
@@ -40,7 +41,11 @@ func newBed(t *testing.T, cloister string) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bed{t: t, Containerd: host.New(t).StartContainerd(t, host.Options{Version: host.Current, Cloister: cloister})}
+	place := host.New(t)
+	// A containerd namespace of its own: the cgroups of the host, which other tests use at the same time, have its name.
+	b := &bed{t: t, namespace: filepath.Base(place.Dir)}
+	t.Cleanup(func() { leaks.RemoveCgroups(t, b.namespace) })
+	b.Containerd = place.StartContainerd(t, host.Options{Version: host.Current, Cloister: cloister, Env: []string{"CONTAINERD_NAMESPACE=" + b.namespace}})
 	archive := filepath.Join(b.Place.Dir, "busybox.tar")
 	if err := images.Save(archive, map[string]v1.Image{images.BusyboxName: image}); err != nil {
 		t.Fatal(err)
@@ -82,7 +87,7 @@ func (b *bed) run(id, namespace string, command ...string) {
 // remove kills a container and takes it away; what is gone already does not matter.
 func (b *bed) remove(id string) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.t.Context()), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.t.Context()), host.Patience)
 	defer cancel()
 	b.Finish(ctx, b.t, b.Ctr(ctx, "task", "delete", "--force", id))
 	b.Finish(ctx, b.t, b.Ctr(ctx, "containers", "delete", id))

@@ -23,7 +23,11 @@ func TestJoin(t *testing.T) {
 	b.Must(t, join("d", "/proc/"+pid+"/ns/net")...)
 	ask := func(want string) {
 		t.Helper()
-		r := b.Run(t, "task", "exec", "--exec-id", "ask"+strings.ReplaceAll(want, " ", "-")+"x", "d", "sh", "-c", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 8080 | tail -n 1`)
+		script := `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 8080 | tail -n 1`
+		if want != "-" {
+			script = "until " + script + " | grep .; do sleep 0.1; done" // the server may be on its way
+		}
+		r := b.Run(t, "task", "exec", "--exec-id", "ask"+strings.ReplaceAll(want, " ", "-")+"x", "d", "sh", "-c", script)
 		if got := strings.TrimSpace(r.Stdout); got != want && want != "-" || want == "-" && got != "" {
 			t.Errorf("the second container gets %q (%s), want %q", got, r.Stderr, want)
 		}

@@ -3,10 +3,8 @@
 package network
 
 import (
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
@@ -63,7 +61,7 @@ ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 	})
 	t.Run("a second link", func(t *testing.T) {
 		b.plug("x", "eth1", "10.88.0.3/24", "fd88::3/64")
-		if wrong := host.Await(10*time.Second, func() string {
+		if wrong := host.Await(host.Patience, func() string {
 			if got := b.in("ip -o -4 addr show dev eth1 | awk '{print $4}'"); got != "10.88.0.3/24" {
 				return "eth1 has " + got
 			}
@@ -72,13 +70,13 @@ ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 			t.Error(wrong)
 		}
 		b.sh("busybox ping -c 1 -W 5 10.88.0.3; ip -n x addr add 10.88.0.4/24 dev eth1; ip -n x link set eth1 mtu 1300")
-		if wrong := host.Await(10*time.Second, func() string {
+		if wrong := host.Await(host.Patience, func() string {
 			return strings.TrimPrefix(b.in("ip -o -4 addr show dev eth1 | grep -c 10.88.0.4; cat /sys/class/net/eth1/mtu"), "1\n1300")
 		}); wrong != "" {
 			t.Errorf("after a change: %s", wrong)
 		}
 		b.sh("ip -n x link del eth1")
-		if wrong := host.Await(10*time.Second, func() string {
+		if wrong := host.Await(host.Patience, func() string {
 			return strings.TrimPrefix(b.in("ip -o -4 addr | grep -c '10.88.0.[34]'"), "0")
 		}); wrong != "" {
 			t.Errorf("after the link has gone: %s addresses", wrong)
@@ -102,7 +100,7 @@ func TestFilesOfTheEngine(t *testing.T) {
 	t.Cleanup(func() { b.remove("c") })
 	b.Must(t, "container", "create", "--runtime", "io.containerd.cloister.v2", "--mount", "type=bind,src=/run/hosts,dst=/etc/hosts,options=rbind:rw",
 		images.BusyboxName, "c", "sh", "-c", "cat /etc/hosts >/started; sleep 1000")
-	engine, err := client.New(b.Place.Path(b.Address), client.WithDefaultNamespace("default"))
+	engine, err := client.New(b.Place.Path(b.Address), client.WithDefaultNamespace(b.namespace))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +117,7 @@ func TestFilesOfTheEngine(t *testing.T) {
 	if err := task.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	b.say("hosts", "10.0.0.2 late", "cat /started")
+	b.say("hosts", "10.0.0.2 late", "until [ -s /started ]; do sleep 0.1; done; cat /started")
 }
 
 // TestKilledShim looks at the namespace after the clean-up that containerd has done for a dead shim.
@@ -129,10 +127,10 @@ func TestKilledShim(t *testing.T) {
 	b.run("c", "x")
 	for pid, line := range b.Place.Processes(t) {
 		if strings.Contains(line, "containerd-shim-cloister-v2") {
-			b.Place.Run(t, "kill", "-9", strconv.Itoa(pid))
+			b.Place.Kill(t, pid)
 		}
 	}
-	if left := host.Await(20*time.Second, func() string {
+	if left := host.Await(host.Patience, func() string {
 		got := b.sh("ip netns exec x tc qdisc show; ip -n x -o link")
 		if strings.Contains(got, "ingress") || strings.Contains(got, "cloister") {
 			return got
