@@ -73,8 +73,10 @@ type Sandbox struct {
 
 	removing sync.RWMutex // held for reading while a container is taken out
 
-	network sync.Mutex       // orders what the guest is told of its network
-	told    *guestv1.Network // the last of it; guarded by network
+	network sync.Mutex       // orders what the guest is told of its network, and guards:
+	told    *guestv1.Network // the last of it
+	settled bool             // a container has been started
+	missing []string         // what the log has said that the guest goes without
 
 	mu         sync.Mutex
 	begun      time.Time

@@ -277,8 +277,8 @@ func (s *Sandbox) configure(ctx context.Context) error {
 	if _, err := rand.Read(entropy); err != nil {
 		return err
 	}
-	wanted, err := s.netns.Sync()
-	if err != nil {
+	wanted, left, err := s.netns.Sync()
+	if err := errors.Join(append(left, err)...); err != nil {
 		return err
 	}
 	s.told = wanted

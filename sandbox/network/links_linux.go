@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -15,110 +14,56 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// tapPrefix names our own links, which are nobody's network.
-const tapPrefix = "cloister"
-
-// found is what an engine has put into the namespace.
-type found struct {
-	links []netlink.Link // without loopback and our taps, in the order of their making
-	guest *guestv1.Network
-}
-
-// look dumps the namespace. The guest is to have what the engine made: names,
-// addresses, routes and neighbours.
-func look(h *netlink.Handle) (found, error) {
-	var f found
-	all, err := h.LinkList()
-	if err != nil {
-		return f, fmt.Errorf("list links: %w", err)
-	}
-	names := map[int]string{}
-	f.guest = &guestv1.Network{}
-	slices.SortFunc(all, func(a, b netlink.Link) int { return cmp.Compare(a.Attrs().Index, b.Attrs().Index) })
-	if all, err = forGuest(all); err != nil {
-		return f, err
-	}
-	for _, l := range all {
-		a := l.Attrs()
+// describe is what the guest is to have of its links: names, addresses, routes and neighbours, as the engine made them. Each link is called by its
+// card's address. Routes that the guest's kernel would not take are left out, with the reason.
+func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left []error, err error) {
+	guest = &guestv1.Network{}
+	names, local := map[int]string{}, map[string]bool{}
+	for _, c := range links {
+		a := c.link.Attrs()
 		names[a.Index] = a.Name
-		f.links = append(f.links, l)
 		link := &guestv1.Link{
-			Mac: a.HardwareAddr.String(), Name: a.Name, Mtu: uint32(a.MTU), Up: a.RawFlags&unix.IFF_UP != 0, NoArp: a.RawFlags&unix.IFF_NOARP != 0,
+			Mac: c.card.mac, NewMac: a.HardwareAddr.String(),
+			Name: a.Name, Mtu: uint32(a.MTU), Up: a.RawFlags&unix.IFF_UP != 0, NoArp: a.RawFlags&unix.IFF_NOARP != 0,
 		}
-		addrs, err := h.AddrList(l, netlink.FAMILY_ALL)
+		addrs, err := h.AddrList(c.link, netlink.FAMILY_ALL)
 		if err != nil {
-			return f, fmt.Errorf("addresses of %s: %w", a.Name, err)
+			return nil, nil, fmt.Errorf("addresses of %s: %w", a.Name, err)
 		}
 		for _, addr := range addrs {
 			link.Addresses = append(link.Addresses, addr.IPNet.String())
+			local[addr.IP.String()] = true
 		}
-		f.guest.Links = append(f.guest.Links, link)
+		guest.Links = append(guest.Links, link)
 	}
-	if err := routes(h, names, f.guest); err != nil {
-		return f, err
+	if left, err = routes(h, names, local, guest); err != nil {
+		return nil, nil, err
 	}
-	return f, neighbours(h, names, f.guest)
+	return guest, left, neighbours(h, names, guest)
 }
 
-// forGuest are the links that a guest gets, or why one of them cannot be handed to it: a guest has all of its network or is not started.
-func forGuest(all []netlink.Link) (mine []netlink.Link, err error) {
-	here := map[int]string{}
-	for _, l := range all {
-		here[l.Attrs().Index] = l.Attrs().Name
-	}
-	for _, l := range all {
-		a := l.Attrs()
-		if !engineMade(l) || a.EncapType != "ether" && a.RawFlags&unix.IFF_UP == 0 { // a tunnel that is not in use: a kernel's own, as a rule
-			continue
-		}
-		reason := unfit(l)
-		if below := here[a.ParentIndex]; below != "" && a.NetNsID < 0 && l.Type() != "veth" {
-			reason = fmt.Sprintf("it stands on %s, which is the guest's as well: leave that one out of the namespace", below)
-		}
-		if reason != "" {
-			return nil, fmt.Errorf("link %s of kind %s cannot be a guest's: %s: %w", a.Name, l.Type(), reason, errdefs.ErrFailedPrecondition)
-		}
-		mine = append(mine, l)
-	}
-	return mine, nil
-}
-
-// unfit says why frames cannot be redirected between a link and a tap; "" where it has been seen to work.
-func unfit(l netlink.Link) string {
-	const instead = "give the namespace a veth, macvlan or ipvlan (mode l2 or l3)"
-	kinds := []string{"device", "veth", "macvlan", "ipvlan", "vlan"}
-	if v, ok := l.(*netlink.IPVlan); ok && v.Mode == netlink.IPVLAN_MODE_L3S {
-		return "in mode l3s what comes goes to the sockets of the host and never to the link: make it in mode l2 or l3"
-	}
-	if l.Attrs().EncapType != "ether" || !slices.Contains(kinds, l.Type()) {
-		return "nobody has tried whether its traffic can be redirected: " + instead
-	}
-	return ""
-}
-
-// engineMade is false for loopback, for our taps, and for the devices that a
-// kernel puts into every namespace.
-func engineMade(l netlink.Link) bool {
-	a := l.Attrs()
-	kernel := []string{"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"}
-	return a.RawFlags&unix.IFF_LOOPBACK == 0 && !strings.HasPrefix(a.Name, tapPrefix) && !slices.Contains(kernel, a.Name)
-}
-
-func routes(h *netlink.Handle, names map[int]string, out *guestv1.Network) error {
+// routes are those by links of these names. One that asks for a source that is not the guest's would be an error there, and is left out.
+func routes(h *netlink.Handle, names map[int]string, local map[string]bool, out *guestv1.Network) (left []error, err error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		list, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 		if err != nil {
-			return fmt.Errorf("list routes: %w", err)
+			return nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range list {
 			// What the kernel makes of an address the guest's kernel makes as well.
 			if names[r.LinkIndex] == "" || r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA {
 				continue
 			}
-			out.Routes = append(out.Routes, guestRoute(r, names[r.LinkIndex], family))
+			route := guestRoute(r, names[r.LinkIndex], family)
+			if r.Src != nil && !local[r.Src.String()] {
+				left = append(left, fmt.Errorf("route to %s by %s cannot be a guest's: its source %s is an address of no link that the guest has: give one of them the address, or the route no source: %w",
+					cmp.Or(route.GetDestination(), "everywhere"), route.GetLink(), r.Src, errdefs.ErrFailedPrecondition))
+				continue
+			}
+			out.Routes = append(out.Routes, route)
 		}
 	}
-	return nil
+	return left, nil
 }
 
 func guestRoute(r netlink.Route, link string, family int) *guestv1.Route {

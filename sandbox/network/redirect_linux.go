@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -87,4 +88,10 @@ func dropIngress(h *netlink.Handle, l netlink.Link) error {
 		return nil
 	}
 	return fmt.Errorf("ingress of %s: %w", l.Attrs().Name, err)
+}
+
+// hasIngress is false for a link that has lost its queue: one does that goes to another namespace, even if it comes back.
+func hasIngress(h *netlink.Handle, l netlink.Link) bool {
+	list, err := h.QdiscList(l)
+	return err == nil && slices.ContainsFunc(list, func(q netlink.Qdisc) bool { return q.Attrs().Parent == netlink.HANDLE_INGRESS })
 }

@@ -4,9 +4,10 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
-	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -23,103 +24,94 @@ type card struct {
 	wired bool // link's traffic is redirected
 }
 
-// Check looks whether what is in the namespace now can be handed to the machine, and changes nothing there.
+// ErrEnded is Sync's error when a card's tap is gone, which the machine takes with it.
+var ErrEnded = errors.New("the machine has ended: its network cards are gone")
+
+// Check looks whether all that is in the namespace now can be handed to the machine, and changes nothing there.
 func (n *Namespace) Check() error {
 	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("network namespace: %w", err)
 	}
 	defer h.Close()
-	f, err := look(h)
+	all, err := h.LinkList()
 	if err != nil {
-		return err
+		return fmt.Errorf("list links: %w", err)
 	}
-	for _, l := range f.links {
-		if _, err := n.take(l.Attrs().Index); err != nil {
-			return fmt.Errorf("link %s: %w", l.Attrs().Name, err)
-		}
-	}
-	return nil
+	mine, left := choose(all, n.cards)
+	_, routes, err := describe(h, mine)
+	return errors.Join(append(append(left, routes...), err)...)
 }
 
-// Sync redirects the links that are in the namespace now to the machine's cards
-// and returns what the guest is to have. It may be called whenever something has
-// changed.
-func (n *Namespace) Sync() (*guestv1.Network, error) {
+// Sync redirects the links that are in the namespace now to the machine's cards and returns what the guest is to have, and why it has not the rest:
+// that is not redirected. It may be called whenever something has changed.
+func (n *Namespace) Sync() (guest *guestv1.Network, left []error, err error) {
 	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, fmt.Errorf("network namespace: %w", err)
+		return nil, nil, fmt.Errorf("network namespace: %w", err)
 	}
 	defer h.Close()
-	f, err := look(h)
+	all, err := h.LinkList()
 	if err != nil {
-		return nil, err
+		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
-	n.release(f.links)
-	for i, l := range f.links {
-		c, err := n.take(l.Attrs().Index)
-		if err != nil {
-			return nil, fmt.Errorf("link %s: %w", l.Attrs().Name, err)
-		}
-		tap, err := h.LinkByName(c.tap)
-		if err != nil {
-			return nil, fmt.Errorf("tap %s: %w", c.tap, err)
-		}
-		if err := c.connect(h, l, tap); err != nil {
-			return nil, err
-		}
-		guest := f.guest.GetLinks()[i]
-		guest.Mac, guest.NewMac = c.mac, guest.GetMac()
+	mine, left := choose(all, n.cards)
+	if err := n.release(h, all, mine); err != nil {
+		return nil, nil, err
 	}
-	return f.guest, nil
+	var wired []chosen
+	for _, m := range mine {
+		i := slices.IndexFunc(all, func(l netlink.Link) bool { return l.Attrs().Name == m.card.tap })
+		if i < 0 {
+			return nil, nil, ErrEnded
+		}
+		err := m.card.connect(h, m.link, all[i])
+		if err == nil {
+			wired = append(wired, m)
+		} else if !errors.Is(err, unix.ENODEV) { // of a link that has just gone it will be told
+			left = append(left, fmt.Errorf("link %s of kind %s cannot be a guest's: %w", m.link.Attrs().Name, m.link.Type(), err))
+		}
+	}
+	guest, routes, err := describe(h, wired)
+	return guest, append(left, routes...), err
 }
 
-// release makes the cards of links that are gone spare again; the kernel has
-// taken their filters away with the link.
-func (n *Namespace) release(links []netlink.Link) {
-	there := map[int]bool{}
-	for _, l := range links {
-		there[l.Attrs().Index] = true
-	}
+// release makes the cards spare again whose links are gone, or are the guest's no longer.
+func (n *Namespace) release(h *netlink.Handle, all []netlink.Link, mine []chosen) error {
 	for _, c := range n.cards {
-		if !there[c.link] {
-			c.link, c.wired = 0, false
+		if c.link == 0 || slices.ContainsFunc(mine, func(m chosen) bool { return m.card == c && m.link.Attrs().Index == c.link }) {
+			continue
 		}
+		for _, l := range all { // what is gone has taken its filters away
+			if l.Attrs().Index != c.link && l.Attrs().Name != c.tap {
+				continue
+			}
+			if err := dropIngress(h, l); err != nil {
+				return err
+			}
+		}
+		c.link, c.wired = 0, false
 	}
+	return nil
 }
 
-func (n *Namespace) take(link int) (*card, error) {
-	var spare *card
-	for _, c := range n.cards {
-		if c.link == link {
-			return c, nil
+// connect redirects a link's traffic, once, and has the tap take frames of its size. After an error nothing is redirected.
+func (c *card) connect(h *netlink.Handle, link, tap netlink.Link) (err error) {
+	c.link = link.Attrs().Index
+	defer func() {
+		if c.wired = err == nil; !c.wired {
+			err = errors.Join(err, dropIngress(h, link), dropIngress(h, tap))
 		}
-		if c.link == 0 && spare == nil {
-			spare = c
-		}
-	}
-	if spare == nil {
-		return nil, fmt.Errorf("all %d network cards of the machine are taken: set machine.nics in the config to more: %w", len(n.cards), errdefs.ErrResourceExhausted)
-	}
-	spare.link = link
-	return spare, nil
-}
-
-// connect redirects a link's traffic, once, and has the tap take frames of its size.
-func (c *card) connect(h *netlink.Handle, link, tap netlink.Link) error {
+	}()
 	if tap.Attrs().MTU != link.Attrs().MTU {
 		if err := h.LinkSetMTU(tap, link.Attrs().MTU); err != nil {
-			return fmt.Errorf("mtu of %s: %w", c.tap, err)
+			return fmt.Errorf("mtu %d of %s: %w", link.Attrs().MTU, c.tap, err)
 		}
 	}
-	if c.wired {
+	if c.wired && hasIngress(h, link) {
 		return nil
 	}
-	if err := wire(h, link, tap); err != nil {
-		return err
-	}
-	c.wired = true
-	return nil
+	return wire(h, link, tap)
 }
 
 // Watch calls changed after links, addresses, routes or neighbours have changed,

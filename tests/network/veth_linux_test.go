@@ -3,6 +3,8 @@
 package network
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -59,29 +61,7 @@ ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 			t.Errorf("the host side of the namespace got %q", got)
 		}
 	})
-	t.Run("a second link", func(t *testing.T) {
-		b.plug("x", "eth1", "10.88.0.3/24", "fd88::3/64")
-		if wrong := host.Await(host.Patience, func() string {
-			if got := b.in("ip -o -4 addr show dev eth1 | awk '{print $4}'"); got != "10.88.0.3/24" {
-				return "eth1 has " + got
-			}
-			return ""
-		}); wrong != "" {
-			t.Error(wrong)
-		}
-		b.sh("busybox ping -c 1 -W 5 10.88.0.3; ip -n x addr add 10.88.0.4/24 dev eth1; ip -n x link set eth1 mtu 1300")
-		if wrong := host.Await(host.Patience, func() string {
-			return strings.TrimPrefix(b.in("ip -o -4 addr show dev eth1 | grep -c 10.88.0.4; cat /sys/class/net/eth1/mtu"), "1\n1300")
-		}); wrong != "" {
-			t.Errorf("after a change: %s", wrong)
-		}
-		b.sh("ip -n x link del eth1")
-		if wrong := host.Await(host.Patience, func() string {
-			return strings.TrimPrefix(b.in("ip -o -4 addr | grep -c '10.88.0.[34]'"), "0")
-		}); wrong != "" {
-			t.Errorf("after the link has gone: %s addresses", wrong)
-		}
-	})
+	t.Run("links come and go", func(*testing.T) { comeAndGo(b) })
 	b.remove("c")
 	t.Run("nothing left", func(t *testing.T) {
 		if got := b.sh("ip netns exec x tc qdisc show; ip -n x -o link"); strings.Contains(got, "ingress") || strings.Contains(got, "cloister") {
@@ -91,6 +71,33 @@ ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 			t.Errorf("the namespace's local ports are %q, were %q", after, before)
 		}
 	})
+}
+
+// comeAndGo gives a running guest of two cards a second link, beside one that no guest can have and one more than there are cards.
+func comeAndGo(b *bed) {
+	b.t.Helper()
+	b.sh(`ip -n x link add odd type vxlan id 3 dstport 4789; ip -n x addr add 10.77.0.1/24 dev odd; ip -n x link set odd up
+ip -n x route add 10.98.0.0/16 dev odd; ip -n x route add default dev odd metric 5`)
+	b.plug("x", "eth1", "10.88.0.3/24", "fd88::3/64")
+	b.plug("x", "eth2", "10.88.0.9/24", "fd88::9/64")
+	const until = "until %s; do sleep 0.1; done; "
+	links := "echo $(ls /sys/class/net), $(ip -o -4 addr show scope global | awk '{print $4}'), $(ip route | grep -cE '^10.98|metric 5')"
+	b.say("a second link, and what cannot be", "eth0 eth1 lo, 10.88.0.2/24 10.88.0.3/24, 0", fmt.Sprintf(until, "ip -o -4 addr show dev eth1 2>/dev/null | grep -q 10.88.0.3")+links)
+	b.sh("busybox ping -c 1 -W 5 10.88.0.3; ip -n x addr add 10.88.0.4/24 dev eth1; ip -n x link set eth1 mtu 1300")
+	b.say("changed", "1300", fmt.Sprintf(until, "ip -o -4 addr show dev eth1 | grep -q 10.88.0.4 && grep 1300 /sys/class/net/eth1/mtu"))
+	b.sh("ip -n x link del eth1")
+	b.say("a card that has become free", "eth0 eth2 lo, 10.88.0.2/24 10.88.0.9/24, 0", fmt.Sprintf(until, "ip -o -4 addr show dev eth2 2>/dev/null | grep -q 10.88.0.9")+links)
+	b.sh("busybox ping -c 1 -W 5 10.88.0.9; ip -n x link del eth2; ip -n x link del odd")
+	b.say("all gone", "eth0 lo, 10.88.0.2/24, 0", fmt.Sprintf(until, "[ ! -e /sys/class/net/eth2 ]")+links)
+	log, err := os.ReadFile(b.LogFile)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, line := range []string{"link odd of kind vxlan cannot be a guest's: nobody has tried", "link eth2 of kind veth cannot be a guest's: all 2 network cards of the machine are taken: set machine.nics"} {
+		if got := strings.Count(string(log), line); got != 1 {
+			b.t.Errorf("the log says %d times, not once: %s", got, line)
+		}
+	}
 }
 
 // TestFilesOfTheEngine changes hosts between create and start, as Docker does.

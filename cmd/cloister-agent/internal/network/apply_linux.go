@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -30,20 +31,41 @@ func LoopbackUp() error {
 }
 
 // Apply makes links, addresses, routes and neighbours what n says, and takes
-// off what the named links have beyond it.
+// off what the named links have beyond it. What cannot be done holds nothing
+// else up.
 func Apply(n *guestv1.Network) error {
-	links := map[string]netlink.Link{}
+	errs := []error{freeNames(n.GetLinks())}
+	links, lost := map[string]netlink.Link{}, map[string]bool{}
 	for _, want := range n.GetLinks() {
 		link, err := applyLink(want)
 		if err != nil {
-			return fmt.Errorf("link %s (%s): %w", want.GetName(), want.GetMac(), err)
+			errs = append(errs, fmt.Errorf("link %s (%s): %w", want.GetName(), want.GetMac(), err))
+			lost[want.GetName()] = true
+			continue
 		}
 		links[want.GetName()] = link
 	}
-	if err := applyRoutes(links, n.GetRoutes()); err != nil {
-		return err
+	routes := slices.DeleteFunc(slices.Clone(n.GetRoutes()), func(r *guestv1.Route) bool { return lost[r.GetLink()] })
+	neighbours := slices.DeleteFunc(slices.Clone(n.GetNeighbours()), func(n *guestv1.Neighbour) bool { return lost[n.GetLink()] })
+	return errors.Join(append(errs, applyRoutes(links, routes), applyNeighbours(links, neighbours))...)
+}
+
+// freeNames has a card that is to be called otherwise give up its name to the one that is to have it: names can be swapped on the host.
+func freeNames(wanted []*guestv1.Link) error {
+	var errs []error
+	for _, want := range wanted {
+		have, err := findLink(want)
+		if err != nil || have.Attrs().Name == want.GetName() {
+			continue // who is not there is named later
+		}
+		if !slices.ContainsFunc(wanted, func(other *guestv1.Link) bool { return other.GetName() == have.Attrs().Name }) {
+			continue
+		}
+		if err := setAside(&netlink.Handle{}, have); err != nil {
+			errs = append(errs, err)
+		}
 	}
-	return applyNeighbours(links, n.GetNeighbours())
+	return errors.Join(errs...)
 }
 
 // findLink looks for a NIC by its address, which is the machine's and not yet
@@ -145,30 +167,25 @@ func rename(link netlink.Link, want *guestv1.Link, mac net.HardwareAddr) error {
 	return nil
 }
 
+// applyAddresses takes off what is not wanted first: with the first address of a subnet the kernel takes off all others of it.
 func applyAddresses(link netlink.Link, want *guestv1.Link) error {
-	have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
-	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
-	}
+	var wanted []*netlink.Addr
 	keep, linkLocal := map[string]bool{}, false
 	for _, cidr := range want.GetAddresses() {
 		addr, err := netlink.ParseAddr(cidr)
 		if err != nil {
 			return fmt.Errorf("address %q: %w: %w", cidr, errdefs.ErrInvalidArgument, err)
 		}
-		keep[addr.IPNet.String()] = true
-		linkLocal = linkLocal || addr.IP.IsLinkLocalUnicast()
 		if addr.IP.To4() == nil {
 			addr.Flags |= unix.IFA_F_NODAD // the host's side has seen to it
 		}
-		if err := netlink.AddrReplace(link, addr); err != nil {
-			return fmt.Errorf("add address %s: %w", cidr, err)
-		}
+		wanted = append(wanted, addr)
+		keep[addr.IPNet.String()] = true
+		linkLocal = linkLocal || addr.IP.IsLinkLocalUnicast()
 	}
-	if linkLocal {
-		if err := noOwnLinkLocal(want.GetName()); err != nil {
-			return err
-		}
+	have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range have {
 		if keep[a.IPNet.String()] || a.IP.IsLinkLocalUnicast() && !linkLocal {
@@ -177,6 +194,14 @@ func applyAddresses(link netlink.Link, want *guestv1.Link) error {
 		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return fmt.Errorf("remove address %s: %w", a.IPNet, err)
 		}
+	}
+	for _, addr := range wanted {
+		if err := netlink.AddrReplace(link, addr); err != nil {
+			return fmt.Errorf("add address %s: %w", addr.IPNet, err)
+		}
+	}
+	if linkLocal {
+		return noOwnLinkLocal(want.GetName())
 	}
 	return nil
 }

@@ -151,6 +151,14 @@ func TestApply(t *testing.T) {
 	if diff := cmp.Diff(want, look(t, "eth0")); diff != "" {
 		t.Errorf("after a change: %s", diff)
 	}
+	link.Addresses = []string{"10.9.9.8/16", "10.9.9.7/16"} // of the same subnet as the one that goes
+	if err := Apply(&guestv1.Network{Links: []*guestv1.Link{link}, Routes: []*guestv1.Route{{Link: "eth0", Gateway: "10.9.0.1"}}}); err != nil {
+		t.Fatal(err)
+	}
+	want.Addresses = []string{"10.9.9.7/16", "10.9.9.8/16"}
+	if diff := cmp.Diff(want, look(t, "eth0")); diff != "" {
+		t.Errorf("after another change: %s", diff)
+	}
 	link.Up = false
 	if err := Apply(&guestv1.Network{Links: []*guestv1.Link{link}}); err != nil {
 		t.Fatal(err)
@@ -179,6 +187,45 @@ func TestApplyRefuses(t *testing.T) {
 	} {
 		if err := Apply(tt.in); !errors.Is(err, tt.wantErr) {
 			t.Errorf("%s: Apply = %v, want %v", tt.name, err, tt.wantErr)
+		}
+	}
+}
+
+// TestApplySwapsNames has two cards exchange their names, beside one that is not there: the rest is done all the same.
+func TestApplySwapsNames(t *testing.T) {
+	if !private(t) {
+		return
+	}
+	const otherMAC = "02:00:00:00:00:02"
+	mac, err := net.ParseMAC(otherMAC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "nic1", HardwareAddr: mac}, PeerName: "peer1"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, names := range [][2]string{{"eth0", "eth1"}, {"eth1", "eth0"}, {"eth2", "eth1"}} {
+		err := Apply(&guestv1.Network{
+			Links: []*guestv1.Link{
+				{Mac: "02:00:00:00:00:77", Name: "gone"},
+				{Mac: machineMAC, Name: names[0], Mtu: 1400, Addresses: []string{"10.0.0.1/24"}, Up: true},
+				{Mac: otherMAC, Name: names[1], Mtu: 1300, Addresses: []string{"10.0.1.1/24"}, Up: true},
+			},
+			Routes: []*guestv1.Route{
+				{Link: "gone", Destination: "10.3.0.0/24"},
+				{Link: names[1], Destination: "10.2.0.0/24", Source: "10.9.9.9"}, // of nobody
+				{Link: names[1], Destination: "10.1.0.0/24", Scope: uint32(netlink.SCOPE_LINK)},
+			},
+		})
+		if !errors.Is(err, errdefs.ErrNotFound) || !errors.Is(err, unix.EINVAL) {
+			t.Errorf("Apply = %v, want that one card and one source are not there", err)
+		}
+		want := []state{
+			{Name: names[0], MAC: machineMAC, MTU: 1400, Up: true, Addresses: []string{"10.0.0.1/24"}},
+			{Name: names[1], MAC: otherMAC, MTU: 1300, Up: true, Addresses: []string{"10.0.1.1/24"}, Routes: []string{"10.1.0.0/24 <nil>"}},
+		}
+		if diff := cmp.Diff(want, []state{look(t, names[0]), look(t, names[1])}); diff != "" {
+			t.Errorf("%s: %s", names, diff)
 		}
 	}
 }

@@ -16,22 +16,22 @@ import (
 
 func applyNeighbours(links map[string]netlink.Link, want []*guestv1.Neighbour) error {
 	keep := map[string]bool{}
+	var errs []error
 	for _, w := range want {
 		n, err := parseNeighbour(links, w)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		if err := netlink.NeighSet(n); err != nil {
-			return fmt.Errorf("add neighbour %s: %w", n.IP, err)
+			errs = append(errs, fmt.Errorf("add neighbour %s: %w", n.IP, err))
 		}
 		keep[fmt.Sprint(n.LinkIndex, n.IP)] = true
 	}
 	for _, link := range links {
-		if err := removeNeighbours(link, keep); err != nil {
-			return err
-		}
+		errs = append(errs, removeNeighbours(link, keep))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // removeNeighbours takes away what an earlier Apply has set for good; the

@@ -21,10 +21,12 @@ const defaultMetric6 = 1024
 
 func applyRoutes(links map[string]netlink.Link, want []*guestv1.Route) error {
 	var routes []netlink.Route
+	var errs []error
 	for _, w := range want {
 		r, err := parseRoute(links, w)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		routes = append(routes, r)
 	}
@@ -34,15 +36,13 @@ func applyRoutes(links map[string]netlink.Link, want []*guestv1.Route) error {
 	for i := range routes {
 		keep[routeKey(&routes[i])] = true
 		if err := netlink.RouteReplace(&routes[i]); err != nil {
-			return fmt.Errorf("add route %s: %w", routes[i], err)
+			errs = append(errs, fmt.Errorf("add route %s: %w", routes[i], err))
 		}
 	}
 	for _, link := range links {
-		if err := removeRoutes(link, keep); err != nil {
-			return err
-		}
+		errs = append(errs, removeRoutes(link, keep))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // removeRoutes takes away what is not wanted, but for the kernel's own.

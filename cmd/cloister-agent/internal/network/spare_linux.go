@@ -71,7 +71,7 @@ func makeNamespace(made chan<- namespace) {
 }
 
 // Apply is the package's Apply with the cards it needs brought in first, and
-// those that nobody asks for any more put away after.
+// those that nobody asks for any more put away, whose names may be wanted.
 func (s *Spare) Apply(n *guestv1.Network) error {
 	var wanted []net.HardwareAddr
 	for _, l := range n.GetLinks() {
@@ -84,7 +84,7 @@ func (s *Spare) Apply(n *guestv1.Network) error {
 		}
 		wanted = append(wanted, mac)
 	}
-	return errors.Join(Apply(n), s.stash(wanted))
+	return errors.Join(s.stash(wanted), Apply(n))
 }
 
 // stash puts every card away that is not wanted. Links that a workload has made
@@ -142,15 +142,23 @@ func isNamed(l netlink.Link, mac net.HardwareAddr) bool {
 
 // move puts a card into another namespace, under a name that is free there.
 func move(h *netlink.Handle, l netlink.Link, to *os.File) error {
+	if err := setAside(h, l); err != nil {
+		return err
+	}
+	if err := h.LinkSetNsFd(l, int(to.Fd())); err != nil {
+		return fmt.Errorf("move card %s: %w", l.Attrs().Name, err)
+	}
+	return nil
+}
+
+// setAside takes a card down and gives it a name that no other has.
+func setAside(h *netlink.Handle, l netlink.Link) error {
 	a := l.Attrs()
 	if err := h.LinkSetDown(l); err != nil {
 		return fmt.Errorf("set card %s down: %w", a.Name, err)
 	}
 	if err := h.LinkSetName(l, fmt.Sprintf("card%d", a.Index)); err != nil {
 		return fmt.Errorf("rename card %s: %w", a.Name, err)
-	}
-	if err := h.LinkSetNsFd(l, int(to.Fd())); err != nil {
-		return fmt.Errorf("move card %s: %w", a.Name, err)
 	}
 	return nil
 }

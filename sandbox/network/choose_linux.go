@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// tapPrefix names our own links, which are nobody's network.
+const tapPrefix = "cloister"
+
+// chosen is a link that is the guest's, and the card that stands for it.
+type chosen struct {
+	link netlink.Link
+	card *card
+}
+
+// choose gives the cards to the links that an engine has put into the namespace, and says of every other link why the guest cannot have it. A link
+// that has a card keeps it; the others come in the order of their making. Nothing is changed.
+func choose(all []netlink.Link, cards []*card) (mine []chosen, left []error) {
+	all = slices.SortedFunc(slices.Values(all), func(a, b netlink.Link) int { return cmp.Compare(a.Attrs().Index, b.Attrs().Index) })
+	leave := func(l netlink.Link, reason string, class error) {
+		left = append(left, fmt.Errorf("link %s of kind %s cannot be a guest's: %s: %w", l.Attrs().Name, l.Type(), reason, class))
+	}
+	var more []netlink.Link
+	spare := slices.Clone(cards)
+	for _, l := range all {
+		a := l.Attrs()
+		if !engineMade(l) || a.EncapType != "ether" && a.RawFlags&unix.IFF_UP == 0 { // a tunnel that is not in use: a kernel's own, as a rule
+			continue
+		}
+		if reason := cmp.Or(unfit(l), stacked(l, all, cards)); reason != "" {
+			leave(l, reason, errdefs.ErrFailedPrecondition)
+			continue
+		}
+		if c := holder(cards, l); c != nil {
+			mine = append(mine, chosen{l, c})
+			spare = slices.DeleteFunc(spare, func(s *card) bool { return s == c })
+			continue
+		}
+		more = append(more, l)
+	}
+	for i, l := range more {
+		if i < len(spare) {
+			mine = append(mine, chosen{l, spare[i]})
+			continue
+		}
+		leave(l, fmt.Sprintf("all %d network cards of the machine are taken: set machine.nics in the config to more", len(cards)), errdefs.ErrResourceExhausted)
+	}
+	return mine, left
+}
+
+func holder(cards []*card, l netlink.Link) *card {
+	i := slices.IndexFunc(cards, func(c *card) bool { return c.link == l.Attrs().Index })
+	if i < 0 {
+		return nil
+	}
+	return cards[i]
+}
+
+// stacked says why a link cannot be a guest's for the sake of another in the same namespace: the traffic of the one comes by the other. Who has a
+// card keeps it, whichever came first.
+func stacked(l netlink.Link, all []netlink.Link, cards []*card) string {
+	for _, other := range all {
+		switch {
+		case standsOn(l, other) && holder(cards, l) == nil:
+			return fmt.Sprintf("it stands on %s, whose traffic is the guest's first: leave one of the two out of the namespace", other.Attrs().Name)
+		case standsOn(other, l) && holder(cards, other) != nil:
+			return fmt.Sprintf("%s, which is the guest's, stands on it: leave one of the two out of the namespace", other.Attrs().Name)
+		}
+	}
+	return ""
+}
+
+func standsOn(upper, lower netlink.Link) bool {
+	a := upper.Attrs()
+	return a.ParentIndex != 0 && a.ParentIndex == lower.Attrs().Index && a.NetNsID < 0 && upper.Type() != "veth"
+}
+
+// unfit says why frames cannot be redirected between a link and a tap; "" where it has been seen to work.
+func unfit(l netlink.Link) string {
+	const instead = "give the namespace a veth, macvlan or ipvlan (mode l2 or l3)"
+	kinds := []string{"device", "veth", "macvlan", "ipvlan", "vlan"}
+	if v, ok := l.(*netlink.IPVlan); ok && v.Mode == netlink.IPVLAN_MODE_L3S {
+		return "in mode l3s what comes goes to the sockets of the host and never to the link: make it in mode l2 or l3"
+	}
+	if l.Attrs().EncapType != "ether" || !slices.Contains(kinds, l.Type()) {
+		return "nobody has tried whether its traffic can be redirected: " + instead
+	}
+	return ""
+}
+
+// engineMade is false for loopback, for our taps, and for the devices that a
+// kernel puts into every namespace.
+func engineMade(l netlink.Link) bool {
+	a := l.Attrs()
+	kernel := []string{"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"}
+	return a.RawFlags&unix.IFF_LOOPBACK == 0 && !strings.HasPrefix(a.Name, tapPrefix) && !slices.Contains(kernel, a.Name)
+}
