@@ -16,8 +16,8 @@ import (
 	"cloister/sandbox/watch"
 )
 
-// noticing bounds how long the guest may take to touch what has changed.
-const noticing = 30 * time.Second
+// noticing bounds how long the guest may take to touch what has changed, a thousand names maybe: below the silence that ends it all.
+const noticing = 90 * time.Second
 
 // watched says whether what the host changes in a volume raises events in the guest. One that is read-only cannot be touched.
 func (s *Sandbox) watched(m oci.Mount, source string) bool {

@@ -254,13 +254,16 @@ func (s *Sandbox) greet(ctx context.Context) error {
 	return nil
 }
 
+// endLimit is how long a machine may take to end once its channel has.
+const endLimit = 10 * time.Second
+
 // silent explains why no hello came. A machine that has ended says it itself: who reads of its end on the channel may be
 // earlier than who waits for the process.
 func (s *Sandbox) silent(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		select {
 		case <-s.machine.Done():
-		case <-time.After(undoLimit):
+		case <-time.After(endLimit):
 		}
 	}
 	select {

@@ -12,8 +12,8 @@ import (
 	"go.opentelemetry.io/otel"
 )
 
-// undoLimit bounds the whole of an undo: containerd gives delete 5 s.
-const undoLimit = 4 * time.Second
+// undoLimit bounds the whole of an undo, against what hangs: the labels of a large volume, or a machine on a busy host, take their time.
+const undoLimit = time.Minute
 
 // undo is a stack of steps that take back what was done so far. Its zero value
 // is empty.

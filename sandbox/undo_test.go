@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -37,4 +39,29 @@ func TestUndoGoesBackwardsThroughErrorsAndCancellation(t *testing.T) {
 	if err := u.run(t.Context()); err != nil || len(order) != 3 {
 		t.Errorf("a second run did something: %v, %v", order, err)
 	}
+}
+
+// TestUndoTakesItsTime has a step that is slower than containerd's bound for the program delete, and one that never ends.
+func TestUndoTakesItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var u undo
+		slow := func(took time.Duration) func(context.Context) error {
+			return func(ctx context.Context) error {
+				select {
+				case <-time.After(took):
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+		}
+		u.push("labels of many files", slow(20*time.Second))
+		if err := u.run(t.Context()); err != nil {
+			t.Errorf("run = %v, want none", err)
+		}
+		u.push("what hangs", slow(time.Hour))
+		if err := u.run(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("run = %v, want %v", err, context.DeadlineExceeded)
+		}
+	})
 }
