@@ -52,9 +52,8 @@ func serve(ctx context.Context, d *bootstrap.Daemon) error {
 		bootstrap.RegisterTask(s, task.New(containers, d.Namespace, d.Stop))
 		sandboxapi.RegisterTTRPCSandboxService(s, sandbox.New(containers, d.Stop))
 	})
-	ctx = context.WithoutCancel(ctx)
-	err = errors.Join(err, containers.Close(ctx))
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // containerd, or who takes the spans, may be gone
+	err = errors.Join(err, containers.Close(context.WithoutCancel(ctx)))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second) // containerd, or who takes the spans, may be gone
 	defer cancel()
 	return errors.Join(err, publisher.Close(ctx), spans.Close(ctx))
 }
