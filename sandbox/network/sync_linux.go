@@ -3,7 +3,6 @@
 package network
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -112,63 +111,4 @@ func (c *card) connect(h *netlink.Handle, link, tap netlink.Link) (err error) {
 		return nil
 	}
 	return wire(h, link, tap)
-}
-
-// Watch calls changed after links, addresses, routes or neighbours have changed,
-// once for all changes that came in the meantime, until ctx is done.
-func (n *Namespace) Watch(ctx context.Context, changed func()) error {
-	done := make(chan struct{})
-	wake := make(chan struct{}, 1)
-	links, addrs := make(chan netlink.LinkUpdate), make(chan netlink.AddrUpdate)
-	routes, neighs := make(chan netlink.RouteUpdate), make(chan netlink.NeighUpdate)
-	ns := netns.NsHandle(n.file.Fd())
-	for _, subscribe := range []func() error{
-		func() error {
-			return netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{Namespace: &ns})
-		},
-		func() error {
-			return netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{Namespace: &ns})
-		},
-		func() error {
-			return netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{Namespace: &ns})
-		},
-		func() error {
-			return netlink.NeighSubscribeWithOptions(neighs, done, netlink.NeighSubscribeOptions{Namespace: &ns})
-		},
-	} {
-		if err := subscribe(); err != nil {
-			close(done)
-			return fmt.Errorf("watch network namespace: %w", err)
-		}
-	}
-	go forward(wake, links, func(u netlink.LinkUpdate) bool { return engineMade(u.Link) })
-	go forward(wake, addrs, func(netlink.AddrUpdate) bool { return true })
-	go forward(wake, routes, func(netlink.RouteUpdate) bool { return true })
-	go forward(wake, neighs, func(u netlink.NeighUpdate) bool { return u.State&netlink.NUD_PERMANENT != 0 })
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-wake:
-				changed()
-			}
-		}
-	}()
-	return nil
-}
-
-// forward tells of a subscription's updates until it is closed. A change that the
-// guest cannot learn of, such as a neighbour that was learnt, wakes nobody.
-func forward[U any](wake chan<- struct{}, updates <-chan U, relevant func(U) bool) {
-	for u := range updates {
-		if !relevant(u) {
-			continue
-		}
-		select {
-		case wake <- struct{}{}:
-		default: // told already
-		}
-	}
 }
