@@ -198,7 +198,7 @@ func restart(t *testing.T, b *engine) {
 			b.Start(t)
 			b.awaitInspect(t, "stays", "{{.State.Status}}", "running")
 			b.say(t, "stays", "exec", "page", "cat /www/f")
-			b.say(t, "stays", "name server", "0", "nslookup -type=a other >/dev/null; echo $?")
+			b.awaitIn(t, "stays", "0", "nslookup -type=a other >/dev/null; echo $?")
 			b.fetch(t, "127.0.0.1", "8090")
 			b.in(t, "stays", "echo "+signal+" >/tmp/in")
 			if !await(func() bool { return strings.Contains(b.MustDocker(t, "logs", "stays"), "said "+signal) }) {

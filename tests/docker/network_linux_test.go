@@ -62,7 +62,7 @@ func network(t *testing.T, b *engine) {
 		b.awaitIn(t, "side", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 80 | tail -n 1`)
 		b.say(t, "side", "address", "10.91.0.5/24", "ip -o -4 addr show dev eth0 | awk '{print $4}'")
 		b.MustDocker(t, "stop", "--time=1", "db")
-		b.say(t, "side", "its network is gone", "lo", "ls /sys/class/net")
+		b.awaitIn(t, "side", "lo", "ls /sys/class/net")
 		b.MustDocker(t, "start", "db")
 		b.awaitIn(t, "side", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 80 | tail -n 1`)
 		b.MustDocker(t, "restart", "--time=1", "side")
