@@ -60,19 +60,22 @@ func waitDisk(ctx context.Context, lun int) (string, error) {
 	}
 }
 
+// findDisk gives the device node of a LUN that can be opened, or none: the kernel makes the node first (device_add_disk in its
+// block/genhd.c), and tells of the disk last.
 func findDisk(lun int) (string, error) {
 	found, err := filepath.Glob(filepath.Join(scsiDevices, "*:0:0:"+strconv.Itoa(lun), "block", "*"))
 	if err != nil || len(found) == 0 {
 		return "", err
 	}
 	node := filepath.Join("/dev", strings.ReplaceAll(filepath.Base(found[0]), "!", "/"))
-	if _, err := os.Stat(node); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return "", nil // devtmpfs is not there yet
-		}
+	disk, err := os.Open(node)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENXIO) {
+		return "", nil
+	}
+	if err != nil {
 		return "", err
 	}
-	return node, nil
+	return node, disk.Close()
 }
 
 func scanDisk(lun int) error {
