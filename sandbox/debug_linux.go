@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"cloister/sandbox/guestapi"
 	"cloister/sandbox/statedir"
 )
 
@@ -75,15 +76,24 @@ func (s *Sandbox) acceptDebug(ctx context.Context, l *net.UnixListener) {
 	}
 }
 
-// carryDebug copies both ways until one side hangs up.
+// carryDebug copies both ways until one side hangs up. The user's hanging up counts even if the guest takes nothing more.
 func (s *Sandbox) carryDebug(ctx context.Context, conn *net.UnixConn) {
 	defer conn.Close()
+	watched, err := conn.File() // conn itself is read
+	if err != nil {
+		return
+	}
+	defer watched.Close()
 	stream, err := s.guest.OpenDebug(ctx)
 	if err != nil {
 		return
 	}
 	defer stream.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	defer context.AfterFunc(ctx, func() { _, _ = conn.Close(), stream.Close() })()
+	go func() {
+		_ = guestapi.AwaitHangUp(watched)
+		_ = stream.Close()
+	}()
 	go func() {
 		_, _ = io.Copy(stream, conn)
 		_ = stream.CloseWrite() // the guest ends the shell

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
@@ -30,9 +31,7 @@ const (
 	socketClients = 32
 	// socketAnswer is how long whoever listens on the host may take to accept.
 	socketAnswer = 10 * time.Second
-	// socketFarewell is how long it may say nothing after the guest's last word.
-	socketFarewell = time.Minute
-	socketType     = "socket"
+	socketType   = "socket"
 	// nobody is the kernel's default for owners without an id (DEFAULT_OVERFLOWUID).
 	nobody      = 65534
 	socketToken = "token:"
@@ -93,7 +92,7 @@ func (s *Sandbox) serveSocket(ctx context.Context, token guestapi.Token, to *ser
 		}
 		stream, err := s.guest.AcceptSocket(ctx, token)
 		if err != nil {
-			if ctx.Err() == nil && s.guest.Err() == nil {
+			if ended := errors.Is(err, errdefs.ErrUnavailable) && !errors.Is(err, guestapi.ErrRefused); !ended && ctx.Err() == nil {
 				log.G(ctx).WithError(err).WithField("socket", to.path).Warn("the guest does not listen any more")
 			}
 			return
@@ -113,7 +112,7 @@ type server struct {
 	told string // why the last connection failed; the guest may try as often as it likes
 }
 
-// carry ends when the host's side has: what it says after the guest's last word is waited for, but not without end.
+// carry ends when the host's side has, or the guest's client has gone.
 func (h *server) carry(ctx context.Context, stream *guestapi.Stream) {
 	defer stream.Close()
 	conn, err := dialSocket(ctx, h.path)
@@ -122,13 +121,27 @@ func (h *server) carry(ctx context.Context, stream *guestapi.Stream) {
 		return
 	}
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	server := &patient{UnixConn: conn}
+	defer context.AfterFunc(ctx, func() { _, _ = conn.Close(), stream.Close() })()
 	go func() {
-		_, _ = io.Copy(conn, stream)
-		server.hurry()
+		hear(stream, conn)
+		_, _ = conn.Close(), stream.Close()
 	}()
-	_, _ = io.Copy(stream, server)
+	_, _ = io.Copy(stream, conn)
+}
+
+// hear passes on what the client says until it has gone. After its last word it may go on reading.
+func hear(client io.Reader, conn *net.UnixConn) {
+	for {
+		frame, err := guestapi.ReadFrame(client, guestapi.FrameInput)
+		switch {
+		case err != nil: // gone, or none that keeps to the contract
+			return
+		case len(frame.Data) == 0:
+			_ = conn.CloseWrite()
+		default:
+			_, _ = conn.Write(frame.Data) // a server that does not read any more may go on answering
+		}
+	}
 }
 
 // tell logs a failure, once until it is another one.
@@ -156,11 +169,15 @@ func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	conn, err := (&net.Dialer{Timeout: socketAnswer}).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", fd))
+	ctx, cancel := context.WithTimeout(ctx, socketAnswer)
+	defer cancel()
+	conn, err := dialPatiently(ctx, fmt.Sprintf("/proc/self/fd/%d", fd))
 	errno, known := errors.AsType[unix.Errno](err)
 	switch {
 	case errors.Is(err, unix.EACCES):
 		return nil, fmt.Errorf("the host's policy does not let the shim connect to the one who listens: `cloister why` names the rule that would: %w", errno)
+	case errors.Is(err, unix.EAGAIN):
+		return nil, fmt.Errorf("who listens has taken no connection for %s, and its queue is full: %w", socketAnswer, errno)
 	case known:
 		return nil, errno // without the descriptor's number
 	case err != nil:
@@ -169,29 +186,17 @@ func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil //nolint:forcetypeassert // what "unix" gives
 }
 
-// patient is a server that may be silent as long as its client is there.
-type patient struct {
-	*net.UnixConn
-
-	mu   sync.Mutex
-	left bool // the client has said its last word
-}
-
-// hurry ends what the server reads.
-func (p *patient) hurry() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.left = true
-	_ = p.CloseWrite()
-	_ = p.SetReadDeadline(time.Now().Add(socketFarewell))
-}
-
-// Read gives what the server says.
-func (p *patient) Read(b []byte) (int, error) {
-	p.mu.Lock()
-	if p.left {
-		_ = p.SetReadDeadline(time.Now().Add(socketFarewell))
+// dialPatiently waits while the server's queue is full, as a client does whose connect may block. No event tells of its end.
+func dialPatiently(ctx context.Context, path string) (net.Conn, error) {
+	for {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+		if !errors.Is(err, unix.EAGAIN) {
+			return conn, err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
 	}
-	p.mu.Unlock()
-	return p.UnixConn.Read(b)
 }

@@ -356,6 +356,41 @@ func TestSilentGuest(t *testing.T) {
 	waitDone(t, c)
 }
 
+// TestStreamOfAGuestThatDoesNotAnswer has a guest that takes streams, and neither reads nor ends them: Close ends who reads and who writes.
+func TestStreamOfAGuestThatDoesNotAnswer(t *testing.T) {
+	c, err := hostile(t, func(_ net.Conn, session *yamux.Session) {
+		for {
+			if _, err := session.AcceptStream(); err != nil {
+				return
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.OpenStream(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 2)
+	go func() {
+		_, err := s.Write(make([]byte, 2*window))
+		ended <- err
+	}()
+	go func() {
+		_, err := s.Read(make([]byte, 1))
+		ended <- err
+	}()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := <-ended; err == nil {
+			t.Error("a stream that is closed gives no error")
+		}
+	}
+}
+
 func TestNewClientRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name, say string

@@ -68,6 +68,20 @@ func WriteFrame(w io.Writer, kind FrameKind, data []byte) error {
 	return err
 }
 
+// Frames sends what is written as frames of one kind. A write is at most MaxFrame.
+type Frames struct {
+	Kind FrameKind
+	To   io.Writer
+}
+
+// Write sends one frame.
+func (f Frames) Write(p []byte) (int, error) {
+	if err := WriteFrame(f.To, f.Kind, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
 // WriteFrameJSON sends a value as JSON.
 func WriteFrameJSON(w io.Writer, kind FrameKind, value any) error {
 	data, err := json.Marshal(value)

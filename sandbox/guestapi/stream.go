@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -17,8 +19,10 @@ import (
 // Stream is one direction of data of a process: the host either reads it to
 // EOF or writes it and then closes it.
 type Stream struct {
-	mux  *yamux.Stream
-	once sync.Once
+	mux     *yamux.Stream
+	once    sync.Once
+	closed  atomic.Bool
+	reading sync.Mutex
 }
 
 // OpenStream opens the stream of a token, which a later Create or Exec names.
@@ -38,7 +42,7 @@ func (c *Client) OpenStream(ctx context.Context, token Token) (*Stream, error) {
 // ::1. The caller closes the stream; CloseWrite ends what the far end reads.
 func (c *Client) DialTCP(ctx context.Context, port uint16) (*Stream, error) {
 	s, err := c.connect(ctx, portName(port))
-	if errors.Is(err, errRefused) {
+	if errors.Is(err, ErrRefused) {
 		err = fmt.Errorf("nobody listens there: %w", err)
 	}
 	if err != nil {
@@ -57,8 +61,8 @@ func (c *Client) AcceptSocket(ctx context.Context, token Token) (*Stream, error)
 	return s, nil
 }
 
-// errRefused is what there is of a connection that the guest does not make.
-var errRefused = fmt.Errorf("refused: %w", errdefs.ErrUnavailable)
+// ErrRefused is what there is of a connection that a guest does not make that is there.
+var ErrRefused = fmt.Errorf("refused: %w", errdefs.ErrUnavailable)
 
 // connect opens a stream and waits for Connected.
 func (c *Client) connect(ctx context.Context, name StreamName) (*Stream, error) {
@@ -77,7 +81,10 @@ func (c *Client) connect(ctx context.Context, name StreamName) (*Stream, error) 
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	return nil, errRefused
+	if reason := c.guard.reason.Load(); reason != nil {
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrUnavailable, *reason)
+	}
+	return nil, ErrRefused
 }
 
 // Connected is the first byte that the agent sends on a tcp/ or unix/ stream when there is a
@@ -85,7 +92,14 @@ func (c *Client) connect(ctx context.Context, name StreamName) (*Stream, error) 
 const Connected = '+'
 
 // Read gives what the guest sent; io.EOF when the guest has closed its side.
-func (s *Stream) Read(p []byte) (int, error) { return s.mux.Read(p) }
+func (s *Stream) Read(p []byte) (int, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	if s.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	return s.mux.Read(p)
+}
 
 // Write blocks while the guest's window is full.
 func (s *Stream) Write(p []byte) (int, error) { return s.mux.Write(p) }
@@ -94,18 +108,24 @@ func (s *Stream) Write(p []byte) (int, error) { return s.mux.Write(p) }
 func (s *Stream) CloseWrite() error { return s.mux.Close() }
 
 // Close lets the guest read EOF and drops what it still sends, so that a
-// writer in the guest is not held up by a reader that has gone.
+// writer in the guest is not held up by a reader that has gone. Who reads or
+// writes gets an error, whatever the guest does.
 func (s *Stream) Close() error {
 	s.once.Do(func() {
-		_ = s.mux.Close()
+		s.closed.Store(true)
+		_ = s.mux.SetReadDeadline(time.Unix(1, 0)) // who reads returns
 		go s.drop()
 	})
 	return nil
 }
 
-// drop ends with the guest's EOF or with the session.
+// drop ends with the guest's EOF or with the session. A guest that takes
+// nothing at all holds it up, and nobody else.
 func (s *Stream) drop() {
+	_ = s.mux.Close() // who writes returns
+	s.reading.Lock()  // nobody reads from here on
 	_ = s.mux.SetReadDeadline(time.Time{})
+	s.reading.Unlock()
 	_, _ = io.Copy(io.Discard, s.mux)
 }
 

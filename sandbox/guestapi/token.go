@@ -48,7 +48,9 @@ func (n StreamName) Token() (Token, bool) {
 	return Token(s), ok
 }
 
-// Socket is the token in a unix/ name: of one of the guest's listeners.
+// Socket is the token in a unix/ name: of one of the guest's listeners. The
+// guest sends Connected and then FrameInput, an empty one for its client's last
+// word; the stream's end is the client's. The host sends bytes.
 func (n StreamName) Socket() (Token, bool) {
 	s, ok := strings.CutPrefix(string(n), socketPrefix)
 	token, err := ParseToken(s)

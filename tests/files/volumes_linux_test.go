@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,6 +147,32 @@ func TestRefusedSources(t *testing.T) {
 // listen answers each connection to a socket with what it was sent, once that has ended.
 func listen(t *testing.T, socket string, mode os.FileMode) net.Listener {
 	t.Helper()
+	return serve(t, socket, mode, func(conn net.Conn) {
+		if data, err := io.ReadAll(conn); err == nil {
+			_, _ = conn.Write(append([]byte("got "), data...)) // the client says what is missing
+		}
+	})
+}
+
+// speak answers each connection to a socket without end, and counts those that there are.
+func speak(t *testing.T, socket string) *atomic.Int32 {
+	t.Helper()
+	clients := &atomic.Int32{}
+	serve(t, socket, 0o666, func(conn net.Conn) {
+		clients.Add(1)
+		defer clients.Add(-1)
+		for piece := make([]byte, 32<<10); ; {
+			if _, err := conn.Write(piece); err != nil {
+				return
+			}
+		}
+	})
+	return clients
+}
+
+// serve listens at a socket until the test ends.
+func serve(t *testing.T, socket string, mode os.FileMode, answer func(net.Conn)) net.Listener {
+	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)
 	if err != nil {
 		t.Fatal(err)
@@ -161,9 +188,7 @@ func listen(t *testing.T, socket string, mode os.FileMode) net.Listener {
 			}
 			go func() {
 				defer conn.Close()
-				if data, err := io.ReadAll(conn); err == nil {
-					_, _ = conn.Write(append([]byte("got "), data...)) // the client says what is missing
-				}
+				answer(conn)
 			}()
 		}
 	}()
@@ -179,17 +204,29 @@ func TestHostSockets(t *testing.T) {
 	before := g.Look(t)
 	served := listen(t, dir+"/open", 0o666)
 	listen(t, dir+"/roots", 0o600)
-	g.start(t, "client", bed.Cloister, bind(dir+"/open", "/run/open", "rbind:rw"), bind(dir+"/roots", "/run/roots", "rbind:ro"))
+	clients := speak(t, dir+"/endless")
+	g.start(t, "client", bed.Cloister, bind(dir+"/open", "/run/open", "rbind:rw"), bind(dir+"/roots", "/run/roots", "rbind:ro"), bind(dir+"/endless", "/run/endless", "rbind:rw"))
 	for _, tt := range []struct{ name, user, want, script string }{
 		{"an answer", "1000", "got word", "printf word | probe dial /run/open"},
 		{"much", "1000", "1000004", "head -c 1000000 /dev/zero | probe dial /run/open | wc -c"},
 		{"many at once", "1000", "40", "for i in $(seq 40); do (echo $i | probe dial /run/open) & done | grep -c got"},
+		{"many that leave in the middle", "1000", "40", "for i in $(seq 40); do (probe dial /run/endless </dev/null 2>/dev/null | head -c 100000 | wc -c) & done | grep -c 100000"},
+		{"one that reads no more", "1000", "", "(probe dial /run/endless </dev/null | sleep 1000) >/dev/null 2>&1 &"},
+		{"others beside it", "1000", "100000\ngot word", "probe dial /run/endless </dev/null 2>/dev/null | head -c 100000 | wc -c; printf word | probe dial /run/open"},
 		{"the host's mode", "1000", "EACCES", "printf word | probe dial /run/roots 2>&1 | grep -o EACCES"},
 		{"the host's owner", "0", "got word", "printf word | probe dial /run/roots"},
 	} {
 		if got := strings.TrimSpace(g.shAs(t, "client", tt.user, tt.script)); got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
+	}
+	if wrong := host.Await(host.Patience, func() string {
+		if n := clients.Load(); n != 1 {
+			return fmt.Sprintf("a server that speaks without end has %d clients, of which one has not left", n)
+		}
+		return ""
+	}); wrong != "" {
+		t.Error(wrong)
 	}
 	_ = served.Close()
 	if got := g.sh(t, "client", "printf word | probe dial /run/open; echo ended"); got != "ended\n" {
@@ -209,6 +246,9 @@ func TestHostSockets(t *testing.T) {
 		t.Errorf("a link in the socket's place: %q", got)
 	}
 	g.Remove(t, "client")
+	if n := clients.Load(); n != 0 {
+		t.Errorf("a server of the host has %d clients that have been removed", n)
+	}
 	g.NothingLeft(t, before)
 }
 

@@ -65,7 +65,7 @@ func serve(ctx context.Context, monitor *reap.Monitor, stream io.ReadWriteCloser
 	delivered := make(chan struct{})
 	go func() {
 		defer close(delivered)
-		_, _ = io.CopyBuffer(output{stream}, onlyReader{files.out}, make([]byte, guestapi.MaxFrame))
+		_, _ = io.CopyBuffer(guestapi.Frames{Kind: guestapi.FrameOutput, To: stream}, onlyReader{files.out}, make([]byte, guestapi.MaxFrame))
 	}()
 	status, err := monitor.Wait(cmd, ended)
 	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // what it has left in its session
@@ -193,16 +193,6 @@ func (s *streams) input(stream io.Reader, pid int) {
 			_, _ = s.in.Write(frame.Data) // a shell that reads no more will end
 		}
 	}
-}
-
-// output sends what is written as frames.
-type output struct{ stream io.Writer }
-
-func (o output) Write(p []byte) (int, error) {
-	if err := guestapi.WriteFrame(o.stream, guestapi.FrameOutput, p); err != nil {
-		return 0, err
-	}
-	return len(p), nil
 }
 
 // onlyReader hides a file's WriteTo, which has a buffer of its own size.

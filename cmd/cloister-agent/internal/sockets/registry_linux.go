@@ -129,10 +129,21 @@ func (r *Registry) Serve(stream io.ReadWriteCloser, token guestapi.Token) {
 		return
 	}
 	go func() {
-		_, _ = io.Copy(stream, conn)
-		_ = stream.Close() // the host reads the client's end, and may go on answering
+		listen(conn, stream)
+		_ = stream.Close() // the host reads that the client has gone
 	}()
 	_, _ = io.Copy(conn, stream)
 	_ = conn.Close()
 	_, _ = io.Copy(io.Discard, stream) // what a client does not want that has gone
 }
+
+// listen passes on what the client says, up to an empty frame for its last word, and returns when it has gone: until then it may read.
+func listen(conn *net.UnixConn, stream io.Writer) {
+	frames := guestapi.Frames{Kind: guestapi.FrameInput, To: stream}
+	_, _ = io.CopyBuffer(frames, onlyReader{conn}, make([]byte, guestapi.MaxFrame))
+	_, _ = frames.Write(nil)
+	_ = guestapi.AwaitHangUp(conn)
+}
+
+// onlyReader hides a connection's WriteTo, which has a buffer of its own size.
+type onlyReader struct{ io.Reader }

@@ -67,17 +67,32 @@ func TestServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.Write([]byte("x")); err != nil {
+	answer := make([]byte, 1)
+	if _, err := io.ReadFull(near, answer); err != nil || answer[0] != guestapi.Connected {
+		t.Errorf("the host reads %q, %v", answer, err)
+	}
+	half := client.(*net.UnixConn)
+	if _, err := half.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	got := make([]byte, 2)
-	if _, err := io.ReadFull(near, got); err != nil || string(got) != string(rune(guestapi.Connected))+"x" {
-		t.Errorf("the host reads %q, %v", got, err)
-	}
-	if err := client.Close(); err != nil {
+	if err := half.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := near.Read(got); !errors.Is(err, io.EOF) {
+	for _, want := range []string{"x", ""} { // the empty one is the last word
+		if f, err := guestapi.ReadFrame(near, guestapi.FrameInput); err != nil || string(f.Data) != want {
+			t.Errorf("the host reads %q, %v, want %q", f.Data, err, want)
+		}
+	}
+	if _, err := near.Write([]byte("y")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(half, answer); err != nil || answer[0] != 'y' {
+		t.Errorf("after its last word the client reads %q, %v", answer, err)
+	}
+	if err := half.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := near.Read(answer); !errors.Is(err, io.EOF) {
 		t.Errorf("after the client: %v, want the stream's end", err)
 	}
 	if err := near.Close(); err != nil {
