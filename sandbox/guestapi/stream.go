@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,8 +40,8 @@ func (c *Client) OpenStream(ctx context.Context, token Token) (*Stream, error) {
 }
 
 // DialTCP connects to a port of the guest's localhost, which is 127.0.0.1 or else
-// ::1. The caller closes the stream; CloseWrite ends what the far end reads.
-func (c *Client) DialTCP(ctx context.Context, port uint16) (*Stream, error) {
+// ::1. The caller closes it, which ends the far end's connection; CloseWrite ends what that reads.
+func (c *Client) DialTCP(ctx context.Context, port uint16) (*Call, error) {
 	s, err := c.connect(ctx, portName(port))
 	if errors.Is(err, ErrRefused) {
 		err = fmt.Errorf("nobody listens there: %w", err)
@@ -48,8 +49,25 @@ func (c *Client) DialTCP(ctx context.Context, port uint16) (*Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to port %d of the guest: %w", port, err)
 	}
-	return s, nil
+	return &Call{s}, nil
 }
+
+// Call is a stream of two directions on which the guest can tell the host's last word from its end.
+type Call struct{ *Stream }
+
+// Write sends frames, and blocks while the guest's window is full.
+func (c *Call) Write(p []byte) (sent int, err error) {
+	for piece := range slices.Chunk(p, MaxFrame) {
+		if err := WriteFrame(c.Stream, FrameInput, piece); err != nil {
+			return sent, err
+		}
+		sent += len(piece)
+	}
+	return sent, nil
+}
+
+// CloseWrite says that nothing more will be said. Reading goes on.
+func (c *Call) CloseWrite() error { return WriteFrame(c.Stream, FrameInput, nil) }
 
 // AcceptSocket waits until somebody in the guest connects to the listener of a token that PrepareContainer was told of. The
 // caller closes the stream; CloseWrite ends what the guest's end reads.

@@ -57,7 +57,9 @@ func (n StreamName) Socket() (Token, bool) {
 	return token, ok && err == nil
 }
 
-// Port is the port in a tcp/ name: of the guest's localhost.
+// Port is the port in a tcp/ name: of the guest's localhost. The guest sends
+// Connected and then bytes, the host FrameInput, an empty one for its client's
+// last word; the stream's end is the client's.
 func (n StreamName) Port() (uint16, bool) {
 	s, ok := strings.CutPrefix(string(n), tcpPrefix)
 	port, err := strconv.ParseUint(s, 10, 16)

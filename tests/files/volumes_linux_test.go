@@ -210,7 +210,7 @@ func TestHostSockets(t *testing.T) {
 		{"an answer", "1000", "got word", "printf word | probe dial /run/open"},
 		{"much", "1000", "1000004", "head -c 1000000 /dev/zero | probe dial /run/open | wc -c"},
 		{"many at once", "1000", "40", "for i in $(seq 40); do (echo $i | probe dial /run/open) & done | grep -c got"},
-		{"many that leave in the middle", "1000", "40", "for i in $(seq 40); do (probe dial /run/endless </dev/null 2>/dev/null | head -c 100000 | wc -c) & done | grep -c 100000"},
+		{"many that leave in the middle", "1000", "34", "for i in $(seq 34); do (probe dial /run/endless </dev/null 2>/dev/null | head -c 100000 | wc -c) & done | grep -c 100000"},
 		{"one that reads no more", "1000", "", "(probe dial /run/endless </dev/null | sleep 1000) >/dev/null 2>&1 &"},
 		{"others beside it", "1000", "100000\ngot word", "probe dial /run/endless </dev/null 2>/dev/null | head -c 100000 | wc -c; printf word | probe dial /run/open"},
 		{"the host's mode", "1000", "EACCES", "printf word | probe dial /run/roots 2>&1 | grep -o EACCES"},

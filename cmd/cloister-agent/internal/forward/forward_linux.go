@@ -15,11 +15,11 @@ import (
 const (
 	// answer is how long a listener of the guest may take to accept.
 	answer = 10 * time.Second
-	// farewell is how long a server may say nothing after the client's last word: the client may be gone.
+	// farewell is how long a server may say nothing after the client's last word: the client may be gone, which the host learns when it speaks.
 	farewell = time.Minute
 )
 
-// Serve carries a stream of the host to what listens on a port of localhost, until both have ended. It closes the stream.
+// Serve carries a stream of the host to what listens on a port of localhost, until the server has ended or the client has gone. It closes the stream.
 func Serve(ctx context.Context, stream io.ReadWriteCloser, port uint16) {
 	defer stream.Close()
 	conn, err := dial(ctx, port)
@@ -30,29 +30,45 @@ func Serve(ctx context.Context, stream io.ReadWriteCloser, port uint16) {
 	if _, err := stream.Write([]byte{guestapi.Connected}); err != nil {
 		return
 	}
-	received := make(chan struct{})
+	said, gone := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(received)
-		_, _ = io.Copy(conn, stream)
-		_ = conn.CloseWrite()
-		_ = conn.SetReadDeadline(time.Now().Add(farewell))
-		_, _ = io.Copy(io.Discard, stream) // what a server does not want that has closed
+		defer close(gone)
+		hear(stream, conn, said)
+		_ = conn.Close()
 	}()
-	_, _ = io.Copy(stream, server{conn, received})
+	_, _ = io.Copy(stream, server{conn, said})
 	_ = stream.Close() // the host ends its side as well
-	<-received
+	<-gone
+}
+
+// hear passes on what the client says until it has gone, and closes said at its last word.
+func hear(stream io.Reader, conn *net.TCPConn, said chan<- struct{}) {
+	for last := false; ; {
+		frame, err := guestapi.ReadFrame(stream, guestapi.FrameInput)
+		switch {
+		case err != nil:
+			return
+		case len(frame.Data) > 0:
+			_, _ = conn.Write(frame.Data) // a server that has closed does not want it
+		case !last:
+			last = true
+			_ = conn.CloseWrite()
+			_ = conn.SetReadDeadline(time.Now().Add(farewell))
+			close(said)
+		}
+	}
 }
 
 // server has more time for each thing it says after the client's last word.
 type server struct {
 	*net.TCPConn
-	received <-chan struct{}
+	said <-chan struct{}
 }
 
 // Read gives what the server says.
 func (s server) Read(p []byte) (int, error) {
 	select {
-	case <-s.received:
+	case <-s.said:
 		_ = s.SetReadDeadline(time.Now().Add(farewell))
 	default:
 	}
