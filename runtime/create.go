@@ -169,13 +169,18 @@ func (r *Runtime) admit(ctx context.Context, box *sandbox.Sandbox, c *container,
 	}
 	box.Reached("streams")
 	done := box.Phase(ctx, "create")
-	_, err = box.Guest().Task().Create(ctx, &taskapi.CreateTaskRequest{
+	whole := context.WithoutCancel(ctx) // the guest's answer is waited for: nobody would know what it has
+	_, err = box.Guest().Task().Create(whole, &taskapi.CreateTaskRequest{
 		ID: c.id, Bundle: bundle, Terminal: req.Stdio.Terminal,
 		Stdin: tokens.stdin, Stdout: tokens.stdout, Stderr: tokens.stderr,
 	})
 	done()
 	if err != nil {
 		return undo(box.Explain(err))
+	}
+	if ctx.Err() != nil { // the client has gone, and takes it for not made
+		_, err = box.Guest().Task().Delete(whole, &taskapi.DeleteRequest{ID: c.id})
+		return undo(errors.Join(ctx.Err(), box.Explain(err)))
 	}
 	return nil
 }

@@ -98,7 +98,7 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 	if req.Spec, err = c.Workload.GuestSpec(input); err != nil {
 		return "", err
 	}
-	resp, err := s.guest.Guest().PrepareContainer(ctx, req)
+	resp, err := s.guest.Guest().PrepareContainer(context.WithoutCancel(ctx), req) // nobody would know what the guest has
 	if err != nil {
 		return "", s.Explain(err)
 	}
