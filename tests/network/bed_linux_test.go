@@ -51,7 +51,8 @@ func newBed(t *testing.T, cloister string) *bed {
 		t.Fatal(err)
 	}
 	b.Must(t, "images", "import", archive)
-	b.sh("ip link add br0 type bridge && ip addr add 10.88.0.1/24 dev br0 && ip addr add fd88::1/64 dev br0 nodad && ip link set br0 up")
+	// With an address of its own: a bridge's is the lowest of its ports, else, and changes with them.
+	b.sh("ip link add br0 address 02:00:00:00:88:01 type bridge && ip addr add 10.88.0.1/24 dev br0 && ip addr add fd88::1/64 dev br0 nodad && ip link set br0 up")
 	return b
 }
 
