@@ -396,7 +396,7 @@ func TestNewClientRefuses(t *testing.T) {
 		name, say string
 		wantErr   error
 	}{
-		{"another protocol", "cloister/2 9.9\n", errdefs.ErrFailedPrecondition},
+		{"another protocol", "cloister/1 9.9\n", errdefs.ErrFailedPrecondition},
 		{"no preamble", strings.Repeat("\x00", 300), errdefs.ErrInvalidArgument},
 		{"silence", "", context.DeadlineExceeded},
 	} {
