@@ -69,12 +69,14 @@ func cmdline(board vmm.MachineType) []string {
 // emulated is for a guest whose instructions are translated, and nothing for others. QEMU keeps translated code by address
 // and drops a page's when something is written to it: so programs have the same addresses each time they are started
 // (norandmaps), and lock prefixes stay when there is one processor (noreplace-smp). Without nolapic_timer the kernel
-// watches its timer for a fifth of a second (calibrate_APIC_clock); several processors each need theirs.
+// watches its timer for a fifth of a second (calibrate_APIC_clock); several processors each need theirs. QEMU does not see what the
+// file server writes into the guest's memory, and would go on with the code that a page held before: each page is written to
+// by the guest first, when it is allocated (init_on_alloc).
 func emulated(accel vmm.Accel, cpus int) []string {
 	if accel != vmm.AccelTCG {
 		return nil
 	}
-	line := []string{"norandmaps", "noreplace-smp"}
+	line := []string{"norandmaps", "noreplace-smp", "init_on_alloc=1"}
 	if cpus <= 1 {
 		line = append(line, "nolapic_timer")
 	}

@@ -46,8 +46,8 @@ func TestOnlyEmulatedGuestsGetTheirParameters(t *testing.T) {
 		cpus  int
 		want  []string
 	}{
-		{vmm.AccelTCG, 1, []string{"norandmaps", "noreplace-smp", "nolapic_timer"}},
-		{vmm.AccelTCG, 2, []string{"norandmaps", "noreplace-smp"}},
+		{vmm.AccelTCG, 1, []string{"norandmaps", "noreplace-smp", "init_on_alloc=1", "nolapic_timer"}},
+		{vmm.AccelTCG, 2, []string{"norandmaps", "noreplace-smp", "init_on_alloc=1"}},
 		{vmm.AccelKVM, 1, nil},
 	} {
 		m, err := Machine("name", Host{Accel: test.accel, Kernel: "/g/kernel", Small: true}, "", oci.Size{MemoryMiB: 608, CPUs: test.cpus}, nil)
@@ -56,7 +56,7 @@ func TestOnlyEmulatedGuestsGetTheirParameters(t *testing.T) {
 		}
 		var got []string
 		for _, word := range m.Cmdline {
-			if strings.HasPrefix(word, "no") && word != "no_timer_check" {
+			if strings.HasPrefix(word, "no") && word != "no_timer_check" || strings.HasPrefix(word, "init_on") {
 				got = append(got, word)
 			}
 		}
