@@ -138,7 +138,7 @@ func outside(t *testing.T, b *bed, p *pod, first, second string) {
 			t.Fatal(err)
 		}
 		s := answer.GetStats()
-		if s.GetMemory().GetWorkingSetBytes().GetValue() == 0 || s.GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 {
+		if s.GetMemory().GetUsageBytes().GetValue() == 0 || s.GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 {
 			t.Errorf("ContainerStats = %v", s)
 		}
 	})

@@ -28,7 +28,7 @@ func TestUpgrade(t *testing.T) {
 			t.Errorf("PodSandboxStatus = %v, %v, want a ready pod with an address", status.GetStatus(), err)
 		}
 		stats, err := b.cri.ContainerStats(t.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: id})
-		if err != nil || stats.GetStats().GetMemory().GetWorkingSetBytes().GetValue() == 0 {
+		if err != nil || stats.GetStats().GetMemory().GetUsageBytes().GetValue() == 0 {
 			t.Errorf("ContainerStats = %v, %v, want memory", stats.GetStats(), err)
 		}
 		log := b.status(t, id).GetLogPath()
