@@ -14,8 +14,8 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// describe is what the guest is to have of its links: names, addresses, routes and neighbours, as the engine made them. Each link is called by its
-// card's address. Routes that the guest's kernel would not take are left out, with the reason.
+// describe is what the guest is to have of its links: names, addresses, routes, rules and neighbours, as the engine made them. Each link is called
+// by its card's address. Routes and rules that the guest's kernel would not take are left out, with the reason.
 func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left []error, err error) {
 	guest = &guestv1.Network{}
 	names, local := map[int]string{}, map[string]bool{}
@@ -39,19 +39,27 @@ func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left [
 	if left, err = routes(h, names, local, guest); err != nil {
 		return nil, nil, err
 	}
-	return guest, left, neighbours(h, names, guest)
+	more, err := rules(h, names, guest)
+	if err != nil {
+		return nil, nil, err
+	}
+	return guest, append(left, more...), neighbours(h, names, guest)
 }
 
-// routes are those by links of these names. One that asks for a source that is not the guest's would be an error there, and is left out.
+// routes are those by links of these names, in all tables. One that asks for a source that is not the guest's would be an error there, and is left
+// out, as is one with several next hops.
 func routes(h *netlink.Handle, names map[int]string, local map[string]bool, out *guestv1.Network) (left []error, err error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		list, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range list {
+			if slices.ContainsFunc(r.MultiPath, func(hop *netlink.NexthopInfo) bool { return names[hop.LinkIndex] != "" }) {
+				left = append(left, fmt.Errorf("route to %s with %d next hops cannot be a guest's: give it one: %w", r.Dst, len(r.MultiPath), errdefs.ErrFailedPrecondition))
+			}
 			// What the kernel makes of an address the guest's kernel makes as well.
-			if names[r.LinkIndex] == "" || r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA {
+			if names[r.LinkIndex] == "" || r.Table == unix.RT_TABLE_LOCAL || r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA {
 				continue
 			}
 			route := guestRoute(r, names[r.LinkIndex], family)
@@ -73,6 +81,9 @@ func guestRoute(r netlink.Route, link string, family int) *guestv1.Route {
 	}
 	if family == netlink.FAMILY_V6 {
 		route.Family = 6
+	}
+	if r.Table != unix.RT_TABLE_MAIN {
+		route.Table = uint32(r.Table)
 	}
 	if r.Dst != nil && !r.Dst.IP.IsUnspecified() {
 		route.Destination = r.Dst.String()

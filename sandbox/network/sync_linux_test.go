@@ -75,7 +75,10 @@ func (b *bench) sync(what, want, wantLeft string) {
 		wired = append(wired, l.GetName())
 	}
 	for _, r := range guest.GetRoutes() {
-		got = append(got, r.GetDestination()[:6])
+		got = append(got, strings.Repeat("100:", int(r.GetTable())/100)+r.GetDestination()[:6])
+	}
+	for _, r := range guest.GetRules() {
+		got = append(got, fmt.Sprintf("IPv%d:%d:%s%s>%d", r.GetFamily(), r.GetPriority(), r.GetSource(), r.GetInLink(), r.GetTable()))
 	}
 	for _, err := range left {
 		said = append(said, strings.Join(strings.Fields(err.Error())[:2], " "))
@@ -130,4 +133,32 @@ func TestSync(t *testing.T) {
 	b.must(b.LinkSetNsFd(eth1, int(away.file.Fd())))
 	b.must(far.LinkSetNsFd(eth1, int(b.n.file.Fd())))
 	b.sync("there and back", "1=eth1 0=eth2 10.1.4", "")
+}
+
+// TestRules has rules and routes of another table, and some that a guest cannot have.
+func TestRules(t *testing.T) {
+	b := newBench(t, 1)
+	eth0 := b.add(b.veth("eth0"), 1)
+	_, source, err := net.ParseCIDR("fd00::/64")
+	b.must(err)
+	rule := func(priority, family int, change func(*netlink.Rule)) {
+		r := netlink.NewRule()
+		r.Priority, r.Family, r.Table = priority, family, 100
+		change(r)
+		b.must(b.RuleAdd(r))
+	}
+	rule(7, netlink.FAMILY_V6, func(r *netlink.Rule) { r.Src = source })
+	rule(5, netlink.FAMILY_V4, func(r *netlink.Rule) { r.IifName = "eth0" })
+	other := by(eth0, 2, nil)
+	other.Table = 100
+	b.must(b.RouteAdd(other))
+	const both = "0=eth0 100:10.1.2 10.1.1 IPv4:5:eth0>100 IPv6:7:fd00::/64>100"
+	b.sync("plain rules", both, "")
+	b.must(b.n.Check())
+	rule(8, netlink.FAMILY_V4, func(r *netlink.Rule) { r.OifName = "eth7" })
+	rule(9, netlink.FAMILY_V6, func(r *netlink.Rule) { r.UIDRange = netlink.NewRuleUIDRange(1, 2) })
+	hops := by(eth0, 3, nil)
+	hops.LinkIndex, hops.Scope, hops.MultiPath = 0, netlink.SCOPE_UNIVERSE, []*netlink.NexthopInfo{{LinkIndex: eth0.Attrs().Index, Gw: net.IPv4(10, 0, 1, 1)}, {LinkIndex: eth0.Attrs().Index, Gw: net.IPv4(10, 0, 1, 3)}}
+	b.must(b.RouteAdd(hops))
+	b.sync("what cannot be", both, "route to, rule 8, rule 9")
 }

@@ -27,6 +27,10 @@ func TestVeth(t *testing.T) {
 	b.sh(`ip -n x route add default via 10.88.0.1
 ip -n x -6 route add default via fd88::1
 ip -n x route add 10.99.0.0/16 via 10.88.0.1 metric 7
+ip -n x rule add to 10.66.0.0/16 table 100 priority 500
+ip -n x route add default via 10.88.0.77 table 100
+ip -n x -6 rule add from fd88::2 iif lo fwmark 0x5/0xf table 101 priority 501
+ip -n x -6 route add fd66::/64 via fd88::1 table 101
 ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 	mac := b.sh("ip -n x -o link show eth0 | sed 's/.*link.ether \\([^ ]*\\).*/\\1/'")
 	before := b.sh("ip netns exec x cat /proc/sys/net/ipv4/ip_local_port_range")
@@ -38,6 +42,8 @@ ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 	b.say("routes", "10.88.0.0/24 dev eth0 scope link src 10.88.0.2\n10.99.0.0/16 via 10.88.0.1 dev eth0 metric 7\ndefault via 10.88.0.1 dev eth0",
 		"ip route | tr -s ' ' | sed 's/ $//' | sort")
 	b.say("IPv6 default", "1", "ip -6 route | grep -c '^default via fd88::1 dev eth0'")
+	b.say("rules", "10.66.0.9 via 10.88.0.77\n501: from fd88::2 fwmark 0x5/0xf iif lo lookup 101\n1",
+		"ip route get 10.66.0.9 | grep -o '.*via [0-9.]*'; ip -6 rule | grep ^501 | tr -s '\t ' ' ' | sed 's/ $//'; grep -c ^fd66 /proc/net/ipv6_route")
 	b.say("neighbour", "1", "ip neigh | grep -ci '10.88.0.77 dev eth0 lladdr 02:00:00:00:00:77.*permanent'")
 	b.say("ping", "0\n0", "ping -c 1 -W 5 10.88.0.1 >/dev/null; echo $?; ping -6 -c 1 -W 5 fd88::1 >/dev/null; echo $?")
 	b.sh("busybox ping -c 1 -W 5 10.88.0.2 && busybox ping -6 -c 1 -W 5 fd88::2")
@@ -89,11 +95,13 @@ ip -n x route add 10.98.0.0/16 dev odd; ip -n x route add default dev odd metric
 	b.say("a card that has become free", "eth0 eth2 lo, 10.88.0.2/24 10.88.0.9/24, 0", fmt.Sprintf(until, "ip route | grep -q 'dev eth2 .*10.88.0.9'")+links)
 	b.sh("busybox ping -c 1 -W 5 10.88.0.9; ip -n x link del eth2; ip -n x link del odd")
 	b.say("all gone", "eth0 lo, 10.88.0.2/24, 0", fmt.Sprintf(until, "[ ! -e /sys/class/net/eth2 ]")+links)
+	b.sh("ip -n x rule del priority 500; ip -n x route add 10.67.0.0/16 via 10.88.0.1; ip -n x rule add to 10.67.0.0/16 uidrange 5-6 table 100 priority 502")
+	b.say("a rule is gone, and one that cannot be", "0", fmt.Sprintf(until, "ip route | grep -q ^10.67")+"ip rule | grep -cE '^50[02]'")
 	log, err := os.ReadFile(b.LogFile)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	for _, line := range []string{"link odd of kind vxlan cannot be a guest's: nobody has tried", "link eth2 of kind veth cannot be a guest's: all 2 network cards of the machine are taken: set machine.nics"} {
+	for _, line := range []string{"rule 502 of IPv4 cannot be a guest's: use a table and conditions of", "link odd of kind vxlan cannot be a guest's: nobody has tried", "link eth2 of kind veth cannot be a guest's: all 2 network cards of the machine are taken: set machine.nics"} {
 		if got := strings.Count(string(log), line); got != 1 {
 			b.t.Errorf("the log says %d times, not once: %s", got, line)
 		}

@@ -177,6 +177,7 @@ type Network struct {
 	Links         []*Link                `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
 	Routes        []*Route               `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
 	Neighbours    []*Neighbour           `protobuf:"bytes,3,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	Rules         []*Rule                `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -228,6 +229,13 @@ func (x *Network) GetRoutes() []*Route {
 func (x *Network) GetNeighbours() []*Neighbour {
 	if x != nil {
 		return x.Neighbours
+	}
+	return nil
+}
+
+func (x *Network) GetRules() []*Rule {
+	if x != nil {
+		return x.Rules
 	}
 	return nil
 }
@@ -342,7 +350,8 @@ type Route struct {
 	Flags       uint32 `protobuf:"varint,8,opt,name=flags,proto3" json:"flags,omitempty"`
 	Type        uint32 `protobuf:"varint,9,opt,name=type,proto3" json:"type,omitempty"`
 	Protocol    uint32 `protobuf:"varint,10,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Table       uint32 `protobuf:"varint,11,opt,name=table,proto3" json:"table,omitempty"`
+	// 0: main.
+	Table uint32 `protobuf:"varint,11,opt,name=table,proto3" json:"table,omitempty"`
 	// 4 or 6, needed when neither destination, gateway nor source tells.
 	Family        uint32 `protobuf:"varint,12,opt,name=family,proto3" json:"family,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -463,6 +472,126 @@ func (x *Route) GetFamily() uint32 {
 	return 0
 }
 
+// Rule has a table's routes looked at for some packets (ip-rule). What is empty or 0 is no condition.
+type Rule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 4 or 6.
+	Family   uint32 `protobuf:"varint,1,opt,name=family,proto3" json:"family,omitempty"`
+	Priority uint32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
+	// CIDR form.
+	Source      string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	Destination string `protobuf:"bytes,4,opt,name=destination,proto3" json:"destination,omitempty"`
+	InLink      string `protobuf:"bytes,5,opt,name=in_link,json=inLink,proto3" json:"in_link,omitempty"`
+	OutLink     string `protobuf:"bytes,6,opt,name=out_link,json=outLink,proto3" json:"out_link,omitempty"`
+	Mark        uint32 `protobuf:"varint,7,opt,name=mark,proto3" json:"mark,omitempty"`
+	Mask        uint32 `protobuf:"varint,8,opt,name=mask,proto3" json:"mask,omitempty"`
+	// The packets that do not meet the conditions.
+	Invert        bool   `protobuf:"varint,9,opt,name=invert,proto3" json:"invert,omitempty"`
+	Table         uint32 `protobuf:"varint,10,opt,name=table,proto3" json:"table,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rule) Reset() {
+	*x = Rule{}
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rule) ProtoMessage() {}
+
+func (x *Rule) ProtoReflect() protoreflect.Message {
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rule.ProtoReflect.Descriptor instead.
+func (*Rule) Descriptor() ([]byte, []int) {
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Rule) GetFamily() uint32 {
+	if x != nil {
+		return x.Family
+	}
+	return 0
+}
+
+func (x *Rule) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *Rule) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Rule) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *Rule) GetInLink() string {
+	if x != nil {
+		return x.InLink
+	}
+	return ""
+}
+
+func (x *Rule) GetOutLink() string {
+	if x != nil {
+		return x.OutLink
+	}
+	return ""
+}
+
+func (x *Rule) GetMark() uint32 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
+}
+
+func (x *Rule) GetMask() uint32 {
+	if x != nil {
+		return x.Mask
+	}
+	return 0
+}
+
+func (x *Rule) GetInvert() bool {
+	if x != nil {
+		return x.Invert
+	}
+	return false
+}
+
+func (x *Rule) GetTable() uint32 {
+	if x != nil {
+		return x.Table
+	}
+	return 0
+}
+
 type Neighbour struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Link          string                 `protobuf:"bytes,1,opt,name=link,proto3" json:"link,omitempty"`
@@ -474,7 +603,7 @@ type Neighbour struct {
 
 func (x *Neighbour) Reset() {
 	*x = Neighbour{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[5]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +615,7 @@ func (x *Neighbour) String() string {
 func (*Neighbour) ProtoMessage() {}
 
 func (x *Neighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[5]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +628,7 @@ func (x *Neighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
 func (*Neighbour) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{5}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Neighbour) GetLink() string {
@@ -534,7 +663,7 @@ type PrepareSandboxRequest struct {
 
 func (x *PrepareSandboxRequest) Reset() {
 	*x = PrepareSandboxRequest{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[6]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +675,7 @@ func (x *PrepareSandboxRequest) String() string {
 func (*PrepareSandboxRequest) ProtoMessage() {}
 
 func (x *PrepareSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[6]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +688,7 @@ func (x *PrepareSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareSandboxRequest.ProtoReflect.Descriptor instead.
 func (*PrepareSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{6}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PrepareSandboxRequest) GetSharedPid() bool {
@@ -585,7 +714,7 @@ type PrepareContainerRequest struct {
 
 func (x *PrepareContainerRequest) Reset() {
 	*x = PrepareContainerRequest{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[7]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +726,7 @@ func (x *PrepareContainerRequest) String() string {
 func (*PrepareContainerRequest) ProtoMessage() {}
 
 func (x *PrepareContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[7]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +739,7 @@ func (x *PrepareContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareContainerRequest.ProtoReflect.Descriptor instead.
 func (*PrepareContainerRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{7}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PrepareContainerRequest) GetId() string {
@@ -662,7 +791,7 @@ type MountStep struct {
 
 func (x *MountStep) Reset() {
 	*x = MountStep{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[8]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +803,7 @@ func (x *MountStep) String() string {
 func (*MountStep) ProtoMessage() {}
 
 func (x *MountStep) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[8]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +816,7 @@ func (x *MountStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MountStep.ProtoReflect.Descriptor instead.
 func (*MountStep) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{8}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MountStep) GetType() string {
@@ -730,7 +859,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[9]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +871,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[9]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +884,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{9}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *File) GetPath() string {
@@ -789,7 +918,7 @@ type PrepareContainerResponse struct {
 
 func (x *PrepareContainerResponse) Reset() {
 	*x = PrepareContainerResponse{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[10]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +930,7 @@ func (x *PrepareContainerResponse) String() string {
 func (*PrepareContainerResponse) ProtoMessage() {}
 
 func (x *PrepareContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[10]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +943,7 @@ func (x *PrepareContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareContainerResponse.ProtoReflect.Descriptor instead.
 func (*PrepareContainerResponse) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{10}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PrepareContainerResponse) GetBundle() string {
@@ -833,7 +962,7 @@ type FindDiskRequest struct {
 
 func (x *FindDiskRequest) Reset() {
 	*x = FindDiskRequest{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[11]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +974,7 @@ func (x *FindDiskRequest) String() string {
 func (*FindDiskRequest) ProtoMessage() {}
 
 func (x *FindDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[11]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +987,7 @@ func (x *FindDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindDiskRequest.ProtoReflect.Descriptor instead.
 func (*FindDiskRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{11}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FindDiskRequest) GetLun() uint32 {
@@ -878,7 +1007,7 @@ type FindDiskResponse struct {
 
 func (x *FindDiskResponse) Reset() {
 	*x = FindDiskResponse{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[12]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +1019,7 @@ func (x *FindDiskResponse) String() string {
 func (*FindDiskResponse) ProtoMessage() {}
 
 func (x *FindDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[12]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +1032,7 @@ func (x *FindDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindDiskResponse.ProtoReflect.Descriptor instead.
 func (*FindDiskResponse) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{12}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FindDiskResponse) GetMajor() uint32 {
@@ -936,7 +1065,7 @@ type NoticeRequest struct {
 
 func (x *NoticeRequest) Reset() {
 	*x = NoticeRequest{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[13]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1077,7 @@ func (x *NoticeRequest) String() string {
 func (*NoticeRequest) ProtoMessage() {}
 
 func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[13]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1090,7 @@ func (x *NoticeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticeRequest.ProtoReflect.Descriptor instead.
 func (*NoticeRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{13}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NoticeRequest) GetId() string {
@@ -994,7 +1123,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[14]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1135,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[14]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1148,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{14}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RemoveContainerRequest) GetId() string {
@@ -1039,7 +1168,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[15]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1180,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[15]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1193,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{15}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EventsRequest) GetAfter() uint64 {
@@ -1090,7 +1219,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[16]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1231,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[16]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1244,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{16}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -1138,7 +1267,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[17]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1279,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[17]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1292,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{17}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -1205,7 +1334,7 @@ type MemoryInfoResponse struct {
 
 func (x *MemoryInfoResponse) Reset() {
 	*x = MemoryInfoResponse{}
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[18]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1346,7 @@ func (x *MemoryInfoResponse) String() string {
 func (*MemoryInfoResponse) ProtoMessage() {}
 
 func (x *MemoryInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[18]
+	mi := &file_sandbox_guestapi_v1_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1359,7 @@ func (x *MemoryInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryInfoResponse.ProtoReflect.Descriptor instead.
 func (*MemoryInfoResponse) Descriptor() ([]byte, []int) {
-	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{18}
+	return file_sandbox_guestapi_v1_guest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MemoryInfoResponse) GetTotalKib() uint64 {
@@ -1271,13 +1400,14 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"6\n" +
 	"\x0eSetTimeRequest\x12$\n" +
-	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\"\xa8\x01\n" +
+	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\"\xd7\x01\n" +
 	"\aNetwork\x12-\n" +
 	"\x05links\x18\x01 \x03(\v2\x17.cloister.guest.v1.LinkR\x05links\x120\n" +
 	"\x06routes\x18\x02 \x03(\v2\x18.cloister.guest.v1.RouteR\x06routes\x12<\n" +
 	"\n" +
 	"neighbours\x18\x03 \x03(\v2\x1c.cloister.guest.v1.NeighbourR\n" +
-	"neighbours\"\x9c\x01\n" +
+	"neighbours\x12-\n" +
+	"\x05rules\x18\x04 \x03(\v2\x17.cloister.guest.v1.RuleR\x05rules\"\x9c\x01\n" +
 	"\x04Link\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -1299,7 +1429,19 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\bprotocol\x18\n" +
 	" \x01(\rR\bprotocol\x12\x14\n" +
 	"\x05table\x18\v \x01(\rR\x05table\x12\x16\n" +
-	"\x06family\x18\f \x01(\rR\x06family\"A\n" +
+	"\x06family\x18\f \x01(\rR\x06family\"\xfe\x01\n" +
+	"\x04Rule\x12\x16\n" +
+	"\x06family\x18\x01 \x01(\rR\x06family\x12\x1a\n" +
+	"\bpriority\x18\x02 \x01(\rR\bpriority\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\x12 \n" +
+	"\vdestination\x18\x04 \x01(\tR\vdestination\x12\x17\n" +
+	"\ain_link\x18\x05 \x01(\tR\x06inLink\x12\x19\n" +
+	"\bout_link\x18\x06 \x01(\tR\aoutLink\x12\x12\n" +
+	"\x04mark\x18\a \x01(\rR\x04mark\x12\x12\n" +
+	"\x04mask\x18\b \x01(\rR\x04mask\x12\x16\n" +
+	"\x06invert\x18\t \x01(\bR\x06invert\x12\x14\n" +
+	"\x05table\x18\n" +
+	" \x01(\rR\x05table\"A\n" +
 	"\tNeighbour\x12\x12\n" +
 	"\x04link\x18\x01 \x01(\tR\x04link\x12\x0e\n" +
 	"\x02ip\x18\x02 \x01(\tR\x02ip\x12\x10\n" +
@@ -1374,68 +1516,70 @@ func file_sandbox_guestapi_v1_guest_proto_rawDescGZIP() []byte {
 	return file_sandbox_guestapi_v1_guest_proto_rawDescData
 }
 
-var file_sandbox_guestapi_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_sandbox_guestapi_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_sandbox_guestapi_v1_guest_proto_goTypes = []any{
 	(*ConfigureRequest)(nil),         // 0: cloister.guest.v1.ConfigureRequest
 	(*SetTimeRequest)(nil),           // 1: cloister.guest.v1.SetTimeRequest
 	(*Network)(nil),                  // 2: cloister.guest.v1.Network
 	(*Link)(nil),                     // 3: cloister.guest.v1.Link
 	(*Route)(nil),                    // 4: cloister.guest.v1.Route
-	(*Neighbour)(nil),                // 5: cloister.guest.v1.Neighbour
-	(*PrepareSandboxRequest)(nil),    // 6: cloister.guest.v1.PrepareSandboxRequest
-	(*PrepareContainerRequest)(nil),  // 7: cloister.guest.v1.PrepareContainerRequest
-	(*MountStep)(nil),                // 8: cloister.guest.v1.MountStep
-	(*File)(nil),                     // 9: cloister.guest.v1.File
-	(*PrepareContainerResponse)(nil), // 10: cloister.guest.v1.PrepareContainerResponse
-	(*FindDiskRequest)(nil),          // 11: cloister.guest.v1.FindDiskRequest
-	(*FindDiskResponse)(nil),         // 12: cloister.guest.v1.FindDiskResponse
-	(*NoticeRequest)(nil),            // 13: cloister.guest.v1.NoticeRequest
-	(*RemoveContainerRequest)(nil),   // 14: cloister.guest.v1.RemoveContainerRequest
-	(*EventsRequest)(nil),            // 15: cloister.guest.v1.EventsRequest
-	(*EventsResponse)(nil),           // 16: cloister.guest.v1.EventsResponse
-	(*Event)(nil),                    // 17: cloister.guest.v1.Event
-	(*MemoryInfoResponse)(nil),       // 18: cloister.guest.v1.MemoryInfoResponse
-	nil,                              // 19: cloister.guest.v1.ConfigureRequest.SysctlsEntry
-	(*anypb.Any)(nil),                // 20: google.protobuf.Any
-	(*emptypb.Empty)(nil),            // 21: google.protobuf.Empty
+	(*Rule)(nil),                     // 5: cloister.guest.v1.Rule
+	(*Neighbour)(nil),                // 6: cloister.guest.v1.Neighbour
+	(*PrepareSandboxRequest)(nil),    // 7: cloister.guest.v1.PrepareSandboxRequest
+	(*PrepareContainerRequest)(nil),  // 8: cloister.guest.v1.PrepareContainerRequest
+	(*MountStep)(nil),                // 9: cloister.guest.v1.MountStep
+	(*File)(nil),                     // 10: cloister.guest.v1.File
+	(*PrepareContainerResponse)(nil), // 11: cloister.guest.v1.PrepareContainerResponse
+	(*FindDiskRequest)(nil),          // 12: cloister.guest.v1.FindDiskRequest
+	(*FindDiskResponse)(nil),         // 13: cloister.guest.v1.FindDiskResponse
+	(*NoticeRequest)(nil),            // 14: cloister.guest.v1.NoticeRequest
+	(*RemoveContainerRequest)(nil),   // 15: cloister.guest.v1.RemoveContainerRequest
+	(*EventsRequest)(nil),            // 16: cloister.guest.v1.EventsRequest
+	(*EventsResponse)(nil),           // 17: cloister.guest.v1.EventsResponse
+	(*Event)(nil),                    // 18: cloister.guest.v1.Event
+	(*MemoryInfoResponse)(nil),       // 19: cloister.guest.v1.MemoryInfoResponse
+	nil,                              // 20: cloister.guest.v1.ConfigureRequest.SysctlsEntry
+	(*anypb.Any)(nil),                // 21: google.protobuf.Any
+	(*emptypb.Empty)(nil),            // 22: google.protobuf.Empty
 }
 var file_sandbox_guestapi_v1_guest_proto_depIdxs = []int32{
-	19, // 0: cloister.guest.v1.ConfigureRequest.sysctls:type_name -> cloister.guest.v1.ConfigureRequest.SysctlsEntry
+	20, // 0: cloister.guest.v1.ConfigureRequest.sysctls:type_name -> cloister.guest.v1.ConfigureRequest.SysctlsEntry
 	2,  // 1: cloister.guest.v1.ConfigureRequest.network:type_name -> cloister.guest.v1.Network
 	3,  // 2: cloister.guest.v1.Network.links:type_name -> cloister.guest.v1.Link
 	4,  // 3: cloister.guest.v1.Network.routes:type_name -> cloister.guest.v1.Route
-	5,  // 4: cloister.guest.v1.Network.neighbours:type_name -> cloister.guest.v1.Neighbour
-	8,  // 5: cloister.guest.v1.PrepareContainerRequest.mounts:type_name -> cloister.guest.v1.MountStep
-	9,  // 6: cloister.guest.v1.PrepareContainerRequest.files:type_name -> cloister.guest.v1.File
-	17, // 7: cloister.guest.v1.EventsResponse.events:type_name -> cloister.guest.v1.Event
-	20, // 8: cloister.guest.v1.Event.event:type_name -> google.protobuf.Any
-	0,  // 9: cloister.guest.v1.Guest.Configure:input_type -> cloister.guest.v1.ConfigureRequest
-	1,  // 10: cloister.guest.v1.Guest.SetTime:input_type -> cloister.guest.v1.SetTimeRequest
-	2,  // 11: cloister.guest.v1.Guest.ApplyNetwork:input_type -> cloister.guest.v1.Network
-	6,  // 12: cloister.guest.v1.Guest.PrepareSandbox:input_type -> cloister.guest.v1.PrepareSandboxRequest
-	7,  // 13: cloister.guest.v1.Guest.PrepareContainer:input_type -> cloister.guest.v1.PrepareContainerRequest
-	14, // 14: cloister.guest.v1.Guest.RemoveContainer:input_type -> cloister.guest.v1.RemoveContainerRequest
-	15, // 15: cloister.guest.v1.Guest.Events:input_type -> cloister.guest.v1.EventsRequest
-	11, // 16: cloister.guest.v1.Guest.FindDisk:input_type -> cloister.guest.v1.FindDiskRequest
-	13, // 17: cloister.guest.v1.Guest.Notice:input_type -> cloister.guest.v1.NoticeRequest
-	21, // 18: cloister.guest.v1.Guest.MemoryInfo:input_type -> google.protobuf.Empty
-	21, // 19: cloister.guest.v1.Guest.Shutdown:input_type -> google.protobuf.Empty
-	21, // 20: cloister.guest.v1.Guest.Configure:output_type -> google.protobuf.Empty
-	21, // 21: cloister.guest.v1.Guest.SetTime:output_type -> google.protobuf.Empty
-	21, // 22: cloister.guest.v1.Guest.ApplyNetwork:output_type -> google.protobuf.Empty
-	21, // 23: cloister.guest.v1.Guest.PrepareSandbox:output_type -> google.protobuf.Empty
-	10, // 24: cloister.guest.v1.Guest.PrepareContainer:output_type -> cloister.guest.v1.PrepareContainerResponse
-	21, // 25: cloister.guest.v1.Guest.RemoveContainer:output_type -> google.protobuf.Empty
-	16, // 26: cloister.guest.v1.Guest.Events:output_type -> cloister.guest.v1.EventsResponse
-	12, // 27: cloister.guest.v1.Guest.FindDisk:output_type -> cloister.guest.v1.FindDiskResponse
-	21, // 28: cloister.guest.v1.Guest.Notice:output_type -> google.protobuf.Empty
-	18, // 29: cloister.guest.v1.Guest.MemoryInfo:output_type -> cloister.guest.v1.MemoryInfoResponse
-	21, // 30: cloister.guest.v1.Guest.Shutdown:output_type -> google.protobuf.Empty
-	20, // [20:31] is the sub-list for method output_type
-	9,  // [9:20] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	6,  // 4: cloister.guest.v1.Network.neighbours:type_name -> cloister.guest.v1.Neighbour
+	5,  // 5: cloister.guest.v1.Network.rules:type_name -> cloister.guest.v1.Rule
+	9,  // 6: cloister.guest.v1.PrepareContainerRequest.mounts:type_name -> cloister.guest.v1.MountStep
+	10, // 7: cloister.guest.v1.PrepareContainerRequest.files:type_name -> cloister.guest.v1.File
+	18, // 8: cloister.guest.v1.EventsResponse.events:type_name -> cloister.guest.v1.Event
+	21, // 9: cloister.guest.v1.Event.event:type_name -> google.protobuf.Any
+	0,  // 10: cloister.guest.v1.Guest.Configure:input_type -> cloister.guest.v1.ConfigureRequest
+	1,  // 11: cloister.guest.v1.Guest.SetTime:input_type -> cloister.guest.v1.SetTimeRequest
+	2,  // 12: cloister.guest.v1.Guest.ApplyNetwork:input_type -> cloister.guest.v1.Network
+	7,  // 13: cloister.guest.v1.Guest.PrepareSandbox:input_type -> cloister.guest.v1.PrepareSandboxRequest
+	8,  // 14: cloister.guest.v1.Guest.PrepareContainer:input_type -> cloister.guest.v1.PrepareContainerRequest
+	15, // 15: cloister.guest.v1.Guest.RemoveContainer:input_type -> cloister.guest.v1.RemoveContainerRequest
+	16, // 16: cloister.guest.v1.Guest.Events:input_type -> cloister.guest.v1.EventsRequest
+	12, // 17: cloister.guest.v1.Guest.FindDisk:input_type -> cloister.guest.v1.FindDiskRequest
+	14, // 18: cloister.guest.v1.Guest.Notice:input_type -> cloister.guest.v1.NoticeRequest
+	22, // 19: cloister.guest.v1.Guest.MemoryInfo:input_type -> google.protobuf.Empty
+	22, // 20: cloister.guest.v1.Guest.Shutdown:input_type -> google.protobuf.Empty
+	22, // 21: cloister.guest.v1.Guest.Configure:output_type -> google.protobuf.Empty
+	22, // 22: cloister.guest.v1.Guest.SetTime:output_type -> google.protobuf.Empty
+	22, // 23: cloister.guest.v1.Guest.ApplyNetwork:output_type -> google.protobuf.Empty
+	22, // 24: cloister.guest.v1.Guest.PrepareSandbox:output_type -> google.protobuf.Empty
+	11, // 25: cloister.guest.v1.Guest.PrepareContainer:output_type -> cloister.guest.v1.PrepareContainerResponse
+	22, // 26: cloister.guest.v1.Guest.RemoveContainer:output_type -> google.protobuf.Empty
+	17, // 27: cloister.guest.v1.Guest.Events:output_type -> cloister.guest.v1.EventsResponse
+	13, // 28: cloister.guest.v1.Guest.FindDisk:output_type -> cloister.guest.v1.FindDiskResponse
+	22, // 29: cloister.guest.v1.Guest.Notice:output_type -> google.protobuf.Empty
+	19, // 30: cloister.guest.v1.Guest.MemoryInfo:output_type -> cloister.guest.v1.MemoryInfoResponse
+	22, // 31: cloister.guest.v1.Guest.Shutdown:output_type -> google.protobuf.Empty
+	21, // [21:32] is the sub-list for method output_type
+	10, // [10:21] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_sandbox_guestapi_v1_guest_proto_init() }
@@ -1449,7 +1593,7 @@ func file_sandbox_guestapi_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sandbox_guestapi_v1_guest_proto_rawDesc), len(file_sandbox_guestapi_v1_guest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,7 +30,7 @@ func LoopbackUp() error {
 	return nil
 }
 
-// Apply makes links, addresses, routes and neighbours what n says, and takes
+// Apply makes links, addresses, routes, rules and neighbours what n says, and takes
 // off what the named links have beyond it. What cannot be done holds nothing
 // else up.
 func Apply(n *guestv1.Network) error {
@@ -47,7 +47,7 @@ func Apply(n *guestv1.Network) error {
 	}
 	routes := slices.DeleteFunc(slices.Clone(n.GetRoutes()), func(r *guestv1.Route) bool { return lost[r.GetLink()] })
 	neighbours := slices.DeleteFunc(slices.Clone(n.GetNeighbours()), func(n *guestv1.Neighbour) bool { return lost[n.GetLink()] })
-	return errors.Join(append(errs, applyRoutes(links, routes), applyNeighbours(links, neighbours))...)
+	return errors.Join(append(errs, applyRoutes(links, routes), applyRules(n.GetRules()), applyNeighbours(links, neighbours))...)
 }
 
 // freeNames has a card that is to be called otherwise give up its name to the one that is to have it: names can be swapped on the host.

@@ -4,6 +4,7 @@ package network
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -168,6 +169,67 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestApplyRules has rules and routes of another table come and go, beside one that somebody in the guest has made.
+func TestApplyRules(t *testing.T) {
+	if !private(t) {
+		return
+	}
+	own := netlink.NewRule()
+	own.Priority, own.Family, own.Table = 4, netlink.FAMILY_V4, 99
+	if err := netlink.RuleAdd(own); err != nil {
+		t.Fatal(err)
+	}
+	links := []*guestv1.Link{{Mac: machineMAC, Name: "eth0", Up: true, Addresses: []string{"10.0.0.1/24"}}}
+	from := &guestv1.Rule{Family: 4, Priority: 5, Source: "10.0.0.0/24", InLink: "lo", Table: 100}
+	marked := &guestv1.Rule{Family: 6, Priority: 6, Destination: "fd00::/64", Mark: 5, Mask: 15, Invert: true, Table: 1000}
+	other := []*guestv1.Route{{Link: "eth0", Gateway: "10.0.0.9", Table: 100}}
+	for _, test := range []struct {
+		name   string
+		rules  []*guestv1.Rule
+		routes []*guestv1.Route
+		want   []string
+	}{
+		{"both", []*guestv1.Rule{from, marked}, other, []string{"4 <nil>-<nil> 99", "5 10.0.0.0/24-<nil> 100", "6 <nil>-fd00::/64 1000", "via 10.0.0.9 100"}},
+		{"again", []*guestv1.Rule{from, marked}, other, []string{"4 <nil>-<nil> 99", "5 10.0.0.0/24-<nil> 100", "6 <nil>-fd00::/64 1000", "via 10.0.0.9 100"}},
+		{"one less", []*guestv1.Rule{marked}, nil, []string{"4 <nil>-<nil> 99", "6 <nil>-fd00::/64 1000"}},
+		{"none", nil, nil, []string{"4 <nil>-<nil> 99"}},
+	} {
+		if err := Apply(&guestv1.Network{Links: links, Routes: test.routes, Rules: test.rules}); err != nil {
+			t.Fatalf("%s: %v", test.name, err)
+		}
+		if diff := cmp.Diff(test.want, otherTables(t)); diff != "" {
+			t.Errorf("%s: %s", test.name, diff)
+		}
+	}
+}
+
+// otherTables tells the rules but for the kernel's own, and the routes of other tables than main and local.
+func otherTables(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		rules, err := netlink.RuleList(family)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rules {
+			if r.Priority > 0 && r.Priority < 32766 {
+				all = append(all, fmt.Sprintf("%d %v-%v %d", r.Priority, r.Src, r.Dst, r.Table))
+			}
+		}
+	}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		if r.Table < unix.RT_TABLE_DEFAULT {
+			all = append(all, fmt.Sprintf("via %s %d", r.Gw, r.Table))
+		}
+	}
+	return all
+}
+
 func TestApplyRefuses(t *testing.T) {
 	if !private(t) {
 		return
@@ -182,6 +244,7 @@ func TestApplyRefuses(t *testing.T) {
 		{"bad MAC", &guestv1.Network{Links: []*guestv1.Link{{Mac: "x", Name: "eth0"}}}, errdefs.ErrInvalidArgument},
 		{"bad address", &guestv1.Network{Links: []*guestv1.Link{{Mac: machineMAC, Name: "eth0", Addresses: []string{"x"}}}}, errdefs.ErrInvalidArgument},
 		{"route by no link", &guestv1.Network{Links: eth0, Routes: []*guestv1.Route{{Link: "eth7"}}}, errdefs.ErrInvalidArgument},
+		{"bad rule", &guestv1.Network{Links: eth0, Rules: []*guestv1.Rule{{Source: "x"}}}, errdefs.ErrInvalidArgument},
 		{"bad gateway", &guestv1.Network{Links: eth0, Routes: []*guestv1.Route{{Link: "eth0", Gateway: "x"}}}, errdefs.ErrInvalidArgument},
 		{"bad neighbour", &guestv1.Network{Links: eth0, Neighbours: []*guestv1.Neighbour{{Link: "eth0", Ip: "", Mac: machineMAC}}}, errdefs.ErrInvalidArgument},
 	} {

@@ -3,6 +3,7 @@
 package network
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -47,13 +48,14 @@ func applyRoutes(links map[string]netlink.Link, want []*guestv1.Route) error {
 
 // removeRoutes takes away what is not wanted, but for the kernel's own.
 func removeRoutes(link netlink.Link, keep map[string]bool) error {
-	have, err := netlink.RouteList(link, netlink.FAMILY_ALL)
+	all := &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_UNSPEC}
+	have, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, all, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
 	for i := range have {
 		r := &have[i]
-		if r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA || keep[routeKey(r)] {
+		if r.Table == unix.RT_TABLE_LOCAL || r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA || keep[routeKey(r)] {
 			continue
 		}
 		if err := netlink.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -74,7 +76,7 @@ func routeKey(r *netlink.Route) string {
 	if metric == defaultMetric6 {
 		metric = 0
 	}
-	return fmt.Sprint(r.LinkIndex, " ", dst, " ", r.Gw, " ", metric)
+	return fmt.Sprint(cmp.Or(r.Table, unix.RT_TABLE_MAIN), " ", r.LinkIndex, " ", dst, " ", r.Gw, " ", metric)
 }
 
 func parseRoute(links map[string]netlink.Link, w *guestv1.Route) (netlink.Route, error) {
