@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
@@ -58,11 +59,17 @@ func (s *Sandbox) acceptDebug(ctx context.Context, l *net.UnixListener) {
 	slots := make(chan struct{}, shells)
 	for {
 		conn, err := l.AcceptUnix()
-		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				log.G(ctx).WithError(err).Warn("no more shells in this guest")
-			}
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil { // of descriptors there may be some again
+			log.G(ctx).WithError(err).Warn("nobody gets a shell in this guest for a second")
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second):
+				continue
+			}
 		}
 		select {
 		case slots <- struct{}{}:

@@ -33,7 +33,7 @@ func openUserNamespace(ids oci.IDMap) (*os.File, error) {
 		Cloneflags: unix.CLONE_NEWUSER, UidMappings: processIDs(ids.UIDs), GidMappings: processIDs(ids.GIDs), Ptrace: true, Pdeathsig: unix.SIGKILL,
 	}})
 	if err != nil {
-		return nil, fmt.Errorf("user namespace for %v: %w", ids, err)
+		return nil, fmt.Errorf("user namespace for %v: the host's sysctl user.max_user_namespaces and kernel.yama.ptrace_scope (below 3) must allow it: %w", ids, err)
 	}
 	ns, err := os.Open("/proc/" + strconv.Itoa(child.Pid) + "/ns/user")
 	err = errors.Join(err, child.Kill())
