@@ -178,7 +178,8 @@ func (s *server) serveTCP(l net.Listener) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil {
+		if err != nil { // of descriptors there may be some again
+			time.Sleep(100 * time.Millisecond)
 			continue
 		}
 		slots <- struct{}{}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -26,6 +27,8 @@ const StepType = "socket"
 const (
 	fromToken  = "token:"
 	folderMode = 0o711
+
+	want = 100 * time.Millisecond // between two tries to take a connection
 )
 
 // Registry holds the listeners of all containers.
@@ -121,8 +124,12 @@ func (r *Registry) Serve(stream io.ReadWriteCloser, token guestapi.Token) {
 		return
 	}
 	conn, err := l.AcceptUnix()
+	for err != nil && !errors.Is(err, net.ErrClosed) { // of descriptors there may be some again
+		time.Sleep(want)
+		conn, err = l.AcceptUnix()
+	}
 	if err != nil {
-		return // closed: the host reads it from the stream's end
+		return // the host reads it from the stream's end
 	}
 	defer conn.Close()
 	if _, err := stream.Write([]byte{guestapi.Connected}); err != nil {

@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
@@ -100,4 +102,50 @@ func TestServe(t *testing.T) {
 	}
 	<-served
 	r.Close("a")
+}
+
+// TestServeWant has no descriptor for the first tries to take a connection.
+func TestServeWant(t *testing.T) {
+	r, dir := NewRegistry(), t.TempDir()
+	if err := r.Listen("a", dir, step("token:a", "sockets/0", "mode=600")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close("a") })
+	t.Chdir(filepath.Join(dir, "sockets"))
+	client, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(client)
+	var usual unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &usual); err != nil {
+		t.Fatal(err)
+	}
+	restore := func() error { return unix.Setrlimit(unix.RLIMIT_NOFILE, &usual) }
+	t.Cleanup(func() { _ = restore() })
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: usual.Max}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(client, &unix.SockaddrUnix{Name: "0"}); err != nil {
+		t.Fatal(err)
+	}
+	near, far := net.Pipe()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		r.Serve(far, "a")
+	}()
+	select {
+	case <-served:
+		t.Fatal("the socket is dead")
+	case <-time.After(3 * want):
+	}
+	if err := restore(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(near, make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	_ = near.Close()
+	<-served
 }
