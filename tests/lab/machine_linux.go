@@ -79,6 +79,8 @@ func args(ctx context.Context, c config, port int) []string {
 		"console=ttyS0", "panic=-1", "security=selinux", "enforcing=" + enforcing, "audit=1", "audit_backlog_limit=16384", "printk.devkmsg=on", "loglevel=4",
 		// Without the host's own frequency about half of the inner machines hang at their reset vector.
 		"tsc=reliable", "tsc_early_khz=" + strconv.Itoa(tscKHz(ctx)),
+		// Nested paging as QEMU 7.2 emulates it corrupts machines and inner machines as soon as two of these are busy at once.
+		"kvm_amd.npt=0",
 		// A processor that is stuck for 40 s ends the machine, which is begun again then.
 		"softlockup_panic=1", "watchdog_thresh=20",
 	}

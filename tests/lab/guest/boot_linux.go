@@ -178,15 +178,26 @@ func pause() {
 	_ = unix.Nanosleep(&ts, nil)
 }
 
-// modules loads the modules of a folder in the order that its list gives.
+// modules loads the modules of a folder in the order that its list gives, with the parameters that it gives and those on the kernel's line.
 func modules(dir string) error {
 	list, err := os.ReadFile(filepath.Join(dir, "list"))
 	if err != nil {
 		return err
 	}
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
 	for name := range bytes.FieldsSeq(list) {
-		file, parameters, _ := strings.Cut(string(name), "?")
-		if err := module(filepath.Join(dir, file), strings.ReplaceAll(parameters, ",", " ")); err != nil {
+		file, given, _ := strings.Cut(string(name), "?")
+		parameters := strings.Split(given, ",")
+		prefix := strings.ReplaceAll(strings.TrimSuffix(file, ".ko"), "-", "_") + "."
+		for word := range bytes.FieldsSeq(line) {
+			if parameter, found := strings.CutPrefix(string(word), prefix); found {
+				parameters = append(parameters, parameter)
+			}
+		}
+		if err := module(filepath.Join(dir, file), strings.Join(parameters, " ")); err != nil {
 			return err
 		}
 	}
