@@ -114,6 +114,9 @@ func (r *Runtime) Kill(ctx context.Context, ref Ref, signal uint32, all bool) er
 	if err != nil {
 		return err
 	}
+	if err := p.settled(ctx); err != nil {
+		return err
+	}
 	state, _ := p.snapshot()
 	if state == Stopped {
 		return fmt.Errorf("%s: process has already finished: %w", ref, errdefs.ErrNotFound)

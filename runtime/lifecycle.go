@@ -44,7 +44,8 @@ func (r *Runtime) Start(ctx context.Context, ref Ref) (uint32, error) {
 			}
 			defer box.Phase(ctx, "start")()
 		}
-		_, err := box.Guest().Task().Start(ctx, &taskapi.StartRequest{ID: ref.Container, ExecID: ref.Exec})
+		// The guest's answer is waited for: a process that runs there runs here, also when the client has gone.
+		_, err := box.Guest().Task().Start(context.WithoutCancel(ctx), &taskapi.StartRequest{ID: ref.Container, ExecID: ref.Exec})
 		return box.Explain(err)
 	}
 	announce := func() {
@@ -108,10 +109,16 @@ func (p *process) exec(ctx context.Context, box *sandbox.Sandbox) error {
 		return err
 	}
 	box.Reached("exec streams")
-	_, err = box.Guest().Task().Exec(ctx, &taskapi.ExecProcessRequest{
+	whole := context.WithoutCancel(ctx)
+	_, err = box.Guest().Task().Exec(whole, &taskapi.ExecProcessRequest{
 		ID: p.ref.Container, ExecID: p.ref.Exec, Terminal: p.stdio.Terminal, Spec: p.spec,
 		Stdin: tokens.stdin, Stdout: tokens.stdout, Stderr: tokens.stderr,
 	})
+	if err == nil && ctx.Err() != nil { // the client has gone: nobody wants it started
+		_, err = box.Guest().Task().Delete(whole, &taskapi.DeleteRequest{ID: p.ref.Container, ExecID: p.ref.Exec})
+		return errors.Join(ctx.Err(), box.Explain(err))
+	}
+	box.Reached("exec made")
 	return box.Explain(err)
 }
 
@@ -121,6 +128,9 @@ func (p *process) exec(ctx context.Context, box *sandbox.Sandbox) error {
 func (r *Runtime) Delete(ctx context.Context, ref Ref) (pid uint32, _ Exited, _ error) {
 	c, p, err := r.process(ref)
 	if err != nil {
+		return 0, Exited{}, err
+	}
+	if err := p.settled(ctx); err != nil {
 		return 0, Exited{}, err
 	}
 	if err := p.allows(Delete); err != nil {

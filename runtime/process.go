@@ -45,8 +45,8 @@ type process struct {
 
 	mu       sync.Mutex
 	state    State
-	starting bool    // the guest was told to start it and has not answered
-	pending  *Exited // an exit that came before the start's answer
+	starting chan struct{} // while the guest was told to start it and has not answered; closed then
+	pending  *Exited       // an exit that came before the start's answer
 	exit     Exited
 	io       *stdio.IO // nil until its streams are open
 }
@@ -59,21 +59,22 @@ func newProcess(ref Ref, cfg stdio.Config, onExit func(Ref, Exited)) *process {
 // An exit that overtakes the answer is held until the start is announced.
 func (p *process) start(call func() error, announce func()) error {
 	p.mu.Lock()
-	if _, err := next(p.state, Start); err != nil || p.starting {
+	if _, err := next(p.state, Start); err != nil || p.starting != nil {
 		p.mu.Unlock()
 		if err == nil {
 			err = fmt.Errorf("a start is under way: %w", errdefs.ErrFailedPrecondition)
 		}
 		return fmt.Errorf("%s: %w", p.ref, err)
 	}
-	p.starting = true
+	p.starting = make(chan struct{})
 	p.mu.Unlock()
 
 	err := call()
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.starting = false
+	close(p.starting)
+	p.starting = nil
 	if err == nil && p.state == Created {
 		p.state = Running
 		announce()
@@ -92,7 +93,7 @@ func (p *process) start(call func() error, announce func()) error {
 func (p *process) exited(e Exited) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.starting {
+	if p.starting != nil {
 		p.pending = &e
 		return
 	}
@@ -143,7 +144,23 @@ func (p *process) snapshot() (State, Exited) {
 func (p *process) hasRun() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.starting || p.state != Created
+	return p.starting != nil || p.state != Created
+}
+
+// settled waits until no start of an exec is under way: the client that asked for it may have gone, and what comes of it is the guest's to say.
+func (p *process) settled(ctx context.Context) error {
+	p.mu.Lock()
+	starting := p.starting
+	p.mu.Unlock()
+	if starting == nil || p.ref.Exec == "" {
+		return nil
+	}
+	select {
+	case <-starting:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%s: its start is under way: %w", p.ref, ctx.Err())
+	}
 }
 
 // wait blocks until the process has ended or ctx is done.

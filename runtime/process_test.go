@@ -112,3 +112,24 @@ func TestWaitEndsWithItsCaller(t *testing.T) {
 		}
 	})
 }
+
+func TestSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h history
+		p, answer := h.process(Ref{Container: "c", Exec: "e"}), make(chan struct{})
+		go func() { _ = p.start(func() error { <-answer; return nil }, func() {}) }()
+		synctest.Wait()
+		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := p.settled(impatient); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("during the start: %v, want %v", err, context.DeadlineExceeded)
+		}
+		time.AfterFunc(time.Minute, func() { close(answer) })
+		if err := p.settled(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if state, _ := p.snapshot(); state != Running {
+			t.Errorf("after it: %s, want %s", state, Running)
+		}
+	})
+}

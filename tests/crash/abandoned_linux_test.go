@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -14,32 +15,46 @@ import (
 	"cloister/tests/host"
 )
 
-// TestAbandoned has a client go while the guest, which stands still, makes a second container: nothing of that is left in the guest, and the
-// container can be made again.
-func TestAbandoned(t *testing.T) {
-	s := newStage(t)
-	name := func(suffix string) string { return filepath.Join(s.dir, "first."+suffix) }
+// hold has a container's shim stop at a step. reached waits until it does, release lets it go on.
+func (s *stage) hold(t *testing.T, id, step string) (reached, release func()) {
+	t.Helper()
+	name := func(suffix string) string { return filepath.Join(s.dir, id+"."+suffix) }
 	for _, fifo := range []string{name("held"), name("go")} {
 		if err := unix.Mkfifo(fifo, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(name("hold"), []byte("streams reached #2"), 0o600); err != nil {
+	if err := os.WriteFile(name("hold"), []byte(step), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	reached = func() {
+		t.Helper()
+		if _, err := os.ReadFile(name("held")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return reached, func() {
+		t.Helper()
+		if err := os.WriteFile(name("go"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestAbandoned has a client go while the guest, which stands still, makes a second container: nothing of that is left in the guest, and the
+// container can be made again.
+func TestAbandoned(t *testing.T) {
+	s := newStage(t)
+	reached, release := s.hold(t, "first", "streams reached #2")
 	s.Start(t, "first", nil)
 	machine := s.Marked(t, "first", "qemu-system")
 	second := s.Args("second", []string{"--detach", "--with-ns", fmt.Sprintf("network:/proc/%d/ns/net", machine)}, "sleep", "1000")
 	t.Cleanup(func() { s.Remove(t, "second") })
 	ended := make(chan host.Result, 1)
 	go func() { ended <- s.Run(t, append([]string{"--timeout", "3s"}, second...)...) }()
-	if _, err := os.ReadFile(name("held")); err != nil { // what comes next is asked of the guest
-		t.Fatal(err)
-	}
+	reached() // what comes next is asked of the guest
 	s.Place.Run(t, "kill", "-STOP", strconv.Itoa(machine))
-	if err := os.WriteFile(name("go"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	if r := <-ended; r.Code == 0 {
 		t.Error("a guest that stands still has made a container")
 	}
@@ -52,5 +67,43 @@ func TestAbandoned(t *testing.T) {
 		return ""
 	}); wrong != "" {
 		t.Errorf("the same container once more: %s", wrong)
+	}
+}
+
+// TestAbandonedExec has a client go while the guest, which stands still, starts a program: what the guest has started is the client's to kill
+// and to delete, and its name is free again.
+func TestAbandonedExec(t *testing.T) {
+	for step, started := range map[string]bool{"exec streams reached": false, "exec made reached": true} {
+		t.Run(step, func(t *testing.T) {
+			s := newStage(t)
+			reached, release := s.hold(t, "first", step)
+			s.Start(t, "first", nil)
+			machine := s.Marked(t, "first", "qemu-system")
+			ended := make(chan host.Result, 1)
+			go func() {
+				ended <- s.Run(t, "--timeout", "3s", "task", "exec", "--exec-id", "x", "first", "sleep", "777")
+			}()
+			reached()
+			s.Place.Run(t, "kill", "-STOP", strconv.Itoa(machine))
+			release()
+			if r := <-ended; r.Code == 0 {
+				t.Error("a guest that stands still has started a program")
+			}
+			s.Place.Run(t, "kill", "-CONT", strconv.Itoa(machine))
+			if r := s.Run(t, "task", "kill", "--signal", "KILL", "--exec-id", "x", "first"); (r.Code == 0) != started {
+				t.Errorf("kill: %+v, want it to find the program: %t", r, started)
+			}
+			if wrong := host.Await(host.Patience, func() string {
+				if r := s.Run(t, "task", "delete", "--exec-id", "x", "first"); r.Code != 0 && !strings.Contains(r.Stderr, "exit code 137") {
+					return r.Stderr
+				}
+				return ""
+			}); wrong != "" {
+				t.Errorf("delete: %s", wrong)
+			}
+			if out := s.Must(t, "task", "exec", "--exec-id", "x", "first", "ps", "-o", "args"); strings.Contains(out, "777") {
+				t.Errorf("the program runs on:\n%s", out)
+			}
+		})
 	}
 }

@@ -179,7 +179,7 @@ func (s *server) serveTCP(l net.Listener) {
 			return
 		}
 		if err != nil { // of descriptors there may be some again
-			time.Sleep(100 * time.Millisecond)
+			<-time.After(100 * time.Millisecond)
 			continue
 		}
 		slots <- struct{}{}

@@ -125,7 +125,7 @@ func (r *Registry) Serve(stream io.ReadWriteCloser, token guestapi.Token) {
 	}
 	conn, err := l.AcceptUnix()
 	for err != nil && !errors.Is(err, net.ErrClosed) { // of descriptors there may be some again
-		time.Sleep(want)
+		<-time.After(want)
 		conn, err = l.AcceptUnix()
 	}
 	if err != nil {
