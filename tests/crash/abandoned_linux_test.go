@@ -9,11 +9,15 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"cloister/tests/host"
 )
+
+// patience is the clients': enough to get to the step, on a busy host too.
+const patience = "5s"
 
 // hold has a container's shim stop at a step. reached waits until it does, release lets it go on.
 func (s *stage) hold(t *testing.T, id, step string) (reached, release func()) {
@@ -29,8 +33,18 @@ func (s *stage) hold(t *testing.T, id, step string) (reached, release func()) {
 	}
 	reached = func() {
 		t.Helper()
-		if _, err := os.ReadFile(name("held")); err != nil {
-			t.Fatal(err)
+		read := make(chan error, 1)
+		go func() {
+			_, err := os.ReadFile(name("held"))
+			read <- err
+		}()
+		select {
+		case err := <-read:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(host.Patience):
+			t.Fatalf("the shim of %s has not reached the step %q", id, step)
 		}
 	}
 	return reached, func() {
@@ -51,7 +65,7 @@ func TestAbandoned(t *testing.T) {
 	second := s.Args("second", []string{"--detach", "--with-ns", fmt.Sprintf("network:/proc/%d/ns/net", machine)}, "sleep", "1000")
 	t.Cleanup(func() { s.Remove(t, "second") })
 	ended := make(chan host.Result, 1)
-	go func() { ended <- s.Run(t, append([]string{"--timeout", "3s"}, second...)...) }()
+	go func() { ended <- s.Run(t, append([]string{"--timeout", patience}, second...)...) }()
 	reached() // what comes next is asked of the guest
 	s.Place.Run(t, "kill", "-STOP", strconv.Itoa(machine))
 	release()
@@ -81,7 +95,7 @@ func TestAbandonedExec(t *testing.T) {
 			machine := s.Marked(t, "first", "qemu-system")
 			ended := make(chan host.Result, 1)
 			go func() {
-				ended <- s.Run(t, "--timeout", "3s", "task", "exec", "--exec-id", "x", "first", "sleep", "777")
+				ended <- s.Run(t, "--timeout", patience, "task", "exec", "--exec-id", "x", "first", "sleep", "777")
 			}()
 			reached()
 			s.Place.Run(t, "kill", "-STOP", strconv.Itoa(machine))
