@@ -87,6 +87,7 @@ func (r *Runtime) freeze(ctx context.Context, id string, on Event) error {
 	if err != nil {
 		return err
 	}
+	ctx = context.WithoutCancel(ctx) // what the guest has done is so, also when the client has gone
 	task := box.Guest().Task()
 	if on == Pause {
 		_, err = task.Pause(ctx, &taskapi.PauseRequest{ID: id})

@@ -121,3 +121,24 @@ func TestAbandonedExec(t *testing.T) {
 		})
 	}
 }
+
+// TestAbandonedPause has a client go while the guest, which stands still, freezes a container: it can be thawed.
+func TestAbandonedPause(t *testing.T) {
+	s := newStage(t)
+	s.Start(t, "first", nil)
+	machine := strconv.Itoa(s.Marked(t, "first", "qemu-system"))
+	s.Place.Run(t, "kill", "-STOP", machine)
+	if r := s.Run(t, "--timeout", "1s", "task", "pause", "first"); r.Code == 0 {
+		t.Error("a guest that stands still has frozen a container")
+	}
+	s.Place.Run(t, "kill", "-CONT", machine)
+	if wrong := host.Await(host.Patience, func() string {
+		if r := s.Run(t, "task", "resume", "first"); r.Code != 0 {
+			return r.Stderr
+		}
+		return ""
+	}); wrong != "" {
+		t.Errorf("resume: %s", wrong)
+	}
+	s.Must(t, "task", "exec", "--exec-id", "x", "first", "true")
+}
