@@ -114,12 +114,15 @@ func (p *process) exec(ctx context.Context, box *sandbox.Sandbox) error {
 		ID: p.ref.Container, ExecID: p.ref.Exec, Terminal: p.stdio.Terminal, Spec: p.spec,
 		Stdin: tokens.stdin, Stdout: tokens.stdout, Stderr: tokens.stderr,
 	})
-	if err == nil && ctx.Err() != nil { // the client has gone: nobody wants it started
+	if err != nil {
+		return box.Explain(err)
+	}
+	if ctx.Err() != nil { // the client has gone: nobody wants it started
 		_, err = box.Guest().Task().Delete(whole, &taskapi.DeleteRequest{ID: p.ref.Container, ExecID: p.ref.Exec})
 		return errors.Join(ctx.Err(), box.Explain(err))
 	}
 	box.Reached("exec made")
-	return box.Explain(err)
+	return nil
 }
 
 // Delete forgets a process that has ended or never ran, after its output has

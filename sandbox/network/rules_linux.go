@@ -51,7 +51,11 @@ func rules(h *netlink.Handle, names map[int]string, out *guestv1.Network) (left 
 // kernelRule is one of those with which every namespace begins.
 func kernelRule(r netlink.Rule) bool {
 	own := map[int]int{0: unix.RT_TABLE_LOCAL, 32766: unix.RT_TABLE_MAIN, 32767: unix.RT_TABLE_DEFAULT}
-	return own[r.Priority] == r.Table && r.Src == nil && r.Dst == nil && r.Table != 0
+	return own[r.Priority] == r.Table && unconditional(r)
+}
+
+func unconditional(r netlink.Rule) bool {
+	return plain(r) && r.Src == nil && r.Dst == nil && r.IifName == "" && r.OifName == "" && r.Mark == 0 && !r.Invert
 }
 
 // plain is true for a rule that says no more than the contract can.

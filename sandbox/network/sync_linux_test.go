@@ -149,10 +149,11 @@ func TestRules(t *testing.T) {
 	}
 	rule(7, netlink.FAMILY_V6, func(r *netlink.Rule) { r.Src = source })
 	rule(5, netlink.FAMILY_V4, func(r *netlink.Rule) { r.IifName = "eth0" })
+	rule(32766, netlink.FAMILY_V4, func(r *netlink.Rule) { r.Table, r.IifName = unix.RT_TABLE_MAIN, "eth0" }) // beside the kernel's own
 	other := by(eth0, 2, nil)
 	other.Table = 100
 	b.must(b.RouteAdd(other))
-	const both = "0=eth0 100:10.1.2 10.1.1 IPv4:5:eth0>100 IPv6:7:fd00::/64>100"
+	const both = "0=eth0 100:10.1.2 10.1.1 IPv4:5:eth0>100 IPv4:32766:eth0>254 IPv6:7:fd00::/64>100"
 	b.sync("plain rules", both, "")
 	b.must(b.n.Check())
 	rule(8, netlink.FAMILY_V4, func(r *netlink.Rule) { r.OifName = "eth7" })
