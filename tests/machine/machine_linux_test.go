@@ -23,6 +23,7 @@ func TestBoot(t *testing.T) {
 	eachBoard(t, func(t *testing.T, board vmm.MachineType) {
 		r := boot(t, describe(t, board), qemu.Options{})
 		r.want("a b", "echo a b")
+		r.want("0 1", "cpus")
 		confined(t, r)
 		r.end()
 	})

@@ -3,8 +3,10 @@
 package machine
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -95,6 +97,31 @@ func testShare(t *testing.T, board vmm.MachineType) {
 	if err := server.Err(); err != nil {
 		t.Errorf("virtiofsd's Err after QEMU's end = %v, want nil", err)
 	}
+}
+
+// TestLookupsAreAnswered has ten threads wait for the file server at once. An emulated machine whose barriers QEMU
+// leaves out loses an interrupt after some hundred thousand lookups, and then all threads wait for ever. TEST_ROUNDS
+// is how many times 40,000 lookups are done, for a long run.
+func TestLookupsAreAnswered(t *testing.T) {
+	rounds, err := strconv.Atoi(cmp.Or(os.Getenv("TEST_ROUNDS"), "1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eachBoard(t, func(t *testing.T, board vmm.MachineType) {
+		_, server := share(t)
+		m := describe(t, board)
+		m.Share = &vmm.Share{Tag: "cloister"}
+		r := boot(t, m, qemu.Options{Share: server.Socket()})
+		server.HandedOver()
+		r.want("mounted", "mount cloister")
+		for i := range rounds {
+			r.want("40000 looked up", "lookups 10 4000")
+			if t.Failed() {
+				t.Fatalf("after %d lookups", 40000*i)
+			}
+		}
+		r.end()
+	})
 }
 
 // attributes checks which attributes get through.

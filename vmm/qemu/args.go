@@ -100,8 +100,8 @@ func (a *arguments) board(m vmm.Machine) {
 		// everybody copies byte by byte, which takes eight times the steps of words.
 		a.option("-cpu", "max", kv("la57", "off"), kv("erms", "off"))
 	}
-	cpus, size := strconv.Itoa(m.CPUs), strconv.Itoa(m.MemoryMiB)+"M"
-	a.option("-smp", "", kv("cpus", cpus), kv("sockets", "1"), kv("cores", cpus), kv("threads", "1"))
+	a.processors(m)
+	size := strconv.Itoa(m.MemoryMiB) + "M"
 	a.option("-m", "", kv("size", size))
 	// Shared memory is what a vhost-user file server needs.
 	memory := []property{kv("id", "ram"), kv("size", size), kv("share", "on")}
@@ -109,6 +109,21 @@ func (a *arguments) board(m vmm.Machine) {
 		memory = append(memory, kv("hugetlb", "on"), kv("hugetlbsize", "2M"))
 	}
 	a.option("-object", "memory-backend-memfd", memory...)
+}
+
+// processors adds the virtual CPUs. An emulated machine always has room for a second
+// CPU that is never there: with max_cpus 1 QEMU translates the guest's locked
+// instructions and fences into plain ones (no CF_PARALLEL, accel/tcg). QEMU's device
+// threads and the file server then see the guest's ring writes in another order, a
+// notification is suppressed on both sides (EVENT_IDX), and the guest waits for ever.
+func (a *arguments) processors(m vmm.Machine) {
+	cpus := []property{kv("cpus", strconv.Itoa(m.CPUs))}
+	room := m.CPUs
+	if m.Accel == vmm.AccelTCG && m.CPUs == 1 {
+		room = 2
+		cpus = append(cpus, kv("maxcpus", "2"))
+	}
+	a.option("-smp", "", append(cpus, kv("sockets", "1"), kv("cores", strconv.Itoa(room)), kv("threads", "1"))...)
 }
 
 // devices adds the virtio devices.

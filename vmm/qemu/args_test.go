@@ -78,6 +78,32 @@ func TestArgs(t *testing.T) {
 	}
 }
 
+// TestEmulatedMachineKeepsBarriers holds that every emulated machine has room for two CPUs: with less QEMU
+// drops the guest's memory barriers, and an interrupt of a virtio device can be lost for ever.
+func TestEmulatedMachineKeepsBarriers(t *testing.T) {
+	for _, test := range []struct {
+		accel vmm.Accel
+		cpus  int
+		want  string
+	}{
+		{vmm.AccelTCG, 0, "cpus=1,maxcpus=2,sockets=1,cores=2,threads=1"},
+		{vmm.AccelTCG, 1, "cpus=1,maxcpus=2,sockets=1,cores=2,threads=1"},
+		{vmm.AccelTCG, 2, "cpus=2,sockets=1,cores=2,threads=1"},
+		{vmm.AccelKVM, 1, "cpus=1,sockets=1,cores=1,threads=1"},
+		{vmm.AccelKVM, 3, "cpus=3,sockets=1,cores=3,threads=1"},
+	} {
+		m := least(vmm.MicroVM)
+		m.Accel, m.CPUs = test.accel, test.cpus
+		args, err := Args(m, numbers(m))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := args[slices.Index(args, "-smp")+1]; got != test.want {
+			t.Errorf("-smp of %s with %d CPUs = %q, want %q", test.accel, test.cpus, got, test.want)
+		}
+	}
+}
+
 func TestArgsRefuses(t *testing.T) {
 	auto := least(vmm.Q35)
 	auto.Accel = vmm.AccelAuto

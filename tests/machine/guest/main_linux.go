@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -111,6 +113,11 @@ func do(verb string, args []string) (string, error) {
 		return readDisk(args[0])
 	case "writedisk":
 		return "written", writeDisk(args[0], args[1])
+	case "cpus":
+		online, err := os.ReadFile("/sys/devices/system/cpu/online")
+		return fmt.Sprintf("%s %d", bytes.TrimSpace(online), runtime.NumCPU()), err
+	case "lookups":
+		return lookups(args[0], args[1])
 	case "mount":
 		return "mounted", mount("virtiofs", args[0], args[1:]...)
 	}
@@ -179,6 +186,34 @@ func mount(fs, tag string, options ...string) error {
 		return err
 	}
 	return unix.Mount(tag, mountPoint, fs, 0, strings.Join(options, ","))
+}
+
+// lookups has threads look for names that the share does not have, each so often. The kernel keeps no such answer:
+// each one is a request to the file server, and an interrupt.
+func lookups(threads, each string) (string, error) {
+	n, err := strconv.Atoi(threads)
+	if err != nil {
+		return "", err
+	}
+	times, err := strconv.Atoi(each)
+	if err != nil {
+		return "", err
+	}
+	failed := make([]error, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			var st unix.Stat_t
+			for j := range times {
+				if err := unix.Lstat(filepath.Join(mountPoint, fmt.Sprintf("none.%d.%d", i, j%2000)), &st); !errors.Is(err, unix.ENOENT) {
+					failed[i] = fmt.Errorf("lookup %d: %w", j, err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	return fmt.Sprintf("%d looked up", n*times), errors.Join(failed...)
 }
 
 func readDisk(lun string) (string, error) {
