@@ -37,7 +37,8 @@ type Wish struct {
 	Base Label
 	// Share names a group of sandboxes that hold one level on purpose.
 	Share string
-	// Engine and EngineMount are the process and mount labels of the spec; zero when it has none.
+	// Engine and EngineMount are the process and mount labels of the spec; zero when it has none or they do not count.
+	// Whoever writes a pod may choose their level, so it is a pair or it is refused.
 	Engine, EngineMount Label
 }
 
@@ -82,7 +83,7 @@ func (w Wish) checkStatic() error {
 	if !single {
 		return fmt.Errorf("%w: static label %v has a range: a guest has one level", ErrWish, w.Label)
 	}
-	if err := checkLevel(level, w.Share != ""); err != nil {
+	if err := level.Separates(w.Share != ""); err != nil {
 		return fmt.Errorf("%w: static label %v: %w", ErrWish, w.Label, err)
 	}
 	if image, single := w.Image.Range.Single(); !w.Image.IsZero() && (!single || image != level) {
@@ -99,21 +100,10 @@ func (w Wish) checkEngine() error {
 	}
 	for _, l := range []Label{w.Engine, w.EngineMount} {
 		if level, kept := tenant(l); kept {
-			if err := checkLevel(level, false); err != nil {
-				return fmt.Errorf("%w: the spec's label %v: %w", ErrWish, l, err)
+			if err := level.Separates(false); err != nil {
+				return fmt.Errorf("%w: the level of the spec's label %v: %w, or set labels.engine_levels = \"ignore\"", ErrWish, l, err)
 			}
 		}
-	}
-	return nil
-}
-
-// checkLevel refuses a level that keeps nobody apart.
-func checkLevel(level Level, shared bool) error {
-	switch n := level.Categories.Len(); {
-	case n == 1:
-		return errors.New("one category lies within every pair that has it: give two")
-	case n == 0 && level.Sensitivity == 0 && !shared:
-		return errors.New("s0 without categories keeps nobody apart: give two, or share it by name")
 	}
 	return nil
 }
@@ -153,6 +143,20 @@ type Chosen struct {
 	PoweredOff Label
 	// Relabel is whether files that are not labelled so already are to be.
 	Relabel bool
+}
+
+// Types are the types that a sandbox really gets of a set: a base label or a static one has its own.
+func (w Wish) Types(t Types) Types {
+	switch {
+	case w.Mode == Static:
+		t.QEMU = w.Label.Type
+		if !w.Image.IsZero() {
+			t.Image = w.Image.Type
+		}
+	case !w.Base.IsZero():
+		t.QEMU = w.Base.Type
+	}
+	return t
 }
 
 // Choose gives the labels of a sandbox. own is this process's label, whose user (and role, for processes) are taken; level is

@@ -52,6 +52,11 @@ func TestValidate(t *testing.T) {
 		{"unknown", Wish{Mode: "mls"}, false, true},
 		{"engine's pair", Wish{Engine: static, EngineMount: mustParse(t, "a:object_r:f:s0:c1,c2")}, true, false},
 		{"engine's single category", Wish{Engine: mustParse(t, "a:b:c:s0:c1")}, true, true},
+		{"engine's every category", Wish{Engine: mustParse(t, "a:b:c:s0:c0.c1023")}, true, true},
+		{"engine's three categories", Wish{Engine: mustParse(t, "a:b:c:s0:c1,c2,c9")}, true, true},
+		{"engine's mount at two pairs", Wish{EngineMount: mustParse(t, "a:object_r:f:s0:c1,c2,c3,c4")}, true, true},
+		{"static with three categories", Wish{Mode: Static, Label: mustParse(t, "a:b:c:s0:c1,c2,c9")}, true, true},
+		{"static with three, shared", Wish{Mode: Static, Label: mustParse(t, "a:b:c:s0:c1,c2,c9"), Share: "g"}, true, false},
 		{"engine's labels differ", Wish{Engine: static, EngineMount: mustParse(t, "a:object_r:f:s0:c1,c3")}, true, true},
 		{"engine's range", Wish{Engine: mustParse(t, "a:b:spc_t:s0-s0:c0.c1023")}, true, false},
 	}
@@ -213,6 +218,24 @@ func TestTreat(t *testing.T) {
 	} {
 		if err := chosen.Fits(Disk, mustParse(t, text)); (err == nil) != want {
 			t.Errorf("Fits(%s) = %v, want %v", text, err, want)
+		}
+	}
+}
+
+// TestTypesOfAWish shows which types the policy's self-test is asked about: those that the sandbox gets, not only the set's.
+func TestTypesOfAWish(t *testing.T) {
+	for _, test := range []struct {
+		name        string
+		wish        Wish
+		qemu, image string
+	}{
+		{"dynamic", Wish{}, "svirt_t", "svirt_image_t"},
+		{"base label", Wish{Base: mustParse(t, "a:b:my_qemu_t:s0")}, "my_qemu_t", "svirt_image_t"},
+		{"static", Wish{Mode: Static, Label: mustParse(t, "a:b:c_t:s0:c1,c2")}, "c_t", "svirt_image_t"},
+		{"static image", Wish{Mode: Static, Label: mustParse(t, "a:b:c_t:s0:c1,c2"), Image: mustParse(t, "a:b:i_t:s0:c1,c2")}, "c_t", "i_t"},
+	} {
+		if got := test.wish.Types(Svirt(true)); got.QEMU != test.qemu || got.Image != test.image || got.Virtiofsd != "svirt_t" {
+			t.Errorf("%s: Types = %+v, want QEMU %s and images %s", test.name, got, test.qemu, test.image)
 		}
 	}
 }

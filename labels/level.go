@@ -75,6 +75,21 @@ func (l Level) Pair() (Pair, bool) {
 	return Pair{Low: all[0], High: all[1]}, true
 }
 
+// Separates refuses a level that does not keep one tenant from another: one category lies within every pair that has it, three
+// or more contain other tenants' pairs, and s0 alone is everybody's. Only those who share a level by name (shared) may use a
+// wide one, or s0 alone. A sensitivity above s0 alone is the administrator's choice under MLS.
+func (l Level) Separates(shared bool) error {
+	switch n := l.Categories.Len(); {
+	case n == 1:
+		return fmt.Errorf("%v has one category, which lies within every pair that has it: give two", l)
+	case n == 0 && l.Sensitivity == 0 && !shared:
+		return fmt.Errorf("%v has no categories and keeps nobody apart: give two, or share it by name", l)
+	case n > 2 && !shared:
+		return fmt.Errorf("%v has %d categories and contains other tenants' pairs: give two", l, n)
+	}
+	return nil
+}
+
 // Clashes tells whether two tenants must not hold l and o at once: the categories of one lie within the other's. Sensitivity
 // does not separate two tenants that share categories, since the higher one could read the lower. Levels without categories
 // clash when they are the same.

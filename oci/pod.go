@@ -13,6 +13,7 @@ import (
 // containerd's Sandbox API.
 type Pod struct {
 	ID           string
+	Namespace    string // its namespace in Kubernetes
 	Hostname     string
 	NetworkPath  string // host path of its network namespace; empty: a new one
 	HostNetwork  bool   // these three are refused, by the name of their field
@@ -44,6 +45,7 @@ func NewPod(pod Pod, opts Options) (*Workload, error) {
 	spec.Annotations = maps.Clone(pod.Annotations)
 	put(&spec.Annotations, annotationContainerType, "sandbox")
 	put(&spec.Annotations, annotationSandboxID, pod.ID)
+	put(&spec.Annotations, annotationPodNamespace, pod.Namespace)
 	add := func(host bool, t specs.LinuxNamespaceType, path string) {
 		if !host {
 			spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: path})

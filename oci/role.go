@@ -11,8 +11,10 @@ import (
 const (
 	annotationContainerType = "io.kubernetes.cri.container-type"
 	annotationSandboxID     = "io.kubernetes.cri.sandbox-id"
+	annotationPodNamespace  = "io.kubernetes.cri.sandbox-namespace"
 	annotationCRIOType      = "io.kubernetes.cri-o.ContainerType"
 	annotationCRIOSandbox   = "io.kubernetes.cri-o.SandboxID"
+	annotationCRIONamespace = "io.kubernetes.cri-o.Namespace"
 	annotationGroup         = "io.containerd.runc.v2.group"
 	annotationPodMemory     = "io.kubernetes.cri.sandbox-memory"
 	annotationPodQuota      = "io.kubernetes.cri.sandbox-cpu-quota"
@@ -26,9 +28,11 @@ func (w *Workload) role(p *problems) {
 	w.Group = a[annotationGroup]
 	kind, field := a[annotationContainerType], annotationContainerType
 	id, idField := a[annotationSandboxID], annotationSandboxID
+	namespace := a[annotationPodNamespace]
 	if kind == "" {
 		kind, field = a[annotationCRIOType], annotationCRIOType
 		id, idField = a[annotationCRIOSandbox], annotationCRIOSandbox
+		namespace = a[annotationCRIONamespace]
 	}
 	switch kind {
 	case "":
@@ -42,7 +46,7 @@ func (w *Workload) role(p *problems) {
 		p.refuse("annotations."+field, kind, "is neither sandbox nor container")
 		return
 	}
-	w.SandboxID = id
+	w.SandboxID, w.PodNamespace = id, namespace
 	if id == "" && w.Role == Member {
 		p.refuse("annotations."+idField, nil, "is missing: a container of a pod names its sandbox")
 	}

@@ -19,26 +19,28 @@ const (
 // Workload is a checked configuration: everything in it can be honoured. Its
 // fields are plain values for the host's side; GuestSpec gives the guest's.
 type Workload struct {
-	Role        Role
-	SandboxID   string // the pod's sandbox; empty for Single
-	Group       string // annotation io.containerd.runc.v2.group
-	Hostname    string
-	Domainname  string
-	Terminal    bool
-	Args        []string // of the process; empty only for Sandbox
-	Rootfs      Rootfs
-	Mounts      []Mount // in the order of the configuration
-	Hooks       Hooks
-	Namespaces  Namespaces
-	Resources   Resources
-	CgroupsPath string // host path, cgroupfs or systemd form, as given
-	Devices     []Device
-	Sysctls     Sysctls
-	Labels      Labels
-	Annotations map[string]string // all, as given
-	Settings    Settings
-	Pod         PodSize
-	Ignored     []Problem // fields without meaning here; to be logged
+	Role      Role
+	SandboxID string // the pod's sandbox; empty for Single
+	// PodNamespace is the pod's namespace in Kubernetes; empty for Single.
+	PodNamespace string
+	Group        string // annotation io.containerd.runc.v2.group
+	Hostname     string
+	Domainname   string
+	Terminal     bool
+	Args         []string // of the process; empty only for Sandbox
+	Rootfs       Rootfs
+	Mounts       []Mount // in the order of the configuration
+	Hooks        Hooks
+	Namespaces   Namespaces
+	Resources    Resources
+	CgroupsPath  string // host path, cgroupfs or systemd form, as given
+	Devices      []Device
+	Sysctls      Sysctls
+	Labels       Labels
+	Annotations  map[string]string // all, as given
+	Settings     Settings
+	Pod          PodSize
+	Ignored      []Problem // fields without meaning here; to be logged
 
 	spec *specs.Spec
 }

@@ -61,7 +61,10 @@ func (i *identity) admit(ctx context.Context, s served) error {
 		return err
 	}
 	misfit := i.fits(labels.Folder, s.shown)
-	if misfit == nil && (s.sharing == "" || s.sharing == labels.Keep) {
+	if misfit == nil && s.sharing == labels.Keep {
+		return i.keeps(ctx, s.shown, s.source)
+	}
+	if misfit == nil && s.sharing == "" {
 		return nil
 	}
 	if !treatment.Relabel {
@@ -71,6 +74,16 @@ func (i *identity) admit(ctx context.Context, s served) error {
 		return err
 	}
 	return i.fits(labels.Folder, s.shown)
+}
+
+// keeps notes a volume that keeps its label, if that is at the sandbox's own pair: after the sandbox's end its tenant alone may be
+// given that pair.
+func (i *identity) keeps(ctx context.Context, shown, source string) error {
+	have, err := lsm.PathLabel(shown)
+	if err != nil || have.Range.High.Categories != i.chosen.Level.Categories {
+		return err
+	}
+	return i.registry.Keep(ctx, i.tenant, i.chosen.Level, source)
 }
 
 // keep is what becomes of a resource that is not to be relabelled: it must carry the label wanted, or just fit.

@@ -5,6 +5,7 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -94,15 +95,30 @@ func TestWish(t *testing.T) {
 			labels.Wish{Mode: labels.Static, Label: parse("u:r:t:s0:c1,c2"), Relabel: &no, Share: "b"},
 			true,
 		},
+		{"engine's level", Labels{}, oci.LabelSettings{}, lsm.ModeSELinux, labels.Wish{Engine: parse("u:r:c:s0:c1,c2"), EngineMount: parse("u:object_r:f:s0:c1,c2")}, true},
+		{"engine's level ignored", Labels{EngineLevels: "ignore"}, oci.LabelSettings{}, lsm.ModeSELinux, labels.Wish{}, true},
+		{"engine's level, unknown setting", Labels{EngineLevels: "no"}, oci.LabelSettings{}, lsm.ModeSELinux, labels.Wish{}, false},
 		{"no label at all", Labels{}, oci.LabelSettings{Label: "u:r"}, lsm.ModeSELinux, labels.Wish{}, false},
 		{"nothing is labelled here", Labels{}, oci.LabelSettings{Share: "b"}, lsm.ModeNone, labels.Wish{}, false},
 		{"none without its name", Labels{Mode: "none"}, oci.LabelSettings{}, lsm.ModeSELinux, labels.Wish{}, false},
 	} {
-		got, err := wish(tt.config, Request{Workload: &oci.Workload{Settings: oci.Settings{Labels: tt.said}}}, tt.mode)
+		workload := &oci.Workload{Settings: oci.Settings{Labels: tt.said}}
+		if strings.HasPrefix(tt.name, "engine") {
+			workload.Labels = oci.Labels{Process: "u:r:c:s0:c1,c2", Mount: "u:object_r:f:s0:c1,c2"}
+		}
+		got, err := wish(tt.config, Request{Workload: workload}, tt.mode)
 		if (err == nil) != tt.ok {
 			t.Errorf("%s: %v, want ok %t", tt.name, err, tt.ok)
 		} else if d := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b labels.Label) bool { return a == b })); tt.ok && d != "" {
 			t.Errorf("%s: wish (-want +got):\n%s", tt.name, d)
+		}
+	}
+}
+
+func TestTenant(t *testing.T) {
+	for namespace, want := range map[string]string{"": "k8s.io", "red": "k8s.io/red"} {
+		if got := tenant(Request{Namespace: "k8s.io", Workload: &oci.Workload{PodNamespace: namespace}}); got != want {
+			t.Errorf("tenant of a pod in %q = %q, want %q", namespace, got, want)
 		}
 	}
 }

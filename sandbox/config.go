@@ -63,6 +63,7 @@ type Labels struct {
 	Base            string `toml:"base"`              // for dynamic: a label whose type QEMU gets
 	Relabel         *bool  `toml:"relabel"`           // whether files are labelled; default yes when dynamic, no when static
 	Share           string `toml:"share"`             // name of a group of sandboxes that hold one level on purpose
+	EngineLevels    string `toml:"engine_levels"`     // keep or ignore: whether a level that the engine asks for, which must be a pair, is used; default keep
 	Range           string `toml:"range"`             // what levels are drawn from, as s0:c0.c1023; default cloister's own range
 	AllowWholeDisks bool   `toml:"allow_whole_disks"` // give a guest a disk that is not a partition or volume
 

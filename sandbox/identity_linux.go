@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
@@ -34,6 +35,7 @@ type identity struct {
 	registry *mcs.Registry
 	relabels *relabel.Journal
 	owner    string // the sandbox's name in registry and journal
+	tenant   string // whose files its volumes are
 	chosen   labels.Chosen
 }
 
@@ -44,7 +46,7 @@ func newIdentity(cfg Config, req Request, accel vmm.Accel) (*identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &identity{driver: driver, owner: req.Namespace + "/" + req.ID}
+	i := &identity{driver: driver, owner: req.Namespace + "/" + req.ID, tenant: tenant(req)}
 	if i.programs, err = programs(cfg.Machine); err != nil {
 		return nil, err
 	}
@@ -58,8 +60,12 @@ func newIdentity(cfg Config, req Request, accel vmm.Accel) (*identity, error) {
 	if err := i.wish.Validate(enforcing); err != nil || !i.labels() {
 		return i, err
 	}
-	i.types, err = driver.ChooseTypes(labels.Candidates(accel == vmm.AccelKVM), i.programs, func(t labels.Types) error {
-		return policy.SelfTest(kernel{driver.Host()}, policy.Domains{Machine: t.QEMU, Server: t.Virtiofsd, Image: t.Image, Rootfs: t.Rootfs})
+	candidates := labels.Candidates(accel == vmm.AccelKVM)
+	for n := range candidates {
+		candidates[n] = i.wish.Types(candidates[n])
+	}
+	i.types, err = driver.ChooseTypes(candidates, i.programs, func(t labels.Types) error {
+		return policy.SelfTest(kernel{driver.Host()}, policy.Of(t))
 	})
 	if err != nil {
 		return nil, err
@@ -89,6 +95,14 @@ func wish(c Labels, req Request, mode lsm.Mode) (labels.Wish, error) {
 	case w.Mode == labels.None:
 		return w, fmt.Errorf("labels.mode = %q: to label nothing say mac = \"none\": %w", c.Mode, errdefs.ErrInvalidArgument)
 	}
+	engine := req.Workload.Labels
+	switch c.EngineLevels {
+	case "", "keep":
+	case "ignore":
+		engine = oci.Labels{}
+	default:
+		return w, fmt.Errorf("labels.engine_levels = %q: want keep or ignore: %w", c.EngineLevels, errdefs.ErrInvalidArgument)
+	}
 	for _, l := range []struct {
 		field, text string
 		into        *labels.Label
@@ -96,8 +110,8 @@ func wish(c Labels, req Request, mode lsm.Mode) (labels.Wish, error) {
 		{"labels.label", cmp.Or(said.Label, c.Label), &w.Label},
 		{"labels.image", cmp.Or(said.Image, c.Image), &w.Image},
 		{"labels.base", cmp.Or(said.Base, c.Base), &w.Base},
-		{"process.selinuxLabel", req.Workload.Labels.Process, &w.Engine},
-		{"linux.mountLabel", req.Workload.Labels.Mount, &w.EngineMount},
+		{"process.selinuxLabel", engine.Process, &w.Engine},
+		{"linux.mountLabel", engine.Mount, &w.EngineMount},
 	} {
 		if l.text == "" {
 			continue
@@ -109,6 +123,12 @@ func wish(c Labels, req Request, mode lsm.Mode) (labels.Wish, error) {
 		*l.into = parsed
 	}
 	return w, nil
+}
+
+// tenant is who a sandbox's kept files belong to: the pods of one Kubernetes namespace, or else all sandboxes of one namespace
+// of the engine.
+func tenant(req Request) string {
+	return path.Join(req.Namespace, req.Workload.PodNamespace)
 }
 
 // keepers opens the registry of levels and the journal of relabelled files, and
@@ -145,7 +165,7 @@ func keepers(cfg Config) (*mcs.Registry, *relabel.Journal, error) {
 	}
 	registry, err := mcs.Open(mcs.Options{
 		Dir: filepath.Join(cfg.Root, "mcs"), Range: span, Self: self, Alive: host.Alive, Scan: scan,
-		Pending: journal.Pending, Held: journal.Held,
+		Pending: journal.Pending, Held: journal.Held, Carries: carriesPair,
 	})
 	return registry, journal, err
 }
@@ -158,6 +178,15 @@ func carried(ctx context.Context, scan func(context.Context) ([]labels.Process, 
 		}
 	}
 	return false, err
+}
+
+// carriesPair tells whether a volume still carries a pair. One that is gone, or whose label is no label any more, does not.
+func carriesPair(path string, pair labels.Pair) (bool, error) {
+	have, err := lsm.PathLabel(path)
+	if err != nil {
+		return false, nil //nolint:nilerr // the file is gone or has no label, and then it has no pair
+	}
+	return have.Range.High.Categories == pair.Set(), nil
 }
 
 // programs are the files that will be started, as the kernel will see them.
@@ -192,7 +221,7 @@ func (s *Sandbox) label(ctx context.Context) error {
 	}
 	var entry mcs.Entry
 	err := s.do(statedir.Effect{Kind: statedir.KindReservation, Detail: i.owner}, func(*statedir.Effect) (err error) {
-		entry, err = i.registry.Reserve(ctx, mcs.Request{Sandbox: i.owner, Level: i.wish.Level(), Share: i.wish.Share})
+		entry, err = i.registry.Reserve(ctx, mcs.Request{Sandbox: i.owner, Tenant: i.tenant, Level: i.wish.Level(), Share: i.wish.Share})
 		return err
 	}, func(ctx context.Context) error { return i.registry.Release(ctx, i.owner, entry.Level) })
 	if err != nil {

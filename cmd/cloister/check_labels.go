@@ -69,7 +69,7 @@ func (s *site) domain(d *lsm.Driver) []finding {
 	}
 	var problems []string
 	for _, t := range labels.Candidates(accel == vmm.AccelKVM) {
-		err := policy.SelfTest(policy.Selinuxfs{Root: s.host.SELinux}, policy.Domains{Machine: t.QEMU, Server: t.Virtiofsd, Image: t.Image, Rootfs: t.Rootfs})
+		err := policy.SelfTest(policy.Selinuxfs{Root: s.host.SELinux}, policy.Of(t))
 		switch {
 		case err == nil:
 			return []finding{ok("types", "%s: QEMU in %s, virtiofsd in %s; two pairs are kept apart", t.Name, t.QEMU, t.Virtiofsd), s.enter(d, t)}

@@ -207,7 +207,7 @@ func (s *site) testTypes(kernel policy.Kernel) (list []tested, passed int) {
 	for _, kvm := range []bool{true, false} {
 		for _, types := range labels.Candidates(kvm) {
 			t := tested{Types: types.Name, QEMU: types.QEMU}
-			err := policy.SelfTest(kernel, policy.Domains{Machine: types.QEMU, Server: types.Virtiofsd, Image: types.Image, Rootfs: types.Rootfs})
+			err := policy.SelfTest(kernel, policy.Of(types))
 			if err == nil {
 				t.Passed = true
 				passed++

@@ -20,8 +20,8 @@ type Range struct {
 // Whole is every category at s0.
 func Whole() Range { return Range{Max: labels.Categories - 1} }
 
-// RangeOf takes the range from the daemon's own label as libvirt does: its low sensitivity and its categories, which must be
-// one span; none means all.
+// RangeOf takes the range from the daemon's own label as libvirt does: its low sensitivity, and the categories of its low level
+// or else of its high one, which must be one span; none means all.
 func RangeOf(own labels.Label) (Range, error) {
 	r, err := rangeOf(own.Range)
 	if err != nil {
@@ -43,23 +43,24 @@ func ParseRange(text string) (Range, error) {
 	return r, nil
 }
 
+// rangeOf takes the low level's categories, as libvirt does, and the high level's where the low one has none.
 func rangeOf(r labels.Range) (Range, error) {
-	none := labels.Set{}
-	if _, single := r.Single(); !single && r.Low.Categories != none {
-		return Range{}, fmt.Errorf("the low level has categories of its own: set a range in the config, as in s0:c0.c1023")
+	categories := r.Low.Categories
+	if categories == (labels.Set{}) {
+		categories = r.High.Categories
 	}
-	if r.High.Categories == none {
+	if categories == (labels.Set{}) {
 		whole := Whole()
 		whole.Sensitivity = r.Low.Sensitivity
 		return whole, nil
 	}
-	all := r.High.Categories.All()
+	all := categories.All()
 	low, high := all[0], all[len(all)-1]
 	if int(high-low)+1 != len(all) {
 		return Range{}, fmt.Errorf("its categories are not one span: set a range in the config, as in s0:c0.c1023")
 	}
 	if len(all) < minCategories {
-		return Range{}, fmt.Errorf("it has %d categories, at least %d are wanted", len(all), minCategories)
+		return Range{}, fmt.Errorf("it has %d categories, at least %d are wanted: set a range in the config, as in s0:c0.c1023", len(all), minCategories)
 	}
 	return Range{Sensitivity: r.Low.Sensitivity, Min: low, Max: high}, nil
 }

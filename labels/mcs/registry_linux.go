@@ -39,6 +39,8 @@ type Options struct {
 	Pending func(sandbox string) (bool, error)
 	// Held lists levels that files still carry from an earlier boot. nil: none.
 	Held func() ([]labels.Level, error)
+	// Carries tells whether a file that Keep was told of still carries a pair. nil: always.
+	Carries func(path string, pair labels.Pair) (bool, error)
 }
 
 // Registry is the host's table of levels.
@@ -60,8 +62,8 @@ func Open(o Options) (*Registry, error) {
 		return nil, errors.New("open the registry of levels: no owner to answer for what is reserved")
 	}
 	r := &Registry{options: o, boot: filepath.Join(o.Dir, o.Self.Boot), random: uniform}
-	for _, folder := range []string{pairsFolder, wideFolder, sharesFolder} {
-		if err := os.MkdirAll(filepath.Join(r.boot, folder), 0o700); err != nil {
+	for _, folder := range []string{filepath.Join(o.Self.Boot, pairsFolder), filepath.Join(o.Self.Boot, wideFolder), filepath.Join(o.Self.Boot, sharesFolder), keptFolder} {
+		if err := os.MkdirAll(filepath.Join(o.Dir, folder), 0o700); err != nil {
 			return nil, fmt.Errorf("open the registry of levels: %w: %s must be a folder labelled as the policy has it: restorecon -RF %s", err, o.Dir, o.Dir)
 		}
 	}
@@ -77,7 +79,7 @@ func (r *Registry) removeEarlierBoots() error {
 		return err
 	}
 	for _, entry := range found {
-		if entry.IsDir() && entry.Name() != r.options.Self.Boot {
+		if entry.IsDir() && entry.Name() != r.options.Self.Boot && entry.Name() != keptFolder {
 			if err := os.RemoveAll(filepath.Join(r.options.Dir, entry.Name())); err != nil {
 				return err
 			}

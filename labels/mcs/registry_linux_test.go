@@ -89,10 +89,14 @@ func TestReserveRefuses(t *testing.T) {
 		{"held", []Request{asked("s0:c1,c2")}, nil, asked("s0:c1,c2"), ErrClash},
 		{"held at another sensitivity", []Request{asked("s0:c1,c2")}, nil, asked("s1:c1,c2"), ErrClash},
 		{"one category in common", []Request{asked("s0:c1,c2")}, nil, asked("s0:c2,c3"), nil},
-		{"within a wider one", []Request{asked("s0:c1.c9")}, nil, asked("s0:c2,c3"), ErrClash},
-		{"around a pair", []Request{asked("s0:c2,c3")}, nil, asked("s0:c1.c9"), ErrClash},
+		{"within a wider one", []Request{wide("s0:c1.c9")}, nil, asked("s0:c2,c3"), ErrClash},
+		{"around a pair", []Request{asked("s0:c2,c3")}, nil, wide("s0:c1.c9"), ErrClash},
+		{"every category", nil, nil, asked("s0:c0.c1023"), ErrLevel},
+		{"three categories", nil, nil, asked("s0:c1,c2,c9"), ErrLevel},
+		{"a sensitivity with three categories", nil, nil, asked("s3:c1,c2,c9"), ErrLevel},
+		{"a sensitivity alone", nil, nil, asked("s3"), nil},
 		{"carried by a process", nil, []string{"s0:c1,c2"}, asked("s0:c1,c2"), ErrClash},
-		{"carried within a wider one", nil, []string{"s0:c1,c2"}, asked("s0:c1.c3"), ErrClash},
+		{"carried within a set of three", nil, []string{"s0:c1,c2"}, asked("s0:c1.c3"), ErrLevel},
 		{"a single category runs", nil, []string{"s0:c1"}, asked("s0:c1,c2"), ErrClash},
 		{"the system's level", nil, []string{"s0-s0:c0.c1023"}, asked("s0:c1,c2"), nil},
 		{"shared with the running", nil, []string{"s0:c1,c2"}, Request{Sandbox: "x", Level: parse("s0:c1,c2"), Share: "g"}, nil},
@@ -151,7 +155,7 @@ func TestDrawAvoids(t *testing.T) {
 	w.scan = []labels.Process{process(t, 50, "s0:c0,c1"), process(t, 51, "s0:c2"), process(t, 52, "s0-s0:c0.c1023")}
 	w.held = []labels.Level{*parse("s0:c3,c4")}
 	r := w.open(t, 1)
-	reserve(t, r, asked("s0:c5.c7"))
+	reserve(t, r, wide("s0:c5.c7"))
 	var err error
 	var e Entry
 	n := 0
@@ -309,6 +313,7 @@ func TestRange(t *testing.T) {
 		{"s0:c0.c6", ""},
 		{"s0:c0.c7", "s0:c0.c7"},
 		{"s0:c1-s0:c0.c1023", ""},
+		{"s1:c1.c20-s3:c0.c1023", "s1:c1.c20"},
 	}
 	for _, test := range tests {
 		r, err := labels.ParseRange(test.in)
@@ -373,6 +378,9 @@ func reserve(t *testing.T, r *Registry, q Request) Entry {
 	}
 	return e
 }
+
+// wide asks for a level that is no pair, which only those may have who share it by name.
+func wide(text string) Request { return Request{Sandbox: "wide", Share: "wide", Level: parse(text)} }
 
 func asked(text string) Request { return Request{Sandbox: "x", Level: parse(text)} }
 

@@ -31,6 +31,8 @@ type Request struct {
 	Sandbox string
 	// Level is a level asked for by the engine or the config; nil draws a pair.
 	Level *labels.Level
+	// Tenant is who the sandbox belongs to. A pair that another tenant's files carry (Keep) is refused.
+	Tenant string
 	// Share, when not empty, holds the level together with all who give the same name, and with nobody else.
 	Share string
 }
@@ -69,11 +71,8 @@ func (q Request) check() error {
 	if q.Level == nil {
 		return nil
 	}
-	switch n := q.Level.Categories.Len(); {
-	case n == 1:
-		return fmt.Errorf("%w: %v has one category, which lies within every pair that has it: give two", ErrLevel, *q.Level)
-	case n == 0 && q.Level.Sensitivity == 0 && q.Share == "":
-		return fmt.Errorf("%w: %v has no categories and keeps nobody apart: give two, or share it by name", ErrLevel, *q.Level)
+	if err := q.Level.Separates(q.Share != ""); err != nil {
+		return fmt.Errorf("%w: %w", ErrLevel, err)
 	}
 	return nil
 }
@@ -94,7 +93,9 @@ func (r *Registry) reserveOnce(ctx context.Context, q Request, seen *taken) (Ent
 	e := Entry{Kind: Dynamic, Share: q.Share, Holders: []Holder{holder}}
 	if q.Level != nil {
 		e.Kind, e.Level = Static, *q.Level
-		err = r.checkFree(q, seen)
+		if err = r.checkKept(q.Tenant, e.Level); err == nil {
+			err = r.checkFree(q, seen)
+		}
 	} else {
 		e.Level, err = r.draw(seen)
 	}
@@ -215,7 +216,11 @@ func (r *Registry) draw(seen *taken) (labels.Level, error) {
 		if err != nil {
 			return labels.Level{}, err
 		}
-		if !held {
+		kept, err := r.kept(pair)
+		if err != nil {
+			return labels.Level{}, err
+		}
+		if !held && kept.Tenant == "" {
 			return labels.NewLevel(r.options.Range.Sensitivity, pair), nil
 		}
 	}
@@ -231,6 +236,16 @@ func (r *Registry) enumerate(free func(labels.Pair) bool, seen int) (labels.Leve
 	for _, file := range files {
 		held[strings.TrimPrefix(file, pairsFolder+"/")] = true
 	}
+	if err := r.sweepKept(); err != nil {
+		return labels.Level{}, err
+	}
+	kept, err := os.ReadDir(filepath.Join(r.options.Dir, keptFolder))
+	if err != nil {
+		return labels.Level{}, err
+	}
+	for _, entry := range kept {
+		held[entry.Name()] = true
+	}
 	first, n := r.options.Range.Min, int(r.options.Range.Max-r.options.Range.Min)+1
 	start, err := r.random(n)
 	if err != nil {
@@ -244,8 +259,8 @@ func (r *Registry) enumerate(free func(labels.Pair) bool, seen int) (labels.Leve
 			}
 		}
 	}
-	return labels.Level{}, fmt.Errorf("%w: %v has %d pairs; %d are in the registry and %d levels are seen on the host: widen the range in the config, or see who holds them with cloister labels",
-		ErrExhausted, r.options.Range, r.options.Range.Pairs(), len(files), seen)
+	return labels.Level{}, fmt.Errorf("%w: %v has %d pairs; %d are in the registry, %d are of kept files and %d levels are seen on the host: widen the range in the config, or see who holds them with cloister labels",
+		ErrExhausted, r.options.Range, r.options.Range.Pairs(), len(files), len(kept), seen)
 }
 
 func (r *Registry) wideLevels() ([]labels.Level, error) {

@@ -72,12 +72,11 @@ type Domains struct {
 }
 
 // Own are the module's, with KVM or without.
-func Own(kvm bool) Domains {
-	d := Domains{Machine: QEMUType, Server: VirtiofsdType, Image: ImageType, Rootfs: RootfsType}
-	if !kvm {
-		d.Machine = QEMUTCGType
-	}
-	return d
+func Own(kvm bool) Domains { return Of(labels.Own(kvm)) }
+
+// Of are those of a set of types.
+func Of(t labels.Types) Domains {
+	return Domains{Machine: t.QEMU, Server: t.Virtiofsd, Image: t.Image, Rootfs: t.Rootfs}
 }
 
 // SelfTest asks the kernel whether the loaded policy keeps two pairs apart and lets each have its own: a pair that nothing

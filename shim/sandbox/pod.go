@@ -53,7 +53,7 @@ func newPod(id, netns string, config *runtimeapi.PodSandboxConfig) runtime.Pod {
 	namespaces := linux.GetSecurityContext().GetNamespaceOptions()
 	resources := linux.GetResources()
 	pod := runtime.Pod{
-		ID: id, Hostname: config.GetHostname(), NetworkPath: netns,
+		ID: id, Namespace: config.GetMetadata().GetNamespace(), Hostname: config.GetHostname(), NetworkPath: netns,
 		HostNetwork:  namespaces.GetNetwork() == runtimeapi.NamespaceMode_NODE,
 		HostPID:      namespaces.GetPid() == runtimeapi.NamespaceMode_NODE,
 		HostIPC:      namespaces.GetIpc() == runtimeapi.NamespaceMode_NODE,
