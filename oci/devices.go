@@ -89,6 +89,12 @@ func (w *Workload) devices(opts Options, p *problems) {
 		if !path.IsAbs(d.Path) || strings.ContainsRune(d.Path, 0) {
 			p.refuse(field+".path", d.Path, "must be absolute")
 		}
+		if d.UID != nil {
+			p.id(field+".uid", *d.UID)
+		}
+		if d.GID != nil {
+			p.id(field+".gid", *d.GID)
+		}
 		out := Device{Kind: KernelDevice, Path: path.Clean(d.Path), Number: DeviceNumber{Block: d.Type == "b", Major: d.Major, Minor: d.Minor}}
 		switch {
 		case d.Type == "p":

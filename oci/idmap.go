@@ -79,8 +79,8 @@ func (p *problems) ranges(field string, list []specs.LinuxIDMapping) []IDRange {
 	var out []IDRange
 	for i, m := range list {
 		at := fmt.Sprintf("%s[%d]", field, i)
-		if m.Size == 0 || uint64(m.ContainerID)+uint64(m.Size) > 1<<32 || uint64(m.HostID)+uint64(m.Size) > 1<<32 {
-			p.refuse(at, fmt.Sprint(m), "is empty or goes beyond 32 bits")
+		if m.Size == 0 || uint64(m.ContainerID)+uint64(m.Size) > noID || uint64(m.HostID)+uint64(m.Size) > noID {
+			p.refuse(at, fmt.Sprint(m), "is empty, or goes beyond the last id, 4294967294")
 			continue
 		}
 		r := IDRange{Container: m.ContainerID, Host: m.HostID, Size: m.Size}

@@ -223,7 +223,12 @@ func (p *problems) mountValue(field, fstype, o string) {
 	}
 	var err error
 	switch key {
-	case "uid", "gid", "nr_inodes", "max":
+	case "uid", "gid":
+		var id uint64
+		if id, err = strconv.ParseUint(value, 10, 32); err == nil {
+			p.id(field+".options", uint32(id))
+		}
+	case "nr_inodes", "max":
 		_, err = strconv.ParseUint(strings.TrimRight(value, "kKmMgG"), 10, 64)
 	case "mode", "ptmxmode":
 		_, err = strconv.ParseUint(value, 8, 32)

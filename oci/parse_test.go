@@ -5,6 +5,7 @@ package oci
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -261,6 +262,59 @@ func TestNamespaces(t *testing.T) {
 		if d := cmp.Diff(tt.want, fields(err)); d != "" {
 			t.Errorf("%s: fields (-want +got):\n%s", tt.name, d)
 		}
+	}
+}
+
+// TestMinusOneIsNoID: setresuid(-1) changes nothing, so that a process with that user would run as root.
+func TestMinusOneIsNoID(t *testing.T) {
+	const last, minusOne = 1<<32 - 2, 1<<32 - 1
+	for _, tt := range []struct {
+		field  string
+		change func(s *specs.Spec, id uint32)
+	}{
+		{"process.user.uid", func(s *specs.Spec, id uint32) { s.Process.User.UID = id }},
+		{"process.user.gid", func(s *specs.Spec, id uint32) { s.Process.User.GID = id }},
+		{"process.user.additionalGids[1]", func(s *specs.Spec, id uint32) { s.Process.User.AdditionalGids = []uint32{1, id} }},
+		{"linux.devices[0].uid", func(s *specs.Spec, id uint32) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/null", Type: "c", Major: 1, Minor: 3, UID: &id}}
+		}},
+		{"linux.devices[0].gid", func(s *specs.Spec, id uint32) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/null", Type: "c", Major: 1, Minor: 3, GID: &id}}
+		}},
+		{"mounts[0].options", func(s *specs.Spec, id uint32) {
+			s.Mounts = []specs.Mount{{Destination: "/m", Type: "tmpfs", Options: []string{fmt.Sprintf("uid=%d", id)}}}
+		}},
+		{"mounts[0].options", func(s *specs.Spec, id uint32) {
+			s.Mounts = []specs.Mount{{Destination: "/m", Type: "devpts", Options: []string{fmt.Sprintf("gid=%d", id)}}}
+		}},
+		{"linux.uidMappings[0]", func(s *specs.Spec, id uint32) { userns(s); s.Linux.UIDMappings[0].HostID = id - 9 }},
+		{"linux.gidMappings[0]", func(s *specs.Spec, id uint32) {
+			userns(s)
+			s.Linux.GIDMappings = []specs.LinuxIDMapping{{Size: 1}}
+			s.Linux.GIDMappings = append([]specs.LinuxIDMapping{{ContainerID: id, HostID: 5, Size: 1}}, s.Linux.GIDMappings...)
+		}},
+		{"mounts[0].uidMappings[0]", func(s *specs.Spec, id uint32) {
+			one := []specs.LinuxIDMapping{{Size: 1}}
+			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s", GIDMappings: one,
+				UIDMappings: []specs.LinuxIDMapping{{ContainerID: id, Size: 1}}}}
+		}},
+	} {
+		if _, err := parse(t, Options{}, func(s *specs.Spec) { tt.change(s, last) }); err != nil {
+			t.Errorf("%s with the last id: %v", tt.field, err)
+		}
+		_, err := parse(t, Options{}, func(s *specs.Spec) { tt.change(s, minusOne) })
+		if d := cmp.Diff([]string{tt.field}, fields(err)); d != "" {
+			t.Errorf("%s with -1: fields (-want +got):\n%s", tt.field, d)
+		}
+	}
+	for _, user := range []specs.User{{UID: minusOne}, {GID: minusOne}, {AdditionalGids: []uint32{minusOne}}} {
+		if _, err := ParseProcess(encode(t, specs.Process{Args: []string{"a"}, Cwd: "/", User: user}), Options{}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("ParseProcess of %+v: %v, want ErrInvalidArgument", user, err)
+		}
+	}
+	big := specs.Mount{Destination: "/m", Type: "tmpfs", Options: []string{"uid=4294967296", "gid=1k"}}
+	if _, err := parse(t, Options{}, func(s *specs.Spec) { s.Mounts = []specs.Mount{big} }); len(fields(err)) != 2 {
+		t.Errorf("ids that are none: %v, want both refused", err)
 	}
 }
 

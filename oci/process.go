@@ -64,6 +64,11 @@ func (p *problems) process(field string, s *specs.Process) {
 	if s.User.Umask != nil && *s.User.Umask > 0o777 {
 		p.refuse(field+".user.umask", *s.User.Umask, "is above 0777")
 	}
+	p.id(field+".user.uid", s.User.UID)
+	p.id(field+".user.gid", s.User.GID)
+	for i, gid := range s.User.AdditionalGids {
+		p.id(fmt.Sprintf("%s.user.additionalGids[%d]", field, i), gid)
+	}
 	if !path.IsAbs(s.Cwd) || strings.ContainsRune(s.Cwd, 0) {
 		p.refuse(field+".cwd", s.Cwd, "must be absolute")
 	}
@@ -97,6 +102,16 @@ func (p *problems) process(field string, s *specs.Process) {
 		for _, c := range unknown {
 			p.ignore(field+".capabilities", c, "the guest's kernel does not know it and cannot grant it")
 		}
+	}
+}
+
+// noID is -1, which setresuid(2), setresgid(2) and chown(2) take as "leave it as it is": the process would stay root.
+const noID = 1<<32 - 1
+
+// id refuses a user or group that the kernel cannot set.
+func (p *problems) id(field string, id uint32) {
+	if id == noID {
+		p.refuse(field, id, "is -1, which the kernel takes as \"no change\": use 0 to 4294967294")
 	}
 }
 
