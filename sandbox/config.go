@@ -45,12 +45,14 @@ type Guest struct {
 
 // Machine says how machines are made.
 type Machine struct {
-	Type      vmm.MachineType `toml:"type"`      // q35 or microvm; default microvm with a small kernel, else q35
-	Accel     vmm.Accel       `toml:"accel"`     // auto, kvm or tcg; default auto
-	NICs      int             `toml:"nics"`      // network cards, there from boot; default 2: one network more may be connected
-	HugePages bool            `toml:"hugepages"` // guests' memory is of the host's pages of 2 MiB (vm.nr_hugepages), and a start fails when there are too few
-	QEMU      string          `toml:"qemu"`      // default: looked up in PATH
-	Virtiofsd string          `toml:"virtiofsd"` // default: where distributions put it
+	Type                 vmm.MachineType `toml:"type"`                  // q35 or microvm; default microvm with a small kernel, else q35
+	Accel                vmm.Accel       `toml:"accel"`                 // auto, kvm or tcg; default auto
+	NICs                 int             `toml:"nics"`                  // network cards, there from boot; default 2: one network more may be connected
+	HugePages            bool            `toml:"hugepages"`             // guests' memory is of the host's pages of 2 MiB (vm.nr_hugepages), and a start fails when there are too few
+	NestedVirtualization bool            `toml:"nested_virtualization"` // guests have vmx or svm and can run machines themselves; default false
+	PerformanceCounters  bool            `toml:"performance_counters"`  // guests have the host's performance counters (PMU), with kvm; default false
+	QEMU                 string          `toml:"qemu"`                  // default: looked up in PATH
+	Virtiofsd            string          `toml:"virtiofsd"`             // default: where distributions put it
 }
 
 // Labels says which mandatory access control sandboxes get.

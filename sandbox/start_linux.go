@@ -76,7 +76,7 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	}
 	host := plan.Host{
 		Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small, Cmdline: slices.Concat(image.Manifest.Cmdline, guestUsers(s.request.Workload.Namespaces.IDs).Parameters()),
-		HugePages: s.config.Machine.HugePages,
+		HugePages: s.config.Machine.HugePages, NestedVirtualization: s.config.Machine.NestedVirtualization, PerformanceCounters: s.config.Machine.PerformanceCounters,
 	}
 	wish := cmp.Or(vmm.MachineType(s.request.Workload.Settings.Machine), s.config.Machine.Type)
 	nics, err := plan.NICs(s.config.Machine.NICs)

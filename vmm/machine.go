@@ -69,6 +69,10 @@ type Machine struct {
 	Accel Accel
 	// CPUs is the count of virtual CPUs, 0 meaning DefaultCPUs.
 	CPUs int
+	// NestedVirtualization gives the guest vmx or svm, so that it can run machines itself.
+	NestedVirtualization bool
+	// PerformanceCounters gives the guest the host's PMU, with KVM.
+	PerformanceCounters bool
 	// MemoryMiB is all the memory the guest sees, 0 meaning DefaultMemoryMiB.
 	MemoryMiB int
 	// Kernel and Initrd are absolute paths of files QEMU opens itself.

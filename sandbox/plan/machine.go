@@ -28,6 +28,8 @@ type Host struct {
 	Cmdline []string
 	// HugePages is whether guests' memory is of huge pages.
 	HugePages bool
+	// NestedVirtualization and PerformanceCounters give the guest what vmm.Machine says of them.
+	NestedVirtualization, PerformanceCounters bool
 }
 
 // Machine is the machine of a sandbox. wish is the configured board, empty for
@@ -45,6 +47,7 @@ func Machine(name string, h Host, wish vmm.MachineType, size oci.Size, nics []vm
 		CPUs: size.CPUs, MemoryMiB: size.MemoryMiB,
 		Kernel: h.Kernel, Initrd: h.Initrd, Cmdline: slices.Concat(cmdline(board(h, wish)), emulated(h.Accel, size.CPUs), h.Cmdline),
 		Balloon: true, HugePages: h.HugePages, Share: &vmm.Share{Tag: ShareTag}, NICs: nics,
+		NestedVirtualization: h.NestedVirtualization, PerformanceCounters: h.PerformanceCounters,
 	}.WithDefaults()
 	return m, m.Validate()
 }

@@ -91,15 +91,6 @@ func (a *arguments) board(m vmm.Machine) {
 		a.option("-machine", "q35", append(common, kv("usb", "off"), kv("smm", "off"), kv("vmport", "off"),
 			kv("smbus", "off"), kv("sata", "off"), kv("i8042", "off"), kv("hpet", "off"))...)
 	}
-	if m.Accel == vmm.AccelKVM {
-		a.option("-accel", "kvm")
-		a.option("-cpu", "host")
-	} else {
-		a.option("-accel", "tcg", kv("thread", "multi"), kv("tb-size", strconv.Itoa(tbSizeMiB)))
-		// A microvm's kernel hangs on five-level page tables under emulation. With erms
-		// everybody copies byte by byte, which takes eight times the steps of words.
-		a.option("-cpu", "max", kv("la57", "off"), kv("erms", "off"))
-	}
 	a.processors(m)
 	size := strconv.Itoa(m.MemoryMiB) + "M"
 	a.option("-m", "", kv("size", size))
@@ -111,12 +102,42 @@ func (a *arguments) board(m vmm.Machine) {
 	a.option("-object", "memory-backend-memfd", memory...)
 }
 
-// processors adds the virtual CPUs. An emulated machine always has room for a second
+// processors adds the accelerator, the CPU's model and the count of CPUs.
+func (a *arguments) processors(m vmm.Machine) {
+	if m.Accel == vmm.AccelKVM {
+		a.option("-accel", "kvm")
+		a.option("-cpu", "host", features(m)...)
+	} else {
+		a.option("-accel", "tcg", kv("thread", "multi"), kv("tb-size", strconv.Itoa(tbSizeMiB)))
+		// A microvm's kernel hangs on five-level page tables under emulation. With erms
+		// everybody copies byte by byte, which takes eight times the steps of words.
+		a.option("-cpu", "max", append([]property{kv("la57", "off"), kv("erms", "off")}, features(m)...)...)
+	}
+	a.count(m)
+}
+
+// features takes away what few workloads use and what is a large part of KVM's and QEMU's code that a guest can reach:
+// nested virtualization and the performance counters. Emulation has svm alone, and no counters.
+func features(m vmm.Machine) []property {
+	var off []property
+	if !m.NestedVirtualization && m.Accel == vmm.AccelKVM {
+		off = append(off, kv("vmx", "off"))
+	}
+	if !m.NestedVirtualization {
+		off = append(off, kv("svm", "off"))
+	}
+	if !m.PerformanceCounters && m.Accel == vmm.AccelKVM {
+		off = append(off, kv("pmu", "off"))
+	}
+	return off
+}
+
+// count says how many CPUs there are. An emulated machine always has room for a second
 // CPU that is never there: with max_cpus 1 QEMU translates the guest's locked
 // instructions and fences into plain ones (no CF_PARALLEL, accel/tcg). QEMU's device
 // threads and the file server then see the guest's ring writes in another order, a
 // notification is suppressed on both sides (EVENT_IDX), and the guest waits for ever.
-func (a *arguments) processors(m vmm.Machine) {
+func (a *arguments) count(m vmm.Machine) {
 	cpus := []property{kv("cpus", strconv.Itoa(m.CPUs))}
 	room := m.CPUs
 	if m.Accel == vmm.AccelTCG && m.CPUs == 1 {

@@ -26,7 +26,7 @@ func full(board vmm.MachineType) vmm.Machine {
 		Name: "k8s.io-0123456789abcdef", Type: board, Accel: vmm.AccelKVM, CPUs: 4, MemoryMiB: 2304,
 		Kernel: "/guest, with comma/kernel", Initrd: "/guest, with comma/initrd",
 		Cmdline: []string{"console=ttyS0", "quiet", "panic=-1"},
-		Balloon: true, HugePages: true,
+		Balloon: true, HugePages: true, NestedVirtualization: board == vmm.MicroVM, PerformanceCounters: board == vmm.MicroVM,
 		Share: &vmm.Share{Tag: "cloister"},
 		NICs: []vmm.NIC{
 			{ID: "eth0", MAC: "02:AA:00:00:00:01", MTU: 1450},
