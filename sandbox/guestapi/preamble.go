@@ -14,7 +14,7 @@ import (
 )
 
 // Protocol is the version of the contract that this package speaks.
-const Protocol = 2
+const Protocol = 3
 
 // PortName is the name of the virtio-serial port that the agent opens.
 const PortName = "io.cloister.agent"

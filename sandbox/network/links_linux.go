@@ -26,7 +26,7 @@ func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left [
 			Mac: c.card.mac, NewMac: a.HardwareAddr.String(),
 			Name: a.Name, Mtu: uint32(a.MTU), Up: a.RawFlags&unix.IFF_UP != 0, NoArp: a.RawFlags&unix.IFF_NOARP != 0,
 		}
-		addrs, err := h.AddrList(c.link, netlink.FAMILY_ALL)
+		addrs, err := whole(func() ([]netlink.Addr, error) { return h.AddrList(c.link, netlink.FAMILY_ALL) })
 		if err != nil {
 			return nil, nil, fmt.Errorf("addresses of %s: %w", a.Name, err)
 		}
@@ -50,7 +50,9 @@ func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left [
 // out, as is one with several next hops.
 func routes(h *netlink.Handle, names map[int]string, local map[string]bool, out *guestv1.Network) (left []error, err error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		list, err := whole(func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
@@ -100,7 +102,7 @@ func guestRoute(r netlink.Route, link string, family int) *guestv1.Route {
 // neighbours are those that somebody entered for good; the others are learnt.
 func neighbours(h *netlink.Handle, names map[int]string, out *guestv1.Network) error {
 	for index, name := range names {
-		list, err := h.NeighList(index, netlink.FAMILY_ALL)
+		list, err := whole(func() ([]netlink.Neigh, error) { return h.NeighList(index, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("neighbours of %s: %w", name, err)
 		}

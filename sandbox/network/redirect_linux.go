@@ -40,7 +40,7 @@ func (n *Namespace) Restore(ports string) error {
 		return fmt.Errorf("network namespace: %w", err)
 	}
 	defer h.Close()
-	links, err := h.LinkList()
+	links, err := whole(h.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -92,6 +92,6 @@ func dropIngress(h *netlink.Handle, l netlink.Link) error {
 
 // hasIngress is false for a link that has lost its queue: one does that goes to another namespace, even if it comes back.
 func hasIngress(h *netlink.Handle, l netlink.Link) bool {
-	list, err := h.QdiscList(l)
+	list, err := whole(func() ([]netlink.Qdisc, error) { return h.QdiscList(l) })
 	return err == nil && slices.ContainsFunc(list, func(q netlink.Qdisc) bool { return q.Attrs().Parent == netlink.HANDLE_INGRESS })
 }

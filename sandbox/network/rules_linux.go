@@ -27,7 +27,7 @@ func rules(h *netlink.Handle, names map[int]string, out *guestv1.Network) (left 
 		if family == netlink.FAMILY_V6 {
 			number = 6
 		}
-		list, err := h.RuleList(family)
+		list, err := whole(func() ([]netlink.Rule, error) { return h.RuleList(family) })
 		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) {
 			continue // a kernel without
 		}

@@ -33,7 +33,7 @@ func (n *Namespace) Check() error {
 		return fmt.Errorf("network namespace: %w", err)
 	}
 	defer h.Close()
-	all, err := h.LinkList()
+	all, err := whole(h.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -42,15 +42,27 @@ func (n *Namespace) Check() error {
 	return errors.Join(append(append(left, routes...), err)...)
 }
 
-// Sync redirects the links that are in the namespace now to the machine's cards and returns what the guest is to have, and why it has not the rest:
-// that is not redirected. It may be called whenever something has changed.
+// changes bounds how often Sync begins again because a link went or got another name meanwhile.
+const changes = 8
+
+// Sync redirects the links that are in the namespace now to the machine's NICs. It returns what the guest is to have, and why the guest does not have
+// the rest, which is not redirected. It may be called whenever something has changed.
 func (n *Namespace) Sync() (guest *guestv1.Network, left []error, err error) {
+	for range changes {
+		if guest, left, err = n.sync(); !errors.Is(err, errChanged) {
+			break
+		}
+	}
+	return guest, left, err
+}
+
+func (n *Namespace) sync() (guest *guestv1.Network, left []error, err error) {
 	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, nil, fmt.Errorf("network namespace: %w", err)
 	}
 	defer h.Close()
-	all, err := h.LinkList()
+	all, err := whole(h.LinkList)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
@@ -72,7 +84,10 @@ func (n *Namespace) Sync() (guest *guestv1.Network, left []error, err error) {
 		}
 	}
 	guest, routes, err := describe(h, wired)
-	return guest, append(left, routes...), err
+	if err != nil {
+		return nil, nil, err
+	}
+	return guest, append(left, routes...), n.readSysctls(guest)
 }
 
 // release makes the cards spare again whose links are gone, or are the guest's no longer.

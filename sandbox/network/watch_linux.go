@@ -17,8 +17,10 @@ import (
 // queue is more messages than the kernel keeps for a socket (net.core.rmem_default by the least size of one).
 const queue = 1024
 
-// Watch calls changed after links, addresses, routes or neighbours have changed,
-// once for all changes that came in the meantime, until ctx is done.
+// Watch calls changed after links, addresses, routes, rules or neighbours have changed,
+// once for all changes that came in the meantime, until ctx is done. Of sysctls the
+// kernel reports a few (rtnetlink's netconf); engines set the others before a link goes
+// up, which is reported.
 func (n *Namespace) Watch(ctx context.Context, changed func()) error {
 	socket, err := n.subscribe()
 	if err != nil {
@@ -44,7 +46,7 @@ func (n *Namespace) subscribe() (socket *nl.NetlinkSocket, err error) {
 	err = n.do(func() (err error) {
 		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
 			unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
-			unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+			unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
 		return err
 	})
 	return socket, err

@@ -173,11 +173,15 @@ func (x *SetTimeRequest) GetTimeUnixNano() int64 {
 
 // Network is the whole wish for the guest's network, not a difference.
 type Network struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Links         []*Link                `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
-	Routes        []*Route               `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
-	Neighbours    []*Neighbour           `protobuf:"bytes,3,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
-	Rules         []*Rule                `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Links      []*Link                `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
+	Routes     []*Route               `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
+	Neighbours []*Neighbour           `protobuf:"bytes,3,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	Rules      []*Rule                `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Settings of no single link: "ipv6/conf/all/disable_ipv6" is
+	// /proc/sys/net/ipv6/conf/all/disable_ipv6. The interfaces are all, default
+	// and lo; what is not named is the kernel's default.
+	Sysctls       map[string]string `protobuf:"bytes,5,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,6 +244,13 @@ func (x *Network) GetRules() []*Rule {
 	return nil
 }
 
+func (x *Network) GetSysctls() map[string]string {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
+}
+
 type Link struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names the NIC that exists in the guest: aa:bb:cc:dd:ee:ff.
@@ -253,7 +264,12 @@ type Link struct {
 	// The address the NIC gets if it is not the one that it has.
 	NewMac string `protobuf:"bytes,6,opt,name=new_mac,json=newMac,proto3" json:"new_mac,omitempty"`
 	// It asks nobody for link-layer addresses: what it sends has its own.
-	NoArp         bool `protobuf:"varint,7,opt,name=no_arp,json=noArp,proto3" json:"no_arp,omitempty"`
+	NoArp bool `protobuf:"varint,7,opt,name=no_arp,json=noArp,proto3" json:"no_arp,omitempty"`
+	// Settings of the link, in force before it goes up: "ipv6/conf/accept_ra" is
+	// /proc/sys/net/ipv6/conf/NAME/accept_ra. What is not named is the default of
+	// a new link. Where they switch IPv6 off, or where the guest has done so, the
+	// IPv6 addresses, routes and neighbours of the link are left out.
+	Sysctls       map[string]string `protobuf:"bytes,8,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -335,6 +351,13 @@ func (x *Link) GetNoArp() bool {
 		return x.NoArp
 	}
 	return false
+}
+
+func (x *Link) GetSysctls() map[string]string {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
 }
 
 type Route struct {
@@ -1400,14 +1423,18 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"6\n" +
 	"\x0eSetTimeRequest\x12$\n" +
-	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\"\xd7\x01\n" +
+	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\"\xd6\x02\n" +
 	"\aNetwork\x12-\n" +
 	"\x05links\x18\x01 \x03(\v2\x17.cloister.guest.v1.LinkR\x05links\x120\n" +
 	"\x06routes\x18\x02 \x03(\v2\x18.cloister.guest.v1.RouteR\x06routes\x12<\n" +
 	"\n" +
 	"neighbours\x18\x03 \x03(\v2\x1c.cloister.guest.v1.NeighbourR\n" +
 	"neighbours\x12-\n" +
-	"\x05rules\x18\x04 \x03(\v2\x17.cloister.guest.v1.RuleR\x05rules\"\x9c\x01\n" +
+	"\x05rules\x18\x04 \x03(\v2\x17.cloister.guest.v1.RuleR\x05rules\x12A\n" +
+	"\asysctls\x18\x05 \x03(\v2'.cloister.guest.v1.Network.SysctlsEntryR\asysctls\x1a:\n" +
+	"\fSysctlsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x98\x02\n" +
 	"\x04Link\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -1415,7 +1442,11 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\x02up\x18\x04 \x01(\bR\x02up\x12\x1c\n" +
 	"\taddresses\x18\x05 \x03(\tR\taddresses\x12\x17\n" +
 	"\anew_mac\x18\x06 \x01(\tR\x06newMac\x12\x15\n" +
-	"\x06no_arp\x18\a \x01(\bR\x05noArp\"\xa3\x02\n" +
+	"\x06no_arp\x18\a \x01(\bR\x05noArp\x12>\n" +
+	"\asysctls\x18\b \x03(\v2$.cloister.guest.v1.Link.SysctlsEntryR\asysctls\x1a:\n" +
+	"\fSysctlsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa3\x02\n" +
 	"\x05Route\x12\x12\n" +
 	"\x04link\x18\x01 \x01(\tR\x04link\x12 \n" +
 	"\vdestination\x18\x02 \x01(\tR\vdestination\x12\x18\n" +
@@ -1516,7 +1547,7 @@ func file_sandbox_guestapi_v1_guest_proto_rawDescGZIP() []byte {
 	return file_sandbox_guestapi_v1_guest_proto_rawDescData
 }
 
-var file_sandbox_guestapi_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_sandbox_guestapi_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_sandbox_guestapi_v1_guest_proto_goTypes = []any{
 	(*ConfigureRequest)(nil),         // 0: cloister.guest.v1.ConfigureRequest
 	(*SetTimeRequest)(nil),           // 1: cloister.guest.v1.SetTimeRequest
@@ -1539,8 +1570,10 @@ var file_sandbox_guestapi_v1_guest_proto_goTypes = []any{
 	(*Event)(nil),                    // 18: cloister.guest.v1.Event
 	(*MemoryInfoResponse)(nil),       // 19: cloister.guest.v1.MemoryInfoResponse
 	nil,                              // 20: cloister.guest.v1.ConfigureRequest.SysctlsEntry
-	(*anypb.Any)(nil),                // 21: google.protobuf.Any
-	(*emptypb.Empty)(nil),            // 22: google.protobuf.Empty
+	nil,                              // 21: cloister.guest.v1.Network.SysctlsEntry
+	nil,                              // 22: cloister.guest.v1.Link.SysctlsEntry
+	(*anypb.Any)(nil),                // 23: google.protobuf.Any
+	(*emptypb.Empty)(nil),            // 24: google.protobuf.Empty
 }
 var file_sandbox_guestapi_v1_guest_proto_depIdxs = []int32{
 	20, // 0: cloister.guest.v1.ConfigureRequest.sysctls:type_name -> cloister.guest.v1.ConfigureRequest.SysctlsEntry
@@ -1549,37 +1582,39 @@ var file_sandbox_guestapi_v1_guest_proto_depIdxs = []int32{
 	4,  // 3: cloister.guest.v1.Network.routes:type_name -> cloister.guest.v1.Route
 	6,  // 4: cloister.guest.v1.Network.neighbours:type_name -> cloister.guest.v1.Neighbour
 	5,  // 5: cloister.guest.v1.Network.rules:type_name -> cloister.guest.v1.Rule
-	9,  // 6: cloister.guest.v1.PrepareContainerRequest.mounts:type_name -> cloister.guest.v1.MountStep
-	10, // 7: cloister.guest.v1.PrepareContainerRequest.files:type_name -> cloister.guest.v1.File
-	18, // 8: cloister.guest.v1.EventsResponse.events:type_name -> cloister.guest.v1.Event
-	21, // 9: cloister.guest.v1.Event.event:type_name -> google.protobuf.Any
-	0,  // 10: cloister.guest.v1.Guest.Configure:input_type -> cloister.guest.v1.ConfigureRequest
-	1,  // 11: cloister.guest.v1.Guest.SetTime:input_type -> cloister.guest.v1.SetTimeRequest
-	2,  // 12: cloister.guest.v1.Guest.ApplyNetwork:input_type -> cloister.guest.v1.Network
-	7,  // 13: cloister.guest.v1.Guest.PrepareSandbox:input_type -> cloister.guest.v1.PrepareSandboxRequest
-	8,  // 14: cloister.guest.v1.Guest.PrepareContainer:input_type -> cloister.guest.v1.PrepareContainerRequest
-	15, // 15: cloister.guest.v1.Guest.RemoveContainer:input_type -> cloister.guest.v1.RemoveContainerRequest
-	16, // 16: cloister.guest.v1.Guest.Events:input_type -> cloister.guest.v1.EventsRequest
-	12, // 17: cloister.guest.v1.Guest.FindDisk:input_type -> cloister.guest.v1.FindDiskRequest
-	14, // 18: cloister.guest.v1.Guest.Notice:input_type -> cloister.guest.v1.NoticeRequest
-	22, // 19: cloister.guest.v1.Guest.MemoryInfo:input_type -> google.protobuf.Empty
-	22, // 20: cloister.guest.v1.Guest.Shutdown:input_type -> google.protobuf.Empty
-	22, // 21: cloister.guest.v1.Guest.Configure:output_type -> google.protobuf.Empty
-	22, // 22: cloister.guest.v1.Guest.SetTime:output_type -> google.protobuf.Empty
-	22, // 23: cloister.guest.v1.Guest.ApplyNetwork:output_type -> google.protobuf.Empty
-	22, // 24: cloister.guest.v1.Guest.PrepareSandbox:output_type -> google.protobuf.Empty
-	11, // 25: cloister.guest.v1.Guest.PrepareContainer:output_type -> cloister.guest.v1.PrepareContainerResponse
-	22, // 26: cloister.guest.v1.Guest.RemoveContainer:output_type -> google.protobuf.Empty
-	17, // 27: cloister.guest.v1.Guest.Events:output_type -> cloister.guest.v1.EventsResponse
-	13, // 28: cloister.guest.v1.Guest.FindDisk:output_type -> cloister.guest.v1.FindDiskResponse
-	22, // 29: cloister.guest.v1.Guest.Notice:output_type -> google.protobuf.Empty
-	19, // 30: cloister.guest.v1.Guest.MemoryInfo:output_type -> cloister.guest.v1.MemoryInfoResponse
-	22, // 31: cloister.guest.v1.Guest.Shutdown:output_type -> google.protobuf.Empty
-	21, // [21:32] is the sub-list for method output_type
-	10, // [10:21] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	21, // 6: cloister.guest.v1.Network.sysctls:type_name -> cloister.guest.v1.Network.SysctlsEntry
+	22, // 7: cloister.guest.v1.Link.sysctls:type_name -> cloister.guest.v1.Link.SysctlsEntry
+	9,  // 8: cloister.guest.v1.PrepareContainerRequest.mounts:type_name -> cloister.guest.v1.MountStep
+	10, // 9: cloister.guest.v1.PrepareContainerRequest.files:type_name -> cloister.guest.v1.File
+	18, // 10: cloister.guest.v1.EventsResponse.events:type_name -> cloister.guest.v1.Event
+	23, // 11: cloister.guest.v1.Event.event:type_name -> google.protobuf.Any
+	0,  // 12: cloister.guest.v1.Guest.Configure:input_type -> cloister.guest.v1.ConfigureRequest
+	1,  // 13: cloister.guest.v1.Guest.SetTime:input_type -> cloister.guest.v1.SetTimeRequest
+	2,  // 14: cloister.guest.v1.Guest.ApplyNetwork:input_type -> cloister.guest.v1.Network
+	7,  // 15: cloister.guest.v1.Guest.PrepareSandbox:input_type -> cloister.guest.v1.PrepareSandboxRequest
+	8,  // 16: cloister.guest.v1.Guest.PrepareContainer:input_type -> cloister.guest.v1.PrepareContainerRequest
+	15, // 17: cloister.guest.v1.Guest.RemoveContainer:input_type -> cloister.guest.v1.RemoveContainerRequest
+	16, // 18: cloister.guest.v1.Guest.Events:input_type -> cloister.guest.v1.EventsRequest
+	12, // 19: cloister.guest.v1.Guest.FindDisk:input_type -> cloister.guest.v1.FindDiskRequest
+	14, // 20: cloister.guest.v1.Guest.Notice:input_type -> cloister.guest.v1.NoticeRequest
+	24, // 21: cloister.guest.v1.Guest.MemoryInfo:input_type -> google.protobuf.Empty
+	24, // 22: cloister.guest.v1.Guest.Shutdown:input_type -> google.protobuf.Empty
+	24, // 23: cloister.guest.v1.Guest.Configure:output_type -> google.protobuf.Empty
+	24, // 24: cloister.guest.v1.Guest.SetTime:output_type -> google.protobuf.Empty
+	24, // 25: cloister.guest.v1.Guest.ApplyNetwork:output_type -> google.protobuf.Empty
+	24, // 26: cloister.guest.v1.Guest.PrepareSandbox:output_type -> google.protobuf.Empty
+	11, // 27: cloister.guest.v1.Guest.PrepareContainer:output_type -> cloister.guest.v1.PrepareContainerResponse
+	24, // 28: cloister.guest.v1.Guest.RemoveContainer:output_type -> google.protobuf.Empty
+	17, // 29: cloister.guest.v1.Guest.Events:output_type -> cloister.guest.v1.EventsResponse
+	13, // 30: cloister.guest.v1.Guest.FindDisk:output_type -> cloister.guest.v1.FindDiskResponse
+	24, // 31: cloister.guest.v1.Guest.Notice:output_type -> google.protobuf.Empty
+	19, // 32: cloister.guest.v1.Guest.MemoryInfo:output_type -> cloister.guest.v1.MemoryInfoResponse
+	24, // 33: cloister.guest.v1.Guest.Shutdown:output_type -> google.protobuf.Empty
+	23, // [23:34] is the sub-list for method output_type
+	12, // [12:23] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_sandbox_guestapi_v1_guest_proto_init() }
@@ -1593,7 +1628,7 @@ func file_sandbox_guestapi_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sandbox_guestapi_v1_guest_proto_rawDesc), len(file_sandbox_guestapi_v1_guest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

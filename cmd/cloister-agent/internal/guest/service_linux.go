@@ -78,10 +78,9 @@ func (s *Service) Configure(_ context.Context, r *guestv1.ConfigureRequest) (*ty
 	if s.spare, err = network.NewSpare(); err != nil {
 		return nil, err
 	}
-	if err := s.spare.Apply(r.GetNetwork()); err != nil {
-		return nil, err
-	}
-	if err := setSysctls(r.GetSysctls(), s.users); err != nil {
+	// A workload's sysctls come after the engine's, as under runc, and may be about a link.
+	sysctls := func() error { return setSysctls(r.GetSysctls(), s.users) }
+	if err := s.spare.Apply(r.GetNetwork(), sysctls); err != nil {
 		return nil, err
 	}
 	if err := mountShare(r.GetShareTag()); err != nil {
@@ -102,7 +101,7 @@ func (s *Service) ApplyNetwork(_ context.Context, n *guestv1.Network) (*types.Em
 	if s.spare == nil {
 		return nil, fmt.Errorf("guest is not configured: %w", errdefs.ErrFailedPrecondition)
 	}
-	return &types.Empty{}, s.spare.Apply(n)
+	return &types.Empty{}, s.spare.Apply(n, nil)
 }
 
 // PrepareSandbox starts the process 1 of a shared pid namespace.

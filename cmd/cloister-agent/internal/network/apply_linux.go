@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -20,7 +21,7 @@ import (
 
 // LoopbackUp makes 127.0.0.1 and ::1 answer.
 func LoopbackUp() error {
-	lo, err := netlink.LinkByName("lo")
+	lo, err := netlink.LinkByName("lo") // asks for this one link: no dump
 	if err != nil {
 		return fmt.Errorf("find loopback: %w", err)
 	}
@@ -30,23 +31,56 @@ func LoopbackUp() error {
 	return nil
 }
 
-// Apply makes links, addresses, routes, rules and neighbours what n says, and takes
-// off what the named links have beyond it. What cannot be done holds nothing
-// else up.
-func Apply(n *guestv1.Network) error {
+// applier makes the guest's links what the host says they are. It keeps what it has set.
+type applier struct {
+	sysctls sysctls
+}
+
+// apply makes links, addresses, routes, rules and neighbours what n says, and removes what the named links have beyond it. One link that fails
+// does not stop the others. No link goes up before its sysctls are in force: what the host asks for, then what named sets once the links have
+// their names (nil: nothing).
+func (a *applier) apply(n *guestv1.Network, named func() error) error {
 	errs := []error{freeNames(n.GetLinks())}
-	links, lost := map[string]netlink.Link{}, map[string]bool{}
-	for _, want := range n.GetLinks() {
-		link, err := applyLink(want)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("link %s (%s): %w", want.GetName(), want.GetMac(), err))
-			lost[want.GetName()] = true
-			continue
-		}
-		links[want.GetName()] = link
+	if err := a.sysctls.apply("", n.GetSysctls(), func(name string) string { return name }); err != nil {
+		return errors.Join(append(errs, err)...)
 	}
-	routes := slices.DeleteFunc(slices.Clone(n.GetRoutes()), func(r *guestv1.Route) bool { return lost[r.GetLink()] })
-	neighbours := slices.DeleteFunc(slices.Clone(n.GetNeighbours()), func(n *guestv1.Neighbour) bool { return lost[n.GetLink()] })
+	links, lost := map[string]netlink.Link{}, map[string]bool{}
+	each := func(f func(want *guestv1.Link) error) {
+		for _, want := range n.GetLinks() {
+			if lost[want.GetName()] {
+				continue
+			}
+			if err := f(want); err != nil {
+				errs = append(errs, fmt.Errorf("link %s (%s): %w", want.GetName(), want.GetMac(), err))
+				lost[want.GetName()] = true
+				delete(links, want.GetName())
+			}
+		}
+	}
+	each(func(want *guestv1.Link) (err error) {
+		links[want.GetName()], err = a.prepareLink(want)
+		return err
+	})
+	if named != nil {
+		if err := named(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+	}
+	only4 := map[string]bool{}
+	each(func(want *guestv1.Link) error {
+		six, err := hasIPv6(want.GetName())
+		only4[want.GetName()] = !six
+		if err != nil {
+			return err
+		}
+		return useLink(links[want.GetName()], want, six)
+	})
+	routes := slices.DeleteFunc(slices.Clone(n.GetRoutes()), func(r *guestv1.Route) bool {
+		return lost[r.GetLink()] || only4[r.GetLink()] && isRoute6(r)
+	})
+	neighbours := slices.DeleteFunc(slices.Clone(n.GetNeighbours()), func(n *guestv1.Neighbour) bool {
+		return lost[n.GetLink()] || only4[n.GetLink()] && strings.Contains(n.GetIp(), ":")
+	})
 	return errors.Join(append(errs, applyRoutes(links, routes), applyRules(n.GetRules()), applyNeighbours(links, neighbours))...)
 }
 
@@ -75,7 +109,7 @@ func findLink(want *guestv1.Link) (netlink.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 	}
-	all, err := netlink.LinkList()
+	all, err := whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
@@ -88,27 +122,26 @@ func findLink(want *guestv1.Link) (netlink.Link, error) {
 	return nil, fmt.Errorf("no NIC has this address: %w", errdefs.ErrNotFound)
 }
 
-func applyLink(want *guestv1.Link) (netlink.Link, error) {
+// prepareLink gives a NIC its name, address and settings. A new one is still down.
+func (a *applier) prepareLink(want *guestv1.Link) (netlink.Link, error) {
 	link, err := findLink(want)
 	if err != nil {
 		return nil, err
 	}
-	a := link.Attrs()
-	newMAC, err := wantedMAC(want, a.HardwareAddr)
+	have := link.Attrs()
+	newMAC, err := wantedMAC(want, have.HardwareAddr)
 	if err != nil {
 		return nil, err
 	}
-	if a.Name != want.GetName() || newMAC != nil {
+	if have.Name != want.GetName() || newMAC != nil {
 		if err := rename(link, want, newMAC); err != nil {
 			return nil, err
 		}
 	}
-	if mtu := int(want.GetMtu()); mtu != 0 && mtu != a.MTU {
-		if err := netlink.LinkSetMTU(link, mtu); err != nil {
-			return nil, fmt.Errorf("set MTU %d: %w", mtu, err)
-		}
+	if err := setMTU(link, int(want.GetMtu())); err != nil {
+		return nil, err
 	}
-	if want.GetNoArp() != (a.RawFlags&unix.IFF_NOARP != 0) {
+	if want.GetNoArp() != (have.RawFlags&unix.IFF_NOARP != 0) {
 		set := netlink.LinkSetARPOn
 		if want.GetNoArp() {
 			set = netlink.LinkSetARPOff
@@ -117,18 +150,40 @@ func applyLink(want *guestv1.Link) (netlink.Link, error) {
 			return nil, fmt.Errorf("set ARP on or off: %w", err)
 		}
 	}
-	if err := applyAddresses(link, want); err != nil {
-		return nil, err
+	return link, a.sysctls.apply(want.GetMac(), want.GetSysctls(), ofLink(want.GetName()))
+}
+
+// setMTU takes a link down that gets large enough for IPv6 (RFC 8200, section 5): its settings are the kernel's defaults at first.
+func setMTU(link netlink.Link, mtu int) error {
+	const least6 = 1280
+	have := link.Attrs().MTU
+	if mtu == 0 || mtu == have {
+		return nil
 	}
+	if have < least6 && mtu >= least6 {
+		if err := netlink.LinkSetDown(link); err != nil {
+			return fmt.Errorf("set down: %w", err)
+		}
+	}
+	if err := netlink.LinkSetMTU(link, mtu); err != nil {
+		return fmt.Errorf("set MTU %d: %w", mtu, err)
+	}
+	return nil
+}
+
+// useLink gives a link its addresses, those of IPv6 where it has that, and sets it up or down.
+func useLink(link netlink.Link, want *guestv1.Link, six bool) error {
+	if err := applyAddresses(link, want, six); err != nil {
+		return err
+	}
+	set := netlink.LinkSetDown
 	if want.GetUp() {
-		err = netlink.LinkSetUp(link)
-	} else {
-		err = netlink.LinkSetDown(link)
+		set = netlink.LinkSetUp
 	}
-	if err != nil {
-		return nil, fmt.Errorf("set up or down: %w", err)
+	if err := set(link); err != nil {
+		return fmt.Errorf("set up or down: %w", err)
 	}
-	return link, nil
+	return nil
 }
 
 func wantedMAC(want *guestv1.Link, have net.HardwareAddr) (net.HardwareAddr, error) {
@@ -168,7 +223,7 @@ func rename(link netlink.Link, want *guestv1.Link, mac net.HardwareAddr) error {
 }
 
 // applyAddresses takes off what is not wanted first: with the first address of a subnet the kernel takes off all others of it.
-func applyAddresses(link netlink.Link, want *guestv1.Link) error {
+func applyAddresses(link netlink.Link, want *guestv1.Link, six bool) error {
 	var wanted []*netlink.Addr
 	keep, linkLocal := map[string]bool{}, false
 	for _, cidr := range want.GetAddresses() {
@@ -177,13 +232,16 @@ func applyAddresses(link netlink.Link, want *guestv1.Link) error {
 			return fmt.Errorf("address %q: %w: %w", cidr, errdefs.ErrInvalidArgument, err)
 		}
 		if addr.IP.To4() == nil {
+			if !six {
+				continue
+			}
 			addr.Flags |= unix.IFA_F_NODAD // the host's side has seen to it
 		}
 		wanted = append(wanted, addr)
 		keep[addr.IPNet.String()] = true
 		linkLocal = linkLocal || addr.IP.IsLinkLocalUnicast()
 	}
-	have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	have, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}

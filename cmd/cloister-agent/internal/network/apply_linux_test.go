@@ -135,7 +135,7 @@ func TestApply(t *testing.T) {
 		Neighbours: []string{"169.254.1.1 02:00:00:00:00:09"},
 	}
 	for range 2 { // idempotent
-		if err := Apply(first); err != nil {
+		if err := new(applier).apply(first, nil); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, look(t, "eth0")); diff != "" {
@@ -144,7 +144,7 @@ func TestApply(t *testing.T) {
 	}
 	link.Addresses = []string{"10.9.9.9/16"}
 	link.Mtu = 1300
-	if err := Apply(&guestv1.Network{Links: []*guestv1.Link{link}, Routes: []*guestv1.Route{{Link: "eth0", Gateway: "10.9.0.1"}}}); err != nil {
+	if err := new(applier).apply(&guestv1.Network{Links: []*guestv1.Link{link}, Routes: []*guestv1.Route{{Link: "eth0", Gateway: "10.9.0.1"}}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	want.Addresses, want.MTU, want.Routes = []string{"10.9.9.9/16"}, 1300, []string{"0.0.0.0/0 10.9.0.1"}
@@ -153,7 +153,7 @@ func TestApply(t *testing.T) {
 		t.Errorf("after a change: %s", diff)
 	}
 	link.Addresses = []string{"10.9.9.8/16", "10.9.9.7/16"} // of the same subnet as the one that goes
-	if err := Apply(&guestv1.Network{Links: []*guestv1.Link{link}, Routes: []*guestv1.Route{{Link: "eth0", Gateway: "10.9.0.1"}}}); err != nil {
+	if err := new(applier).apply(&guestv1.Network{Links: []*guestv1.Link{link}, Routes: []*guestv1.Route{{Link: "eth0", Gateway: "10.9.0.1"}}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	want.Addresses = []string{"10.9.9.7/16", "10.9.9.8/16"}
@@ -161,7 +161,7 @@ func TestApply(t *testing.T) {
 		t.Errorf("after another change: %s", diff)
 	}
 	link.Up = false
-	if err := Apply(&guestv1.Network{Links: []*guestv1.Link{link}}); err != nil {
+	if err := new(applier).apply(&guestv1.Network{Links: []*guestv1.Link{link}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if look(t, "eth0").Up {
@@ -194,7 +194,7 @@ func TestApplyRules(t *testing.T) {
 		{"one less", []*guestv1.Rule{marked}, nil, []string{"4 <nil>-<nil> 99", "6 <nil>-fd00::/64 1000"}},
 		{"none", nil, nil, []string{"4 <nil>-<nil> 99"}},
 	} {
-		if err := Apply(&guestv1.Network{Links: links, Routes: test.routes, Rules: test.rules}); err != nil {
+		if err := new(applier).apply(&guestv1.Network{Links: links, Routes: test.routes, Rules: test.rules}, nil); err != nil {
 			t.Fatalf("%s: %v", test.name, err)
 		}
 		if diff := cmp.Diff(test.want, otherTables(t)); diff != "" {
@@ -248,7 +248,7 @@ func TestApplyRefuses(t *testing.T) {
 		{"bad gateway", &guestv1.Network{Links: eth0, Routes: []*guestv1.Route{{Link: "eth0", Gateway: "x"}}}, errdefs.ErrInvalidArgument},
 		{"bad neighbour", &guestv1.Network{Links: eth0, Neighbours: []*guestv1.Neighbour{{Link: "eth0", Ip: "", Mac: machineMAC}}}, errdefs.ErrInvalidArgument},
 	} {
-		if err := Apply(tt.in); !errors.Is(err, tt.wantErr) {
+		if err := new(applier).apply(tt.in, nil); !errors.Is(err, tt.wantErr) {
 			t.Errorf("%s: Apply = %v, want %v", tt.name, err, tt.wantErr)
 		}
 	}
@@ -268,7 +268,7 @@ func TestApplySwapsNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, names := range [][2]string{{"eth0", "eth1"}, {"eth1", "eth0"}, {"eth2", "eth1"}} {
-		err := Apply(&guestv1.Network{
+		err := new(applier).apply(&guestv1.Network{
 			Links: []*guestv1.Link{
 				{Mac: "02:00:00:00:00:77", Name: "gone"},
 				{Mac: machineMAC, Name: names[0], Mtu: 1400, Addresses: []string{"10.0.0.1/24"}, Up: true},
@@ -279,7 +279,7 @@ func TestApplySwapsNames(t *testing.T) {
 				{Link: names[1], Destination: "10.2.0.0/24", Source: "10.9.9.9"}, // of nobody
 				{Link: names[1], Destination: "10.1.0.0/24", Scope: uint32(netlink.SCOPE_LINK)},
 			},
-		})
+		}, nil)
 		if !errors.Is(err, errdefs.ErrNotFound) || !errors.Is(err, unix.EINVAL) {
 			t.Errorf("Apply = %v, want that one card and one source are not there", err)
 		}

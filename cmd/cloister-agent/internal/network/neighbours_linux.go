@@ -37,7 +37,7 @@ func applyNeighbours(links map[string]netlink.Link, want []*guestv1.Neighbour) e
 // removeNeighbours takes away what an earlier Apply has set for good; the
 // others are the kernel's own findings.
 func removeNeighbours(link netlink.Link, keep map[string]bool) error {
-	have, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_ALL)
+	have, err := whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(link.Attrs().Index, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list neighbours: %w", err)
 	}

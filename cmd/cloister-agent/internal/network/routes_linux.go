@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"sort"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -49,7 +50,9 @@ func applyRoutes(links map[string]netlink.Link, want []*guestv1.Route) error {
 // removeRoutes takes away what is not wanted, but for the kernel's own.
 func removeRoutes(link netlink.Link, keep map[string]bool) error {
 	all := &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_UNSPEC}
-	have, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, all, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	have, err := whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, all, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
@@ -117,6 +120,11 @@ func anywhere(w *guestv1.Route, gateway, source net.IP) *net.IPNet {
 		return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
 	}
 	return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+}
+
+// isRoute6 tells whether a route is one of IPv6.
+func isRoute6(w *guestv1.Route) bool {
+	return w.GetFamily() == 6 || strings.Contains(w.GetDestination()+w.GetGateway()+w.GetSource(), ":")
 }
 
 func parseIP(s string) (net.IP, error) {

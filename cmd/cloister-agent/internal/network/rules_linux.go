@@ -22,7 +22,7 @@ func applyRules(want []*guestv1.Rule) error {
 	var errs []error
 	have := map[string]netlink.Rule{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := netlink.RuleList(family)
+		list, err := whole(func() ([]netlink.Rule, error) { return netlink.RuleList(family) })
 		if err != nil && len(want) > 0 {
 			return fmt.Errorf("list rules: %w", err)
 		}

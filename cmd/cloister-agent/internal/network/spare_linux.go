@@ -23,7 +23,10 @@ import (
 // Spare is a network namespace that nobody enters. The machine's cards wait there
 // until the host says what they are: a workload without a network has loopback
 // alone. Where the agent has left the namespace in which the cards come, that is it.
+//
+// A NIC is down while it is there, and has the kernel's default settings when it comes back.
 type Spare struct {
+	applier
 	own, spare *os.File
 }
 
@@ -70,9 +73,10 @@ func makeNamespace(made chan<- namespace) {
 	made <- ns
 }
 
-// Apply is the package's Apply with the cards it needs brought in first, and
-// those that nobody asks for any more put away, whose names may be wanted.
-func (s *Spare) Apply(n *guestv1.Network) error {
+// Apply makes the guest's network what n says. The NICs that it needs are brought in
+// first, and those that it does not name are put away, whose names may be wanted. named
+// is called once the links have their names and before any goes up; nil: nothing is.
+func (s *Spare) Apply(n *guestv1.Network, named func() error) error {
 	var wanted []net.HardwareAddr
 	for _, l := range n.GetLinks() {
 		mac, err := net.ParseMAC(l.GetMac())
@@ -84,13 +88,13 @@ func (s *Spare) Apply(n *guestv1.Network) error {
 		}
 		wanted = append(wanted, mac)
 	}
-	return errors.Join(s.stash(wanted), Apply(n))
+	return errors.Join(s.stash(wanted), s.apply(n, named))
 }
 
 // stash puts every card away that is not wanted. Links that a workload has made
 // are no cards.
 func (s *Spare) stash(wanted []net.HardwareAddr) error {
-	all, err := netlink.LinkList()
+	all, err := whole(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -104,6 +108,7 @@ func (s *Spare) stash(wanted []net.HardwareAddr) error {
 		if err := move(&netlink.Handle{}, l, s.spare); err != nil {
 			return err
 		}
+		s.sysctls.forget(machineAddress(l))
 	}
 	return nil
 }
@@ -119,7 +124,7 @@ func (s *Spare) fetch(mac net.HardwareAddr) error {
 		return fmt.Errorf("spare cards: %w", err)
 	}
 	defer h.Close()
-	all, err := h.LinkList()
+	all, err := whole(h.LinkList)
 	if err != nil {
 		return fmt.Errorf("list spare cards: %w", err)
 	}
@@ -138,6 +143,18 @@ func isNamed(l netlink.Link, mac net.HardwareAddr) bool {
 	a := l.Attrs()
 	return bytes.Equal(a.PermHWAddr, mac) || a.Alias == mac.String() ||
 		a.PermHWAddr == nil && bytes.Equal(a.HardwareAddr, mac)
+}
+
+// machineAddress is what the machine calls a NIC by.
+func machineAddress(l netlink.Link) string {
+	a := l.Attrs()
+	if a.Alias != "" {
+		return a.Alias
+	}
+	if a.PermHWAddr != nil {
+		return a.PermHWAddr.String()
+	}
+	return a.HardwareAddr.String()
 }
 
 // move puts a card into another namespace, under a name that is free there.
