@@ -60,11 +60,11 @@ func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err 
 	c.pause = c.workload.Role == oci.Sandbox
 	c.init = newProcess(Ref{Container: c.id}, req.Stdio, r.exited)
 
-	box, started, err := r.enter(ctx, c, config, req.Rootfs)
+	m, started, err := r.enter(ctx, c, config, req.Rootfs)
 	if err != nil {
 		return 0, err
 	}
-	if err := r.admit(ctx, box, c, req); err != nil {
+	if err := r.admit(ctx, m, c, req); err != nil {
 		if started {
 			err = errors.Join(err, r.Close(ctx))
 		}
@@ -96,37 +96,38 @@ func (r *Runtime) forget(id string) {
 	delete(r.containers, id)
 }
 
-// enter gives the sandbox a container goes to, started if it is the first. One that
-// has ended may come back to its own, which others have kept running.
-func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config, rootfs []Mount) (box *sandbox.Sandbox, started bool, err error) {
+// enter gives the machine a container goes to, started if it is the first. A container that has
+// ended may come back to its own machine, which others have kept running.
+func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config, rootfs []Mount) (m *Machine, started bool, err error) {
 	if c.workload.Role == oci.Single && c.workload.Namespaces.Network.Pid != 0 {
-		box, err = r.joined(c.workload)
-		return box, false, err
+		m, err = r.joined(c.workload)
+		return m, false, err
 	}
 	r.mu.Lock()
-	box, busy := r.sandbox, r.starting
-	first := box == nil && !busy && c.workload.Role != oci.Member
+	m, busy := r.machine, r.starting
+	first := m == nil && !busy && c.workload.Role != oci.Member
 	r.starting = busy || first
 	r.mu.Unlock()
 	switch {
-	case box != nil && c.workload.Role == oci.Single && c.workload.Group == "" && c.id != box.ID():
+	case m != nil && c.workload.Role == oci.Single && c.workload.Group == "" && c.id != m.ID:
 		return nil, false, fmt.Errorf("container %s: this sandbox has another container and no pod: %w", c.id, errdefs.ErrFailedPrecondition)
-	case box != nil:
-		return box, false, nil
+	case m != nil:
+		return m, false, nil
 	case !first:
 		return nil, false, fmt.Errorf("container %s: sandbox %q is not running: %w", c.id, c.workload.SandboxID, errdefs.ErrFailedPrecondition)
 	}
-	box, err = sandbox.Start(ctx, config, sandbox.Request{ID: c.id, Namespace: r.namespace, Bundle: c.bundle, Workload: c.workload, Rootfs: rootfs})
+	m, err = r.launch(ctx, config, sandbox.Request{ID: c.id, Namespace: r.namespace, Bundle: c.bundle, Workload: c.workload, Rootfs: rootfs})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.starting = false
 	if err != nil {
 		return nil, false, err
 	}
-	r.sandbox, r.config = box, config
-	go r.watch(box)
-	go r.listen(box)
-	return box, true, nil
+	r.machine, r.config = m, config
+	ended := make(chan struct{})
+	go r.watch(m, ended)
+	go r.listen(m, ended)
+	return m, true, nil
 }
 
 // last is true for a container of no pod that nobody shares a guest with.
@@ -138,7 +139,7 @@ func (r *Runtime) last(c *container) bool {
 
 // joined gives the sandbox to a container that is to share another's network, which
 // it can only in the same guest.
-func (r *Runtime) joined(w *oci.Workload) (*sandbox.Sandbox, error) {
+func (r *Runtime) joined(w *oci.Workload) (*Machine, error) {
 	network := w.Namespaces.Network
 	if r.Pid() != uint32(network.Pid) {
 		return nil, fmt.Errorf("linux.namespaces: the network %s is of a process on the host: a guest shares networks with containers of cloister alone (--network container:NAME of a running one): %w",
@@ -147,40 +148,39 @@ func (r *Runtime) joined(w *oci.Workload) (*sandbox.Sandbox, error) {
 	if len(w.Sysctls.Kernel) > 0 {
 		return nil, fmt.Errorf("linux.sysctl: those of the kernel are of the guest that the container shares with another: set them there: %w", errdefs.ErrInvalidArgument)
 	}
-	return r.box()
+	return r.running()
 }
 
 // admit puts the container into the sandbox and its first process into state created.
-func (r *Runtime) admit(ctx context.Context, box *sandbox.Sandbox, c *container, req CreateRequest) error {
+func (r *Runtime) admit(ctx context.Context, m *Machine, c *container, req CreateRequest) error {
 	if err := r.before(ctx, c); err != nil || c.pause {
 		return err
 	}
-	bundle, err := box.Add(ctx, sandbox.Container{ID: c.id, Bundle: c.bundle, Workload: c.workload, Rootfs: req.Rootfs})
+	bundle, err := m.Sandbox.Add(ctx, sandbox.Container{ID: c.id, Bundle: c.bundle, Workload: c.workload, Rootfs: req.Rootfs})
 	if err != nil {
 		return err
 	}
 	undo := func(err error) error {
-		ctx := context.WithoutCancel(ctx)
-		return errors.Join(err, c.init.closeIO(), box.Remove(ctx, c.id))
+		return errors.Join(err, c.init.closeIO(), m.Sandbox.Remove(context.WithoutCancel(ctx), c.id))
 	}
-	tokens, err := c.init.openIO(ctx, box)
+	tokens, err := c.init.openIO(ctx, m.Guest)
 	if err != nil {
 		return undo(err)
 	}
-	box.Reached("streams")
-	done := box.Phase(ctx, "create")
-	whole := context.WithoutCancel(ctx) // the guest's answer is waited for: nobody would know what it has
-	_, err = box.Guest().Task().Create(whole, &taskapi.CreateTaskRequest{
+	m.Trace.reached("streams")
+	done := m.Trace.phase(ctx, "create")
+	whole := context.WithoutCancel(ctx) // without the guest's answer nobody would know whether it has the container
+	_, err = m.Guest.Task().Create(whole, &taskapi.CreateTaskRequest{
 		ID: c.id, Bundle: bundle, Terminal: req.Stdio.Terminal,
 		Stdin: tokens.stdin, Stdout: tokens.stdout, Stderr: tokens.stderr,
 	})
 	done()
 	if err != nil {
-		return undo(box.Explain(err))
+		return undo(err)
 	}
-	if ctx.Err() != nil { // the client has gone, and takes it for not made
-		_, err = box.Guest().Task().Delete(whole, &taskapi.DeleteRequest{ID: c.id})
-		return undo(errors.Join(ctx.Err(), box.Explain(err)))
+	if ctx.Err() != nil { // the client has gone and takes the container for not made
+		_, err = m.Guest.Task().Delete(whole, &taskapi.DeleteRequest{ID: c.id})
+		return undo(errors.Join(ctx.Err(), err))
 	}
 	return nil
 }
@@ -189,7 +189,7 @@ func (r *Runtime) admit(ctx context.Context, box *sandbox.Sandbox, c *container,
 func (r *Runtime) configFor(req CreateRequest) (sandbox.Config, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.sandbox != nil {
+	if r.machine != nil {
 		return r.config, nil
 	}
 	return r.load(req.Bundle, req.Config)

@@ -7,18 +7,18 @@ import (
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	"github.com/containerd/log"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"cloister/sandbox"
 	"cloister/sandbox/guestapi"
 )
 
 // endLimit is how long a machine may take to end once its guest has hung up.
 const endLimit = 5 * time.Second
 
-// listen takes what the guest tells by itself: exits and lack of memory. All
-// other events are made here, with the host's pid in them.
-func (r *Runtime) listen(box *sandbox.Sandbox) {
-	err := box.Guest().Events(r.ctx, func(e guestapi.Event) error {
+// listen takes two kinds of the guest's events: exits and out of memory. All others are made here,
+// with the host's pid in them.
+func (r *Runtime) listen(m *Machine, ended <-chan struct{}) {
+	err := m.Guest.Events(r.ctx, func(e guestapi.Event) error {
 		switch body := e.Body.(type) {
 		case *eventsapi.TaskExit:
 			r.guestExit(body)
@@ -30,7 +30,7 @@ func (r *Runtime) listen(box *sandbox.Sandbox) {
 		return nil
 	})
 	select {
-	case <-box.Done():
+	case <-ended:
 	case <-time.After(endLimit): // a machine that ends hangs up a little earlier
 		log.G(r.ctx).WithError(err).Warn("the guest's events have ended")
 	}
@@ -79,4 +79,8 @@ func (r *Runtime) exited(ref Ref, e Exited) {
 		id = ref.Container
 	}
 	r.publish(exitEvent(ref.Container, id, r.Pid(), e))
+}
+
+func exitEvent(container, id string, pid uint32, e Exited) *eventsapi.TaskExit {
+	return &eventsapi.TaskExit{ContainerID: container, ID: id, Pid: pid, ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At)}
 }

@@ -9,13 +9,11 @@ import (
 	"strings"
 	"time"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/log"
 
 	"cloister/runtime/stdio"
-	"cloister/sandbox"
 	"cloister/sandbox/guestapi"
-
-	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 )
 
 // drainLimit bounds how long a Delete waits for output that still comes. Output
@@ -26,19 +24,19 @@ const drainLimit = time.Minute
 type tokens struct{ stdin, stdout, stderr string }
 
 // openIO opens the client's streams and the guest's, and copies between them.
-func (p *process) openIO(ctx context.Context, box *sandbox.Sandbox) (t tokens, err error) {
+func (p *process) openIO(ctx context.Context, guest Guest) (t tokens, err error) {
 	io, err := stdio.Open(ctx, p.stdio)
 	if err != nil {
 		return t, err
 	}
-	streams := stdio.Streams{StdinEOF: func() { p.closeGuestStdin(ctx, box) }}
+	streams := stdio.Streams{StdinEOF: func() { p.closeGuestStdin(ctx, guest) }}
 	open := func(want bool, token *string, stream *stdio.Stream) {
 		if !want || err != nil {
 			return
 		}
 		name := strings.ToLower(rand.Text())
-		var s *guestapi.Stream
-		if s, err = box.Guest().OpenStream(ctx, guestapi.Token(name)); err == nil {
+		var s stdio.Stream
+		if s, err = guest.OpenStream(ctx, guestapi.Token(name)); err == nil {
 			*token, *stream = name, s
 		}
 	}
@@ -69,9 +67,9 @@ func closeStreams(s stdio.Streams) error {
 }
 
 // closeGuestStdin tells the guest that no more input comes.
-func (p *process) closeGuestStdin(ctx context.Context, box *sandbox.Sandbox) {
+func (p *process) closeGuestStdin(ctx context.Context, guest Guest) {
 	ctx = context.WithoutCancel(ctx)
-	_, err := box.Guest().Task().CloseIO(ctx, &taskapi.CloseIORequest{ID: p.ref.Container, ExecID: p.ref.Exec, Stdin: true})
+	_, err := guest.Task().CloseIO(ctx, &taskapi.CloseIORequest{ID: p.ref.Container, ExecID: p.ref.Exec, Stdin: true})
 	if err != nil && !gone(err) {
 		log.G(ctx).WithError(err).Debugf("close stdin of %s", p.ref)
 	}
@@ -108,4 +106,30 @@ func (p *process) closeIO() error {
 		return io.Close()
 	}
 	return nil
+}
+
+// ResizePty sets the size of a process's terminal.
+func (r *Runtime) ResizePty(ctx context.Context, ref Ref, width, height uint32) error {
+	c, p, err := r.process(ref)
+	if err != nil || c.pause {
+		return err
+	}
+	if state, _ := p.snapshot(); state == Created && ref.Exec != "" {
+		return nil // the guest does not have it yet; clients set the size again once it runs
+	}
+	m, err := r.running()
+	if err != nil {
+		return err
+	}
+	_, err = m.Guest.Task().ResizePty(ctx, &taskapi.ResizePtyRequest{ID: ref.Container, ExecID: ref.Exec, Width: width, Height: height})
+	return err
+}
+
+// CloseStdin ends a process's standard input once what was written has arrived.
+func (r *Runtime) CloseStdin(_ context.Context, ref Ref) error {
+	_, p, err := r.process(ref)
+	if err != nil {
+		return err
+	}
+	return p.closeStdin()
 }

@@ -37,6 +37,7 @@ type Load func(bundle, path string) (sandbox.Config, error)
 // Runtime holds the containers of one sandbox. Its zero value is not usable.
 type Runtime struct {
 	load      Load
+	launch    StartSandbox
 	namespace string
 	events    Publisher
 	hooks     hooks.Namespaces
@@ -46,16 +47,18 @@ type Runtime struct {
 
 	mu         sync.Mutex
 	containers map[string]*container // nil value: a create is under way
-	sandbox    *sandbox.Sandbox      // nil before the first create and after the last delete
-	config     sandbox.Config        // the sandbox's
-	starting   bool                  // a create is starting the sandbox
+	machine    *Machine              // nil before the first create and after the last delete
+	config     sandbox.Config        // the machine's
+	starting   bool                  // a create is starting the machine
 }
 
-// New makes the runtime of a shim: namespace is containerd's, mounts the mount
-// namespace for hooks. What happens without anybody's call is logged to ctx and
-// ends with it.
-func New(ctx context.Context, load Load, namespace string, mounts *os.File, events Publisher) *Runtime {
-	return &Runtime{ctx: ctx, load: load, namespace: namespace, hooks: hooks.Namespaces{Mount: mounts}, events: events, containers: map[string]*container{}}
+// New makes the runtime of a shim: launch starts its sandbox, namespace is containerd's, mounts the
+// mount namespace for hooks. What happens without anybody's call is logged to ctx and ends with it.
+func New(ctx context.Context, load Load, launch StartSandbox, namespace string, mounts *os.File, events Publisher) *Runtime {
+	return &Runtime{
+		ctx: ctx, load: load, launch: launch, namespace: namespace, hooks: hooks.Namespaces{Mount: mounts}, events: events,
+		containers: map[string]*container{},
+	}
 }
 
 func (r *Runtime) publish(event any) {
@@ -84,14 +87,14 @@ func (r *Runtime) process(ref Ref) (*container, *process, error) {
 	return c, p, err
 }
 
-// box is the sandbox, or an error once it is gone.
-func (r *Runtime) box() (*sandbox.Sandbox, error) {
+// running is the machine, or an error once it is gone.
+func (r *Runtime) running() (*Machine, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.sandbox == nil {
+	if r.machine == nil {
 		return nil, fmt.Errorf("the sandbox has stopped: %w", errdefs.ErrFailedPrecondition)
 	}
-	return r.sandbox, nil
+	return r.machine, nil
 }
 
 func (r *Runtime) options() oci.Options {
@@ -105,10 +108,10 @@ func (r *Runtime) options() oci.Options {
 func (r *Runtime) Pid() uint32 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.sandbox == nil {
+	if r.machine == nil {
 		return 0
 	}
-	return uint32(r.sandbox.Pid())
+	return uint32(r.machine.Pid)
 }
 
 // Empty is true when no container is left or being created.
@@ -118,15 +121,15 @@ func (r *Runtime) Empty() bool {
 	return len(r.containers) == 0
 }
 
-// watch ends every process when the machine is gone. It runs until then.
-func (r *Runtime) watch(box *sandbox.Sandbox) {
-	<-box.Done()
-	oom := box.OutOfMemory()
-	if oom != nil {
-		log.G(r.ctx).WithError(oom).Error("the machine has ended")
+// watch ends every process when the machine has ended, and then closes ended.
+func (r *Runtime) watch(m *Machine, ended chan<- struct{}) {
+	defer close(ended)
+	end := m.Sandbox.Wait()
+	if end.Reason != nil {
+		log.G(r.ctx).WithError(end.Reason).Error("the machine has ended, which nobody asked for")
 	}
 	for _, c := range r.all() {
-		if state, _ := c.init.snapshot(); oom != nil && state != Stopped {
+		if state, _ := c.init.snapshot(); end.OutOfMemory && state != Stopped {
 			r.publish(&eventsapi.TaskOOM{ContainerID: c.id})
 		}
 		for _, p := range c.all() {
@@ -148,17 +151,17 @@ func (r *Runtime) all() []*container {
 	return all
 }
 
-// Close stops the sandbox, whatever still runs in it. Who comes second waits until it is gone: the daemon, for one, which a
-// client may dismiss in the middle of another's delete.
+// Close stops the sandbox, whatever still runs in it. A second caller waits until the first has
+// finished: the daemon, for one, which a client may dismiss during another's delete.
 func (r *Runtime) Close(ctx context.Context) error {
 	r.closing.Lock()
 	defer r.closing.Unlock()
 	r.mu.Lock()
-	box := r.sandbox
-	r.sandbox = nil
+	m := r.machine
+	r.machine = nil
 	r.mu.Unlock()
-	if box == nil {
+	if m == nil {
 		return nil
 	}
-	return box.Destroy(ctx)
+	return m.Sandbox.Destroy(ctx)
 }

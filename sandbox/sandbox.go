@@ -62,6 +62,7 @@ type Sandbox struct {
 	guest     *guestapi.Client
 	undo      undo
 	done      chan struct{} // closed when the machine has ended
+	end       ending
 
 	pod       sync.Mutex
 	pidShared bool // guarded by pod
@@ -172,18 +173,6 @@ func (s *Sandbox) Phase(ctx context.Context, name string) func() {
 // Reached says that a part of a call with an effect is over; for crash tests.
 func (s *Sandbox) Reached(part string) { s.undo.tell(part, "reached") }
 
-// watch closes done when either end of the sandbox is gone: a machine without an
-// agent is of no use, nor one without its files.
-func (s *Sandbox) watch() {
-	select {
-	case <-s.machine.Done():
-	case <-s.guest.Done():
-	case <-s.files.Done():
-	}
-	_ = s.machine.Kill()
-	close(s.done)
-}
-
 // Pid is QEMU's pid on the host.
 func (s *Sandbox) Pid() int { return s.machine.Pid() }
 
@@ -192,22 +181,6 @@ func (s *Sandbox) ID() string { return s.request.ID }
 
 // Guest is the connection to the agent.
 func (s *Sandbox) Guest() *guestapi.Client { return s.guest }
-
-// Done is closed when the machine has ended, whoever ended it.
-func (s *Sandbox) Done() <-chan struct{} { return s.done }
-
-// Explain adds what is known of the machine's end to an error of a guest call.
-func (s *Sandbox) Explain(err error) error {
-	if err == nil {
-		return nil
-	}
-	select {
-	case <-s.machine.Done():
-		return errors.Join(err, s.OutOfMemory(), s.machine.Err(), s.guest.Err(), s.files.Err())
-	default:
-		return err
-	}
-}
 
 // Halt ends the machine without a word to the guest, if that loses nothing, and tells whether it did. What a process
 // wrote to shared files is with the file server once the process has ended, mapped files included (fuse_vma_close of
@@ -220,6 +193,7 @@ func (s *Sandbox) Halt(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	defer s.Phase(ctx, "halt")()
+	s.end.asked.Store(true)
 	if err := s.machine.Kill(); err != nil {
 		return false, err
 	}
@@ -230,6 +204,7 @@ func (s *Sandbox) Halt(ctx context.Context) (bool, error) {
 // Destroy ends the machine and takes back everything the sandbox did.
 func (s *Sandbox) Destroy(ctx context.Context) error {
 	done := s.Phase(ctx, "destroy")
+	s.end.asked.Store(true)
 	err := s.undo.run(ctx)
 	done()
 	s.mu.Lock()

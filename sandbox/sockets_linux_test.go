@@ -58,7 +58,7 @@ func fakeGuest(t *testing.T, do func(*yamux.Stream)) *guestapi.Client {
 			}
 		}
 	}()
-	c, _, err := guestapi.NewClient(t.Context(), near, nil)
+	c, _, err := guestapi.NewClient(t.Context(), near, guestapi.Machine{})
 	if err != nil {
 		t.Fatal(err)
 	}

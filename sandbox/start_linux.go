@@ -243,7 +243,7 @@ func (s *Sandbox) verify(ctx context.Context) error {
 func (s *Sandbox) greet(ctx context.Context) error {
 	ctx, cancel := s.patience(ctx, "the guest's agent said nothing")
 	defer cancel()
-	guest, hello, err := guestapi.NewClient(ctx, s.machine.Agent(), func() time.Duration { return queued(s.machine.Pid()) })
+	guest, hello, err := guestapi.NewClient(ctx, s.machine.Agent(), s.connection())
 	if err != nil {
 		return s.silent(err)
 	}

@@ -10,7 +10,7 @@ import (
 	goruntime "runtime"
 	"time"
 
-	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
+	sandboxv1 "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
@@ -21,7 +21,7 @@ import (
 	"cloister/shim/bootstrap"
 	"cloister/shim/events"
 	"cloister/shim/interceptor"
-	"cloister/shim/sandbox"
+	"cloister/shim/sandboxapi"
 	"cloister/shim/task"
 	"cloister/shim/tracing"
 )
@@ -47,10 +47,10 @@ func serve(ctx context.Context, d *bootstrap.Daemon) error {
 		log.G(ctx).WithError(err).Warn("no spans are sent") // the workload counts for more
 	}
 	publisher := events.New(ctx, d.TTRPCAddress, d.Namespace)
-	containers := runtime.New(ctx, load, d.Namespace, d.Mounts, publisher)
+	containers := runtime.New(ctx, load, runtime.StartVM, d.Namespace, d.Mounts, publisher)
 	err = d.ServeTTRPC(ctx, spans.Unary(interceptor.Unary), func(s *ttrpc.Server) {
 		bootstrap.RegisterTask(s, task.New(containers, d.Namespace, d.Stop))
-		sandboxapi.RegisterTTRPCSandboxService(s, sandbox.New(containers, d.Stop))
+		sandboxv1.RegisterTTRPCSandboxService(s, sandboxapi.New(containers, d.Stop))
 	})
 	err = errors.Join(err, containers.Close(context.WithoutCancel(ctx)))
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second) // containerd, or who takes the spans, may be gone

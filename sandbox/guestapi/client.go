@@ -33,13 +33,21 @@ type Client struct {
 	rpc     *ttrpc.Client
 	slots   chan struct{}
 	ended   chan struct{}
-	starved Starved
+	machine Machine
 }
 
-// NewClient waits for the agent's preamble and opens the control stream. It
-// takes conn over, and closes it when it returns an error. Where starved is nil
-// silence is measured by the clock alone.
-func NewClient(ctx context.Context, conn net.Conn, starved Starved) (*Client, Hello, error) {
+// Machine is what the host knows of the machine that a guest runs in. Each function may be nil.
+type Machine struct {
+	// Starved tells for how long, in all, the guest has waited for a CPU of the host. It is asked
+	// only about calls that take long.
+	Starved func() time.Duration
+	// Explain adds to an error of a call what is known of the machine's end.
+	Explain func(error) error
+}
+
+// NewClient waits for the agent's preamble and opens the control stream. It takes conn over, and
+// closes it when it returns an error.
+func NewClient(ctx context.Context, conn net.Conn, machine Machine) (*Client, Hello, error) {
 	hello, err := greet(ctx, conn)
 	if err != nil {
 		return nil, hello, errors.Join(err, conn.Close())
@@ -49,7 +57,7 @@ func NewClient(ctx context.Context, conn net.Conn, starved Starved) (*Client, He
 	if err != nil {
 		return nil, hello, errors.Join(err, conn.Close())
 	}
-	c := &Client{guard: guard, session: session, slots: make(chan struct{}, maxCalls), ended: make(chan struct{}), starved: starved}
+	c := &Client{guard: guard, session: session, slots: make(chan struct{}, maxCalls), ended: make(chan struct{}), machine: machine}
 	go c.awaitEnd()
 	control, err := c.open(ctx, ControlStream)
 	if err != nil {
@@ -130,9 +138,24 @@ func (c *Client) awaitEnd() {
 	close(c.ended)
 }
 
-// call gives each call its context: ttrpc alone would wait for a guest that
-// does not read.
+// SetTime sets the guest's clock to the host's: a host that slept or was stopped has left it
+// behind.
+func (c *Client) SetTime(ctx context.Context) error {
+	_, err := c.Guest().SetTime(ctx, &guestv1.SetTimeRequest{TimeUnixNano: time.Now().UnixNano()})
+	return err
+}
+
+// call is the one way of every call to the guest, and explains its errors.
 func (c *Client) call(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+	err := c.try(ctx, req, resp, invoke)
+	if err != nil && c.machine.Explain != nil {
+		return c.machine.Explain(err)
+	}
+	return err
+}
+
+// try gives each call its context: ttrpc alone would wait for a guest that does not read.
+func (c *Client) try(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, invoke ttrpc.Invoker) error {
 	if c.calls.waiting() >= maxCalls {
 		return fmt.Errorf("guest leaves %d calls without an answer: %w", maxCalls, errdefs.ErrResourceExhausted)
 	}
@@ -156,7 +179,7 @@ func (c *Client) call(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respo
 
 // answer waits for a call's end; a guest that says nothing for too long ends the session.
 func (c *Client) answer(ctx context.Context, method string, answer <-chan error) error {
-	silence := newSilence(method, c.starved)
+	silence := newSilence(method, c.machine.Starved)
 	defer silence.end()
 	for {
 		select {

@@ -121,7 +121,7 @@ func newTestClient(t *testing.T, guest *fakeGuest) *Client {
 	t.Helper()
 	host, far := channel(t)
 	go serveGuest(t, far, guest)
-	c, hello, err := NewClient(t.Context(), host, nil)
+	c, hello, err := NewClient(t.Context(), host, Machine{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +284,7 @@ func hostile(t *testing.T, say func(conn net.Conn, session *yamux.Session)) (*Cl
 			say(far, session)
 		}
 	}()
-	c, _, err := NewClient(t.Context(), host, nil)
+	c, _, err := NewClient(t.Context(), host, Machine{})
 	if err == nil {
 		t.Cleanup(func() { _ = c.Close() })
 	}
@@ -336,7 +336,7 @@ func TestSilentGuest(t *testing.T) {
 	if _, err := io.WriteString(far, Hello{Protocol: Protocol, AgentVersion: "silent"}.String()); err != nil {
 		t.Fatal(err)
 	}
-	c, _, err := NewClient(t.Context(), host, nil)
+	c, _, err := NewClient(t.Context(), host, Machine{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -411,7 +411,7 @@ func TestNewClientRefuses(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
-			if _, _, err := NewClient(ctx, host, nil); !errors.Is(err, tt.wantErr) {
+			if _, _, err := NewClient(ctx, host, Machine{}); !errors.Is(err, tt.wantErr) {
 				t.Errorf("NewClient = %v, want %v", err, tt.wantErr)
 			}
 			if _, err := host.Write([]byte{0}); err == nil {
@@ -434,7 +434,7 @@ func FuzzSession(f *testing.F) {
 			far.Write(in)                                                                 //nolint:errcheck // the client sees it
 			_ = far.Close()
 		}()
-		c, _, err := NewClient(t.Context(), host, nil)
+		c, _, err := NewClient(t.Context(), host, Machine{})
 		if err != nil {
 			return
 		}

@@ -33,7 +33,7 @@ func serveNames(t *testing.T, say func(stream *yamux.Stream)) *Client {
 			}
 		}
 	}()
-	c, _, err := NewClient(t.Context(), host, nil)
+	c, _, err := NewClient(t.Context(), host, Machine{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,20 +14,16 @@ const (
 	silenceStep = time.Second
 )
 
-// Starved tells how long, in all, the guest has waited for a processor of the host. It is asked about calls only that take
-// long.
-type Starved func() time.Duration
-
 // silence waits until a call has gone without an answer for too long. Time in which a guest is starved does not count,
 // once the first half is over.
 type silence struct {
 	*time.Timer // nil channel for a call that waits for something to happen
-	starved     Starved
+	starved     func() time.Duration
 	half        time.Time     // when the first half was over
 	before      time.Duration // starved until then
 }
 
-func newSilence(method string, starved Starved) *silence {
+func newSilence(method string, starved func() time.Duration) *silence {
 	switch {
 	case method == "Events" || method == "Wait":
 		return &silence{Timer: &time.Timer{}}

@@ -10,19 +10,19 @@ import (
 
 // TestSilence has guests say nothing that got a processor all the time, half of it, and never.
 func TestSilence(t *testing.T) {
-	share := func(of int) Starved {
+	share := func(of int) func() time.Duration {
 		begin := time.Now()
 		return func() time.Duration { return time.Since(begin) * time.Duration(of) / 100 }
 	}
 	for _, test := range []struct {
 		name    string
-		starved func() Starved
+		starved func() func() time.Duration
 		want    time.Duration // within a second
 	}{
-		{"nobody knows", func() Starved { return nil }, maxSilence},
-		{"a processor all the time", func() Starved { return share(0) }, maxSilence},
-		{"half of the time", func() Starved { return share(50) }, maxSilence/2 + maxSilence},
-		{"never", func() Starved { return share(100) }, maxSilence/2 + silenceCap*maxSilence},
+		{"nobody knows", func() func() time.Duration { return nil }, maxSilence},
+		{"a processor all the time", func() func() time.Duration { return share(0) }, maxSilence},
+		{"half of the time", func() func() time.Duration { return share(50) }, maxSilence/2 + maxSilence},
+		{"never", func() func() time.Duration { return share(100) }, maxSilence/2 + silenceCap*maxSilence},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			begin := time.Now()

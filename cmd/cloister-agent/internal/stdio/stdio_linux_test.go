@@ -26,7 +26,7 @@ func ends(t *testing.T) (*Registry, *guestapi.Client) {
 	host, guest := net.Pipe()
 	r := NewRegistry(os.Getuid(), os.Getgid())
 	go serve(guest, r)
-	c, _, err := guestapi.NewClient(t.Context(), host, nil)
+	c, _, err := guestapi.NewClient(t.Context(), host, guestapi.Machine{})
 	if err != nil {
 		t.Fatal(err)
 	}

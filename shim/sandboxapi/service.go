@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sandbox
+package sandboxapi
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
+	sandboxv1 "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -38,10 +38,10 @@ func New(r *runtime.Runtime, shutdown func()) *Service {
 	return &Service{runtime: r, shutdown: shutdown}
 }
 
-var _ sandboxapi.TTRPCSandboxService = (*Service)(nil)
+var _ sandboxv1.TTRPCSandboxService = (*Service)(nil)
 
 // CreateSandbox checks the pod; its machine is started by StartSandbox.
-func (s *Service) CreateSandbox(_ context.Context, r *sandboxapi.CreateSandboxRequest) (*sandboxapi.CreateSandboxResponse, error) {
+func (s *Service) CreateSandbox(_ context.Context, r *sandboxv1.CreateSandboxRequest) (*sandboxv1.CreateSandboxResponse, error) {
 	if err := checkBundle(r.GetBundlePath()); err != nil {
 		return nil, err
 	}
@@ -60,11 +60,11 @@ func (s *Service) CreateSandbox(_ context.Context, r *sandboxapi.CreateSandboxRe
 	if err := s.runtime.CreatePod(runtime.PodRequest{Pod: pod, Bundle: r.GetBundlePath(), Files: etc}); err != nil {
 		return nil, err
 	}
-	return &sandboxapi.CreateSandboxResponse{}, nil
+	return &sandboxv1.CreateSandboxResponse{}, nil
 }
 
 // StartSandbox starts the machine. The pid is QEMU's, in the pod's network namespace.
-func (s *Service) StartSandbox(ctx context.Context, r *sandboxapi.StartSandboxRequest) (*sandboxapi.StartSandboxResponse, error) {
+func (s *Service) StartSandbox(ctx context.Context, r *sandboxv1.StartSandboxRequest) (*sandboxv1.StartSandboxResponse, error) {
 	pid, err := s.runtime.StartPod(ctx, r.GetSandboxID())
 	if err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func (s *Service) StartSandbox(ctx context.Context, r *sandboxapi.StartSandboxRe
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.created = time.Now()
-	return &sandboxapi.StartSandboxResponse{Pid: pid, CreatedAt: timestamppb.New(s.created), Spec: emptySpec()}, nil
+	return &sandboxv1.StartSandboxResponse{Pid: pid, CreatedAt: timestamppb.New(s.created), Spec: emptySpec()}, nil
 }
 
 // emptySpec is what containerd wants to read of a sandbox that has no configuration.
@@ -81,29 +81,29 @@ func emptySpec() *anypb.Any {
 }
 
 // Platform is what the guest runs.
-func (s *Service) Platform(context.Context, *sandboxapi.PlatformRequest) (*sandboxapi.PlatformResponse, error) {
-	return &sandboxapi.PlatformResponse{Platform: &types.Platform{OS: "linux", Architecture: goruntime.GOARCH}}, nil
+func (s *Service) Platform(context.Context, *sandboxv1.PlatformRequest) (*sandboxv1.PlatformResponse, error) {
+	return &sandboxv1.PlatformResponse{Platform: &types.Platform{OS: "linux", Architecture: goruntime.GOARCH}}, nil
 }
 
 // StopSandbox ends the machine with all that runs in it.
-func (s *Service) StopSandbox(ctx context.Context, r *sandboxapi.StopSandboxRequest) (*sandboxapi.StopSandboxResponse, error) {
+func (s *Service) StopSandbox(ctx context.Context, r *sandboxv1.StopSandboxRequest) (*sandboxv1.StopSandboxResponse, error) {
 	if err := s.runtime.StopPod(ctx, r.GetSandboxID()); err != nil {
 		return nil, err
 	}
-	return &sandboxapi.StopSandboxResponse{}, nil
+	return &sandboxv1.StopSandboxResponse{}, nil
 }
 
 // WaitSandbox blocks until the machine has ended.
-func (s *Service) WaitSandbox(ctx context.Context, r *sandboxapi.WaitSandboxRequest) (*sandboxapi.WaitSandboxResponse, error) {
+func (s *Service) WaitSandbox(ctx context.Context, r *sandboxv1.WaitSandboxRequest) (*sandboxv1.WaitSandboxResponse, error) {
 	exited, err := s.runtime.Wait(ctx, runtime.Ref{Container: r.GetSandboxID()})
 	if err != nil {
 		return nil, err
 	}
-	return &sandboxapi.WaitSandboxResponse{ExitStatus: exited.Status, ExitedAt: timestamppb.New(exited.At)}, nil
+	return &sandboxv1.WaitSandboxResponse{ExitStatus: exited.Status, ExitedAt: timestamppb.New(exited.At)}, nil
 }
 
 // SandboxStatus tells whether the pod can take containers.
-func (s *Service) SandboxStatus(_ context.Context, r *sandboxapi.SandboxStatusRequest) (*sandboxapi.SandboxStatusResponse, error) {
+func (s *Service) SandboxStatus(_ context.Context, r *sandboxv1.SandboxStatusRequest) (*sandboxv1.SandboxStatusResponse, error) {
 	status, err := s.runtime.State(runtime.Ref{Container: r.GetSandboxID()})
 	if err != nil {
 		return nil, err
@@ -111,7 +111,7 @@ func (s *Service) SandboxStatus(_ context.Context, r *sandboxapi.SandboxStatusRe
 	s.mu.Lock()
 	created := s.created
 	s.mu.Unlock()
-	answer := &sandboxapi.SandboxStatusResponse{SandboxID: r.GetSandboxID(), Pid: status.Pid, State: notReady, CreatedAt: timestamppb.New(created)}
+	answer := &sandboxv1.SandboxStatusResponse{SandboxID: r.GetSandboxID(), Pid: status.Pid, State: notReady, CreatedAt: timestamppb.New(created)}
 	switch status.State {
 	case runtime.Running:
 		answer.State = ready
@@ -123,24 +123,24 @@ func (s *Service) SandboxStatus(_ context.Context, r *sandboxapi.SandboxStatusRe
 }
 
 // PingSandbox answers while the pod is there.
-func (s *Service) PingSandbox(_ context.Context, r *sandboxapi.PingRequest) (*sandboxapi.PingResponse, error) {
+func (s *Service) PingSandbox(_ context.Context, r *sandboxv1.PingRequest) (*sandboxv1.PingResponse, error) {
 	if _, err := s.runtime.State(runtime.Ref{Container: r.GetSandboxID()}); err != nil {
 		return nil, err
 	}
-	return &sandboxapi.PingResponse{}, nil
+	return &sandboxv1.PingResponse{}, nil
 }
 
 // ShutdownSandbox ends the pod and then the shim.
-func (s *Service) ShutdownSandbox(ctx context.Context, r *sandboxapi.ShutdownSandboxRequest) (*sandboxapi.ShutdownSandboxResponse, error) {
+func (s *Service) ShutdownSandbox(ctx context.Context, r *sandboxv1.ShutdownSandboxRequest) (*sandboxv1.ShutdownSandboxResponse, error) {
 	if err := s.runtime.ClosePod(ctx, r.GetSandboxID()); err != nil {
 		return nil, err
 	}
 	s.shutdown()
-	return &sandboxapi.ShutdownSandboxResponse{}, nil
+	return &sandboxv1.ShutdownSandboxResponse{}, nil
 }
 
 // SandboxMetrics gives the sum over the pod's containers as cgroup v2 metrics.
-func (s *Service) SandboxMetrics(ctx context.Context, r *sandboxapi.SandboxMetricsRequest) (*sandboxapi.SandboxMetricsResponse, error) {
+func (s *Service) SandboxMetrics(ctx context.Context, r *sandboxv1.SandboxMetricsRequest) (*sandboxv1.SandboxMetricsResponse, error) {
 	sum, err := s.runtime.PodStats(ctx, r.GetSandboxID())
 	if err != nil {
 		return nil, err
@@ -151,10 +151,10 @@ func (s *Service) SandboxMetrics(ctx context.Context, r *sandboxapi.SandboxMetri
 	}
 	// Clients look the type up by its bare name.
 	data.TypeUrl = string(sum.ProtoReflect().Descriptor().FullName())
-	return &sandboxapi.SandboxMetricsResponse{Metrics: &types.Metric{Timestamp: timestamppb.Now(), ID: r.GetSandboxID(), Data: data}}, nil
+	return &sandboxv1.SandboxMetricsResponse{Metrics: &types.Metric{Timestamp: timestamppb.Now(), ID: r.GetSandboxID(), Data: data}}, nil
 }
 
 // UpdateSandbox cannot change a machine that runs.
-func (s *Service) UpdateSandbox(context.Context, *sandboxapi.UpdateSandboxRequest) (*sandboxapi.UpdateSandboxResponse, error) {
+func (s *Service) UpdateSandbox(context.Context, *sandboxv1.UpdateSandboxRequest) (*sandboxv1.UpdateSandboxResponse, error) {
 	return nil, fmt.Errorf("update: a machine keeps its size: %w", errdefs.ErrNotImplemented)
 }

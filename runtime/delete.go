@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"cloister/sandbox/hooks"
+)
+
+// Delete forgets a process that has ended or never ran, after its output has
+// been delivered. With a container's first process the container goes, and with
+// the last container the sandbox.
+func (r *Runtime) Delete(ctx context.Context, ref Ref) (pid uint32, _ Exited, _ error) {
+	c, p, err := r.process(ref)
+	if err != nil {
+		return 0, Exited{}, err
+	}
+	if err := p.settled(ctx); err != nil {
+		return 0, Exited{}, err
+	}
+	if err := p.allows(Delete); err != nil {
+		return 0, Exited{}, err
+	}
+	pid = r.Pid()
+	if err := r.deleteGuest(ctx, c, p); err != nil {
+		return 0, Exited{}, err
+	}
+	p.exited(neverStarted(ref))
+	if err := p.apply(Delete); err != nil {
+		return 0, Exited{}, err
+	}
+	_, exited := p.snapshot()
+	if ref.Exec != "" {
+		c.drop(ref.Exec)
+		return pid, exited, nil
+	}
+	r.retire(ctx, c)
+	r.publish(&eventsapi.TaskDelete{ContainerID: c.id, Pid: pid, ExitStatus: exited.Status, ExitedAt: timestamppb.New(exited.At)})
+	return pid, exited, nil
+}
+
+// neverStarted is the end of a process that is deleted without having run: a
+// container's is killed, an exec's never was.
+func neverStarted(ref Ref) Exited {
+	if ref.Exec != "" {
+		return Exited{At: time.Now()}
+	}
+	return Exited{Status: exitGuestDied, At: time.Now()}
+}
+
+// deleteGuest drains the process's output and has the guest forget it. A guest
+// that is gone has forgotten, and one that nobody else will use is ended.
+func (r *Runtime) deleteGuest(ctx context.Context, c *container, p *process) error {
+	m, err := r.running()
+	if err != nil || c.pause {
+		return p.closeIO()
+	}
+	phase := func(name string) func() { return func() { m.Trace.reached(name) } }
+	if p == c.init {
+		phase = func(name string) func() { return m.Trace.phase(ctx, name) }
+	}
+	done := phase("drain")
+	p.drain(ctx)
+	done()
+	if p == c.init && r.last(c) {
+		halted, err := m.Sandbox.Halt(ctx)
+		if halted || err != nil {
+			return errors.Join(err, p.closeIO())
+		}
+	}
+	done = phase("delete")
+	_, err = m.Guest.Task().Delete(ctx, &taskapi.DeleteRequest{ID: c.id, ExecID: p.ref.Exec})
+	done()
+	if err != nil && !gone(err) {
+		return err
+	}
+	return p.closeIO()
+}
+
+// retire takes a container out, and the sandbox with the last one. Its errors
+// cannot be the client's: the container is gone either way.
+func (r *Runtime) retire(ctx context.Context, c *container) {
+	m, err := r.running()
+	if err == nil && !c.pause {
+		if err := m.Sandbox.Remove(ctx, c.id); err != nil {
+			log.G(ctx).WithError(err).WithField("id", c.id).Warn("remove container")
+		}
+	}
+	r.after(ctx, c, c.workload.Hooks.Poststop, hooks.Stopped)
+	r.forget(c.id)
+	if c.pause || r.Empty() {
+		if err := r.Close(ctx); err != nil {
+			log.G(ctx).WithError(err).Warn("destroy sandbox")
+		}
+	}
+}
+
+// gone is true when the guest has nothing left to be asked about.
+func gone(err error) bool {
+	return errdefs.IsNotFound(err) || errdefs.IsUnavailable(err)
+}

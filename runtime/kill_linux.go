@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// Kill sends a signal to a process, or to all of a container. A process that has
+// ended is ErrNotFound, as runc's users know it.
+func (r *Runtime) Kill(ctx context.Context, ref Ref, signal uint32, all bool) error {
+	c, p, err := r.process(ref)
+	if err != nil {
+		return err
+	}
+	if err := p.settled(ctx); err != nil {
+		return err
+	}
+	state, _ := p.snapshot()
+	if state == Stopped {
+		return fmt.Errorf("%s: process has already finished: %w", ref, errdefs.ErrNotFound)
+	}
+	if c.pause {
+		killPause(p, unix.Signal(signal))
+		return nil
+	}
+	if state == Created && ref.Exec != "" {
+		return fmt.Errorf("kill %s, which has not started: %w", ref, errdefs.ErrFailedPrecondition)
+	}
+	m, err := r.running()
+	if err != nil {
+		return err
+	}
+	_, err = m.Guest.Task().Kill(ctx, &taskapi.KillRequest{ID: ref.Container, ExecID: ref.Exec, Signal: signal, All: all})
+	return err
+}
+
+// killPause ends a pause container as the real one would end.
+func killPause(p *process, signal unix.Signal) {
+	switch signal {
+	case unix.SIGINT, unix.SIGTERM:
+		p.exited(Exited{Status: 0, At: time.Now()})
+	case unix.SIGKILL:
+		p.exited(Exited{Status: 128 + uint32(unix.SIGKILL), At: time.Now()})
+	default: // the real one handles no other
+	}
+}

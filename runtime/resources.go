@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"fmt"
+
+	metrics "github.com/containerd/cgroups/v3/cgroup2/stats"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"cloister/oci"
+)
+
+// resourcesType names OCI resources as JSON in an Any: containerd's core/runtime, typeurl.
+const resourcesType = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+
+// Update changes a container's limits; resources is the OCI document as JSON.
+func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error {
+	c, err := r.container(id)
+	if err != nil {
+		return err
+	}
+	update, err := oci.ParseResources(resources, r.options())
+	if err != nil || c.pause {
+		return err
+	}
+	m, err := r.running()
+	if err != nil {
+		return err
+	}
+	spec, err := update.GuestResources(m.ContainerMemory)
+	if err != nil {
+		return err
+	}
+	_, err = m.Guest.Task().Update(ctx, &taskapi.UpdateTaskRequest{ID: id, Resources: &anypb.Any{TypeUrl: resourcesType, Value: spec}})
+	return err
+}
+
+// Stats gives a container's cgroup v2 metrics, as the guest measures them.
+func (r *Runtime) Stats(ctx context.Context, id string) (*metrics.Metrics, error) {
+	c, err := r.container(id)
+	if err != nil {
+		return nil, err
+	}
+	out := &metrics.Metrics{}
+	if c.pause {
+		return out, nil
+	}
+	m, err := r.running()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := m.Guest.Task().Stats(ctx, &taskapi.StatsRequest{ID: id})
+	if err != nil {
+		return nil, err
+	}
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(resp.GetStats().GetValue(), out); err != nil {
+		return nil, fmt.Errorf("stats of the guest: %w", err)
+	}
+	return out, nil
+}
