@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/statedir"
@@ -37,11 +38,16 @@ func CleanupAll(ctx context.Context, cfg Config) error {
 	return errors.Join(errs...)
 }
 
-// collect undoes a record whose owner is dead, newest effect first.
+// collect undoes a record whose owner is dead, newest effect first. What a record that
+// cannot be read does not say is looked up on the host.
 func collect(ctx context.Context, cfg Config, dir statedir.Dir) error {
 	ctx, cancel := context.WithTimeout(ctx, undoLimit)
 	defer cancel()
 	journal, err := statedir.Open(dir)
+	if statedir.IsUnreadable(err) {
+		log.G(ctx).WithField("sandbox", dir.ID()).WithError(err).Warn("what the host shows of the sandbox is taken back")
+		journal, err = statedir.Rebuild(dir, func() ([]statedir.Effect, error) { return Found(cfg, dir) })
+	}
 	if errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) {
 		return nil
 	}

@@ -81,8 +81,7 @@ type Sandbox struct {
 
 	mu         sync.Mutex
 	begun      time.Time
-	phases     []statedir.Phase
-	noted      int // of phases, when they were last written down
+	phases     []statedir.Phase // since they were last written down
 	facts      map[string]string
 	containers map[string]*resident
 	luns       map[int]bool
@@ -148,8 +147,8 @@ func start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error)
 	return s, nil
 }
 
-// maxPhases bounds what is kept of a pod whose containers come and go.
-const maxPhases = 256
+// maxPhases bounds the phases that wait to be written down. The oldest ones go.
+const maxPhases = 64
 
 // Phase begins a phase of a start or a stop; the function it returns ends it. It is a span as well, below ctx's.
 func (s *Sandbox) Phase(ctx context.Context, name string) func() {
@@ -161,11 +160,9 @@ func (s *Sandbox) Phase(ctx context.Context, name string) func() {
 		span.End()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if len(s.phases) < maxPhases {
-			s.phases = append(s.phases, statedir.Phase{
-				Name: name, OffsetMs: begin.Sub(s.begun).Milliseconds(), DurationMs: time.Since(begin).Milliseconds(),
-			})
-		}
+		s.phases = append(slices.Delete(s.phases, 0, max(0, len(s.phases)+1-maxPhases)), statedir.Phase{
+			Name: name, OffsetMs: begin.Sub(s.begun).Milliseconds(), DurationMs: time.Since(begin).Milliseconds(),
+		})
 		s.Reached(name)
 	}
 }
@@ -209,7 +206,7 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	done()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	log.G(ctx).WithField("sandbox", s.request.ID).Infof("stopped: %s", line(s.phases[s.noted:]))
+	log.G(ctx).WithField("sandbox", s.request.ID).Infof("stopped: %s", line(s.phases))
 	return err
 }
 
@@ -242,8 +239,8 @@ func (s *Sandbox) do(e statedir.Effect, act func(*statedir.Effect) error, undo f
 // long each phase of its start took.
 func (s *Sandbox) Note(ctx context.Context) {
 	s.mu.Lock()
-	facts, phases := s.facts, slices.Clone(s.phases)
-	s.noted = len(phases)
+	facts, phases := s.facts, s.phases
+	s.phases = nil
 	s.mu.Unlock()
 	if err := s.journal.Note(facts, phases); err != nil {
 		log.G(ctx).WithError(err).Warn("note the sandbox's phases")

@@ -18,8 +18,9 @@ import (
 type taken struct {
 	Namespace statedir.ID `json:"namespace"`
 	ID        statedir.ID `json:"id"`
-	Effects   []string    `json:"effects"` // what it had done to the host, newest first
-	Gone      bool        `json:"gone"`    // all of it has been taken back
+	Effects   []string    `json:"effects"`           // what it had done to the host, newest first
+	Problem   string      `json:"problem,omitempty"` // why its record says nothing: the effects were found on the host
+	Gone      bool        `json:"gone"`              // all of it has been taken back
 }
 
 func runGC(ctx context.Context, std stdio, args []string) error {
@@ -38,7 +39,10 @@ func runGC(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
-	left := leftovers(boxes)
+	left, err := s.leftovers(boxes)
+	if err != nil {
+		return err
+	}
 	if !*dry {
 		err = orRoot(sandbox.CleanupAll(ctx, s.config))
 		stale, staleErr := bootstrap.RemoveStale()
@@ -54,18 +58,28 @@ func runGC(ctx context.Context, std stdio, args []string) error {
 	if *c.asJSON {
 		return errors.Join(err, printJSON(std.out, left))
 	}
+	if len(left) == 0 && err != nil {
+		return err // nobody knows whether something was left
+	}
 	printTaken(std, left, *dry)
 	return err
 }
 
-func leftovers(boxes []guestBox) []taken {
+func (s *site) leftovers(boxes []guestBox) ([]taken, error) {
 	left := []taken{}
 	for _, b := range boxes {
 		if b.state() != stateDead {
 			continue
 		}
+		effects, err := s.effects(b)
+		if err != nil {
+			return nil, orRoot(err)
+		}
 		t := taken{Namespace: b.dir.Namespace(), ID: b.dir.ID(), Effects: []string{}}
-		for _, e := range slices.Backward(b.record.Effects) {
+		if statedir.IsUnreadable(b.broken) {
+			t.Problem = b.broken.Error()
+		}
+		for _, e := range slices.Backward(effects) {
 			if e.Kind == statedir.KindProcess {
 				e.Detail = "" // the mark by which it is found, which says nothing to people
 			}
@@ -73,7 +87,7 @@ func leftovers(boxes []guestBox) []taken {
 		}
 		left = append(left, t)
 	}
-	return left
+	return left, nil
 }
 
 func boxDir(s *site, t taken) string {
@@ -97,6 +111,9 @@ func printTaken(std stdio, left []taken, dry bool) {
 			word = "took back"
 		}
 		fmt.Fprintf(std.out, "%s %s/%s\n", word, t.Namespace, t.ID)
+		if t.Problem != "" {
+			fmt.Fprintf(std.out, "  found on the host, for its %s\n", t.Problem)
+		}
 		for _, e := range t.Effects {
 			fmt.Fprintf(std.out, "  %s\n", e)
 		}

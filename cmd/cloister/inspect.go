@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -17,6 +18,8 @@ import (
 // inspected is everything that is known of a sandbox.
 type inspected struct {
 	State string `json:"state"`
+	// Problem says why the record says nothing. The effects are those found on the host then.
+	Problem string `json:"problem,omitempty"`
 	statedir.Record
 	Image imageAge `json:"image"`
 	PSS   memory   `json:"pssBytes"`
@@ -49,13 +52,17 @@ func runInspect(_ context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
+	i := inspected{State: b.state(), Record: b.record, Image: b.image(), PSS: s.memory(b), Files: filesOf(b.dir)}
 	if b.broken != nil {
-		return fmt.Errorf("sandbox %s: %w: `cloister gc` takes away what can be", b.name(), b.broken)
+		i.Problem, i.Namespace, i.ID = b.broken.Error(), b.dir.Namespace(), b.dir.ID()
+		if i.Effects, err = s.effects(b); err != nil {
+			return orRoot(err)
+		}
 	}
 	if *phases {
-		return printPhases(std, b.record.Phases)
+		return printPhases(std, slices.Concat(i.Phases, i.Recent))
 	}
-	return printJSON(std.out, inspected{State: b.state(), Record: b.record, Image: b.image(), PSS: s.memory(b), Files: filesOf(b.dir)})
+	return printJSON(std.out, i)
 }
 
 func filesOf(dir statedir.Dir) files {

@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"cloister/sandbox/statedir"
+	"cloister/tests/testenv"
 )
 
 func TestPs(t *testing.T) {
@@ -79,5 +81,77 @@ func TestPsInspectGC(t *testing.T) {
 	out, _, err = s.command(t, "gc")
 	if err != nil || out != "nothing was left behind\n" {
 		t.Errorf("gc again: %q, %v", out, err)
+	}
+}
+
+// TestUnreadableRecord: ps, inspect, gc say of a damaged record what is there, and gc takes it back.
+func TestUnreadableRecord(t *testing.T) {
+	testenv.NeedRoot(t)
+	s := fakeSite(t, nil)
+	dir := s.plant(t, "default", "lost", alive(t), nil)
+	if err := os.WriteFile(dir.Record(), []byte(`{"version":1,"effects":[{"kind":"pro`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	left := exec.CommandContext(t.Context(), "sleep", "600")
+	left.Env = []string{dir.Marker()}
+	if err := left.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- left.Wait() }()
+	process := fmt.Sprintf("process %d qemu", left.Process.Pid)
+
+	_, messages, err := s.command(t, "ps")
+	if err != nil || !strings.Contains(messages, "1 more whose shim is dead") {
+		t.Errorf("ps: %q, %v", messages, err)
+	}
+	out, _, err := s.command(t, "ps", "--all", "--json")
+	var rows []psRow
+	if err != nil || json.Unmarshal([]byte(out), &rows) != nil || len(rows) != 1 || rows[0].State != stateDead || !strings.Contains(rows[0].Problem, "cannot be read") {
+		t.Errorf("ps --all: %q, %v", out, err)
+	}
+	out, _, err = s.command(t, "inspect", "lost")
+	var found inspected
+	if err != nil || json.Unmarshal([]byte(out), &found) != nil || found.Problem == "" || len(found.Effects) != 1 || found.Effects[0].Process.Pid != left.Process.Pid {
+		t.Errorf("inspect: %q, %v", out, err)
+	}
+	out, _, err = s.command(t, "gc", "--dry-run")
+	if err != nil || !strings.Contains(out, "would take back default/lost\n") || !strings.Contains(out, process) || !strings.Contains(out, "cannot be read") {
+		t.Errorf("gc --dry-run: %q, %v", out, err)
+	}
+	out, _, err = s.command(t, "gc")
+	if _, there := os.Stat(dir.String()); err != nil || there == nil || !strings.Contains(out, "took back default/lost\n") || !strings.Contains(out, process) {
+		t.Errorf("gc: %q, %v, folder %v", out, err, there)
+	}
+	if err := <-ended; err == nil {
+		t.Error("the process ended by itself")
+	}
+}
+
+// TestUnreadableRecordOfLivingShim: a shim that lives keeps its sandbox, whatever its record says.
+func TestUnreadableRecordOfLivingShim(t *testing.T) {
+	s := fakeSite(t, nil)
+	dir, err := statedir.New(s.config.State, "default", "kept")
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := statedir.Create(dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if err := os.WriteFile(dir.Record(), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, _, err := s.command(t, "ps")
+	if err != nil || !strings.Contains(out, stateUnknown) {
+		t.Errorf("ps: %q, %v", out, err)
+	}
+	out, _, err = s.command(t, "gc")
+	if err != nil || out != "nothing was left behind\n" {
+		t.Errorf("gc: %q, %v", out, err)
+	}
+	if _, err := os.Stat(dir.String()); err != nil {
+		t.Errorf("gc took a living sandbox: %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"cloister/labels"
+	"cloister/sandbox"
 	"cloister/sandbox/statedir"
 	"cloister/vmm/guestimage"
 )
@@ -31,6 +32,7 @@ type guestBox struct {
 	record statedir.Record
 	// broken says why the record could not be read; nothing else is known then.
 	broken error
+	held   bool // a shim has the broken record open
 }
 
 // sandboxes lists everything under the state folder in the order of names.
@@ -45,7 +47,13 @@ func (s *site) sandboxes() ([]guestBox, error) {
 		if errors.Is(err, os.ErrPermission) {
 			return nil, orRoot(err)
 		}
-		list = append(list, guestBox{dir, record, err})
+		b := guestBox{dir: dir, record: record, broken: err}
+		if statedir.IsUnreadable(err) {
+			if b.held, err = statedir.Held(dir); err != nil {
+				return nil, orRoot(err)
+			}
+		}
+		list = append(list, b)
 	}
 	return list, nil
 }
@@ -86,6 +94,14 @@ func (s *site) find(name string) (guestBox, error) {
 // name is NAMESPACE/ID, which is also its name in the registry and the journal of labels.
 func (b guestBox) name() string { return string(b.dir.Namespace()) + "/" + string(b.dir.ID()) }
 
+// effects are what the record says, and where it cannot be read what the host shows.
+func (s *site) effects(b guestBox) ([]statedir.Effect, error) {
+	if !statedir.IsUnreadable(b.broken) {
+		return b.record.Effects, nil
+	}
+	return sandbox.Found(s.config, b.dir)
+}
+
 // process gives the sandbox's process of that program; its zero value when there is none.
 func (b guestBox) process(program string) statedir.Process {
 	for _, e := range b.record.Effects {
@@ -99,14 +115,14 @@ func (b guestBox) process(program string) statedir.Process {
 // states of a sandbox.
 const (
 	stateRunning  = "running"
-	stateStarting = "starting" // its shim lives and its machine does not run yet
-	stateDead     = "dead"     // its shim is gone: cloister gc
-	stateUnknown  = "unreadable"
+	stateStarting = "starting"   // its shim lives and its machine does not run yet
+	stateDead     = "dead"       // its shim is gone: cloister gc
+	stateUnknown  = "unreadable" // the record is damaged, and a shim has it open
 )
 
 func (b guestBox) state() string {
 	switch {
-	case b.broken != nil && !errdefs.IsNotFound(b.broken):
+	case b.held, b.broken != nil && !statedir.IsUnreadable(b.broken) && !errdefs.IsNotFound(b.broken):
 		return stateUnknown
 	case !b.record.Owner.Alive():
 		return stateDead

@@ -20,7 +20,7 @@ const maxPath = 3500
 // the sandbox, beside the container's of cgroupsPath. That is a path, or
 // SLICE:PREFIX:NAME as systemd's drivers write it.
 func Leaf(cgroupsPath, id string) (string, error) {
-	name := "cloister-" + id
+	name := leafName(id)
 	if id == "" || strings.ContainsAny(id, "/\x00\n") || len(name) > 255 {
 		return "", fmt.Errorf("cgroup of sandbox %.80q: not a file name: %w", id, errdefs.ErrInvalidArgument)
 	}
@@ -33,7 +33,7 @@ func Leaf(cgroupsPath, id string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("linux.cgroupsPath %.200q: %w", cgroupsPath, err)
 		}
-		parent, name = slice, name+".scope"
+		parent, name = slice, name+scope
 	default:
 		parent = path.Dir(path.Join("/", cgroupsPath))
 	}
@@ -42,6 +42,12 @@ func Leaf(cgroupsPath, id string) (string, error) {
 	}
 	return path.Join(parent, name), nil
 }
+
+// scope ends the name of a leaf in a slice of systemd's.
+const scope = ".scope"
+
+// leafName is what a sandbox's leaf is called, but for scope.
+func leafName(id string) string { return "cloister-" + id }
 
 // expandSlice gives the path of a slice: each dash is a level (systemd.slice(5)).
 func expandSlice(slice string) (string, error) {

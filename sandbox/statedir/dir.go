@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 )
@@ -77,8 +78,11 @@ func List(state string) ([]Dir, error) {
 	}
 	for _, ns := range namespaces {
 		sandboxes, err := os.ReadDir(filepath.Join(state, ns.Name()))
-		if err != nil {
+		if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fs.ErrNotExist) {
 			continue // a file, or gone meanwhile
+		}
+		if err != nil {
+			return nil, err
 		}
 		for _, s := range sandboxes {
 			if d, err := New(state, ns.Name(), s.Name()); err == nil && s.IsDir() {
@@ -135,10 +139,13 @@ func (d Dir) Private() string { return d.file("private") }
 
 // Marker is a NAME=value for the environment of every process of the sandbox,
 // by which Marked finds one whose pid was not written down.
-func (d Dir) Marker() string { return "CLOISTER_SANDBOX=" + string(d) }
+func (d Dir) Marker() string { return markerName + string(d) }
+
+const markerName = "CLOISTER_SANDBOX="
 
 func (d Dir) lock() string    { return d.file("lock") }
 func (d Dir) newFile() string { return d.file("record.json.new") }
+func (d Dir) damaged() string { return d.file("record.json.damaged") }
 
 func (d Dir) file(name string) string { return filepath.Join(string(d), name) }
 
@@ -168,7 +175,7 @@ func (d Dir) mkdir() error {
 // Remove removes the files that this package names, and the folder. It never
 // walks into Share or Private: what is left in them is an error.
 func (d Dir) Remove() error {
-	for _, f := range []string{d.Console(), d.QEMULog(), d.VirtiofsdLog(), d.Debug(), d.Share(), d.Private(), d.newFile(), d.Record(), d.lock(), string(d)} {
+	for _, f := range []string{d.Console(), d.QEMULog(), d.VirtiofsdLog(), d.Debug(), d.Share(), d.Private(), d.newFile(), d.damaged(), d.Record(), d.lock(), string(d)} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

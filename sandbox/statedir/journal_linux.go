@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,8 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxRecord bounds a record that is read.
-const maxRecord = 4 << 20
+// maxRecord bounds a record that is read. What is written stays far below it.
+const (
+	maxRecord  = 4 << 20
+	maxWritten = maxRecord / 4
+)
 
 // Journal is a sandbox's record, held for writing. Each change is on disk when
 // the call returns.
@@ -71,12 +75,81 @@ func Open(dir Dir) (*Journal, error) {
 	}
 	r, err := Load(dir)
 	if errors.Is(err, errdefs.ErrNotFound) {
-		r, err = Record{Version: version, Namespace: dir.Namespace(), ID: dir.ID(), Next: 1}, nil
+		r, err = blank(dir), nil
 	}
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return &Journal{dir: dir, lock: lock, record: r}, nil
+}
+
+// Rebuild takes over a sandbox whose owner is gone and whose record cannot be read
+// (IsUnreadable). Its effects are those that find reports, oldest first. The damaged
+// record stays beside the new one for as long as the folder does.
+func Rebuild(dir Dir, find func() ([]Effect, error)) (*Journal, error) {
+	lock, err := lockFile(dir.lock())
+	if err != nil {
+		return nil, err
+	}
+	j := &Journal{dir: dir, lock: lock, record: blank(dir)}
+	err = func() error {
+		if j.record.BootID, err = bootID(); err != nil {
+			return err
+		}
+		found, err := find()
+		if err != nil {
+			return err
+		}
+		if err := os.Rename(dir.Record(), dir.damaged()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return j.change(func(r *Record) error {
+			for _, e := range found {
+				e.Seq, e.Done = r.Next, true
+				r.Next++
+				r.Effects = append(r.Effects, e)
+			}
+			return nil
+		})
+	}()
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return j, nil
+}
+
+// blank is a record of which nothing is known but the name.
+func blank(dir Dir) Record {
+	return Record{Version: version, Namespace: dir.Namespace(), ID: dir.ID(), Next: 1}
+}
+
+// IsUnreadable reports whether an error of Open or Load means that the record is there
+// and says nothing: too large, cut short, garbage, or of an unknown version.
+func IsUnreadable(err error) bool { return errors.Is(err, errUnreadable) }
+
+var errUnreadable = errors.New("record cannot be read")
+
+// Held reports whether a process has the sandbox open for writing, as its shim does.
+// It takes no lock: a start that wants it at this moment is not disturbed.
+func Held(dir Dir) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(dir.lock(), &st); errors.Is(err, unix.ENOENT) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("lock %q: %w", dir.lock(), err)
+	}
+	locks, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return false, err
+	}
+	// proc_locks(5): "1: FLOCK ADVISORY WRITE 708 00:13:16955 0 EOF", the device in hexadecimal.
+	file := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino) //nolint:unconvert // 32 bits wide on some machines
+	for line := range strings.Lines(string(locks)) {
+		if f := strings.Fields(line); len(f) > 5 && f[1] == "FLOCK" && f[5] == file {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // Load reads a record without taking it over: what it says may be old by the
@@ -103,15 +176,17 @@ func Load(dir Dir) (Record, error) {
 
 func parseRecord(data []byte) (Record, error) {
 	if len(data) > maxRecord {
-		return Record{}, fmt.Errorf("more than %d bytes: %w", maxRecord, errdefs.ErrDataLoss)
+		return Record{}, fmt.Errorf("%w: more than %d bytes: %w", errUnreadable, maxRecord, errdefs.ErrDataLoss)
 	}
 	var r Record
 	if err := json.Unmarshal(data, &r); err != nil {
-		return Record{}, fmt.Errorf("%w: %w", errdefs.ErrDataLoss, err)
+		return Record{}, fmt.Errorf("%w: %w: %w", errUnreadable, errdefs.ErrDataLoss, err)
 	}
 	if r.Version != version {
-		return Record{}, fmt.Errorf("form %d, this cloister knows %d: use the one that made it: %w", r.Version, version, errdefs.ErrFailedPrecondition)
+		return Record{}, fmt.Errorf("%w: its version is %d, this cloister knows %d: use the cloister that made it: %w",
+			errUnreadable, r.Version, version, errdefs.ErrFailedPrecondition)
 	}
+	r.trim()
 	return r, nil
 }
 
@@ -176,16 +251,13 @@ func (j *Journal) Forget(seq int) error {
 	})
 }
 
-// Note writes down facts and phases; either may be nil.
+// Note writes down facts and phases; either may be nil. What the record has already,
+// and what is beyond its bounds, is not written again.
 func (j *Journal) Note(facts map[string]string, phases []Phase) error {
 	return j.change(func(r *Record) error {
-		for k, v := range facts {
-			if r.Facts == nil {
-				r.Facts = map[string]string{}
-			}
-			r.Facts[k] = v
+		if !r.note(facts, phases) {
+			return errUnchanged
 		}
-		r.Phases = append(r.Phases, phases...)
 		return nil
 	})
 }
@@ -193,12 +265,17 @@ func (j *Journal) Note(facts map[string]string, phases []Phase) error {
 // Close lets go of the record, which stays.
 func (j *Journal) Close() error { return j.lock.Close() }
 
+// errUnchanged tells change that there is nothing to write.
+var errUnchanged = errors.New("unchanged")
+
 // change applies f to a copy, writes it and only then keeps it.
 func (j *Journal) change(f func(*Record) error) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	r := j.record.clone()
-	if err := f(&r); err != nil {
+	if err := f(&r); errors.Is(err, errUnchanged) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	if err := j.write(r); err != nil {
@@ -214,6 +291,9 @@ func (j *Journal) write(r Record) error {
 	data, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		return err
+	}
+	if len(data) > maxWritten {
+		return fmt.Errorf("%d bytes, at most %d are written: a sandbox has too many effects: %w", len(data), maxWritten, errdefs.ErrResourceExhausted)
 	}
 	if err := writeSync(j.dir.newFile(), append(data, '\n')); err != nil {
 		return err

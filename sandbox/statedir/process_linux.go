@@ -10,7 +10,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -121,22 +123,49 @@ func Marked(marker string) ([]Process, error) {
 	return out, nil
 }
 
-func hasEnviron(pid int, line string) bool {
+// MarkedOthers lists the processes that carry the mark of another sandbox than dir.
+func MarkedOthers(dir Dir) ([]int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if mark := Mark(pid); mark != "" && mark != string(dir) {
+			out = append(out, pid)
+		}
+	}
+	return out, nil
+}
+
+// Mark is the sandbox's folder that a process's environment names (Dir.Marker); empty for none.
+func Mark(pid int) string {
+	for _, v := range environ(pid) {
+		if folder, ok := strings.CutPrefix(v, markerName); ok {
+			return folder
+		}
+	}
+	return ""
+}
+
+func hasEnviron(pid int, line string) bool { return slices.Contains(environ(pid), line) }
+
+// environ is a process's environment, one that cannot be read is empty.
+func environ(pid int) []string {
 	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
 	if err != nil {
-		return false
+		return nil
 	}
 	defer func() { _ = f.Close() }()
 	env, err := io.ReadAll(io.LimitReader(f, maxEnviron))
 	if err != nil {
-		return false
+		return nil
 	}
-	for v := range bytes.SplitSeq(env, []byte{0}) {
-		if string(v) == line {
-			return true
-		}
-	}
-	return false
+	return strings.Split(string(env), "\x00")
 }
 
 // bootID names the host's boot.

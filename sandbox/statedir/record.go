@@ -23,12 +23,23 @@ type Record struct {
 	Created   time.Time `json:"created"`
 	// Facts say what the sandbox runs on: kernel, guest image, machine, accel,
 	// label, ... by name. They are for people and tools.
-	Facts   map[string]string `json:"facts,omitempty"`
-	Phases  []Phase           `json:"phases,omitempty"`
-	Effects []Effect          `json:"effects,omitempty"`
+	Facts map[string]string `json:"facts,omitempty"`
+	// Phases are those of the start: the machine's and the first container's.
+	Phases []Phase `json:"phases,omitempty"`
+	// Recent are the last phases since then, oldest first.
+	Recent  []Phase  `json:"recent,omitempty"`
+	Effects []Effect `json:"effects,omitempty"`
 	// Next is the sequence number of the next effect.
 	Next int `json:"next"`
 }
+
+// Bounds of what a record keeps for people and tools, however long the sandbox lives.
+const (
+	maxPhases = 64      // of Phases and of Recent, each
+	maxName   = 128     // bytes of a phase's or a fact's name
+	maxFacts  = 64      // by number
+	maxFact   = 4 << 10 // bytes of a fact's value
+)
 
 // Phase is one part of a start: milliseconds since Created.
 type Phase struct {
@@ -90,6 +101,44 @@ func (e Effect) String() string {
 func (r Record) clone() Record {
 	r.Facts = maps.Clone(r.Facts)
 	r.Phases = slices.Clone(r.Phases)
+	r.Recent = slices.Clone(r.Recent)
 	r.Effects = slices.Clone(r.Effects)
 	return r
 }
+
+// note adds what is new of facts and phases, within the bounds, and reports whether
+// anything is. The first phases that are noted are the start's.
+func (r *Record) note(facts map[string]string, phases []Phase) bool {
+	news := len(phases) > 0
+	for k, v := range facts {
+		k, v = clip(k, maxName), clip(v, maxFact)
+		if had, known := r.Facts[k]; known && had == v || !known && len(r.Facts) >= maxFacts {
+			continue
+		}
+		if r.Facts == nil {
+			r.Facts = map[string]string{}
+		}
+		r.Facts[k], news = v, true
+	}
+	if len(r.Phases) == 0 {
+		r.Phases = phases
+	} else {
+		r.Recent = append(r.Recent, phases...)
+	}
+	r.trim()
+	return news
+}
+
+// trim keeps the first phases of the start and the last ones since. A record of an
+// earlier version may hold more.
+func (r *Record) trim() {
+	r.Phases = r.Phases[:min(len(r.Phases), maxPhases)]
+	r.Recent = slices.Clone(r.Recent[max(0, len(r.Recent)-maxPhases):])
+	for _, list := range [][]Phase{r.Phases, r.Recent} {
+		for i := range list {
+			list[i].Name = clip(list[i].Name, maxName)
+		}
+	}
+}
+
+func clip(s string, most int) string { return s[:min(len(s), most)] }

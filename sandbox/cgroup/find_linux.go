@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"io/fs"
+	"path/filepath"
+	"slices"
+)
+
+// Find lists the leaves on this host that carry the name of a sandbox, in any parent. Two
+// engines may have sandboxes of one name.
+func Find(id string) ([]*Group, error) {
+	hosts, err := hierarchies(realFiles{}, used)
+	if err != nil {
+		return nil, err
+	}
+	var leaves []string
+	for _, h := range hosts {
+		_ = filepath.WalkDir(h.mount, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.IsDir() {
+				return nil //nolint:nilerr // a cgroup that has gone meanwhile
+			}
+			if name := d.Name(); name == leafName(id) || name == leafName(id)+scope {
+				leaves = append(leaves, path[len(h.mount):])
+			}
+			return nil
+		})
+	}
+	slices.Sort(leaves)
+	var out []*Group
+	for _, leaf := range slices.Compact(leaves) {
+		g, err := At(leaf)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, g)
+	}
+	return out, nil
+}

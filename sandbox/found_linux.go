@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cloister/labels/lsm"
+	"cloister/sandbox/cgroup"
+	"cloister/sandbox/network"
+	"cloister/sandbox/statedir"
+)
+
+// Found lists what this host shows of a sandbox whose owner is gone, as effects, oldest
+// first. It stands in for a record that cannot be read: processes carry the sandbox's mark,
+// cgroups its name, namespaces a claim, registry and relabel journal its owner name. The
+// sandbox's mounts end with its processes.
+func Found(cfg Config, dir statedir.Dir) ([]statedir.Effect, error) {
+	cfg = cfg.withDefaults()
+	processes, err := statedir.Marked(dir.Marker())
+	if err != nil {
+		return nil, err
+	}
+	kept, err := keptByOthers(cfg, dir)
+	if err != nil {
+		return nil, err
+	}
+	effects, err := foundLabels(cfg, dir)
+	if err != nil {
+		return nil, err
+	}
+	groups, err := cgroup.Find(string(dir.ID()))
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range groups {
+		pids, err := g.Pids()
+		if err != nil {
+			return nil, err
+		}
+		if !kept[g.String()] && !slices.ContainsFunc(pids, func(pid int) bool { return foreign(pid, dir) }) {
+			effects = append(effects, statedir.Effect{Kind: statedir.KindCgroup, Path: g.String()})
+		}
+	}
+	links, err := foundLinks(dir, kept)
+	if err != nil {
+		return nil, err
+	}
+	effects = append(effects, links...)
+	for _, p := range processes {
+		effects = append(effects, statedir.Effect{Kind: statedir.KindProcess, Path: program(p.Pid), Process: p})
+	}
+	return effects, nil
+}
+
+// foreign reports whether a process carries the mark of another sandbox.
+func foreign(pid int, dir statedir.Dir) bool {
+	mark := statedir.Mark(pid)
+	return mark != "" && mark != dir.String()
+}
+
+// program names a sandbox's process as its record would.
+func program(pid int) string {
+	name, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
+	if strings.HasPrefix(string(name), "virtiofsd") {
+		return "virtiofsd"
+	}
+	return "qemu"
+}
+
+// foundLabels are the registry's and the journal's parts. Both know what a dead owner's is.
+func foundLabels(cfg Config, dir statedir.Dir) ([]statedir.Effect, error) {
+	if enabled, err := (lsm.Host{}).Enabled(); err != nil || !enabled {
+		return nil, err
+	}
+	owner := string(dir.Namespace()) + "/" + string(dir.ID())
+	registry, relabels, err := keepers(cfg)
+	if err != nil {
+		return nil, err
+	}
+	var out []statedir.Effect
+	entries, err := registry.Entries()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		for _, h := range e.Holders {
+			if h.Sandbox == owner {
+				out = append(out, statedir.Effect{Kind: statedir.KindReservation, Detail: owner})
+			}
+		}
+	}
+	pending, err := relabels.Pending(owner)
+	if pending {
+		out = append(out, statedir.Effect{Kind: statedir.KindRelabel, Detail: owner})
+	}
+	return out, err
+}
+
+// foundLinks are the claimed namespaces in which no other sandbox is.
+func foundLinks(dir statedir.Dir, kept map[string]bool) ([]statedir.Effect, error) {
+	claims, err := network.Claims()
+	if err != nil || len(claims) == 0 {
+		return nil, err
+	}
+	others, err := statedir.MarkedOthers(dir)
+	if err != nil {
+		return nil, err
+	}
+	var out []statedir.Effect
+	for _, c := range claims {
+		if !kept[c.Identity] && !slices.ContainsFunc(others, func(pid int) bool { return network.InNamespace(pid, c.Identity) }) {
+			out = append(out, statedir.Effect{Kind: statedir.KindLink, Path: c.Path, Detail: c.Identity + "\t" + network.DefaultPorts})
+		}
+	}
+	return out, nil
+}
+
+// keptByOthers are the cgroups and namespaces that the readable records of other sandboxes name.
+func keptByOthers(cfg Config, dir statedir.Dir) (map[string]bool, error) {
+	dirs, err := statedir.List(cfg.State)
+	if err != nil {
+		return nil, err
+	}
+	kept := map[string]bool{}
+	for _, other := range dirs {
+		if other == dir {
+			continue
+		}
+		r, err := statedir.Load(other)
+		if err != nil {
+			continue // going, or to be found by itself
+		}
+		for _, e := range r.Effects {
+			switch e.Kind {
+			case statedir.KindCgroup:
+				kept[e.Path] = true
+			case statedir.KindLink:
+				identity, _, _ := strings.Cut(e.Detail, "\t")
+				kept[identity] = true
+			}
+		}
+	}
+	return kept, nil
+}
