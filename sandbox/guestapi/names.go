@@ -25,8 +25,10 @@ const NamesStream = "names"
 const (
 	// MaxQuestion bounds a question; real ones are below 300 bytes.
 	MaxQuestion = 4096
-	// MaxQuestions is how many may wait for their answers: those beyond get none.
-	MaxQuestions = 64
+	// MaxQuestions is how many wait for their answers at once. More wait to be
+	// asked, in the guest: an answer has up to 64 KiB, and those that a guest does
+	// not read stay in the host's memory.
+	MaxQuestions = 256
 
 	questionHeader = 5 // kind, id, length
 	answerHeader   = 4 // id, length
@@ -147,14 +149,10 @@ func answer(ctx context.Context, stream io.ReadWriter, ask Ask) error {
 		default:
 			return nil // the stream has ended, and with it the session
 		}
-		select {
-		case slots <- struct{}{}:
-			go func() {
-				defer func() { <-slots }()
-				reply(q.ID, ask(ctx, q))
-			}()
-		default:
-			reply(q.ID, nil)
-		}
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots }()
+			reply(q.ID, ask(ctx, q))
+		}()
 	}
 }

@@ -41,14 +41,16 @@ func serveNames(t *testing.T, say func(stream *yamux.Stream)) *Client {
 	return c
 }
 
+// TestServeNames asks more at once than may wait: the rest is asked as soon as there are answers.
 func TestServeNames(t *testing.T) {
+	const more = 50
 	type answered struct {
 		id   uint16
 		data string
 	}
 	answers := make(chan answered)
 	c := serveNames(t, func(s *yamux.Stream) {
-		for i := range MaxQuestions + 2 { // the first says that the agent listens
+		for i := range MaxQuestions + more + 1 { // the first says that the agent listens
 			if err := WriteQuestion(s, Question{ID: uint16(i), TCP: i%2 == 0, Data: []byte("?")[:min(i, 1)]}); err != nil {
 				return
 			}
@@ -61,8 +63,9 @@ func TestServeNames(t *testing.T) {
 			answers <- answered{id, string(data)}
 		}
 	})
-	release := make(chan struct{})
+	release, asked := make(chan struct{}), make(chan struct{}, MaxQuestions+more)
 	err := c.ServeNames(t.Context(), func(_ context.Context, q Question) []byte {
+		asked <- struct{}{}
 		<-release
 		if q.TCP {
 			return []byte("tcp " + string(q.Data))
@@ -72,12 +75,19 @@ func TestServeNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := <-answers; got.data != "" {
-		t.Errorf("one question too many is answered with %q", got.data)
+	for range MaxQuestions {
+		<-asked
+	}
+	select {
+	case got := <-answers:
+		t.Errorf("question %d is answered with %q before any answer is there", got.id, got.data)
+	case <-asked:
+		t.Errorf("more than %d questions are asked at once", MaxQuestions)
+	default:
 	}
 	close(release)
 	seen := map[uint16]bool{}
-	for range MaxQuestions {
+	for range MaxQuestions + more {
 		got := <-answers
 		want := "udp ?"
 		if got.id%2 == 0 {

@@ -5,20 +5,20 @@ package network
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // NameServer is where engines have the name server of a namespace: loopback, by
 // rules that lead port 53 to the engine.
 const NameServer = "127.0.0.11"
 
-const (
-	// nameLimit is longer than an engine's own tries at several servers.
-	nameLimit = 20 * time.Second
-	maxAnswer = 1<<16 - 1
-)
+// nameLimit is longer than an engine's own tries at several servers.
+const nameLimit = 20 * time.Second
 
 // AskName puts a DNS message to the name server in the namespace and gives its
 // answer, or none. Nothing else can be reached by it. It may be called by several
@@ -26,15 +26,7 @@ const (
 func (n *Namespace) AskName(ctx context.Context, tcp bool, question []byte) []byte {
 	ctx, cancel := context.WithTimeout(ctx, nameLimit)
 	defer cancel()
-	transport := "udp"
-	if tcp {
-		transport = "tcp"
-	}
-	var conn net.Conn
-	err := n.do(func() (err error) {
-		conn, err = (&net.Dialer{}).DialContext(ctx, transport, net.JoinHostPort(NameServer, "53"))
-		return err
-	})
+	conn, err := n.dialNames(ctx, tcp)
 	if err != nil {
 		return nil // no engine answers there, as the guest would find without us
 	}
@@ -49,12 +41,43 @@ func (n *Namespace) AskName(ctx context.Context, tcp bool, question []byte) []by
 	return askStream(conn, question)
 }
 
-func askDatagram(conn net.Conn, question []byte) []byte {
+func (n *Namespace) dialNames(ctx context.Context, tcp bool) (conn net.Conn, err error) {
+	select {
+	case n.dials <- struct{}{}:
+		defer func() { <-n.dials }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	transport := "udp"
+	if tcp {
+		transport = "tcp"
+	}
+	err = n.do(func() (err error) {
+		conn, err = (&net.Dialer{}).DialContext(ctx, transport, net.JoinHostPort(NameServer, "53"))
+		return err
+	})
+	return conn, err
+}
+
+// askDatagram takes memory for the answer once its size is known: many questions wait at once.
+func askDatagram(conn net.Conn, question []byte) (answer []byte) {
 	if _, err := conn.Write(question); err != nil {
 		return nil
 	}
-	answer := make([]byte, maxAnswer)
-	size, err := conn.Read(answer)
+	raw, err := conn.(*net.UDPConn).SyscallConn() //nolint:forcetypeassert // dialled over UDP
+	if err != nil {
+		return nil
+	}
+	var size int
+	peek := func(fd uintptr) bool {
+		size, _, err = unix.Recvfrom(int(fd), nil, unix.MSG_PEEK|unix.MSG_TRUNC)
+		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+	}
+	if cause := raw.Read(peek); cause != nil || err != nil {
+		return nil
+	}
+	answer = make([]byte, size)
+	size, err = conn.Read(answer)
 	if err != nil {
 		return nil
 	}

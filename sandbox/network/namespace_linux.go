@@ -13,8 +13,12 @@ import (
 // Namespace is the network namespace that a sandbox lives in.
 type Namespace struct {
 	file  *os.File
-	cards []*card // one for each tap, in order
+	cards []*card       // one for each tap, in order
+	dials chan struct{} // one slot for each thread that opens a socket for a question
 }
+
+// maxDials bounds the threads that open sockets inside the namespace at once.
+const maxDials = 8
 
 // Open takes the namespace at path; a new one when path is empty. The new one
 // lives as long as a process, or the Namespace, holds it.
@@ -31,11 +35,11 @@ func Open(path string) (*Namespace, error) {
 		f.Close()
 		return nil, fmt.Errorf("network namespace: %q is not one: pass the path of a netns, such as /run/netns/NAME or /proc/PID/ns/net", path)
 	}
-	return &Namespace{file: f}, nil
+	return &Namespace{file: f, dials: make(chan struct{}, maxDials)}, nil
 }
 
 func fresh() (*Namespace, error) {
-	n := &Namespace{}
+	n := &Namespace{dials: make(chan struct{}, maxDials)}
 	err := onOwnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("new network namespace: %w", err)

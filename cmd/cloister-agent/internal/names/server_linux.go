@@ -32,12 +32,17 @@ func address() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 11}) }
 // server puts the guest's questions to the host.
 type server struct {
 	stream io.ReadWriteCloser
+	slots  chan struct{} // one for each question that waits for its answer
 
 	writing sync.Mutex // of stream
 
 	mu      sync.Mutex
 	next    uint16
 	waiting map[uint16]func(answer []byte)
+}
+
+func newServer(stream io.ReadWriteCloser) *server {
+	return &server{stream: stream, slots: make(chan struct{}, guestapi.MaxQuestions), waiting: map[uint16]func([]byte){}}
 }
 
 // Serve listens until the host closes stream, and closes it.
@@ -60,7 +65,7 @@ func serve(ctx context.Context, stream io.ReadWriteCloser) error {
 		return err
 	}
 	defer undo()
-	s := &server{stream: stream, waiting: map[uint16]func([]byte){}}
+	s := newServer(stream)
 	go s.serveUDP(datagrams)
 	go s.serveTCP(connections)
 	if err := guestapi.WriteQuestion(stream, guestapi.Question{}); err != nil {
@@ -106,37 +111,32 @@ func (s *server) readAnswers() error {
 	}
 }
 
-// ask calls done with the answer once, or with one that says that there is none.
-// done must not block.
+// ask calls done with the answer once, or with one that says that there is none. It waits while too many questions have no answer: the kernel's
+// queues hold those that come meanwhile, in their order. done must not block.
 func (s *server) ask(tcp bool, question []byte, done func(answer []byte)) {
-	id, ok := s.await(func(answer []byte) {
+	s.slots <- struct{}{}
+	id := s.await(func(answer []byte) {
+		<-s.slots
 		if len(answer) == 0 {
 			answer = failure(question)
 		}
 		done(answer)
 	})
-	if !ok {
-		done(failure(question))
-		return
-	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	_ = guestapi.WriteQuestion(s.stream, guestapi.Question{ID: id, TCP: tcp, Data: question}) // readAnswers sees the stream's end
 }
 
 // await finds an id that is not in use.
-func (s *server) await(done func([]byte)) (id uint16, ok bool) {
+func (s *server) await(done func([]byte)) (id uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.waiting) >= guestapi.MaxQuestions {
-		return 0, false
-	}
 	s.next++
 	for s.waiting[s.next] != nil {
 		s.next++
 	}
 	s.waiting[s.next] = done
-	return s.next, true
+	return s.next
 }
 
 // failure is the answer of a server that cannot answer (RFC 1035, 4.1.1): without it, who asks would wait.

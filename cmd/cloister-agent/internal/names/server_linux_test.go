@@ -29,7 +29,7 @@ func serveHost(t *testing.T) (datagrams *net.UDPConn, connections net.Listener) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{stream: guest, waiting: map[uint16]func([]byte){}}
+	s := newServer(guest)
 	go s.serveUDP(datagrams)
 	go s.serveTCP(connections)
 	go s.readAnswers() //nolint:errcheck // ends with the pipe
@@ -103,21 +103,55 @@ func TestServer(t *testing.T) {
 	}
 }
 
-// TestManyQuestions asks more at once than may wait: every one has an end.
+// TestManyQuestions asks more at once than may wait for answers, by both transports: none is refused, whatever the host does first.
 func TestManyQuestions(t *testing.T) {
-	s := &server{stream: struct{ io.ReadWriteCloser }{nopStream{}}, waiting: map[uint16]func([]byte){}}
-	refused := 0
-	for range guestapi.MaxQuestions + 5 {
-		s.ask(false, question(1), func([]byte) { refused++ })
+	const more = 100
+	host, guest := net.Pipe()
+	defer host.Close()
+	s := newServer(guest)
+	go s.readAnswers() //nolint:errcheck // ends with the pipe
+	answers := make(chan string, guestapi.MaxQuestions+more)
+	go func() {
+		for i := range cap(answers) {
+			s.ask(i%2 == 0, question(uint16(i)), func(answer []byte) { answers <- string(answer) })
+		}
+	}()
+	var held []guestapi.Question
+	for range guestapi.MaxQuestions {
+		q, err := guestapi.ReadQuestion(host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, q)
 	}
-	if refused != 5 || len(s.waiting) != guestapi.MaxQuestions {
-		t.Errorf("%d questions refused, %d wait, want 5 and %d", refused, len(s.waiting), guestapi.MaxQuestions)
+	if len(answers) != 0 {
+		t.Fatalf("%q is an answer, and the host has given none", <-answers)
+	}
+	// The last ones first, and each answer lets another question come.
+	for i := range cap(answers) {
+		q := held[len(held)-1]
+		held = held[:len(held)-1]
+		if err := guestapi.WriteAnswer(host, q.ID, append([]byte("answer"), q.Data...)); err != nil {
+			t.Fatal(err)
+		}
+		if i < more {
+			q, err := guestapi.ReadQuestion(host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			held = append(held, q)
+		}
+	}
+	seen := map[string]bool{}
+	for range cap(answers) {
+		seen[<-answers] = true
+	}
+	for i := range cap(answers) {
+		if !seen["answer"+string(question(uint16(i)))] {
+			t.Errorf("question %d has no answer", i)
+		}
 	}
 }
-
-type nopStream struct{ io.ReadWriteCloser }
-
-func (nopStream) Write(p []byte) (int, error) { return len(p), nil }
 
 // TestPrograms has this machine's kernel check the programs; they are attached in a guest alone.
 func TestPrograms(t *testing.T) {
