@@ -16,6 +16,8 @@ PART ?=
 DESTDIR ?=
 PREFIX ?= /usr
 BUILD := build
+# The program that runs the stages of the tests.
+STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
 .PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-lab lint golden fuzz bench soak check demo install uninstall clean
 
@@ -36,28 +38,28 @@ clients: deps ## the foreign programs the tests use, into $(CLOISTER_CACHE)/clie
 	@go run ./tests/clients/build
 
 test: deps ## all tests; ends with the counts
-	@.ci/stages all
+	@$(STAGES) all
 
 test-unit: deps ## unit tests with the race detector, and the rules about the tree
-	@.ci/stages unit arch
+	@$(STAGES) unit arch
 
 test-integration: deps ## the built programs against both containerds, QEMU and a guest
-	@.ci/stages build guest clients machine integration files crash
+	@$(STAGES) build guest clients machine integration files crash
 
 test-suite: deps ## containerd's own client suite, compared with the expected results
-	@.ci/stages build guest clients suite
+	@$(STAGES) build guest clients suite
 
 test-cri: deps ## pods through CRI, and containerd's CRI suite
-	@.ci/stages build guest clients cri
+	@$(STAGES) build guest clients cri
 
 test-docker: deps ## Docker's daemon and command line, and nerdctl's contract
-	@.ci/stages build guest clients docker
+	@$(STAGES) build guest clients docker
 
 test-lab: deps ## an enforcing host in a throwaway machine
-	@.ci/stages build guest lab
+	@$(STAGES) build guest lab
 
 lint: deps ## golangci-lint, and the values on another system
-	@.ci/stages lint
+	@$(STAGES) lint
 
 golden: deps ## write the golden files anew; read the diff
 	@go list -f '{{if .TestGoFiles}}{{.Dir}}{{end}}{{if .XTestGoFiles}} {{.Dir}}{{end}}' ./... | tr ' ' '\n' | sort -u | while read -r dir; do \
@@ -67,7 +69,7 @@ golden: deps ## write the golden files anew; read the diff
 	@git --no-pager diff --stat -- '*testdata*'
 
 fuzz: deps ## every fuzz test for FUZZTIME each, or those of the pattern FUZZ=; FUZZJOBS=2 runs two at once
-	@MOST=1000000 FUZZTIME=$(FUZZTIME) .ci/stages fuzz
+	@export CLOISTER_MINUTES=100000 FUZZTIME=$(FUZZTIME); $(STAGES) fuzz
 
 bench: build guest clients ## what starts, execs and files cost beside runc and a bare QEMU; JSON into $$BENCH_JSON; PART= cold, inside, concurrent
 	@go run ./tests/clients/build gvisor || echo 'gVisor is not built: the table has no column for it'

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stages
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Phase is where a stage stands.
+type Phase int
+
+// The phases of a stage. All but Waiting and Running are final.
+const (
+	Waiting Phase = iota
+	Running
+	Passed
+	Failed
+	NotRun
+)
+
+// Status is a stage's phase and times, measured from the start of the run.
+type Status struct {
+	Phase Phase
+	Began time.Duration // Running and later
+	Took  time.Duration // Passed and Failed
+}
+
+// Plan is all that the order of stages depends on.
+type Plan struct {
+	Stages     []Stage
+	Statuses   map[string]Status // none: Waiting
+	Estimates  map[string]time.Duration
+	Processors int
+	Total      time.Duration // the whole run, from its start; nothing runs after it
+	Cold       bool          // something slow has to be built: optional stages may be left out
+	LeftOut    []string      // stages that the last run left out: they start first
+	Turn       []string      // optional stages, the one that is due first when time is short
+}
+
+// Launch is a stage to be started now, and the time after which it is ended.
+type Launch struct {
+	Stage Stage
+	Limit time.Duration
+	Grant time.Duration // how long an elastic stage should work
+}
+
+// Decision is what to do now.
+type Decision struct {
+	Start  []Launch
+	NotRun map[string]string // stages that will not run, with the reason
+}
+
+// Decide is the one place where it is decided what fits and in which order. It is asked at the start
+// of the run and whenever a stage has ended.
+//
+// Stages start in their order, side by side as far as their weights allow. One that the last run
+// left out starts before all others: where it waits for both processors, only a stage that does not
+// delay it takes the free one. When the rest does not fit any more, optional stages of a cold
+// machine wait for all others, and each starts only if it still ends in time.
+func Decide(p Plan, now time.Duration) Decision {
+	d := Decision{NotRun: map[string]string{}}
+	p = p.without(d.NotRun, now)
+	waiting, free := p.order(now), p.Processors
+	for _, s := range p.in(Running) {
+		free -= p.weight(s)
+	}
+	tight, kept := p.tight(now), time.Duration(math.MaxInt64)
+	for _, s := range waiting {
+		switch {
+		case !p.ready(s):
+		case p.weight(s) > free:
+			if slices.Contains(p.LeftOut, s.Name) {
+				kept = min(kept, p.simulate(nil, now)) // when the processors are free for it
+			}
+		case now+p.scaled(s) > kept:
+		case tight && p.Cold && s.Optional && !p.fits(s, now):
+			if len(p.in(Running)) == 0 && len(d.Start) == 0 && !p.requiredWait() {
+				d.NotRun[s.Name] = fmt.Sprintf("the machine is cold: it needs about %s, and %s are left", seconds(p.estimate(s)), seconds(p.Total-now))
+			}
+		default:
+			d.Start = append(d.Start, p.launch(s, now))
+			free -= p.weight(s)
+		}
+	}
+	if len(d.Start) == 0 && len(p.in(Running)) == 0 {
+		for _, s := range waiting {
+			if _, said := d.NotRun[s.Name]; !said {
+				d.NotRun[s.Name] = "what it needs (" + strings.Join(s.Needs, ", ") + ") never ends"
+			}
+		}
+	}
+	return d
+}
+
+// without takes out the stages that cannot run any more, and says why in reasons.
+func (p Plan) without(reasons map[string]string, now time.Duration) Plan {
+	bad := map[string]string{}
+	for name, status := range p.Statuses {
+		switch status.Phase {
+		case Failed:
+			bad[name] = "failed"
+		case NotRun:
+			bad[name] = "did not run"
+		case Waiting, Running, Passed:
+		}
+	}
+	for again := true; again; {
+		again = false
+		for _, s := range p.in(Waiting) {
+			if _, said := bad[s.Name]; said {
+				continue
+			}
+			for _, need := range s.Needs {
+				if why, is := bad[need]; is && reasons[s.Name] == "" {
+					reasons[s.Name], bad[s.Name], again = "needs "+need+", which "+why, "did not run", true
+				}
+			}
+			if p.Total <= now && reasons[s.Name] == "" {
+				reasons[s.Name], bad[s.Name], again = fmt.Sprintf("no time was left after %s", seconds(now)), "did not run", true
+			}
+		}
+	}
+	p.Stages = slices.DeleteFunc(slices.Clone(p.Stages), func(s Stage) bool { return reasons[s.Name] != "" })
+	return p
+}
+
+// order is that of the stages that wait: the ones that were left out last time, then all others in
+// their own order; when time is short on a cold machine, the optional ones come last, by turn.
+func (p Plan) order(now time.Duration) []Stage {
+	waiting, late := p.in(Waiting), p.Cold && p.tight(now)
+	rank := func(s Stage) int {
+		switch {
+		case slices.Contains(p.LeftOut, s.Name):
+			return -1
+		case late && s.Optional:
+			return 1 + max(slices.Index(p.Turn, s.Name), 0)
+		}
+		return 0
+	}
+	slices.SortStableFunc(waiting, func(a, b Stage) int { return cmp.Compare(rank(a), rank(b)) })
+	return waiting
+}
+
+func (p Plan) launch(s Stage, now time.Duration) Launch {
+	l := Launch{Stage: s, Limit: max(min(s.Limit, p.Total-now), time.Second)}
+	if s.Elastic > 0 {
+		spare := p.Total - p.Forecast(now)
+		l.Grant = min(max(p.estimate(s)+spare, s.Elastic), s.Budget, l.Limit)
+	}
+	return l
+}
+
+// Forecast is when the run ends if every stage takes as long as estimated, on the scale of those
+// that have already ended.
+func (p Plan) Forecast(now time.Duration) time.Duration {
+	return p.simulate(p.in(Waiting), now)
+}
+
+func (p Plan) tight(now time.Duration) bool { return p.Forecast(now) > p.Total }
+
+// fits tells whether s still ends in time when it starts now and all that may not be left out follows.
+func (p Plan) fits(s Stage, now time.Duration) bool {
+	list := []Stage{s}
+	for _, other := range p.in(Waiting) {
+		if !other.Optional && other.Name != s.Name {
+			list = append(list, other)
+		}
+	}
+	return p.simulate(list, now) <= p.Total
+}
+
+// simulate plays the stages that run and those of list, in that order, and returns the end of the last.
+func (p Plan) simulate(list []Stage, now time.Duration) time.Duration {
+	type span struct {
+		weight int
+		end    time.Duration
+	}
+	var running []span
+	ends := map[string]time.Duration{}
+	used := 0
+	for _, s := range p.in(Running) {
+		end := max(now, p.Statuses[s.Name].Began+p.scaled(s))
+		running, used, ends[s.Name] = append(running, span{p.weight(s), end}), used+p.weight(s), end
+	}
+	list, clock, last := slices.Clone(list), now, now
+	pending := func(s Stage) bool { // a need that has not ended at clock
+		return slices.ContainsFunc(s.Needs, func(need string) bool {
+			waits := slices.ContainsFunc(list, func(other Stage) bool { return other.Name == need })
+			return waits || ends[need] > clock
+		})
+	}
+	for len(list) > 0 || len(running) > 0 {
+		i := slices.IndexFunc(list, func(s Stage) bool { return used+p.weight(s) <= p.Processors && !pending(s) })
+		if i >= 0 {
+			end := clock + p.scaled(list[i])
+			running, ends[list[i].Name] = append(running, span{p.weight(list[i]), end}), end
+			used += p.weight(list[i])
+			list = slices.Delete(list, i, i+1)
+			continue
+		}
+		if len(running) == 0 {
+			return last // what is left needs what never comes
+		}
+		slices.SortFunc(running, func(a, b span) int { return cmp.Compare(a.end, b.end) })
+		clock, used = running[0].end, used-running[0].weight
+		last, running = max(last, clock), running[1:]
+	}
+	return last
+}
+
+// scaled is the estimate of s on the scale of the stages that have ended: a slow machine is slow for all.
+func (p Plan) scaled(s Stage) time.Duration {
+	var took, estimated time.Duration
+	for _, done := range p.in(Passed) {
+		took, estimated = took+p.Statuses[done.Name].Took, estimated+p.estimate(done)
+	}
+	if estimated < time.Minute || took < estimated {
+		return p.estimate(s)
+	}
+	return time.Duration(float64(p.estimate(s)) * float64(took) / float64(estimated))
+}
+
+func (p Plan) estimate(s Stage) time.Duration {
+	if known, ok := p.Estimates[s.Name]; ok {
+		return known
+	}
+	return s.Warm
+}
+
+func (p Plan) in(phase Phase) []Stage {
+	return slices.DeleteFunc(slices.Clone(p.Stages), func(s Stage) bool { return p.Statuses[s.Name].Phase != phase })
+}
+
+func (p Plan) ready(s Stage) bool {
+	return !slices.ContainsFunc(s.Needs, func(need string) bool { return p.Statuses[need].Phase != Passed })
+}
+
+func (p Plan) requiredWait() bool {
+	return slices.ContainsFunc(p.in(Waiting), func(s Stage) bool { return !s.Optional })
+}
+
+// weight is at most the number of processors: on a small machine everything runs alone.
+func (p Plan) weight(s Stage) int { return min(max(s.Weight, 1), p.Processors) }
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%d s", int(d.Round(time.Second).Seconds())) }

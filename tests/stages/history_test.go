@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stages
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestHistoryKeepsTheLastRuns(t *testing.T) {
+	var h History
+	for i := range 25 {
+		h = h.Add(Record{Commit: fmt.Sprint(i)})
+	}
+	if len(h) != Kept || h[0].Commit != "15" || h[Kept-1].Commit != "24" {
+		t.Errorf("%d runs, from %s to %s", len(h), h[0].Commit, h[len(h)-1].Commit)
+	}
+}
+
+func TestLeftOutIsTheLastRuns(t *testing.T) {
+	h := History{{NotRun: []string{"suite"}}, {NotRun: []string{"lab"}}}
+	if diff := cmp.Diff([]string{"lab"}, h.LeftOut()); diff != "" {
+		t.Error(diff)
+	}
+	if got := h.Add(Record{}).LeftOut(); len(got) != 0 {
+		t.Errorf("after a whole run: %v", got)
+	}
+}
+
+func TestEstimates(t *testing.T) {
+	all := []Stage{{Name: "unit", Warm: time.Minute}, {Name: "lab", Warm: time.Minute, Cold: time.Hour, Caches: []string{"lab"}}, {Name: "demo", Warm: time.Second}}
+	h := History{{Passed: map[string]float64{"unit": 50, "lab": 70}}, {Passed: map[string]float64{"lab": 80.5}}}
+	there := func(string) bool { return false }
+	want := map[string]time.Duration{"unit": 50 * time.Second, "lab": 80500 * time.Millisecond, "demo": time.Second}
+	if diff := cmp.Diff(want, h.Estimates(all, there)); diff != "" {
+		t.Errorf("warm (-want +got):\n%s", diff)
+	}
+	want["lab"] = time.Hour + time.Minute
+	if diff := cmp.Diff(want, h.Estimates(all, func(folder string) bool { return folder == "lab" })); diff != "" {
+		t.Errorf("cold (-want +got):\n%s", diff)
+	}
+}
+
+func TestTurn(t *testing.T) {
+	all := []Stage{{Name: "unit"}, {Name: "never", Optional: true}, {Name: "long ago", Optional: true}, {Name: "changed", Optional: true}, {Name: "just now", Optional: true}}
+	h := History{
+		{Commit: "1", Passed: map[string]float64{"long ago": 1, "just now": 1, "changed": 1}},
+		{Commit: "2", Passed: map[string]float64{"just now": 1, "changed": 1}},
+	}
+	got := h.Turn(all, func(stage, commit string) bool { return stage == "changed" && commit == "2" })
+	if diff := cmp.Diff([]string{"never", "changed", "long ago", "just now"}, got); diff != "" {
+		t.Errorf("turn (-want +got):\n%s", diff)
+	}
+}
+
+func TestAgainInTwoOfTenRunsIsTooOften(t *testing.T) {
+	h := History{{Again: []string{"cri TestA", "cri TestA"}}, {}, {Again: []string{"cri TestB"}}}
+	lines, tooOften := h.Again()
+	if diff := cmp.Diff([]string{"cri TestA: in 1 of the last 3 runs", "cri TestB: in 1 of the last 3 runs"}, lines); diff != "" {
+		t.Error(diff)
+	}
+	if len(tooOften) != 0 {
+		t.Errorf("too often: %v", tooOften)
+	}
+	_, tooOften = h.Add(Record{Again: []string{"cri TestB"}}).Again()
+	if diff := cmp.Diff([]string{"cri TestB"}, tooOften); diff != "" {
+		t.Error(diff)
+	}
+	for range Kept {
+		h = h.Add(Record{})
+	}
+	if lines, _ := h.Again(); len(lines) != 0 {
+		t.Errorf("after %d good runs: %v", Kept, lines)
+	}
+}
+
+func TestSecondTries(t *testing.T) {
+	run := []Stage{{Name: "unit"}, {Name: "cri", Guests: true}, {Name: "lab", Guests: true}}
+	failed := func(tests ...string) Results {
+		r := Results{Failed: len(tests)}
+		for _, test := range tests {
+			r.Failures = append(r.Failures, Told{Test: test})
+		}
+		return r
+	}
+	lost := failed("TestLab/pods", "TestLab")
+	attack := lost
+	attack.Closing = []string{"attacks: 3 tried, 2 denied, 1 succeeded; controls: 3 of 3; permissive: 3 succeeded"}
+	panicked := failed("TestA")
+	panicked.Panicked = true
+	tests := []struct {
+		name    string
+		results map[string]Results
+		kvm     bool
+		want    map[string][]string
+	}{
+		{"nothing failed", map[string]Results{"cri": {Passed: 3}}, false, map[string][]string{}},
+		{"a guest's", map[string]Results{"cri": failed("TestA/x", "TestA")}, false, map[string][]string{"cri": {"TestA"}}},
+		{"with hardware virtualization", map[string]Results{"cri": failed("TestA")}, true, nil},
+		{"no guest's", map[string]Results{"unit": failed("TestA")}, false, map[string][]string{}},
+		{"a scenario", map[string]Results{"lab": lost}, false, map[string][]string{"lab": {"TestLab/pods"}}},
+		{"the lab itself", map[string]Results{"lab": failed("TestLab")}, false, nil},
+		{"an attack succeeded", map[string]Results{"lab": attack}, false, nil},
+		{"a panic", map[string]Results{"cri": panicked}, false, nil},
+		{"too many", map[string]Results{"cri": failed("TestA", "TestB"), "lab": lost}, false, nil},
+		{"no test", map[string]Results{"cri": failed("")}, false, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, SecondTries(run, tt.results, !tt.kvm)); diff != "" {
+				t.Errorf("second tries (-want +got):\n%s", diff)
+			}
+		})
+	}
+	if got := Pattern([]string{"TestLab/pods", "TestLab/why"}); got != "^TestLab$/^(pods|why)$" {
+		t.Errorf("Pattern of scenarios: %s", got)
+	}
+	if got := Pattern([]string{"TestA", "TestB"}); got != "^(TestA|TestB)$" {
+		t.Errorf("Pattern of tests: %s", got)
+	}
+}
+
+func TestClosing(t *testing.T) {
+	o := Outcome{
+		Stages: []Stage{{Name: "unit"}, {Name: "cri", Optional: true, Needs: []string{"unit"}}, {Name: "lab", Optional: true}},
+		Statuses: map[string]Status{
+			"unit": {Phase: Passed}, "cri": {Phase: Passed}, "lab": {Phase: NotRun},
+		},
+		Results: map[string]Results{
+			"unit": {Passed: 5, Skipped: 1, Skips: []Told{{"cloister/oci", "TestX", "needs kvm: none"}}},
+			"cri":  {Passed: 2, NotRun: []string{"oci:FuzzSpec: no time was left"}},
+		},
+		NotRun: map[string]string{"lab": "the machine is cold"}, Again: []string{"cri TestA: in 1 of the last 3 runs"}, Cold: true, Took: 90 * time.Second,
+	}
+	want := strings.Split(`== closing
+skipped: unit TestX: needs kvm: none
+not run: cri, in part: oci:FuzzSpec: no time was left
+second try: cri TestA: in 1 of the last 3 runs
+not run: lab: the machine is cold
+stages: 3, of these passed: 2, failed: 0, not run: 1
+total: 90 s
+7 passed, 0 failed, 1 skipped`, "\n")
+	if diff := cmp.Diff(want, Closing(o)); diff != "" {
+		t.Errorf("closing (-want +got):\n%s", diff)
+	}
+	if !o.OK() {
+		t.Error("a cold machine that left out an optional stage failed")
+	}
+	for name, change := range map[string]func(*Outcome){
+		"a warm machine":        func(o *Outcome) { o.Cold = false },
+		"a required stage":      func(o *Outcome) { o.Stages = []Stage{{Name: "lab"}} },
+		"a failed stage":        func(o *Outcome) { o.Statuses = map[string]Status{"unit": {Phase: Failed}} },
+		"a stage that waits":    func(o *Outcome) { o.Statuses = map[string]Status{"unit": {Phase: Passed}, "cri": {Phase: Passed}} },
+		"too many second tries": func(o *Outcome) { o.TooOften = []string{"cri TestA"} },
+		"a stage whose need failed": func(o *Outcome) {
+			o.Stages = []Stage{{Name: "lab", Optional: true, Needs: []string{"guest"}}}
+		},
+	} {
+		changed := o
+		if change(&changed); changed.OK() {
+			t.Errorf("%s: the run passed", name)
+		}
+	}
+}
+
+func TestFuzzTakesTurns(t *testing.T) {
+	got := FuzzOrder([]string{"c", "b", "a", "d"}, map[string]int64{"a": 30, "b": 10, "c": 20})
+	if diff := cmp.Diff([]string{"d", "b", "c", "a"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFuzzTime(t *testing.T) {
+	tests := []struct {
+		name                 string
+		left, waiting, least int // seconds, tests, seconds
+		want                 int
+	}{
+		{"time enough", 1000, 42, 5, 10},
+		{"shared", 400, 80, 5, 5},
+		{"short", 60, 42, 5, 3},
+		{"none", 7, 42, 5, 0},
+		{"the last", 100, 1, 5, 10},
+	}
+	for _, tt := range tests {
+		got := FuzzTime(time.Duration(tt.left)*time.Second, tt.waiting, 2, time.Duration(tt.least)*time.Second, 10*time.Second)
+		if int(got.Seconds()) != tt.want {
+			t.Errorf("%s: %s, want %d s", tt.name, got, tt.want)
+		}
+	}
+}

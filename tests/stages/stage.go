@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stages
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Stage is one part of the tests, run as one process.
+type Stage struct {
+	Name  string
+	About string // what it shows, in a phrase
+
+	// Needs are the stages that have to pass first. One that did not pass keeps this one from running.
+	Needs []string
+
+	// Command is a program and its arguments. Tests are instead patterns of packages for go test,
+	// and Flags more of its flags. Env is added to the environment. The pattern Rest stands for all packages that no stage names.
+	Command []string
+	Tests   []string
+	Flags   []string
+	Env     []string
+
+	Weight int      // processors it keeps busy: 1, or 2 when it has to be alone
+	Caches []string // folders of the cache that hold what is slow to build; missing ones add Cold
+	Warm   time.Duration
+	Cold   time.Duration
+	Budget time.Duration // a warm run that takes longer says so, and does not fail
+	Limit  time.Duration // the stage is ended then, and has failed
+
+	// Elastic is the least time of a stage that fits its work into the time it is given
+	// (the environment variable CLOISTER_STAGE_SECONDS); 0 for all others.
+	Elastic time.Duration
+	// Optional stages may be left out on a cold machine.
+	Optional bool
+	// Guests tells that its tests run in guests, which an emulated machine may lose.
+	Guests bool
+}
+
+// Rest stands in Tests for all packages that no other stage names, and no folder in apart holds.
+const Rest = "rest"
+
+// apart are packages whose tests are run by hand.
+var apart = []string{"./tests/bench/..."}
+
+// All lists the stages in the order in which they start when time is not short. Two guests run
+// beside each other; a stage that measures its own time, or has machines in a machine, is alone.
+func All() []Stage {
+	const s, m = time.Second, time.Minute
+	guest := []string{"build", "guest", "clients"}
+	return []Stage{
+		{Name: "arch", About: "rules about the tree", Tests: []string{"./tests/arch"}, Weight: 1, Warm: 10 * s, Cold: 30 * s, Budget: 20 * s, Limit: 3 * m},
+		{Name: "build", About: "the programs", Command: []string{".ci/build"}, Weight: 1, Warm: 10 * s, Cold: 60 * s, Budget: 60 * s, Limit: 15 * m},
+		{
+			Name: "guest", About: "the guest's kernel and initial image", Needs: []string{"build"}, Command: []string{".ci/guest"},
+			Weight: 1, Caches: []string{"kernel"}, Warm: 5 * s, Cold: 11 * m, Budget: 60 * s, Limit: 30 * m,
+		},
+		{
+			Name: "clients", About: "foreign programs", Command: []string{"go", "run", "./tests/clients/build"},
+			Weight: 1, Caches: []string{"clients"}, Warm: 3 * s, Cold: 7 * m, Budget: 10 * s, Limit: 25 * m,
+		},
+		{
+			Name: "unit", About: "unit tests with the race detector", Tests: []string{Rest}, Flags: []string{"-race"}, Env: []string{"CGO_ENABLED=1"},
+			Weight: 1, Warm: 280 * s, Cold: 60 * s, Budget: 8 * m, Limit: 16 * m,
+		},
+		{Name: "machine", About: "the vmm room with real machines", Needs: guest, Tests: []string{"./tests/machine/..."}, Weight: 1, Warm: 50 * s, Budget: 2 * m, Limit: 5 * m, Guests: true},
+		{Name: "integration", About: "the Task API by containerd and ctr", Needs: guest, Tests: []string{"./tests/integration/..."}, Weight: 1, Warm: 510 * s, Budget: 12 * m, Limit: 24 * m, Guests: true},
+		{
+			Name: "fuzz", About: "each fuzz test for some seconds, least lately run first", Command: []string{"go", "run", "./tests/stages/fuzz"},
+			Weight: 1, Warm: 414 * s, Cold: 60 * s, Budget: 7 * m, Limit: 14 * m, Elastic: 4 * m,
+		},
+		{Name: "files", About: "files in a guest beside runc", Needs: guest, Tests: []string{"./tests/files/..."}, Weight: 1, Warm: 154 * s, Budget: 200 * s, Limit: 10 * m, Guests: true},
+		{
+			Name: "cri", About: "pods, containerd's CRI suite, networks", Needs: guest, Tests: []string{"./tests/cri/...", "./tests/network/..."}, Flags: []string{"-p", "1"},
+			Weight: 1, Warm: 456 * s, Budget: 10 * m, Limit: 20 * m, Optional: true, Guests: true,
+		},
+		{Name: "crash", About: "kills at every step, hostile guests, load", Needs: guest, Tests: []string{"./tests/crash/..."}, Weight: 1, Warm: 400 * s, Budget: 8 * m, Limit: 16 * m, Optional: true, Guests: true},
+		{
+			Name: "docker", About: "Docker's daemon and command line, nerdctl's contract", Needs: guest, Tests: []string{"./tests/docker/...", "./tests/nerdctl/..."}, Flags: []string{"-p", "1"},
+			Weight: 1, Warm: 167 * s, Budget: 6 * m, Limit: 12 * m, Optional: true, Guests: true,
+		},
+		{Name: "demo", About: "make demo", Needs: []string{"build"}, Command: []string{"make", "--no-print-directory", "demo"}, Weight: 1, Warm: 19 * s, Budget: 2 * m, Limit: 4 * m},
+		{Name: "lint", About: "golangci-lint, dead code, values on another system", Command: []string{".ci/lint"}, Weight: 1, Caches: []string{"tools"}, Warm: 130 * s, Cold: 4 * m, Budget: 3 * m, Limit: 20 * m},
+		// It gives a container a second or two to be there again, by its own clock.
+		{Name: "suite", About: "containerd's client suite", Needs: guest, Tests: []string{"./tests/clients/..."}, Weight: 2, Warm: 145 * s, Budget: 10 * m, Limit: 20 * m, Optional: true, Guests: true},
+		// Its machine, which has machines in it, has two processors.
+		{Name: "lab", About: "an enforcing host in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."}, Weight: 2, Caches: []string{"lab"}, Warm: 835 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true},
+	}
+}
+
+// Select returns the stages of those names in the order of all, with those that they need. The
+// only name "all" selects all.
+func Select(all []Stage, names ...string) ([]Stage, error) {
+	if len(names) == 1 && names[0] == "all" {
+		return all, nil
+	}
+	wanted := map[string]bool{}
+	var want func(name, by string) error
+	want = func(name, by string) error {
+		i := slices.IndexFunc(all, func(s Stage) bool { return s.Name == name })
+		if i < 0 {
+			return fmt.Errorf("no stage %q%s: there are all, %s", name, by, strings.Join(Names(all), ", "))
+		}
+		wanted[name] = true
+		for _, need := range all[i].Needs {
+			if err := want(need, ", needed by "+name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, name := range names {
+		if err := want(name, ""); err != nil {
+			return nil, err
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(s Stage) bool { return !wanted[s.Name] }), nil
+}
+
+// Names lists the stages' names.
+func Names(list []Stage) []string {
+	var names []string
+	for _, s := range list {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+// Packages resolves the patterns of a stage's tests among all packages of the module: Rest becomes
+// those that no stage of all names. Other patterns stay as they are.
+func Packages(all []Stage, s Stage, module string, packages []string) []string {
+	if !slices.Contains(s.Tests, Rest) {
+		return s.Tests
+	}
+	taken := slices.Clone(apart)
+	for _, other := range all {
+		taken = append(taken, other.Tests...)
+	}
+	return slices.DeleteFunc(slices.Clone(packages), func(name string) bool {
+		return slices.ContainsFunc(taken, func(pattern string) bool { return covers(module, pattern, name) })
+	})
+}
+
+func covers(module, pattern, name string) bool {
+	pattern = module + strings.TrimPrefix(pattern, ".")
+	if folder, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return name == folder || strings.HasPrefix(name, folder+"/")
+	}
+	return name == pattern
+}
