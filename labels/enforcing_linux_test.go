@@ -17,6 +17,7 @@ import (
 	"cloister/labels/lsm"
 	"cloister/labels/mcs"
 	"cloister/labels/relabel"
+	"cloister/sys"
 	"cloister/tests/testenv"
 )
 
@@ -46,12 +47,12 @@ func enforce(t *testing.T) *enforcing {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(e.dir) })
-	self, err := e.driver.Host().Self()
+	self, err := sys.Self()
 	if err != nil {
 		t.Fatal(err)
 	}
 	e.registry, err = mcs.Open(mcs.Options{
-		Dir: filepath.Join(e.dir, "mcs"), Self: self, Alive: e.driver.Host().Alive,
+		Dir: filepath.Join(e.dir, "mcs"), Self: self, Alive: sys.Process.Alive,
 		Scan: func(ctx context.Context) ([]labels.Process, error) {
 			seen, err := e.driver.Host().Processes(ctx)
 			if seen.Hidden > 0 {
@@ -179,11 +180,11 @@ func TestEnforcingRelabel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	self, err := e.driver.Host().Self()
+	self, err := sys.Self()
 	if err != nil {
 		t.Fatal(err)
 	}
-	journal, err := relabel.Open(relabel.Options{Dir: filepath.Join(e.dir, "relabel"), Self: self, Alive: e.driver.Host().Alive})
+	journal, err := relabel.Open(relabel.Options{Dir: filepath.Join(e.dir, "relabel"), Self: self, Alive: sys.Process.Alive})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,9 +10,9 @@ import (
 	"testing"
 
 	"cloister/labels"
-	"cloister/labels/lsm"
 	"cloister/labels/mcs"
 	"cloister/labels/relabel"
+	"cloister/sys"
 	"cloister/tests/testenv"
 
 	"golang.org/x/sys/unix"
@@ -34,8 +34,7 @@ func TestTogether(t *testing.T) {
 	if err := unix.Lsetxattr(disk, "security.selinux", []byte(old), 0); err != nil {
 		testenv.Need(t, testenv.Root, root+" takes no labels")
 	}
-	host := lsm.Host{}
-	self, err := host.Self()
+	self, err := sys.Self()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,9 +42,9 @@ func TestTogether(t *testing.T) {
 	first.PID = 1 << 30 // a process that is dead by now
 	var machines []labels.Process
 	scan := func(context.Context) ([]labels.Process, error) { return machines, t.Context().Err() }
-	open := func(owner labels.Owner) (*relabel.Journal, *mcs.Registry) {
+	open := func(owner sys.Process) (*relabel.Journal, *mcs.Registry) {
 		journal, err := relabel.Open(relabel.Options{
-			Dir: filepath.Join(root, "relabel"), Self: owner, Alive: host.Alive,
+			Dir: filepath.Join(root, "relabel"), Self: owner, Alive: sys.Process.Alive,
 			Carried: func(_ context.Context, l labels.Level) (bool, error) {
 				for _, m := range machines {
 					if m.Label.Range.High.Clashes(l) {
@@ -59,7 +58,7 @@ func TestTogether(t *testing.T) {
 			t.Fatal(err)
 		}
 		registry, err := mcs.Open(mcs.Options{
-			Dir: filepath.Join(root, "mcs"), Self: owner, Alive: host.Alive, Scan: scan, Pending: journal.Pending, Held: journal.Held,
+			Dir: filepath.Join(root, "mcs"), Self: owner, Alive: sys.Process.Alive, Scan: scan, Pending: journal.Pending, Held: journal.Held,
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -52,7 +52,7 @@ func Found(cfg Config, dir statedir.Dir) ([]statedir.Effect, error) {
 	}
 	effects = append(effects, links...)
 	for _, p := range processes {
-		effects = append(effects, statedir.Effect{Kind: statedir.KindProcess, Path: program(p.Pid), Process: p})
+		effects = append(effects, statedir.Effect{Kind: statedir.KindProcess, Path: program(p.PID), Process: p})
 	}
 	return effects, nil
 }

@@ -22,6 +22,7 @@ import (
 	"cloister/labels/relabel"
 	"cloister/oci"
 	"cloister/sandbox/statedir"
+	"cloister/sys"
 	"cloister/vmm"
 )
 
@@ -135,7 +136,7 @@ func tenant(req Request) string {
 // finishes what dead sandboxes left in the journal before any level is given out.
 func keepers(cfg Config) (*mcs.Registry, *relabel.Journal, error) {
 	host := lsm.Host{}
-	self, err := host.Self()
+	self, err := sys.Self()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -147,7 +148,7 @@ func keepers(cfg Config) (*mcs.Registry, *relabel.Journal, error) {
 		return seen.Processes, err
 	}
 	journal, err := relabel.Open(relabel.Options{
-		Dir: filepath.Join(cfg.Root, "relabel"), Self: self, Alive: host.Alive, AllowWholeDisks: cfg.Labels.AllowWholeDisks,
+		Dir: filepath.Join(cfg.Root, "relabel"), Self: self, Alive: sys.Process.Alive, AllowWholeDisks: cfg.Labels.AllowWholeDisks,
 		Carried: func(ctx context.Context, level labels.Level) (bool, error) { return carried(ctx, scan, level) },
 	})
 	if err != nil {
@@ -164,7 +165,7 @@ func keepers(cfg Config) (*mcs.Registry, *relabel.Journal, error) {
 		return nil, nil, err
 	}
 	registry, err := mcs.Open(mcs.Options{
-		Dir: filepath.Join(cfg.Root, "mcs"), Range: span, Self: self, Alive: host.Alive, Scan: scan,
+		Dir: filepath.Join(cfg.Root, "mcs"), Range: span, Self: self, Alive: sys.Process.Alive, Scan: scan,
 		Pending: journal.Pending, Held: journal.Held, Carries: carriesPair,
 	})
 	return registry, journal, err

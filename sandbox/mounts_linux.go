@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -17,6 +16,7 @@ import (
 
 	"cloister/labels"
 	"cloister/sandbox/plan"
+	"cloister/sys"
 )
 
 // mountRootfs makes an engine's mounts at target, one on top of the other. The
@@ -87,20 +87,15 @@ func mountAt(source, target, fsType string, options []string) error {
 	if base == "" {
 		return mount.Mount(source, target, fsType, data)
 	}
-	done := make(chan error)
-	go func() {
-		// The working folder becomes this thread's own; it is never unlocked, so it ends here.
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			err = unix.Chdir(base)
+	return sys.OnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil { // the working folder becomes this thread's own
+			return err
 		}
-		if err == nil {
-			err = mount.Mount(source, target, fsType, strings.Join(short, ","))
+		if err := unix.Chdir(base); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	return <-done
+		return mount.Mount(source, target, fsType, strings.Join(short, ","))
+	})
 }
 
 // relativeLowers rewrites lowerdir= relative to the folder that all layers share.

@@ -28,7 +28,12 @@ func OfProcess(cfg Config, namespace string, pid int) (id, bundle string, err er
 			continue // it is going
 		}
 		for _, e := range record.Effects {
-			if e.Kind == statedir.KindProcess && e.Process.Pid == pid && e.Process.Alive() {
+			if e.Kind != statedir.KindProcess || e.Process.PID != pid {
+				continue
+			}
+			if alive, err := e.Process.Alive(); err != nil {
+				return "", "", err
+			} else if alive {
 				return string(record.ID), record.Bundle, nil
 			}
 		}

@@ -24,6 +24,7 @@ import (
 	"cloister/oci"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
+	"cloister/sys"
 )
 
 const (
@@ -161,17 +162,17 @@ func (h *server) tell(ctx context.Context, err error) {
 // dialSocket connects to what is at a path now, if no link leads there: who can put a link in the socket's place, as a guest can
 // that has its folder for a volume, would choose the server.
 func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
-	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	socket, err := sys.OpenNoLinks(path, unix.O_PATH)
 	if errors.Is(err, unix.ELOOP) {
 		return nil, fmt.Errorf("a link leads there that was not there when the container was made: %w", err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(fd)
+	defer socket.Close()
 	ctx, cancel := context.WithTimeout(ctx, socketAnswer)
 	defer cancel()
-	conn, err := dialPatiently(ctx, fmt.Sprintf("/proc/self/fd/%d", fd))
+	conn, err := dialPatiently(ctx, fmt.Sprintf("/proc/self/fd/%d", socket.Fd()))
 	errno, known := errors.AsType[unix.Errno](err)
 	switch {
 	case errors.Is(err, unix.EACCES):

@@ -28,6 +28,7 @@ import (
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
+	"cloister/sys"
 	"cloister/vmm"
 	"cloister/vmm/guestimage"
 	"cloister/vmm/qemu"
@@ -161,7 +162,7 @@ func (s *Sandbox) run(program string, start func() (pid int, err error), stop fu
 		if err != nil {
 			return err
 		}
-		e.Process, err = statedir.ProcessOf(pid)
+		e.Process, err = sys.ProcessOf(pid)
 		return err
 	}, stop)
 }

@@ -12,9 +12,9 @@ import (
 	"testing"
 
 	"cloister/labels"
-	"cloister/labels/lsm"
 	"cloister/labels/mcs"
 	"cloister/sandbox/statedir"
+	"cloister/sys"
 )
 
 func level(t *testing.T, text string) labels.Level {
@@ -52,13 +52,13 @@ func crowdedHost(t *testing.T) *site {
 	}
 	s := fakeSite(t, files)
 	s.plant(t, "default", "one", alive(t), func(r *statedir.Record) {
-		r.Effects[0].Process.Pid, r.Effects[1].Process.Pid = 101, 100
+		r.Effects[0].Process.PID, r.Effects[1].Process.PID = 101, 100
 	})
-	self, err := lsm.Host{}.Self()
+	self, err := sys.Self()
 	if err != nil {
 		t.Fatal(err)
 	}
-	registry, err := mcs.Open(mcs.Options{Dir: filepath.Join(s.config.Root, "mcs"), Self: self, Alive: lsm.Host{}.Alive})
+	registry, err := mcs.Open(mcs.Options{Dir: filepath.Join(s.config.Root, "mcs"), Self: self, Alive: sys.Process.Alive})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,7 +68,7 @@ func runPs(_ context.Context, std stdio, args []string) error {
 func (s *site) row(b guestBox, state string, now time.Time) psRow {
 	r := b.record
 	row := psRow{
-		Namespace: b.dir.Namespace(), ID: b.dir.ID(), State: state, Pid: b.process(programQEMU).Pid, Created: r.Created,
+		Namespace: b.dir.Namespace(), ID: b.dir.ID(), State: state, Pid: b.process(programQEMU).PID, Created: r.Created,
 		Machine: r.Facts["machine"], Accel: r.Facts["accel"], Label: r.Facts["label"], GuestMiB: r.Facts["memory_mib"],
 		PSS: s.memory(b), Image: b.image(),
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cloister/sandbox/statedir"
+	"cloister/sys"
 	"cloister/tests/testenv"
 )
 
@@ -24,7 +25,7 @@ func TestPs(t *testing.T) {
 		delete(r.Facts, "label")
 		r.Effects = nil
 	})
-	s.plant(t, "moby", "gone", statedir.Process{Pid: 1 << 22, StartTime: 1}, func(r *statedir.Record) { r.Facts = nil })
+	s.plant(t, "moby", "gone", sys.Process{PID: 1 << 22, Start: 1}, func(r *statedir.Record) { r.Facts = nil })
 	boxes, err := s.sandboxes()
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +50,7 @@ func TestPsInspectGC(t *testing.T) {
 	s.plant(t, "default", "one", alive(t), func(r *statedir.Record) {
 		r.Phases = []statedir.Phase{{Name: "plan", DurationMs: 10}, {Name: "kernel", OffsetMs: 10, DurationMs: 90}}
 	})
-	gone := s.plant(t, "default", "two", statedir.Process{Pid: 1 << 22, StartTime: 1}, func(r *statedir.Record) { r.Effects = nil })
+	gone := s.plant(t, "default", "two", sys.Process{PID: 1 << 22, Start: 1}, func(r *statedir.Record) { r.Effects = nil })
 
 	out, messages, err := s.command(t, "ps")
 	if err != nil || !strings.Contains(out, "one") || strings.Contains(out, "two") || !strings.Contains(messages, "cloister gc") {
@@ -112,7 +113,7 @@ func TestUnreadableRecord(t *testing.T) {
 	}
 	out, _, err = s.command(t, "inspect", "lost")
 	var found inspected
-	if err != nil || json.Unmarshal([]byte(out), &found) != nil || found.Problem == "" || len(found.Effects) != 1 || found.Effects[0].Process.Pid != left.Process.Pid {
+	if err != nil || json.Unmarshal([]byte(out), &found) != nil || found.Problem == "" || len(found.Effects) != 1 || found.Effects[0].Process.PID != left.Process.Pid {
 		t.Errorf("inspect: %q, %v", out, err)
 	}
 	out, _, err = s.command(t, "gc", "--dry-run")

@@ -17,6 +17,7 @@ import (
 	"cloister/labels"
 	"cloister/sandbox"
 	"cloister/sandbox/statedir"
+	"cloister/sys"
 	"cloister/vmm/guestimage"
 )
 
@@ -103,13 +104,13 @@ func (s *site) effects(b guestBox) ([]statedir.Effect, error) {
 }
 
 // process gives the sandbox's process of that program; its zero value when there is none.
-func (b guestBox) process(program string) statedir.Process {
+func (b guestBox) process(program string) sys.Process {
 	for _, e := range b.record.Effects {
 		if e.Kind == statedir.KindProcess && strings.HasPrefix(filepath.Base(e.Path), program) {
 			return e.Process
 		}
 	}
-	return statedir.Process{}
+	return sys.Process{}
 }
 
 // states of a sandbox.
@@ -124,12 +125,18 @@ func (b guestBox) state() string {
 	switch {
 	case b.held, b.broken != nil && !statedir.IsUnreadable(b.broken) && !errdefs.IsNotFound(b.broken):
 		return stateUnknown
-	case !b.record.Owner.Alive():
+	case !running(b.record.Owner):
 		return stateDead
-	case b.process(programQEMU).Alive():
+	case running(b.process(programQEMU)):
 		return stateRunning
 	}
 	return stateStarting
+}
+
+// running takes a process that cannot be looked up for one that runs.
+func running(p sys.Process) bool {
+	alive, err := p.Alive()
+	return alive || err != nil
 }
 
 // label is QEMU's; zero when the sandbox has none.
@@ -151,11 +158,11 @@ type memory struct {
 func (m memory) sum() int64 { return m.QEMU + m.Virtiofsd + m.Shim }
 
 func (s *site) memory(b guestBox) memory {
-	pss := func(p statedir.Process) int64 {
-		if !p.Alive() {
+	pss := func(p sys.Process) int64 {
+		if !running(p) {
 			return 0
 		}
-		n, err := s.pss(p.Pid)
+		n, err := s.pss(p.PID)
 		if err != nil {
 			return 0
 		}

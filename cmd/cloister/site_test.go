@@ -20,6 +20,7 @@ import (
 	"cloister/labels/lsm"
 	"cloister/sandbox"
 	"cloister/sandbox/statedir"
+	"cloister/sys"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -65,9 +66,9 @@ func fakeSite(t *testing.T, files map[string]string) *site {
 func created() time.Time { return time.Date(2026, 11, 22, 6, 0, 0, 0, time.UTC) }
 
 // alive is a process that runs: this one.
-func alive(t *testing.T) statedir.Process {
+func alive(t *testing.T) sys.Process {
 	t.Helper()
-	p, err := statedir.ProcessOf(os.Getpid())
+	p, err := sys.Self()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +76,7 @@ func alive(t *testing.T) statedir.Process {
 }
 
 // plant writes a record.
-func (s *site) plant(t *testing.T, namespace, id string, owner statedir.Process, change func(*statedir.Record)) statedir.Dir {
+func (s *site) plant(t *testing.T, namespace, id string, owner sys.Process, change func(*statedir.Record)) statedir.Dir {
 	t.Helper()
 	dir, err := statedir.New(s.config.State, namespace, id)
 	if err != nil {
@@ -85,7 +86,7 @@ func (s *site) plant(t *testing.T, namespace, id string, owner statedir.Process,
 		t.Fatal(err)
 	}
 	r := statedir.Record{
-		Version: 1, Namespace: dir.Namespace(), ID: dir.ID(), BootID: "boot", Owner: owner, Created: created(),
+		Version: 2, Namespace: dir.Namespace(), ID: dir.ID(), BootID: "boot", Owner: owner, Created: created(),
 		Facts: map[string]string{"machine": "q35", "accel": "kvm", "kernel": "6.1.0", "label": "system_u:system_r:cloister_qemu_t:s0:c1,c2", "memory_mib": "608"},
 		Effects: []statedir.Effect{
 			{Seq: 1, Kind: statedir.KindProcess, Path: "virtiofsd", Process: owner, Done: true},

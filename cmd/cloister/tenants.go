@@ -14,9 +14,9 @@ import (
 	"strings"
 
 	"cloister/labels"
-	"cloister/labels/lsm"
 	"cloister/labels/mcs"
 	"cloister/labels/relabel"
+	"cloister/sys"
 )
 
 // labelled is a process of some tenant.
@@ -89,8 +89,7 @@ func (s *site) look(ctx context.Context) (picture, error) {
 
 // kept reads the registry of levels and the journal of labelled files, where there are any.
 func (s *site) kept() ([]mcs.Entry, []relabel.Use, error) {
-	own := lsm.Host{} // the owner that opens them is this process, wherever the rest is looked for
-	self, err := own.Self()
+	self, err := sys.Self() // this process opens them, wherever the rest is looked for
 	if err != nil {
 		return nil, nil, err
 	}
@@ -98,14 +97,14 @@ func (s *site) kept() ([]mcs.Entry, []relabel.Use, error) {
 	var uses []relabel.Use
 	var problems []error
 	if dir := filepath.Join(s.config.Root, "mcs"); there(dir) {
-		registry, err := mcs.Open(mcs.Options{Dir: dir, Self: self, Alive: own.Alive})
+		registry, err := mcs.Open(mcs.Options{Dir: dir, Self: self, Alive: sys.Process.Alive})
 		if err == nil {
 			entries, err = registry.Entries()
 		}
 		problems = append(problems, orRoot(err))
 	}
 	if dir := filepath.Join(s.config.Root, "relabel"); there(dir) {
-		journal, err := relabel.Open(relabel.Options{Dir: dir, Self: self, Alive: own.Alive})
+		journal, err := relabel.Open(relabel.Options{Dir: dir, Self: self, Alive: sys.Process.Alive})
 		if err == nil {
 			uses, err = journal.Uses()
 		}
@@ -124,8 +123,8 @@ func (s *site) name(seen []labels.Process, boxes []guestBox) []labelled {
 	ours := map[int]string{}
 	for _, b := range boxes {
 		for _, e := range b.record.Effects {
-			if e.Process.Pid != 0 {
-				ours[e.Process.Pid] = b.name()
+			if e.Process.PID != 0 {
+				ours[e.Process.PID] = b.name()
 			}
 		}
 	}

@@ -105,8 +105,8 @@ func (s *site) subject(rest []string, text string) (subject, error) {
 	}
 	about.level = &level
 	for _, e := range b.record.Effects {
-		if e.Process.Pid != 0 {
-			about.pids = append(about.pids, e.Process.Pid)
+		if e.Process.PID != 0 {
+			about.pids = append(about.pids, e.Process.PID)
 		}
 	}
 	return about, nil

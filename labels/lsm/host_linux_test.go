@@ -124,29 +124,6 @@ func TestProcesses(t *testing.T) {
 	}
 }
 
-func TestOwner(t *testing.T) {
-	host := Host{}
-	self, err := host.Self()
-	if err != nil {
-		t.Fatal(err)
-	}
-	later, earlier, elsewhere := self, self, self
-	later.Start++
-	earlier.Boot = "00000000-0000-0000-0000-000000000000"
-	elsewhere.PIDNamespace++
-	gone := self
-	gone.PID = 1 << 30
-	for _, test := range []struct {
-		name  string
-		owner labels.Owner
-		want  bool
-	}{{"self", self, true}, {"pid given out again", later, false}, {"earlier boot", earlier, false}, {"no such pid", gone, false}, {"other pid namespace", elsewhere, true}} {
-		if alive, err := host.Alive(test.owner); err != nil || alive != test.want {
-			t.Errorf("Alive(%s) = %v, %v, want %v", test.name, alive, err, test.want)
-		}
-	}
-}
-
 // TestThisHost asks the real kernel.
 func TestThisHost(t *testing.T) {
 	testenv.NeedSELinux(t)

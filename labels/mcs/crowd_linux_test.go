@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"cloister/labels"
+	"cloister/sys"
 
 	"golang.org/x/sys/unix"
 )
@@ -151,8 +152,8 @@ func openCrowd(t *testing.T, dir string) *Registry {
 	}
 	r, err := Open(Options{
 		Dir: filepath.Join(dir, "registry"), Range: Range{Max: 39}, // 780 pairs for up to 256
-		Self: labels.Owner{PID: os.Getpid(), Start: start, Boot: "boot"},
-		Alive: func(o labels.Owner) (bool, error) {
+		Self: sys.Process{PID: os.Getpid(), Start: start, Boot: "boot"},
+		Alive: func(o sys.Process) (bool, error) {
 			start, ok := startTime(o.PID)
 			return ok && start == o.Start, nil
 		},

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"cloister/labels"
+	"cloister/sys"
 )
 
 // The folders of entries.
@@ -34,8 +35,8 @@ const (
 
 // Holder is a sandbox that holds a level, and the process that answers for it.
 type Holder struct {
-	Sandbox string       `json:"sandbox"`
-	Owner   labels.Owner `json:"owner"`
+	Sandbox string      `json:"sandbox"`
+	Owner   sys.Process `json:"owner"`
 }
 
 // Entry is a reserved level.

@@ -15,6 +15,7 @@ import (
 
 	"cloister/labels"
 	"cloister/labels/internal/flock"
+	"cloister/sys"
 )
 
 const (
@@ -30,9 +31,9 @@ type Options struct {
 	// Range is what is drawn from; zero means Whole.
 	Range Range
 	// Self is the process that answers for what is reserved.
-	Self labels.Owner
+	Self sys.Process
 	// Alive tells whether an owner still runs.
-	Alive func(labels.Owner) (bool, error)
+	Alive func(sys.Process) (bool, error)
 	// Scan looks at what runs on the host, whoever started it; nil sees nothing.
 	Scan func(context.Context) ([]labels.Process, error)
 	// Pending tells whether something of a sandbox is still to be undone; its level is kept until then. nil: never.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cloister/labels"
+	"cloister/sys"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,8 +44,8 @@ func (w *world) open(t *testing.T, pid int) *Registry {
 
 func (w *world) options(pid int) Options {
 	return Options{
-		Dir: w.dir, Range: w.ranged, Self: labels.Owner{PID: pid, Start: 1, Boot: "boot-1"},
-		Alive:   func(o labels.Owner) (bool, error) { return !w.dead[o.PID], nil },
+		Dir: w.dir, Range: w.ranged, Self: sys.Process{PID: pid, Start: 1, Boot: "boot-1"},
+		Alive:   func(o sys.Process) (bool, error) { return !w.dead[o.PID], nil },
 		Scan:    func(context.Context) ([]labels.Process, error) { return w.scan, nil },
 		Pending: func(sandbox string) (bool, error) { return w.pending[sandbox], nil },
 		Held:    func() ([]labels.Level, error) { return w.held, nil },
@@ -345,7 +346,7 @@ func FuzzDecode(f *testing.F) {
 
 // BenchmarkDraw reserves a pair while 5,000 are held; the median is its own figure.
 func BenchmarkDraw(b *testing.B) {
-	r, err := Open(Options{Dir: b.TempDir(), Self: labels.Owner{PID: 1, Boot: "boot"}, Alive: func(labels.Owner) (bool, error) { return true, nil }})
+	r, err := Open(Options{Dir: b.TempDir(), Self: sys.Process{PID: 1, Boot: "boot"}, Alive: func(sys.Process) (bool, error) { return true, nil }})
 	if err != nil {
 		b.Fatal(err)
 	}

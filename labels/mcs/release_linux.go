@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"cloister/labels"
+	"cloister/sys"
 )
 
 // Release gives a sandbox's hold on a level back. A level that the sandbox does not hold is left alone without an error, so
@@ -123,7 +124,7 @@ type corpse struct {
 func (r *Registry) dead() ([]corpse, error) {
 	var found []corpse
 	var problems []error
-	alive := map[labels.Owner]bool{}
+	alive := map[sys.Process]bool{}
 	for _, folder := range []string{pairsFolder, wideFolder} {
 		files, err := r.files(folder)
 		if err != nil {
@@ -150,7 +151,7 @@ func (r *Registry) dead() ([]corpse, error) {
 	return found, errors.Join(problems...)
 }
 
-func (r *Registry) deadHolders(e Entry, alive map[labels.Owner]bool) ([]Holder, error) {
+func (r *Registry) deadHolders(e Entry, alive map[sys.Process]bool) ([]Holder, error) {
 	var gone []Holder
 	for _, h := range e.Holders {
 		lives, known := alive[h.Owner]

@@ -11,8 +11,8 @@ import (
 	"syscall"
 	"testing"
 
-	"cloister/labels"
 	"cloister/labels/lsm"
+	"cloister/sys"
 )
 
 const crashAt = "CLOISTER_TEST_CRASH" // set: "dir journal step" of a process that is to die
@@ -91,8 +91,8 @@ func TestCrashingProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	j, err := Open(Options{
-		Dir: what[1], Self: labels.Owner{PID: 1, Start: 1, Boot: "boot-1"}, Attributes: deadly{&step},
-		Alive: func(labels.Owner) (bool, error) { return true, nil },
+		Dir: what[1], Self: sys.Process{PID: 1, Start: 1, Boot: "boot-1"}, Attributes: deadly{&step},
+		Alive: func(sys.Process) (bool, error) { return true, nil },
 	})
 	if err != nil {
 		t.Fatal(err)

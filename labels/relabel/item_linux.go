@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"cloister/labels"
+	"cloister/sys"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,16 +69,14 @@ func openPath(path string) (*os.File, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return nil, fmt.Errorf("%w: %q is not an absolute, clean path", ErrRefused, path)
 	}
-	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	file, err := sys.OpenNoLinks(path, unix.O_PATH|unix.O_NOFOLLOW)
 	switch {
 	case errors.Is(err, unix.ELOOP):
 		return nil, fmt.Errorf("%w: %s goes through a symbolic link: give the path it leads to (readlink -f)", ErrRefused, path)
 	case err != nil:
-		return nil, &os.PathError{Op: "relabel", Path: path, Err: err}
+		return nil, fmt.Errorf("relabel: %w", err)
 	}
-	return os.NewFile(uintptr(fd), path), nil
+	return file, nil
 }
 
 func (j *Journal) check(t *target) error {

@@ -16,6 +16,7 @@ import (
 	"cloister/labels"
 	"cloister/labels/internal/flock"
 	"cloister/labels/lsm"
+	"cloister/sys"
 )
 
 const (
@@ -42,9 +43,9 @@ type Options struct {
 	// Dir is the journal's folder, on a disk that survives a reboot; it is made when absent.
 	Dir string
 	// Self is the process that answers for what is labelled.
-	Self labels.Owner
+	Self sys.Process
 	// Alive tells whether an owner still runs.
-	Alive func(labels.Owner) (bool, error)
+	Alive func(sys.Process) (bool, error)
 	// Carried tells whether a process carries a level: what a dead owner's machine still uses is left. nil: never.
 	Carried func(context.Context, labels.Level) (bool, error)
 	// AllowWholeDisks accepts block devices that are not partitions or volumes.
@@ -161,7 +162,7 @@ func (j *Journal) heads() ([]head, error) {
 // Use is one file that a sandbox has labelled.
 type Use struct {
 	Sandbox string
-	Owner   labels.Owner
+	Owner   sys.Process
 	Path    string
 	// Label is what it was given, Before what it had ("" for none), as written on the file.
 	Label, Before string

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"cloister/labels"
+	"cloister/sys"
 )
 
 // ErrCorrupt is wrapped when a file of the journal cannot be what cloister wrote.
@@ -19,7 +20,7 @@ var ErrCorrupt = errors.New("corrupt relabel journal")
 // head is what a sandbox's folder begins with.
 type head struct {
 	Sandbox string       `json:"sandbox"`
-	Owner   labels.Owner `json:"owner"`
+	Owner   sys.Process  `json:"owner"`
 	Level   labels.Level `json:"level"`
 }
 
@@ -67,7 +68,7 @@ func load(path string, into any) error {
 func (j *Journal) loadHead(folder string) (head, error) {
 	var h head
 	err := load(filepath.Join(folder, headFile), &h)
-	if err == nil && (h.Sandbox == "" || h.Owner == (labels.Owner{})) {
+	if err == nil && (h.Sandbox == "" || h.Owner == (sys.Process{})) {
 		err = fmt.Errorf("%w: %s names no sandbox or owner: remove it", ErrCorrupt, filepath.Join(folder, headFile))
 	}
 	return h, err

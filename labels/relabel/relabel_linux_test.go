@@ -18,6 +18,7 @@ import (
 
 	"cloister/labels"
 	"cloister/labels/lsm"
+	"cloister/sys"
 	"cloister/tests/testenv"
 
 	"golang.org/x/sys/unix"
@@ -62,8 +63,8 @@ func newWorld(t *testing.T) *world {
 func (w *world) open(pid int) *Journal {
 	w.t.Helper()
 	j, err := Open(Options{
-		Dir: w.journal, Self: labels.Owner{PID: pid, Start: 1, Boot: w.boot}, Attributes: w.attr,
-		Alive:   func(o labels.Owner) (bool, error) { return o.Boot == w.boot && !w.dead[o.PID], nil },
+		Dir: w.journal, Self: sys.Process{PID: pid, Start: 1, Boot: w.boot}, Attributes: w.attr,
+		Alive:   func(o sys.Process) (bool, error) { return o.Boot == w.boot && !w.dead[o.PID], nil },
 		Carried: func(_ context.Context, l labels.Level) (bool, error) { return w.carried[l], nil },
 	})
 	if err != nil {

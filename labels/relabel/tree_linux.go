@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 
 	"cloister/labels/lsm"
+	"cloister/sys"
 
 	"golang.org/x/sys/unix"
 )
@@ -125,15 +126,11 @@ func (w *walker) visitBatch(folder *os.File, rel string, names []string) ([]stri
 }
 
 func openChild(folder *os.File, name string) (child, error) {
-	path := filepath.Join(folder.Name(), name)
-	fd, err := unix.Openat2(int(folder.Fd()), name, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	})
+	file, err := sys.OpenBelowHere(folder, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return child{}, &os.PathError{Op: "open", Path: path, Err: err}
+		return child{}, err
 	}
-	c := child{file: os.NewFile(uintptr(fd), path)}
+	c := child{file: file}
 	if c.stat, _, err = identify(c.file); err != nil {
 		return child{}, errors.Join(err, c.file.Close())
 	}

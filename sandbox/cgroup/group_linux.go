@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"cloister/sys"
 )
 
 // Group is a sandbox's leaf in every hierarchy of the host.
@@ -275,19 +278,19 @@ func (g *Group) Kill() error {
 // kill kills a process that is still in the leaf when its descriptor is open: a
 // pid alone may have been given out again.
 func (g *Group) kill(pid int) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
+	fd, err := sys.OpenPID(pid)
+	if errors.Is(err, os.ErrProcessDone) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("pidfd of %d: %w", pid, err)
+		return err
 	}
-	defer func() { _ = unix.Close(fd) }()
+	defer fd.Close()
 	if pids, err := g.Pids(); err != nil || !slices.Contains(pids, pid) {
 		return err
 	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill %d: %w", pid, err)
+	if err := fd.Signal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
 	}
 	return nil
 }

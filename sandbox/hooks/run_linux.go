@@ -9,13 +9,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 	"time"
 
 	"cloister/oci"
-
-	"golang.org/x/sys/unix"
+	"cloister/sys"
 )
 
 // drain bounds the wait for output after a hook's end: a daemon that it left
@@ -100,33 +98,7 @@ func execute(cmd *exec.Cmd, ns Namespaces) error {
 	if ns.Mount == nil && ns.Network == nil {
 		return wait(cmd, cmd.Start())
 	}
-	done := make(chan error)
-	go onThread(func() {
-		err := enter(ns)
-		if err == nil {
-			err = cmd.Start()
-		}
-		done <- wait(cmd, err)
-	})
-	return <-done
-}
-
-// onThread runs f on a thread that ends with it, since it is never unlocked: what
-// f does to the thread touches nobody else. The first thread is not taken: it
-// never ends, and /proc/PID/ns shows its namespaces for the whole process.
-func onThread(f func()) {
-	runtime.LockOSThread()
-	if unix.Gettid() != unix.Getpid() {
-		f()
-		return
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		onThread(f)
-	}()
-	<-done
-	runtime.UnlockOSThread()
+	return sys.Namespaces{Mount: ns.Mount, Network: ns.Network}.Do(func() error { return wait(cmd, cmd.Start()) })
 }
 
 // wait waits for a command that was started without an error. A hook that does
@@ -140,22 +112,4 @@ func wait(cmd *exec.Cmd, err error) error {
 		return nil
 	}
 	return err
-}
-
-// enter moves the calling thread.
-func enter(ns Namespaces) error {
-	if ns.Network != nil {
-		if err := unix.Setns(int(ns.Network.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace: %w", err)
-		}
-	}
-	if ns.Mount != nil {
-		if err := unix.Unshare(unix.CLONE_FS); err != nil { // or setns refuses a thread among others
-			return fmt.Errorf("unshare working folder: %w", err)
-		}
-		if err := unix.Setns(int(ns.Mount.Fd()), unix.CLONE_NEWNS); err != nil {
-			return fmt.Errorf("enter mount namespace: %w", err)
-		}
-	}
-	return nil
 }

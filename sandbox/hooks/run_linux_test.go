@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cloister/oci"
+	"cloister/sys"
 	"cloister/tests/testenv"
 
 	"github.com/google/go-cmp/cmp"
@@ -152,8 +153,7 @@ func TestRunNamespaces(t *testing.T) {
 	testenv.NeedRoot(t)
 	var ns Namespaces
 	own, _ := os.Readlink("/proc/self/ns/net")
-	ready := make(chan error)
-	go onThread(func() {
+	err := sys.OnThread(func() error {
 		err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_FS)
 		if err == nil {
 			ns.Mount, err = os.Open("/proc/thread-self/ns/mnt")
@@ -161,9 +161,9 @@ func TestRunNamespaces(t *testing.T) {
 		if err == nil {
 			ns.Network, err = os.Open("/proc/thread-self/ns/net")
 		}
-		ready <- err
+		return err
 	})
-	if err := <-ready; err != nil {
+	if err != nil {
 		t.Skip("no new namespaces here:", err)
 	}
 	out := filepath.Join(t.TempDir(), "out")

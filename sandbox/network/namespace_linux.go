@@ -5,9 +5,10 @@ package network
 import (
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/sys"
 )
 
 // Namespace is the network namespace that a sandbox lives in.
@@ -40,7 +41,7 @@ func Open(path string) (*Namespace, error) {
 
 func fresh() (*Namespace, error) {
 	n := &Namespace{dials: make(chan struct{}, maxDials)}
-	err := onOwnThread(func() error {
+	err := sys.OnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("new network namespace: %w", err)
 		}
@@ -65,21 +66,5 @@ func (n *Namespace) Close() error { return n.file.Close() }
 
 // do runs f on a thread inside the namespace.
 func (n *Namespace) do(f func() error) error {
-	return onOwnThread(func() error {
-		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace: %w", err)
-		}
-		return f()
-	})
-}
-
-// onOwnThread runs f on a thread that ends with it, so that what f changes of
-// the thread reaches nobody else.
-func onOwnThread(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		done <- f()
-	}()
-	return <-done
+	return sys.Namespaces{Network: n.file}.Do(f)
 }

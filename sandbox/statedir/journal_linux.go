@@ -16,6 +16,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"cloister/sys"
 )
 
 // maxRecord bounds a record that is read. What is written stays far below it.
@@ -37,11 +39,11 @@ type Journal struct {
 // Create makes the sandbox's folder with an empty record that is owned by the
 // calling process. A folder that exists is errdefs.ErrAlreadyExists.
 func Create(dir Dir, bundle string) (*Journal, error) {
-	boot, err := bootID()
+	boot, err := sys.BootID()
 	if err != nil {
 		return nil, err
 	}
-	owner, err := ProcessOf(os.Getpid())
+	owner, err := sys.Self()
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +95,7 @@ func Rebuild(dir Dir, find func() ([]Effect, error)) (*Journal, error) {
 	}
 	j := &Journal{dir: dir, lock: lock, record: blank(dir)}
 	err = func() error {
-		if j.record.BootID, err = bootID(); err != nil {
+		if j.record.BootID, err = sys.BootID(); err != nil {
 			return err
 		}
 		found, err := find()

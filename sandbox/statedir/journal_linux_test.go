@@ -13,10 +13,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+
+	"cloister/sys"
 )
 
 func newDir(t *testing.T) Dir {
@@ -61,7 +62,7 @@ func TestJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := j.Done(pid, func(e *Effect) { e.Process = Process{Pid: 7, StartTime: 9} }); err != nil {
+	if err := j.Done(pid, func(e *Effect) { e.Process = sys.Process{PID: 7, Start: 9} }); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.Done(99, nil); !errors.Is(err, errdefs.ErrNotFound) {
@@ -77,7 +78,7 @@ func TestJournal(t *testing.T) {
 	if diff := cmp.Diff(j.Record(), got); diff != "" {
 		t.Errorf("disk differs from memory:\n%s", diff)
 	}
-	want := []Effect{{Seq: seq, Kind: KindMount, Path: "/x"}, {Seq: pid, Kind: KindProcess, Detail: d.Marker(), Process: Process{7, 9}, Done: true}}
+	want := []Effect{{Seq: seq, Kind: KindMount, Path: "/x"}, {Seq: pid, Kind: KindProcess, Detail: d.Marker(), Process: sys.Process{PID: 7, Start: 9}, Done: true}}
 	if diff := cmp.Diff(want, got.Effects); diff != "" {
 		t.Errorf("effects (-want +got):\n%s", diff)
 	}
@@ -123,9 +124,9 @@ func TestParseRecord(t *testing.T) {
 		in   string
 		want error
 	}{
-		{`{"version":1}`, nil},
-		{`{"version":2}`, errdefs.ErrFailedPrecondition},
-		{`{"version":1`, errdefs.ErrDataLoss},
+		{`{"version":2}`, nil},
+		{`{"version":1}`, errdefs.ErrFailedPrecondition},
+		{`{"version":2`, errdefs.ErrDataLoss},
 		{``, errdefs.ErrDataLoss},
 	} {
 		if _, err := parseRecord([]byte(tt.in)); !errors.Is(err, tt.want) {
@@ -135,7 +136,7 @@ func TestParseRecord(t *testing.T) {
 }
 
 func FuzzParseRecord(f *testing.F) {
-	f.Add([]byte(`{"version":1,"effects":[{"seq":1,"kind":"mount","path":"/x"}],"next":2}`))
+	f.Add([]byte(`{"version":2,"effects":[{"seq":1,"kind":"mount","path":"/x"}],"next":2}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := parseRecord(data)
 		if err == nil && r.Version != version {
@@ -291,23 +292,16 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-func TestProcess(t *testing.T) {
+func TestMarked(t *testing.T) {
 	marker := "CLOISTER_SANDBOX=" + t.TempDir()
 	cmd := exec.CommandContext(t.Context(), "sleep", "60")
 	cmd.Env = []string{marker}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p, err := ProcessOf(cmd.Process.Pid)
-	if err != nil || !p.Alive() {
-		t.Fatalf("ProcessOf = %+v, %v", p, err)
-	}
-	other := Process{Pid: p.Pid, StartTime: p.StartTime + 1}
-	if other.Alive() {
-		t.Error("a process with another start time is taken for this one")
-	}
-	if err := other.Kill(t.Context()); err != nil || !p.Alive() {
-		t.Errorf("Kill of a pid given out again: %v, alive %v", err, p.Alive())
+	p, err := sys.ProcessOf(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
 	}
 	if list, err := Marked(marker); err != nil || len(list) != 1 || list[0] != p {
 		t.Errorf("Marked = %v, %v, want %v", list, err, p)
@@ -315,25 +309,8 @@ func TestProcess(t *testing.T) {
 	if err := UndoProcess(t.Context(), Effect{Kind: KindProcess, Detail: marker}); err != nil {
 		t.Error(err)
 	}
-	if p.Alive() {
-		t.Error("the marked process lives")
+	if alive, err := p.Alive(); err != nil || alive {
+		t.Errorf("the marked process lives: %t, %v", alive, err)
 	}
 	_ = cmd.Wait()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	if err := p.Kill(ctx); err != nil {
-		t.Errorf("Kill of a dead process: %v", err)
-	}
-}
-
-func TestParseStat(t *testing.T) {
-	line := "12 (a) b (c) R " + strings.Repeat("1 ", 18) + "777 0 0\n"
-	if start, state, err := parseStat([]byte(line)); err != nil || start != 777 || state != 'R' {
-		t.Errorf("parseStat = %d, %c, %v", start, state, err)
-	}
-	for _, bad := range []string{"", "12 (a", ")", "1 (a) R 1 2"} {
-		if _, _, err := parseStat([]byte(bad)); err == nil {
-			t.Errorf("parseStat(%q) gave no error", bad)
-		}
-	}
 }

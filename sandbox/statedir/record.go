@@ -7,20 +7,22 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"cloister/sys"
 )
 
 // version is that of the record's form.
-const version = 1
+const version = 2
 
 // Record is what is known of a sandbox on disk.
 type Record struct {
-	Version   int       `json:"version"`
-	Namespace ID        `json:"namespace"`
-	ID        ID        `json:"id"`
-	Bundle    string    `json:"bundle,omitempty"`
-	BootID    string    `json:"bootId"` // the host's boot in which it was made
-	Owner     Process   `json:"owner"`  // the shim
-	Created   time.Time `json:"created"`
+	Version   int         `json:"version"`
+	Namespace ID          `json:"namespace"`
+	ID        ID          `json:"id"`
+	Bundle    string      `json:"bundle,omitempty"`
+	BootID    string      `json:"bootId"` // the host's boot in which it was made
+	Owner     sys.Process `json:"owner"`  // the shim
+	Created   time.Time   `json:"created"`
 	// Facts say what the sandbox runs on: kernel, guest image, machine, accel,
 	// label, ... by name. They are for people and tools.
 	Facts map[string]string `json:"facts,omitempty"`
@@ -72,11 +74,11 @@ func (k Kind) volatile() bool {
 
 // Effect is one thing that the sandbox did, or is about to do, to the host.
 type Effect struct {
-	Seq     int     `json:"seq"`
-	Kind    Kind    `json:"kind"`
-	Path    string  `json:"path,omitempty"`
-	Detail  string  `json:"detail,omitempty"`
-	Process Process `json:"process,omitzero"`
+	Seq     int         `json:"seq"`
+	Kind    Kind        `json:"kind"`
+	Path    string      `json:"path,omitempty"`
+	Detail  string      `json:"detail,omitempty"`
+	Process sys.Process `json:"process,omitzero"`
 	// Done: it has happened. An effect that is only promised may have
 	// happened too: taking it back must succeed when there is nothing.
 	Done bool `json:"done,omitempty"`
@@ -85,8 +87,8 @@ type Effect struct {
 // String names the effect for an error.
 func (e Effect) String() string {
 	s := string(e.Kind)
-	if e.Process.Pid != 0 {
-		s += fmt.Sprintf(" %d", e.Process.Pid)
+	if e.Process.PID != 0 {
+		s += fmt.Sprintf(" %d", e.Process.PID)
 	}
 	if e.Path != "" {
 		s += " " + e.Path

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+
+	"cloister/sys"
 )
 
 // Undoer takes one kind of effect back. It is called for effects that were only
@@ -21,7 +23,7 @@ type Undoer func(context.Context, Effect) error
 // a reboot has taken back meanwhile are struck out unasked.
 func (j *Journal) Undo(ctx context.Context, undoers map[Kind]Undoer) error {
 	r := j.Record()
-	boot, err := bootID()
+	boot, err := sys.BootID()
 	if err != nil {
 		return err
 	}
@@ -50,7 +52,7 @@ func (j *Journal) Undo(ctx context.Context, undoers map[Kind]Undoer) error {
 // time, and while the pid is not known every process that carries the marker in
 // Detail.
 func UndoProcess(ctx context.Context, e Effect) error {
-	if e.Process.Pid != 0 {
+	if e.Process.PID != 0 {
 		return e.Process.Kill(ctx)
 	}
 	if e.Detail == "" {

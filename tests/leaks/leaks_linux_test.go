@@ -12,8 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"cloister/labels"
 	"cloister/labels/mcs"
+	"cloister/sys"
 	"cloister/tests/host"
 	"cloister/tests/leaks"
 )
@@ -64,8 +64,8 @@ func TestPlanted(t *testing.T) {
 		}, nil},
 		{leaks.Reservation, "/mcs/boot/pairs/", func(t *testing.T) {
 			registry, err := mcs.Open(mcs.Options{
-				Dir: filepath.Join(place.Dir, "cloister/mcs"), Self: labels.Owner{Boot: "boot", PID: os.Getpid()},
-				Alive: func(labels.Owner) (bool, error) { return true, nil },
+				Dir: filepath.Join(place.Dir, "cloister/mcs"), Self: sys.Process{Boot: "boot", PID: os.Getpid()},
+				Alive: func(sys.Process) (bool, error) { return true, nil },
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"unsafe"
 
@@ -17,6 +16,7 @@ import (
 
 	"cloister/cmd/cloister-agent/internal/steps"
 	"cloister/sandbox/guestapi"
+	"cloister/sys"
 )
 
 const (
@@ -92,17 +92,13 @@ func setSysctls(values map[string]string, users guestapi.UserNamespace) error {
 // asRoot runs f as the containers' root.
 func asRoot(users guestapi.UserNamespace, f func() error) error {
 	uid, _ := users.Root()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends with what it has become; x/sys would change them all
+	return sys.OnThread(func() error {
 		const same = ^uintptr(0)
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same); errno != 0 {
-			done <- errno
-			return
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same); errno != 0 { // x/sys would change all threads
+			return errno
 		}
-		done <- f()
-	}()
-	return <-done
+		return f()
+	})
 }
 
 // sysctlPath takes the forms of sysctl(8): where the first separator is a dot,

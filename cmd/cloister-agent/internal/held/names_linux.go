@@ -6,9 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/sys"
 )
 
 // The names. First is the network namespace that the kernel began with, where the agent has left it.
@@ -69,14 +70,5 @@ func InFirst(f func() error) error {
 		return err
 	}
 	defer ns.Close()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends with what it has become
-		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
+	return sys.Namespaces{Network: ns}.Do(f)
 }

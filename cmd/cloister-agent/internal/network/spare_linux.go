@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -18,6 +17,7 @@ import (
 
 	"cloister/cmd/cloister-agent/internal/held"
 	guestv1 "cloister/sandbox/guestapi/v1"
+	"cloister/sys"
 )
 
 // Spare is a network namespace that nobody enters. The machine's cards wait there
@@ -48,29 +48,17 @@ func (s *Spare) open() error {
 	if s.spare != nil {
 		return nil
 	}
-	made := make(chan namespace)
-	go makeNamespace(made)
-	ns := <-made
-	if ns.err != nil {
-		return fmt.Errorf("namespace for spare cards: %w", ns.err)
+	err := sys.OnThread(func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		s.spare, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("namespace for spare NICs: %w", err)
 	}
-	s.spare = ns.file
 	return nil
-}
-
-type namespace struct {
-	file *os.File
-	err  error
-}
-
-// makeNamespace locks its thread and never unlocks it: it ends in the new one.
-func makeNamespace(made chan<- namespace) {
-	runtime.LockOSThread()
-	ns := namespace{err: unix.Unshare(unix.CLONE_NEWNET)}
-	if ns.err == nil {
-		ns.file, ns.err = os.Open("/proc/thread-self/ns/net")
-	}
-	made <- ns
 }
 
 // Apply makes the guest's network what n says. The NICs that it needs are brought in

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	guestv1 "cloister/sandbox/guestapi/v1"
+	"cloister/sys"
 )
 
 // Share is where the virtiofs share is mounted.
@@ -220,22 +220,20 @@ func mountAt(root *os.File, s *guestv1.MountStep, source string, options []strin
 		return err
 	}
 	defer target.Close()
-	done := make(chan error)
-	go mountIn(root, source, target, s.GetType(), p, done)
-	return <-done
+	return mountIn(root, source, target, s.GetType(), p)
 }
 
 // mountIn mounts with the container's folder as the working one: a page holds
 // all of mount(2)'s data, and many layers' absolute paths do not fit. The
-// thread has a working folder of its own and ends with the goroutine.
-func mountIn(root *os.File, source string, target *os.File, fstype string, p parsed, done chan<- error) {
-	runtime.LockOSThread()
-	err := unix.Unshare(unix.CLONE_FS)
-	if err == nil {
-		err = unix.Fchdir(int(root.Fd()))
-	}
-	if err == nil {
-		err = unix.Mount(source, fdPath(target), fstype, p.mount, strings.Join(p.data, ","))
-	}
-	done <- err
+// thread has a working folder of its own.
+func mountIn(root *os.File, source string, target *os.File, fstype string, p parsed) error {
+	return sys.OnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+		if err := unix.Fchdir(int(root.Fd())); err != nil {
+			return err
+		}
+		return unix.Mount(source, fdPath(target), fstype, p.mount, strings.Join(p.data, ","))
+	})
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package labels
+package sys
 
 import "fmt"
 
-// Owner names one process of one boot: a pid alone is given out again. The zero value owns nothing.
-type Owner struct {
+// Process is the identity of one process of one boot: a pid alone is given out again. The zero value
+// names none.
+type Process struct {
 	PID int `json:"pid"`
 	// Start is the start time in clock ticks after boot, field 22 of /proc/PID/stat.
 	Start uint64 `json:"start"`
@@ -16,10 +17,4 @@ type Owner struct {
 }
 
 // String is for people.
-func (o Owner) String() string { return fmt.Sprintf("pid %d started at tick %d", o.PID, o.Start) }
-
-// Process is a process on the host and the label it runs under.
-type Process struct {
-	PID   int
-	Label Label
-}
+func (p Process) String() string { return fmt.Sprintf("pid %d started at tick %d", p.PID, p.Start) }

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sys
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// BootID names the host's boot.
+func BootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return string(bytes.TrimSpace(b)), err
+}
+
+// Self is the identity of the calling process.
+func Self() (Process, error) { return ProcessOf(os.Getpid()) }
+
+// ProcessOf is the identity of the process that has pid now.
+func ProcessOf(pid int) (Process, error) {
+	s, err := readStat(pid)
+	if err != nil {
+		return Process{}, fmt.Errorf("identify pid %d: %w", pid, err)
+	}
+	boot, err := BootID()
+	if err != nil {
+		return Process{}, fmt.Errorf("identify pid %d: %w", pid, err)
+	}
+	space, err := pidNamespace()
+	if err != nil {
+		return Process{}, fmt.Errorf("identify pid %d: %w", pid, err)
+	}
+	return Process{PID: pid, Start: s.start, Boot: boot, PIDNamespace: space}, nil
+}
+
+// Alive reports whether p still runs. A zombie does not, once its last thread has ended: of a killed
+// process the main thread may have ended while others still hold its files. A process that is counted
+// in another pid namespace of this boot cannot be looked up and counts as alive.
+func (p Process) Alive() (bool, error) {
+	if p.PID <= 0 {
+		return false, nil
+	}
+	boot, err := BootID()
+	if err != nil || p.Boot != boot {
+		return false, err
+	}
+	space, err := pidNamespace()
+	if err != nil || p.PIDNamespace != space {
+		return err == nil, err
+	}
+	s, err := readStat(p.PID)
+	if gone(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("identify pid %d: %w", p.PID, err)
+	}
+	ended := (s.state == 'Z' || s.state == 'X') && s.threads <= 1
+	return s.start == p.Start && !ended, nil
+}
+
+// Kill sends SIGKILL to p and waits until it has ended or ctx has. A process that has ended already is
+// no error; one of another pid namespace is.
+func (p Process) Kill(ctx context.Context) error {
+	alive, err := p.Alive()
+	if err != nil || !alive {
+		return err
+	}
+	if space, err := pidNamespace(); err != nil || space != p.PIDNamespace {
+		return errors.Join(fmt.Errorf("kill %v: it belongs to pid namespace %d", p, p.PIDNamespace), err)
+	}
+	fd, err := OpenPID(p.PID)
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("kill %v: %w", p, err)
+	}
+	defer fd.Close()
+	if alive, err := p.Alive(); err != nil || !alive { // the pid may have been given out before the open
+		return err
+	}
+	if err := fd.Signal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill %v: %w", p, err)
+	}
+	if err := fd.Wait(ctx); err != nil {
+		return fmt.Errorf("kill %v: %w", p, err)
+	}
+	return nil
+}
+
+type stat struct {
+	start   uint64
+	state   byte
+	threads int
+}
+
+func readStat(pid int) (stat, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return stat{}, err
+	}
+	return parseStat(text)
+}
+
+// parseStat reads /proc/PID/stat. Its second field is a name in parentheses that may hold anything;
+// field 3 follows the last closing one.
+func parseStat(text []byte) (s stat, err error) {
+	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	if len(fields) < 20 {
+		return stat{}, fmt.Errorf("stat %.80q: want 20 fields after the name, found %d", text, len(fields))
+	}
+	s.state = fields[0][0]
+	if s.threads, err = strconv.Atoi(string(fields[17])); err != nil { // field 20
+		return stat{}, err
+	}
+	s.start, err = strconv.ParseUint(string(fields[19]), 10, 64)
+	return s, err
+}
+
+func pidNamespace() (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/pid", &st); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: "/proc/self/ns/pid", Err: err}
+	}
+	return st.Ino, nil
+}
+
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
