@@ -16,9 +16,10 @@ const defaultParent = "/cloister"
 // maxPath bounds a cgroup path: PATH_MAX, less the mount point and a file name.
 const maxPath = 3500
 
-// Leaf gives the sandbox's cgroup, relative to a hierarchy's root: named after
-// the sandbox, beside the container's of cgroupsPath. That is a path, or
-// SLICE:PREFIX:NAME as systemd's drivers write it.
+// Leaf gives the sandbox's cgroup, relative to a hierarchy's root. It is the one
+// that the engine has named if that ends in the sandbox's id: the kubelet finds a
+// pod's statistics by it. Else it is named after the sandbox, beside the container's
+// of cgroupsPath. That is a path, or SLICE:PREFIX:NAME as systemd's drivers write it.
 func Leaf(cgroupsPath, id string) (string, error) {
 	name := leafName(id)
 	if id == "" || strings.ContainsAny(id, "/\x00\n") || len(name) > 255 {
@@ -35,7 +36,11 @@ func Leaf(cgroupsPath, id string) (string, error) {
 		}
 		parent, name = slice, name+scope
 	default:
-		parent = path.Dir(path.Join("/", cgroupsPath))
+		var last string
+		parent, last = path.Split(path.Join("/", cgroupsPath))
+		if last == id {
+			name = id
+		}
 	}
 	if len(parent) > maxPath || strings.ContainsAny(parent, "\x00\n") {
 		return "", fmt.Errorf("linux.cgroupsPath %.80q: too long, or not a path: %w", cgroupsPath, errdefs.ErrInvalidArgument)

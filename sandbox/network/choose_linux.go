@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tapPrefix names our own links, which are nobody's network.
-const tapPrefix = "cloister"
+// tapPrefix names our own links, which are nobody's network. cAdvisor, and with it the kubelet, lists every link of a pod's namespace as one of the
+// pod's but for those whose names begin with veth, docker or lo.
+const tapPrefix = "vethcloister"
 
 // chosen is a link that is the guest's, and the card that stands for it.
 type chosen struct {
