@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -79,14 +78,10 @@ func runCheck(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	s, err := openSite(*c.config)
-	list := []finding{}
 	if err != nil {
-		f := failed("settings", err)
-		f.Area, f.Remedy = "config", "correct it; what follows was checked with the defaults"
-		list = append(list, f)
-		s = &site{file: *c.config, config: withDefaults(sandbox.Config{})}
+		s = &site{file: *c.config, config: withDefaults(sandbox.Config{}), broken: err}
 	}
-	list = append(list, s.check(ctx, areas())...)
+	list := s.check(ctx, areas())
 	if *c.asJSON {
 		err = printJSON(std.out, list)
 	} else {
@@ -150,7 +145,12 @@ func printFindings(out io.Writer, list []finding, quiet bool) error {
 }
 
 func checkConfig(_ context.Context, s *site) []finding {
-	path := cmp.Or(s.file, os.Getenv(config.Env), config.Path)
+	if s.broken != nil {
+		f := failed("file", s.broken)
+		f.Remedy = "correct it: no sandbox starts. What follows was checked with the defaults"
+		return []finding{f}
+	}
+	path, _ := config.Where(s.file)
 	if _, err := os.Stat(path); err != nil {
 		return []finding{ok("file", "%s is not there: every setting has its default", path)}
 	}

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/cmd/internal/config"
 )
 
 // checkFolders holds the folders with guests' files against R30: not the system's own, nor a home, on a
@@ -30,10 +32,41 @@ func checkFolders(_ context.Context, s *site) []finding {
 		if i > 1 && err != nil {
 			continue // that engine is not here
 		}
+		if i < 2 {
+			list = append(list, s.ownFolder(f.name, f.path)...)
+		}
 		list = append(list, s.folder(f.name, f.path))
 	}
 	return list
 }
+
+// ownFolder holds a folder that cloister writes to against what a start needs of it. It has
+// no line for what is well.
+func (s *site) ownFolder(name, path string) []finding {
+	var list []finding
+	if err := config.Trusted(s.path(path)); err != nil {
+		list = append(list, failed(name, err))
+	}
+	there, err := existing(s.path(path))
+	if err != nil {
+		return append(list, failed(name, err))
+	}
+	if err := unix.Access(there, unix.W_OK); err != nil && os.Geteuid() == 0 {
+		list = append(list, fail(name, fmt.Sprintf("%s cannot be written to: %v", path, err), "mount it read-write, or name another folder in the config"))
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(there, &st); err != nil {
+		return append(list, failed(name, err))
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < leastFree || st.Files > 0 && st.Ffree == 0 { //nolint:unconvert // 32 bits wide on some machines
+		list = append(list, fail(name, fmt.Sprintf("the file system of %s is full: %d KiB and %d files are free", path, free>>10, st.Ffree),
+			"remove what is not needed, or name another folder in the config"))
+	}
+	return list
+}
+
+// leastFree is what a sandbox's record and logs need of a file system, in bytes.
+const leastFree = 4 << 20
 
 func (s *site) folder(name, path string) finding {
 	if above, is := systemFolder(path); is {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"cloister/cmd/internal/config"
 	"cloister/cmd/internal/hardening"
 	"cloister/sandbox/guestapi"
 	"cloister/vmm"
@@ -163,6 +164,11 @@ func checkImage(_ context.Context, s *site) []finding {
 	}
 	if err := image.Verify(); err != nil {
 		return []finding{failed("files", err)}
+	}
+	for _, file := range []string{filepath.Join(image.Dir, guestimage.ManifestName), image.Kernel(), image.Initrd()} {
+		if err := config.Trusted(file); err != nil {
+			return []finding{failed("files", err)}
+		}
 	}
 	m := image.Manifest
 	list := []finding{ok("files", "%s: %s, kernel %s, checksums are right", image.Dir, m.Flavour, m.Kernel.Version)}

@@ -4,13 +4,18 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"cloister/cmd/internal/config"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
 )
@@ -144,5 +149,20 @@ func TestRemedies(t *testing.T) {
 		if f.Grade != gradeFail {
 			t.Errorf("%+v: want fail with a remedy", f)
 		}
+	}
+}
+
+// TestCheckConfig: a config that no sandbox starts with is one line that says fail.
+func TestCheckConfig(t *testing.T) {
+	s := fakeSite(t, nil)
+	t.Setenv(config.Env, filepath.Join(t.TempDir(), "none.toml"))
+	out, _, err := s.bare(t, "check", "--json")
+	var list []finding
+	if err == nil || json.Unmarshal([]byte(out), &list) != nil {
+		t.Fatalf("check: %q, %v", out, err)
+	}
+	list = slices.DeleteFunc(list, func(f finding) bool { return f.Area != "config" })
+	if len(list) != 1 || list[0].Grade != gradeFail || !strings.Contains(list[0].Found, config.Env) || list[0].Remedy == "" {
+		t.Errorf("a config that is not there: %+v", list)
 	}
 }

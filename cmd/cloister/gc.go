@@ -31,7 +31,7 @@ func runGC(ctx context.Context, std stdio, args []string) error {
 	if _, err := c.arguments(std, args, 0, 0); err != nil {
 		return err
 	}
-	s, err := openSite(*c.config)
+	s, err := openFolders(std, *c.config)
 	if err != nil {
 		return err
 	}

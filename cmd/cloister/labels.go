@@ -19,7 +19,7 @@ func runLabels(ctx context.Context, std stdio, args []string) error {
 	if _, err := c.arguments(std, args, 0, 0); err != nil {
 		return err
 	}
-	s, err := openSite(*c.config)
+	s, err := openFolders(std, *c.config)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func runLogs(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := openSite(*c.config)
+	s, err := openFolders(std, *c.config)
 	if err != nil {
 		return err
 	}

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"cloister/cmd/internal/config"
 	"cloister/sandbox/statedir"
 	"cloister/sys"
 	"cloister/tests/testenv"
@@ -154,5 +156,27 @@ func TestUnreadableRecordOfLivingShim(t *testing.T) {
 	}
 	if _, err := os.Stat(dir.String()); err != nil {
 		t.Errorf("gc took a living sandbox: %v", err)
+	}
+}
+
+// TestBrokenConfig: a wrong key in the config stops no verb that needs only the folders.
+func TestBrokenConfig(t *testing.T) {
+	s := fakeSite(t, nil)
+	s.plant(t, "default", "one", alive(t), nil)
+	s.plant(t, "default", "two", statedir.Process{Pid: 1 << 22, StartTime: 1}, func(r *statedir.Record) { r.Effects = nil })
+	file := filepath.Join(t.TempDir(), "config.toml")
+	text := fmt.Sprintf("state = %q\nroot = %q\n[labels]\nmac = \"none\"\n[machine]\naccell = \"kvm\"\n", s.config.State, s.config.Root)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(config.Env, file)
+	for _, tt := range []struct {
+		want string
+		args []string
+	}{{"one", []string{"ps"}}, {"running", []string{"inspect", "one"}}, {"took back default/two", []string{"gc"}}} {
+		out, messages, err := s.bare(t, tt.args...)
+		if err != nil || !strings.Contains(out, tt.want) || !strings.Contains(messages, "accell") {
+			t.Errorf("%q: %q, %q, %v", tt.args, out, messages, err)
+		}
 	}
 }

@@ -18,16 +18,11 @@ import (
 	"cloister/vmm/guestimage"
 )
 
-// The folders of a host whose config names no others; sandbox.Config documents them.
-const (
-	defaultState = "/run/cloister"
-	defaultRoot  = "/var/lib/cloister"
-)
-
 // site is the host and its settings as a verb sees them.
 type site struct {
 	file   string // the config's, when it was named
 	config sandbox.Config
+	broken error // of the config, whose place the defaults have taken
 	host   lsm.Host
 	root   string // goes before every path of the host; empty but in tests
 }
@@ -41,9 +36,22 @@ func openSite(path string) (*site, error) {
 	return &site{file: path, config: withDefaults(c)}, nil
 }
 
+// openFolders is openSite for a verb that needs only the folders: what is wrong in the config
+// is said, and the verb goes on.
+func openFolders(std stdio, path string) (*site, error) {
+	c, problem, err := config.Folders(path)
+	if err != nil {
+		return nil, err
+	}
+	if problem != nil {
+		fmt.Fprintf(std.err, "cloister: no sandbox starts with this config: %v\n", problem)
+	}
+	return &site{file: path, config: withDefaults(c)}, nil
+}
+
 func withDefaults(c sandbox.Config) sandbox.Config {
-	c.State = cmp.Or(c.State, defaultState)
-	c.Root = cmp.Or(c.Root, defaultRoot)
+	c.State = cmp.Or(c.State, config.DefaultState)
+	c.Root = cmp.Or(c.Root, config.DefaultRoot)
 	if c.Guest.Image != "" {
 		return c
 	}

@@ -116,6 +116,12 @@ func (s *site) command(t *testing.T, args ...string) (out, messages string, err 
 		t.Fatal(err)
 	}
 	t.Setenv(config.Env, file)
+	return s.bare(t, args...)
+}
+
+// bare is command with the config that the environment names.
+func (*site) bare(t *testing.T, args ...string) (out, messages string, err error) {
+	t.Helper()
 	var o, m bytes.Buffer
 	err = run(t.Context(), "cloister", verbs(), stdio{&o, &m}, args)
 	return o.String(), m.String(), err

@@ -5,9 +5,12 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/containerd/log"
 
 	"cloister/cmd/internal/config"
 	"cloister/sandbox"
@@ -39,7 +42,7 @@ func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return bootstrap.Exit{}, err
 	}
-	cfg, err := config.Load(path)
+	cfg, err := folders(ctx, path)
 	if err != nil {
 		return bootstrap.Exit{}, err
 	}
@@ -47,9 +50,23 @@ func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
 	return bootstrap.Exit{Status: 137, At: time.Now()}, sandbox.Cleanup(ctx, cfg, r.Namespace, r.ID)
 }
 
+// folders reads the configuration for what needs only its folders: a wrong key stops no
+// cleanup.
+func folders(ctx context.Context, path string) (sandbox.Config, error) {
+	cfg, problem, err := config.Folders(path)
+	if path != "" && errors.Is(err, fs.ErrNotExist) { // taken away since the sandbox was started
+		log.G(ctx).WithError(err).Warn("the host's own config is used")
+		cfg, problem, err = config.Folders("")
+	}
+	if problem != nil {
+		log.G(ctx).WithError(problem).Warn("no sandbox starts with this config; its folders are used")
+	}
+	return cfg, err
+}
+
 // owner looks where the host's own configuration has the sandboxes.
-func owner(_ context.Context, namespace string, pid int) (id, bundle string, err error) {
-	cfg, err := config.Load("")
+func owner(ctx context.Context, namespace string, pid int) (id, bundle string, err error) {
+	cfg, err := folders(ctx, "")
 	if err != nil {
 		return "", "", err
 	}

@@ -4,11 +4,13 @@
 // of files beside it.
 //
 // Each room owns its part and its documented zero values; here is only where the
-// files are and that an unknown key is an error. Load may be called at once.
+// files are, that an unknown key is an error, and that root obeys no file or folder that
+// somebody else may write. Load may be called at once.
 package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -34,31 +36,67 @@ const Env = "CLOISTER_CONFIG"
 // maxBytes bounds one file.
 const maxBytes = 1 << 20
 
+// The folders of a host whose config names no others; sandbox.Config documents them.
+const (
+	DefaultState = "/run/cloister"
+	DefaultRoot  = "/var/lib/cloister"
+)
+
 // Load reads the file at path, or else at Env's or Path, and then the *.toml of
 // the folder config.d beside it in the order of their names; a later value
-// replaces an earlier one. A file that nobody named may be missing.
+// replaces an earlier one. A file that nobody named may be missing. For root, each file
+// and the folders state and root must be Trusted.
 func Load(path string) (sandbox.Config, error) {
-	var c sandbox.Config
-	named := true
-	if path == "" {
-		path, named = os.LookupEnv(Env)
+	c, problem, err := Folders(path)
+	if err == nil {
+		err = problem
 	}
-	if path == "" {
-		path, named = Path, false
-	}
-	if err := read(path, &c); err != nil && (named || !errors.Is(err, fs.ErrNotExist)) {
-		return c, err
-	}
-	more, err := filepath.Glob(filepath.Join(filepath.Dir(path), "config.d", "*.toml"))
+	return c, err
+}
+
+// Folders is Load for whoever needs only the folders. A file with a wrong key or value is a
+// problem, beside which the rest of the config is returned.
+func Folders(path string) (c sandbox.Config, problem, err error) {
+	path, named := Where(path)
+	names, err := filepath.Glob(filepath.Join(filepath.Dir(path), "config.d", "*.toml"))
 	if err != nil {
-		return c, err
+		return c, nil, err
 	}
-	for _, name := range more {
-		if err := read(name, &c); err != nil {
-			return c, err
+	var problems []error
+	for i, name := range append([]string{path}, names...) {
+		if err := Trusted(name); err != nil {
+			return c, nil, fmt.Errorf("config: %w", err)
+		}
+		err := read(name, &c)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && i == 0 && named != "":
+			return c, nil, fmt.Errorf("%w, which %s names: make it, or name another", err, named)
+		case errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, errdefs.ErrInvalidArgument):
+			problems = append(problems, err)
+		case err != nil:
+			return c, nil, err
 		}
 	}
-	return c, nil
+	for _, folder := range []struct{ key, path string }{
+		{"state", cmp.Or(c.State, DefaultState)}, {"root", cmp.Or(c.Root, DefaultRoot)},
+	} {
+		if err := Trusted(folder.path); err != nil {
+			return c, nil, fmt.Errorf("%s folder %w", folder.key, err)
+		}
+	}
+	return c, errors.Join(problems...), nil
+}
+
+// Where gives the config's path, and who names it: empty for nobody.
+func Where(path string) (file, named string) {
+	if path != "" {
+		return path, "the caller"
+	}
+	if path = os.Getenv(Env); path != "" {
+		return path, Env
+	}
+	return Path, ""
 }
 
 func read(name string, into *sandbox.Config) error {

@@ -71,6 +71,29 @@ func TestLoadErrors(t *testing.T) {
 	}
 }
 
+// TestFolders: a wrong key or value is a problem beside the folders, which other files and the
+// rest of the same file still name.
+func TestFolders(t *testing.T) {
+	for _, tt := range []struct{ name, text, state string }{
+		{"unknown key", "[machine]\naccell = \"kvm\"\n", "/a"},
+		{"wrong kind", "[machine]\nnics = \"two\"\n", "/a"},
+		{"no TOML", "[machine\n", "/a"},
+		{"state beside it", "stat = 1\nstate = \"/b\"\n", "/b"},
+	} {
+		dir := t.TempDir()
+		main := write(t, filepath.Join(dir, "config.toml"), "state = \"/a\"\n")
+		name := write(t, filepath.Join(dir, "config.d", "10.toml"), tt.text)
+		c, problem, err := Folders(main)
+		if err != nil || c.State != tt.state || !errors.Is(problem, errdefs.ErrInvalidArgument) || !strings.Contains(problem.Error(), name) {
+			t.Errorf("%s: state %q, problem %v, error %v", tt.name, c.State, problem, err)
+		}
+	}
+	t.Setenv(Env, filepath.Join(t.TempDir(), "none.toml"))
+	if _, _, err := Folders(""); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), Env) {
+		t.Errorf("a file that the environment names and that is not there: %v", err)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte("state = \"/a\"\n[labels]\nmac = \"none\"\n"))
 	f.Add([]byte("[sizing]\nreserve_mib = 96\n[timeouts]\nboot=\"1s\""))

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// maxLinks bounds the symbolic links of one path, as the kernel does (MAXSYMLINKS).
+const maxLinks = 40
+
+// Trusted is an error when somebody other than root could change what path, or a folder or
+// link on the way to it, is. What does not exist yet has no owner. Only root asks: nobody
+// else's mistake gives power away.
+func Trusted(path string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	return trusted(path, 0)
+}
+
+// trusted is Trusted with root's uid, which a test replaces.
+func trusted(path string, owner uint32) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	at, rest := "/", strings.Split(strings.Trim(path, "/"), "/")
+	for links := 0; ; {
+		var st unix.Stat_t
+		err := unix.Lstat(at, &st)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
+		if err := trust(path, at, st, owner); err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+			if links++; links > maxLinks {
+				return fmt.Errorf("%s: %w", path, unix.ELOOP)
+			}
+			target, err := os.Readlink(at)
+			if err != nil {
+				return err
+			}
+			if !filepath.IsAbs(target) {
+				target = filepath.Join(filepath.Dir(at), target)
+			}
+			at, rest = "/", append(strings.Split(strings.Trim(filepath.Clean(target), "/"), "/"), rest...)
+			continue
+		}
+		if len(rest) == 0 {
+			return nil
+		}
+		at, rest = filepath.Join(at, rest[0]), rest[1:]
+	}
+}
+
+// trust judges one part of a path. In a sticky folder only the owner of an entry can replace
+// it, and each entry is judged by itself. Group 0 is root's.
+func trust(path, at string, st unix.Stat_t, owner uint32) error {
+	remedy := fmt.Sprintf("root obeys it: chown root:root %s; chmod go-w %s", at, at)
+	on := ""
+	if at != path {
+		on = ", on the way to " + path
+	}
+	link, sticky := st.Mode&unix.S_IFMT == unix.S_IFLNK, st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0
+	switch {
+	case st.Uid != owner:
+		return fmt.Errorf("%s%s: owner is uid %d, want root: %s: %w", at, on, st.Uid, remedy, errdefs.ErrPermissionDenied)
+	case link, sticky:
+		return nil
+	case st.Mode&unix.S_IWOTH != 0, st.Mode&unix.S_IWGRP != 0 && st.Gid != 0:
+		return fmt.Errorf("%s%s: mode is %#o, others may write there: %s: %w", at, on, st.Mode&0o7777, remedy, errdefs.ErrPermissionDenied)
+	}
+	return nil
+}
