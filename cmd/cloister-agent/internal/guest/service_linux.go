@@ -43,6 +43,7 @@ type Service struct {
 	monitor *reap.Monitor
 	sockets *sockets.Registry
 	users   guestapi.UserNamespace // the containers'
+	sent    sentFiles
 
 	mu         sync.Mutex // one change of the guest at a time
 	configured bool
@@ -144,19 +145,23 @@ func (s *Service) PrepareContainer(ctx context.Context, r *guestv1.PrepareContai
 		s.table.Forget(id)
 		return nil, err
 	}
+	for _, f := range r.GetFiles() {
+		s.sent.keep(id, f)
+	}
 	s.table.Prepared(id)
 	return &guestv1.PrepareContainerResponse{Bundle: dir}, nil
 }
 
-// rewrite gives files of a container other bytes.
+// rewrite gives files of a container what the host has of them now. What the container has changed in them stays.
 func (s *Service) rewrite(id containers.ID, files []*guestv1.File) error {
 	if err := s.table.Check(id); err != nil {
 		return err
 	}
 	for _, f := range files {
-		if err := steps.RewriteFile(s.table.Dir(id), f.GetPath(), f.GetData()); err != nil {
+		if err := steps.RewriteFile(s.table.Dir(id), f.GetPath(), s.sent.get(id, f.GetPath()), f.GetData()); err != nil {
 			return fmt.Errorf("write file %s: %w", f.GetPath(), err)
 		}
+		s.sent.keep(id, f)
 	}
 	return nil
 }
@@ -198,6 +203,7 @@ func (s *Service) RemoveContainer(ctx context.Context, r *guestv1.RemoveContaine
 		return nil, err
 	}
 	s.sockets.Close(string(id))
+	s.sent.forget(id)
 	s.table.Forget(id)
 	go forgetInodes(ctx)
 	return &types.Empty{}, nil

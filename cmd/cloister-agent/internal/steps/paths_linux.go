@@ -118,25 +118,6 @@ func makeParent(root *os.File, rel string) error {
 	return dir.Close()
 }
 
-// RewriteFile gives a file that WriteFile made other bytes. It stays the same file
-// to whoever has it mounted.
-func RewriteFile(dir, rel string, data []byte) error {
-	root, err := openRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	if rel, err = clean(rel); err != nil {
-		return err
-	}
-	f, err := openIn(root, rel, unix.O_WRONLY|unix.O_TRUNC, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Close())
-}
-
 // WriteFile makes a file of the container's folder.
 func WriteFile(dir, rel string, data []byte, mode os.FileMode, uid, gid int) error {
 	root, err := openRoot(dir)

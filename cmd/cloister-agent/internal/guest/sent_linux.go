@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guest
+
+import (
+	"sync"
+
+	"cloister/cmd/cloister-agent/internal/containers"
+	guestv1 "cloister/sandbox/guestapi/v1"
+)
+
+// sentFiles are the files of containers as the host has sent them last: what differs from that is the container's own change.
+type sentFiles struct {
+	mu    sync.Mutex
+	files map[containers.ID]map[string][]byte
+}
+
+func (s *sentFiles) keep(id containers.ID, f *guestv1.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.files == nil {
+		s.files = map[containers.ID]map[string][]byte{}
+	}
+	if s.files[id] == nil {
+		s.files[id] = map[string][]byte{}
+	}
+	s.files[id][f.GetPath()] = f.GetData()
+}
+
+func (s *sentFiles) get(id containers.ID, path string) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.files[id][path]
+}
+
+func (s *sentFiles) forget(id containers.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.files, id)
+}
