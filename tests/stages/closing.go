@@ -11,14 +11,14 @@ import (
 
 // Outcome is a whole run.
 type Outcome struct {
-	Stages    []Stage
-	Statuses  map[string]Status
-	Results   map[string]Results
-	NotRun    map[string]string // stage -> reason
-	Again     []string          // lines about second tries, of this and the last runs
-	TooOften  []string          // tests that had too many of them
-	Cold      bool
-	Took      time.Duration
+	Stages   []Stage
+	Statuses map[string]Status
+	Results  map[string]Results
+	NotRun   map[string]string // stage -> reason
+	Again    []string          // lines about second tries, of this and the last runs
+	TooOften []string          // tests that had too many of them
+	Cold     bool
+	Took     time.Duration
 }
 
 // Announce says at the start of a run what it will run and about how long that takes.
@@ -129,4 +129,6 @@ func (o Outcome) timely(s Stage) bool {
 	return !slices.ContainsFunc(s.Needs, func(need string) bool { return o.Statuses[need].Phase != Passed })
 }
 
-func minutes(d time.Duration) string { return fmt.Sprintf("%d min", int(d.Round(time.Minute).Minutes())) }
+func minutes(d time.Duration) string {
+	return fmt.Sprintf("%d min", int(d.Round(time.Minute).Minutes()))
+}
