@@ -94,6 +94,18 @@ func (e *enforcing) log(t *testing.T) *os.File {
 	return f
 }
 
+// start starts cmd under label on a thread of its own, as sandbox/jail does.
+func (e *enforcing) start(cmd *exec.Cmd, label labels.Label) error {
+	return sys.OnThread(func() error {
+		clear, err := e.driver.SetExec(label)
+		if err != nil {
+			return err
+		}
+		defer clear()
+		return cmd.Start()
+	})
+}
+
 func TestEnforcingStart(t *testing.T) {
 	e := enforce(t)
 	ours, theirs, err := e.driver.Socketpair(e.chosen.QEMU)
@@ -105,7 +117,7 @@ func TestEnforcingStart(t *testing.T) {
 		"-m", "64", "-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control")
 	log := e.log(t)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{theirs}
-	if err := (lsm.Launch{Driver: e.driver, Label: e.chosen.QEMU}).Start(cmd); err != nil {
+	if err := e.start(cmd, e.chosen.QEMU); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
@@ -142,9 +154,6 @@ func TestEnforcingRefuses(t *testing.T) {
 	if _, err := lsm.Open(lsm.Options{Mode: lsm.ModeNone}); !errors.Is(err, lsm.ErrEnforcing) {
 		t.Errorf("Open(none) = %v, want %v", err, lsm.ErrEnforcing)
 	}
-	if err := (lsm.None{}).Start(exec.CommandContext(t.Context(), "/bin/true")); !errors.Is(err, lsm.ErrEnforcing) {
-		t.Errorf("None.Start = %v, want %v", err, lsm.ErrEnforcing)
-	}
 	if _, err := e.driver.ChooseTypes([]labels.Types{labels.Svirt(true)}, e.programs, nil); !errors.Is(err, lsm.ErrNoDomain) {
 		t.Errorf("ChooseTypes of libvirt's = %v, want %v", err, lsm.ErrNoDomain)
 	}
@@ -157,7 +166,7 @@ func TestEnforcingRefuses(t *testing.T) {
 	} {
 		cmd := exec.CommandContext(t.Context(), e.programs.QEMU, "-version")
 		cmd.Stdout, cmd.Stderr = log, log
-		if err := (lsm.Launch{Driver: e.driver, Label: label}).Start(cmd); err == nil {
+		if err := e.start(cmd, label); err == nil {
 			t.Errorf("%s: Start = nil, want an error", name)
 			_ = cmd.Wait()
 		}

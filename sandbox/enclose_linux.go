@@ -19,7 +19,7 @@ import (
 // enclose has /proc/PID/root of the machine's process show dir instead of the host's files. QEMU opens nothing by name any more, and
 // that is where engines look for a container's files (nerdctl cp).
 func (s *Sandbox) enclose(dir string, readOnly bool) error {
-	if s.enclosure == nil {
+	if s.root == nil {
 		return nil
 	}
 	tree, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
@@ -34,7 +34,7 @@ func (s *Sandbox) enclose(dir string, readOnly bool) error {
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return fmt.Errorf("restrict %q: %w", dir, err)
 	}
-	return s.enclosure.Enter(tree)
+	return s.root.Replace(tree)
 }
 
 // encloseEmpty shows an empty folder.
@@ -50,7 +50,7 @@ func (s *Sandbox) encloseFirst(ctx context.Context) error {
 	err := s.encloseEmpty()
 	if errors.Is(err, unix.EINVAL) {
 		log.G(ctx).WithError(err).Warn("the machine's process keeps the host's root file system: do not copy files by its pid (nerdctl cp)")
-		s.enclosure, err = nil, nil
+		s.root, err = nil, nil
 	}
 	return err
 }

@@ -17,12 +17,12 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
-	"cloister/labels/lsm"
 	"cloister/labels/mcs"
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
+	"cloister/sandbox/jail"
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
@@ -51,18 +51,18 @@ type Sandbox struct {
 	request Request
 	size    oci.Size
 
-	dir       statedir.Dir
-	journal   *statedir.Journal
-	cgroup    *cgroup.Group
-	identity  *identity
-	netns     *network.Namespace
-	files     *virtiofsd.Process
-	machine   *qemu.Process
-	enclosure *lsm.Enclosure // of the machine's process; nil on a host that cannot
-	guest     *guestapi.Client
-	undo      undo
-	done      chan struct{} // closed when the machine has ended
-	end       ending
+	dir      statedir.Dir
+	journal  *statedir.Journal
+	cgroup   *cgroup.Group
+	identity *identity
+	netns    *network.Namespace
+	files    *virtiofsd.Process
+	machine  *qemu.Process
+	root     *jail.Root // of the machine's process; nil on a host that cannot
+	guest    *guestapi.Client
+	undo     undo
+	done     chan struct{} // closed when the machine has ended
+	end      ending
 
 	pod       sync.Mutex
 	pidShared bool // guarded by pod

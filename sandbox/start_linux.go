@@ -20,11 +20,10 @@ import (
 
 	"github.com/containerd/log"
 
-	"cloister/labels"
-	"cloister/labels/lsm"
 	"cloister/oci"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
+	"cloister/sandbox/jail"
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
@@ -145,15 +144,6 @@ func (s *Sandbox) prepare(p *planned) error {
 	return ns.Check()
 }
 
-// starter starts a helper under its label, in the sandbox's network namespace
-// and cgroup, with the sandbox's mark in its environment.
-func (s *Sandbox) starter(label labels.Label) launcher {
-	return launcher{
-		Launch: lsm.Launch{Driver: s.identity.driver, Label: label, NetNS: s.netns.File()},
-		mark:   s.dir.Marker(), cgroup: s.cgroup, oomScore: s.request.Workload.OOMScore(),
-	}
-}
-
 // run starts a helper, whose pid is promised by its mark.
 func (s *Sandbox) run(program string, start func() (pid int, err error), stop func(context.Context) error) error {
 	e := statedir.Effect{Kind: statedir.KindProcess, Path: program, Detail: s.dir.Marker()}
@@ -205,11 +195,11 @@ func (s *Sandbox) launch(ctx context.Context, p *planned) error {
 		return err
 	}
 	p.opened = append(p.opened, console)
-	if s.enclosure, err = lsm.NewEnclosure(); err != nil {
+	if s.root, err = jail.NewRoot(); err != nil {
 		return err
 	}
 	starter := s.starter(s.identity.chosen.QEMU)
-	starter.Enclosure = s.enclosure
+	starter.Root = s.root
 	p.machine.Cmdline = append(p.machine.Cmdline, p.clock.Cmdline(ctx, p.machine.Accel)...)
 	return s.run("qemu", func() (int, error) {
 		s.machine, err = qemu.Start(ctx, p.machine, qemu.Options{
@@ -223,7 +213,7 @@ func (s *Sandbox) launch(ctx context.Context, p *planned) error {
 		return s.machine.Pid(), nil
 	}, func(ctx context.Context) error {
 		if s.machine == nil {
-			return nil
+			return s.root.Close() // no process has it
 		}
 		return s.machine.Stop(ctx)
 	})

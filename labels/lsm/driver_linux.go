@@ -5,7 +5,6 @@ package lsm
 import (
 	"errors"
 	"fmt"
-	"os/exec"
 
 	"cloister/labels"
 )
@@ -160,21 +159,4 @@ func (d *Driver) Verify(pid int, want labels.Label, program string) (Proof, erro
 		return Proof{}, fmt.Errorf("verify: %w", err)
 	}
 	return Proof{Label: want, Threads: threads, Note: fmt.Sprintf("read back from %d threads", threads)}, nil
-}
-
-// None is the driver "none" as a plain starter, for callers that have no Driver. It refuses on an enforcing host.
-type None struct{}
-
-// Start starts cmd without a label.
-func (None) Start(cmd *exec.Cmd) error {
-	d, err := Open(Options{Mode: ModeNone})
-	if err != nil {
-		return fmt.Errorf("start %s: %w", cmd.Path, err)
-	}
-	return Launch{Driver: d}.Start(cmd)
-}
-
-// Verify verifies nothing and says so.
-func (None) Verify(int) (Proof, error) {
-	return Proof{Note: "no label was verified: mac = \"none\""}, nil
 }

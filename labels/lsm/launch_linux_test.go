@@ -3,20 +3,16 @@
 package lsm
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 
 	"cloister/labels"
-	"cloister/tests/testenv"
+	"cloister/sys"
 
 	"golang.org/x/sys/unix"
 )
@@ -80,11 +76,22 @@ func withoutSELinux(f *far) {
 	f.write("proc/filesystems", "nodev\tproc\n")
 }
 
-func TestLaunchSetsExecLabelOnOneThread(t *testing.T) {
+// start starts cmd under label on a thread of its own, as sandbox/jail does.
+func start(d *Driver, label labels.Label, cmd *exec.Cmd) error {
+	return sys.OnThread(func() error {
+		clear, err := d.SetExec(label)
+		if err != nil {
+			return err
+		}
+		defer clear()
+		return cmd.Start()
+	})
+}
+
+func TestSetExecIsClearedOnTheSameThread(t *testing.T) {
 	f := newFar(t)
-	d := open(t, f)
 	cmd := exec.CommandContext(t.Context(), "/bin/true")
-	if err := (Launch{Driver: d, Label: parse(t, guest)}).Start(cmd); err != nil {
+	if err := start(open(t, f), parse(t, guest), cmd); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil {
@@ -93,39 +100,35 @@ func TestLaunchSetsExecLabelOnOneThread(t *testing.T) {
 	if len(f.calls) != 2 || f.calls[0].label != guest || f.calls[1].label != "" || f.calls[0].thread != f.calls[1].thread {
 		t.Errorf("calls = %v, want the label set and cleared on one thread", f.calls)
 	}
-	if f.calls[0].thread == os.Getpid() {
-		t.Error("the label was set on the process's first thread")
-	}
 }
 
-func TestLaunchRefuses(t *testing.T) {
+func TestSetExecRefuses(t *testing.T) {
 	tests := []struct {
 		name   string
-		change func(f *far, l *Launch, c *exec.Cmd)
+		change func(f *far, l *labels.Label)
 		want   error
 	}{
-		{"no driver", func(_ *far, l *Launch, _ *exec.Cmd) { l.Driver = nil }, errAny},
-		{"no label", func(_ *far, l *Launch, _ *exec.Cmd) { l.Label = labels.Label{} }, ErrInvalid},
-		{"type not in policy", func(f *far, _ *Launch, _ *exec.Cmd) { f.invalid["cloister_qemu_t"] = true }, ErrInvalid},
-		{"label write fails", func(f *far, _ *Launch, _ *exec.Cmd) { f.failExec = unix.EACCES }, unix.EACCES},
-		{"turned permissive", func(f *far, _ *Launch, _ *exec.Cmd) { f.write("selinux/enforce", "0") }, ErrPermissive},
-		{"a pipe", func(_ *far, _ *Launch, c *exec.Cmd) { c.Stderr = &bytes.Buffer{} }, errAny},
-		{"no program", func(_ *far, _ *Launch, c *exec.Cmd) { c.Path = "/nonexistent" }, fs.ErrNotExist},
+		{"no label", func(_ *far, l *labels.Label) { *l = labels.Label{} }, ErrInvalid},
+		{"type not in policy", func(f *far, _ *labels.Label) { f.invalid["cloister_qemu_t"] = true }, ErrInvalid},
+		{"label write fails", func(f *far, _ *labels.Label) { f.failExec = unix.EACCES }, unix.EACCES},
+		{"turned permissive", func(f *far, _ *labels.Label) { f.write("selinux/enforce", "0") }, ErrPermissive},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			f := newFar(t)
-			launch := Launch{Driver: open(t, f), Label: parse(t, guest)}
+			d, label := open(t, f), parse(t, guest)
+			test.change(f, &label)
 			cmd := exec.CommandContext(t.Context(), "/bin/true")
-			test.change(f, &launch, cmd)
-			err := launch.Start(cmd)
-			if err == nil || (!errors.Is(test.want, errAny) && !errors.Is(err, test.want)) {
-				t.Errorf("Start = %v, want %v", err, test.want)
+			if err := start(d, label, cmd); !errors.Is(err, test.want) {
+				t.Errorf("SetExec = %v, want %v", err, test.want)
 			}
 			if cmd.Process != nil {
 				t.Error("a process was started")
 			}
 		})
+	}
+	if _, err := (*Driver)(nil).SetExec(labels.Label{}); err == nil {
+		t.Error("SetExec of no driver: no error")
 	}
 }
 
@@ -141,120 +144,27 @@ func TestExecTakesTheLabelBack(t *testing.T) {
 	}
 }
 
-func TestNone(t *testing.T) {
-	if enforcing, err := (Host{}).Enforcing(); err != nil || enforcing {
-		t.Skip("this host enforces")
-	}
-	cmd := exec.CommandContext(t.Context(), "/bin/true")
-	if err := (None{}).Start(cmd); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Error(err)
-	}
+func TestNoneTakesNoLabel(t *testing.T) {
 	f := newFar(t)
 	withoutSELinux(f)
 	d, err := Open(Options{Mode: ModeNone, Host: f.host()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (Launch{Driver: d, Label: parse(t, guest)}).Start(exec.CommandContext(t.Context(), "/bin/true")); err == nil {
+	if _, err := d.SetExec(parse(t, guest)); err == nil {
 		t.Error("the driver none took a label")
 	}
-	f.write("selinux/enforce", "1")
-	if err := (Launch{Driver: d}).Start(exec.CommandContext(t.Context(), "/bin/true")); !errors.Is(err, ErrEnforcing) {
-		t.Errorf("Start after enforcing began = %v, want %v", err, ErrEnforcing)
-	}
-}
-
-// TestPdeathsig shows that the starting thread outlives the child: a child killed by its end would answer nothing.
-func TestPdeathsig(t *testing.T) {
-	theirs, ours := pipe(t)
-	answer, echo := pipe(t)
-	cmd := exec.CommandContext(t.Context(), "/bin/cat")
-	cmd.Stdin, cmd.Stdout = theirs, echo
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := (Launch{Driver: none(t)}).Start(cmd); err != nil {
-		t.Fatal(err)
-	}
-	for range 100 { // churn threads, so that an ended one would be gone
-		onOwnThread(func() {})
-		runtime.Gosched()
-	}
-	if _, err := ours.WriteString("x"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(answer, make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
-	_ = ours.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("Wait = %v, want a clean end", err)
-	}
-}
-
-func TestKeepCapabilities(t *testing.T) {
-	testenv.NeedRoot(t)
-	setpriv := testenv.NeedTool(t, "setpriv")
-	for _, keep := range []bool{true, false} {
-		r, w := pipe(t)
-		cmd := exec.CommandContext(t.Context(), setpriv, "--dump")
-		cmd.Stdout = w
-		if err := (Launch{Driver: none(t), KeepCapabilities: keep}).Start(cmd); err != nil {
-			t.Fatal(err)
-		}
-		_ = w.Close()
-		out, err := io.ReadAll(r)
-		if err := errors.Join(err, cmd.Wait()); err != nil {
-			t.Fatal(err)
-		}
-		if got := strings.Contains(string(out), "no_setuid_fixup"); got != keep {
-			t.Errorf("KeepCapabilities %t: %s", keep, out)
-		}
-	}
-}
-
-func TestNetNS(t *testing.T) {
-	testenv.NeedRoot(t)
-	other := make(chan *os.File)
-	onOwnThread(func() {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			close(other)
-			return
-		}
-		f, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			close(other)
-			return
-		}
-		other <- f
-	})
-	space := <-other
-	if space == nil {
-		testenv.Need(t, testenv.Root, "no network namespace can be made")
-	}
-	defer func() { _ = space.Close() }()
-	before, _ := os.Readlink("/proc/self/ns/net")
-	answer, out := pipe(t)
-	cmd := exec.CommandContext(t.Context(), "/bin/readlink", "/proc/self/ns/net")
-	cmd.Stdout = out
-	if err := (Launch{Driver: none(t), NetNS: space}).Start(cmd); err != nil {
-		t.Fatal(err)
-	}
-	_ = out.Close()
-	got, err := io.ReadAll(answer)
+	clear, err := d.SetExec(labels.Label{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatal(err)
+	clear()
+	if len(f.calls) != 0 {
+		t.Errorf("calls = %v, want none", f.calls)
 	}
-	want, _ := os.Readlink("/proc/self/fd/" + itoa(int(space.Fd())))
-	if strings.TrimSpace(string(got)) != want || want == before {
-		t.Errorf("child's namespace is %s, want %s, ours is %s", got, want, before)
-	}
-	if after, _ := os.Readlink("/proc/self/ns/net"); after != before {
-		t.Errorf("our namespace became %s, was %s", after, before)
+	f.write("selinux/enforce", "1")
+	if _, err := d.SetExec(labels.Label{}); !errors.Is(err, ErrEnforcing) {
+		t.Errorf("SetExec after enforcing began = %v, want %v", err, ErrEnforcing)
 	}
 }
 
@@ -286,25 +196,4 @@ func open(t *testing.T, f *far) *Driver {
 		t.Fatal(err)
 	}
 	return d
-}
-
-func none(t *testing.T) *Driver {
-	t.Helper()
-	f := newFar(t)
-	withoutSELinux(f)
-	d, err := Open(Options{Mode: ModeNone, Host: f.host()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
-func pipe(t *testing.T) (r, w *os.File) {
-	t.Helper()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = errors.Join(r.Close(), w.Close()) })
-	return r, w
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"cloister/labels"
+	"cloister/sys"
 
 	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
@@ -22,16 +23,13 @@ func (d *Driver) Sockets(label labels.Label, create func() error) error {
 	if label.IsZero() {
 		return create()
 	}
-	result := make(chan error, 1)
-	onOwnThread(func() { // the thread ends here, so what could not be cleared ends with it
+	return sys.OnThread(func() error { // the thread ends here, so what could not be cleared ends with it
 		if err := d.host.thread().SetSocket(label.String()); err != nil {
-			result <- fmt.Errorf("set socket label %v: %w", label, err)
-			return
+			return fmt.Errorf("set socket label %v: %w", label, err)
 		}
 		err := create()
-		result <- errors.Join(err, d.host.thread().SetSocket(""))
+		return errors.Join(err, d.host.thread().SetSocket(""))
 	})
-	return <-result
 }
 
 // Socketpair is a pair of connected stream sockets, both under label, closed on exec. The label is read back.

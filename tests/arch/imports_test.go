@@ -27,7 +27,7 @@ var rooms = []room{
 	{"sandbox/guestapi", nil},
 	{"sandbox/network", []string{"sandbox/guestapi/v1"}}, // the guest is told in the contract's own values
 	{"sandbox/cgroup", nil},
-	{"sandbox/jail", []string{"vmm"}},
+	{"sandbox/jail", nil},
 	{"sandbox/hooks", []string{"oci"}},
 	{"sandbox/watch", nil},
 	{"sandbox", []string{"vmm/...", "labels/...", "oci/..."}},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package lsm
+package jail
 
 import (
 	"bytes"
@@ -11,19 +11,19 @@ import (
 	"strconv"
 	"testing"
 
-	"cloister/tests/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"cloister/tests/testenv"
 )
 
-// TestEnclosure gives a running command two other roots, one after the other, and looks at them as others do.
-func TestEnclosure(t *testing.T) {
+// TestRoot gives a running command two other roots, one after the other, and looks at them as others do.
+func TestRoot(t *testing.T) {
 	testenv.NeedRoot(t)
 	before, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := NewEnclosure()
+	e, err := NewRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func TestEnclosure(t *testing.T) {
 	in, out := pipe(t)
 	echo, written := pipe(t)
 	cmd.Dir, cmd.Stdin, cmd.Stdout = "/", in, written
-	if err := (Launch{Driver: none(t), Enclosure: e}).Start(cmd); err != nil {
+	if err := (Jail{Root: e}).Start(cmd); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := out.WriteString("x"); err != nil {
@@ -53,7 +53,7 @@ func TestEnclosure(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(e.Enter(tree), unix.Close(tree)); err != nil {
+		if err := errors.Join(e.Replace(tree), unix.Close(tree)); err != nil {
 			t.Fatal(err)
 		}
 		for _, link := range []string{root, filepath.Dir(root) + "/cwd"} {
@@ -72,7 +72,7 @@ func TestEnclosure(t *testing.T) {
 	if err := errors.Join(out.Close(), cmd.Wait()); err != nil {
 		t.Errorf("the command: %v", err)
 	}
-	if err := e.Enter(-1); err != nil {
-		t.Errorf("Enter of a command that has ended: %v", err)
+	if err := e.Replace(-1); err != nil {
+		t.Errorf("Replace of a command that has ended: %v", err)
 	}
 }

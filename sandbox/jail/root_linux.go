@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jail
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/sys"
+)
+
+// Root is a mount namespace for one process. The process finds its program and libraries there as on
+// the host. Once it has everything open that it needs, Replace gives it another root directory, which
+// is also what others see below /proc/PID/root. The nil Root is the host's namespace.
+type Root struct {
+	ns     *os.File
+	top    *os.File // its root directory, which a chroot of this process makes another than the namespace's
+	wishes chan wish
+	ended  chan struct{} // closed with the Root
+	once   sync.Once
+}
+
+type wish struct {
+	tree int
+	done chan error
+}
+
+// NewRoot makes the namespace. A Jail that is started with it closes it when its process ends; without
+// one the caller calls Close.
+func NewRoot() (*Root, error) {
+	r := &Root{wishes: make(chan wish), ended: make(chan struct{})}
+	ready := make(chan error, 1)
+	go func() {
+		err := sys.OnThread(func() error { return r.serve(ready) })
+		if err != nil {
+			ready <- err
+		}
+	}()
+	if err := <-ready; err != nil {
+		return nil, fmt.Errorf("mount namespace: %w", err)
+	}
+	return r, nil
+}
+
+// serve runs on a thread of its own, which is in the namespace as long as the Root is open.
+func (r *Root) serve(ready chan<- error) (err error) {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil { // implies CLONE_FS
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	if r.top, err = os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		return err
+	}
+	if r.ns, err = os.Open("/proc/thread-self/ns/mnt"); err != nil {
+		return errors.Join(err, r.top.Close())
+	}
+	ready <- nil
+	for {
+		select {
+		case w := <-r.wishes:
+			w.done <- replaceRoot(w.tree)
+		case <-r.ended:
+			return nil
+		}
+	}
+}
+
+// Replace makes tree, a detached mount of open_tree, the root of the running process. It stays the
+// caller's, who may close it. A process that has ended is no error. EINVAL means that the host's root
+// is an initial ram disk, which nothing can replace.
+func (r *Root) Replace(tree int) error {
+	w := wish{tree: tree, done: make(chan error, 1)}
+	select {
+	case r.wishes <- w:
+		return <-w.done
+	case <-r.ended:
+		return nil
+	}
+}
+
+// Close gives the namespace up, which lives on as long as a process is in it. It may be repeated.
+func (r *Root) Close() error {
+	r.close()
+	return nil
+}
+
+func (r *Root) close() {
+	if r == nil {
+		return
+	}
+	r.once.Do(func() {
+		close(r.ended)
+		_, _ = r.ns.Close(), r.top.Close() // nothing is buffered
+	})
+}
+
+// enter moves the calling thread, which must be one of sys.OnThread's.
+func (r *Root) enter() error {
+	if r == nil {
+		return nil
+	}
+	if err := (sys.Namespaces{Mount: r.ns}).Enter(); err != nil {
+		return err
+	}
+	if err := unix.Fchdir(int(r.top.Fd())); err != nil {
+		return fmt.Errorf("enter mount namespace: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("enter mount namespace: %w", err)
+	}
+	return nil
+}
+
+// replaceRoot makes tree the root of everybody whose root is this thread's, which pivot_root does.
+func replaceRoot(tree int) (err error) {
+	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("old root: %w", err)
+	}
+	defer unix.Close(old)
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"mount", func() error {
+			return unix.MoveMount(tree, "", old, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+		}},
+		{"enter", func() error { return unix.Fchdir(tree) }},
+		{"pivot_root", func() error { return unix.PivotRoot(".", ".") }},
+		{"enter old root", func() error { return unix.Fchdir(old) }},
+		{"unmount old root", func() error { return unix.Unmount(".", unix.MNT_DETACH) }},
+		{"leave old root", func() error { return unix.Chdir("/") }},
+	} {
+		if err := step.do(); err != nil {
+			return errors.Join(fmt.Errorf("replace root: %s: %w", step.name, err), unix.Chdir("/"))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jail
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/sys"
+)
+
+// Jail is what one process is started in. Its zero value changes nothing.
+type Jail struct {
+	// Label, when not nil, runs on the starting thread right before the fork: it sets the label of the
+	// exec. It returns the function that clears it, which runs on the same thread right after.
+	Label func() (clear func(), err error)
+	// Network, when not nil, is the network namespace of the process. It stays the caller's.
+	Network *os.File
+	// Root, when not nil, is the mount namespace of the process, in which its root can be replaced.
+	Root *Root
+	// KeepCapabilities has the process keep its capabilities when it takes on another user
+	// (SECBIT_NO_SETUID_FIXUP), as a file server does to make files that are that user's.
+	KeepCapabilities bool
+	// Group, when not nil, is the cgroup of the process, which it is in when Start returns.
+	Group interface{ Add(pid int) error }
+	// OOMScore is the least oom_score_adj that the process gets; a higher one is inherited.
+	OOMScore int
+	// Env is added to the environment of the command.
+	Env []string
+}
+
+// Start starts cmd as cmd.Start does; on an error it does not run. The command must be the program
+// itself, with no wrapper before it. Its standard files must be *os.File: os/exec would make a pipe
+// whose label the program may not use. Pdeathsig works: the thread that starts the command lives as
+// long as the command. A Root is closed when the command ends, or at once on an error.
+func (j Jail) Start(cmd *exec.Cmd) error {
+	if err := j.start(cmd); err != nil {
+		j.Root.close()
+		return fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	return nil
+}
+
+func (j Jail) start(cmd *exec.Cmd) error {
+	for _, stream := range []any{cmd.Stdin, cmd.Stdout, cmd.Stderr} {
+		if _, file := stream.(*os.File); stream != nil && !file {
+			return fmt.Errorf("a standard file is a %T: want *os.File, since a pipe could not be used under a label", stream)
+		}
+	}
+	cmd.Env = append(cmd.Env, j.Env...)
+	started := make(chan error, 1)
+	go func() {
+		err := sys.OnThread(func() error {
+			pidfd, err := j.startHere(cmd)
+			if err != nil {
+				return err
+			}
+			started <- nil
+			park(pidfd)
+			j.Root.close()
+			return nil
+		})
+		if err != nil {
+			started <- err
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	if err := j.place(cmd.Process.Pid); err != nil {
+		return errors.Join(err, cmd.Process.Kill(), ended(cmd.Wait()))
+	}
+	return nil
+}
+
+// startHere runs on a thread that nobody else will use.
+func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
+	if err := (sys.Namespaces{Network: j.Network}).Enter(); err != nil {
+		return -1, err
+	}
+	if err := j.Root.enter(); err != nil {
+		return -1, err
+	}
+	if j.KeepCapabilities {
+		if err := unix.Prctl(unix.PR_SET_SECUREBITS, noSetuidFixup, 0, 0, 0); err != nil {
+			return -1, fmt.Errorf("keep capabilities over a change of user: %w: the shim needs CAP_SETPCAP", err)
+		}
+	}
+	if j.Label != nil {
+		clear, err := j.Label()
+		if err != nil {
+			return -1, err
+		}
+		defer clear()
+	}
+	pidfd = -1
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.PidFD = &pidfd
+	err = cmd.Start()
+	cmd.SysProcAttr.PidFD = nil
+	return pidfd, err
+}
+
+// park holds the thread until the process has ended. A kernel without pidfds (-1, which poll leaves
+// out) has it held for ever: rather a thread too many than a Pdeathsig too early.
+func park(pidfd int) {
+	if pidfd >= 0 {
+		defer unix.Close(pidfd) // nothing is buffered
+	}
+	wait := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(wait, -1); !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// place does what is done to a process from outside.
+func (j Jail) place(pid int) error {
+	if j.Group != nil {
+		if err := j.Group.Add(pid); err != nil {
+			return err
+		}
+	}
+	return raiseOOMScore(pid, j.OOMScore)
+}
+
+// ended leaves out the error of a command that was killed on purpose.
+func ended(err error) error {
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return nil
+	}
+	return err
+}
