@@ -163,7 +163,7 @@ func TestUnreadableRecordOfLivingShim(t *testing.T) {
 func TestBrokenConfig(t *testing.T) {
 	s := fakeSite(t, nil)
 	s.plant(t, "default", "one", alive(t), nil)
-	s.plant(t, "default", "two", statedir.Process{Pid: 1 << 22, StartTime: 1}, func(r *statedir.Record) { r.Effects = nil })
+	s.plant(t, "default", "two", sys.Process{PID: 1 << 22, Start: 1}, func(r *statedir.Record) { r.Effects = nil })
 	file := filepath.Join(t.TempDir(), "config.toml")
 	text := fmt.Sprintf("state = %q\nroot = %q\n[labels]\nmac = \"none\"\n[machine]\naccell = \"kvm\"\n", s.config.State, s.config.Root)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
