@@ -19,7 +19,7 @@ BUILD := build
 # The program that runs the stages of the tests.
 STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
-.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-lab lint golden fuzz bench soak check demo install uninstall clean
+.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-lab lint golden fuzz bench soak cache cache-prune check demo install uninstall clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,12 @@ bench: build guest clients ## what starts, execs and files cost beside runc and 
 
 soak: build guest clients ## the whole load (CI does a tenth), or PART= of it: AtOnce, Cycles, Execs, Restarts
 	@CLOISTER_SOAK=1 go test -count=1 -timeout 0 -run 'Soak$(PART)' -v ./tests/crash/...
+
+cache: ## what was slow to build and is kept: sizes, and the days since it was used
+	@go run ./tests/cache/list
+
+cache-prune: ## take away what was not used for DAYS (30)
+	@go run ./tests/cache/list -prune $${DAYS:-30}
 
 check: build ## what this host offers to cloister
 	@$(BUILD)/cloister check

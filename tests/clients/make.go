@@ -4,7 +4,6 @@ package clients
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"cloister/tests/cache"
 )
 
 // All lists the sets that the tests need, in the order of their names.
@@ -41,17 +42,16 @@ func Build(ctx context.Context, out io.Writer, sets ...Set) error {
 	return nil
 }
 
-// build makes one set beside its place and moves it there when it is whole.
+// build makes one set unless it is there.
 func build(ctx context.Context, out io.Writer, set Set) error {
 	dir := Dir(set)
-	if _, err := os.Stat(dir); err == nil {
-		return nil
-	}
+	return cache.Make(dir, func() error { return buildInto(ctx, out, set, dir) })
+}
+
+// buildInto makes one set beside its place and moves it there when it is whole.
+func buildInto(ctx context.Context, out io.Writer, set Set, dir string) error {
 	begin := time.Now()
 	fmt.Fprintf(out, "%s %s: building into %s\n", set, recipes()[set].Version, dir)
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return err
-	}
 	scratch, err := os.MkdirTemp(filepath.Dir(dir), ".new-")
 	if err != nil {
 		return err
@@ -69,8 +69,7 @@ func build(ctx context.Context, out io.Writer, set Set) error {
 	if err != nil {
 		return err
 	}
-	// Another process may have been faster: its result is the same.
-	if err := os.Rename(bin, dir); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Rename(bin, dir); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "%s: built in %d s\n", set, int(time.Since(begin).Seconds()))

@@ -6,13 +6,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"cloister/labels/policy"
+	"cloister/tests/cache"
 )
 
 // policies are compiled policies with the module in them: one that enforces, one whose guest-side domains are permissive.
@@ -46,54 +46,52 @@ func addRules(ctx context.Context, store, name, rules string) error {
 
 // makePolicies returns them from the cache, or compiles them with the module as it is now. Every neverallow rule, the base
 // policy's and the module's, is checked on the way.
-func makePolicies(ctx context.Context, cache string, r root) (policies, error) {
+func makePolicies(ctx context.Context, folder string, r root) (policies, error) {
 	sum := sha256.Sum256([]byte(r.dir + policy.Digest() + strings.Join(permissiveDomains(), ",") + siteRule + "2"))
-	made := policies{filepath.Join(cache, "lab", "policy-"+hex.EncodeToString(sum[:8]))}
-	if _, err := os.Stat(made.permissive()); err == nil {
-		return made, nil
-	}
+	made := policies{filepath.Join(folder, "lab", "policy-"+hex.EncodeToString(sum[:8]))}
+	return made, cache.Make(made.dir, func() error { return makePoliciesInto(ctx, r, made) })
+}
+
+func makePoliciesInto(ctx context.Context, r root, made policies) error {
 	work, err := os.MkdirTemp(filepath.Dir(made.dir), ".policy-")
 	if err != nil {
-		return policies{}, err
+		return err
 	}
 	defer func() { _ = os.RemoveAll(work) }()
 	if err := tool(ctx, "cp", "-a", r.store(), work); err != nil {
-		return policies{}, err
+		return err
 	}
 	store := filepath.Join(work, "store")
 	if err := checkNeverallow(store); err != nil {
-		return policies{}, err
+		return err
 	}
 	parts := policies{filepath.Join(work, "parts")}
 	if err := os.Mkdir(parts.dir, 0o755); err != nil {
-		return policies{}, err
+		return err
 	}
 	if err := takePolicy(ctx, store, parts.base()); err != nil {
-		return policies{}, err
+		return err
 	}
 	if err := (policy.Store{Root: store, Audit: true}).Install(ctx); err != nil {
-		return policies{}, err
+		return err
 	}
 	if err := addRules(ctx, store, "lab-site", siteRule); err != nil {
-		return policies{}, err
+		return err
 	}
 	if err := takePolicy(ctx, store, parts.enforcing()); err != nil {
-		return policies{}, err
+		return err
 	}
 	var text strings.Builder
 	for _, domain := range permissiveDomains() {
 		fmt.Fprintf(&text, "(typepermissive %s)\n", domain)
 	}
 	if err := addRules(ctx, store, "lab-permissive", text.String()); err != nil {
-		return policies{}, err
+		return err
 	}
 	if err := takePolicy(ctx, store, parts.permissive()); err != nil {
-		return policies{}, err
+		return err
 	}
-	if err := os.Rename(parts.dir, made.dir); err != nil && !errors.Is(err, os.ErrExist) {
-		return policies{}, err
-	}
-	return made, nil
+	return os.Rename(parts.dir, made.dir)
 }
 
 // checkNeverallow has the store check what it compiles: Debian's does not.

@@ -7,13 +7,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"cloister/tests/cache"
 )
 
 // recipe is what the root is made of. A change gives it another place in the cache.
@@ -55,36 +56,31 @@ func (r root) modules() string { return filepath.Join(r.dir, "modules") }
 func (r root) store() string   { return filepath.Join(r.dir, "store") }
 
 // makeRoot returns the root from the cache, and makes it when it is not there: some minutes, and the network.
-func makeRoot(ctx context.Context, cache string, r recipe) (root, error) {
-	made := root{filepath.Join(cache, "lab", "root-"+r.digest())}
-	if _, err := os.Stat(made.image()); err == nil {
-		return made, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(made.dir), 0o755); err != nil {
-		return root{}, err
-	}
+func makeRoot(ctx context.Context, folder string, r recipe) (root, error) {
+	made := root{filepath.Join(folder, "lab", "root-"+r.digest())}
+	return made, cache.Make(made.dir, func() error { return makeRootInto(ctx, r, made) })
+}
+
+func makeRootInto(ctx context.Context, r recipe, made root) error {
 	work, err := os.MkdirTemp(filepath.Dir(made.dir), ".root-")
 	if err != nil {
-		return root{}, err
+		return err
 	}
 	defer func() { _ = os.RemoveAll(work) }()
 	tree, parts := filepath.Join(work, "tree"), root{filepath.Join(work, "parts")}
 	if err := os.Mkdir(parts.dir, 0o755); err != nil {
-		return root{}, err
+		return err
 	}
 	if err := tool(ctx, "debootstrap", "--variant=minbase", "--include="+strings.Join(r.packages, ","), r.suite, tree); err != nil {
-		return root{}, err
+		return err
 	}
 	if err := takeParts(ctx, r, tree, parts); err != nil {
-		return root{}, err
+		return err
 	}
 	if err := makeImage(ctx, r, tree, parts); err != nil {
-		return root{}, err
+		return err
 	}
-	if err := os.Rename(parts.dir, made.dir); err != nil && !errors.Is(err, os.ErrExist) {
-		return root{}, err
-	}
-	return made, nil
+	return os.Rename(parts.dir, made.dir)
 }
 
 // takeParts copies what the host needs of the tree.

@@ -3,6 +3,7 @@
 package stages
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -50,7 +51,7 @@ func Summary(s Stage, status Status, r Results, log string) []string {
 	if status.Phase == Failed {
 		lines = append(lines, "-- from "+log+":")
 		for _, failure := range r.Failures {
-			lines = append(lines, "--- FAIL: "+strings.TrimSpace(failure.Package+" "+failure.Test))
+			lines = append(lines, "--- FAIL: "+cmp.Or(strings.TrimSpace(failure.Package+" "+failure.Test), s.Name))
 			lines = append(lines, strings.Split(strings.TrimRight(failure.Text, "\n"), "\n")...)
 		}
 	}

@@ -42,10 +42,11 @@ type Plan struct {
 	Turn       []string      // optional stages, the one that is due first when time is short
 }
 
-// Launch is a stage to be started now, and the time after which it is ended.
+// Launch is a stage to be started now.
 type Launch struct {
 	Stage Stage
-	Limit time.Duration
+	About time.Duration // how long it will take
+	Limit time.Duration // it is ended then
 	Grant time.Duration // how long an elastic stage should work
 }
 
@@ -147,7 +148,7 @@ func (p Plan) order(now time.Duration) []Stage {
 }
 
 func (p Plan) launch(s Stage, now time.Duration) Launch {
-	l := Launch{Stage: s, Limit: max(min(s.Limit, p.Total-now), time.Second)}
+	l := Launch{Stage: s, About: p.estimate(s), Limit: max(min(s.Limit, p.Total-now), time.Second)}
 	if s.Elastic > 0 {
 		spare := p.Total - p.Forecast(now)
 		l.Grant = min(max(p.estimate(s)+spare, s.Elastic), s.Budget, l.Limit)

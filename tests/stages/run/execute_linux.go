@@ -63,7 +63,11 @@ func (r *runner) start(parent context.Context, l stages.Launch, tests string) (s
 	case errors.Is(parent.Err(), context.Canceled):
 		err = errors.Join(fmt.Errorf("%s: interrupted", l.Stage.Name), err)
 	case ctx.Err() != nil:
-		err = errors.Join(fmt.Errorf("%s: ended after its limit of %d s", l.Stage.Name, int(l.Limit.Seconds())), err)
+		what := "its limit of"
+		if l.Limit < l.Stage.Limit {
+			what = "the last of the run's time,"
+		}
+		err = errors.Join(fmt.Errorf("%s: ended after %s %.0f s", l.Stage.Name, what, l.Limit.Seconds()), err)
 	}
 	return fold.fold.Results(), err
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +25,7 @@ const logs = "build/log"
 
 // runner is one run.
 type runner struct {
+	out      io.Writer
 	all      []stages.Stage // that there are
 	module   string
 	packages []string
@@ -49,7 +51,7 @@ func run(ctx context.Context, names []string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	say(stages.Announce(r.plan)...)
+	r.say(stages.Announce(r.plan)...)
 	r.loop(ctx)
 	r.secondTries(ctx)
 	return r.close(ctx)
@@ -79,7 +81,7 @@ func prepare(ctx context.Context, names []string) (*runner, error) {
 		}
 	}
 	r := &runner{
-		all: all, began: began, whole: len(chosen) == len(all) && os.Getenv("TESTS") == "",
+		out: os.Stdout, all: all, began: began, whole: len(chosen) == len(all) && os.Getenv("TESTS") == "",
 		results: map[string]stages.Results{}, notRun: map[string]string{}, done: make(chan ended),
 		history: historyFile(filepath.Join(testenv.Cache(), "ci", "history.json")),
 	}
@@ -88,7 +90,7 @@ func prepare(ctx context.Context, names []string) (*runner, error) {
 	}
 	past, err := r.history.read()
 	if err != nil {
-		say("stages: the last runs are not known: " + err.Error())
+		r.say("stages: the last runs are not known: " + err.Error())
 	}
 	estimates := past.Estimates(chosen, missing)
 	cold := slices.ContainsFunc(chosen, func(s stages.Stage) bool { return slices.ContainsFunc(s.Caches, missing) })
@@ -200,13 +202,13 @@ func (r *runner) step(ctx context.Context) int {
 		}
 		for _, launch := range d.Start {
 			r.plan.Statuses[launch.Stage.Name] = stages.Status{Phase: stages.Running, Began: r.now()}
-			say(fmt.Sprintf("-- %s starts at %d s, about %d s", launch.Stage.Name, int(r.now().Seconds()), int(r.plan.Estimates[launch.Stage.Name].Seconds())))
+			r.say(fmt.Sprintf("-- %s starts at %d s, about %d s", launch.Stage.Name, int(r.now().Seconds()), int(launch.About.Seconds())))
 			go r.execute(ctx, launch, os.Getenv("TESTS"))
 		}
 		for name, reason := range d.NotRun {
 			r.plan.Statuses[name] = stages.Status{Phase: stages.NotRun}
 			r.notRun[name] = reason
-			say("-- " + name + " is not run: " + reason)
+			r.say("-- " + name + " is not run: " + reason)
 		}
 		started += len(d.Start)
 		if len(d.Start) == 0 && len(d.NotRun) == 0 {
@@ -238,7 +240,7 @@ func (r *runner) settle(e ended) {
 	if len(e.stage.Caches) > 0 && !slices.ContainsFunc(e.stage.Tests, func(string) bool { return true }) && status.Took > 3*e.stage.Budget {
 		r.plan.Cold = true
 	}
-	say(stages.Summary(e.stage, status, e.results, logFile(e.stage.Name))...)
+	r.say(stages.Summary(e.stage, status, e.results, logFile(e.stage.Name))...)
 }
 
 // secondTries runs the tests once more that an emulated machine may have lost.
@@ -249,12 +251,12 @@ func (r *runner) secondTries(ctx context.Context) {
 		}
 		i := slices.IndexFunc(r.plan.Stages, func(s stages.Stage) bool { return s.Name == name })
 		s := r.plan.Stages[i]
-		say(fmt.Sprintf("-- %s: second try of %s", name, strings.Join(tests, " ")))
+		r.say(fmt.Sprintf("-- %s: second try of %s", name, strings.Join(tests, " ")))
 		for _, test := range tests {
 			r.again = append(r.again, name+" "+test)
 		}
 		if err := os.Rename(logFile(name), logFile(name+"-first")); err != nil {
-			say("stages: " + err.Error())
+			r.say("stages: " + err.Error())
 		}
 		first := r.results[name]
 		r.plan.Statuses[name] = stages.Status{Phase: stages.Running, Began: r.now()}
@@ -283,13 +285,13 @@ func (r *runner) close(ctx context.Context) (bool, error) {
 		return h
 	})
 	if err != nil {
-		say("stages: the run is not recorded: " + err.Error())
+		r.say("stages: the run is not recorded: " + err.Error())
 		past = past.Add(record)
 	}
 	if r.whole {
 		o.Again, o.TooOften = past.Again()
 	}
-	say(stages.Closing(o)...)
+	r.say(stages.Closing(o)...)
 	return o.OK(), nil
 }
 
@@ -313,6 +315,6 @@ func (r *runner) record(ctx context.Context) stages.Record {
 	return record
 }
 
-func say(lines ...string) {
-	fmt.Println(strings.Join(lines, "\n"))
+func (r *runner) say(lines ...string) {
+	fmt.Fprintln(r.out, strings.Join(lines, "\n"))
 }
