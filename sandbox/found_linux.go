@@ -42,7 +42,7 @@ func Found(cfg Config, dir statedir.Dir) ([]statedir.Effect, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !kept[g.String()] && !slices.ContainsFunc(pids, func(pid int) bool { return foreign(pid, dir) }) {
+		if !kept[g.String()] && ours(g, pids, dir) {
 			effects = append(effects, statedir.Effect{Kind: statedir.KindCgroup, Path: g.String()})
 		}
 	}
@@ -57,10 +57,21 @@ func Found(cfg Config, dir statedir.Dir) ([]statedir.Effect, error) {
 	return effects, nil
 }
 
-// foreign reports whether a process carries the mark of another sandbox.
-func foreign(pid int, dir statedir.Dir) bool {
-	mark := statedir.Mark(pid)
-	return mark != "" && mark != dir.String()
+// maxChosen is the longest id that people choose; engines draw longer ones, which are unique.
+const maxChosen = 31
+
+// ours reports whether a cgroup of the sandbox's name is the sandbox's. Nobody else names one
+// cloister-ID, but another sandbox of that id may. One that has the bare id as its name is
+// ours for its processes, all of which carry the mark; an empty one for an id that is unique.
+func ours(g *cgroup.Group, pids []int, dir statedir.Dir) bool {
+	bare := filepath.Base(g.String()) == string(dir.ID())
+	for _, pid := range pids {
+		mark := statedir.Mark(pid)
+		if mark != dir.String() && (bare || mark != "") {
+			return false
+		}
+	}
+	return !bare || len(pids) > 0 || len(dir.ID()) > maxChosen
 }
 
 // program names a sandbox's process as its record would.

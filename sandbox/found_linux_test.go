@@ -4,12 +4,12 @@ package sandbox
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +32,7 @@ type remains struct {
 	ports   string // of the namespace, before it was claimed
 }
 
-func leave(t *testing.T, state, id string) remains {
+func leave(t *testing.T, state, id, cgroupsPath string) remains {
 	t.Helper()
 	dir, err := statedir.New(state, "default", id)
 	if err != nil {
@@ -80,7 +80,7 @@ func leave(t *testing.T, state, id string) remains {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	leaf, err := cgroup.Leaf("/cloistertest-"+strconv.Itoa(os.Getpid())+"/x", id)
+	leaf, err := cgroup.Leaf(cgroupsPath, id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,6 +121,14 @@ func (r remains) there(t *testing.T) (left []string) {
 // taken back, and another sandbox's things of the same name are not touched.
 func TestUnreadableRecord(t *testing.T) {
 	testenv.NeedRoot(t)
+	parent := fmt.Sprintf("/cloistertest-%d/", os.Getpid())
+	t.Cleanup(func() {
+		for _, name := range []string{parent + "other", strings.TrimSuffix(parent, "/")} {
+			if g, err := cgroup.At(name); err != nil || g.Remove(context.Background()) != nil {
+				t.Errorf("cgroup %s stays: %v", name, err)
+			}
+		}
+	})
 	for name, text := range map[string][]byte{
 		"too large": append([]byte(`{"version":1,"bundle":"`), bytes.Repeat([]byte("x"), 5<<20)...),
 		"cut short": []byte(`{"version":1,"effects":[{"kind":"process`),
@@ -130,8 +138,16 @@ func TestUnreadableRecord(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			state := t.TempDir()
 			id := fmt.Sprintf("lost%d", os.Getpid())
-			r := leave(t, state, id)
-			other := leave(t, t.TempDir(), id+"x") // of another engine's state folder
+			r := leave(t, state, id, parent+map[bool]string{true: id, false: "x"}[name == "garbage"])
+			other := leave(t, t.TempDir(), id+"x", parent+"x") // of another engine's state folder
+			namesake, err := cgroup.At(parent + "other/" + id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := namesake.Create(cgroup.Limits{}); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = namesake.Remove(context.Background()) })
 			go func() { _ = r.process.Wait() }()
 			if err := os.WriteFile(r.dir.Record(), text, 0o600); err != nil {
 				t.Fatal(err)
@@ -146,6 +162,12 @@ func TestUnreadableRecord(t *testing.T) {
 				t.Errorf("Found = %q, %v", got, err)
 			}
 			if err := CleanupAll(t.Context(), cfg); err != nil {
+				t.Fatal(err)
+			}
+			if pids, err := cgroup.Find(id); err != nil || len(pids) != 1 {
+				t.Errorf("the cgroup of somebody else that has the id as its name is gone: %v, %v", pids, err)
+			}
+			if err := namesake.Remove(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if left := r.there(t); len(left) > 0 {

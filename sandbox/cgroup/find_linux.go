@@ -9,7 +9,8 @@ import (
 )
 
 // Find lists the leaves on this host that carry the name of a sandbox, in any parent. Two
-// engines may have sandboxes of one name.
+// engines may have sandboxes of one name, and a leaf that has the bare id as its name may be
+// anybody's.
 func Find(id string) ([]*Group, error) {
 	hosts, err := hierarchies(realFiles{}, used)
 	if err != nil {
@@ -21,7 +22,7 @@ func Find(id string) ([]*Group, error) {
 			if err != nil || !d.IsDir() {
 				return nil //nolint:nilerr // a cgroup that has gone meanwhile
 			}
-			if name := d.Name(); name == leafName(id) || name == leafName(id)+scope {
+			if name := d.Name(); name == leafName(id) || name == leafName(id)+scope || name == id {
 				leaves = append(leaves, path[len(h.mount):])
 			}
 			return nil
