@@ -20,8 +20,10 @@ var ErrRefused = errors.New("refused to relabel")
 
 // Item is one file, block device or tree and the label it is to carry.
 type Item struct {
-	// Path is absolute and clean, and no part of it is a symbolic link.
-	Path  string
+	// Path is absolute and clean, and no part of it is a symbolic link. It is left out where File is given.
+	Path string
+	// File, when not nil, is what is labelled, whatever has come to have its name; O_PATH will do. It stays the caller's.
+	File  *os.File
 	Label labels.Label
 	// Recursive labels all below a directory too; mounts below it and device nodes in it are left alone.
 	Recursive bool
@@ -53,15 +55,28 @@ func (i identity) same(o identity) bool { return i.Inode == o.Inode && i.Birth =
 
 // open reaches an item without following a link and refuses what is not to be labelled. The caller closes the file.
 func (j *Journal) open(item Item) (target, error) {
-	file, err := openPath(item.Path)
+	file, err := item.open()
 	if err != nil {
 		return target{}, err
+	}
+	if item.File != nil {
+		if item.Path, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", file.Fd())); err != nil {
+			return target{}, errors.Join(err, file.Close())
+		}
+		item.File = nil
 	}
 	t := target{Item: item, file: file}
 	if err := j.check(&t); err != nil {
 		return target{}, errors.Join(err, file.Close())
 	}
 	return t, nil
+}
+
+func (i Item) open() (*os.File, error) {
+	if i.File == nil {
+		return openPath(i.Path)
+	}
+	return sys.Reopen(i.File, unix.O_PATH)
 }
 
 // openPath opens for labelling alone: nothing is read, and a device is not woken.

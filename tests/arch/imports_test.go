@@ -28,6 +28,7 @@ var rooms = []room{
 	{"sandbox/network", []string{"sandbox/guestapi/v1"}}, // the guest is told in the contract's own values
 	{"sandbox/cgroup", nil},
 	{"sandbox/jail", nil},
+	{"sandbox/confine", []string{"labels/...", "oci"}},
 	{"sandbox/hooks", []string{"oci"}},
 	{"sandbox/watch", nil},
 	{"sandbox", []string{"vmm/...", "labels/...", "oci/..."}},

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package confine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"cloister/labels"
+	"cloister/labels/lsm"
+	"cloister/labels/relabel"
+)
+
+// Admit labels what the sandbox made itself. Of everything else, it takes what fits and relabels what
+// may be relabelled.
+func (s *selinux) Admit(ctx context.Context, f File) error {
+	switch f.Kind {
+	case State:
+		return own(f.Host, s.chosen.Run)
+	case Share:
+		return own(f.Host, s.chosen.Rootfs)
+	case Copy:
+		return s.admitCopy(f.Host)
+	case Disk:
+		return s.admitDisk(ctx, f)
+	case Folder:
+		return s.admitFolder(ctx, f)
+	}
+	return fmt.Errorf("%q: kind of file %q is not known", f.Host.Name(), f.Kind)
+}
+
+func own(f *os.File, label labels.Label) error {
+	err := lsm.SetFileLabel(f, label)
+	if errors.Is(err, lsm.ErrUnsupported) {
+		err = fmt.Errorf("%w: put state on a file system that does (tmpfs, ext4, xfs), or mount it with context=%s", err, label)
+	}
+	return err
+}
+
+func (s *selinux) admitFolder(ctx context.Context, f File) error {
+	shown := f.Shown
+	if shown == nil {
+		shown = f.Host
+	}
+	treatment, err := s.chosen.Treat(labels.Folder, f.Sharing, f.Label)
+	if err != nil {
+		return err
+	}
+	misfit := s.fits(labels.Folder, shown)
+	if misfit == nil && f.Sharing == labels.Keep {
+		return s.noteKept(ctx, shown, f.Host)
+	}
+	if misfit == nil && f.Sharing == "" {
+		return nil
+	}
+	if !treatment.Relabel {
+		return s.keep(labels.Folder, shown, f.Host.Name(), treatment, misfit)
+	}
+	if err := s.relabel(ctx, relabel.Item{File: f.Host, Label: treatment.Label, Recursive: true, Remember: treatment.Remember}); err != nil {
+		return err
+	}
+	return s.fits(labels.Folder, shown)
+}
+
+// noteKept notes a volume that keeps its label, if that is at the sandbox's own pair: after the
+// sandbox's end its tenant alone may be given that pair.
+func (s *selinux) noteKept(ctx context.Context, shown, host *os.File) error {
+	have, err := lsm.FileLabel(shown)
+	if err != nil || have.Range.High.Categories != s.chosen.Level.Categories {
+		return err
+	}
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", host.Fd()))
+	if err != nil {
+		return err
+	}
+	return s.registry.Keep(ctx, s.tenant, s.chosen.Level, path)
+}
+
+// admitCopy refuses a file that is another sandbox's. The shim reads it, so the policy decides about
+// its type.
+func (s *selinux) admitCopy(f *os.File) error {
+	have, err := lsm.FileLabel(f)
+	switch {
+	case errors.Is(err, lsm.ErrUnsupported), errors.Is(err, lsm.ErrNoLabel):
+		return nil // nobody's in particular
+	case err != nil:
+		return err
+	}
+	if level := have.Range.High; !s.chosen.Level.Dominates(level) {
+		return fmt.Errorf("%w: %q is at %v, which is another sandbox's: the sandbox is at %v", labels.ErrWish, f.Name(), level, s.chosen.Level)
+	}
+	return nil
+}
+
+func (s *selinux) admitDisk(ctx context.Context, f File) error {
+	sharing := labels.Private
+	if f.ReadOnly {
+		sharing = labels.ReadOnly
+	}
+	treatment, err := s.chosen.Treat(labels.Disk, sharing, labels.Label{})
+	if err != nil {
+		return err
+	}
+	if !treatment.Relabel {
+		return s.keep(labels.Disk, f.Host, f.Host.Name(), treatment, s.fits(labels.Disk, f.Host))
+	}
+	item := relabel.Item{File: f.Host, Label: treatment.Label, Remember: treatment.Remember}
+	if f.New {
+		item.After = s.chosen.PoweredOff
+	}
+	return s.relabel(ctx, item)
+}
+
+// keep decides about a resource that is not to be relabelled: it must carry the label wanted, or just
+// fit.
+func (s *selinux) keep(r labels.Resource, shown *os.File, name string, t labels.Treatment, misfit error) error {
+	want := cmp.Or(t.Label, s.chosen.Rootfs)
+	have, err := lsm.FileLabel(shown)
+	switch {
+	case misfit == nil && (t.Label.IsZero() || have == want):
+		return nil
+	case misfit == nil && err == nil:
+		misfit = fmt.Errorf("%w: %s is labelled %s, want %s", labels.ErrWish, r, have, want)
+	}
+	return fmt.Errorf("%w: label it once with: chcon -R %s %q, or have it labelled: [[labels.mounts]] in the config", cmp.Or(misfit, err), want, name)
+}
+
+// fits compares a file's label with the sandbox's.
+func (s *selinux) fits(r labels.Resource, f *os.File) error {
+	have, err := lsm.FileLabel(f)
+	switch {
+	case errors.Is(err, lsm.ErrUnsupported), errors.Is(err, lsm.ErrNoLabel):
+		return fmt.Errorf("%w: mount its file system with context=%s, or give a folder of one that takes labels", err, s.chosen.Rootfs)
+	case err != nil:
+		return err
+	}
+	return s.chosen.Fits(r, have)
+}
+
+func (s *selinux) relabel(ctx context.Context, item relabel.Item) error {
+	report, err := s.relabels.Apply(ctx, s.owner, s.chosen.Level, []relabel.Item{item})
+	if err != nil {
+		return err
+	}
+	for _, u := range report.Unlabelled {
+		err = errors.Join(err, errors.New(u.String()))
+	}
+	return err
+}

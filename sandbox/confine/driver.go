@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package confine
+
+import (
+	"context"
+	"os"
+
+	"cloister/labels"
+)
+
+// Driver confines the processes and files of one sandbox.
+type Driver interface {
+	// Reserve gives the sandbox an identity that nobody else has on this host. It is called once, before
+	// all other methods.
+	Reserve(ctx context.Context) (Identity, error)
+	// Exec has the next program that the calling thread starts confined as the role says. The thread is
+	// locked, starts one program, calls clear and is never reused: see jail.Jail.Label.
+	Exec(r Role) (clear func(), err error)
+	// Sockets runs create, whose new sockets the machine's process may use.
+	Sockets(create func() error) error
+	// Admit has a file fit for the sandbox: it does already, is made to, or is refused with a remedy.
+	Admit(ctx context.Context, f File) error
+	// Verify reads back from the kernel that all processes are confined as they should be, and that nobody
+	// else has come to have the identity. It is called while none of them can have been reaped and no
+	// instruction of the guest has run.
+	Verify(ctx context.Context, all ...Process) error
+	// Release gives back the identity, after files have what they had before. The sandbox's processes have
+	// ended. It may be repeated.
+	Release(ctx context.Context) error
+}
+
+// Identity is what a driver gave a sandbox.
+type Identity struct {
+	// Label is the machine's; zero with a driver that does not label.
+	Label labels.Label
+	// Files is the label for the files of a file system that is mounted for the sandbox (context=); zero
+	// with a driver that does not label.
+	Files labels.Label
+}
+
+// Role is what a process does for a sandbox.
+type Role string
+
+// The roles.
+const (
+	Machine    Role = "qemu"
+	FileServer Role = "virtiofsd"
+)
+
+// Process is a running process of a sandbox.
+type Process struct {
+	Role    Role
+	PID     int
+	Program string // the file that it must be running
+	// Peers are this process's ends of connected unix sockets whose other ends the machine's process has
+	// or is served at.
+	Peers []*os.File
+}
+
+// Kind is what a sandbox does with a file.
+type Kind string
+
+// The kinds of files.
+const (
+	State  Kind = "state"  // of the sandbox's own making: folder, logs
+	Share  Kind = "share"  // of the sandbox's own making, shown to the guest
+	Folder Kind = "folder" // shown to the guest: a root file system or volume
+	Copy   Kind = "copy"   // read by the shim, which writes a copy into the guest
+	Disk   Kind = "disk"   // an image file or block device of the machine
+)
+
+// File is what Admit decides about.
+type File struct {
+	Kind Kind
+	// Host is the file as the host has it; O_PATH is enough. Nothing is resolved by name again.
+	Host *os.File
+	// Shown is what the file server sees of a Folder; nil: Host.
+	Shown *os.File
+	// Sharing and Label say how a Folder is to be labelled. Empty is a root file system's: private, unless
+	// its label fits already.
+	Sharing labels.Sharing
+	Label   labels.Label
+	// ReadOnly is of a Disk that the guest may only read, New of one that was made for the sandbox.
+	ReadOnly, New bool
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package confine
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/log"
+
+	"cloister/labels"
+	"cloister/labels/lsm"
+	"cloister/labels/mcs"
+	"cloister/labels/relabel"
+	"cloister/sys"
+)
+
+// Recover gives back what the dead sandbox of that name left: first the labels of files, then all
+// levels whose owners are dead. It may be repeated.
+func Recover(ctx context.Context, c Config, root, sandbox string) error {
+	registry, relabels, err := keepers(c, root, lsm.Host{})
+	if err != nil {
+		return err
+	}
+	if _, err := relabels.Restore(ctx, sandbox); err != nil {
+		return err
+	}
+	_, err = registry.Reclaim(ctx)
+	return err
+}
+
+// keepers opens the registry of levels and the journal of relabelled files.
+func keepers(c Config, root string, host lsm.Host) (*mcs.Registry, *relabel.Journal, error) {
+	self, err := sys.Self()
+	if err != nil {
+		return nil, nil, err
+	}
+	scan := func(ctx context.Context) ([]labels.Process, error) {
+		seen, err := host.Processes(ctx)
+		if seen.Hidden > 0 {
+			log.G(ctx).WithField("hidden", seen.Hidden).Warn("labels of processes cannot be read: a level that one of them carries may be drawn")
+		}
+		return seen.Processes, err
+	}
+	journal, err := relabel.Open(relabel.Options{
+		Dir: filepath.Join(root, "relabel"), Self: self, Alive: sys.Process.Alive, AllowWholeDisks: c.AllowWholeDisks,
+		Carried: func(ctx context.Context, level labels.Level) (bool, error) { return carried(ctx, scan, level) },
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	var span mcs.Range
+	if c.Range != "" {
+		if span, err = mcs.ParseRange(c.Range); err != nil {
+			return nil, nil, fmt.Errorf("labels.range: %w", err)
+		}
+	} else if own, err := host.OwnLabel(); err != nil {
+		return nil, nil, err
+	} else if span, err = mcs.RangeOf(own); err != nil {
+		return nil, nil, err
+	}
+	registry, err := mcs.Open(mcs.Options{
+		Dir: filepath.Join(root, "mcs"), Range: span, Self: self, Alive: sys.Process.Alive, Scan: scan,
+		Pending: journal.Pending, Held: journal.Held, Carries: carriesPair,
+	})
+	return registry, journal, err
+}
+
+func carried(ctx context.Context, scan func(context.Context) ([]labels.Process, error), level labels.Level) (bool, error) {
+	all, err := scan(ctx)
+	for _, p := range all {
+		if own, ok := p.Label.Range.Single(); ok && own == level {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+// carriesPair reports whether a volume still carries a pair. One that is gone, or whose label is no
+// label any more, does not.
+func carriesPair(path string, pair labels.Pair) (bool, error) {
+	have, err := lsm.PathLabel(path)
+	if err != nil {
+		return false, nil //nolint:nilerr // the file is gone or has no label, and then it has no pair
+	}
+	return have.Range.High.Categories == pair.Set(), nil
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package confine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"cloister/labels"
+	"cloister/labels/lsm"
+	"cloister/labels/mcs"
+	"cloister/labels/policy"
+	"cloister/labels/relabel"
+)
+
+// selinux is a sandbox's labels and who keeps track of them.
+type selinux struct {
+	driver   *lsm.Driver
+	wish     labels.Wish
+	types    labels.Types
+	registry *mcs.Registry
+	relabels *relabel.Journal
+	owner    string // the sandbox's name in registry and journal
+	tenant   string
+	chosen   labels.Chosen // after Reserve
+}
+
+func openSELinux(driver *lsm.Driver, o Options) (Driver, error) {
+	s := &selinux{driver: driver, owner: o.Sandbox, tenant: o.Tenant}
+	enforcing, err := driver.Host().Enforcing()
+	if err != nil {
+		return nil, err
+	}
+	if s.wish, err = wish(o.Config, o.Annotations, o.Engine); err != nil {
+		return nil, err
+	}
+	if err := s.wish.Validate(enforcing); err != nil {
+		return nil, err
+	}
+	if s.types, err = chooseTypes(driver, s.wish, o.KVM, o.Programs); err != nil {
+		return nil, err
+	}
+	s.registry, s.relabels, err = keepers(o.Config, o.Root, driver.Host())
+	return s, err
+}
+
+// chooseTypes gives the first set of types that the kernel, asked now, says works on this host.
+func chooseTypes(driver *lsm.Driver, w labels.Wish, kvm bool, programs lsm.Programs) (labels.Types, error) {
+	candidates := labels.Candidates(kvm)
+	for i, t := range candidates {
+		candidates[i] = w.Types(t)
+	}
+	return driver.ChooseTypes(candidates, programs, func(t labels.Types) error {
+		return policy.SelfTest(kernel{driver.Host()}, policy.Of(t))
+	})
+}
+
+func (s *selinux) Reserve(ctx context.Context) (Identity, error) {
+	if _, err := s.relabels.Replay(ctx); err != nil { // before a level is given out that is still on a file
+		return Identity{}, err
+	}
+	entry, err := s.registry.Reserve(ctx, mcs.Request{Sandbox: s.owner, Tenant: s.tenant, Level: s.wish.Level(), Share: s.wish.Share})
+	if err != nil {
+		return Identity{}, err
+	}
+	chosen, err := labels.Choose(s.wish, s.driver.OwnLabel(), s.types, entry.Level)
+	if err != nil {
+		return Identity{}, errors.Join(err, s.registry.Release(context.WithoutCancel(ctx), s.owner, entry.Level))
+	}
+	s.chosen = chosen
+	return Identity{Label: chosen.QEMU, Files: chosen.Rootfs}, nil
+}
+
+func (s *selinux) Release(ctx context.Context) error {
+	if _, err := s.relabels.Restore(ctx, s.owner); err != nil {
+		return err // the level stays held while a file carries it
+	}
+	if s.chosen.QEMU.IsZero() {
+		return nil // Reserve failed, and holds nothing
+	}
+	return s.registry.Release(ctx, s.owner, s.chosen.Level)
+}
+
+func (s *selinux) Exec(r Role) (clear func(), err error) { return s.driver.SetExec(s.label(r)) }
+
+func (s *selinux) label(r Role) labels.Label {
+	if r == FileServer {
+		return s.chosen.Virtiofsd
+	}
+	return s.chosen.QEMU
+}
+
+func (s *selinux) Sockets(create func() error) error { return s.driver.Sockets(s.chosen.QEMU, create) }
+
+func (s *selinux) Verify(ctx context.Context, all ...Process) error {
+	for _, p := range all {
+		if _, err := s.driver.Verify(p.PID, s.label(p.Role), p.Program); err != nil {
+			return fmt.Errorf("%s: %w", p.Role, err)
+		}
+		for _, socket := range p.Peers {
+			if err := s.driver.CheckPeer(socket, s.chosen.QEMU); err != nil {
+				return fmt.Errorf("%s: %w", p.Role, err)
+			}
+		}
+	}
+	if s.wish.Share != "" {
+		return nil
+	}
+	clash, err := s.registry.LookAgain(ctx, s.chosen.Level, func(pid int) bool {
+		return slices.ContainsFunc(all, func(p Process) bool { return p.PID == pid })
+	})
+	if err == nil && len(clash) > 0 {
+		err = fmt.Errorf("level %s is carried by pid %d as well: %w", s.chosen.Level, clash[0].PID, mcs.ErrClash)
+	}
+	return err
+}
+
+// kernel answers the policy's self-test.
+type kernel struct{ host lsm.Host }
+
+func (k kernel) Allowed(source, target, class, permission string) (policy.Answer, error) {
+	from, err := labels.Parse(source)
+	if err != nil {
+		return policy.Answer{}, err
+	}
+	to, err := labels.Parse(target)
+	if err != nil {
+		return policy.Answer{}, err
+	}
+	d, err := k.host.Access(from, to, class, permission)
+	return policy.Answer{Allowed: d.Allowed, Permissive: d.Permissive}, err
+}
