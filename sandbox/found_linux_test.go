@@ -90,7 +90,7 @@ func leave(t *testing.T, state, id, cgroupsPath string) remains {
 	if err := errors.Join(r.group.Create(cgroup.Limits{}), r.group.Add(r.process.Process.Pid)); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = errors.Join(r.group.Kill(), r.group.Remove(t.Context())) })
+	t.Cleanup(func() { _ = errors.Join(r.group.Kill(), r.group.Remove(context.Background())) })
 	return r
 }
 
