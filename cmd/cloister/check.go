@@ -11,6 +11,8 @@ import (
 
 	"cloister/cmd/internal/config"
 	"cloister/sandbox"
+
+	"github.com/spf13/cobra"
 )
 
 // grade is how a line of the check came out.
@@ -69,28 +71,26 @@ func areas() []area {
 	}
 }
 
-func runCheck(ctx context.Context, std stdio, args []string) error {
-	c := newCommand("check [--quiet] [--json]", "Says whether this host can run sandboxes, and how well they are kept apart. Ends with status 1\n"+
+func runCheck(std stdio) *cobra.Command {
+	c := newCommand(std, "check [--quiet] [--json]", "Says whether this host can run sandboxes, and how well they are kept apart. Ends with status 3\n"+
 		"when a line says fail.")
-	c.withJSON()
-	quiet := c.Bool("quiet", false, "only lines that are not ok")
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
-		return err
-	}
-	s, err := openSite(*c.config)
-	if err != nil {
-		s = &site{file: *c.config, config: withDefaults(sandbox.Config{}), broken: err}
-	}
-	list := s.check(ctx, areas())
-	if *c.asJSON {
-		err = printJSON(std.out, list)
-	} else {
-		err = printFindings(std.out, list, *quiet)
-	}
-	if err != nil {
-		return err
-	}
-	return verdict(list)
+	c.withOutput("table")
+	quiet := c.Flags().Bool("quiet", false, "only lines that are not ok")
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		s, err := openSite(configOf(c.Command))
+		if err != nil {
+			s = &site{file: configOf(c.Command), config: withDefaults(sandbox.Config{}), broken: err}
+		}
+		list := s.check(ctx, areas())
+		done, err := c.emit(list)
+		if !done && err == nil {
+			err = printFindings(std.out, list, *quiet)
+		}
+		if err != nil {
+			return err
+		}
+		return verdict(list)
+	})
 }
 
 func (s *site) check(ctx context.Context, table []area) []finding {
@@ -116,7 +116,7 @@ func count(list []finding, g grade) int {
 
 func verdict(list []finding) error {
 	if n := count(list, gradeFail); n > 0 {
-		return fmt.Errorf("check: %d of %d lines say fail", n, len(list))
+		return notWell("check: %d of %d lines say fail", n, len(list))
 	}
 	return nil
 }

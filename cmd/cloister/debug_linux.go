@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"sync"
 
 	"github.com/containerd/console"
@@ -21,51 +20,59 @@ import (
 	"cloister/cmd/internal/config"
 	"cloister/sandbox/guestapi"
 	"cloister/sandbox/statedir"
+
+	"github.com/spf13/cobra"
 )
 
-func runDebug(ctx context.Context, std stdio, args []string) error {
-	c := newCommand("debug ID [COMMAND [ARGUMENT...]]", "Runs a shell in the guest beside its containers: it sees all their processes, mounts and links. The program is the host's, as\n"+
+func runDebug(std stdio) *cobra.Command {
+	c := newCommand(std, "debug ID [COMMAND [ARGUMENT...]]", "Runs a shell in the guest beside its containers: it sees all their processes, mounts and links. The program is the host's, as\n"+
 		"`shell` under [debug] of the config names it (a static one, as "+exampleShell+"), and is sent into the guest; without that line,\n"+
 		"which must have been there when the sandbox was started, nobody gets in. With a terminal the guest's bytes go to it as they\n"+
-		"are, and a guest may be hostile: its escape sequences are obeyed.")
-	rest, err := c.arguments(std, args, 1, 1<<10)
-	if err != nil {
-		return err
-	}
-	s, err := openSite(*c.config)
-	if err != nil {
-		return err
-	}
-	if s.config.Debug.Shell == "" {
-		file := s.file
-		if file == "" {
-			file = config.Path
+		"are, and a guest may be hostile: its escape sequences are obeyed.\n\n"+
+		"All that follows ID is the command's: it is run as it is, by no shell. For a shell's own syntax: debug ID sh -c 'ls /proc/*/exe'.")
+	c.ofSandboxes()
+	c.Flags().SetInterspersed(false) // what follows ID is the command's
+	return c.runs(1, -1, func(ctx context.Context, rest []string) error {
+		s, err := openSite(configOf(c.Command))
+		if err != nil {
+			return err
 		}
-		return fmt.Errorf("shells in guests are off: put shell = %q under [debug] in %s, and start the sandbox anew: %w", exampleShell, file, errdefs.ErrFailedPrecondition)
+		if s.config.Debug.Shell == "" {
+			file := s.file
+			if file == "" {
+				file = config.Path
+			}
+			return fmt.Errorf("shells in guests are off: put shell = %q under [debug] in %s, and start the sandbox anew: %w", exampleShell, file, errdefs.ErrFailedPrecondition)
+		}
+		b, err := s.find(rest[0])
+		if err != nil {
+			return err
+		}
+		conn, err := dialDebug(ctx, b.dir)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+			return fmt.Errorf("sandbox %s is %s and lets no shell in: it was started without [debug] shell in its config, or has no guest: start it anew: %w", b.name(), b.state(), errdefs.ErrFailedPrecondition)
+		}
+		if err != nil {
+			return orRoot(err)
+		}
+		defer conn.Close()
+		defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+		program, err := os.Open(s.config.Debug.Shell)
+		if err != nil {
+			return fmt.Errorf("debug.shell: %w", err)
+		}
+		defer program.Close()
+		d := debugger{conn: conn, out: std.out}
+		return d.run(program, shellArgs(rest[1:]))
+	})
+}
+
+// shellArgs has the shell run a command as it is: no word is split, joined or globbed.
+func shellArgs(command []string) []string {
+	if len(command) == 0 {
+		return []string{"sh"}
 	}
-	b, err := s.find(rest[0])
-	if err != nil {
-		return err
-	}
-	conn, err := dialDebug(ctx, b.dir)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("sandbox %s is %s and lets no shell in: it was started without [debug] shell in its config, or has no guest: start it anew: %w", b.name(), b.state(), errdefs.ErrFailedPrecondition)
-	}
-	if err != nil {
-		return orRoot(err)
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	program, err := os.Open(s.config.Debug.Shell)
-	if err != nil {
-		return fmt.Errorf("debug.shell: %w", err)
-	}
-	defer program.Close()
-	d := debugger{conn: conn, out: std.out}
-	if len(rest) > 1 {
-		return d.run(program, []string{"sh", "-c", strings.Join(rest[1:], " ")})
-	}
-	return d.run(program, []string{"sh"})
+	return append([]string{"sh", "-c", `exec "$@"`, "sh"}, command...)
 }
 
 const exampleShell = "/usr/bin/busybox"

@@ -5,13 +5,34 @@ package main
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net"
+	"os/exec"
+	"slices"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
 
 	"cloister/sandbox/guestapi"
 )
+
+// TestDebugArguments: the words of a command reach it as they are. The shell is this host's.
+func TestDebugArguments(t *testing.T) {
+	words := []string{"printf", "[%s]", "a b", "*", "$HOME", "-l", "'", ""}
+	args := shellArgs(words)
+	out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput()
+	if err != nil || string(out) != "[a b][*][$HOME][-l]['][]" {
+		t.Errorf("%q printed %q, %v", words, out, err)
+	}
+	c := runDebug(stdio{io.Discard, io.Discard})
+	var got []string
+	c.RunE = func(_ *cobra.Command, args []string) error { got = args; return nil }
+	c.SetArgs([]string{"one", "ls", "-l", "--config", "x"})
+	if err := c.Execute(); err != nil || !slices.Equal(got, []string{"one", "ls", "-l", "--config", "x"}) {
+		t.Errorf("arguments %q, %v", got, err)
+	}
+}
 
 // TestDebugOutput has guests say what they should, and what they should not.
 func TestDebugOutput(t *testing.T) {

@@ -19,14 +19,16 @@ import (
 	"github.com/containerd/errdefs"
 
 	"cloister/labels"
+
+	"github.com/spf13/cobra"
 )
 
-func runFcontext(ctx context.Context, std stdio, args []string) error {
-	return run(ctx, "cloister policy fcontext", []verb{
+func runFcontext(std stdio) *cobra.Command {
+	return group(std, "fcontext", []verb{
 		{"add", "label a folder or block device as a guest's that is powered off", fcontextAdd},
 		{"remove", "take such a rule away", fcontextRemove},
 		{"list", "the host's rules that name guests' types", fcontextList},
-	}, std, args)
+	})
 }
 
 // fileRule is a rule of the policy's file contexts, as semanage takes it.
@@ -74,62 +76,58 @@ func fileRules(path string) ([]fileRule, error) {
 	return nil, fmt.Errorf("path %q is neither folder, file nor block device: %w", path, errdefs.ErrInvalidArgument)
 }
 
-func fcontextAdd(ctx context.Context, std stdio, args []string) error {
-	c := newCommand("policy fcontext add [--type TYPE] [--now] [--dry-run] PATH...",
+func fcontextAdd(std stdio) *cobra.Command {
+	c := newCommand(std, "add [--type TYPE] [--now] [--dry-run] PATH...",
 		"Adds file-context rules, so that what is in a disk store, or a block device, has the label of a guest's disk that is\n"+
 			"powered off whenever the host labels it; no guest may read it then. At a start the sandbox's own label takes its place.")
-	setype := c.String("type", labels.Own(true).PoweredOff, "the `type` to give; libvirt's is virt_image_t")
-	now := c.Bool("now", true, "also label what is there already")
-	dry := c.Bool("dry-run", false, "only print the commands")
-	paths, err := c.arguments(std, args, 1, -1)
-	if err != nil {
-		return err
-	}
-	if !typeName.MatchString(*setype) {
-		return fmt.Errorf("type %q: want a name as virt_image_t: %w", *setype, errdefs.ErrInvalidArgument)
-	}
-	return eachRule(paths, func(r fileRule) error {
-		// -a refuses a rule that is there, -m one that is not.
-		add := []string{"semanage", "fcontext", "-a", "-f", r.kind, "-t", *setype, "-r", "s0", r.pattern}
-		modify := slices.Clone(add)
-		modify[2] = "-m"
-		if *dry {
-			fmt.Fprintln(std.out, shellLine(add))
-		} else if err := tool(ctx, std.out, add); err != nil {
-			if tool(ctx, std.out, modify) != nil {
-				return err
+	setype := c.Flags().String("type", labels.Own(true).PoweredOff, "the `type` to give; libvirt's is virt_image_t")
+	now := c.Flags().Bool("now", true, "also label what is there already")
+	dry := c.Flags().Bool("dry-run", false, "only print the commands")
+	return c.runs(1, -1, func(ctx context.Context, paths []string) error {
+		if !typeName.MatchString(*setype) {
+			return fmt.Errorf("type %q: want a name as virt_image_t: %w", *setype, errdefs.ErrInvalidArgument)
+		}
+		return eachRule(paths, func(r fileRule) error {
+			// -a refuses a rule that is there, -m one that is not.
+			add := []string{"semanage", "fcontext", "-a", "-f", r.kind, "-t", *setype, "-r", "s0", r.pattern}
+			modify := slices.Clone(add)
+			modify[2] = "-m"
+			if *dry {
+				fmt.Fprintln(std.out, shellLine(add))
+			} else if err := tool(ctx, std.out, add); err != nil {
+				if tool(ctx, std.out, modify) != nil {
+					return err
+				}
 			}
-		}
-		if !*now {
-			return nil
-		}
-		restore := []string{"restorecon", "-RFv", r.path}
-		if *dry {
-			fmt.Fprintln(std.out, shellLine(restore))
-			return nil
-		}
-		return tool(ctx, std.out, restore)
+			if !*now {
+				return nil
+			}
+			restore := []string{"restorecon", "-RFv", r.path}
+			if *dry {
+				fmt.Fprintln(std.out, shellLine(restore))
+				return nil
+			}
+			return tool(ctx, std.out, restore)
+		})
 	})
 }
 
 var typeName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,126}$`)
 
-func fcontextRemove(ctx context.Context, std stdio, args []string) error {
-	c := newCommand("policy fcontext remove [--dry-run] PATH...", "Takes the rules away that add made, and labels what is there as the policy says then.")
-	dry := c.Bool("dry-run", false, "only print the commands")
-	paths, err := c.arguments(std, args, 1, -1)
-	if err != nil {
-		return err
-	}
-	return eachRule(paths, func(r fileRule) error {
-		for _, line := range [][]string{{"semanage", "fcontext", "-d", "-f", r.kind, r.pattern}, {"restorecon", "-RFv", r.path}} {
-			if *dry {
-				fmt.Fprintln(std.out, shellLine(line))
-			} else if err := tool(ctx, std.out, line); err != nil {
-				return err
+func fcontextRemove(std stdio) *cobra.Command {
+	c := newCommand(std, "remove [--dry-run] PATH...", "Takes the rules away that add made, and labels what is there as the policy says then.")
+	dry := c.Flags().Bool("dry-run", false, "only print the commands")
+	return c.runs(1, -1, func(ctx context.Context, paths []string) error {
+		return eachRule(paths, func(r fileRule) error {
+			for _, line := range [][]string{{"semanage", "fcontext", "-d", "-f", r.kind, r.pattern}, {"restorecon", "-RFv", r.path}} {
+				if *dry {
+					fmt.Fprintln(std.out, shellLine(line))
+				} else if err := tool(ctx, std.out, line); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 }
 
@@ -148,23 +146,22 @@ func eachRule(paths []string, do func(fileRule) error) error {
 	return nil
 }
 
-func fcontextList(ctx context.Context, std stdio, args []string) error {
-	c := newCommand("policy fcontext list", "Prints the rules of the policy and of this host that name guests' types.")
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
-		return err
-	}
-	var out bytes.Buffer
-	if err := tool(ctx, &out, []string{"semanage", "fcontext", "-l", "-n"}); err != nil {
-		return fmt.Errorf("policy fcontext: %w", err)
-	}
-	for line := range strings.Lines(out.String()) {
-		if strings.Contains(line, ":cloister_") || strings.Contains(line, ":virt_image_t") || strings.Contains(line, ":svirt_image_t") {
-			if _, err := io.WriteString(std.out, line); err != nil {
-				return err
+func fcontextList(std stdio) *cobra.Command {
+	c := newCommand(std, "list", "Prints the rules of the policy and of this host that name guests' types.")
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		var out bytes.Buffer
+		if err := tool(ctx, &out, []string{"semanage", "fcontext", "-l", "-n"}); err != nil {
+			return fmt.Errorf("policy fcontext: %w", err)
+		}
+		for line := range strings.Lines(out.String()) {
+			if strings.Contains(line, ":cloister_") || strings.Contains(line, ":virt_image_t") || strings.Contains(line, ":svirt_image_t") {
+				if _, err := io.WriteString(std.out, line); err != nil {
+					return err
+				}
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // tool runs one of the policy tools; what it says is in the error.

@@ -12,6 +12,8 @@ import (
 	"cloister/sandbox"
 	"cloister/sandbox/statedir"
 	"cloister/shim/bootstrap"
+
+	"github.com/spf13/cobra"
 )
 
 // taken is a sandbox that a dead shim left, and what became of it.
@@ -23,46 +25,45 @@ type taken struct {
 	Gone      bool        `json:"gone"`              // all of it has been taken back
 }
 
-func runGC(ctx context.Context, std stdio, args []string) error {
-	c := newCommand("gc [--dry-run] [--json]", "Takes back what dead shims have left: processes, cgroups, labels, levels, files.\n"+
+func runGC(std stdio) *cobra.Command {
+	c := newCommand(std, "gc [--dry-run] [--json]", "Takes back what dead shims have left: processes, cgroups, labels, levels, files.\n"+
 		"Sandboxes whose shim lives are not touched.")
-	c.withJSON()
-	dry := c.Bool("dry-run", false, "only list it")
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
-		return err
-	}
-	s, err := openFolders(std, *c.config)
-	if err != nil {
-		return err
-	}
-	boxes, err := s.sandboxes()
-	if err != nil {
-		return err
-	}
-	left, err := s.leftovers(boxes)
-	if err != nil {
-		return err
-	}
-	if !*dry {
-		err = orRoot(sandbox.CleanupAll(ctx, s.config))
-		stale, staleErr := bootstrap.RemoveStale()
-		for _, path := range stale {
-			fmt.Fprintf(std.err, "took back socket %s\n", path)
+	c.withOutput("table")
+	dry := c.Flags().Bool("dry-run", false, "only list it")
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		s, err := openFolders(std, configOf(c.Command))
+		if err != nil {
+			return err
 		}
-		err = errors.Join(err, staleErr)
-		for i := range left {
-			_, gone := os.Lstat(boxDir(s, left[i]))
-			left[i].Gone = errors.Is(gone, os.ErrNotExist)
+		boxes, err := s.sandboxes()
+		if err != nil {
+			return err
 		}
-	}
-	if *c.asJSON {
-		return errors.Join(err, printJSON(std.out, left))
-	}
-	if len(left) == 0 && err != nil {
-		return err // nobody knows whether something was left
-	}
-	printTaken(std, left, *dry)
-	return err
+		left, err := s.leftovers(boxes)
+		if err != nil {
+			return err
+		}
+		if !*dry {
+			err = orRoot(sandbox.CleanupAll(ctx, s.config))
+			stale, staleErr := bootstrap.RemoveStale()
+			for _, path := range stale {
+				fmt.Fprintf(std.err, "took back socket %s\n", path)
+			}
+			err = errors.Join(err, staleErr)
+			for i := range left {
+				_, gone := os.Lstat(boxDir(s, left[i]))
+				left[i].Gone = errors.Is(gone, os.ErrNotExist)
+			}
+		}
+		if done, printed := c.emit(left); done {
+			return errors.Join(err, printed)
+		}
+		if len(left) == 0 && err != nil {
+			return err // nobody knows whether something was left
+		}
+		printTaken(std, left, *dry)
+		return err
+	})
 }
 
 func (s *site) leftovers(boxes []guestBox) ([]taken, error) {

@@ -5,8 +5,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +14,8 @@ import (
 
 	"cloister/sandbox/guestapi"
 	"cloister/vmm/guestimage"
+
+	"github.com/spf13/cobra"
 )
 
 // Where things are unless said otherwise.
@@ -26,50 +26,46 @@ const (
 	agentBinary  = "cloister-agent"
 )
 
-func runGuest(ctx context.Context, std stdio, args []string) error {
-	return run(ctx, "cloister guest", []verb{
+func runGuest(std stdio) *cobra.Command {
+	return group(std, "guest", []verb{
 		{"build", "make kernel and initial image from the distribution's packages", guestBuild},
 		{"inspect", "list what an image holds, with versions and licences", guestInspect},
-	}, std, args)
+	})
 }
 
-func guestBuild(ctx context.Context, std stdio, args []string) error {
-	flags := flag.NewFlagSet("cloister guest build", flag.ContinueOnError)
-	kernel := flags.String("kernel", string(guestimage.Distro), "distro, the distribution's own `kernel`, or small, built from its source")
-	output := flags.String("output", "", "`folder` of the image (default "+guestDir+"/<kernel>)")
-	agent := flags.String("agent", "", "the guest's first process, a static binary (default "+agentBinary+" beside this program or in the PATH's folders)")
-	crun := flags.String("crun", guestCrun, "the guest's OCI runtime")
-	cache := flags.String("cache", cmp.Or(os.Getenv("CLOISTER_CACHE"), defaultCache), "`folder` for built kernels")
-	jobs := flags.Int("jobs", 0, "compilers to run at once (default one for each CPU)")
-	quiet := flags.Bool("quiet", false, "say nothing while it works")
-	if err := parse(flags, std, args); err != nil {
-		return err
-	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("guest build: unexpected argument %q", flags.Arg(0))
-	}
-	flavour, err := guestimage.ParseFlavour(*kernel)
-	if err != nil {
-		return err
-	}
-	if *agent == "" {
-		if *agent, err = findAgent(); err != nil {
+func guestBuild(std stdio) *cobra.Command {
+	c := newCommand(std, "build [--kernel distro|small] [--output FOLDER]", "Makes a guest's kernel and initial image from the distribution's packages.")
+	kernel := c.Flags().String("kernel", string(guestimage.Distro), "distro, the distribution's own `kernel`, or small, built from its source")
+	output := c.Flags().String("output", "", "`folder` of the image (default "+guestDir+"/<kernel>)")
+	agent := c.Flags().String("agent", "", "the guest's first process, a static binary (default "+agentBinary+" of this program's installation)")
+	crun := c.Flags().String("crun", guestCrun, "the guest's OCI runtime")
+	cache := c.Flags().String("cache", cmp.Or(os.Getenv("CLOISTER_CACHE"), defaultCache), "`folder` for built kernels")
+	jobs := c.Flags().Int("jobs", 0, "compilers to run at once (default one for each CPU)")
+	quiet := c.Flags().Bool("quiet", false, "say nothing while it works")
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		flavour, err := guestimage.ParseFlavour(*kernel)
+		if err != nil {
 			return err
 		}
-	}
-	opts := guestimage.Options{
-		Flavour: flavour, Output: cmp.Or(*output, filepath.Join(guestDir, string(flavour))),
-		Agent: *agent, Protocol: guestapi.Protocol, Crun: *crun, Cache: *cache, Jobs: *jobs,
-	}
-	if !*quiet {
-		opts.Progress = std.err
-	}
-	image, err := guestimage.Build(ctx, opts)
-	if err != nil {
+		if *agent == "" {
+			if *agent, err = findAgent(); err != nil {
+				return err
+			}
+		}
+		opts := guestimage.Options{
+			Flavour: flavour, Output: cmp.Or(*output, filepath.Join(guestDir, string(flavour))),
+			Agent: *agent, Protocol: guestapi.Protocol, Crun: *crun, Cache: *cache, Jobs: *jobs,
+		}
+		if !*quiet {
+			opts.Progress = std.err
+		}
+		image, err := guestimage.Build(ctx, opts)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(std.out, image.Dir)
 		return err
-	}
-	_, err = fmt.Fprintln(std.out, image.Dir)
-	return err
+	})
 }
 
 // findAgent looks beside this program and where it may be installed.
@@ -87,45 +83,47 @@ func findAgent() (string, error) {
 	return "", fmt.Errorf("%s: not beside %s: name it with --agent", agentBinary, self)
 }
 
-func guestInspect(_ context.Context, std stdio, args []string) error {
-	flags := flag.NewFlagSet("cloister guest inspect", flag.ContinueOnError)
-	asJSON := flags.Bool("json", false, "print the manifest")
-	if err := parse(flags, std, args); err != nil {
-		return err
-	}
-	dirs := flags.Args()
-	if len(dirs) == 0 {
-		for _, f := range []guestimage.Flavour{guestimage.Distro, guestimage.Small} {
-			dir := filepath.Join(guestDir, string(f))
-			if _, err := os.Stat(dir); err == nil {
-				dirs = append(dirs, dir)
+func guestInspect(std stdio) *cobra.Command {
+	c := newCommand(std, "inspect [FOLDER...]", "Lists what guest images hold, with versions and licences: those in "+guestDir+", or those given.")
+	c.withOutput("table")
+	return c.runs(0, -1, func(_ context.Context, dirs []string) error {
+		if len(dirs) == 0 {
+			dirs = installedImages()
+		}
+		if len(dirs) == 0 {
+			return fmt.Errorf("no guest image in %s: build it with `cloister guest build`", guestDir)
+		}
+		for _, dir := range dirs {
+			image, err := guestimage.Open(dir)
+			if err != nil {
+				return err
+			}
+			if err := image.Verify(); err != nil {
+				return err
+			}
+			done, err := c.emit(image.Manifest)
+			if !done && err == nil {
+				err = printImage(std.out, image)
+			}
+			if err != nil {
+				return err
 			}
 		}
-	}
-	if len(dirs) == 0 {
-		return fmt.Errorf("no guest image in %s: build it with `cloister guest build`", guestDir)
-	}
-	for _, dir := range dirs {
-		image, err := guestimage.Open(dir)
-		if err != nil {
-			return err
-		}
-		if err := image.Verify(); err != nil {
-			return err
-		}
-		if err := printImage(std.out, image, *asJSON); err != nil {
-			return err
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
-func printImage(out io.Writer, image *guestimage.Image, asJSON bool) error {
-	if asJSON {
-		e := json.NewEncoder(out)
-		e.SetIndent("", "  ")
-		return e.Encode(image.Manifest)
+func installedImages() (dirs []string) {
+	for _, f := range []guestimage.Flavour{guestimage.Distro, guestimage.Small} {
+		dir := filepath.Join(guestDir, string(f))
+		if _, err := os.Stat(dir); err == nil {
+			dirs = append(dirs, dir)
+		}
 	}
+	return dirs
+}
+
+func printImage(out io.Writer, image *guestimage.Image) error {
 	m := image.Manifest
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "image\t%s\n", image.Dir)

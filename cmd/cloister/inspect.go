@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"cloister/sandbox/statedir"
+
+	"github.com/spf13/cobra"
 )
 
 // inspected is everything that is known of a sandbox.
@@ -35,34 +37,37 @@ type files struct {
 	Share        string `json:"share,omitempty"`
 }
 
-func runInspect(_ context.Context, std stdio, args []string) error {
-	c := newCommand("inspect [--phases] ID", "Prints what is known of a sandbox as JSON: what it runs on, how long each phase of its start\n"+
+func runInspect(std stdio) *cobra.Command {
+	c := newCommand(std, "inspect [--phases] ID", "Prints what is known of a sandbox as JSON: what it runs on, how long each phase of its start\n"+
 		"took in milliseconds, what it did to the host, and where its files are.")
-	phases := c.Bool("phases", false, "the phases alone, as a table")
-	c.Bool("json", true, "print JSON, which is the default")
-	rest, err := c.arguments(std, args, 1, 1)
-	if err != nil {
-		return err
-	}
-	s, err := openFolders(std, *c.config)
-	if err != nil {
-		return err
-	}
-	b, err := s.find(rest[0])
-	if err != nil {
-		return err
-	}
-	i := inspected{State: b.state(), Record: b.record, Image: b.image(), PSS: s.memory(b), Files: filesOf(b.dir)}
-	if b.broken != nil {
-		i.Problem, i.Namespace, i.ID = b.broken.Error(), b.dir.Namespace(), b.dir.ID()
-		if i.Effects, err = s.effects(b); err != nil {
-			return orRoot(err)
+	phases := c.Flags().Bool("phases", false, "the phases alone, as a table")
+	c.withOutput("json")
+	c.ofSandboxes()
+	return c.runs(1, 1, func(_ context.Context, rest []string) error {
+		s, err := openFolders(std, configOf(c.Command))
+		if err != nil {
+			return err
 		}
-	}
-	if *phases {
-		return printPhases(std, slices.Concat(i.Phases, i.Recent))
-	}
-	return printJSON(std.out, i)
+		b, err := s.find(rest[0])
+		if err != nil {
+			return err
+		}
+		i := inspected{State: b.state(), Record: b.record, Image: b.image(), PSS: s.memory(b), Files: filesOf(b.dir)}
+		if b.broken != nil {
+			i.Problem, i.Namespace, i.ID = b.broken.Error(), b.dir.Namespace(), b.dir.ID()
+			if i.Effects, err = s.effects(b); err != nil {
+				return orRoot(err)
+			}
+		}
+		if *phases {
+			return printPhases(std, slices.Concat(i.Phases, i.Recent))
+		}
+		if *c.format == "table" {
+			return printPhases(std, slices.Concat(i.Phases, i.Recent))
+		}
+		_, err = c.emit(i)
+		return err
+	})
 }
 
 func filesOf(dir statedir.Dir) files {

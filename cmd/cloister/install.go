@@ -19,15 +19,17 @@ import (
 	"github.com/containerd/errdefs"
 
 	"cloister/cmd/internal/engines"
+
+	"github.com/spf13/cobra"
 )
 
-func runInstall(ctx context.Context, std stdio, args []string) error {
-	return run(ctx, "cloister install", []verb{
+func runInstall(std stdio) *cobra.Command {
+	return group(std, "install", []verb{
 		{"containerd", "its config for CRI and Kubernetes; ctr and nerdctl need none", installContainerd},
 		{"docker", "daemon.json of Docker 23 or later", installDocker},
 		{"nerdctl", "what nerdctl needs: nothing but the shim in containerd's PATH", installNerdctl},
 		{"kubernetes", "print the RuntimeClass with its overhead", installKubernetes},
-	}, std, args)
+	})
 }
 
 // installer are the flags of all the engines.
@@ -37,92 +39,89 @@ type installer struct {
 	dry, remove   *bool
 }
 
-func newInstaller(engine, file, about string) installer {
-	c := newCommand("install "+engine+" [--dry-run] [--remove]", about+"\nDoing it again changes nothing; what else is in the file stays as it is.")
+func newInstaller(std stdio, engine, file, about string) installer {
+	c := newCommand(std, engine+" [--dry-run] [--remove]", about+"\nDoing it again changes nothing; what else is in the file stays as it is.")
 	return installer{
 		command: c,
-		file:    c.String("file", file, "the engine's config"),
-		options: c.String("shim-config", "", "settings of cloister's own for this engine, `file`"),
-		dry:     c.Bool("dry-run", false, "print what would change"),
-		remove:  c.Bool("remove", false, "take away what install has put there"),
+		file:    c.Flags().String("file", file, "the engine's config"),
+		options: c.Flags().String("shim-config", "", "settings of cloister's own for this engine, `file`"),
+		dry:     c.Flags().Bool("dry-run", false, "print what would change"),
+		remove:  c.Flags().Bool("remove", false, "take away what install has put there"),
 	}
 }
 
-func installContainerd(ctx context.Context, std stdio, args []string) error {
-	c := newInstaller("containerd", "/etc/containerd/config.toml", "Makes the runtime \"cloister\" known to containerd's CRI: in a file of its own where the config imports a folder, else as a\nblock at the config's end.")
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
-		return err
-	}
-	text, missing, err := readConfig(*c.file)
-	if err != nil {
-		return err
-	}
-	engine := engines.Containerd{Path: *c.file, Text: text, Missing: missing, Version: 3, Imported: readImports, Options: *c.options}
-	major, said, err := programVersion(ctx, "containerd")
-	if err != nil {
-		fmt.Fprintf(std.err, "which containerd this is for is not known (%v): taken for version 2\n", err)
-	} else if major < 2 {
-		engine.Version = 2
-	}
-	var changes []engines.Change
-	if *c.remove {
-		changes, err = engine.Remove()
-	} else {
-		changes, err = engine.Add()
-	}
-	if err != nil {
-		return fmt.Errorf("install containerd: %w", err)
-	}
-	if said != "" && !*c.remove {
-		adviseShim(std)
-	}
-	return apply(std, changes, *c.dry, "systemctl restart containerd", after(*c.remove, "then, for Kubernetes: cloister install kubernetes | kubectl apply -f -"))
-}
-
-func installDocker(ctx context.Context, std stdio, args []string) error {
-	c := newInstaller("docker", "/etc/docker/daemon.json", "Adds the runtime \"cloister\" to Docker's daemon.json.")
-	force := c.Bool("force", false, "also for a Docker that is too old, or not here")
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
-		return err
-	}
-	if !*force && !*c.remove {
-		major, said, err := programVersion(ctx, "dockerd")
-		if err == nil && major < 23 {
-			return fmt.Errorf("install docker: found %q, want 23 or later: older ones take no shims (--force writes it all the same): %w", said, errdefs.ErrFailedPrecondition)
+func installContainerd(std stdio) *cobra.Command {
+	c := newInstaller(std, "containerd", "/etc/containerd/config.toml", "Makes the runtime \"cloister\" known to containerd's CRI: in a file of its own where the config imports a folder, else as a\nblock at the config's end.")
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		text, missing, err := readConfig(*c.file)
+		if err != nil {
+			return err
+		}
+		engine := engines.Containerd{Path: *c.file, Text: text, Missing: missing, Version: 3, Imported: readImports, Options: *c.options}
+		major, said, err := programVersion(ctx, "containerd")
+		if err != nil {
+			fmt.Fprintf(std.err, "which containerd this is for is not known (%v): taken for version 2\n", err)
+		} else if major < 2 {
+			engine.Version = 2
+		}
+		var changes []engines.Change
+		if *c.remove {
+			changes, err = engine.Remove()
+		} else {
+			changes, err = engine.Add()
 		}
 		if err != nil {
-			fmt.Fprintf(std.err, "which Docker this is for is not known (%v): it must be 23 or later\n", err)
+			return fmt.Errorf("install containerd: %w", err)
 		}
-	}
-	text, missing, err := readConfig(*c.file)
-	if err != nil {
-		return err
-	}
-	engine := engines.Docker{Path: *c.file, Text: text, Missing: missing, Options: *c.options}
-	var change engines.Change
-	if *c.remove {
-		change, err = engine.Remove()
-	} else {
-		change, err = engine.Add()
-	}
-	if err != nil {
-		return fmt.Errorf("install docker: %w", err)
-	}
-	if !*c.remove {
-		adviseShim(std)
-	}
-	return apply(std, []engines.Change{change}, *c.dry, "systemctl reload docker", after(*c.remove, "then: docker run --rm --runtime "+engines.Runtime+" alpine uname -r"))
+		if said != "" && !*c.remove {
+			adviseShim(std)
+		}
+		return apply(std, changes, *c.dry, "systemctl restart containerd", after(*c.remove, "then, for Kubernetes: cloister install kubernetes | kubectl apply -f -"))
+	})
 }
 
-func installNerdctl(_ context.Context, std stdio, args []string) error {
-	c := newInstaller("nerdctl", "/etc/nerdctl/nerdctl.toml", "nerdctl takes a runtime by its type and has no setting for it: nothing is written.")
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
+func installDocker(std stdio) *cobra.Command {
+	c := newInstaller(std, "docker", "/etc/docker/daemon.json", "Adds the runtime \"cloister\" to Docker's daemon.json.")
+	force := c.Flags().Bool("force", false, "also for a Docker that is too old, or not here")
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		if !*force && !*c.remove {
+			major, said, err := programVersion(ctx, "dockerd")
+			if err == nil && major < 23 {
+				return fmt.Errorf("install docker: found %q, want 23 or later: older ones take no shims (--force writes it all the same): %w", said, errdefs.ErrFailedPrecondition)
+			}
+			if err != nil {
+				fmt.Fprintf(std.err, "which Docker this is for is not known (%v): it must be 23 or later\n", err)
+			}
+		}
+		text, missing, err := readConfig(*c.file)
+		if err != nil {
+			return err
+		}
+		engine := engines.Docker{Path: *c.file, Text: text, Missing: missing, Options: *c.options}
+		var change engines.Change
+		if *c.remove {
+			change, err = engine.Remove()
+		} else {
+			change, err = engine.Add()
+		}
+		if err != nil {
+			return fmt.Errorf("install docker: %w", err)
+		}
+		if !*c.remove {
+			adviseShim(std)
+		}
+		return apply(std, []engines.Change{change}, *c.dry, "systemctl reload docker", after(*c.remove, "then: docker run --rm --runtime "+engines.Runtime+" alpine uname -r"))
+	})
+}
+
+func installNerdctl(std stdio) *cobra.Command {
+	c := newInstaller(std, "nerdctl", "/etc/nerdctl/nerdctl.toml", "nerdctl takes a runtime by its type and has no setting for it: nothing is written.")
+	return c.runs(0, 0, func(_ context.Context, _ []string) error {
+		adviseShim(std)
+		_, err := fmt.Fprintf(std.out, "nothing is to be changed\nnerdctl run --rm --runtime %s alpine uname -r\nctr run --rm --runtime %s docker.io/library/alpine:latest one uname -r\n",
+			engines.RuntimeType, engines.RuntimeType)
 		return err
-	}
-	adviseShim(std)
-	_, err := fmt.Fprintf(std.out, "nothing is to be changed\nnerdctl run --rm --runtime %s alpine uname -r\nctr run --rm --runtime %s docker.io/library/alpine:latest one uname -r\n",
-		engines.RuntimeType, engines.RuntimeType)
-	return err
+	})
 }
 
 // What a sandbox takes beside its containers' memory: the guest's kernel and agent, QEMU, virtiofsd and the shim. 200 MiB were
@@ -133,27 +132,26 @@ const (
 	overheadCPU = "100m"
 )
 
-func installKubernetes(_ context.Context, std stdio, args []string) error {
-	c := newCommand("install kubernetes [--memory MIB] [--cpu CPU]", "Prints the RuntimeClass that lets a pod ask for runtimeClassName: cloister. Pipe it into kubectl apply -f -")
-	memory := c.Int("memory", overheadMiB, "`MiB` that a sandbox takes beside its containers; `cloister ps` shows what it is here")
-	cpu := c.String("cpu", overheadCPU, "CPU time it takes, as Kubernetes writes it")
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
+func installKubernetes(std stdio) *cobra.Command {
+	c := newCommand(std, "kubernetes [--memory MIB] [--cpu CPU]", "Prints the RuntimeClass that lets a pod ask for runtimeClassName: cloister. Pipe it into kubectl apply -f -")
+	memory := c.Flags().Int("memory", overheadMiB, "`MiB` that a sandbox takes beside its containers; `cloister ps` shows what it is here")
+	cpu := c.Flags().String("cpu", overheadCPU, "CPU time it takes, as Kubernetes writes it")
+	return c.runs(0, 0, func(_ context.Context, _ []string) error {
+		if !regexp.MustCompile(`^[0-9]+m?$`).MatchString(*cpu) || *memory < 0 {
+			return fmt.Errorf("install kubernetes: overhead of %d MiB and CPU %q: want numbers, as 200 and 100m: %w", *memory, *cpu, errdefs.ErrInvalidArgument)
+		}
+		_, err := fmt.Fprintf(std.out, `apiVersion: node.k8s.io/v1
+	kind: RuntimeClass
+	metadata:
+	  name: %s
+	handler: %s
+	overhead:
+	  podFixed:
+	    memory: %dMi
+	    cpu: %s
+	`, engines.Runtime, engines.Runtime, *memory, *cpu)
 		return err
-	}
-	if !regexp.MustCompile(`^[0-9]+m?$`).MatchString(*cpu) || *memory < 0 {
-		return fmt.Errorf("install kubernetes: overhead of %d MiB and CPU %q: want numbers, as 200 and 100m: %w", *memory, *cpu, errdefs.ErrInvalidArgument)
-	}
-	_, err := fmt.Fprintf(std.out, `apiVersion: node.k8s.io/v1
-kind: RuntimeClass
-metadata:
-  name: %s
-handler: %s
-overhead:
-  podFixed:
-    memory: %dMi
-    cpu: %s
-`, engines.Runtime, engines.Runtime, *memory, *cpu)
-	return err
+	})
 }
 
 // after is the line that follows an installation.

@@ -9,39 +9,39 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/spf13/cobra"
 )
 
-func runLabels(ctx context.Context, std stdio, args []string) error {
-	c := newCommand("labels [--all] [--json]", "Shows who holds which label on this host, whatever engine started it: levels, processes, files.\n"+
-		"Ends with status 1 when two tenants' levels clash.")
-	c.withJSON()
-	all := c.Bool("all", false, "also processes that are no tenant's: daemons and users, whose labels are ranges or have no categories")
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
+func runLabels(std stdio) *cobra.Command {
+	c := newCommand(std, "labels [--all] [--json]", "Shows who holds which label on this host, whatever engine started it: levels, processes, files.\n"+
+		"Ends with status 3 when two tenants' levels clash.")
+	c.withOutput("table")
+	all := c.Flags().Bool("all", false, "also processes that are no tenant's: daemons and users, whose labels are ranges or have no categories")
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		s, err := openFolders(std, configOf(c.Command))
+		if err != nil {
+			return err
+		}
+		p, err := s.look(ctx)
+		if err != nil {
+			return err
+		}
+		if !*all {
+			p.Processes = slices.DeleteFunc(p.Processes, func(l labelled) bool {
+				level, single := l.Label.Range.Single()
+				return !single || level.Categories.Len() == 0
+			})
+		}
+		done, err := c.emit(p)
+		if !done && err == nil {
+			err = printPicture(std, p)
+		}
+		if err == nil && len(p.Clashes) > 0 {
+			return notWell("labels: %d clashes: stop one of the two and start it anew: cloister draws a free pair", len(p.Clashes))
+		}
 		return err
-	}
-	s, err := openFolders(std, *c.config)
-	if err != nil {
-		return err
-	}
-	p, err := s.look(ctx)
-	if err != nil {
-		return err
-	}
-	if !*all {
-		p.Processes = slices.DeleteFunc(p.Processes, func(l labelled) bool {
-			level, single := l.Label.Range.Single()
-			return !single || level.Categories.Len() == 0
-		})
-	}
-	if *c.asJSON {
-		err = printJSON(std.out, p)
-	} else {
-		err = printPicture(std, p)
-	}
-	if err == nil && len(p.Clashes) > 0 {
-		return fmt.Errorf("labels: %d clashes: stop one of the two and start it anew: cloister draws a free pair", len(p.Clashes))
-	}
-	return err
+	})
 }
 
 func printPicture(std stdio, p picture) error {

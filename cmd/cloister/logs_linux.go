@@ -9,54 +9,62 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/spf13/cobra"
 )
 
-func runLogs(ctx context.Context, std stdio, args []string) error {
-	c := newCommand("logs [-f] [--qemu | --virtiofsd] ID", "Prints what the guest wrote to its console. The guest decides what that is: control characters\n"+
-		"are shown as ^X unless --raw is given.")
-	follow := c.Bool("f", false, "go on printing what is added, until the sandbox ends")
-	qemu := c.Bool("qemu", false, "QEMU's messages instead")
-	virtiofsd := c.Bool("virtiofsd", false, "the file server's messages instead")
-	raw := c.Bool("raw", false, "every byte as it is")
-	rest, err := c.arguments(std, args, 1, 1)
-	if err != nil {
-		return err
-	}
-	s, err := openFolders(std, *c.config)
-	if err != nil {
-		return err
-	}
-	b, err := s.find(rest[0])
-	if err != nil {
-		return err
-	}
-	name := b.dir.Console()
-	if *qemu {
-		name = b.dir.QEMULog()
-	} else if *virtiofsd {
-		name = b.dir.VirtiofsdLog()
-	}
-	out := std.out
-	if !*raw {
-		out = visible{out}
-	}
-	err = printLog(ctx, out, name, *follow)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("sandbox %s is %s and has no such log yet: %w", b.name(), b.state(), err)
-	}
-	return orRoot(err)
+func runLogs(std stdio) *cobra.Command {
+	c := newCommand(std, "logs [-f] [--tail LINES] [--qemu | --virtiofsd] ID", "Prints what the guest wrote to its console. The guest decides what that is: control characters\n"+
+		"are shown as ^X unless --raw is given. Lines carry no time, so that --tail is the way to see the last ones.\n"+
+		"A console of the microvm machine begins with \"PCI: Fatal: No config space access function found\":\n"+
+		"the guest's kernel says that the machine has no PCI bus. It goes on with virtio-mmio.")
+	follow := c.Flags().BoolP("follow", "f", false, "go on printing what is added, until the sandbox ends")
+	qemu := c.Flags().Bool("qemu", false, "QEMU's messages instead")
+	virtiofsd := c.Flags().Bool("virtiofsd", false, "the file server's messages instead")
+	tail := c.Flags().IntP("tail", "n", -1, "print only the last `lines`; -1 prints all")
+	c.ofSandboxes()
+	raw := c.Flags().Bool("raw", false, "every byte as it is")
+	return c.runs(1, 1, func(ctx context.Context, rest []string) error {
+		s, err := openFolders(std, configOf(c.Command))
+		if err != nil {
+			return err
+		}
+		b, err := s.find(rest[0])
+		if err != nil {
+			return err
+		}
+		name := b.dir.Console()
+		if *qemu {
+			name = b.dir.QEMULog()
+		} else if *virtiofsd {
+			name = b.dir.VirtiofsdLog()
+		}
+		out := std.out
+		if !*raw {
+			out = visible{out}
+		}
+		err = printLog(ctx, out, name, *tail, *follow)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("sandbox %s is %s and has no such log yet: %w", b.name(), b.state(), err)
+		}
+		return orRoot(err)
+	})
 }
 
-// printLog copies the file, and with follow what is added to it until it is removed.
-func printLog(ctx context.Context, out io.Writer, name string, follow bool) error {
+// printLog copies the file, or its last lines where tail is not negative, and with follow what is added to it until it is removed.
+func printLog(ctx context.Context, out io.Writer, name string, tail int, follow bool) error {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if err := seekTail(f, tail); err != nil {
+		return err
+	}
 	if !follow {
 		_, err := io.Copy(out, f)
 		return err
@@ -82,6 +90,38 @@ func printLog(ctx context.Context, out io.Writer, name string, follow bool) erro
 			return fmt.Errorf("watch %q: %w", name, err)
 		}
 	}
+}
+
+// seekTail goes to where the last lines of a file begin; to its start when lines is negative.
+func seekTail(f *os.File, lines int) error {
+	if lines < 0 {
+		return nil
+	}
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil || lines == 0 {
+		return err
+	}
+	buffer := make([]byte, 32<<10)
+	for to := end; to > 0; {
+		from := max(0, to-int64(len(buffer)))
+		part := buffer[:to-from]
+		if _, err := f.ReadAt(part, from); err != nil {
+			return err
+		}
+		for i, b := range slices.Backward(part) {
+			at := from + int64(i) + 1
+			if b != '\n' || at == end { // the last line's own end does not count
+				continue
+			}
+			if lines--; lines == 0 {
+				_, err := f.Seek(at, io.SeekStart)
+				return err
+			}
+		}
+		to = from
+	}
+	_, err = f.Seek(0, io.SeekStart)
+	return err
 }
 
 // watch gives a file to read from that has something whenever the named one changed.

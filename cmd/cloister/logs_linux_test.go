@@ -39,6 +39,35 @@ func TestLogs(t *testing.T) {
 	}
 }
 
+func TestSeekTail(t *testing.T) {
+	many := strings.Repeat("0123456789\n", 1<<13)
+	for _, tt := range []struct {
+		text  string
+		lines int
+		want  string
+	}{
+		{"a\nb\nc\n", -1, "a\nb\nc\n"},
+		{"a\nb\nc\n", 0, ""},
+		{"a\nb\nc\n", 1, "c\n"},
+		{"a\nb\nc", 1, "c"},
+		{"a\nb\nc\n", 2, "b\nc\n"},
+		{"a\nb\nc\n", 3, "a\nb\nc\n"},
+		{"a\nb\nc\n", 9, "a\nb\nc\n"},
+		{"", 3, ""},
+		{"\n", 1, "\n"},
+		{many, 1 << 12, many[:len(many)/2]},
+	} {
+		name := filepath.Join(t.TempDir(), "log")
+		if err := os.WriteFile(name, []byte(tt.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if err := printLog(t.Context(), &out, name, tt.lines, false); err != nil || out.String() != tt.want {
+			t.Errorf("the last %d lines of %.20q: %d bytes, %v, want %d", tt.lines, tt.text, out.Len(), err, len(tt.want))
+		}
+	}
+}
+
 // TestFollow appends to a log, lets it start over, and removes it, each when the one before has been seen.
 func TestFollow(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "console.log")
@@ -49,7 +78,7 @@ func TestFollow(t *testing.T) {
 	defer cancel()
 	in, out := io.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- printLog(ctx, out, name, true) }()
+	go func() { done <- printLog(ctx, out, name, -1, true) }()
 	expect := func(want string) {
 		t.Helper()
 		got := make([]byte, len(want))

@@ -1,36 +1,68 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command cloister is the command line: host tools and the OCI verbs, one file
-// per verb.
+// Command cloister is the command line: host tools, one file per verb.
 package main
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	goruntime "runtime"
 	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"cloister/cmd/internal/config"
 )
 
-// verb is one thing the command does. Its run parses its own arguments.
+// verb is one thing the command does. about is its line in a list of verbs.
 type verb struct {
 	name, about string
-	run         func(ctx context.Context, std stdio, args []string) error
+	command     func(std stdio) *cobra.Command
 }
 
 // stdio is where a verb writes: results to out, all else to err.
 type stdio struct{ out, err io.Writer }
+
+// Exit statuses. A program that debug ran gives its own.
+const (
+	statusFailed  = 1 // it could not be done
+	statusUsage   = 2 // the command line is wrong
+	statusFinding = 3 // it was done, and what was asked about is not well
+)
+
+const statusText = `Exit status:
+  0  it was done, and what was asked about is well
+  1  it could not be done: the message says why
+  2  the command line is wrong
+  3  it was done, and found what is not well: a line of check that says fail, a clash of labels,
+     denials that look like an attack (why), no set of types that keeps sandboxes apart (policy test)
+  debug ends with the status of the program that it ran`
 
 // exitError is the exit status of a program which a verb ran, and the command's own. Nothing is said of it.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// errUsage makes the exit status 2. What was wrong has been said already.
-var errUsage = errors.New("usage")
+// finding errors: errFinding makes the exit status 3, errUsage 2.
+var (
+	errFinding = errors.New("found what is not well")
+	errUsage   = errors.New("usage")
+)
+
+// marked is an error with the mark errFinding or errUsage, of which nothing is said.
+type marked struct{ error, mark error }
+
+func (m marked) Unwrap() []error { return []error{m.error, m.mark} }
+func (m marked) Error() string   { return m.error.Error() }
+
+// notWell is the error of a verb that has found something.
+func notWell(format string, args ...any) error {
+	return marked{fmt.Errorf(format, args...), errFinding}
+}
 
 func verbs() []verb {
 	return []verb{
@@ -46,59 +78,92 @@ func verbs() []verb {
 		{"why", "explain what the policy denied a sandbox", runWhy},
 		{"gc", "take back what dead shims have left", runGC},
 		{"version", "what this program is made of", runVersion},
-		{"help", "this list with examples, or more of one verb", runHelp},
+		{"man", "write the manual pages into a folder", runMan},
 	}
 }
+
+const examples = `  cloister check                             is this host ready, and if not, what is to be done
+  cloister guest build --kernel=small        make the guest's kernel and initial image
+  cloister install containerd --dry-run      what would change in containerd's config
+  ctr run --rm --runtime io.containerd.cloister.v2 docker.io/library/alpine:latest one uname -r
+  cloister ps                                what runs
+  cloister logs -f one                       what the guest's console says
+  cloister debug one ps                      what runs in the guest, where the config allows to look
+  cloister why one                           what the policy denied it, and the command that helps`
 
 func main() {
+	// Threads that enter a namespace must end; the main one never does.
+	goruntime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, "cloister", verbs(), stdio{os.Stdout, os.Stderr}, os.Args[1:])
+	err := run(ctx, stdio{os.Stdout, os.Stderr}, os.Args[1:])
 	stop()
-	var status exitError
+	os.Exit(status(os.Stderr, err))
+}
+
+// status says what went wrong, and gives the exit status.
+func status(w io.Writer, err error) int {
+	var program exitError
 	switch {
-	case errors.As(err, &status):
-		os.Exit(int(status))
-	case errors.Is(err, flag.ErrHelp):
+	case err == nil:
+		return 0
+	case errors.As(err, &program):
+		return int(program)
+	}
+	fmt.Fprintln(w, "cloister:", err)
+	switch {
 	case errors.Is(err, errUsage):
-		os.Exit(2)
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "cloister:", err)
-		os.Exit(1)
+		return statusUsage
+	case errors.Is(err, errFinding):
+		return statusFinding
 	}
+	return statusFailed
 }
 
-// run finds the verb of the first argument among table and runs it with the
-// rest.
-func run(ctx context.Context, prefix string, table []verb, std stdio, args []string) error {
-	if len(args) > 0 {
-		for _, v := range table {
-			if v.name == args[0] {
-				return v.run(ctx, std, args[1:])
-			}
-		}
-		if help := args[0]; help == "-h" || help == "--help" || help == "help" {
-			usage(std.out, prefix, table)
-			return nil
-		}
-		fmt.Fprintf(std.err, "%s: no verb %q\n", prefix, args[0])
-	}
-	usage(std.err, prefix, table)
-	return errUsage
+// run does what a command line says.
+func run(ctx context.Context, std stdio, args []string) error {
+	root := newRoot(std)
+	root.SetArgs(args)
+	return root.ExecuteContext(ctx)
 }
 
-func usage(w io.Writer, prefix string, table []verb) {
-	fmt.Fprintf(w, "Usage: %s VERB [ARGUMENTS]\n\nVerbs:\n", prefix)
+// newRoot is the command with all its verbs.
+func newRoot(std stdio) *cobra.Command {
+	root := group(std, "cloister", verbs())
+	root.Short = "run OCI workloads in guests of their own, and look after them"
+	root.Long = "Host tools of Cloister, which runs every OCI workload in a guest of its own under one mandatory\n" +
+		"access control policy. ID is a sandbox's id, the start of it, or NAMESPACE/ID.\n\n" + statusText
+	root.Example = examples
+	root.Version = config.Version
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetOut(std.out)
+	root.SetErr(std.err)
+	root.PersistentFlags().String("config", "", "`file` to read the settings from (default $"+config.Env+", else "+config.Path+")")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return wrongUsage(c, err) })
+	return root
+}
+
+// group is a command that does nothing but lead to its verbs.
+func group(std stdio, name string, table []verb) *cobra.Command {
+	c := &cobra.Command{Use: name, Args: cobra.ArbitraryArgs, ValidArgsFunction: cobra.NoFileCompletions}
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return wrongUsage(c, fmt.Errorf("which verb of %s?", c.CommandPath()))
+		}
+		err := fmt.Errorf("%s has no verb %q", c.CommandPath(), args[0])
+		for _, close := range c.SuggestionsFor(args[0]) {
+			err = fmt.Errorf("%w: did you mean %s?", err, close)
+		}
+		return wrongUsage(c, err)
+	}
 	for _, v := range table {
-		fmt.Fprintf(w, "  %-10s %s\n", v.name, v.about)
+		sub := v.command(std)
+		sub.Short = v.about
+		c.AddCommand(sub)
 	}
+	return c
 }
 
-// parse reads flags; their errors and help have been printed when it fails.
-func parse(flags *flag.FlagSet, std stdio, args []string) error {
-	flags.SetOutput(std.err)
-	err := flags.Parse(args)
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		return errUsage
-	}
-	return err
+// wrongUsage adds to an error where help is.
+func wrongUsage(c *cobra.Command, err error) error {
+	return marked{fmt.Errorf("%w (%s --help)", err, c.CommandPath()), errUsage}
 }

@@ -12,81 +12,81 @@ import (
 	"cloister/labels"
 	"cloister/labels/lsm"
 	"cloister/labels/policy"
+
+	"github.com/spf13/cobra"
 )
 
-func runPolicy(ctx context.Context, std stdio, args []string) error {
-	return run(ctx, "cloister policy", []verb{
+func runPolicy(std stdio) *cobra.Command {
+	return group(std, "policy", []verb{
 		{"install", "build the module, load it, label cloister's files", policyInstall},
 		{"remove", "take the module out", policyRemove},
 		{"status", "what SELinux does here, and whether the module is in", policyStatus},
 		{"test", "ask the kernel whether two sandboxes are kept apart", policyTest},
 		{"fcontext", "rules that label a disk store or a block device for good", runFcontext},
-	}, std, args)
+	})
 }
 
 // storeFlags are those of a verb that works on a store of modules.
 func storeFlags(c *command) *policy.Store {
 	store := &policy.Store{}
-	c.StringVar(&store.Root, "root", "", "`folder` that the host's root is at, to prepare an image: nothing is loaded")
-	c.StringVar(&store.Policy, "policy", "", "the policy's `name` below /etc/selinux (default the configured one)")
+	c.Flags().StringVar(&store.Root, "root", "", "`folder` that the host's root is at, to prepare an image: nothing is loaded")
+	c.Flags().StringVar(&store.Policy, "policy", "", "the policy's `name` below /etc/selinux (default the configured one)")
 	return store
 }
 
-func policyInstall(ctx context.Context, std stdio, args []string) error {
-	c := newCommand("policy install [--audit]", "Builds cloister's policy module, puts it into the host's store, loads it, and labels the files it names.\n"+
+func policyInstall(std stdio) *cobra.Command {
+	c := newCommand(std, "install [--audit]", "Builds cloister's policy module, puts it into the host's store, loads it, and labels the files it names.\n"+
 		"Installing it again replaces it.")
 	store := storeFlags(&c)
-	c.BoolVar(&store.Audit, "audit", false, "log every denial, those too that the policy is silent about; until the next install")
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
-		return err
-	}
-	s, err := openSite(*c.config)
-	if err != nil {
-		return err
-	}
-	if err := store.Install(ctx); err != nil {
-		return orRoot(fmt.Errorf("policy install: %w", err))
-	}
-	fmt.Fprintln(std.out, "installed")
-	if enabled, err := s.host.Enabled(); err == nil && !enabled && store.Root == "" {
-		fmt.Fprintln(std.err, "SELinux is not enabled: the module has its effect after a boot with security=selinux")
-	}
-	return nil
+	c.Flags().BoolVar(&store.Audit, "audit", false, "log every denial, those too that the policy is silent about; until the next install")
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		s, err := openSite(configOf(c.Command))
+		if err != nil {
+			return err
+		}
+		if err := store.Install(ctx); err != nil {
+			return orRoot(fmt.Errorf("policy install: %w", err))
+		}
+		fmt.Fprintln(std.out, "installed")
+		if enabled, err := s.host.Enabled(); err == nil && !enabled && store.Root == "" {
+			fmt.Fprintln(std.err, "SELinux is not enabled: the module has its effect after a boot with security=selinux")
+		}
+		return nil
+	})
 }
 
-func policyRemove(ctx context.Context, std stdio, args []string) error {
-	c := newCommand("policy remove [--force]", "Takes cloister's policy module out of the host's store. Sandboxes that run would lose what protects them.")
+func policyRemove(std stdio) *cobra.Command {
+	c := newCommand(std, "remove [--force]", "Takes cloister's policy module out of the host's store. Sandboxes that run would lose what protects them.")
 	store := storeFlags(&c)
-	force := c.Bool("force", false, "even while sandboxes run")
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
-		return err
-	}
-	s, err := openSite(*c.config)
-	if err != nil {
-		return err
-	}
-	boxes, err := s.sandboxes()
-	if err != nil {
-		return err
-	}
-	for _, b := range boxes {
-		if l := b.label(); b.state() == stateRunning && strings.HasPrefix(l.Type, "cloister_") && !*force && store.Root == "" {
-			return fmt.Errorf("policy remove: sandbox %s runs as %s: stop it first, or use --force", b.name(), l)
+	force := c.Flags().Bool("force", false, "even while sandboxes run")
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		s, err := openSite(configOf(c.Command))
+		if err != nil {
+			return err
 		}
-	}
-	state, err := store.State(ctx)
-	if err != nil {
-		return orRoot(fmt.Errorf("policy remove: %w", err))
-	}
-	if !state.Installed {
-		fmt.Fprintln(std.out, "was not installed")
+		boxes, err := s.sandboxes()
+		if err != nil {
+			return err
+		}
+		for _, b := range boxes {
+			if l := b.label(); b.state() == stateRunning && strings.HasPrefix(l.Type, "cloister_") && !*force && store.Root == "" {
+				return fmt.Errorf("policy remove: sandbox %s runs as %s: stop it first, or use --force", b.name(), l)
+			}
+		}
+		state, err := store.State(ctx)
+		if err != nil {
+			return orRoot(fmt.Errorf("policy remove: %w", err))
+		}
+		if !state.Installed {
+			fmt.Fprintln(std.out, "was not installed")
+			return nil
+		}
+		if err := store.Remove(ctx); err != nil {
+			return orRoot(fmt.Errorf("policy remove: %w", err))
+		}
+		fmt.Fprintln(std.out, "removed")
 		return nil
-	}
-	if err := store.Remove(ctx); err != nil {
-		return orRoot(fmt.Errorf("policy remove: %w", err))
-	}
-	fmt.Fprintln(std.out, "removed")
-	return nil
+	})
 }
 
 // policyReport is what status says.
@@ -101,36 +101,35 @@ type policyReport struct {
 	DenyUnknown bool   `json:"denyUnknown,omitempty"`
 }
 
-func policyStatus(ctx context.Context, std stdio, args []string) error {
-	c := newCommand("policy status [--json]", "Says whether SELinux is on, and whether cloister's module is installed and is this program's.")
-	c.withJSON()
+func policyStatus(std stdio) *cobra.Command {
+	c := newCommand(std, "status [--json]", "Says whether SELinux is on, and whether cloister's module is installed and is this program's.")
+	c.withOutput("table")
 	store := storeFlags(&c)
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
-		return err
-	}
-	s, err := openSite(*c.config)
-	if err != nil {
-		return err
-	}
-	r := policyReport{Digest: policy.Digest()}
-	if r.Enabled, err = s.host.Enabled(); err != nil {
-		return err
-	}
-	if r.Enabled {
-		status, err := s.host.Status()
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		s, err := openSite(configOf(c.Command))
 		if err != nil {
-			return orRoot(err)
+			return err
 		}
-		r.Enforcing, r.Loads, r.DenyUnknown = status.Enforcing, status.PolicyLoads, status.DenyUnknown
-	}
-	if r.Module, err = store.State(ctx); err != nil {
-		r.Problem = orRoot(err).Error()
-	}
-	if *c.asJSON {
-		return printJSON(std.out, r)
-	}
-	fmt.Fprintf(std.out, "SELinux  %s\nmodule   %s\n", r.mode(), r.module())
-	return nil
+		r := policyReport{Digest: policy.Digest()}
+		if r.Enabled, err = s.host.Enabled(); err != nil {
+			return err
+		}
+		if r.Enabled {
+			status, err := s.host.Status()
+			if err != nil {
+				return orRoot(err)
+			}
+			r.Enforcing, r.Loads, r.DenyUnknown = status.Enforcing, status.PolicyLoads, status.DenyUnknown
+		}
+		if r.Module, err = store.State(ctx); err != nil {
+			r.Problem = orRoot(err).Error()
+		}
+		if done, err := c.emit(r); done {
+			return err
+		}
+		fmt.Fprintf(std.out, "SELinux  %s\nmodule   %s\n", r.mode(), r.module())
+		return nil
+	})
 }
 
 func (r policyReport) mode() string {
@@ -164,43 +163,41 @@ type tested struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-func policyTest(_ context.Context, std stdio, args []string) error {
-	c := newCommand("policy test [--json]", "Asks the kernel, for each set of types that a sandbox may get, whether the loaded policy lets a pair of\n"+
-		"categories have its own files and keeps it from another's. Ends with status 1 when no set passes.")
-	c.withJSON()
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
-		return err
-	}
-	s, err := openSite(*c.config)
-	if err != nil {
-		return err
-	}
-	enabled, err := s.host.Enabled()
-	if err != nil {
-		return err
-	}
-	if !enabled {
-		return fmt.Errorf("policy test: %w: boot with security=selinux and a policy", lsm.ErrDisabled)
-	}
-	list, passed := s.testTypes(policy.Selinuxfs{Root: s.host.SELinux})
-	if *c.asJSON {
-		err = printJSON(std.out, list)
-	} else {
-		for _, t := range list {
-			switch {
-			case t.Passed:
-				fmt.Fprintf(std.out, "ok    %s (%s)\n", t.Types, t.QEMU)
-			case t.Absent:
-				fmt.Fprintf(std.out, "-     %s (%s): not in this policy\n", t.Types, t.QEMU)
-			default:
-				fmt.Fprintf(std.out, "fail  %s (%s): %s\n", t.Types, t.QEMU, t.Problem)
+func policyTest(std stdio) *cobra.Command {
+	c := newCommand(std, "test [--json]", "Asks the kernel, for each set of types that a sandbox may get, whether the loaded policy lets a pair of\n"+
+		"categories have its own files and keeps it from another's. Ends with status 3 when no set passes.")
+	c.withOutput("table")
+	return c.runs(0, 0, func(_ context.Context, _ []string) error {
+		s, err := openSite(configOf(c.Command))
+		if err != nil {
+			return err
+		}
+		enabled, err := s.host.Enabled()
+		if err != nil {
+			return err
+		}
+		if !enabled {
+			return fmt.Errorf("policy test: %w: boot with security=selinux and a policy", lsm.ErrDisabled)
+		}
+		list, passed := s.testTypes(policy.Selinuxfs{Root: s.host.SELinux})
+		done, err := c.emit(list)
+		if !done {
+			for _, t := range list {
+				switch {
+				case t.Passed:
+					fmt.Fprintf(std.out, "ok    %s (%s)\n", t.Types, t.QEMU)
+				case t.Absent:
+					fmt.Fprintf(std.out, "-     %s (%s): not in this policy\n", t.Types, t.QEMU)
+				default:
+					fmt.Fprintf(std.out, "fail  %s (%s): %s\n", t.Types, t.QEMU, t.Problem)
+				}
 			}
 		}
-	}
-	if err == nil && passed == 0 {
-		return errors.New("policy test: no set of types keeps sandboxes apart: cloister policy install")
-	}
-	return err
+		if err == nil && passed == 0 {
+			return notWell("policy test: no set of types keeps sandboxes apart: cloister policy install")
+		}
+		return err
+	})
 }
 
 func (s *site) testTypes(kernel policy.Kernel) (list []tested, passed int) {

@@ -7,10 +7,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"cloister/sandbox/statedir"
+
+	"github.com/spf13/cobra"
 )
 
 // psRow is one sandbox as ps shows it.
@@ -30,39 +33,81 @@ type psRow struct {
 	Problem    string      `json:"problem,omitempty"`
 }
 
-func runPs(_ context.Context, std stdio, args []string) error {
-	c := newCommand("ps [--all] [--json]", "Lists the sandboxes that run on this host.")
-	c.withJSON()
-	all := c.Bool("all", false, "also what dead shims have left")
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
-		return err
-	}
-	s, err := openFolders(std, *c.config)
-	if err != nil {
-		return err
-	}
-	boxes, err := s.sandboxes()
-	if err != nil {
-		return err
-	}
-	rows, dead := []psRow{}, 0
-	for _, b := range boxes {
-		state := b.state()
-		if state == stateDead {
-			dead++
-			if !*all {
-				continue
+func runPs(std stdio) *cobra.Command {
+	c := newCommand(std, "ps [--all] [--quiet] [--filter KEY=VALUE]...", "Lists the sandboxes that run on this host.")
+	c.withOutput("table")
+	all := c.Flags().BoolP("all", "a", false, "also what dead shims have left")
+	quiet := c.Flags().BoolP("quiet", "q", false, "print NAMESPACE/ID alone")
+	filters := c.Flags().StringArrayP("filter", "f", nil, "only sandboxes with `KEY=VALUE`: namespace, id (its start), state, machine or label; all of several must fit")
+	return c.runs(0, 0, func(_ context.Context, _ []string) error {
+		for _, f := range *filters {
+			if _, err := (psRow{}).has(f); err != nil {
+				return wrongUsage(c.Command, err)
 			}
 		}
-		rows = append(rows, s.row(b, state, time.Now()))
+		s, err := openFolders(std, configOf(c.Command))
+		if err != nil {
+			return err
+		}
+		boxes, err := s.sandboxes()
+		if err != nil {
+			return err
+		}
+		rows, dead := []psRow{}, 0
+		for _, b := range boxes {
+			state := b.state()
+			if state == stateDead {
+				dead++
+				if !*all {
+					continue
+				}
+			}
+			if row := s.row(b, state, time.Now()); row.fits(*filters) {
+				rows = append(rows, row)
+			}
+		}
+		if done, err := c.emit(rows); done {
+			return err
+		}
+		if *quiet {
+			for _, r := range rows {
+				fmt.Fprintf(std.out, "%s/%s\n", r.Namespace, r.ID)
+			}
+			return nil
+		}
+		if dead > 0 && !*all {
+			fmt.Fprintf(std.err, "%d more whose shim is dead: `cloister ps --all` shows them, `cloister gc` takes them away\n", dead)
+		}
+		return printPs(std.out, rows)
+	})
+}
+
+// has reports whether the sandbox is one of KEY=VALUE.
+func (r psRow) has(filter string) (bool, error) {
+	key, value, _ := strings.Cut(filter, "=")
+	switch key {
+	case "namespace":
+		return string(r.Namespace) == value, nil
+	case "id":
+		return strings.HasPrefix(string(r.ID), value), nil
+	case "state":
+		return r.State == value, nil
+	case "machine":
+		return r.Machine == value, nil
+	case "label":
+		return r.Label == value, nil
 	}
-	if *c.asJSON {
-		return printJSON(std.out, rows)
+	return false, fmt.Errorf("--filter %q: want namespace=, id=, state=, machine= or label=", filter)
+}
+
+// fits reports whether all filters, which are known to be right, let the sandbox through.
+func (r psRow) fits(filters []string) bool {
+	for _, f := range filters {
+		if ok, _ := r.has(f); !ok {
+			return false
+		}
 	}
-	if dead > 0 && !*all {
-		fmt.Fprintf(std.err, "%d more whose shim is dead: `cloister ps --all` shows them, `cloister gc` takes them away\n", dead)
-	}
-	return printPs(std.out, rows)
+	return true
 }
 
 func (s *site) row(b guestBox, state string, now time.Time) psRow {

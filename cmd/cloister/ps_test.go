@@ -63,6 +63,23 @@ func TestPsInspectGC(t *testing.T) {
 	if err != nil || json.Unmarshal([]byte(out), &rows) != nil || len(rows) != 2 || rows[1].State != stateDead {
 		t.Errorf("ps --all --json: %q, %v", out, err)
 	}
+	for _, tt := range []struct {
+		want string
+		args []string
+	}{
+		{"default/one\n", []string{"ps", "-q"}},
+		{"default/one\ndefault/two\n", []string{"ps", "-aq"}},
+		{"default/two\n", []string{"ps", "-aq", "--filter", "state=dead"}},
+		{"", []string{"ps", "-aq", "--filter", "state=dead", "--filter", "id=on"}},
+		{"default/one\n", []string{"ps", "-aq", "-f", "namespace=default", "-f", "id=on", "-f", "machine=q35"}},
+	} {
+		if out, _, err := s.command(t, tt.args...); err != nil || out != tt.want {
+			t.Errorf("%q: %q, %v, want %q", tt.args, out, err, tt.want)
+		}
+	}
+	if out, _, err := s.command(t, "ps", "-o", "yaml"); err != nil || !strings.Contains(out, "\n  id: one\n") && !strings.Contains(out, "id: one\n") {
+		t.Errorf("ps -o yaml: %q, %v", out, err)
+	}
 	out, _, err = s.command(t, "inspect", "one")
 	var found inspected
 	if err != nil || json.Unmarshal([]byte(out), &found) != nil || found.State != stateRunning || len(found.Phases) != 2 {

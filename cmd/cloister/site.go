@@ -4,13 +4,17 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
 
 	"cloister/cmd/internal/config"
 	"cloister/labels/lsm"
@@ -67,53 +71,85 @@ func (s *site) path(parts ...string) string {
 	return filepath.Join(append([]string{"/", s.root}, parts...)...)
 }
 
-// command is a verb's flags, with the two that nearly all verbs have.
+// command is a verb as it is made: its flags, then what it does.
 type command struct {
-	*flag.FlagSet
+	*cobra.Command
+	std    stdio
+	format *string // of the output: table, json or yaml
 	asJSON *bool
-	config *string
 }
 
-// newCommand makes flags whose help begins with the line "cloister " + synopsis.
-func newCommand(synopsis, about string) command {
-	flags := flag.NewFlagSet("cloister", flag.ContinueOnError)
-	c := command{FlagSet: flags}
-	flags.Usage = func() {
-		fmt.Fprintf(flags.Output(), "Usage: cloister %s\n\n%s\n\n", synopsis, about)
-		flags.PrintDefaults()
+// newCommand makes the verb of a line of usage, which begins with its name.
+func newCommand(std stdio, usage, about string) command {
+	return command{Command: &cobra.Command{
+		Use: usage, Long: about, DisableFlagsInUseLine: true, ValidArgsFunction: cobra.NoFileCompletions,
+	}, std: std}
+}
+
+// withOutput adds --output, and --json for short.
+func (c *command) withOutput(standard string) {
+	c.format = c.Flags().StringP("output", "o", standard, "`form` of the output: table, json or yaml")
+	c.asJSON = c.Flags().Bool("json", false, "the same as --output json")
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// emit prints a value for programs. It is false where the output is to be a table, which is
+// the caller's to print.
+func (c *command) emit(value any) (bool, error) {
+	format := *c.format
+	if *c.asJSON {
+		format = "json"
 	}
-	c.config = flags.String("config", "", "`file` to read the settings from (default $"+config.Env+", else "+config.Path+")")
-	return c
-}
-
-// withJSON adds --json.
-func (c *command) withJSON() {
-	c.asJSON = c.Bool("json", false, "print JSON, for programs")
-}
-
-// arguments parses flags wherever they stand, and demands between least and
-// most other arguments; most < 0 is no bound.
-func (c *command) arguments(std stdio, args []string, least, most int) ([]string, error) {
-	var rest []string
-	for {
-		if err := parse(c.FlagSet, std, args); err != nil {
-			return nil, err
+	switch format {
+	case "json":
+		return true, printJSON(c.std.out, value)
+	case "yaml":
+		text, err := yaml.Marshal(value)
+		if err == nil {
+			_, err = c.std.out.Write(text)
 		}
-		if c.NArg() == 0 {
-			break
+		return true, err
+	}
+	return false, nil
+}
+
+// runs says what the verb does, with between least and most arguments; most < 0 is no bound.
+func (c *command) runs(least, most int, do func(ctx context.Context, args []string) error) *cobra.Command {
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return wrongUsage(cmd, fmt.Errorf("%d of %d arguments given", len(args), least))
+		case most >= 0 && len(args) > most:
+			return wrongUsage(cmd, fmt.Errorf("unexpected argument %q", args[most]))
+		case c.format != nil && !slices.Contains([]string{"table", "json", "yaml"}, *c.format):
+			return wrongUsage(cmd, fmt.Errorf("--output %q: want table, json or yaml", *c.format))
 		}
-		rest, args = append(rest, c.Arg(0)), c.Args()[1:]
+		return nil
 	}
-	switch {
-	case len(rest) < least:
-		fmt.Fprintf(std.err, "cloister: %d of %d arguments given\n", len(rest), least)
-	case most >= 0 && len(rest) > most:
-		fmt.Fprintf(std.err, "cloister: unexpected argument %q\n", rest[most])
-	default:
-		return rest, nil
+	c.RunE = func(cmd *cobra.Command, args []string) error { return do(cmd.Context(), args) }
+	return c.Command
+}
+
+// ofSandboxes completes the first argument with the sandboxes there are.
+func (c *command) ofSandboxes() {
+	c.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		s, err := openFolders(stdio{io.Discard, io.Discard}, configOf(cmd))
+		if err != nil || len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		boxes, _ := s.sandboxes() // none that this user may see
+		names := make([]string, 0, len(boxes))
+		for _, b := range boxes {
+			names = append(names, b.name())
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
 	}
-	c.Usage()
-	return nil, errUsage
+}
+
+// configOf is the file that --config names.
+func configOf(c *cobra.Command) string {
+	path, _ := c.Flags().GetString("config") // every verb has it from the root
+	return path
 }
 
 func printJSON(out io.Writer, value any) error {

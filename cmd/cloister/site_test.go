@@ -7,14 +7,17 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 
 	"cloister/cmd/internal/config"
 	"cloister/labels/lsm"
@@ -123,7 +126,7 @@ func (s *site) command(t *testing.T, args ...string) (out, messages string, err 
 func (*site) bare(t *testing.T, args ...string) (out, messages string, err error) {
 	t.Helper()
 	var o, m bytes.Buffer
-	err = run(t.Context(), "cloister", verbs(), stdio{&o, &m}, args)
+	err = run(t.Context(), stdio{&o, &m}, args)
 	return o.String(), m.String(), err
 }
 
@@ -158,24 +161,92 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestUsage: every verb explains itself, and a wrong command line has a status of its own.
 func TestUsage(t *testing.T) {
-	for _, v := range verbs() {
+	var every func(c *cobra.Command, path []string)
+	every = func(c *cobra.Command, path []string) {
 		var out bytes.Buffer
-		err := v.run(t.Context(), stdio{&out, &out}, []string{"-h"})
-		if err != nil && !errors.Is(err, flag.ErrHelp) {
-			t.Errorf("%s -h: %v", v.name, err)
+		if err := run(t.Context(), stdio{&out, &out}, append(path, "--help")); err != nil || !strings.Contains(out.String(), "Usage:") {
+			t.Errorf("%q --help: %v, says %q", path, err, out.String())
 		}
-		if !strings.Contains(out.String(), "Usage") && !strings.Contains(out.String(), "VERB") {
-			t.Errorf("%s -h says only %q", v.name, out.String())
+		if len(path) > 0 && (c.Short == "" || len(c.Short) > 80) {
+			t.Errorf("%q: its line has %d characters, want 1 to 80", path, len(c.Short))
 		}
-		if v.about == "" || len(v.about) > 80 {
-			t.Errorf("%s: its line has %d characters, want 1 to 80", v.name, len(v.about))
+		for _, sub := range c.Commands() {
+			every(sub, append(slices.Clone(path), sub.Name()))
 		}
 	}
-	for _, args := range [][]string{{"nothing"}, {}, {"ps", "x"}, {"logs"}, {"inspect", "a", "b"}, {"ps", "--what"}} {
+	every(newRoot(stdio{io.Discard, io.Discard}), nil)
+	for _, args := range [][]string{
+		{"nothing"}, {}, {"ps", "x"}, {"logs"}, {"inspect", "a", "b"}, {"ps", "--what"}, {"policy"}, {"install", "x"},
+		{"ps", "--output", "xml"}, {"ps", "--filter", "age=3"}, {"logs", "--tail", "x", "y"},
+	} {
+		var out, messages bytes.Buffer
+		err := run(t.Context(), stdio{&out, &out}, args)
+		if code := status(&messages, err); code != statusUsage || !strings.Contains(messages.String(), "--help") {
+			t.Errorf("%q: status %d, says %q, want %d and where help is", args, code, messages.String(), statusUsage)
+		}
+	}
+}
+
+func TestStatus(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want int
+		says string
+	}{
+		{nil, 0, ""},
+		{exitError(42), 42, ""},
+		{errors.New("broken"), statusFailed, "cloister: broken\n"},
+		{notWell("%d clashes", 2), statusFinding, "cloister: 2 clashes\n"},
+	} {
 		var out bytes.Buffer
-		if err := run(t.Context(), "cloister", verbs(), stdio{&out, &out}, args); !errors.Is(err, errUsage) {
-			t.Errorf("%q: %v, want %v", args, err, errUsage)
+		if got := status(&out, tt.err); got != tt.want || out.String() != tt.says {
+			t.Errorf("status(%v) = %d, %q, want %d, %q", tt.err, got, out.String(), tt.want, tt.says)
+		}
+	}
+}
+
+// TestManuals: each verb has a page with the text of its help, and no line of it is a request that troff does not know.
+func TestManuals(t *testing.T) {
+	folder := t.TempDir()
+	var out bytes.Buffer
+	if err := run(t.Context(), stdio{&out, &out}, []string{"man", folder}); err != nil {
+		t.Fatal(err)
+	}
+	pages, err := filepath.Glob(folder + "/*.1")
+	if err != nil || len(pages) < 20 {
+		t.Fatalf("%d pages, %v", len(pages), err)
+	}
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if strings.HasPrefix(line, "'") || strings.HasPrefix(line, ".") && !slices.Contains([]string{".TH", ".SH", ".TP", ".B", ".BR", ".nf", ".fi"}, strings.Fields(line)[0]) {
+				t.Errorf("%s: %q", filepath.Base(page), line)
+			}
+		}
+	}
+	if text, err := os.ReadFile(folder + "/cloister-policy-fcontext-add.1"); err != nil || !strings.Contains(string(text), "\n.B \\-\\-dry\\-run\n") {
+		t.Errorf("a page of a flag: %v\n%s", err, text)
+	}
+}
+
+// TestCompletion: the names of sandboxes complete the verbs that take one.
+func TestCompletion(t *testing.T) {
+	s := fakeSite(t, nil)
+	s.plant(t, "default", "one", alive(t), nil)
+	for _, args := range [][]string{{"inspect", ""}, {"logs", ""}, {"why", "def"}, {"debug", ""}} {
+		out, _, err := s.command(t, append([]string{"__complete"}, args...)...)
+		if err != nil || !strings.Contains(out, "default/one\n") {
+			t.Errorf("%q: %q, %v", args, out, err)
+		}
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if out, _, err := s.command(t, "completion", shell); err != nil || !strings.Contains(out, "cloister") {
+			t.Errorf("completion %s: %d bytes, %v", shell, len(out), err)
 		}
 	}
 }

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"cloister/cmd/internal/config"
 	"cloister/labels/policy"
 	"cloister/sandbox/guestapi"
+
+	"github.com/spf13/cobra"
 )
 
 // version is what this program is made of.
@@ -24,33 +27,32 @@ type version struct {
 	Policy   string `json:"policyDigest"`
 }
 
-func runVersion(_ context.Context, std stdio, args []string) error {
-	c := newCommand("version [--json]", "Says what this program is made of.")
-	c.withJSON()
-	if _, err := c.arguments(std, args, 0, 0); err != nil {
-		return err
-	}
-	v := version{
-		Version: config.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
-		Protocol: guestapi.Protocol, Policy: policy.Digest(),
-	}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			switch s.Key {
-			case "vcs.revision":
-				v.Revision = s.Value
-			case "vcs.modified":
-				v.Modified = s.Value == "true"
+func runVersion(std stdio) *cobra.Command {
+	c := newCommand(std, "version [--json]", "Says what this program is made of.")
+	c.withOutput("table")
+	return c.runs(0, 0, func(_ context.Context, _ []string) error {
+		v := version{
+			Version: config.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+			Protocol: guestapi.Protocol, Policy: policy.Digest(),
+		}
+		if info, ok := debug.ReadBuildInfo(); ok {
+			for _, s := range info.Settings {
+				switch s.Key {
+				case "vcs.revision":
+					v.Revision = s.Value
+				case "vcs.modified":
+					v.Modified = s.Value == "true"
+				}
 			}
 		}
-	}
-	if *c.asJSON {
-		return printJSON(std.out, v)
-	}
-	revision := v.Revision
-	if v.Modified {
-		revision += " with changes"
-	}
-	fmt.Fprintf(std.out, "cloister %s %s\n%s %s\nguest protocol %d, policy %.12s\n", v.Version, revision, v.Go, v.Platform, v.Protocol, v.Policy)
-	return nil
+		if done, err := c.emit(v); done {
+			return err
+		}
+		revision := strings.TrimRight(" "+v.Revision, " ")
+		if v.Modified {
+			revision += " with changes"
+		}
+		fmt.Fprintf(std.out, "cloister %s%s\n%s %s\nguest protocol %d, policy %.12s\n", v.Version, revision, v.Go, v.Platform, v.Protocol, v.Policy)
+		return nil
+	})
 }

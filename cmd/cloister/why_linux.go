@@ -18,6 +18,8 @@ import (
 
 	"cloister/cmd/internal/avc"
 	"cloister/labels"
+
+	"github.com/spf13/cobra"
 )
 
 // explained is one kind of denial, with how often it came.
@@ -35,47 +37,45 @@ const (
 	kernelLog = "dev/kmsg"
 )
 
-func runWhy(ctx context.Context, std stdio, args []string) error {
-	c := newCommand("why [--level LEVEL] [--log FILE] [--json] [ID]", "Explains what the policy denied a sandbox: which file or socket, whose, and the one command that helps,\n"+
+func runWhy(std stdio) *cobra.Command {
+	c := newCommand(std, "why [--level LEVEL] [--log FILE] [--json] [ID]", "Explains what the policy denied a sandbox: which file or socket, whose, and the one command that helps,\n"+
 		"or that it looks like an attack. Without ID and --level: every denial that has to do with guests.\n"+
-		"Ends with status 1 when something looks like an attack.")
-	c.withJSON()
-	text := c.String("level", "", "the `level` of a sandbox that is gone, as s0:c1,c2")
-	log := c.String("log", "", "`file` to read, or - for standard input (default /"+auditLog+" and /"+kernelLog+")")
-	rest, err := c.arguments(std, args, 0, 1)
-	if err != nil {
+		"Ends with status 3 when something looks like an attack.")
+	c.withOutput("table")
+	text := c.Flags().String("level", "", "the `level` of a sandbox that is gone, as s0:c1,c2")
+	log := c.Flags().String("log", "", "`file` to read, or - for standard input (default /"+auditLog+" and /"+kernelLog+")")
+	c.ofSandboxes()
+	return c.runs(0, 1, func(ctx context.Context, rest []string) error {
+		s, err := openFolders(std, configOf(c.Command))
+		if err != nil {
+			return err
+		}
+		about, err := s.subject(rest, *text)
+		if err != nil {
+			return err
+		}
+		denials, err := s.denials(*log)
+		if err != nil {
+			return err
+		}
+		if *log == "" && !there(s.path(auditLog)) {
+			fmt.Fprintln(std.err, "only the kernel's log was read, which leaves denials out when many come at once: install auditd")
+		}
+		p, err := s.look(ctx)
+		if err != nil {
+			fmt.Fprintf(std.err, "who holds which level is not known: %v\n", err)
+		}
+		view := scene{levels: p.Levels, files: p.Files, state: s.config.State, root: s.config.Root, image: s.config.Guest.Image}
+		list := view.all(slices.DeleteFunc(denials, func(d avc.Denial) bool { return !about.has(d) }))
+		done, err := c.emit(list)
+		if !done && err == nil {
+			err = printWhy(std.out, about, list)
+		}
+		if n := attacks(list); err == nil && n > 0 {
+			return notWell("why: %d kinds of denials look like an attack", n)
+		}
 		return err
-	}
-	s, err := openFolders(std, *c.config)
-	if err != nil {
-		return err
-	}
-	about, err := s.subject(rest, *text)
-	if err != nil {
-		return err
-	}
-	denials, err := s.denials(*log)
-	if err != nil {
-		return err
-	}
-	if *log == "" && !there(s.path(auditLog)) {
-		fmt.Fprintln(std.err, "only the kernel's log was read, which leaves denials out when many come at once: install auditd")
-	}
-	p, err := s.look(ctx)
-	if err != nil {
-		fmt.Fprintf(std.err, "who holds which level is not known: %v\n", err)
-	}
-	view := scene{levels: p.Levels, files: p.Files, state: s.config.State, root: s.config.Root, image: s.config.Guest.Image}
-	list := view.all(slices.DeleteFunc(denials, func(d avc.Denial) bool { return !about.has(d) }))
-	if *c.asJSON {
-		err = printJSON(std.out, list)
-	} else {
-		err = printWhy(std.out, about, list)
-	}
-	if n := attacks(list); err == nil && n > 0 {
-		return fmt.Errorf("why: %d kinds of denials look like an attack", n)
-	}
-	return err
+	})
 }
 
 // subject is what is asked about.

@@ -89,6 +89,7 @@ var bans = []ban{
 	{"github.com/opencontainers/runtime-spec", []string{"oci", "runtime", "shim", "cmd", "tests"}, "only oci reads the spec for those below"},
 	{"github.com/landlock-lsm/go-landlock", []string{"sandbox/jail", "labels/policy", "tests"}, "one place restricts a process"},
 	{"cloister/sys", []string{"cmd", "shim", "runtime", "sandbox", "labels", "vmm", "tests"}, "oci is pure: it calls no kernel"},
+	{"github.com/spf13", []string{"cmd/cloister"}, "only the command line has verbs: the shim's and the agent's size is every sandbox's memory"},
 	{"k8s.io", []string{"tests", "shim"}, "CRI is a client's word"},
 }
 
