@@ -11,6 +11,7 @@ export PATH := $(CLOISTER_CACHE)/go/bin:$(PATH):/usr/sbin:/sbin
 export GOTOOLCHAIN := local
 
 FLAVOUR ?= small
+# TESTS, REQUIRE, MAC and POLICY reach the tests through the environment, from a command line of make too: docs/testing.md.
 FUZZTIME ?= 10s
 PART ?=
 DESTDIR ?=
@@ -44,19 +45,23 @@ test-unit: deps ## unit tests with the race detector, and the rules about the tr
 	@$(STAGES) unit arch
 
 test-integration: deps ## the built programs against both containerds, QEMU and a guest
-	@$(STAGES) build guest clients machine integration files crash
+	@$(STAGES) machine integration files crash
 
 test-suite: deps ## containerd's own client suite, compared with the expected results
-	@$(STAGES) build guest clients suite
+	@$(STAGES) suite
 
 test-cri: deps ## pods through CRI, and containerd's CRI suite
-	@$(STAGES) build guest clients cri
+	@$(STAGES) cri
 
 test-docker: deps ## Docker's daemon and command line, and nerdctl's contract
-	@$(STAGES) build guest clients docker
+	@$(STAGES) docker
 
-test-lab: deps ## an enforcing host in a throwaway machine
-	@$(STAGES) build guest lab
+test-lab: deps ## an enforcing host in a throwaway machine; MAC= and POLICY= say which
+	@$(STAGES) lab
+
+# test-STAGE runs one stage of docs/testing.md with what it needs.
+test-%: deps
+	@$(STAGES) $*
 
 lint: deps ## golangci-lint, and the values on another system
 	@$(STAGES) lint

@@ -43,5 +43,8 @@ func Need(t testing.TB, name, reason string) {
 
 func required(list, name string) bool {
 	names := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+	if slices.Contains(names, "-"+name) {
+		return false
+	}
 	return slices.Contains(names, "all") || slices.Contains(names, name)
 }

@@ -14,6 +14,9 @@ func TestRequired(t *testing.T) {
 		{"root,qemu", QEMU, true},
 		{"root, qemu", QEMU, true},
 		{"all", QEMU, true},
+		{"all,-kvm", QEMU, true},
+		{"all,-kvm", KVM, false},
+		{"-kvm, all", KVM, false},
 		{"qemus", QEMU, false},
 	}
 	for _, tt := range tests {
