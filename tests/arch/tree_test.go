@@ -96,7 +96,7 @@ func TestTopLevelFolders(t *testing.T) {
 	}
 	for _, entry := range entries {
 		name := entry.Name()
-		if !entry.IsDir() || name == "build" || name == ".git" || name == ".ci" {
+		if !entry.IsDir() || name == "build" || name == ".git" || name == ".github" || name == ".ci" {
 			continue
 		}
 		if !slices.Contains(rooms, name) {

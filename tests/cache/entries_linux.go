@@ -85,7 +85,7 @@ func (e *Entry) measure(path string) error {
 const unfinished = 24 * time.Hour
 
 // Old tells whether an entry is to be pruned: not used for longer than age, or never finished.
-func (e Entry) Old(now time.Time, age time.Duration) bool {
+func (e *Entry) Old(now time.Time, age time.Duration) bool {
 	if e.Unfinished {
 		age = min(age, unfinished)
 	}

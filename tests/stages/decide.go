@@ -100,34 +100,37 @@ func Decide(p Plan, now time.Duration) Decision {
 
 // without takes out the stages that cannot run any more, and says why in reasons.
 func (p Plan) without(reasons map[string]string, now time.Duration) Plan {
-	bad := map[string]string{}
-	for name, status := range p.Statuses {
-		switch status.Phase {
-		case Failed:
-			bad[name] = "failed"
-		case NotRun:
-			bad[name] = "did not run"
-		case Waiting, Running, Passed:
-		}
-	}
-	for again := true; again; {
+	for again := true; again; { // until no stage takes another with it
 		again = false
 		for _, s := range p.in(Waiting) {
-			if _, said := bad[s.Name]; said {
+			if reasons[s.Name] != "" {
 				continue
 			}
-			for _, need := range s.Needs {
-				if why, is := bad[need]; is && reasons[s.Name] == "" {
-					reasons[s.Name], bad[s.Name], again = "needs "+need+", which "+why, "did not run", true
-				}
-			}
-			if p.Total <= now && reasons[s.Name] == "" {
-				reasons[s.Name], bad[s.Name], again = fmt.Sprintf("no time was left after %s", seconds(now)), "did not run", true
+			if reasons[s.Name] = p.hindrance(s, reasons, now); reasons[s.Name] != "" {
+				again = true
+			} else {
+				delete(reasons, s.Name)
 			}
 		}
 	}
 	p.Stages = slices.DeleteFunc(slices.Clone(p.Stages), func(s Stage) bool { return reasons[s.Name] != "" })
 	return p
+}
+
+// hindrance says why s cannot run any more, and nothing if it can.
+func (p Plan) hindrance(s Stage, reasons map[string]string, now time.Duration) string {
+	for _, need := range s.Needs {
+		switch {
+		case p.Statuses[need].Phase == Failed:
+			return "needs " + need + ", which failed"
+		case p.Statuses[need].Phase == NotRun || reasons[need] != "":
+			return "needs " + need + ", which did not run"
+		}
+	}
+	if p.Total <= now {
+		return fmt.Sprintf("no time was left after %s", seconds(now))
+	}
+	return ""
 }
 
 // order is that of the stages that wait: the ones that were left out last time, then all others in

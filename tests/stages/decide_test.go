@@ -3,6 +3,7 @@
 package stages
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -46,9 +47,7 @@ func TestDecide(t *testing.T) {
 	with := func(more map[string]Status) map[string]Status {
 		all := map[string]Status{}
 		for _, m := range []map[string]Status{done, more} {
-			for name, status := range m {
-				all[name] = status
-			}
+			maps.Copy(all, m)
 		}
 		return all
 	}
@@ -135,11 +134,11 @@ func TestDecide(t *testing.T) {
 }
 
 // play runs a plan with made-up durations and returns the order of starts, and the end.
-func play(t *testing.T, p Plan, takes map[string]int, fails ...string) (order []string, notRun map[string]string, end time.Duration) {
+func play(t *testing.T, p Plan, takes map[string]int) (order []string, notRun map[string]string, end time.Duration) {
 	t.Helper()
 	now, notRun := time.Duration(0), map[string]string{}
 	p.Statuses = map[string]Status{}
-	ends := map[string]time.Duration{}
+	ends, fails := map[string]time.Duration{}, []string{}
 	for range 100 {
 		for {
 			d := Decide(p, now)

@@ -138,8 +138,7 @@ func packages(ctx context.Context) (module string, names []string, err error) {
 }
 
 func stderr(err error) string {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return string(exit.Stderr)
 	}
 	return ""
