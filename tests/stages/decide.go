@@ -66,26 +66,23 @@ type Decision struct {
 func Decide(p Plan, now time.Duration) Decision {
 	d := Decision{NotRun: map[string]string{}}
 	p = p.without(d.NotRun, now)
-	waiting, free := p.order(now), p.Processors
-	for _, s := range p.in(Running) {
-		free -= p.weight(s)
-	}
+	waiting, free := p.order(now), p.free(p.in(Running))
 	tight, kept := p.tight(now), time.Duration(math.MaxInt64)
 	for _, s := range waiting {
 		switch {
 		case !p.ready(s):
-		case p.weight(s) > free:
+		case p.weight(s) > free[s.Background]:
 			if slices.Contains(p.LeftOut, s.Name) {
 				kept = min(kept, p.simulate(nil, now)) // when the processors are free for it
 			}
-		case now+p.scaled(s) > kept:
+		case now+p.scaled(s) > kept && !s.Background:
 		case tight && p.Cold && s.Optional && !p.fits(s, now):
 			if len(p.in(Running)) == 0 && len(d.Start) == 0 && !p.requiredWait() {
 				d.NotRun[s.Name] = fmt.Sprintf("the machine is cold: it needs about %s, and %s are left", seconds(p.estimate(s)), seconds(p.Total-now))
 			}
 		default:
 			d.Start = append(d.Start, p.launch(s, now))
-			free -= p.weight(s)
+			free[s.Background] -= p.weight(s)
 		}
 	}
 	if len(d.Start) == 0 && len(p.in(Running)) == 0 {
@@ -181,40 +178,40 @@ func (p Plan) fits(s Stage, now time.Duration) bool {
 // simulate plays the stages that run and those of list, in that order, and returns the end of the last.
 func (p Plan) simulate(list []Stage, now time.Duration) time.Duration {
 	type span struct {
-		weight int
-		end    time.Duration
+		stage Stage
+		end   time.Duration
 	}
 	var running []span
 	ends := map[string]time.Duration{}
-	used := 0
+	free := p.free(p.in(Running))
 	for _, s := range p.in(Running) {
 		end := max(now, p.Statuses[s.Name].Began+p.scaled(s))
-		running, used, ends[s.Name] = append(running, span{p.weight(s), end}), used+p.weight(s), end
+		running, ends[s.Name] = append(running, span{s, end}), end
 	}
-	list, clock, last := slices.Clone(list), now, now
+	list, clock := slices.Clone(list), now
 	pending := func(s Stage) bool { // a need that has not ended at clock
 		return slices.ContainsFunc(s.Needs, func(need string) bool {
 			waits := slices.ContainsFunc(list, func(other Stage) bool { return other.Name == need })
 			return waits || ends[need] > clock
 		})
 	}
-	for len(list) > 0 || len(running) > 0 {
-		i := slices.IndexFunc(list, func(s Stage) bool { return used+p.weight(s) <= p.Processors && !pending(s) })
+	for {
+		i := slices.IndexFunc(list, func(s Stage) bool { return p.weight(s) <= free[s.Background] && !pending(s) })
 		if i >= 0 {
-			end := clock + p.scaled(list[i])
-			running, ends[list[i].Name] = append(running, span{p.weight(list[i]), end}), end
-			used += p.weight(list[i])
+			s := list[i]
+			running, ends[s.Name] = append(running, span{s, clock + p.scaled(s)}), clock+p.scaled(s)
+			free[s.Background] -= p.weight(s)
 			list = slices.Delete(list, i, i+1)
 			continue
 		}
 		if len(running) == 0 {
-			return last // what is left needs what never comes
+			return clock // what is left needs what never comes
 		}
 		slices.SortFunc(running, func(a, b span) int { return cmp.Compare(a.end, b.end) })
-		clock, used = running[0].end, used-running[0].weight
-		last, running = max(last, clock), running[1:]
+		clock = running[0].end
+		free[running[0].stage.Background] += p.weight(running[0].stage)
+		running = running[1:]
 	}
-	return last
 }
 
 // scaled is the estimate of s on the scale of the stages that have ended: a slow machine is slow for all.
@@ -246,6 +243,15 @@ func (p Plan) ready(s Stage) bool {
 
 func (p Plan) requiredWait() bool {
 	return slices.ContainsFunc(p.in(Waiting), func(s Stage) bool { return !s.Optional })
+}
+
+// free is what the stages of running leave: of the processors, and (true) of the one place in the background.
+func (p Plan) free(running []Stage) map[bool]int {
+	free := map[bool]int{false: p.Processors, true: 1}
+	for _, s := range running {
+		free[s.Background] -= p.weight(s)
+	}
+	return free
 }
 
 // weight is at most the number of processors: on a small machine everything runs alone.

@@ -18,7 +18,11 @@ func row(s Stage) string {
 	if s.Optional {
 		name += " *"
 	}
-	return fmt.Sprintf("| %s | %s | %s | %d | %d | %d |", name, s.About, needs, s.Weight, int(s.Budget.Seconds()), int(s.Limit.Seconds()))
+	weight := fmt.Sprint(s.Weight)
+	if s.Background {
+		weight = "beside"
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s | %d | %d |", name, s.About, needs, weight, int(s.Budget.Seconds()), int(s.Limit.Seconds()))
 }
 
 // TestStagesAreDocumented wants each stage in the document and in the workflow, as it is.

@@ -76,11 +76,16 @@ func (r *runner) start(parent context.Context, l stages.Launch, tests string) (s
 // says then what every goroutine waits for.
 func (r *runner) argv(l stages.Launch, tests string) []string {
 	s := l.Stage
+	var argv []string
+	if s.Background {
+		argv = []string{"nice", "-n", "5"}
+	}
 	if len(s.Tests) == 0 {
-		return s.Command
+		return append(argv, s.Command...)
 	}
 	own := max(l.Limit-30*time.Second, l.Limit/2)
-	argv := append([]string{"go", "test", "-json", "-count=1", "-timeout", own.Round(time.Second).String()}, s.Flags...)
+	argv = append(argv, "go", "test", "-json", "-count=1", "-timeout", own.Round(time.Second).String())
+	argv = append(argv, s.Flags...)
 	if tests != "" {
 		argv = append(argv, "-run", tests)
 	}

@@ -307,8 +307,8 @@ func (r *runner) record(ctx context.Context) stages.Record {
 				record.NotRun = append(record.NotRun, s.Name)
 			}
 		}
-		for _, lost := range r.results[s.Name].Lost {
-			record.Again = append(record.Again, s.Name+" "+lost)
+		if len(r.results[s.Name].Lost) > 0 {
+			record.Again = append(record.Again, s.Name+" on a new machine")
 		}
 	}
 	return record
