@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -22,9 +24,22 @@ type container struct {
 	pause    bool
 	pod      bool // it stands for a pod that the engine made without a container
 	init     *process
+	machine  atomic.Pointer[Machine] // nil for a pod that has not been started
 
 	mu    sync.Mutex
 	execs map[string]*process
+	oom   time.Time // of the last TaskOOM; zero for none
+}
+
+// oomDue says whether a TaskOOM may be published now, and notes that it is.
+func (c *container) oomDue(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.oom.IsZero() && now.Sub(c.oom) < oomInterval {
+		return false
+	}
+	c.oom = now
+	return true
 }
 
 // process finds a process by exec id; the first one when it is empty.
@@ -63,4 +78,11 @@ func (c *container) all() []*process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append(slices.Collect(maps.Values(c.execs)), c.init)
+}
+
+// died ends the container's processes with their machine.
+func (c *container) died() {
+	for _, p := range c.all() {
+		p.exited(Exited{Status: exitGuestDied, At: time.Now()})
+	}
 }

@@ -71,13 +71,19 @@ func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err 
 		return 0, err
 	}
 	r.publish(&eventsapi.TaskCreate{
-		ContainerID: c.id, Bundle: c.bundle, Rootfs: rootfsEvent(req.Rootfs), Pid: r.Pid(),
+		ContainerID: c.id, Bundle: c.bundle, Rootfs: rootfsEvent(req.Rootfs), Pid: uint32(m.Pid),
 		IO: &eventsapi.TaskIO{Stdin: req.Stdio.Stdin, Stdout: req.Stdio.Stdout, Stderr: req.Stdio.Stderr, Terminal: req.Stdio.Terminal},
 	})
+	c.machine.Store(m)
 	r.mu.Lock()
 	r.containers[c.id] = c
 	r.mu.Unlock()
-	return r.Pid(), nil
+	select {
+	case <-m.ended: // before watch could know of the container
+		c.died()
+	default:
+	}
+	return uint32(m.Pid), nil
 }
 
 func (r *Runtime) reserve(id string) error {
@@ -124,9 +130,9 @@ func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config
 		return nil, false, err
 	}
 	r.machine, r.config = m, config
-	ended := make(chan struct{})
-	go r.watch(m, ended)
-	go r.listen(m, ended)
+	m.ended = make(chan struct{})
+	go r.watch(m)
+	go r.listen(m)
 	return m, true, nil
 }
 

@@ -69,7 +69,9 @@ func (r *Runtime) deleteGuest(ctx context.Context, c *container, p *process) err
 		phase = func(name string) func() { return m.Trace.phase(ctx, name) }
 	}
 	done := phase("drain")
-	p.drain(ctx)
+	if p.hasRun() { // else there is no output, and the guest's end stays open until its process is gone
+		p.drain(ctx)
+	}
 	done()
 	if p == c.init && r.last(c) {
 		halted, err := m.Sandbox.Halt(ctx)
@@ -93,6 +95,11 @@ func (r *Runtime) retire(ctx context.Context, c *container) {
 	if err == nil && !c.pause {
 		if err := m.Sandbox.Remove(ctx, c.id); err != nil {
 			log.G(ctx).WithError(err).WithField("id", c.id).Warn("remove container")
+		}
+	}
+	for _, p := range c.all() { // execs that nobody has deleted
+		if err := p.closeIO(); err != nil {
+			log.G(ctx).WithError(err).WithField("id", c.id).Warnf("close the streams of %s", p.ref)
 		}
 	}
 	r.after(ctx, c, c.workload.Hooks.Poststop, hooks.Stopped)

@@ -3,6 +3,7 @@
 package runtime
 
 import (
+	"sync"
 	"time"
 
 	eventsapi "github.com/containerd/containerd/api/events"
@@ -15,41 +16,74 @@ import (
 // endLimit is how long a machine may take to end once its guest has hung up.
 const endLimit = 5 * time.Second
 
+// oomInterval is the least time between two TaskOOM events of a container. The guest decides how
+// many it sends, and each one costs containerd and its clients more than it costs the guest.
+const oomInterval = time.Second
+
 // listen takes two kinds of the guest's events: exits and out of memory. All others are made here,
-// with the host's pid in them.
-func (r *Runtime) listen(m *Machine, ended <-chan struct{}) {
+// with the host's pid in them. What it does for an event is bounded, whatever the guest sends: one
+// exit for each process, one TaskOOM a second for each container, one log line for all unknown ids.
+func (r *Runtime) listen(m *Machine) {
+	var unknown sync.Once
 	err := m.Guest.Events(r.ctx, func(e guestapi.Event) error {
+		known := true
 		switch body := e.Body.(type) {
 		case *eventsapi.TaskExit:
-			r.guestExit(body)
+			known = r.guestExit(body)
 		case *eventsapi.TaskOOM:
-			if _, err := r.container(body.GetContainerID()); err == nil {
-				r.publish(&eventsapi.TaskOOM{ContainerID: body.GetContainerID()})
-			}
+			known = r.guestOOM(body.GetContainerID())
+		}
+		if !known {
+			unknown.Do(func() { r.logUnknown(e) })
 		}
 		return nil
 	})
 	select {
-	case <-ended:
+	case <-m.ended:
 	case <-time.After(endLimit): // a machine that ends hangs up a little earlier
 		log.G(r.ctx).WithError(err).Warn("the guest's events have ended")
 	}
 }
 
-func (r *Runtime) guestExit(e *eventsapi.TaskExit) {
+func (r *Runtime) logUnknown(e guestapi.Event) {
+	id := ""
+	if body, ok := e.Body.(interface{ GetContainerID() string }); ok {
+		id = body.GetContainerID()
+	}
+	log.G(r.ctx).Warnf("the guest sent %s of %q, a container or exec that it does not have: ignored, and further ones without a word",
+		e.Topic, guestapi.Text(id, maxLoggedID))
+}
+
+// maxLoggedID is how much of an id of the guest's reaches the log.
+const maxLoggedID = 80
+
+// guestOOM publishes that a container is out of memory. Within oomInterval of the last time it is
+// the same event.
+func (r *Runtime) guestOOM(id string) (known bool) {
+	c, err := r.container(id)
+	if err != nil {
+		return false
+	}
+	if c.oomDue(time.Now()) {
+		r.publish(&eventsapi.TaskOOM{ContainerID: id})
+	}
+	return true
+}
+
+// guestExit settles a process whose exit the guest reports for the first time.
+func (r *Runtime) guestExit(e *eventsapi.TaskExit) (known bool) {
 	ref := Ref{Container: e.GetContainerID()}
 	if e.GetID() != e.GetContainerID() {
 		ref.Exec = e.GetID()
 	}
-	r.mu.Lock()
-	c := r.containers[ref.Container]
-	r.mu.Unlock()
-	if c == nil {
-		return
+	c, p, err := r.process(ref)
+	if err != nil {
+		return false
 	}
-	if p, err := c.process(ref.Exec); err == nil {
+	if p.reported() {
 		go r.settle(c, p, Exited{Status: e.GetExitStatus(), At: time.Now()})
 	}
+	return true
 }
 
 // settle tells of an exit once the output has arrived, and of a container's own

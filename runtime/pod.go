@@ -85,13 +85,22 @@ func (r *Runtime) StartPod(ctx context.Context, id string) (uint32, error) {
 		if err != nil {
 			return err
 		}
-		_, _, err = r.enter(ctx, c, config, nil)
+		m, _, err := r.enter(ctx, c, config, nil)
+		if err == nil {
+			c.machine.Store(m)
+		}
 		return err
 	}, func() {})
 	if err != nil {
 		return 0, err
 	}
-	return r.Pid(), nil
+	m := c.machine.Load()
+	select {
+	case <-m.ended: // before watch could know of the pod
+		c.died()
+	default:
+	}
+	return uint32(m.Pid), nil
 }
 
 // StopPod ends the pod's machine and whatever still runs in it. A pod that has

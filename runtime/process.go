@@ -47,6 +47,8 @@ type process struct {
 	state    State
 	starting chan struct{} // while the guest was told to start it and has not answered; closed then
 	pending  *Exited       // an exit that came before the start's answer
+	settling bool          // the guest has reported its exit
+	failed   bool          // an exec whose start failed: it never ran
 	exit     Exited
 	io       *stdio.IO // nil until its streams are open
 }
@@ -79,35 +81,61 @@ func (p *process) start(call func() error, announce func()) error {
 		p.state = Running
 		announce()
 	}
-	if err != nil && p.ref.Exec != "" && p.pending == nil {
-		// An exec that never ran is over: Delete and Wait must not hang on it.
-		p.pending = &Exited{Status: exitNotStarted, At: time.Now()}
-	}
-	if p.pending != nil {
+	switch {
+	case p.pending != nil:
 		p.finish(*p.pending)
+	case err != nil && p.ref.Exec != "":
+		// An exec that never ran is over: Delete and Wait must not hang on it. No exit event tells of
+		// it, as with runc: its status would replace the one that clients take from the error.
+		p.failed = true
+		p.stop(Exited{Status: exitNotStarted, At: time.Now()})
 	}
 	return err
 }
 
-// exited records that the process ended; later reports of it change nothing.
+// reported records that the guest has reported the process's exit, and says whether this is the
+// first report of a process that the guest may have. Only then does the host act on it.
+func (p *process) reported() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.settling || p.state == Stopped || (p.ref.Exec != "" && p.state == Created && p.starting == nil) {
+		return false
+	}
+	p.settling = true
+	return true
+}
+
+// exited records that the process ended; later reports of it change nothing. An exec that never ran
+// has no exit event, as with runc; a container's first process always has one, which containerd
+// waits for.
 func (p *process) exited(e Exited) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.starting != nil {
+	switch {
+	case p.starting != nil:
 		p.pending = &e
-		return
+	case p.ref.Exec != "" && p.state == Created:
+		p.stop(e)
+	default:
+		p.finish(e)
 	}
-	p.finish(e)
 }
 
-// finish is called with mu held.
+// finish ends the process and tells clients. It is called with mu held.
 func (p *process) finish(e Exited) {
+	if _, err := next(p.state, Exit); err == nil {
+		p.onExit(p.ref, e)
+		p.stop(e)
+	}
+}
+
+// stop ends the process. It is called with mu held.
+func (p *process) stop(e Exited) {
 	to, err := next(p.state, Exit)
 	if err != nil {
 		return
 	}
 	p.state, p.exit, p.pending = to, e, nil
-	p.onExit(p.ref, e)
 	close(p.done)
 }
 
@@ -144,7 +172,7 @@ func (p *process) snapshot() (State, Exited) {
 func (p *process) hasRun() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.starting != nil || p.state != Created
+	return p.starting != nil || p.state != Created && !p.failed
 }
 
 // settled waits until no start of an exec is under way: the client that asked for it may have gone, and what comes of it is the guest's to say.

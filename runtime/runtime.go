@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"time"
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	"github.com/containerd/errdefs"
@@ -121,20 +120,21 @@ func (r *Runtime) Empty() bool {
 	return len(r.containers) == 0
 }
 
-// watch ends every process when the machine has ended, and then closes ended.
-func (r *Runtime) watch(m *Machine, ended chan<- struct{}) {
-	defer close(ended)
+// watch ends every process of a machine when the machine has ended.
+func (r *Runtime) watch(m *Machine) {
 	end := m.Sandbox.Wait()
+	close(m.ended)
 	if end.Reason != nil {
 		log.G(r.ctx).WithError(end.Reason).Error("the machine has ended, which nobody asked for")
 	}
 	for _, c := range r.all() {
+		if c.machine.Load() != m {
+			continue // of the next machine
+		}
 		if state, _ := c.init.snapshot(); end.OutOfMemory && state != Stopped {
 			r.publish(&eventsapi.TaskOOM{ContainerID: c.id})
 		}
-		for _, p := range c.all() {
-			p.exited(Exited{Status: exitGuestDied, At: time.Now()})
-		}
+		c.died()
 	}
 }
 

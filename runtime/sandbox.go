@@ -53,6 +53,8 @@ type Machine struct {
 	Sandbox         Sandbox
 	Guest           Guest
 	Trace           Trace
+
+	ended chan struct{} // closed when the machine has ended; the runtime's
 }
 
 // StartSandbox starts a sandbox for its first container. On an error nothing is left.
