@@ -5,6 +5,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	eventsapi "github.com/containerd/containerd/api/events"
@@ -20,22 +21,17 @@ import (
 // been delivered. With a container's first process the container goes, and with
 // the last container the sandbox.
 func (r *Runtime) Delete(ctx context.Context, ref Ref) (pid uint32, _ Exited, _ error) {
-	c, p, err := r.process(ref)
+	c, p, err := r.claimDelete(ctx, ref)
 	if err != nil {
 		return 0, Exited{}, err
 	}
-	if err := p.settled(ctx); err != nil {
-		return 0, Exited{}, err
-	}
-	if err := p.allows(Delete); err != nil {
-		return 0, Exited{}, err
-	}
+	defer p.endDelete()
 	pid = r.Pid()
 	if err := r.deleteGuest(ctx, c, p); err != nil {
 		return 0, Exited{}, err
 	}
 	p.exited(neverStarted(ref))
-	if err := p.apply(Delete); err != nil {
+	if err := p.apply(Delete, func() {}); err != nil {
 		return 0, Exited{}, err
 	}
 	_, exited := p.snapshot()
@@ -46,6 +42,28 @@ func (r *Runtime) Delete(ctx context.Context, ref Ref) (pid uint32, _ Exited, _ 
 	r.retire(ctx, c)
 	r.publish(&eventsapi.TaskDelete{ContainerID: c.id, Pid: pid, ExitStatus: exited.Status, ExitedAt: timestamppb.New(exited.At)})
 	return pid, exited, nil
+}
+
+// claimDelete finds a process that may be deleted, once nobody else starts or deletes it.
+func (r *Runtime) claimDelete(ctx context.Context, ref Ref) (*container, *process, error) {
+	for {
+		c, p, err := r.process(ref)
+		if err != nil {
+			return nil, nil, err
+		}
+		busy, err := p.beginDelete()
+		if err != nil {
+			return nil, nil, err
+		}
+		if busy == nil {
+			return c, p, nil
+		}
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, nil, fmt.Errorf("%s: another call is under way: %w", ref, ctx.Err())
+		}
+	}
 }
 
 // neverStarted is the end of a process that is deleted without having run: a

@@ -48,11 +48,13 @@ func (r *Runtime) Exec(_ context.Context, req ExecRequest) error {
 	}
 	p := newProcess(req.Ref, req.Stdio, r.exited)
 	p.spec = spec
-	if err := c.add(p); err != nil {
-		return err
-	}
-	r.publish(&eventsapi.TaskExecAdded{ContainerID: c.id, ExecID: req.Ref.Exec})
-	return nil
+	return c.init.whileRunning(func() error {
+		if err := c.add(p); err != nil {
+			return err
+		}
+		r.publish(&eventsapi.TaskExecAdded{ContainerID: c.id, ExecID: req.Ref.Exec})
+		return nil
+	})
 }
 
 // exec gives the guest the process. That is part of its start: clients expect

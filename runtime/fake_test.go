@@ -213,8 +213,10 @@ func (s *fakeSandbox) Destroy(context.Context) error {
 	s.die()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ended = nil
-	clear(s.added)
+	if s.ended == s.done {
+		s.ended = nil
+		clear(s.added)
+	}
 	return err
 }
 
@@ -223,6 +225,16 @@ func (s *fakeSandbox) Wait() sandbox.End {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.end
+}
+
+// die ends this machine; the next one lives.
+func (s *fakeSandbox) die() {
+	s.mu.Lock()
+	current := s.ended == s.done
+	s.mu.Unlock()
+	if current {
+		s.world.die()
+	}
 }
 
 // die ends the machine, and all that runs in it.

@@ -46,13 +46,11 @@ func (r *Runtime) freeze(ctx context.Context, id string, on Event) error {
 	if err != nil {
 		return err
 	}
-	if err := p.apply(on); err != nil {
-		return err
-	}
-	if on == Pause {
-		r.publish(&eventsapi.TaskPaused{ContainerID: id})
-	} else {
-		r.publish(&eventsapi.TaskResumed{ContainerID: id})
-	}
-	return nil
+	return p.apply(on, func() {
+		if on == Pause {
+			r.publish(&eventsapi.TaskPaused{ContainerID: id})
+		} else {
+			r.publish(&eventsapi.TaskResumed{ContainerID: id})
+		}
+	})
 }

@@ -46,6 +46,7 @@ type process struct {
 	mu       sync.Mutex
 	state    State
 	starting chan struct{} // while the guest was told to start it and has not answered; closed then
+	deleting chan struct{} // while a Delete is under way; closed then
 	pending  *Exited       // an exit that came before the start's answer
 	settling bool          // the guest has reported its exit
 	failed   bool          // an exec whose start failed: it never ran
@@ -61,10 +62,10 @@ func newProcess(ref Ref, cfg stdio.Config, onExit func(Ref, Exited)) *process {
 // An exit that overtakes the answer is held until the start is announced.
 func (p *process) start(call func() error, announce func()) error {
 	p.mu.Lock()
-	if _, err := next(p.state, Start); err != nil || p.starting != nil {
+	if _, err := next(p.state, Start); err != nil || p.starting != nil || p.deleting != nil {
 		p.mu.Unlock()
 		if err == nil {
-			err = fmt.Errorf("a start is under way: %w", errdefs.ErrFailedPrecondition)
+			err = fmt.Errorf("a start or a delete is under way: %w", errdefs.ErrFailedPrecondition)
 		}
 		return fmt.Errorf("%s: %w", p.ref, err)
 	}
@@ -139,8 +140,9 @@ func (p *process) stop(e Exited) {
 	close(p.done)
 }
 
-// apply moves the process by an event that the guest has already carried out.
-func (p *process) apply(on Event) error {
+// apply moves the process by an event that the guest has already carried out, and announces it
+// before anything else can happen to the process.
+func (p *process) apply(on Event, announce func()) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	to, err := next(p.state, on)
@@ -148,7 +150,18 @@ func (p *process) apply(on Event) error {
 		return fmt.Errorf("%s: %w", p.ref, err)
 	}
 	p.state = to
+	announce()
 	return nil
+}
+
+// whileRunning calls do, which must not block, if the process is running; it cannot end meanwhile.
+func (p *process) whileRunning(do func() error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state != Running {
+		return fmt.Errorf("%s is %s: %w", p.ref, p.state, errdefs.ErrFailedPrecondition)
+	}
+	return do()
 }
 
 // allows says whether the event would be legal now.
@@ -173,6 +186,31 @@ func (p *process) hasRun() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.starting != nil || p.state != Created && !p.failed
+}
+
+// beginDelete claims the process for one Delete, which calls endDelete. While a start or another
+// Delete is under way it gives a channel to wait on instead, which is closed afterwards.
+func (p *process) beginDelete() (busy <-chan struct{}, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.starting != nil {
+		return p.starting, nil
+	}
+	if p.deleting != nil {
+		return p.deleting, nil
+	}
+	if _, err := next(p.state, Delete); err != nil {
+		return nil, fmt.Errorf("%s: %w", p.ref, err)
+	}
+	p.deleting = make(chan struct{})
+	return nil, nil
+}
+
+func (p *process) endDelete() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.deleting)
+	p.deleting = nil
 }
 
 // settled waits until no start of an exec is under way: the client that asked for it may have gone, and what comes of it is the guest's to say.

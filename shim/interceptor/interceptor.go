@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/status"
 )
 
 // Unary is the interceptor for a ttrpc server. It logs through the logger of the call's context, with the fields method, task, exec and took.
@@ -38,10 +39,12 @@ func Unary(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnarySe
 	return nil, toGRPC(err)
 }
 
-// toGRPC gives an error of one of errdefs' classes that class's code, and the client the text and the class alone: of a chain or a join of errors it would
-// print every class once more. A status from the guest that was wrapped without a class keeps its own.
+// toGRPC gives the client the text and the class alone: of a chain or a join of errors it would
+// print every part once more. An error without a class has the code Unknown; a status from the guest
+// that was wrapped without a class keeps its own.
 func toGRPC(err error) error {
-	if class := errdefs.Resolve(err); !errors.Is(class, errdefs.ErrUnknown) {
+	class := errdefs.Resolve(err)
+	if _, ok := status.FromError(err); !ok || !errors.Is(class, errdefs.ErrUnknown) {
 		err = classified{text: err.Error(), class: class}
 	}
 	return errgrpc.ToGRPC(err) //nolint:forbidigo // this is the one place

@@ -12,6 +12,7 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
@@ -110,6 +111,25 @@ func TestUnaryLogsFields(t *testing.T) {
 	for _, want := range []string{"method=/Task/Kill", "task=web", "exec=shell", "took="} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("log %q, want %q in it", out.String(), want)
+		}
+	}
+}
+
+// TestClientPrintsAnErrorOnce sends errors to a client and has it print what it got.
+func TestClientPrintsAnErrorOnce(t *testing.T) {
+	t.Parallel()
+	inner := errors.New("unexpected end of JSON input")
+	for _, in := range []error{
+		inner,
+		fmt.Errorf("read manifest %q: %w", "m.json", inner),
+		errors.Join(fmt.Errorf("sandbox c: plan: %w", inner), errors.New("undo folder")),
+		fmt.Errorf("start: %w: %w", errdefs.ErrFailedPrecondition, inner),
+	} {
+		_, err := interceptor.Unary(t.Context(), func(any) error { return nil }, &ttrpc.UnaryServerInfo{},
+			func(context.Context, func(any) error) (any, error) { return nil, in })
+		seen := errgrpc.ToNative(err) //nolint:forbidigo // what a client does
+		if got := seen.Error(); got != in.Error() {
+			t.Errorf("the client prints %q, want %q", got, in)
 		}
 	}
 }
