@@ -12,7 +12,6 @@ import (
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/statedir"
 	"cloister/vmm"
-	"cloister/vmm/qemu"
 )
 
 // helpersMiB is what the file server may use beside QEMU: it holds a descriptor
@@ -53,7 +52,7 @@ func (s *Sandbox) OutOfMemory() error {
 // hostLimits are a workload's limits as they apply to its whole machine.
 func hostLimits(r oci.Resources, m vmm.Machine) cgroup.Limits {
 	l := cgroup.Limits{
-		MemoryBytes: int64(m.MemoryMiB+qemu.OverheadMiB(m)+helpersMiB) << 20,
+		MemoryBytes: int64(memoryLimitMiB(m)) << 20,
 		CPUShares:   r.CPUShares, CPUs: r.CPUs, Mems: r.Mems,
 		BlockIO: cgroup.BlockIO{
 			Weight: r.BlockIO.Weight, WeightDevices: diskLimits(r.BlockIO.WeightDevices),

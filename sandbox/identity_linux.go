@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -204,8 +205,12 @@ func resolve(configured string, places ...string) (string, error) {
 		places = []string{configured}
 	}
 	for _, name := range places {
-		if path, err := exec.LookPath(name); err == nil {
+		path, err := exec.LookPath(name)
+		if err == nil {
 			return filepath.EvalSymlinks(path)
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			return "", fmt.Errorf("%w: it has no execute permission: chmod 755, or set another path under [machine] in the config", err)
 		}
 	}
 	return "", fmt.Errorf("%s: not found: install it, or set its path under [machine] in the config: %w", places[0], os.ErrNotExist)

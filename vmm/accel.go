@@ -23,8 +23,9 @@ type HostCPU struct {
 }
 
 // ChooseAccel resolves a wish into AccelKVM or AccelTCG. A warning, one
-// sentence, says why AccelAuto did not give KVM. AccelKVM is taken at its word
-// once /dev/kvm opens, since a user may know better than /proc/cpuinfo.
+// sentence, says why AccelAuto did not give KVM. On x86 an open /dev/kvm proves nothing: some
+// hosts offer a paravirtual one that no ordinary kernel boots on, and QEMU then ends with an
+// assertion. So AccelKVM demands the CPU's flag as well.
 func ChooseAccel(want Accel, host HostCPU) (accel Accel, warning string, err error) {
 	switch want {
 	case AccelTCG:
@@ -34,6 +35,11 @@ func ChooseAccel(want Accel, host HostCPU) (accel Accel, warning string, err err
 			return "", "", fmt.Errorf("accel kvm: %w: load the kvm module and let this user open /dev/kvm, or use accel auto or tcg: %w",
 				host.KVM, errdefs.ErrFailedPrecondition)
 		}
+		if host.paravirtual() {
+			return "", "", fmt.Errorf("accel kvm: /dev/kvm opens, but this CPU offers neither vmx nor svm: "+
+				"switch virtualization on in the firmware, or nested virtualization in the host of this machine, or use accel auto or tcg: %w",
+				errdefs.ErrFailedPrecondition)
+		}
 		return AccelKVM, "", nil
 	case AccelAuto, "":
 	default:
@@ -42,13 +48,14 @@ func ChooseAccel(want Accel, host HostCPU) (accel Accel, warning string, err err
 	if host.KVM != nil {
 		return AccelTCG, fmt.Sprintf("guests are emulated (tcg) and slow: %v", host.KVM), nil //nolint:nilerr // it is the warning
 	}
-	// On x86 an open /dev/kvm proves nothing: some hosts offer a paravirtual
-	// one that no ordinary kernel boots on.
-	if host.Arch == "amd64" && !cpuHas(host.Info, "vmx", "svm") {
+	if host.paravirtual() {
 		return AccelTCG, "guests are emulated (tcg) and slow: /dev/kvm opens, but this CPU offers neither vmx nor svm", nil
 	}
 	return AccelKVM, "", nil
 }
+
+// paravirtual reports whether the KVM that opens is none that an ordinary kernel boots on.
+func (h HostCPU) paravirtual() bool { return h.Arch == "amd64" && !cpuHas(h.Info, "vmx", "svm") }
 
 // cpuHas tells whether /proc/cpuinfo's first flags line has one of the flags.
 func cpuHas(cpuinfo []byte, flags ...string) bool {

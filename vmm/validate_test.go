@@ -125,7 +125,8 @@ func TestChooseAccel(t *testing.T) {
 		{"arm without node", "auto", "arm64", "", absent, AccelTCG, true, false},
 		{"no cpuinfo", "auto", "amd64", "", nil, AccelTCG, true, false},
 		{"tcg by wish", "tcg", "amd64", vmx, nil, AccelTCG, false, false},
-		{"kvm by wish", "kvm", "amd64", none, nil, AccelKVM, false, false},
+		{"kvm by wish", "kvm", "amd64", vmx, nil, AccelKVM, false, false},
+		{"kvm by wish, paravirtual", "kvm", "amd64", none, nil, "", false, true},
 		{"kvm by wish, absent", "kvm", "amd64", vmx, absent, "", false, true},
 		{"unknown", "xen", "amd64", vmx, nil, "", false, true},
 	} {

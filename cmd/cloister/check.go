@@ -9,10 +9,10 @@ import (
 	"os"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"cloister/cmd/internal/config"
 	"cloister/sandbox"
-
-	"github.com/spf13/cobra"
 )
 
 // grade is how a line of the check came out.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 )
 
 func checkHost(_ context.Context, s *site) []finding {
-	list := []finding{s.kernel(), accel(s.config.Machine.Accel, qemu.Host{}), s.tun(), s.cgroups()}
+	list := []finding{s.kernel(), accel(s.config.Machine.Accel, qemu.Host{}), s.hugePages(), s.tun(), s.cgroups()}
 	if os.Geteuid() != 0 {
 		list = append(list, warn("user", fmt.Sprintf("uid %d: some of what follows cannot be seen", os.Geteuid()), "run it as root"))
 	}
@@ -48,6 +49,19 @@ func accel(want vmm.Accel, host qemu.Host) finding {
 		return warn("acceleration", "guests are emulated (tcg) and slow, as machine.accel says", "set machine.accel to auto where there is KVM")
 	}
 	return ok("acceleration", "%s", got)
+}
+
+// hugePages tells whether the configured pages are there at all; how many a machine takes is its size.
+func (s *site) hugePages() finding {
+	if !s.config.Machine.HugePages {
+		return ok("huge pages", "not asked for")
+	}
+	text, err := os.ReadFile(s.path("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"))
+	free, _ := strconv.Atoi(strings.TrimSpace(string(text))) // none where it cannot be read
+	if err != nil || free == 0 {
+		return fail("huge pages", "machine.hugepages is on, and no page of 2 MiB is free", "sysctl -w vm.nr_hugepages=N, with 1 for each 2 MiB of guests; or set hugepages = false")
+	}
+	return ok("huge pages", "%d of 2 MiB are free: %d MiB of guests", free, 2*free)
 }
 
 func (s *site) tun() finding {
@@ -118,8 +132,12 @@ func (p program) find() (string, error) {
 		places = []string{p.configured}
 	}
 	for _, place := range places {
-		if path, err := exec.LookPath(place); err == nil {
+		path, err := exec.LookPath(place)
+		if err == nil {
 			return filepath.EvalSymlinks(path)
+		}
+		if errors.Is(err, os.ErrPermission) {
+			return "", fmt.Errorf("%w: it has no execute permission: chmod 755", err)
 		}
 	}
 	return "", fmt.Errorf("%s: not found: %w", strings.Join(places, ", "), os.ErrNotExist)

@@ -15,13 +15,12 @@ import (
 
 	"github.com/containerd/console"
 	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"cloister/cmd/internal/config"
 	"cloister/sandbox/guestapi"
 	"cloister/sandbox/statedir"
-
-	"github.com/spf13/cobra"
 )
 
 func runDebug(std stdio) *cobra.Command {

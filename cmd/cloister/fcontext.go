@@ -17,10 +17,9 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
 
 	"cloister/labels"
-
-	"github.com/spf13/cobra"
 )
 
 func runFcontext(std stdio) *cobra.Command {

@@ -9,11 +9,11 @@ import (
 	"os"
 	"slices"
 
+	"github.com/spf13/cobra"
+
 	"cloister/sandbox"
 	"cloister/sandbox/statedir"
 	"cloister/shim/bootstrap"
-
-	"github.com/spf13/cobra"
 )
 
 // taken is a sandbox that a dead shim left, and what became of it.

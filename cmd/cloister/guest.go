@@ -12,10 +12,10 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/spf13/cobra"
+
 	"cloister/sandbox/guestapi"
 	"cloister/vmm/guestimage"
-
-	"github.com/spf13/cobra"
 )
 
 // Where things are unless said otherwise.
@@ -74,13 +74,25 @@ func findAgent() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, dir := range []string{filepath.Dir(self), "/usr/libexec/cloister", "/usr/local/bin", "/usr/bin"} {
-		file := filepath.Join(dir, agentBinary)
+	if real, err := filepath.EvalSymlinks(self); err == nil {
+		self = real
+	}
+	for _, file := range agentPlaces(self) {
 		if st, err := os.Stat(file); err == nil && st.Mode().IsRegular() {
 			return file, nil
 		}
 	}
-	return "", fmt.Errorf("%s: not beside %s: name it with --agent", agentBinary, self)
+	return "", fmt.Errorf("%s: not beside %s, nor in ../libexec/cloister from there: run make install, or name it with --agent", agentBinary, self)
+}
+
+// agentPlaces are those of the agent that belongs to a program: beside it as in build/, then in the same PREFIX and DESTDIR.
+func agentPlaces(self string) []string {
+	own := filepath.Dir(self)
+	dirs := []string{own, filepath.Join(own, "../libexec/cloister"), "/usr/libexec/cloister", "/usr/local/libexec/cloister"}
+	for i := range dirs {
+		dirs[i] = filepath.Join(dirs[i], agentBinary)
+	}
+	return dirs
 }
 
 func guestInspect(std stdio) *cobra.Command {
@@ -91,7 +103,7 @@ func guestInspect(std stdio) *cobra.Command {
 			dirs = installedImages()
 		}
 		if len(dirs) == 0 {
-			return fmt.Errorf("no guest image in %s: build it with `cloister guest build`", guestDir)
+			return fmt.Errorf("no guest image in %s: build one with `cloister guest build`", guestDir)
 		}
 		for _, dir := range dirs {
 			image, err := guestimage.Open(dir)

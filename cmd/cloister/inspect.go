@@ -12,9 +12,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"cloister/sandbox/statedir"
-
 	"github.com/spf13/cobra"
+
+	"cloister/sandbox/statedir"
 )
 
 // inspected is everything that is known of a sandbox.

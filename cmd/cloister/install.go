@@ -17,10 +17,12 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
 
 	"cloister/cmd/internal/engines"
-
-	"github.com/spf13/cobra"
+	"cloister/sandbox"
+	"cloister/vmm"
+	"cloister/vmm/qemu"
 )
 
 func runInstall(std stdio) *cobra.Command {
@@ -124,34 +126,59 @@ func installNerdctl(std stdio) *cobra.Command {
 	})
 }
 
-// What a sandbox takes beside its containers' memory: the guest's kernel and agent, QEMU, virtiofsd and the shim. 200 MiB were
-// measured with an emulated guest that has just started (README, What it costs), 57 of them translated code, which grows to
-// 128; with KVM there is none, and the rest of the guest's reserve (oci.Sizing) fits in.
-const (
-	overheadMiB = 200
-	overheadCPU = "100m"
-)
+// overheadCPU is what QEMU and its helpers use of the CPU beside the guest's: seldom more than this.
+const overheadCPU = "100m"
 
 func installKubernetes(std stdio) *cobra.Command {
-	c := newCommand(std, "kubernetes [--memory MIB] [--cpu CPU]", "Prints the RuntimeClass that lets a pod ask for runtimeClassName: cloister. Pipe it into kubectl apply -f -")
-	memory := c.Flags().Int("memory", overheadMiB, "`MiB` that a sandbox takes beside its containers; `cloister ps` shows what it is here")
-	cpu := c.Flags().String("cpu", overheadCPU, "CPU time it takes, as Kubernetes writes it")
+	c := newCommand(std, "kubernetes [--pod-memory MIB] [--accel kvm|tcg] [--memory MIB] [--cpu CPU]", "Prints the RuntimeClass that lets a pod ask for runtimeClassName: cloister. Pipe it into kubectl apply -f -\n"+
+		"The overhead is the limit of a sandbox's cgroup less its containers' own. It depends on whether guests are emulated, and a little on\n"+
+		"the pod's size: run it on a node like those that the class is for, or say --accel. One class serves nodes of one kind.")
+	pod := c.Flags().Int("pod-memory", 0, "`MiB` of the pods' memory limit (default the configured size of a guest whose pod has none)")
+	accel := c.Flags().String("accel", "", "what the nodes offer, `kvm or tcg` (default what this host does)")
+	memory := c.Flags().Int("memory", 0, "`MiB` to print instead of what is reckoned")
+	cpu := c.Flags().String("cpu", overheadCPU, "CPU time a sandbox takes beside its containers, as Kubernetes writes it")
 	return c.runs(0, 0, func(_ context.Context, _ []string) error {
-		if !regexp.MustCompile(`^[0-9]+m?$`).MatchString(*cpu) || *memory < 0 {
-			return fmt.Errorf("install kubernetes: overhead of %d MiB and CPU %q: want numbers, as 200 and 100m: %w", *memory, *cpu, errdefs.ErrInvalidArgument)
+		if !regexp.MustCompile(`^[0-9]+m?$`).MatchString(*cpu) || *memory < 0 || *pod < 0 {
+			return fmt.Errorf("install kubernetes: overhead of %d MiB and CPU %q for pods of %d MiB: want numbers, as 200 and 100m: %w", *memory, *cpu, *pod, errdefs.ErrInvalidArgument)
 		}
-		_, err := fmt.Fprintf(std.out, `apiVersion: node.k8s.io/v1
-	kind: RuntimeClass
-	metadata:
-	  name: %s
-	handler: %s
-	overhead:
-	  podFixed:
-	    memory: %dMi
-	    cpu: %s
-	`, engines.Runtime, engines.Runtime, *memory, *cpu)
+		s, err := openSite(configOf(c.Command))
+		if err != nil {
+			return err
+		}
+		if *memory == 0 {
+			if *memory, err = s.overheadMiB(std, vmm.Accel(*accel), *pod); err != nil {
+				return fmt.Errorf("install kubernetes: %w", err)
+			}
+		}
+		_, err = fmt.Fprintf(std.out, `apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata:
+  name: %s
+handler: %s
+overhead:
+  podFixed:
+    memory: %dMi
+    cpu: %s
+`, engines.Runtime, engines.Runtime, *memory, *cpu)
 		return err
 	})
+}
+
+// overheadMiB is what a sandbox takes beside its containers, where accel, or else this host's, runs its guest.
+func (s *site) overheadMiB(std stdio, accel vmm.Accel, podMiB int) (int, error) {
+	config := s.config
+	if accel == "" {
+		found, warning, err := qemu.DetectAccel(config.Machine.Accel, qemu.Host{})
+		if err != nil {
+			return 0, err
+		}
+		if accel = found; warning != "" {
+			fmt.Fprintf(std.err, "%s: the overhead is that of emulated guests; --accel kvm prints that of nodes with KVM\n", warning)
+		}
+	} else if accel != vmm.AccelKVM && accel != vmm.AccelTCG {
+		return 0, fmt.Errorf("--accel %q: want kvm or tcg: %w", accel, errdefs.ErrInvalidArgument)
+	}
+	return sandbox.OverheadMiB(config, accel, podMiB)
 }
 
 // after is the line that follows an installation.

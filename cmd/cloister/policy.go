@@ -3,17 +3,22 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
 
 	"cloister/labels"
 	"cloister/labels/lsm"
 	"cloister/labels/policy"
-
-	"github.com/spf13/cobra"
 )
 
 func runPolicy(std stdio) *cobra.Command {
@@ -44,6 +49,9 @@ func policyInstall(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := hasPolicy(cmp.Or(store.Root, "/"), store.Policy); err != nil {
+			return fmt.Errorf("policy install: %w", err)
+		}
 		if err := store.Install(ctx); err != nil {
 			return orRoot(fmt.Errorf("policy install: %w", err))
 		}
@@ -53,6 +61,29 @@ func policyInstall(std stdio) *cobra.Command {
 		}
 		return nil
 	})
+}
+
+// hasPolicy is an error where a host, whose root is at the folder, has no policy that a module could go into.
+func hasPolicy(root, name string) error {
+	const remedy = "install one first: selinux-policy-default (Debian), selinux-policy-targeted (Fedora)"
+	if name == "" {
+		text, err := os.ReadFile(filepath.Join(root, "etc/selinux/config"))
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("this host has no SELinux policy: %w: %s", err, remedy)
+		}
+		if err != nil {
+			return orRoot(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if value, found := strings.CutPrefix(strings.TrimSpace(line), "SELINUXTYPE="); found {
+				name = strings.TrimSpace(value)
+			}
+		}
+	}
+	if _, err := os.Stat(filepath.Join(root, "etc/selinux", name, "contexts")); errors.Is(err, fs.ErrNotExist) || name == "" {
+		return fmt.Errorf("the SELinux policy %q of /etc/selinux/config is not on this host: %s: %w", name, remedy, errdefs.ErrNotFound)
+	}
+	return nil
 }
 
 func policyRemove(std stdio) *cobra.Command {

@@ -4,11 +4,13 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 
 	"cloister/labels/policy"
@@ -112,6 +114,37 @@ func TestPolicyReport(t *testing.T) {
 	for _, tt := range tests {
 		if !strings.Contains(tt.in.mode(), tt.mode) || !strings.Contains(tt.in.module(), tt.module) {
 			t.Errorf("%+v: %q, %q, want %q, %q", tt.in, tt.in.mode(), tt.in.module(), tt.mode, tt.module)
+		}
+	}
+}
+
+// TestHasPolicy: a host without a policy is told what to install, not what semodule says.
+func TestHasPolicy(t *testing.T) {
+	for _, tt := range []struct {
+		name, config, there string
+		store               string
+		want                error
+	}{
+		{"nothing", "", "", "", fs.ErrNotExist},
+		{"named and absent", "SELINUXTYPE=default\n", "", "", errdefs.ErrNotFound},
+		{"no name", "SELINUX=permissive\n", "default", "", errdefs.ErrNotFound},
+		{"there", "# x\nSELINUX=enforcing\nSELINUXTYPE=targeted\n", "targeted", "", nil},
+		{"the flag's", "", "mls", "mls", nil},
+	} {
+		root := t.TempDir()
+		if tt.config != "" || tt.there != "" {
+			if err := os.MkdirAll(filepath.Join(root, "etc/selinux", tt.there, "contexts"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if tt.config != "" {
+			if err := os.WriteFile(filepath.Join(root, "etc/selinux/config"), []byte(tt.config), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := hasPolicy(root, tt.store)
+		if !errors.Is(err, tt.want) || err != nil && !strings.Contains(err.Error(), "selinux-policy-default") {
+			t.Errorf("%s: %v, want %v with a remedy", tt.name, err, tt.want)
 		}
 	}
 }

@@ -11,9 +11,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"cloister/sandbox/statedir"
-
 	"github.com/spf13/cobra"
+
+	"cloister/sandbox/statedir"
 )
 
 // psRow is one sandbox as ps shows it.

@@ -9,11 +9,11 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"cloister/cmd/internal/config"
 	"cloister/labels/policy"
 	"cloister/sandbox/guestapi"
-
-	"github.com/spf13/cobra"
 )
 
 // version is what this program is made of.

@@ -14,12 +14,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"cloister/cmd/internal/avc"
 	"cloister/labels"
-
-	"github.com/spf13/cobra"
 )
 
 // explained is one kind of denial, with how often it came.

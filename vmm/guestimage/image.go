@@ -12,7 +12,7 @@ import (
 
 // ErrDamaged is wrapped by errors about files that are not what the manifest
 // says.
-var ErrDamaged = errors.New("guest image is damaged: build it anew with `cloister guest build`")
+var ErrDamaged = errors.New("guest image is damaged")
 
 // Image is one guest image on disk: a folder with kernel, initial image and
 // manifest. It is a value: nothing is held open.
@@ -31,19 +31,19 @@ func Open(dir string) (*Image, error) {
 		return nil, fmt.Errorf("guest image: %w", err)
 	}
 	data, err := readBounded(filepath.Join(dir, ManifestName), maxManifest)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("guest image %q: %w: build it with `cloister guest build`", dir, err)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("guest image %q: %w", dir, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("guest image %q: %w", dir, err)
+		return nil, rebuild(dir, err)
 	}
 	m, err := ParseManifest(data)
 	if err != nil {
-		return nil, fmt.Errorf("guest image %q: %w", dir, err)
+		return nil, rebuild(dir, err)
 	}
 	i := &Image{Dir: dir, Manifest: m}
 	if err := errors.Join(checkSize(i.Kernel(), m.Kernel.Bytes), checkSize(i.Initrd(), m.Initrd.Bytes)); err != nil {
-		return nil, fmt.Errorf("guest image %q: %w", dir, err)
+		return nil, rebuild(dir, err)
 	}
 	return i, nil
 }
@@ -57,10 +57,24 @@ func (i *Image) Initrd() string { return filepath.Join(i.Dir, InitrdName) }
 // Verify reads kernel and initial image and compares their SHA-256 with the
 // manifest's. It takes tens of milliseconds.
 func (i *Image) Verify() error {
-	return errors.Join(
+	err := errors.Join(
 		checkSum(i.Kernel(), i.Manifest.Kernel.SHA256),
 		checkSum(i.Initrd(), i.Manifest.Initrd.SHA256),
 	)
+	if err != nil {
+		return rebuild(i.Dir, err)
+	}
+	return nil
+}
+
+// rebuild adds to what is wrong with an image the command that builds this very one. Its flavour
+// is the folder's name, as where make install puts it.
+func rebuild(dir string, err error) error {
+	command := "cloister guest build"
+	if f, unknown := ParseFlavour(filepath.Base(dir)); unknown == nil {
+		command += " --kernel=" + string(f)
+	}
+	return fmt.Errorf("guest image %q: %w: build it with `%s --output=%s`", dir, err, command, dir)
 }
 
 func checkSize(path string, want int64) error {

@@ -6,6 +6,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -105,4 +108,27 @@ func FuzzParseManifest(f *testing.F) {
 			t.Fatalf("encode is not stable: %v", err)
 		}
 	})
+}
+
+// TestOpenRemedy: the remedy builds the very image that is missing or damaged.
+func TestOpenRemedy(t *testing.T) {
+	top := t.TempDir()
+	for name, want := range map[string]string{
+		"small": "`cloister guest build --kernel=small --output=" + top + "/small`", "distro": "--kernel=distro --output=" + top + "/distro`",
+		"mine": "`cloister guest build --output=" + top + "/mine`",
+	} {
+		dir := filepath.Join(top, name)
+		if _, err := Open(dir); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), want) {
+			t.Errorf("Open of nothing: %v, want the remedy %s", err, want)
+		}
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, ManifestName), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(dir); !errors.Is(err, ErrManifest) || !strings.Contains(err.Error(), want) {
+			t.Errorf("Open of a damaged manifest: %v, want the remedy %s", err, want)
+		}
+	}
 }

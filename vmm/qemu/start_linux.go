@@ -59,6 +59,9 @@ func Start(ctx context.Context, m vmm.Machine, o Options) (*Process, error) {
 	if err := o.check(m); err != nil {
 		return nil, err
 	}
+	if err := checkHugePages(m); err != nil {
+		return nil, err
+	}
 	var w *wires
 	if o.Sockets == nil {
 		o.Sockets = func(mk func() error) error { return mk() }

@@ -106,7 +106,8 @@ func (d Docker) Add() (Change, error) {
 	return change, d.check(change.After)
 }
 
-// Remove gives the change that takes the runtime away; an object of runtimes that is empty then goes too.
+// Remove gives the change that takes the runtime away; an object of runtimes that is empty then goes too, and a file in which
+// nothing else is.
 func (d Docker) Remove() (Change, error) {
 	change := Change{Path: d.Path, Before: d.Text, After: d.Text}
 	if len(bytes.TrimSpace(d.Text)) == 0 {
@@ -130,6 +131,10 @@ func (d Docker) Remove() (Change, error) {
 	}
 	if len(table.members) == 1 {
 		table, m = top, runtimes
+	}
+	if len(top.members) == 1 && table.start == top.start { // nothing else is in the file
+		change.After = nil
+		return change, nil
 	}
 	change.After = cut(d.Text, table, m)
 	return change, d.check(change.After)

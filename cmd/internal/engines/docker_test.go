@@ -70,7 +70,7 @@ func TestDockerRemove(t *testing.T) {
 		{"alone", "{\n  \"debug\": true,\n  \"runtimes\": {\n    \"cloister\": {}\n  }\n}\n", "{\n  \"debug\": true\n}\n"},
 		{"first", `{"runtimes": {"cloister": {}, "crun": {}}}`, `{"runtimes": {"crun": {}}}`},
 		{"last", `{"runtimes": {"crun": {}, "cloister": {}}, "z": 1}`, `{"runtimes": {"crun": {}}, "z": 1}`},
-		{"only key", `{"runtimes": {"cloister": {}}}`, `{}`},
+		{"only key", `{"runtimes": {"cloister": {}}}`, ""},
 	}
 	for _, tt := range tests {
 		got, err := Docker{Path: "/d.json", Text: []byte(tt.in)}.Remove()
