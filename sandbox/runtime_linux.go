@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/log"
+
 	"cloister/sandbox/guestapi"
 )
 
@@ -47,6 +49,18 @@ func (s *Sandbox) watch() {
 	s.end.why = s.reason()
 	_ = s.machine.Kill()
 	close(s.done)
+	s.noteEnd()
+}
+
+// noteEnd writes the reason down for whoever looks before the shim is told to delete the sandbox.
+func (s *Sandbox) noteEnd() {
+	reason := ""
+	if s.end.why.Reason != nil {
+		reason = s.end.why.Reason.Error()
+	}
+	if err := s.journal.End(reason); err != nil {
+		log.L.WithField("sandbox", s.request.ID).WithError(err).Warn("note the machine's end")
+	}
 }
 
 func (s *Sandbox) linger() {

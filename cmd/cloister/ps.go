@@ -78,6 +78,11 @@ func runPs(std stdio) *cobra.Command {
 		if dead > 0 && !*all {
 			fmt.Fprintf(std.err, "%d more whose shim is dead: `cloister ps --all` shows them, `cloister gc` takes them away\n", dead)
 		}
+		for _, r := range rows {
+			if r.State == stateEnded && r.Problem != "" {
+				fmt.Fprintf(std.err, "%s/%s ended: %s\n", r.Namespace, r.ID, plainLines(r.Problem))
+			}
+		}
 		return printPs(std.out, rows)
 	})
 }
@@ -120,8 +125,11 @@ func (s *site) row(b guestBox, state string, now time.Time) psRow {
 	if !r.Created.IsZero() {
 		row.AgeSeconds = int64(now.Sub(r.Created).Seconds())
 	}
-	if b.broken != nil {
+	switch {
+	case b.broken != nil:
 		row.Problem = b.broken.Error()
+	case r.Ended != nil:
+		row.Problem = r.Ended.Reason
 	}
 	return row
 }
@@ -155,6 +163,15 @@ func printPs(out io.Writer, rows []psRow) error {
 			age(time.Duration(r.AgeSeconds)*time.Second), machine, cmp.Or(r.Label, "none"), memoryColumn(r), cmp.Or(r.Image.Kernel, "-"), image)
 	}
 	return w.Flush()
+}
+
+// plainLines shows lines that a guest may have written, as plain does, below each other.
+func plainLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i := range lines {
+		lines[i] = plain(lines[i])
+	}
+	return strings.Join(lines, "\n  ")
 }
 
 // memoryColumn is what the sandbox holds of the host's memory, and what its machine may take.

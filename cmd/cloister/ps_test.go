@@ -197,3 +197,33 @@ func TestBrokenConfig(t *testing.T) {
 		}
 	}
 }
+
+// TestEnded: a machine that has ended is not called starting, and the reason is told.
+func TestEnded(t *testing.T) {
+	s := fakeSite(t, nil)
+	gone := sys.Process{PID: 1 << 22, Start: 1}
+	s.plant(t, "default", "killed", alive(t), func(r *statedir.Record) {
+		r.Effects[1].Process = gone
+		r.Ended = &statedir.Ended{At: created(), Reason: "qemu ended: signal: killed\nconsole: \x1b[2J"}
+	})
+	s.plant(t, "default", "unsaid", alive(t), func(r *statedir.Record) { r.Effects[1].Process = gone })
+	s.plant(t, "default", "starting", alive(t), func(r *statedir.Record) { r.Effects = r.Effects[:1] })
+	out, messages, err := s.command(t, "ps", "-o", "json")
+	var rows []psRow
+	if err != nil || json.Unmarshal([]byte(out), &rows) != nil || len(rows) != 3 {
+		t.Fatalf("ps: %q, %q, %v", out, messages, err)
+	}
+	for i, want := range []string{stateEnded, stateStarting, stateEnded} {
+		if rows[i].State != want {
+			t.Errorf("%s is %s, want %s", rows[i].ID, rows[i].State, want)
+		}
+	}
+	_, messages, err = s.command(t, "ps")
+	if err != nil || !strings.Contains(messages, "default/killed ended: qemu ended: signal: killed") || strings.Contains(messages, "\x1b[") {
+		t.Errorf("ps says %q, %v", messages, err)
+	}
+	out, _, err = s.command(t, "inspect", "killed")
+	if err != nil || !strings.Contains(out, "\"ended\": {") || !strings.Contains(out, "signal: killed") {
+		t.Errorf("inspect: %q, %v", out, err)
+	}
+}

@@ -117,6 +117,7 @@ func (b guestBox) process(program string) sys.Process {
 const (
 	stateRunning  = "running"
 	stateStarting = "starting"   // its shim lives and its machine does not run yet
+	stateEnded    = "ended"      // its machine has ended, and its shim waits to be told to delete it
 	stateDead     = "dead"       // its shim is gone: cloister gc
 	stateUnknown  = "unreadable" // the record is damaged, and a shim has it open
 )
@@ -129,6 +130,8 @@ func (b guestBox) state() string {
 		return stateDead
 	case running(b.process(programQEMU)):
 		return stateRunning
+	case b.record.Ended != nil, b.process(programQEMU) != (sys.Process{}):
+		return stateEnded
 	}
 	return stateStarting
 }

@@ -182,3 +182,27 @@ func TestRebuild(t *testing.T) {
 		})
 	}
 }
+
+// TestEnd: the first reason stays, and an end that comes after the record was let go makes nothing in its folder.
+func TestEnd(t *testing.T) {
+	d := newDir(t)
+	j := create(t, d)
+	for _, reason := range []string{"killed by a signal", "hung up"} {
+		if err := j.End(reason); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err := Load(d); err != nil || r.Ended == nil || r.Ended.Reason != "killed by a signal" || r.Ended.At.IsZero() {
+		t.Errorf("the record: %+v, %v", r.Ended, err)
+	}
+	other, err := New(t.TempDir(), "default", "s2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if j, err = Create(other, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(j.Close(), other.Remove(), j.End("late")); err != nil {
+		t.Errorf("End after the folder has gone: %v", err)
+	}
+}

@@ -34,6 +34,7 @@ type Journal struct {
 
 	mu     sync.Mutex
 	record Record
+	closed bool // the folder is somebody else's
 }
 
 // Create makes the sandbox's folder with an empty record that is owned by the
@@ -264,8 +265,25 @@ func (j *Journal) Note(facts map[string]string, phases []Phase) error {
 	})
 }
 
+// End writes down that the machine has ended, and why. The first call counts. It may come at
+// any time: after Close it does nothing, since the folder may be gone.
+func (j *Journal) End(reason string) error {
+	return j.change(func(r *Record) error {
+		if j.closed || r.Ended != nil {
+			return errUnchanged
+		}
+		r.Ended = &Ended{At: time.Now().UTC(), Reason: clip(reason, maxFact)}
+		return nil
+	})
+}
+
 // Close lets go of the record, which stays.
-func (j *Journal) Close() error { return j.lock.Close() }
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.closed = true
+	return j.lock.Close()
+}
 
 // errUnchanged tells change that there is nothing to write.
 var errUnchanged = errors.New("unchanged")

@@ -31,8 +31,16 @@ type Record struct {
 	// Recent are the last phases since then, oldest first.
 	Recent  []Phase  `json:"recent,omitempty"`
 	Effects []Effect `json:"effects,omitempty"`
+	// Ended is set once the machine has ended, while its shim still lives.
+	Ended *Ended `json:"ended,omitempty"`
 	// Next is the sequence number of the next effect.
 	Next int `json:"next"`
+}
+
+// Ended says when a machine ended, and why; a machine that was asked to end has no reason.
+type Ended struct {
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason,omitempty"`
 }
 
 // Bounds of what a record keeps for people and tools, however long the sandbox lives.
