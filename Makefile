@@ -25,14 +25,15 @@ STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-deps: ## install what is needed: the distribution's packages and, where Go is too old, Go
-	@.ci/deps
+deps: ## install what all targets need: the distribution's packages and, where Go is too old, Go
+	@.ci/deps test
 
-build: deps ## the programs, into build/
-	@mkdir -p $(BUILD)
+build: ## the programs, into build/
+	@.ci/deps demo
 	@.ci/build
 
 guest: build ## the guest's kernel and initial image, into build/guest/$(FLAVOUR) (FLAVOUR=small or distro)
+	@[ "$(FLAVOUR)" = distro ] || .ci/deps guest
 	@$(BUILD)/cloister guest build --kernel=$(FLAVOUR) --output=$(BUILD)/guest/$(FLAVOUR)
 
 clients: deps ## the foreign programs the tests use, into $(CLOISTER_CACHE)/clients
@@ -92,7 +93,8 @@ cache-prune: ## take away what was not used for DAYS (30)
 check: build ## what this host offers to cloister
 	@$(BUILD)/cloister check
 
-demo: build ## one container in its own guest (the distribution's kernel), under a private containerd
+demo: ## one container in its own guest (the distribution's kernel), under a private containerd; installs little
+	@echo "demo: five minutes the first time, most of it downloads and the build; half a minute from then on"
 	@$(MAKE) --no-print-directory guest FLAVOUR=distro
 	@FLAVOUR=distro tests/demo/demo.sh
 
