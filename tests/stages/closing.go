@@ -56,8 +56,12 @@ func Summary(s Stage, status Status, r Results, log string) []string {
 		}
 	}
 	verdict := "passed"
-	if status.Phase == Failed {
+	switch status.Phase {
+	case Failed:
 		verdict = "FAILED"
+	case NotRun:
+		verdict = "CUT OFF"
+	case Waiting, Running, Passed:
 	}
 	over := ""
 	if status.Took > s.Budget {

@@ -167,6 +167,9 @@ func (f *Fold) text(key [2]string) string {
 	return f.said[key].String()
 }
 
+// SoFar is what the lines up to now came to. Tests that are still running do not count.
+func (f *Fold) SoFar() Results { return f.results }
+
 // Results ends the reading. Tests that were still running failed.
 func (f *Fold) Results() Results {
 	f.cutOff(func([2]string) bool { return true })

@@ -27,18 +27,16 @@ func logFile(stage string) string { return filepath.Join(logs, stage+".log") }
 // execute runs one stage to its end and tells r.done. Its processes are a group of their own, which
 // is ended as a whole.
 func (r *runner) execute(ctx context.Context, l stages.Launch, tests string) {
-	results, err := r.start(ctx, l, tests)
-	if err != nil && results.Failed == 0 {
-		results.Failed = 1
-		results.Failures = append(results.Failures, stages.Told{Text: tail(logFile(l.Stage.Name)) + "\n" + err.Error()})
-	}
-	r.done <- ended{stage: l.Stage, failed: err != nil || results.Failed > 0, results: results}
+	results, cut, err := r.start(ctx, l, tests)
+	r.done <- ended{stage: l.Stage, results: results, cut: cut, err: err}
 }
 
-func (r *runner) start(parent context.Context, l stages.Launch, tests string) (stages.Results, error) {
+// start runs a stage's process. cut tells that the run's time ended it: the results are then those
+// before that.
+func (r *runner) start(parent context.Context, l stages.Launch, tests string) (results stages.Results, cut bool, err error) {
 	log, err := os.Create(logFile(l.Stage.Name))
 	if err != nil {
-		return stages.Results{}, err
+		return stages.Results{}, false, err
 	}
 	defer log.Close()
 	ctx, cancel := context.WithTimeout(parent, l.Limit)
@@ -47,9 +45,13 @@ func (r *runner) start(parent context.Context, l stages.Launch, tests string) (s
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = append(append(os.Environ(), l.Stage.Env...), "CLOISTER_STAGE_SECONDS="+strconv.Itoa(int(l.Grant.Seconds())))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = grace
 	fold := &folder{log: log}
+	var before stages.Results
+	cmd.Cancel = func() error {
+		before = fold.soFar()
+		return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+	}
+	cmd.WaitDelay = grace
 	out, errs := &lines{to: fold.line}, &lines{to: fold.line}
 	cmd.Stdout, cmd.Stderr = out, errs
 	err = cmd.Run()
@@ -65,11 +67,14 @@ func (r *runner) start(parent context.Context, l stages.Launch, tests string) (s
 	case ctx.Err() != nil:
 		what := "its limit of"
 		if l.Limit < l.Stage.Limit {
-			what = "the last of the run's time,"
+			what, cut = "the last of the run's time,", true
 		}
 		err = errors.Join(fmt.Errorf("%s: ended after %s %.0f s", l.Stage.Name, what, l.Limit.Seconds()), err)
 	}
-	return fold.fold.Results(), err
+	if cut && before.Failed == 0 {
+		return before, true, err
+	}
+	return fold.fold.Results(), cut, err
 }
 
 // argv is the command line of a stage. go test gets a limit of its own, before the stage's, since it
@@ -104,6 +109,13 @@ func (f *folder) line(text string) {
 	defer f.mu.Unlock()
 	// A log that cannot be written loses nothing that is counted.
 	_, _ = io.WriteString(f.log, f.fold.Line(text))
+}
+
+// soFar is what the lines up to now came to.
+func (f *folder) soFar() stages.Results {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.fold.SoFar()
 }
 
 // lines calls to with each whole line that is written.

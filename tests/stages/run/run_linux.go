@@ -42,8 +42,9 @@ type runner struct {
 // ended is a stage's process that has ended.
 type ended struct {
 	stage   stages.Stage
-	failed  bool
 	results stages.Results
+	cut     bool  // the run's time ended it
+	err     error // of its process
 }
 
 func run(ctx context.Context, names []string) (bool, error) {
@@ -231,8 +232,17 @@ func (r *runner) interrupted() stages.Decision {
 func (r *runner) settle(e ended) {
 	status := r.plan.Statuses[e.stage.Name]
 	status.Phase, status.Took = stages.Passed, r.now()-status.Began
-	if e.failed {
+	switch {
+	case e.err == nil && e.results.Failed == 0:
+	case e.cut && r.plan.Cold && e.stage.Optional && e.results.Failed == 0:
+		status.Phase = stages.NotRun
+		r.notRun[e.stage.Name] = fmt.Sprintf("the machine is cold, and the run's time ended it after %.0f s: %d tests had passed, none had failed", status.Took.Seconds(), e.results.Passed)
+	default:
 		status.Phase = stages.Failed
+		if e.results.Failed == 0 { // none of its tests: the stage itself
+			e.results.Failed = 1
+			e.results.Failures = []stages.Told{{Text: tail(logFile(e.stage.Name)) + "\n" + e.err.Error()}}
+		}
 	}
 	r.plan.Statuses[e.stage.Name], r.results[e.stage.Name] = status, e.results
 	// A cache that was there may have held another version: what took long was built.

@@ -114,6 +114,29 @@ func TestTimeRunsOut(t *testing.T) {
 	wants(t, out, "lab: ended after the last of the run's time")
 }
 
+func TestRunEndsWithinAnOptionalStage(t *testing.T) {
+	const passed, failed = `{"Action":"pass","Package":"p","Test":"TestA"}`, `{"Action":"fail","Package":"p","Test":"TestA"}`
+	for _, tt := range []struct {
+		name, event string
+		cold, ok    bool
+		says        string
+	}{
+		{"cold", passed, true, true, "not run: lab: the machine is cold, and the run's time ended it after"},
+		{"cold, with a failed test", failed, true, false, "lab: FAILED"},
+		{"warm", passed, false, false, "lab: FAILED"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			lab := script("lab", `echo '{"Action":"run","Package":"p","Test":"TestB"}'; echo '`+tt.event+`'; sleep 1000`)
+			lab.Optional = true
+			out, ok := fake(t.Context(), t, 2*time.Second, tt.cold, lab)
+			if ok != tt.ok {
+				t.Errorf("the run passed: %t, want %t", ok, tt.ok)
+			}
+			wants(t, out, tt.says)
+		})
+	}
+}
+
 func TestInterruptedRunStillCloses(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(200*time.Millisecond, cancel)
