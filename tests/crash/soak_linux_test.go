@@ -170,3 +170,46 @@ func TestSoakRestarts(t *testing.T) {
 	s.NothingLeft(t, before)
 	t.Logf("%d restarts", restarts)
 }
+
+// TestSoakPod starts containers in one pod, one after the other, and wants the pod's record and its shim's memory to stay where
+// they are: 2,000 in the whole load.
+func TestSoakPod(t *testing.T) {
+	s := &stage{Bed: bed.New(t, host.Options{})}
+	before := s.Look(t)
+	member := func(kind string) []string {
+		return []string{"--annotation", "io.kubernetes.cri.container-type=" + kind, "--annotation", "io.kubernetes.cri.sandbox-id=pod"}
+	}
+	s.Start(t, "pod", member("sandbox"), "sleep", "100000")
+	shim := s.Shim(t, "pod")
+	memory := func() int64 { return status(s.Place.Path(fmt.Sprintf("/proc/%d/status", shim)), "VmRSS:") }
+	record := func() int64 {
+		st, err := os.Stat(s.Place.Path(filepath.Join("/run/cloister", s.Namespace, "pod", "record.json")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size()
+	}
+	starts := 30 // the record's ring of phases is full after 22
+	if os.Getenv(soakEnv) != "" {
+		starts = 2000
+	}
+	var firstMemory, firstRecord int64
+	for i := range starts {
+		id := fmt.Sprintf("m%04d", i)
+		if r := s.Within(t, callLimit, s.Args(id, append(member("container"), "--rm"), "true")...); r.Code != 0 {
+			t.Fatalf("start %d = %+v", i, r)
+		}
+		if i == 24 {
+			firstMemory, firstRecord = memory(), record()
+		}
+	}
+	t.Logf("%d starts in one pod: record %d bytes after 25, %d at the end; the shim's memory %d and %d KiB", starts, firstRecord, record(), firstMemory, memory())
+	if last := record(); last > firstRecord+firstRecord/8 {
+		t.Errorf("the record grew from %d to %d bytes", firstRecord, last)
+	}
+	if last := memory(); last > firstMemory+4<<10 {
+		t.Errorf("the shim's memory grew from %d to %d KiB", firstMemory, last)
+	}
+	s.Remove(t, "pod")
+	s.NothingLeft(t, before)
+}
