@@ -4,6 +4,7 @@ package tasks
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -76,8 +77,14 @@ func (e *exits) wait(ctx context.Context, p process) {
 	}
 }
 
+// forget drops what is remembered of a process; with a container's first process, of its execs
+// too, which nobody may have deleted.
 func (e *exits) forget(p process) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.seen, p)
+	if p.exec != "" {
+		delete(e.seen, p)
+		return
+	}
+	maps.DeleteFunc(e.seen, func(o process, _ chan struct{}) bool { return o.container == p.container })
 }

@@ -40,3 +40,15 @@ func TestExits(t *testing.T) {
 		}
 	})
 }
+
+// TestExitsOfAbandonedExecs: what is remembered of execs that nobody deletes goes with their container.
+func TestExitsOfAbandonedExecs(t *testing.T) {
+	e := newExits(queue.New())
+	for _, p := range []process{{"c", "x"}, {"c", "y"}, {"c", ""}, {"d", "x"}} {
+		e.pass(p)
+	}
+	e.forget(process{"c", ""})
+	if len(e.seen) != 1 || e.seen[process{"d", "x"}] == nil {
+		t.Errorf("remembered: %v, want d's exec alone", e.seen)
+	}
+}
