@@ -190,9 +190,9 @@ func why(t *testing.T, l *lab) {
 	if err := l.write(wire.Write{Path: "/run/lab/audit.log", Data: []byte(l.auditLog())}); err != nil {
 		t.Fatal(err)
 	}
-	out := l.sh(t, "cloister why --log /run/lab/audit.log default/first || echo exit $?") // 1: there are attacks
+	out := l.sh(t, "cloister why --log /run/lab/audit.log default/first || echo exit $?") // 3: there are attacks
 	t.Logf("QEMU %d at %s:\n%s", pid, parsed.Range, out)
-	for _, text := range []string{"attack", "shadow", "exit 1"} {
+	for _, text := range []string{"attack", "shadow", "exit 3"} {
 		if !strings.Contains(out, text) {
 			t.Errorf("cloister why does not say %q:\n%s", text, out)
 		}
