@@ -168,7 +168,7 @@ func (w *world) start(_ context.Context, _ sandbox.Config, req sandbox.Request) 
 	w.ended = make(chan struct{})
 	w.starts++
 	one := &fakeSandbox{w, w.ended}
-	return &Machine{ID: req.ID, Pid: machinePid, ContainerMemory: 1 << 30, Sandbox: one, Guest: one}, nil
+	return &Machine{ID: req.ID, Pid: machinePid, ContainerMemory: 1 << 30, Facts: map[string]string{"kernel": "fake"}, Sandbox: one, Guest: one}, nil
 }
 
 // fakeSandbox is one machine: sandbox and guest.

@@ -5,8 +5,12 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	metrics "github.com/containerd/cgroups/v3/cgroup2/stats"
@@ -35,10 +39,15 @@ type PodRequest struct {
 	Files  map[string][]byte // of /etc in each container that brings none itself: hosts, hostname, resolv.conf
 }
 
-// CreatePod checks a pod and keeps it for StartPod. Nothing runs yet.
+// CreatePod checks a pod and keeps it for StartPod. Nothing runs yet. A runtime has one sandbox, so
+// a pod beside another one, or beside containers, is ErrFailedPrecondition.
 func (r *Runtime) CreatePod(req PodRequest) error {
 	if err := r.reserve(req.Pod.ID); err != nil {
 		return err
+	}
+	if other := r.another(req.Pod.ID); other != "" {
+		r.forget(req.Pod.ID)
+		return fmt.Errorf("sandbox %s: this shim already serves %s: start a shim of its own for it: %w", req.Pod.ID, other, errdefs.ErrFailedPrecondition)
 	}
 	c, err := r.newPod(req)
 	if err != nil {
@@ -49,6 +58,18 @@ func (r *Runtime) CreatePod(req PodRequest) error {
 	defer r.mu.Unlock()
 	r.containers[c.id] = c
 	return nil
+}
+
+// another is the id of something that is not id; empty for none.
+func (r *Runtime) another(id string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for other := range r.containers {
+		if other != id {
+			return other
+		}
+	}
+	return ""
 }
 
 func (r *Runtime) newPod(req PodRequest) (*container, error) {
@@ -77,6 +98,9 @@ func podFile(bundle, name string) string { return filepath.Join(bundle, "pod-"+n
 // StartPod starts the pod's machine and returns its pid.
 func (r *Runtime) StartPod(ctx context.Context, id string) (uint32, error) {
 	c, err := r.pod(id)
+	if errdefs.IsNotFound(err) {
+		return 0, fmt.Errorf("start sandbox %s, which was not created: %w", id, errdefs.ErrFailedPrecondition)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -132,6 +156,29 @@ func (r *Runtime) pod(id string) (*container, error) {
 		return nil, fmt.Errorf("%s is a container and no pod: %w", id, errdefs.ErrNotFound)
 	}
 	return c, nil
+}
+
+// PodInfo is what people ask of a pod: its machine's facts and its containers.
+func (r *Runtime) PodInfo(id string) (map[string]string, error) {
+	c, err := r.pod(id)
+	if err != nil {
+		return nil, err
+	}
+	info := map[string]string{"bundle": c.bundle, "class": "vm"}
+	if m := c.machine.Load(); m != nil {
+		maps.Copy(info, m.Facts)
+		info["pid"] = strconv.Itoa(m.Pid)
+	}
+	var members []string
+	for _, member := range r.all() {
+		if member != c {
+			state, _ := member.init.snapshot()
+			members = append(members, member.id+" "+state.String())
+		}
+	}
+	slices.Sort(members)
+	info["containers"] = strings.Join(members, ", ")
+	return info, nil
 }
 
 // PodStats is the sum of what the pod's containers use.

@@ -156,7 +156,18 @@ func (w *world) pod() PodRequest {
 // TestSandboxAPIPod has a pod without a container: no event tells of it.
 func TestSandboxAPIPod(t *testing.T) {
 	w := newWorld(t)
+	if _, err := w.r.StartPod(t.Context(), "pod"); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+		t.Errorf("StartPod before CreatePod = %v, want failed precondition", err)
+	}
 	w.must(w.r.CreatePod(w.pod()))
+	second := w.pod()
+	second.Pod.ID = "other"
+	if err := w.r.CreatePod(second); !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), "already serves pod") {
+		t.Errorf("CreatePod of a second pod = %v, want a refusal that names the first", err)
+	}
+	if _, err := w.r.StartPod(t.Context(), "other"); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+		t.Errorf("StartPod of the second pod = %v, want failed precondition", err)
+	}
 	w.do("launch pod", func() error { return errStep })
 	if _, err := w.r.StartPod(t.Context(), "pod"); !errors.Is(err, errStep) {
 		t.Errorf("StartPod = %v, want the step's error", err)
@@ -167,6 +178,11 @@ func TestSandboxAPIPod(t *testing.T) {
 		t.Fatalf("StartPod = %d, %v", pid, err)
 	}
 	w.startNew(w.request("m", inPod("container")))
+	info, err := w.r.PodInfo("pod")
+	want := map[string]string{"bundle": w.dir, "class": "vm", "containers": "m running", "kernel": "fake", "pid": "4711"}
+	if diff := cmp.Diff(want, info); err != nil || diff != "" {
+		t.Errorf("PodInfo: %v (-want +got):\n%s", err, diff)
+	}
 	if sum, err := w.r.PodStats(t.Context(), "pod"); err != nil || sum.GetMemory().GetUsage() != 100 || sum.GetPids().GetCurrent() != 2 {
 		t.Errorf("PodStats = %v, %v", sum, err)
 	}

@@ -47,9 +47,10 @@ type Guest interface {
 
 // Machine is a started sandbox: its fixed facts and its two faces, host and guest.
 type Machine struct {
-	ID              string // the name of its first container
-	Pid             int    // QEMU's, on the host
-	ContainerMemory int64  // what all containers together may use, in bytes
+	ID              string            // the name of its first container
+	Pid             int               // QEMU's, on the host
+	ContainerMemory int64             // what all containers together may use, in bytes
+	Facts           map[string]string // for people: kind of machine, kernel, image, size
 	Sandbox         Sandbox
 	Guest           Guest
 	Trace           Trace

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync/atomic"
 	"time"
 
@@ -128,4 +129,11 @@ func (s *Sandbox) Explain(err error) error {
 // container that is about to start.
 func (s *Sandbox) Sync(ctx context.Context, id string) error {
 	return errors.Join(s.SyncNetwork(ctx), s.Refresh(ctx, id))
+}
+
+// Facts are what people ask of a sandbox: kind of machine, kernel, image, size.
+func (s *Sandbox) Facts() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.facts)
 }

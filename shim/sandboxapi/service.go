@@ -119,7 +119,10 @@ func (s *Service) SandboxStatus(_ context.Context, r *sandboxv1.SandboxStatusReq
 		answer.ExitedAt = timestamppb.New(status.Exited.At)
 	case runtime.Created, runtime.Paused, runtime.Deleted:
 	}
-	return answer, nil
+	if r.GetVerbose() {
+		answer.Info, err = s.runtime.PodInfo(r.GetSandboxID())
+	}
+	return answer, err
 }
 
 // PingSandbox answers while the pod is there.
