@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync/atomic"
 
+	metrics "github.com/containerd/cgroups/v3/cgroup2/stats"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	optionsapi "github.com/containerd/containerd/api/types/runtimeoptions/v1"
@@ -23,17 +24,36 @@ import (
 	"cloister/runtime/stdio"
 )
 
+// Runtime is the Task API in the runtime's own values; a *runtime.Runtime.
+type Runtime interface {
+	Create(ctx context.Context, req runtime.CreateRequest) (pid uint32, err error)
+	Start(ctx context.Context, ref runtime.Ref) (pid uint32, err error)
+	Exec(ctx context.Context, req runtime.ExecRequest) error
+	Delete(ctx context.Context, ref runtime.Ref) (pid uint32, exited runtime.Exited, err error)
+	State(ref runtime.Ref) (runtime.Status, error)
+	Pids(id string) (pid uint32, err error)
+	Wait(ctx context.Context, ref runtime.Ref) (runtime.Exited, error)
+	Pause(ctx context.Context, id string) error
+	Resume(ctx context.Context, id string) error
+	Kill(ctx context.Context, ref runtime.Ref, signal uint32, all bool) error
+	ResizePty(ctx context.Context, ref runtime.Ref, width, height uint32) error
+	CloseStdin(ctx context.Context, ref runtime.Ref) error
+	Update(ctx context.Context, id string, resources []byte) error
+	Stats(ctx context.Context, id string) (*metrics.Metrics, error)
+	Empty() bool
+}
+
 // Service answers containerd's task calls from a runtime.
 type Service struct {
 	dismissed atomic.Bool // Shutdown came, and no task since
-	runtime   *runtime.Runtime
+	runtime   Runtime
 	namespace string
 	shutdown  func()
 }
 
 // New makes the service. shutdown is called once no container is left and
 // containerd asks for it.
-func New(r *runtime.Runtime, namespace string, shutdown func()) *Service {
+func New(r Runtime, namespace string, shutdown func()) *Service {
 	return &Service{runtime: r, namespace: namespace, shutdown: shutdown}
 }
 
