@@ -147,10 +147,9 @@ func keptByOthers(cfg Config, dir statedir.Dir) (map[string]bool, error) {
 			continue // going, or to be found by itself
 		}
 		for _, e := range r.Effects {
-			switch e.Kind {
-			case statedir.KindCgroup:
+			if e.Kind == statedir.KindCgroup {
 				kept[e.Path] = true
-			case statedir.KindLink:
+			} else if e.Kind == statedir.KindLink {
 				identity, _, _ := strings.Cut(e.Detail, "\t")
 				kept[identity] = true
 			}

@@ -58,7 +58,7 @@ func (s *site) ownFolder(name, path string) []finding {
 	if err := unix.Statfs(there, &st); err != nil {
 		return append(list, failed(name, err))
 	}
-	if free := int64(st.Bavail) * st.Bsize; free < leastFree || st.Files > 0 && st.Ffree == 0 { //nolint:unconvert // 32 bits wide on some machines
+	if free := int64(st.Bavail) * st.Bsize; free < leastFree || st.Files > 0 && st.Ffree == 0 {
 		list = append(list, fail(name, fmt.Sprintf("the file system of %s is full: %d KiB and %d files are free", path, free>>10, st.Ffree),
 			"remove what is not needed, or name another folder in the config"))
 	}

@@ -24,7 +24,7 @@ func TestOwnFolder(t *testing.T) {
 		t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
 		return unix.Mount("tmpfs", target, "tmpfs", flags, options)
 	}
-	if err := errors.Join(os.Chmod(open, 0o777), os.Chown(foreign, 65534, 0), //nolint:gosec // what is checked
+	if err := errors.Join(os.Chmod(open, 0o777), os.Chown(foreign, 65534, 0),
 		mount(readOnly, "mode=755", unix.MS_RDONLY), mount(full, "mode=755,size=64k", 0)); err != nil {
 		t.Fatal(err)
 	}

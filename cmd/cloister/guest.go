@@ -74,8 +74,8 @@ func findAgent() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if real, err := filepath.EvalSymlinks(self); err == nil {
-		self = real
+	if target, err := filepath.EvalSymlinks(self); err == nil {
+		self = target
 	}
 	for _, file := range agentPlaces(self) {
 		if st, err := os.Stat(file); err == nil && st.Mode().IsRegular() {

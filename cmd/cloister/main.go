@@ -150,8 +150,8 @@ func group(std stdio, name string, table []verb) *cobra.Command {
 			return wrongUsage(c, fmt.Errorf("which verb of %s?", c.CommandPath()))
 		}
 		err := fmt.Errorf("%s has no verb %q", c.CommandPath(), args[0])
-		for _, close := range c.SuggestionsFor(args[0]) {
-			err = fmt.Errorf("%w: did you mean %s?", err, close)
+		for _, name := range c.SuggestionsFor(args[0]) {
+			err = fmt.Errorf("%w: did you mean %s?", err, name)
 		}
 		return wrongUsage(c, err)
 	}

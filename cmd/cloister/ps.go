@@ -49,22 +49,9 @@ func runPs(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		boxes, err := s.sandboxes()
+		rows, hidden, err := s.rows(*all, *filters)
 		if err != nil {
 			return err
-		}
-		rows, dead := []psRow{}, 0
-		for _, b := range boxes {
-			state := b.state()
-			if state == stateDead {
-				dead++
-				if !*all {
-					continue
-				}
-			}
-			if row := s.row(b, state, time.Now()); row.fits(*filters) {
-				rows = append(rows, row)
-			}
 		}
 		if done, err := c.emit(rows); done {
 			return err
@@ -75,16 +62,41 @@ func runPs(std stdio) *cobra.Command {
 			}
 			return nil
 		}
-		if dead > 0 && !*all {
-			fmt.Fprintf(std.err, "%d more whose shim is dead: `cloister ps --all` shows them, `cloister gc` takes them away\n", dead)
-		}
-		for _, r := range rows {
-			if r.State == stateEnded && r.Problem != "" {
-				fmt.Fprintf(std.err, "%s/%s ended: %s\n", r.Namespace, r.ID, plainLines(r.Problem))
-			}
-		}
+		tellRows(std.err, rows, hidden)
 		return printPs(std.out, rows)
 	})
+}
+
+// rows are the sandboxes that fit; those whose shim is dead are left out and counted unless all are wanted.
+func (s *site) rows(all bool, filters []string) (rows []psRow, hidden int, err error) {
+	boxes, err := s.sandboxes()
+	if err != nil {
+		return nil, 0, err
+	}
+	rows = []psRow{}
+	for _, b := range boxes {
+		state := b.state()
+		if state == stateDead && !all {
+			hidden++
+			continue
+		}
+		if row := s.row(b, state, time.Now()); row.fits(filters) {
+			rows = append(rows, row)
+		}
+	}
+	return rows, hidden, nil
+}
+
+// tellRows says what the table has no column for.
+func tellRows(w io.Writer, rows []psRow, hidden int) {
+	if hidden > 0 {
+		fmt.Fprintf(w, "%d more whose shim is dead: `cloister ps --all` shows them, `cloister gc` takes them away\n", hidden)
+	}
+	for _, r := range rows {
+		if r.State == stateEnded && r.Problem != "" {
+			fmt.Fprintf(w, "%s/%s ended: %s\n", r.Namespace, r.ID, plainLines(r.Problem))
+		}
+	}
 }
 
 // has reports whether the sandbox is one of KEY=VALUE.

@@ -178,8 +178,17 @@ func TestUsage(t *testing.T) {
 	}
 	every(newRoot(stdio{io.Discard, io.Discard}), nil)
 	for _, args := range [][]string{
-		{"nothing"}, {}, {"ps", "x"}, {"logs"}, {"inspect", "a", "b"}, {"ps", "--what"}, {"policy"}, {"install", "x"},
-		{"ps", "--output", "xml"}, {"ps", "--filter", "age=3"}, {"logs", "--tail", "x", "y"},
+		{"nothing"},
+		{},
+		{"ps", "x"},
+		{"logs"},
+		{"inspect", "a", "b"},
+		{"ps", "--what"},
+		{"policy"},
+		{"install", "x"},
+		{"ps", "--output", "xml"},
+		{"ps", "--filter", "age=3"},
+		{"logs", "--tail", "x", "y"},
 	} {
 		var out, messages bytes.Buffer
 		err := run(t.Context(), stdio{&out, &out}, args)

@@ -18,7 +18,7 @@ import (
 // TestRecordStaysFlat changes a record as 2,000 container starts of one pod do: an effect
 // comes and goes, then phases are noted. Neither file nor memory may grow with their number.
 func TestRecordStaysFlat(t *testing.T) {
-	state, err := os.MkdirTemp("/dev/shm", "cloister") // a tmpfs, as /run is: 8,000 writes wait for no disk
+	state, err := os.MkdirTemp("/dev/shm", "cloister") //nolint:usetesting // a tmpfs, as /run is: 8,000 writes wait for no disk
 	if err != nil {
 		state = t.TempDir()
 	}

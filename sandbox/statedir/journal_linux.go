@@ -146,7 +146,7 @@ func Held(dir Dir) (bool, error) {
 		return false, err
 	}
 	// proc_locks(5): "1: FLOCK ADVISORY WRITE 708 00:13:16955 0 EOF", the device in hexadecimal.
-	file := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino) //nolint:unconvert // 32 bits wide on some machines
+	file := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
 	for line := range strings.Lines(string(locks)) {
 		if f := strings.Fields(line); len(f) > 5 && f[1] == "FLOCK" && f[5] == file {
 			return true, nil

@@ -108,12 +108,13 @@ func (e Effect) String() string {
 }
 
 // clone gives a copy that shares nothing.
-func (r Record) clone() Record {
-	r.Facts = maps.Clone(r.Facts)
-	r.Phases = slices.Clone(r.Phases)
-	r.Recent = slices.Clone(r.Recent)
-	r.Effects = slices.Clone(r.Effects)
-	return r
+func (r *Record) clone() Record {
+	c := *r
+	c.Facts = maps.Clone(r.Facts)
+	c.Phases = slices.Clone(r.Phases)
+	c.Recent = slices.Clone(r.Recent)
+	c.Effects = slices.Clone(r.Effects)
+	return c
 }
 
 // note adds what is new of facts and phases, within the bounds, and reports whether

@@ -29,11 +29,14 @@ func Trusted(path string) error {
 
 // trusted is Trusted with root's uid, which a test replaces.
 func trusted(path string, owner uint32) error {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return err
+	if !filepath.IsAbs(path) {
+		folder, err := os.Getwd()
+		if err != nil {
+			return err
+		}
+		path = folder + "/" + path
 	}
-	at, rest := "/", strings.Split(strings.Trim(path, "/"), "/")
+	at, rest := "/", parts(path)
 	for links := 0; ; {
 		var st unix.Stat_t
 		err := unix.Lstat(at, &st)
@@ -55,16 +58,21 @@ func trusted(path string, owner uint32) error {
 				return err
 			}
 			if !filepath.IsAbs(target) {
-				target = filepath.Join(filepath.Dir(at), target)
+				target = filepath.Dir(at) + "/" + target
 			}
-			at, rest = "/", append(strings.Split(strings.Trim(filepath.Clean(target), "/"), "/"), rest...)
+			at, rest = "/", append(parts(target), rest...)
 			continue
 		}
 		if len(rest) == 0 {
 			return nil
 		}
-		at, rest = filepath.Join(at, rest[0]), rest[1:]
+		at, rest = filepath.Join(at, rest[0]), rest[1:] // .. is the parent of a folder that has been judged
 	}
+}
+
+// parts are the names of an absolute path, as the kernel walks them: .. stays, since a link may stand before it.
+func parts(path string) []string {
+	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }
 
 // trust judges one part of a path. In a sticky folder only the owner of an entry can replace

@@ -46,6 +46,10 @@ func TestTrusted(t *testing.T) {
 		{"somebody's link", func(d string) error {
 			return errors.Join(os.Mkdir(d+"/s", 0o755), os.Remove(d+"/state"), os.Symlink("s", d+"/state"), os.Lchown(d+"/state", somebody, 0))
 		}, "/state"},
+		{"a folder that .. leads out of", func(d string) error {
+			return errors.Join(os.MkdirAll(d+"/s/a/b", 0o755), os.Chown(d+"/s", somebody, 0), os.Remove(d+"/state"), os.Mkdir(d+"/x", 0o755),
+				os.Symlink(d+"/s/a/b", d+"/x/link"), os.Symlink("x/link/../state", d+"/state"))
+		}, "/s"},
 		{"root's link", func(d string) error {
 			return errors.Join(os.Mkdir(d+"/s", 0o755), os.Remove(d+"/state"), os.Symlink("s", d+"/state"))
 		}, ""},
