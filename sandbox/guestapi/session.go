@@ -15,8 +15,17 @@ const (
 	backlog = 64
 	// window is yamux's smallest: what one stream may hold in memory.
 	window = 256 << 10
-	// MaxStreams is how many streams may be open at once; with window it
-	// bounds the host's memory for one guest.
+	// StreamMemory is the most that one open stream costs the host: its window, and as much again
+	// because the buffer that yamux keeps it in grows by doubling, and what belongs to the stream.
+	StreamMemory = 2*window + 32<<10
+	// MaxStreams is how many streams may be open at once. Only the host opens streams, two or three
+	// for each process that has stdio and one for each connection that is carried into the guest.
+	// So a guest may hold at most MaxStreams*StreamMemory = 544 MiB of the host's memory, and only
+	// if clients have opened all streams and read none of them; a stream whose client reads holds
+	// nothing for long. That memory is the shim's and counts where the shim runs, which is the
+	// engine's cgroup unless the engine names one (ShimCgroup): a cgroup's memory belongs to whole
+	// processes, so the sandbox's cgroup could count it only if a process of its own carried the
+	// streams, which costs every byte of stdio one copy and two switches more.
 	MaxStreams = 1024
 )
 
