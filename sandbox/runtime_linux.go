@@ -96,6 +96,7 @@ func (s *Sandbox) connection() guestapi.Machine {
 	return guestapi.Machine{
 		Starved: func() time.Duration { return queued(s.machine.Pid()) },
 		Explain: s.Explain,
+		Look:    s.look,
 	}
 }
 

@@ -33,6 +33,7 @@ type Client struct {
 	rpc     *ttrpc.Client
 	slots   chan struct{}
 	ended   chan struct{}
+	waiting waiting
 	machine Machine
 }
 
@@ -43,6 +44,9 @@ type Machine struct {
 	Starved func() time.Duration
 	// Explain adds to an error of a call what is known of the machine's end.
 	Explain func(error) error
+	// Look says what can be seen from outside of a guest that does not answer: whether its CPUs
+	// run, and its file server. It is asked once, before the session ends.
+	Look func() string
 }
 
 // NewClient waits for the agent's preamble and opens the control stream. It takes conn over, and
@@ -181,6 +185,7 @@ func (c *Client) try(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respon
 func (c *Client) answer(ctx context.Context, method string, answer <-chan error) error {
 	silence := newSilence(method, c.machine.Starved)
 	defer silence.end()
+	defer c.waiting.add(method)()
 	for {
 		select {
 		case err := <-answer:
@@ -193,9 +198,12 @@ func (c *Client) answer(ctx context.Context, method string, answer <-chan error)
 		case <-silence.C:
 		}
 		if silence.over() {
-			err := fmt.Errorf("%w: no answer to %s in %s", ErrProtocol, method, maxSilence)
+			err := fmt.Errorf("%w: %s", ErrSilent, c.waiting.text(time.Now()))
+			if c.machine.Look != nil {
+				err = fmt.Errorf("%w; %s", err, c.machine.Look())
+			}
 			c.end(err)
-			return fmt.Errorf("call the guest: %w: %w", errdefs.ErrUnavailable, err)
+			return err
 		}
 	}
 }

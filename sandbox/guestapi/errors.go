@@ -18,6 +18,9 @@ const maxErrorText = 2048
 // ErrProtocol is the class of errors of a guest that breaks the contract.
 var ErrProtocol = fmt.Errorf("guest breaks the contract: %w", errdefs.ErrAborted)
 
+// ErrSilent is the class of errors of a guest that has not answered a call for too long.
+var ErrSilent = fmt.Errorf("the guest does not answer: %w", errdefs.ErrUnavailable)
+
 // guestError re-makes an error that the guest sent: its class and its text,
 // cut; never its details, which would be decoded by type name.
 func guestError(s *spb.Status) error {

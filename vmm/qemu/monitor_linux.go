@@ -66,29 +66,34 @@ func (m *monitor) close() {
 	m.closing.Do(func() { _ = m.sock.Disconnect() })
 }
 
-// run executes a command, passing file along if there is one. No command used here
-// returns anything.
+// run executes a command that returns nothing, passing file along if there is one.
 func (m *monitor) run(ctx context.Context, name string, args any, file *os.File) error {
+	_, err := m.ask(ctx, name, args, file)
+	return err
+}
+
+// ask executes a command and gives QEMU's answer, JSON.
+func (m *monitor) ask(ctx context.Context, name string, args any, file *os.File) ([]byte, error) {
 	command, err := json.Marshal(qmp.Command{Execute: name, Args: args})
 	if err != nil {
-		return fmt.Errorf("qmp %s: %w", name, err)
+		return nil, fmt.Errorf("qmp %s: %w", name, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("qmp %s: not sent: %w", name, err)
+		return nil, fmt.Errorf("qmp %s: not sent: %w", name, err)
 	}
 	stop := context.AfterFunc(ctx, m.close)
-	_, err = m.sock.RunWithFile(command, file)
+	answer, err := m.sock.RunWithFile(command, file)
 	if !stop() {
-		return fmt.Errorf("qmp %s: no answer, monitor closed: %w", name, ctx.Err())
+		return nil, fmt.Errorf("qmp %s: no answer, monitor closed: %w", name, ctx.Err())
 	}
 	if err != nil {
-		return fmt.Errorf("qmp %s: %w", name, m.cause(err))
+		return nil, fmt.Errorf("qmp %s: %w", name, m.cause(err))
 	}
-	return nil
+	return answer, nil
 }
 
 // cause tells an error of QEMU's, which go-qemu hands on as bare text, from an end

@@ -4,6 +4,7 @@ package qemu
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -125,6 +126,23 @@ func (p *Process) Err() error {
 // Continue lets the machine run.
 func (p *Process) Continue(ctx context.Context) error {
 	return p.monitor.run(ctx, "cont", nil, nil)
+}
+
+// Status is QEMU's word for the state of the machine's CPUs, as running, paused or internal-error.
+func (p *Process) Status(ctx context.Context) (string, error) {
+	data, err := p.monitor.ask(ctx, "query-status", nil, nil)
+	if err != nil {
+		return "", err
+	}
+	var answer struct {
+		Return struct {
+			Status string `json:"status"`
+		} `json:"return"`
+	}
+	if err := json.Unmarshal(data, &answer); err != nil {
+		return "", fmt.Errorf("qmp query-status: %w", err)
+	}
+	return answer.Return.Status, nil
 }
 
 // SetLink gives a network card carrier, or takes it.
