@@ -114,7 +114,7 @@ func (w *Workload) guestMounts(in GuestInput) ([]specs.Mount, error) {
 			}
 			g.Options = append([]string{bindFlag(m)}, g.Options...)
 		}
-		if m.ReadOnly && !m.writableBelow(in.Below[i]) {
+		if m.ReadOnly && !m.WritableBelow(in.Below[i]) {
 			g.Options = append(g.Options, "ro")
 		}
 		if m.Propagation != "" {

@@ -41,9 +41,10 @@ func (m Mount) Follows() bool {
 
 func (m Mount) slave() bool { return m.Propagation == "slave" || m.Propagation == "rslave" }
 
-// writableBelow says that the container may write to what is, or comes to be, mounted below a read-only BindMount. The guest's kernel
-// hands a mount's read-only down to those below it, so that the host alone enforces it then.
-func (m Mount) writableBelow(mounts bool) bool {
+// WritableBelow says that the container may write to what is, or comes to be, mounted below a read-only BindMount; mounts
+// says whether anything is mounted there now. The guest's kernel hands a mount's read-only down to those below it, so the
+// host alone enforces it then.
+func (m Mount) WritableBelow(mounts bool) bool {
 	return m.Kind == BindMount && m.Recursive && !m.RecursiveRO && (mounts || m.slave())
 }
 

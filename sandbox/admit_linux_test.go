@@ -3,8 +3,8 @@
 package sandbox
 
 import (
-	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -13,45 +13,8 @@ import (
 	"cloister/labels"
 	"cloister/labels/lsm"
 	"cloister/oci"
+	"cloister/sandbox/plan"
 )
-
-func TestVolume(t *testing.T) {
-	config := Labels{Mounts: []MountLabels{
-		{Source: "/srv", Sharing: labels.Shared},
-		{Source: "/srv/own/", Sharing: labels.Private},
-		{Source: "/srv/own/kept"},
-		{Source: "/data", Sharing: labels.Given, Label: "system_u:object_r:cloister_rootfs_t:s0:c1,c2"},
-		{Source: "/broken", Sharing: labels.Given, Label: "system_u"},
-	}}
-	given, err := labels.Parse("system_u:object_r:cloister_rootfs_t:s0:c1,c2")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		source string
-		mount  oci.Mount
-		want   labels.Sharing
-		label  labels.Label
-		ok     bool
-	}{
-		{"/elsewhere", oci.Mount{}, labels.Keep, labels.Label{}, true},
-		{"/srv", oci.Mount{}, labels.Shared, labels.Label{}, true},
-		{"/srv/a", oci.Mount{}, labels.Shared, labels.Label{}, true},
-		{"/srvice", oci.Mount{}, labels.Keep, labels.Label{}, true},
-		{"/srv/own/a", oci.Mount{}, labels.Private, labels.Label{}, true},
-		{"/srv/own/kept", oci.Mount{}, labels.Keep, labels.Label{}, true},
-		{"/data/a", oci.Mount{}, labels.Given, given, true},
-		{"/broken", oci.Mount{}, labels.Given, labels.Label{}, false},
-		{"/srv/a", oci.Mount{Sharing: "readonly"}, labels.ReadOnly, labels.Label{}, true},
-		{"/data", oci.Mount{Sharing: "keep"}, labels.Keep, labels.Label{}, true},
-		{"/srv/a", oci.Mount{Sharing: "label", Label: given.String()}, labels.Given, given, true},
-	} {
-		got, err := volume(config, tt.mount, "/shown", tt.source)
-		if (err == nil) != tt.ok || err == nil && (got != served{"/shown", tt.source, tt.want, tt.label}) {
-			t.Errorf("volume(%q, %+v) = %+v, %v, want %s %v, ok %t", tt.source, tt.mount, got, err, tt.want, tt.label, tt.ok)
-		}
-	}
-}
 
 // TestAdmitWithoutLabels: what cannot be honoured is refused where nothing is labelled.
 func TestAdmitWithoutLabels(t *testing.T) {
@@ -60,8 +23,13 @@ func TestAdmitWithoutLabels(t *testing.T) {
 		t.Skipf("needs a host that does not enforce: %v", err)
 	}
 	i := &identity{driver: driver}
+	folder, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer folder.Close()
 	for sharing, ok := range map[labels.Sharing]bool{"": true, labels.Keep: true, labels.Private: false, labels.Shared: false} {
-		if err := i.admit(context.Background(), served{shown: t.TempDir(), sharing: sharing}); (err == nil) != ok || !ok && !errors.Is(err, labels.ErrWish) {
+		if err := i.admit(t.Context(), folder, folder, plan.Treatment{Sharing: sharing}); (err == nil) != ok || !ok && !errors.Is(err, labels.ErrWish) {
 			t.Errorf("admit as %q = %v, want ok %t", sharing, err, ok)
 		}
 	}

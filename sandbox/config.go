@@ -9,6 +9,7 @@ import (
 
 	"cloister/labels"
 	"cloister/oci"
+	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
 	"cloister/vmm"
 )
@@ -78,6 +79,15 @@ type MountLabels struct {
 	Source  string         `toml:"source"`
 	Sharing labels.Sharing `toml:"sharing"` // private, shared, readonly, keep or label
 	Label   string         `toml:"label"`   // for the sharing label
+}
+
+// rules are the label rules of volumes.
+func (l Labels) rules() []plan.LabelRule {
+	out := make([]plan.LabelRule, len(l.Mounts))
+	for i, m := range l.Mounts {
+		out[i] = plan.LabelRule{Folder: filepath.Clean(m.Source), Sharing: m.Sharing, Label: m.Label}
+	}
+	return out
 }
 
 // Timeouts bound what waits for somebody else.

@@ -3,61 +3,118 @@
 package sandbox
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
-	"path"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 
-	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
+	"github.com/containerd/log"
 
 	"cloister/oci"
+	"cloister/sandbox/content"
+	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
 )
 
-// maxCopied bounds a file that is copied into the guest instead of shared.
-const maxCopied = 1 << 20
-
-// guestShare is where the guest mounts the share: sandbox/guestapi's contract.
-const guestShare = "/run/cloister/share"
-
-// guestBundles is where the guest keeps containers: sandbox/guestapi's contract.
-const guestBundles = "/run/cloister/c"
-
-// guestNamespaces has the namespaces that a pod's containers share.
-const guestNamespaces = "/run/cloister/ns"
-
 // Container is a container to be put into the sandbox.
-type Container struct {
-	ID       string
-	Bundle   string
-	Workload *oci.Workload
-	Rootfs   []Mount // as the engine sent them; none: root.path is mounted already
-}
+type Container = content.Container
 
 // resident is a container's part of the sandbox.
 type resident struct {
 	undo     undo
-	rootfs   string // what the machine's process may show; empty for none
+	rootfs   *os.File // top of the root file system that the machine's process may show; nil for none
 	readOnly bool
 
 	mu     sync.Mutex
-	copied []copied // guarded by mu
+	copied []*content.Copied // guarded by mu
 }
 
-// Add makes a container's files visible in the guest and gives the guest's
-// bundle. On an error nothing of it is left.
+// arrival is a container that is planned, with the files that its plan speaks of.
+type arrival struct {
+	plan.Container
+	source Container
+	files  *content.Files
+}
+
+// arrive opens what a container's configuration names and plans the container. Nothing is changed on the host.
+func (s *Sandbox) arrive(c Container) (_ *arrival, err error) {
+	if _, err := statedir.ParseID(c.ID); err != nil {
+		return nil, err
+	}
+	rules, err := content.Rules(s.config.Workloads.Sockets, s.config.Workloads.Watch, s.config.Labels.rules())
+	if err != nil {
+		return nil, err
+	}
+	a := &arrival{source: c}
+	defer func() {
+		if err != nil {
+			a.files.Close()
+		}
+	}()
+	var found []plan.Source
+	if a.files, found, err = content.Open(c); err != nil {
+		return nil, err
+	}
+	nodes, nodesErr := content.Nodes(c.Workload)
+	a.Container, err = plan.NewContainer(plan.Request{
+		ID: c.ID, Workload: c.Workload, Rootfs: c.Rootfs, Blocks: content.BlockDevices(c.Rootfs),
+		Sources: found, Nodes: nodes, Tokens: tokens(len(found)), Rules: rules,
+	})
+	if err := errors.Join(err, nodesErr, content.MappableRootfs(c.Rootfs)); err != nil {
+		return nil, err
+	}
+	if a.Pause {
+		return a, nil
+	}
+	return a, a.files.OpenRootfs(c, a.Rootfs)
+}
+
+// admit has every file that is shared with the guest carry a label that the guest's helpers may use, or refuses it.
+func (s *Sandbox) admit(ctx context.Context, a *arrival) error {
+	if a.Pause {
+		return nil // a pause container stays on the host
+	}
+	for _, d := range a.Rootfs.Disks {
+		if err := s.prepareDisk(ctx, d); err != nil {
+			return fmt.Errorf("rootfs: %w", err)
+		}
+	}
+	if f := a.files.Rootfs(); f != nil {
+		if err := s.identity.admit(ctx, f, f, plan.Treatment{}); err != nil {
+			return fmt.Errorf("rootfs: %w", err)
+		}
+	}
+	for _, v := range a.Volumes {
+		if f := a.files.Source(v.Mount); f != nil {
+			if err := s.identity.admit(ctx, f, f, v.Treatment); err != nil {
+				return fmt.Errorf("mount %q: %w", v.Destination, err)
+			}
+		}
+	}
+	for _, c := range a.Copies {
+		if err := s.identity.admitCopy(a.files.Source(c.Mount)); err != nil {
+			return fmt.Errorf("mount %q: %w", c.Destination, err)
+		}
+	}
+	return nil
+}
+
+// prepareDisk makes a disk's file system, if that is still to be done, and labels it.
+func (s *Sandbox) prepareDisk(ctx context.Context, d plan.Disk) error {
+	if d.MkfsBytes > 0 {
+		if err := content.MakeFileSystem(ctx, d); err != nil {
+			return err
+		}
+	}
+	return s.identity.disk(ctx, d)
+}
+
+// Add makes a container's files visible in the guest and gives the guest's bundle. On an error nothing of it is left.
 func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err error) {
 	r := &resident{undo: undo{trace: s.config.Trace}}
 	defer func() {
@@ -65,37 +122,21 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 			err = errors.Join(err, r.undo.run(ctx))
 		}
 	}()
-	if err := checkSources(c, s.config.Workloads); err != nil {
-		return "", err
-	}
-	if err := s.sharePID(ctx, c.Workload); err != nil {
-		return "", err
-	}
-	req := &guestv1.PrepareContainerRequest{Id: c.ID}
-	done := s.Phase(ctx, "rootfs")
-	defer done()
-	id, err := statedir.ParseID(c.ID)
+	a, err := s.takeFirst(ctx, c)
 	if err != nil {
 		return "", err
 	}
-	shared := s.dir.Container(id)
-	if err := os.Mkdir(shared, 0o711); err != nil {
+	defer a.files.Close()
+	if err := s.sharePID(ctx, c.Workload); err != nil {
 		return "", err
 	}
-	r.undo.push("container's share", func(context.Context) error {
-		return errors.Join(unmountBelow(shared), removeTree(shared))
-	})
-	if req.Mounts, err = s.addRootfs(ctx, r, c, shared); err != nil {
+	defer s.Phase(ctx, "rootfs")()
+	if err := s.share.AddContainer(c.ID); err != nil {
 		return "", err
 	}
-	input := s.guestInput(c)
-	if err := s.addMounts(ctx, c, shared, &input, req); err != nil {
-		return "", err
-	}
-	if err := s.addDevices(ctx, r, c, &input); err != nil {
-		return "", err
-	}
-	if req.Spec, err = c.Workload.GuestSpec(input); err != nil {
+	r.undo.push("container's share", func(context.Context) error { return s.share.RemoveContainer(c.ID) })
+	req, err := s.furnish(ctx, r, a)
+	if err != nil {
 		return "", err
 	}
 	resp, err := s.guest.Guest().PrepareContainer(context.WithoutCancel(ctx), req) // nobody would know what the guest has
@@ -103,15 +144,94 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 		return "", s.Explain(err)
 	}
 	r.undo.push("container in the guest", func(ctx context.Context) error { return s.forget(ctx, c.ID) })
-	s.serveSockets(ctx, r, c, req.GetMounts())
-	s.watchVolumes(ctx, r, c, shared)
-	if r.copied, err = s.keepCopies(ctx, c, req); err != nil {
-		return "", err
+	s.serveSockets(ctx, r, a)
+	for _, f := range r.copied {
+		if err := s.serveNames(ctx, f); err != nil {
+			return "", err
+		}
 	}
 	s.mu.Lock()
 	s.containers[c.ID] = r
 	s.mu.Unlock()
 	return resp.GetBundle(), nil
+}
+
+// takeFirst gives the container that the sandbox was started for, which is planned and admitted, or plans and admits
+// another.
+func (s *Sandbox) takeFirst(ctx context.Context, c Container) (*arrival, error) {
+	s.mu.Lock()
+	first := s.first
+	if first != nil && first.ID == c.ID {
+		s.first = nil
+	} else {
+		first = nil
+	}
+	s.mu.Unlock()
+	if first != nil {
+		return first, nil
+	}
+	a, err := s.arrive(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.admit(ctx, a); err != nil {
+		a.files.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// dropFirst lets go of the files of a first container that was never added.
+func (s *Sandbox) dropFirst() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.first != nil {
+		s.first.files.Close()
+		s.first = nil
+	}
+}
+
+// furnish makes on the host what a container's plan says, and gives what the guest is to do.
+func (s *Sandbox) furnish(ctx context.Context, r *resident, a *arrival) (*guestv1.PrepareContainerRequest, error) {
+	luns, err := s.addRootfs(ctx, r, a)
+	if err != nil {
+		return nil, fmt.Errorf("rootfs: %w", err)
+	}
+	req := &guestv1.PrepareContainerRequest{Id: a.ID, Mounts: rootfsSteps(a.Container, luns)}
+	guest := s.guestOf(a)
+	for _, v := range a.Volumes {
+		use, err := s.addVolume(ctx, r, a, v)
+		if err != nil {
+			return nil, fmt.Errorf("mount %q: %w", v.Destination, err)
+		}
+		guest.Volumes[v.Mount] = use.Name
+		req.Volumes = append(req.Volumes, use.Name)
+		if v.Watched {
+			req.Mounts = append(req.Mounts, watchedStep(v, use.Name))
+			s.watchVolume(ctx, r, a.ID, v, use)
+		}
+	}
+	for _, socket := range a.Sockets {
+		req.Mounts = append(req.Mounts, socketStep(socket))
+	}
+	if err := s.addCopies(ctx, r, a, req); err != nil {
+		return nil, err
+	}
+	if guest.Numbers, err = s.addDevices(ctx, r, a); err != nil {
+		return nil, err
+	}
+	req.Spec, err = a.Spec(guest)
+	return req, err
+}
+
+// guestOf is what the container's spec needs to know of this guest.
+func (s *Sandbox) guestOf(a *arrival) plan.Guest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return plan.Guest{
+		Pid: s.Pid(), Network: s.request.Workload.Namespaces.Network.Path, IDs: s.request.Workload.Namespaces.IDs,
+		MemoryMax: s.size.ContainerMemory, First: a.ID == s.request.ID && len(s.containers) == 0, Volumes: map[int]string{},
+	}
 }
 
 // Remove takes a container's files out of the guest. The task must be gone.
@@ -129,12 +249,13 @@ func (s *Sandbox) Remove(ctx context.Context, id string) error {
 	return r.undo.run(ctx)
 }
 
-// removeRest takes out what containers are left when the machine has ended, and waits for those that are just being taken out: the
-// sandbox's folder has their mounts.
+// removeRest takes out what containers are left when the machine has ended, and waits for those that are just being taken
+// out: the sandbox's folder has their mounts.
 func (s *Sandbox) removeRest(ctx context.Context) error {
 	s.mu.Lock()
 	left := slices.Collect(maps.Keys(s.containers))
 	s.mu.Unlock()
+	s.dropFirst()
 	var errs []error
 	for _, id := range left {
 		errs = append(errs, s.Remove(ctx, id))
@@ -171,204 +292,125 @@ func (s *Sandbox) sharePID(ctx context.Context, w *oci.Workload) error {
 	return s.Explain(err)
 }
 
-// addRootfs makes the root file system reachable and says what the guest mounts.
-func (s *Sandbox) addRootfs(ctx context.Context, r *resident, c Container, shared string) ([]*guestv1.MountStep, error) {
-	rootfs, err := plan.NewRootfs(c.Rootfs, blockDevices(c.Rootfs))
-	if err != nil {
-		return nil, err
+// addRootfs makes the root file system reachable for the guest: in the share, or on disks, whose LUNs it gives.
+func (s *Sandbox) addRootfs(ctx context.Context, r *resident, a *arrival) (luns []int, err error) {
+	if len(a.Rootfs.Disks) == 0 {
+		return nil, s.shareRootfs(ctx, r, a)
 	}
-	if len(rootfs.Disks) == 0 {
-		target := filepath.Join(shared, "rootfs")
-		source, err := s.shareRootfs(c, rootfs.Host, target)
+	for _, d := range a.Rootfs.Disks {
+		lun, err := s.addDisk(ctx, r, d)
 		if err != nil {
 			return nil, err
 		}
-		if err := s.identity.admit(ctx, served{shown: target, source: source}); err != nil {
-			return nil, fmt.Errorf("rootfs: %w", err)
-		}
-		if err := s.showRootfs(r, c.Workload, target); err != nil {
-			return nil, fmt.Errorf("rootfs: %w", err)
-		}
-		return []*guestv1.MountStep{{Type: "bind", Source: "share:" + c.ID + "/rootfs", Target: "rootfs"}}, nil
+		luns = append(luns, lun)
 	}
-	luns := make([]string, len(rootfs.Disks))
-	for i, d := range rootfs.Disks {
-		lun, err := s.addDisk(ctx, r, d)
-		if err != nil {
-			return nil, fmt.Errorf("rootfs: %w", err)
-		}
-		luns[i] = "lun:" + strconv.Itoa(lun)
-	}
-	var steps []*guestv1.MountStep
-	for _, m := range rootfs.Guest {
-		if n, ok := strings.CutPrefix(m.Source, "disk:"); ok {
-			i, err := strconv.Atoi(n)
-			if err != nil {
-				return nil, err
-			}
-			m.Source = luns[i]
-		} else if m.Type == "bind" {
-			m.Source = "ctr:" + m.Source
-		}
-		steps = append(steps, &guestv1.MountStep{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
-	}
-	return steps, nil
+	return luns, nil
 }
 
-// shareRootfs mounts what the engine asked for, or shows what it mounted itself.
-func (s *Sandbox) shareRootfs(c Container, mounts []Mount, target string) (source string, err error) {
-	if len(mounts) > 0 {
-		if err := os.Mkdir(target, 0o755); err != nil {
-			return "", err
-		}
-		return cmp.Or(c.rootfsSource(mounts), target), mountRootfs(mounts, target, s.dir.String(), s.identity.chosen.Rootfs)
+func (s *Sandbox) shareRootfs(ctx context.Context, r *resident, a *arrival) error {
+	top, err := s.share.MountRootfs(a.ID, a.Rootfs, a.files, s.identity.chosen.Rootfs)
+	if err != nil {
+		return err
 	}
-	source = c.rootfsSource(nil)
-	if info, err := os.Stat(source); err != nil || !info.IsDir() {
-		return "", fmt.Errorf("root.path %q: no rootfs mounts were given and there is no folder there: %w", source, errdefs.ErrNotFound)
+	r.undo.push("root file system", func(context.Context) error { return top.Close() })
+	source := a.files.Rootfs()
+	if source == nil {
+		source = top
 	}
-	return source, bindMount(source, target, bindFlags{recursive: true})
-}
-
-// rootfsSource is what the root file system's files are on the host: what is bound, or
-// what the engine mounted; empty when the mount makes it, with a label of its own.
-func (c Container) rootfsSource(mounts []Mount) string {
-	if len(mounts) == 0 {
-		return c.absolute(c.Workload.Rootfs.Path)
+	if err := s.identity.admit(ctx, source, top, plan.Treatment{}); err != nil {
+		return err
 	}
-	if top := mounts[len(mounts)-1]; top.Target == "" && isBind(top) {
-		return top.Source
-	}
-	return ""
-}
-
-// absolute is a path of the configuration.
-func (c Container) absolute(name string) string {
-	if filepath.IsAbs(name) {
-		return name
-	}
-	return filepath.Join(c.Bundle, name)
-}
-
-// guestInput is what the host's side adds to the guest's spec.
-func (s *Sandbox) guestInput(c Container) oci.GuestInput {
-	in := oci.GuestInput{
-		ID: c.ID, Sources: map[int]string{}, Below: map[int]bool{}, MemoryMax: s.size.ContainerMemory,
-		SandboxPid: s.Pid(), SandboxNetwork: s.request.Workload.Namespaces.Network.Path,
-	}
-	if in.IDs = s.request.Workload.Namespaces.IDs; !in.IDs.IsZero() {
-		in.User = guestNamespaces + "/user"
-	}
-	if c.Workload.Role == oci.Member {
-		in.IPC, in.UTS, in.PID = guestNamespaces+"/ipc", guestNamespaces+"/uts", guestNamespaces+"/pid"
-	}
-	if len(c.Workload.Sysctls.Network) > 0 && !s.alone(c) {
-		in.Network = guestNamespaces + "/net" // the first one's were set with the guest; the guest's runtime sets further ones there
-	}
-	return in
-}
-
-// alone is true for the container that the machine was made for, while no other has joined it.
-func (s *Sandbox) alone(c Container) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return c.ID == s.request.ID && len(s.containers) == 0
-}
-
-// addMounts shares, or copies, what the spec binds from the host.
-func (s *Sandbox) addMounts(ctx context.Context, c Container, shared string, in *oci.GuestInput, req *guestv1.PrepareContainerRequest) error {
-	for i, m := range c.Workload.Mounts {
-		if m.Kind != oci.BindMount {
-			continue
-		}
-		n := strconv.Itoa(i)
-		source := c.absolute(m.Source)
-		switch {
-		case m.Purpose.Copied():
-			data, err := readBounded(source)
-			if err != nil {
-				return fmt.Errorf("mount %q: %w", m.Destination, err)
-			}
-			req.Files = append(req.Files, &guestv1.File{Path: "files/" + n, Mode: 0o644, Data: data})
-			in.Sources[i] = path.Join(guestBundles, c.ID, "files", n)
-		case m.Purpose == oci.SharedMemory:
-			in.Sources[i] = "/dev/shm"
-		case isSocket(source):
-			step, err := socketStep(source, n, m.IDs)
-			if err != nil {
-				return fmt.Errorf("mount %q: %w", m.Destination, err)
-			}
-			req.Mounts = append(req.Mounts, step)
-			in.Sources[i] = path.Join(guestBundles, c.ID, step.GetTarget())
-		default:
-			if err := s.addVolume(ctx, c, i, shared, in, req); err != nil {
-				return fmt.Errorf("mount %q: %w", m.Destination, err)
-			}
-		}
+	if w := a.source.Workload; w.Role == oci.Single {
+		r.rootfs, r.readOnly = top, w.Rootfs.ReadOnly
+		r.undo.push("files of the machine's process", func(context.Context) error { return s.showFiles(nil) })
+		return s.showFiles(r)
 	}
 	return nil
 }
 
-// addVolume shows mount i to the guest.
-func (s *Sandbox) addVolume(ctx context.Context, c Container, i int, shared string, in *oci.GuestInput, req *guestv1.PrepareContainerRequest) error {
-	m, n := c.Workload.Mounts[i], strconv.Itoa(i)
-	source, shown := c.absolute(m.Source), filepath.Join(shared, "m", n)
-	if err := s.shareVolume(ctx, m, source, shown); err != nil {
-		return err
-	}
-	rel := path.Join(c.ID, "m", n)
-	in.Sources[i] = path.Join(guestShare, rel)
-	if s.watched(m, source) {
-		req.Mounts = append(req.Mounts, &guestv1.MountStep{Type: "bind", Source: "share:" + rel, Target: watchedTarget(i)})
-		in.Sources[i] = path.Join(guestBundles, c.ID, watchedTarget(i))
-	}
-	if !m.ReadOnly {
-		return nil
-	}
-	below, err := mountsBelow(shown)
-	in.Below[i] = below
-	return err
-}
-
-// shareVolume shows a volume to the guest, labelled as it is to be.
-func (s *Sandbox) shareVolume(ctx context.Context, m oci.Mount, source, shown string) error {
-	v, err := volume(s.config.Labels, m, shown, source)
-	if err != nil {
-		return err
-	}
-	ids, err := openUserNamespace(m.IDs)
-	if err != nil {
-		return err
-	}
-	defer ids.Close() // of none: an error that nobody reads
-	if err := bindMount(source, shown, bindFlags{
-		recursive: m.Recursive, readOnly: m.ReadOnly, allOfIt: m.RecursiveRO, follow: m.Follows(), owners: ids, ownersBelow: m.MapsBelow,
-	}); err != nil {
-		return err
-	}
-	return s.identity.admit(ctx, v)
-}
-
-func readBounded(name string) ([]byte, error) {
-	f, err := os.Open(name)
+// addVolume shows a volume to the guest, labelled as it is to be.
+func (s *Sandbox) addVolume(ctx context.Context, r *resident, a *arrival, v plan.Volume) (*content.Use, error) {
+	use, err := s.volumes.Add(v, a.files)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxCopied+1))
-	if err == nil && len(data) > maxCopied {
-		err = fmt.Errorf("%q is over %d bytes: %w", name, maxCopied, errdefs.ErrInvalidArgument)
-	}
-	return data, err
+	r.undo.push("volume "+v.Destination, func(context.Context) error { return use.Release() })
+	return use, s.identity.admit(ctx, a.files.Source(v.Mount), use.Top, v.Treatment)
 }
 
-func blockDevices(mounts []Mount) map[string]bool {
-	out := map[string]bool{}
-	for _, m := range mounts {
-		var st unix.Stat_t
-		if unix.Stat(m.Source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
-			out[m.Source] = true
+// addCopies reads the files that the container gets copies of, and follows them.
+func (s *Sandbox) addCopies(ctx context.Context, r *resident, a *arrival, req *guestv1.PrepareContainerRequest) (err error) {
+	copied, err := a.files.OpenCopies(a.Copies)
+	if err != nil {
+		return err
+	}
+	r.copied = copied
+	r.undo.push("copied files", func(context.Context) error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		s.changes.Forget(r.copied)
+		r.copied = nil
+		return nil
+	})
+	for _, c := range copied {
+		req.Files = append(req.Files, fileOf(c))
+	}
+	if err := s.changes.Follow(copied); err != nil {
+		log.G(ctx).WithError(err).WithField("id", a.ID).Warn("changes of the engine's files will not be seen")
+	}
+	return nil
+}
+
+// Refresh sends a container those of its copied files that the engine has changed since: Docker writes hosts and resolv.conf
+// between Create and Start, and again when a network comes or goes.
+func (s *Sandbox) Refresh(ctx context.Context, id string) error {
+	s.mu.Lock()
+	r := s.containers[id]
+	s.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	req := &guestv1.PrepareContainerRequest{Id: id}
+	for _, c := range r.copied {
+		changed, err := c.Refresh()
+		if err != nil {
+			log.G(ctx).WithError(err).WithField("id", id).Warn("a changed file of the engine's was refused")
 		}
+		if !changed {
+			continue
+		}
+		req.Files = append(req.Files, fileOf(c))
+		if err := s.serveNames(ctx, c); err != nil {
+			return err
+		}
+	}
+	if len(req.GetFiles()) == 0 {
+		return nil
+	}
+	_, err := s.guest.Guest().PrepareContainer(ctx, req)
+	return s.Explain(err)
+}
+
+// followFiles sends every container the files that the engine writes from here on. Without it they are as they were at the
+// start, which most engines leave at that: a host that has no watch to give is no reason not to run.
+func (s *Sandbox) followFiles(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
+	changes, err := content.NewChanges(func() { s.refreshAll(ctx) })
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("changes of the engine's files will not be seen")
+		return
+	}
+	s.changes = changes
+	s.undo.push("watch of files", func(context.Context) error { return changes.Close() })
+}
+
+// tokens are random names for the streams of sockets.
+func tokens(n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = string(guestapi.NewToken())
 	}
 	return out
 }

@@ -12,19 +12,18 @@ import (
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
-
-	"cloister/oci"
 )
 
-// enclose has /proc/PID/root of the machine's process show dir instead of the host's files. QEMU opens nothing by name any more, and
-// that is where engines look for a container's files (nerdctl cp).
-func (s *Sandbox) enclose(dir string, readOnly bool) error {
+// enclose has /proc/PID/root of the machine's process show a folder instead of the host's files. QEMU opens nothing by name
+// any more, and that is where engines look for a container's files (nerdctl cp). The folder is known by its descriptor:
+// guests can change names.
+func (s *Sandbox) enclose(top *os.File, readOnly bool) error {
 	if s.root == nil {
 		return nil
 	}
-	tree, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	tree, err := unix.OpenTree(int(top.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
-		return fmt.Errorf("open %q: %w", dir, err)
+		return fmt.Errorf("open %q: %w", top.Name(), err)
 	}
 	defer unix.Close(tree)
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE}
@@ -32,17 +31,19 @@ func (s *Sandbox) enclose(dir string, readOnly bool) error {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return fmt.Errorf("restrict %q: %w", dir, err)
+		return fmt.Errorf("restrict %q: %w", top.Name(), err)
 	}
 	return s.root.Replace(tree)
 }
 
 // encloseEmpty shows an empty folder.
 func (s *Sandbox) encloseEmpty() error {
-	if err := os.Mkdir(s.dir.Empty(), 0o555); err != nil && !errors.Is(err, os.ErrExist) {
+	empty, err := s.share.Empty()
+	if err != nil {
 		return err
 	}
-	return s.enclose(s.dir.Empty(), true)
+	defer empty.Close() // O_PATH
+	return s.enclose(empty, true)
 }
 
 // encloseFirst takes the host's files away before the guest runs. A host that runs from an initial ram disk cannot.
@@ -53,16 +54,6 @@ func (s *Sandbox) encloseFirst(ctx context.Context) error {
 		s.root, err = nil, nil
 	}
 	return err
-}
-
-// showRootfs offers the shared root file system of a container outside of pods.
-func (s *Sandbox) showRootfs(r *resident, w *oci.Workload, rootfs string) error {
-	if w.Role != oci.Single {
-		return nil
-	}
-	r.rootfs, r.readOnly = rootfs, w.Rootfs.ReadOnly
-	r.undo.push("files of the machine's process", func(context.Context) error { return s.showFiles(nil) })
-	return s.showFiles(r)
 }
 
 // showFiles has the files of a container seen where engines look for them, while it is alone in the guest: all containers there have
@@ -76,7 +67,7 @@ func (s *Sandbox) showFiles(coming *resident) error {
 	if coming != nil {
 		all = append(all, coming)
 	}
-	if len(all) == 1 && all[0].rootfs != "" {
+	if len(all) == 1 && all[0].rootfs != nil {
 		return s.enclose(all[0].rootfs, all[0].readOnly)
 	}
 	return s.encloseEmpty()

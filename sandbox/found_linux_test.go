@@ -90,7 +90,11 @@ func leave(t *testing.T, state, id, cgroupsPath string) remains {
 	if err := errors.Join(r.group.Create(cgroup.Limits{}), r.group.Add(r.process.Process.Pid)); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = errors.Join(r.group.Kill(), r.group.Remove(context.Background())) })
+	t.Cleanup(func() { // the test's context has ended by then, and the killed processes may not have
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		_ = errors.Join(r.group.Kill(), r.group.Remove(ctx))
+	})
 	return r
 }
 
@@ -124,7 +128,9 @@ func TestUnreadableRecord(t *testing.T) {
 	parent := fmt.Sprintf("/cloistertest-%d/", os.Getpid())
 	t.Cleanup(func() {
 		for _, name := range []string{parent + "other", strings.TrimSuffix(parent, "/")} {
-			if g, err := cgroup.At(name); err != nil || g.Remove(context.Background()) != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			if g, err := cgroup.At(name); err != nil || g.Remove(ctx) != nil {
 				t.Errorf("cgroup %s stays: %v", name, err)
 			}
 		}

@@ -266,7 +266,16 @@ func (i *identity) own(path string, label labels.Label) error {
 		return err
 	}
 	defer f.Close()
-	if err = lsm.SetFileLabel(f, label); errors.Is(err, lsm.ErrUnsupported) {
+	return i.ownFile(f, label)
+}
+
+// ownFile is own for an open file.
+func (i *identity) ownFile(f *os.File, label labels.Label) error {
+	if !i.labels() {
+		return nil
+	}
+	err := lsm.SetFileLabel(f, label)
+	if errors.Is(err, lsm.ErrUnsupported) {
 		err = fmt.Errorf("%w: put state on a file system that does (tmpfs, ext4, xfs), or mount it with context=%s", err, label)
 	}
 	return err

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"cloister/oci"
+	"cloister/sandbox/content"
 	"cloister/sandbox/guestapi"
 	"cloister/sandbox/network"
 )
@@ -14,8 +15,8 @@ import (
 // serveNames has the guest reach the engine's name server once a container is told
 // to use it. Docker has one on the loopback device of every user-defined network,
 // which in a guest is the guest's own.
-func (s *Sandbox) serveNames(ctx context.Context, c copied) error {
-	if c.purpose != oci.ResolvFile || !asksEngine(c.file.GetData()) {
+func (s *Sandbox) serveNames(ctx context.Context, c *content.Copied) error {
+	if c.Purpose != oci.ResolvFile || !asksEngine(c.Data) {
 		return nil
 	}
 	s.pod.Lock()

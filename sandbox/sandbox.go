@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"cloister/labels/mcs"
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
+	"cloister/sandbox/content"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/jail"
@@ -68,7 +68,9 @@ type Sandbox struct {
 	pidShared bool // guarded by pod
 	named     bool // the guest reaches the engine's name server; guarded by pod
 
-	changes *os.File // of the engine's files; nil when the host gives no watch
+	share   *content.Share
+	volumes *content.Volumes
+	changes *content.Changes // of the engine's files; nil when the host gives no watch
 
 	showing sync.Mutex // orders what the machine's process shows as its root
 
@@ -84,6 +86,7 @@ type Sandbox struct {
 	phases     []statedir.Phase // since they were last written down
 	facts      map[string]string
 	containers map[string]*resident
+	first      *arrival // the container that the sandbox is started for, until it is added
 	luns       map[int]bool
 }
 
@@ -98,7 +101,7 @@ func (s *Sandbox) steps(p *planned) []step {
 		{"plan", func(ctx context.Context) error { return s.plan(ctx, p) }},
 		{"promise", func(ctx context.Context) error { return s.promise(ctx) }},
 		{"label", s.label},
-		{"content", s.content},
+		{"content", func(ctx context.Context) error { return s.admit(ctx, s.first) }},
 		{"prepare", func(context.Context) error { return s.prepare(p) }},
 		{"files", func(ctx context.Context) error { return s.serveFiles(ctx, p) }},
 		{"qemu", func(ctx context.Context) error { return s.launch(ctx, p) }},
@@ -131,6 +134,7 @@ func start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.undo.run(ctx))
+			s.dropFirst()
 		}
 	}()
 	p := &planned{}

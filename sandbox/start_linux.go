@@ -20,7 +20,9 @@ import (
 
 	"github.com/containerd/log"
 
+	"cloister/labels"
 	"cloister/oci"
+	"cloister/sandbox/content"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/jail"
@@ -52,7 +54,8 @@ func (p *planned) close() {
 // plan decides everything that can be decided without an effect.
 func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	p.clock = qemu.NewTSC()
-	if err := checkSources(s.first(), s.config.Workloads); err != nil {
+	var err error
+	if s.first, err = s.arrive(Container{ID: s.request.ID, Bundle: s.request.Bundle, Workload: s.request.Workload, Rootfs: s.request.Rootfs}); err != nil {
 		return err
 	}
 	image, err := openImage(s.config.Guest.Image)
@@ -75,15 +78,15 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 		return err
 	}
 	host := plan.Host{
-		Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small, Cmdline: slices.Concat(image.Manifest.Cmdline, guestUsers(s.request.Workload.Namespaces.IDs).Parameters()),
+		Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small, Cmdline: slices.Concat(image.Manifest.Cmdline, plan.Users(s.request.Workload.Namespaces.IDs).Parameters()),
 		HugePages: s.config.Machine.HugePages, NestedVirtualization: s.config.Machine.NestedVirtualization, PerformanceCounters: s.config.Machine.PerformanceCounters,
 	}
 	wish := cmp.Or(vmm.MachineType(s.request.Workload.Settings.Machine), s.config.Machine.Type)
-	nics, err := plan.NICs(s.config.Machine.NICs)
+	addresses, err := randomAddresses(s.config.Machine.NICs)
 	if err != nil {
 		return err
 	}
-	p.machine, err = plan.Machine(s.request.ID, host, wish, s.size, nics)
+	p.machine, err = plan.Machine(s.request.ID, host, wish, s.size, plan.NICs(addresses))
 	if err != nil {
 		return err
 	}
@@ -107,18 +110,14 @@ func (s *Sandbox) promise(ctx context.Context) (err error) {
 		return err
 	}
 	s.undo.push("folder", func(ctx context.Context) error {
-		return errors.Join(s.removeRest(ctx), s.journal.Close(), removeRun(s.dir))
+		return errors.Join(s.journal.Close(), removeRun(s.dir))
 	})
 	return nil
 }
 
 // prepare opens the sandbox's cgroup, network namespace and taps.
 func (s *Sandbox) prepare(p *planned) error {
-	if err := os.Mkdir(s.dir.Share(), 0o755); err != nil {
-		return err
-	}
-	chosen := s.identity.chosen
-	if err := errors.Join(s.identity.own(s.dir.String(), chosen.Run), s.identity.own(s.dir.Share(), chosen.Rootfs)); err != nil {
+	if err := s.makeShare(); err != nil {
 		return err
 	}
 	if err := s.enterCgroup(p.machine); err != nil {
@@ -144,6 +143,40 @@ func (s *Sandbox) prepare(p *planned) error {
 	return ns.Check()
 }
 
+// makeShare makes the sandbox's own file system and the tree that the file server will show.
+func (s *Sandbox) makeShare() error {
+	chosen := s.identity.chosen
+	if err := s.identity.own(s.dir.String(), chosen.Run); err != nil {
+		return err
+	}
+	for _, folder := range []string{s.dir.Own(), s.dir.Share()} {
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			return err
+		}
+	}
+	label := func(l labels.Label) func(*os.File) error {
+		return func(f *os.File) error { return s.identity.ownFile(f, l) }
+	}
+	share, err := content.NewShare(s.dir.Own(), s.dir.Share(), label(chosen.Run), label(chosen.Rootfs))
+	if err != nil {
+		return err
+	}
+	s.share, s.volumes = share, content.NewVolumes(share)
+	s.undo.push("share", func(ctx context.Context) error { return errors.Join(s.removeRest(ctx), share.Close()) })
+	return nil
+}
+
+// randomAddresses are what tells n network cards apart.
+func randomAddresses(n int) ([][4]byte, error) {
+	out := make([][4]byte, n)
+	for i := range out {
+		if _, err := rand.Read(out[i][:]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // run starts a helper, whose pid is promised by its mark.
 func (s *Sandbox) run(program string, start func() (pid int, err error), stop func(context.Context) error) error {
 	e := statedir.Effect{Kind: statedir.KindProcess, Path: program, Detail: s.dir.Marker()}
@@ -158,7 +191,7 @@ func (s *Sandbox) run(program string, start func() (pid int, err error), stop fu
 }
 
 func (s *Sandbox) serveFiles(ctx context.Context, p *planned) error {
-	log, err := s.openLog(s.dir.VirtiofsdLog())
+	log, err := s.openLog(statedir.VirtiofsdLog)
 	if err != nil {
 		return err
 	}
@@ -185,12 +218,12 @@ func (s *Sandbox) serveFiles(ctx context.Context, p *planned) error {
 }
 
 func (s *Sandbox) launch(ctx context.Context, p *planned) error {
-	log, err := s.openLog(s.dir.QEMULog())
+	log, err := s.openLog(statedir.QEMULog)
 	if err != nil {
 		return err
 	}
 	p.opened = append(p.opened, log)
-	console, err := s.openLog(s.dir.Console())
+	console, err := s.openLog(statedir.Console)
 	if err != nil {
 		return err
 	}
@@ -301,12 +334,13 @@ func (s *Sandbox) configure(ctx context.Context) error {
 	return s.follow(ctx)
 }
 
+// openLog makes a log in the sandbox's own file system, which a guest's messages cannot outgrow.
 func (s *Sandbox) openLog(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := s.share.Create(name)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.identity.own(name, s.identity.chosen.Run); err != nil {
+	if err := s.identity.ownFile(f, s.identity.chosen.Run); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

@@ -54,7 +54,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	streams := stdio.NewRegistry(users.Root())
-	table := containers.NewTable(containers.DefaultDir)
+	table := containers.NewTable(guestapi.Bundles)
 	monitor := &reap.Monitor{}
 	open := sockets.NewRegistry()
 	server, err := newServer(ctx, monitor, queue, streams, table, open, users)

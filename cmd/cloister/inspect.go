@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cloister/sandbox/statedir"
+	"cloister/sys"
 )
 
 // inspected is everything that is known of a sandbox.
@@ -52,7 +53,7 @@ func runInspect(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		i := inspected{State: b.state(), Record: b.record, Image: b.image(), PSS: s.memory(b), Files: filesOf(b.dir)}
+		i := inspected{State: b.state(), Record: b.record, Image: b.image(), PSS: s.memory(b), Files: filesOf(b.dir, b.record.Owner)}
 		if b.broken != nil {
 			i.Problem, i.Namespace, i.ID = b.broken.Error(), b.dir.Namespace(), b.dir.ID()
 			if i.Effects, err = s.effects(b); err != nil {
@@ -70,7 +71,7 @@ func runInspect(std stdio) *cobra.Command {
 	})
 }
 
-func filesOf(dir statedir.Dir) files {
+func filesOf(dir statedir.Dir, owner sys.Process) files {
 	present := func(name string) string {
 		if _, err := os.Lstat(name); err != nil {
 			return ""
@@ -78,8 +79,8 @@ func filesOf(dir statedir.Dir) files {
 		return name
 	}
 	return files{
-		Folder: dir.String(), Console: present(dir.Console()), QEMULog: present(dir.QEMULog()),
-		VirtiofsdLog: present(dir.VirtiofsdLog()), Share: present(dir.Share()),
+		Folder: dir.String(), Console: present(dir.Log(owner, statedir.Console)), QEMULog: present(dir.Log(owner, statedir.QEMULog)),
+		VirtiofsdLog: present(dir.Log(owner, statedir.VirtiofsdLog)), Share: present(dir.Share()),
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"cloister/sandbox/statedir"
 )
 
 func runLogs(std stdio) *cobra.Command {
@@ -36,17 +38,17 @@ func runLogs(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		name := b.dir.Console()
+		name := statedir.Console
 		if *qemu {
-			name = b.dir.QEMULog()
+			name = statedir.QEMULog
 		} else if *virtiofsd {
-			name = b.dir.VirtiofsdLog()
+			name = statedir.VirtiofsdLog
 		}
 		out := std.out
 		if !*raw {
 			out = visible{out}
 		}
-		err = printLog(ctx, out, name, *tail, *follow)
+		err = printLog(ctx, out, b.dir.Log(b.record.Owner, name), *tail, *follow)
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("sandbox %s is %s and has no such log yet: %w", b.name(), b.state(), err)
 		}

@@ -5,12 +5,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"cloister/sandbox/statedir"
 )
 
 func TestVisible(t *testing.T) {
@@ -27,8 +30,9 @@ func TestLogs(t *testing.T) {
 	if _, _, err := s.command(t, "logs", "one"); err == nil || !strings.Contains(err.Error(), "no such log yet") {
 		t.Errorf("logs without a console: %v", err)
 	}
-	for name, text := range map[string]string{dir.Console(): "console\n", dir.QEMULog(): "qemu\n", dir.VirtiofsdLog(): "files\n"} {
-		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+	for name, text := range map[string]string{statedir.Console: "console\n", statedir.QEMULog: "qemu\n", statedir.VirtiofsdLog: "files\n"} {
+		file := filepath.Join(dir.Own(), name)
+		if err := errors.Join(os.MkdirAll(dir.Own(), 0o700), os.WriteFile(file, []byte(text), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -3,6 +3,7 @@
 package guestapi
 
 import (
+	"crypto/rand"
 	"fmt"
 	"io"
 	"strconv"
@@ -107,3 +108,6 @@ func ReadStreamName(r io.Reader) (StreamName, error) {
 	}
 	return n, nil
 }
+
+// NewToken gives a random one.
+func NewToken() Token { return Token(strings.ToLower(rand.Text())) }

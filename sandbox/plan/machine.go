@@ -3,7 +3,6 @@
 package plan
 
 import (
-	"crypto/rand"
 	"fmt"
 	"net"
 	"slices"
@@ -86,18 +85,13 @@ func emulated(accel vmm.Accel, cpus int) []string {
 	return line
 }
 
-// NICs are a machine's network cards. Their addresses only tell them apart until
-// each takes that of the link it stands for.
-func NICs(count int) ([]vmm.NIC, error) {
-	nics := make([]vmm.NIC, count)
-	for i := range nics {
-		mac := make(net.HardwareAddr, 6)
-		if _, err := rand.Read(mac); err != nil {
-			return nil, err
-		}
-		mac[0] = 0x02 // locally administered, unicast
-		mac[5] = byte(i)
+// NICs are a machine's network cards, one for each element of random. Their addresses only tell them apart until each takes
+// that of the link it stands for.
+func NICs(random [][4]byte) []vmm.NIC {
+	nics := make([]vmm.NIC, len(random))
+	for i, r := range random {
+		mac := net.HardwareAddr{0x02, r[0], r[1], r[2], r[3], byte(i)} // locally administered, unicast
 		nics[i] = vmm.NIC{ID: "n" + strconv.Itoa(i), MAC: mac.String()}
 	}
-	return nics, nil
+	return nics
 }

@@ -67,10 +67,7 @@ func TestOnlyEmulatedGuestsGetTheirParameters(t *testing.T) {
 }
 
 func TestNICsHaveUsableAddresses(t *testing.T) {
-	nics, err := NICs(8)
-	if err != nil {
-		t.Fatal(err)
-	}
+	nics := NICs(make([][4]byte, 8))
 	seen := map[string]bool{}
 	for _, n := range nics {
 		mac, err := net.ParseMAC(n.MAC)

@@ -14,7 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Mount is one mount as an engine hands it over, or as the guest is told it.
+// Mount is one mount as an engine hands it over.
 type Mount struct {
 	Type    string
 	Source  string
@@ -31,18 +31,26 @@ type Disk struct {
 	MkfsUUID  string
 }
 
-// Rootfs says how a container's root file system reaches the guest: as mounts
-// on the host that are shared, or as disks that the guest mounts itself.
+// Rootfs says how a container's root file system reaches the guest: as mounts on the host that are shared, or as disks
+// that the guest mounts itself.
 type Rootfs struct {
 	Host  []Mount // made on the host in order, each at the share's rootfs folder; empty for disks
 	Disks []Disk
-	Guest []Mount // for disks: steps in the guest; a source "disk:N" is Disks[N]
+	Guest []Step // for disks: what the guest does, in order
 }
 
-// NewRootfs decides how the mounts of a create request are honoured. isBlock
-// says of each source whether it is a block device of the host. Targets of the
-// guest's steps, and layers named in their options, are relative to the
-// container's folder in the guest.
+// Step is one mount, or one folder made, in a container's folder in the guest.
+type Step struct {
+	Type    string
+	OnDisk  bool   // the file system is on Disks[Disk]
+	Disk    int    // index into the root file system's Disks
+	Source  string // of a bind: relative to the container's folder; of an overlay: a name without meaning
+	Target  string // relative to the container's folder
+	Options []string
+}
+
+// NewRootfs decides how the mounts of a create request are honoured. isBlock says of each source whether it is a block
+// device of the host. Layers named in the options of the guest's steps are relative to the container's folder.
 func NewRootfs(mounts []Mount, isBlock map[string]bool) (Rootfs, error) {
 	if !slices.ContainsFunc(mounts, func(m Mount) bool { return wantsDisk(m, isBlock) }) {
 		return Rootfs{Host: mounts}, nil
@@ -103,7 +111,7 @@ func (p *diskPlan) add(r *Rootfs, i int, m Mount, last bool) error {
 	if err != nil {
 		return err
 	}
-	step := Mount{Type: base, Source: source, Target: target}
+	step := Step{Type: base, Source: source, Target: target}
 	for _, o := range m.Options {
 		o, err := p.expand(o)
 		if err != nil {
@@ -111,7 +119,7 @@ func (p *diskPlan) add(r *Rootfs, i int, m Mount, last bool) error {
 		}
 		if dir, ok := strings.CutPrefix(o, "X-containerd.mkdir.path="); ok {
 			name, mode, _ := strings.Cut(dir, ":")
-			r.Guest = append(r.Guest, Mount{Type: "mkdir", Target: name, Options: []string{"mode=" + mode}})
+			r.Guest = append(r.Guest, Step{Type: "mkdir", Target: name, Options: []string{"mode=" + mode}})
 			continue
 		}
 		if strings.HasPrefix(o, "context=") { // the host's label says nothing in the guest
@@ -132,7 +140,7 @@ func (p *diskPlan) addDisk(r *Rootfs, m Mount, target string) error {
 		return fmt.Errorf("source is not an absolute path: %w", errdefs.ErrInvalidArgument)
 	}
 	d := Disk{Path: m.Source}
-	step := Mount{Type: fsType, Source: "disk:" + strconv.Itoa(len(r.Disks)), Target: target}
+	step := Step{Type: fsType, OnDisk: true, Disk: len(r.Disks), Target: target}
 	for _, o := range m.Options {
 		key, value, _ := strings.Cut(o, "=")
 		switch key {

@@ -30,7 +30,7 @@ func TestNewRootfs(t *testing.T) {
 			mounts: []Mount{{Type: "ext4", Source: "/s/4/image", Options: []string{"loop", "rw", `context="system_u:object_r:container_file_t:s0:c1,c2"`}}},
 			want: Rootfs{
 				Disks: []Disk{{Path: "/s/4/image"}},
-				Guest: []Mount{{Type: "ext4", Source: "disk:0", Target: "rootfs", Options: []string{"rw"}}},
+				Guest: []Step{{Type: "ext4", OnDisk: true, Target: "rootfs", Options: []string{"rw"}}},
 			},
 		},
 		{
@@ -39,7 +39,7 @@ func TestNewRootfs(t *testing.T) {
 			block:  map[string]bool{"/dev/dm-1": true},
 			want: Rootfs{
 				Disks: []Disk{{Path: "/dev/dm-1", ReadOnly: true}},
-				Guest: []Mount{{Type: "ext4", Source: "disk:0", Target: "rootfs", Options: []string{"ro"}}},
+				Guest: []Step{{Type: "ext4", OnDisk: true, Target: "rootfs", Options: []string{"ro"}}},
 			},
 		},
 		{
@@ -55,10 +55,10 @@ func TestNewRootfs(t *testing.T) {
 			},
 			want: Rootfs{
 				Disks: []Disk{{Path: "/s/5/rwlayer.img", MkfsBytes: 64 << 20}, {Path: "/s/1/layer.erofs", ReadOnly: true}, {Path: "/s/2/layer.erofs", ReadOnly: true}},
-				Guest: []Mount{
-					{Type: "ext4", Source: "disk:0", Target: "layers/0", Options: []string{"rw"}},
-					{Type: "erofs", Source: "disk:1", Target: "layers/1", Options: []string{"ro"}},
-					{Type: "erofs", Source: "disk:2", Target: "layers/2", Options: []string{"ro"}},
+				Guest: []Step{
+					{Type: "ext4", OnDisk: true, Target: "layers/0", Options: []string{"rw"}},
+					{Type: "erofs", OnDisk: true, Disk: 1, Target: "layers/1", Options: []string{"ro"}},
+					{Type: "erofs", OnDisk: true, Disk: 2, Target: "layers/2", Options: []string{"ro"}},
 					{Type: "mkdir", Target: "layers/0/upper", Options: []string{"mode=0755"}},
 					{Type: "mkdir", Target: "layers/0/work", Options: []string{"mode=0755"}},
 					{Type: "overlay", Source: "overlay", Target: "rootfs", Options: []string{
@@ -72,8 +72,8 @@ func TestNewRootfs(t *testing.T) {
 			mounts: []Mount{erofs, {Type: "format/bind", Source: "{{ mount 0 }}", Options: []string{"ro", "rbind"}}},
 			want: Rootfs{
 				Disks: []Disk{{Path: "/s/1/layer.erofs", ReadOnly: true}},
-				Guest: []Mount{
-					{Type: "erofs", Source: "disk:0", Target: "layers/0", Options: []string{"ro"}},
+				Guest: []Step{
+					{Type: "erofs", OnDisk: true, Target: "layers/0", Options: []string{"ro"}},
 					{Type: "bind", Source: "layers/0", Target: "rootfs", Options: []string{"ro", "rbind"}},
 				},
 			},
@@ -85,7 +85,7 @@ func TestNewRootfs(t *testing.T) {
 		},
 		{
 			name: "xfs", mounts: []Mount{{Type: "xfs", Source: "/i", Options: []string{"loop"}}},
-			want: Rootfs{Disks: []Disk{{Path: "/i"}}, Guest: []Mount{{Type: "xfs", Source: "disk:0", Target: "rootfs"}}},
+			want: Rootfs{Disks: []Disk{{Path: "/i"}}, Guest: []Step{{Type: "xfs", OnDisk: true, Target: "rootfs"}}},
 		},
 		{name: "a file system that the guest has not", mounts: []Mount{{Type: "btrfs", Source: "/i", Options: []string{"loop"}}}, err: errdefs.ErrNotImplemented},
 		{name: "several devices", mounts: []Mount{{Type: "erofs", Source: "/i", Options: []string{"loop", "device=/j"}}}, err: errdefs.ErrNotImplemented},

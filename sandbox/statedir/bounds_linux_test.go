@@ -176,9 +176,6 @@ func TestRebuild(t *testing.T) {
 			if old, err := os.ReadFile(d.damaged()); err != nil || !bytes.Equal(old, text) {
 				t.Errorf("the damaged record: %d bytes, %v, want %d", len(old), err, len(text))
 			}
-			if err := d.Remove(); err != nil {
-				t.Errorf("Remove: %v", err)
-			}
 		})
 	}
 }
@@ -202,7 +199,7 @@ func TestEnd(t *testing.T) {
 	if j, err = Create(other, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(j.Close(), other.Remove(), j.End("late")); err != nil {
+	if err := errors.Join(j.Close(), os.RemoveAll(string(other)), j.End("late")); err != nil {
 		t.Errorf("End after the folder has gone: %v", err)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+
+	"cloister/sys"
 )
 
 // DebugSocket is the name of Debug in its folder.
@@ -105,37 +107,27 @@ func (d Dir) Namespace() ID { return ID(filepath.Base(filepath.Dir(string(d)))) 
 // Record is the journal's file.
 func (d Dir) Record() string { return d.file("record.json") }
 
-// Console is the guest's console log.
-func (d Dir) Console() string { return d.file("console.log") }
+// Names of the logs in Own.
+const (
+	Console      = "console.log"   // what the guest writes to its console
+	QEMULog      = "qemu.log"      // what QEMU writes to its standard error
+	VirtiofsdLog = "virtiofsd.log" // what virtiofsd writes to its standard error
+)
 
-// QEMULog takes what QEMU writes to its standard error.
-func (d Dir) QEMULog() string { return d.file("qemu.log") }
+// Own is where the sandbox's own file system is mounted, in the mount namespace of the shim alone. It holds the logs and what
+// virtiofsd serves, so nothing that a guest writes lies beside other services' files.
+func (d Dir) Own() string { return d.file("own") }
 
-// VirtiofsdLog takes what virtiofsd writes to its standard error.
-func (d Dir) VirtiofsdLog() string { return d.file("virtiofsd.log") }
+// Log is the path of one of the logs of a sandbox that owner runs: it leads through the owner's mount namespace.
+func (d Dir) Log(owner sys.Process, name string) string {
+	return filepath.Join("/proc", strconv.Itoa(owner.PID), "root", d.Own(), name)
+}
 
 // Debug is the socket that `cloister debug` connects to.
 func (d Dir) Debug() string { return d.file(DebugSocket) }
 
-// Empty is a folder without anything in it.
-func (d Dir) Empty() string { return d.file("empty") }
-
-// Share is what virtiofsd serves.
+// Share is where virtiofsd's view of the tree that it serves is mounted, in the mount namespace of the shim alone.
 func (d Dir) Share() string { return d.file("share") }
-
-// Container is a container's folder in Share.
-func (d Dir) Container(c ID) string { return filepath.Join(d.Share(), string(c)) }
-
-// Rootfs is a container's root file system in Share.
-func (d Dir) Rootfs(c ID) string { return filepath.Join(d.Container(c), "rootfs") }
-
-// Mount is the n-th bind mount of a container in Share.
-func (d Dir) Mount(c ID, n int) string {
-	return filepath.Join(d.Container(c), "m", strconv.Itoa(n))
-}
-
-// Private holds what is the sandbox's and not shared with the guest.
-func (d Dir) Private() string { return d.file("private") }
 
 // Marker is a NAME=value for the environment of every process of the sandbox,
 // by which Marked finds one whose pid was not written down.
@@ -170,15 +162,4 @@ func (d Dir) mkdir() error {
 		return err
 	}
 	return os.Mkdir(string(d), 0o700)
-}
-
-// Remove removes the files that this package names, and the folder. It never
-// walks into Share or Private: what is left in them is an error.
-func (d Dir) Remove() error {
-	for _, f := range []string{d.Console(), d.QEMULog(), d.VirtiofsdLog(), d.Debug(), d.Share(), d.Private(), d.newFile(), d.damaged(), d.Record(), d.lock(), string(d)} {
-		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
 }

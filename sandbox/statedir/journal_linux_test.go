@@ -282,7 +282,7 @@ func TestCrash(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := d.Remove(); err != nil {
+			if err := os.RemoveAll(string(d)); err != nil {
 				t.Fatal(err)
 			}
 			if left, _ := os.ReadDir(filepath.Dir(string(d))); len(left) > 0 {

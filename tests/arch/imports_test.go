@@ -22,7 +22,8 @@ var rooms = []room{
 	{"cmd", []string{"cmd/internal/...", "shim/...", "runtime/...", "sandbox/...", "labels/...", "vmm/...", "oci/..."}},
 	{"shim", []string{"runtime/..."}},
 	{"runtime", []string{"sandbox/...", "oci/..."}},
-	{"sandbox/plan", []string{"oci", "vmm", "labels"}},
+	{"sandbox/plan", []string{"oci", "vmm", "labels", "sandbox/guestapi"}},
+	{"sandbox/content", []string{"oci", "labels", "sandbox/plan", "sandbox/guestapi", "sandbox/watch", "sys"}},
 	{"sandbox/statedir", []string{"labels"}},
 	{"sandbox/guestapi", nil},
 	{"sandbox/network", []string{"sandbox/guestapi/v1"}}, // the guest is told in the contract's own values

@@ -13,14 +13,13 @@
 package guestv1
 
 import (
-	reflect "reflect"
-	sync "sync"
-	unsafe "unsafe"
-
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	anypb "google.golang.org/protobuf/types/known/anypb"
 	emptypb "google.golang.org/protobuf/types/known/emptypb"
+	reflect "reflect"
+	sync "sync"
+	unsafe "unsafe"
 )
 
 const (
@@ -731,7 +730,10 @@ type PrepareContainerRequest struct {
 	// Done in this order, undone in the reverse one.
 	Mounts []*MountStep `protobuf:"bytes,3,rep,name=mounts,proto3" json:"mounts,omitempty"`
 	// Written below C before the mounts are made.
-	Files         []*File `protobuf:"bytes,4,rep,name=files,proto3" json:"files,omitempty"`
+	Files []*File `protobuf:"bytes,4,rep,name=files,proto3" json:"files,omitempty"`
+	// Names of the volumes in the share that the container has. A volume is mounted
+	// in the guest as long as a container has it.
+	Volumes       []string `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -790,6 +792,13 @@ func (x *PrepareContainerRequest) GetMounts() []*MountStep {
 func (x *PrepareContainerRequest) GetFiles() []*File {
 	if x != nil {
 		return x.Files
+	}
+	return nil
+}
+
+func (x *PrepareContainerRequest) GetVolumes() []string {
+	if x != nil {
+		return x.Volumes
 	}
 	return nil
 }
@@ -1480,12 +1489,13 @@ const file_sandbox_guestapi_v1_guest_proto_rawDesc = "" +
 	"\x03mac\x18\x03 \x01(\tR\x03mac\"6\n" +
 	"\x15PrepareSandboxRequest\x12\x1d\n" +
 	"\n" +
-	"shared_pid\x18\x01 \x01(\bR\tsharedPid\"\xa2\x01\n" +
+	"shared_pid\x18\x01 \x01(\bR\tsharedPid\"\xbc\x01\n" +
 	"\x17PrepareContainerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x124\n" +
 	"\x06mounts\x18\x03 \x03(\v2\x1c.cloister.guest.v1.MountStepR\x06mounts\x12-\n" +
-	"\x05files\x18\x04 \x03(\v2\x17.cloister.guest.v1.FileR\x05files\"i\n" +
+	"\x05files\x18\x04 \x03(\v2\x17.cloister.guest.v1.FileR\x05files\x12\x18\n" +
+	"\avolumes\x18\x05 \x03(\tR\avolumes\"i\n" +
 	"\tMountStep\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +

@@ -11,9 +11,6 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// DefaultDir holds one folder for each container.
-const DefaultDir = "/run/cloister/c"
-
 const maxID = 128
 
 // ID names a container or an exec, and is fit for a file's name.

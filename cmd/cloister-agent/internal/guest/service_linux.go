@@ -42,6 +42,7 @@ type Service struct {
 	table   *containers.Table
 	monitor *reap.Monitor
 	sockets *sockets.Registry
+	volumes *containers.Volumes
 	users   guestapi.UserNamespace // the containers'
 	sent    sentFiles
 
@@ -52,7 +53,7 @@ type Service struct {
 
 // New makes the service of a guest whose containers have that user namespace.
 func New(monitor *reap.Monitor, queue *events.Queue, table *containers.Table, open *sockets.Registry, users guestapi.UserNamespace) *Service {
-	return &Service{monitor: monitor, queue: queue, table: table, sockets: open, users: users}
+	return &Service{monitor: monitor, queue: queue, table: table, sockets: open, volumes: containers.NewVolumes(), users: users}
 }
 
 // Configure makes the guest a sandbox's.
@@ -135,13 +136,15 @@ func (s *Service) PrepareContainer(ctx context.Context, r *guestv1.PrepareContai
 		return nil, err
 	}
 	dir := s.table.Dir(id)
-	err = s.prepare(ctx, dir, r)
+	if err = s.volumes.Add(id, r.GetVolumes()); err == nil {
+		err = s.prepare(ctx, dir, r)
+	}
 	if err == nil {
 		err = s.sockets.Listen(string(id), dir, r.GetMounts())
 	}
 	if err != nil {
 		s.sockets.Close(string(id))
-		err = errors.Join(err, steps.Undo(dir, string(id)))
+		err = errors.Join(err, s.undo(id))
 		s.table.Forget(id)
 		return nil, err
 	}
@@ -198,7 +201,7 @@ func (s *Service) RemoveContainer(ctx context.Context, r *guestv1.RemoveContaine
 	if err != nil || !exists {
 		return &types.Empty{}, err
 	}
-	if err := steps.Undo(s.table.Dir(id), string(id)); err != nil {
+	if err := s.undo(id); err != nil {
 		s.table.Prepared(id)
 		return nil, err
 	}
@@ -207,6 +210,14 @@ func (s *Service) RemoveContainer(ctx context.Context, r *guestv1.RemoveContaine
 	s.table.Forget(id)
 	go forgetInodes(ctx)
 	return &types.Empty{}, nil
+}
+
+// undo unmounts what a container has, and the volumes that no other container has.
+func (s *Service) undo(id containers.ID) error {
+	if err := steps.Undo(s.table.Dir(id), string(id)); err != nil {
+		return err
+	}
+	return s.volumes.Drop(id, steps.UnmountVolume)
 }
 
 // Events is a long poll.

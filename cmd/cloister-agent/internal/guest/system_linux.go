@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"cloister/cmd/cloister-agent/internal/steps"
 	"cloister/sandbox/guestapi"
 	"cloister/sys"
 )
@@ -120,10 +119,10 @@ func mountShare(tag string) error {
 	if tag == "" {
 		return nil
 	}
-	if err := os.MkdirAll(steps.Share, folderMode); err != nil {
+	if err := os.MkdirAll(guestapi.Share, folderMode); err != nil {
 		return fmt.Errorf("make folder of the share: %w", err)
 	}
-	if err := unix.Mount(tag, steps.Share, "virtiofs", 0, ""); err != nil {
+	if err := unix.Mount(tag, guestapi.Share, "virtiofs", 0, ""); err != nil {
 		return fmt.Errorf("mount share %s: %w", tag, err)
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloister/sandbox/guestapi"
 	"cloister/sys"
 )
 
@@ -23,7 +24,7 @@ const (
 )
 
 const (
-	dir        = "/run/cloister/ns"
+	dir        = guestapi.Namespaces
 	folderMode = 0o755
 	fileMode   = 0o444
 )

@@ -13,12 +13,10 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sys"
 )
-
-// Share is where the virtiofs share is mounted.
-const Share = "/run/cloister/share"
 
 const (
 	fromShare     = "share:"
@@ -121,7 +119,7 @@ func openSource(root *os.File, source string) (*os.File, error) {
 	if !ok {
 		return nil, fmt.Errorf("source %q: %w", source, errdefs.ErrInvalidArgument)
 	}
-	share, err := openRoot(Share)
+	share, err := openRoot(guestapi.Share)
 	if err != nil {
 		return nil, err
 	}

@@ -11,12 +11,14 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"cloister/sandbox/guestapi"
 )
 
 // Undo unmounts all that is mounted below a container's folder and on its part
 // of the share, and removes the folder.
 func Undo(dir, id string) error {
-	err := errors.Join(UnmountBelow(dir), UnmountBelow(filepath.Join(Share, id)))
+	err := errors.Join(UnmountBelow(dir), UnmountBelow(filepath.Join(guestapi.Share, guestapi.ShareContainer(id))))
 	if err != nil {
 		return err // the folder's files may be others' than ours
 	}
@@ -24,6 +26,11 @@ func Undo(dir, id string) error {
 		return fmt.Errorf("remove container's folder: %w", err)
 	}
 	return nil
+}
+
+// UnmountVolume unmounts a volume of the share.
+func UnmountVolume(name string) error {
+	return UnmountBelow(filepath.Join(guestapi.Share, guestapi.ShareVolume(name)))
 }
 
 // UnmountBelow unmounts what is mounted at dir and below it. What is in use is

@@ -1,19 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sandbox
+package content
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path"
-	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,9 +15,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
-	"cloister/oci"
 	"cloister/sandbox/guestapi"
-	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sys"
 )
 
@@ -32,58 +24,12 @@ const (
 	socketClients = 32
 	// socketAnswer is how long whoever listens on the host may take to accept.
 	socketAnswer = 10 * time.Second
-	socketType   = "socket"
-	// nobody is the kernel's default for owners without an id (DEFAULT_OVERFLOWUID).
-	nobody      = 65534
-	socketToken = "token:"
 )
 
-// socketStep has the guest listen as the host's socket would, with its mode and its owners in the container; n is the mount's number.
-func socketStep(source, n string, ids oci.IDMap) (*guestv1.MountStep, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(source, &st); err != nil {
-		return nil, &os.PathError{Op: "stat", Path: source, Err: err}
-	}
-	if !ids.IsZero() {
-		uid, gid, ok := ids.Host(st.Uid, st.Gid)
-		if st.Uid, st.Gid = uid, gid; !ok {
-			st.Uid, st.Gid = nobody, nobody
-		}
-	}
-	return &guestv1.MountStep{
-		Type: socketType, Source: socketToken + strings.ToLower(rand.Text()), Target: "sockets/" + n,
-		Options: []string{fmt.Sprintf("mode=%o", st.Mode&0o777), fmt.Sprintf("uid=%d", st.Uid), fmt.Sprintf("gid=%d", st.Gid)},
-	}, nil
-}
-
-// serveSockets carries connections from the guest's sockets to the host's until the container is removed.
-func (s *Sandbox) serveSockets(ctx context.Context, r *resident, c Container, steps []*guestv1.MountStep) {
-	steps = slices.DeleteFunc(slices.Clone(steps), func(m *guestv1.MountStep) bool { return m.GetType() != socketType })
-	if len(steps) == 0 {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	for _, step := range steps {
-		token, ok := strings.CutPrefix(step.GetSource(), socketToken)
-		n, err := strconv.Atoi(path.Base(step.GetTarget()))
-		if !ok || err != nil {
-			continue
-		}
-		source := c.absolute(c.Workload.Mounts[n].Source)
-		name, err := listed(source, s.config.Workloads.Sockets)
-		if err != nil { // somebody has put something else there since it was checked: each connection is refused
-			log.G(ctx).WithError(err).WithField("socket", source).Warn("no connection of the guest's gets there")
-		}
-		go s.serveSocket(ctx, guestapi.Token(token), &server{path: name})
-	}
-	r.undo.push("sockets", func(context.Context) error {
-		cancel() // closes what is open on the host; a guest that does not read is not waited for
-		return nil
-	})
-}
-
-// serveSocket has one stream wait for the guest's next connection. It ends with the container or the guest.
-func (s *Sandbox) serveSocket(ctx context.Context, token guestapi.Token, to *server) {
+// Relay carries connections from the guest to a socket of the host, whose name has no links in it, until ctx is done or the
+// guest has gone. accept waits for the guest's next connection.
+func Relay(ctx context.Context, name string, accept func(context.Context) (*guestapi.Stream, error)) {
+	to := &server{path: name}
 	slots := make(chan struct{}, socketClients)
 	for {
 		select {
@@ -91,10 +37,10 @@ func (s *Sandbox) serveSocket(ctx context.Context, token guestapi.Token, to *ser
 		case <-ctx.Done():
 			return
 		}
-		stream, err := s.guest.AcceptSocket(ctx, token)
+		stream, err := accept(ctx)
 		if err != nil {
 			if ended := errors.Is(err, errdefs.ErrUnavailable) && !errors.Is(err, guestapi.ErrRefused); !ended && ctx.Err() == nil {
-				log.G(ctx).WithError(err).WithField("socket", to.path).Warn("the guest does not listen any more")
+				log.G(ctx).WithError(err).WithField("socket", to.path).Warn("the guest no longer listens for connections to a socket of the host")
 			}
 			return
 		}
@@ -189,9 +135,15 @@ func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 
 // dialPatiently waits while the server's queue is full, as a client does whose connect may block. No event tells of its end.
 func dialPatiently(ctx context.Context, path string) (net.Conn, error) {
+	var full error
 	for {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
-		if !errors.Is(err, unix.EAGAIN) {
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			full = err
+		case full != nil && ctx.Err() != nil:
+			return nil, full
+		default:
 			return conn, err
 		}
 		select {

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package content
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// calm is how long a writer may go on before the files are read: a guest that can write to them raises as many events as
+// it likes.
+const calm = 50 * time.Millisecond
+
+// Changes tells when an engine writes to files that were copied: into the file that was there, or by putting another in its
+// place. It has one inotify instance for a whole sandbox, since a host has few of them.
+type Changes struct {
+	file *os.File
+
+	mu   sync.Mutex
+	uses map[int32]int // how many files need a watch
+}
+
+// NewChanges begins to watch, and calls changed after a change until Close. Calls do not overlap.
+func NewChanges(changed func()) (*Changes, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("inotify: raise fs.inotify.max_user_instances: %w", err)
+	}
+	c := &Changes{file: os.NewFile(uintptr(fd), "inotify"), uses: map[int32]int{}}
+	go c.run(changed)
+	return c, nil
+}
+
+// run ends with the watch. What has changed is found by comparing, so the events themselves say nothing.
+func (c *Changes) run(changed func()) {
+	events := make([]byte, 4096)
+	for {
+		if _, err := c.file.Read(events); err != nil {
+			return
+		}
+		time.Sleep(calm)
+		changed()
+	}
+}
+
+// Close ends the watch of all files.
+func (c *Changes) Close() error { return c.file.Close() }
+
+// Follow watches copied files. A nil Changes watches nothing.
+func (c *Changes) Follow(list []*Copied) error {
+	if c == nil {
+		return nil
+	}
+	for _, one := range list {
+		for _, w := range []struct {
+			file *os.File
+			mask uint32
+		}{{one.file, unix.IN_CLOSE_WRITE}, {one.folder, unix.IN_MOVED_TO | unix.IN_ONLYDIR}} {
+			watch, err := c.add(w.file, w.mask)
+			if err != nil {
+				return err
+			}
+			one.watches = append(one.watches, watch)
+		}
+	}
+	return nil
+}
+
+// Forget ends the watches of copied files, and lets go of the files.
+func (c *Changes) Forget(list []*Copied) {
+	defer closeCopies(list)
+	if c == nil {
+		return
+	}
+	for _, one := range list {
+		for _, watch := range one.watches {
+			c.drop(watch)
+		}
+	}
+}
+
+func (c *Changes) add(f *os.File, mask uint32) (watch int32, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err = c.control(func(fd int) error {
+		n, err := unix.InotifyAddWatch(fd, fdPath(f), mask|unix.IN_MASK_ADD)
+		watch = int32(n)
+		return err
+	})
+	if errors.Is(err, unix.ENOSPC) {
+		err = fmt.Errorf("raise fs.inotify.max_user_watches: %w", err)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("watch %q: %w", f.Name(), err)
+	}
+	c.uses[watch]++
+	return watch, nil
+}
+
+func (c *Changes) drop(watch int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.uses[watch]--; c.uses[watch] > 0 {
+		return
+	}
+	delete(c.uses, watch)
+	_ = c.control(func(fd int) error {
+		_, err := unix.InotifyRmWatch(fd, uint32(watch)) // gone already with its file, maybe
+		return err
+	})
+}
+
+// control lends the descriptor: File.Fd would have reads block.
+func (c *Changes) control(f func(fd int) error) error {
+	raw, err := c.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var done error
+	err = raw.Control(func(fd uintptr) { done = f(int(fd)) })
+	return errors.Join(err, done)
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"cloister/sandbox/content"
+	"cloister/sandbox/guestapi"
+	guestv1 "cloister/sandbox/guestapi/v1"
+	"cloister/sandbox/plan"
+	"cloister/sandbox/watch"
+)
+
+// noticing bounds how long the guest may take to touch what has changed, a thousand names maybe: below the silence that ends
+// the connection.
+const noticing = 90 * time.Second
+
+// serveSockets carries connections from the guest's sockets to the host's until the container is removed.
+func (s *Sandbox) serveSockets(ctx context.Context, r *resident, a *arrival) {
+	if len(a.Sockets) == 0 {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	for _, socket := range a.Sockets {
+		token := guestapi.Token(socket.Token)
+		go content.Relay(ctx, socket.Name, func(ctx context.Context) (*guestapi.Stream, error) { return s.guest.AcceptSocket(ctx, token) })
+	}
+	r.undo.push("sockets", func(context.Context) error {
+		cancel() // closes what is open on the host; a guest that does not read is not waited for
+		return nil
+	})
+}
+
+// watchVolume has what the host changes in a volume raise events in the guest. No watch is no reason not to run.
+func (s *Sandbox) watchVolume(ctx context.Context, r *resident, id string, v plan.Volume, use *content.Use) {
+	logger := log.G(ctx).WithField("volume", v.Destination)
+	tree, err := use.Watch()
+	if err != nil {
+		logger.WithError(err).Warn("the host's changes raise no events in the guest")
+		return
+	}
+	ctx, cancel := context.WithCancel(log.WithLogger(context.WithoutCancel(ctx), logger))
+	r.undo.push("watch of "+v.Destination, func(context.Context) error {
+		cancel()
+		return tree.Close()
+	})
+	go s.notice(ctx, tree, &guestv1.NoticeRequest{Id: id, Target: v.WatchedTarget()})
+}
+
+// notice ends with the container, or when the guest does not take what it is told.
+func (s *Sandbox) notice(ctx context.Context, tree *watch.Tree, req *guestv1.NoticeRequest) {
+	content.Follow(ctx, tree, func(ctx context.Context, names []string) error {
+		ctx, cancel := context.WithTimeout(ctx, noticing)
+		defer cancel()
+		req.Names = nil
+		for _, name := range names {
+			req.Names = append(req.Names, []byte(name))
+		}
+		_, err := s.guest.Guest().Notice(ctx, req)
+		return err
+	})
+}
+
+// refreshAll sends all containers what the engine has changed of their files.
+func (s *Sandbox) refreshAll(ctx context.Context) {
+	s.mu.Lock()
+	ids := slices.Collect(maps.Keys(s.containers))
+	s.mu.Unlock()
+	for _, id := range ids {
+		if err := s.Refresh(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+			log.G(ctx).WithError(err).WithField("id", id).Warn("send the engine's changed files to the guest")
+		}
+	}
+}
