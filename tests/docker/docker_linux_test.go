@@ -25,6 +25,7 @@ func TestDocker(t *testing.T) {
 		{"life", life},
 		{"options", options},
 		{"network", network},
+		{"sysctls", sysctls},
 		{"compose", compose},
 		{"volumes", volumes},
 		{"ends", ends},

@@ -38,6 +38,7 @@ func network(t *testing.T, b *engine) {
 	} {
 		t.Run(tt.name, func(t *testing.T) { b.say(t, "app", tt.name, tt.want, tt.script) })
 	}
+	t.Run("many names at once", func(t *testing.T) { manyNames(t, b, "app") })
 	t.Run("connect and disconnect", func(t *testing.T) {
 		const address = "nslookup -type=a cache | awk '/^Address/ {a=$2} END {print a}'"
 		b.start(t, "cache", []string{"--network=back", "--ip=10.92.0.7"})
@@ -57,6 +58,7 @@ func network(t *testing.T, b *engine) {
 		b.MustDocker(t, "network", "connect", "front", "late")
 		b.awaitIn(t, "late", "10.91.0.5", "nslookup -type=a db | awk '/^Address/ {a=$2} END {print a}'")
 	})
+	t.Run("what a container changed in the engine's files stays", func(t *testing.T) { changedFiles(t, b) })
 	t.Run("container:NAME", func(t *testing.T) {
 		b.start(t, "side", []string{"--network=container:db"})
 		b.awaitIn(t, "side", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 80 | tail -n 1`)
@@ -70,6 +72,20 @@ func network(t *testing.T, b *engine) {
 		b.MustDocker(t, "rm", "--force", "side")
 		b.awaitIn(t, "app", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 10.91.0.5 80 | tail -n 1`)
 	})
+}
+
+// changedFiles has a container append to hosts and resolv.conf, under both runtimes, before Docker changes hosts.
+func changedFiles(t *testing.T, b *engine) {
+	for _, runtime := range []string{"runc", "cloister"} {
+		b.start(t, "changes", []string{"--runtime=" + runtime, "--hostname=changes", "--network=back", "--ip=10.92.0.33"})
+		b.say(t, "changes", runtime, "", "echo '10.9.9.9 mine' >>/etc/hosts; echo 'options rotate' >>/etc/resolv.conf")
+		b.MustDocker(t, "network", "connect", "--ip=10.91.0.33", "front", "changes")
+		const look = "grep -E 'changes|mine' /etc/hosts | grep -v : | tr -s '\t ' '  ' | sort; grep -c rotate /etc/resolv.conf"
+		b.awaitIn(t, "changes", "10.9.9.9 mine\n10.91.0.33 changes\n10.92.0.33 changes\n1", look)
+		b.MustDocker(t, "network", "disconnect", "front", "changes")
+		b.awaitIn(t, "changes", "10.9.9.9 mine\n10.92.0.33 changes\n1", look)
+		b.MustDocker(t, "rm", "--force", "changes")
+	}
 }
 
 // thirdNetwork connects a container of two networks, and a machine of two cards, to one more. Docker is not asked: the log says what is missing, and
