@@ -20,7 +20,7 @@ BUILD := build
 # The program that runs the stages of the tests.
 STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
-.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-lab lint golden fuzz bench soak cache cache-prune check demo install uninstall clean
+.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-apps test-lab lint golden fuzz bench soak cache cache-prune check demo install uninstall clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ test-cri: deps ## pods through CRI, and containerd's CRI suite
 
 test-docker: deps ## Docker's daemon and command line, and nerdctl's contract
 	@$(STAGES) docker
+
+test-apps: deps ## databases, git, builds and servers of Debian beside runc
+	@$(STAGES) apps
 
 test-lab: deps ## an enforcing host in a throwaway machine; MAC= and POLICY= say which
 	@$(STAGES) lab

@@ -86,6 +86,11 @@ func All() []Stage {
 			Name: "docker", About: "Docker's daemon and command line, nerdctl's contract", Needs: guest, Tests: []string{"./tests/docker/...", "./tests/nerdctl/..."}, Flags: []string{"-p", "1"},
 			Weight: 1, Warm: 167 * s, Budget: 6 * m, Limit: 12 * m, Optional: true, Guests: true,
 		},
+		// Two programs at a time, each in a guest.
+		{
+			Name: "apps", About: "real programs of Debian beside runc", Needs: guest, Tests: []string{"./tests/apps/..."},
+			Weight: 2, Caches: []string{"apps"}, Warm: 260 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m, Optional: true, Guests: true,
+		},
 		{Name: "demo", About: "make demo", Needs: []string{"build"}, Command: []string{"make", "--no-print-directory", "demo"}, Weight: 1, Warm: 19 * s, Budget: 2 * m, Limit: 4 * m},
 		{Name: "lint", About: "golangci-lint, dead code, values on another system", Command: []string{".ci/lint"}, Background: true, Caches: []string{"tools"}, Warm: 130 * s, Cold: 4 * m, Budget: 5 * m, Limit: 20 * m},
 		// It gives a container a second or two to be there again, by its own clock.
