@@ -150,7 +150,11 @@ func (a *applier) prepareLink(want *guestv1.Link) (netlink.Link, error) {
 			return nil, fmt.Errorf("set ARP on or off: %w", err)
 		}
 	}
-	return link, a.sysctls.apply(want.GetMac(), want.GetSysctls(), ofLink(want.GetName()))
+	settings, err := withIPv6(want)
+	if err != nil {
+		return nil, err
+	}
+	return link, a.sysctls.apply(want.GetMac(), settings, ofLink(want.GetName()))
 }
 
 // setMTU takes a link down that gets large enough for IPv6 (RFC 8200, section 5): its settings are the kernel's defaults at first.

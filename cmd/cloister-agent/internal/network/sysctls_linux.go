@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
 const (
@@ -112,6 +114,29 @@ func exchange(name, value string) (before string, err error) {
 // ofLink gives the path of a link's setting, FOLDER/NAME, below /proc/sys/net.
 func ofLink(link string) func(string) string {
 	return func(name string) string { return path.Join(path.Dir(name), link, path.Base(name)) }
+}
+
+// withIPv6 gives the settings of a link, with IPv6 switched on where the engine's link has it on, whatever a workload has set for links to come:
+// engines switch it on or off themselves. Where it is off for all it stays so.
+func withIPv6(want *guestv1.Link) (map[string]string, error) {
+	const all, own = "ipv6/conf/all/" + disableIPv6, "ipv6/conf/" + disableIPv6
+	settings := want.GetSysctls()
+	if _, ok := settings[own]; ok {
+		return settings, nil
+	}
+	data, err := os.ReadFile(filepath.Join(sysctlRoot, all))
+	if errors.Is(err, fs.ErrNotExist) {
+		return settings, nil
+	}
+	if strings.TrimSpace(string(data)) == "1" {
+		return settings, err
+	}
+	settings = maps.Clone(settings)
+	if settings == nil {
+		settings = map[string]string{}
+	}
+	settings[own] = "0"
+	return settings, err
 }
 
 // hasIPv6 is false where a sysctl of the engine or of the workload has switched IPv6 off, or the MTU is too small for it.

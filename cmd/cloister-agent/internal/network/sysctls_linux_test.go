@@ -143,6 +143,7 @@ func TestWithoutIPv6(t *testing.T) {
 		all     map[string]string
 		link    map[string]string
 		named   map[string]string
+		before  map[string]string
 		wantSix []string
 	}{
 		{name: "on", wantSix: six},
@@ -156,7 +157,14 @@ func TestWithoutIPv6(t *testing.T) {
 		{name: "off for all, by the workload", named: map[string]string{"ipv6/conf/all/disable_ipv6": "1"}},
 		{name: "on again", named: map[string]string{"ipv6/conf/all/disable_ipv6": "0"}, wantSix: six},
 		{name: "off for links to come, by the workload", named: map[string]string{"ipv6/conf/default/disable_ipv6": "1"}, wantSix: six},
+		{name: "off for this one, as for each that comes", before: map[string]string{"ipv6/conf/eth0/disable_ipv6": "1"}, wantSix: six},
+		{name: "off for all, by the workload, before the link comes", before: map[string]string{"ipv6/conf/all/disable_ipv6": "1"}},
 	} {
+		for name, value := range tt.before {
+			if err := set(name, value); err != nil {
+				t.Fatal(err)
+			}
+		}
 		a := new(applier)
 		n := &guestv1.Network{
 			Sysctls: tt.all,
