@@ -139,6 +139,8 @@ type Chosen struct {
 	Image, Rootfs, Run Label
 	// Content is of what every guest may read, SharedImage and SharedFolder of what every guest may write: at the low level.
 	Content, SharedImage, SharedFolder Label
+	// EngineFile and EngineContent are types that a served folder may have as well, at a level that fits.
+	EngineFile, EngineContent string
 	// PoweredOff is of disks that cloister made, once the sandbox has stopped.
 	PoweredOff Label
 	// Relabel is whether files that are not labelled so already are to be.
@@ -182,7 +184,7 @@ func Choose(w Wish, own Label, types Types, level Level) (Chosen, error) {
 		QEMU: process.WithType(types.QEMU), Virtiofsd: process.WithType(types.Virtiofsd),
 		Image: file.WithType(types.Image), Rootfs: file.WithType(types.Rootfs), Run: file.WithType(types.Run),
 		Content: low.WithType(types.Content), SharedImage: low.WithType(types.Image), SharedFolder: low.WithType(types.Rootfs),
-		PoweredOff: low.WithType(types.PoweredOff),
+		PoweredOff: low.WithType(types.PoweredOff), EngineFile: types.EngineFile, EngineContent: types.EngineContent,
 	}
 	if w.Relabel != nil {
 		c.Relabel = *w.Relabel

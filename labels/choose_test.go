@@ -213,6 +213,34 @@ func TestTreat(t *testing.T) {
 		})
 	}
 	for text, want := range map[string]bool{
+		"u:object_r:cloister_rootfs_t:s0:c1,c2": true, "u:object_r:container_file_t:s0:c1,c2": true, "u:object_r:container_file_t:s0": true,
+		"u:object_r:container_ro_file_t:s0": true, "u:object_r:container_file_t:s0:c1,c3": false, "u:object_r:container_file_t:s0:c0.c1023": false,
+		"u:object_r:container_var_lib_t:s0": false,
+	} {
+		if err := chosen.Fits(Folder, mustParse(t, text)); (err == nil) != want {
+			t.Errorf("Fits(folder, %s) = %v, want %v", text, err, want)
+		}
+	}
+	if err := chosen.Fits(Disk, mustParse(t, "u:object_r:container_file_t:s0:c1,c2")); err == nil {
+		t.Error("a container's file was taken for a disk: QEMU has no right on it")
+	}
+	for _, test := range []struct {
+		sharing Sharing
+		have    string
+		want    bool
+	}{
+		{ReadOnly, "u:object_r:cloister_content_t:s0", true},
+		{ReadOnly, "u:object_r:cloister_image_t:s0:c1,c2", true},
+		{ReadOnly, "u:object_r:nfs_t:s0", false},
+		{Private, "system_u:object_r:cloister_image_t:s0:c1,c2", true},
+		{Private, "system_u:object_r:cloister_content_t:s0", false},
+		{Private, "system_u:object_r:cloister_image_t:s0", false},
+	} {
+		if got := chosen.Settled(Disk, test.sharing, chosen.Image, mustParse(t, test.have)); got != test.want {
+			t.Errorf("Settled(%s, %s) = %v, want %v", test.sharing, test.have, got, test.want)
+		}
+	}
+	for text, want := range map[string]bool{
 		"u:object_r:cloister_image_t:s0:c1,c2": true, "u:object_r:cloister_content_t:s0": true,
 		"u:object_r:cloister_image_t:s0:c1,c3": false, "u:object_r:shadow_t:s0": false,
 	} {

@@ -2,7 +2,10 @@
 
 package labels
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Resource is a kind of thing that a guest is given.
 type Resource string
@@ -71,14 +74,21 @@ func (c Chosen) Treat(r Resource, s Sharing, label Label) (Treatment, error) {
 	return t, nil
 }
 
-// Fits tells whether a resource that keeps its label can be used by the sandbox: it has the type wanted, or is content, at a
-// level that the sandbox's dominates.
+// Settled tells whether a resource can be used as it is labelled, so that it need not be relabelled, which a file system without
+// labels or a read-only one would refuse: it carries the wanted label, or is content to be read.
+func (c Chosen) Settled(r Resource, s Sharing, want, have Label) bool {
+	return have == want || s == ReadOnly && c.Fits(r, have) == nil
+}
+
+// Fits tells whether a resource that keeps its label can be used by the sandbox: it has the type wanted, or is content, or, for a
+// folder, has the type that engines give to containers' files, at a level that the sandbox's dominates.
 func (c Chosen) Fits(r Resource, have Label) error {
-	want := c.Image
+	want, engines := c.Image, []string{}
 	if r == Folder {
 		want = c.Rootfs
+		engines = []string{c.EngineFile, c.EngineContent}
 	}
-	if have.Type != want.Type && have.Type != c.Content.Type {
+	if have.Type != want.Type && have.Type != c.Content.Type && (have.Type == "" || !slices.Contains(engines, have.Type)) {
 		return fmt.Errorf("%w: %s has type %s: want %s: chcon -t %s, or let it be relabelled", ErrWish, r, have.Type, want.Type, want.Type)
 	}
 	if level := have.Range.High; !c.Level.Dominates(level) {

@@ -13,6 +13,9 @@ type Types struct {
 	Image, Rootfs, Content, Run string
 	// PoweredOff is of a disk that cloister made and nobody runs: no guest may read it.
 	PoweredOff string
+	// EngineFile and EngineContent are what engines label volumes and root file systems with, where the file server may use them
+	// beside Rootfs and Content; the policy has rules for them only where it has these types.
+	EngineFile, EngineContent string
 	// Container and ContainerFile are of plain containers of the host.
 	Container, ContainerFile string
 }
@@ -22,7 +25,8 @@ func Own(kvm bool) Types {
 	t := Types{
 		Name: "cloister", QEMU: "cloister_qemu_t", Virtiofsd: "cloister_virtiofsd_t",
 		Image: "cloister_image_t", Rootfs: "cloister_rootfs_t", Content: "cloister_content_t", Run: "cloister_run_t",
-		PoweredOff: "cloister_var_lib_t", Container: "cloister_container_t", ContainerFile: "cloister_container_file_t",
+		PoweredOff: "cloister_var_lib_t", EngineFile: "container_file_t", EngineContent: "container_ro_file_t",
+		Container: "cloister_container_t", ContainerFile: "cloister_container_file_t",
 	}
 	if !kvm {
 		t.QEMU = "cloister_qemu_tcg_t"

@@ -132,6 +132,10 @@ func (i *identity) disk(ctx context.Context, d plan.Disk) error {
 		defer f.Close() // O_PATH
 		return i.keep(labels.Disk, f, d.Path, treatment, i.fits(labels.Disk, f))
 	}
+	// One that fits already is not touched: its file system may take no labels, or be read-only.
+	if have, err := lsm.PathLabel(d.Path); err == nil && d.MkfsBytes == 0 && i.chosen.Settled(labels.Disk, sharing, treatment.Label, have) {
+		return nil
+	}
 	item := relabel.Item{Path: d.Path, Label: treatment.Label, Remember: treatment.Remember}
 	if d.MkfsBytes > 0 {
 		item.After = i.chosen.PoweredOff

@@ -3,11 +3,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -34,7 +36,7 @@ func checkLabels(ctx context.Context, s *site) []finding {
 	case driver.Mode() == lsm.ModeNone:
 		return []finding{warn("SELinux", driver.Strength(), "for sVirt labels: install a policy, boot with security=selinux, set mac = \"selinux\" under [labels]")}
 	}
-	list := []finding{strength(driver)}
+	list := []finding{strength(driver), s.basePolicy()}
 	list = append(list, s.policyState(ctx)...)
 	return append(list, s.domain(driver)...)
 }
@@ -46,6 +48,33 @@ func strength(d *lsm.Driver) finding {
 	return ok("SELinux", "%s; this program runs as %s", d.Strength(), d.OwnLabel())
 }
 
+// basePolicy names the policy that is loaded, its version, and what its pairs do not keep libvirt's guests from doing to each
+// other: what cloister's own constraints add.
+func (s *site) basePolicy() finding {
+	version, err := os.ReadFile(filepath.Join(s.selinuxfs(), "policyvers"))
+	if err != nil {
+		return failed("policy", err)
+	}
+	text := fmt.Sprintf("%s, format %s", cmp.Or(policy.Configured(""), "of a name that is not configured"), strings.TrimSpace(string(version)))
+	if status, err := s.host.Status(); err == nil {
+		text += fmt.Sprintf(", loaded %d times since boot", status.PolicyLoads)
+	}
+	kernel := policy.Selinuxfs{Root: s.host.SELinux}
+	for _, t := range []labels.Types{labels.ContainerKVM(), labels.Svirt(true)} {
+		missing, err := policy.Unconstrained(kernel, policy.Of(t))
+		switch {
+		case err != nil: // this policy has no such types
+			continue
+		case len(missing) == 0:
+			return ok("policy", "%s; its pairs constrain all that is asked, for %s", text, t.QEMU)
+		}
+		return ok("policy", "%s; its pairs leave to %s: %s; cloister's own types are constrained by cloister's module", text, t.QEMU, strings.Join(missing, ", "))
+	}
+	return ok("policy", "%s", text)
+}
+
+func (s *site) selinuxfs() string { return cmp.Or(s.host.SELinux, "/sys/fs/selinux") }
+
 func (s *site) policyState(ctx context.Context) []finding {
 	state, err := policy.Store{}.State(ctx)
 	switch {
@@ -53,6 +82,8 @@ func (s *site) policyState(ctx context.Context) []finding {
 		return []finding{warn("module", err.Error(), "")}
 	case err != nil:
 		return []finding{warn("module", err.Error(), "run it as root")}
+	case state.Partial:
+		return []finding{warn("module", "cloister's policy module is installed without its constraints, or these without it", "cloister policy install")}
 	case !state.Installed:
 		return []finding{warn("module", "cloister's own policy module is not installed", "cloister policy install")}
 	case !state.Current:
@@ -126,10 +157,17 @@ func fileLabel(path string) (labels.Label, error) {
 // boolean is one of the policies' switches.
 type boolean struct{ name, gates string }
 
-// booleans are those that the hardening guides name (R28, R29). They are about libvirt's domain svirt_t
-// and container-selinux's; cloister's own types have no switch.
+// booleans are those that the hardening guides name (R28, R29), which are about libvirt's domain svirt_t and container-selinux's,
+// and those that let a daemon of the host reach files of every type. Cloister's own types have no switch.
 func booleans() []boolean {
 	return []boolean{
+		{"antivirus_can_scan_system", "virus scanners may read all files of the host, guests' disks included"},
+		{"nfs_export_all_ro", "the NFS server may read all files of the host, guests' disks included"},
+		{"nfs_export_all_rw", "the NFS server may write all files of the host, guests' disks included"},
+		{"puppet_manage_all_files", "puppet may write all files of the host, guests' disks included"},
+		{"rsync_export_all_ro", "the rsync server may read all files of the host, guests' disks included"},
+		{"samba_export_all_ro", "the Samba server may read all files of the host, guests' disks included"},
+		{"samba_export_all_rw", "the Samba server may write all files of the host, guests' disks included"},
 		{"staff_use_svirt", "staff users may run and reach confined guests"},
 		{"unprivuser_use_svirt", "ordinary users may run and reach confined guests"},
 		{"virt_sandbox_use_audit", "containers may write audit messages"},

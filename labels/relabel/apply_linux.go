@@ -22,7 +22,7 @@ var ErrInUse = errors.New("file is in use by another sandbox")
 
 // Report is what was met on the way and was no reason to stop.
 type Report struct {
-	// Unlabelled lists what could not carry a label; the kernel decides by its file system's.
+	// Unlabelled lists what could not be given its label. A sandbox does not start with it.
 	Unlabelled []Unlabelled
 	// Left lists what was left alone, each with the reason: mounts, device nodes, what somebody else has labelled since.
 	Left []string
@@ -31,21 +31,16 @@ type Report struct {
 // Unlabelled is a file on a file system that takes no labels, or is read-only.
 type Unlabelled struct {
 	Path, FileSystem string
-	// Boolean names the policy boolean that lets guests use such a file system; empty where there is none.
-	Boolean string
 	// ReadOnly means that the file system could carry the label.
 	ReadOnly bool
 }
 
 // String says what would help.
 func (u Unlabelled) String() string {
-	switch {
-	case u.ReadOnly:
-		return fmt.Sprintf("%s: its file system is read-only: label it before it is mounted so", u.Path)
-	case u.Boolean != "":
-		return fmt.Sprintf("%s: %s takes no labels: setsebool -P %s on lets guests use it", u.Path, u.FileSystem, u.Boolean)
+	if u.ReadOnly {
+		return fmt.Sprintf("%s: its file system is read-only: label it before it is mounted so, or mount it with context=LABEL", u.Path)
 	}
-	return fmt.Sprintf("%s: %s takes no labels: mount it with context=", u.Path, u.FileSystem)
+	return fmt.Sprintf("%s: %s takes no labels: mount it with context=LABEL, where LABEL is one that fits the sandbox (README of labels), or use a file system that takes labels", u.Path, u.FileSystem)
 }
 
 func (r *Report) add(o Report) {
@@ -65,7 +60,8 @@ func (e inUseError) Error() string {
 
 func (inUseError) Unwrap() error { return ErrInUse }
 
-// Apply labels items for a sandbox at level. It may be called again for more. When it fails, what it did is undone.
+// Apply labels items for a sandbox at level. It may be called again for more. When it fails, what it did is undone, items that are
+// not remembered included.
 func (j *Journal) Apply(ctx context.Context, sandbox string, level labels.Level, items []Item) (Report, error) {
 	for {
 		report, err := j.applyAll(ctx, sandbox, level, items)
@@ -112,7 +108,7 @@ func (j *Journal) applyAll(ctx context.Context, sandbox string, level labels.Lev
 		err = advise(err, t.Path)
 		undo := context.WithoutCancel(ctx)
 		for _, name := range slices.Backward(done) {
-			_, undoing := j.leave(undo, sandbox, folder, name)
+			_, undoing := j.leave(undo, sandbox, folder, name, true)
 			err = errors.Join(err, undoing)
 		}
 		return Report{}, fmt.Errorf("relabel %s: %w", t.Path, errors.Join(err, j.closeFolder(folder)))
@@ -196,7 +192,7 @@ func (j *Journal) applyOne(ctx context.Context, sandbox, folder string, t target
 	if err := store(j.recordPath(name), r); err != nil {
 		return name, Report{}, err
 	}
-	found, err := j.set(ctx, name, r, t, first && r.Remember)
+	found, err := j.set(ctx, name, r, t, first)
 	if !fresh {
 		name = ""
 	}
@@ -270,7 +266,7 @@ func advise(err error, path string) error {
 	return err
 }
 
-// unlabelled tells a file that cannot carry a label from other failures, and which boolean would help.
+// unlabelled tells a file that cannot carry a label from other failures.
 func unlabelled(f *os.File, err error) (Report, bool) {
 	readOnly := errors.Is(err, unix.EROFS)
 	if !readOnly && !errors.Is(err, lsm.ErrUnsupported) {
@@ -279,7 +275,7 @@ func unlabelled(f *os.File, err error) (Report, bool) {
 	u := Unlabelled{Path: f.Name(), FileSystem: "its file system", ReadOnly: readOnly}
 	var stat unix.Statfs_t
 	if unix.Fstatfs(int(f.Fd()), &stat) == nil {
-		u.FileSystem, u.Boolean = fileSystem(stat.Type)
+		u.FileSystem = fileSystem(stat.Type)
 	}
 	return Report{Unlabelled: []Unlabelled{u}}, true
 }
@@ -290,14 +286,14 @@ func volatile(f *os.File) bool {
 	return unix.Fstatfs(int(f.Fd()), &stat) == nil && (stat.Type == unix.TMPFS_MAGIC || stat.Type == unix.RAMFS_MAGIC || stat.Type == unix.HUGETLBFS_MAGIC)
 }
 
-func fileSystem(magic int64) (name, boolean string) {
+func fileSystem(magic int64) string {
 	switch uint32(magic) {
 	case unix.NFS_SUPER_MAGIC:
-		return "nfs", "virt_use_nfs"
+		return "nfs"
 	case unix.SMB_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC:
-		return "cifs", "virt_use_samba"
+		return "cifs"
 	case unix.FUSE_SUPER_MAGIC:
-		return "fuse", "virt_use_fusefs"
+		return "fuse"
 	}
-	return fmt.Sprintf("file system %#x", uint32(magic)), ""
+	return fmt.Sprintf("file system %#x", uint32(magic))
 }

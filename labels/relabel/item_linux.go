@@ -20,7 +20,9 @@ var ErrRefused = errors.New("refused to relabel")
 
 // Item is one file, block device or tree and the label it is to carry.
 type Item struct {
-	// Path is absolute and clean, and no part of it is a symbolic link. It is left out where File is given.
+	// Path is absolute and clean, and no part of it is a symbolic link, but for a block device in /dev: there it may be one of the
+	// links that udev makes, as /dev/mapper/NAME. Such a link is followed once, and the device it led to is the item. Path is left
+	// out where File is given.
 	Path string
 	// File, when not nil, is what is labelled, whatever has come to have its name; O_PATH will do. It stays the caller's.
 	File  *os.File
@@ -64,6 +66,11 @@ func (j *Journal) open(item Item) (target, error) {
 			return target{}, errors.Join(err, file.Close())
 		}
 		item.File = nil
+	} else if strings.HasPrefix(item.Path, "/dev/") {
+		if file, err = followDevice(file); err != nil {
+			return target{}, err
+		}
+		item.Path = file.Name()
 	}
 	t := target{Item: item, file: file}
 	if err := j.check(&t); err != nil {
@@ -77,6 +84,45 @@ func (i Item) open() (*os.File, error) {
 		return openPath(i.Path)
 	}
 	return sys.Reopen(i.File, unix.O_PATH)
+}
+
+// followDevice gives the block device that a link of udev's leads to, in place of the link; anything else is given as it is.
+func followDevice(file *os.File) (*os.File, error) {
+	stat, _, err := identify(file)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return file, nil
+	}
+	device, err := openDeviceLink(file.Name())
+	return device, errors.Join(err, file.Close())
+}
+
+// openDeviceLink follows a link of udev's to a block device, once: the descriptor is what is labelled, under the name that it has.
+func openDeviceLink(path string) (*os.File, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS})
+	if err != nil {
+		return nil, &os.PathError{Op: "relabel", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close() // O_PATH
+	stat, _, err := identify(f)
+	if err != nil {
+		return nil, err
+	}
+	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return nil, err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFBLK || !strings.HasPrefix(name, "/dev/") {
+		return nil, fmt.Errorf("%w: %s leads to %s, which is no block device in /dev: give its own path", ErrRefused, path, name)
+	}
+	copied, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(copied), name), nil
 }
 
 // openPath opens for labelling alone: nothing is read, and a device is not woken.

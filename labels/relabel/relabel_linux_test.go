@@ -420,6 +420,17 @@ func TestFailureHalfWay(t *testing.T) {
 		}
 		w.wantEmpty()
 	}
+	forgotten := []Item{{Path: disk, Label: label(t, guestA)}, {Path: top, Label: label(t, guestA), Recursive: true}}
+	for _, at := range []int{2, 100, len(before) - 2} {
+		w.attr = &faulty{at: at, fail: unix.EACCES}
+		if _, err := w.open(1).Apply(t.Context(), "ns/a", labels.Level{}, forgotten); !errors.Is(err, unix.EACCES) {
+			t.Errorf("Apply of items not remembered, failing at write %d = %v, want EACCES", at, err)
+		}
+		for path, want := range before {
+			w.want(path, want)
+		}
+		w.wantEmpty()
+	}
 	w.attr = &faulty{at: 1, lie: true, lies: map[string]string{}}
 	if _, err := w.open(1).Apply(t.Context(), "ns/a", labels.Level{}, []Item{item(t, disk, guestA)}); !errors.Is(err, lsm.ErrWrongLabel) {
 		t.Errorf("Apply that reads back wrong = %v, want %v", err, lsm.ErrWrongLabel)
@@ -440,13 +451,15 @@ func TestFileSystemsWithoutLabels(t *testing.T) {
 		w.want(disk, oldOne)
 		w.wantEmpty()
 	}
-	for magic, want := range map[int64]string{unix.NFS_SUPER_MAGIC: "virt_use_nfs", unix.FUSE_SUPER_MAGIC: "virt_use_fusefs", unix.CIFS_SUPER_MAGIC: "virt_use_samba", unix.EXT4_SUPER_MAGIC: ""} {
-		if name, got := fileSystem(magic); got != want {
-			t.Errorf("fileSystem(%#x) = %s, %q, want %q", magic, name, got, want)
+	for magic, want := range map[int64]string{unix.NFS_SUPER_MAGIC: "nfs", unix.FUSE_SUPER_MAGIC: "fuse", unix.CIFS_SUPER_MAGIC: "cifs", unix.EXT4_SUPER_MAGIC: "file system 0xef53"} {
+		if got := fileSystem(magic); got != want {
+			t.Errorf("fileSystem(%#x) = %q, want %q", magic, got, want)
 		}
 	}
-	if text := (Unlabelled{Path: "/x", FileSystem: "nfs", Boolean: "virt_use_nfs"}).String(); !strings.Contains(text, "setsebool -P virt_use_nfs on") {
-		t.Errorf("String = %q, want the command", text)
+	for _, u := range []Unlabelled{{Path: "/x", FileSystem: "nfs"}, {Path: "/x", ReadOnly: true}} {
+		if text := u.String(); !strings.Contains(text, "context=") || strings.Contains(text, "setsebool") {
+			t.Errorf("String = %q, want the mount option, since no boolean of the base policy is about cloister's types", text)
+		}
 	}
 }
 
@@ -638,15 +651,30 @@ func TestBlockDevice(t *testing.T) {
 		_ = exec.CommandContext(context.WithoutCancel(t.Context()), "losetup", "--detach", device).Run()
 	})
 	w.label(device, oldTwo)
-	j := w.open(1)
-	if report := w.apply(j, "ns/a", item(t, device, guestA)); len(report.Unlabelled) > 0 {
-		t.Errorf("Apply = %+v, want the device labelled", report)
+	link := filepath.Join("/dev", "cloister-test-"+filepath.Base(w.dir)+"-link")
+	if err := os.Symlink(device, link); err != nil {
+		t.Fatal(err)
 	}
-	w.want(device, guestA)
-	w.want(disk, oldOne)
-	w.restore(j, "ns/a")
-	w.want(device, oldTwo)
-	w.wantEmpty()
+	t.Cleanup(func() { _ = os.Remove(link) })
+	j := w.open(1)
+	for _, path := range []string{device, link} {
+		if report := w.apply(j, "ns/a", item(t, path, guestA)); len(report.Unlabelled) > 0 {
+			t.Errorf("Apply(%s) = %+v, want the device labelled", path, report)
+		}
+		w.want(device, guestA)
+		w.want(disk, oldOne)
+		w.restore(j, "ns/a")
+		w.want(device, oldTwo)
+		w.wantEmpty()
+	}
+	for _, to := range []string{disk, "/dev/null"} {
+		if err := errors.Join(os.Remove(link), os.Symlink(to, link)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := j.Apply(t.Context(), "ns/a", labels.Level{}, []Item{item(t, link, guestA)}); !errors.Is(err, ErrRefused) {
+			t.Errorf("Apply of a link in /dev to %s = %v, want it refused", to, err)
+		}
+	}
 	whole, err := filepath.Glob("/sys/block/[vs]d*")
 	if err != nil || len(whole) == 0 {
 		t.Skip("no whole disk here")

@@ -44,7 +44,7 @@ func (j *Journal) restoreFolder(ctx context.Context, sandbox, folder string) (Re
 	var report Report
 	var problems []error
 	for _, name := range names {
-		left, err := j.leave(ctx, sandbox, folder, name)
+		left, err := j.leave(ctx, sandbox, folder, name, false)
 		report.add(left)
 		problems = append(problems, err)
 	}
@@ -64,8 +64,8 @@ func (j *Journal) closeFolder(folder string) error {
 }
 
 // leave ends a sandbox's use of one file. The label comes first, then the record, then the note: whoever comes after a crash
-// does the same again.
-func (j *Journal) leave(ctx context.Context, sandbox, folder, name string) (Report, error) {
+// does the same again. undo gives back labels that are not remembered too: of an Apply that has failed.
+func (j *Journal) leave(ctx context.Context, sandbox, folder, name string, undo bool) (Report, error) {
 	lock, err := j.lock(ctx, "file", name)
 	if err != nil {
 		return Report{}, err
@@ -84,6 +84,9 @@ func (j *Journal) leave(ctx context.Context, sandbox, folder, name string) (Repo
 		case len(left.Holders) > 0:
 			err = store(j.recordPath(name), left)
 		default:
+			if undo {
+				r.Remember, r.After = true, ""
+			}
 			report, err = j.giveBack(ctx, name, r)
 		}
 	}

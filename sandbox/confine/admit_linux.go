@@ -107,6 +107,10 @@ func (s *selinux) admitDisk(ctx context.Context, f File) error {
 	if !treatment.Relabel {
 		return s.keep(labels.Disk, f.Host, f.Host.Name(), treatment, s.fits(labels.Disk, f.Host))
 	}
+	// One that fits already is not touched: its file system may take no labels, or be read-only.
+	if have, err := lsm.FileLabel(f.Host); err == nil && !f.New && s.chosen.Settled(labels.Disk, sharing, treatment.Label, have) {
+		return nil
+	}
 	item := relabel.Item{File: f.Host, Label: treatment.Label, Remember: treatment.Remember}
 	if f.New {
 		item.After = s.chosen.PoweredOff
