@@ -40,10 +40,11 @@ func storeFlags(c *command) *policy.Store {
 }
 
 func policyInstall(std stdio) *cobra.Command {
-	c := newCommand(std, "install [--audit]", "Builds cloister's policy module, puts it into the host's store, loads it, and labels the files it names.\n"+
-		"Installing it again replaces it.")
+	c := newCommand(std, "install [--audit] [--dry-run]", "Builds cloister's policy module and its constraints, puts both into the host's store in one transaction, loads the\n"+
+		"policy, and labels the files it names. Installing it again replaces it; cloister policy remove takes all of it back.")
 	store := storeFlags(&c)
 	c.Flags().BoolVar(&store.Audit, "audit", false, "log every denial, those too that the policy is silent about; until the next install")
+	dry := c.Flags().Bool("dry-run", false, "only say what it will do")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
 		s, err := openSite(configOf(c.Command))
 		if err != nil {
@@ -51,6 +52,16 @@ func policyInstall(std stdio) *cobra.Command {
 		}
 		if err := hasPolicy(cmp.Or(store.Root, "/"), store.Policy); err != nil {
 			return fmt.Errorf("policy install: %w", err)
+		}
+		plan, err := store.Plan(ctx)
+		if err != nil {
+			return orRoot(fmt.Errorf("policy install: %w", err))
+		}
+		for _, line := range plan {
+			fmt.Fprintln(std.out, line)
+		}
+		if *dry {
+			return nil
 		}
 		if err := store.Install(ctx); err != nil {
 			return orRoot(fmt.Errorf("policy install: %w", err))
@@ -108,7 +119,7 @@ func policyRemove(std stdio) *cobra.Command {
 		if err != nil {
 			return orRoot(fmt.Errorf("policy remove: %w", err))
 		}
-		if !state.Installed {
+		if !state.Installed && !state.Partial {
 			fmt.Fprintln(std.out, "was not installed")
 			return nil
 		}
@@ -177,6 +188,8 @@ func (r policyReport) module() string {
 	switch {
 	case r.Problem != "":
 		return "not known: " + r.Problem
+	case r.Module.Partial:
+		return "installed without its constraints, or these without it: cloister policy install"
 	case !r.Module.Installed:
 		return "not installed: cloister policy install"
 	case !r.Module.Current:
@@ -195,22 +208,21 @@ type tested struct {
 }
 
 func policyTest(std stdio) *cobra.Command {
-	c := newCommand(std, "test [--json]", "Asks the kernel, for each set of types that a sandbox may get, whether the loaded policy lets a pair of\n"+
+	c := newCommand(std, "test [--file POLICY]", "Asks the kernel, for each set of types that a sandbox may get, whether the loaded policy lets a pair of\n"+
 		"categories have its own files and keeps it from another's. Ends with status 3 when no set passes.")
 	c.withOutput("table")
-	return c.runs(0, 0, func(_ context.Context, _ []string) error {
+	file := c.Flags().String("file", "", "a compiled `policy`, as /etc/selinux/targeted/policy/policy.33, that is asked in the kernel's place (by checkpolicy)")
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
 		s, err := openSite(configOf(c.Command))
 		if err != nil {
 			return err
 		}
-		enabled, err := s.host.Enabled()
+		kernel, end, err := s.policyKernel(ctx, *file)
 		if err != nil {
-			return err
+			return fmt.Errorf("policy test: %w", err)
 		}
-		if !enabled {
-			return fmt.Errorf("policy test: %w: boot with security=selinux and a policy", lsm.ErrDisabled)
-		}
-		list, passed := s.testTypes(policy.Selinuxfs{Root: s.host.SELinux})
+		defer end()
+		list, passed := s.testTypes(kernel)
 		done, err := c.emit(list)
 		if !done {
 			for _, t := range list {
@@ -229,6 +241,22 @@ func policyTest(std stdio) *cobra.Command {
 		}
 		return err
 	})
+}
+
+// policyKernel is who answers for the loaded policy, or for one in a file. end is called when nothing more is asked.
+func (s *site) policyKernel(ctx context.Context, file string) (k policy.Kernel, end func(), err error) {
+	if file != "" {
+		compiled, err := policy.OpenCompiled(ctx, file)
+		if err != nil {
+			return nil, nil, err
+		}
+		return compiled, func() { _ = compiled.Close() }, nil
+	}
+	enabled, err := s.host.Enabled()
+	if err == nil && !enabled {
+		err = fmt.Errorf("%w: boot with security=selinux and a policy", lsm.ErrDisabled)
+	}
+	return policy.Selinuxfs{Root: s.host.SELinux}, func() {}, err
 }
 
 func (s *site) testTypes(kernel policy.Kernel) (list []tested, passed int) {

@@ -109,6 +109,7 @@ func TestPolicyReport(t *testing.T) {
 		{policyReport{Enabled: true}, "setenforce 1", "not installed"},
 		{policyReport{Enabled: true, Enforcing: true, Module: policy.State{Installed: true}}, "enforcing", "not this program's"},
 		{policyReport{Module: policy.State{Installed: true, Current: true}}, "not enabled", "installed and current"},
+		{policyReport{Enabled: true, Enforcing: true, Module: policy.State{Partial: true}}, "enforcing", "without its constraints"},
 		{policyReport{Problem: "semodule is not here"}, "", "semodule is not here"},
 	}
 	for _, tt := range tests {

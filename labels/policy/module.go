@@ -14,8 +14,15 @@ import (
 	"strings"
 )
 
-// Name is the module's, in the policy store.
-const Name = "cloister"
+// Names of the modules in the policy store: the types and rules, and beside them the constraints, which the module language
+// does not have. They are installed and removed together.
+const (
+	Name            = "cloister"
+	ConstraintsName = "cloister_mcs"
+)
+
+// Modules are the names of both.
+func Modules() []string { return []string{Name, ConstraintsName} }
 
 // The types of the module. Each is described in the room's README.
 const (
@@ -34,18 +41,24 @@ const (
 	ContainerFileType = "cloister_container_file_t"
 )
 
-//go:embed module/cloister.te module/cloister.fc module/cloister.if
+//go:embed module/cloister.te module/cloister.fc module/cloister.if module/cloister_mcs.cil
 var sources embed.FS
 
-// Source returns the text of one of the module's files: "te", "fc" or "if".
+// Source returns the text of one of the module's files: "te", "fc", "if", or "cil" for the constraints.
 func Source(kind string) ([]byte, error) {
+	if kind == "cil" {
+		return sources.ReadFile("module/" + ConstraintsName + ".cil")
+	}
 	return sources.ReadFile("module/" + Name + "." + kind)
 }
+
+// sourceKinds are what the module is made of.
+func sourceKinds() []string { return []string{"te", "fc", "if", "cil"} }
 
 // Digest tells one version of the module's sources from another.
 func Digest() string {
 	sum := sha256.New()
-	for _, kind := range []string{"te", "fc", "if"} {
+	for _, kind := range sourceKinds() {
 		text, err := Source(kind)
 		if err != nil {
 			panic(err) // embedded
@@ -55,26 +68,36 @@ func Digest() string {
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
-// Build compiles the module in dir, which exists, with checkmodule and semodule_package, and returns the package's path.
-// The sources are left beside it.
-func Build(ctx context.Context, dir string) (string, error) {
-	for _, kind := range []string{"te", "fc", "if"} {
+// Built are the files that a policy store takes.
+type Built struct {
+	Package     string // the module, compiled
+	Constraints string // in the common intermediate language
+}
+
+// Build compiles the module in dir, which exists, with checkmodule and semodule_package. The sources are left beside it.
+func Build(ctx context.Context, dir string) (Built, error) {
+	file := func(kind string) string {
+		if kind == "cil" {
+			return filepath.Join(dir, ConstraintsName+".cil")
+		}
+		return filepath.Join(dir, Name+"."+kind)
+	}
+	for _, kind := range sourceKinds() {
 		text, err := Source(kind)
 		if err != nil {
-			return "", fmt.Errorf("policy source %q: %w", kind, err)
+			return Built{}, fmt.Errorf("policy source %q: %w", kind, err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, Name+"."+kind), text, 0o600); err != nil {
-			return "", fmt.Errorf("policy source: %w", err)
+		if err := os.WriteFile(file(kind), text, 0o600); err != nil {
+			return Built{}, fmt.Errorf("policy source: %w", err)
 		}
 	}
-	file := func(kind string) string { return filepath.Join(dir, Name+"."+kind) }
 	if _, err := run(ctx, "checkmodule", "-M", "-m", "-o", file("mod"), file("te")); err != nil {
-		return "", err
+		return Built{}, err
 	}
 	if _, err := run(ctx, "semodule_package", "-o", file("pp"), "-m", file("mod"), "-f", file("fc")); err != nil {
-		return "", err
+		return Built{}, err
 	}
-	return file("pp"), nil
+	return Built{Package: file("pp"), Constraints: file("cil")}, nil
 }
 
 // packages says where the programs come from, for who has not got them.

@@ -19,7 +19,7 @@ func TestBuild(t *testing.T) {
 			t.Skipf("needs %s of package %s", tool, packages[tool])
 		}
 	}
-	file, err := Build(t.Context(), t.TempDir())
+	built, err := Build(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +27,7 @@ func TestBuild(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	text, err := run(t.Context(), pp, file)
+	text, err := run(t.Context(), pp, built.Package)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,18 +38,35 @@ func TestBuild(t *testing.T) {
 			t.Errorf("%s is not constrained by categories", name)
 		}
 	}
+	for _, removed := range []string{
+		"cloister_image_t (file (open", "(allow cloister_machine_domain etc_t (file", "(allow cloister_machine_domain sysfs_t", "setsched",
+		"cloister_rootfs_t (file (execute", "cloister_container_t initrc_t (unix_stream_socket", "net_raw",
+	} {
+		for line := range strings.Lines(text) {
+			guest := strings.Contains(line, "(allow cloister_machine_domain") || strings.Contains(line, "(allow cloister_guest_domain") || strings.Contains(line, "(allow cloister_container_t")
+			if strings.Contains(line, removed) && guest && !strings.Contains(line, "(allow cloister_container_t self (process") {
+				t.Errorf("rule %s: guests do without %q", strings.TrimSpace(line), removed)
+			}
+		}
+	}
 	if strings.Contains(text, "virt_domain") {
 		t.Error("a type has virt_domain, which brings rights that no guest needs")
 	}
 }
 
 func TestParseState(t *testing.T) {
-	list := "400 cloister        pp          sha256:3d38 \n100 accountsd       pp          sha256:cac9 \n"
-	if got, want := parseState(list), (State{Installed: true, Checksum: "sha256:3d38"}); got != want {
-		t.Errorf("parseState(list) = %+v, want %+v", got, want)
-	}
-	if got := parseState("100 cloisters pp sha256:00\n"); got != (State{}) {
-		t.Errorf("parseState(another's) = %+v, want none", got)
+	const own, constraints, other = "400 cloister        pp          sha256:3d38 \n", "400 cloister_mcs cil sha256:11\n", "100 accountsd       pp          sha256:cac9 \n"
+	for _, test := range []struct {
+		list string
+		want State
+	}{
+		{own + other + constraints, State{Installed: true, Checksums: map[string]string{Name: "sha256:3d38", ConstraintsName: "sha256:11"}}},
+		{own + other, State{Partial: true, Checksums: map[string]string{Name: "sha256:3d38"}}},
+		{"100 cloisters pp sha256:00\n", State{}},
+	} {
+		if diff := cmp.Diff(test.want, parseState(test.list)); diff != "" {
+			t.Errorf("parseState(%q) (-want +got):\n%s", test.list, diff)
+		}
 	}
 }
 
@@ -105,7 +122,7 @@ func TestSelfTest(t *testing.T) {
 		{"as it should be", keeps, nil, ""},
 		{"pairs constrain nothing", func(s, o labels.Label, class, p string) Answer {
 			return keeps(s, o.WithLevel(s.Range.High), class, p)
-		}, ErrPolicy, "write on system_u:object_r:cloister_image_t:s0:c101,c102:file"},
+		}, ErrPolicy, "write append } on system_u:object_r:cloister_image_t:s0:c101,c102:file"},
 		{"nothing is allowed", func(labels.Label, labels.Label, string, string) Answer { return Answer{} }, ErrPolicy, "want true"},
 		{"permissive domain", func(s, o labels.Label, class, p string) Answer {
 			return Answer{Allowed: keeps(s, o, class, p).Allowed, Permissive: true}
@@ -120,6 +137,19 @@ func TestSelfTest(t *testing.T) {
 				t.Errorf("SelfTest = %v, want it to name %q", err, test.names)
 			}
 		})
+	}
+}
+
+func TestUnconstrained(t *testing.T) {
+	sockets := kernelFunc(func(s, o labels.Label, class, p string) Answer {
+		return Answer{Allowed: class == "unix_stream_socket" && p != "read" || keeps(s, o, class, p).Allowed}
+	})
+	got, err := Unconstrained(sockets, Own(true))
+	if diff := cmp.Diff([]string{"unix_stream_socket { connectto write }"}, got); err != nil || diff != "" {
+		t.Errorf("Unconstrained (-want +got), %v:\n%s", err, diff)
+	}
+	if got, err := Unconstrained(kernelFunc(keeps), Own(true)); err != nil || len(got) != 0 {
+		t.Errorf("Unconstrained of a policy as it should be = %v, %v, want none", got, err)
 	}
 }
 

@@ -5,6 +5,8 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"cloister/labels"
 )
@@ -42,18 +44,29 @@ func object(t string) string  { return "system_u:object_r:" + t + ":" }
 func questions(machine, server, image, rootfs string) []question {
 	list := []question{
 		{process(machine), object(image), true, "file", "write", true},
-		{process(machine), object(image), false, "file", "write", false},
-		{process(machine), object(image), false, "file", "read", false},
-		{process(machine), object(image), false, "blk_file", "write", false},
-		{process(machine), process(machine), false, "process", "ptrace", false},
-		{process(machine), process(machine), false, "process", "sigkill", false},
-		{process(machine), process(machine), false, "unix_stream_socket", "connectto", false},
 		{process(server), object(rootfs), true, "file", "write", true},
-		{process(server), object(rootfs), false, "file", "write", false},
-		{process(server), object(rootfs), false, "dir", "search", false},
-		{process(server), process(server), false, "process", "ptrace", false},
 		{process(machine), process(machine), true, "process", "setcurrent", false},
 		{process(machine), process(machine), true, "process", "setexec", false},
+	}
+	never := func(source, target, class string, permissions ...string) {
+		for _, permission := range permissions {
+			list = append(list, question{source, target, false, class, permission, false})
+		}
+	}
+	never(process(machine), object(image), "file", "read", "write", "append")
+	never(process(machine), object(image), "blk_file", "read", "write", "append", "ioctl")
+	never(process(server), object(rootfs), "file", "read", "write", "append", "setattr", "unlink")
+	never(process(server), object(rootfs), "dir", "search", "read", "write", "add_name", "remove_name")
+	never(process(server), object(rootfs), "lnk_file", "read", "unlink")
+	never(process(server), object(rootfs), "fifo_file", "read", "write", "append")
+	domains := []string{machine}
+	if server != machine {
+		domains = append(domains, server)
+	}
+	for _, from := range domains {
+		for _, to := range domains {
+			between(process(from), process(to), never)
+		}
 	}
 	if image != rootfs {
 		// One type for both, as container-selinux has, cannot keep these apart.
@@ -64,6 +77,21 @@ func questions(machine, server, image, rootfs string) []question {
 		)
 	}
 	return list
+}
+
+// between are what a process of one sandbox may never do to one of another: by a signal, by its limits and priority, by a socket,
+// a pipe or a key that it has come by, or by memory. Policies differ in which of these their pairs constrain.
+func between(from, to string, never func(source, target, class string, permissions ...string)) {
+	never(from, to, "process", "ptrace", "sigkill", "sigstop", "signal", "setsched", "getsched", "setrlimit", "getattr", "getcap", "setcap", "setpgid", "share")
+	never(from, to, "unix_stream_socket", "connectto", "read", "write")
+	never(from, to, "unix_dgram_socket", "sendto", "read", "write")
+	never(from, to, "fifo_file", "read", "write", "append")
+	never(from, to, "shm", "read", "write", "unix_read", "unix_write")
+	never(from, to, "sem", "read", "write", "unix_read", "unix_write")
+	never(from, to, "msgq", "read", "write", "unix_read", "unix_write")
+	never(from, to, "key", "read", "write", "search")
+	never(from, to, "file", "read", "write")
+	never(from, to, "dir", "search")
 }
 
 // Domains are the types that a sandbox uses.
@@ -83,16 +111,40 @@ func Of(t labels.Types) Domains {
 // constrains is worth nothing. It asks before the first start and after each load of a policy. The error names every
 // answer that is wrong, and is an ErrPolicy; or the kernel's, if it could not be asked.
 func SelfTest(k Kernel, d Domains) error {
+	wrong, err := answers(k, d)
+	if err != nil || len(wrong) == 0 {
+		return err
+	}
+	problems := make([]error, 0, len(wrong))
+	for _, w := range wrong {
+		problems = append(problems, fmt.Errorf("%w: %s", ErrPolicy, w))
+	}
+	return errors.Join(problems...)
+}
+
+// mistake is what the policy answers otherwise than it must, of one source and target.
+type mistake struct {
+	source, target, class string
+	permissions           []string
+	want                  bool
+}
+
+func (m mistake) String() string {
+	return fmt.Sprintf("{ %s } on %s:%s is allowed to %s: %t, want %t", strings.Join(m.permissions, " "), m.target, m.class, m.source, !m.want, m.want)
+}
+
+// answers asks every question and gives the wrong answers.
+func answers(k Kernel, d Domains) ([]mistake, error) {
 	own, err := labels.NewPair(100, 101)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// They share a category, as pairs of different sandboxes may: one in common must not be enough.
 	other, err := labels.NewPair(101, 102)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var wrong []error
+	var wrong []mistake
 	for _, q := range questions(d.Machine, d.Server, d.Image, d.Rootfs) {
 		source := q.source + labels.NewLevel(0, own).String()
 		target := q.target + labels.NewLevel(0, own).String()
@@ -102,13 +154,32 @@ func SelfTest(k Kernel, d Domains) error {
 		got, err := k.Allowed(source, target, q.class, q.permission)
 		switch {
 		case err != nil:
-			return fmt.Errorf("ask the kernel for %s on %s:%s: %w", q.permission, target, q.class, err)
+			return nil, fmt.Errorf("ask the kernel for %s on %s:%s: %w", q.permission, target, q.class, err)
 		case got.Permissive:
-			return fmt.Errorf("%w: the domain of %s is permissive: semanage permissive -d it, or cloister policy install", ErrPolicy, source)
+			return nil, fmt.Errorf("%w: the domain of %s is permissive: semanage permissive -d it, or cloister policy install", ErrPolicy, source)
 		case got.Allowed != q.want:
-			wrong = append(wrong, fmt.Errorf("%w: %s on %s:%s is allowed to %s: %t, want %t",
-				ErrPolicy, q.permission, target, q.class, source, got.Allowed, q.want))
+			m := mistake{source: source, target: target, class: q.class, want: q.want}
+			if n := len(wrong) - 1; n >= 0 && wrong[n].source == source && wrong[n].target == target && wrong[n].class == q.class && wrong[n].want == q.want {
+				wrong[n].permissions = append(wrong[n].permissions, q.permission)
+				continue
+			}
+			m.permissions = []string{q.permission}
+			wrong = append(wrong, m)
 		}
 	}
-	return errors.Join(wrong...)
+	return wrong, nil
+}
+
+// Unconstrained lists, as "class { permissions }", what the pairs of this policy do not keep the given domains from doing to each
+// other; nothing when the policy keeps them apart.
+func Unconstrained(k Kernel, d Domains) ([]string, error) {
+	wrong, err := answers(k, d)
+	var list []string
+	for _, w := range wrong {
+		text := fmt.Sprintf("%s { %s }", w.class, strings.Join(w.permissions, " "))
+		if !w.want && !slices.Contains(list, text) {
+			list = append(list, text)
+		}
+	}
+	return list, err
 }

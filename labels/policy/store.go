@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -24,12 +25,14 @@ type Store struct {
 
 // State is what a store says about the module.
 type State struct {
-	// Installed says that a module of our name is in the store.
+	// Installed says that both modules of our names are in the store.
 	Installed bool `json:"installed"`
-	// Current says that it is the one this program carries. False too where the store does not tell checksums.
+	// Partial says that one of them is missing, as after the install of an earlier cloister.
+	Partial bool `json:"partial,omitempty"`
+	// Current says that they are those that this program carries. False too where the store does not tell checksums.
 	Current bool `json:"current"`
-	// Checksum is what the store says about it.
-	Checksum string `json:"checksum,omitempty"`
+	// Checksums are what the store says about them, by module.
+	Checksums map[string]string `json:"checksums,omitempty"`
 }
 
 // Labelled are the paths whose labels the module's file contexts change.
@@ -42,29 +45,72 @@ func Labelled() []string {
 	}
 }
 
-// Install builds the module, puts it into the store and, on this host, loads the policy and relabels what the module's file
-// contexts name. Installing it again replaces it.
+// Plan says, a line each, what Install will do here.
+func (s Store) Plan(ctx context.Context) ([]string, error) {
+	state, err := s.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	verb := "add"
+	if state.Installed || state.Partial {
+		verb = "replace"
+	}
+	plan := []string{fmt.Sprintf("%s the modules %s in the store of policy %q, in one transaction", verb, strings.Join(Modules(), " and "), s.name())}
+	if s.Root != "" {
+		return append(plan, "load nothing and relabel nothing: the root is "+s.Root), nil
+	}
+	plan = append(plan, "load the policy that results")
+	for _, path := range present() {
+		plan = append(plan, "label "+path+" and what is below it as the new file contexts say (restorecon -RF)")
+	}
+	return plan, nil
+}
+
+// Install builds the module, puts it and its constraints into the store in one transaction and, on this host, loads the policy and
+// relabels what the module's file contexts name. Installing it again replaces it. When the labels cannot be set, a module that
+// was not there before is taken out again.
 func (s Store) Install(ctx context.Context) error {
 	dir, err := os.MkdirTemp("", "cloister-policy-")
 	if err != nil {
 		return fmt.Errorf("build policy: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	file, err := Build(ctx, dir)
+	built, err := Build(ctx, dir)
 	if err != nil {
 		return err
 	}
-	if _, err := run(ctx, "semodule", s.args("-i", file)...); err != nil {
+	before, err := s.State(ctx)
+	if err != nil {
 		return err
 	}
-	return s.restore(ctx)
+	if _, err := run(ctx, "semodule", s.args("-i", built.Package, "-i", built.Constraints)...); err != nil {
+		return err
+	}
+	err = s.restore(ctx)
+	if err != nil && !before.Installed && !before.Partial {
+		return errors.Join(fmt.Errorf("%w: the module is taken out again", err), s.Remove(context.WithoutCancel(ctx)))
+	}
+	return err
 }
 
-// Remove takes the module out of the store and relabels what it had named. Running sandboxes lose their labels' meaning:
-// the caller sees to it that there are none.
+// Remove takes the module and its constraints out of the store in one transaction and relabels what they had named. Running
+// sandboxes lose their labels' meaning: the caller sees to it that there are none.
 func (s Store) Remove(ctx context.Context) error {
-	if _, err := run(ctx, "semodule", s.args("-r", Name)...); err != nil {
+	state, err := s.State(ctx)
+	if err != nil {
 		return err
+	}
+	var args []string
+	for _, name := range Modules() {
+		if _, there := state.Checksums[name]; there {
+			args = append(args, "-r", name)
+		}
+	}
+	if len(args) == 0 {
+		return nil
+	}
+	if _, err := run(ctx, "semodule", s.args(args...)...); err != nil {
+		return fmt.Errorf("%w: rules of this host that name cloister's types keep the module in: cloister policy fcontext list, semanage export", err)
 	}
 	return s.restore(ctx)
 }
@@ -76,33 +122,67 @@ func (s Store) State(ctx context.Context) (State, error) {
 		return State{}, err
 	}
 	state := parseState(out)
-	if !state.Installed || state.Checksum == "" {
+	if !state.Installed {
 		return state, nil
 	}
-	want, err := checksum(ctx)
+	want, err := checksums(ctx)
 	if err != nil {
 		return state, err
 	}
-	state.Current = strings.EqualFold(want, state.Checksum)
+	state.Current = true
+	for name, sum := range want {
+		state.Current = state.Current && strings.EqualFold(sum, state.Checksums[name])
+	}
 	return state, nil
 }
 
 // parseState reads semodule's long list: priority, name, language, checksum.
 func parseState(list string) State {
+	found := map[string]string{}
 	for line := range strings.Lines(list) {
 		fields := strings.Fields(line)
-		if len(fields) < 2 || fields[1] != Name {
+		if len(fields) < 2 || !slices.Contains(Modules(), fields[1]) {
 			continue
 		}
-		state := State{Installed: true}
+		found[fields[1]] = ""
 		for _, field := range fields[2:] {
 			if strings.HasPrefix(field, "sha256:") {
-				state.Checksum = field
+				found[fields[1]] = field
 			}
 		}
-		return state
 	}
-	return State{}
+	switch len(found) {
+	case 0:
+		return State{}
+	case len(Modules()):
+		return State{Installed: true, Checksums: found}
+	}
+	return State{Partial: true, Checksums: found}
+}
+
+// name is the policy's, as configured on the host or at the root.
+func (s Store) name() string {
+	if s.Policy != "" {
+		return s.Policy
+	}
+	if name := Configured(s.Root); name != "" {
+		return name
+	}
+	return "default"
+}
+
+// Configured is the name of the policy that a host is configured to load, as "targeted"; empty where it says none.
+func Configured(root string) string {
+	text, err := os.ReadFile(filepath.Join(root, "/etc/selinux/config"))
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, found := strings.CutPrefix(strings.TrimSpace(line), "SELINUXTYPE="); found {
+			return strings.TrimSpace(name)
+		}
+	}
+	return ""
 }
 
 // args are semodule's, for this store.
@@ -114,7 +194,7 @@ func (s Store) args(more ...string) []string {
 	if s.Policy != "" {
 		args = append(args, "-s", s.Policy)
 	} else if s.Root != "" {
-		args = append(args, "-s", "default")
+		args = append(args, "-s", s.name())
 	}
 	if s.Audit {
 		args = append(args, "-D")
@@ -124,19 +204,21 @@ func (s Store) args(more ...string) []string {
 
 // restore labels what the file contexts name and is there.
 func (s Store) restore(ctx context.Context) error {
-	if s.Root != "" {
-		return nil
-	}
-	present := slices.DeleteFunc(Labelled(), func(path string) bool {
-		_, err := os.Lstat(path)
-		return errors.Is(err, os.ErrNotExist)
-	})
-	if len(present) == 0 {
+	paths := present()
+	if s.Root != "" || len(paths) == 0 {
 		return nil
 	}
 	// -F: user and level too, as a file of ours may have been made by a login's shell.
-	_, err := run(ctx, "restorecon", append([]string{"-R", "-F"}, present...)...)
+	_, err := run(ctx, "restorecon", append([]string{"-R", "-F"}, paths...)...)
 	return err
+}
+
+// present are those of the labelled paths that this host has.
+func present() []string {
+	return slices.DeleteFunc(Labelled(), func(path string) bool {
+		_, err := os.Lstat(path)
+		return errors.Is(err, os.ErrNotExist)
+	})
 }
 
 // converter turns a package into the text that the store keeps and takes the checksum of.
@@ -149,24 +231,29 @@ func converter() (string, error) {
 	return "", fmt.Errorf("the converter of policy packages is not here: install the package %s: %w", packages["semodule"], os.ErrNotExist)
 }
 
-// checksum is what the store will say about the module that this program carries.
-func checksum(ctx context.Context) (string, error) {
+// checksums are what the store will say about the modules that this program carries.
+func checksums(ctx context.Context) (map[string]string, error) {
 	dir, err := os.MkdirTemp("", "cloister-policy-")
 	if err != nil {
-		return "", fmt.Errorf("policy checksum: %w", err)
+		return nil, fmt.Errorf("policy checksum: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	file, err := Build(ctx, dir)
+	built, err := Build(ctx, dir)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	pp, err := converter()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	text, err := run(ctx, pp, file)
+	text, err := run(ctx, pp, built.Package)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(text))), nil
+	constraints, err := Source("cil")
+	if err != nil {
+		return nil, err
+	}
+	sum := func(text []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(text)) }
+	return map[string]string{Name: sum([]byte(text)), ConstraintsName: sum(constraints)}, nil
 }

@@ -23,12 +23,22 @@ import (
 // kernelOf are the classes and permissions that the fake kernel knows, by number.
 func kernelOf() map[string][]string {
 	return map[string][]string{
-		"process":            {"transition", "ptrace", "sigkill", "setcurrent", "setexec"},
-		"file":               {"entrypoint", "read", "write", "open"},
-		"blk_file":           {"write"},
+		"process": {
+			"transition", "ptrace", "sigkill", "sigstop", "signal", "setsched", "getsched", "setrlimit", "getattr", "getcap", "setcap", "setpgid", "share",
+			"setcurrent", "setexec",
+		},
+		"file":               {"read", "write", "append", "setattr", "unlink", "entrypoint"},
+		"blk_file":           {"read", "write", "append", "ioctl"},
 		"chr_file":           {"open"},
-		"dir":                {"search"},
-		"unix_stream_socket": {"connectto"},
+		"dir":                {"search", "read", "write", "add_name", "remove_name"},
+		"lnk_file":           {"read", "unlink"},
+		"fifo_file":          {"read", "write", "append"},
+		"unix_stream_socket": {"connectto", "read", "write"},
+		"unix_dgram_socket":  {"sendto", "read", "write"},
+		"shm":                {"read", "write", "unix_read", "unix_write"},
+		"sem":                {"read", "write", "unix_read", "unix_write"},
+		"msgq":               {"read", "write", "unix_read", "unix_write"},
+		"key":                {"read", "write", "search"},
 	}
 }
 
@@ -65,7 +75,9 @@ func newFake(t *testing.T) *fake {
 }
 
 func number(class string) int {
-	return slices.Index([]string{"process", "file", "blk_file", "chr_file", "dir", "unix_stream_socket"}, class) + 1
+	return slices.Index([]string{
+		"process", "file", "blk_file", "chr_file", "dir", "unix_stream_socket", "lnk_file", "fifo_file", "unix_dgram_socket", "shm", "sem", "msgq", "key",
+	}, class) + 1
 }
 
 func (f *fake) write(path, text string) {
