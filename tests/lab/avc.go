@@ -106,7 +106,9 @@ func silent(d denial) bool {
 	case "anon_inode":
 		return d.Target.Type == d.Source.Type
 	case "dir":
-		return slices.Contains([]string{"debugfs_t", "selinux_config_t"}, d.Target.Type)
+		return slices.Contains([]string{"debugfs_t", "selinux_config_t", "sysfs_t"}, d.Target.Type)
+	case "file":
+		return slices.Contains([]string{"etc_t", "sysfs_t"}, d.Target.Type)
 	case "filesystem":
 		return d.Target.Type == "security_t"
 	}

@@ -79,8 +79,8 @@ func TestAttempts(t *testing.T) {
 
 func TestClosing(t *testing.T) {
 	list := []result{{denied: true, controls: 2, held: 2, permissiveHeld: true}, {controls: 1}}
-	want := "attacks: 2 tried, 1 denied, 1 succeeded; controls: 2 of 3; permissive: 1 succeeded"
-	if got := closing(list); got != want {
+	want := "attacks[selinux/debian]: 2 tried, 1 denied, 1 succeeded; controls: 2 of 3; permissive: 1 succeeded"
+	if got := closing(debianPolicy, list); got != want {
 		t.Errorf("closing(list) = %q, want %q", got, want)
 	}
 }

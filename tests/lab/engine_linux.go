@@ -93,7 +93,14 @@ func labEnv() []string {
 
 // restoreLabels does what restorecon does when the module is installed, and makes the folders that tests use.
 func restoreLabels(m *machine) error {
+	kind, err := chosenPolicy()
+	if err != nil {
+		return err
+	}
+	first, second := engineTypes(kind)
 	return m.write(
+		wire.Write{Path: "/usr/bin/containerd", Label: true, Context: object(first, "s0")},
+		wire.Write{Path: "/lab/two/containerd", Label: true, Context: object(second, "s0")},
 		wire.Write{Path: "/usr/lib/qemu/virtiofsd", Label: true, Context: object(policy.VirtiofsdExecType, "s0")},
 		wire.Write{Path: "/var/lib/cloister", Folder: true, Context: object(policy.VarLibType, "s0")},
 		wire.Write{Path: "/run/cloister", Folder: true, Context: object(policy.RunType, "s0")},

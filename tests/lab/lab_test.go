@@ -184,10 +184,19 @@ func prepare(ctx context.Context, t *testing.T) config {
 		t.Fatal(err)
 	}
 	stage("root")
-	compiled, err := makePolicies(ctx, testenv.Cache(), made)
+	kind, err := chosenPolicy()
 	if err != nil {
 		t.Fatal(err)
 	}
+	if kind == fedoraPolicy {
+		testenv.NeedTool(t, "make")
+		testenv.NeedTool(t, "m4")
+	}
+	compiled, err := makePolicies(ctx, testenv.Cache(), made, kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	questions(t, compiled.enforcing())
 	stage("policy")
 	files, err := programs(ctx, work)
 	if err != nil {

@@ -139,7 +139,7 @@ type result struct {
 }
 
 // closing is the matrix's last line.
-func closing(list []result) string {
+func closing(policy string, list []result) string {
 	var denied, succeeded, controls, held, permissive int
 	for _, r := range list {
 		if r.denied {
@@ -153,6 +153,6 @@ func closing(list []result) string {
 			permissive++
 		}
 	}
-	return fmt.Sprintf("attacks: %d tried, %d denied, %d succeeded; controls: %d of %d; permissive: %d succeeded",
-		len(list), denied, succeeded, held, controls, permissive)
+	return fmt.Sprintf("attacks[selinux/%s]: %d tried, %d denied, %d succeeded; controls: %d of %d; permissive: %d succeeded",
+		policy, len(list), denied, succeeded, held, controls, permissive)
 }

@@ -19,6 +19,9 @@ func matrix(t *testing.T, l *lab) {
 		t.Logf("%s: %.1f s", what, time.Since(begin).Seconds())
 		begin = time.Now()
 	}
+	if err := (&world{m: m}).load("probing"); err != nil {
+		t.Fatal(err)
+	}
 	w, err := makeWorld(m)
 	if err != nil {
 		t.Fatal(err)
@@ -92,5 +95,9 @@ func report(t *testing.T, results []result) {
 		fmt.Fprintf(&table, "%-10s %-3s %-10s %-60s %s\n", r.from, r.tag, state, r.name, r.want)
 	}
 	t.Logf("\n%s", table.String())
-	fmt.Println(closing(results))
+	kind, err := chosenPolicy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println(closing(kind, results))
 }

@@ -182,5 +182,5 @@ func Pattern(tests []string) string {
 }
 
 func attacked(line string) bool {
-	return strings.HasPrefix(line, "attacks: ") && !strings.Contains(line, ", 0 succeeded;")
+	return strings.HasPrefix(line, "attacks") && !strings.Contains(line, ", 0 succeeded;")
 }
