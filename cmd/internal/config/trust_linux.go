@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,11 +25,6 @@ func Trusted(path string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	return trusted(path, 0)
-}
-
-// trusted is Trusted with root's uid, which a test replaces.
-func trusted(path string, owner uint32) error {
 	if !filepath.IsAbs(path) {
 		folder, err := os.Getwd()
 		if err != nil {
@@ -36,6 +32,11 @@ func trusted(path string, owner uint32) error {
 		}
 		path = folder + "/" + path
 	}
+	return trusted(path)
+}
+
+// trusted walks an absolute path, part by part.
+func trusted(path string) error {
 	at, rest := "/", parts(path)
 	for links := 0; ; {
 		var st unix.Stat_t
@@ -46,19 +47,13 @@ func trusted(path string, owner uint32) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
-		if err := trust(path, at, st, owner); err != nil {
+		if err := trust(path, at, st); err != nil {
 			return err
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFLNK {
-			if links++; links > maxLinks {
-				return fmt.Errorf("%s: %w", path, unix.ELOOP)
-			}
-			target, err := os.Readlink(at)
-			if err != nil {
-				return err
-			}
-			if !filepath.IsAbs(target) {
-				target = filepath.Dir(at) + "/" + target
+			target, err := readLink(at)
+			if links++; err != nil || links > maxLinks {
+				return fmt.Errorf("%s: link %d, %s: %w", path, links, at, cmp.Or(err, error(unix.ELOOP)))
 			}
 			at, rest = "/", append(parts(target), rest...)
 			continue
@@ -70,6 +65,15 @@ func trusted(path string, owner uint32) error {
 	}
 }
 
+// readLink gives what a link leads to as an absolute path.
+func readLink(link string) (string, error) {
+	target, err := os.Readlink(link)
+	if err == nil && !filepath.IsAbs(target) {
+		target = filepath.Dir(link) + "/" + target
+	}
+	return target, err
+}
+
 // parts are the names of an absolute path, as the kernel walks them: .. stays, since a link may stand before it.
 func parts(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
@@ -77,7 +81,7 @@ func parts(path string) []string {
 
 // trust judges one part of a path. In a sticky folder only the owner of an entry can replace
 // it, and each entry is judged by itself. Group 0 is root's.
-func trust(path, at string, st unix.Stat_t, owner uint32) error {
+func trust(path, at string, st unix.Stat_t) error {
 	remedy := fmt.Sprintf("root obeys it: chown root:root %s; chmod go-w %s", at, at)
 	on := ""
 	if at != path {
@@ -85,7 +89,7 @@ func trust(path, at string, st unix.Stat_t, owner uint32) error {
 	}
 	link, sticky := st.Mode&unix.S_IFMT == unix.S_IFLNK, st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0
 	switch {
-	case st.Uid != owner:
+	case st.Uid != 0:
 		return fmt.Errorf("%s%s: owner is uid %d, want root: %s: %w", at, on, st.Uid, remedy, errdefs.ErrPermissionDenied)
 	case link, sticky:
 		return nil
