@@ -15,8 +15,8 @@ import (
 
 // crashEnv names a folder. In it, ID.steps gets a line for each step that the
 // container's sandbox reaches, and ID.at has the step at which the shim dies. At the
-// step in ID.hold it opens the FIFO ID.held for writing, and waits for what comes
-// through the FIFO ID.go.
+// step in ID.hold, or at every step when that is "*", it opens the FIFO ID.held for
+// writing, and waits for what comes through the FIFO ID.go.
 const crashEnv = "CLOISTER_CRASHTEST"
 
 // trace writes down each step, and kills this process at the one that was asked for.
@@ -26,7 +26,6 @@ func trace(id string) func(what, moment string) {
 		return nil
 	}
 	at, _ := os.ReadFile(filepath.Join(dir, id+".at")) // none: live
-	hold, _ := os.ReadFile(filepath.Join(dir, id+".hold"))
 	var mu sync.Mutex
 	seen := map[string]int{}
 	return func(what, moment string) {
@@ -47,7 +46,8 @@ func trace(id string) func(what, moment string) {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // until it arrives
 		}
-		if step == strings.TrimSpace(string(hold)) {
+		hold, _ := os.ReadFile(filepath.Join(dir, id+".hold")) // read anew: a test may hold later steps
+		if text := strings.TrimSpace(string(hold)); text == "*" || text == step {
 			wait(filepath.Join(dir, id))
 		}
 	}

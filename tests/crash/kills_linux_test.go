@@ -26,6 +26,7 @@ func TestKilled(t *testing.T) {
 		want    uint32
 	}{
 		{"shim", nil, func(t *testing.T, id string) { s.Bed.Kill(t, s.Shim(t, id)) }, 137},
+		{"shim with volumes", s.volumes(t), func(t *testing.T, id string) { s.Bed.Kill(t, s.Shim(t, id)) }, 137},
 		{"qemu", nil, func(t *testing.T, id string) { s.Bed.Kill(t, s.Marked(t, id, "qemu-system")) }, 137},
 		{"virtiofsd", nil, func(t *testing.T, id string) { s.Bed.Kill(t, s.Marked(t, id, "virtiofsd")) }, 137},
 		// The machine's only pid is its first process for clients.
@@ -50,7 +51,7 @@ func TestKilled(t *testing.T) {
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
 				t.Parallel()
-				id := "kill-" + tt.name
+				id := "kill-" + strings.ReplaceAll(tt.name, " ", "-")
 				t.Cleanup(func() { s.Remove(t, id) })
 				s.Must(t, s.Args(id, append([]string{"--detach"}, tt.options...), "sleep", "1000")...)
 				tt.kill(t, id)

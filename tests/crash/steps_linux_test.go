@@ -48,8 +48,14 @@ type stage struct {
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
+	return newStageWith(t, host.Options{})
+}
+
+func newStageWith(t *testing.T, o host.Options) *stage {
+	t.Helper()
 	dir := t.TempDir()
-	s := &stage{Bed: bed.New(t, host.Options{Env: []string{"CLOISTER_CRASHTEST=" + dir}}), dir: dir}
+	o.Env = append(o.Env, "CLOISTER_CRASHTEST="+dir)
+	s := &stage{Bed: bed.New(t, o), dir: dir}
 	s.Runtime = crashShim(t)
 	s.events = s.Watch(t)
 	return s
@@ -78,7 +84,7 @@ func (s *stage) life(t *testing.T, id string) []host.Result {
 	t.Helper()
 	var results []host.Result
 	for _, args := range [][]string{
-		s.Args(id, []string{"--detach"}, "sleep", "1000"),
+		s.Args(id, append([]string{"--detach"}, s.volumes(t)...), "sleep", "1000"),
 		{"task", "exec", "--exec-id", "e", id, "true"},
 		{"task", "kill", "--signal", "KILL", id},
 	} {
@@ -86,6 +92,18 @@ func (s *stage) life(t *testing.T, id string) []host.Result {
 	}
 	bed.Await(time.Minute, func() bool { return s.Status(t, id) != "RUNNING" })
 	return append(results, s.Within(t, callLimit, "task", "delete", id))
+}
+
+// volumes are the options of a container with a folder, a file and a copied file of the host's.
+func (s *stage) volumes(t *testing.T) []string {
+	t.Helper()
+	dir := filepath.Join(s.Dir, "volume")
+	must(t, os.MkdirAll(dir, 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "hosts"), []byte("127.0.0.1 localhost\n"), 0o644))
+	return []string{
+		"--mount", "type=bind,src=" + dir + ",dst=/volume,options=rbind:rw", "--mount", "type=bind,src=" + dir + "/hosts,dst=/one,options=rbind:ro",
+		"--mount", "type=bind,src=" + dir + "/hosts,dst=/etc/hosts,options=rbind:rw",
+	}
 }
 
 // gone demands that what is left of a container can be taken away in time.

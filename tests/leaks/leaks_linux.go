@@ -35,6 +35,7 @@ type Kind string
 const (
 	Process     Kind = "process"
 	Mount       Kind = "mount"
+	MountNS     Kind = "mountns"
 	Link        Kind = "link"
 	NetNS       Kind = "netns"
 	Socket      Kind = "socket"
@@ -91,9 +92,13 @@ func (h Host) processes(t testing.TB, s Snapshot) {
 	}
 }
 
-// mounts are those of the place; a mount namespace of its own lasts no longer than its processes.
+// mounts are those of the place, and mount namespaces those that its processes or mounts hold: each
+// keeps all mounts that are in it.
 func (h Host) mounts(t testing.TB, s Snapshot) {
 	t.Helper()
+	for _, ino := range h.namespaces(t, "mnt", unix.CLONE_NEWNS, nil) {
+		s[MountNS] = append(s[MountNS], fmt.Sprint(ino))
+	}
 	for _, fields := range h.table(t, "/proc/1/mountinfo") {
 		if len(fields) > 4 {
 			s[Mount] = append(s[Mount], fields[4]+" "+strings.Join(fields[5:], " "))
@@ -117,7 +122,19 @@ func (h Host) table(t testing.TB, name string) [][]string {
 // links lists the network namespaces that processes of the place or mounts hold, and every link in them.
 func (h Host) links(t testing.TB, s Snapshot) {
 	t.Helper()
-	files, err := filepath.Glob(h.Place.Path("/proc/[0-9]*/ns/net"))
+	h.namespaces(t, "net", unix.CLONE_NEWNET, func(ns *os.File, ino uint64) {
+		s[NetNS] = append(s[NetNS], fmt.Sprint(ino))
+		for _, name := range linksIn(ns) {
+			s[Link] = append(s[Link], fmt.Sprintf("%s in netns %d", name, ino))
+		}
+	})
+}
+
+// namespaces gives the inodes of the namespaces that processes of the place or mounts hold, of the kind
+// with that name in /proc/PID/ns and that flag. each, if not nil, is called with every one open.
+func (h Host) namespaces(t testing.TB, name string, flag int, each func(ns *os.File, ino uint64)) []uint64 {
+	t.Helper()
+	files, err := filepath.Glob(h.Place.Path("/proc/[0-9]*/ns/" + name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +143,7 @@ func (h Host) links(t testing.TB, s Snapshot) {
 			files = append(files, h.Place.Path(fields[4]))
 		}
 	}
-	seen := map[uint64]bool{}
+	var seen []uint64
 	for _, file := range files {
 		ns, err := os.Open(file)
 		if err != nil {
@@ -135,15 +152,15 @@ func (h Host) links(t testing.TB, s Snapshot) {
 		var st unix.Stat_t
 		err = unix.Fstat(int(ns.Fd()), &st)
 		kind, kindErr := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_NSTYPE)
-		if err == nil && kindErr == nil && kind == unix.CLONE_NEWNET && !seen[st.Ino] {
-			seen[st.Ino] = true
-			s[NetNS] = append(s[NetNS], fmt.Sprint(st.Ino))
-			for _, name := range linksIn(ns) {
-				s[Link] = append(s[Link], fmt.Sprintf("%s in netns %d", name, st.Ino))
+		if err == nil && kindErr == nil && kind == flag && !slices.Contains(seen, st.Ino) {
+			seen = append(seen, st.Ino)
+			if each != nil {
+				each(ns, st.Ino)
 			}
 		}
 		ns.Close()
 	}
+	return seen
 }
 
 func linksIn(ns *os.File) []string {

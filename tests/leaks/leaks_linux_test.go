@@ -36,6 +36,10 @@ func TestPlanted(t *testing.T) {
 	}{
 		{leaks.Process, "sleep 1234", func(t *testing.T) { place.Run(t, "sh", "-c", "sleep 1234 >/dev/null 2>&1 &") }, nil},
 		{leaks.Mount, "/run/lock ", func(t *testing.T) { place.Run(t, "mount", "-t", "tmpfs", "none", "/run/lock") }, nil},
+		{leaks.MountNS, "", func(t *testing.T) {
+			place.Run(t, "sh", "-c", "unshare --mount --propagation slave sleep 1235 >/dev/null 2>&1 &")
+			place.Run(t, "sh", "-c", "until [ $(readlink /proc/[0-9]*/ns/mnt | sort -u | wc -l) = 2 ]; do sleep 0.1; done")
+		}, []leaks.Kind{leaks.Process}},
 		{leaks.Link, "tap0 in netns", func(t *testing.T) { place.Run(t, "ip", "tuntap", "add", "tap0", "mode", "tap") }, nil},
 		{leaks.NetNS, "", func(t *testing.T) { place.Run(t, "ip", "netns", "add", "x") }, []leaks.Kind{leaks.Link, leaks.Mount}},
 		{leaks.Socket, "x.sock", func(t *testing.T) {
