@@ -75,7 +75,9 @@ func (f *fake) Kill(_ context.Context, ref runtime.Ref, signal uint32, all bool)
 func (f *fake) ResizePty(_ context.Context, ref runtime.Ref, width, height uint32) error {
 	return f.note("resize", ref, width, height)
 }
-func (f *fake) CloseStdin(_ context.Context, ref runtime.Ref) error { return f.note("close stdin", ref) }
+func (f *fake) CloseStdin(_ context.Context, ref runtime.Ref) error {
+	return f.note("close stdin", ref)
+}
 func (f *fake) Update(_ context.Context, id string, resources []byte) error {
 	return f.note("update", id, string(resources))
 }

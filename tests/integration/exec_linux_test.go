@@ -5,6 +5,9 @@ package integration
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,5 +97,54 @@ func TestExecKill(t *testing.T) {
 	}
 	if got := b.status(t, "c"); got != "RUNNING" {
 		t.Errorf("the container is %q after its exec was killed, want RUNNING", got)
+	}
+}
+
+// TestProgramsThatCannotStart wants the error to name the program, and nothing of the runtime's words in the container's own
+// stderr but what runc writes there.
+func TestProgramsThatCannotStart(t *testing.T) {
+	b := newBed(t, host.Options{})
+	dir := b.Place.Dir
+	script := filepath.Join(dir, "run.sh")
+	if err := os.WriteFile(script, []byte("echo a script without an interpreter\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mount := []string{"--mount", "type=bind,src=" + dir + ",dst=/v,options=rbind:ro"}
+	if r := b.run(t, "format", mount, "/v/run.sh"); r.Code != 255 || r.Stderr != "exec /v/run.sh: exec format error\n" {
+		t.Errorf("a script without #!: exit %d, %q, want 255 and runc's words", r.Code, r.Stderr)
+	}
+	for name, text := range map[string]string{"nothere": "executable file not found in $PATH", "/etc/passwd": "permission denied"} {
+		log := filepath.Join(dir, "log")
+		r := b.Run(t, b.args("refused", []string{"--detach", "--log-uri", "file://" + log}, name)...)
+		if r.Code == 0 || !strings.Contains(r.Stderr, `"`+name+`"`) || !strings.Contains(r.Stderr, text) {
+			t.Errorf("run %s = %+v, want an error with its name and %q", name, r, text)
+		}
+		if data, err := os.ReadFile(log); err != nil && !os.IsNotExist(err) || len(data) > 0 {
+			t.Errorf("the container's own output is %q (%v), want none", data, err)
+		}
+		b.remove(t, "refused")
+	}
+	events := b.watch(t)
+	b.start(t, "c", nil)
+	for name, text := range map[string]string{"nothere": "executable file not found in $PATH", "/etc/passwd": "permission denied", "/etc": ""} {
+		r := b.exec(t, "c", "x", name)
+		if r.Code == 0 || !strings.Contains(r.Stderr, `"`+name+`"`) || !strings.Contains(r.Stderr, text) || strings.Count(r.Stderr, "\n") != 1 {
+			t.Errorf("exec %s = %+v, want one line with its name and %q", name, r, text)
+		}
+	}
+	b.exec(t, "c", "last", "true")
+	exited := func(id string) bool {
+		return slices.ContainsFunc(events(), func(e event) bool { return strings.HasSuffix(e.topic, "exit") && e.body["id"] == id })
+	}
+	if wrong := host.Await(host.Patience, func() string {
+		if exited("last") {
+			return ""
+		}
+		return "no exit event of an exec that ran"
+	}); wrong != "" {
+		t.Error(wrong)
+	}
+	if exited("x") {
+		t.Error("an exec that never ran has an exit event")
 	}
 }

@@ -86,7 +86,7 @@ func (r *Registry) outputFIFO(ctx context.Context, p *Pipes, dir, name string) (
 		_ = stream.Close()
 		return "", err
 	}
-	p.addOutput(output{from, stream})
+	p.addOutput(output{from, stream, true})
 	return path, nil
 }
 

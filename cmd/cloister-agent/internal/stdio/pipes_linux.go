@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,18 +49,24 @@ type Pipes struct {
 	pumps   sync.WaitGroup
 	done    chan struct{} // closed when the outputs are drained
 	outs    sync.WaitGroup
+
+	decide  sync.Once
+	decided chan struct{} // closed when it is known whether there is a process
+	dropped bool          // there is none: what was written is the runtime's; set before decided is closed
+	failure failure
 }
 
 type output struct {
-	from   *os.File
-	stream *yamux.Stream
+	from    *os.File
+	stream  *yamux.Stream
+	carries bool // the runtime's last words: stderr, or a terminal
 }
 
 // Open takes the streams that names tell of, makes the pipes, or FIFOs below
 // dir for a terminal, and starts to copy. Close undoes it.
 func (r *Registry) Open(ctx context.Context, dir string, terminal bool, names Names) (*Pipes, error) {
 	long, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	p := &Pipes{cancel: cancel, done: make(chan struct{})}
+	p := &Pipes{cancel: cancel, done: make(chan struct{}), decided: make(chan struct{}), failure: failure{seen: make(chan struct{})}}
 	open := r.openPipes
 	if terminal {
 		open = func(ctx context.Context, p *Pipes, names Names) error { return r.openFIFOs(ctx, long, p, dir, names) }
@@ -80,7 +87,7 @@ func (r *Registry) openPipes(ctx context.Context, p *Pipes, names Names) error {
 		}
 	}
 	if names.Stdout != "" {
-		if p.Stdout, err = r.outputPipe(ctx, p, names.Stdout); err != nil {
+		if p.Stdout, err = r.outputPipe(ctx, p, names.Stdout, names.Stderr == names.Stdout); err != nil {
 			return fmt.Errorf("stdout: %w", err)
 		}
 	}
@@ -89,7 +96,7 @@ func (r *Registry) openPipes(ctx context.Context, p *Pipes, names Names) error {
 		return nil
 	}
 	if names.Stderr != "" {
-		if p.Stderr, err = r.outputPipe(ctx, p, names.Stderr); err != nil {
+		if p.Stderr, err = r.outputPipe(ctx, p, names.Stderr, true); err != nil {
 			return fmt.Errorf("stderr: %w", err)
 		}
 	}
@@ -125,7 +132,7 @@ func (r *Registry) inputPipe(ctx context.Context, p *Pipes, name string) (*os.Fi
 	return theirs, nil
 }
 
-func (r *Registry) outputPipe(ctx context.Context, p *Pipes, name string) (*os.File, error) {
+func (r *Registry) outputPipe(ctx context.Context, p *Pipes, name string, carries bool) (*os.File, error) {
 	stream, err := r.stream(ctx, name)
 	if err != nil {
 		return nil, err
@@ -141,7 +148,7 @@ func (r *Registry) outputPipe(ctx context.Context, p *Pipes, name string) (*os.F
 		_ = stream.Close()
 		return nil, errors.Join(err, ours.Close())
 	}
-	p.addOutput(output{ours, stream})
+	p.addOutput(output{ours, stream, carries})
 	return theirs, nil
 }
 
@@ -181,12 +188,23 @@ func (p *Pipes) pumpIn(to io.WriteCloser, stream *yamux.Stream) {
 
 // pumpOut copies a process's bytes until the last writer has closed its end,
 // and then closes the stream. When the host takes no more, the rest is dropped
-// so that the process can end.
+// so that the process can end. Nothing is sent before it is known whether there
+// is a process: until then only the runtime writes.
 func (p *Pipes) pumpOut(o output) {
 	defer p.pumps.Done()
 	defer p.outs.Done()
+	<-p.decided
 	buf := make([]byte, buffer)
-	if _, err := io.CopyBuffer(plain{Writer: o.stream}, plain{Reader: o.from}, buf); err != nil {
+	var to io.Writer = o.stream
+	if o.carries {
+		defer p.failure.examine(nil)
+		to = &p.failure
+		p.failure.to = o.stream
+	}
+	if p.dropped {
+		to = io.Discard
+	}
+	if _, err := io.CopyBuffer(plain{Writer: to}, plain{Reader: o.from}, buf); err != nil {
 		_, _ = io.CopyBuffer(plain{Writer: io.Discard}, plain{Reader: o.from}, buf)
 	}
 	_ = o.from.Close()
@@ -201,10 +219,27 @@ func (p *Pipes) awaitOutputs() {
 // Started tells that the process has its ends of the pipes, or that there is
 // none to have them: from here on EOF is EOF.
 func (p *Pipes) Started() {
+	p.decide.Do(func() { close(p.decided) })
 	for _, end := range p.ends {
 		_ = end.Close()
 	}
 	p.ends = nil
+}
+
+// Discard tells that there is no process: what the runtime has written into its
+// streams is dropped. The call's error has the same words.
+func (p *Pipes) Discard() {
+	p.decide.Do(func() {
+		p.dropped = true
+		close(p.decided)
+	})
+	p.Started()
+}
+
+// ExecFailed says, of a process that has ended, whether its program could not be
+// executed.
+func (p *Pipes) ExecFailed() bool {
+	return slices.ContainsFunc(p.outputs, func(o output) bool { return o.carries }) && p.failure.wait()
 }
 
 // Close ends the copying when the process is gone. It waits for the host to

@@ -197,3 +197,34 @@ func TestOpenRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestDiscardDropsTheRuntimesWords has the runtime write into the streams of a process that then does not start.
+func TestDiscardDropsTheRuntimesWords(t *testing.T) {
+	for _, started := range []bool{false, true} {
+		r, c := ends(t)
+		out, errs := stream(t, c, "out"), stream(t, c, "err")
+		p := open(t, r, t.TempDir(), false, Names{Stdout: "out", Stderr: "err"})
+		if _, err := p.Stderr.WriteString("not found"); err != nil {
+			t.Fatal(err)
+		}
+		want := ""
+		if started {
+			p.Started()
+			want = "not found"
+		} else {
+			p.Discard()
+		}
+		if got, err := io.ReadAll(errs); string(got) != want || err != nil {
+			t.Errorf("started %t: stderr = %q, %v, want %q", started, got, err, want)
+		}
+		if got, err := io.ReadAll(out); len(got) > 0 || err != nil {
+			t.Errorf("started %t: stdout = %q, %v, want none", started, got, err)
+		}
+		if p.ExecFailed() {
+			t.Error("no program failed to be executed")
+		}
+		if err := p.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -4,6 +4,7 @@ package tasks
 
 import (
 	"regexp"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -43,8 +44,12 @@ func systemPhrases() *strings.Replacer {
 	)
 }
 
-// runcError gives an error of crun in runc's words, with its class.
-func runcError(err error) error {
+// nameless is an error of crun that does not say which program it is about.
+var nameless = regexp.MustCompile(`exec: (permission denied|not a directory|is a directory|no such file or directory|exec format error)`)
+
+// runcError gives an error of crun in runc's words, with its class. program, if
+// not empty, is named where crun names none.
+func runcError(err error, program string) error {
 	if err == nil {
 		return nil
 	}
@@ -57,6 +62,9 @@ func runcError(err error) error {
 		text = p.crun.ReplaceAllString(text, p.runc)
 	}
 	text = systemPhrases().Replace(text)
+	if program != "" {
+		text = nameless.ReplaceAllString(text, "exec: "+strings.ReplaceAll(strconv.Quote(program), "$", "$$")+": $1")
+	}
 	if code == codes.Unknown && strings.Contains(text, "is not running") {
 		code = codes.FailedPrecondition
 	}

@@ -24,16 +24,30 @@ func TestRuncError(t *testing.T) {
 		{"other", "something else", "something else"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := runcError(status.Error(codes.NotFound, tt.in))
+			got := runcError(status.Error(codes.NotFound, tt.in), "")
 			if s, _ := status.FromError(got); s.Message() != tt.want || s.Code() != codes.NotFound {
 				t.Errorf("runcError(%q) = %v, want %q", tt.in, got, tt.want)
 			}
 		})
 	}
-	if err := runcError(nil); err != nil {
+	if err := runcError(nil, ""); err != nil {
 		t.Errorf("runcError(nil) = %v", err)
 	}
-	if plain := errors.New("plain"); !errors.Is(runcError(plain), plain) {
+	if plain := errors.New("plain"); !errors.Is(runcError(plain, ""), plain) {
 		t.Error("runcError changes an error that is no status")
+	}
+}
+
+// TestRuncErrorNamesTheProgram has errors of crun that name no program.
+func TestRuncErrorNamesTheProgram(t *testing.T) {
+	for _, tt := range []struct{ program, in, want string }{
+		{"/etc/passwd", "OCI runtime exec failed: open executable: Permission denied", `OCI runtime exec failed: exec: "/etc/passwd": permission denied`},
+		{"/etc", "open executable: Operation not permitted", `exec: "/etc": permission denied`},
+		{"$1", "open executable: Operation not permitted", `exec: "$1": permission denied`},
+		{"nope", "executable file `nope` not found in $PATH: No such file or directory", `exec: "nope": executable file not found in $PATH`},
+	} {
+		if s, _ := status.FromError(runcError(status.Error(codes.Unknown, tt.in), tt.program)); s.Message() != tt.want {
+			t.Errorf("runcError(%q, %q) = %q, want %q", tt.in, tt.program, s.Message(), tt.want)
+		}
 	}
 }

@@ -22,6 +22,7 @@ const exitWait = 5 * time.Second
 // exits passes events on, and remembers whose TaskExit has passed.
 type exits struct {
 	cshim.Publisher
+	status func(p process, status uint32) uint32 // gives the status to be told; nil: as it is
 
 	mu   sync.Mutex
 	seen map[process]chan struct{} // closed when it has passed
@@ -32,14 +33,19 @@ func newExits(p cshim.Publisher) *exits {
 }
 
 func (e *exits) Publish(ctx context.Context, topic string, event core.Event) error {
-	err := e.Publisher.Publish(ctx, topic, event)
-	if exit, ok := event.(*events.TaskExit); ok {
-		p := process{container: containers.ID(exit.GetContainerID())}
-		if exit.GetID() != exit.GetContainerID() {
-			p.exec = containers.ID(exit.GetID())
-		}
-		e.pass(p)
+	exit, ok := event.(*events.TaskExit)
+	if !ok {
+		return e.Publisher.Publish(ctx, topic, event)
 	}
+	p := process{container: containers.ID(exit.GetContainerID())}
+	if exit.GetID() != exit.GetContainerID() {
+		p.exec = containers.ID(exit.GetID())
+	}
+	if e.status != nil {
+		exit.ExitStatus = e.status(p, exit.GetExitStatus())
+	}
+	err := e.Publisher.Publish(ctx, topic, exit)
+	e.pass(p)
 	return err
 }
 

@@ -4,8 +4,10 @@ package tasks
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 
@@ -45,8 +47,9 @@ type Service struct {
 	monitor *reap.Monitor
 	crun    string // its path
 
-	mu    sync.Mutex
-	pipes map[process]*stdio.Pipes
+	mu       sync.Mutex
+	pipes    map[process]*stdio.Pipes
+	programs map[process]string // what each of them executes, for error texts
 }
 
 // New starts containerd's service, which will start crun by that path. Call it
@@ -59,10 +62,29 @@ func New(ctx context.Context, monitor *reap.Monitor, crun string, publisher cshi
 		return nil, fmt.Errorf("start task service: %w", err)
 	}
 	runc.Monitor = monitor // the task service has just set its own
-	return &Service{
+	s := &Service{
 		TTRPCTaskService: inner, streams: streams, table: table, exits: exits, monitor: monitor, crun: crun,
-		pipes: map[process]*stdio.Pipes{},
-	}, nil
+		pipes: map[process]*stdio.Pipes{}, programs: map[process]string{},
+	}
+	exits.status = s.exitStatus
+	return s, nil
+}
+
+// Statuses of a program that cannot be executed once its container has started.
+const (
+	crunExecFailed = 1
+	runcExecFailed = 255
+)
+
+// exitStatus is the status that runc would have given.
+func (s *Service) exitStatus(p process, status uint32) uint32 {
+	if status != crunExecFailed {
+		return status
+	}
+	if pipes, ok := s.lookup(p); ok && pipes.ExecFailed() {
+		return runcExecFailed
+	}
+	return status
 }
 
 // Create makes the container of a prepared bundle. Of the request it takes the
@@ -95,11 +117,38 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 		Stdin: pipes.FIFOs.Stdin, Stdout: pipes.FIFOs.Stdout, Stderr: pipes.FIFOs.Stderr,
 	})
 	if err != nil {
+		pipes.Discard()
 		s.closePipes(ctx, p)
-		return nil, runcError(err)
+		return nil, runcError(err, s.bundleProgram(id))
 	}
 	pipes.Started()
 	return resp, nil
+}
+
+// bundleProgram is what a container executes; empty when its bundle does not say.
+func (s *Service) bundleProgram(id containers.ID) string {
+	data, err := os.ReadFile(filepath.Join(s.table.Dir(id), "config.json"))
+	if err != nil {
+		return ""
+	}
+	var spec struct {
+		Process json.RawMessage `json:"process"`
+	}
+	if json.Unmarshal(data, &spec) != nil {
+		return ""
+	}
+	return program(spec.Process)
+}
+
+// program is the first argument of an OCI process; empty for none.
+func program(spec []byte) string {
+	var p struct {
+		Args []string `json:"args"`
+	}
+	if json.Unmarshal(spec, &p) != nil || len(p.Args) == 0 {
+		return ""
+	}
+	return p.Args[0]
 }
 
 // Exec adds a process to a container.
@@ -120,9 +169,13 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*typ
 		Stdin: pipes.FIFOs.Stdin, Stdout: pipes.FIFOs.Stdout, Stderr: pipes.FIFOs.Stderr,
 	})
 	if err != nil {
+		pipes.Discard()
 		s.closePipes(ctx, p)
-		return nil, runcError(err)
+		return nil, runcError(err, "")
 	}
+	s.mu.Lock()
+	s.programs[p] = program(r.GetSpec().GetValue())
+	s.mu.Unlock()
 	return resp, nil
 }
 
@@ -132,13 +185,22 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	if err != nil {
 		return nil, err
 	}
-	if pipes, ok := s.lookup(p); ok && p.exec != "" {
-		defer s.attach(p, pipes)()
-		// A process that did not start has no ends either: its streams end.
-		defer pipes.Started()
+	pipes, ok := s.lookup(p)
+	if !ok || p.exec == "" {
+		resp, err := s.TTRPCTaskService.Start(ctx, r)
+		return resp, runcError(err, "")
 	}
+	defer s.attach(p, pipes)()
 	resp, err := s.TTRPCTaskService.Start(ctx, r)
-	return resp, runcError(err)
+	if err != nil { // it has no ends of the pipes: its streams end
+		pipes.Discard()
+		s.mu.Lock()
+		name := s.programs[p]
+		s.mu.Unlock()
+		return nil, runcError(err, name)
+	}
+	pipes.Started()
+	return resp, nil
 }
 
 // attach hands the process's ends to the crun that makes it. The function it
@@ -159,7 +221,7 @@ func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wa
 	if err == nil {
 		s.awaitExit(ctx, r.GetID(), r.GetExecID())
 	}
-	return resp, runcError(err)
+	return resp, runcError(err, "")
 }
 
 // Delete ends a container or an exec that is no more, and its streams.
@@ -171,7 +233,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	s.awaitExit(ctx, r.GetID(), r.GetExecID())
 	resp, err := s.TTRPCTaskService.Delete(ctx, r)
 	if err != nil {
-		return nil, runcError(err)
+		return nil, runcError(err, "")
 	}
 	s.exits.forget(p)
 	s.closePipes(ctx, p)
@@ -199,7 +261,7 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*types.Empt
 		return &types.Empty{}, s.killInit(ctx, r)
 	}
 	resp, err := s.TTRPCTaskService.Kill(ctx, r)
-	return resp, runcError(err)
+	return resp, runcError(err, "")
 }
 
 func (s *Service) killInit(ctx context.Context, r *taskapi.KillRequest) error {
@@ -267,6 +329,7 @@ func (s *Service) closePipes(ctx context.Context, p process) {
 	s.mu.Lock()
 	pipes := s.pipes[p]
 	delete(s.pipes, p)
+	delete(s.programs, p)
 	s.mu.Unlock()
 	if pipes == nil {
 		return
