@@ -239,6 +239,44 @@ func TestHostileGuests(t *testing.T) {
 	s.NothingLeft(t, before)
 }
 
+// TestLyingAgent has an agent report exits and want of memory without end: of its container one exit and one TaskOOM a
+// second are published, and the shim's memory stays flat.
+func TestLyingAgent(t *testing.T) {
+	s := newStage(t)
+	before := s.Look(t)
+	const id = "liar"
+	i := copyImage(t, filepath.Join(s.Dir, id))
+	i.hostile(t, "event flood")
+	begin := time.Now()
+	s.Start(t, id, s.configure(t, id, settings{image: i.dir}), "sleep", "1000")
+	console := s.Place.Path(filepath.Join("/run/cloister", s.Namespace, id, "console.log"))
+	if wrong := host.Await(host.Patience, func() string {
+		data, err := os.ReadFile(console)
+		if err == nil && strings.Contains(string(data), "20000 events") {
+			return ""
+		}
+		return fmt.Sprintf("the agent has not sent its events (%v):\n%s", err, data)
+	}); wrong != "" {
+		t.Fatal(wrong)
+	}
+	ended := make(chan struct{})
+	close(ended)
+	if memory, _ := s.observe(t, id, ended); memory == 0 || memory > 100<<10 {
+		t.Errorf("the shim used %d KiB, want at most 100 MiB", memory)
+	}
+	counts := map[string]int{}
+	for _, e := range s.events() {
+		if e.Container == id {
+			counts[e.Topic]++
+		}
+	}
+	if most := int(time.Since(begin).Seconds()) + 2; counts["exit"] != 1 || counts["oom"] < 1 || counts["oom"] > most {
+		t.Errorf("published: %v, want one exit and at most %d oom", counts, most)
+	}
+	s.Remove(t, id)
+	s.nothingOf(t, before, id)
+}
+
 // observe gives the most memory that the shim of a container used, and the most its console's log took, in KiB, until
 // ended is closed.
 func (s *stage) observe(t *testing.T, id string, ended chan struct{}) (memory, console int64) {

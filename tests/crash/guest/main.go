@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -101,6 +102,9 @@ func misbehave(mode string, console io.Writer, port *os.File) error {
 		_, err := port.WriteString("cloister/99 v99.0.0 uptime_ms=1 mem_used_kib=1\n")
 		return err
 	}
+	if mode == "event flood" {
+		return lie(port, console)
+	}
 	if _, err := port.WriteString(guestapi.Hello{Protocol: guestapi.Protocol, AgentVersion: "hostile"}.String()); err != nil {
 		return err
 	}
@@ -166,6 +170,25 @@ func serve(port io.ReadWriteCloser, handle func(io.ReadWriter)) error {
 				io.Reader
 				io.Writer
 			}{r, s})
+		}()
+	}
+}
+
+// serveMux says hello and hands out the host's streams by name.
+func serveMux(port io.ReadWriteCloser, handle func(guestapi.StreamName, net.Conn)) error {
+	session, err := guestapi.Serve(port, guestapi.Hello{Protocol: guestapi.Protocol, AgentVersion: "liar"})
+	if err != nil {
+		return err
+	}
+	for {
+		s, err := session.AcceptStream()
+		if err != nil {
+			return err
+		}
+		go func() {
+			if name, err := guestapi.ReadStreamName(s); err == nil {
+				handle(name, s)
+			}
 		}()
 	}
 }
