@@ -6,9 +6,12 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
+	"cloister/labels"
 	"cloister/labels/policy"
 	"cloister/tests/testenv"
 )
@@ -64,6 +67,56 @@ func questions(t *testing.T, path string) {
 	t.Logf("%s: %d of the matrix's accesses asked, %d denied", path, asked, denied)
 }
 
+// onFedora are accesses that a host with Fedora's conditions needs, or must not give: engines of both kinds start the shim, the file
+// server uses what they labelled at its own pair, libvirt and Kata keep the file server's program, and id-mapped volumes work.
+func onFedora() []struct {
+	want
+	source, target string
+	allowed        bool
+} {
+	type row = struct {
+		want
+		source, target string
+		allowed        bool
+	}
+	const own, other, none = "s0:c1,c2", "s0:c1,c3", "s0"
+	return []row{
+		{want{"unconfined_service_t", policy.ShimType, "process", "transition"}, none, none, true},
+		{want{"container_runtime_t", policy.ShimType, "process", "transition"}, none, none, true},
+		{want{policy.ShimType, policy.ShimType, "user_namespace", "create"}, none, none, true},
+		{want{policy.ShimType, policy.QEMUType, "process2", "nnp_transition"}, none, own, true},
+		{want{policy.ShimType, policy.VirtiofsdType, "process2", "nnp_transition"}, none, own, true},
+		{want{"virtqemud_t", policy.VirtiofsdExecType, "file", "execute_no_trans"}, none, none, true},
+		{want{"container_kvm_t", policy.VirtiofsdExecType, "file", "entrypoint"}, own, none, true},
+		{want{policy.VirtiofsdType, "container_file_t", "file", "write"}, own, own, true},
+		{want{policy.VirtiofsdType, "container_file_t", "file", "write"}, own, other, false},
+		{want{policy.VirtiofsdType, "container_file_t", "dir", "search"}, own, other, false},
+		{want{policy.VirtiofsdType, "container_file_t", "chr_file", "open"}, own, own, false},
+		{want{policy.QEMUType, "container_file_t", "file", "write"}, own, own, false},
+		{want{"container_t", policy.RootfsType, "file", "read"}, own, own, false},
+	}
+}
+
+// fedoraQuestions asks a compiled policy with Fedora's types about them.
+func fedoraQuestions(t *testing.T, path string) {
+	t.Helper()
+	k, err := policy.OpenCompiled(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = k.Close() }()
+	for _, q := range onFedora() {
+		if allowed, err := answer(k, q.want, q.source, q.target); err != nil || allowed != q.allowed {
+			t.Errorf("%s at %s, on %s: %t, %v, want %t", q.want, q.want.source+":"+q.source, q.target, allowed, err, q.allowed)
+		}
+	}
+	missing, err := policy.Unconstrained(k, policy.Of(labels.Svirt(true)))
+	sockets := func(text string) bool { return strings.HasPrefix(text, "unix_stream_socket {") }
+	if err != nil || !slices.ContainsFunc(missing, sockets) {
+		t.Errorf("pairs of the base policy leave open: %q, %v, want sockets among it: this is no policy like Fedora's", missing, err)
+	}
+}
+
 // TestCompiledPolicy asks a policy that COMPILED_POLICY names, with cloister's module in it: any distribution's, without a machine.
 func TestCompiledPolicy(t *testing.T) {
 	testenv.NeedTool(t, "checkpolicy")
@@ -72,4 +125,7 @@ func TestCompiledPolicy(t *testing.T) {
 		t.Skip("COMPILED_POLICY names no compiled policy; the lab asks its own before the machine starts")
 	}
 	questions(t, path)
+	if os.Getenv("POLICY") == fedoraPolicy {
+		fedoraQuestions(t, path)
+	}
 }

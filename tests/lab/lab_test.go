@@ -197,6 +197,9 @@ func prepare(ctx context.Context, t *testing.T) config {
 		t.Fatal(err)
 	}
 	questions(t, compiled.enforcing())
+	if kind == fedoraPolicy {
+		fedoraQuestions(t, compiled.enforcing())
+	}
 	stage("policy")
 	files, err := programs(ctx, work)
 	if err != nil {
