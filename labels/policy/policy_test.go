@@ -129,7 +129,7 @@ func TestSelfTest(t *testing.T) {
 		}, ErrPolicy, "is permissive"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := SelfTest(test.kernel, Own(true))
+			err := SelfTest(test.kernel, Of(labels.Own(true)))
 			if !errors.Is(err, test.wantErr) {
 				t.Fatalf("SelfTest = %v, want %v", err, test.wantErr)
 			}
@@ -144,11 +144,11 @@ func TestUnconstrained(t *testing.T) {
 	sockets := kernelFunc(func(s, o labels.Label, class, p string) Answer {
 		return Answer{Allowed: class == "unix_stream_socket" && p != "read" || keeps(s, o, class, p).Allowed}
 	})
-	got, err := Unconstrained(sockets, Own(true))
+	got, err := Unconstrained(sockets, Of(labels.Own(true)))
 	if diff := cmp.Diff([]string{"unix_stream_socket { connectto write }"}, got); err != nil || diff != "" {
 		t.Errorf("Unconstrained (-want +got), %v:\n%s", err, diff)
 	}
-	if got, err := Unconstrained(kernelFunc(keeps), Own(true)); err != nil || len(got) != 0 {
+	if got, err := Unconstrained(kernelFunc(keeps), Of(labels.Own(true))); err != nil || len(got) != 0 {
 		t.Errorf("Unconstrained of a policy as it should be = %v, %v, want none", got, err)
 	}
 }

@@ -99,9 +99,6 @@ type Domains struct {
 	Machine, Server, Image, Rootfs string // types
 }
 
-// Own are the module's, with KVM or without.
-func Own(kvm bool) Domains { return Of(labels.Own(kvm)) }
-
 // Of are those of a set of types.
 func Of(t labels.Types) Domains {
 	return Domains{Machine: t.QEMU, Server: t.Virtiofsd, Image: t.Image, Rootfs: t.Rootfs}

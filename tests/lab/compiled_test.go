@@ -35,7 +35,7 @@ func questions(t *testing.T, path string) {
 	}
 	defer func() { _ = k.Close() }()
 	for _, kvm := range []bool{true, false} {
-		if err := policy.SelfTest(k, policy.Own(kvm)); err != nil {
+		if err := policy.SelfTest(k, policy.Of(labels.Own(kvm))); err != nil {
 			t.Errorf("%s, KVM %t: %v", path, kvm, err)
 		}
 	}

@@ -4,7 +4,6 @@ package lab
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -93,7 +92,9 @@ func (l *lab) sandboxes(t *testing.T) *engine {
 // them and on what was made by hand, then hosts on which no guest may start. A machine that is lost is begun again with
 // what is still to be done; what has failed stays failed.
 func TestLab(t *testing.T) {
-	chosen(t)
+	if _, err := chosenPolicy(); err != nil {
+		t.Fatal(err)
+	}
 	if err := check(append(attempts(), onRunning()...)); err != nil {
 		t.Fatal(err)
 	}
@@ -111,16 +112,6 @@ func TestLab(t *testing.T) {
 		}
 		t.Logf("machine %d was lost, %s is begun again on another one: %s", try, left[0].name, lost)
 		todo = left
-	}
-}
-
-// chosen refuses a lab that there is not.
-func chosen(t *testing.T) {
-	t.Helper()
-	for name, only := range map[string]string{"MAC": "selinux", "POLICY": "debian"} {
-		if value := os.Getenv(name); value != "" && value != only {
-			t.Fatalf("there is no lab for %s=%s: leave it out, or say %s", name, value, only)
-		}
 	}
 }
 
