@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/log"
 
 	"cloister/sandbox/cgroup"
+	"cloister/sandbox/confine"
 	"cloister/sandbox/statedir"
 )
 
@@ -89,21 +90,8 @@ func undoers(cfg Config) map[statedir.Kind]statedir.Undoer {
 			}
 			return errors.Join(group.Kill(), group.Remove(ctx))
 		},
-		statedir.KindReservation: func(ctx context.Context, _ statedir.Effect) error {
-			registry, _, err := keepers(cfg)
-			if err != nil {
-				return err
-			}
-			_, err = registry.Reclaim(ctx)
-			return err
-		},
-		statedir.KindRelabel: func(ctx context.Context, e statedir.Effect) error {
-			_, relabels, err := keepers(cfg)
-			if err != nil {
-				return err
-			}
-			_, err = relabels.Restore(ctx, e.Detail)
-			return err
+		statedir.KindReservation: func(ctx context.Context, e statedir.Effect) error {
+			return confine.Recover(ctx, cfg.Labels, cfg.Root, e.Detail)
 		},
 	}
 }

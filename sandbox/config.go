@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"cloister/labels"
 	"cloister/oci"
+	"cloister/sandbox/confine"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
 	"cloister/vmm"
@@ -17,15 +17,15 @@ import (
 // Config is what a host's administrator says. Its zero value is the documented
 // default of every field, but for Labels.MAC, which has none.
 type Config struct {
-	State     string      `toml:"state"` // run folder, gone after a reboot; default /run/cloister
-	Root      string      `toml:"root"`  // what outlives a reboot; default /var/lib/cloister
-	Guest     Guest       `toml:"guest"`
-	Machine   Machine     `toml:"machine"`
-	Labels    Labels      `toml:"labels"`
-	Sizing    oci.Sizing  `toml:"sizing"`
-	Workloads oci.Options `toml:"workloads"`
-	Timeouts  Timeouts    `toml:"timeouts"`
-	Debug     Debug       `toml:"debug"`
+	State     string         `toml:"state"` // run folder, gone after a reboot; default /run/cloister
+	Root      string         `toml:"root"`  // what outlives a reboot; default /var/lib/cloister
+	Guest     Guest          `toml:"guest"`
+	Machine   Machine        `toml:"machine"`
+	Labels    confine.Config `toml:"labels"`
+	Sizing    oci.Sizing     `toml:"sizing"`
+	Workloads oci.Options    `toml:"workloads"`
+	Timeouts  Timeouts       `toml:"timeouts"`
+	Debug     Debug          `toml:"debug"`
 
 	// Trace is told of each effect on the host before, after, and once it is on
 	// disk as done, of each step that was done or taken back, and of each part of
@@ -56,33 +56,8 @@ type Machine struct {
 	Virtiofsd            string          `toml:"virtiofsd"`             // default: where distributions put it
 }
 
-// Labels says which mandatory access control sandboxes get.
-type Labels struct {
-	MAC             string `toml:"mac"`               // selinux or none; default selinux; none is refused on an enforcing host
-	AllowPermissive bool   `toml:"allow_permissive"`  // start on a host that labels and does not enforce, for trying things out
-	Mode            string `toml:"mode"`              // dynamic or static; default dynamic
-	Label           string `toml:"label"`             // for static: QEMU's whole label
-	Image           string `toml:"image"`             // for static: the disks' label
-	Base            string `toml:"base"`              // for dynamic: a label whose type QEMU gets
-	Relabel         *bool  `toml:"relabel"`           // whether files are labelled; default yes when dynamic, no when static
-	Share           string `toml:"share"`             // name of a group of sandboxes that hold one level on purpose
-	EngineLevels    string `toml:"engine_levels"`     // keep or ignore: whether a level that the engine asks for, which must be a pair, is used; default keep
-	Range           string `toml:"range"`             // what levels are drawn from, as s0:c0.c1023; default cloister's own range
-	AllowWholeDisks bool   `toml:"allow_whole_disks"` // give a guest a disk that is not a partition or volume
-
-	Mounts []MountLabels `toml:"mounts"` // how volumes are labelled; default: their labels stay and must fit
-}
-
-// MountLabels say how a folder of the host and what is below it is labelled when it
-// is a volume. The nearest folder counts.
-type MountLabels struct {
-	Source  string         `toml:"source"`
-	Sharing labels.Sharing `toml:"sharing"` // private, shared, readonly, keep or label
-	Label   string         `toml:"label"`   // for the sharing label
-}
-
 // rules are the label rules of volumes.
-func (l Labels) rules() []plan.LabelRule {
+func rules(l confine.Config) []plan.LabelRule {
 	out := make([]plan.LabelRule, len(l.Mounts))
 	for i, m := range l.Mounts {
 		out[i] = plan.LabelRule{Folder: filepath.Clean(m.Source), Sharing: m.Sharing, Label: m.Label}

@@ -12,8 +12,10 @@ import (
 	"sync"
 
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
 	"cloister/oci"
+	"cloister/sandbox/confine"
 	"cloister/sandbox/content"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
@@ -46,7 +48,7 @@ func (s *Sandbox) arrive(c Container) (_ *arrival, err error) {
 	if _, err := statedir.ParseID(c.ID); err != nil {
 		return nil, err
 	}
-	rules, err := content.Rules(s.config.Workloads.Sockets, s.config.Workloads.Watch, s.config.Labels.rules())
+	rules, err := content.Rules(s.config.Workloads.Sockets, s.config.Workloads.Watch, rules(s.config.Labels))
 	if err != nil {
 		return nil, err
 	}
@@ -85,19 +87,19 @@ func (s *Sandbox) admit(ctx context.Context, a *arrival) error {
 		}
 	}
 	if f := a.files.Rootfs(); f != nil {
-		if err := s.identity.admit(ctx, f, f, plan.Treatment{}); err != nil {
+		if err := s.admitFolder(ctx, f, f, plan.Treatment{}); err != nil {
 			return fmt.Errorf("rootfs: %w", err)
 		}
 	}
 	for _, v := range a.Volumes {
 		if f := a.files.Source(v.Mount); f != nil {
-			if err := s.identity.admit(ctx, f, f, v.Treatment); err != nil {
+			if err := s.admitFolder(ctx, f, f, v.Treatment); err != nil {
 				return fmt.Errorf("mount %q: %w", v.Destination, err)
 			}
 		}
 	}
 	for _, c := range a.Copies {
-		if err := s.identity.admitCopy(a.files.Source(c.Mount)); err != nil {
+		if err := s.confine.Admit(ctx, confine.File{Kind: confine.Copy, Host: a.files.Source(c.Mount)}); err != nil {
 			return fmt.Errorf("mount %q: %w", c.Destination, err)
 		}
 	}
@@ -111,7 +113,12 @@ func (s *Sandbox) prepareDisk(ctx context.Context, d plan.Disk) error {
 			return err
 		}
 	}
-	return s.identity.disk(ctx, d)
+	f, err := os.OpenFile(d.Path, unix.O_PATH, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // O_PATH
+	return s.confine.Admit(ctx, confine.File{Kind: confine.Disk, Host: f, ReadOnly: d.ReadOnly, New: d.MkfsBytes > 0})
 }
 
 // Add makes a container's files visible in the guest and gives the guest's bundle. On an error nothing of it is left.
@@ -308,7 +315,7 @@ func (s *Sandbox) addRootfs(ctx context.Context, r *resident, a *arrival) (luns 
 }
 
 func (s *Sandbox) shareRootfs(ctx context.Context, r *resident, a *arrival) error {
-	top, err := s.share.MountRootfs(a.ID, a.Rootfs, a.files, s.identity.chosen.Rootfs)
+	top, err := s.share.MountRootfs(a.ID, a.Rootfs, a.files, s.identity.Files)
 	if err != nil {
 		return err
 	}
@@ -317,7 +324,7 @@ func (s *Sandbox) shareRootfs(ctx context.Context, r *resident, a *arrival) erro
 	if source == nil {
 		source = top
 	}
-	if err := s.identity.admit(ctx, source, top, plan.Treatment{}); err != nil {
+	if err := s.admitFolder(ctx, source, top, plan.Treatment{}); err != nil {
 		return err
 	}
 	if w := a.source.Workload; w.Role == oci.Single {
@@ -335,7 +342,7 @@ func (s *Sandbox) addVolume(ctx context.Context, r *resident, a *arrival, v plan
 		return nil, err
 	}
 	r.undo.push("volume "+v.Destination, func(context.Context) error { return use.Release() })
-	return use, s.identity.admit(ctx, a.files.Source(v.Mount), use.Top, v.Treatment)
+	return use, s.admitFolder(ctx, a.files.Source(v.Mount), use.Top, v.Treatment)
 }
 
 // addCopies reads the files that the container gets copies of, and follows them.

@@ -9,8 +9,8 @@ import (
 	"strconv"
 	"strings"
 
-	"cloister/labels/lsm"
 	"cloister/sandbox/cgroup"
+	"cloister/sandbox/confine"
 	"cloister/sandbox/network"
 	"cloister/sandbox/statedir"
 )
@@ -29,7 +29,7 @@ func Found(cfg Config, dir statedir.Dir) ([]statedir.Effect, error) {
 	if err != nil {
 		return nil, err
 	}
-	effects, err := foundLabels(cfg, dir)
+	effects, err := foundIdentity(cfg, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -83,33 +83,14 @@ func program(pid int) string {
 	return "qemu"
 }
 
-// foundLabels are the registry's and the journal's parts. Both know what a dead owner's is.
-func foundLabels(cfg Config, dir statedir.Dir) ([]statedir.Effect, error) {
-	if enabled, err := (lsm.Host{}).Enabled(); err != nil || !enabled {
-		return nil, err
-	}
+// foundIdentity is what registry and journal have of the sandbox.
+func foundIdentity(cfg Config, dir statedir.Dir) ([]statedir.Effect, error) {
 	owner := string(dir.Namespace()) + "/" + string(dir.ID())
-	registry, relabels, err := keepers(cfg)
-	if err != nil {
+	held, err := confine.Held(cfg.Labels, cfg.Root, owner)
+	if err != nil || !held {
 		return nil, err
 	}
-	var out []statedir.Effect
-	entries, err := registry.Entries()
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries {
-		for _, h := range e.Holders {
-			if h.Sandbox == owner {
-				out = append(out, statedir.Effect{Kind: statedir.KindReservation, Detail: owner})
-			}
-		}
-	}
-	pending, err := relabels.Pending(owner)
-	if pending {
-		out = append(out, statedir.Effect{Kind: statedir.KindRelabel, Detail: owner})
-	}
-	return out, err
+	return []statedir.Effect{{Kind: statedir.KindReservation, Detail: owner}}, nil
 }
 
 // foundLinks are the claimed namespaces in which no other sandbox is.

@@ -16,9 +16,10 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
-	"cloister/labels/mcs"
+	"cloister/labels/lsm"
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
+	"cloister/sandbox/confine"
 	"cloister/sandbox/content"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
@@ -54,7 +55,9 @@ type Sandbox struct {
 	dir      statedir.Dir
 	journal  *statedir.Journal
 	cgroup   *cgroup.Group
-	identity *identity
+	programs lsm.Programs
+	confine  confine.Driver
+	identity confine.Identity // what confine has reserved
 	netns    *network.Namespace
 	files    *virtiofsd.Process
 	machine  *qemu.Process
@@ -100,7 +103,7 @@ func (s *Sandbox) steps(p *planned) []step {
 	return []step{
 		{"plan", func(ctx context.Context) error { return s.plan(ctx, p) }},
 		{"promise", func(ctx context.Context) error { return s.promise(ctx) }},
-		{"label", s.label},
+		{"label", s.reserve},
 		{"content", func(ctx context.Context) error { return s.admit(ctx, s.first) }},
 		{"prepare", func(context.Context) error { return s.prepare(p) }},
 		{"files", func(ctx context.Context) error { return s.serveFiles(ctx, p) }},
@@ -119,7 +122,7 @@ const draws = 3
 // no instruction when a label turns out wrong. On an error nothing is left.
 func Start(ctx context.Context, cfg Config, req Request) (s *Sandbox, err error) {
 	for range draws {
-		if s, err = start(ctx, cfg, req); !errors.Is(err, mcs.ErrClash) {
+		if s, err = start(ctx, cfg, req); !errors.Is(err, confine.ErrClash) {
 			break
 		}
 	}

@@ -19,9 +19,10 @@ import (
 	"time"
 
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
-	"cloister/labels"
 	"cloister/oci"
+	"cloister/sandbox/confine"
 	"cloister/sandbox/content"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
@@ -69,7 +70,10 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	if warning != "" {
 		log.G(ctx).WithField("sandbox", s.request.ID).Warn(warning)
 	}
-	if s.identity, err = newIdentity(s.config, s.request, accel); err != nil {
+	if s.programs, err = programs(s.config.Machine); err != nil {
+		return err
+	}
+	if s.confine, err = confine.Open(s.confinement(accel)); err != nil {
 		return err
 	}
 	sizing := s.config.Sizing
@@ -145,8 +149,15 @@ func (s *Sandbox) prepare(p *planned) error {
 
 // makeShare makes the sandbox's own file system and the tree that the file server will show.
 func (s *Sandbox) makeShare() error {
-	chosen := s.identity.chosen
-	if err := s.identity.own(s.dir.String(), chosen.Run); err != nil {
+	own := func(k confine.Kind) func(*os.File) error {
+		return func(f *os.File) error { return s.confine.Admit(context.Background(), confine.File{Kind: k, Host: f}) }
+	}
+	dir, err := os.OpenFile(s.dir.String(), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close() // O_PATH
+	if err := own(confine.State)(dir); err != nil {
 		return err
 	}
 	for _, folder := range []string{s.dir.Own(), s.dir.Share()} {
@@ -154,10 +165,7 @@ func (s *Sandbox) makeShare() error {
 			return err
 		}
 	}
-	label := func(l labels.Label) func(*os.File) error {
-		return func(f *os.File) error { return s.identity.ownFile(f, l) }
-	}
-	share, err := content.NewShare(s.dir.Own(), s.dir.Share(), label(chosen.Run), label(chosen.Rootfs))
+	share, err := content.NewShare(s.dir.Own(), s.dir.Share(), own(confine.State), own(confine.Share))
 	if err != nil {
 		return err
 	}
@@ -198,12 +206,12 @@ func (s *Sandbox) serveFiles(ctx context.Context, p *planned) error {
 	p.opened = append(p.opened, log)
 	// The server becomes the guest's user to make that user's files, without the groups that may have let it: the guest's
 	// kernel has checked that.
-	starter := s.starter(s.identity.chosen.Virtiofsd)
+	starter := s.starter(confine.FileServer)
 	starter.KeepCapabilities = true
 	return s.run("virtiofsd", func() (int, error) {
 		s.files, err = virtiofsd.Start(ctx, virtiofsd.Config{
-			Binary: s.identity.programs.Virtiofsd, Source: s.dir.Share(), Starter: starter,
-			Sockets: s.identity.sockets, Log: log, Dir: s.dir.String(),
+			Binary: s.programs.Virtiofsd, Source: s.dir.Share(), Starter: starter,
+			Sockets: s.confine.Sockets, Log: log, Dir: s.dir.String(),
 		})
 		if err != nil {
 			return 0, err
@@ -231,12 +239,12 @@ func (s *Sandbox) launch(ctx context.Context, p *planned) error {
 	if s.root, err = jail.NewRoot(); err != nil {
 		return err
 	}
-	starter := s.starter(s.identity.chosen.QEMU)
+	starter := s.starter(confine.Machine)
 	starter.Root = s.root
 	p.machine.Cmdline = append(p.machine.Cmdline, p.clock.Cmdline(ctx, p.machine.Accel)...)
 	return s.run("qemu", func() (int, error) {
 		s.machine, err = qemu.Start(ctx, p.machine, qemu.Options{
-			Binary: s.identity.programs.QEMU, Starter: starter, Sockets: s.identity.sockets, Dir: s.dir.String(),
+			Binary: s.programs.QEMU, Starter: starter, Sockets: s.confine.Sockets, Dir: s.dir.String(),
 			Log: log, Console: console, Share: s.files.Socket(), Taps: p.taps,
 		})
 		if err != nil {
@@ -340,7 +348,7 @@ func (s *Sandbox) openLog(name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.identity.ownFile(f, s.identity.chosen.Run); err != nil {
+	if err := s.confine.Admit(context.Background(), confine.File{Kind: confine.State, Host: f}); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/log"
 
@@ -30,6 +31,21 @@ func Recover(ctx context.Context, c Config, root, sandbox string) error {
 	return err
 }
 
+// Held reports whether registry or journal have something of a sandbox.
+func Held(c Config, root, sandbox string) (bool, error) {
+	registry, relabels, err := keepers(c, root, lsm.Host{})
+	if err != nil {
+		return false, err
+	}
+	if pending, err := relabels.Pending(sandbox); err != nil || pending {
+		return pending, err
+	}
+	entries, err := registry.Entries()
+	return slices.ContainsFunc(entries, func(e mcs.Entry) bool {
+		return slices.ContainsFunc(e.Holders, func(h mcs.Holder) bool { return h.Sandbox == sandbox })
+	}), err
+}
+
 // keepers opens the registry of levels and the journal of relabelled files.
 func keepers(c Config, root string, host lsm.Host) (*mcs.Registry, *relabel.Journal, error) {
 	self, err := sys.Self()
@@ -50,14 +66,8 @@ func keepers(c Config, root string, host lsm.Host) (*mcs.Registry, *relabel.Jour
 	if err != nil {
 		return nil, nil, err
 	}
-	var span mcs.Range
-	if c.Range != "" {
-		if span, err = mcs.ParseRange(c.Range); err != nil {
-			return nil, nil, fmt.Errorf("labels.range: %w", err)
-		}
-	} else if own, err := host.OwnLabel(); err != nil {
-		return nil, nil, err
-	} else if span, err = mcs.RangeOf(own); err != nil {
+	span, err := span(c, host)
+	if err != nil {
 		return nil, nil, err
 	}
 	registry, err := mcs.Open(mcs.Options{
@@ -65,6 +75,26 @@ func keepers(c Config, root string, host lsm.Host) (*mcs.Registry, *relabel.Jour
 		Pending: journal.Pending, Held: journal.Held, Carries: carriesPair,
 	})
 	return registry, journal, err
+}
+
+// span is what pairs are drawn from.
+func span(c Config, host lsm.Host) (mcs.Range, error) {
+	if c.Range != "" {
+		r, err := mcs.ParseRange(c.Range)
+		if err != nil {
+			return r, fmt.Errorf("labels.range: %w", err)
+		}
+		return r, nil
+	}
+	enabled, err := host.Enabled()
+	if err != nil || !enabled {
+		return mcs.Whole(), err
+	}
+	own, err := host.OwnLabel()
+	if err != nil {
+		return mcs.Range{}, err
+	}
+	return mcs.RangeOf(own)
 }
 
 func carried(ctx context.Context, scan func(context.Context) ([]labels.Process, error), level labels.Level) (bool, error) {

@@ -10,24 +10,36 @@ import (
 
 	"cloister/labels"
 	"cloister/labels/lsm"
+	"cloister/labels/mcs"
 	"cloister/oci"
 )
 
-// none is the driver of a host without mandatory access control. It labels nothing, refuses what only
-// a label could do, and checks before each step that the host has not begun to enforce.
+// none is the driver of a host without mandatory access control. It reserves a pair, which is the
+// sandbox's identity on this host, but labels nothing with it. It refuses what only a label could do, and checks before each step that the host has not begun to enforce.
 type none struct {
 	host     *lsm.Driver
-	programs lsm.Programs
+	registry *mcs.Registry
+	owner    string
+	tenant   string
+	level    labels.Level // after Reserve
 }
 
 func openNone(host *lsm.Driver, o Options) (Driver, error) {
 	if o.Annotations != (oci.LabelSettings{}) {
 		return nil, fmt.Errorf("annotations %s*: this host labels nothing: leave them out, or set mac = \"selinux\": %w", oci.AnnotationPrefix+"labels.", errdefs.ErrInvalidArgument)
 	}
-	return &none{host: host, programs: o.Programs}, nil
+	registry, _, err := keepers(o.Config, o.Root, host.Host())
+	return &none{host: host, registry: registry, owner: o.Sandbox, tenant: o.Tenant}, err
 }
 
-func (*none) Reserve(context.Context) (Identity, error) { return Identity{}, nil }
+func (n *none) Reserve(ctx context.Context) (Identity, error) {
+	entry, err := n.registry.Reserve(ctx, mcs.Request{Sandbox: n.owner, Tenant: n.tenant})
+	if err != nil {
+		return Identity{}, err
+	}
+	n.level = entry.Level
+	return Identity{Level: entry.Level}, nil
+}
 
 func (n *none) Exec(Role) (clear func(), err error) { return n.host.SetExec(labels.Label{}) }
 
@@ -49,4 +61,4 @@ func (n *none) Verify(_ context.Context, all ...Process) error {
 	return nil
 }
 
-func (*none) Release(context.Context) error { return nil }
+func (n *none) Release(ctx context.Context) error { return n.registry.Release(ctx, n.owner, n.level) }

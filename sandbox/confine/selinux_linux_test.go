@@ -249,8 +249,11 @@ func TestNone(t *testing.T) {
 	o := f.options("default/one")
 	o.Config.MAC = "none"
 	d, id := reserve(t, o)
-	if id != (Identity{}) {
-		t.Errorf("identity %+v, want none", id)
+	if _, other := reserve(t, Options{Config: o.Config, Root: o.Root, Host: o.Host, Sandbox: "default/two"}); id.Level == other.Level || id.Level.Categories.Len() != 2 {
+		t.Errorf("levels %v and %v, want two pairs", id.Level, other.Level)
+	}
+	if !id.Label.IsZero() || !id.Files.IsZero() {
+		t.Errorf("identity %+v, want no labels", id)
 	}
 	for sharing, ok := range map[labels.Sharing]bool{"": true, labels.Keep: true, labels.Private: false, labels.Shared: false} {
 		if err := d.Admit(t.Context(), File{Kind: Folder, Host: os.Stdin, Sharing: sharing}); (err == nil) != ok || !ok && !errors.Is(err, labels.ErrWish) {

@@ -61,7 +61,7 @@ type Phase struct {
 // Kind says what an effect is, and so who can take it back.
 type Kind string
 
-// The kinds. All but Reservation, Relabel and Folder are gone after a reboot.
+// The kinds. All but Reservation and Folder are gone after a reboot.
 const (
 	KindProcess     Kind = "process"     // Process; Detail is its Marker while the pid is unknown
 	KindMount       Kind = "mount"       // Path: target
@@ -70,14 +70,13 @@ const (
 	KindCgroup      Kind = "cgroup"      // Path: the leaf, as sandbox/cgroup prints it
 	KindNetNS       Kind = "netns"       // Path: where it is kept
 	KindSocket      Kind = "socket"      // Path
-	KindReservation Kind = "reservation" // Detail: the level
-	KindRelabel     Kind = "relabel"     // Path: the undo journal
+	KindReservation Kind = "reservation" // Detail: the sandbox's name in registry and journal
 	KindFolder      Kind = "folder"      // Path
 )
 
 // volatile says that a reboot takes the effect back.
 func (k Kind) volatile() bool {
-	return k != KindReservation && k != KindRelabel && k != KindFolder
+	return k != KindReservation && k != KindFolder
 }
 
 // Effect is one thing that the sandbox did, or is about to do, to the host.

@@ -7,7 +7,12 @@ import (
 	"os"
 
 	"cloister/labels"
+	"cloister/labels/mcs"
 )
+
+// ErrClash is wrapped when somebody else has come to have the identity of a sandbox: it is started
+// anew with another.
+var ErrClash = mcs.ErrClash
 
 // Driver confines the processes and files of one sandbox.
 type Driver interface {
@@ -32,6 +37,8 @@ type Driver interface {
 
 // Identity is what a driver gave a sandbox.
 type Identity struct {
+	// Level is the sandbox's own on this host, as a rule a pair of categories.
+	Level labels.Level
 	// Label is the machine's; zero with a driver that does not label.
 	Label labels.Label
 	// Files is the label for the files of a file system that is mounted for the sandbox (context=); zero
