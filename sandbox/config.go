@@ -9,6 +9,7 @@ import (
 
 	"cloister/oci"
 	"cloister/sandbox/confine"
+	"cloister/sandbox/jail"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
 	"cloister/vmm"
@@ -22,6 +23,7 @@ type Config struct {
 	Guest     Guest          `toml:"guest"`
 	Machine   Machine        `toml:"machine"`
 	Labels    confine.Config `toml:"labels"`
+	Jail      jail.Config    `toml:"jail"`
 	Sizing    oci.Sizing     `toml:"sizing"`
 	Workloads oci.Options    `toml:"workloads"`
 	Timeouts  Timeouts       `toml:"timeouts"`

@@ -3,14 +3,11 @@
 package sandbox
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
 
-	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,16 +41,6 @@ func (s *Sandbox) encloseEmpty() error {
 	}
 	defer empty.Close() // O_PATH
 	return s.enclose(empty, true)
-}
-
-// encloseFirst takes the host's files away before the guest runs. A host that runs from an initial ram disk cannot.
-func (s *Sandbox) encloseFirst(ctx context.Context) error {
-	err := s.encloseEmpty()
-	if errors.Is(err, unix.EINVAL) {
-		log.G(ctx).WithError(err).Warn("the machine's process keeps the host's root file system: do not copy files by its pid (nerdctl cp)")
-		s.root, err = nil, nil
-	}
-	return err
 }
 
 // showFiles has the files of a container seen where engines look for them, while it is alone in the guest: all containers there have

@@ -81,11 +81,3 @@ func (s *Sandbox) reserve(ctx context.Context) error {
 func (s *Sandbox) admitFolder(ctx context.Context, host, shown *os.File, t plan.Treatment) error {
 	return s.confine.Admit(ctx, confine.File{Kind: confine.Folder, Host: host, Shown: shown, Sharing: t.Sharing, Label: t.Label})
 }
-
-// check reads back from the kernel what runs. No instruction of the guest has been executed.
-func (s *Sandbox) check(ctx context.Context) error {
-	return s.confine.Verify(ctx,
-		confine.Process{Role: confine.FileServer, PID: s.files.Pid(), Program: s.programs.Virtiofsd},
-		confine.Process{Role: confine.Machine, PID: s.machine.Pid(), Program: s.programs.QEMU},
-	)
-}

@@ -3,15 +3,80 @@
 package sandbox
 
 import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
 	"cloister/sandbox/confine"
 	"cloister/sandbox/jail"
 )
 
-// starter starts a helper confined as its role says, in the sandbox's network namespace and cgroup, with
-// the sandbox's mark in its environment.
-func (s *Sandbox) starter(r confine.Role) jail.Jail {
-	return jail.Jail{
+// jailOf is what a helper is started in: confined as its role says, in the sandbox's network namespace and
+// cgroup, with the sandbox's mark in its environment.
+func (s *Sandbox) jailOf(r confine.Role) jail.Jail {
+	parts := s.config.Jail
+	j := jail.Jail{
 		Label:   func() (clear func(), err error) { return s.confine.Exec(r) },
 		Network: s.netns.File(), Group: s.cgroup, OOMScore: s.request.Workload.OOMScore(), Env: []string{s.dir.Marker()},
+		NoNewPrivs: parts.Has(jail.NoNewPrivs),
 	}
+	if r == confine.FileServer {
+		// The server becomes the guest's user to make that user's files, without the groups that may have let
+		// it: the guest's kernel has checked that.
+		j.KeepCapabilities = true
+	}
+	if parts.Has(jail.Capabilities) {
+		bounding := capabilities(r)
+		j.Bounding = &bounding
+	}
+	if parts.Has(jail.Namespaces) {
+		j.Isolate = unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	}
+	return j
+}
+
+// capabilities are what a helper can have at most. QEMU gets everything open. The file server acts for
+// all users of its guest, and changes its root and its limits once.
+func capabilities(r confine.Role) jail.Set {
+	if r == confine.Machine {
+		return jail.NewSet()
+	}
+	return jail.NewSet(
+		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_SETGID, unix.CAP_SETUID,
+		unix.CAP_SETFCAP, unix.CAP_MKNOD, unix.CAP_SYS_CHROOT, unix.CAP_SETPCAP, unix.CAP_SYS_RESOURCE,
+	)
+}
+
+// check reads back from the kernel how the helpers run. No instruction of the guest has been executed.
+func (s *Sandbox) check(ctx context.Context) error {
+	server := confine.Process{Role: confine.FileServer, PID: s.files.Pid(), Program: s.programs.Virtiofsd}
+	machine := confine.Process{Role: confine.Machine, PID: s.machine.Pid(), Program: s.programs.QEMU}
+	if err := s.confine.Verify(ctx, server, machine); err != nil {
+		return err
+	}
+	for _, p := range []confine.Process{server, machine} {
+		if err := s.jailOf(p.Role).Verify(p.PID); err != nil {
+			return fmt.Errorf("%s: %w", p.Role, err)
+		}
+	}
+	s.facts["jail"] = s.config.Jail.String()
+	return nil
+}
+
+// leaveHost takes the host's files from the machine's process before the guest runs.
+func (s *Sandbox) leaveHost(ctx context.Context) error {
+	err := s.encloseEmpty()
+	if !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	// pivot_root cannot replace the root of a host that runs from its initial ram disk.
+	if s.config.Jail.Has(jail.RootDir) {
+		return fmt.Errorf("QEMU would keep the host's root directory: %w: run the host from a mounted file system, or name %q in jail.disable", err, jail.RootDir)
+	}
+	log.G(ctx).WithError(err).Warn("QEMU keeps the host's root directory: do not copy files by its pid (nerdctl cp)")
+	s.root = nil
+	return nil
 }

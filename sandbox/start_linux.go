@@ -70,6 +70,9 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	if warning != "" {
 		log.G(ctx).WithField("sandbox", s.request.ID).Warn(warning)
 	}
+	if err := s.config.Jail.Check(); err != nil {
+		return err
+	}
 	if s.programs, err = programs(s.config.Machine); err != nil {
 		return err
 	}
@@ -204,13 +207,9 @@ func (s *Sandbox) serveFiles(ctx context.Context, p *planned) error {
 		return err
 	}
 	p.opened = append(p.opened, log)
-	// The server becomes the guest's user to make that user's files, without the groups that may have let it: the guest's
-	// kernel has checked that.
-	starter := s.starter(confine.FileServer)
-	starter.KeepCapabilities = true
 	return s.run("virtiofsd", func() (int, error) {
 		s.files, err = virtiofsd.Start(ctx, virtiofsd.Config{
-			Binary: s.programs.Virtiofsd, Source: s.dir.Share(), Starter: starter,
+			Binary: s.programs.Virtiofsd, Source: s.dir.Share(), Starter: s.jailOf(confine.FileServer),
 			Sockets: s.confine.Sockets, Log: log, Dir: s.dir.String(),
 		})
 		if err != nil {
@@ -239,7 +238,7 @@ func (s *Sandbox) launch(ctx context.Context, p *planned) error {
 	if s.root, err = jail.NewRoot(); err != nil {
 		return err
 	}
-	starter := s.starter(confine.Machine)
+	starter := s.jailOf(confine.Machine)
 	starter.Root = s.root
 	p.machine.Cmdline = append(p.machine.Cmdline, p.clock.Cmdline(ctx, p.machine.Accel)...)
 	return s.run("qemu", func() (int, error) {
@@ -265,7 +264,7 @@ func (s *Sandbox) verify(ctx context.Context) error {
 	if err := s.check(ctx); err != nil {
 		return err
 	}
-	if err := s.encloseFirst(ctx); err != nil {
+	if err := s.leaveHost(ctx); err != nil {
 		return err
 	}
 	return s.machine.Continue(ctx)

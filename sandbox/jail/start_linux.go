@@ -26,6 +26,16 @@ type Jail struct {
 	// KeepCapabilities has the process keep its capabilities when it takes on another user
 	// (SECBIT_NO_SETUID_FIXUP), as a file server does to make files that are that user's.
 	KeepCapabilities bool
+	// Bounding, when not nil, is the most capabilities that the process and its children can have. With the
+	// empty set they have none, whoever's they are, and the securebits that say so are locked.
+	Bounding *Set
+	// NoNewPrivs keeps every exec from giving more rights (PR_SET_NO_NEW_PRIVS), the first one included:
+	// an SELinux policy must allow the transition by nnp_transition.
+	NoNewPrivs bool
+	// Isolate has the process in new namespaces: some of CLONE_NEWIPC and CLONE_NEWUTS. A pid namespace is
+	// none of them: its first process cannot be killed by the signal of a closed socket, which ends QEMU
+	// with its shim.
+	Isolate uintptr
 	// Group, when not nil, is the cgroup of the process, which it is in when Start returns.
 	Group interface{ Add(pid int) error }
 	// OOMScore is the least oom_score_adj that the process gets; a higher one is inherited.
@@ -91,6 +101,16 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 			return -1, fmt.Errorf("keep capabilities over a change of user: %w: the shim needs CAP_SETPCAP", err)
 		}
 	}
+	if j.Bounding != nil {
+		if err := j.Bounding.bound(); err != nil {
+			return -1, err
+		}
+	}
+	if j.NoNewPrivs {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return -1, fmt.Errorf("set no_new_privs: %w", err)
+		}
+	}
 	if j.Label != nil {
 		clear, err := j.Label()
 		if err != nil {
@@ -103,6 +123,7 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.PidFD = &pidfd
+	cmd.SysProcAttr.Cloneflags |= j.Isolate
 	err = cmd.Start()
 	cmd.SysProcAttr.PidFD = nil
 	return pidfd, err

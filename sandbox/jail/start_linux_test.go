@@ -164,3 +164,99 @@ func pipe(t *testing.T) (r, w *os.File) {
 	t.Cleanup(func() { _ = errors.Join(r.Close(), w.Close()) })
 	return r, w
 }
+
+// TestBounding has root's programs say what they have: cat is the program itself, as QEMU is.
+func TestBounding(t *testing.T) {
+	testenv.NeedRoot(t)
+	none, few := NewSet(), NewSet(unix.CAP_CHOWN, unix.CAP_SETPCAP)
+	tests := []struct {
+		name string
+		jail Jail
+		want map[string]string
+	}{
+		{"none", Jail{Bounding: &none, NoNewPrivs: true}, map[string]string{"CapPrm": none.String(), "CapEff": none.String(), "CapBnd": none.String(), "CapInh": none.String(), "CapAmb": none.String(), "NoNewPrivs": "1"}},
+		{"few", Jail{Bounding: &few}, map[string]string{"CapPrm": few.String(), "CapEff": few.String(), "CapBnd": few.String(), "CapInh": none.String(), "CapAmb": none.String(), "NoNewPrivs": "0"}},
+		{"few of a file server", Jail{Bounding: &few, KeepCapabilities: true}, map[string]string{"CapEff": few.String(), "CapBnd": few.String()}},
+	}
+	before, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r, w := pipe(t)
+			cmd := exec.CommandContext(t.Context(), testenv.NeedTool(t, "cat"), "/proc/self/status")
+			cmd.Stdout = w
+			if err := tt.jail.Start(cmd); err != nil {
+				t.Fatal(err)
+			}
+			_ = w.Close()
+			out, err := io.ReadAll(r)
+			if err := errors.Join(err, cmd.Wait()); err != nil {
+				t.Fatal(err)
+			}
+			for name, want := range tt.want {
+				if !strings.Contains(string(out), "\n"+name+":\t"+want+"\n") {
+					t.Errorf("want %s %s in\n%s", name, want, out)
+				}
+			}
+			if err := tt.jail.checkStatus(out); err != nil {
+				t.Errorf("checkStatus = %v", err)
+			}
+			if err := tt.jail.checkStatus(before); !errors.Is(err, ErrEscaped) {
+				t.Errorf("checkStatus of a process that has all capabilities = %v, want %v", err, ErrEscaped)
+			}
+		})
+	}
+	for range 20 { // no thread of the pool has lost any
+		if after, err := os.ReadFile("/proc/thread-self/status"); err != nil || capabilities(after) != capabilities(before) {
+			t.Fatalf("this process has %s, had %s", capabilities(after), capabilities(before))
+		}
+	}
+}
+
+func capabilities(status []byte) string {
+	_, after, _ := strings.Cut(string(status), "CapInh:")
+	before, _, _ := strings.Cut(after, "Seccomp:")
+	return before
+}
+
+func TestVerify(t *testing.T) {
+	testenv.NeedRoot(t)
+	none := NewSet()
+	j := Jail{Bounding: &none, NoNewPrivs: true, Isolate: unix.CLONE_NEWIPC | unix.CLONE_NEWUTS}
+	start := func(j Jail) int {
+		cmd := exec.CommandContext(t.Context(), "/bin/sleep", "1000")
+		if err := j.Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+		return cmd.Process.Pid
+	}
+	if err := j.Verify(start(j)); err != nil {
+		t.Error(err)
+	}
+	for name, less := range map[string]Jail{
+		"all capabilities": {NoNewPrivs: true, Isolate: j.Isolate},
+		"new privileges":   {Bounding: &none, Isolate: j.Isolate},
+		"host's ipc":       {Bounding: &none, NoNewPrivs: true, Isolate: unix.CLONE_NEWUTS},
+		"host's uts":       {Bounding: &none, NoNewPrivs: true, Isolate: unix.CLONE_NEWIPC},
+	} {
+		if err := j.Verify(start(less)); !errors.Is(err, ErrEscaped) {
+			t.Errorf("%s: Verify = %v, want %v", name, err, ErrEscaped)
+		}
+	}
+	if err := j.Verify(1 << 30); err == nil {
+		t.Error("Verify of no process: no error")
+	}
+}
+
+func TestConfig(t *testing.T) {
+	c := Config{Disable: []Part{RootDir}}
+	if err := c.Check(); err != nil || c.Has(RootDir) || !c.Has(NoNewPrivs) {
+		t.Errorf("Check = %v, parts %s", err, c)
+	}
+	if err := (Config{Disable: []Part{"everything"}}).Check(); err == nil {
+		t.Error("Check of a name that is no part's: no error")
+	}
+}
