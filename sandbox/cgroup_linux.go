@@ -18,6 +18,19 @@ import (
 // and some bytes for each file that the guest knows.
 const helpersMiB = 128
 
+// maxTasks bounds the processes and threads of QEMU and its helpers: a thread for each CPU, 64 each for
+// the disks' and the file server's requests, and some more.
+const maxTasks = 1024
+
+// devices are what QEMU may open by itself. Disks, taps and everything else come to it as descriptors.
+func devices() []cgroup.Device {
+	return []cgroup.Device{
+		{Major: 1, Minor: 3},    // null
+		{Major: 1, Minor: 9},    // urandom
+		{Major: 10, Minor: 232}, // kvm
+	}
+}
+
 // enterCgroup makes the cgroup that QEMU and its helpers will run in. Its limit
 // is the machine's and an overhead, never the container's own: the guest's page
 // cache would have the machine killed.
@@ -31,6 +44,7 @@ func (s *Sandbox) enterCgroup(m vmm.Machine) error {
 		return err
 	}
 	limits := hostLimits(s.request.Workload.HostResources(), m)
+	limits.Pids, limits.Devices = maxTasks, devices()
 	return s.do(statedir.Effect{Kind: statedir.KindCgroup, Path: group.String()}, func(*statedir.Effect) error {
 		if err := group.Create(limits); err != nil {
 			return err

@@ -64,6 +64,12 @@ func (g *Group) Create(l Limits) error {
 	if err := g.Set(l); err != nil {
 		return errors.Join(err, g.rmdirAll())
 	}
+	if l.Devices == nil {
+		return nil
+	}
+	if err := g.setDevices(l.Devices); err != nil {
+		return errors.Join(err, g.rmdirAll())
+	}
 	return nil
 }
 

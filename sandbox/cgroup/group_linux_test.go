@@ -190,6 +190,7 @@ func TestParseMounts(t *testing.T) {
 		{mount: "/sys/fs/cgroup/unified", unified: true},
 		{mount: "/sys/fs/cgroup/systemd", controllers: []string{"name=systemd"}},
 		{mount: "/sys/fs/cgroup/cpu,cpuacct", controllers: []string{"cpu", "cpuacct"}},
+		{mount: "/sys/fs/cgroup/devices", controllers: []string{"devices"}},
 		{mount: "/sys/fs/cgroup/memory", controllers: []string{"memory"}},
 	}
 	if d := cmp.Diff(want, got, cmp.AllowUnexported(hierarchy{})); d != "" || err != nil {

@@ -82,7 +82,7 @@ func hierarchies(f files, wanted func(controller string) bool) ([]hierarchy, err
 // used are the v1 hierarchies in which a sandbox has a leaf: those that limit or
 // count, and systemd's, so that it does not take QEMU for a part of the engine.
 func used(controller string) bool {
-	return slices.Contains([]string{"memory", "cpu", "cpuacct", "cpuset", "blkio", "pids", "name=systemd"}, controller)
+	return slices.Contains([]string{"memory", "cpu", "cpuacct", "cpuset", "blkio", "pids", "devices", "name=systemd"}, controller)
 }
 
 // parseMounts reads /proc/self/mountinfo (proc_pid_mountinfo(5)). The first mount

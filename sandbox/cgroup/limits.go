@@ -20,6 +20,9 @@ type Limits struct {
 	CPUPeriod  uint64 // microseconds
 	CPUs, Mems string // lists such as 0-2,7
 	BlockIO    BlockIO
+	Pids       int64 // processes and threads
+	// Devices are all that may be opened, by name; nil sets nothing. They are set by Create alone.
+	Devices []Device
 }
 
 // BlockIO limits what the machine does to host disks.
@@ -75,6 +78,9 @@ func (l Limits) v1() []setting {
 	}
 	if l.CPUQuota != 0 {
 		add("cpu", "cpu.cfs_quota_us", itoa(l.CPUQuota))
+	}
+	if l.Pids != 0 {
+		add("pids", "pids.max", itoa(l.Pids))
 	}
 	if l.BlockIO.Weight != 0 {
 		out = append(out, setting{controller: "blkio", file: "blkio.weight", either: "blkio.bfq.weight", value: utoa(uint64(l.BlockIO.Weight))})
@@ -146,6 +152,9 @@ func (l Limits) v2() []setting {
 			value = itoa(*l.SwapBytes)
 		}
 		out = append(out, setting{controller: "memory", file: "memory.swap.max", value: value, optional: true})
+	}
+	if l.Pids != 0 {
+		add("pids", "pids.max", itoa(l.Pids))
 	}
 	return append(out, l.ioV2()...)
 }
