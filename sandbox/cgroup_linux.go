@@ -10,6 +10,7 @@ import (
 
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
+	"cloister/sandbox/jail"
 	"cloister/sandbox/statedir"
 	"cloister/vmm"
 )
@@ -44,7 +45,10 @@ func (s *Sandbox) enterCgroup(m vmm.Machine) error {
 		return err
 	}
 	limits := hostLimits(s.request.Workload.HostResources(), m)
-	limits.Pids, limits.Devices = maxTasks, devices()
+	limits.Pids = maxTasks
+	if s.config.Jail.Has(jail.Devices) {
+		limits.Devices = devices()
+	}
 	return s.do(statedir.Effect{Kind: statedir.KindCgroup, Path: group.String()}, func(*statedir.Effect) error {
 		if err := group.Create(limits); err != nil {
 			return err

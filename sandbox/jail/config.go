@@ -18,11 +18,12 @@ const (
 	Capabilities Part = "capabilities" // QEMU has no capability, virtiofsd only those that it needs
 	NoNewPrivs   Part = "no_new_privs" // no exec gives QEMU or virtiofsd more rights
 	Namespaces   Part = "namespaces"   // QEMU and virtiofsd have ipc and uts namespaces of their own
+	Devices      Part = "devices"      // QEMU and virtiofsd may open null, urandom and kvm alone
 	RootDir      Part = "root"         // QEMU's root directory is not the host's when the guest runs
 )
 
 // Parts are all parts, in the order in which they are shown.
-func Parts() []Part { return []Part{Capabilities, NoNewPrivs, Namespaces, RootDir} }
+func Parts() []Part { return []Part{Capabilities, NoNewPrivs, Namespaces, Devices, RootDir} }
 
 // Config is the part [jail] of the configuration.
 type Config struct {
