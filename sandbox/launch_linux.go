@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
@@ -52,8 +53,8 @@ func capabilities(r confine.Role) jail.Set {
 
 // check reads back from the kernel how the helpers run. No instruction of the guest has been executed.
 func (s *Sandbox) check(ctx context.Context) error {
-	server := confine.Process{Role: confine.FileServer, PID: s.files.Pid(), Program: s.programs.Virtiofsd}
-	machine := confine.Process{Role: confine.Machine, PID: s.machine.Pid(), Program: s.programs.QEMU}
+	server := confine.Process{Role: confine.FileServer, PID: s.files.Pid(), Program: s.programs.Virtiofsd, Peers: []syscall.Conn{s.files.Socket()}}
+	machine := confine.Process{Role: confine.Machine, PID: s.machine.Pid(), Program: s.programs.QEMU, Peers: s.machine.Sockets()}
 	if err := s.confine.Verify(ctx, server, machine); err != nil {
 		return err
 	}
@@ -62,6 +63,7 @@ func (s *Sandbox) check(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", p.Role, err)
 		}
 	}
+	s.files.HandedOver() // its socket is read back, and QEMU's from now on
 	s.facts["jail"] = s.config.Jail.String()
 	return nil
 }

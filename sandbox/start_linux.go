@@ -249,7 +249,6 @@ func (s *Sandbox) launch(ctx context.Context, p *planned) error {
 		if err != nil {
 			return 0, err
 		}
-		s.files.HandedOver()
 		return s.machine.Pid(), nil
 	}, func(ctx context.Context) error {
 		if s.machine == nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"cloister/labels"
 	"cloister/sys"
@@ -53,7 +54,7 @@ func (d *Driver) Socketpair(label labels.Label) (ours, theirs *os.File, err erro
 }
 
 // CheckPeer holds the label of the other end of a connected unix socket against want.
-func (d *Driver) CheckPeer(socket *os.File, want labels.Label) error {
+func (d *Driver) CheckPeer(socket syscall.Conn, want labels.Label) error {
 	if d.mode == ModeNone {
 		return nil
 	}
@@ -62,12 +63,12 @@ func (d *Driver) CheckPeer(socket *os.File, want labels.Label) error {
 		return err
 	}
 	if got != want {
-		return fmt.Errorf("%w: the other end of socket %s is %v, want %v", ErrWrongLabel, socket.Name(), got, want)
+		return fmt.Errorf("%w: the other end of a socket is %v, want %v", ErrWrongLabel, got, want)
 	}
 	return nil
 }
 
-func (d *Driver) peer(socket *os.File) (labels.Label, error) {
+func (d *Driver) peer(socket syscall.Conn) (labels.Label, error) {
 	connection, err := socket.SyscallConn()
 	if err != nil {
 		return labels.Label{}, fmt.Errorf("label of a peer: %w", err)

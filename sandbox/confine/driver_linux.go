@@ -5,6 +5,7 @@ package confine
 import (
 	"context"
 	"os"
+	"syscall"
 
 	"cloister/labels"
 	"cloister/labels/mcs"
@@ -62,7 +63,7 @@ type Process struct {
 	Program string // the file that it must be running
 	// Peers are this process's ends of connected unix sockets whose other ends the machine's process has
 	// or is served at.
-	Peers []*os.File
+	Peers []syscall.Conn
 }
 
 // Kind is what a sandbox does with a file.

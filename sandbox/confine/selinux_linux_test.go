@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -132,7 +133,7 @@ func TestVerify(t *testing.T) {
 			d, id := reserve(t, f.options("default/one"))
 			f.process(50, id.Label.String())
 			f.peer = id.Label.String()
-			p := Process{Role: Machine, PID: 50, Program: f.program(), Peers: []*os.File{os.Stdin}}
+			p := Process{Role: Machine, PID: 50, Program: f.program(), Peers: []syscall.Conn{os.Stdin}}
 			tt.change(f, id, &p)
 			if err := d.Verify(t.Context(), p); !errors.Is(err, tt.want) {
 				t.Errorf("Verify = %v, want %v", err, tt.want)

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -121,6 +122,16 @@ func (p *Process) Err() error {
 	default:
 		return nil
 	}
+}
+
+// Sockets are this process's ends of the agent's, the console's and the log's connections, to read back
+// whose the other ends are. They stay the Process's.
+func (p *Process) Sockets() []syscall.Conn {
+	all := []syscall.Conn{p.wires.console, p.wires.log}
+	if agent, ok := p.wires.agent.(syscall.Conn); ok {
+		all = append(all, agent)
+	}
+	return all
 }
 
 // Continue lets the machine run.
