@@ -18,37 +18,13 @@ import (
 // jailOf is what a helper is started in: confined as its role says, in the sandbox's network namespace and
 // cgroup, with the sandbox's mark in its environment.
 func (s *Sandbox) jailOf(r confine.Role) jail.Jail {
-	parts := s.config.Jail
-	j := jail.Jail{
-		Label:   func() (clear func(), err error) { return s.confine.Exec(r) },
-		Network: s.netns.File(), Group: s.cgroup, OOMScore: s.request.Workload.OOMScore(), Env: []string{s.dir.Marker()},
-		NoNewPrivs: parts.Has(jail.NoNewPrivs),
-	}
+	j := jail.ForQEMU(s.config.Jail)
 	if r == confine.FileServer {
-		// The server becomes the guest's user to make that user's files, without the groups that may have let
-		// it: the guest's kernel has checked that.
-		j.KeepCapabilities = true
+		j = jail.ForVirtiofsd(s.config.Jail)
 	}
-	if parts.Has(jail.Capabilities) {
-		bounding := capabilities(r)
-		j.Bounding = &bounding
-	}
-	if parts.Has(jail.Namespaces) {
-		j.Isolate = unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
-	}
+	j.Label = func() (clear func(), err error) { return s.confine.Exec(r) }
+	j.Network, j.Group, j.OOMScore, j.Env = s.netns.File(), s.cgroup, s.request.Workload.OOMScore(), []string{s.dir.Marker()}
 	return j
-}
-
-// capabilities are what a helper can have at most. QEMU gets everything open. The file server acts for
-// all users of its guest, and changes its root and its limits once.
-func capabilities(r confine.Role) jail.Set {
-	if r == confine.Machine {
-		return jail.NewSet()
-	}
-	return jail.NewSet(
-		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_SETGID, unix.CAP_SETUID,
-		unix.CAP_SETFCAP, unix.CAP_MKNOD, unix.CAP_SYS_CHROOT, unix.CAP_SETPCAP, unix.CAP_SYS_RESOURCE,
-	)
 }
 
 // check reads back from the kernel how the helpers run. No instruction of the guest has been executed.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/u-root/u-root/pkg/cpio"
 
+	"cloister/sandbox/jail"
 	"cloister/tests/testenv"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
@@ -25,10 +26,13 @@ import (
 // bootTimeout is generous: machines are emulated here, on shared processors.
 const bootTimeout = 2 * time.Minute
 
-// plain starts commands without a label.
-type plain struct{}
-
-func (plain) Start(cmd *exec.Cmd) error { return cmd.Start() }
+// jailed starts commands as a sandbox does, without a label; in no jail where that needs root.
+func jailed(of func(jail.Config) jail.Jail) jail.Jail {
+	if os.Geteuid() != 0 {
+		return jail.Jail{}
+	}
+	return of(jail.Config{})
+}
 
 // guestImage returns a kernel and an initial image that has the test's program as
 // process 1. Kernels with modules take them from the folder TEST_MODULES, in the
@@ -120,7 +124,7 @@ type running struct {
 // boot starts a machine and waits for its guest's hello.
 func boot(t *testing.T, m vmm.Machine, o qemu.Options) *running {
 	t.Helper()
-	o.Binary, o.Starter, o.Dir = testenv.NeedQEMU(t), plain{}, t.TempDir()
+	o.Binary, o.Starter, o.Dir = testenv.NeedQEMU(t), jailed(jail.ForQEMU), t.TempDir()
 	log := filepath.Join(o.Dir, "qemu.log")
 	o.Log = create(t, log, os.O_APPEND)
 	began := time.Now()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"cloister/sandbox/jail"
 	"cloister/tests/testenv"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
@@ -205,7 +206,7 @@ func TestBounds(t *testing.T) {
 	boot(t, m, qemu.Options{}).end()
 
 	m.CPUs = vmm.MaxCPUs
-	p, err := qemu.Start(t.Context(), m, qemu.Options{Binary: testenv.NeedQEMU(t), Starter: plain{}, Dir: t.TempDir()})
+	p, err := qemu.Start(t.Context(), m, qemu.Options{Binary: testenv.NeedQEMU(t), Starter: jailed(jail.ForQEMU), Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloister/sandbox/jail"
 	"cloister/tests/testenv"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
@@ -35,7 +36,7 @@ func share(t *testing.T) (string, *virtiofsd.Process) {
 	mount(t, "", dir, "", unix.MS_SHARED, "")
 	log := create(t, filepath.Join(t.TempDir(), "virtiofsd.log"), os.O_APPEND)
 	server, err := virtiofsd.Start(t.Context(), virtiofsd.Config{
-		Binary: binary, Starter: plain{}, Source: dir, Dir: t.TempDir(), Log: log,
+		Binary: binary, Starter: jailed(jail.ForVirtiofsd), Source: dir, Dir: t.TempDir(), Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
