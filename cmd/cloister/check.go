@@ -64,6 +64,7 @@ func areas() []area {
 		{"programs", checkPrograms},
 		{"guest image", checkImage},
 		{"labels", checkLabels},
+		{"jail", checkJail},
 		{"booleans", checkBooleans},
 		{"folders", checkFolders},
 		{"hardening", checkHardening},

@@ -13,17 +13,34 @@ import (
 // Part is a part of the jail that can be switched off by name.
 type Part string
 
-// The parts. All are on unless they are named under disable.
+// The parts; see About. All are on unless they are named under disable.
 const (
-	Capabilities Part = "capabilities" // QEMU has no capability, virtiofsd only those that it needs
-	NoNewPrivs   Part = "no_new_privs" // no exec gives QEMU or virtiofsd more rights
-	Namespaces   Part = "namespaces"   // QEMU and virtiofsd have ipc and uts namespaces of their own
-	Devices      Part = "devices"      // QEMU and virtiofsd may open null, urandom and kvm alone
-	RootDir      Part = "root"         // QEMU's root directory is not the host's when the guest runs
+	Capabilities Part = "capabilities"
+	NoNewPrivs   Part = "no_new_privs"
+	Namespaces   Part = "namespaces"
+	Devices      Part = "devices"
+	RootDir      Part = "root"
 )
 
 // Parts are all parts, in the order in which they are shown.
 func Parts() []Part { return []Part{Capabilities, NoNewPrivs, Namespaces, Devices, RootDir} }
+
+// About says what a part does, for people.
+func (p Part) About() string {
+	switch p {
+	case Capabilities:
+		return "QEMU has no capability, virtiofsd only those that it needs"
+	case NoNewPrivs:
+		return "no exec gives QEMU or virtiofsd more rights"
+	case Namespaces:
+		return "QEMU and virtiofsd have ipc and uts namespaces of their own"
+	case Devices:
+		return "QEMU and virtiofsd may open null, urandom and kvm alone"
+	case RootDir:
+		return "QEMU's root directory is not the host's when its guest runs"
+	}
+	return ""
+}
 
 // Config is the part [jail] of the configuration.
 type Config struct {
