@@ -11,11 +11,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"cloister/labels"
 	"cloister/labels/lsm"
 	"cloister/labels/policy"
+	"cloister/sandbox/confine"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
 )
@@ -92,57 +92,40 @@ func (s *site) policyState(ctx context.Context) []finding {
 	return []finding{ok("module", "installed and current")}
 }
 
-// domain asks the kernel which set of types a sandbox would get, and whether the shim may start programs there.
+// domain asks the kernel, as the shim does before each start, which set of types a sandbox would get.
 func (s *site) domain(d *lsm.Driver) []finding {
 	accel, _, err := qemu.DetectAccel(s.config.Machine.Accel, qemu.Host{})
 	if err != nil {
 		return []finding{failed("types", err)}
 	}
-	var problems []string
-	for _, t := range labels.Candidates(accel == vmm.AccelKVM) {
-		err := policy.SelfTest(policy.Selinuxfs{Root: s.host.SELinux}, policy.Of(t))
-		switch {
-		case err == nil:
-			return []finding{ok("types", "%s: QEMU in %s, virtiofsd in %s; two pairs are kept apart", t.Name, t.QEMU, t.Virtiofsd), s.enter(d, t)}
-		case errors.Is(err, syscall.EINVAL):
-			problems = append(problems, t.Name+": not in this policy")
-		default:
-			problems = append(problems, t.Name+": "+strings.ReplaceAll(err.Error(), "\n", "; "))
+	var paths [3]string
+	for i, p := range s.programs()[:3] { // QEMU, virtiofsd, shim
+		if paths[i], err = p.find(); err != nil {
+			return []finding{failed("types", err)}
 		}
 	}
-	return []finding{fail("types", "no set of types keeps sandboxes apart: "+strings.Join(problems, "; "), "cloister policy install")}
+	shim, found := shimDomain(d, paths[2])
+	t, err := confine.Types(d.As(shim), s.config.Labels, accel == vmm.AccelKVM, lsm.Programs{QEMU: paths[0], Virtiofsd: paths[1]})
+	if err != nil {
+		return []finding{found, fail("types", "no set of types keeps sandboxes apart: "+strings.ReplaceAll(err.Error(), "\n", "; "), "cloister policy install")}
+	}
+	return []finding{found, ok("types", "%s: QEMU in %s, virtiofsd in %s; the shim may start both, and two pairs are kept apart", t.Name, t.QEMU, t.Virtiofsd)}
 }
 
-// enter asks whether the shim may start QEMU. With cloister's own types it runs in a domain of its own, if its file has
-// the label that leads there; else in this program's, it is assumed.
-func (s *site) enter(d *lsm.Driver, t labels.Types) finding {
-	from := d.OwnLabel()
-	if t.Name == labels.Own(true).Name {
-		path, err := s.programs()[2].find()
-		if err != nil {
-			return failed("shim's domain", err)
-		}
-		label, err := fileLabel(path)
-		if err != nil {
-			return failed("shim's domain", err)
-		}
-		if label.Type != policy.ShimExecType {
-			return fail("shim's domain", fmt.Sprintf("%s is labelled %s, want type %s: the shim would run in its starter's domain, which may start no guests", path, label, policy.ShimExecType),
-				"cloister policy install; for another place: chcon -t "+policy.ShimExecType+" "+quote(path))
-		}
-		from = from.WithType(policy.ShimType).WithLevel(labels.Level{})
+// shimDomain is the label that the shim gets: its own domain's, if its file has the label that leads there, else this
+// program's, it is assumed.
+func shimDomain(d *lsm.Driver, path string) (labels.Label, finding) {
+	const name = "shim's domain"
+	own := d.OwnLabel()
+	label, err := fileLabel(path)
+	if err != nil {
+		return own, failed(name, err)
 	}
-	to := from.WithType(t.QEMU)
-	got, err := s.host.Access(from, to, "process", "transition")
-	switch {
-	case err != nil:
-		return failed("shim's domain", err)
-	case got.Permissive:
-		return fail("shim's domain", from.Type+" is permissive by itself", "semanage permissive -d "+from.Type)
-	case !got.Allowed:
-		return fail("shim's domain", fmt.Sprintf("%s may not start programs in %s", from.Type, t.QEMU), "cloister policy install")
+	if label.Type != policy.ShimExecType {
+		return own, warn(name, fmt.Sprintf("%s is labelled %s, want type %s: the shim runs in its starter's domain", path, label, policy.ShimExecType),
+			"cloister policy install; for another place: chcon -t "+policy.ShimExecType+" "+quote(path))
 	}
-	return ok("shim's domain", "%s may start QEMU in %s", from.Type, t.QEMU)
+	return own.WithType(policy.ShimType).WithLevel(labels.Level{}), ok(name, "%s leads to %s", path, policy.ShimType)
 }
 
 func fileLabel(path string) (labels.Label, error) {

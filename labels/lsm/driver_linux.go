@@ -116,6 +116,13 @@ func (d *Driver) Host() Host { return d.host }
 // OwnLabel is the label this process had when the driver was opened; zero with "none".
 func (d *Driver) OwnLabel() labels.Label { return d.own }
 
+// As is the driver as a process with another label would have it, to ask what that process may do.
+func (d *Driver) As(own labels.Label) *Driver {
+	other := *d
+	other.own = own
+	return &other
+}
+
 // Strength says in a few words what the driver is worth on this host, for status and people.
 func (d *Driver) Strength() string {
 	if d.mode == ModeNone {

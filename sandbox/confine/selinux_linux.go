@@ -13,6 +13,7 @@ import (
 	"cloister/labels/mcs"
 	"cloister/labels/policy"
 	"cloister/labels/relabel"
+	"cloister/oci"
 )
 
 // selinux is a sandbox's labels and who keeps track of them.
@@ -44,6 +45,16 @@ func openSELinux(driver *lsm.Driver, o Options) (Driver, error) {
 	}
 	s.registry, s.relabels, err = keepers(o.Config, o.Root, driver.Host())
 	return s, err
+}
+
+// Types are those that a sandbox without wishes of its own would get from a shim that runs under the
+// driver's label, or why there are none.
+func Types(driver *lsm.Driver, c Config, kvm bool, programs lsm.Programs) (labels.Types, error) {
+	w, err := wish(c, oci.LabelSettings{}, oci.Labels{})
+	if err != nil {
+		return labels.Types{}, err
+	}
+	return chooseTypes(driver, w, kvm, programs)
 }
 
 // chooseTypes gives the first set of types that the kernel, asked now, says works on this host.

@@ -83,6 +83,22 @@ func TestOpenRefusesAPolicyThatKeepsNobodyApart(t *testing.T) {
 	}
 }
 
+func TestTypesAreAskedForAnotherProcess(t *testing.T) {
+	f := newFake(t)
+	driver, err := lsm.Open(lsm.Options{Host: f.host()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs := f.options("").Programs
+	if types, err := Types(driver, Config{}, true, programs); err != nil || types.Name != labels.Own(true).Name {
+		t.Errorf("Types = %+v, %v, want cloister's own", types, err)
+	}
+	stranger := driver.As(driver.OwnLabel().WithType("cloister_run_t"))
+	if _, err := Types(stranger, Config{}, true, programs); !errors.Is(err, lsm.ErrNoDomain) {
+		t.Errorf("Types for a process that may start nothing = %v, want %v", err, lsm.ErrNoDomain)
+	}
+}
+
 func TestRolesHaveTheirLabels(t *testing.T) {
 	f := newFake(t)
 	d, id := reserve(t, f.options("default/one"))
