@@ -4,6 +4,7 @@ package confine
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -301,5 +302,48 @@ func TestNone(t *testing.T) {
 	}
 	if len(f.calls) != 0 {
 		t.Errorf("labels set: %q", f.calls)
+	}
+}
+
+// TestRecover: what a sandbox of a dead shim holds is found and given back, and a living one's is not.
+func TestRecover(t *testing.T) {
+	if enabled, err := (lsm.Host{}).Enabled(); err != nil || enabled {
+		t.Skip("asks the real host, which must not label")
+	}
+	o := Options{Config: Config{MAC: "none"}, Root: t.TempDir(), Sandbox: "default/one"}
+	_, id := reserve(t, o)
+	for sandbox, want := range map[string]bool{"default/one": true, "default/two": false} {
+		if held, err := Held(o.Config, o.Root, sandbox); err != nil || held != want {
+			t.Errorf("Held(%s) = %t, %v, want %t", sandbox, held, err, want)
+		}
+	}
+	if err := Recover(t.Context(), o.Config, o.Root, o.Sandbox); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := Held(o.Config, o.Root, o.Sandbox); err != nil || !held {
+		t.Errorf("the level of a living shim was taken: %t, %v", held, err)
+	}
+	// The shim dies: its start time is another process's.
+	self, err := sys.Self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, _ := id.Level.Pair()
+	entry := filepath.Join(o.Root, "mcs", self.Boot, "pairs", pair.String())
+	text, err := os.ReadFile(entry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := strings.Replace(string(text), fmt.Sprintf(`"start":%d`, self.Start), `"start":1`, 1)
+	if err := os.WriteFile(entry, []byte(dead), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := Recover(t.Context(), o.Config, o.Root, o.Sandbox); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if held, err := Held(o.Config, o.Root, o.Sandbox); err != nil || held {
+		t.Errorf("the level of a dead shim is held: %t, %v", held, err)
 	}
 }
