@@ -13,6 +13,24 @@ import (
 	"cloister/tests/host"
 )
 
+// TestHome: a process whose configuration names no HOME has that of its user in the container's /etc/passwd, or "/".
+func TestHome(t *testing.T) {
+	b := newBed(t, host.Options{})
+	users := b.folder(t, "users", map[string]string{"passwd": "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"})
+	const echo = "echo [$HOME]"
+	b.want(t, "nobody", "[/]", []string{"--user", "1000:2000"}, "sh", "-c", echo)
+	b.want(t, "given", "[/x]", []string{"--user", "1000:2000", "--env", "HOME=/x"}, "sh", "-c", echo)
+	b.want(t, "empty", "[/]", []string{"--user", "1000:2000", "--env", "HOME="}, "sh", "-c", echo)
+	b.want(t, "root", "[/root]", nil, "sh", "-c", echo)
+	b.start(t, "c", []string{"--user", "1000:1000", "--mount", "type=bind,src=" + filepath.Join(users, "passwd") + ",dst=/etc/passwd,options=bind:ro"},
+		"sh", "-c", "echo $HOME >/tmp/home; exec sleep 1000")
+	b.say(t, "bound", "/home/user [/home/user]", "until grep . /tmp/home; do sleep 0.1; done | tr '\n' ' '; "+echo)
+	r := b.Run(t, "task", "exec", "--exec-id", "e", "--user", "4321", "c", "sh", "-c", echo)
+	if r.Stdout != "[/]\n" || r.Code != 0 {
+		t.Errorf("exec of a user without an entry = %+v, want [/]", r)
+	}
+}
+
 // TestUserNamespace runs containers with a user namespace, on a root file system whose layers are id-mapped and on one that the
 // engine has chowned, with a volume that is id-mapped.
 func TestUserNamespace(t *testing.T) {

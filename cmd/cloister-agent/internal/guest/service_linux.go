@@ -20,6 +20,7 @@ import (
 	"cloister/cmd/cloister-agent/internal/containers"
 	"cloister/cmd/cloister-agent/internal/events"
 	"cloister/cmd/cloister-agent/internal/held"
+	"cloister/cmd/cloister-agent/internal/home"
 	"cloister/cmd/cloister-agent/internal/network"
 	"cloister/cmd/cloister-agent/internal/pause"
 	"cloister/cmd/cloister-agent/internal/reap"
@@ -32,6 +33,7 @@ import (
 const (
 	bundleConfig = "config.json"
 	folderMode   = 0o711
+	rootfs       = "rootfs" // root.path of oci's GuestSpec
 	configMode   = 0o600
 	maxWait      = 5 * time.Minute
 )
@@ -176,9 +178,6 @@ func (s *Service) prepare(ctx context.Context, dir string, r *guestv1.PrepareCon
 	if err := os.Mkdir(dir, folderMode); err != nil {
 		return fmt.Errorf("make container's folder: %w", err)
 	}
-	if err := steps.WriteFile(dir, bundleConfig, r.GetSpec(), configMode, 0, 0); err != nil {
-		return fmt.Errorf("write spec: %w", err)
-	}
 	uid, gid := s.users.Root()
 	for _, f := range r.GetFiles() {
 		if err := steps.WriteFile(dir, f.GetPath(), f.GetData(), os.FileMode(f.GetMode()), uid, gid); err != nil {
@@ -186,8 +185,20 @@ func (s *Service) prepare(ctx context.Context, dir string, r *guestv1.PrepareCon
 		}
 	}
 	mounts := slices.DeleteFunc(slices.Clone(r.GetMounts()), func(m *guestv1.MountStep) bool { return m.GetType() == sockets.StepType })
-	return steps.Do(ctx, dir, mounts)
+	if err := steps.Do(ctx, dir, mounts); err != nil {
+		return err
+	}
+	spec, err := home.InSpec(r.GetSpec(), filepath.Join(dir, rootfs), readPasswd)
+	if err != nil {
+		return err
+	}
+	if err := steps.WriteFile(dir, bundleConfig, spec, configMode, 0, 0); err != nil {
+		return fmt.Errorf("write spec: %w", err)
+	}
+	return nil
 }
+
+func readPasswd(root, rel string) ([]byte, error) { return steps.ReadFile(root, rel, home.MaxPasswd) }
 
 // RemoveContainer takes away what PrepareContainer made, and lets go of the
 // share's inodes, each of which holds a descriptor on the host: most of them at

@@ -164,8 +164,13 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*typ
 	if err != nil {
 		return nil, err
 	}
+	spec, err := s.withHome(ctx, r.GetID(), r.GetSpec())
+	if err != nil {
+		s.closePipes(ctx, p)
+		return nil, err
+	}
 	resp, err := s.TTRPCTaskService.Exec(ctx, &taskapi.ExecProcessRequest{
-		ID: r.GetID(), ExecID: r.GetExecID(), Terminal: r.GetTerminal(), Spec: r.GetSpec(),
+		ID: r.GetID(), ExecID: r.GetExecID(), Terminal: r.GetTerminal(), Spec: spec,
 		Stdin: pipes.FIFOs.Stdin, Stdout: pipes.FIFOs.Stdout, Stderr: pipes.FIFOs.Stderr,
 	})
 	if err != nil {
