@@ -20,9 +20,6 @@ const (
 
 	// The guest's users are the containers' users: folders may be walked by all.
 	folderMode = 0o755
-
-	// openFiles is fs.nr_open's default; containers that name no limit inherit it.
-	openFiles = 1 << 20
 )
 
 type mountPoint struct {
@@ -68,14 +65,13 @@ func Prepare() error {
 	if err := reap.Protect(); err != nil {
 		return err
 	}
-	limit := unix.Rlimit{Cur: openFiles, Max: openFiles}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return fmt.Errorf("raise limit of open files: %w", err)
-	}
 	if err := enableControllers(); err != nil {
 		return err
 	}
 	if err := loadModules(); err != nil {
+		return err
+	}
+	if err := raiseLimits(); err != nil {
 		return err
 	}
 	users, err := Users()
