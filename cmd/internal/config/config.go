@@ -121,6 +121,9 @@ func decode(name string, data []byte, into *sandbox.Config) error {
 	var wrong *toml.DecodeError
 	switch {
 	case err == nil:
+		if err := checkNumbers(data); err != nil {
+			return fmt.Errorf("config %q: %w", name, err)
+		}
 		return nil
 	case errors.As(err, &unknown):
 		return fmt.Errorf("config %q: unknown keys:\n%s: %w", name, unknown.String(), errdefs.ErrInvalidArgument)

@@ -56,6 +56,13 @@ func TestLoadErrors(t *testing.T) {
 	}{
 		{"unknown key", "[machine]\naccell = \"kvm\"\n", "accell", errdefs.ErrInvalidArgument},
 		{"wrong kind", "[machine]\nnics = \"two\"\n", "nics", errdefs.ErrInvalidArgument},
+		{"memory below zero", "[sizing]\ndefault_memory_mib = -1\n", "sizing.default_memory_mib = -1: want 4 to 1048576", errdefs.ErrInvalidArgument},
+		{"no CPU", "[sizing]\ndefault_cpus = 0\n", "sizing.default_cpus = 0: want 1 to 254", errdefs.ErrInvalidArgument},
+		{"too many CPUs", "[sizing]\ndefault_cpus = 500\n", "sizing.default_cpus = 500", errdefs.ErrInvalidArgument},
+		{"no bound", "[sizing]\nmax_memory_mib = 0\n", "sizing.max_memory_mib = 0", errdefs.ErrInvalidArgument},
+		{"no reserve", "[sizing]\nreserve_mib = 1\n", "sizing.reserve_mib = 1", errdefs.ErrInvalidArgument},
+		{"no card", "[machine]\nnics = -1\n", "machine.nics = -1: want 1 to 30", errdefs.ErrInvalidArgument},
+		{"no time", "[timeouts]\nboot = \"-5s\"\n", "timeouts.boot = \"-5s\": want a time above zero", errdefs.ErrInvalidArgument},
 		{"no TOML", "[machine\n", "", errdefs.ErrInvalidArgument},
 		{"no duration", "[timeouts]\nboot = \"soon\"\n", "soon", errdefs.ErrInvalidArgument},
 		{"too large", "#" + strings.Repeat("x", maxBytes), "bytes", errdefs.ErrInvalidArgument},
