@@ -79,6 +79,7 @@ func (w *Workload) mounts(p *problems) {
 			p.refuse(field+".destination", m.Destination, "is empty, or holds a zero byte")
 		}
 		out := Mount{Destination: path.Join("/", m.Destination)}
+		p.procDestination(field, m.Type, out.Destination)
 		if isBind(m) {
 			out.Kind, out.Source = BindMount, m.Source
 			out.Purpose = purpose(w.Role, out.Destination)
@@ -95,6 +96,18 @@ func (w *Workload) mounts(p *problems) {
 			p.guestOptions(field, m, &out)
 		}
 		w.Mounts = append(w.Mounts, out)
+	}
+}
+
+// procFiles may be bound over, as by lxcfs; they are runc's list (libcontainer/rootfs_linux.go).
+const procFiles = "/proc/cpuinfo /proc/diskstats /proc/meminfo /proc/stat /proc/swaps /proc/uptime /proc/loadavg /proc/slabinfo /proc/net/dev " +
+	"/proc/sys/kernel/ns_last_pid /proc/sys/crypto/fips_enabled"
+
+// procDestination refuses what would hide the container's /proc, by which the runtime and many programs know of processes.
+func (p *problems) procDestination(field, kind, destination string) {
+	inside := destination == "/proc" || strings.HasPrefix(destination, "/proc/")
+	if inside && kind != "proc" && !contains(procFiles, destination) {
+		p.refuse(field+".destination", destination, "cannot be mounted because it is inside /proc: choose a destination elsewhere")
 	}
 }
 

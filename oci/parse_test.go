@@ -410,6 +410,34 @@ func TestMounts(t *testing.T) {
 	}
 }
 
+// TestProcStaysTheContainers: nothing hides /proc, as with runc, but the files that lxcfs replaces.
+func TestProcStaysTheContainers(t *testing.T) {
+	for _, tt := range []struct {
+		kind, destination string
+		ok                bool
+	}{
+		{"bind", "/proc", false},
+		{"bind", "/proc/sys/", false},
+		{"bind", "/etc/../proc/1", false},
+		{"tmpfs", "/proc/acpi", false},
+		{"proc", "/proc", true},
+		{"bind", "/proc/cpuinfo", true},
+		{"bind", "/proc/net/dev", true},
+		{"bind", "/procfs", true},
+	} {
+		_, err := parse(t, Options{}, func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: tt.destination, Type: tt.kind, Source: "/s"}}
+		})
+		var want []string
+		if !tt.ok {
+			want = []string{"mounts[0].destination"}
+		}
+		if d := cmp.Diff(want, fields(err)); d != "" {
+			t.Errorf("%s at %s: fields (-want +got):\n%s", tt.kind, tt.destination, d)
+		}
+	}
+}
+
 func TestMountPlaces(t *testing.T) {
 	w, err := parse(t, Options{}, func(s *specs.Spec) {
 		member(s)
