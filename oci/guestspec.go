@@ -52,6 +52,9 @@ func (w *Workload) GuestSpec(in GuestInput) ([]byte, error) {
 	if err := w.checkPod(in); err != nil {
 		return nil, err
 	}
+	if err := w.withinCeiling(in.MemoryMax); err != nil {
+		return nil, err
+	}
 	mounts, err := w.guestMounts(in)
 	if err != nil {
 		return nil, err

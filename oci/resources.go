@@ -85,7 +85,7 @@ func ParseResources(data []byte, _ Options) (*Update, error) {
 // GuestResources gives the JSON of the LinuxResources for the guest's runtime.
 // memoryMax is the ceiling of a container's memory in bytes, 0 for none.
 func (u *Update) GuestResources(memoryMax int64) ([]byte, error) {
-	if err := withinMachine(u.Resources.MemoryLimit, memoryMax); err != nil {
+	if err := withinMachine("resources.memory.limit", u.Resources.MemoryLimit, memoryMax); err != nil {
 		return nil, err
 	}
 	ceiling := int64(0)
@@ -97,14 +97,19 @@ func (u *Update) GuestResources(memoryMax int64) ([]byte, error) {
 	return json.Marshal(out)
 }
 
+// withinCeiling refuses a container's limit that its machine cannot serve, as after a resize that restarts it.
+func (w *Workload) withinCeiling(ceiling int64) error {
+	return withinMachine("linux.resources.memory.limit", w.Resources.MemoryLimit, ceiling)
+}
+
 // withinMachine refuses a limit that the machine's memory cannot serve.
-func withinMachine(limit, ceiling int64) error {
+func withinMachine(field string, limit, ceiling int64) error {
 	if ceiling == 0 || limit <= ceiling {
 		return nil
 	}
 	return &UnsupportedError{[]Problem{{
-		"resources.memory.limit", fmt.Sprint(limit),
-		fmt.Sprintf("the machine has %d bytes for containers and its memory is fixed at start: stay below, or start a new container", ceiling),
+		field, fmt.Sprint(limit),
+		fmt.Sprintf("the machine has %d bytes for containers and its memory is fixed at start: stay below, or start a new pod or container", ceiling),
 	}}}
 }
 
@@ -278,7 +283,7 @@ func guestResources(r *specs.LinuxResources, ceiling int64) *specs.LinuxResource
 	}
 	m := cmp.Or(r.Memory, &specs.LinuxMemory{})
 	memory := specs.LinuxMemory{Limit: m.Limit, Reservation: m.Reservation, CheckBeforeUpdate: m.CheckBeforeUpdate}
-	if limit := m.Limit; ceiling > 0 && (limit == nil || *limit <= 0 || *limit > ceiling) {
+	if limit := m.Limit; ceiling > 0 && (limit == nil || *limit <= 0) {
 		memory.Limit = &ceiling
 	}
 	if memory.Limit != nil && *memory.Limit == 0 {

@@ -84,7 +84,6 @@ func TestMemoryCeiling(t *testing.T) {
 		{new(int64(-1)), 1000, 1000},
 		{new(int64(0)), 1000, 1000},
 		{new(int64(500)), 1000, 500},
-		{new(int64(5000)), 1000, 1000},
 		{new(int64(500)), 0, 500},
 	} {
 		got := guestResources(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: tt.limit}}, tt.ceiling)
@@ -94,6 +93,27 @@ func TestMemoryCeiling(t *testing.T) {
 	}
 	if got := guestResources(nil, 0); got.Memory != nil {
 		t.Errorf("memory out of nothing: %+v", got.Memory)
+	}
+}
+
+// TestLimitBeyondMachine: a container that is made anew with a limit that its machine cannot serve, as by a resize of a pod
+// with RestartContainer, is refused and not silently given less.
+func TestLimitBeyondMachine(t *testing.T) {
+	w, err := parse(t, Options{}, func(s *specs.Spec) {
+		member(s)
+		s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(160 << 20))}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := GuestInput{ID: "c", SandboxPid: 4711, MemoryMax: 64 << 20}
+	_, err = w.GuestSpec(in)
+	if d := cmp.Diff([]string{"linux.resources.memory.limit"}, fields(err)); d != "" {
+		t.Errorf("GuestSpec: %v, fields (-want +got):\n%s", err, d)
+	}
+	in.MemoryMax = 160 << 20
+	if _, err := w.GuestSpec(in); err != nil {
+		t.Errorf("GuestSpec of a limit that is the machine's: %v", err)
 	}
 }
 
@@ -153,6 +173,12 @@ func TestSize(t *testing.T) {
 		{"pod before own", Workload{Pod: PodSize{MemoryBytes: gib(1)}, Resources: Resources{MemoryLimit: gib(2)}}, Sizing{}, 1120, 1, ""},
 		{"annotation before all", Workload{Settings: Settings{MemoryMiB: 100, CPUs: 2}, Pod: PodSize{MemoryBytes: gib(1)}}, Sizing{MaxCPUs: 2}, 196, 2, ""},
 		{"too little", Workload{Resources: Resources{MemoryLimit: 1 << 20}}, Sizing{}, 0, 0, "linux.resources.memory.limit"},
+		{"pod with a container without limits", Workload{Role: Sandbox, Pod: PodSize{MemoryBytes: gib(1) / 32, CPUQuota: 10000, CPUPeriod: 100000}},
+			Sizing{DefaultCPUs: 2, MaxCPUs: 8, PodMemoryOpen: true, PodCPUOpen: true}, 640, 2, ""},
+		{"pod with a container without a limit of memory", Workload{Role: Sandbox, Pod: PodSize{MemoryBytes: gib(1), CPUQuota: 10000, CPUPeriod: 100000}},
+			Sizing{DefaultCPUs: 2, MaxCPUs: 8, PodMemoryOpen: true}, 1632, 1, ""},
+		{"more than the default is asked for", Workload{Role: Sandbox, Pod: PodSize{CPUQuota: 390000, CPUPeriod: 100000}},
+			Sizing{DefaultCPUs: 2, MaxCPUs: 8, PodMemoryOpen: true, PodCPUOpen: true}, 608, 4, ""},
 		{"too much", Workload{Resources: Resources{MemoryLimit: gib(5)}}, Sizing{MaxMemoryMiB: 4096}, 0, 0, "linux.resources.memory.limit"},
 		{"too much for a pod", Workload{Pod: PodSize{MemoryBytes: 1 << 62}}, Sizing{}, 0, 0, "annotations.io.kubernetes.cri.sandbox-memory"},
 		{"negative pod", Workload{Pod: PodSize{MemoryBytes: -5}}, Sizing{}, 0, 0, "annotations.io.kubernetes.cri.sandbox-memory"},

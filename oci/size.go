@@ -17,6 +17,11 @@ type Sizing struct {
 	ReserveMiB       int `toml:"reserve_mib"`        // added for the guest's kernel and agent; default 96
 	DefaultCPUs      int `toml:"default_cpus"`       // for workloads without a quota; default 1
 	MaxCPUs          int `toml:"max_cpus"`           // bound, normally the host's CPUs; default 1
+
+	// PodMemoryOpen and PodCPUOpen say that the engine has left the pod's own cgroup without a limit: what the pod's
+	// annotations tell is then the sum of its limited containers, and others have no limit.
+	PodMemoryOpen bool `toml:"-"`
+	PodCPUOpen    bool `toml:"-"`
 }
 
 // Bounds and defaults of Sizing.
@@ -46,6 +51,8 @@ type Size struct {
 // annotation, linux.resources.memory.limit, the default; plus the reserve.
 // CPUs are the annotation io.cloister.cpus, or what the quota (pod's, then
 // own) needs, rounded up, at most as many as cpu.cpus lists and the host has.
+// A pod with containers without limits gets the default memory on top, and the
+// default CPUs at least.
 func (w *Workload) Size(s Sizing) (Size, error) {
 	s = Sizing{
 		DefaultMemoryMiB: cmp.Or(s.DefaultMemoryMiB, defaultMemoryMiB),
@@ -53,6 +60,8 @@ func (w *Workload) Size(s Sizing) (Size, error) {
 		ReserveMiB:       cmp.Or(s.ReserveMiB, defaultReserve),
 		DefaultCPUs:      cmp.Or(s.DefaultCPUs, 1),
 		MaxCPUs:          max(s.MaxCPUs, 1),
+		PodMemoryOpen:    s.PodMemoryOpen,
+		PodCPUOpen:       s.PodCPUOpen,
 	}
 	var p problems
 	memory := w.memoryMiB(s, &p)
@@ -69,6 +78,9 @@ func (w *Workload) memoryMiB(s Sizing, p *problems) int {
 	field, bytes := "annotations."+AnnotationMemoryMiB, int64(w.Settings.MemoryMiB)<<20
 	if bytes == 0 {
 		field, bytes = "annotations."+annotationPodMemory, w.Pod.MemoryBytes
+		if bytes > 0 && s.PodMemoryOpen {
+			bytes += int64(s.DefaultMemoryMiB) << 20
+		}
 	}
 	if bytes == 0 {
 		field, bytes = "linux.resources.memory.limit", w.Resources.MemoryLimit
@@ -95,6 +107,7 @@ func (w *Workload) cpus(s Sizing, p *problems) int {
 		}
 		return n
 	}
+	open := w.Pod.CPUQuota > 0 && s.PodCPUOpen
 	quota, period := w.Pod.CPUQuota, w.Pod.CPUPeriod
 	if quota <= 0 {
 		quota, period = w.Resources.CPUQuota, w.Resources.CPUPeriod
@@ -103,6 +116,9 @@ func (w *Workload) cpus(s Sizing, p *problems) int {
 	if quota > 0 {
 		period = cmp.Or(period, defaultPeriod)
 		n = int(min((uint64(quota)-1)/period+1, maxListed))
+	}
+	if open {
+		n = max(n, s.DefaultCPUs)
 	}
 	if listed, err := listCount(w.Resources.CPUs); err == nil && listed > 0 {
 		if quota <= 0 {

@@ -13,7 +13,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -79,8 +78,10 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	if s.confine, err = confine.Open(s.confinement(accel)); err != nil {
 		return err
 	}
-	sizing := s.config.Sizing
-	sizing.MaxCPUs = goruntime.NumCPU()
+	sizing, err := s.sizing()
+	if err != nil {
+		return err
+	}
 	if s.size, err = s.request.Workload.Size(sizing); err != nil {
 		return err
 	}
