@@ -21,6 +21,7 @@ func (w *Workload) linux(opts Options, p *problems) {
 	w.devices(opts, p)
 	w.Resources = p.resources("linux.resources", l.Resources)
 	w.sysctls(p)
+	w.podDomain()
 	p.seccomp(l.Seccomp)
 	if strings.ContainsRune(l.CgroupsPath, 0) {
 		p.refuse("linux.cgroupsPath", l.CgroupsPath, "holds a zero byte")
@@ -79,13 +80,24 @@ func (w *Workload) sysctls(p *problems) {
 				continue
 			}
 			put(&w.Sysctls.Kernel, name, value)
-		case name == "kernel.domainname":
-			if w.Domainname != "" && w.Domainname != value {
+		case name == "kernel.domainname": // all that Docker sends of --domainname
+			switch {
+			case w.Domainname != "" && w.Domainname != value:
 				p.refuse(field, value, "differs from domainname")
+			case w.Namespaces.UTS.Shared():
+				p.refuse(field, value, "the uts namespace is the pod's: set it on the pod")
 			}
+			w.Domainname = value
 		default:
 			p.refuse(field, value, "is not a sysctl that a guest sets for its workload: allowed are net.*, kernel.msg*, kernel.sem, kernel.shm*, fs.mqueue.*, vm.* and limits of files and processes")
 		}
+	}
+}
+
+// podDomain has a pod's domain name set with the guest, whose uts namespace its containers share.
+func (w *Workload) podDomain() {
+	if w.Role == Sandbox && w.Domainname != "" {
+		put(&w.Sysctls.Kernel, "kernel.domainname", w.Domainname)
 	}
 }
 

@@ -603,6 +603,47 @@ func TestSysctls(t *testing.T) {
 	}
 }
 
+// TestDomainname: Docker sends --domainname as a sysctl alone; a pod's is the guest's.
+func TestDomainname(t *testing.T) {
+	domain := func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.domainname": "example.org"} }
+	w, err := parse(t, Options{}, domain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := w.GuestSpec(GuestInput{ID: "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g specs.Spec
+	if err := json.Unmarshal(data, &g); err != nil || g.Domainname != "example.org" || len(g.Linux.Sysctl) != 0 {
+		t.Errorf("guest's domainname %q, sysctls %v, %v", g.Domainname, g.Linux.Sysctl, err)
+	}
+	pod := func(s *specs.Spec) {
+		s.Annotations = map[string]string{annotationContainerType: "sandbox", annotationSandboxID: "p"}
+		s.Domainname = "example.org"
+	}
+	w, err = parse(t, Options{}, pod)
+	if err != nil || w.Sysctls.Kernel["kernel.domainname"] != "example.org" {
+		t.Errorf("a pod's domainname: %+v, %v", w, err)
+	}
+	_, err = parse(t, Options{}, func(s *specs.Spec) { s.Domainname = "example.com"; domain(s) })
+	if d := cmp.Diff([]string{"linux.sysctl[kernel.domainname]"}, fields(err)); d != "" {
+		t.Errorf("two domain names: fields (-want +got):\n%s", d)
+	}
+	_, err = parse(t, Options{}, func(s *specs.Spec) {
+		member(s)
+		for i, n := range s.Linux.Namespaces {
+			if n.Type == specs.UTSNamespace {
+				s.Linux.Namespaces[i].Path = "/proc/4711/ns/uts"
+			}
+		}
+		domain(s)
+	})
+	if d := cmp.Diff([]string{"linux.sysctl[kernel.domainname]"}, fields(err)); d != "" {
+		t.Errorf("the pod's namespace: fields (-want +got):\n%s", d)
+	}
+}
+
 // TestFeatures holds what is told against what is done.
 func TestFeatures(t *testing.T) {
 	f := Features()

@@ -316,11 +316,15 @@ func (s *Sandbox) configure(ctx context.Context) error {
 		return err
 	}
 	s.told = wanted
+	hostname, err := os.Hostname() // what a container has whose configuration names none, as with runc
+	if err != nil {
+		return err
+	}
 	call, cancel := s.patience(ctx, "the guest's agent said hello, and no more")
 	defer cancel()
 	_, err = s.guest.Guest().Configure(call, &guestv1.ConfigureRequest{
 		Network:      wanted,
-		Hostname:     s.request.Workload.Hostname,
+		Hostname:     cmp.Or(s.request.Workload.Hostname, hostname),
 		TimeUnixNano: time.Now().UnixNano(),
 		Entropy:      entropy,
 		Sysctls:      sysctls(s.request.Workload.Sysctls),

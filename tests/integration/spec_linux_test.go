@@ -85,6 +85,9 @@ func TestSpecFields(t *testing.T) {
 		{"domainname", func(spec, _ map[string]any) {
 			spec["hostname"], spec["domainname"] = "h", "d.example"
 		}, "hostname; cat /proc/sys/kernel/domainname", "h\nd.example"},
+		{"domainname-as-sysctl", func(spec, _ map[string]any) {
+			spec["linux"].(map[string]any)["sysctl"] = map[string]string{"kernel.domainname": "d.example"}
+		}, "cat /proc/sys/kernel/domainname", "d.example"},
 		{"oom-score", func(_, process map[string]any) { process["oomScoreAdj"] = 321 }, "cat /proc/self/oom_score_adj", "321"},
 		{"masked", func(spec, _ map[string]any) {
 			spec["linux"].(map[string]any)["maskedPaths"] = []string{"/etc/passwd", "/var"}
@@ -102,6 +105,19 @@ func TestSpecFields(t *testing.T) {
 				t.Errorf("got %q, exit %d, want %q\n%s", got, r.Code, tt.want, r.Stderr)
 			}
 		})
+	}
+}
+
+// TestHostnameOfNone: a container whose configuration names no host name has the host's.
+func TestHostnameOfNone(t *testing.T) {
+	b := newBed(t, host.Options{})
+	name, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := b.withSpec(t, "c", func(spec, _ map[string]any) { delete(spec, "hostname") }, "hostname")
+	if got := strings.TrimSpace(r.Stdout); got != name || r.Code != 0 {
+		t.Errorf("hostname = %+v, want %q", r, name)
 	}
 }
 
