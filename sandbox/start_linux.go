@@ -58,7 +58,7 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	if s.first, err = s.arrive(Container{ID: s.request.ID, Bundle: s.request.Bundle, Workload: s.request.Workload, Rootfs: s.request.Rootfs}); err != nil {
 		return err
 	}
-	image, err := openImage(s.config.Guest.Image)
+	image, err := verifiedImage(s.config)
 	if err != nil {
 		return err
 	}
@@ -355,6 +355,15 @@ func (s *Sandbox) openLog(name string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// verifiedImage opens the guest image and checks that it is root's and undamaged.
+func verifiedImage(c Config) (*guestimage.Image, error) {
+	image, err := openImage(c.Guest.Image)
+	if err != nil {
+		return nil, err
+	}
+	return image, image.VerifyOnce(filepath.Join(c.Root, "verified.json"))
 }
 
 // openImage opens the configured guest image, or the installed one.

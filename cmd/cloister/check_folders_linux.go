@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cloister/cmd/internal/config"
+	"cloister/sys"
 )
 
 // checkFolders holds the folders with guests' files against R30: not the system's own, nor a home, on a
@@ -44,7 +44,7 @@ func checkFolders(_ context.Context, s *site) []finding {
 // no line for what is well.
 func (s *site) ownFolder(name, path string) []finding {
 	var list []finding
-	if err := config.Trusted(s.path(path)); err != nil {
+	if err := sys.Trusted(s.path(path)); err != nil {
 		list = append(list, failed(name, err))
 	}
 	there, err := existing(s.path(path))

@@ -14,9 +14,9 @@ import (
 	"strings"
 	"time"
 
-	"cloister/cmd/internal/config"
 	"cloister/cmd/internal/hardening"
 	"cloister/sandbox/guestapi"
+	"cloister/sys"
 	"cloister/vmm"
 	"cloister/vmm/guestimage"
 	"cloister/vmm/qemu"
@@ -184,7 +184,7 @@ func checkImage(_ context.Context, s *site) []finding {
 		return []finding{failed("files", err)}
 	}
 	for _, file := range []string{filepath.Join(image.Dir, guestimage.ManifestName), image.Kernel(), image.Initrd()} {
-		if err := config.Trusted(file); err != nil {
+		if err := sys.Trusted(file); err != nil {
 			return []finding{failed("files", err)}
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"cloister/sandbox"
+	"cloister/sys"
 )
 
 // Version is the release, set by the linker.
@@ -45,7 +46,7 @@ const (
 // Load reads the file at path, or else at Env's or Path, and then the *.toml of
 // the folder config.d beside it in the order of their names; a later value
 // replaces an earlier one. A file that nobody named may be missing. For root, each file
-// and the folders state and root must be Trusted.
+// and the folders state and root must be sys.Trusted.
 func Load(path string) (sandbox.Config, error) {
 	c, problem, err := Folders(path)
 	if err == nil {
@@ -64,7 +65,7 @@ func Folders(path string) (c sandbox.Config, problem, err error) {
 	}
 	var problems []error
 	for i, name := range append([]string{path}, names...) {
-		if err := Trusted(name); err != nil {
+		if err := sys.Trusted(name); err != nil {
 			return c, nil, fmt.Errorf("config: %w", err)
 		}
 		err := read(name, &c)
@@ -81,7 +82,7 @@ func Folders(path string) (c sandbox.Config, problem, err error) {
 	for _, folder := range []struct{ key, path string }{
 		{"state", cmp.Or(c.State, DefaultState)}, {"root", cmp.Or(c.Root, DefaultRoot)},
 	} {
-		if err := Trusted(folder.path); err != nil {
+		if err := sys.Trusted(folder.path); err != nil {
 			return c, nil, fmt.Errorf("%s folder %w", folder.key, err)
 		}
 	}
