@@ -184,7 +184,7 @@ func (w *Workload) guestNamespaces(in GuestInput) ([]specs.LinuxNamespace, error
 		case !ns.want.Shared():
 			out = append(out, specs.LinuxNamespace{Type: ns.t})
 		case ns.path == "":
-			return nil, fmt.Errorf("the pod has no %s namespace to share: %w", ns.t, errdefs.ErrFailedPrecondition)
+			return nil, fmt.Errorf("there is no %s namespace to share: %w", ns.t, errdefs.ErrFailedPrecondition)
 		default:
 			out = append(out, specs.LinuxNamespace{Type: ns.t, Path: ns.path})
 		}

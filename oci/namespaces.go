@@ -62,17 +62,37 @@ func (w *Workload) namespaces(p *problems) {
 			p.refuse(field+".type", string(ns.Type), "is not a namespace that runtime-spec 1.3 knows")
 		}
 	}
+	w.joined(p)
 	w.user(p, seen[specs.UserNamespace])
 	w.missing(p, seen)
 }
 
-// podNamespace allows an existing namespace to members of a pod only; whether
-// it is the pod's own is checked by GuestSpec, which is told the pod's pid.
+// podNamespace allows an existing namespace of a process: to a member of a pod its pod's, which GuestSpec checks, since it is told
+// the pod's pid; to a container that shares another's network, that container's.
 func (w *Workload) podNamespace(p *problems, field string, n Namespace) Namespace {
-	if n.Shared() && (w.Role != Member || n.Pid == 0) {
+	if n.Shared() && n.Pid == 0 || n.Shared() && w.Role == Sandbox {
 		p.refuse(field+".path", n.Path, "is not of the workload's own pod: a guest shares namespaces only among its own containers; leave the path out, or run both in one pod")
 	}
 	return n
+}
+
+// joined refuses a container of no pod that joins namespaces of another machine's: only whose network it shares is in the same
+// guest.
+func (w *Workload) joined(p *problems) {
+	if w.Role != Single {
+		return
+	}
+	for i, ns := range w.spec.Linux.Namespaces {
+		switch ns.Type {
+		case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace:
+		default:
+			continue
+		}
+		if pid := procPid(ns.Path, ns.Type); pid != 0 && pid != w.Namespaces.Network.Pid {
+			p.refuse(fmt.Sprintf("linux.namespaces[%d].path", i), ns.Path,
+				"is of a container with a machine of its own: share its network too (--network container:NAME), which puts both into one machine, or leave the path out")
+		}
+	}
 }
 
 // userNamespace takes any name from a pod's first container, since its mappings say all of it; the others name the pod's, and

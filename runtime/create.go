@@ -162,7 +162,11 @@ func (r *Runtime) admit(ctx context.Context, m *Machine, c *container, req Creat
 	if err := r.before(ctx, c); err != nil || c.pause {
 		return err
 	}
-	bundle, err := m.Sandbox.Add(ctx, sandbox.Container{ID: c.id, Bundle: c.bundle, Workload: c.workload, Rootfs: req.Rootfs})
+	joins, err := r.joins(ctx, m, c)
+	if err != nil {
+		return err
+	}
+	bundle, err := m.Sandbox.Add(ctx, sandbox.Container{ID: c.id, Bundle: c.bundle, Workload: c.workload, Rootfs: req.Rootfs, Joins: joins})
 	if err != nil {
 		return err
 	}

@@ -134,7 +134,7 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 		return "", err
 	}
 	defer a.files.Close()
-	if err := s.sharePID(ctx, c.Workload); err != nil {
+	if err := s.sharePID(ctx, c); err != nil {
 		return "", err
 	}
 	defer s.Phase(ctx, "rootfs")()
@@ -237,7 +237,7 @@ func (s *Sandbox) guestOf(a *arrival) plan.Guest {
 	defer s.mu.Unlock()
 	return plan.Guest{
 		Pid: s.Pid(), Network: s.request.Workload.Namespaces.Network.Path, IDs: s.request.Workload.Namespaces.IDs,
-		MemoryMax: s.size.ContainerMemory, First: a.ID == s.request.ID && len(s.containers) == 0, Volumes: map[int]string{},
+		MemoryMax: s.size.ContainerMemory, First: a.ID == s.request.ID && len(s.containers) == 0, Volumes: map[int]string{}, Joins: a.source.Joins,
 	}
 }
 
@@ -285,8 +285,8 @@ func (s *Sandbox) forget(ctx context.Context, id string) error {
 
 // sharePID has the guest start the process that a pod's shared pid namespace
 // needs, when the first container comes that wants it.
-func (s *Sandbox) sharePID(ctx context.Context, w *oci.Workload) error {
-	if w.Role != oci.Member || !w.Namespaces.PID.Shared() {
+func (s *Sandbox) sharePID(ctx context.Context, c Container) error {
+	if c.Workload.Role != oci.Member || !c.Workload.Namespaces.PID.Shared() || c.Joins != 0 {
 		return nil
 	}
 	s.pod.Lock()

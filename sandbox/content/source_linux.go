@@ -25,6 +25,7 @@ type Container struct {
 	Bundle   string // absolute
 	Workload *oci.Workload
 	Rootfs   []plan.Mount // as the engine sent them; none: root.path is mounted already
+	Joins    uint32       // process of the guest whose namespaces it joins; 0: none but the pod's
 }
 
 // absolute is a path of the configuration.

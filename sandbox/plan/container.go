@@ -167,6 +167,7 @@ type Guest struct {
 	Network   string // path of the network namespace that the machine was started in
 	IDs       oci.IDMap
 	MemoryMax int64
+	Joins     uint32 // process of the guest whose namespaces it joins; 0: none but the pod's
 	// First is true for the container that the machine was started for, while no other has joined it.
 	First bool
 	// Volumes has the name in the share of each of the container's Volumes, by the index into the workload's mounts.
@@ -187,6 +188,12 @@ func (c Container) Spec(g Guest) ([]byte, error) {
 	}
 	if w.Role == oci.Member {
 		in.IPC, in.UTS, in.PID = guestapi.Namespace("ipc"), guestapi.Namespace("uts"), guestapi.Namespace("pid")
+	}
+	if g.Joins != 0 {
+		in.PID = fmt.Sprintf("/proc/%d/ns/pid", g.Joins)
+	}
+	if g.Joins != 0 && w.Role == oci.Single {
+		in.IPC, in.UTS = fmt.Sprintf("/proc/%d/ns/ipc", g.Joins), fmt.Sprintf("/proc/%d/ns/uts", g.Joins)
 	}
 	if len(w.Sysctls.Network) > 0 && !g.First {
 		in.Network = guestapi.Namespace("net") // the first one's were set with the guest; the guest's runtime sets further ones there
