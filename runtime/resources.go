@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"cloister/oci"
+	"cloister/sandbox/cgroup"
 )
 
 // resourcesType names OCI resources as JSON in an Any: containerd's core/runtime, typeurl.
@@ -39,7 +40,8 @@ func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error
 	return err
 }
 
-// Stats gives a container's cgroup v2 metrics, as the guest measures them.
+// Stats gives a container's cgroup v2 metrics, as the guest measures them. The host alone knows what is read from disks: its count of
+// the whole machine is that of the container that the machine was made for.
 func (r *Runtime) Stats(ctx context.Context, id string) (*metrics.Metrics, error) {
 	c, err := r.container(id)
 	if err != nil {
@@ -59,6 +61,24 @@ func (r *Runtime) Stats(ctx context.Context, id string) (*metrics.Metrics, error
 	}
 	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(resp.GetStats().GetValue(), out); err != nil {
 		return nil, fmt.Errorf("stats of the guest: %w", err)
+	}
+	if c.id != m.ID || m.DiskIO == nil {
+		return out, nil
+	}
+	out.Io, err = ioStat(m.DiskIO)
+	return out, err
+}
+
+func ioStat(read func() ([]cgroup.DiskIO, error)) (*metrics.IOStat, error) {
+	disks, err := read()
+	if err != nil {
+		return nil, fmt.Errorf("stats of the machine's disks: %w", err)
+	}
+	out := &metrics.IOStat{}
+	for _, d := range disks {
+		out.Usage = append(out.Usage, &metrics.IOEntry{
+			Major: d.Major, Minor: d.Minor, Rbytes: d.ReadBytes, Wbytes: d.WriteBytes, Rios: d.Reads, Wios: d.Writes,
+		})
 	}
 	return out, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"cloister/runtime/stdio"
 	"cloister/sandbox"
+	"cloister/sandbox/cgroup"
 	"cloister/sandbox/guestapi"
 )
 
@@ -47,10 +48,11 @@ type Guest interface {
 
 // Machine is a started sandbox: its fixed facts and its two faces, host and guest.
 type Machine struct {
-	ID              string            // the name of its first container
-	Pid             int               // QEMU's, on the host
-	ContainerMemory int64             // what all containers together may use, in bytes
-	Facts           map[string]string // for people: kind of machine, kernel, image, size
+	ID              string                          // the name of its first container
+	Pid             int                             // QEMU's, on the host
+	ContainerMemory int64                           // what all containers together may use, in bytes
+	Facts           map[string]string               // for people: kind of machine, kernel, image, size
+	DiskIO          func() ([]cgroup.DiskIO, error) // what the machine did to the host's disks; nil: not known
 	Sandbox         Sandbox
 	Guest           Guest
 	Trace           Trace

@@ -17,7 +17,7 @@ func StartVM(ctx context.Context, cfg sandbox.Config, req sandbox.Request) (*Mac
 		return nil, err
 	}
 	return &Machine{
-		ID: s.ID(), Pid: s.Pid(), ContainerMemory: s.ContainerMemory(), Facts: s.Facts(),
+		ID: s.ID(), Pid: s.Pid(), ContainerMemory: s.ContainerMemory(), Facts: s.Facts(), DiskIO: s.DiskIO,
 		Sandbox: s, Guest: vmGuest{s.Guest()},
 		Trace: Trace{Begin: s.Phase, Reach: s.Reached, Started: s.Note},
 	}, nil
