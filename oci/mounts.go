@@ -88,6 +88,10 @@ func (w *Workload) mounts(p *problems) {
 			}
 			out.IDs = w.mountIDs(p, field, m)
 			p.bindOptions(field, m.Options, &out)
+			if isCgroup(path.Clean(out.Source), out.Destination) {
+				p.ignore(field+".source", m.Source, "the container gets the guest's own cgroups there")
+				out = Mount{Kind: GuestMount, Type: "cgroup", Destination: out.Destination, ReadOnly: out.ReadOnly, Propagation: out.Propagation, Options: out.Options}
+			}
 		} else {
 			out.Kind, out.Type = GuestMount, m.Type
 			if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {

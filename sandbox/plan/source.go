@@ -36,6 +36,7 @@ type Source struct {
 	Real string // the name without links that the file had when it was opened
 	Kind FileKind
 	ID   FileID
+	FS   int64  // magic number of its file system, as statfs(2) gives it
 	Mode uint32 // permission bits
 	UID  uint32
 	GID  uint32
@@ -83,6 +84,8 @@ func (s Source) volumeProblem(sockets []string) string {
 	switch {
 	case s.Problem != "":
 		return s.Problem
+	case oci.KernelFS(s.FS) != "":
+		return oci.KernelFS(s.FS)
 	case s.Kind == Folder, s.Kind == RegularFile:
 		return ""
 	case s.Kind == Socket && below(s.Real, sockets):
