@@ -18,7 +18,7 @@ import (
 func (s *Service) withHome(ctx context.Context, id string, spec *anypb.Any) (*anypb.Any, error) {
 	state, err := s.State(ctx, &taskapi.StateRequest{ID: id})
 	if err != nil {
-		return nil, runcError(err)
+		return nil, runcError(err, "")
 	}
 	root := fmt.Sprintf("/proc/%d/root", state.GetPid())
 	value, err := home.InProcess(spec.GetValue(), root, func(root, rel string) ([]byte, error) { return steps.ReadFile(root, rel, home.MaxPasswd) })

@@ -50,7 +50,7 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*ty
 	resp, err := s.TTRPCTaskService.Update(ctx, &taskapi.UpdateTaskRequest{
 		ID: r.GetID(), Resources: &anypb.Any{TypeUrl: r.GetResources().GetTypeUrl(), Value: value},
 	})
-	return resp, runcError(err)
+	return resp, runcError(err, "")
 }
 
 func isZero[N int64 | uint64](n *N) bool { return n == nil || *n == 0 }
