@@ -20,8 +20,9 @@ type Volumes struct {
 // NewVolumes counts no use yet.
 func NewVolumes() *Volumes { return &Volumes{uses: map[string]map[ID]bool{}} }
 
-// Add notes that a container has volumes. Drop follows. A name that is none is an error, and nothing is noted.
-func (v *Volumes) Add(id ID, names []string) error {
+// Add notes that a container has volumes, and has those mounted that no other container has. Drop follows, also after an error
+// of mount. A name that is none is an error, and nothing is noted.
+func (v *Volumes) Add(id ID, names []string, mount func(name string) error) error {
 	for _, name := range names {
 		if name == "." || name == ".." || filepath.Base(name) != name {
 			return fmt.Errorf("volume %q: %w", name, errdefs.ErrInvalidArgument)
@@ -31,6 +32,9 @@ func (v *Volumes) Add(id ID, names []string) error {
 	defer v.mu.Unlock()
 	for _, name := range names {
 		if v.uses[name] == nil {
+			if err := mount(name); err != nil {
+				return err
+			}
 			v.uses[name] = map[ID]bool{}
 		}
 		v.uses[name][id] = true

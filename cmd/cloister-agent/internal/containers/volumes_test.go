@@ -12,10 +12,18 @@ import (
 
 func TestVolumesAreUnmountedAfterTheirLastContainer(t *testing.T) {
 	v := NewVolumes()
+	var mounted []string
+	mount := func(name string) error {
+		mounted = append(mounted, name)
+		return nil
+	}
 	for id, names := range map[ID][]string{"a": {"0", "1", "1"}, "b": {"1"}} {
-		if err := v.Add(id, names); err != nil {
+		if err := v.Add(id, names, mount); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if slices.Sort(mounted); !slices.Equal(mounted, []string{"0", "1"}) {
+		t.Errorf("mounted %q, want both, once", mounted)
 	}
 	var gone []string
 	unmount := func(name string) error {
@@ -44,7 +52,8 @@ func TestVolumesAreUnmountedAfterTheirLastContainer(t *testing.T) {
 
 func TestVolumesRefuseNamesThatAreNone(t *testing.T) {
 	for _, name := range []string{"", ".", "..", "a/b", "/a", "../a"} {
-		if err := NewVolumes().Add("a", []string{name}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		none := func(string) error { return nil }
+		if err := NewVolumes().Add("a", []string{name}, none); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("Add(%q) = %v, want ErrInvalidArgument", name, err)
 		}
 	}

@@ -138,7 +138,7 @@ func (s *Service) PrepareContainer(ctx context.Context, r *guestv1.PrepareContai
 		return nil, err
 	}
 	dir := s.table.Dir(id)
-	if err = s.volumes.Add(id, r.GetVolumes()); err == nil {
+	if err = s.volumes.Add(id, r.GetVolumes(), steps.MountVolume); err == nil {
 		err = s.prepare(ctx, dir, r)
 	}
 	if err == nil {

@@ -28,6 +28,21 @@ func Undo(dir, id string) error {
 	return nil
 }
 
+// MountVolume has the kernel mount a volume of the share where the agent sees it. Containers inherit that mount. Without it
+// each container's runtime would have the kernel mount the volume anew, in a mount namespace and a superblock of its own.
+func MountVolume(name string) error {
+	share, err := openRoot(guestapi.Share)
+	if err != nil {
+		return err
+	}
+	defer share.Close()
+	f, err := openTree(share, guestapi.ShareVolume(name))
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // UnmountVolume unmounts a volume of the share.
 func UnmountVolume(name string) error {
 	return UnmountBelow(filepath.Join(guestapi.Share, guestapi.ShareVolume(name)))
