@@ -181,6 +181,7 @@ func TestSoakPod(t *testing.T) {
 	}
 	s.Start(t, "pod", member("sandbox"), "sleep", "100000")
 	shim := s.Shim(t, "pod")
+	network := fmt.Sprintf("network:/proc/%d/ns/net", s.pid(t, "pod")) // a container of a pod names the pod's
 	memory := func() int64 { return status(s.Place.Path(fmt.Sprintf("/proc/%d/status", shim)), "VmRSS:") }
 	record := func() int64 {
 		st, err := os.Stat(s.Place.Path(filepath.Join("/run/cloister", s.Namespace, "pod", "record.json")))
@@ -196,7 +197,7 @@ func TestSoakPod(t *testing.T) {
 	var firstMemory, firstRecord int64
 	for i := range starts {
 		id := fmt.Sprintf("m%04d", i)
-		if r := s.Within(t, callLimit, s.Args(id, append(member("container"), "--rm"), "true")...); r.Code != 0 {
+		if r := s.Within(t, callLimit, s.Args(id, append(member("container"), "--with-ns", network, "--rm"), "true")...); r.Code != 0 {
 			t.Fatalf("start %d = %+v", i, r)
 		}
 		if i == 24 {
