@@ -62,7 +62,8 @@ const maxChosen = 31
 
 // ours reports whether a cgroup of the sandbox's name is the sandbox's. Nobody else names one
 // cloister-ID, but another sandbox of that id may. One that has the bare id as its name is
-// ours for its processes, all of which carry the mark; an empty one for an id that is unique.
+// ours for its processes, all of which carry the mark; an empty one for an id that is unique, or
+// in a parent that is named after the engine's namespace, as containerd's clients name it.
 func ours(g *cgroup.Group, pids []int, dir statedir.Dir) bool {
 	bare := filepath.Base(g.String()) == string(dir.ID())
 	for _, pid := range pids {
@@ -71,7 +72,7 @@ func ours(g *cgroup.Group, pids []int, dir statedir.Dir) bool {
 			return false
 		}
 	}
-	return !bare || len(pids) > 0 || len(dir.ID()) > maxChosen
+	return !bare || len(pids) > 0 || len(dir.ID()) > maxChosen || filepath.Base(filepath.Dir(g.String())) == string(dir.Namespace())
 }
 
 // program names a sandbox's process as its record would.

@@ -185,3 +185,30 @@ func TestUnreadableRecord(t *testing.T) {
 		})
 	}
 }
+
+// TestEmptyCgroup: an empty cgroup that has the bare id as its name is the sandbox's in its
+// namespace's parent, or when nobody could have chosen the id.
+func TestEmptyCgroup(t *testing.T) {
+	unique := strings.Repeat("ab", 32)
+	for _, tt := range []struct {
+		id, leaf string
+		want     bool
+	}{
+		{"c", "/default/c", true},
+		{"c", "/other/c", false},
+		{"c", "/other/cloister-c", true},
+		{unique, "/other/" + unique, true},
+	} {
+		dir, err := statedir.New("/run/x", "default", tt.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := cgroup.At(tt.leaf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ours(g, nil, dir); got != tt.want {
+			t.Errorf("%s for the sandbox default/%s: ours %v, want %v", tt.leaf, tt.id, got, tt.want)
+		}
+	}
+}
