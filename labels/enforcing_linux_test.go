@@ -97,11 +97,11 @@ func (e *enforcing) log(t *testing.T) *os.File {
 // start starts cmd under label on a thread of its own, as sandbox/jail does.
 func (e *enforcing) start(cmd *exec.Cmd, label labels.Label) error {
 	return sys.OnThread(func() error {
-		clear, err := e.driver.SetExec(label)
+		unset, err := e.driver.SetExec(label)
 		if err != nil {
 			return err
 		}
-		defer clear()
+		defer unset()
 		return cmd.Start()
 	})
 }

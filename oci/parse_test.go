@@ -299,8 +299,10 @@ func TestMinusOneIsNoID(t *testing.T) {
 		}},
 		{"mounts[0].uidMappings[0]", func(s *specs.Spec, id uint32) {
 			one := []specs.LinuxIDMapping{{Size: 1}}
-			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s", GIDMappings: one,
-				UIDMappings: []specs.LinuxIDMapping{{ContainerID: id, Size: 1}}}}
+			s.Mounts = []specs.Mount{{
+				Destination: "/m", Type: "bind", Source: "/s", GIDMappings: one,
+				UIDMappings: []specs.LinuxIDMapping{{ContainerID: id, Size: 1}},
+			}}
 		}},
 	} {
 		if _, err := parse(t, Options{}, func(s *specs.Spec) { tt.change(s, last) }); err != nil {

@@ -15,7 +15,7 @@ import (
 
 // Sandbox is what the runtime asks of a sandbox that has been started. Its methods may be called
 // by any number of goroutines, and after the machine's end.
-type Sandbox interface {
+type Sandbox interface { //nolint:interfacebloat // a sandbox is one thing
 	// Add makes a container's files visible in the guest and returns the guest's bundle. On an
 	// error nothing of the container is left.
 	Add(ctx context.Context, c sandbox.Container) (bundle string, err error)

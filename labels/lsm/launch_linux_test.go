@@ -79,11 +79,11 @@ func withoutSELinux(f *far) {
 // start starts cmd under label on a thread of its own, as sandbox/jail does.
 func start(d *Driver, label labels.Label, cmd *exec.Cmd) error {
 	return sys.OnThread(func() error {
-		clear, err := d.SetExec(label)
+		unset, err := d.SetExec(label)
 		if err != nil {
 			return err
 		}
-		defer clear()
+		defer unset()
 		return cmd.Start()
 	})
 }
@@ -154,11 +154,11 @@ func TestNoneTakesNoLabel(t *testing.T) {
 	if _, err := d.SetExec(parse(t, guest)); err == nil {
 		t.Error("the driver none took a label")
 	}
-	clear, err := d.SetExec(labels.Label{})
+	unset, err := d.SetExec(labels.Label{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	clear()
+	unset()
 	if len(f.calls) != 0 {
 		t.Errorf("calls = %v, want none", f.calls)
 	}

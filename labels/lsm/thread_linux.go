@@ -18,7 +18,7 @@ import (
 //
 // There is no label for the child's sockets here: the kernel forgets attr/sockcreate at exec. Sockets
 // that a child inherits are made by Sockets.
-func (d *Driver) SetExec(label labels.Label) (clear func(), err error) {
+func (d *Driver) SetExec(label labels.Label) (unset func(), err error) {
 	if err := d.ready(label); err != nil {
 		return nil, err
 	}

@@ -16,13 +16,13 @@ import (
 var ErrClash = mcs.ErrClash
 
 // Driver confines the processes and files of one sandbox.
-type Driver interface {
+type Driver interface { //nolint:interfacebloat // one method for each step of a start
 	// Reserve gives the sandbox an identity that nobody else has on this host. It is called once, before
 	// all other methods.
 	Reserve(ctx context.Context) (Identity, error)
 	// Exec has the next program that the calling thread starts confined as the role says. The thread is
-	// locked, starts one program, calls clear and is never reused: see jail.Jail.Label.
-	Exec(r Role) (clear func(), err error)
+	// locked, starts one program, calls unset and is never reused: see jail.Jail.Label.
+	Exec(r Role) (unset func(), err error)
 	// Sockets runs create, whose new sockets the machine's process may use.
 	Sockets(create func() error) error
 	// Admit has a file fit for the sandbox: it does already, is made to, or is refused with a remedy.

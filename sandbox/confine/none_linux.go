@@ -41,7 +41,7 @@ func (n *none) Reserve(ctx context.Context) (Identity, error) {
 	return Identity{Level: entry.Level}, nil
 }
 
-func (n *none) Exec(Role) (clear func(), err error) { return n.host.SetExec(labels.Label{}) }
+func (n *none) Exec(Role) (unset func(), err error) { return n.host.SetExec(labels.Label{}) }
 
 func (n *none) Sockets(create func() error) error { return n.host.Sockets(labels.Label{}, create) }
 

@@ -94,7 +94,7 @@ func (s *selinux) Release(ctx context.Context) error {
 	return s.registry.Release(ctx, s.owner, s.chosen.Level)
 }
 
-func (s *selinux) Exec(r Role) (clear func(), err error) { return s.driver.SetExec(s.label(r)) }
+func (s *selinux) Exec(r Role) (unset func(), err error) { return s.driver.SetExec(s.label(r)) }
 
 func (s *selinux) label(r Role) labels.Label {
 	if r == FileServer {

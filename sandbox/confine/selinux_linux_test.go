@@ -105,9 +105,9 @@ func TestRolesHaveTheirLabels(t *testing.T) {
 	d, id := reserve(t, f.options("default/one"))
 	for _, r := range []Role{Machine, FileServer} {
 		if err := sys.OnThread(func() error {
-			clear, err := d.Exec(r)
+			unset, err := d.Exec(r)
 			if err == nil {
-				clear()
+				unset()
 			}
 			return err
 		}); err != nil {

@@ -18,7 +18,7 @@ import (
 type Jail struct {
 	// Label, when not nil, runs on the starting thread right before the fork: it sets the label of the
 	// exec. It returns the function that clears it, which runs on the same thread right after.
-	Label func() (clear func(), err error)
+	Label func() (unset func(), err error)
 	// Network, when not nil, is the network namespace of the process. It stays the caller's.
 	Network *os.File
 	// Root, when not nil, is the mount namespace of the process, in which its root can be replaced.
@@ -112,11 +112,11 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 		}
 	}
 	if j.Label != nil {
-		clear, err := j.Label()
+		unset, err := j.Label()
 		if err != nil {
 			return -1, err
 		}
-		defer clear()
+		defer unset()
 	}
 	pidfd = -1
 	if cmd.SysProcAttr == nil {

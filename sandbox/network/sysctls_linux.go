@@ -24,7 +24,7 @@ const (
 // (net/ipv4/devinet.c, net/ipv6/addrconf.c, net/ipv4/arp.c, net/ipv6/ndisc.c). Left out are those that only the kernel writes
 // (mc_forwarding), that follow from the link (mtu), that repeat another one in other units (retrans_time), and stable_secret, which can be read
 // once it is set only. Those that decide about others come first.
-var sysctls = map[string]string{
+var sysctls = map[string]string{ //nolint:gochecknoglobals // a table
 	"ipv4/conf": `forwarding=0 accept_local=0 accept_redirects=1 accept_source_route=1 arp_accept=0 arp_announce=0 arp_evict_nocarrier=1 arp_filter=0 arp_ignore=0
 		arp_notify=0 bc_forwarding=0 disable_policy=0 disable_xfrm=0 drop_gratuitous_arp=0 drop_unicast_in_l2_multicast=0 force_igmp_version=0
 		igmpv2_unsolicited_report_interval=10000 igmpv3_unsolicited_report_interval=1000 ignore_routes_with_linkdown=0 log_martians=0 promote_secondaries=0
@@ -45,13 +45,13 @@ var sysctls = map[string]string{
 }
 
 // otherDefaults are those of interfaces that do not begin as a new link does.
-var otherDefaults = map[string]string{
+var otherDefaults = map[string]string{ //nolint:gochecknoglobals // a table
 	"ipv4/conf/all/accept_source_route": "0", "ipv6/conf/all/accept_dad": "0",
 	"ipv4/conf/lo/disable_policy": "1", "ipv4/conf/lo/disable_xfrm": "1", "ipv6/conf/lo/accept_dad": "-1", "ipv6/conf/lo/use_tempaddr": "-1",
 }
 
 // spreads are the settings that the kernel changes everywhere when they change for all (the last one with forwarding).
-var spreads = []string{"disable_ipv6", "forwarding", "accept_redirects"}
+var spreads = []string{"disable_ipv6", "forwarding", "accept_redirects"} //nolint:gochecknoglobals // a table
 
 // errChanged means that a link has gone or has another name since it was listed.
 var errChanged = errors.New("the network namespace changed while it was read")
@@ -114,7 +114,7 @@ func (r sysctlReader) readFolder(name, folder string, out map[string]string) err
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dir) //nolint:errcheck // nothing was written
+	defer unix.Close(dir)
 	for word := range strings.FieldsSeq(sysctls[folder]) {
 		key, usual, _ := strings.Cut(word, "=")
 		value, err := readAt(dir, key)
@@ -145,7 +145,7 @@ func readAt(dir int, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer unix.Close(f) //nolint:errcheck // nothing was written
+	defer unix.Close(f)
 	var buffer [64]byte
 	n, err := unix.Read(f, buffer[:])
 	if err != nil {

@@ -46,12 +46,14 @@ func TestSyncReadsSysctls(t *testing.T) {
 		{
 			"IPv6 is off, as Docker has it",
 			[]string{"ipv6/conf/eth0/disable_ipv6", "1", "ipv4/conf/eth0/arp_notify", "1", "ipv4/neigh/eth0/retrans_time_ms", "2000"},
-			map[string]string{"ipv6/conf/disable_ipv6": "1", "ipv4/conf/arp_notify": "1", "ipv4/neigh/retrans_time_ms": "2000"}, nil,
+			map[string]string{"ipv6/conf/disable_ipv6": "1", "ipv4/conf/arp_notify": "1", "ipv4/neigh/retrans_time_ms": "2000"},
+			nil,
 		},
 		{
 			"back to the default, and no advertisements",
 			[]string{"ipv6/conf/eth0/disable_ipv6", "0", "ipv4/conf/eth0/arp_notify", "0", "ipv4/neigh/eth0/retrans_time_ms", "1000", "ipv6/conf/eth0/accept_ra", "0"},
-			map[string]string{"ipv6/conf/accept_ra": "0"}, nil,
+			map[string]string{"ipv6/conf/accept_ra": "0"},
+			nil,
 		},
 		{
 			"off everywhere but on one link, which is told so",

@@ -103,7 +103,7 @@ func testShare(t *testing.T, board vmm.MachineType) {
 // TestLookupsAreAnswered has ten threads wait for the file server at once. An emulated machine whose barriers QEMU
 // leaves out loses an interrupt after some hundred thousand lookups, and then all threads wait for ever. TEST_ROUNDS
 // is how many times 40,000 lookups are done, for a long run.
-func TestLookupsAreAnswered(t *testing.T) {
+func TestLookupsAreAnswered(t *testing.T) { //nolint:tparallel // eachBoard calls it
 	rounds, err := strconv.Atoi(cmp.Or(os.Getenv("TEST_ROUNDS"), "1"))
 	if err != nil {
 		t.Fatal(err)

@@ -60,15 +60,15 @@ func All() []Stage {
 		{Name: "build", About: "the programs", Command: []string{".ci/build"}, Weight: 1, Warm: 10 * s, Cold: 60 * s, Budget: 60 * s, Limit: 15 * m},
 		{
 			Name: "guest", About: "the guest's kernel and initial image", Needs: []string{"build"}, Command: []string{".ci/guest"},
-			Weight: 1, Caches: []string{"kernel"}, Warm: 5 * s, Cold: 11 * m, Budget: 60 * s, Limit: 30 * m,
+			Weight: 1, Caches: []string{"kernel"}, Warm: 5 * s, Cold: 11 * m, Budget: 60 * s, Limit: 45 * m,
 		},
 		{
 			Name: "clients", About: "foreign programs", Command: []string{"go", "run", "./tests/clients/build"},
-			Weight: 1, Caches: []string{"clients"}, Warm: 3 * s, Cold: 7 * m, Budget: 10 * s, Limit: 25 * m,
+			Weight: 1, Caches: []string{"clients"}, Warm: 3 * s, Cold: 7 * m, Budget: 10 * s, Limit: 35 * m,
 		},
 		{
 			Name: "unit", About: "unit tests with the race detector", Tests: []string{Rest}, Flags: []string{"-race"}, Env: []string{"CGO_ENABLED=1"},
-			Background: true, Warm: 280 * s, Cold: 60 * s, Budget: 10 * m, Limit: 20 * m,
+			Background: true, Warm: 280 * s, Cold: 3 * m, Budget: 10 * m, Limit: 40 * m,
 		},
 		{Name: "machine", About: "the vmm room with real machines", Needs: guest, Tests: []string{"./tests/machine/..."}, Weight: 1, Warm: 50 * s, Budget: 2 * m, Limit: 5 * m, Guests: true},
 		{Name: "integration", About: "the Task API by containerd and ctr", Needs: guest, Tests: []string{"./tests/integration/..."}, Weight: 1, Warm: 510 * s, Budget: 12 * m, Limit: 24 * m, Guests: true},
@@ -92,7 +92,7 @@ func All() []Stage {
 			Weight: 2, Caches: []string{"apps"}, Warm: 260 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m, Optional: true, Guests: true,
 		},
 		{Name: "demo", About: "make demo", Needs: []string{"build"}, Command: []string{"make", "--no-print-directory", "demo"}, Weight: 1, Warm: 19 * s, Budget: 2 * m, Limit: 4 * m},
-		{Name: "lint", About: "golangci-lint, dead code, values on another system", Command: []string{".ci/lint"}, Background: true, Caches: []string{"tools"}, Warm: 130 * s, Cold: 4 * m, Budget: 5 * m, Limit: 20 * m},
+		{Name: "lint", About: "golangci-lint, dead code, values on another system", Command: []string{".ci/lint"}, Background: true, Caches: []string{"tools"}, Warm: 130 * s, Cold: 4 * m, Budget: 5 * m, Limit: 30 * m},
 		// It gives a container a second or two to be there again, by its own clock.
 		{Name: "suite", About: "containerd's client suite", Needs: guest, Tests: []string{"./tests/clients/..."}, Weight: 2, Warm: 145 * s, Budget: 10 * m, Limit: 20 * m, Optional: true, Guests: true},
 		// Its machine, which has machines in it, has two processors.

@@ -83,7 +83,7 @@ func (r *runner) argv(l stages.Launch, tests string) []string {
 	s := l.Stage
 	var argv []string
 	if s.Background {
-		argv = []string{"nice", "-n", "5"}
+		argv = []string{"nice", "-n", "2"}
 	}
 	if len(s.Tests) == 0 {
 		return append(argv, s.Command...)

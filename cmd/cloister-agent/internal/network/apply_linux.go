@@ -228,20 +228,12 @@ func rename(link netlink.Link, want *guestv1.Link, mac net.HardwareAddr) error {
 
 // applyAddresses takes off what is not wanted first: with the first address of a subnet the kernel takes off all others of it.
 func applyAddresses(link netlink.Link, want *guestv1.Link, six bool) error {
-	var wanted []*netlink.Addr
+	wanted, err := parseAddresses(want, six)
+	if err != nil {
+		return err
+	}
 	keep, linkLocal := map[string]bool{}, false
-	for _, cidr := range want.GetAddresses() {
-		addr, err := netlink.ParseAddr(cidr)
-		if err != nil {
-			return fmt.Errorf("address %q: %w: %w", cidr, errdefs.ErrInvalidArgument, err)
-		}
-		if addr.IP.To4() == nil {
-			if !six {
-				continue
-			}
-			addr.Flags |= unix.IFA_F_NODAD // the host's side has seen to it
-		}
-		wanted = append(wanted, addr)
+	for _, addr := range wanted {
 		keep[addr.IPNet.String()] = true
 		linkLocal = linkLocal || addr.IP.IsLinkLocalUnicast()
 	}
@@ -266,6 +258,25 @@ func applyAddresses(link netlink.Link, want *guestv1.Link, six bool) error {
 		return noOwnLinkLocal(want.GetName())
 	}
 	return nil
+}
+
+// parseAddresses returns the addresses of a link, those of IPv6 only where six says so.
+func parseAddresses(want *guestv1.Link, six bool) ([]*netlink.Addr, error) {
+	var wanted []*netlink.Addr
+	for _, cidr := range want.GetAddresses() {
+		addr, err := netlink.ParseAddr(cidr)
+		if err != nil {
+			return nil, fmt.Errorf("address %q: %w: %w", cidr, errdefs.ErrInvalidArgument, err)
+		}
+		if addr.IP.To4() == nil {
+			if !six {
+				continue
+			}
+			addr.Flags |= unix.IFA_F_NODAD // the host's side has seen to it
+		}
+		wanted = append(wanted, addr)
+	}
+	return wanted, nil
 }
 
 // noOwnLinkLocal keeps the kernel from making an address beside the host's: links of one parent, as ipvlan's, share the address that it
