@@ -69,30 +69,6 @@ func MkdirBelow(dir *os.File, name string, perm uint32) (*os.File, error) {
 	return OpenBelow(dir, name, unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
-// MkdirAllBelow is MkdirBelow for each component of path that is missing. It opens the last one with
-// O_PATH; a component that is there and no folder is ENOTDIR, a link ELOOP.
-func MkdirAllBelow(dir *os.File, path string, perm uint32) (*os.File, error) {
-	at, err := OpenBelow(dir, ".", unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return nil, err
-	}
-	for name := range strings.SplitSeq(filepath.Clean(path), "/") {
-		if name == "." {
-			continue
-		}
-		next, err := MkdirBelow(at, name, perm)
-		if errors.Is(err, unix.EEXIST) {
-			next, err = OpenBelow(at, name, unix.O_PATH|unix.O_DIRECTORY, 0)
-		}
-		_ = at.Close() // O_PATH
-		if err != nil {
-			return nil, err
-		}
-		at = next
-	}
-	return at, nil
-}
-
 func openAt(dir *os.File, name string, flags int, perm uint32, resolve uint64) (*os.File, error) {
 	defer runtime.KeepAlive(dir)
 	at, full := unix.AT_FDCWD, name

@@ -103,21 +103,11 @@ func TestMkdirBelow(t *testing.T) {
 			t.Errorf("MkdirBelow(%q): no error", name)
 		}
 	}
-	for range 2 { // the second time all of it exists
-		f, err := MkdirAllBelow(top, "a/b/c", 0o750)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = f.Close()
+	f, err := MkdirBelow(top, "a", 0o750)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if st, err := os.Stat(filepath.Join(dir, "a/b/c")); err != nil || !st.IsDir() {
-		t.Errorf("a/b/c: %v, %v", st, err)
-	}
-	for path, want := range map[string]error{"link/x": unix.ELOOP, "file/x": unix.ENOTDIR, "../x": unix.EINVAL} {
-		if _, err := MkdirAllBelow(top, path, 0o755); !errors.Is(err, want) {
-			t.Errorf("MkdirAllBelow(%q) = %v, want %v", path, err, want)
-		}
-	}
+	_ = f.Close()
 	if _, err := MkdirBelow(top, "a", 0o755); !errors.Is(err, unix.EEXIST) {
 		t.Errorf("MkdirBelow of what exists = %v, want EEXIST", err)
 	}

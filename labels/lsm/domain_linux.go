@@ -5,7 +5,6 @@ package lsm
 import (
 	"errors"
 	"fmt"
-	"sync"
 
 	"cloister/labels"
 )
@@ -98,30 +97,4 @@ func (h Host) programLabel(program string) (labels.Label, error) {
 		return h.Program(program)
 	}
 	return PathLabel(program)
-}
-
-// PolicyWatch runs a check once for every policy that is loaded: before the first start, and again after each load.
-type PolicyWatch struct {
-	mu      sync.Mutex
-	checked bool
-	loads   uint32
-}
-
-// Check runs check unless it has passed under the policy that is loaded now.
-func (w *PolicyWatch) Check(h Host, check func() error) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	status, err := h.Status()
-	if err != nil {
-		return err
-	}
-	if w.checked && w.loads == status.PolicyLoads {
-		return nil
-	}
-	w.checked = false
-	if err := check(); err != nil {
-		return err
-	}
-	w.checked, w.loads = true, status.PolicyLoads
-	return nil
 }

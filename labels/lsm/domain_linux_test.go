@@ -67,36 +67,6 @@ func TestChooseTypes(t *testing.T) {
 	}
 }
 
-func TestPolicyWatch(t *testing.T) {
-	f := newFar(t)
-	var watch PolicyWatch
-	checks := 0
-	var fail error
-	check := func() error {
-		t.Helper()
-		return watch.Check(f.host(), func() error { checks++; return fail })
-	}
-	for _, step := range []struct {
-		name    string
-		loads   uint32
-		fail    error
-		want    int
-		wantErr bool
-	}{
-		{"first", 1, nil, 1, false},
-		{"same policy", 1, errAny, 1, false},
-		{"another policy that fails", 2, errAny, 2, true},
-		{"still failing", 2, errAny, 3, true},
-		{"the first again", 1, nil, 4, false},
-	} {
-		f.status(2*step.loads, 1, step.loads)
-		fail = step.fail
-		if err := check(); (err != nil) != step.wantErr || checks != step.want {
-			t.Errorf("%s: %v after %d checks, want error %v after %d", step.name, err, checks, step.wantErr, step.want)
-		}
-	}
-}
-
 func TestFileLabel(t *testing.T) {
 	testenv.NeedRoot(t)
 	dir := t.TempDir()

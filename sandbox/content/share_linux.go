@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -236,6 +235,3 @@ func (s *Share) unmount(rel string) error {
 		}
 	}
 }
-
-// path names a place beside the share by path, for calls that take no descriptor.
-func (s *Share) path(name string) string { return filepath.Join(s.own.Name(), name) }
