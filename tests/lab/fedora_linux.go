@@ -106,7 +106,7 @@ func makeFedora(ctx context.Context, work, store string) error {
 			return err
 		}
 	}
-	if err := tool(ctx, "make", "-C", source, "NAME=default", "TYPE=mcs", "DISTRO=debian", "DIRECT_INITRC=y", "MONOLITHIC=n", "UBAC=y",
+	if err := tool(ctx, "make", "-C", source, "NAME=default", "TYPE=mcs", "DISTRO=debian", "DIRECT_INITRC=y", "MONOLITHIC=n", "UBAC=y", "SYSTEMD=y",
 		"UNK_PERMS=allow", "MLS_CATS=1024", "MCS_CATS=1024", "MLS_SENS=16", "base.pp", "labfedora.pp"); err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func addRules(ctx context.Context, store, name, rules string) error {
 func makePolicies(ctx context.Context, folder string, r root, kind string) (policies, error) {
 	conditions := kind
 	if kind == fedoraPolicy {
-		conditions += fedoraDigest()
+		conditions += fedoraDigest() + "systemd"
 	}
 	sum := sha256.Sum256([]byte(r.dir + conditions + policy.Digest() + strings.Join(permissiveDomains(), ",") + siteRule + probeRules + "3"))
 	made := policies{filepath.Join(folder, "lab", "policy-"+hex.EncodeToString(sum[:8]))}
