@@ -514,7 +514,7 @@ func (w *world) run(id string) {
 	w.must(err)
 }
 
-func (w *world) exec(id, exec string) error {
+func (w *world) exec(id, exec string) error { //nolint:unparam // tests read better with it
 	if err := w.r.Exec(w.t.Context(), w.execRequest(id, exec)); err != nil {
 		return err
 	}

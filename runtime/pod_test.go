@@ -22,7 +22,8 @@ func inPod(kind string) func(*specs.Spec) {
 		s.Annotations = map[string]string{"io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-id": "pod"}
 		if kind == "container" {
 			s.Linux.Namespaces = []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace}, {Type: specs.MountNamespace},
+				{Type: specs.PIDNamespace},
+				{Type: specs.MountNamespace},
 				{Type: specs.IPCNamespace, Path: fmt.Sprintf("/proc/%d/ns/ipc", machinePid)},
 				{Type: specs.UTSNamespace, Path: fmt.Sprintf("/proc/%d/ns/uts", machinePid)},
 				{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", machinePid)},

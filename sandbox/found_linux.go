@@ -129,11 +129,13 @@ func keptByOthers(cfg Config, dir statedir.Dir) (map[string]bool, error) {
 			continue // going, or to be found by itself
 		}
 		for _, e := range r.Effects {
-			if e.Kind == statedir.KindCgroup {
+			switch e.Kind {
+			case statedir.KindCgroup:
 				kept[e.Path] = true
-			} else if e.Kind == statedir.KindLink {
+			case statedir.KindLink:
 				identity, _, _ := strings.Cut(e.Detail, "\t")
 				kept[identity] = true
+			default: // no other kind lies in a shared place
 			}
 		}
 	}

@@ -22,7 +22,7 @@ func (s *Sandbox) jailOf(r confine.Role) jail.Jail {
 	if r == confine.FileServer {
 		j = jail.ForVirtiofsd(s.config.Jail)
 	}
-	j.Label = func() (clear func(), err error) { return s.confine.Exec(r) }
+	j.Label = func() (unset func(), err error) { return s.confine.Exec(r) }
 	j.Network, j.Group, j.OOMScore, j.Env = s.netns.File(), s.cgroup, s.request.Workload.OOMScore(), []string{s.dir.Marker()}
 	return j
 }

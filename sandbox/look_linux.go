@@ -38,7 +38,7 @@ func (s *Sandbox) look() string {
 			status = err.Error()
 		}
 		begin := threads(s.machine.Pid()).cpu
-		time.Sleep(lookTime)
+		time.Sleep(lookTime) //nolint:forbidigo // the time over which CPU time is measured
 		qemu := threads(s.machine.Pid())
 		seen = append(seen, fmt.Sprintf("QEMU (pid %d) says its CPUs are %s and used %s of CPU time in %s%s",
 			s.machine.Pid(), status, qemu.cpu-begin, lookTime, qemu.blocked()))

@@ -117,7 +117,7 @@ func (s *Sandbox) promise(ctx context.Context) (err error) {
 	if s.journal, err = statedir.Create(s.dir, s.request.Bundle); err != nil {
 		return err
 	}
-	s.undo.push("folder", func(ctx context.Context) error {
+	s.undo.push("folder", func(context.Context) error {
 		return errors.Join(s.journal.Close(), removeRun(s.dir))
 	})
 	return nil

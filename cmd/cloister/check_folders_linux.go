@@ -140,7 +140,7 @@ func fileSystem(path string) string {
 		unix.NFS_SUPER_MAGIC: "NFS", unix.SMB2_SUPER_MAGIC: "CIFS", unix.CIFS_SUPER_MAGIC: "CIFS", unix.FUSE_SUPER_MAGIC: "FUSE",
 		unix.MSDOS_SUPER_MAGIC: "FAT", unix.V9FS_MAGIC: "9p", unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay",
 	}
-	if name, known := names[int64(st.Type)]; known {
+	if name, known := names[st.Type]; known {
 		return name
 	}
 	return fmt.Sprintf("type %#x", st.Type)

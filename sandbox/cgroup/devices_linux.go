@@ -9,7 +9,7 @@ import (
 	"path"
 
 	"github.com/containerd/cgroups/v3/cgroup2"
-	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go" //nolint:depguard // what the library's filter is made of
 	"golang.org/x/sys/unix"
 )
 

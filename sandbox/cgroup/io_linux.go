@@ -84,13 +84,9 @@ func parseIOv1(bytes, calls string) ([]DiskIO, error) {
 			if len(fields) != 3 || fields[1] != "Read" && fields[1] != "Write" {
 				continue // Sync, Async, Discard, Total: the same once more
 			}
-			d, err := disk(fields[0])
+			d, n, err := blkio(fields)
 			if err != nil {
 				return err
-			}
-			n, err := strconv.ParseUint(fields[2], 10, 64)
-			if err != nil {
-				return fmt.Errorf("blkio: %q: %w", line, err)
 			}
 			i := slices.IndexFunc(out, func(o DiskIO) bool { return o.Major == d.Major && o.Minor == d.Minor })
 			if i < 0 {
@@ -108,6 +104,19 @@ func parseIOv1(bytes, calls string) ([]DiskIO, error) {
 		return nil, err
 	}
 	return out, add(calls, func(d *DiskIO) *uint64 { return &d.Reads }, func(d *DiskIO) *uint64 { return &d.Writes })
+}
+
+// blkio reads the disk and the number of a line's three fields.
+func blkio(fields []string) (DiskIO, uint64, error) {
+	d, err := disk(fields[0])
+	if err != nil {
+		return d, 0, err
+	}
+	n, err := strconv.ParseUint(fields[2], 10, 64)
+	if err != nil {
+		return d, 0, fmt.Errorf("blkio: %q: %w", fields, err)
+	}
+	return d, n, nil
 }
 
 func disk(number string) (d DiskIO, err error) {

@@ -43,7 +43,7 @@ func (c *Changes) run(changed func()) {
 		if _, err := c.file.Read(events); err != nil {
 			return
 		}
-		time.Sleep(calm)
+		time.Sleep(calm) //nolint:forbidigo // lets a burst of changes pass
 		changed()
 	}
 }

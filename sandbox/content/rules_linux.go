@@ -25,14 +25,14 @@ func Rules(sockets, watch []string, labels []plan.LabelRule) (plan.Rules, error)
 		for _, name := range list.names {
 			if !filepath.IsAbs(name) {
 				errs = append(errs, fmt.Errorf("%s: %q is not an absolute path: %w", list.field, name, errdefs.ErrInvalidArgument))
-			} else if real, err := filepath.EvalSymlinks(name); err == nil {
-				*list.out = append(*list.out, real)
+			} else if target, err := filepath.EvalSymlinks(name); err == nil {
+				*list.out = append(*list.out, target)
 			}
 		}
 	}
 	for _, rule := range labels {
-		if real, err := filepath.EvalSymlinks(rule.Folder); err == nil {
-			rule.Folder = real
+		if target, err := filepath.EvalSymlinks(rule.Folder); err == nil {
+			rule.Folder = target
 		}
 		r.Labels = append(r.Labels, rule)
 	}

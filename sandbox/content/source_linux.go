@@ -153,11 +153,11 @@ func (s *source) describe(to *plan.Source) error {
 	if err := unix.Fstatfs(int(s.file.Fd()), &fs); err != nil {
 		return &os.PathError{Op: "stat file system of", Path: s.file.Name(), Err: err}
 	}
-	real, err := os.Readlink(fdPath(s.file))
+	path, err := os.Readlink(fdPath(s.file))
 	if err != nil {
 		return err
 	}
-	to.Real, to.Kind, to.FS = real, kindOf(st.Mode), fs.Type
+	to.Real, to.Kind, to.FS = path, kindOf(st.Mode), fs.Type
 	to.ID = plan.FileID{Device: fmt.Sprintf("%d:%d", st.Dev_major, st.Dev_minor), Inode: st.Ino, Mount: st.Mnt_id}
 	to.Mode, to.UID, to.GID = uint32(st.Mode)&0o777, st.Uid, st.Gid
 	return nil

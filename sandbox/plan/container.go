@@ -15,7 +15,7 @@ import (
 )
 
 // Container is everything that the sandbox does for one container. Nothing about the container is decided elsewhere.
-type Container struct {
+type Container struct { //nolint:recvcheck // only its building changes it
 	ID      string
 	Pause   bool // a pod's first container: nothing of it runs, and the rest is empty
 	Rootfs  Rootfs

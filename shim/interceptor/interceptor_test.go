@@ -127,7 +127,7 @@ func TestClientPrintsAnErrorOnce(t *testing.T) {
 	} {
 		_, err := interceptor.Unary(t.Context(), func(any) error { return nil }, &ttrpc.UnaryServerInfo{},
 			func(context.Context, func(any) error) (any, error) { return nil, in })
-		seen := errgrpc.ToNative(err) //nolint:forbidigo // what a client does
+		seen := errgrpc.ToNative(err)
 		if got := seen.Error(); got != in.Error() {
 			t.Errorf("the client prints %q, want %q", got, in)
 		}

@@ -25,7 +25,7 @@ import (
 )
 
 // Runtime is the Task API in the runtime's own values; a *runtime.Runtime.
-type Runtime interface {
+type Runtime interface { //nolint:interfacebloat // as many methods as the Task API has
 	Create(ctx context.Context, req runtime.CreateRequest) (pid uint32, err error)
 	Start(ctx context.Context, ref runtime.Ref) (pid uint32, err error)
 	Exec(ctx context.Context, req runtime.ExecRequest) error

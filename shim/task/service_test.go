@@ -53,6 +53,7 @@ func (f *fake) note(name string, args ...any) error {
 func (f *fake) Create(_ context.Context, req runtime.CreateRequest) (uint32, error) {
 	return 7, f.note("create", req)
 }
+
 func (f *fake) Start(_ context.Context, ref runtime.Ref) (uint32, error) {
 	return 7, f.note("start", ref)
 }
@@ -60,6 +61,7 @@ func (f *fake) Exec(_ context.Context, req runtime.ExecRequest) error { return f
 func (f *fake) Delete(_ context.Context, ref runtime.Ref) (uint32, runtime.Exited, error) {
 	return 7, runtime.Exited{Status: 3, At: died}, f.note("delete", ref)
 }
+
 func (f *fake) State(ref runtime.Ref) (runtime.Status, error) {
 	return runtime.Status{Bundle: "/b", Pid: 7, State: f.state, Exited: runtime.Exited{Status: 3, At: died}}, f.note("state", ref)
 }
@@ -72,15 +74,19 @@ func (f *fake) Resume(_ context.Context, id string) error { return f.note("resum
 func (f *fake) Kill(_ context.Context, ref runtime.Ref, signal uint32, all bool) error {
 	return f.note("kill", ref, signal, all)
 }
+
 func (f *fake) ResizePty(_ context.Context, ref runtime.Ref, width, height uint32) error {
 	return f.note("resize", ref, width, height)
 }
+
 func (f *fake) CloseStdin(_ context.Context, ref runtime.Ref) error {
 	return f.note("close stdin", ref)
 }
+
 func (f *fake) Update(_ context.Context, id string, resources []byte) error {
 	return f.note("update", id, string(resources))
 }
+
 func (f *fake) Stats(_ context.Context, id string) (*metrics.Metrics, error) {
 	return &metrics.Metrics{}, f.note("stats", id)
 }

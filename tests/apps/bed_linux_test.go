@@ -61,7 +61,7 @@ func newGround(t *testing.T) *ground {
 }
 
 // TestApps runs every program under both runtimes, two programs at a time.
-func TestApps(t *testing.T) {
+func TestApps(t *testing.T) { //nolint:tparallel // its programs run beside each other, and no other test does
 	g := newGround(t)
 	for _, a := range all() {
 		t.Run(a.name, func(t *testing.T) {

@@ -54,7 +54,7 @@ func makeRootInto(ctx context.Context, r recipe, made string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(work) //nolint:errcheck // the cache is pruned of what is left
+	defer os.RemoveAll(work)
 	tree := filepath.Join(work, "tree")
 	for _, command := range [][]string{
 		{"debootstrap", "--variant=minbase", "--include=" + strings.Join(r.packages, ","), r.suite, tree},

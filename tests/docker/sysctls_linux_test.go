@@ -26,7 +26,8 @@ func sysctls(t *testing.T, b *engine) {
 		{"an IPv4 network", nil, map[string]string{"ipv6/conf/eth0/disable_ipv6": "1"}},
 		{"an IPv6 network", []string{"--network=six"}, map[string]string{"ipv6/conf/eth0/disable_ipv6": "0"}},
 		{
-			"of the endpoint", []string{`--network=name=six,"driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1,net.ipv6.conf.IFNAME.accept_ra=0"`},
+			"of the endpoint",
+			[]string{`--network=name=six,"driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1,net.ipv6.conf.IFNAME.accept_ra=0"`},
 			map[string]string{"ipv4/conf/eth0/log_martians": "1", "ipv6/conf/eth0/accept_ra": "0"},
 		},
 		{"IPv6 off for all, by the workload", []string{"--network=six", "--sysctl=net.ipv6.conf.all.disable_ipv6=1"}, map[string]string{"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/eth0/disable_ipv6": "1"}},

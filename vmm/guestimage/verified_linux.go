@@ -21,10 +21,12 @@ const maxVerified = 4 << 10
 // verified is what one file was when its digest was right. The kernel changes its ctime with
 // every write, and nobody can set it.
 type verified struct {
-	Dev, Inode   uint64
-	Bytes        int64
-	MTime, CTime int64 // nanoseconds
-	SHA256       string
+	Dev    uint64 `json:"dev"`
+	Inode  uint64 `json:"inode"`
+	Bytes  int64  `json:"bytes"`
+	MTime  int64  `json:"mtime"` // nanoseconds
+	CTime  int64  `json:"ctime"`
+	SHA256 string `json:"sha256"`
 }
 
 // VerifyOnce checks that nobody but root could have written kernel, initial image, manifest

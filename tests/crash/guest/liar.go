@@ -57,18 +57,23 @@ func done() (*emptypb.Empty, error) { return &emptypb.Empty{}, nil }
 func (guestHalf) Configure(context.Context, *guestv1.ConfigureRequest) (*emptypb.Empty, error) {
 	return done()
 }
+
 func (guestHalf) SetTime(context.Context, *guestv1.SetTimeRequest) (*emptypb.Empty, error) {
 	return done()
 }
+
 func (guestHalf) ApplyNetwork(context.Context, *guestv1.Network) (*emptypb.Empty, error) {
 	return done()
 }
+
 func (guestHalf) PrepareSandbox(context.Context, *guestv1.PrepareSandboxRequest) (*emptypb.Empty, error) {
 	return done()
 }
+
 func (guestHalf) RemoveContainer(context.Context, *guestv1.RemoveContainerRequest) (*emptypb.Empty, error) {
 	return done()
 }
+
 func (guestHalf) Notice(context.Context, *guestv1.NoticeRequest) (*emptypb.Empty, error) {
 	return done()
 }
@@ -76,6 +81,7 @@ func (guestHalf) Shutdown(context.Context, *emptypb.Empty) (*emptypb.Empty, erro
 func (guestHalf) MemoryInfo(context.Context, *emptypb.Empty) (*guestv1.MemoryInfoResponse, error) {
 	return &guestv1.MemoryInfoResponse{}, nil
 }
+
 func (guestHalf) FindDisk(context.Context, *guestv1.FindDiskRequest) (*guestv1.FindDiskResponse, error) {
 	return nil, errors.New("no disk")
 }
@@ -136,9 +142,11 @@ func (t taskHalf) Start(context.Context, *taskapi.StartRequest) (*taskapi.StartR
 }
 
 func (taskHalf) Kill(context.Context, *taskapi.KillRequest) (*emptypb.Empty, error) { return done() }
+
 func (taskHalf) CloseIO(context.Context, *taskapi.CloseIORequest) (*emptypb.Empty, error) {
 	return done()
 }
+
 func (taskHalf) Delete(context.Context, *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	return &taskapi.DeleteResponse{}, nil
 }

@@ -72,7 +72,10 @@ func execFailure(line []byte) []byte {
 	if bytes.HasSuffix(line, []byte("\r\n")) { // a terminal's
 		ending = "\r\n"
 	}
-	var report struct{ Msg, Level string }
+	var report struct {
+		Msg   string `json:"msg"`
+		Level string `json:"level"`
+	}
 	if json.Unmarshal(bytes.TrimSpace(line), &report) != nil || report.Level != "error" {
 		return nil
 	}
