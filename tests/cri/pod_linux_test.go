@@ -3,6 +3,7 @@
 package cri
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,8 +47,11 @@ func pods(t *testing.T, sandboxer string) {
 	})
 	var first, second string
 	if !step(t, "two containers", func(t *testing.T) {
-		first = p.start(t, "first", nil, "sh", "-c", "echo out; echo err >&2; mkdir /www; echo page >/www/f; exec httpd -f -p 8080 -h /www")
+		volumes := b.volumes(t)
+		first = p.start(t, "first", func(c *runtimeapi.ContainerConfig) { c.Mounts = volumes },
+			"sh", "-c", "echo out; echo err >&2; mkdir /www; echo page >/www/f; exec httpd -f -p 8080 -h /www")
 		second = p.start(t, "second", func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = volumes
 			c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
 			c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}}
 			c.Envs = []*runtimeapi.KeyValue{{Key: "WORD", Value: []byte("told")}}
@@ -103,6 +107,8 @@ func inside(t *testing.T, b *bed, ip, first, second string) {
 			}
 		})
 	}
+	meet(t, b, first, second, "/volume")
+	meet(t, b, first, second, "/memory")
 	step(t, "exit code", func(t *testing.T) {
 		if _, code := b.exec(t, second, "exit 7"); code != 7 {
 			t.Errorf("exit 7 = %d", code)
@@ -112,6 +118,45 @@ func inside(t *testing.T, b *bed, ip, first, second string) {
 		for _, address := range []string{ip + "/8080", "10.85.0.1/18080"} { // the pod's own, and the port of the host's
 			if got := b.Place.Run(t, "bash", "-c", "exec 3<>/dev/tcp/"+address+"; printf 'GET /f HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"); got != "page\n" {
 				t.Errorf("wget from %s = %q", address, got)
+			}
+		}
+	})
+}
+
+// volumes are two emptyDir of a pod, one of them in memory, as a kubelet makes them.
+func (b *bed) volumes(t *testing.T) []*runtimeapi.Mount {
+	t.Helper()
+	var mounts []*runtimeapi.Mount
+	for _, name := range []string{"volume", "memory"} {
+		dir := filepath.Join(b.Place.Dir, "empty-"+name)
+		if err := os.Mkdir(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if name == "memory" {
+			b.Place.Run(t, "mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", dir)
+		}
+		mounts = append(mounts, &runtimeapi.Mount{ContainerPath: "/" + name, HostPath: dir})
+	}
+	return mounts
+}
+
+// meet has two containers of a pod meet in a volume: it is one file system.
+func meet(t *testing.T, b *bed, first, second, volume string) {
+	t.Helper()
+	step(t, "a FIFO in "+volume, func(t *testing.T) {
+		script := strings.ReplaceAll("mkfifo V/fifo; sh -c 'echo through >V/fifo' >/dev/null 2>&1 </dev/null &", "V", volume)
+		if got, code := b.exec(t, first, script); code != 0 {
+			t.Fatalf("%s = %q, exit %d", script, got, code)
+		}
+		if got, code := b.exec(t, second, "timeout 20 cat "+volume+"/fifo"); got != "through\n" || code != 0 {
+			t.Errorf("the other container reads %q, exit %d", got, code)
+		}
+	})
+	step(t, "files by rename in "+volume, func(t *testing.T) {
+		for i := range 4 {
+			b.exec(t, first, fmt.Sprintf("cd %s; echo %d >new; mv new replaced", volume, i))
+			if got, _ := b.exec(t, second, "cat "+volume+"/replaced"); got != fmt.Sprintf("%d\n", i) {
+				t.Errorf("the other container reads %q, want %d", got, i)
 			}
 		}
 	})

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 
@@ -88,11 +89,16 @@ func lockCases() []check {
 func tryLock(wait bool, args []string) string {
 	f := file(args[1], unix.O_RDWR)
 	defer f.Close()
+	return lockOf(f, args[0], wait)
+}
+
+// lockOf asks for a lock of the kind flock, posix, posix-read or ofd.
+func lockOf(f *os.File, kind string, wait bool) string {
 	command := unix.F_SETLK
 	if wait {
 		command = unix.F_SETLKW
 	}
-	switch args[0] {
+	switch kind {
 	case "flock":
 		return seen(unix.Flock(fd(f), unix.LOCK_EX|unix.LOCK_NB))
 	case "posix-read":
@@ -101,4 +107,13 @@ func tryLock(wait bool, args []string) string {
 		return seen(lock(f, unix.F_OFD_SETLK, unix.F_WRLCK, 0, 10))
 	}
 	return seen(lock(f, command, unix.F_WRLCK, 0, 10))
+}
+
+// holdLock takes a lock as tryLock does, says what came of it, and keeps it until somebody kills it.
+func holdLock(args []string) string {
+	f := file(args[1], unix.O_CREAT|unix.O_RDWR)
+	defer f.Close()
+	fmt.Println(lockOf(f, args[0], false))
+	_ = unix.Pause()
+	return "a signal has come"
 }

@@ -26,7 +26,7 @@ func all() []check {
 		sizeCases(), spaceCases(), xattrCases(), aclCases(), execCases(), nodeCases(), memoryCases(), mapEdgeCases(), lockCases(), watchCases())
 }
 
-const usage = "usage: probe FOLDER [PREFIX...] | probe full FOLDER [PREFIX...] | probe user | probe dial SOCKET | probe watch FOLDER [FILE]"
+const usage = "usage: probe FOLDER [PREFIX...] | probe full FOLDER [PREFIX...] | probe user | probe dial SOCKET | probe listen SOCKET | probe watch FOLDER [FILE]"
 
 func main() {
 	args := os.Args[1:]
@@ -37,6 +37,8 @@ func main() {
 		fmt.Println(whoami())
 	case len(args) == 2 && args[0] == "dial":
 		with(dial(args[1]))
+	case len(args) == 2 && args[0] == "listen":
+		with(echo(args[1]))
 	case len(args) == 2 && args[0] == "names":
 		list, err := os.ReadDir(args[1])
 		for _, e := range list {

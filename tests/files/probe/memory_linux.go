@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -158,4 +159,26 @@ func fault(name string) (result string) {
 		return seen(err)
 	}
 	return fmt.Sprint("read ", m[0])
+}
+
+// mapAndFollow maps a file, prints the text that it begins with, and waits until it begins with
+// another. It gives that, or what it still sees when nothing has come.
+func mapAndFollow(name, text string) string {
+	f := file(name, unix.O_RDONLY)
+	defer f.Close()
+	m, err := mapped(f, unix.PROT_READ)
+	if err != nil {
+		return seen(err)
+	}
+	defer unmap(m)
+	fmt.Println(string(m[:len(text)]))
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for range 1000 {
+		if string(m[:len(text)]) == text {
+			break
+		}
+		<-tick.C
+	}
+	return string(m[:len(text)])
 }

@@ -152,8 +152,16 @@ func help(what string, args []string) string {
 		return seen(err)
 	case "lock", "lock-wait":
 		return tryLock(what == "lock-wait", args)
+	case "lock-hold":
+		return holdLock(args)
 	case "map":
 		return mapAndStore(args[0], args[1])
+	case "map-follow":
+		return mapAndFollow(args[0], args[1])
+	case "read-server":
+		return serveReads(args[0])
+	case "replace-and-ask":
+		return replaceAndAsk(args[0])
 	case "fault":
 		return fault(args[0])
 	}
