@@ -52,7 +52,7 @@ until redis-cli ping 2>/dev/null | grep -q PONG; do sleep 0.1; done
 		name: "redis",
 		use: func(_ *testing.T, c *container) string {
 			c.sh(start + `
-(seq 1000000 | sed 's/.*/INCR n/' | redis-cli >/data/answers 2>/dev/null &)
+(seq 1000000 | sed 's/.*/INCR n/' | redis-cli >/data/answers &) </dev/null >/dev/null 2>&1
 until [ $(wc -l </data/answers) -ge 300 ]; do sleep 0.1; done`)
 			c.again()
 			return c.sh(start + `
