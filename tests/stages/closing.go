@@ -105,6 +105,13 @@ func Closing(o Outcome) []string {
 			lines = append(lines, "not run: "+s.Name+": "+reason)
 		}
 	}
+	if whole, err := Select(All(), "all"); err == nil && len(o.Stages) == len(whole) {
+		for _, s := range All() {
+			if s.ByName != "" {
+				lines = append(lines, "not run: "+s.Name+": "+s.ByName)
+			}
+		}
+	}
 	return append(lines,
 		fmt.Sprintf("stages: %d, of these passed: %d, failed: %d, not run: %d", len(o.Stages), good, bad, len(o.NotRun)),
 		"total: "+seconds(o.Took),
