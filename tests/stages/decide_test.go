@@ -200,7 +200,7 @@ func TestWholeRuns(t *testing.T) {
 	if len(notRun) != 0 || len(order) != len(All()) {
 		t.Errorf("warm: %v ran, %v did not", order, notRun)
 	}
-	if end > 40*time.Minute {
+	if end > 65*time.Minute { // what a warm run may take
 		t.Errorf("warm: ends after %s", end)
 	}
 	t.Logf("warm: ends after %s: %v", end, order)
