@@ -105,7 +105,7 @@ func Closing(o Outcome) []string {
 			lines = append(lines, "not run: "+s.Name+": "+reason)
 		}
 	}
-	if whole, err := Select(All(), "all"); err == nil && len(o.Stages) == len(whole) {
+	if Whole(All(), o.Stages) {
 		for _, s := range All() {
 			if s.ByName != "" {
 				lines = append(lines, "not run: "+s.Name+": "+s.ByName)

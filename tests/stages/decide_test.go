@@ -291,6 +291,12 @@ func TestSelect(t *testing.T) {
 	if _, err := Select(All(), "nothing"); err == nil || !strings.Contains(err.Error(), "integration") {
 		t.Errorf("Select(nothing): %v, want an error that names the stages", err)
 	}
+	if Whole(All(), list) {
+		t.Error("a run of the lab is taken for a whole one")
+	}
+	if list, _ := Select(All(), "all"); !Whole(All(), list) {
+		t.Error("a run of all is not taken for a whole one")
+	}
 	byName := slices.DeleteFunc(All(), func(s Stage) bool { return s.ByName == "" })
 	if list, err := Select(All(), "all"); err != nil || len(list)+len(byName) != len(All()) {
 		t.Errorf("Select(all): %d stages without the %d that run by name only, %v", len(list), len(byName), err)

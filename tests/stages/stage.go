@@ -132,6 +132,12 @@ func Select(all []Stage, names ...string) ([]Stage, error) {
 	return slices.DeleteFunc(slices.Clone(all), func(s Stage) bool { return !wanted[s.Name] }), nil
 }
 
+// Whole tells whether chosen is a run of all: only such a run is recorded.
+func Whole(all, chosen []Stage) bool {
+	whole, err := Select(all, "all")
+	return err == nil && slices.Equal(Names(whole), Names(chosen))
+}
+
 // Names lists the stages' names.
 func Names(list []Stage) []string {
 	var names []string

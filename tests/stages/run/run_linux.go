@@ -82,7 +82,7 @@ func prepare(ctx context.Context, names []string) (*runner, error) {
 		}
 	}
 	r := &runner{
-		out: os.Stdout, all: all, began: began, whole: len(chosen) == len(all) && os.Getenv("TESTS") == "",
+		out: os.Stdout, all: all, began: began, whole: stages.Whole(all, chosen) && os.Getenv("TESTS") == "",
 		results: map[string]stages.Results{}, notRun: map[string]string{}, done: make(chan ended),
 		history: historyFile(filepath.Join(testenv.Cache(), "ci", "history.json")),
 	}
