@@ -72,6 +72,7 @@ func TestRoot(t *testing.T) {
 	if err := errors.Join(out.Close(), cmd.Wait()); err != nil {
 		t.Errorf("the command: %v", err)
 	}
+	<-e.ended // the end of the process is noticed on another thread
 	if err := e.Replace(-1); err != nil {
 		t.Errorf("Replace of a command that has ended: %v", err)
 	}
