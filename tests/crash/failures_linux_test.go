@@ -249,7 +249,7 @@ func TestLyingAgent(t *testing.T) {
 	i.hostile(t, "event flood")
 	begin := time.Now()
 	s.Start(t, id, s.configure(t, id, settings{image: i.dir}), "sleep", "1000")
-	console := s.Place.Path(filepath.Join("/run/cloister", s.Namespace, id, "console.log"))
+	console := s.console(s.Shim(t, id), id)
 	if wrong := host.Await(host.Patience, func() string {
 		data, err := os.ReadFile(console)
 		if err == nil && strings.Contains(string(data), "20000 events") {
@@ -284,9 +284,9 @@ func (s *stage) observe(t *testing.T, id string, ended chan struct{}) (memory, c
 	for {
 		for _, pid := range s.Processes(t, "containerd-shim", "-id "+id+" ", " serve ") {
 			memory = max(memory, status(s.Place.Path(fmt.Sprintf("/proc/%d/status", pid)), "VmHWM:"))
-		}
-		if info, err := os.Stat(s.Place.Path(filepath.Join("/run/cloister", s.Namespace, id, "console.log"))); err == nil {
-			console = max(console, info.Size()>>10)
+			if info, err := os.Stat(s.console(pid, id)); err == nil {
+				console = max(console, info.Size()>>10)
+			}
 		}
 		select {
 		case <-ended:
@@ -294,6 +294,11 @@ func (s *stage) observe(t *testing.T, id string, ended chan struct{}) (memory, c
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// console is the path of a sandbox's console log, through the mount namespace of its shim.
+func (s *stage) console(shim int, id string) string {
+	return s.Place.Path(fmt.Sprintf("/proc/%d/root/run/cloister/%s/%s/own/console.log", shim, s.Namespace, id))
 }
 
 // status reads a number of KiB from a process's status; 0 when the process has gone.

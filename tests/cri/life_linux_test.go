@@ -185,9 +185,12 @@ func (b *bed) possessions(t *testing.T) map[string]int {
 		found["processes of "+name]++
 		found["descriptors of "+name] += len(fds)
 		found["mounts of "+name] += strings.Count(string(mounts), "\n")
+		if strings.Contains(name, "shim") {
+			folders, _ := filepath.Glob(b.Place.Path(fmt.Sprintf("/proc/%d/root/run/cloister/*/*/share/[cv]/*", pid)))
+			found["folders"] += len(folders)
+		}
 	}
-	folders, _ := filepath.Glob(b.Place.Path("/run/cloister/*/*/share/*"))
 	bundles, _ := filepath.Glob(b.Place.Path("/run/containerd/io.containerd.runtime.v2.task/k8s.io/*"))
-	found["folders"], found["bundles"] = len(folders), len(bundles)
+	found["bundles"] = len(bundles)
 	return found
 }

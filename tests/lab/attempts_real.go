@@ -28,13 +28,13 @@ func onRunning() []attempt {
 			case "running: memory, inherited":
 				a.open = "rw:/proc/{qemu.pid}/fd/{qemu.memfd}"
 			case "running: log through a socket":
-				a.send = "a:{dir}/console.log"
+				a.send = "a:/proc/{shim.pid}/root{dir}/own/console.log"
 			}
 		})
 		list = append(list, each(from, te, []row{
 			{"running: trace", "seize " + pid, kind, "process", "ptrace"},
 			{"running: record", "open {dir}/record.json", policy.RunType, "dir", "search"},
-			{"running: console", "open {dir}/console.log", policy.RunType, "dir", "search"},
+			{"running: console", "open {dir}/own/console.log", policy.RunType, "dir", "search"},
 			{"running: folders of sandboxes", "list /run/cloister", policy.RunType, "dir", "read"},
 			{"running: engine's socket", "connect /run/containerd/containerd.sock", "initrc_runtime_t", "dir", "search"},
 			{"running: shim's socket", "connect {shim.socket}", "initrc_runtime_t", "dir", "search"},
