@@ -13,6 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"cloister/sys"
 )
 
 // Config is what a Create or Exec request says about stdio, as it stands there. An empty string is no stream.
@@ -139,14 +141,40 @@ func openSink(t target) (sink, error) {
 		f, err := os.OpenFile(t.path, os.O_WRONLY|os.O_APPEND|unix.O_NONBLOCK, 0)
 		return fileSink{f}, err
 	case kindFile:
-		if err := os.MkdirAll(filepath.Dir(t.path), 0o755); err != nil {
-			return nil, err
-		}
-		// Two outputs may name one file: O_APPEND keeps both.
-		f, err := os.OpenFile(t.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o644)
+		f, err := openLog(t.path)
 		return fileSink{f}, err
 	}
 	return nil, nil
+}
+
+// openLog opens a log file, which is made where it is missing. Its folder may be one that a guest can write to, a volume for
+// one: so the file must be a regular one, or the null device, and no link.
+func openLog(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	folder, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close() // O_PATH
+	// Two outputs may name one file: O_APPEND keeps both.
+	f, err := sys.OpenBelow(folder, filepath.Base(path), os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK|unix.O_NOCTTY, 0o644)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("log %q is a symbolic link: name the file that it leads to: %w", path, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(int(f.Fd()), &st)
+	if null := st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG && !null {
+		err = fmt.Errorf("log %q is neither a regular file nor the null device: %w", path, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // Wants says which streams Start needs.

@@ -407,6 +407,32 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// TestFileRefusesWhatAGuestMayPutThere: the log's folder may be a volume.
+func TestFileRefusesWhatAGuestMayPutThere(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	if err := errors.Join(
+		os.WriteFile(secret, []byte("s"), 0o600), os.Symlink("secret", filepath.Join(dir, "link")), os.Symlink("new", filepath.Join(dir, "dangling")),
+		unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600), os.Mkdir(filepath.Join(dir, "folder"), 0o700),
+	); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"link", "dangling", "fifo", "folder"} {
+		if i, err := stdio.Open(t.Context(), stdio.Config{Stdout: "file://" + filepath.Join(dir, name)}); err == nil {
+			t.Errorf("%s was opened", name)
+			_ = i.Close()
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "new")); err == nil {
+		t.Error("a file was made through a link")
+	}
+	i := open(t, stdio.Config{Stdout: "file:///dev/null"})
+	if err := i.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFullDisk writes where nothing can be stored: the guest is not held up, and Wait says what was lost.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
