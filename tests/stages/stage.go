@@ -72,18 +72,18 @@ func All() []Stage {
 			Name: "unit", About: "unit tests with the race detector", Tests: []string{Rest}, Flags: []string{"-race"}, Env: []string{"CGO_ENABLED=1"},
 			Background: true, Warm: 280 * s, Cold: 3 * m, Budget: 10 * m, Limit: 40 * m,
 		},
-		{Name: "machine", About: "the vmm room with real machines", Needs: guest, Tests: []string{"./tests/machine/..."}, Weight: 1, Warm: 50 * s, Budget: 2 * m, Limit: 5 * m, Guests: true},
+		{Name: "machine", About: "the vmm room with real machines", Needs: guest, Tests: []string{"./tests/machine/..."}, Weight: 1, Warm: 80 * s, Budget: 3 * m, Limit: 8 * m, Guests: true},
 		{Name: "integration", About: "the Task API by containerd and ctr", Needs: guest, Tests: []string{"./tests/integration/..."}, Weight: 1, Warm: 510 * s, Budget: 12 * m, Limit: 24 * m, Guests: true},
 		{
 			Name: "fuzz", About: "each fuzz test for some seconds, least lately run first", Command: []string{"go", "run", "./tests/stages/fuzz"},
 			Weight: 1, Warm: 414 * s, Cold: 60 * s, Budget: 7 * m, Limit: 14 * m, Elastic: 4 * m,
 		},
-		{Name: "files", About: "files in a guest beside runc", Needs: guest, Tests: []string{"./tests/files/..."}, Weight: 1, Warm: 154 * s, Budget: 200 * s, Limit: 10 * m, Guests: true},
+		{Name: "files", About: "files in a guest beside runc", Needs: guest, Tests: []string{"./tests/files/..."}, Weight: 1, Warm: 300 * s, Budget: 7 * m, Limit: 15 * m, Guests: true},
 		{
 			Name: "cri", About: "pods, containerd's CRI suite, networks", Needs: guest, Tests: []string{"./tests/cri/...", "./tests/network/..."}, Flags: []string{"-p", "1"},
 			Weight: 1, Warm: 456 * s, Budget: 10 * m, Limit: 20 * m, Optional: true, Guests: true,
 		},
-		{Name: "crash", About: "kills at every step, hostile guests, load", Needs: guest, Tests: []string{"./tests/crash/..."}, Weight: 1, Warm: 400 * s, Budget: 8 * m, Limit: 16 * m, Optional: true, Guests: true},
+		{Name: "crash", About: "kills at every step, hostile guests, load", Needs: guest, Tests: []string{"./tests/crash/..."}, Weight: 1, Warm: 660 * s, Budget: 14 * m, Limit: 25 * m, Optional: true, Guests: true},
 		{
 			Name: "docker", About: "Docker's daemon and command line, nerdctl's contract", Needs: guest, Tests: []string{"./tests/docker/...", "./tests/nerdctl/..."}, Flags: []string{"-p", "1"},
 			Weight: 1, Warm: 167 * s, Budget: 6 * m, Limit: 12 * m, Optional: true, Guests: true,
