@@ -99,6 +99,7 @@ func restoreLabels(m *machine) error {
 	}
 	first, second := engineTypes(kind)
 	return m.write(
+		wire.Write{Path: "/run/containerd", Folder: true, Context: object("initrc_runtime_t", "s0")},
 		wire.Write{Path: "/usr/bin/containerd", Label: true, Context: object(first, "s0")},
 		wire.Write{Path: "/lab/two/containerd", Label: true, Context: object(second, "s0")},
 		wire.Write{Path: "/usr/lib/qemu/virtiofsd", Label: true, Context: object(policy.VirtiofsdExecType, "s0")},

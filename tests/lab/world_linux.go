@@ -139,7 +139,11 @@ func (w *world) holder(words map[string]string, from string, p party, number int
 		words[from+"."+word] = strconv.Itoa(value)
 	}
 	words[from+".name"] = "@" + name
-	return nil
+	if from != "qemu" {
+		return nil
+	}
+	// As the shim does before a guest runs: not every policy makes memory at its maker's level.
+	return w.do("/usr/bin/chcon", "-l", p.level, fmt.Sprintf("/proc/%d/fd/%d", v.PID, v.Memfd))
 }
 
 func (w *world) hold(d domain, level, name string, number int) (victim, error) {

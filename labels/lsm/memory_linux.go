@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lsm
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"cloister/labels"
+
+	"golang.org/x/sys/unix"
+)
+
+// LevelMemory gives the memory files of a process its level, and reads it back. They are a guest's memory. On Debian's policy they have
+// it already; Fedora's and RHEL's give a new file the level of where it is made (default_range), which for a memfd is s0, and every
+// guest could use it. It is called before the guest runs, as Verify is. A file system that takes no labels is an error.
+func (d *Driver) LevelMemory(pid int, level labels.Level) error {
+	if d.mode == ModeNone {
+		return nil
+	}
+	folder := d.host.proc(strconv.Itoa(pid), "fd")
+	entries, err := os.ReadDir(folder)
+	if gone(err) {
+		return nil // Verify has told already
+	}
+	if err != nil {
+		return fmt.Errorf("memory of pid %d: %w", pid, err)
+	}
+	for _, entry := range entries {
+		path := d.host.proc(strconv.Itoa(pid), "fd", entry.Name())
+		if to, err := os.Readlink(path); err != nil || !strings.HasPrefix(to, "/memfd:") {
+			continue // closed since, or something else
+		}
+		if err := levelFile(path, level); err != nil {
+			return fmt.Errorf("memory of pid %d: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+func levelFile(path string, level labels.Level) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close() // O_PATH
+	have, err := FileLabel(f)
+	if err != nil {
+		return err
+	}
+	if have.Range == labels.At(level) {
+		return nil
+	}
+	return SetFileLabel(f, have.WithLevel(level))
+}
