@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"cloister/sandbox/guestapi"
 	"cloister/tests/bed"
 	"cloister/tests/host"
 	"cloister/tests/testenv"
@@ -110,7 +111,7 @@ func TestStartFailures(t *testing.T) {
 		}, nil, []string{"format 99, want 1", "build the guest image anew"}},
 		{"panic", hostile("exit", ""), nil, []string{"console: ", "Kernel panic", "Attempted to kill init"}},
 		{"silent-agent", hostile("silent", `boot = "20s"`), nil, []string{"said nothing for ", "timeouts.boot", "console: "}},
-		{"other-version", hostile("version", ""), nil, []string{"agent v99.0.0 speaks protocol 99", "this host speaks 2", "build the guest image anew"}},
+		{"other-version", hostile("version", ""), nil, []string{"agent v99.0.0 speaks protocol 99", fmt.Sprintf("this host speaks %d:", guestapi.Protocol), "build the guest image anew"}},
 		{"qemu-refuses", func(t *testing.T) settings {
 			return settings{machine: fmt.Sprintf("qemu = %q", s.program(t, "qemu-refuses", "echo no such machine >&2; exit 3\n"))}
 		}, nil, []string{"exit status 3", "no such machine"}},
