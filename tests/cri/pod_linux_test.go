@@ -143,6 +143,13 @@ func (b *bed) volumes(t *testing.T) []*runtimeapi.Mount {
 // meet has two containers of a pod meet in a volume: it is one file system.
 func meet(t *testing.T, b *bed, first, second, volume string) {
 	t.Helper()
+	pass(t, b, first, second, volume)
+	replace(t, b, first, second, volume)
+}
+
+// pass has one container write to a FIFO that the other reads.
+func pass(t *testing.T, b *bed, first, second, volume string) {
+	t.Helper()
 	step(t, "a FIFO in "+volume, func(t *testing.T) {
 		script := strings.ReplaceAll("mkfifo V/fifo; sh -c 'echo through >V/fifo' >/dev/null 2>&1 </dev/null &", "V", volume)
 		if got, code := b.exec(t, first, script); code != 0 {
@@ -152,9 +159,17 @@ func meet(t *testing.T, b *bed, first, second, volume string) {
 			t.Errorf("the other container reads %q, exit %d", got, code)
 		}
 	})
+}
+
+// replace has one container replace a file by rename that the other reads.
+func replace(t *testing.T, b *bed, first, second, volume string) {
+	t.Helper()
 	step(t, "files by rename in "+volume, func(t *testing.T) {
 		for i := range 4 {
-			b.exec(t, first, fmt.Sprintf("cd %s; echo %d >new; mv new replaced", volume, i))
+			script := fmt.Sprintf("cd %s && echo %d >new && mv new replaced", volume, i)
+			if got, code := b.exec(t, first, script); code != 0 {
+				t.Fatalf("%s = %q, exit %d", script, got, code)
+			}
 			if got, _ := b.exec(t, second, "cat "+volume+"/replaced"); got != fmt.Sprintf("%d\n", i) {
 				t.Errorf("the other container reads %q, want %d", got, i)
 			}
