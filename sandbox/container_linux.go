@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"cloister/labels"
 	"cloister/oci"
 	"cloister/sandbox/confine"
 	"cloister/sandbox/content"
@@ -99,7 +100,15 @@ func (s *Sandbox) admit(ctx context.Context, a *arrival) error {
 		}
 	}
 	for _, c := range a.Copies {
-		if err := s.confine.Admit(ctx, confine.File{Kind: confine.Copy, Host: a.files.Source(c.Mount)}); err != nil {
+		file := confine.File{Kind: confine.Copy, Host: a.files.Source(c.Mount)}
+		if text := a.source.Workload.Labels.Mount; text != "" {
+			label, err := labels.Parse(text)
+			if err != nil {
+				return fmt.Errorf("linux.mountLabel: %w", err)
+			}
+			file.Label = label
+		}
+		if err := s.confine.Admit(ctx, file); err != nil {
 			return fmt.Errorf("mount %q: %w", c.Destination, err)
 		}
 	}

@@ -23,7 +23,7 @@ func (s *selinux) Admit(ctx context.Context, f File) error {
 	case Share:
 		return own(f.Host, s.chosen.Rootfs)
 	case Copy:
-		return s.admitCopy(f.Host)
+		return s.admitCopy(f)
 	case Disk:
 		return s.admitDisk(ctx, f)
 	case Folder:
@@ -79,18 +79,21 @@ func (s *selinux) noteKept(ctx context.Context, shown, host *os.File) error {
 	return s.registry.Keep(ctx, s.tenant, s.chosen.Level, path)
 }
 
-// admitCopy refuses a file that is another sandbox's. The shim reads it, so the policy decides about
-// its type.
-func (s *selinux) admitCopy(f *os.File) error {
-	have, err := lsm.FileLabel(f)
+// admitCopy refuses a file that is another sandbox's. An engine labels its own file with the label that
+// it gives the container, which may be at another level than the pod's. The shim reads the file, so the
+// policy decides about its type.
+func (s *selinux) admitCopy(f File) error {
+	have, err := lsm.FileLabel(f.Host)
 	switch {
 	case errors.Is(err, lsm.ErrUnsupported), errors.Is(err, lsm.ErrNoLabel):
 		return nil // nobody's in particular
 	case err != nil:
 		return err
 	}
-	if level := have.Range.High; !s.chosen.Level.Dominates(level) {
-		return fmt.Errorf("%w: %q is at %v, which is another sandbox's: the sandbox is at %v", labels.ErrWish, f.Name(), level, s.chosen.Level)
+	ours := have.Type == s.chosen.Rootfs.Type || have.Type == s.chosen.Image.Type || have.Type == s.chosen.Run.Type
+	engines := !ours && have == f.Label
+	if level := have.Range.High; !engines && !s.chosen.Level.Dominates(level) {
+		return fmt.Errorf("%w: %q is at %v, which is another sandbox's: the sandbox is at %v", labels.ErrWish, f.Host.Name(), level, s.chosen.Level)
 	}
 	return nil
 }

@@ -86,7 +86,7 @@ type File struct {
 	// Shown is what the file server sees of a Folder; nil: Host.
 	Shown *os.File
 	// Sharing and Label say how a Folder is to be labelled. Empty is a root file system's: private, unless
-	// its label fits already.
+	// its label fits already. The Label of a Copy is the one that the engine gives the container's files.
 	Sharing labels.Sharing
 	Label   labels.Label
 	// ReadOnly is of a Disk that the guest may only read, New of one that was made for the sandbox.

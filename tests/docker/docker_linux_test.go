@@ -238,7 +238,8 @@ func (b *engine) reboot(t *testing.T) {
 	}
 	b.Place.Run(t, "sh", "-c", `awk '$5 ~ "^/run/" { print $5 }' /proc/self/mountinfo | tac | xargs -r -n 1 umount -l
 for l in $(ls /sys/class/net); do [ $l = lo ] || ip link delete $l; done # the other end of a veth is gone by then
-iptables -F; iptables -t nat -F; rm -rf /run/cloister /run/containerd /run/docker /run/netns`)
+iptables -F; iptables -t nat -F; rm -rf /run/cloister /run/containerd /run/docker /run/netns
+rm -rf "$0"/mcs/*-*-*-*-* # reservations are of one boot`, filepath.Join(b.Place.Dir, "cloister"))
 	if !await(func() bool { // once the kernel has buried who was killed
 		const script = "for d in /sys/fs/cgroup/$0 /sys/fs/cgroup/*/$0; do [ ! -d $d ] || find $d -mindepth 1 -depth -type d ! -exec rmdir {} \\; -print; done 2>/dev/null"
 		return b.Place.Run(t, "sh", "-c", script, b.CgroupParent) == ""

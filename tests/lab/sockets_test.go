@@ -94,7 +94,7 @@ func (l *lab) refusalIsTold(t *testing.T, w want) {
 // shells looks into a sandbox as root's shell does, and as those do that must not.
 func shells(t *testing.T, l *lab, id string) {
 	t.Helper()
-	const look = "cloister debug %s \"cat /proc/1/comm; exit 3\" || echo exit $?"
+	const look = "cloister debug %s sh -c \"cat /proc/1/comm; exit 3\" || echo exit $?"
 	for _, as := range []string{"", "runcon unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023 "} {
 		if out := l.sh(t, as+fmt.Sprintf(look, id)); out != "init\nexit 3\n" {
 			t.Errorf("%scloister debug: %q", as, out)

@@ -259,7 +259,7 @@ func (h Host) files(t testing.TB, s Snapshot, folder string) {
 func isStore(name string) bool {
 	for _, pattern := range []string{
 		"mcs", "mcs/lock", "mcs/kept", "mcs/*-*-*-*-*", "mcs/*-*-*-*-*/pairs", "mcs/*-*-*-*-*/shares", "mcs/*-*-*-*-*/wide",
-		"verified.json", "relabel", "relabel/files", "relabel/locks", "relabel/sandboxes", "relabel/files/*-*-*-*-*",
+		"verified.json", "relabel", "relabel/files", "relabel/locks", "relabel/locks/file-??", "relabel/locks/sandbox-??", "relabel/sandboxes", "relabel/files/*-*-*-*-*",
 	} {
 		if ok, err := filepath.Match(pattern, name); err == nil && ok {
 			return true
