@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -141,7 +142,8 @@ func dialPatiently(ctx context.Context, path string) (net.Conn, error) {
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			full = err
-		case full != nil && ctx.Err() != nil:
+		case full != nil && (ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)):
+			<-ctx.Done() // the dialer may be a little earlier
 			return nil, full
 		default:
 			return conn, err
