@@ -99,16 +99,21 @@ func (s *Sandbox) admit(ctx context.Context, a *arrival) error {
 			}
 		}
 	}
-	for _, c := range a.Copies {
-		file := confine.File{Kind: confine.Copy, Host: a.files.Source(c.Mount)}
-		if text := a.source.Workload.Labels.Mount; text != "" {
-			label, err := labels.Parse(text)
-			if err != nil {
-				return fmt.Errorf("linux.mountLabel: %w", err)
-			}
-			file.Label = label
+	return s.admitCopies(ctx, a)
+}
+
+// admitCopies admits the files that the guest gets a copy of. A label that the engine gave the container's mounts fits
+// as well as none: the file is only read, by the shim.
+func (s *Sandbox) admitCopies(ctx context.Context, a *arrival) error {
+	var label labels.Label
+	if text := a.source.Workload.Labels.Mount; text != "" && len(a.Copies) > 0 {
+		var err error
+		if label, err = labels.Parse(text); err != nil {
+			return fmt.Errorf("linux.mountLabel: %w", err)
 		}
-		if err := s.confine.Admit(ctx, file); err != nil {
+	}
+	for _, c := range a.Copies {
+		if err := s.confine.Admit(ctx, confine.File{Kind: confine.Copy, Host: a.files.Source(c.Mount), Label: label}); err != nil {
 			return fmt.Errorf("mount %q: %w", c.Destination, err)
 		}
 	}

@@ -69,7 +69,9 @@ func describe(t *testing.T, name string, config []byte) string {
 	if err != nil {
 		return out + "spec refused: " + err.Error() + "\n"
 	}
-	var mounts struct{ Mounts json.RawMessage }
+	var mounts struct {
+		Mounts json.RawMessage `json:"mounts"`
+	}
 	if err := json.Unmarshal(spec, &mounts); err != nil {
 		t.Fatal(err)
 	}
