@@ -165,6 +165,15 @@ func NewPair(a, b Category) (Pair, error) {
 // Set is the pair as a set.
 func (p Pair) Set() Set { return NewSet(p.Low, p.High) }
 
+// Pairs is how many pairs there are.
+const Pairs = Categories * (Categories - 1) / 2
+
+// Rank numbers the pairs from 0 to Pairs-1 by their low category, then by their high one.
+func (p Pair) Rank() int {
+	low, high := int(p.Low), int(p.High)
+	return low*(2*Categories-low-1)/2 + high - low - 1
+}
+
 // String writes "c1,c5".
 func (p Pair) String() string { return p.Low.String() + "," + p.High.String() }
 

@@ -213,3 +213,18 @@ func level(t *testing.T, text string) Level {
 	}
 	return l
 }
+
+func TestRankNumbersEveryPair(t *testing.T) {
+	next := 0
+	for low := range Categories {
+		for high := low + 1; high < Categories; high++ {
+			if got := (Pair{Low: Category(low), High: Category(high)}).Rank(); got != next {
+				t.Fatalf("Rank of c%d,c%d = %d, want %d", low, high, got, next)
+			}
+			next++
+		}
+	}
+	if next != Pairs {
+		t.Errorf("%d pairs, want %d", next, Pairs)
+	}
+}

@@ -11,6 +11,9 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
 
 	"cloister/labels/lsm"
 	"cloister/sandbox/confine"
@@ -60,7 +63,7 @@ func resolve(configured string, places ...string) (string, error) {
 }
 
 // reserve gives the sandbox its identity on this host.
-func (s *Sandbox) reserve(ctx context.Context) error {
+func (s *Sandbox) reserve(ctx context.Context, p *planned) error {
 	owner := s.request.Namespace + "/" + s.request.ID
 	err := s.do(statedir.Effect{Kind: statedir.KindReservation, Detail: owner}, func(*statedir.Effect) (err error) {
 		s.identity, err = s.confine.Reserve(ctx)
@@ -69,11 +72,30 @@ func (s *Sandbox) reserve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.owner, err = s.config.Jail.Owner(s.identity.Rank, p.machine.Accel == vmm.AccelKVM); err != nil {
+		return err
+	}
+	if err := s.reachable(p.machine); err != nil {
+		return err
+	}
+	s.facts["uid"] = strconv.FormatUint(uint64(s.owner.ID), 10)
 	s.facts["level"] = s.identity.Level.String()
 	if !s.identity.Label.IsZero() {
 		s.facts["label"] = s.identity.Label.String()
 	}
 	return nil
+}
+
+// reachable refuses files that QEMU opens by name and that its user may not open.
+func (s *Sandbox) reachable(m vmm.Machine) error {
+	errs := []error{s.owner.MayOpen(s.programs.QEMU, unix.X_OK), s.owner.MayOpen(m.Kernel, unix.R_OK)}
+	if m.Initrd != "" {
+		errs = append(errs, s.owner.MayOpen(m.Initrd, unix.R_OK))
+	}
+	if m.Accel == vmm.AccelKVM {
+		errs = append(errs, s.owner.MayOpen("/dev/kvm", unix.R_OK|unix.W_OK))
+	}
+	return errors.Join(errs...)
 }
 
 // admitFolder has what is shown to the guest fit for the sandbox. host is the file on the host, shown what

@@ -18,7 +18,7 @@ import (
 // jailOf is what a helper is started in: confined as its role says, in the sandbox's network namespace and
 // cgroup, with the sandbox's mark in its environment.
 func (s *Sandbox) jailOf(r confine.Role) jail.Jail {
-	j := jail.ForQEMU(s.config.Jail)
+	j := jail.ForQEMU(s.config.Jail, s.owner)
 	if r == confine.FileServer {
 		j = jail.ForVirtiofsd(s.config.Jail)
 	}

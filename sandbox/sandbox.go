@@ -58,6 +58,7 @@ type Sandbox struct {
 	programs lsm.Programs
 	confine  confine.Driver
 	identity confine.Identity // what confine has reserved
+	owner    jail.Owner       // whom QEMU belongs to; its id follows from the identity
 	netns    *network.Namespace
 	files    *virtiofsd.Process
 	machine  *qemu.Process
@@ -103,7 +104,7 @@ func (s *Sandbox) steps(p *planned) []step {
 	return []step{
 		{"plan", func(ctx context.Context) error { return s.plan(ctx, p) }},
 		{"promise", func(ctx context.Context) error { return s.promise(ctx) }},
-		{"label", s.reserve},
+		{"label", func(ctx context.Context) error { return s.reserve(ctx, p) }},
 		{"content", func(ctx context.Context) error { return s.admit(ctx, s.first) }},
 		{"prepare", func(context.Context) error { return s.prepare(p) }},
 		{"files", func(ctx context.Context) error { return s.serveFiles(ctx, p) }},

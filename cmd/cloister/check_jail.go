@@ -17,7 +17,9 @@ func checkJail(_ context.Context, s *site) []finding {
 	}
 	list := make([]finding, 0, len(jail.Parts()))
 	for _, p := range jail.Parts() {
-		if s.config.Jail.Has(p) {
+		if err := s.config.Jail.CheckHost(s.path("/etc")); p == jail.Users && s.config.Jail.Has(p) && err != nil {
+			list = append(list, failed(string(p), err))
+		} else if s.config.Jail.Has(p) {
 			list = append(list, ok(string(p), "on: %s", p.About()))
 		} else {
 			list = append(list, warn(string(p), "off, so this does not hold: "+p.About(), "remove \""+string(p)+"\" from disable under [jail]"))

@@ -40,11 +40,22 @@ type Driver interface { //nolint:interfacebloat // one method for each step of a
 type Identity struct {
 	// Level is the sandbox's own on this host, as a rule a pair of categories.
 	Level labels.Level
+	// Rank numbers the level, from 0 to labels.Pairs: no other sandbox of the host has it. Levels that are
+	// not a pair, which sandboxes share on purpose or an administrator chose, all have labels.Pairs.
+	Rank int
 	// Label is the machine's; zero with a driver that does not label.
 	Label labels.Label
 	// Files is the label for the files of a file system that is mounted for the sandbox (context=); zero
 	// with a driver that does not label.
 	Files labels.Label
+}
+
+// rankOf numbers a level; see Identity.Rank.
+func rankOf(l labels.Level) int {
+	if p, ok := l.Pair(); ok {
+		return p.Rank()
+	}
+	return labels.Pairs
 }
 
 // Role is what a process does for a sandbox.

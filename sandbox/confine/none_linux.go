@@ -38,7 +38,7 @@ func (n *none) Reserve(ctx context.Context) (Identity, error) {
 		return Identity{}, err
 	}
 	n.level = entry.Level
-	return Identity{Level: entry.Level}, nil
+	return Identity{Level: entry.Level, Rank: rankOf(entry.Level)}, nil
 }
 
 func (n *none) Exec(Role) (unset func(), err error) { return n.host.SetExec(labels.Label{}) }

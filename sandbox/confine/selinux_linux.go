@@ -81,7 +81,7 @@ func (s *selinux) Reserve(ctx context.Context) (Identity, error) {
 		return Identity{}, errors.Join(err, s.registry.Release(context.WithoutCancel(ctx), s.owner, entry.Level))
 	}
 	s.chosen = chosen
-	return Identity{Level: entry.Level, Label: chosen.QEMU, Files: chosen.Rootfs}, nil
+	return Identity{Level: entry.Level, Rank: rankOf(entry.Level), Label: chosen.QEMU, Files: chosen.Rootfs}, nil
 }
 
 func (s *selinux) Release(ctx context.Context) error {

@@ -15,6 +15,7 @@ type Part string
 
 // The parts; see About. All are on unless they are named under disable.
 const (
+	Users        Part = "users"
 	Capabilities Part = "capabilities"
 	NoNewPrivs   Part = "no_new_privs"
 	Namespaces   Part = "namespaces"
@@ -23,11 +24,13 @@ const (
 )
 
 // Parts are all parts, in the order in which they are shown.
-func Parts() []Part { return []Part{Capabilities, NoNewPrivs, Namespaces, Devices, RootDir} }
+func Parts() []Part { return []Part{Users, Capabilities, NoNewPrivs, Namespaces, Devices, RootDir} }
 
 // About says what a part does, for people.
 func (p Part) About() string {
 	switch p {
+	case Users:
+		return "QEMU runs as a user and group of its own, another for each sandbox"
 	case Capabilities:
 		return "QEMU has no capability, virtiofsd only those that it needs"
 	case NoNewPrivs:
@@ -44,7 +47,8 @@ func (p Part) About() string {
 
 // Config is the part [jail] of the configuration.
 type Config struct {
-	Disable []Part `toml:"disable"` // parts that are left out, by name; default none
+	Disable []Part `toml:"disable"`  // parts that are left out, by name; default none
+	UIDBase uint32 `toml:"uid_base"` // first of the 523,777 uids and gids of sandboxes, which nobody else may have; default 1879048192
 }
 
 // Check refuses a name that is no part's.
@@ -53,6 +57,9 @@ func (c Config) Check() error {
 		if !slices.Contains(Parts(), p) {
 			return fmt.Errorf("jail.disable: %q is no part of the jail: want some of %v: %w", p, Parts(), errdefs.ErrInvalidArgument)
 		}
+	}
+	if base := c.uidBase(); base < leastBase || base > mostBase {
+		return fmt.Errorf("jail.uid_base = %d: want %d to %d: %w", base, leastBase, mostBase, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

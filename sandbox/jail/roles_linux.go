@@ -4,9 +4,13 @@ package jail
 
 import "golang.org/x/sys/unix"
 
-// ForQEMU is the jail of a machine's process. It has no capability: everything that needs one comes to it
-// as an open descriptor.
-func ForQEMU(c Config) Jail { return c.of(NewSet()) }
+// ForQEMU is the jail of a machine's process, which has the owner's rights on the host and no capability:
+// everything that needs more comes to it as an open descriptor.
+func ForQEMU(c Config, o Owner) Jail {
+	j := c.of(NewSet())
+	j.Owner = o
+	return j
+}
 
 // ForVirtiofsd is the jail of a file server. It acts for all users of its guest, and changes its root and
 // its limits once. When it becomes one of those users it keeps its capabilities, without the groups that

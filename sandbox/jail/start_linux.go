@@ -40,6 +40,9 @@ type Jail struct {
 	Group interface{ Add(pid int) error }
 	// OOMScore is the least oom_score_adj that the process gets; a higher one is inherited.
 	OOMScore int
+	// Owner is the process's user, group and supplementary groups. With a user other than root it has no
+	// capability after its exec.
+	Owner Owner
 	// Env is added to the environment of the command.
 	Env []string
 }
@@ -96,6 +99,11 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 	if err := j.Root.enter(); err != nil {
 		return -1, err
 	}
+	// For this process too, which has what its guest's containers write. Of another user's process the
+	// limit could be set with CAP_SYS_RESOURCE alone.
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return -1, fmt.Errorf("set the core limit: %w", err)
+	}
 	if j.KeepCapabilities {
 		if err := unix.Prctl(unix.PR_SET_SECUREBITS, noSetuidFixup, 0, 0, 0); err != nil {
 			return -1, fmt.Errorf("keep capabilities over a change of user: %w: the shim needs CAP_SETPCAP", err)
@@ -124,6 +132,9 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 	}
 	cmd.SysProcAttr.PidFD = &pidfd
 	cmd.SysProcAttr.Cloneflags |= j.Isolate
+	if j.Owner.ID != 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: j.Owner.ID, Gid: j.Owner.ID, Groups: j.Owner.Groups}
+	}
 	err = cmd.Start()
 	cmd.SysProcAttr.PidFD = nil
 	return pidfd, err

@@ -18,8 +18,8 @@ import (
 // ErrEscaped is wrapped when a process is not in the jail that it was started in.
 var ErrEscaped = errors.New("process is not in its jail")
 
-// Verify reads back from the kernel what every thread of the process has: capabilities, no_new_privs and
-// namespaces. It is called while the process cannot have been reaped, before it does anything for a
+// Verify reads back from the kernel what every thread of the process has: user and groups, capabilities,
+// no_new_privs and namespaces. It is called while the process cannot have been reaped, before it does anything for a
 // guest.
 func (j Jail) Verify(pid int) error {
 	folder := filepath.Join("/proc", strconv.Itoa(pid), "task")
@@ -55,6 +55,9 @@ func (j Jail) checkStatus(text []byte) error {
 			fields[name] = strings.TrimSpace(value)
 		}
 	}
+	if err := j.Owner.check(fields); err != nil {
+		return err
+	}
 	if j.Bounding != nil {
 		for _, name := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
 			have, err := strconv.ParseUint(fields[name], 16, 64)
@@ -68,6 +71,25 @@ func (j Jail) checkStatus(text []byte) error {
 	}
 	if j.NoNewPrivs && fields["NoNewPrivs"] != "1" {
 		return fmt.Errorf("%w: NoNewPrivs is %q, want 1", ErrEscaped, fields["NoNewPrivs"])
+	}
+	return nil
+}
+
+// check compares the real, effective, saved and file system ids, and the groups.
+func (o Owner) check(fields map[string]string) error {
+	if o.ID == 0 {
+		return nil
+	}
+	groups := make([]string, len(o.Groups))
+	for i, g := range o.Groups {
+		groups[i] = strconv.FormatUint(uint64(g), 10)
+	}
+	id := strconv.FormatUint(uint64(o.ID), 10)
+	all := strings.Join([]string{id, id, id, id}, "\t")
+	for _, f := range []struct{ name, want string }{{"Uid", all}, {"Gid", all}, {"Groups", strings.Join(groups, " ")}} {
+		if have := fields[f.name]; have != f.want {
+			return fmt.Errorf("%w: %s is %q, want %q", ErrEscaped, f.name, have, f.want)
+		}
 	}
 	return nil
 }

@@ -34,6 +34,25 @@ func jailed(of func(jail.Config) jail.Jail) jail.Jail {
 	return of(jail.Config{})
 }
 
+// forQEMU is QEMU's jail, with the user of some sandbox.
+func forQEMU(c jail.Config) jail.Jail {
+	owner, err := c.Owner(os.Getpid()%jail.Ranks, false)
+	if err != nil {
+		panic(err)
+	}
+	return jail.ForQEMU(c, owner)
+}
+
+// passable lets all users pass the folders of a test, of which QEMU is one.
+func passable(t *testing.T, dir string) {
+	t.Helper()
+	for ; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // guestImage returns a kernel and an initial image that has the test's program as
 // process 1. Kernels with modules take them from the folder TEST_MODULES, in the
 // order of its modules.txt. TEST_KERNEL, TEST_MODULES and TEST_CMDLINE, more kernel
@@ -71,6 +90,10 @@ func guestImage(t *testing.T) (kernel, initrd string) {
 	}
 	initrd = filepath.Join(dir, "initrd")
 	write(t, initrd, image.String())
+	passable(t, dir)
+	if err := os.Chmod(initrd, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	return kernel, initrd
 }
 
@@ -124,7 +147,7 @@ type running struct {
 // boot starts a machine and waits for its guest's hello.
 func boot(t *testing.T, m vmm.Machine, o qemu.Options) *running {
 	t.Helper()
-	o.Binary, o.Starter, o.Dir = testenv.NeedQEMU(t), jailed(jail.ForQEMU), t.TempDir()
+	o.Binary, o.Starter, o.Dir = testenv.NeedQEMU(t), jailed(forQEMU), t.TempDir()
 	log := filepath.Join(o.Dir, "qemu.log")
 	o.Log = create(t, log, os.O_APPEND)
 	began := time.Now()

@@ -22,7 +22,7 @@ func testJail(t *testing.T, board vmm.MachineType) {
 	_, server := share(t)
 	m := describe(t, board)
 	m.Share = &vmm.Share{Tag: "cloister"}
-	p, err := qemu.Start(t.Context(), m, qemu.Options{Binary: testenv.NeedQEMU(t), Starter: jailed(jail.ForQEMU), Dir: t.TempDir(), Share: server.Socket()})
+	p, err := qemu.Start(t.Context(), m, qemu.Options{Binary: testenv.NeedQEMU(t), Starter: jailed(forQEMU), Dir: t.TempDir(), Share: server.Socket()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,11 +31,11 @@ func testJail(t *testing.T, board vmm.MachineType) {
 			t.Error(err)
 		}
 	})
-	if err := errors.Join(jail.ForQEMU(jail.Config{}).Verify(p.Pid()), jail.ForVirtiofsd(jail.Config{}).Verify(server.Pid())); err != nil {
+	if err := errors.Join(forQEMU(jail.Config{}).Verify(p.Pid()), jail.ForVirtiofsd(jail.Config{}).Verify(server.Pid())); err != nil {
 		t.Error(err)
 	}
 	// The file server may have what QEMU must not.
-	if err := jail.ForQEMU(jail.Config{}).Verify(server.Pid()); !errors.Is(err, jail.ErrEscaped) {
+	if err := forQEMU(jail.Config{}).Verify(server.Pid()); !errors.Is(err, jail.ErrEscaped) {
 		t.Errorf("virtiofsd in QEMU's jail = %v, want %v", err, jail.ErrEscaped)
 	}
 }

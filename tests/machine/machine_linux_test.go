@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"cloister/sandbox/jail"
 	"cloister/tests/testenv"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
@@ -206,7 +205,7 @@ func TestBounds(t *testing.T) {
 	boot(t, m, qemu.Options{}).end()
 
 	m.CPUs = vmm.MaxCPUs
-	p, err := qemu.Start(t.Context(), m, qemu.Options{Binary: testenv.NeedQEMU(t), Starter: jailed(jail.ForQEMU), Dir: t.TempDir()})
+	p, err := qemu.Start(t.Context(), m, qemu.Options{Binary: testenv.NeedQEMU(t), Starter: jailed(forQEMU), Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,13 +5,26 @@ package child
 import (
 	"fmt"
 	"math"
+	"os"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // NoCore keeps a process from ever dumping its memory, which is a guest's or holds
-// a guest's files.
+// a guest's files. A process of another user, whose limits need CAP_SYS_RESOURCE, has
+// inherited the limit.
 func NoCore(pid int) error {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	if err != nil {
+		return fmt.Errorf("core limit of pid %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "Max core file size"); ok && slices.Equal(strings.Fields(rest), []string{"0", "0", "bytes"}) {
+			return nil
+		}
+	}
 	if err := unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil); err != nil {
 		return fmt.Errorf("core limit of pid %d: %w", pid, err)
 	}
