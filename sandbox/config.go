@@ -11,7 +11,8 @@ import (
 	"cloister/sandbox/confine"
 	"cloister/sandbox/jail"
 	"cloister/sandbox/plan"
-	"cloister/sandbox/statedir"
+	"cloister/sandbox/recovery"
+	"cloister/sandbox/undo"
 	"cloister/vmm"
 )
 
@@ -29,16 +30,13 @@ type Config struct {
 	Timeouts  Timeouts       `toml:"timeouts"`
 	Debug     Debug          `toml:"debug"`
 
-	// Trace is told of each effect on the host before, after, and once it is on
-	// disk as done, of each step that was done or taken back, and of each part of
-	// a call that is over; for crash tests. It must not block.
-	Trace func(what, moment string) `toml:"-"`
+	Trace undo.Trace `toml:"-"` // for crash tests
 }
 
-func (c Config) trace(e statedir.Effect, moment string) {
-	if c.Trace != nil {
-		c.Trace(string(e.Kind)+" "+filepath.Base(e.Path), moment)
-	}
+// Recovery says where cleanup looks for what dead shims left.
+func (c Config) Recovery() recovery.Host {
+	c = c.withDefaults()
+	return recovery.Host{State: c.State, Root: c.Root, Labels: c.Labels, Trace: c.Trace}
 }
 
 // Guest says which guest image sandboxes start with.

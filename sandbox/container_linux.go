@@ -22,6 +22,7 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
+	"cloister/sandbox/undo"
 )
 
 // Container is a container to be put into the sandbox.
@@ -29,7 +30,7 @@ type Container = content.Container
 
 // resident is a container's part of the sandbox.
 type resident struct {
-	undo     undo
+	undo     undo.Stack
 	rootfs   *os.File // top of the root file system that the machine's process may show; nil for none
 	readOnly bool
 
@@ -137,10 +138,10 @@ func (s *Sandbox) prepareDisk(ctx context.Context, d plan.Disk) error {
 
 // Add makes a container's files visible in the guest and gives the guest's bundle. On an error nothing of it is left.
 func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err error) {
-	r := &resident{undo: undo{trace: s.config.Trace}}
+	r := &resident{undo: undo.Stack{Trace: s.config.Trace}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, r.undo.run(ctx))
+			err = errors.Join(err, r.undo.Run(ctx))
 		}
 	}()
 	a, err := s.takeFirst(ctx, c)
@@ -155,7 +156,7 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 	if err := s.share.AddContainer(c.ID); err != nil {
 		return "", err
 	}
-	r.undo.push("container's share", func(context.Context) error { return s.share.RemoveContainer(c.ID) })
+	r.undo.Push("container's share", func(context.Context) error { return s.share.RemoveContainer(c.ID) })
 	req, err := s.furnish(ctx, r, a)
 	if err != nil {
 		return "", err
@@ -164,7 +165,7 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 	if err != nil {
 		return "", s.Explain(err)
 	}
-	r.undo.push("container in the guest", func(ctx context.Context) error { return s.forget(ctx, c.ID) })
+	r.undo.Push("container in the guest", func(ctx context.Context) error { return s.forget(ctx, c.ID) })
 	s.serveSockets(ctx, r, a)
 	for _, f := range r.copied {
 		if err := s.serveNames(ctx, f); err != nil {
@@ -267,7 +268,7 @@ func (s *Sandbox) Remove(ctx context.Context, id string) error {
 		return nil
 	}
 	defer s.Phase(ctx, "remove")()
-	return r.undo.run(ctx)
+	return r.undo.Run(ctx)
 }
 
 // removeRest takes out what containers are left when the machine has ended, and waits for those that are just being taken
@@ -333,7 +334,7 @@ func (s *Sandbox) shareRootfs(ctx context.Context, r *resident, a *arrival) erro
 	if err != nil {
 		return err
 	}
-	r.undo.push("root file system", func(context.Context) error { return top.Close() })
+	r.undo.Push("root file system", func(context.Context) error { return top.Close() })
 	source := a.files.Rootfs()
 	if source == nil {
 		source = top
@@ -343,7 +344,7 @@ func (s *Sandbox) shareRootfs(ctx context.Context, r *resident, a *arrival) erro
 	}
 	if w := a.source.Workload; w.Role == oci.Single {
 		r.rootfs, r.readOnly = top, w.Rootfs.ReadOnly
-		r.undo.push("files of the machine's process", func(context.Context) error { return s.showFiles(nil) })
+		r.undo.Push("files of the machine's process", func(context.Context) error { return s.showFiles(nil) })
 		return s.showFiles(r)
 	}
 	return nil
@@ -355,7 +356,7 @@ func (s *Sandbox) addVolume(ctx context.Context, r *resident, a *arrival, v plan
 	if err != nil {
 		return nil, err
 	}
-	r.undo.push("volume "+v.Destination, func(context.Context) error { return use.Release() })
+	r.undo.Push("volume "+v.Destination, func(context.Context) error { return use.Release() })
 	return use, s.admitFolder(ctx, a.files.Source(v.Mount), use.Top, v.Treatment)
 }
 
@@ -366,7 +367,7 @@ func (s *Sandbox) addCopies(ctx context.Context, r *resident, a *arrival, req *g
 		return err
 	}
 	r.copied = copied
-	r.undo.push("copied files", func(context.Context) error {
+	r.undo.Push("copied files", func(context.Context) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		s.changes.Forget(r.copied)
@@ -424,7 +425,7 @@ func (s *Sandbox) followFiles(ctx context.Context) {
 		return
 	}
 	s.changes = changes
-	s.undo.push("watch of files", func(context.Context) error { return changes.Close() })
+	s.undo.Push("watch of files", func(context.Context) error { return changes.Close() })
 }
 
 // tokens are random names for the streams of sockets.

@@ -19,11 +19,11 @@ func (s *Sandbox) addDisk(ctx context.Context, r *resident, d plan.Disk) (lun in
 		return 0, err
 	}
 	lun = s.takeLUN()
-	r.undo.push("lun", func(context.Context) error { s.dropLUN(lun); return nil })
+	r.undo.Push("lun", func(context.Context) error { s.dropLUN(lun); return nil })
 	if err := s.plug(ctx, lun, d); err != nil {
 		return 0, err
 	}
-	r.undo.push("disk "+d.Path, func(ctx context.Context) error { return s.unplug(ctx, lun) })
+	r.undo.Push("disk "+d.Path, func(ctx context.Context) error { return s.unplug(ctx, lun) })
 	return lun, nil
 }
 

@@ -17,10 +17,7 @@ func TestStatOf(t *testing.T) {
 	if state, cpu := statOf(nil); state != "" || cpu != 0 {
 		t.Errorf("statOf of nothing = %s, %s", state, cpu)
 	}
-	for begin := time.Now(); time.Since(begin) < 50*time.Millisecond; {
-		_ = strings.Repeat("x", 1000) // uses CPU time
-	}
-	if w := threads(os.Getpid()); w.cpu <= 0 {
-		t.Errorf("this process used %s", w.cpu)
+	for threads(os.Getpid()).cpu == 0 { // until the kernel has counted a first tick
+		_ = strings.Repeat("x", 1000)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 
 	"github.com/containerd/log"
 	"google.golang.org/protobuf/proto"
@@ -32,17 +31,11 @@ func (s *Sandbox) claimNetwork() error {
 		func(context.Context) error { return s.netns.Restore(ports) })
 }
 
-// releaseNetwork puts right what a dead shim left in an engine's namespace.
-func releaseNetwork(_ context.Context, e statedir.Effect) error {
-	identity, ports, _ := strings.Cut(e.Detail, "\t")
-	return network.RestoreAt(e.Path, identity, ports)
-}
-
 // follow tells the guest of every change of its network from here on, and of
 // those since it was configured.
 func (s *Sandbox) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.undo.push("network watch", func(context.Context) error { cancel(); return nil })
+	s.undo.Push("network watch", func(context.Context) error { cancel(); return nil })
 	changed := func() error {
 		s.network.Lock()
 		defer s.network.Unlock()
@@ -70,7 +63,7 @@ func (s *Sandbox) forward(ctx context.Context) {
 		log.G(ctx).WithField("sandbox", s.request.ID).WithError(err).Warn("port-forward will not reach the guest")
 		return
 	}
-	s.undo.push("forwarder", func(context.Context) error { return f.Close() })
+	s.undo.Push("forwarder", func(context.Context) error { return f.Close() })
 }
 
 // SyncNetwork gives the guest the network that the namespace has now. What a guest cannot have is an error until a container has been started, as it

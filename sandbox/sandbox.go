@@ -27,6 +27,7 @@ import (
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
+	"cloister/sandbox/undo"
 	"cloister/vmm/qemu"
 	"cloister/vmm/virtiofsd"
 )
@@ -64,7 +65,7 @@ type Sandbox struct {
 	machine  *qemu.Process
 	root     *jail.Root // of the machine's process; nil on a host that cannot
 	guest    *guestapi.Client
-	undo     undo
+	undo     undo.Stack
 	done     chan struct{} // closed when the machine has ended
 	end      ending
 
@@ -132,12 +133,12 @@ func Start(ctx context.Context, cfg Config, req Request) (s *Sandbox, err error)
 
 func start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error) {
 	s := &Sandbox{
-		config: cfg.withDefaults(), request: req, done: make(chan struct{}), begun: time.Now(), undo: undo{trace: cfg.Trace},
+		config: cfg.withDefaults(), request: req, done: make(chan struct{}), begun: time.Now(), undo: undo.Stack{Trace: cfg.Trace},
 		containers: map[string]*resident{}, luns: map[int]bool{},
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.undo.run(ctx))
+			err = errors.Join(err, s.undo.Run(ctx))
 			s.dropFirst()
 		}
 	}()
@@ -176,7 +177,7 @@ func (s *Sandbox) Phase(ctx context.Context, name string) func() {
 }
 
 // Reached says that a part of a call with an effect is over; for crash tests.
-func (s *Sandbox) Reached(part string) { s.undo.tell(part, "reached") }
+func (s *Sandbox) Reached(part string) { s.undo.Trace.Tell(part, "reached") }
 
 // Pid is QEMU's pid on the host.
 func (s *Sandbox) Pid() int { return s.machine.Pid() }
@@ -210,7 +211,7 @@ func (s *Sandbox) Halt(ctx context.Context) (bool, error) {
 func (s *Sandbox) Destroy(ctx context.Context) error {
 	done := s.Phase(ctx, "destroy")
 	s.end.asked.Store(true)
-	err := s.undo.run(ctx)
+	err := s.undo.Run(ctx)
 	done()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,29 +219,9 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	return err
 }
 
-// do makes an effect on the host. It is on disk before it happens, so that
-// whoever comes next can take it back; undo must succeed when nothing happened.
+// do makes an effect on the host that the sandbox's record has.
 func (s *Sandbox) do(e statedir.Effect, act func(*statedir.Effect) error, undo func(context.Context) error) error {
-	seq, err := s.journal.Promise(e)
-	if err != nil {
-		return err
-	}
-	s.undo.push(e.String(), func(ctx context.Context) error {
-		if err := undo(ctx); err != nil {
-			return err
-		}
-		return s.journal.Forget(seq)
-	})
-	s.config.trace(e, "promised")
-	if err := act(&e); err != nil {
-		return err
-	}
-	s.config.trace(e, "made")
-	err = s.journal.Done(seq, func(stored *statedir.Effect) {
-		stored.Path, stored.Detail, stored.Process = e.Path, e.Detail, e.Process
-	})
-	s.config.trace(e, "written")
-	return err
+	return s.undo.Do(s.journal, e, act, undo)
 }
 
 // Note writes down what people ask of a running sandbox: what it runs on and how

@@ -32,7 +32,7 @@ func (s *Sandbox) serveSockets(ctx context.Context, r *resident, a *arrival) {
 		token := guestapi.Token(socket.Token)
 		go content.Relay(ctx, socket.Name, func(ctx context.Context) (*guestapi.Stream, error) { return s.guest.AcceptSocket(ctx, token) })
 	}
-	r.undo.push("sockets", func(context.Context) error {
+	r.undo.Push("sockets", func(context.Context) error {
 		cancel() // closes what is open on the host; a guest that does not read is not waited for
 		return nil
 	})
@@ -47,7 +47,7 @@ func (s *Sandbox) watchVolume(ctx context.Context, r *resident, id string, v pla
 		return
 	}
 	ctx, cancel := context.WithCancel(log.WithLogger(context.WithoutCancel(ctx), logger))
-	r.undo.push("watch of "+v.Destination, func(context.Context) error {
+	r.undo.Push("watch of "+v.Destination, func(context.Context) error {
 		cancel()
 		return tree.Close()
 	})

@@ -23,11 +23,13 @@ import (
 	"cloister/oci"
 	"cloister/sandbox/confine"
 	"cloister/sandbox/content"
+	"cloister/sandbox/debug"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
 	"cloister/sandbox/jail"
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
+	"cloister/sandbox/recovery"
 	"cloister/sandbox/statedir"
 	"cloister/sys"
 	"cloister/vmm"
@@ -111,14 +113,14 @@ func (s *Sandbox) promise(ctx context.Context) (err error) {
 	if s.dir, err = statedir.New(s.config.State, s.request.Namespace, s.request.ID); err != nil {
 		return err
 	}
-	if err := collect(ctx, s.config, s.dir); err != nil {
+	if err := s.config.Recovery().Collect(ctx, s.dir); err != nil {
 		return err
 	}
 	if s.journal, err = statedir.Create(s.dir, s.request.Bundle); err != nil {
 		return err
 	}
-	s.undo.push("folder", func(context.Context) error {
-		return errors.Join(s.journal.Close(), removeRun(s.dir))
+	s.undo.Push("folder", func(context.Context) error {
+		return errors.Join(s.journal.Close(), recovery.RemoveFolder(s.dir))
 	})
 	return nil
 }
@@ -136,7 +138,7 @@ func (s *Sandbox) prepare(p *planned) error {
 		return err
 	}
 	s.netns = ns
-	s.undo.push("network namespace", func(context.Context) error { return ns.Close() })
+	s.undo.Push("network namespace", func(context.Context) error { return ns.Close() })
 	if err := s.claimNetwork(); err != nil {
 		return err
 	}
@@ -174,7 +176,7 @@ func (s *Sandbox) makeShare() error {
 		return err
 	}
 	s.share, s.volumes = share, content.NewVolumes(share)
-	s.undo.push("share", func(ctx context.Context) error { return errors.Join(s.removeRest(ctx), share.Close()) })
+	s.undo.Push("share", func(ctx context.Context) error { return errors.Join(s.removeRest(ctx), share.Close()) })
 	return nil
 }
 
@@ -281,7 +283,7 @@ func (s *Sandbox) greet(ctx context.Context) error {
 	s.guest = guest
 	s.facts["agent"] = hello.AgentVersion
 	s.facts["guest_used_mib"] = strconv.FormatUint(hello.MemUsedKiB>>10, 10)
-	s.undo.push("guest connection", func(context.Context) error { return guest.Close() })
+	s.undo.Push("guest connection", func(context.Context) error { return guest.Close() })
 	return nil
 }
 
@@ -339,8 +341,12 @@ func (s *Sandbox) configure(ctx context.Context) error {
 	}
 	s.followFiles(ctx)
 	s.forward(ctx)
-	if err := s.serveDebug(ctx); err != nil {
-		return err
+	if s.config.Debug.Shell != "" {
+		server, err := debug.Serve(ctx, s.dir, s.guest)
+		if err != nil {
+			return err
+		}
+		s.undo.Push("debug", func(context.Context) error { return server.Close() })
 	}
 	return s.follow(ctx)
 }

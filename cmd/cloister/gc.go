@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cloister/sandbox"
 	"cloister/sandbox/statedir"
 	"cloister/shim/bootstrap"
 )
@@ -44,7 +43,7 @@ func runGC(std stdio) *cobra.Command {
 			return err
 		}
 		if !*dry {
-			err = orRoot(sandbox.CleanupAll(ctx, s.config))
+			err = orRoot(s.config.Recovery().CleanupAll(ctx))
 			stale, staleErr := bootstrap.RemoveStale()
 			for _, path := range stale {
 				fmt.Fprintf(std.err, "took back socket %s\n", path)

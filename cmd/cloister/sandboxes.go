@@ -15,7 +15,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"cloister/labels"
-	"cloister/sandbox"
 	"cloister/sandbox/statedir"
 	"cloister/sys"
 	"cloister/vmm/guestimage"
@@ -100,7 +99,7 @@ func (s *site) effects(b guestBox) ([]statedir.Effect, error) {
 	if !statedir.IsUnreadable(b.broken) {
 		return b.record.Effects, nil
 	}
-	return sandbox.Found(s.config, b.dir)
+	return s.config.Recovery().Found(b.dir)
 }
 
 // process gives the sandbox's process of that program; its zero value when there is none.

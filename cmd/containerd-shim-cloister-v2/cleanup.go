@@ -47,7 +47,7 @@ func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
 		return bootstrap.Exit{}, err
 	}
 	cfg.Trace = trace("delete-" + r.ID)
-	return bootstrap.Exit{Status: 137, At: time.Now()}, sandbox.Cleanup(ctx, cfg, r.Namespace, r.ID)
+	return bootstrap.Exit{Status: 137, At: time.Now()}, cfg.Recovery().Cleanup(ctx, r.Namespace, r.ID)
 }
 
 // folders reads the configuration for what needs only its folders: a wrong key stops no
@@ -70,5 +70,5 @@ func owner(ctx context.Context, namespace string, pid int) (id, bundle string, e
 	if err != nil {
 		return "", "", err
 	}
-	return sandbox.OfProcess(cfg, namespace, pid)
+	return cfg.Recovery().OfProcess(namespace, pid)
 }

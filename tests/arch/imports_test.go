@@ -25,6 +25,9 @@ var rooms = []room{
 	{"sandbox/plan", []string{"oci", "vmm", "labels", "sandbox/guestapi"}},
 	{"sandbox/content", []string{"oci", "labels", "sandbox/plan", "sandbox/guestapi", "sandbox/watch", "sys"}},
 	{"sandbox/statedir", []string{"labels"}},
+	{"sandbox/undo", []string{"sandbox/statedir"}},
+	{"sandbox/recovery", []string{"sandbox/cgroup", "sandbox/confine", "sandbox/network", "sandbox/statedir", "sandbox/undo"}},
+	{"sandbox/debug", []string{"sandbox/guestapi", "sandbox/statedir"}},
 	{"sandbox/guestapi", nil},
 	{"sandbox/network", []string{"sandbox/guestapi/v1"}}, // the guest is told in the contract's own values
 	{"sandbox/cgroup", nil},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sandbox
+package undo
 
 import (
 	"context"
@@ -13,11 +13,11 @@ import (
 )
 
 func TestUndoGoesBackwardsThroughErrorsAndCancellation(t *testing.T) {
-	var u undo
+	var u Stack
 	var order []string
 	broken := errors.New("broken")
 	for _, name := range []string{"first", "second", "third"} {
-		u.push(name, func(ctx context.Context) error {
+		u.Push(name, func(ctx context.Context) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -30,13 +30,13 @@ func TestUndoGoesBackwardsThroughErrorsAndCancellation(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := u.run(ctx); !errors.Is(err, broken) || errors.Is(err, context.Canceled) {
+	if err := u.Run(ctx); !errors.Is(err, broken) || errors.Is(err, context.Canceled) {
 		t.Errorf("run = %v, want %v alone", err, broken)
 	}
 	if diff := cmp.Diff([]string{"third", "second", "first"}, order); diff != "" {
 		t.Errorf("order (-want +got):\n%s", diff)
 	}
-	if err := u.run(t.Context()); err != nil || len(order) != 3 {
+	if err := u.Run(t.Context()); err != nil || len(order) != 3 {
 		t.Errorf("a second run did something: %v, %v", order, err)
 	}
 }
@@ -44,7 +44,7 @@ func TestUndoGoesBackwardsThroughErrorsAndCancellation(t *testing.T) {
 // TestUndoTakesItsTime has a step that is slower than containerd's bound for the program delete, and one that never ends.
 func TestUndoTakesItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var u undo
+		var u Stack
 		slow := func(took time.Duration) func(context.Context) error {
 			return func(ctx context.Context) error {
 				select {
@@ -55,12 +55,12 @@ func TestUndoTakesItsTime(t *testing.T) {
 				}
 			}
 		}
-		u.push("labels of many files", slow(20*time.Second))
-		if err := u.run(t.Context()); err != nil {
+		u.Push("labels of many files", slow(20*time.Second))
+		if err := u.Run(t.Context()); err != nil {
 			t.Errorf("run = %v, want none", err)
 		}
-		u.push("what hangs", slow(time.Hour))
-		if err := u.run(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+		u.Push("what hangs", slow(time.Hour))
+		if err := u.Run(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("run = %v, want %v", err, context.DeadlineExceeded)
 		}
 	})

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sandbox
+package recovery
 
 import (
 	"fmt"
@@ -10,12 +10,11 @@ import (
 	"cloister/sandbox/statedir"
 )
 
-// OfProcess finds the running sandbox of an engine's namespace that has the
-// process, and gives its id and its first container's bundle. Engines name a
-// sandbox by its machine's pid when another container is to share its network.
-// What a process says of itself is not asked: the sandbox's record tells.
-func OfProcess(cfg Config, namespace string, pid int) (id, bundle string, err error) {
-	dirs, err := statedir.List(cfg.withDefaults().State)
+// OfProcess finds the running sandbox of an engine's namespace that has the process, and gives its id
+// and its first container's bundle. An engine names a sandbox by its machine's pid when another
+// container shares its network. Records decide, not what a process says of itself.
+func (h Host) OfProcess(namespace string, pid int) (id, bundle string, err error) {
+	dirs, err := statedir.List(h.State)
 	if err != nil {
 		return "", "", err
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sandbox
+package debug
 
 import (
 	"context"
@@ -77,13 +77,13 @@ func TestDebugEnds(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			user, near := pair(t)
-			s := &Sandbox{guest: fakeGuest(t, func(*yamux.Stream) {})}
+			s := &Server{guest: fakeGuest(t, func(*yamux.Stream) {})}
 			go func() {
 				// More than a stream's window, which is full then.
 				_, _ = io.CopyN(user, zeros{}, 300<<10)
 				end(user, cancel)
 			}()
-			s.carryDebug(ctx, near)
+			s.carry(ctx, near)
 		})
 	}
 }

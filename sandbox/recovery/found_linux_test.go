@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sandbox
+package recovery
 
 import (
 	"bytes"
@@ -158,8 +158,8 @@ func TestUnreadableRecord(t *testing.T) {
 			if err := os.WriteFile(r.dir.Record(), text, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			cfg := Config{State: state, Root: t.TempDir()}
-			found, err := Found(cfg, r.dir)
+			host := Host{State: state, Root: t.TempDir()}
+			found, err := host.Found(r.dir)
 			var kinds []string
 			for _, e := range found {
 				kinds = append(kinds, string(e.Kind))
@@ -167,7 +167,7 @@ func TestUnreadableRecord(t *testing.T) {
 			if got := strings.Join(kinds, " "); err != nil || got != "cgroup link process" {
 				t.Errorf("Found = %q, %v", got, err)
 			}
-			if err := CleanupAll(t.Context(), cfg); err != nil {
+			if err := host.CleanupAll(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if pids, err := cgroup.Find(id); err != nil || len(pids) != 1 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sandbox
+package recovery
 
 import (
 	"os"
@@ -15,21 +15,19 @@ import (
 	"cloister/sandbox/statedir"
 )
 
-// Found lists what this host shows of a sandbox whose owner is gone, as effects, oldest
-// first. It stands in for a record that cannot be read: processes carry the sandbox's mark,
-// cgroups its name, namespaces a claim, registry and relabel journal its owner name. The
-// sandbox's mounts end with its processes.
-func Found(cfg Config, dir statedir.Dir) ([]statedir.Effect, error) {
-	cfg = cfg.withDefaults()
+// Found lists what this host shows of a sandbox whose shim is dead, as effects, oldest first. It takes
+// the place of a record that cannot be read: processes carry the sandbox's mark, cgroups its name,
+// namespaces a claim, registry and relabel journal its name. Mounts end with the processes.
+func (h Host) Found(dir statedir.Dir) ([]statedir.Effect, error) {
 	processes, err := statedir.Marked(dir.Marker())
 	if err != nil {
 		return nil, err
 	}
-	kept, err := keptByOthers(cfg, dir)
+	kept, err := h.keptByOthers(dir)
 	if err != nil {
 		return nil, err
 	}
-	effects, err := foundIdentity(cfg, dir)
+	effects, err := h.foundIdentity(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -85,9 +83,9 @@ func program(pid int) string {
 }
 
 // foundIdentity is what registry and journal have of the sandbox.
-func foundIdentity(cfg Config, dir statedir.Dir) ([]statedir.Effect, error) {
+func (h Host) foundIdentity(dir statedir.Dir) ([]statedir.Effect, error) {
 	owner := string(dir.Namespace()) + "/" + string(dir.ID())
-	held, err := confine.Held(cfg.Labels, cfg.Root, owner)
+	held, err := confine.Held(h.Labels, h.Root, owner)
 	if err != nil || !held {
 		return nil, err
 	}
@@ -114,8 +112,8 @@ func foundLinks(dir statedir.Dir, kept map[string]bool) ([]statedir.Effect, erro
 }
 
 // keptByOthers are the cgroups and namespaces that the readable records of other sandboxes name.
-func keptByOthers(cfg Config, dir statedir.Dir) (map[string]bool, error) {
-	dirs, err := statedir.List(cfg.State)
+func (h Host) keptByOthers(dir statedir.Dir) (map[string]bool, error) {
+	dirs, err := statedir.List(h.State)
 	if err != nil {
 		return nil, err
 	}
