@@ -10,18 +10,29 @@ import (
 	"strings"
 )
 
-// Sizing are a host's rules for machines. A zero field takes its default.
+// Sizing is the host's rules for the size of machines. A zero field means its default.
 type Sizing struct {
-	DefaultMemoryMiB int `toml:"default_memory_mib"` // for workloads without a limit; default 512
-	MaxMemoryMiB     int `toml:"max_memory_mib"`     // bound of what a workload may ask for; default 1 TiB
-	ReserveMiB       int `toml:"reserve_mib"`        // added for the guest's kernel and agent; default 96
-	DefaultCPUs      int `toml:"default_cpus"`       // for workloads without a quota; default 1
-	MaxCPUs          int `toml:"max_cpus"`           // bound, normally the host's CPUs; default 1
+	// DefaultMemoryMiB is the memory, in MiB, of workloads without a limit; default 512.
+	DefaultMemoryMiB int `toml:"default_memory_mib"`
+	// MaxMemoryMiB is the most memory, in MiB, that a workload may ask for; default 1048576 (1 TiB).
+	MaxMemoryMiB int `toml:"max_memory_mib"`
+	// ReserveMiB is added to the workload's memory for the guest's kernel and agent; default 96.
+	ReserveMiB int `toml:"reserve_mib"`
+	// DefaultCPUs is the number of CPUs of workloads without a quota; default 1.
+	DefaultCPUs int `toml:"default_cpus"`
+	// MaxCPUs is the most CPUs that a machine gets; default: those of the host.
+	MaxCPUs int `toml:"max_cpus"`
 
 	// PodMemoryOpen and PodCPUOpen say that the engine has left the pod's own cgroup without a limit: what the pod's
 	// annotations tell is then the sum of its limited containers, and others have no limit.
 	PodMemoryOpen bool `toml:"-"`
 	PodCPUOpen    bool `toml:"-"`
+}
+
+// OnHost returns the rules for a host with that many CPUs: no machine gets more, whatever MaxCPUs says.
+func (s Sizing) OnHost(cpus int) Sizing {
+	s.MaxCPUs = min(cmp.Or(s.MaxCPUs, cpus), cpus)
+	return s
 }
 
 // Bounds and defaults of Sizing.

@@ -22,8 +22,7 @@ func memoryLimitMiB(m vmm.Machine) int { return m.MemoryMiB + qemu.OverheadMiB(m
 // smaller than the sandbox's and the host kills the machine.
 func OverheadMiB(cfg Config, accel vmm.Accel, podMiB int) (int, error) {
 	cfg = cfg.withDefaults()
-	sizing := cfg.Sizing
-	sizing.MaxCPUs = goruntime.NumCPU()
+	sizing := cfg.Sizing.OnHost(goruntime.NumCPU())
 	size, err := (&oci.Workload{Resources: oci.Resources{MemoryLimit: int64(podMiB) << 20}}).Size(sizing)
 	if err != nil {
 		return 0, err

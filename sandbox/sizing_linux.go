@@ -11,8 +11,7 @@ import (
 
 // sizing are the configured rules for machines, and what the host says of this one.
 func (s *Sandbox) sizing() (oci.Sizing, error) {
-	sizing := s.config.Sizing
-	sizing.MaxCPUs = runtime.NumCPU()
+	sizing := s.config.Sizing.OnHost(runtime.NumCPU())
 	if s.request.Workload.Role != oci.Sandbox {
 		return sizing, nil
 	}
