@@ -15,13 +15,20 @@ import (
 // MaxBytes bounds a document that Parse, ParseProcess or ParseResources reads.
 const MaxBytes = 16 << 20
 
-// Options say what a host's configuration allows and its guest image offers.
+// Options is what a host's configuration allows workloads, and what its guest image offers.
 type Options struct {
-	Annotations  []string      `toml:"annotations"`   // io.cloister.* annotations that are switched on; default none
-	GuestDevices []GuestDevice `toml:"guest_devices"` // devices of the guest's kernel beyond the standard set; default fuse and tun
-	BlockDevices bool          `toml:"block_devices"` // host block devices are handed over as disks; default false
-	Sockets      []string      `toml:"sockets"`       // the host's stream sockets, or folders of them, that volumes may be; default none
-	Watch        []string      `toml:"watch"`         // folders of the host: its changes in volumes from there raise events in the guest; default none
+	// Annotations are the io.cloister.* annotations that are switched on; default none.
+	Annotations []string `toml:"annotations"`
+	// GuestDevices are devices of the guest's kernel beyond the standard set; default fuse and tun.
+	GuestDevices []GuestDevice `toml:"guest_devices"`
+	// BlockDevices hands block devices of the host under linux.devices to the guest as disks; default
+	// false.
+	BlockDevices bool `toml:"block_devices"`
+	// Sockets are the host's stream sockets, or folders of them, that volumes may be; default none.
+	Sockets []string `toml:"sockets"`
+	// Watch are folders of the host. What the host changes in volumes from there raises inotify events
+	// in the guest; default none.
+	Watch []string `toml:"watch"`
 }
 
 // devices gives the default for a list that is not set; an empty one stays empty.

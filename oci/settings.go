@@ -12,18 +12,32 @@ import (
 
 // Cloister's own annotations. Each is refused unless Options switches it on.
 const (
-	AnnotationPrefix    = "io.cloister."
-	AnnotationMemoryMiB = "io.cloister.memory-mib"
-	AnnotationCPUs      = "io.cloister.cpus"
-	AnnotationMachine   = "io.cloister.machine"
+	AnnotationPrefix = "io.cloister."
 
+	// AnnotationMemoryMiB is the workload's memory in MiB, in place of its limit and of
+	// sizing.default_memory_mib; at most sizing.max_memory_mib.
+	AnnotationMemoryMiB = "io.cloister.memory-mib"
+	// AnnotationCPUs is the number of CPUs, in place of what the quota needs; at most sizing.max_cpus.
+	AnnotationCPUs = "io.cloister.cpus"
+	// AnnotationMachine is q35 or microvm, in place of machine.type.
+	AnnotationMachine = "io.cloister.machine"
+
+	// AnnotationLabelMode is dynamic or static, in place of labels.mode.
 	AnnotationLabelMode = "io.cloister.labels.mode"
-	AnnotationLabel     = "io.cloister.labels.label"
-	AnnotationImage     = "io.cloister.labels.image"
-	AnnotationBase      = "io.cloister.labels.base"
-	AnnotationRelabel   = "io.cloister.labels.relabel"
-	AnnotationShare     = "io.cloister.labels.share"
-	AnnotationMounts    = "io.cloister.labels.mounts"
+	// AnnotationLabel is a whole label, in place of labels.label.
+	AnnotationLabel = "io.cloister.labels.label"
+	// AnnotationImage is a whole label, in place of labels.image.
+	AnnotationImage = "io.cloister.labels.image"
+	// AnnotationBase is a label whose type QEMU gets, in place of labels.base.
+	AnnotationBase = "io.cloister.labels.base"
+	// AnnotationRelabel is yes or no, in place of labels.relabel.
+	AnnotationRelabel = "io.cloister.labels.relabel"
+	// AnnotationShare is the name of a group of sandboxes that hold one level, in place of labels.share.
+	AnnotationShare = "io.cloister.labels.share"
+	// AnnotationMounts is DESTINATION=SHARING for volumes, with semicolons between: private, shared,
+	// readonly, keep, or label with a blank and the label. Whoever may set it may have the host's
+	// folders relabelled: switch it on for trusted users alone.
+	AnnotationMounts = "io.cloister.labels.mounts"
 )
 
 // Settings are the io.cloister.* annotations that are switched on.

@@ -16,11 +16,11 @@ import (
 	"cloister/vmm"
 )
 
-// Config is what a host's administrator says. Its zero value is the documented
-// default of every field, but for Labels.MAC, which has none.
+// Config is what a host's administrator sets. A zero field means the default that its comment names;
+// docs/configuration.md is generated from these comments.
 type Config struct {
-	State     string         `toml:"state"` // run folder, gone after a reboot; default /run/cloister
-	Root      string         `toml:"root"`  // what outlives a reboot; default /var/lib/cloister
+	State     string         `toml:"state"` // folder of records and sockets, empty after a reboot; default /run/cloister
+	Root      string         `toml:"root"`  // folder of the registry and the relabel journal, kept over a reboot; default /var/lib/cloister
 	Guest     Guest          `toml:"guest"`
 	Machine   Machine        `toml:"machine"`
 	Labels    confine.Config `toml:"labels"`
@@ -41,19 +41,31 @@ func (c Config) Recovery() recovery.Host {
 
 // Guest says which guest image sandboxes start with.
 type Guest struct {
-	Image string `toml:"image"` // folder with manifest.json; default /usr/share/cloister/guest/small, else .../distro
+	// Image is the folder of the guest image, with manifest.json; default
+	// /usr/share/cloister/guest/small, else .../distro.
+	Image string `toml:"image"`
 }
 
 // Machine says how machines are made.
 type Machine struct {
-	Type                 vmm.MachineType `toml:"type"`                  // q35 or microvm; default microvm with a small kernel, else q35
-	Accel                vmm.Accel       `toml:"accel"`                 // auto, kvm or tcg; default auto
-	NICs                 int             `toml:"nics"`                  // network cards, there from boot; default 2: one network more may be connected
-	HugePages            bool            `toml:"hugepages"`             // guests' memory is of the host's pages of 2 MiB (vm.nr_hugepages), and a start fails when there are too few
-	NestedVirtualization bool            `toml:"nested_virtualization"` // guests have vmx or svm and can run machines themselves; default false
-	PerformanceCounters  bool            `toml:"performance_counters"`  // guests have the host's performance counters (PMU), with kvm; default false
-	QEMU                 string          `toml:"qemu"`                  // default: looked up in PATH
-	Virtiofsd            string          `toml:"virtiofsd"`             // default: where distributions put it
+	// Type is q35 or microvm; default microvm with the small kernel, else q35.
+	Type vmm.MachineType `toml:"type"`
+	// Accel is auto, kvm or tcg. auto takes KVM where /dev/kvm opens and the CPU has vmx or svm, else
+	// tcg (emulation, slow); default auto.
+	Accel vmm.Accel `toml:"accel"`
+	// NICs is the number of NICs, there from boot: as many networks as a container can have; default 2.
+	NICs int `toml:"nics"`
+	// HugePages takes the guests' memory from the host's pages of 2 MiB (vm.nr_hugepages). A start
+	// fails when too few are free; default false.
+	HugePages bool `toml:"hugepages"`
+	// NestedVirtualization gives guests vmx or svm, so that they can run machines; default false.
+	NestedVirtualization bool `toml:"nested_virtualization"`
+	// PerformanceCounters gives guests the host's performance counters (PMU), with KVM; default false.
+	PerformanceCounters bool `toml:"performance_counters"`
+	// QEMU is the path of QEMU; default: looked up in PATH.
+	QEMU string `toml:"qemu"`
+	// Virtiofsd is the path of virtiofsd; default: where distributions put it.
+	Virtiofsd string `toml:"virtiofsd"`
 }
 
 // rules are the label rules of volumes.
@@ -65,17 +77,19 @@ func rules(l confine.Config) []plan.LabelRule {
 	return out
 }
 
-// Timeouts bound what waits for somebody else.
+// Timeouts limit how long a start waits for the guest.
 type Timeouts struct {
-	// Boot bounds the time from the machine's first instruction to the agent's hello, and from there to its first answer;
-	// default 60s. Time in which the host has no processor for the machine does not count, up to ten times as long.
+	// Boot limits the time from the machine's first instruction to the agent's hello, and from there
+	// to its first answer. Only time in which QEMU could run counts: time its threads wait for a CPU
+	// is subtracted, up to ten times the limit; default 60s.
 	Boot Duration `toml:"boot"`
 }
 
-// Debug says whether somebody may look into running guests.
+// Debug says whether root may run a shell inside guests.
 type Debug struct {
-	// Shell is a static program of the host, as /usr/bin/busybox, that `cloister debug` runs in a guest beside its containers.
-	// Default none: nobody may. It holds for sandboxes that are started after it was set.
+	// Shell is the path of a static binary of the host, such as /usr/bin/busybox, that `cloister debug`
+	// runs inside guests, beside the containers. It counts for sandboxes that start after it was set;
+	// default empty, which disables `cloister debug`.
 	Shell string `toml:"shell"`
 }
 

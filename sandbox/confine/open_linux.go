@@ -14,30 +14,48 @@ import (
 	"cloister/oci"
 )
 
-// Config says which mandatory access control sandboxes get. It is the part [labels] of the
-// configuration.
+// Config is the part [labels] of the configuration: which mandatory access control sandboxes get.
 type Config struct {
-	MAC             string `toml:"mac"`               // selinux or none; default selinux; none is refused on an enforcing host
-	AllowPermissive bool   `toml:"allow_permissive"`  // start on a host that labels and does not enforce, for trying things out
-	Mode            string `toml:"mode"`              // dynamic or static; default dynamic
-	Label           string `toml:"label"`             // for static: QEMU's whole label
-	Image           string `toml:"image"`             // for static: the disks' label
-	Base            string `toml:"base"`              // for dynamic: a label whose type QEMU gets
-	Relabel         *bool  `toml:"relabel"`           // whether files are labelled; default yes when dynamic, no when static
-	Share           string `toml:"share"`             // name of a group of sandboxes that hold one level on purpose
-	EngineLevels    string `toml:"engine_levels"`     // keep or ignore: whether a level that the engine asks for, which must be a pair, is used; default keep
-	Range           string `toml:"range"`             // what levels are drawn from, as s0:c0.c1023; default cloister's own range
-	AllowWholeDisks bool   `toml:"allow_whole_disks"` // give a guest a disk that is not a partition or volume
+	// MAC is selinux or none. none is refused on a host where SELinux enforces; default selinux.
+	MAC string `toml:"mac"`
+	// AllowPermissive starts sandboxes on a host that labels and does not enforce, to try things out;
+	// default false.
+	AllowPermissive bool `toml:"allow_permissive"`
+	// Mode is dynamic (a level is drawn for each sandbox) or static (Label is used as it is); default
+	// dynamic.
+	Mode string `toml:"mode"`
+	// Label is QEMU's whole label, for static.
+	Label string `toml:"label"`
+	// Image is the label of disks, for static.
+	Image string `toml:"image"`
+	// Base is a label whose type QEMU gets, for dynamic; default: the policy module's own type.
+	Base string `toml:"base"`
+	// Relabel says whether files are labelled; default true when dynamic, false when static.
+	Relabel *bool `toml:"relabel"`
+	// Share names a group of sandboxes that hold one level on purpose; default none.
+	Share string `toml:"share"`
+	// EngineLevels is keep or ignore: whether a level that an engine or a pod asks for is used. It must
+	// be a pair of categories; default keep.
+	EngineLevels string `toml:"engine_levels"`
+	// Range is what levels are drawn from, such as s0:c0.c1023; default: the range of the shim's own
+	// label.
+	Range string `toml:"range"`
+	// AllowWholeDisks lets a guest have a disk that is not a partition or a volume; default false.
+	AllowWholeDisks bool `toml:"allow_whole_disks"`
 
-	Mounts []Rule `toml:"mounts"` // how volumes are labelled; default: their labels stay and must fit
+	// Mounts are rules for the labels of volumes, by folder of the host. The nearest folder above a
+	// volume counts; default none: a volume keeps its label, which must fit.
+	Mounts []Rule `toml:"mounts"`
 }
 
-// Rule says how a folder of the host and what is below it is labelled when it is a volume. The nearest
-// folder counts.
+// Rule says how the volumes at and below a folder of the host are labelled.
 type Rule struct {
-	Source  string         `toml:"source"`
-	Sharing labels.Sharing `toml:"sharing"` // private, shared, readonly, keep or label
-	Label   string         `toml:"label"`   // for the sharing label
+	// Source is the folder.
+	Source string `toml:"source"`
+	// Sharing is private, shared, readonly, keep or label.
+	Sharing labels.Sharing `toml:"sharing"`
+	// Label is the label for sharing = "label".
+	Label string `toml:"label"`
 }
 
 // Options are what a driver needs to know of a sandbox and its host.

@@ -47,8 +47,11 @@ func (p Part) About() string {
 
 // Config is the part [jail] of the configuration.
 type Config struct {
-	Disable []Part `toml:"disable"`  // parts that are left out, by name; default none
-	UIDBase uint32 `toml:"uid_base"` // first of the 523,777 uids and gids of sandboxes, which nobody else may have; default 1879048192
+	// Disable names parts of the jail of QEMU and virtiofsd that are left out; default none.
+	Disable []Part `toml:"disable"`
+	// UIDBase is the first of the 523,777 uids and gids that sandboxes draw theirs from. Nobody else may
+	// have an id of that range; default 1879048192.
+	UIDBase uint32 `toml:"uid_base"`
 }
 
 // Check refuses a name that is no part's.
