@@ -14,13 +14,14 @@ FLAVOUR ?= small
 # TESTS, REQUIRE, MAC and POLICY reach the tests through the environment, from a command line of make too: docs/testing.md.
 FUZZTIME ?= 10s
 PART ?=
+PKG ?= ./...
 DESTDIR ?=
 PREFIX ?= /usr
 BUILD := build
 # The program that runs the stages of the tests.
 STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
-.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-apps test-lab lint golden fuzz bench soak cache cache-prune check demo install uninstall clean
+.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-apps test-lab test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install uninstall clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +67,15 @@ test-lab: deps ## an enforcing host in a throwaway machine; MAC= and POLICY= say
 # test-STAGE runs one stage of docs/testing.md with what it needs.
 test-%: deps
 	@$(STAGES) $*
+
+test-one: ## one test without its stage: TESTS='^TestX$$' PKG=./oci; what it lacks is skipped unless REQUIRE= names it
+	@go test -count=1 -v -run "$${TESTS:?say which: make test-one TESTS='^TestX$$' PKG=./oci}" $(PKG)
+
+fmt: ## format every Go file
+	@git ls-files -z '*.go' | xargs -0 gofmt -w -s
+
+tidy: ## go.mod and go.sum as the imports want them
+	@go mod tidy
 
 lint: deps ## golangci-lint, and the values on another system
 	@$(STAGES) lint
