@@ -4,9 +4,6 @@ package sandbox
 
 import (
 	"context"
-	"fmt"
-
-	"github.com/containerd/errdefs"
 
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
@@ -35,36 +32,23 @@ func devices() []cgroup.Device {
 // enterCgroup makes the cgroup that QEMU and its helpers will run in. Its limit
 // is the machine's and an overhead, never the container's own: the guest's page
 // cache would have the machine killed.
-func (s *Sandbox) enterCgroup(m vmm.Machine) error {
+func (s *Sandbox) enterCgroup(m vmm.Machine) (*cgroup.Group, error) {
 	leaf, err := cgroup.Leaf(s.request.Workload.CgroupsPath, s.request.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	group, err := cgroup.At(leaf)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	limits := hostLimits(s.request.Workload.HostResources(), m)
 	limits.Pids = maxTasks
 	if s.config.Jail.Has(jail.Devices) {
 		limits.Devices = devices()
 	}
-	return s.do(statedir.Effect{Kind: statedir.KindCgroup, Path: group.String()}, func(*statedir.Effect) error {
-		if err := group.Create(limits); err != nil {
-			return err
-		}
-		s.cgroup = group
-		return nil
+	return group, s.do(statedir.Effect{Kind: statedir.KindCgroup, Path: group.String()}, func(*statedir.Effect) error {
+		return group.Create(limits)
 	}, func(ctx context.Context) error { return group.Remove(ctx) })
-}
-
-// OutOfMemory is an error when the host has killed QEMU or its helpers for want of memory, in their cgroup or in one above it.
-func (s *Sandbox) OutOfMemory() error {
-	if n, _ := s.cgroup.OOMKills(); n == 0 { // also when the cgroup is gone
-		return nil
-	}
-	return fmt.Errorf("the host was out of memory in the machine's cgroup %s, or above it, and killed the machine: give the pod a higher limit, or its runtime class a larger overhead: %w",
-		s.cgroup, errdefs.ErrResourceExhausted)
 }
 
 // hostLimits are a workload's limits as they apply to its whole machine.

@@ -13,21 +13,19 @@ import (
 	"path/filepath"
 	"strconv"
 
-	"golang.org/x/sys/unix"
-
 	"cloister/labels/lsm"
 	"cloister/sandbox/confine"
-	"cloister/sandbox/plan"
+	"cloister/sandbox/hypervisor"
 	"cloister/sandbox/statedir"
 	"cloister/vmm"
 )
 
 // confinement is what the driver is told of the sandbox.
-func (s *Sandbox) confinement(accel vmm.Accel) confine.Options {
+func (s *Sandbox) confinement(accel vmm.Accel, programs lsm.Programs) confine.Options {
 	return confine.Options{
 		Config: s.config.Labels, Root: s.config.Root, Sandbox: s.request.Namespace + "/" + s.request.ID, Tenant: tenant(s.request),
 		Annotations: s.request.Workload.Settings.Labels, Engine: s.request.Workload.Labels,
-		KVM: accel == vmm.AccelKVM, Programs: s.programs,
+		KVM: accel == vmm.AccelKVM, Programs: programs,
 	}
 }
 
@@ -63,7 +61,7 @@ func resolve(configured string, places ...string) (string, error) {
 }
 
 // reserve gives the sandbox its identity on this host.
-func (s *Sandbox) reserve(ctx context.Context, p *planned) error {
+func (s *Sandbox) reserve(ctx context.Context, p *starting) error {
 	owner := s.request.Namespace + "/" + s.request.ID
 	err := s.do(statedir.Effect{Kind: statedir.KindReservation, Detail: owner}, func(*statedir.Effect) (err error) {
 		s.identity, err = s.confine.Reserve(ctx)
@@ -72,34 +70,16 @@ func (s *Sandbox) reserve(ctx context.Context, p *planned) error {
 	if err != nil {
 		return err
 	}
-	if s.owner, err = s.config.Jail.Owner(s.identity.Rank, p.machine.Accel == vmm.AccelKVM); err != nil {
+	if p.owner, err = s.config.Jail.Owner(s.identity.Rank, p.machine.Accel == vmm.AccelKVM); err != nil {
 		return err
 	}
-	if err := s.reachable(p.machine); err != nil {
+	if err := hypervisor.Reachable(p.owner, p.programs.QEMU, p.machine); err != nil {
 		return err
 	}
-	s.facts["uid"] = strconv.FormatUint(uint64(s.owner.ID), 10)
-	s.facts["level"] = s.identity.Level.String()
+	s.notes.set("uid", strconv.FormatUint(uint64(p.owner.ID), 10))
+	s.notes.set("level", s.identity.Level.String())
 	if !s.identity.Label.IsZero() {
-		s.facts["label"] = s.identity.Label.String()
+		s.notes.set("label", s.identity.Label.String())
 	}
 	return nil
-}
-
-// reachable refuses files that QEMU opens by name and that its user may not open.
-func (s *Sandbox) reachable(m vmm.Machine) error {
-	errs := []error{s.owner.MayOpen(s.programs.QEMU, unix.X_OK), s.owner.MayOpen(m.Kernel, unix.R_OK)}
-	if m.Initrd != "" {
-		errs = append(errs, s.owner.MayOpen(m.Initrd, unix.R_OK))
-	}
-	if m.Accel == vmm.AccelKVM {
-		errs = append(errs, s.owner.MayOpen("/dev/kvm", unix.R_OK|unix.W_OK))
-	}
-	return errors.Join(errs...)
-}
-
-// admitFolder has what is shown to the guest fit for the sandbox. host is the file on the host, shown what
-// the file server sees of it.
-func (s *Sandbox) admitFolder(ctx context.Context, host, shown *os.File, t plan.Treatment) error {
-	return s.confine.Admit(ctx, confine.File{Kind: confine.Folder, Host: host, Shown: shown, Sharing: t.Sharing, Label: t.Label})
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync/atomic"
 	"time"
 
@@ -27,13 +26,14 @@ type End struct {
 
 // ending is what is known of a machine's end.
 type ending struct {
-	asked atomic.Bool // the host wants the machine to end
-	why   End         // set before Sandbox.done is closed
+	asked atomic.Bool   // the host wants the machine to end
+	done  chan struct{} // closed when the machine has ended
+	why   End           // set before done is closed
 }
 
 // Wait blocks until the machine has ended and says why.
 func (s *Sandbox) Wait() End {
-	<-s.done
+	<-s.end.done
 	return s.end.why
 }
 
@@ -41,15 +41,15 @@ func (s *Sandbox) Wait() End {
 // them the machine is of no use.
 func (s *Sandbox) watch() {
 	select {
-	case <-s.machine.Done():
+	case <-s.vm.Machine.Done():
 	case <-s.guest.Done():
 		s.linger()
-	case <-s.files.Done():
+	case <-s.vm.Files.Done():
 		s.linger()
 	}
 	s.end.why = s.reason()
-	_ = s.machine.Kill()
-	close(s.done)
+	_ = s.vm.Machine.Kill()
+	close(s.end.done)
 	s.noteEnd()
 }
 
@@ -68,21 +68,21 @@ func (s *Sandbox) linger() {
 	timer := time.NewTimer(lingerLimit)
 	defer timer.Stop()
 	select {
-	case <-s.machine.Done():
+	case <-s.vm.Machine.Done():
 	case <-timer.C:
 	}
 }
 
 // reason says why the machine is ending or has ended.
 func (s *Sandbox) reason() End {
-	oom := s.OutOfMemory()
+	oom := s.vm.OutOfMemory()
 	if s.end.asked.Load() {
 		return End{OutOfMemory: oom != nil}
 	}
-	why := errors.Join(oom, s.machine.Err(), s.files.Err())
+	why := errors.Join(oom, s.vm.Machine.Err(), s.vm.Files.Err())
 	if why == nil && s.guest != nil {
 		select {
-		case <-s.machine.Done():
+		case <-s.vm.Machine.Done():
 			why = errors.New("the guest powered off")
 		default:
 			why = s.guest.Err()
@@ -94,9 +94,9 @@ func (s *Sandbox) reason() End {
 // connection is what the agent's client may know of the machine.
 func (s *Sandbox) connection() guestapi.Machine {
 	return guestapi.Machine{
-		Starved: func() time.Duration { return queued(s.machine.Pid()) },
+		Starved: s.vm.Starved,
 		Explain: s.Explain,
-		Look:    s.look,
+		Look:    s.vm.Look,
 	}
 }
 
@@ -116,7 +116,7 @@ func (s *Sandbox) Explain(err error) error {
 		s.linger()
 	}
 	select {
-	case <-s.machine.Done():
+	case <-s.vm.Machine.Done():
 	default:
 		return err
 	}
@@ -129,12 +129,8 @@ func (s *Sandbox) Explain(err error) error {
 // Sync gives the guest the network and the copied files that the engine has prepared for a
 // container that is about to start.
 func (s *Sandbox) Sync(ctx context.Context, id string) error {
-	return errors.Join(s.SyncNetwork(ctx), s.Refresh(ctx, id))
+	return errors.Join(s.links.Sync(log.WithLogger(ctx, log.G(ctx).WithField("sandbox", s.request.ID))), s.containers.Refresh(ctx, id))
 }
 
 // Facts are what people ask of a sandbox: kind of machine, kernel, image, size.
-func (s *Sandbox) Facts() map[string]string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maps.Clone(s.facts)
-}
+func (s *Sandbox) Facts() map[string]string { return s.notes.all() }

@@ -6,9 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/log"
@@ -16,20 +13,17 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
-	"cloister/labels/lsm"
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/confine"
+	"cloister/sandbox/containers"
 	"cloister/sandbox/content"
 	"cloister/sandbox/guestapi"
-	guestv1 "cloister/sandbox/guestapi/v1"
-	"cloister/sandbox/jail"
+	"cloister/sandbox/hypervisor"
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
 	"cloister/sandbox/undo"
-	"cloister/vmm/qemu"
-	"cloister/vmm/virtiofsd"
 )
 
 // tracer names the spans' source.
@@ -47,52 +41,28 @@ type Request struct {
 	Rootfs    []Mount // of the first container, as the engine sent them
 }
 
+// Container is a container to be put into the sandbox.
+type Container = content.Container
+
 // Sandbox is a running machine with its helpers and its guest connection.
 type Sandbox struct {
 	config  Config
 	request Request
 	size    oci.Size
 
-	dir      statedir.Dir
-	journal  *statedir.Journal
-	cgroup   *cgroup.Group
-	programs lsm.Programs
-	confine  confine.Driver
-	identity confine.Identity // what confine has reserved
-	owner    jail.Owner       // whom QEMU belongs to; its id follows from the identity
-	netns    *network.Namespace
-	files    *virtiofsd.Process
-	machine  *qemu.Process
-	root     *jail.Root // of the machine's process; nil on a host that cannot
-	guest    *guestapi.Client
-	undo     undo.Stack
-	done     chan struct{} // closed when the machine has ended
-	end      ending
-
-	pod       sync.Mutex
-	pidShared bool // guarded by pod
-	named     bool // the guest reaches the engine's name server; guarded by pod
-
-	share   *content.Share
-	volumes *content.Volumes
-	changes *content.Changes // of the engine's files; nil when the host gives no watch
-
-	showing sync.Mutex // orders what the machine's process shows as its root
-
-	removing sync.RWMutex // held for reading while a container is taken out
-
-	network sync.Mutex       // orders what the guest is told of its network, and guards:
-	told    *guestv1.Network // the last of it
-	settled bool             // a container has been started
-	missing []string         // what the log has said that the guest goes without
-
-	mu         sync.Mutex
-	begun      time.Time
-	phases     []statedir.Phase // since they were last written down
-	facts      map[string]string
-	containers map[string]*resident
-	first      *arrival // the container that the sandbox is started for, until it is added
-	luns       map[int]bool
+	dir        statedir.Dir
+	journal    *statedir.Journal
+	confine    confine.Driver
+	identity   confine.Identity // what confine has reserved
+	netns      *network.Namespace
+	links      *network.Session // what the guest has of netns
+	share      *content.Share
+	vm         *hypervisor.VM
+	guest      *guestapi.Client
+	containers *containers.Set // from the guest's hello on
+	undo       undo.Stack
+	end        ending
+	notes      *notes
 }
 
 // step is one part of a start that has effects; a crash after any of them is tested.
@@ -101,17 +71,20 @@ type step struct {
 	run  func(context.Context) error
 }
 
-func (s *Sandbox) steps(p *planned) []step {
+func (s *Sandbox) steps(p *starting) []step {
+	with := func(run func(context.Context, *starting) error) func(context.Context) error {
+		return func(ctx context.Context) error { return run(ctx, p) }
+	}
 	return []step{
-		{"plan", func(ctx context.Context) error { return s.plan(ctx, p) }},
-		{"promise", func(ctx context.Context) error { return s.promise(ctx) }},
-		{"label", func(ctx context.Context) error { return s.reserve(ctx, p) }},
-		{"content", func(ctx context.Context) error { return s.admit(ctx, s.first) }},
-		{"prepare", func(context.Context) error { return s.prepare(p) }},
-		{"files", func(ctx context.Context) error { return s.serveFiles(ctx, p) }},
-		{"qemu", func(ctx context.Context) error { return s.launch(ctx, p) }},
+		{"plan", with(s.plan)},
+		{"promise", s.promise},
+		{"label", with(s.reserve)},
+		{"content", func(ctx context.Context) error { return p.first.Admit(ctx, s.confine) }},
+		{"prepare", with(s.prepare)},
+		{"files", with(s.serveFiles)},
+		{"qemu", with(s.launch)},
 		{"verify", s.verify},
-		{"kernel", s.greet},
+		{"kernel", with(s.greet)},
 		{"agent", s.configure},
 	}
 }
@@ -133,17 +106,16 @@ func Start(ctx context.Context, cfg Config, req Request) (s *Sandbox, err error)
 
 func start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error) {
 	s := &Sandbox{
-		config: cfg.withDefaults(), request: req, done: make(chan struct{}), begun: time.Now(), undo: undo.Stack{Trace: cfg.Trace},
-		containers: map[string]*resident{}, luns: map[int]bool{},
+		config: cfg.withDefaults(), request: req, end: ending{done: make(chan struct{})}, undo: undo.Stack{Trace: cfg.Trace}, notes: newNotes(),
 	}
+	p := &starting{}
+	defer p.close()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.undo.Run(ctx))
-			s.dropFirst()
+			p.first.Close()
 		}
 	}()
-	p := &planned{}
-	defer p.close()
 	for _, step := range s.steps(p) {
 		done := s.Phase(ctx, step.name)
 		err := step.run(ctx)
@@ -156,9 +128,6 @@ func start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error)
 	return s, nil
 }
 
-// maxPhases bounds the phases that wait to be written down. The oldest ones go.
-const maxPhases = 64
-
 // Phase begins a phase of a start or a stop; the function it returns ends it. It is a span as well, below ctx's.
 func (s *Sandbox) Phase(ctx context.Context, name string) func() {
 	begin := time.Now()
@@ -167,11 +136,7 @@ func (s *Sandbox) Phase(ctx context.Context, name string) func() {
 	))
 	return func() {
 		span.End()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.phases = append(slices.Delete(s.phases, 0, max(0, len(s.phases)+1-maxPhases)), statedir.Phase{
-			Name: name, OffsetMs: begin.Sub(s.begun).Milliseconds(), DurationMs: time.Since(begin).Milliseconds(),
-		})
+		s.notes.phase(name, begin)
 		s.Reached(name)
 	}
 }
@@ -180,7 +145,7 @@ func (s *Sandbox) Phase(ctx context.Context, name string) func() {
 func (s *Sandbox) Reached(part string) { s.undo.Trace.Tell(part, "reached") }
 
 // Pid is QEMU's pid on the host.
-func (s *Sandbox) Pid() int { return s.machine.Pid() }
+func (s *Sandbox) Pid() int { return s.vm.Machine.Pid() }
 
 // ID is the sandbox's name: its first container's.
 func (s *Sandbox) ID() string { return s.request.ID }
@@ -188,22 +153,22 @@ func (s *Sandbox) ID() string { return s.request.ID }
 // Guest is the connection to the agent.
 func (s *Sandbox) Guest() *guestapi.Client { return s.guest }
 
+// DiskIO is what the sandbox's processes have read from and written to disks of the host.
+func (s *Sandbox) DiskIO() ([]cgroup.DiskIO, error) { return s.vm.DiskIO() }
+
 // Halt ends the machine without a word to the guest, if that loses nothing, and tells whether it did. What a process
 // wrote to shared files is with the file server once the process has ended, mapped files included (fuse_vma_close of
 // the kernel's fs/fuse/file.c); disks have to be unmounted first.
 func (s *Sandbox) Halt(ctx context.Context) (bool, error) {
-	s.mu.Lock()
-	disks := len(s.luns) > 0
-	s.mu.Unlock()
-	if disks {
+	if s.containers.HasDisks() {
 		return false, nil
 	}
 	defer s.Phase(ctx, "halt")()
 	s.end.asked.Store(true)
-	if err := s.machine.Kill(); err != nil {
+	if err := s.vm.Machine.Kill(); err != nil {
 		return false, err
 	}
-	<-s.done
+	<-s.end.done
 	return true, nil
 }
 
@@ -213,9 +178,7 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	s.end.asked.Store(true)
 	err := s.undo.Run(ctx)
 	done()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	log.G(ctx).WithField("sandbox", s.request.ID).Infof("stopped: %s", line(s.phases))
+	log.G(ctx).WithField("sandbox", s.request.ID).Infof("stopped: %s", line(s.notes.take()))
 	return err
 }
 
@@ -227,24 +190,21 @@ func (s *Sandbox) do(e statedir.Effect, act func(*statedir.Effect) error, undo f
 // Note writes down what people ask of a running sandbox: what it runs on and how
 // long each phase of its start took.
 func (s *Sandbox) Note(ctx context.Context) {
-	s.mu.Lock()
-	facts, phases := s.facts, s.phases
-	s.phases = nil
-	s.mu.Unlock()
-	if err := s.journal.Note(facts, phases); err != nil {
+	phases := s.notes.take()
+	if err := s.journal.Note(s.notes.all(), phases); err != nil {
 		log.G(ctx).WithError(err).Warn("note the sandbox's phases")
 	}
 	log.G(ctx).WithField("sandbox", s.request.ID).Infof("started: %s", line(phases))
 }
 
-// line is for a log.
-func line(phases []statedir.Phase) string {
-	words := make([]string, 0, len(phases))
-	for _, p := range phases {
-		words = append(words, fmt.Sprintf("%s=%dms", p.Name, p.DurationMs))
-	}
-	return strings.Join(words, " ")
-}
-
 // ContainerMemory is what all containers together may use, in bytes.
 func (s *Sandbox) ContainerMemory() int64 { return s.size.ContainerMemory }
+
+// Add makes a container's files visible in the guest and returns the guest's bundle. On an error nothing of
+// the container is left.
+func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err error) {
+	return s.containers.Add(ctx, c)
+}
+
+// Remove takes a container's files out of the guest. The task must be gone.
+func (s *Sandbox) Remove(ctx context.Context, id string) error { return s.containers.Remove(ctx, id) }

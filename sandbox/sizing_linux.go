@@ -27,7 +27,3 @@ func (s *Sandbox) sizing() (oci.Sizing, error) {
 	sizing.PodMemoryOpen, sizing.PodCPUOpen = open.Memory, open.CPU
 	return sizing, err
 }
-
-// DiskIO is what the machine and its helpers have read from and written to disks of the host. The guest counts none of it: files come by
-// the file server.
-func (s *Sandbox) DiskIO() ([]cgroup.DiskIO, error) { return s.cgroup.DiskIO() }

@@ -20,12 +20,16 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"cloister/labels/lsm"
 	"cloister/oci"
+	"cloister/sandbox/cgroup"
 	"cloister/sandbox/confine"
+	"cloister/sandbox/containers"
 	"cloister/sandbox/content"
 	"cloister/sandbox/debug"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
+	"cloister/sandbox/hypervisor"
 	"cloister/sandbox/jail"
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
@@ -35,29 +39,36 @@ import (
 	"cloister/vmm"
 	"cloister/vmm/guestimage"
 	"cloister/vmm/qemu"
-	"cloister/vmm/virtiofsd"
 )
 
-// planned is what later steps of a start need of earlier ones, and what is only
-// needed until the machine runs.
-type planned struct {
-	machine vmm.Machine
-	clock   qemu.TSC
-	taps    []*os.File
-	opened  []*os.File
+// starting is what a start hands from step to step, and lets go of at its end.
+type starting struct {
+	machine  vmm.Machine
+	clock    qemu.TSC
+	programs lsm.Programs
+	owner    jail.Owner // whose QEMU is; its id follows from the identity
+	first    *containers.Planned
+	group    *cgroup.Group
+	taps     []*os.File
+	opened   []*os.File
 }
 
-func (p *planned) close() {
+func (p *starting) close() {
 	for _, f := range p.opened {
 		_ = f.Close()
 	}
 }
 
+// planner plans containers as the configuration says.
+func (s *Sandbox) planner() containers.Planner {
+	return containers.Planner{Workloads: s.config.Workloads, Labels: rules(s.config.Labels)}
+}
+
 // plan decides everything that can be decided without an effect.
-func (s *Sandbox) plan(ctx context.Context, p *planned) error {
+func (s *Sandbox) plan(ctx context.Context, p *starting) error {
 	p.clock = qemu.NewTSC()
 	var err error
-	if s.first, err = s.arrive(Container{ID: s.request.ID, Bundle: s.request.Bundle, Workload: s.request.Workload, Rootfs: s.request.Rootfs}); err != nil {
+	if p.first, err = s.planner().Plan(Container{ID: s.request.ID, Bundle: s.request.Bundle, Workload: s.request.Workload, Rootfs: s.request.Rootfs}); err != nil {
 		return err
 	}
 	image, err := verifiedImage(s.config)
@@ -74,10 +85,10 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	if err := s.config.Jail.Check(); err != nil {
 		return err
 	}
-	if s.programs, err = programs(s.config.Machine); err != nil {
+	if p.programs, err = programs(s.config.Machine); err != nil {
 		return err
 	}
-	if s.confine, err = confine.Open(s.confinement(accel)); err != nil {
+	if s.confine, err = confine.Open(s.confinement(accel, p.programs)); err != nil {
 		return err
 	}
 	sizing, err := s.sizing()
@@ -100,9 +111,11 @@ func (s *Sandbox) plan(ctx context.Context, p *planned) error {
 	if err != nil {
 		return err
 	}
-	s.facts = map[string]string{
+	for name, value := range map[string]string{
 		"machine": string(p.machine.Type), "accel": string(accel), "kernel": image.Manifest.Kernel.Version, "image": image.Dir, "inputs": image.Manifest.Inputs,
 		"memory_mib": strconv.Itoa(s.size.MemoryMiB), "cpus": strconv.Itoa(s.size.CPUs),
+	} {
+		s.notes.set(name, value)
 	}
 	return nil
 }
@@ -126,11 +139,11 @@ func (s *Sandbox) promise(ctx context.Context) (err error) {
 }
 
 // prepare opens the sandbox's cgroup, network namespace and taps.
-func (s *Sandbox) prepare(p *planned) error {
+func (s *Sandbox) prepare(_ context.Context, p *starting) (err error) {
 	if err := s.makeShare(); err != nil {
 		return err
 	}
-	if err := s.enterCgroup(p.machine); err != nil {
+	if p.group, err = s.enterCgroup(p.machine); err != nil {
 		return err
 	}
 	ns, err := network.Open(s.request.Workload.Namespaces.Network.Path)
@@ -150,6 +163,10 @@ func (s *Sandbox) prepare(p *planned) error {
 		p.taps = append(p.taps, tap)
 		p.opened = append(p.opened, tap)
 	}
+	s.vm = hypervisor.New(hypervisor.Config{
+		Programs: p.programs, Driver: s.confine, Jail: s.config.Jail, Owner: p.owner, Network: ns.File(), Group: p.group,
+		OOMScore: s.request.Workload.OOMScore(), Marker: s.dir.Marker(), Dir: s.dir.String(), Boot: s.config.Timeouts.Boot.Duration,
+	})
 	return ns.Check()
 }
 
@@ -175,8 +192,8 @@ func (s *Sandbox) makeShare() error {
 	if err != nil {
 		return err
 	}
-	s.share, s.volumes = share, content.NewVolumes(share)
-	s.undo.Push("share", func(ctx context.Context) error { return errors.Join(s.removeRest(ctx), share.Close()) })
+	s.share = share
+	s.undo.Push("share", func(ctx context.Context) error { return errors.Join(s.containers.Close(ctx), share.Close()) })
 	return nil
 }
 
@@ -204,86 +221,65 @@ func (s *Sandbox) run(program string, start func() (pid int, err error), stop fu
 	}, stop)
 }
 
-func (s *Sandbox) serveFiles(ctx context.Context, p *planned) error {
+func (s *Sandbox) serveFiles(ctx context.Context, p *starting) error {
 	log, err := s.openLog(statedir.VirtiofsdLog)
 	if err != nil {
 		return err
 	}
 	p.opened = append(p.opened, log)
-	return s.run("virtiofsd", func() (int, error) {
-		s.files, err = virtiofsd.Start(ctx, virtiofsd.Config{
-			Binary: s.programs.Virtiofsd, Source: s.dir.Share(), Starter: s.jailOf(confine.FileServer),
-			Sockets: s.confine.Sockets, Log: log, Dir: s.dir.String(),
-		})
-		if err != nil {
-			return 0, err
-		}
-		return s.files.Pid(), nil
-	}, func(context.Context) error {
-		if s.files == nil {
-			return nil
-		}
-		return s.files.Stop()
-	})
+	return s.run("virtiofsd", func() (int, error) { return s.vm.Serve(ctx, s.dir.Share(), log) },
+		func(context.Context) error { return s.vm.StopFiles() })
 }
 
-func (s *Sandbox) launch(ctx context.Context, p *planned) error {
-	log, err := s.openLog(statedir.QEMULog)
-	if err != nil {
+func (s *Sandbox) launch(ctx context.Context, p *starting) (err error) {
+	var logs hypervisor.Logs
+	if logs.QEMU, err = s.openLog(statedir.QEMULog); err != nil {
 		return err
 	}
-	p.opened = append(p.opened, log)
-	console, err := s.openLog(statedir.Console)
-	if err != nil {
+	p.opened = append(p.opened, logs.QEMU)
+	if logs.Console, err = s.openLog(statedir.Console); err != nil {
 		return err
 	}
-	p.opened = append(p.opened, console)
-	if s.root, err = jail.NewRoot(); err != nil {
-		return err
-	}
-	starter := s.jailOf(confine.Machine)
-	starter.Root = s.root
+	p.opened = append(p.opened, logs.Console)
 	p.machine.Cmdline = append(p.machine.Cmdline, p.clock.Cmdline(ctx, p.machine.Accel)...)
-	return s.run("qemu", func() (int, error) {
-		s.machine, err = qemu.Start(ctx, p.machine, qemu.Options{
-			Binary: s.programs.QEMU, Starter: starter, Sockets: s.confine.Sockets, Dir: s.dir.String(),
-			Log: log, Console: console, Share: s.files.Socket(), Taps: p.taps,
-		})
-		if err != nil {
-			return 0, err
-		}
-		return s.machine.Pid(), nil
-	}, func(ctx context.Context) error {
-		if s.machine == nil {
-			return s.root.Close() // no process has it
-		}
-		return s.machine.Stop(ctx)
-	})
+	return s.run("qemu", func() (int, error) { return s.vm.Launch(ctx, p.machine, logs, p.taps) }, s.vm.Stop)
 }
 
 // verify reads back what the kernel says of the processes, and lets the guest run.
 func (s *Sandbox) verify(ctx context.Context) error {
-	if err := s.check(ctx); err != nil {
+	if err := s.vm.Verify(ctx); err != nil {
 		return err
 	}
-	if err := s.leaveHost(ctx); err != nil {
+	s.notes.set("jail", s.config.Jail.String())
+	empty, err := s.share.Empty()
+	if err != nil {
 		return err
 	}
-	return s.machine.Continue(ctx)
+	defer empty.Close() // O_PATH
+	if err := s.vm.LeaveHost(ctx, empty); err != nil {
+		return err
+	}
+	return s.vm.Machine.Continue(ctx)
 }
 
 // greet waits for the agent's hello.
-func (s *Sandbox) greet(ctx context.Context) error {
-	ctx, cancel := s.patience(ctx, "the guest's agent said nothing")
+func (s *Sandbox) greet(ctx context.Context, p *starting) error {
+	ctx, cancel := s.vm.Patience(ctx, "the guest's agent said nothing")
 	defer cancel()
-	guest, hello, err := guestapi.NewClient(ctx, s.machine.Agent(), s.connection())
+	guest, hello, err := guestapi.NewClient(ctx, s.vm.Machine.Agent(), s.connection())
 	if err != nil {
 		return s.silent(err)
 	}
 	s.guest = guest
-	s.facts["agent"] = hello.AgentVersion
-	s.facts["guest_used_mib"] = strconv.FormatUint(hello.MemUsedKiB>>10, 10)
+	s.notes.set("agent", hello.AgentVersion)
+	s.notes.set("guest_used_mib", strconv.FormatUint(hello.MemUsedKiB>>10, 10))
 	s.undo.Push("guest connection", func(context.Context) error { return guest.Close() })
+	s.containers = containers.New(containers.Config{
+		ID: s.request.ID, Workload: s.request.Workload, Memory: s.size.ContainerMemory, Planner: s.planner(),
+		Driver: s.confine, Rootfs: s.identity.Files, Share: s.share, VM: s.vm, Guest: guest, Done: s.end.done, Explain: s.Explain,
+		AskName: func(ctx context.Context, q guestapi.Question) []byte { return s.netns.AskName(ctx, q.TCP, q.Data) },
+		Trace:   s.config.Trace, Phase: s.Phase,
+	}, p.first)
 	return nil
 }
 
@@ -295,15 +291,15 @@ const endLimit = 10 * time.Second
 func (s *Sandbox) silent(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		select {
-		case <-s.machine.Done():
+		case <-s.vm.Machine.Done():
 		case <-time.After(endLimit):
 		}
 	}
 	select {
-	case <-s.machine.Done():
-		return errors.Join(err, s.OutOfMemory(), s.machine.Err())
+	case <-s.vm.Machine.Done():
+		return errors.Join(err, s.vm.OutOfMemory(), s.vm.Machine.Err())
 	default:
-		return fmt.Errorf("%w\nconsole: %s", err, s.machine.ConsoleTail())
+		return fmt.Errorf("%w\nconsole: %s", err, s.vm.Machine.ConsoleTail())
 	}
 }
 
@@ -313,16 +309,19 @@ func (s *Sandbox) configure(ctx context.Context) error {
 	if _, err := rand.Read(entropy); err != nil {
 		return err
 	}
-	wanted, left, err := s.netns.Sync()
-	if err := errors.Join(append(left, err)...); err != nil {
+	links, wanted, err := network.NewSession(s.netns, func(ctx context.Context, n *guestv1.Network) error {
+		_, err := s.guest.Guest().ApplyNetwork(ctx, n)
+		return s.Explain(err)
+	})
+	if err != nil {
 		return err
 	}
-	s.told = wanted
+	s.links = links
 	hostname, err := os.Hostname() // what a container has whose configuration names none, as with runc
 	if err != nil {
 		return err
 	}
-	call, cancel := s.patience(ctx, "the guest's agent said hello, and no more")
+	call, cancel := s.vm.Patience(ctx, "the guest's agent said hello, and no more")
 	defer cancel()
 	_, err = s.guest.Guest().Configure(call, &guestv1.ConfigureRequest{
 		Network:      wanted,
@@ -331,7 +330,7 @@ func (s *Sandbox) configure(ctx context.Context) error {
 		Entropy:      entropy,
 		Sysctls:      sysctls(s.request.Workload.Sysctls),
 		ShareTag:     plan.ShareTag,
-		ShareInodes:  s.files.OpenFiles(),
+		ShareInodes:  s.vm.Files.OpenFiles(),
 	})
 	if cause := context.Cause(call); err != nil && cause != nil && ctx.Err() == nil {
 		return s.silent(cause)
@@ -339,7 +338,8 @@ func (s *Sandbox) configure(ctx context.Context) error {
 	if err != nil {
 		return s.Explain(err)
 	}
-	s.followFiles(ctx)
+	stop := s.containers.FollowFiles(ctx)
+	s.undo.Push("watch of files", func(context.Context) error { return stop() })
 	s.forward(ctx)
 	if s.config.Debug.Shell != "" {
 		server, err := debug.Serve(ctx, s.dir, s.guest)
@@ -348,7 +348,9 @@ func (s *Sandbox) configure(ctx context.Context) error {
 		}
 		s.undo.Push("debug", func(context.Context) error { return server.Close() })
 	}
-	return s.follow(ctx)
+	ctx, cancelWatch := context.WithCancel(log.WithLogger(context.WithoutCancel(ctx), log.G(ctx).WithField("sandbox", s.request.ID)))
+	s.undo.Push("network watch", func(context.Context) error { cancelWatch(); return nil })
+	return links.Follow(ctx, func() bool { return s.guest.Err() != nil })
 }
 
 // openLog makes a log in the sandbox's own file system, which a guest's messages cannot outgrow.

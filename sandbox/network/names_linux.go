@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -99,4 +100,14 @@ func askStream(conn net.Conn, question []byte) []byte {
 		return nil
 	}
 	return answer
+}
+
+// AsksEngine reports whether a resolv.conf(5) names the engine's name server.
+func AsksEngine(resolvConf []byte) bool {
+	for line := range strings.Lines(string(resolvConf)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" && f[1] == NameServer {
+			return true
+		}
+	}
+	return false
 }

@@ -27,6 +27,11 @@ var rooms = []room{
 	{"sandbox/statedir", []string{"labels"}},
 	{"sandbox/undo", []string{"sandbox/statedir"}},
 	{"sandbox/recovery", []string{"sandbox/cgroup", "sandbox/confine", "sandbox/network", "sandbox/statedir", "sandbox/undo"}},
+	{"sandbox/hypervisor", []string{"labels/lsm", "sandbox/cgroup", "sandbox/confine", "sandbox/jail", "vmm", "vmm/qemu", "vmm/virtiofsd"}},
+	{"sandbox/containers", []string{
+		"labels", "oci", "sandbox/confine", "sandbox/content", "sandbox/guestapi", "sandbox/guestapi/v1", "sandbox/hypervisor", "sandbox/network",
+		"sandbox/plan", "sandbox/statedir", "sandbox/undo", "sandbox/watch", "vmm", "vmm/qemu",
+	}},
 	{"sandbox/debug", []string{"sandbox/guestapi", "sandbox/statedir"}},
 	{"sandbox/guestapi", nil},
 	{"sandbox/network", []string{"sandbox/guestapi/v1"}}, // the guest is told in the contract's own values

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sandbox
+package hypervisor
 
 import (
 	"bytes"
@@ -22,32 +22,32 @@ const (
 	tick = time.Second / 100
 )
 
-// look says what can be seen from outside of a guest that does not answer. A machine that runs and
-// uses no CPU waits for an interrupt; a file server whose threads wait for the host's disk explains
-// a guest that waits for its files.
-func (s *Sandbox) look() string {
+// Look says what the host sees of a guest that does not answer. A machine that runs and uses no CPU waits
+// for an interrupt. A file server whose threads wait for the host's disk explains a guest that waits for
+// its files.
+func (v *VM) Look() string {
 	ctx, cancel := context.WithTimeout(context.Background(), lookLimit)
 	defer cancel()
 	var seen []string
 	select {
-	case <-s.machine.Done():
+	case <-v.Machine.Done():
 		seen = append(seen, "QEMU has ended")
 	default:
-		status, err := s.machine.Status(ctx)
+		status, err := v.Machine.Status(ctx)
 		if err != nil {
 			status = err.Error()
 		}
-		begin := threads(s.machine.Pid()).cpu
+		begin := threads(v.Machine.Pid()).cpu
 		time.Sleep(lookTime) //nolint:forbidigo // the time over which CPU time is measured
-		qemu := threads(s.machine.Pid())
+		qemu := threads(v.Machine.Pid())
 		seen = append(seen, fmt.Sprintf("QEMU (pid %d) says its CPUs are %s and used %s of CPU time in %s%s",
-			s.machine.Pid(), status, qemu.cpu-begin, lookTime, qemu.blocked()))
+			v.Machine.Pid(), status, qemu.cpu-begin, lookTime, qemu.blocked()))
 	}
 	select {
-	case <-s.files.Done():
+	case <-v.Files.Done():
 		seen = append(seen, "the file server has ended")
 	default:
-		seen = append(seen, fmt.Sprintf("the file server (pid %d) runs%s", s.files.Pid(), threads(s.files.Pid()).blocked()))
+		seen = append(seen, fmt.Sprintf("the file server (pid %d) runs%s", v.Files.Pid(), threads(v.Files.Pid()).blocked()))
 	}
 	return strings.Join(seen, "; ")
 }

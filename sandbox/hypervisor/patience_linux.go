@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sandbox
+package hypervisor
 
 import (
 	"bytes"
@@ -13,24 +13,27 @@ import (
 )
 
 const (
-	// patienceCap bounds, as a multiple, how long a limit is drawn out on a host that has no processor for the machine.
+	// patienceCap is the most, as a multiple, by which a limit grows on a host that has no CPU for QEMU.
 	patienceCap = 10
-	// patienceStep is the least time between two looks.
+	// patienceStep is the least time between two checks.
 	patienceStep = time.Second
 )
 
-// patience bounds ctx by a clock that stands while the host has no processor for the machine: what a guest does not get
-// to do is not its fault. The cause of the end says why.
-func (s *Sandbox) patience(ctx context.Context, why string) (context.Context, context.CancelFunc) {
-	before := queued(s.machine.Pid())
+// Patience bounds ctx by Config.Boot. Time in which the host had no CPU for QEMU does not count: the
+// guest could not run. The cause of ctx's end says why it ended.
+func (v *VM) Patience(ctx context.Context, why string) (context.Context, context.CancelFunc) {
+	before := v.Starved()
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
-		cancel(endure(ctx, s.config.Timeouts.Boot.Duration, func() time.Duration { return queued(s.machine.Pid()) - before }, why))
+		cancel(endure(ctx, v.config.Boot, func() time.Duration { return v.Starved() - before }, why))
 	}()
 	return ctx, func() { cancel(nil) }
 }
 
-// endure returns when limit has passed, without what waited tells, or when ctx ends.
+// Starved is how long QEMU has waited for a CPU of the host since it started.
+func (v *VM) Starved() time.Duration { return queued(v.Machine.Pid()) }
+
+// endure returns an error when limit has passed, less the time that waited returns, or nil when ctx ends.
 func endure(ctx context.Context, limit time.Duration, waited func() time.Duration, why string) error {
 	begin := time.Now()
 	timer := time.NewTimer(limit)
@@ -51,8 +54,8 @@ func endure(ctx context.Context, limit time.Duration, waited func() time.Duratio
 	}
 }
 
-// queued is how long the thread of a process that has waited longest for a processor has done so; 0 where the kernel
-// does not count it (CONFIG_SCHED_INFO).
+// queued is the longest time that a thread of the process has waited for a CPU. It is 0 if the kernel does
+// not count it (CONFIG_SCHED_INFO).
 func queued(pid int) (most time.Duration) {
 	names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	for _, name := range names {
@@ -65,7 +68,7 @@ func queued(pid int) (most time.Duration) {
 	return most
 }
 
-// queuedOf reads a schedstat: time on a processor, time waited for one, both in ns, and how often it got one.
+// queuedOf parses a schedstat: time on a CPU and time waited for one, in ns, and the number of time slices.
 func queuedOf(schedstat []byte) time.Duration {
 	fields := bytes.Fields(schedstat)
 	if len(fields) < 2 {

@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sandbox
+package containers
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"cloister/sandbox/content"
@@ -23,14 +20,14 @@ import (
 const noticing = 90 * time.Second
 
 // serveSockets carries connections from the guest's sockets to the host's until the container is removed.
-func (s *Sandbox) serveSockets(ctx context.Context, r *resident, a *arrival) {
+func (s *Set) serveSockets(ctx context.Context, r *resident, a *Planned) {
 	if len(a.Sockets) == 0 {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	for _, socket := range a.Sockets {
 		token := guestapi.Token(socket.Token)
-		go content.Relay(ctx, socket.Name, func(ctx context.Context) (*guestapi.Stream, error) { return s.guest.AcceptSocket(ctx, token) })
+		go content.Relay(ctx, socket.Name, func(ctx context.Context) (*guestapi.Stream, error) { return s.config.Guest.AcceptSocket(ctx, token) })
 	}
 	r.undo.Push("sockets", func(context.Context) error {
 		cancel() // closes what is open on the host; a guest that does not read is not waited for
@@ -39,7 +36,7 @@ func (s *Sandbox) serveSockets(ctx context.Context, r *resident, a *arrival) {
 }
 
 // watchVolume has what the host changes in a volume raise events in the guest. No watch is no reason not to run.
-func (s *Sandbox) watchVolume(ctx context.Context, r *resident, id string, v plan.Volume, use *content.Use) {
+func (s *Set) watchVolume(ctx context.Context, r *resident, id string, v plan.Volume, use *content.Use) {
 	logger := log.G(ctx).WithField("volume", v.Destination)
 	tree, err := use.Watch()
 	if err != nil {
@@ -55,7 +52,7 @@ func (s *Sandbox) watchVolume(ctx context.Context, r *resident, id string, v pla
 }
 
 // notice ends with the container, or when the guest does not take what it is told.
-func (s *Sandbox) notice(ctx context.Context, tree *watch.Tree, req *guestv1.NoticeRequest) {
+func (s *Set) notice(ctx context.Context, tree *watch.Tree, req *guestv1.NoticeRequest) {
 	content.Follow(ctx, tree, func(ctx context.Context, names []string) error {
 		ctx, cancel := context.WithTimeout(ctx, noticing)
 		defer cancel()
@@ -63,19 +60,7 @@ func (s *Sandbox) notice(ctx context.Context, tree *watch.Tree, req *guestv1.Not
 		for _, name := range names {
 			req.Names = append(req.Names, []byte(name))
 		}
-		_, err := s.guest.Guest().Notice(ctx, req)
+		_, err := s.config.Guest.Guest().Notice(ctx, req)
 		return err
 	})
-}
-
-// refreshAll sends all containers what the engine has changed of their files.
-func (s *Sandbox) refreshAll(ctx context.Context) {
-	s.mu.Lock()
-	ids := slices.Collect(maps.Keys(s.containers))
-	s.mu.Unlock()
-	for _, id := range ids {
-		if err := s.Refresh(ctx, id); err != nil && !errdefs.IsNotFound(err) {
-			log.G(ctx).WithError(err).WithField("id", id).Warn("send the engine's changed files to the guest")
-		}
-	}
 }

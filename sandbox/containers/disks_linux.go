@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sandbox
+package containers
 
 import (
 	"context"
@@ -14,8 +14,8 @@ import (
 )
 
 // addDisk puts an image or block device into a free LUN.
-func (s *Sandbox) addDisk(ctx context.Context, r *resident, d plan.Disk) (lun int, err error) {
-	if err := s.prepareDisk(ctx, d); err != nil {
+func (s *Set) addDisk(ctx context.Context, r *resident, d plan.Disk) (lun int, err error) {
+	if err := prepareDisk(ctx, s.config.Driver, d); err != nil {
 		return 0, err
 	}
 	lun = s.takeLUN()
@@ -29,23 +29,30 @@ func (s *Sandbox) addDisk(ctx context.Context, r *resident, d plan.Disk) (lun in
 
 // addDevices hands over the block devices that the plan names, and says which numbers they have in the guest, by the index
 // into the workload's devices.
-func (s *Sandbox) addDevices(ctx context.Context, r *resident, a *arrival) (map[int]oci.DeviceNumber, error) {
+func (s *Set) addDevices(ctx context.Context, r *resident, a *Planned) (map[int]oci.DeviceNumber, error) {
 	numbers := map[int]oci.DeviceNumber{}
 	for _, d := range a.Devices {
 		lun, err := s.addDisk(ctx, r, d.Disk)
 		if err != nil {
 			return nil, fmt.Errorf("linux.devices %q: %w", d.Path, err)
 		}
-		found, err := s.guest.Guest().FindDisk(ctx, &guestv1.FindDiskRequest{Lun: uint32(lun)})
+		found, err := s.config.Guest.Guest().FindDisk(ctx, &guestv1.FindDiskRequest{Lun: uint32(lun)})
 		if err != nil {
-			return nil, fmt.Errorf("linux.devices %q: %w", d.Path, s.Explain(err))
+			return nil, fmt.Errorf("linux.devices %q: %w", d.Path, s.config.Explain(err))
 		}
 		numbers[d.Device] = oci.DeviceNumber{Block: true, Major: int64(found.GetMajor()), Minor: int64(found.GetMinor())}
 	}
 	return numbers, nil
 }
 
-func (s *Sandbox) takeLUN() int {
+// HasDisks reports whether the guest has disks, which it has to unmount.
+func (s *Set) HasDisks() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.luns) > 0
+}
+
+func (s *Set) takeLUN() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	lun := 0
@@ -56,27 +63,27 @@ func (s *Sandbox) takeLUN() int {
 	return lun
 }
 
-func (s *Sandbox) dropLUN(lun int) {
+func (s *Set) dropLUN(lun int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.luns, lun)
 }
 
-func (s *Sandbox) plug(ctx context.Context, lun int, d plan.Disk) error {
+func (s *Set) plug(ctx context.Context, lun int, d plan.Disk) error {
 	disk := vmm.Disk{LUN: lun, Path: d.Path, ReadOnly: d.ReadOnly}
 	f, err := qemu.OpenDisk(disk)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return s.machine.AddDisk(ctx, disk, f)
+	return s.config.VM.Machine.AddDisk(ctx, disk, f)
 }
 
-func (s *Sandbox) unplug(ctx context.Context, lun int) error {
+func (s *Set) unplug(ctx context.Context, lun int) error {
 	select {
-	case <-s.done:
+	case <-s.config.Done:
 		return nil
 	default:
-		return s.machine.RemoveDisk(ctx, lun)
+		return s.config.VM.Machine.RemoveDisk(ctx, lun)
 	}
 }

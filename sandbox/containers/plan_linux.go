@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package containers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/labels"
+	"cloister/oci"
+	"cloister/sandbox/confine"
+	"cloister/sandbox/content"
+	"cloister/sandbox/guestapi"
+	"cloister/sandbox/plan"
+	"cloister/sandbox/statedir"
+)
+
+// Planner plans containers by the host's configuration.
+type Planner struct {
+	Workloads oci.Options
+	Labels    []plan.LabelRule
+}
+
+// Planned is a container's plan, and the files that it speaks of.
+type Planned struct {
+	plan.Container
+
+	source content.Container
+	files  *content.Files
+}
+
+// Close closes the files. It may be repeated, and called of nil.
+func (a *Planned) Close() {
+	if a != nil {
+		a.files.Close()
+	}
+}
+
+// Plan opens what a container's configuration names, and plans the container. It changes nothing on the
+// host. The caller closes the result.
+func (p Planner) Plan(c content.Container) (_ *Planned, err error) {
+	if _, err := statedir.ParseID(c.ID); err != nil {
+		return nil, err
+	}
+	rules, err := content.Rules(p.Workloads.Sockets, p.Workloads.Watch, p.Labels)
+	if err != nil {
+		return nil, err
+	}
+	a := &Planned{source: c}
+	defer func() {
+		if err != nil {
+			a.files.Close()
+		}
+	}()
+	var found []plan.Source
+	if a.files, found, err = content.Open(c); err != nil {
+		return nil, err
+	}
+	nodes, nodesErr := content.Nodes(c.Workload)
+	a.Container, err = plan.NewContainer(plan.Request{
+		ID: c.ID, Workload: c.Workload, Rootfs: c.Rootfs, Blocks: content.BlockDevices(c.Rootfs),
+		Sources: found, Nodes: nodes, Tokens: tokens(len(found)), Rules: rules,
+	})
+	if err := errors.Join(err, nodesErr, content.MappableRootfs(c.Rootfs)); err != nil {
+		return nil, err
+	}
+	if a.Pause {
+		return a, nil
+	}
+	return a, a.files.OpenRootfs(c, a.Rootfs)
+}
+
+// Admit has the driver label what is shared with the guest, or refuse it. No file is labelled of a pause
+// container, which stays on the host.
+func (a *Planned) Admit(ctx context.Context, driver confine.Driver) error {
+	if a.Pause {
+		return nil
+	}
+	for _, d := range a.Rootfs.Disks {
+		if err := prepareDisk(ctx, driver, d); err != nil {
+			return fmt.Errorf("rootfs: %w", err)
+		}
+	}
+	if f := a.files.Rootfs(); f != nil {
+		if err := admitFolder(ctx, driver, f, f, plan.Treatment{}); err != nil {
+			return fmt.Errorf("rootfs: %w", err)
+		}
+	}
+	for _, v := range a.Volumes {
+		if f := a.files.Source(v.Mount); f != nil {
+			if err := admitFolder(ctx, driver, f, f, v.Treatment); err != nil {
+				return fmt.Errorf("mount %q: %w", v.Destination, err)
+			}
+		}
+	}
+	return a.admitCopies(ctx, driver)
+}
+
+// admitCopies admits the files that the guest gets a copy of. Only the shim reads them, so the label that
+// the engine gave the container's mounts is enough.
+func (a *Planned) admitCopies(ctx context.Context, driver confine.Driver) error {
+	var label labels.Label
+	if text := a.source.Workload.Labels.Mount; text != "" && len(a.Copies) > 0 {
+		var err error
+		if label, err = labels.Parse(text); err != nil {
+			return fmt.Errorf("linux.mountLabel: %w", err)
+		}
+	}
+	for _, c := range a.Copies {
+		if err := driver.Admit(ctx, confine.File{Kind: confine.Copy, Host: a.files.Source(c.Mount), Label: label}); err != nil {
+			return fmt.Errorf("mount %q: %w", c.Destination, err)
+		}
+	}
+	return nil
+}
+
+// prepareDisk makes a disk's file system, unless it is there, and has the driver admit the disk.
+func prepareDisk(ctx context.Context, driver confine.Driver, d plan.Disk) error {
+	if d.MkfsBytes > 0 {
+		if err := content.MakeFileSystem(ctx, d); err != nil {
+			return err
+		}
+	}
+	f, err := os.OpenFile(d.Path, unix.O_PATH, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // O_PATH
+	return driver.Admit(ctx, confine.File{Kind: confine.Disk, Host: f, ReadOnly: d.ReadOnly, New: d.MkfsBytes > 0})
+}
+
+// admitFolder admits what is shown to the guest. host is the file on the host, shown the same file as the
+// file server sees it.
+func admitFolder(ctx context.Context, driver confine.Driver, host, shown *os.File, t plan.Treatment) error {
+	return driver.Admit(ctx, confine.File{Kind: confine.Folder, Host: host, Shown: shown, Sharing: t.Sharing, Label: t.Label})
+}
+
+// tokens are random names for the streams of sockets.
+func tokens(n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = string(guestapi.NewToken())
+	}
+	return out
+}

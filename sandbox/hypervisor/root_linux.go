@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hypervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"cloister/sandbox/jail"
+)
+
+// Show makes a folder QEMU's root directory in place of the one before. QEMU opens nothing by name, but
+// engines look for a container's files below /proc/PID/root (nerdctl cp). The folder is known by its
+// descriptor, because guests can change names. Without a root that can be replaced it does nothing.
+func (v *VM) Show(top *os.File, readOnly bool) error {
+	if v.root == nil {
+		return nil
+	}
+	tree, err := unix.OpenTree(int(top.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("open %q: %w", top.Name(), err)
+	}
+	defer unix.Close(tree)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE}
+	if readOnly {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return fmt.Errorf("restrict %q: %w", top.Name(), err)
+	}
+	return v.root.Replace(tree)
+}
+
+// LeaveHost replaces QEMU's root directory, which is the host's, by an empty folder. It is called before
+// the guest runs.
+func (v *VM) LeaveHost(ctx context.Context, empty *os.File) error {
+	err := v.config.Jail.RootError(v.Show(empty, true))
+	if err == nil || !errors.Is(err, jail.ErrKeepsRoot) {
+		return err
+	}
+	log.G(ctx).WithError(err).Warn("QEMU keeps the host's root directory: do not copy files by its pid (nerdctl cp)")
+	v.root = nil
+	return nil
+}

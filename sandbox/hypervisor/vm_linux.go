@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hypervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"cloister/labels/lsm"
+	"cloister/sandbox/cgroup"
+	"cloister/sandbox/confine"
+	"cloister/sandbox/jail"
+	"cloister/vmm"
+	"cloister/vmm/qemu"
+	"cloister/vmm/virtiofsd"
+)
+
+// Config says what the processes are started in. Everything in it stays the caller's.
+type Config struct {
+	Programs lsm.Programs
+	Driver   confine.Driver
+	Jail     jail.Config
+	Owner    jail.Owner    // whose QEMU is
+	Network  *os.File      // network namespace
+	Group    *cgroup.Group // of both processes
+	OOMScore int           // least oom_score_adj
+	Marker   string        // NAME=VALUE in the environment, by which the processes are found after a crash
+	Dir      string        // the sandbox's state folder
+	Boot     time.Duration // how long the guest may take to say hello
+}
+
+// VM is the two processes. A process that has not been started is nil.
+type VM struct {
+	Files   *virtiofsd.Process
+	Machine *qemu.Process
+
+	config Config
+	root   *jail.Root // QEMU's; nil if the host's root cannot be replaced
+}
+
+// New makes a VM without processes.
+func New(c Config) *VM { return &VM{config: c} }
+
+// jailOf is the jail of one process: its role's, in the sandbox's network namespace and cgroup.
+func (v *VM) jailOf(r confine.Role) jail.Jail {
+	c := v.config
+	j := jail.ForQEMU(c.Jail, c.Owner)
+	if r == confine.FileServer {
+		j = jail.ForVirtiofsd(c.Jail)
+	}
+	j.Label = func() (unset func(), err error) { return c.Driver.Exec(r) }
+	j.Network, j.Group, j.OOMScore, j.Env = c.Network, c.Group, c.OOMScore, []string{c.Marker}
+	return j
+}
+
+// Reachable refuses files that QEMU opens by name and that its user may not open.
+func Reachable(owner jail.Owner, program string, m vmm.Machine) error {
+	errs := []error{owner.MayOpen(program, unix.X_OK), owner.MayOpen(m.Kernel, unix.R_OK)}
+	if m.Initrd != "" {
+		errs = append(errs, owner.MayOpen(m.Initrd, unix.R_OK))
+	}
+	if m.Accel == vmm.AccelKVM {
+		errs = append(errs, owner.MayOpen("/dev/kvm", unix.R_OK|unix.W_OK))
+	}
+	return errors.Join(errs...)
+}
+
+// Serve starts the file server, which serves the folder source, and returns its pid.
+func (v *VM) Serve(ctx context.Context, source string, log *os.File) (pid int, err error) {
+	v.Files, err = virtiofsd.Start(ctx, virtiofsd.Config{
+		Binary: v.config.Programs.Virtiofsd, Source: source, Starter: v.jailOf(confine.FileServer),
+		Sockets: v.config.Driver.Sockets, Log: log, Dir: v.config.Dir,
+	})
+	if err != nil {
+		return 0, err
+	}
+	return v.Files.Pid(), nil
+}
+
+// StopFiles ends the file server, if it was started.
+func (v *VM) StopFiles() error {
+	if v.Files == nil {
+		return nil
+	}
+	return v.Files.Stop()
+}
+
+// Logs are the files that get QEMU's messages and the guest's console.
+type Logs struct{ QEMU, Console *os.File }
+
+// Launch starts QEMU, whose guest does not run yet, and returns its pid.
+func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, taps []*os.File) (pid int, err error) {
+	if v.root, err = jail.NewRoot(); err != nil {
+		return 0, err
+	}
+	starter := v.jailOf(confine.Machine)
+	starter.Root = v.root
+	v.Machine, err = qemu.Start(ctx, m, qemu.Options{
+		Binary: v.config.Programs.QEMU, Starter: starter, Sockets: v.config.Driver.Sockets, Dir: v.config.Dir,
+		Log: logs.QEMU, Console: logs.Console, Share: v.Files.Socket(), Taps: taps,
+	})
+	if err != nil {
+		return 0, err
+	}
+	return v.Machine.Pid(), nil
+}
+
+// Stop ends QEMU, if it was started.
+func (v *VM) Stop(ctx context.Context) error {
+	switch {
+	case v.Machine != nil:
+		return v.Machine.Stop(ctx)
+	case v.root != nil:
+		return v.root.Close() // no process is in it
+	}
+	return nil
+}
+
+// Verify reads back from the kernel how the processes run: driver and jail. The guest has not run.
+func (v *VM) Verify(ctx context.Context) error {
+	p := v.config.Programs
+	server := confine.Process{Role: confine.FileServer, PID: v.Files.Pid(), Program: p.Virtiofsd, Peers: []syscall.Conn{v.Files.Socket()}}
+	machine := confine.Process{Role: confine.Machine, PID: v.Machine.Pid(), Program: p.QEMU, Peers: v.Machine.Sockets()}
+	if err := v.config.Driver.Verify(ctx, server, machine); err != nil {
+		return err
+	}
+	for _, p := range []confine.Process{server, machine} {
+		if err := v.jailOf(p.Role).Verify(p.PID); err != nil {
+			return fmt.Errorf("%s: %w", p.Role, err)
+		}
+	}
+	v.Files.HandedOver() // its socket has been read back; only QEMU needs it from now on
+	return nil
+}
+
+// OutOfMemory is an error if the host killed QEMU or the file server because their cgroup, or one above
+// it, was out of memory.
+func (v *VM) OutOfMemory() error {
+	if n, _ := v.config.Group.OOMKills(); n == 0 { // also when the cgroup is gone
+		return nil
+	}
+	return fmt.Errorf("the host was out of memory in the machine's cgroup %s, or above it, and killed the machine: give the pod a higher limit, or its runtime class a larger overhead: %w",
+		v.config.Group, errdefs.ErrResourceExhausted)
+}
+
+// DiskIO is what the processes have read from and written to disks of the host. The guest does not count
+// it: its files come from the file server.
+func (v *VM) DiskIO() ([]cgroup.DiskIO, error) { return v.config.Group.DiskIO() }
