@@ -29,8 +29,8 @@ const (
 )
 
 // TestConfigurationPage compares the lists of docs/configuration.md with the code: keys with the
-// fields of sandbox.Config that have a toml name, annotations with the constants of package oci. Each
-// must have a comment.
+// fields of sandbox.Config that have a toml name, annotations with the constants of package oci.
+// Each must have a comment.
 func TestConfigurationPage(t *testing.T) {
 	name := filepath.Join(testenv.Tree(t), "docs", "configuration.md")
 	page, err := os.ReadFile(name)
@@ -206,7 +206,8 @@ func comment(groups ...*ast.CommentGroup) string {
 	return strings.Join(words, " ")
 }
 
-// item writes one key, its lines at most 100 wide. The Go name with which a comment begins is not the reader's.
+// item writes one key, its lines at most 100 wide. The Go name with which a comment begins is not
+// the reader's.
 func (c *configuration) item(key, kind, text, goName string) {
 	if text == "" {
 		c.t.Errorf("%s: the key or annotation %s has no comment: say what it is, and its default", goName, key)

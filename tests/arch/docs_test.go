@@ -13,7 +13,8 @@ import (
 	"cloister/tests/testenv"
 )
 
-// TestPromiseIsTested: each test that docs/architecture.md names is there, and each line of the promise names one.
+// TestPromiseIsTested: each test that docs/architecture.md names is there, and each line of the
+// promise names one.
 func TestPromiseIsTested(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(testenv.Tree(t), "docs", "architecture.md"))
 	if err != nil {

@@ -8,14 +8,15 @@ import (
 	"testing"
 )
 
-// room says what the packages at and below a folder may import of this module. A name that ends in /... stands for a folder
-// and all below it, another for that one package.
+// room says what the packages at and below a folder may import of this module. A name that ends in
+// /... stands for a folder and all below it, another for that one package.
 type room struct {
 	folder string
 	may    []string
 }
 
-// rooms is the table of the design, longest folder first where one lies in another: the first match counts.
+// rooms is the table of the design, longest folder first where one lies in another: the first match
+// counts.
 var rooms = []room{
 	{"cmd/containerd-shim-cloister-v2", []string{"shim/...", "runtime/...", "sandbox/...", "cmd/internal/..."}},
 	{"cmd/cloister-agent", []string{"sandbox/guestapi/..."}},

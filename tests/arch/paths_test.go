@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// byPath are calls that resolve a name. In a folder that a guest can change, the name may lead anywhere.
+// byPath are calls that resolve a name. In a folder that a guest can change, the name may lead
+// anywhere.
 var byPath = map[string]string{
 	"os": "Open OpenFile OpenRoot Create Stat Lstat ReadFile WriteFile ReadDir Mkdir MkdirAll MkdirTemp Remove RemoveAll Rename " +
 		"Readlink Symlink Link Chmod Chown Truncate StartProcess",
@@ -25,8 +26,8 @@ var byPath = map[string]string{
 // guestsFolders are the packages that handle what guests can change.
 var guestsFolders = []string{"sandbox/content", "sandbox/watch", "runtime/stdio"}
 
-// resolved are the calls there that may resolve a name, by file, function and call, with the reason. Everything else goes by
-// descriptor: package sys has what is needed.
+// resolved are the calls there that may resolve a name, by file, function and call, with the
+// reason. Everything else goes by descriptor: package sys has what is needed.
 var resolved = map[string]string{
 	"sandbox/content/changes_linux.go add InotifyAddWatch":           "the path of a descriptor",
 	"sandbox/content/disk_linux.go blockNode Readlink":               "sysfs",

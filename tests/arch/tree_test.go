@@ -139,7 +139,8 @@ func TestLicenceLine(t *testing.T) {
 	}
 }
 
-// TestPackageComment wants exactly one package comment per package, in doc.go or, for a command, in main.go.
+// TestPackageComment wants exactly one package comment per package, in doc.go or, for a command, in
+// main.go.
 func TestPackageComment(t *testing.T) {
 	comments := map[string][]string{}
 	packages := map[string]string{}
