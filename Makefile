@@ -11,7 +11,8 @@ export PATH := $(CLOISTER_CACHE)/go/bin:$(PATH):/usr/sbin:/sbin
 export GOTOOLCHAIN := local
 
 FLAVOUR ?= small
-# TESTS, REQUIRE, MAC and POLICY reach the tests through the environment, from a command line of make too: docs/testing.md.
+# TESTS, REQUIRE, MAC and POLICY reach the tests through the environment, from a command line of
+# make too: docs/testing.md.
 FUZZTIME ?= 10s
 PART ?=
 PKG ?= ./...

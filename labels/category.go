@@ -146,12 +146,14 @@ func (s Set) String() string {
 	return b.String()
 }
 
-// Pair is two different categories, the lower first: what one sandbox holds. The zero value is not a pair.
+// Pair is two different categories, the lower first: what one sandbox holds. The zero value is not
+// a pair.
 type Pair struct {
 	Low, High Category
 }
 
-// NewPair sorts, and refuses equal categories: a set of one is a subset of every pair that holds it (CVE-2021-3631).
+// NewPair sorts, and refuses equal categories: a set of one is a subset of every pair that holds it
+// (CVE-2021-3631).
 func NewPair(a, b Category) (Pair, error) {
 	if a >= Categories || b >= Categories {
 		return Pair{}, fmt.Errorf("pair %v,%v: want categories c0 to c%d", a, b, Categories-1)

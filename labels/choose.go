@@ -9,9 +9,9 @@ import (
 
 // This file is where the labels of a sandbox are chosen, in three steps:
 //
-//	wish.Validate(...)            what config, annotations and engine say must make sense
-//	wish.Level()                  the level to ask the registry for; nil lets it draw
-//	Choose(wish, own, types, lv)  the labels of everything, at the level that was reserved
+// 	wish.Validate(...)            what config, annotations and engine say must make sense
+// 	wish.Level()                  the level to ask the registry for; nil lets it draw
+// 	Choose(wish, own, types, lv)  the labels of everything, at the level that was reserved
 
 // ErrWish is wrapped when what is asked for makes no sense or cannot be honoured.
 var ErrWish = errors.New("label settings")
@@ -37,8 +37,9 @@ type Wish struct {
 	Base Label
 	// Share names a group of sandboxes that hold one level on purpose.
 	Share string
-	// Engine and EngineMount are the process and mount labels of the spec; zero when it has none or they do not count.
-	// Whoever writes a pod may choose their level, so it is a pair or it is refused.
+	// Engine and EngineMount are the process and mount labels of the spec; zero when it has none or
+	// they do not count. Whoever writes a pod may choose their level, so it is a pair or it is
+	// refused.
 	Engine, EngineMount Label
 }
 
@@ -108,14 +109,15 @@ func (w Wish) checkEngine() error {
 	return nil
 }
 
-// tenant gives the level of an engine's label if it is one tenant's: an empty label, a range (a privileged container has the
-// system's) and s0 alone are not.
+// tenant gives the level of an engine's label if it is one tenant's: an empty label, a range (a
+// privileged container has the system's) and s0 alone are not.
 func tenant(l Label) (Level, bool) {
 	level, single := l.Range.Single()
 	return level, !l.IsZero() && single && level.Categories != (Set{})
 }
 
-// Level is what the registry is asked for; nil lets it draw. It is called on a valid wish that is not None's.
+// Level is what the registry is asked for; nil lets it draw. It is called on a valid wish that is
+// not None's.
 func (w Wish) Level() *Level {
 	if w.Mode == Static {
 		return &w.Label.Range.Low
@@ -131,15 +133,18 @@ func (w Wish) Level() *Level {
 	return nil
 }
 
-// Chosen are the labels of everything that belongs to one sandbox, all at one level but Content. With None all are zero.
+// Chosen are the labels of everything that belongs to one sandbox, all at one level but Content.
+// With None all are zero.
 type Chosen struct {
 	Level           Level
 	QEMU, Virtiofsd Label
 	// Image is of disks, Rootfs of folders that are served, Run of the sandbox's folder and logs.
 	Image, Rootfs, Run Label
-	// Content is of what every guest may read, SharedImage and SharedFolder of what every guest may write: at the low level.
+	// Content is of what every guest may read, SharedImage and SharedFolder of what every guest may
+	// write: at the low level.
 	Content, SharedImage, SharedFolder Label
-	// EngineFile and EngineContent are types that a served folder may have as well, at a level that fits.
+	// EngineFile and EngineContent are types that a served folder may have as well, at a level that
+	// fits.
 	EngineFile, EngineContent string
 	// PoweredOff is of disks that cloister made, once the sandbox has stopped.
 	PoweredOff Label
@@ -147,7 +152,8 @@ type Chosen struct {
 	Relabel bool
 }
 
-// Types are the types that a sandbox really gets of a set: a base label or a static one has its own.
+// Types are the types that a sandbox really gets of a set: a base label or a static one has its
+// own.
 func (w Wish) Types(t Types) Types {
 	switch {
 	case w.Mode == Static:
@@ -161,8 +167,9 @@ func (w Wish) Types(t Types) Types {
 	return t
 }
 
-// Choose gives the labels of a sandbox. own is this process's label, whose user (and role, for processes) are taken; level is
-// what was reserved for the wish. An engine's type is never taken: it is a container's.
+// Choose gives the labels of a sandbox. own is this process's label, whose user (and role, for
+// processes) are taken; level is what was reserved for the wish. An engine's type is never taken:
+// it is a container's.
 func Choose(w Wish, own Label, types Types, level Level) (Chosen, error) {
 	if w.Mode == None {
 		return Chosen{}, nil

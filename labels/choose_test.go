@@ -250,7 +250,8 @@ func TestTreat(t *testing.T) {
 	}
 }
 
-// TestTypesOfAWish shows which types the policy's self-test is asked about: those that the sandbox gets, not only the set's.
+// TestTypesOfAWish shows which types the policy's self-test is asked about: those that the sandbox
+// gets, not only the set's.
 func TestTypesOfAWish(t *testing.T) {
 	for _, test := range []struct {
 		name        string

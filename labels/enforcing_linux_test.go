@@ -21,8 +21,8 @@ import (
 	"cloister/tests/testenv"
 )
 
-// enforcing is a sandbox's way through this room on a kernel that enforces, in the shim's domain. The lab runs it so; it needs
-// the policy module.
+// enforcing is a sandbox's way through this room on a kernel that enforces, in the shim's domain.
+// The lab runs it so; it needs the policy module.
 type enforcing struct {
 	driver   *lsm.Driver
 	programs lsm.Programs

@@ -10,14 +10,15 @@ import (
 // maxText bounds what is parsed: the kernel takes a context of at most a page.
 const maxText = 4096
 
-// Label is a security context of four fields. The zero value means no label; it is never written to the kernel.
+// Label is a security context of four fields. The zero value means no label; it is never written to
+// the kernel.
 type Label struct {
 	User, Role, Type string
 	Range            Range
 }
 
-// Parse reads "user:role:type:range". A context without its fourth field is refused: without a level there is nothing that
-// keeps two sandboxes apart.
+// Parse reads "user:role:type:range". A context without its fourth field is refused: without a
+// level there is nothing that keeps two sandboxes apart.
 func Parse(text string) (Label, error) {
 	if len(text) > maxText {
 		return Label{}, fmt.Errorf("label of %d bytes: at most %d are read", len(text), maxText)
@@ -74,7 +75,8 @@ func (l *Label) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// identifier accepts the names a policy can have, and with it nothing that would end a mount option or a line.
+// identifier accepts the names a policy can have, and with it nothing that would end a mount option
+// or a line.
 func identifier(text string) bool {
 	if text == "" || len(text) > 256 {
 		return false

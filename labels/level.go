@@ -12,7 +12,8 @@ import (
 // Sensitivities is how many sensitivities are accepted: s0 to s15; targeted policies have s0 alone.
 const Sensitivities = 16
 
-// ErrTranslated is wrapped where text looks like a translated level, as a running mcstransd shows them.
+// ErrTranslated is wrapped where text looks like a translated level, as a running mcstransd shows
+// them.
 var ErrTranslated = errors.New("looks translated: give the raw form, as in s0:c1,c2 (mcstransd shows names instead; chcat -L lists them)")
 
 // Sensitivity is one of s0 to s15.
@@ -61,7 +62,8 @@ func (l Level) String() string {
 	return l.Sensitivity.String() + ":" + l.Categories.String()
 }
 
-// Dominates tells whether l may read o: at least its sensitivity and all of its categories. A level dominates itself.
+// Dominates tells whether l may read o: at least its sensitivity and all of its categories. A level
+// dominates itself.
 func (l Level) Dominates(o Level) bool {
 	return l.Sensitivity >= o.Sensitivity && l.Categories.Contains(o.Categories)
 }
@@ -75,9 +77,10 @@ func (l Level) Pair() (Pair, bool) {
 	return Pair{Low: all[0], High: all[1]}, true
 }
 
-// Separates refuses a level that does not keep one tenant from another: one category lies within every pair that has it, three
-// or more contain other tenants' pairs, and s0 alone is everybody's. Only those who share a level by name (shared) may use a
-// wide one, or s0 alone. A sensitivity above s0 alone is the administrator's choice under MLS.
+// Separates refuses a level that does not keep one tenant from another: one category lies within
+// every pair that has it, three or more contain other tenants' pairs, and s0 alone is everybody's.
+// Only those who share a level by name (shared) may use a wide one, or s0 alone. A sensitivity
+// above s0 alone is the administrator's choice under MLS.
 func (l Level) Separates(shared bool) error {
 	switch n := l.Categories.Len(); {
 	case n == 1:
@@ -90,9 +93,9 @@ func (l Level) Separates(shared bool) error {
 	return nil
 }
 
-// Clashes tells whether two tenants must not hold l and o at once: the categories of one lie within the other's. Sensitivity
-// does not separate two tenants that share categories, since the higher one could read the lower. Levels without categories
-// clash when they are the same.
+// Clashes tells whether two tenants must not hold l and o at once: the categories of one lie within
+// the other's. Sensitivity does not separate two tenants that share categories, since the higher
+// one could read the lower. Levels without categories clash when they are the same.
 func (l Level) Clashes(o Level) bool {
 	none := Set{}
 	if l.Categories == none || o.Categories == none {

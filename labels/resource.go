@@ -34,7 +34,8 @@ type Treatment struct {
 	Label Label
 	// Relabel is whether it may be labelled so; else it must carry it already.
 	Relabel bool
-	// Remember is whether it gets its old label back on stop. Shared things never do: others may be using them.
+	// Remember is whether it gets its old label back on stop. Shared things never do: others may be
+	// using them.
 	Remember bool
 }
 
@@ -74,14 +75,16 @@ func (c Chosen) Treat(r Resource, s Sharing, label Label) (Treatment, error) {
 	return t, nil
 }
 
-// Settled tells whether a resource can be used as it is labelled, so that it need not be relabelled, which a file system without
-// labels or a read-only one would refuse: it carries the wanted label, or is content to be read.
+// Settled tells whether a resource can be used as it is labelled, so that it need not be
+// relabelled, which a file system without labels or a read-only one would refuse: it carries the
+// wanted label, or is content to be read.
 func (c Chosen) Settled(r Resource, s Sharing, want, have Label) bool {
 	return have == want || s == ReadOnly && c.Fits(r, have) == nil
 }
 
-// Fits tells whether a resource that keeps its label can be used by the sandbox: it has the type wanted, or is content, or, for a
-// folder, has the type that engines give to containers' files, at a level that the sandbox's dominates.
+// Fits tells whether a resource that keeps its label can be used by the sandbox: it has the type
+// wanted, or is content, or, for a folder, has the type that engines give to containers' files, at
+// a level that the sandbox's dominates.
 func (c Chosen) Fits(r Resource, have Label) error {
 	want, engines := c.Image, []string{}
 	if r == Folder {

@@ -2,25 +2,28 @@
 
 package labels
 
-// Types are the policy's types that one sandbox uses. The kernel is asked whether a set works here (lsm.Driver.ChooseTypes).
+// Types are the policy's types that one sandbox uses. The kernel is asked whether a set works here
+// (lsm.Driver.ChooseTypes).
 type Types struct {
 	// Name is what the config calls the set.
 	Name string
 	// QEMU and Virtiofsd are domains.
 	QEMU, Virtiofsd string
-	// Image is of disks, Rootfs of folders that virtiofsd serves, Content of what every guest may read, Run of the sandbox's
-	// own folder, log and sockets on disk.
+	// Image is of disks, Rootfs of folders that virtiofsd serves, Content of what every guest may
+	// read, Run of the sandbox's own folder, log and sockets on disk.
 	Image, Rootfs, Content, Run string
 	// PoweredOff is of a disk that cloister made and nobody runs: no guest may read it.
 	PoweredOff string
-	// EngineFile and EngineContent are what engines label volumes and root file systems with, where the file server may use them
-	// beside Rootfs and Content; the policy has rules for them only where it has these types.
+	// EngineFile and EngineContent are what engines label volumes and root file systems with, where
+	// the file server may use them beside Rootfs and Content; the policy has rules for them only
+	// where it has these types.
 	EngineFile, EngineContent string
 	// Container and ContainerFile are of plain containers of the host.
 	Container, ContainerFile string
 }
 
-// Own are the types of cloister's module. Without KVM, QEMU translates code and needs memory that is written and executed.
+// Own are the types of cloister's module. Without KVM, QEMU translates code and needs memory that
+// is written and executed.
 func Own(kvm bool) Types {
 	t := Types{
 		Name: "cloister", QEMU: "cloister_qemu_t", Virtiofsd: "cloister_virtiofsd_t",

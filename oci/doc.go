@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package oci turns the bytes of an OCI configuration into a checked workload and a workload into the guest's own configuration.
+// Package oci turns the bytes of an OCI configuration into a checked workload and a workload into
+// the guest's own configuration.
 //
 // It is pure: it opens no file, knows no clock, no machine and no label, and
 // does not log. A field that cannot be honoured is an error that names it,

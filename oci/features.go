@@ -10,7 +10,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 )
 
-// Features says what of a configuration is honoured, in the form of runtime-spec's features document.
+// Features says what of a configuration is honoured, in the form of runtime-spec's features
+// document.
 func Features() *features.Features {
 	yes, no := true, false
 	return &features.Features{

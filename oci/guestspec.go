@@ -31,7 +31,8 @@ type GuestInput struct {
 	// the runtime's own. The others empty: a new one, or for a workload that
 	// shares the pod's an error.
 	Network, IPC, UTS, PID string
-	// User is the path of the guest's user namespace, whose map is IDs: a workload has that one or none.
+	// User is the path of the guest's user namespace, whose map is IDs: a workload has that one or
+	// none.
 	User string
 	IDs  IDMap
 	// SandboxPid and SandboxNetwork are the pod's pid on the host and its

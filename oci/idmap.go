@@ -12,10 +12,12 @@ import (
 // maxRanges bounds a map: it goes to the guest on its kernel's line.
 const maxRanges = 8
 
-// IDRange says that Size ids from Container on are those from Host on for whoever is in no user namespace.
+// IDRange says that Size ids from Container on are those from Host on for whoever is in no user
+// namespace.
 type IDRange struct{ Container, Host, Size uint32 }
 
-// IDMap is what a user namespace, or an id-mapped mount, makes of users and groups. Its zero value is none.
+// IDMap is what a user namespace, or an id-mapped mount, makes of users and groups. Its zero value
+// is none.
 type IDMap struct{ UIDs, GIDs []IDRange }
 
 // IsZero says that there is no map.
@@ -26,7 +28,8 @@ func (m IDMap) Equal(o IDMap) bool {
 	return slices.Equal(m.UIDs, o.UIDs) && slices.Equal(m.GIDs, o.GIDs)
 }
 
-// Host is what a mount with the map shows of a file's owners; ok is false for one that has no id there.
+// Host is what a mount with the map shows of a file's owners; ok is false for one that has no id
+// there.
 func (m IDMap) Host(uid, gid uint32) (_, _ uint32, ok bool) {
 	uid, hasUser := onHost(m.UIDs, uid)
 	gid, hasGroup := onHost(m.GIDs, gid)
@@ -42,7 +45,8 @@ func onHost(list []IDRange, id uint32) (uint32, bool) {
 	return 0, false
 }
 
-// user checks the user namespace of linux.namespaces, and its mappings. One that exists is known by its mappings.
+// user checks the user namespace of linux.namespaces, and its mappings. One that exists is known by
+// its mappings.
 func (w *Workload) user(p *problems, listed bool) {
 	l := w.spec.Linux
 	if !listed {

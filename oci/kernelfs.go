@@ -2,12 +2,14 @@
 
 package oci
 
-// The guest has a cgroup file system of its own at the place where the host has one. Images with systemd are told to bind it.
+// The guest has a cgroup file system of its own at the place where the host has one. Images with
+// systemd are told to bind it.
 const cgroupFolder = "/sys/fs/cgroup"
 
-// KernelFS says why a host's file system with that magic number (statfs(2), include/uapi/linux/magic.h) is no volume, and what to do
-// instead; empty for others. What it shows is made by the host's kernel when it is read: its files have size 0, so that they read as
-// empty through the file server, and they tell of the host and not of the guest.
+// KernelFS says why a host's file system with that magic number (statfs(2),
+// include/uapi/linux/magic.h) is no volume, and what to do instead; empty for others. What it shows
+// is made by the host's kernel when it is read: its files have size 0, so that they read as empty
+// through the file server, and they tell of the host and not of the guest.
 func KernelFS(magic int64) string {
 	const (
 		host = " of the host's kernel, whose files would read as empty in a guest: "
@@ -28,7 +30,8 @@ func KernelFS(magic int64) string {
 	return ""
 }
 
-// isCgroup says that a bind mount of the host's cgroups is for the guest's own in its place: what a systemd in the container needs.
+// isCgroup says that a bind mount of the host's cgroups is for the guest's own in its place: what a
+// systemd in the container needs.
 func isCgroup(source, destination string) bool {
 	return source == cgroupFolder && destination == cgroupFolder
 }

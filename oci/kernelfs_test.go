@@ -23,7 +23,8 @@ func TestKernelFS(t *testing.T) {
 	}
 }
 
-// TestCgroupVolumeIsTheGuests: -v /sys/fs/cgroup:/sys/fs/cgroup:ro, as images with systemd ask for, is a mount of the guest's own.
+// TestCgroupVolumeIsTheGuests: -v /sys/fs/cgroup:/sys/fs/cgroup:ro, as images with systemd ask for,
+// is a mount of the guest's own.
 func TestCgroupVolumeIsTheGuests(t *testing.T) {
 	w, err := parse(t, Options{}, func(s *specs.Spec) {
 		s.Mounts = []specs.Mount{

@@ -33,17 +33,17 @@ const (
 	TerminationLog                // /dev/termination-log: shared; a member's last words
 )
 
-// Follows says that what the host mounts below a BindMount later is seen in the container: when asked for, and where nothing
-// is said, as with runc.
+// Follows says that what the host mounts below a BindMount later is seen in the container: when
+// asked for, and where nothing is said, as with runc.
 func (m Mount) Follows() bool {
 	return m.slave() || m.Propagation == "" && !m.RecursiveRO
 }
 
 func (m Mount) slave() bool { return m.Propagation == "slave" || m.Propagation == "rslave" }
 
-// WritableBelow says that the container may write to what is, or comes to be, mounted below a read-only BindMount; mounts
-// says whether anything is mounted there now. The guest's kernel hands a mount's read-only down to those below it, so the
-// host alone enforces it then.
+// WritableBelow says that the container may write to what is, or comes to be, mounted below a
+// read-only BindMount; mounts says whether anything is mounted there now. The guest's kernel hands
+// a mount's read-only down to those below it, so the host alone enforces it then.
 func (m Mount) WritableBelow(mounts bool) bool {
 	return m.Kind == BindMount && m.Recursive && !m.RecursiveRO && (mounts || m.slave())
 }
@@ -107,7 +107,8 @@ func (w *Workload) mounts(p *problems) {
 const procFiles = "/proc/cpuinfo /proc/diskstats /proc/meminfo /proc/stat /proc/swaps /proc/uptime /proc/loadavg /proc/slabinfo /proc/net/dev " +
 	"/proc/sys/kernel/ns_last_pid /proc/sys/crypto/fips_enabled"
 
-// procDestination refuses what would hide the container's /proc, by which the runtime and many programs know of processes.
+// procDestination refuses what would hide the container's /proc, by which the runtime and many
+// programs know of processes.
 func (p *problems) procDestination(field, kind, destination string) {
 	inside := destination == "/proc" || strings.HasPrefix(destination, "/proc/")
 	if inside && kind != "proc" && !contains(procFiles, destination) {

@@ -67,8 +67,9 @@ func (w *Workload) namespaces(p *problems) {
 	w.missing(p, seen)
 }
 
-// podNamespace allows an existing namespace of a process: to a member of a pod its pod's, which GuestSpec checks, since it is told
-// the pod's pid; to a container that shares another's network, that container's.
+// podNamespace allows an existing namespace of a process: to a member of a pod its pod's, which
+// GuestSpec checks, since it is told the pod's pid; to a container that shares another's network,
+// that container's.
 func (w *Workload) podNamespace(p *problems, field string, n Namespace) Namespace {
 	if n.Shared() && n.Pid == 0 || n.Shared() && w.Role == Sandbox {
 		p.refuse(field+".path", n.Path, "is not of the workload's own pod: a guest shares namespaces only among its own containers; leave the path out, or run both in one pod")
@@ -76,8 +77,8 @@ func (w *Workload) podNamespace(p *problems, field string, n Namespace) Namespac
 	return n
 }
 
-// joined refuses a container of no pod that joins namespaces of another machine's: only whose network it shares is in the same
-// guest.
+// joined refuses a container of no pod that joins namespaces of another machine's: only whose
+// network it shares is in the same guest.
 func (w *Workload) joined(p *problems) {
 	if w.Role != Single {
 		return
@@ -95,8 +96,8 @@ func (w *Workload) joined(p *problems) {
 	}
 }
 
-// userNamespace takes any name from a pod's first container, since its mappings say all of it; the others name the pod's, and
-// a container that shares another's network, that container's.
+// userNamespace takes any name from a pod's first container, since its mappings say all of it; the
+// others name the pod's, and a container that shares another's network, that container's.
 func (w *Workload) userNamespace(p *problems, field string, n Namespace) Namespace {
 	if w.Role == Sandbox || w.Role == Single && n.Pid != 0 {
 		return n

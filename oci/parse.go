@@ -21,13 +21,13 @@ type Options struct {
 	Annotations []string `toml:"annotations"`
 	// GuestDevices are devices of the guest's kernel beyond the standard set; default fuse and tun.
 	GuestDevices []GuestDevice `toml:"guest_devices"`
-	// BlockDevices hands block devices of the host under linux.devices to the guest as disks; default
-	// false.
+	// BlockDevices hands block devices of the host under linux.devices to the guest as disks;
+	// default false.
 	BlockDevices bool `toml:"block_devices"`
 	// Sockets are the host's stream sockets, or folders of them, that volumes may be; default none.
 	Sockets []string `toml:"sockets"`
-	// Watch are folders of the host. What the host changes in volumes from there raises inotify events
-	// in the guest; default none.
+	// Watch are folders of the host. What the host changes in volumes from there raises inotify
+	// events in the guest; default none.
 	Watch []string `toml:"watch"`
 }
 

@@ -269,7 +269,8 @@ func TestNamespaces(t *testing.T) {
 	}
 }
 
-// TestMinusOneIsNoID: setresuid(-1) changes nothing, so that a process with that user would run as root.
+// TestMinusOneIsNoID: setresuid(-1) changes nothing, so that a process with that user would run as
+// root.
 func TestMinusOneIsNoID(t *testing.T) {
 	const last, minusOne = 1<<32 - 2, 1<<32 - 1
 	for _, tt := range []struct {

@@ -105,7 +105,8 @@ func (p *problems) process(field string, s *specs.Process) {
 	}
 }
 
-// noID is -1, which setresuid(2), setresgid(2) and chown(2) take as "leave it as it is": the process would stay root.
+// noID is -1, which setresuid(2), setresgid(2) and chown(2) take as "leave it as it is": the
+// process would stay root.
 const noID = 1<<32 - 1
 
 // id refuses a user or group that the kernel cannot set.

@@ -97,7 +97,8 @@ func (u *Update) GuestResources(memoryMax int64) ([]byte, error) {
 	return json.Marshal(out)
 }
 
-// withinCeiling refuses a container's limit that its machine cannot serve, as after a resize that restarts it.
+// withinCeiling refuses a container's limit that its machine cannot serve, as after a resize that
+// restarts it.
 func (w *Workload) withinCeiling(ceiling int64) error {
 	return withinMachine("linux.resources.memory.limit", w.Resources.MemoryLimit, ceiling)
 }

@@ -96,8 +96,8 @@ func TestMemoryCeiling(t *testing.T) {
 	}
 }
 
-// TestLimitBeyondMachine: a container that is made anew with a limit that its machine cannot serve, as by a resize of a pod
-// with RestartContainer, is refused and not silently given less.
+// TestLimitBeyondMachine: a container that is made anew with a limit that its machine cannot serve,
+// as by a resize of a pod with RestartContainer, is refused and not silently given less.
 func TestLimitBeyondMachine(t *testing.T) {
 	w, err := parse(t, Options{}, func(s *specs.Spec) {
 		member(s)
@@ -244,7 +244,8 @@ func TestGuestKeepsNothing(t *testing.T) {
 	}
 }
 
-// What an engine gives to every container unasked has no meaning in a guest; what a user has chosen is a wish.
+// What an engine gives to every container unasked has no meaning in a guest; what a user has chosen
+// is a wish.
 func TestAppArmorProfiles(t *testing.T) {
 	for name, refused := range map[string]bool{"": false, "unconfined": false, "docker-default": false, "cri-containerd.apparmor.d": false, "mine": true} {
 		s := base()

@@ -17,7 +17,8 @@ const (
 	// AnnotationMemoryMiB is the workload's memory in MiB, in place of its limit and of
 	// sizing.default_memory_mib; at most sizing.max_memory_mib.
 	AnnotationMemoryMiB = "io.cloister.memory-mib"
-	// AnnotationCPUs is the number of CPUs, in place of what the quota needs; at most sizing.max_cpus.
+	// AnnotationCPUs is the number of CPUs, in place of what the quota needs; at most
+	// sizing.max_cpus.
 	AnnotationCPUs = "io.cloister.cpus"
 	// AnnotationMachine is q35 or microvm, in place of machine.type.
 	AnnotationMachine = "io.cloister.machine"
@@ -32,11 +33,12 @@ const (
 	AnnotationBase = "io.cloister.labels.base"
 	// AnnotationRelabel is yes or no, in place of labels.relabel.
 	AnnotationRelabel = "io.cloister.labels.relabel"
-	// AnnotationShare is the name of a group of sandboxes that hold one level, in place of labels.share.
+	// AnnotationShare is the name of a group of sandboxes that hold one level, in place of
+	// labels.share.
 	AnnotationShare = "io.cloister.labels.share"
-	// AnnotationMounts is DESTINATION=SHARING for volumes, with semicolons between: private, shared,
-	// readonly, keep, or label with a blank and the label. Whoever may set it may have the host's
-	// folders relabelled: switch it on for trusted users alone.
+	// AnnotationMounts is DESTINATION=SHARING for volumes, with semicolons between: private,
+	// shared, readonly, keep, or label with a blank and the label. Whoever may set it may have the
+	// host's folders relabelled: switch it on for trusted users alone.
 	AnnotationMounts = "io.cloister.labels.mounts"
 )
 

@@ -14,7 +14,8 @@ import (
 type Sizing struct {
 	// DefaultMemoryMiB is the memory, in MiB, of workloads without a limit; default 512.
 	DefaultMemoryMiB int `toml:"default_memory_mib"`
-	// MaxMemoryMiB is the most memory, in MiB, that a workload may ask for; default 1048576 (1 TiB).
+	// MaxMemoryMiB is the most memory, in MiB, that a workload may ask for; default 1048576 (1
+	// TiB).
 	MaxMemoryMiB int `toml:"max_memory_mib"`
 	// ReserveMiB is added to the workload's memory for the guest's kernel and agent; default 96.
 	ReserveMiB int `toml:"reserve_mib"`
@@ -23,13 +24,15 @@ type Sizing struct {
 	// MaxCPUs is the most CPUs that a machine gets; default: those of the host.
 	MaxCPUs int `toml:"max_cpus"`
 
-	// PodMemoryOpen and PodCPUOpen say that the engine has left the pod's own cgroup without a limit: what the pod's
-	// annotations tell is then the sum of its limited containers, and others have no limit.
+	// PodMemoryOpen and PodCPUOpen say that the engine has left the pod's own cgroup without a
+	// limit: what the pod's annotations tell is then the sum of its limited containers, and others
+	// have no limit.
 	PodMemoryOpen bool `toml:"-"`
 	PodCPUOpen    bool `toml:"-"`
 }
 
-// OnHost returns the rules for a host with that many CPUs: no machine gets more, whatever MaxCPUs says.
+// OnHost returns the rules for a host with that many CPUs: no machine gets more, whatever MaxCPUs
+// says.
 func (s Sizing) OnHost(cpus int) Sizing {
 	s.MaxCPUs = min(cmp.Or(s.MaxCPUs, cpus), cpus)
 	return s

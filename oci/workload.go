@@ -87,8 +87,8 @@ type PodSize struct {
 	CPUShares   uint64
 }
 
-// OOMScore is the oom_score_adj for the machine: a single container's own. A pod's machine has 0: its pause container asks for
-// protection that a guest's memory must not have.
+// OOMScore is the oom_score_adj for the machine: a single container's own. A pod's machine has 0:
+// its pause container asks for protection that a guest's memory must not have.
 func (w *Workload) OOMScore() int {
 	if w.Role != Single || w.spec == nil || w.spec.Process == nil || w.spec.Process.OOMScoreAdj == nil {
 		return 0

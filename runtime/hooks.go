@@ -25,7 +25,8 @@ func (r *Runtime) before(ctx context.Context, c *container) error {
 	return nil
 }
 
-// after runs hooks whose errors change nothing any more, also when the client has gone: what it was is done.
+// after runs hooks whose errors change nothing any more, also when the client has gone: what it was
+// is done.
 func (r *Runtime) after(ctx context.Context, c *container, list []oci.Hook, status hooks.Status) {
 	if err := hooks.RunAll(context.WithoutCancel(ctx), list, r.hookState(c, status), r.hooks); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id).Warn("hooks")

@@ -12,7 +12,8 @@ import (
 	"cloister/sandbox/hooks"
 )
 
-// TestAfter has the client go before the hooks that follow what it asked for: an engine takes its networks down by them.
+// TestAfter has the client go before the hooks that follow what it asked for: an engine takes its
+// networks down by them.
 func TestAfter(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -13,9 +13,9 @@ import (
 	"cloister/oci"
 )
 
-// joins gives the process of the guest whose namespaces the container is to join, 0 for none: those of another container
-// beside it in the guest (--pid container:NAME, kubectl debug --target). What a pod shares among all its containers is
-// the sandbox's.
+// joins gives the process of the guest whose namespaces the container is to join, 0 for none: those
+// of another container beside it in the guest (--pid container:NAME, kubectl debug --target). What
+// a pod shares among all its containers is the sandbox's.
 func (r *Runtime) joins(ctx context.Context, m *Machine, c *container) (pid uint32, err error) {
 	id, err := target(c.workload, r.beside(c))
 	if err != nil || id == "" {
@@ -48,9 +48,10 @@ func (r *Runtime) beside(c *container) []neighbour {
 	return out
 }
 
-// target decides whose namespaces a workload joins, empty for nobody's. Engines name them by a pid of the host, and there
-// all containers of a guest have the machine's: so it is known where only one comes into question. A member of a pod joins
-// the pod's pid namespace where no other container has one of its own.
+// target decides whose namespaces a workload joins, empty for nobody's. Engines name them by a pid
+// of the host, and there all containers of a guest have the machine's: so it is known where only
+// one comes into question. A member of a pod joins the pod's pid namespace where no other container
+// has one of its own.
 func target(w *oci.Workload, beside []neighbour) (string, error) {
 	n := w.Namespaces
 	var candidates []string

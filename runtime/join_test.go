@@ -11,7 +11,8 @@ import (
 	"cloister/oci"
 )
 
-// TestTarget: whose namespaces a container joins, for what engines say with a pid that all containers of a guest have.
+// TestTarget: whose namespaces a container joins, for what engines say with a pid that all
+// containers of a guest have.
 func TestTarget(t *testing.T) {
 	shared := oci.Namespace{Path: "/proc/4711/ns/pid", Pid: 4711}
 	own, joined := neighbour{"main", true}, neighbour{"debugger", false}

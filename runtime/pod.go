@@ -87,7 +87,8 @@ func (r *Runtime) newPod(req PodRequest) (*container, error) {
 		}
 	}
 	c := &container{id: req.Pod.ID, bundle: req.Bundle, workload: workload, pause: true, pod: true, execs: map[string]*process{}}
-	// The engine waits for the sandbox; an event about it would be one about a container it does not have.
+	// The engine waits for the sandbox; an event about it would be one about a container it does
+	// not have.
 	c.init = newProcess(Ref{Container: c.id}, stdio.Config{ContainerID: c.id, Namespace: r.namespace}, func(Ref, Exited) {})
 	return c, nil
 }

@@ -40,7 +40,8 @@ func (w *world) startNew(req CreateRequest) {
 	w.must(err)
 }
 
-// TestPauseContainer has a pod with a pause container, which the guest never hears of, and a member.
+// TestPauseContainer has a pod with a pause container, which the guest never hears of, and a
+// member.
 func TestPauseContainer(t *testing.T) {
 	w := newWorld(t)
 	if _, err := w.r.Create(t.Context(), w.request("m", inPod("container"))); !errors.Is(err, errdefs.ErrFailedPrecondition) {

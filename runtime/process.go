@@ -86,8 +86,8 @@ func (p *process) start(call func() error, announce func()) error {
 	case p.pending != nil:
 		p.finish(*p.pending)
 	case err != nil && p.ref.Exec != "":
-		// An exec that never ran is over: Delete and Wait must not hang on it. No exit event tells of
-		// it, as with runc: its status would replace the one that clients take from the error.
+		// An exec that never ran is over: Delete and Wait must not hang on it. No exit event tells
+		// of it, as with runc: its status would replace the one that clients take from the error.
 		p.failed = true
 		p.stop(Exited{Status: exitNotStarted, At: time.Now()})
 	}
@@ -213,7 +213,8 @@ func (p *process) endDelete() {
 	p.deleting = nil
 }
 
-// settled waits until no start of an exec is under way: the client that asked for it may have gone, and what comes of it is the guest's to say.
+// settled waits until no start of an exec is under way: the client that asked for it may have gone,
+// and what comes of it is the guest's to say.
 func (p *process) settled(ctx context.Context) error {
 	p.mu.Lock()
 	starting := p.starting

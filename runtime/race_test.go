@@ -58,7 +58,8 @@ func (w *world) bring(to State) {
 	}
 }
 
-// TestEveryCallInEveryState wants each call's class of error in each state, as runc's users know it.
+// TestEveryCallInEveryState wants each call's class of error in each state, as runc's users know
+// it.
 func TestEveryCallInEveryState(t *testing.T) {
 	precondition, missing, exists := errdefs.ErrFailedPrecondition, errdefs.ErrNotFound, errdefs.ErrAlreadyExists
 	wants := map[State]map[string]error{

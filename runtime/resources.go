@@ -40,8 +40,9 @@ func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error
 	return err
 }
 
-// Stats gives a container's cgroup v2 metrics, as the guest measures them. The host alone knows what is read from disks: its count of
-// the whole machine is that of the container that the machine was made for.
+// Stats gives a container's cgroup v2 metrics, as the guest measures them. The host alone knows
+// what is read from disks: its count of the whole machine is that of the container that the machine
+// was made for.
 func (r *Runtime) Stats(ctx context.Context, id string) (*metrics.Metrics, error) {
 	c, err := r.container(id)
 	if err != nil {

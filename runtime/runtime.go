@@ -131,8 +131,8 @@ func (r *Runtime) watch(m *Machine) {
 		if c.machine.Load() != m {
 			continue // of the next machine
 		}
-		// In a pod an OOM event would read OOMKilled, as if the workload had used too much: what the host has killed
-		// for its machine is an Error there, and the log has the reason.
+		// In a pod an OOM event would read OOMKilled, as if the workload had used too much: what
+		// the host has killed for its machine is an Error there, and the log has the reason.
 		if state, _ := c.init.snapshot(); end.OutOfMemory && state != Stopped && c.workload.Role == oci.Single {
 			r.publish(&eventsapi.TaskOOM{ContainerID: c.id})
 		}

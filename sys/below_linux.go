@@ -22,8 +22,8 @@ const openRetries = 128
 const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 
 // OpenBelow opens name, a relative path, below the folder dir. A symbolic link in any component is
-// ELOOP; a path that leaves dir is EXDEV. Mounts below dir are followed. perm counts with O_CREAT and
-// O_TMPFILE alone. The caller closes the file, whose name is for people.
+// ELOOP; a path that leaves dir is EXDEV. Mounts below dir are followed. perm counts with O_CREAT
+// and O_TMPFILE alone. The caller closes the file, whose name is for people.
 //
 // A FIFO blocks and a device is opened unless flags has O_PATH or O_NONBLOCK.
 func OpenBelow(dir *os.File, name string, flags int, perm uint32) (*os.File, error) {

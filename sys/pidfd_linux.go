@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PIDFD is a descriptor of one process, which its pid may outlive. Its methods may be called at once.
+// PIDFD is a descriptor of one process, which its pid may outlive. Its methods may be called at
+// once.
 type PIDFD struct {
 	file *os.File
 	pid  int

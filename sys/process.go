@@ -4,8 +4,8 @@ package sys
 
 import "fmt"
 
-// Process is the identity of one process of one boot: a pid alone is given out again. The zero value
-// names none.
+// Process is the identity of one process of one boot: a pid alone is given out again. The zero
+// value names none.
 type Process struct {
 	PID int `json:"pid"`
 	// Start is the start time in clock ticks after boot, field 22 of /proc/PID/stat.

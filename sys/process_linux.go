@@ -41,9 +41,9 @@ func ProcessOf(pid int) (Process, error) {
 	return Process{PID: pid, Start: s.start, Boot: boot, PIDNamespace: space}, nil
 }
 
-// Alive reports whether p still runs. A zombie does not, once its last thread has ended: of a killed
-// process the main thread may have ended while others still hold its files. A process that is counted
-// in another pid namespace of this boot cannot be looked up and counts as alive.
+// Alive reports whether p still runs. A zombie does not, once its last thread has ended: of a
+// killed process the main thread may have ended while others still hold its files. A process that
+// is counted in another pid namespace of this boot cannot be looked up and counts as alive.
 func (p Process) Alive() (bool, error) {
 	if p.PID <= 0 {
 		return false, nil
@@ -67,8 +67,8 @@ func (p Process) Alive() (bool, error) {
 	return s.start == p.Start && !ended, nil
 }
 
-// Kill sends SIGKILL to p and waits until it has ended or ctx has. A process that has ended already is
-// no error; one of another pid namespace is.
+// Kill sends SIGKILL to p and waits until it has ended or ctx has. A process that has ended already
+// is no error; one of another pid namespace is.
 func (p Process) Kill(ctx context.Context) error {
 	alive, err := p.Alive()
 	if err != nil || !alive {

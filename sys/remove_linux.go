@@ -16,9 +16,9 @@ import (
 const maxDepth = 512
 
 // RemoveBelow removes name, one component in the folder dir, with all that is below it. Links are
-// removed, not followed. It never crosses into a mount, bind mounts of the same file system included:
-// what is mounted there stays, with the folders that lead to it, and is an error. A name that does
-// not exist is no error. It goes on after an error and returns all of them.
+// removed, not followed. It never crosses into a mount, bind mounts of the same file system
+// included: what is mounted there stays, with the folders that lead to it, and is an error. A name
+// that does not exist is no error. It goes on after an error and returns all of them.
 func RemoveBelow(dir *os.File, name string) error {
 	defer runtime.KeepAlive(dir)
 	if err := component(name); err != nil {

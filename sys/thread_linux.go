@@ -14,10 +14,10 @@ import (
 // ErrGoexit is what OnThread returns for a function that ended its goroutine instead of returning.
 var ErrGoexit = errors.New("the function ended its goroutine")
 
-// OnThread runs f on an OS thread of its own and returns f's error. The thread ends with f, so what f
-// does to it (labels, namespaces, capabilities, working directory) reaches nobody else. It is never
-// the process's main thread, which cannot end and whose state /proc/PID shows for the whole process.
-// Goroutines that f starts run on other threads.
+// OnThread runs f on an OS thread of its own and returns f's error. The thread ends with f, so what
+// f does to it (labels, namespaces, capabilities, working directory) reaches nobody else. It is
+// never the process's main thread, which cannot end and whose state /proc/PID shows for the whole
+// process. Goroutines that f starts run on other threads.
 func OnThread(f func() error) error {
 	done := make(chan error, 1)
 	go onThread(f, done)

@@ -74,7 +74,8 @@ func readLink(link string) (string, error) {
 	return target, err
 }
 
-// parts are the names of an absolute path, as the kernel walks them: .. stays, since a link may stand before it.
+// parts are the names of an absolute path, as the kernel walks them: .. stays, since a link may
+// stand before it.
 func parts(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }

@@ -17,8 +17,8 @@ import (
 // version is set by the linker.
 var version = "0.0.0-dev"
 
-// memoryLimit is what the collector keeps the agent below, whose memory is the guest's. Collecting earlier than Go does by
-// itself would fall into the first container's start.
+// memoryLimit is what the collector keeps the agent below, whose memory is the guest's. Collecting
+// earlier than Go does by itself would fall into the first container's start.
 const memoryLimit = 24 << 20
 
 func main() {

@@ -18,7 +18,8 @@ import (
 // grade is how a line of the check came out.
 type grade string
 
-// The grades. Only gradeFail stops a sandbox from starting, or would let one start less protected than it says.
+// The grades. Only gradeFail stops a sandbox from starting, or would let one start less protected
+// than it says.
 const (
 	gradeOK   grade = "ok"
 	gradeWarn grade = "warn"

@@ -16,8 +16,8 @@ import (
 	"cloister/sys"
 )
 
-// checkFolders holds the folders with guests' files against R30: not the system's own, nor a home, on a
-// file system that takes labels.
+// checkFolders holds the folders with guests' files against R30: not the system's own, nor a home,
+// on a file system that takes labels.
 func checkFolders(_ context.Context, s *site) []finding {
 	folders := []struct{ name, path string }{
 		{"state", s.config.State},

@@ -51,7 +51,8 @@ func accel(want vmm.Accel, host qemu.Host) finding {
 	return ok("acceleration", "%s", got)
 }
 
-// hugePages tells whether the configured pages are there at all; how many a machine takes is its size.
+// hugePages tells whether the configured pages are there at all; how many a machine takes is its
+// size.
 func (s *site) hugePages() finding {
 	if !s.config.Machine.HugePages {
 		return ok("huge pages", "not asked for")

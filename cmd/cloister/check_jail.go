@@ -8,7 +8,8 @@ import (
 	"cloister/sandbox/jail"
 )
 
-// checkJail says which parts of the jail are on. Each sandbox reads them back from the kernel before its guest runs.
+// checkJail says which parts of the jail are on. Each sandbox reads them back from the kernel
+// before its guest runs.
 func checkJail(_ context.Context, s *site) []finding {
 	if err := s.config.Jail.Check(); err != nil {
 		f := failed("disable", err)

@@ -48,8 +48,8 @@ func strength(d *lsm.Driver) finding {
 	return ok("SELinux", "%s; this program runs as %s", d.Strength(), d.OwnLabel())
 }
 
-// basePolicy names the policy that is loaded, its version, and what its pairs do not keep libvirt's guests from doing to each
-// other: what cloister's own constraints add.
+// basePolicy names the policy that is loaded, its version, and what its pairs do not keep libvirt's
+// guests from doing to each other: what cloister's own constraints add.
 func (s *site) basePolicy() finding {
 	version, err := os.ReadFile(filepath.Join(s.selinuxfs(), "policyvers"))
 	if err != nil {
@@ -92,7 +92,8 @@ func (s *site) policyState(ctx context.Context) []finding {
 	return []finding{ok("module", "installed and current")}
 }
 
-// domain asks the kernel, as the shim does before each start, which set of types a sandbox would get.
+// domain asks the kernel, as the shim does before each start, which set of types a sandbox would
+// get.
 func (s *site) domain(d *lsm.Driver) []finding {
 	accel, _, err := qemu.DetectAccel(s.config.Machine.Accel, qemu.Host{})
 	if err != nil {
@@ -112,8 +113,8 @@ func (s *site) domain(d *lsm.Driver) []finding {
 	return []finding{found, ok("types", "%s: QEMU in %s, virtiofsd in %s; the shim may start both, and two pairs are kept apart", t.Name, t.QEMU, t.Virtiofsd)}
 }
 
-// shimDomain is the label that the shim gets: its own domain's, if its file has the label that leads there, else this
-// program's, it is assumed.
+// shimDomain is the label that the shim gets: its own domain's, if its file has the label that
+// leads there, else this program's, it is assumed.
 func shimDomain(d *lsm.Driver, path string) (labels.Label, finding) {
 	const name = "shim's domain"
 	own := d.OwnLabel()
@@ -140,8 +141,9 @@ func fileLabel(path string) (labels.Label, error) {
 // boolean is one of the policies' switches.
 type boolean struct{ name, gates string }
 
-// booleans are those that the hardening guides name (R28, R29), which are about libvirt's domain svirt_t and container-selinux's,
-// and those that let a daemon of the host reach files of every type. Cloister's own types have no switch.
+// booleans are those that the hardening guides name (R28, R29), which are about libvirt's domain
+// svirt_t and container-selinux's, and those that let a daemon of the host reach files of every
+// type. Cloister's own types have no switch.
 func booleans() []boolean {
 	return []boolean{
 		{"antivirus_can_scan_system", "virus scanners may read all files of the host, guests' disks included"},

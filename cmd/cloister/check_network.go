@@ -26,7 +26,8 @@ func (l listener) String() string {
 	return fmt.Sprintf("%s %s", l.Protocol, netip.AddrPortFrom(l.Address, l.Port))
 }
 
-// usual tells whether a virtualization host is expected to listen there (R35): ssh, web, SPICE, migration.
+// usual tells whether a virtualization host is expected to listen there (R35): ssh, web, SPICE,
+// migration.
 func (l listener) usual() bool {
 	if l.Protocol != "tcp" {
 		return false
@@ -34,7 +35,8 @@ func (l listener) usual() bool {
 	return l.Port == 22 || l.Port == 80 || l.Port == 443 || l.Port >= 5634 && l.Port <= 6166 || l.Port >= 49152 && l.Port <= 49216
 }
 
-// States in /proc/net: TCP_LISTEN of include/net/tcp_states.h, and an unconnected UDP socket's TCP_CLOSE.
+// States in /proc/net: TCP_LISTEN of include/net/tcp_states.h, and an unconnected UDP socket's
+// TCP_CLOSE.
 const (
 	tcpListen = "0A"
 	udpBound  = "07"
@@ -102,7 +104,8 @@ func (s *site) listeners() ([]listener, error) {
 	return list, nil
 }
 
-// parseListeners reads /proc/net/{tcp,udp}{,6}: words of four bytes in the machine's order, here little-endian.
+// parseListeners reads /proc/net/{tcp,udp}{,6}: words of four bytes in the machine's order, here
+// little-endian.
 func parseListeners(text []byte, protocol, state string) ([]listener, error) {
 	var list []listener
 	lines := bufio.NewScanner(bytes.NewReader(text))

@@ -50,8 +50,8 @@ const (
 	partShim
 )
 
-// partOf tells by its type what a process is. One domain for QEMU and its file server, as container-selinux and libvirt
-// have, is told apart by the command.
+// partOf tells by its type what a process is. One domain for QEMU and its file server, as
+// container-selinux and libvirt have, is told apart by the command.
 func partOf(d avc.Denial) part {
 	switch d.Source.Type {
 	case "cloister_qemu_t", "cloister_qemu_tcg_t":
@@ -140,8 +140,8 @@ func kernelPower(_ scene, p part, d avc.Denial) (answer, bool) {
 	return answer{judgedAttack, fmt.Sprintf("a guest's processes never need %s %s", d.Class, strings.Join(d.Permissions, " ")), ""}, true
 }
 
-// idle are capabilities that QEMU asks for and does without: QEMU's util/oslib-posix.c and os-posix.c raise limits and
-// priorities where they may.
+// idle are capabilities that QEMU asks for and does without: QEMU's util/oslib-posix.c and
+// os-posix.c raise limits and priorities where they may.
 func idle(permission string) bool {
 	return slices.Contains([]string{"sys_resource", "sys_nice", "ipc_lock"}, permission)
 }
@@ -205,7 +205,8 @@ func notOurs(_ scene, p part, d avc.Denial) (answer, bool) {
 	return answer{judgedHarmless, fmt.Sprintf("%s of the host, in %s, may not touch what is a guest's; the guest does not notice", d.Command, d.Source.Type), ""}, true
 }
 
-// entrance: the program started is not one that leads into the domain, as one in a folder of its own is not.
+// entrance: the program started is not one that leads into the domain, as one in a folder of its
+// own is not.
 func entrance(_ scene, p part, d avc.Denial) (answer, bool) {
 	kinds := map[part]string{partQEMU: "qemu_exec_t", partServer: "cloister_virtiofsd_exec_t"}
 	if kinds[p] == "" || !slices.Contains(d.Permissions, "entrypoint") || !filepath.IsAbs(d.Path) {
@@ -217,7 +218,8 @@ func entrance(_ scene, p part, d avc.Denial) (answer, bool) {
 	}, true
 }
 
-// inherited: an open descriptor of the one who started it. The kernel puts the null device in its place.
+// inherited: an open descriptor of the one who started it. The kernel puts the null device in its
+// place.
 func inherited(_ scene, _ part, d avc.Denial) (answer, bool) {
 	terminal := d.Class == "chr_file" && !slices.Contains(d.Permissions, "open") &&
 		slices.Contains([]string{"tty_device_t", "console_device_t", "devpts_t", "user_devpts_t"}, d.Target.Type)

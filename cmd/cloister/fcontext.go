@@ -37,8 +37,9 @@ type fileRule struct {
 	path    string // what is there
 }
 
-// fileRules are those for what is at path. A folder's rule is for all in it; a device's for the name given
-// and, where that is a link, for what it leads to, whose name may change at the next boot.
+// fileRules are those for what is at path. A folder's rule is for all in it; a device's for the
+// name given and, where that is a link, for what it leads to, whose name may change at the next
+// boot.
 func fileRules(path string) ([]fileRule, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return nil, fmt.Errorf("path %q: want an absolute one without . and ..: %w", path, errdefs.ErrInvalidArgument)

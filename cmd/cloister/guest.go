@@ -85,7 +85,8 @@ func findAgent() (string, error) {
 	return "", fmt.Errorf("%s: not beside %s, nor in ../libexec/cloister from there: run make install, or name it with --agent", agentBinary, self)
 }
 
-// agentPlaces are those of the agent that belongs to a program: beside it as in build/, then in the same PREFIX and DESTDIR.
+// agentPlaces are those of the agent that belongs to a program: beside it as in build/, then in the
+// same PREFIX and DESTDIR.
 func agentPlaces(self string) []string {
 	own := filepath.Dir(self)
 	dirs := []string{own, filepath.Join(own, "../libexec/cloister"), "/usr/libexec/cloister", "/usr/local/libexec/cloister"}

@@ -126,7 +126,8 @@ func installNerdctl(std stdio) *cobra.Command {
 	})
 }
 
-// overheadCPU is what QEMU and its helpers use of the CPU beside the guest's: seldom more than this.
+// overheadCPU is what QEMU and its helpers use of the CPU beside the guest's: seldom more than
+// this.
 const overheadCPU = "100m"
 
 func installKubernetes(std stdio) *cobra.Command {
@@ -164,7 +165,8 @@ overhead:
 	})
 }
 
-// overheadMiB is what a sandbox takes beside its containers, where accel, or else this host's, runs its guest.
+// overheadMiB is what a sandbox takes beside its containers, where accel, or else this host's, runs
+// its guest.
 func (s *site) overheadMiB(std stdio, accel vmm.Accel, podMiB int) (int, error) {
 	config := s.config
 	if accel == "" {

@@ -14,7 +14,8 @@ import (
 	"cloister/labels/lsm"
 )
 
-// writeChange puts the new text in the file's place, as a whole. Mode, owner and label stay; a link stays a link.
+// writeChange puts the new text in the file's place, as a whole. Mode, owner and label stay; a link
+// stays a link.
 func writeChange(c engines.Change) error {
 	if len(c.After) == 0 && !c.New {
 		return removeConfig(c)

@@ -13,7 +13,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestAgentPlaces: the agent of the same DESTDIR and PREFIX is found before that of another installation.
+// TestAgentPlaces: the agent of the same DESTDIR and PREFIX is found before that of another
+// installation.
 func TestAgentPlaces(t *testing.T) {
 	got := agentPlaces("/dest/opt/c/bin/cloister")
 	want := []string{"/dest/opt/c/bin/cloister-agent", "/dest/opt/c/libexec/cloister/cloister-agent", "/usr/libexec/cloister/cloister-agent", "/usr/local/libexec/cloister/cloister-agent"}

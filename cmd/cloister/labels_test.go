@@ -26,7 +26,8 @@ func level(t *testing.T, text string) labels.Level {
 	return l
 }
 
-// crowdedHost is an enforcing host with tenants of several engines. The sandbox default/one has pid 100.
+// crowdedHost is an enforcing host with tenants of several engines. The sandbox default/one has pid
+// 100.
 func crowdedHost(t *testing.T) *site {
 	t.Helper()
 	files := map[string]string{"sys/fs/selinux/enforce": "1"}

@@ -72,7 +72,8 @@ func TestSeekTail(t *testing.T) {
 	}
 }
 
-// TestFollow appends to a log, lets it start over, and removes it, each when the one before has been seen.
+// TestFollow appends to a log, lets it start over, and removes it, each when the one before has
+// been seen.
 func TestFollow(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "console.log")
 	if err := os.WriteFile(name, []byte("first line that is long\n"), 0o600); err != nil {

@@ -42,7 +42,8 @@ const statusText = `Exit status:
      denials that look like an attack (why), no set of types that keeps sandboxes apart (policy test)
   debug ends with the status of the program that it ran`
 
-// exitError is the exit status of a program which a verb ran, and the command's own. Nothing is said of it.
+// exitError is the exit status of a program which a verb ran, and the command's own. Nothing is
+// said of it.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }

@@ -74,7 +74,8 @@ func policyInstall(std stdio) *cobra.Command {
 	})
 }
 
-// hasPolicy is an error where a host, whose root is at the folder, has no policy that a module could go into.
+// hasPolicy is an error where a host, whose root is at the folder, has no policy that a module
+// could go into.
 func hasPolicy(root, name string) error {
 	const remedy = "install one first: selinux-policy-default (Debian), selinux-policy-targeted (Fedora)"
 	if name == "" {
@@ -138,7 +139,8 @@ type policyReport struct {
 	Module    policy.State `json:"module"`
 	Digest    string       `json:"digest"` // of the module that this program carries
 	Problem   string       `json:"problem,omitempty"`
-	// Loads counts the policies loaded since boot; DenyUnknown is whether classes that the policy does not know are denied.
+	// Loads counts the policies loaded since boot; DenyUnknown is whether classes that the policy
+	// does not know are denied.
 	Loads       uint32 `json:"loads,omitempty"`
 	DenyUnknown bool   `json:"denyUnknown,omitempty"`
 }
@@ -243,7 +245,8 @@ func policyTest(std stdio) *cobra.Command {
 	})
 }
 
-// policyKernel is who answers for the loaded policy, or for one in a file. end is called when nothing more is asked.
+// policyKernel is who answers for the loaded policy, or for one in a file. end is called when
+// nothing more is asked.
 func (s *site) policyKernel(ctx context.Context, file string) (k policy.Kernel, end func(), err error) {
 	if file != "" {
 		compiled, err := policy.OpenCompiled(ctx, file)

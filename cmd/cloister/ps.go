@@ -67,7 +67,8 @@ func runPs(std stdio) *cobra.Command {
 	})
 }
 
-// rows are the sandboxes that fit; those whose shim is dead are left out and counted unless all are wanted.
+// rows are the sandboxes that fit; those whose shim is dead are left out and counted unless all are
+// wanted.
 func (s *site) rows(all bool, filters []string) (rows []psRow, hidden int, err error) {
 	boxes, err := s.sandboxes()
 	if err != nil {

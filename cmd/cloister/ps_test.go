@@ -104,7 +104,8 @@ func TestPsInspectGC(t *testing.T) {
 	}
 }
 
-// TestUnreadableRecord: ps, inspect, gc say of a damaged record what is there, and gc takes it back.
+// TestUnreadableRecord: ps, inspect, gc say of a damaged record what is there, and gc takes it
+// back.
 func TestUnreadableRecord(t *testing.T) {
 	testenv.NeedRoot(t)
 	s := fakeSite(t, nil)

@@ -216,7 +216,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// TestManuals: each verb has a page with the text of its help, and no line of it is a request that troff does not know.
+// TestManuals: each verb has a page with the text of its help, and no line of it is a request that
+// troff does not know.
 func TestManuals(t *testing.T) {
 	folder := t.TempDir()
 	var out bytes.Buffer

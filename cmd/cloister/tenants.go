@@ -24,7 +24,8 @@ type labelled struct {
 	PID     int          `json:"pid"`
 	Command string       `json:"command"`
 	Label   labels.Label `json:"label"`
-	// Tenant is a sandbox of ours as NAMESPACE/ID, else the other engine's name for it, from its cgroup.
+	// Tenant is a sandbox of ours as NAMESPACE/ID, else the other engine's name for it, from its
+	// cgroup.
 	Tenant string `json:"tenant"`
 	Engine string `json:"engine"`
 }
@@ -177,7 +178,8 @@ func (s *site) procText(pid int, file string) string {
 	return strings.TrimSpace(string(text))
 }
 
-// tenant reads from a process's cgroups whose it is and which engine's. Containers of one pod are one tenant.
+// tenant reads from a process's cgroups whose it is and which engine's. Containers of one pod are
+// one tenant.
 func tenant(cgroups string) (name, engine string) {
 	longest := ""
 	for line := range strings.Lines(cgroups) {
@@ -211,7 +213,8 @@ func engineOf(cgroup string) string {
 	return "?"
 }
 
-// levels gathers by level. Only a single level with categories is a tenant's: ranges are daemons' and users'.
+// levels gathers by level. Only a single level with categories is a tenant's: ranges are daemons'
+// and users'.
 func levels(processes []labelled, entries []mcs.Entry, uses []relabel.Use) []held {
 	table := map[labels.Level]*held{}
 	at := func(l labels.Level) *held {

@@ -167,8 +167,8 @@ func readFile(name string) ([]avc.Denial, error) {
 // maxKernelLog bounds what is read of the kernel's log.
 const maxKernelLog = 64 << 20
 
-// readKernelLog reads what is there now: one record at a read, until there is none. A record that was overwritten
-// meanwhile is EPIPE, and the next one follows.
+// readKernelLog reads what is there now: one record at a read, until there is none. A record that
+// was overwritten meanwhile is EPIPE, and the next one follows.
 func readKernelLog(name string) ([]avc.Denial, error) {
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -15,14 +15,15 @@ import (
 type Decision struct {
 	// Allowed is whether every permission asked for would be granted by the rules.
 	Allowed bool
-	// Permissive is whether the source's domain is permissive by itself: its denials are logged and not enforced.
+	// Permissive is whether the source's domain is permissive by itself: its denials are logged and
+	// not enforced.
 	Permissive bool
 	// Missing names the permissions that would be denied.
 	Missing []string
 }
 
-// Access asks the kernel, constraints included, whether source may do perms on target. A class or permission that the policy
-// does not have is an error that wraps fs.ErrNotExist.
+// Access asks the kernel, constraints included, whether source may do perms on target. A class or
+// permission that the policy does not have is an error that wraps fs.ErrNotExist.
 func (h Host) Access(source, target labels.Label, class string, perms ...string) (Decision, error) {
 	index, err := h.number("class", class, "index")
 	if err != nil {
@@ -50,7 +51,8 @@ func (h Host) Access(source, target labels.Label, class string, perms ...string)
 	return decision, nil
 }
 
-// parseDecision reads "allowed decided auditallow auditdeny sequence flags": words in hex, the sequence in decimal.
+// parseDecision reads "allowed decided auditallow auditdeny sequence flags": words in hex, the
+// sequence in decimal.
 func parseDecision(answer string) (allowed uint32, permissive bool, err error) {
 	const permissiveFlag = 1 // AVD_FLAGS_PERMISSIVE
 	fields := strings.Fields(answer)

@@ -17,9 +17,9 @@ type Programs struct {
 	QEMU, Virtiofsd string
 }
 
-// ChooseTypes gives the first of the candidates that the kernel, asked now, says works: labels of its types are valid, this
-// process may enter its domains through the programs, no domain is permissive by itself, and selfTest, if not nil, passes.
-// That a type exists says nothing.
+// ChooseTypes gives the first of the candidates that the kernel, asked now, says works: labels of
+// its types are valid, this process may enter its domains through the programs, no domain is
+// permissive by itself, and selfTest, if not nil, passes. That a type exists says nothing.
 func (d *Driver) ChooseTypes(candidates []labels.Types, programs Programs, selfTest func(labels.Types) error) (labels.Types, error) {
 	if d.mode == ModeNone {
 		return labels.Types{}, nil
@@ -59,7 +59,8 @@ func (d *Driver) checkTypes(types labels.Types, programs Programs) error {
 	return d.CheckDomain(chosen.Virtiofsd, programs.Virtiofsd)
 }
 
-// CheckDomain asks whether this process may start program under label, and whether the label's domain is enforced.
+// CheckDomain asks whether this process may start program under label, and whether the label's
+// domain is enforced.
 func (d *Driver) CheckDomain(label labels.Label, program string) error {
 	file, err := d.host.programLabel(program)
 	if err != nil {

@@ -45,7 +45,8 @@ type Driver struct {
 	own             labels.Label
 }
 
-// Open checks that the host can do what is asked: "selinux" needs it enabled with a policy, "none" needs it not enforcing.
+// Open checks that the host can do what is asked: "selinux" needs it enabled with a policy, "none"
+// needs it not enforcing.
 func Open(o Options) (*Driver, error) {
 	d := &Driver{mode: o.Mode, allowPermissive: o.AllowPermissive, host: o.Host}
 	switch o.Mode {
@@ -146,8 +147,9 @@ type Proof struct {
 	Note    string
 }
 
-// Verify reads back the label of every thread of pid and its program. It is called while the process cannot have been reaped,
-// before it does anything for a guest. With the driver "none" it checks that the host still does not enforce, and the program.
+// Verify reads back the label of every thread of pid and its program. It is called while the
+// process cannot have been reaped, before it does anything for a guest. With the driver "none" it
+// checks that the host still does not enforce, and the program.
 func (d *Driver) Verify(pid int, want labels.Label, program string) (Proof, error) {
 	if err := d.checkHost(); err != nil {
 		return Proof{}, fmt.Errorf("verify pid %d: %w", pid, err)

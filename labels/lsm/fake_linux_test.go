@@ -22,9 +22,11 @@ type far struct {
 	t *testing.T
 	// root holds proc and selinux.
 	root string
-	// rules maps "source-type target-type class" to permissions; a rule that ends in "!" needs the source's level to dominate.
+	// rules maps "source-type target-type class" to permissions; a rule that ends in "!" needs the
+	// source's level to dominate.
 	rules map[string]string
-	// permissive are domains that are permissive by themselves; invalid are types that the policy does not have.
+	// permissive are domains that are permissive by themselves; invalid are types that the policy
+	// does not have.
 	permissive, invalid map[string]bool
 	failExec, failSock  error
 

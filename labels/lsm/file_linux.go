@@ -19,7 +19,8 @@ const fileAttribute = "security.selinux"
 
 // Errors of labels on files.
 var (
-	// ErrNoLabel means that a file carries no label of its own; the kernel then uses its file system's.
+	// ErrNoLabel means that a file carries no label of its own; the kernel then uses its file
+	// system's.
 	ErrNoLabel = errors.New("file carries no label")
 	// ErrUnsupported means that the file system takes no labels.
 	ErrUnsupported = errors.New("file system takes no labels")
@@ -38,8 +39,8 @@ func FileLabel(f *os.File) (labels.Label, error) {
 	return label, nil
 }
 
-// PathLabel is the label of what is at path, without opening it: a FIFO does not block and a device does not wake. Links are
-// followed.
+// PathLabel is the label of what is at path, without opening it: a FIFO does not block and a device
+// does not wake. Links are followed.
 func PathLabel(path string) (labels.Label, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -50,7 +51,8 @@ func PathLabel(path string) (labels.Label, error) {
 	return FileLabel(f)
 }
 
-// RawFileLabel is the label as it is written on the file, be it one this host's policy knows or not.
+// RawFileLabel is the label as it is written on the file, be it one this host's policy knows or
+// not.
 func RawFileLabel(f *os.File) (string, error) {
 	buffer := make([]byte, 4096)
 	n, err := unix.Getxattr(descriptorPath(f), fileAttribute, buffer)
@@ -65,8 +67,8 @@ func RawFileLabel(f *os.File) (string, error) {
 	return strings.TrimRight(string(buffer[:n]), "\x00"), nil
 }
 
-// SetRawFileLabel writes a label on the file that a descriptor stands for; O_PATH will do, links are not followed. Empty text
-// removes the label.
+// SetRawFileLabel writes a label on the file that a descriptor stands for; O_PATH will do, links
+// are not followed. Empty text removes the label.
 func SetRawFileLabel(f *os.File, label string) error {
 	var err error
 	if label == "" {
@@ -103,5 +105,6 @@ func SetFileLabel(f *os.File, label labels.Label) error {
 	return nil
 }
 
-// descriptorPath names what a descriptor stands for, whatever has happened to its path; only so does O_PATH take attributes.
+// descriptorPath names what a descriptor stands for, whatever has happened to its path; only so
+// does O_PATH take attributes.
 func descriptorPath(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }

@@ -20,7 +20,8 @@ import (
 // ErrDisabled is wrapped when SELinux was asked for and is not enabled.
 var ErrDisabled = errors.New("SELinux is not enabled on this host")
 
-// Host is where the kernel is asked. The zero value is this machine; tests put a far end of their own in its place.
+// Host is where the kernel is asked. The zero value is this machine; tests put a far end of their
+// own in its place.
 type Host struct {
 	// Proc and SELinux are /proc and /sys/fs/selinux when empty.
 	Proc, SELinux string
@@ -34,7 +35,8 @@ type Host struct {
 	Thread ThreadAttributes
 }
 
-// ThreadAttributes are set on the calling thread, which the caller has locked. Empty text takes the attribute back.
+// ThreadAttributes are set on the calling thread, which the caller has locked. Empty text takes the
+// attribute back.
 type ThreadAttributes interface {
 	SetExec(label string) error
 	SetSocket(label string) error
@@ -68,8 +70,8 @@ func (h Host) selinux(parts ...string) string {
 	return filepath.Join(append([]string{root}, parts...)...)
 }
 
-// Enabled tells whether the kernel labels. A kernel that does while its file system is not mounted is an error: nobody could
-// tell whether it enforces.
+// Enabled tells whether the kernel labels. A kernel that does while its file system is not mounted
+// is an error: nobody could tell whether it enforces.
 func (h Host) Enabled() (bool, error) {
 	_, err := os.ReadFile(h.selinux("enforce"))
 	if err == nil {

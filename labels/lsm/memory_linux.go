@@ -14,9 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LevelMemory gives the memory files of a process its level, and reads it back. They are a guest's memory. On Debian's policy they have
-// it already; Fedora's and RHEL's give a new file the level of where it is made (default_range), which for a memfd is s0, and every
-// guest could use it. It is called before the guest runs, as Verify is. A file system that takes no labels is an error.
+// LevelMemory gives the memory files of a process its level, and reads it back. They are a guest's
+// memory. On Debian's policy they have it already; Fedora's and RHEL's give a new file the level of
+// where it is made (default_range), which for a memfd is s0, and every guest could use it. It is
+// called before the guest runs, as Verify is. A file system that takes no labels is an error.
 func (d *Driver) LevelMemory(pid int, level labels.Level) error {
 	if d.mode == ModeNone {
 		return nil

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLevelMemory shows that memory which the policy has made at s0 gets the sandbox's pair, and that other files keep theirs.
+// TestLevelMemory shows that memory which the policy has made at s0 gets the sandbox's pair, and
+// that other files keep theirs.
 func TestLevelMemory(t *testing.T) {
 	testenv.NeedRoot(t)
 	fd, err := unix.MemfdCreate("pc.ram", unix.MFD_CLOEXEC)

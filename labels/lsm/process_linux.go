@@ -89,8 +89,8 @@ type Seen struct {
 	Hidden int
 }
 
-// Processes reads the label of every process of the host, whoever started it. Where SELinux is not enabled it finds none.
-// Labels of another security module are left out.
+// Processes reads the label of every process of the host, whoever started it. Where SELinux is not
+// enabled it finds none. Labels of another security module are left out.
 func (h Host) Processes(ctx context.Context) (Seen, error) {
 	enabled, err := h.Enabled()
 	if err != nil || !enabled {

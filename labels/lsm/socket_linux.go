@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sockets runs create on a thread whose new sockets get label, and takes the label back. With the driver "none" the label must
-// be zero and create simply runs.
+// Sockets runs create on a thread whose new sockets get label, and takes the label back. With the
+// driver "none" the label must be zero and create simply runs.
 func (d *Driver) Sockets(label labels.Label, create func() error) error {
 	if err := d.ready(label); err != nil {
 		return fmt.Errorf("make a socket: %w", err)
@@ -33,7 +33,8 @@ func (d *Driver) Sockets(label labels.Label, create func() error) error {
 	})
 }
 
-// Socketpair is a pair of connected stream sockets, both under label, closed on exec. The label is read back.
+// Socketpair is a pair of connected stream sockets, both under label, closed on exec. The label is
+// read back.
 func (d *Driver) Socketpair(label labels.Label) (ours, theirs *os.File, err error) {
 	err = d.Sockets(label, func() error {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -13,11 +13,11 @@ import (
 )
 
 // SetExec sets label for the next exec of the calling thread, and of what it forks. The caller has
-// locked the thread, never unlocks it, starts one process and calls clear. With the driver "none" the
-// label must be zero and nothing is set.
+// locked the thread, never unlocks it, starts one process and calls clear. With the driver "none"
+// the label must be zero and nothing is set.
 //
-// There is no label for the child's sockets here: the kernel forgets attr/sockcreate at exec. Sockets
-// that a child inherits are made by Sockets.
+// There is no label for the child's sockets here: the kernel forgets attr/sockcreate at exec.
+// Sockets that a child inherits are made by Sockets.
 func (d *Driver) SetExec(label labels.Label) (unset func(), err error) {
 	if err := d.ready(label); err != nil {
 		return nil, err
@@ -32,8 +32,9 @@ func (d *Driver) SetExec(label labels.Label) (unset func(), err error) {
 	return func() { _ = d.host.thread().SetExec("") }, nil
 }
 
-// Exec replaces the calling process by a program under label: for a helper that restricts itself first. It returns only on
-// failure, with the label taken back. The zero label replaces without one.
+// Exec replaces the calling process by a program under label: for a helper that restricts itself
+// first. It returns only on failure, with the label taken back. The zero label replaces without
+// one.
 func (d *Driver) Exec(label labels.Label, program string, args, env []string) error {
 	if err := d.ready(label); err != nil {
 		return fmt.Errorf("exec %s: %w", program, err)

@@ -71,8 +71,9 @@ func (t *taken) clash(level labels.Level) (labels.Process, bool) {
 	return labels.Process{}, false
 }
 
-// LookAgain lists the processes that carry something that clashes with level and are not ours. It is asked when our own label
-// is visible and the guest has not run yet: another engine may have drawn the pair at the same time.
+// LookAgain lists the processes that carry something that clashes with level and are not ours. It
+// is asked when our own label is visible and the guest has not run yet: another engine may have
+// drawn the pair at the same time.
 func (r *Registry) LookAgain(ctx context.Context, level labels.Level, ours func(pid int) bool) ([]labels.Process, error) {
 	if r.options.Scan == nil {
 		return nil, nil

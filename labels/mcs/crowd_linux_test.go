@@ -23,8 +23,9 @@ import (
 
 const crowdDir = "CLOISTER_TEST_CROWD_DIR" // set: this process is one of the crowd
 
-// TestCrowd lets 64 processes reserve and release 10,000 pairs while they are killed at random. Every pair that is held is
-// locked in a folder of the test's own: a lock that is taken already is a duplicate, an entry at the end is a leak.
+// TestCrowd lets 64 processes reserve and release 10,000 pairs while they are killed at random.
+// Every pair that is held is locked in a folder of the test's own: a lock that is taken already is
+// a duplicate, an entry at the end is a leak.
 func TestCrowd(t *testing.T) {
 	total := 10000
 	if testing.Short() {
@@ -96,7 +97,8 @@ func reservations(dir string) int {
 	return int(info.Size())
 }
 
-// TestCrowdMember is one process of the crowd; alone it does nothing. It ends without giving back what it holds.
+// TestCrowdMember is one process of the crowd; alone it does nothing. It ends without giving back
+// what it holds.
 func TestCrowdMember(t *testing.T) {
 	dir := os.Getenv(crowdDir)
 	if dir == "" {
@@ -172,7 +174,8 @@ func startTime(pid int) (uint64, bool) {
 	}
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
 	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
-	// As lsm has it: while other threads are left they hold the process's files, and so its locks here.
+	// As lsm has it: while other threads are left they hold the process's files, and so its locks
+	// here.
 	ended := (fields[0][0] == 'Z' || fields[0][0] == 'X') && string(fields[17]) <= "1"
 	return start, err == nil && !ended
 }

@@ -47,8 +47,8 @@ type Entry struct {
 	Holders []Holder     `json:"holders"`
 }
 
-// name is the entry's file below the boot's folder. Two levels of the same two categories have one name whatever their
-// sensitivity.
+// name is the entry's file below the boot's folder. Two levels of the same two categories have one
+// name whatever their sensitivity.
 func name(level labels.Level) string {
 	if p, ok := level.Pair(); ok {
 		return pairsFolder + "/" + p.String()

@@ -15,18 +15,21 @@ import (
 	"cloister/labels"
 )
 
-// keptFolder holds one file per pair that files of a tenant carry for good. It survives reboots, as the files do.
+// keptFolder holds one file per pair that files of a tenant carry for good. It survives reboots, as
+// the files do.
 const keptFolder = "kept"
 
-// Kept is a pair that files carry while no sandbox runs: volumes that an engine or an administrator has labelled with it. Only
-// the tenant that used them may be given the pair again, since whoever has the pair may use the files.
+// Kept is a pair that files carry while no sandbox runs: volumes that an engine or an administrator
+// has labelled with it. Only the tenant that used them may be given the pair again, since whoever
+// has the pair may use the files.
 type Kept struct {
 	Tenant string   `json:"tenant"`
 	Paths  []string `json:"paths"`
 }
 
-// Keep notes that path carries level and is tenant's. It is called when a sandbox that holds the level uses a file whose label
-// stays. A level without categories keeps nobody out and is not noted.
+// Keep notes that path carries level and is tenant's. It is called when a sandbox that holds the
+// level uses a file whose label stays. A level without categories keeps nobody out and is not
+// noted.
 func (r *Registry) Keep(ctx context.Context, tenant string, level labels.Level, path string) error {
 	pair, ok := level.Pair()
 	if !ok {
@@ -53,8 +56,8 @@ func (r *Registry) Keep(ctx context.Context, tenant string, level labels.Level, 
 	return r.storeKept(pair, Kept{Tenant: tenant, Paths: append(kept.Paths, path)})
 }
 
-// kept reads what is noted of a pair, without the paths that carry it no more. The zero value means that nobody keeps it. The
-// lock is held.
+// kept reads what is noted of a pair, without the paths that carry it no more. The zero value means
+// that nobody keeps it. The lock is held.
 func (r *Registry) kept(pair labels.Pair) (Kept, error) {
 	path := r.keptPath(pair)
 	text, err := os.ReadFile(path)

@@ -11,8 +11,8 @@ import (
 	"cloister/labels"
 )
 
-// TestKeptPairsBelongToATenant shows that the pair of a stopped sandbox's files is given to its own tenant alone, over a reboot
-// too, until no file carries it.
+// TestKeptPairsBelongToATenant shows that the pair of a stopped sandbox's files is given to its own
+// tenant alone, over a reboot too, until no file carries it.
 func TestKeptPairsBelongToATenant(t *testing.T) {
 	w := newWorld(t)
 	r := w.open(t, 1)

@@ -20,8 +20,8 @@ type Range struct {
 // Whole is every category at s0.
 func Whole() Range { return Range{Max: labels.Categories - 1} }
 
-// RangeOf takes the range from the daemon's own label as libvirt does: its low sensitivity, and the categories of its low level
-// or else of its high one, which must be one span; none means all.
+// RangeOf takes the range from the daemon's own label as libvirt does: its low sensitivity, and the
+// categories of its low level or else of its high one, which must be one span; none means all.
 func RangeOf(own labels.Label) (Range, error) {
 	r, err := rangeOf(own.Range)
 	if err != nil {
@@ -43,7 +43,8 @@ func ParseRange(text string) (Range, error) {
 	return r, nil
 }
 
-// rangeOf takes the low level's categories, as libvirt does, and the high level's where the low one has none.
+// rangeOf takes the low level's categories, as libvirt does, and the high level's where the low one
+// has none.
 func rangeOf(r labels.Range) (Range, error) {
 	categories := r.Low.Categories
 	if categories == (labels.Set{}) {
@@ -81,7 +82,8 @@ func (r Range) check() error {
 	return nil
 }
 
-// covers tells whether a level has all of the range's categories: such a level is the system's and no tenant's.
+// covers tells whether a level has all of the range's categories: such a level is the system's and
+// no tenant's.
 func (r Range) covers(level labels.Level) bool {
 	for c := r.Min; c <= r.Max; c++ {
 		if !level.Categories.Has(c) {

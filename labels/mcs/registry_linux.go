@@ -36,7 +36,8 @@ type Options struct {
 	Alive func(sys.Process) (bool, error)
 	// Scan looks at what runs on the host, whoever started it; nil sees nothing.
 	Scan func(context.Context) ([]labels.Process, error)
-	// Pending tells whether something of a sandbox is still to be undone; its level is kept until then. nil: never.
+	// Pending tells whether something of a sandbox is still to be undone; its level is kept until
+	// then. nil: never.
 	Pending func(sandbox string) (bool, error)
 	// Held lists levels that files still carry from an earlier boot. nil: none.
 	Held func() ([]labels.Level, error)
@@ -51,7 +52,8 @@ type Registry struct {
 	random  func(n int) (int, error)
 }
 
-// Open prepares the folder. What an earlier boot left holds nothing, since none of its processes lives; it is removed.
+// Open prepares the folder. What an earlier boot left holds nothing, since none of its processes
+// lives; it is removed.
 func Open(o Options) (*Registry, error) {
 	if o.Range == (Range{}) {
 		o.Range = Whole()
@@ -98,7 +100,8 @@ func (r *Registry) lock(ctx context.Context) (*os.File, error) {
 	return f, nil
 }
 
-// read gives the entry in a file of the boot's folder, and its bytes; fs.ErrNotExist when it is free.
+// read gives the entry in a file of the boot's folder, and its bytes; fs.ErrNotExist when it is
+// free.
 func (r *Registry) read(file string) (Entry, []byte, error) {
 	path := filepath.Join(r.boot, file)
 	text, err := os.ReadFile(path)
@@ -148,7 +151,8 @@ func (r *Registry) files(folder string) ([]string, error) {
 	return names, err
 }
 
-// Entries reads everything that is held. Entries that cannot be read are told of in the error, next to those that could.
+// Entries reads everything that is held. Entries that cannot be read are told of in the error, next
+// to those that could.
 func (r *Registry) Entries() ([]Entry, error) {
 	var entries []Entry
 	var problems []error

@@ -16,8 +16,8 @@ import (
 	"cloister/sys"
 )
 
-// Release gives a sandbox's hold on a level back. A level that the sandbox does not hold is left alone without an error, so
-// that an undo can be repeated.
+// Release gives a sandbox's hold on a level back. A level that the sandbox does not hold is left
+// alone without an error, so that an undo can be repeated.
 func (r *Registry) Release(ctx context.Context, sandbox string, level labels.Level) error {
 	lock, err := r.lock(ctx)
 	if err != nil {
@@ -37,8 +37,8 @@ func (r *Registry) Release(ctx context.Context, sandbox string, level labels.Lev
 	return nil
 }
 
-// Redraw gives a sandbox another pair in place of a drawn one that somebody else has come to carry. The old one is given back
-// last, so the sandbox always holds one.
+// Redraw gives a sandbox another pair in place of a drawn one that somebody else has come to carry.
+// The old one is given back last, so the sandbox always holds one.
 func (r *Registry) Redraw(ctx context.Context, sandbox string, old Entry) (Entry, error) {
 	if old.Kind != Dynamic {
 		return Entry{}, fmt.Errorf("redraw %v: %w: it is %s", old.Level, ErrLevel, old.Kind)
@@ -69,8 +69,8 @@ func (r *Registry) drop(e Entry, gone func(Holder) bool) error {
 	return r.write(e)
 }
 
-// dropShare removes the name of a share whose entry is gone. One that outlives its entry, after a crash, points at nothing and
-// is not followed; one that points elsewhere has been taken over.
+// dropShare removes the name of a share whose entry is gone. One that outlives its entry, after a
+// crash, points at nothing and is not followed; one that points elsewhere has been taken over.
 func (r *Registry) dropShare(e Entry) error {
 	if e.Share == "" {
 		return nil
@@ -86,8 +86,9 @@ func (r *Registry) dropShare(e Entry) error {
 	return os.Remove(path)
 }
 
-// Reclaim gives back what dead owners hold, unless a process still carries the level or something of the sandbox is still to
-// be undone. It returns the entries as they were. Entries that cannot be read stay held and are told of in the error.
+// Reclaim gives back what dead owners hold, unless a process still carries the level or something
+// of the sandbox is still to be undone. It returns the entries as they were. Entries that cannot be
+// read stay held and are told of in the error.
 func (r *Registry) Reclaim(ctx context.Context) ([]Entry, error) {
 	dead, problems := r.dead()
 	if len(dead) == 0 {

@@ -31,9 +31,11 @@ type Request struct {
 	Sandbox string
 	// Level is a level asked for by the engine or the config; nil draws a pair.
 	Level *labels.Level
-	// Tenant is who the sandbox belongs to. A pair that another tenant's files carry (Keep) is refused.
+	// Tenant is who the sandbox belongs to. A pair that another tenant's files carry (Keep) is
+	// refused.
 	Tenant string
-	// Share, when not empty, holds the level together with all who give the same name, and with nobody else.
+	// Share, when not empty, holds the level together with all who give the same name, and with
+	// nobody else.
 	Share string
 }
 
@@ -116,7 +118,8 @@ func (r *Registry) reserveOnce(ctx context.Context, q Request, seen *taken) (Ent
 	return e, nil
 }
 
-// join adds a holder to the share of a name, if there is one. A share's file may point at what is no longer held.
+// join adds a holder to the share of a name, if there is one. A share's file may point at what is
+// no longer held.
 func (r *Registry) join(q Request, holder Holder) (bool, Entry, error) {
 	file, err := os.ReadFile(filepath.Join(r.boot, sharesFolder, q.Share))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -185,7 +188,8 @@ func (r *Registry) checkFree(q Request, seen *taken) error {
 	return nil
 }
 
-// draw finds a free pair: at random a bounded number of times, then by trying all from a random one on.
+// draw finds a free pair: at random a bounded number of times, then by trying all from a random one
+// on.
 func (r *Registry) draw(seen *taken) (labels.Level, error) {
 	wide, err := r.wideLevels()
 	if err != nil {

@@ -15,8 +15,9 @@ import (
 	"syscall"
 )
 
-// Compiled answers for a compiled policy that no kernel has loaded: checkpolicy's debug mode is asked, constraints included. It
-// does not tell permissive domains. Its methods are for one goroutine at a time; Close ends the program.
+// Compiled answers for a compiled policy that no kernel has loaded: checkpolicy's debug mode is
+// asked, constraints included. It does not tell permissive domains. Its methods are for one
+// goroutine at a time; Close ends the program.
 type Compiled struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
@@ -26,7 +27,8 @@ type Compiled struct {
 
 const choosePrompt = "\nChoose:  "
 
-// OpenCompiled starts checkpolicy on a compiled policy with MLS. The context bounds the program's life.
+// OpenCompiled starts checkpolicy on a compiled policy with MLS. The context bounds the program's
+// life.
 func OpenCompiled(ctx context.Context, path string) (*Compiled, error) {
 	if _, err := exec.LookPath("checkpolicy"); err != nil {
 		return nil, fmt.Errorf("checkpolicy is not here: install the package checkpolicy: %w", err)
@@ -58,7 +60,8 @@ func (c *Compiled) Close() error {
 	return err
 }
 
-// Allowed implements Kernel. A context that the policy does not know gives EINVAL, as the kernel does.
+// Allowed implements Kernel. A context that the policy does not know gives EINVAL, as the kernel
+// does.
 func (c *Compiled) Allowed(source, target, class, permission string) (Answer, error) {
 	from, err := c.id(source)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// Names of the modules in the policy store: the types and rules, and beside them the constraints, which the module language
-// does not have. They are installed and removed together.
+// Names of the modules in the policy store: the types and rules, and beside them the constraints,
+// which the module language does not have. They are installed and removed together.
 const (
 	Name            = "cloister"
 	ConstraintsName = "cloister_mcs"
@@ -44,7 +44,8 @@ const (
 //go:embed module/cloister.te module/cloister.fc module/cloister.if module/cloister_mcs.cil
 var sources embed.FS
 
-// Source returns the text of one of the module's files: "te", "fc", "if", or "cil" for the constraints.
+// Source returns the text of one of the module's files: "te", "fc", "if", or "cil" for the
+// constraints.
 func Source(kind string) ([]byte, error) {
 	if kind == "cil" {
 		return sources.ReadFile("module/" + ConstraintsName + ".cil")
@@ -74,7 +75,8 @@ type Built struct {
 	Constraints string // in the common intermediate language
 }
 
-// Build compiles the module in dir, which exists, with checkmodule and semodule_package. The sources are left beside it.
+// Build compiles the module in dir, which exists, with checkmodule and semodule_package. The
+// sources are left beside it.
 func Build(ctx context.Context, dir string) (Built, error) {
 	file := func(kind string) string {
 		if kind == "cil" {
@@ -108,7 +110,8 @@ var packages = map[string]string{ //nolint:gochecknoglobals // a table
 	"restorecon":       "policycoreutils",
 }
 
-// run runs a program of the policy tools and returns what it printed; its messages are in the error.
+// run runs a program of the policy tools and returns what it printed; its messages are in the
+// error.
 func run(ctx context.Context, name string, args ...string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {

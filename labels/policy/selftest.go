@@ -14,14 +14,15 @@ import (
 // Answer is the kernel's about one permission.
 type Answer struct {
 	Allowed bool
-	// Permissive says that the source's domain is permissive: what is not allowed happens all the same.
+	// Permissive says that the source's domain is permissive: what is not allowed happens all the
+	// same.
 	Permissive bool
 }
 
 // Kernel answers for the policy that is loaded.
 type Kernel interface {
-	// Allowed asks whether source has the permission on target; both are contexts as the kernel writes them. An unknown
-	// context, class or permission is an error.
+	// Allowed asks whether source has the permission on target; both are contexts as the kernel
+	// writes them. An unknown context, class or permission is an error.
 	Allowed(source, target, class, permission string) (Answer, error)
 }
 
@@ -40,7 +41,8 @@ type question struct {
 func process(t string) string { return "system_u:system_r:" + t + ":" }
 func object(t string) string  { return "system_u:object_r:" + t + ":" }
 
-// questions are asked for one domain of the machine and its file server, with the types its files have.
+// questions are asked for one domain of the machine and its file server, with the types its files
+// have.
 func questions(machine, server, image, rootfs string) []question {
 	list := []question{
 		{process(machine), object(image), true, "file", "write", true},
@@ -79,8 +81,9 @@ func questions(machine, server, image, rootfs string) []question {
 	return list
 }
 
-// between are what a process of one sandbox may never do to one of another: by a signal, by its limits and priority, by a socket,
-// a pipe or a key that it has come by, or by memory. Policies differ in which of these their pairs constrain.
+// between are what a process of one sandbox may never do to one of another: by a signal, by its
+// limits and priority, by a socket, a pipe or a key that it has come by, or by memory. Policies
+// differ in which of these their pairs constrain.
 func between(from, to string, never func(source, target, class string, permissions ...string)) {
 	never(from, to, "process", "ptrace", "sigkill", "sigstop", "signal", "setsched", "getsched", "setrlimit", "getattr", "getcap", "setcap", "setpgid", "share")
 	never(from, to, "unix_stream_socket", "connectto", "read", "write")
@@ -104,9 +107,10 @@ func Of(t labels.Types) Domains {
 	return Domains{Machine: t.QEMU, Server: t.Virtiofsd, Image: t.Image, Rootfs: t.Rootfs}
 }
 
-// SelfTest asks the kernel whether the loaded policy keeps two pairs apart and lets each have its own: a pair that nothing
-// constrains is worth nothing. It asks before the first start and after each load of a policy. The error names every
-// answer that is wrong, and is an ErrPolicy; or the kernel's, if it could not be asked.
+// SelfTest asks the kernel whether the loaded policy keeps two pairs apart and lets each have its
+// own: a pair that nothing constrains is worth nothing. It asks before the first start and after
+// each load of a policy. The error names every answer that is wrong, and is an ErrPolicy; or the
+// kernel's, if it could not be asked.
 func SelfTest(k Kernel, d Domains) error {
 	wrong, err := answers(k, d)
 	if err != nil || len(wrong) == 0 {
@@ -167,8 +171,8 @@ func answers(k Kernel, d Domains) ([]mistake, error) {
 	return wrong, nil
 }
 
-// Unconstrained lists, as "class { permissions }", what the pairs of this policy do not keep the given domains from doing to each
-// other; nothing when the policy keeps them apart.
+// Unconstrained lists, as "class { permissions }", what the pairs of this policy do not keep the
+// given domains from doing to each other; nothing when the policy keeps them apart.
 func Unconstrained(k Kernel, d Domains) ([]string, error) {
 	wrong, err := answers(k, d)
 	var list []string

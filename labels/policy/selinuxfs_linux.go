@@ -12,12 +12,14 @@ import (
 	"strings"
 )
 
-// Selinuxfs is the kernel's, asked through the file system of SELinux. The zero value asks at /sys/fs/selinux.
+// Selinuxfs is the kernel's, asked through the file system of SELinux. The zero value asks at
+// /sys/fs/selinux.
 type Selinuxfs struct {
 	Root string
 }
 
-// permissiveFlag is SELINUX_AVD_FLAGS_PERMISSIVE of the kernel's security/selinux/include/security.h.
+// permissiveFlag is SELINUX_AVD_FLAGS_PERMISSIVE of the kernel's
+// security/selinux/include/security.h.
 const permissiveFlag = 1
 
 // Allowed asks /sys/fs/selinux/access.
@@ -49,7 +51,8 @@ func (s Selinuxfs) Allowed(source, target, class, permission string) (Answer, er
 	return parseAnswer(string(text[:n]), uint(bit-1))
 }
 
-// parseAnswer reads allowed, decided, auditallow, auditdeny, sequence number, flags: the masks are hexadecimal.
+// parseAnswer reads allowed, decided, auditallow, auditdeny, sequence number, flags: the masks are
+// hexadecimal.
 func parseAnswer(text string, bit uint) (Answer, error) {
 	fields := strings.Fields(text)
 	if len(fields) < 6 {

@@ -15,11 +15,13 @@ import (
 
 // Store is a host's store of policy modules. The zero value is this host's.
 type Store struct {
-	// Root is the folder that the host's root is at; empty is this host. Elsewhere nothing is loaded or relabelled.
+	// Root is the folder that the host's root is at; empty is this host. Elsewhere nothing is
+	// loaded or relabelled.
 	Root string
 	// Policy is the policy's name below /etc/selinux; empty means the configured one.
 	Policy string
-	// Audit drops the policy's dontaudit rules, so that every denial is logged. It lasts until the next Install without.
+	// Audit drops the policy's dontaudit rules, so that every denial is logged. It lasts until the
+	// next Install without.
 	Audit bool
 }
 
@@ -29,7 +31,8 @@ type State struct {
 	Installed bool `json:"installed"`
 	// Partial says that one of them is missing, as after the install of an earlier cloister.
 	Partial bool `json:"partial,omitempty"`
-	// Current says that they are those that this program carries. False too where the store does not tell checksums.
+	// Current says that they are those that this program carries. False too where the store does
+	// not tell checksums.
 	Current bool `json:"current"`
 	// Checksums are what the store says about them, by module.
 	Checksums map[string]string `json:"checksums,omitempty"`
@@ -66,9 +69,10 @@ func (s Store) Plan(ctx context.Context) ([]string, error) {
 	return plan, nil
 }
 
-// Install builds the module, puts it and its constraints into the store in one transaction and, on this host, loads the policy and
-// relabels what the module's file contexts name. Installing it again replaces it. When the labels cannot be set, a module that
-// was not there before is taken out again.
+// Install builds the module, puts it and its constraints into the store in one transaction and, on
+// this host, loads the policy and relabels what the module's file contexts name. Installing it
+// again replaces it. When the labels cannot be set, a module that was not there before is taken out
+// again.
 func (s Store) Install(ctx context.Context) error {
 	dir, err := os.MkdirTemp("", "cloister-policy-")
 	if err != nil {
@@ -93,8 +97,9 @@ func (s Store) Install(ctx context.Context) error {
 	return err
 }
 
-// Remove takes the module and its constraints out of the store in one transaction and relabels what they had named. Running
-// sandboxes lose their labels' meaning: the caller sees to it that there are none.
+// Remove takes the module and its constraints out of the store in one transaction and relabels what
+// they had named. Running sandboxes lose their labels' meaning: the caller sees to it that there
+// are none.
 func (s Store) Remove(ctx context.Context) error {
 	state, err := s.State(ctx)
 	if err != nil {
@@ -171,7 +176,8 @@ func (s Store) name() string {
 	return "default"
 }
 
-// Configured is the name of the policy that a host is configured to load, as "targeted"; empty where it says none.
+// Configured is the name of the policy that a host is configured to load, as "targeted"; empty
+// where it says none.
 func Configured(root string) string {
 	text, err := os.ReadFile(filepath.Join(root, "/etc/selinux/config"))
 	if err != nil {

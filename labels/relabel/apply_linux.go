@@ -24,7 +24,8 @@ var ErrInUse = errors.New("file is in use by another sandbox")
 type Report struct {
 	// Unlabelled lists what could not be given its label. A sandbox does not start with it.
 	Unlabelled []Unlabelled
-	// Left lists what was left alone, each with the reason: mounts, device nodes, what somebody else has labelled since.
+	// Left lists what was left alone, each with the reason: mounts, device nodes, what somebody
+	// else has labelled since.
 	Left []string
 }
 
@@ -60,8 +61,8 @@ func (e inUseError) Error() string {
 
 func (inUseError) Unwrap() error { return ErrInUse }
 
-// Apply labels items for a sandbox at level. It may be called again for more. When it fails, what it did is undone, items that are
-// not remembered included.
+// Apply labels items for a sandbox at level. It may be called again for more. When it fails, what
+// it did is undone, items that are not remembered included.
 func (j *Journal) Apply(ctx context.Context, sandbox string, level labels.Level, items []Item) (Report, error) {
 	for {
 		report, err := j.applyAll(ctx, sandbox, level, items)
@@ -152,7 +153,8 @@ func (j *Journal) promise(folder string, h head) error {
 	return errors.Join(store(filepath.Join(folder, headFile), h), syncFolder(filepath.Dir(folder)))
 }
 
-// applyOne labels one item. The name it gives, if any, is a hold that is new and is left again on failure.
+// applyOne labels one item. The name it gives, if any, is a hold that is new and is left again on
+// failure.
 func (j *Journal) applyOne(ctx context.Context, sandbox, folder string, t target) (string, Report, error) {
 	name := filepath.Join(j.options.Self.Boot, t.id.key())
 	lock, err := j.lock(ctx, "file", name)
@@ -218,7 +220,8 @@ func (j *Journal) newRecord(t target) (record, error) {
 	}, nil
 }
 
-// set labels what is below the item, then the item: it is not reachable at its new label before it is done.
+// set labels what is below the item, then the item: it is not reachable at its new label before it
+// is done.
 func (j *Journal) set(ctx context.Context, name string, r record, t target, remember bool) (Report, error) {
 	var report Report
 	if t.Recursive {

@@ -42,7 +42,8 @@ func (d deadly) Write(f *os.File, label string) error {
 	return err
 }
 
-// TestKilledAtEveryStep kills a process that labels and restores at each of its steps; the next process gives everything back.
+// TestKilledAtEveryStep kills a process that labels and restores at each of its steps; the next
+// process gives everything back.
 func TestKilledAtEveryStep(t *testing.T) {
 	w := newWorld(t)
 	before := map[string]string{}

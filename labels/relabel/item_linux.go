@@ -20,16 +20,19 @@ var ErrRefused = errors.New("refused to relabel")
 
 // Item is one file, block device or tree and the label it is to carry.
 type Item struct {
-	// Path is absolute and clean, and no part of it is a symbolic link, but for a block device in /dev: there it may be one of the
-	// links that udev makes, as /dev/mapper/NAME. Such a link is followed once, and the device it led to is the item. Path is left
-	// out where File is given.
+	// Path is absolute and clean, and no part of it is a symbolic link, but for a block device in
+	// /dev: there it may be one of the links that udev makes, as /dev/mapper/NAME. Such a link is
+	// followed once, and the device it led to is the item. Path is left out where File is given.
 	Path string
-	// File, when not nil, is what is labelled, whatever has come to have its name; O_PATH will do. It stays the caller's.
+	// File, when not nil, is what is labelled, whatever has come to have its name; O_PATH will do.
+	// It stays the caller's.
 	File  *os.File
 	Label labels.Label
-	// Recursive labels all below a directory too; mounts below it and device nodes in it are left alone.
+	// Recursive labels all below a directory too; mounts below it and device nodes in it are left
+	// alone.
 	Recursive bool
-	// Remember puts the old label back when the last sandbox that uses it is gone. Shared content is not remembered.
+	// Remember puts the old label back when the last sandbox that uses it is gone. Shared content
+	// is not remembered.
 	Remember bool
 	// After, when not zero, is put there instead of the old label: for disks that cloister made.
 	After labels.Label
@@ -42,7 +45,8 @@ type target struct {
 	id   identity
 }
 
-// identity tells a file from another that has taken its path. The device's number may differ after a reboot.
+// identity tells a file from another that has taken its path. The device's number may differ after
+// a reboot.
 type identity struct {
 	Dev   uint64 `json:"dev"`
 	Inode uint64 `json:"inode"`
@@ -55,7 +59,8 @@ func (i identity) key() string { return fmt.Sprintf("%x-%x", i.Dev, i.Inode) }
 // same leaves the device out: it is asked after a reboot too.
 func (i identity) same(o identity) bool { return i.Inode == o.Inode && i.Birth == o.Birth }
 
-// open reaches an item without following a link and refuses what is not to be labelled. The caller closes the file.
+// open reaches an item without following a link and refuses what is not to be labelled. The caller
+// closes the file.
 func (j *Journal) open(item Item) (target, error) {
 	file, err := item.open()
 	if err != nil {
@@ -86,7 +91,8 @@ func (i Item) open() (*os.File, error) {
 	return sys.Reopen(i.File, unix.O_PATH)
 }
 
-// followDevice gives the block device that a link of udev's leads to, in place of the link; anything else is given as it is.
+// followDevice gives the block device that a link of udev's leads to, in place of the link;
+// anything else is given as it is.
 func followDevice(file *os.File) (*os.File, error) {
 	stat, _, err := identify(file)
 	if err != nil {
@@ -99,7 +105,8 @@ func followDevice(file *os.File) (*os.File, error) {
 	return device, errors.Join(err, file.Close())
 }
 
-// openDeviceLink follows a link of udev's to a block device, once: the descriptor is what is labelled, under the name that it has.
+// openDeviceLink follows a link of udev's to a block device, once: the descriptor is what is
+// labelled, under the name that it has.
 func openDeviceLink(path string) (*os.File, error) {
 	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS})
 	if err != nil {
@@ -204,8 +211,8 @@ func mountOf(path string, id identity) (string, identity, error) {
 	return path, id, nil
 }
 
-// wholeDisk tells a disk from a partition of one and from a volume (device mapper, RAID, loop). What is not in sysfs is taken
-// for a disk.
+// wholeDisk tells a disk from a partition of one and from a volume (device mapper, RAID, loop).
+// What is not in sysfs is taken for a disk.
 func wholeDisk(major, minor uint32) bool {
 	device := fmt.Sprintf("/sys/dev/block/%d:%d", major, minor)
 	if _, err := os.Stat(device + "/partition"); err == nil {

@@ -46,7 +46,8 @@ type Options struct {
 	Self sys.Process
 	// Alive tells whether an owner still runs.
 	Alive func(sys.Process) (bool, error)
-	// Carried tells whether a process carries a level: what a dead owner's machine still uses is left. nil: never.
+	// Carried tells whether a process carries a level: what a dead owner's machine still uses is
+	// left. nil: never.
 	Carried func(context.Context, labels.Level) (bool, error)
 	// AllowWholeDisks accepts block devices that are not partitions or volumes.
 	AllowWholeDisks bool
@@ -96,7 +97,8 @@ func (j *Journal) treePath(name string) string {
 	return filepath.Join(j.options.Dir, filesFolder, name) + treeSuffix
 }
 
-// lock takes one of a fixed number of locks; what has the same lock only waits. A sandbox's is taken before a file's.
+// lock takes one of a fixed number of locks; what has the same lock only waits. A sandbox's is
+// taken before a file's.
 func (j *Journal) lock(ctx context.Context, kind, name string) (*os.File, error) {
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(name))
@@ -170,7 +172,8 @@ type Use struct {
 	Remember bool
 }
 
-// Uses lists what is in the journal, for people. What cannot be read is told of in the error, next to what could.
+// Uses lists what is in the journal, for people. What cannot be read is told of in the error, next
+// to what could.
 func (j *Journal) Uses() ([]Use, error) {
 	heads, err := j.heads()
 	problems := []error{err}

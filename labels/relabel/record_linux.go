@@ -24,7 +24,8 @@ type head struct {
 	Level   labels.Level `json:"level"`
 }
 
-// record is one labelled file and who uses it. Labels are kept as written on the file, known to the policy or not.
+// record is one labelled file and who uses it. Labels are kept as written on the file, known to the
+// policy or not.
 type record struct {
 	Path     string   `json:"path"`
 	ID       identity `json:"id"`

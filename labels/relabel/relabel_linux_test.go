@@ -541,8 +541,8 @@ func TestCorrupt(t *testing.T) {
 	}
 }
 
-// TestManyAtOnce lets sandboxes of two pairs come and go over one disk and one tree: what is in use never changes, and the last
-// one to leave puts back what was.
+// TestManyAtOnce lets sandboxes of two pairs come and go over one disk and one tree: what is in use
+// never changes, and the last one to leave puts back what was.
 func TestManyAtOnce(t *testing.T) {
 	w := newWorld(t)
 	disk := w.file("disk", oldOne)

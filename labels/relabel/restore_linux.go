@@ -14,8 +14,9 @@ import (
 	"cloister/labels/lsm"
 )
 
-// Restore ends a sandbox's use of all it has labelled; files that nobody else uses get back what they had. It is repeated
-// until it gives no error: what could not be given back stays in the journal. A sandbox that has labelled nothing is no error.
+// Restore ends a sandbox's use of all it has labelled; files that nobody else uses get back what
+// they had. It is repeated until it gives no error: what could not be given back stays in the
+// journal. A sandbox that has labelled nothing is no error.
 func (j *Journal) Restore(ctx context.Context, sandbox string) (Report, error) {
 	folder, err := j.folder(sandbox)
 	if err != nil {
@@ -63,8 +64,9 @@ func (j *Journal) closeFolder(folder string) error {
 	return os.RemoveAll(folder)
 }
 
-// leave ends a sandbox's use of one file. The label comes first, then the record, then the note: whoever comes after a crash
-// does the same again. undo gives back labels that are not remembered too: of an Apply that has failed.
+// leave ends a sandbox's use of one file. The label comes first, then the record, then the note:
+// whoever comes after a crash does the same again. undo gives back labels that are not remembered
+// too: of an Apply that has failed.
 func (j *Journal) leave(ctx context.Context, sandbox, folder, name string, undo bool) (Report, error) {
 	lock, err := j.lock(ctx, "file", name)
 	if err != nil {
@@ -123,7 +125,8 @@ func (j *Journal) giveBack(ctx context.Context, name string, r record) (Report, 
 	return report, os.Remove(j.recordPath(name))
 }
 
-// errNotMounted means that a file is not there because its file system is not: it is tried again later.
+// errNotMounted means that a file is not there because its file system is not: it is tried again
+// later.
 var errNotMounted = errors.New("file system is not mounted")
 
 func mounted(r record) bool {
@@ -183,9 +186,9 @@ func (j *Journal) giveBackFile(ctx context.Context, name string, r record, file 
 	return report, err
 }
 
-// Replay restores for every sandbox whose owner is dead and whose level no process carries, of this boot or an earlier one. It
-// is called before anything is labelled and before any level is given out. An unreadable journal is an error: nobody could
-// tell which files carry whose level.
+// Replay restores for every sandbox whose owner is dead and whose level no process carries, of this
+// boot or an earlier one. It is called before anything is labelled and before any level is given
+// out. An unreadable journal is an error: nobody could tell which files carry whose level.
 func (j *Journal) Replay(ctx context.Context) ([]string, error) {
 	heads, err := j.heads()
 	if err != nil {
@@ -208,7 +211,8 @@ func (j *Journal) Replay(ctx context.Context) ([]string, error) {
 	return done, nil
 }
 
-// replayDead restores for those of the named sandboxes that are dead, and tells whether there was one.
+// replayDead restores for those of the named sandboxes that are dead, and tells whether there was
+// one.
 func (j *Journal) replayDead(ctx context.Context, sandboxes []string) (bool, error) {
 	some := false
 	for _, sandbox := range sandboxes {
@@ -249,7 +253,8 @@ func (j *Journal) replayOne(ctx context.Context, h head) (bool, error) {
 	return true, nil
 }
 
-// sweep removes what a crash has left and nobody holds: sandboxes' folders without a head, and earlier boots' empty folders.
+// sweep removes what a crash has left and nobody holds: sandboxes' folders without a head, and
+// earlier boots' empty folders.
 func (j *Journal) sweep(ctx context.Context) error {
 	folders, err := os.ReadDir(filepath.Join(j.options.Dir, sandboxesFolder))
 	if err != nil {

@@ -28,7 +28,8 @@ func tops() []string {
 	}
 }
 
-// system knows the system's folders by path and, since a bind mount has other names for them, by device and inode.
+// system knows the system's folders by path and, since a bind mount has other names for them, by
+// device and inode.
 type system struct {
 	closed, tops       []string
 	closedIDs, topsIDs map[[2]uint64]string

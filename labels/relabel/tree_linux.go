@@ -30,10 +30,12 @@ type child struct {
 	stat unix.Statx_t
 }
 
-// walker goes through what is below a directory by descriptor, never through a link or onto another mount.
+// walker goes through what is below a directory by descriptor, never through a link or onto another
+// mount.
 type walker struct {
 	visit func([]child) error
-	// lenient leaves what is too deep: a guest may have made it so, and must not be able to stop a restore.
+	// lenient leaves what is too deep: a guest may have made it so, and must not be able to stop a
+	// restore.
 	lenient bool
 	left    []string
 }
@@ -91,7 +93,8 @@ func (w *walker) visitNames(ctx context.Context, folder *os.File, rel string, na
 	return nil
 }
 
-// visitBatch opens and visits some files of a directory and gives the names of those that are directories.
+// visitBatch opens and visits some files of a directory and gives the names of those that are
+// directories.
 func (w *walker) visitBatch(folder *os.File, rel string, names []string) ([]string, error) {
 	var children []child
 	var folders []string
@@ -146,8 +149,9 @@ func reopenFolder(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// setTree labels what is below an item. It looks at everything first, so that what it refuses is refused before anything has
-// changed. With remember, labels that are not the top's are written down before they are replaced.
+// setTree labels what is below an item. It looks at everything first, so that what it refuses is
+// refused before anything has changed. With remember, labels that are not the top's are written
+// down before they are replaced.
 func (j *Journal) setTree(ctx context.Context, name string, r record, t target, remember bool) (Report, error) {
 	log := &treeLog{path: j.treePath(name)}
 	links, left, err := j.lookAt(ctx, r, t, log)
@@ -203,8 +207,8 @@ func (h hardLinks) outside(top string) error {
 
 func (c child) linked() bool { return c.stat.Nlink > 1 && c.stat.Mode&unix.S_IFMT != unix.S_IFDIR }
 
-// lookAt goes through a tree that is to be labelled and changes nothing. What has the new label already is added to the log: it
-// must keep it on undo.
+// lookAt goes through a tree that is to be labelled and changes nothing. What has the new label
+// already is added to the log: it must keep it on undo.
 func (j *Journal) lookAt(ctx context.Context, r record, t target, log *treeLog) (hardLinks, []string, error) {
 	links := hardLinks{seen: map[uint64]uint32{}, last: map[uint64]child{}}
 	w := walker{visit: func(children []child) error {
@@ -222,7 +226,8 @@ func (j *Journal) lookAt(ctx context.Context, r record, t target, log *treeLog) 
 	return links, w.left, links.outside(t.Path)
 }
 
-// relabelled picks the files that are to change, and writes down the labels that the top does not tell.
+// relabelled picks the files that are to change, and writes down the labels that the top does not
+// tell.
 func (j *Journal) relabelled(children []child, r record, log *treeLog, links hardLinks) ([]child, error) {
 	var changed []child
 	for _, c := range children {
@@ -246,8 +251,8 @@ func (j *Journal) relabelled(children []child, r record, log *treeLog, links har
 	return changed, log.flush()
 }
 
-// treeLog holds pairs of path and label, each ended by a zero byte. Where there is none, nothing below the top was touched. It
-// only grows; the first entry of a path counts.
+// treeLog holds pairs of path and label, each ended by a zero byte. Where there is none, nothing
+// below the top was touched. It only grows; the first entry of a path counts.
 type treeLog struct {
 	path    string
 	pending bytes.Buffer
@@ -288,7 +293,8 @@ func (l *treeLog) flush() error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// readTree gives the labels that were not the top's. An entry that a crash has cut off was never acted upon.
+// readTree gives the labels that were not the top's. An entry that a crash has cut off was never
+// acted upon.
 func readTree(text []byte) map[string]string {
 	entries := map[string]string{}
 	for {

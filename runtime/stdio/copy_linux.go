@@ -40,8 +40,8 @@ func newOutput(name string, s sink) *output {
 	return &output{name: name, sink: s, done: make(chan struct{})}
 }
 
-// copyFrom copies until the stream ends. A sink that refuses data (a full disk, a dead logger) must not stop the container: what follows is read and
-// dropped.
+// copyFrom copies until the stream ends. A sink that refuses data (a full disk, a dead logger) must
+// not stop the container: what follows is read and dropped.
 func (o *output) copyFrom(stream Stream) {
 	defer close(o.done)
 	buf := make([]byte, bufferSize)
@@ -84,8 +84,9 @@ func (o *output) stuck(now time.Time) bool {
 	return since != 0 && now.Sub(time.Unix(0, since)) >= stuckAfter && o.sink.absent()
 }
 
-// Wait returns when all output of the guest is delivered, which takes the end of the streams: call it after the process has ended. It gives up on an
-// output that nobody reads, and on all when ctx is done; the error names what was not delivered.
+// Wait returns when all output of the guest is delivered, which takes the end of the streams: call
+// it after the process has ended. It gives up on an output that nobody reads, and on all when ctx
+// is done; the error names what was not delivered.
 func (i *IO) Wait(ctx context.Context) error {
 	var err error
 	for _, o := range i.out {

@@ -25,8 +25,9 @@ type sink interface {
 	Close() error
 }
 
-// fifoSink writes to a FIFO. It keeps the FIFO open for reading as well: readers come and go without the writer noticing more than a full pipe, and
-// what was written while nobody read is there for the next reader.
+// fifoSink writes to a FIFO. It keeps the FIFO open for reading as well: readers come and go
+// without the writer noticing more than a full pipe, and what was written while nobody read is
+// there for the next reader.
 type fifoSink struct {
 	path string
 	w    *os.File
@@ -87,7 +88,8 @@ func (s *fifoSink) openReader() error {
 	return err
 }
 
-// absent lets go of our own reader for a moment: if it was the last one, poll(2) reports an error for the writer. The pipe keeps its contents meanwhile.
+// absent lets go of our own reader for a moment: if it was the last one, poll(2) reports an error
+// for the writer. The pipe keeps its contents meanwhile.
 func (s *fifoSink) absent() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,7 +191,8 @@ type source struct {
 	r *os.File
 
 	mu sync.Mutex
-	// hold is our own writer: the end of the last client's writing is no end of stdin, a client may attach again. CloseStdin lets it go.
+	// hold is our own writer: the end of the last client's writing is no end of stdin, a client may
+	// attach again. CloseStdin lets it go.
 	hold *os.File
 }
 

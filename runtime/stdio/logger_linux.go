@@ -14,14 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How long a logger gets to be ready, to end after it has seen the end of its input, and to end after SIGTERM.
+// How long a logger gets to be ready, to end after it has seen the end of its input, and to end
+// after SIGTERM.
 const (
 	loggerReadyTimeout = 30 * time.Second
 	loggerEndTimeout   = 5 * time.Second
 	loggerTermTimeout  = 5 * time.Second
 )
 
-// logger is a logging binary: descriptors 3 and 4 are stdout and stderr of the container, 5 is where it says that it is ready.
+// logger is a logging binary: descriptors 3 and 4 are stdout and stderr of the container, 5 is
+// where it says that it is ready.
 type logger struct {
 	cmd            *exec.Cmd
 	stdout, stderr *os.File // our ends
@@ -55,7 +57,8 @@ func startLogger(ctx context.Context, t target, id, namespace string) (_ *logger
 	return l, nil
 }
 
-// waitReady reads a byte. The first contract took the end of the pipe for an answer as well, so that a logger that crashed was ready; strict does not.
+// waitReady reads a byte. The first contract took the end of the pipe for an answer as well, so
+// that a logger that crashed was ready; strict does not.
 func waitReady(ctx context.Context, ready *os.File, strict bool) error {
 	deadline := time.Now().Add(loggerReadyTimeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
@@ -86,7 +89,8 @@ func (l *logger) wait() {
 	close(l.exited)
 }
 
-// Close ends the logger's input and waits, bounded, until it has ended. One that does not end by itself is told to, then killed.
+// Close ends the logger's input and waits, bounded, until it has ended. One that does not end by
+// itself is told to, then killed.
 func (l *logger) Close() error {
 	err := errors.Join(closeOnce(l.stdout), closeOnce(l.stderr))
 	if l.exitedWithin(loggerEndTimeout) {

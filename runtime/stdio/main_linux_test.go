@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain is also the logging binary: a URI's first argument says so, because a logger's environment has nothing else in it.
+// TestMain is also the logging binary: a URI's first argument says so, because a logger's
+// environment has nothing else in it.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == "stdio-logger" {
 		if err := runLogger(os.Args[2], os.Args[3:]); err != nil {

@@ -17,7 +17,8 @@ import (
 	"cloister/sys"
 )
 
-// Config is what a Create or Exec request says about stdio, as it stands there. An empty string is no stream.
+// Config is what a Create or Exec request says about stdio, as it stands there. An empty string is
+// no stream.
 type Config struct {
 	Stdin, Stdout, Stderr string
 	Terminal              bool   // stderr is not used: a terminal has one output
@@ -35,7 +36,8 @@ type Stream interface {
 	Close() error
 }
 
-// Streams are a process's streams in the guest: one for each that Wants named. The IO owns them from Start on.
+// Streams are a process's streams in the guest: one for each that Wants named. The IO owns them
+// from Start on.
 type Streams struct {
 	Stdin, Stdout, Stderr Stream
 	// StdinEOF is called once after stdin ended and was closed towards the guest; it may be nil.
@@ -55,7 +57,8 @@ type IO struct {
 	copies  sync.WaitGroup
 }
 
-// Open opens what cfg names and starts its logging binary. It never waits for a FIFO's other end. What it returns has to be closed.
+// Open opens what cfg names and starts its logging binary. It never waits for a FIFO's other end.
+// What it returns has to be closed.
 func Open(ctx context.Context, cfg Config) (_ *IO, err error) {
 	i := &IO{}
 	defer func() {
@@ -147,8 +150,9 @@ func openSink(t target) (sink, error) {
 	return nil, nil
 }
 
-// openLog opens a log file, which is made where it is missing. Its folder may be one that a guest can write to, a volume for
-// one: so the file must be a regular one, or the null device, and no link.
+// openLog opens a log file, which is made where it is missing. Its folder may be one that a guest
+// can write to, a volume for one: so the file must be a regular one, or the null device, and no
+// link.
 func openLog(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
@@ -182,7 +186,8 @@ func (i *IO) Wants() (stdin, stdout, stderr bool) {
 	return i.stdin != nil, i.out[0] != nil, i.out[1] != nil
 }
 
-// Start copies between the host and the guest until each stream ends or Close is called. It takes over s in every case.
+// Start copies between the host and the guest until each stream ends or Close is called. It takes
+// over s in every case.
 func (i *IO) Start(s Streams) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -202,7 +207,8 @@ func (i *IO) Start(s Streams) error {
 	return nil
 }
 
-// CloseStdin ends stdin as soon as every client has closed its end of it and what they wrote is delivered. It may be called more than once.
+// CloseStdin ends stdin as soon as every client has closed its end of it and what they wrote is
+// delivered. It may be called more than once.
 func (i *IO) CloseStdin() error {
 	if i.stdin == nil {
 		return nil
@@ -210,8 +216,8 @@ func (i *IO) CloseStdin() error {
 	return i.stdin.release()
 }
 
-// Close ends all copies, closes everything and waits for the logging binary, bounded. What was not drained is lost: call Wait before. It may be called
-// more than once.
+// Close ends all copies, closes everything and waits for the logging binary, bounded. What was not
+// drained is lost: call Wait before. It may be called more than once.
 func (i *IO) Close() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -179,7 +179,8 @@ func Test100MB(t *testing.T) {
 	}
 }
 
-// TestReaderComesBack has a reader leave in the middle: the writer waits, the next reader gets what follows without a gap.
+// TestReaderComesBack has a reader leave in the middle: the writer waits, the next reader gets what
+// follows without a gap.
 func TestReaderComesBack(t *testing.T) {
 	t.Parallel()
 	path := fifo(t, "out")
@@ -208,7 +209,8 @@ func TestReaderComesBack(t *testing.T) {
 	}
 }
 
-// TestAbsentReader has nobody read stdout: stderr flows, Wait gives up soon, Close does not hang, and the writer was held up all the time.
+// TestAbsentReader has nobody read stdout: stderr flows, Wait gives up soon, Close does not hang,
+// and the writer was held up all the time.
 func TestAbsentReader(t *testing.T) {
 	t.Parallel()
 	errPath := fifo(t, "err")
@@ -247,7 +249,8 @@ func TestAbsentReader(t *testing.T) {
 	}
 }
 
-// TestIdleReader has a reader that is there and does not read: Wait is patient, and looking for readers harms nobody.
+// TestIdleReader has a reader that is there and does not read: Wait is patient, and looking for
+// readers harms nobody.
 func TestIdleReader(t *testing.T) {
 	t.Parallel()
 	path := fifo(t, "out")
@@ -275,7 +278,8 @@ func TestIdleReader(t *testing.T) {
 	}
 }
 
-// TestLateReader leaves output in the pipe until after the end of the writer: it is kept until Close.
+// TestLateReader leaves output in the pipe until after the end of the writer: it is kept until
+// Close.
 func TestLateReader(t *testing.T) {
 	t.Parallel()
 	path := fifo(t, "out")
@@ -338,7 +342,8 @@ func TestStdin(t *testing.T) {
 	<-eof
 }
 
-// TestStdinHeldUp has a guest that does not read: Close ends the copy, and a writer on the host learns that nobody reads.
+// TestStdinHeldUp has a guest that does not read: Close ends the copy, and a writer on the host
+// learns that nobody reads.
 func TestStdinHeldUp(t *testing.T) {
 	t.Parallel()
 	path := fifo(t, "in")
@@ -433,7 +438,8 @@ func TestFileRefusesWhatAGuestMayPutThere(t *testing.T) {
 	}
 }
 
-// TestFullDisk writes where nothing can be stored: the guest is not held up, and Wait says what was lost.
+// TestFullDisk writes where nothing can be stored: the guest is not held up, and Wait says what was
+// lost.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	i := open(t, stdio.Config{Stdout: "/dev/full"})
@@ -571,7 +577,8 @@ func TestLoggerDeaf(t *testing.T) {
 	}
 }
 
-// A client that is told of an exit stops reading: what the process wrote must have been read by then, and nobody's reading must hold the exit up.
+// A client that is told of an exit stops reading: what the process wrote must have been read by
+// then, and nobody's reading must hold the exit up.
 func TestSettle(t *testing.T) {
 	for _, read := range []bool{true, false} {
 		t.Run(fmt.Sprintf("read=%v", read), func(t *testing.T) {

@@ -42,7 +42,8 @@ func parseTarget(s string) (target, error) {
 	}
 	switch scheme {
 	case "fifo", "file":
-		// What follows may hold any byte but NUL: it is not percent-encoded by those who write a plain path after file://.
+		// What follows may hold any byte but NUL: it is not percent-encoded by those who write a
+		// plain path after file://.
 		u, err := url.Parse(s)
 		if err == nil {
 			rest = u.Path
@@ -67,7 +68,8 @@ func absolute(t target, s string) (target, error) {
 	return t, nil
 }
 
-// parseBinary reads binary:///path?key=value&...: the query's keys and values are the logger's arguments, here in the order they are written in.
+// parseBinary reads binary:///path?key=value&...: the query's keys and values are the logger's
+// arguments, here in the order they are written in.
 func parseBinary(s, scheme string) (target, error) {
 	u, err := url.Parse(s)
 	if err != nil {

@@ -16,8 +16,9 @@ import (
 // Device is a character device that the processes of a leaf may open for reading and writing.
 type Device struct{ Major, Minor int64 }
 
-// setDevices has the leaf's processes open no device but these. They may make nodes of all devices, as a
-// file server does for its guest: opening one is refused. What a group above refuses stays refused.
+// setDevices has the leaf's processes open no device but these. They may make nodes of all devices,
+// as a file server does for its guest: opening one is refused. What a group above refuses stays
+// refused.
 func (g *Group) setDevices(allowed []Device) error {
 	if h, ok := g.v1("devices"); ok {
 		return g.setDevicesV1(h, allowed)
@@ -47,8 +48,8 @@ func (g *Group) setDevicesV1(h hierarchy, allowed []Device) error {
 	return nil
 }
 
-// attachDevices has the kernel ask a BPF program before a process of a v2 group opens a device: v2 has no
-// file for it. The program lives as long as the group.
+// attachDevices has the kernel ask a BPF program before a process of a v2 group opens a device: v2
+// has no file for it. The program lives as long as the group.
 func attachDevices(group string, allowed []Device) error {
 	every := int64(-1)
 	rules := []specs.LinuxDeviceCgroup{

@@ -8,9 +8,9 @@
 // included, never a container's own. The package must not know what runs in the
 // leaf. A Group may be used by any number of goroutines.
 //
-// The program that lists devices on cgroup v2 is built and attached by containerd/cgroups/v3. The rest
-// is written here because the library does something else: it sets controllers of one hierarchy, v1 or
-// v2, while hybrid hosts have both and a limit must go where its controller is; it reports no limit that
-// the kernel has no file for; it leaves a group half made on an error; and it has no kill that a pid given
-// out again cannot misdirect.
+// The program that lists devices on cgroup v2 is built and attached by containerd/cgroups/v3. The
+// rest is written here because the library does something else: it sets controllers of one
+// hierarchy, v1 or v2, while hybrid hosts have both and a limit must go where its controller is; it
+// reports no limit that the kernel has no file for; it leaves a group half made on an error; and it
+// has no kill that a pid given out again cannot misdirect.
 package cgroup

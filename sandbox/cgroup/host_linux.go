@@ -57,7 +57,8 @@ func (realFiles) write(path, value string) error {
 	return errors.Join(err, f.Close())
 }
 
-// hierarchies finds what is mounted, by the process's own mount table, of the v1 controllers that are wanted.
+// hierarchies finds what is mounted, by the process's own mount table, of the v1 controllers that
+// are wanted.
 func hierarchies(f files, wanted func(controller string) bool) ([]hierarchy, error) {
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

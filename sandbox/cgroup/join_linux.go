@@ -10,7 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Join moves a process into somebody else's group, in every hierarchy that has it; none is ErrNotFound.
+// Join moves a process into somebody else's group, in every hierarchy that has it; none is
+// ErrNotFound.
 func Join(group string, pid int) error {
 	if err := checkLeaf(group); err != nil {
 		return err

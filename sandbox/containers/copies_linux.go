@@ -39,8 +39,8 @@ func (s *Set) addCopies(ctx context.Context, r *resident, a *Planned, req *guest
 	return nil
 }
 
-// Refresh sends a container those of its copied files that the engine has changed since: Docker writes hosts and resolv.conf
-// between Create and Start, and again when a network comes or goes.
+// Refresh sends a container those of its copied files that the engine has changed since: Docker
+// writes hosts and resolv.conf between Create and Start, and again when a network comes or goes.
 func (s *Set) Refresh(ctx context.Context, id string) error {
 	s.mu.Lock()
 	r := s.containers[id]
@@ -71,8 +71,9 @@ func (s *Set) Refresh(ctx context.Context, id string) error {
 	return s.config.Explain(err)
 }
 
-// FollowFiles sends every container the copied files that the engine changes from now on, until stop is
-// called. A host without a free inotify instance still runs the sandbox: most engines never change them.
+// FollowFiles sends every container the copied files that the engine changes from now on, until
+// stop is called. A host without a free inotify instance still runs the sandbox: most engines never
+// change them.
 func (s *Set) FollowFiles(ctx context.Context) (stop func() error) {
 	ctx = context.WithoutCancel(ctx)
 	changes, err := content.NewChanges(func() { s.refreshAll(ctx) })

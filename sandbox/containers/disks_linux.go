@@ -27,8 +27,8 @@ func (s *Set) addDisk(ctx context.Context, r *resident, d plan.Disk) (lun int, e
 	return lun, nil
 }
 
-// addDevices hands over the block devices that the plan names, and says which numbers they have in the guest, by the index
-// into the workload's devices.
+// addDevices hands over the block devices that the plan names, and says which numbers they have in
+// the guest, by the index into the workload's devices.
 func (s *Set) addDevices(ctx context.Context, r *resident, a *Planned) (map[int]oci.DeviceNumber, error) {
 	numbers := map[int]oci.DeviceNumber{}
 	for _, d := range a.Devices {

@@ -57,7 +57,8 @@ func (s *Set) guestOf(a *Planned) plan.Guest {
 	}
 }
 
-// addRootfs makes the root file system reachable for the guest: in the share, or on disks, whose LUNs it gives.
+// addRootfs makes the root file system reachable for the guest: in the share, or on disks, whose
+// LUNs it gives.
 func (s *Set) addRootfs(ctx context.Context, r *resident, a *Planned) (luns []int, err error) {
 	if len(a.Rootfs.Disks) == 0 {
 		return nil, s.shareRootfs(ctx, r, a)
@@ -103,8 +104,9 @@ func (s *Set) addVolume(ctx context.Context, r *resident, a *Planned, v plan.Vol
 	return use, admitFolder(ctx, s.config.Driver, a.files.Source(v.Mount), use.Top, v.Treatment)
 }
 
-// showFiles makes the files of a container QEMU's root directory, where engines look for them, while it
-// is the only container: all containers have QEMU's pid. coming is one that is not added yet, or nil.
+// showFiles makes the files of a container QEMU's root directory, where engines look for them,
+// while it is the only container: all containers have QEMU's pid. coming is one that is not added
+// yet, or nil.
 func (s *Set) showFiles(coming *resident) error {
 	s.showing.Lock()
 	defer s.showing.Unlock()

@@ -12,7 +12,8 @@ import (
 	"cloister/sandbox/plan"
 )
 
-// rootfsSteps is what the guest does for a container's root file system; luns are those of its disks.
+// rootfsSteps is what the guest does for a container's root file system; luns are those of its
+// disks.
 func rootfsSteps(c plan.Container, luns []int) []*guestv1.MountStep {
 	if len(luns) == 0 {
 		return []*guestv1.MountStep{{Type: "bind", Source: "share:" + guestapi.ShareRootfs(c.ID), Target: "rootfs"}}
@@ -31,13 +32,14 @@ func rootfsSteps(c plan.Container, luns []int) []*guestv1.MountStep {
 	return steps
 }
 
-// watchedStep has the agent and the container have a watched volume from one mount: each mount of the guest's kernel has
-// inodes, and events, of its own.
+// watchedStep has the agent and the container have a watched volume from one mount: each mount of
+// the guest's kernel has inodes, and events, of its own.
 func watchedStep(v plan.Volume, name string) *guestv1.MountStep {
 	return &guestv1.MountStep{Type: "bind", Source: "share:" + guestapi.ShareVolume(name), Target: v.WatchedTarget()}
 }
 
-// socketStep has the guest listen as the host's socket would, with its mode and its owners in the container.
+// socketStep has the guest listen as the host's socket would, with its mode and its owners in the
+// container.
 func socketStep(s plan.HostSocket) *guestv1.MountStep {
 	return &guestv1.MountStep{
 		Type: "socket", Source: "token:" + s.Token, Target: s.Path,

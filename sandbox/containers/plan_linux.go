@@ -40,8 +40,8 @@ func (a *Planned) Close() {
 	}
 }
 
-// Plan opens what a container's configuration names, and plans the container. It changes nothing on the
-// host. The caller closes the result.
+// Plan opens what a container's configuration names, and plans the container. It changes nothing on
+// the host. The caller closes the result.
 func (p Planner) Plan(c content.Container) (_ *Planned, err error) {
 	if _, err := statedir.ParseID(c.ID); err != nil {
 		return nil, err
@@ -74,8 +74,8 @@ func (p Planner) Plan(c content.Container) (_ *Planned, err error) {
 	return a, a.files.OpenRootfs(c, a.Rootfs)
 }
 
-// Admit has the driver label what is shared with the guest, or refuse it. No file is labelled of a pause
-// container, which stays on the host.
+// Admit has the driver label what is shared with the guest, or refuse it. No file is labelled of a
+// pause container, which stays on the host.
 func (a *Planned) Admit(ctx context.Context, driver confine.Driver) error {
 	if a.Pause {
 		return nil
@@ -100,8 +100,8 @@ func (a *Planned) Admit(ctx context.Context, driver confine.Driver) error {
 	return a.admitCopies(ctx, driver)
 }
 
-// admitCopies admits the files that the guest gets a copy of. Only the shim reads them, so the label that
-// the engine gave the container's mounts is enough.
+// admitCopies admits the files that the guest gets a copy of. Only the shim reads them, so the
+// label that the engine gave the container's mounts is enough.
 func (a *Planned) admitCopies(ctx context.Context, driver confine.Driver) error {
 	var label labels.Label
 	if text := a.source.Workload.Labels.Mount; text != "" && len(a.Copies) > 0 {
@@ -133,8 +133,8 @@ func prepareDisk(ctx context.Context, driver confine.Driver, d plan.Disk) error 
 	return driver.Admit(ctx, confine.File{Kind: confine.Disk, Host: f, ReadOnly: d.ReadOnly, New: d.MkfsBytes > 0})
 }
 
-// admitFolder admits what is shown to the guest. host is the file on the host, shown the same file as the
-// file server sees it.
+// admitFolder admits what is shown to the guest. host is the file on the host, shown the same file
+// as the file server sees it.
 func admitFolder(ctx context.Context, driver confine.Driver, host, shown *os.File, t plan.Treatment) error {
 	return driver.Admit(ctx, confine.File{Kind: confine.Folder, Host: host, Shown: shown, Sharing: t.Sharing, Label: t.Label})
 }

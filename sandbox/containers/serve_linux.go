@@ -15,11 +15,12 @@ import (
 	"cloister/sandbox/watch"
 )
 
-// noticing bounds how long the guest may take to touch what has changed, a thousand names maybe: below the silence that ends
-// the connection.
+// noticing bounds how long the guest may take to touch what has changed, a thousand names maybe:
+// below the silence that ends the connection.
 const noticing = 90 * time.Second
 
-// serveSockets carries connections from the guest's sockets to the host's until the container is removed.
+// serveSockets carries connections from the guest's sockets to the host's until the container is
+// removed.
 func (s *Set) serveSockets(ctx context.Context, r *resident, a *Planned) {
 	if len(a.Sockets) == 0 {
 		return
@@ -35,7 +36,8 @@ func (s *Set) serveSockets(ctx context.Context, r *resident, a *Planned) {
 	})
 }
 
-// watchVolume has what the host changes in a volume raise events in the guest. No watch is no reason not to run.
+// watchVolume has what the host changes in a volume raise events in the guest. No watch is no
+// reason not to run.
 func (s *Set) watchVolume(ctx context.Context, r *resident, id string, v plan.Volume, use *content.Use) {
 	logger := log.G(ctx).WithField("volume", v.Destination)
 	tree, err := use.Watch()

@@ -72,7 +72,8 @@ func New(c Config, first *Planned) *Set {
 	return &Set{config: c, volumes: content.NewVolumes(c.Share), containers: map[string]*resident{}, first: first, luns: map[int]bool{}}
 }
 
-// Add makes a container's files visible in the guest and gives the guest's bundle. On an error nothing of it is left.
+// Add makes a container's files visible in the guest and gives the guest's bundle. On an error
+// nothing of it is left.
 func (s *Set) Add(ctx context.Context, c content.Container) (bundle string, err error) {
 	r := &resident{undo: undo.Stack{Trace: s.config.Trace}}
 	defer func() {
@@ -114,8 +115,8 @@ func (s *Set) Add(ctx context.Context, c content.Container) (bundle string, err 
 	return resp.GetBundle(), nil
 }
 
-// takeFirst returns the container that the sandbox was started for, which is planned and admitted, or plans
-// and admits another.
+// takeFirst returns the container that the sandbox was started for, which is planned and admitted,
+// or plans and admits another.
 func (s *Set) takeFirst(ctx context.Context, c content.Container) (*Planned, error) {
 	s.mu.Lock()
 	first := s.first
@@ -154,8 +155,8 @@ func (s *Set) Remove(ctx context.Context, id string) error {
 	return r.undo.Run(ctx)
 }
 
-// Close removes the containers that are left when the machine has ended. It waits for those that are being
-// removed, because their mounts lie in the sandbox's folder. It may be called of nil.
+// Close removes the containers that are left when the machine has ended. It waits for those that
+// are being removed, because their mounts lie in the sandbox's folder. It may be called of nil.
 func (s *Set) Close(ctx context.Context) error {
 	if s == nil {
 		return nil

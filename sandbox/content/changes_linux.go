@@ -12,12 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// calm is how long a writer may go on before the files are read: a guest that can write to them raises as many events as
-// it likes.
+// calm is how long a writer may go on before the files are read: a guest that can write to them
+// raises as many events as it likes.
 const calm = 50 * time.Millisecond
 
-// Changes tells when an engine writes to files that were copied: into the file that was there, or by putting another in its
-// place. It has one inotify instance for a whole sandbox, since a host has few of them.
+// Changes tells when an engine writes to files that were copied: into the file that was there, or
+// by putting another in its place. It has one inotify instance for a whole sandbox, since a host
+// has few of them.
 type Changes struct {
 	file *os.File
 
@@ -36,7 +37,8 @@ func NewChanges(changed func()) (*Changes, error) {
 	return c, nil
 }
 
-// run ends with the watch. What has changed is found by comparing, so the events themselves say nothing.
+// run ends with the watch. What has changed is found by comparing, so the events themselves say
+// nothing.
 func (c *Changes) run(changed func()) {
 	events := make([]byte, 4096)
 	for {

@@ -23,7 +23,8 @@ const maxCopied = 1 << 20
 // errRefused marks a file that is not fit to be copied.
 var errRefused = errors.New("refused")
 
-// Copied is a file of the engine's whose bytes a container has. Its methods are not to be called at once.
+// Copied is a file of the engine's whose bytes a container has. Its methods are not to be called at
+// once.
 type Copied struct {
 	plan.Copy
 
@@ -71,9 +72,10 @@ func closeCopies(list []*Copied) {
 	}
 }
 
-// Refresh reads the file again and says whether its bytes have changed since. A file that is gone keeps its bytes: the engine
-// is taking the container away. So does one that is not fit to be copied any more, which is an error of the first call that
-// sees it; later calls are silent until the reason changes.
+// Refresh reads the file again and says whether its bytes have changed since. A file that is gone
+// keeps its bytes: the engine is taking the container away. So does one that is not fit to be
+// copied any more, which is an error of the first call that sees it; later calls are silent until
+// the reason changes.
 func (c *Copied) Refresh() (changed bool, err error) {
 	data, err := c.read()
 	switch {

@@ -19,7 +19,8 @@ import (
 	"cloister/sandbox/plan"
 )
 
-// Nodes finds the host's node of each of a workload's block devices, by the workload's devices; others have an empty string.
+// Nodes finds the host's node of each of a workload's block devices, by the workload's devices;
+// others have an empty string.
 func Nodes(w *oci.Workload) ([]string, error) {
 	nodes := make([]string, len(w.Devices))
 	var errs []error

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// clone gives a copy of the mount at a file, or at a folder, that is mounted nowhere; recursive says with those below it.
+// clone gives a copy of the mount at a file, or at a folder, that is mounted nowhere; recursive
+// says with those below it.
 func clone(f *os.File, recursive bool) (*os.File, error) {
 	defer runtime.KeepAlive(f)
 	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
@@ -56,7 +57,8 @@ func moveTo(tree *os.File, folder string) error {
 	return moveOnto(tree, point)
 }
 
-// detach unmounts the mount whose top is open, with all that is mounted below it. One that is unmounted already is no error.
+// detach unmounts the mount whose top is open, with all that is mounted below it. One that is
+// unmounted already is no error.
 func detach(top *os.File) error {
 	defer runtime.KeepAlive(top)
 	err := unix.Unmount(fdPath(top), unix.MNT_DETACH)
@@ -76,5 +78,6 @@ func mountID(f *os.File) (uint64, error) {
 	return st.Mnt_id, nil
 }
 
-// fdPath names an open file for calls that take no descriptor. The name leads to the file, not to what has its path.
+// fdPath names an open file for calls that take no descriptor. The name leads to the file, not to
+// what has its path.
 func fdPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }

@@ -15,8 +15,9 @@ import (
 	"cloister/oci"
 )
 
-// openUserNamespace gives a user namespace with that map, for mounts; nil for none. No process stays in it: the one it is
-// made with stops before its first instruction, as a debugger's does, and is killed.
+// openUserNamespace gives a user namespace with that map, for mounts; nil for none. No process
+// stays in it: the one it is made with stops before its first instruction, as a debugger's does,
+// and is killed.
 func openUserNamespace(ids oci.IDMap) (*os.File, error) {
 	if ids.IsZero() {
 		return nil, nil //nolint:nilnil // no map, no namespace
@@ -48,8 +49,8 @@ func processIDs(list []oci.IDRange) []syscall.SysProcIDMap {
 	return out
 }
 
-// mapOwners has a mount that nobody sees yet show its files' owners through a map; below says those of the mounts below it,
-// too. An empty map changes nothing.
+// mapOwners has a mount that nobody sees yet show its files' owners through a map; below says those
+// of the mounts below it, too. An empty map changes nothing.
 func mapOwners(tree *os.File, ids oci.IDMap, below bool) error {
 	ns, err := openUserNamespace(ids)
 	if err != nil || ns == nil {

@@ -33,8 +33,8 @@ func BlockDevices(mounts []plan.Mount) map[string]bool {
 	return out
 }
 
-// OpenRootfs opens what is bound as the root file system: a folder that the engine has mounted, or a snapshot's. It has no
-// effect where a mount makes the root file system, or disks do.
+// OpenRootfs opens what is bound as the root file system: a folder that the engine has mounted, or
+// a snapshot's. It has no effect where a mount makes the root file system, or disks do.
 func (f *Files) OpenRootfs(c Container, r plan.Rootfs) error {
 	name := ""
 	switch {
@@ -64,13 +64,15 @@ func (f *Files) Rootfs() *os.File { return f.rootfs }
 // AddContainer makes a container's folder in the share.
 func (s *Share) AddContainer(id string) error { return s.addFolder(guestapi.ShareContainer(id), 0o711) }
 
-// RemoveContainer takes a container's folder away, with the root file system in it. What was never there is no error.
+// RemoveContainer takes a container's folder away, with the root file system in it. What was never
+// there is no error.
 func (s *Share) RemoveContainer(id string) error {
 	return errors.Join(s.remove(guestapi.ShareRootfs(id)), s.remove(guestapi.ShareContainer(id)))
 }
 
-// MountRootfs makes a container's root file system visible in the share, and opens its top. The label, unless zero, takes
-// the place of the engine's on what is mounted. RemoveContainer takes it away, also after an error.
+// MountRootfs makes a container's root file system visible in the share, and opens its top. The
+// label, unless zero, takes the place of the engine's on what is mounted. RemoveContainer takes it
+// away, also after an error.
 func (s *Share) MountRootfs(id string, r plan.Rootfs, files *Files, label labels.Label) (*os.File, error) {
 	rel := guestapi.ShareRootfs(id)
 	if len(r.Host) == 0 {
@@ -105,8 +107,9 @@ func (s *Share) MountRootfs(id string, r plan.Rootfs, files *Files, label labels
 	return s.open(rel)
 }
 
-// mountOne makes one of an engine's mounts on top of what is at a place of the share. It is as restricted on the host as it
-// can be: the guest alone decides what a device node or a set-uid bit in it means.
+// mountOne makes one of an engine's mounts on top of what is at a place of the share. It is as
+// restricted on the host as it can be: the guest alone decides what a device node or a set-uid bit
+// in it means.
 func (s *Share) mountOne(m plan.Mount, rel string, source *os.File) error {
 	m, ids, err := plan.CutIDs(m)
 	if err != nil {
@@ -163,8 +166,8 @@ func bind(m plan.Mount, source, at *os.File, ids oci.IDMap) (err error) {
 	return moveOnto(tree, at)
 }
 
-// withContext are a mount's options with the label for all its files. A bind mount would take it without a word and do
-// nothing.
+// withContext are a mount's options with the label for all its files. A bind mount would take it
+// without a word and do nothing.
 func withContext(m plan.Mount, label labels.Label) []string {
 	options := slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return strings.HasPrefix(o, "context=") })
 	if label.IsZero() || isBind(m) {
@@ -177,8 +180,8 @@ func isBind(m plan.Mount) bool {
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
-// mountAt is mount.Mount for any number of overlay layers: the kernel takes one page of options, so a longer list is made
-// relative to the layers' common folder.
+// mountAt is mount.Mount for any number of overlay layers: the kernel takes one page of options, so
+// a longer list is made relative to the layers' common folder.
 func mountAt(source, target, fsType string, options []string) error {
 	data := strings.Join(options, ",")
 	if len(data) < os.Getpagesize()-512 || fsType != "overlay" {
@@ -199,7 +202,8 @@ func mountAt(source, target, fsType string, options []string) error {
 	})
 }
 
-// relativeLowers rewrites lowerdir= relative to the folder that all layers share; base is empty when they share none.
+// relativeLowers rewrites lowerdir= relative to the folder that all layers share; base is empty
+// when they share none.
 func relativeLowers(options []string) (base string, out []string) {
 	out = slices.Clone(options)
 	for i, o := range out {
@@ -225,8 +229,9 @@ func relativeLowers(options []string) (base string, out []string) {
 	return base, out
 }
 
-// mapLayers shows an overlay's layers with other owners, in a folder beside the share that the guest cannot see: an overlay
-// itself has no map. The overlay holds what it needs of them; undo takes the folder away once it is mounted.
+// mapLayers shows an overlay's layers with other owners, in a folder beside the share that the
+// guest cannot see: an overlay itself has no map. The overlay holds what it needs of them; undo
+// takes the folder away once it is mounted.
 func (s *Share) mapLayers(options []string, ids oci.IDMap) (mapped []string, undo func() error, err error) {
 	const aside = "layers"
 	base, short := relativeLowers(options)
@@ -270,7 +275,8 @@ func (s *Share) mapLayers(options []string, ids oci.IDMap) (mapped []string, und
 	}, nil
 }
 
-// MappableRootfs refuses a root file system that cannot have the map which the engine asks for, before there is a machine.
+// MappableRootfs refuses a root file system that cannot have the map which the engine asks for,
+// before there is a machine.
 func MappableRootfs(mounts []plan.Mount) error {
 	for i, m := range mounts {
 		m, ids, err := plan.CutIDs(m)

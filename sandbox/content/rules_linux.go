@@ -12,8 +12,8 @@ import (
 	"cloister/sandbox/plan"
 )
 
-// Rules are the configuration's lists of names, each name without links. A name that leads nowhere on this host matches no
-// file and is left out.
+// Rules are the configuration's lists of names, each name without links. A name that leads nowhere
+// on this host matches no file and is left out.
 func Rules(sockets, watch []string, labels []plan.LabelRule) (plan.Rules, error) {
 	r := plan.Rules{Labels: make([]plan.LabelRule, 0, len(labels))}
 	var errs []error

@@ -14,8 +14,9 @@ import (
 	"cloister/sys"
 )
 
-// Bounds of a sandbox's own file system. It holds folders, mount points and three logs of at most 1 MiB each. A guest can
-// make nothing in it but those logs, which are overwritten when they are full.
+// Bounds of a sandbox's own file system. It holds folders, mount points and three logs of at most 1
+// MiB each. A guest can make nothing in it but those logs, which are overwritten when they are
+// full.
 const (
 	ownBytes  = 8 << 20
 	ownInodes = 16 << 10
@@ -27,18 +28,19 @@ const (
 	emptyFolder = "empty"
 )
 
-// Share is the tree that the guest's file server shows. It lies on a tmpfs of the sandbox's own, and the file server has a
-// read-only view of it: a guest can write to what is mounted in the tree and to nothing else. So no name on the way to a
-// mount can be changed by a guest.
+// Share is the tree that the guest's file server shows. It lies on a tmpfs of the sandbox's own,
+// and the file server has a read-only view of it: a guest can write to what is mounted in the tree
+// and to nothing else. So no name on the way to a mount can be changed by a guest.
 type Share struct {
 	own  *os.File // top of the tmpfs, writable
 	tree *os.File // the tree, writable: mount points are made here
 	view *os.File // the same tree as the file server sees it: mounts are made here
 }
 
-// NewShare mounts a sandbox's own file system at own and the file server's view of the tree at view, two empty folders
-// that nobody but root can change. labelOwn and labelTree label the tops of the two before anybody can see them. The mounts
-// go with the mount namespace; Close takes them away earlier.
+// NewShare mounts a sandbox's own file system at own and the file server's view of the tree at
+// view, two empty folders that nobody but root can change. labelOwn and labelTree label the tops of
+// the two before anybody can see them. The mounts go with the mount namespace; Close takes them
+// away earlier.
 func NewShare(own, view string, labelOwn, labelTree func(*os.File) error) (_ *Share, err error) {
 	s := &Share{}
 	defer func() {
@@ -116,8 +118,8 @@ func mountTmpfs(at string) (*os.File, error) {
 	return top, nil
 }
 
-// Close takes the share and the sandbox's own file system away, with all that is mounted in them. The file server may hold
-// on to what it has open.
+// Close takes the share and the sandbox's own file system away, with all that is mounted in them.
+// The file server may hold on to what it has open.
 func (s *Share) Close() error {
 	var errs []error
 	for _, f := range []*os.File{s.view, s.own} {
@@ -133,7 +135,8 @@ func (s *Share) Close() error {
 	return errors.Join(errs...)
 }
 
-// Create makes a file in the sandbox's own file system, beside the share: no guest sees it, and it fills nobody else's.
+// Create makes a file in the sandbox's own file system, beside the share: no guest sees it, and it
+// fills nobody else's.
 func (s *Share) Create(name string) (*os.File, error) {
 	return sys.OpenBelow(s.own, name, unix.O_RDWR|unix.O_APPEND|unix.O_CREAT|unix.O_EXCL, 0o600)
 }
@@ -143,7 +146,8 @@ func (s *Share) Empty() (*os.File, error) {
 	return sys.OpenBelow(s.own, emptyFolder, unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
-// addFolder makes a folder of the tree; rel is relative to its top, and all but its last element exists.
+// addFolder makes a folder of the tree; rel is relative to its top, and all but its last element
+// exists.
 func (s *Share) addFolder(rel string, mode uint32) error {
 	parent, err := sys.OpenBelow(s.tree, path.Dir(rel), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -157,7 +161,8 @@ func (s *Share) addFolder(rel string, mode uint32) error {
 	return f.Close()
 }
 
-// addMountPoint makes a folder, or an empty file, to mount on and opens it in the view. On an error there is none.
+// addMountPoint makes a folder, or an empty file, to mount on and opens it in the view. On an error
+// there is none.
 func (s *Share) addMountPoint(rel string, folder bool) (_ *os.File, err error) {
 	if folder {
 		err = s.addFolder(rel, 0o755)
@@ -193,8 +198,8 @@ func (s *Share) attach(tree *os.File, rel string, folder bool) error {
 	return nil
 }
 
-// remove unmounts everything that is mounted at a place of the view and removes the mount point. A place that is not there
-// is no error.
+// remove unmounts everything that is mounted at a place of the view and removes the mount point. A
+// place that is not there is no error.
 func (s *Share) remove(rel string) error {
 	if err := s.unmount(rel); err != nil {
 		return err
@@ -210,8 +215,8 @@ func (s *Share) remove(rel string) error {
 	return sys.RemoveBelow(parent, path.Base(rel))
 }
 
-// unmount detaches what is mounted at a place of the view, the mount on top first. The file server may hold on to what it
-// has open there.
+// unmount detaches what is mounted at a place of the view, the mount on top first. The file server
+// may hold on to what it has open there.
 func (s *Share) unmount(rel string) error {
 	base, err := mountID(s.view)
 	if err != nil {

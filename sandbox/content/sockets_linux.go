@@ -21,14 +21,15 @@ import (
 )
 
 const (
-	// socketClients is how many connections of a container one of the host's sockets has at once; more wait in the guest.
+	// socketClients is how many connections of a container one of the host's sockets has at once;
+	// more wait in the guest.
 	socketClients = 32
 	// socketAnswer is how long whoever listens on the host may take to accept.
 	socketAnswer = 10 * time.Second
 )
 
-// Relay carries connections from the guest to a socket of the host, whose name has no links in it, until ctx is done or the
-// guest has gone. accept waits for the guest's next connection.
+// Relay carries connections from the guest to a socket of the host, whose name has no links in it,
+// until ctx is done or the guest has gone. accept waits for the guest's next connection.
 func Relay(ctx context.Context, name string, accept func(context.Context) (*guestapi.Stream, error)) {
 	to := &server{path: name}
 	slots := make(chan struct{}, socketClients)
@@ -106,8 +107,8 @@ func (h *server) tell(ctx context.Context, err error) {
 	h.told = text
 }
 
-// dialSocket connects to what is at a path now, if no link leads there: who can put a link in the socket's place, as a guest can
-// that has its folder for a volume, would choose the server.
+// dialSocket connects to what is at a path now, if no link leads there: who can put a link in the
+// socket's place, as a guest can that has its folder for a volume, would choose the server.
 func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 	socket, err := sys.OpenNoLinks(path, unix.O_PATH)
 	if errors.Is(err, unix.ELOOP) {
@@ -134,7 +135,8 @@ func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil //nolint:forcetypeassert // what "unix" gives
 }
 
-// dialPatiently waits while the server's queue is full, as a client does whose connect may block. No event tells of its end.
+// dialPatiently waits while the server's queue is full, as a client does whose connect may block.
+// No event tells of its end.
 func dialPatiently(ctx context.Context, path string) (net.Conn, error) {
 	var full error
 	for {

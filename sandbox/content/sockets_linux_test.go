@@ -39,7 +39,8 @@ func pair(t *testing.T) (a, b *net.UnixConn) {
 	return ends[0], ends[1]
 }
 
-// fakeGuest gives the client of a guest whose agent does with its streams, but the control stream, what is said.
+// fakeGuest gives the client of a guest whose agent does with its streams, but the control stream,
+// what is said.
 func fakeGuest(t *testing.T, do func(*yamux.Stream)) *guestapi.Client {
 	t.Helper()
 	near, far := pair(t)
@@ -66,7 +67,8 @@ func fakeGuest(t *testing.T, do func(*yamux.Stream)) *guestapi.Client {
 	return c
 }
 
-// TestSocketEnds has guests that do not read, or have gone, while a server of the host speaks without end.
+// TestSocketEnds has guests that do not read, or have gone, while a server of the host speaks
+// without end.
 func TestSocketEnds(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)

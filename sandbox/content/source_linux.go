@@ -71,7 +71,8 @@ func (s *source) close() {
 	}
 }
 
-// Source is what a mount of the workload names, opened with O_PATH; nil for one that names nothing. It stays the Files'.
+// Source is what a mount of the workload names, opened with O_PATH; nil for one that names nothing.
+// It stays the Files'.
 func (f *Files) Source(mount int) *os.File {
 	if s := f.sources[mount]; s != nil {
 		return s.file
@@ -79,8 +80,8 @@ func (f *Files) Source(mount int) *os.File {
 	return nil
 }
 
-// Open opens what a container's mounts name, and says what was found: the sources of the container's plan, by the workload's
-// mounts. What cannot be opened is among what was found.
+// Open opens what a container's mounts name, and says what was found: the sources of the
+// container's plan, by the workload's mounts. What cannot be opened is among what was found.
 func Open(c Container) (*Files, []plan.Source, error) {
 	f := &Files{sources: make([]*source, len(c.Workload.Mounts))}
 	found := make([]plan.Source, len(c.Workload.Mounts))
@@ -116,9 +117,9 @@ func Open(c Container) (*Files, []plan.Source, error) {
 	return f, found, nil
 }
 
-// openSource opens a file whose name is an engine's or a user's. The folder's name may go through links, as the user means
-// it. A copied file itself must not be one: it is read again by its name while the guest runs, and the guest may be able to
-// change that name.
+// openSource opens a file whose name is an engine's or a user's. The folder's name may go through
+// links, as the user means it. A copied file itself must not be one: it is read again by its name
+// while the guest runs, and the guest may be able to change that name.
 func openSource(name string, copied bool) (*source, error) {
 	if !copied {
 		file, err := os.OpenFile(name, unix.O_PATH, 0)
@@ -225,8 +226,8 @@ func isFolder(f *os.File) (bool, error) {
 	return st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
 }
 
-// readCopied reads a file that is copied into a guest: a regular file, of a bounded size, reached through no link. Nothing
-// that somebody puts in its place can block the reader or be opened by it.
+// readCopied reads a file that is copied into a guest: a regular file, of a bounded size, reached
+// through no link. Nothing that somebody puts in its place can block the reader or be opened by it.
 func readCopied(file *os.File) ([]byte, error) {
 	defer runtime.KeepAlive(file)
 	var st unix.Stat_t

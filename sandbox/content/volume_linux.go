@@ -17,8 +17,9 @@ import (
 	"cloister/sandbox/watch"
 )
 
-// Volumes are the folders and files of the host that a sandbox's containers have. Each of them is mounted in the share once,
-// under a name that is never used again while the sandbox lives: the guest may remember what a name led to.
+// Volumes are the folders and files of the host that a sandbox's containers have. Each of them is
+// mounted in the share once, under a name that is never used again while the sandbox lives: the
+// guest may remember what a name led to.
 type Volumes struct {
 	share *Share
 
@@ -27,8 +28,8 @@ type Volumes struct {
 	next int // names the next one
 }
 
-// volume is a folder or file in the share. It is there as long as a container has it, and read-only as long as no container
-// may write to it.
+// volume is a folder or file in the share. It is there as long as a container has it, and read-only
+// as long as no container may write to it.
 type volume struct {
 	name    string
 	top     *os.File // of its mount
@@ -52,7 +53,8 @@ type Use struct {
 	readOnly bool
 }
 
-// Add shows a volume of a container in the share, unless it is there already. Release ends the container's use of it.
+// Add shows a volume of a container in the share, unless it is there already. Release ends the
+// container's use of it.
 func (v *Volumes) Add(p plan.Volume, files *Files) (*Use, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -124,7 +126,8 @@ func (u *Use) Release() error {
 		delete(v.list, u.key)
 		return errors.Join(one.top.Close(), v.share.remove(guestapi.ShareVolume(one.name)))
 	case one.writers == 0 && !u.readOnly:
-		// A guest that still has a file open for writing keeps the mount writable (EBUSY), as it was until now.
+		// A guest that still has a file open for writing keeps the mount writable (EBUSY), as it
+		// was until now.
 		if err := setReadOnly(one.top, true); err != nil && !errors.Is(err, unix.EBUSY) {
 			return err
 		}
@@ -132,8 +135,8 @@ func (u *Use) Release() error {
 	return nil
 }
 
-// restrict prepares a tree that is mounted nowhere for the file server: the guest alone decides what a device node or a
-// set-uid bit means.
+// restrict prepares a tree that is mounted nowhere for the file server: the guest alone decides
+// what a device node or a set-uid bit means.
 func restrict(tree *os.File, p plan.Volume) error {
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID, Propagation: unix.MS_PRIVATE}
 	if p.Key.ReadOnlyBelow {

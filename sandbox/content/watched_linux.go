@@ -10,8 +10,8 @@ import (
 	"cloister/sandbox/watch"
 )
 
-// Follow tells what the host changes in a volume, until ctx is done or tell fails. No watch is no reason not to run: the log
-// says what does without.
+// Follow tells what the host changes in a volume, until ctx is done or tell fails. No watch is no
+// reason not to run: the log says what does without.
 func Follow(ctx context.Context, tree *watch.Tree, tell func(ctx context.Context, names []string) error) {
 	var err error
 	for full := false; err == nil; {

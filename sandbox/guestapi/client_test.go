@@ -356,7 +356,8 @@ func TestSilentGuest(t *testing.T) {
 	waitDone(t, c)
 }
 
-// TestStreamOfAGuestThatDoesNotAnswer has a guest that takes streams, and neither reads nor ends them: Close ends who reads and who writes.
+// TestStreamOfAGuestThatDoesNotAnswer has a guest that takes streams, and neither reads nor ends
+// them: Close ends who reads and who writes.
 func TestStreamOfAGuestThatDoesNotAnswer(t *testing.T) {
 	c, err := hostile(t, func(_ net.Conn, session *yamux.Session) {
 		for {

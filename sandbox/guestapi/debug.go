@@ -13,10 +13,12 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// DebugStream is the name of the stream of one shell in the guest, outside of its containers. Both sides send Frames.
+// DebugStream is the name of the stream of one shell in the guest, outside of its containers. Both
+// sides send Frames.
 //
-// The host sends a FrameShell with what is to run, the program in pieces of FrameProgram up to an empty one, then FrameInput
-// (an empty one is its end) and FrameWindow. The guest sends FrameOutput, and FrameExit or FrameError last.
+// The host sends a FrameShell with what is to run, the program in pieces of FrameProgram up to an
+// empty one, then FrameInput (an empty one is its end) and FrameWindow. The guest sends
+// FrameOutput, and FrameExit or FrameError last.
 const DebugStream = "debug"
 
 // FrameKind says what a Frame holds.

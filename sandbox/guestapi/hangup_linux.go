@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AwaitHangUp waits until the other end of a socket has gone altogether; one that has only said its last word, and may still read, has not. Closing
-// conn ends it as well. It keeps others from reading conn meanwhile.
+// AwaitHangUp waits until the other end of a socket has gone altogether; one that has only said its
+// last word, and may still read, has not. Closing conn ends it as well. It keeps others from
+// reading conn meanwhile.
 func AwaitHangUp(conn syscall.Conn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -4,7 +4,8 @@ package guestapi
 
 import "path"
 
-// Folders of the guest. Host and agent agree on them: a path in a container's spec is one of the guest's.
+// Folders of the guest. Host and agent agree on them: a path in a container's spec is one of the
+// guest's.
 const (
 	// Share is where the guest mounts the sandbox's share.
 	Share = "/run/cloister/share"
@@ -14,7 +15,8 @@ const (
 	Namespaces = "/run/cloister/ns"
 )
 
-// Folders of the share. The guest can change neither them nor their names: only what the host mounts there is writable.
+// Folders of the share. The guest can change neither them nor their names: only what the host
+// mounts there is writable.
 const (
 	// ShareContainers holds one folder per container.
 	ShareContainers = "c"

@@ -5,8 +5,8 @@ package guestapi
 import "time"
 
 const (
-	// maxSilence bounds a call that nobody else bounds: an agent that is alive is far quicker. Who hears nothing for so long
-	// ends it all, since no task could be stopped otherwise.
+	// maxSilence bounds a call that nobody else bounds: an agent that is alive is far quicker. Who
+	// hears nothing for so long ends it all, since no task could be stopped otherwise.
 	maxSilence = 2 * time.Minute
 	// silenceCap bounds, as a multiple, how long a guest is waited for that gets no processor.
 	silenceCap = 10
@@ -14,8 +14,8 @@ const (
 	silenceStep = time.Second
 )
 
-// silence waits until a call has gone without an answer for too long. Time in which a guest is starved does not count,
-// once the first half is over.
+// silence waits until a call has gone without an answer for too long. Time in which a guest is
+// starved does not count, once the first half is over.
 type silence struct {
 	*time.Timer // nil channel for a call that waits for something to happen
 	starved     func() time.Duration

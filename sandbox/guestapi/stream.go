@@ -69,8 +69,9 @@ func (c *Call) Write(p []byte) (sent int, err error) {
 // CloseWrite says that nothing more will be said. Reading goes on.
 func (c *Call) CloseWrite() error { return WriteFrame(c.Stream, FrameInput, nil) }
 
-// AcceptSocket waits until somebody in the guest connects to the listener of a token that PrepareContainer was told of. The
-// caller closes the stream; CloseWrite ends what the guest's end reads.
+// AcceptSocket waits until somebody in the guest connects to the listener of a token that
+// PrepareContainer was told of. The caller closes the stream; CloseWrite ends what the guest's end
+// reads.
 func (c *Client) AcceptSocket(ctx context.Context, token Token) (*Stream, error) {
 	s, err := c.connect(ctx, StreamName(socketPrefix+token))
 	if err != nil {

@@ -18,8 +18,9 @@ const (
 // IDRange says that Size ids of containers from Container on are the guest's from Host on.
 type IDRange struct{ Container, Host, Size uint32 }
 
-// UserNamespace is what the guest's one user namespace makes of users and groups. Its zero value is none. It comes with the
-// kernel's line, since the agent's own network, ipc and host name are to belong to it. 0 is mapped in both.
+// UserNamespace is what the guest's one user namespace makes of users and groups. Its zero value is
+// none. It comes with the kernel's line, since the agent's own network, ipc and host name are to
+// belong to it. 0 is mapped in both.
 type UserNamespace struct{ UIDs, GIDs []IDRange }
 
 // IsZero says that there is none.

@@ -12,7 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// TestErrorOfASilentGuest wants the error to name the calls, since when, and what is seen from outside.
+// TestErrorOfASilentGuest wants the error to name the calls, since when, and what is seen from
+// outside.
 func TestErrorOfASilentGuest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &Client{guard: &frameGuard{Conn: hungUp{}}, machine: Machine{Look: func() string { return "its CPUs are running" }}}

@@ -22,9 +22,9 @@ const (
 	tick = time.Second / 100
 )
 
-// Look says what the host sees of a guest that does not answer. A machine that runs and uses no CPU waits
-// for an interrupt. A file server whose threads wait for the host's disk explains a guest that waits for
-// its files.
+// Look says what the host sees of a guest that does not answer. A machine that runs and uses no CPU
+// waits for an interrupt. A file server whose threads wait for the host's disk explains a guest
+// that waits for its files.
 func (v *VM) Look() string {
 	ctx, cancel := context.WithTimeout(context.Background(), lookLimit)
 	defer cancel()
@@ -65,7 +65,8 @@ func (w work) blocked() string {
 	return fmt.Sprintf(", %d threads wait for the host's disks (%s)", len(w.disk), strings.Join(w.disk, " "))
 }
 
-// threads reads what the host's kernel says of a process's threads; those that are gone count nothing.
+// threads reads what the host's kernel says of a process's threads; those that are gone count
+// nothing.
 func threads(pid int) (w work) {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 	for _, task := range tasks {

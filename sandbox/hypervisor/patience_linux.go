@@ -13,14 +13,15 @@ import (
 )
 
 const (
-	// patienceCap is the most, as a multiple, by which a limit grows on a host that has no CPU for QEMU.
+	// patienceCap is the most, as a multiple, by which a limit grows on a host that has no CPU for
+	// QEMU.
 	patienceCap = 10
 	// patienceStep is the least time between two checks.
 	patienceStep = time.Second
 )
 
-// Patience bounds ctx by Config.Boot. Time in which the host had no CPU for QEMU does not count: the
-// guest could not run. The cause of ctx's end says why it ended.
+// Patience bounds ctx by Config.Boot. Time in which the host had no CPU for QEMU does not count:
+// the guest could not run. The cause of ctx's end says why it ended.
 func (v *VM) Patience(ctx context.Context, why string) (context.Context, context.CancelFunc) {
 	before := v.Starved()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -33,7 +34,8 @@ func (v *VM) Patience(ctx context.Context, why string) (context.Context, context
 // Starved is how long QEMU has waited for a CPU of the host since it started.
 func (v *VM) Starved() time.Duration { return queued(v.Machine.Pid()) }
 
-// endure returns an error when limit has passed, less the time that waited returns, or nil when ctx ends.
+// endure returns an error when limit has passed, less the time that waited returns, or nil when ctx
+// ends.
 func endure(ctx context.Context, limit time.Duration, waited func() time.Duration, why string) error {
 	begin := time.Now()
 	timer := time.NewTimer(limit)
@@ -54,8 +56,8 @@ func endure(ctx context.Context, limit time.Duration, waited func() time.Duratio
 	}
 }
 
-// queued is the longest time that a thread of the process has waited for a CPU. It is 0 if the kernel does
-// not count it (CONFIG_SCHED_INFO).
+// queued is the longest time that a thread of the process has waited for a CPU. It is 0 if the
+// kernel does not count it (CONFIG_SCHED_INFO).
 func queued(pid int) (most time.Duration) {
 	names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	for _, name := range names {
@@ -68,7 +70,8 @@ func queued(pid int) (most time.Duration) {
 	return most
 }
 
-// queuedOf parses a schedstat: time on a CPU and time waited for one, in ns, and the number of time slices.
+// queuedOf parses a schedstat: time on a CPU and time waited for one, in ns, and the number of time
+// slices.
 func queuedOf(schedstat []byte) time.Duration {
 	fields := bytes.Fields(schedstat)
 	if len(fields) < 2 {

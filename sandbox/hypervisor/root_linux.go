@@ -14,9 +14,10 @@ import (
 	"cloister/sandbox/jail"
 )
 
-// Show makes a folder QEMU's root directory in place of the one before. QEMU opens nothing by name, but
-// engines look for a container's files below /proc/PID/root (nerdctl cp). The folder is known by its
-// descriptor, because guests can change names. Without a root that can be replaced it does nothing.
+// Show makes a folder QEMU's root directory in place of the one before. QEMU opens nothing by name,
+// but engines look for a container's files below /proc/PID/root (nerdctl cp). The folder is known
+// by its descriptor, because guests can change names. Without a root that can be replaced it does
+// nothing.
 func (v *VM) Show(top *os.File, readOnly bool) error {
 	if v.root == nil {
 		return nil
@@ -36,8 +37,8 @@ func (v *VM) Show(top *os.File, readOnly bool) error {
 	return v.root.Replace(tree)
 }
 
-// LeaveHost replaces QEMU's root directory, which is the host's, by an empty folder. It is called before
-// the guest runs.
+// LeaveHost replaces QEMU's root directory, which is the host's, by an empty folder. It is called
+// before the guest runs.
 func (v *VM) LeaveHost(ctx context.Context, empty *os.File) error {
 	err := v.config.Jail.RootError(v.Show(empty, true))
 	if err == nil || !errors.Is(err, jail.ErrKeepsRoot) {

@@ -140,8 +140,8 @@ func (v *VM) Verify(ctx context.Context) error {
 	return nil
 }
 
-// OutOfMemory is an error if the host killed QEMU or the file server because their cgroup, or one above
-// it, was out of memory.
+// OutOfMemory is an error if the host killed QEMU or the file server because their cgroup, or one
+// above it, was out of memory.
 func (v *VM) OutOfMemory() error {
 	if n, _ := v.config.Group.OOMKills(); n == 0 { // also when the cgroup is gone
 		return nil
@@ -150,6 +150,6 @@ func (v *VM) OutOfMemory() error {
 		v.config.Group, errdefs.ErrResourceExhausted)
 }
 
-// DiskIO is what the processes have read from and written to disks of the host. The guest does not count
-// it: its files come from the file server.
+// DiskIO is what the processes have read from and written to disks of the host. The guest does not
+// count it: its files come from the file server.
 func (v *VM) DiskIO() ([]cgroup.DiskIO, error) { return v.config.Group.DiskIO() }

@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tapPrefix names our own links, which are nobody's network. cAdvisor, and with it the kubelet, lists every link of a pod's namespace as one of the
-// pod's but for those whose names begin with veth, docker or lo.
+// tapPrefix names our own links, which are nobody's network. cAdvisor, and with it the kubelet,
+// lists every link of a pod's namespace as one of the pod's but for those whose names begin with
+// veth, docker or lo.
 const tapPrefix = "vethcloister"
 
 // chosen is a link that is the guest's, and the card that stands for it.
@@ -23,8 +24,9 @@ type chosen struct {
 	card *card
 }
 
-// choose gives the cards to the links that an engine has put into the namespace, and says of every other link why the guest cannot have it. A link
-// that has a card keeps it; the others come in the order of their making. Nothing is changed.
+// choose gives the cards to the links that an engine has put into the namespace, and says of every
+// other link why the guest cannot have it. A link that has a card keeps it; the others come in the
+// order of their making. Nothing is changed.
 func choose(all []netlink.Link, cards []*card) (mine []chosen, left []error) {
 	all = slices.SortedFunc(slices.Values(all), func(a, b netlink.Link) int { return cmp.Compare(a.Attrs().Index, b.Attrs().Index) })
 	leave := func(l netlink.Link, reason string, class error) {
@@ -66,8 +68,8 @@ func holder(cards []*card, l netlink.Link) *card {
 	return cards[i]
 }
 
-// stacked says why a link cannot be a guest's for the sake of another in the same namespace: the traffic of the one comes by the other. Who has a
-// card keeps it, whichever came first.
+// stacked says why a link cannot be a guest's for the sake of another in the same namespace: the
+// traffic of the one comes by the other. Who has a card keeps it, whichever came first.
 func stacked(l netlink.Link, all []netlink.Link, cards []*card) string {
 	for _, other := range all {
 		switch {
@@ -85,7 +87,8 @@ func standsOn(upper, lower netlink.Link) bool {
 	return a.ParentIndex != 0 && a.ParentIndex == lower.Attrs().Index && a.NetNsID < 0 && upper.Type() != "veth"
 }
 
-// unfit says why frames cannot be redirected between a link and a tap; "" where it has been seen to work.
+// unfit says why frames cannot be redirected between a link and a tap; "" where it has been seen to
+// work.
 func unfit(l netlink.Link) string {
 	const instead = "give the namespace a veth, macvlan or ipvlan (mode l2 or l3)"
 	kinds := []string{"device", "veth", "macvlan", "ipvlan", "vlan"}

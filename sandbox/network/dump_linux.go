@@ -8,7 +8,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// dumps bounds how often an interrupted dump is asked for. The kernel interrupts one when what it lists changes meanwhile.
+// dumps bounds how often an interrupted dump is asked for. The kernel interrupts one when what it
+// lists changes meanwhile.
 const dumps = 20
 
 // whole repeats a netlink dump until the kernel says that it is complete.

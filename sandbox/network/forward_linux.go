@@ -37,9 +37,10 @@ type Forwarder struct {
 	loops     sync.WaitGroup
 }
 
-// Forward carries every TCP connection that somebody on the host makes inside the namespace to 127.0.0.1 or ::1, whatever
-// the port, to what dial gives for that port, until Close: CRI's port-forward connects like that. Nothing is listened on
-// that could be reached from outside of the namespace.
+// Forward carries every TCP connection that somebody on the host makes inside the namespace to
+// 127.0.0.1 or ::1, whatever the port, to what dial gives for that port, until Close: CRI's
+// port-forward connects like that. Nothing is listened on that could be reached from outside of the
+// namespace.
 func (n *Namespace) Forward(ctx context.Context, dial Dial) (_ *Forwarder, err error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	f := &Forwarder{dial: dial, cancel: cancel, slots: make(chan struct{}, forwards)}
@@ -75,7 +76,8 @@ func (n *Namespace) Forward(ctx context.Context, dial Dial) (_ *Forwarder, err e
 	return f, nil
 }
 
-// listen makes a listener inside the namespace; where it listens does not matter, it gets what is steered to it.
+// listen makes a listener inside the namespace; where it listens does not matter, it gets what is
+// steered to it.
 func (n *Namespace) listen(ctx context.Context, address string) (*net.TCPListener, error) {
 	var l net.Listener
 	config := &net.ListenConfig{}

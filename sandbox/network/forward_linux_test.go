@@ -115,7 +115,8 @@ func TestForward(t *testing.T) {
 			t.Errorf("%s = %q, %v, want %q", test.address, got, err, test.want)
 		}
 	}
-	// Only localhost is the guest's: an engine's name server listens on another address of the same network.
+	// Only localhost is the guest's: an engine's name server listens on another address of the same
+	// network.
 	if _, err := dialIn(t, n, "127.0.0.11:53"); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("dial 127.0.0.11:53 = %v, want refused", err)
 	}
@@ -135,7 +136,8 @@ func TestForward(t *testing.T) {
 	}
 }
 
-// TestForwardIsBounded has more clients than may be served at once: all are served in the end, never too many.
+// TestForwardIsBounded has more clients than may be served at once: all are served in the end,
+// never too many.
 func TestForwardIsBounded(t *testing.T) {
 	n := inNamespace(t)
 	dial, most := echoes(t), make(chan struct{}, forwards)

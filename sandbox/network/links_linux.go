@@ -14,8 +14,9 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// describe is what the guest is to have of its links: names, addresses, routes, rules and neighbours, as the engine made them. Each link is called
-// by its card's address. Routes and rules that the guest's kernel would not take are left out, with the reason.
+// describe is what the guest is to have of its links: names, addresses, routes, rules and
+// neighbours, as the engine made them. Each link is called by its card's address. Routes and rules
+// that the guest's kernel would not take are left out, with the reason.
 func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left []error, err error) {
 	guest = &guestv1.Network{}
 	names, local := map[int]string{}, map[string]bool{}
@@ -46,8 +47,8 @@ func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left [
 	return guest, append(left, more...), neighbours(h, names, guest)
 }
 
-// routes are those by links of these names, in all tables. One that asks for a source that is not the guest's would be an error there, and is left
-// out, as is one with several next hops.
+// routes are those by links of these names, in all tables. One that asks for a source that is not
+// the guest's would be an error there, and is left out, as is one with several next hops.
 func routes(h *netlink.Handle, names map[int]string, local map[string]bool, out *guestv1.Network) (left []error, err error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		list, err := whole(func() ([]netlink.Route, error) {

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// nameServer is an engine's in the namespace. It answers once it has as many questions as wanted: over UDP with the question 5,000 times, over
-// TCP with the question.
+// nameServer is an engine's in the namespace. It answers once it has as many questions as wanted:
+// over UDP with the question 5,000 times, over TCP with the question.
 func nameServer(t *testing.T, n *Namespace, wanted int) {
 	t.Helper()
 	var datagrams *net.UDPConn
@@ -67,7 +67,8 @@ func nameServer(t *testing.T, n *Namespace, wanted int) {
 	}()
 }
 
-// TestAskManyNames asks as many questions at once as a guest may, each of which has its own large answer.
+// TestAskManyNames asks as many questions at once as a guest may, each of which has its own large
+// answer.
 func TestAskManyNames(t *testing.T) {
 	n := inNamespace(t)
 	const questions = 256

@@ -90,7 +90,8 @@ func dropIngress(h *netlink.Handle, l netlink.Link) error {
 	return fmt.Errorf("ingress of %s: %w", l.Attrs().Name, err)
 }
 
-// hasIngress is false for a link that has lost its queue: one does that goes to another namespace, even if it comes back.
+// hasIngress is false for a link that has lost its queue: one does that goes to another namespace,
+// even if it comes back.
 func hasIngress(h *netlink.Handle, l netlink.Link) bool {
 	list, err := whole(func() ([]netlink.Qdisc, error) { return h.QdiscList(l) })
 	return err == nil && slices.ContainsFunc(list, func(q netlink.Qdisc) bool { return q.Attrs().Parent == netlink.HANDLE_INGRESS })

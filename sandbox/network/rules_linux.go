@@ -15,8 +15,8 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// rules are those that somebody has added to the kernel's own three. One with a condition that the guest's contract does not know, or of a link that
-// the guest has not, is left out.
+// rules are those that somebody has added to the kernel's own three. One with a condition that the
+// guest's contract does not know, or of a link that the guest has not, is left out.
 func rules(h *netlink.Handle, names map[int]string, out *guestv1.Network) (left []error, err error) {
 	links := map[string]bool{"": true, "lo": true}
 	for _, name := range names {

@@ -25,8 +25,8 @@ type Session struct {
 	missing []string         // what the log has said that the guest does not get
 }
 
-// NewSession reads the network that the guest is configured with. apply sends the guest a later one. A
-// part of the network that a guest cannot have is an error.
+// NewSession reads the network that the guest is configured with. apply sends the guest a later
+// one. A part of the network that a guest cannot have is an error.
 func NewSession(ns *Namespace, apply func(context.Context, *guestv1.Network) error) (*Session, *guestv1.Network, error) {
 	wanted, left, err := ns.Sync()
 	if err := errors.Join(append(left, err)...); err != nil {
@@ -55,8 +55,9 @@ func (s *Session) Follow(ctx context.Context, ended func() bool) error {
 	return changed()
 }
 
-// Sync gives the guest the network that the namespace has now. Until a container has been started, a part
-// that the guest cannot have is an error. Later the rest reaches the guest, and the log says what does not.
+// Sync gives the guest the network that the namespace has now. Until a container has been started,
+// a part that the guest cannot have is an error. Later the rest reaches the guest, and the log says
+// what does not.
 func (s *Session) Sync(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

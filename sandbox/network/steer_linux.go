@@ -29,12 +29,12 @@ const (
 	lookupLocalIPv6 = 44
 )
 
-// steering is a program that gives connections to localhost to our listeners. The kernel takes it away when its
-// descriptors are closed, by whatever end of this process.
+// steering is a program that gives connections to localhost to our listeners. The kernel takes it
+// away when its descriptors are closed, by whatever end of this process.
 type steering []io.Closer
 
-// steer has every TCP connection to 127.0.0.1 or ::1 of the namespace, whatever its port, arrive at the listener in the
-// slot of its family; where there is none, nothing changes.
+// steer has every TCP connection to 127.0.0.1 or ::1 of the namespace, whatever its port, arrive at
+// the listener in the slot of its family; where there is none, nothing changes.
 func (n *Namespace) steer(listeners map[uint32]int) (s steering, err error) {
 	defer func() {
 		if err != nil {
@@ -74,7 +74,8 @@ func (s steering) Close() error {
 	return errors.Join(errs...)
 }
 
-// lookup is the program: it looks the listener up by the connection's family, and lets pass what is not for localhost.
+// lookup is the program: it looks the listener up by the connection's family, and lets pass what is
+// not for localhost.
 func lookup(slots int) asm.Instructions {
 	return asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1),

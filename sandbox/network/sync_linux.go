@@ -26,7 +26,8 @@ type card struct {
 // ErrEnded is Sync's error when a card's tap is gone, which the machine takes with it.
 var ErrEnded = errors.New("the machine has ended: its network cards are gone")
 
-// Check looks whether all that is in the namespace now can be handed to the machine, and changes nothing there.
+// Check looks whether all that is in the namespace now can be handed to the machine, and changes
+// nothing there.
 func (n *Namespace) Check() error {
 	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
@@ -45,8 +46,9 @@ func (n *Namespace) Check() error {
 // changes bounds how often Sync begins again because a link went or got another name meanwhile.
 const changes = 8
 
-// Sync redirects the links that are in the namespace now to the machine's NICs. It returns what the guest is to have, and why the guest does not have
-// the rest, which is not redirected. It may be called whenever something has changed.
+// Sync redirects the links that are in the namespace now to the machine's NICs. It returns what the
+// guest is to have, and why the guest does not have the rest, which is not redirected. It may be
+// called whenever something has changed.
 func (n *Namespace) Sync() (guest *guestv1.Network, left []error, err error) {
 	for range changes {
 		if guest, left, err = n.sync(); !errors.Is(err, errChanged) {
@@ -109,7 +111,8 @@ func (n *Namespace) release(h *netlink.Handle, all []netlink.Link, mine []chosen
 	return nil
 }
 
-// connect redirects a link's traffic, once, and has the tap take frames of its size. After an error nothing is redirected.
+// connect redirects a link's traffic, once, and has the tap take frames of its size. After an error
+// nothing is redirected.
 func (c *card) connect(h *netlink.Handle, link, tap netlink.Link) (err error) {
 	c.link = link.Attrs().Index
 	defer func() {

@@ -64,7 +64,8 @@ func (b *bench) veth(name string) netlink.Link {
 	return &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "peer", PeerNamespace: netlink.NsFd(int(far.file.Fd()))}
 }
 
-// sync compares what the guest is to have, CARD=LINK and routes, and what is said of the rest; what it has is redirected, and nothing else.
+// sync compares what the guest is to have, CARD=LINK and routes, and what is said of the rest; what
+// it has is redirected, and nothing else.
 func (b *bench) sync(what, want, wantLeft string) {
 	b.t.Helper()
 	guest, left, err := b.n.Sync()

@@ -20,10 +20,11 @@ const (
 	disableIPv6 = "ipv6/conf/disable_ipv6"
 )
 
-// sysctls are the settings of a link that the guest's link gets as well, by folder, each with the kernel's default for a new link
-// (net/ipv4/devinet.c, net/ipv6/addrconf.c, net/ipv4/arp.c, net/ipv6/ndisc.c). Left out are those that only the kernel writes
-// (mc_forwarding), that follow from the link (mtu), that repeat another one in other units (retrans_time), and stable_secret, which can be read
-// once it is set only. Those that decide about others come first.
+// sysctls are the settings of a link that the guest's link gets as well, by folder, each with the
+// kernel's default for a new link (net/ipv4/devinet.c, net/ipv6/addrconf.c, net/ipv4/arp.c,
+// net/ipv6/ndisc.c). Left out are those that only the kernel writes (mc_forwarding), that follow
+// from the link (mtu), that repeat another one in other units (retrans_time), and stable_secret,
+// which can be read once it is set only. Those that decide about others come first.
 var sysctls = map[string]string{ //nolint:gochecknoglobals // a table
 	"ipv4/conf": `forwarding=0 accept_local=0 accept_redirects=1 accept_source_route=1 arp_accept=0 arp_announce=0 arp_evict_nocarrier=1 arp_filter=0 arp_ignore=0
 		arp_notify=0 bc_forwarding=0 disable_policy=0 disable_xfrm=0 drop_gratuitous_arp=0 drop_unicast_in_l2_multicast=0 force_igmp_version=0
@@ -50,14 +51,15 @@ var otherDefaults = map[string]string{ //nolint:gochecknoglobals // a table
 	"ipv4/conf/lo/disable_policy": "1", "ipv4/conf/lo/disable_xfrm": "1", "ipv6/conf/lo/accept_dad": "-1", "ipv6/conf/lo/use_tempaddr": "-1",
 }
 
-// spreads are the settings that the kernel changes everywhere when they change for all (the last one with forwarding).
+// spreads are the settings that the kernel changes everywhere when they change for all (the last
+// one with forwarding).
 var spreads = []string{"disable_ipv6", "forwarding", "accept_redirects"} //nolint:gochecknoglobals // a table
 
 // errChanged means that a link has gone or has another name since it was listed.
 var errChanged = errors.New("the network namespace changed while it was read")
 
-// readSysctls adds to guest the settings that differ from the kernel's defaults: what the engine has set, and what the host gives to every
-// namespace.
+// readSysctls adds to guest the settings that differ from the kernel's defaults: what the engine
+// has set, and what the host gives to every namespace.
 func (n *Namespace) readSysctls(guest *guestv1.Network) error {
 	return n.do(func() error {
 		r := sysctlReader{explicit: map[string]bool{}}

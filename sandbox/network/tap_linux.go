@@ -25,8 +25,9 @@ func (n *Namespace) NewTap(mac string) (tap *os.File, err error) {
 	return tap, err
 }
 
-// firstTap is the index of the first card's tap. It is in the last bucket of the kernel's table and behind what an engine makes later, so that
-// the tap comes last in every list of links: nerdctl takes the first link that is up for the container's (inspect, .IPAddress).
+// firstTap is the index of the first card's tap. It is in the last bucket of the kernel's table and
+// behind what an engine makes later, so that the tap comes last in every list of links: nerdctl
+// takes the first link that is up for the container's (inspect, .IPAddress).
 const firstTap = 0xfff0
 
 func openTap(name string, index int) (*os.File, error) {

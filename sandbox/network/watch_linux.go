@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// queue is more messages than the kernel keeps for a socket (net.core.rmem_default by the least size of one).
+// queue is more messages than the kernel keeps for a socket (net.core.rmem_default by the least
+// size of one).
 const queue = 1024
 
 // Watch calls changed after links, addresses, routes, rules or neighbours have changed,
@@ -52,8 +53,9 @@ func (n *Namespace) subscribe() (socket *nl.NetlinkSocket, err error) {
 	return socket, err
 }
 
-// listen wakes for what the guest is to learn of, until ctx is done. The kernel drops what is too much at once, and says so (ENOBUFS): from there
-// to the end of the queue any message may stand for one that was dropped.
+// listen wakes for what the guest is to learn of, until ctx is done. The kernel drops what is too
+// much at once, and says so (ENOBUFS): from there to the end of the queue any message may stand for
+// one that was dropped.
 func listen(ctx context.Context, socket *nl.NetlinkSocket, wake chan<- struct{}) {
 	for doubtful := 0; ; doubtful-- {
 		messages, _, err := socket.Receive()

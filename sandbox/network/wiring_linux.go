@@ -58,7 +58,8 @@ func wire(h *netlink.Handle, link, tap netlink.Link) error {
 	filters := []netlink.Filter{
 		filter(tap, prioGuest, unix.ETH_P_ALL, nil, redirect(link)),
 		filter(link, prioNeighbours, unix.ETH_P_ARP, nil, mirror(tap)),
-		// ICMPv6 neighbour discovery is types 134 to 137 from routers and neighbours (RFC 4861), the first byte behind the header.
+		// ICMPv6 neighbour discovery is types 134 to 137 from routers and neighbours (RFC 4861),
+		// the first byte behind the header.
 		filter(link, prioNeighbours+10, unix.ETH_P_IPV6, []nl.TcU32Key{nextHeader(unix.IPPROTO_ICMPV6), {Mask: 0xfe000000, Val: 134 << 24, Off: 40}}, mirror(tap)),
 		filter(link, prioNeighbours+11, unix.ETH_P_IPV6, []nl.TcU32Key{nextHeader(unix.IPPROTO_ICMPV6), {Mask: 0xfe000000, Val: 136 << 24, Off: 40}}, mirror(tap)),
 		filter(link, prioHostPorts+20, unix.ETH_P_IP, []nl.TcU32Key{protocol(unix.IPPROTO_TCP), plainHeader(), destination(20)}, nil),

@@ -14,7 +14,8 @@ import (
 	"cloister/sandbox/guestapi"
 )
 
-// Container is everything that the sandbox does for one container. Nothing about the container is decided elsewhere.
+// Container is everything that the sandbox does for one container. Nothing about the container is
+// decided elsewhere.
 type Container struct { //nolint:recvcheck // only its building changes it
 	ID      string
 	Pause   bool // a pod's first container: nothing of it runs, and the rest is empty
@@ -27,8 +28,8 @@ type Container struct { //nolint:recvcheck // only its building changes it
 	workload *oci.Workload
 }
 
-// Volume is a folder or file of the host that the guest's file server shows. Containers whose volumes have one Key have
-// one volume, and see one file system.
+// Volume is a folder or file of the host that the guest's file server shows. Containers whose
+// volumes have one Key have one volume, and see one file system.
 type Volume struct {
 	Mount       int // which of the workload's mounts
 	Destination string
@@ -72,10 +73,11 @@ type Request struct {
 	Workload *oci.Workload
 	Rootfs   []Mount         // as the engine sent them
 	Blocks   map[string]bool // which of their sources are block devices
-	// Sources has what was found for each of the workload's mounts; what is no bind mount, or is the pod's shared memory,
-	// has a zero value.
+	// Sources has what was found for each of the workload's mounts; what is no bind mount, or is
+	// the pod's shared memory, has a zero value.
 	Sources []Source
-	// Nodes has the host's node of each of the workload's block devices; other devices have an empty string.
+	// Nodes has the host's node of each of the workload's block devices; other devices have an
+	// empty string.
 	Nodes []string
 	// Tokens has a random name for each of the workload's mounts.
 	Tokens []string
@@ -85,7 +87,8 @@ type Request struct {
 // nobody is the kernel's default for owners without an id (DEFAULT_OVERFLOWUID).
 const nobody = 65534
 
-// NewContainer decides what is done for a container, or says with one error everything that cannot be honoured.
+// NewContainer decides what is done for a container, or says with one error everything that cannot
+// be honoured.
 func NewContainer(r Request) (Container, error) {
 	c := Container{ID: r.ID, Pause: r.Workload.Role == oci.Sandbox, workload: r.Workload}
 	if c.Pause {
@@ -149,8 +152,8 @@ func (c *Container) addMount(r Request, i int, m oci.Mount) error {
 	return nil
 }
 
-// WatchedTarget is where the guest has a watched volume, relative to the container's folder: agent and container are to
-// have it from one mount.
+// WatchedTarget is where the guest has a watched volume, relative to the container's folder: agent
+// and container are to have it from one mount.
 func (v Volume) WatchedTarget() string { return path.Join("watched", strconv.Itoa(v.Mount)) }
 
 // guestPath is where the guest's runtime finds the volume, which has that name in the share.
@@ -168,11 +171,14 @@ type Guest struct {
 	IDs       oci.IDMap
 	MemoryMax int64
 	Joins     uint32 // process of the guest whose namespaces it joins; 0: none but the pod's
-	// First is true for the container that the machine was started for, while no other has joined it.
+	// First is true for the container that the machine was started for, while no other has joined
+	// it.
 	First bool
-	// Volumes has the name in the share of each of the container's Volumes, by the index into the workload's mounts.
+	// Volumes has the name in the share of each of the container's Volumes, by the index into the
+	// workload's mounts.
 	Volumes map[int]string
-	// Numbers has the guest's number of each of the container's Devices, by the index into the workload's devices.
+	// Numbers has the guest's number of each of the container's Devices, by the index into the
+	// workload's devices.
 	Numbers map[int]oci.DeviceNumber
 }
 

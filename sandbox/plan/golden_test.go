@@ -20,7 +20,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// found is a host on which every source is a folder, but for the engines' copied files and one socket.
+// found is a host on which every source is a folder, but for the engines' copied files and one
+// socket.
 func found(w *oci.Workload) []Source {
 	sources := make([]Source, len(w.Mounts))
 	for i, m := range w.Mounts {
@@ -39,7 +40,8 @@ func found(w *oci.Workload) []Source {
 	return sources
 }
 
-// describe prints a container's plan and the spec that its guest gets, in a form that is read in a diff.
+// describe prints a container's plan and the spec that its guest gets, in a form that is read in a
+// diff.
 func describe(t *testing.T, name string, config []byte) string {
 	t.Helper()
 	w, err := oci.Parse(config, oci.Options{Annotations: []string{oci.AnnotationMemoryMiB}, GuestDevices: []oci.GuestDevice{oci.Fuse}})
@@ -123,8 +125,8 @@ func full(tree any) any {
 	return tree
 }
 
-// TestGolden plans what engines sent: the configurations are those that package oci is tested with, and
-// some of this package's own. Refresh with -update and read the diff.
+// TestGolden plans what engines sent: the configurations are those that package oci is tested with,
+// and some of this package's own. Refresh with -update and read the diff.
 func TestGolden(t *testing.T) {
 	configs, err := filepath.Glob("../../oci/testdata/*/config.json")
 	if err != nil {

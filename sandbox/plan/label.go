@@ -19,12 +19,14 @@ type LabelRule struct {
 
 // Treatment says how a file is labelled before a guest gets it.
 type Treatment struct {
-	// Sharing is who else may use it. Empty is the root file system's: private, unless its label fits already.
+	// Sharing is who else may use it. Empty is the root file system's: private, unless its label
+	// fits already.
 	Sharing labels.Sharing
 	Label   labels.Label // goes with the sharing "label"
 }
 
-// treatment of a volume: by annotation, else by the configuration's nearest folder, else its label stays and must fit.
+// treatment of a volume: by annotation, else by the configuration's nearest folder, else its label
+// stays and must fit.
 func treatment(rules []LabelRule, m oci.Mount, s Source) (Treatment, error) {
 	t, text := Treatment{Sharing: labels.Sharing(m.Sharing)}, m.Label
 	if t.Sharing == "" {

@@ -61,19 +61,20 @@ func board(h Host, wish vmm.MachineType) vmm.MachineType {
 	return vmm.Q35
 }
 
-// cmdline is the kernel's line: a panic ends the machine at once, and nothing is
-// printed that is not a warning. The timer works: the kernel's test of it (check_timer) counts ticks against a loop
+// cmdline is the kernel's line: a panic ends the machine at once, and nothing is printed that is
+// not a warning. The timer works: the kernel's test of it (check_timer) counts ticks against a loop
 // of instructions, and panics when the host is too busy to deliver them.
 func cmdline(board vmm.MachineType) []string {
 	return append([]string{"console=ttyS0", "quiet", "panic=-1", "random.trust_cpu=on", "no_timer_check"}, board.KernelParameters()...)
 }
 
-// emulated is for a guest whose instructions are translated, and nothing for others. QEMU keeps translated code by address
-// and drops a page's when something is written to it: so programs have the same addresses each time they are started
-// (norandmaps), and lock prefixes stay when there is one processor (noreplace-smp). Without nolapic_timer the kernel
-// watches its timer for a fifth of a second (calibrate_APIC_clock); several processors each need theirs. QEMU does not see what the
-// file server writes into the guest's memory, and would go on with the code that a page held before: each page is written to
-// by the guest first, when it is allocated (init_on_alloc).
+// emulated is for a guest whose instructions are translated, and nothing for others. QEMU keeps
+// translated code by address and drops a page's when something is written to it: so programs have
+// the same addresses each time they are started (norandmaps), and lock prefixes stay when there is
+// one processor (noreplace-smp). Without nolapic_timer the kernel watches its timer for a fifth of
+// a second (calibrate_APIC_clock); several processors each need theirs. QEMU does not see what the
+// file server writes into the guest's memory, and would go on with the code that a page held
+// before: each page is written to by the guest first, when it is allocated (init_on_alloc).
 func emulated(accel vmm.Accel, cpus int) []string {
 	if accel != vmm.AccelTCG {
 		return nil
@@ -85,8 +86,8 @@ func emulated(accel vmm.Accel, cpus int) []string {
 	return line
 }
 
-// NICs are a machine's network cards, one for each element of random. Their addresses only tell them apart until each takes
-// that of the link it stands for.
+// NICs are a machine's network cards, one for each element of random. Their addresses only tell
+// them apart until each takes that of the link it stands for.
 func NICs(random [][4]byte) []vmm.NIC {
 	nics := make([]vmm.NIC, len(random))
 	for i, r := range random {

@@ -31,8 +31,8 @@ type Disk struct {
 	MkfsUUID  string
 }
 
-// Rootfs says how a container's root file system reaches the guest: as mounts on the host that are shared, or as disks
-// that the guest mounts itself.
+// Rootfs says how a container's root file system reaches the guest: as mounts on the host that are
+// shared, or as disks that the guest mounts itself.
 type Rootfs struct {
 	Host  []Mount // made on the host in order, each at the share's rootfs folder; empty for disks
 	Disks []Disk
@@ -49,8 +49,9 @@ type Step struct {
 	Options []string
 }
 
-// NewRootfs decides how the mounts of a create request are honoured. isBlock says of each source whether it is a block
-// device of the host. Layers named in the options of the guest's steps are relative to the container's folder.
+// NewRootfs decides how the mounts of a create request are honoured. isBlock says of each source
+// whether it is a block device of the host. Layers named in the options of the guest's steps are
+// relative to the container's folder.
 func NewRootfs(mounts []Mount, isBlock map[string]bool) (Rootfs, error) {
 	if !slices.ContainsFunc(mounts, func(m Mount) bool { return wantsDisk(m, isBlock) }) {
 		return Rootfs{Host: mounts}, nil

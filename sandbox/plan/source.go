@@ -29,8 +29,8 @@ type FileID struct {
 	Mount  uint64 // the mount that it was reached through
 }
 
-// Source is what was found at the source of a bind mount. Whoever found it holds the file open: what becomes of the
-// name later does not matter.
+// Source is what was found at the source of a bind mount. Whoever found it holds the file open:
+// what becomes of the name later does not matter.
 type Source struct {
 	Name string // as the engine gave it, made absolute
 	Real string // the name without links that the file had when it was opened
@@ -44,11 +44,13 @@ type Source struct {
 	MountsBelow bool
 	// Problem is why it could not be opened; empty: it was.
 	Problem string
-	// Unmappable is why its file system cannot show other owners; empty: it can, or no map is asked for.
+	// Unmappable is why its file system cannot show other owners; empty: it can, or no map is asked
+	// for.
 	Unmappable string
 }
 
-// Rules are the parts of the host's configuration that decide about sources. All names are without links.
+// Rules are the parts of the host's configuration that decide about sources. All names are without
+// links.
 type Rules struct {
 	Sockets []string // sockets, or folders of them, that may be volumes
 	Watch   []string // folders whose changes raise events in guests

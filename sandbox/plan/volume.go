@@ -8,16 +8,18 @@ import (
 	"cloister/oci"
 )
 
-// VolumeKey tells which bind mounts of a sandbox are one volume. The guest's kernel has one superblock for each volume:
-// only within one do sockets, FIFOs, locks, shared mappings, renames and inotify events meet.
+// VolumeKey tells which bind mounts of a sandbox are one volume. The guest's kernel has one
+// superblock for each volume: only within one do sockets, FIFOs, locks, shared mappings, renames
+// and inotify events meet.
 type VolumeKey struct {
 	File      FileID
 	Recursive bool // with what is mounted below it
 	Follows   bool // with what the host mounts below it later
 	// ReadOnlyBelow is whether what is mounted below is read-only, too.
 	ReadOnlyBelow bool
-	// HostReadOnly is for a volume that is read-only while what is mounted below it may be writable. The guest's kernel
-	// hands read-only down to every mount below, so the host alone can enforce it.
+	// HostReadOnly is for a volume that is read-only while what is mounted below it may be
+	// writable. The guest's kernel hands read-only down to every mount below, so the host alone can
+	// enforce it.
 	HostReadOnly bool
 	Owners       string // the map of its files' owners
 	OwnersBelow  bool

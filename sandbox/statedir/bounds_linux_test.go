@@ -111,7 +111,8 @@ func TestNoteWritesOnlyNews(t *testing.T) {
 	}
 }
 
-// TestEffectsAreBounded: an effect that would make the record unreadable is refused before it happens.
+// TestEffectsAreBounded: an effect that would make the record unreadable is refused before it
+// happens.
 func TestEffectsAreBounded(t *testing.T) {
 	d := newDir(t)
 	j := create(t, d)
@@ -180,7 +181,8 @@ func TestRebuild(t *testing.T) {
 	}
 }
 
-// TestEnd: the first reason stays, and an end that comes after the record was let go makes nothing in its folder.
+// TestEnd: the first reason stays, and an end that comes after the record was let go makes nothing
+// in its folder.
 func TestEnd(t *testing.T) {
 	d := newDir(t)
 	j := create(t, d)

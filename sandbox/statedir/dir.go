@@ -114,11 +114,13 @@ const (
 	VirtiofsdLog = "virtiofsd.log" // what virtiofsd writes to its standard error
 )
 
-// Own is where the sandbox's own file system is mounted, in the mount namespace of the shim alone. It holds the logs and what
-// virtiofsd serves, so nothing that a guest writes lies beside other services' files.
+// Own is where the sandbox's own file system is mounted, in the mount namespace of the shim alone.
+// It holds the logs and what virtiofsd serves, so nothing that a guest writes lies beside other
+// services' files.
 func (d Dir) Own() string { return d.file("own") }
 
-// Log is the path of one of the logs of a sandbox that owner runs: it leads through the owner's mount namespace.
+// Log is the path of one of the logs of a sandbox that owner runs: it leads through the owner's
+// mount namespace.
 func (d Dir) Log(owner sys.Process, name string) string {
 	return filepath.Join("/proc", strconv.Itoa(owner.PID), "root", d.Own(), name)
 }
@@ -126,7 +128,8 @@ func (d Dir) Log(owner sys.Process, name string) string {
 // Debug is the socket that `cloister debug` connects to.
 func (d Dir) Debug() string { return d.file(DebugSocket) }
 
-// Share is where virtiofsd's view of the tree that it serves is mounted, in the mount namespace of the shim alone.
+// Share is where virtiofsd's view of the tree that it serves is mounted, in the mount namespace of
+// the shim alone.
 func (d Dir) Share() string { return d.file("share") }
 
 // Marker is a NAME=value for the environment of every process of the sandbox,

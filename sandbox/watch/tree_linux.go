@@ -25,24 +25,26 @@ const (
 	maxPath = 1024
 	// maxNames bounds what is told at once; beyond it folders are told instead of files.
 	maxNames = 1024
-	// settle is how long names are collected before they are told: one file is often changed in many steps.
+	// settle is how long names are collected before they are told: one file is often changed in
+	// many steps.
 	settle = 50 * time.Millisecond
-	// pace is the least time between two tellings; it is longer where the tree had to be walked, so that
-	// who changes folders without end takes a part of a processor at most.
+	// pace is the least time between two tellings; it is longer where the tree had to be walked, so
+	// that who changes folders without end takes a part of a processor at most.
 	pace = 200 * time.Millisecond
 	part = 10
 
 	content = unix.IN_CLOSE_WRITE
 	entries = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO
-	// What only changes a file's times or mode is not asked for: whoever hears of a change may set them.
+	// What only changes a file's times or mode is not asked for: whoever hears of a change may set
+	// them.
 	events = content | entries | unix.IN_EXCL_UNLINK | unix.IN_ONLYDIR
 )
 
 // Root is the name of the tree's root.
 const Root = "."
 
-// Tree is a folder with all that is below it, or a file. Somebody may change it with evil in mind: nothing outside of it is
-// opened, whatever is a link meanwhile.
+// Tree is a folder with all that is below it, or a file. Somebody may change it with evil in mind:
+// nothing outside of it is opened, whatever is a link meanwhile.
 type Tree struct {
 	root    *os.Root // nil for a file
 	changes *os.File
@@ -87,8 +89,8 @@ func (t *Tree) Close() error {
 // Full tells that the tree has folders which are not watched.
 func (t *Tree) Full() bool { return t.full }
 
-// Next waits until something has changed. A name is relative to the root, and may be gone. The error is os.ErrClosed after
-// Close.
+// Next waits until something has changed. A name is relative to the root, and may be gone. The
+// error is os.ErrClosed after Close.
 func (t *Tree) Next() ([]string, error) {
 	if t.rested != nil {
 		<-t.rested
@@ -170,8 +172,8 @@ func (t *Tree) note(watch int32, mask uint32, name string, changed map[string]st
 	return nil
 }
 
-// grow watches a folder and those below it, the nearest first. What is in them already may have come before the watch: it is
-// noted too.
+// grow watches a folder and those below it, the nearest first. What is in them already may have
+// come before the watch: it is noted too.
 func (t *Tree) grow(name string, changed map[string]struct{}) error {
 	for queue := []string{name}; len(queue) > 0; queue = queue[1:] {
 		below, err := t.enter(queue[0], changed)
@@ -187,7 +189,8 @@ func (t *Tree) grow(name string, changed map[string]struct{}) error {
 	return nil
 }
 
-// enter watches one folder, and lists those that are in it. One that is gone, or a folder no more, is none.
+// enter watches one folder, and lists those that are in it. One that is gone, or a folder no more,
+// is none.
 func (t *Tree) enter(name string, changed map[string]struct{}) (below []string, err error) {
 	if len(name) > maxPath || len(t.folders) >= MaxFolders {
 		t.full = true

@@ -89,7 +89,8 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// TestTouched has the times and modes that the guest sets told to nobody: it would go round for ever.
+// TestTouched has the times and modes that the guest sets told to nobody: it would go round for
+// ever.
 func TestTouched(t *testing.T) {
 	tree, dir := open(t, "f", "a/")
 	for _, name := range []string{dir + "/f", dir + "/a", dir} {

@@ -23,7 +23,8 @@ const (
 	formResult             // 2.3 and later: BootstrapResult
 )
 
-// apiVersion is the version of the task API that a form announces. 3 also says that later tasks of a sandbox reuse its address.
+// apiVersion is the version of the task API that a form announces. 3 also says that later tasks of
+// a sandbox reuse its address.
 func (f form) apiVersion() int32 {
 	if f == formJSON3 || f == formResult {
 		return 3
@@ -31,8 +32,9 @@ func (f form) apiVersion() int32 {
 	return 2
 }
 
-// decideForm tells which containerd asks. Only 2.3 and later send BootstrapParams, and 1.6 does not know MAX_SHIM_VERSION. 1.7 and 2.0 to 2.2 say
-// exactly the same ("MAX_SHIM_VERSION=2"), so the caller's executable is asked; where it cannot be, version 2 suits both.
+// decideForm tells which containerd asks. Only 2.3 and later send BootstrapParams, and 1.6 does not
+// know MAX_SHIM_VERSION. 1.7 and 2.0 to 2.2 say exactly the same ("MAX_SHIM_VERSION=2"), so the
+// caller's executable is asked; where it cannot be, version 2 suits both.
 func decideForm(sentParams bool, maxVersion, callerExe string) form {
 	switch {
 	case sentParams:
@@ -45,7 +47,8 @@ func decideForm(sentParams bool, maxVersion, callerExe string) form {
 	return formJSON2
 }
 
-// isContainerd2 says whether the Go executable at path is a containerd of the module's second major version.
+// isContainerd2 says whether the Go executable at path is a containerd of the module's second major
+// version.
 func isContainerd2(path string) bool {
 	info, err := buildinfo.ReadFile(path)
 	return err == nil && strings.HasPrefix(info.Path, "github.com/containerd/containerd/v2/")

@@ -196,7 +196,8 @@ func oomScore(t *testing.T, pid int) int {
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-// TestCoreScheduling asks for it: the daemon has a cookie, or the kernel has no such thing and start says so.
+// TestCoreScheduling asks for it: the daemon has a cookie, or the kernel has no such thing and
+// start says so.
 func TestCoreScheduling(t *testing.T) {
 	testenv.NeedRoot(t)
 	t.Parallel()
@@ -323,7 +324,8 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
-// TestSignals ends a daemon as the host's shutdown does, and checks that a broken pipe and a terminal's end do not.
+// TestSignals ends a daemon as the host's shutdown does, and checks that a broken pipe and a
+// terminal's end do not.
 func TestSignals(t *testing.T) {
 	testenv.NeedRoot(t)
 	t.Parallel()
@@ -351,7 +353,8 @@ func TestSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := int(resp.GetShimPid())
-	// The log has no reader but this test, which reads nothing yet: the daemon fills it and goes on.
+	// The log has no reader but this test, which reads nothing yet: the daemon fills it and goes
+	// on.
 	for range 1000 {
 		if _, err := client.Connect(t.Context(), &taskapi.ConnectRequest{ID: "a"}); err != nil {
 			t.Fatal(err)

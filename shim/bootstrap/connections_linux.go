@@ -10,7 +10,8 @@ import (
 	"github.com/containerd/ttrpc"
 )
 
-// connections counts the connections of a server. ttrpc's own Shutdown takes a connection for idle while its call runs, and closes it before the answer.
+// connections counts the connections of a server. ttrpc's own Shutdown takes a connection for idle
+// while its call runs, and closes it before the answer.
 type connections struct {
 	first func() // called when the first client has come
 

@@ -21,7 +21,8 @@ import (
 const (
 	// drainTimeout bounds the wait for clients that still read an answer when the daemon stops.
 	drainTimeout = time.Second
-	// firstClientTimeout ends a daemon that nobody came to: start was killed before it could say the address.
+	// firstClientTimeout ends a daemon that nobody came to: start was killed before it could say
+	// the address.
 	firstClientTimeout = 2 * time.Minute
 )
 
@@ -29,7 +30,8 @@ const (
 type Daemon struct {
 	Request
 	Group string // what the tasks have in common; the first task's id when there is no annotation
-	// Mounts is the mount namespace that start was called in: the host's, where hooks run. The daemon's own is a slave of it.
+	// Mounts is the mount namespace that start was called in: the host's, where hooks run. The
+	// daemon's own is a slave of it.
 	Mounts *os.File
 
 	socket string
@@ -59,7 +61,8 @@ func (cfg Config) serve(ctx context.Context, a arguments) error {
 	return errors.Join(d.tell(err), removeSocket(d.socket))
 }
 
-// enter settles the process where it was started: host mounts are seen, ours are not, and no folder is held.
+// enter settles the process where it was started: host mounts are seen, ours are not, and no folder
+// is held.
 func (d *Daemon) enter() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("make the daemon's mounts a slave of the host's: %w", err)
@@ -93,11 +96,14 @@ func (d *Daemon) tell(err error) error {
 	return errors.Join(err, werr)
 }
 
-// Stop ends the daemon: the context of Serve is done and ServeTTRPC returns after the answers under way are out. It may be called more than once.
+// Stop ends the daemon: the context of Serve is done and ServeTTRPC returns after the answers under
+// way are out. It may be called more than once.
 func (d *Daemon) Stop() { d.cancel() }
 
-// ServeTTRPC tells start that the daemon is ready, and serves until ctx is done. register adds the services; intercept may be nil. It returns when the
-// clients have hung up, as containerd does after the answer to Shutdown, or a second later; then the socket is gone and no answer is sent any more.
+// ServeTTRPC tells start that the daemon is ready, and serves until ctx is done. register adds the
+// services; intercept may be nil. It returns when the clients have hung up, as containerd does
+// after the answer to Shutdown, or a second later; then the socket is gone and no answer is sent
+// any more.
 func (d *Daemon) ServeTTRPC(ctx context.Context, intercept ttrpc.UnaryServerInterceptor, register func(*ttrpc.Server)) error {
 	lonely := time.AfterFunc(firstClientTimeout, func() {
 		log.G(ctx).Warn("nobody connected since the daemon was started: leaving")
@@ -148,8 +154,9 @@ func (d *Daemon) listener() (net.Listener, error) {
 	return l, nil
 }
 
-// watchSignals turns SIGTERM and SIGINT into Stop, keeps SIGPIPE from killing the daemon, and writes stacks to the log on SIGUSR1. It must not ignore
-// a signal instead: children would inherit that.
+// watchSignals turns SIGTERM and SIGINT into Stop, keeps SIGPIPE from killing the daemon, and
+// writes stacks to the log on SIGUSR1. It must not ignore a signal instead: children would inherit
+// that.
 func (d *Daemon) watchSignals(ctx context.Context) (stop func()) {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGPIPE, unix.SIGHUP, unix.SIGUSR1)

@@ -31,7 +31,8 @@ import (
 	"cloister/shim/interceptor"
 )
 
-// fakeEnv makes the test binary a shim; its value is a mode. The daemon inherits it from start, and start from containerd.
+// fakeEnv makes the test binary a shim; its value is a mode. The daemon inherits it from start, and
+// start from containerd.
 const fakeEnv = "CLOISTER_FAKE_SHIM"
 
 func TestMain(m *testing.M) {
@@ -41,8 +42,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// fakeConfig is a shim whose tasks are no processes: a task writes a line about the daemon to its stdout and, unless its id starts with "sleep", ends
-// with status 7.
+// fakeConfig is a shim whose tasks are no processes: a task writes a line about the daemon to its
+// stdout and, unless its id starts with "sleep", ends with status 7.
 func fakeConfig(mode string) bootstrap.Config {
 	return bootstrap.Config{
 		Name: "io.containerd.fake.v2", Version: "1.2.3", Revision: "abc",

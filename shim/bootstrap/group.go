@@ -25,8 +25,9 @@ type membership struct {
 	joined int    // the process whose network it shares; 0 for none
 }
 
-// groupOf says which tasks share a daemon with this one: those of the same group; the owner of the process whose network it shares, which owner tells;
-// else the task alone. The shim sandboxer writes no config.json; then the sandbox is a group of its own.
+// groupOf says which tasks share a daemon with this one: those of the same group; the owner of the
+// process whose network it shares, which owner tells; else the task alone. The shim sandboxer
+// writes no config.json; then the sandbox is a group of its own.
 func groupOf(bundle, id string, owner func(pid int) (id, bundle string, err error)) (string, error) {
 	f, err := os.Open(filepath.Join(bundle, "config.json"))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// logPipe writes to stderr, the bundle's log FIFO. Nobody may be reading it: when the pipe is full, lines are dropped and counted, since a logger that
-// blocks would hold up every call.
+// logPipe writes to stderr, the bundle's log FIFO. Nobody may be reading it: when the pipe is full,
+// lines are dropped and counted, since a logger that blocks would hold up every call.
 type logPipe struct {
 	mu      sync.Mutex
 	dropped int

@@ -25,10 +25,12 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// dismissTimeout bounds the wait for a daemon that is asked to leave, within containerd's 5 seconds for delete.
+// dismissTimeout bounds the wait for a daemon that is asked to leave, within containerd's 5 seconds
+// for delete.
 const dismissTimeout = time.Second
 
-// Main does what the process was called for and returns its exit status. It uses os.Args, the environment, stdin, stdout and stderr.
+// Main does what the process was called for and returns its exit status. It uses os.Args, the
+// environment, stdin, stdout and stderr.
 func Main(ctx context.Context, cfg Config) int {
 	a, err := parseArguments(os.Args[1:])
 	if err == nil {
@@ -116,7 +118,8 @@ func (cfg Config) printInfo(ctx context.Context) error {
 	return printMessage(info)
 }
 
-// allowedMounts is how mount capabilities were advertised before BootstrapResult had a place for them: containerd 2.2 reads it.
+// allowedMounts is how mount capabilities were advertised before BootstrapResult had a place for
+// them: containerd 2.2 reads it.
 func allowedMounts(mounts *types.MountCapabilities) string {
 	allowed := slices.Clone(mounts.GetTypes())
 	for _, transform := range mounts.GetTransforms() {
@@ -130,7 +133,8 @@ func (cfg Config) delete(ctx context.Context, r Request) error {
 	if err != nil {
 		return err
 	}
-	// A daemon that was killed could not take its socket away; one whose containerd was killed waits for tasks that nobody will ask for.
+	// A daemon that was killed could not take its socket away; one whose containerd was killed
+	// waits for tasks that nobody will ask for.
 	if address, err := os.ReadFile(filepath.Join(r.Bundle, addressFile)); err == nil {
 		path := strings.TrimPrefix(strings.TrimSpace(string(address)), unixScheme)
 		dismiss(ctx, path, r.ID)
@@ -145,7 +149,8 @@ func (cfg Config) delete(ctx context.Context, r Request) error {
 	})
 }
 
-// dismiss has the daemon leave if it is alive and has neither tasks nor a sandbox, as containerd's own Shutdown after each task does.
+// dismiss has the daemon leave if it is alive and has neither tasks nor a sandbox, as containerd's
+// own Shutdown after each task does.
 func dismiss(ctx context.Context, path, id string) {
 	ctx, cancel := context.WithTimeout(ctx, dismissTimeout)
 	defer cancel()

@@ -27,8 +27,9 @@ func readInput(r io.Reader) ([]byte, error) {
 	return data, nil
 }
 
-// parseParams decodes BootstrapParams and returns nil when input is something else: nothing, or the options of an older containerd. Those can
-// decode as BootstrapParams too, so the identity has to agree with the arguments.
+// parseParams decodes BootstrapParams and returns nil when input is something else: nothing, or the
+// options of an older containerd. Those can decode as BootstrapParams too, so the identity has to
+// agree with the arguments.
 func parseParams(input []byte, id, namespace string) *bootapi.BootstrapParams {
 	params := &bootapi.BootstrapParams{}
 	if len(input) == 0 || proto.Unmarshal(input, params) != nil {
@@ -40,8 +41,8 @@ func parseParams(input []byte, id, namespace string) *bootapi.BootstrapParams {
 	return params
 }
 
-// shimCgroup is the cgroup for the daemon that runc's options name, which engines send whatever the runtime; empty when there is none. input is
-// used when params is nil.
+// shimCgroup is the cgroup for the daemon that runc's options name, which engines send whatever the
+// runtime; empty when there is none. input is used when params is nil.
 func shimCgroup(params *bootapi.BootstrapParams, input []byte) (string, error) {
 	candidates := []*anypb.Any{}
 	for _, e := range params.GetExtensions() {

@@ -19,7 +19,8 @@ import (
 const (
 	// defaultSocketDir is where containerd's own shims have their sockets.
 	defaultSocketDir = "/run/containerd/s"
-	// maxSocketDir leaves room for a slash, the name and the end in sockaddr_un's 108 bytes (unix(7)).
+	// maxSocketDir leaves room for a slash, the name and the end in sockaddr_un's 108 bytes
+	// (unix(7)).
 	maxSocketDir = 42
 	// socketPrefix tells our sockets from those of other shims in the same folder.
 	socketPrefix = "cloister-"
@@ -29,7 +30,8 @@ const (
 	unixScheme = "unix://"
 )
 
-// socketPath names the socket of a group. The runtime's name is part of it, so that two runtimes never meet at one socket.
+// socketPath names the socket of a group. The runtime's name is part of it, so that two runtimes
+// never meet at one socket.
 func socketPath(dir, runtime string, r Request, group string) (string, error) {
 	if dir == "" {
 		dir = defaultSocketDir
@@ -41,7 +43,8 @@ func socketPath(dir, runtime string, r Request, group string) (string, error) {
 	return fmt.Sprintf("%s/%s%x", filepath.Clean(dir), socketPrefix, sum[:nameBytes]), nil
 }
 
-// listen returns the group's new socket, or nil when a daemon serves it already. A socket that nobody listens on is replaced.
+// listen returns the group's new socket, or nil when a daemon serves it already. A socket that
+// nobody listens on is replaced.
 func listen(path string) (*net.UnixListener, error) {
 	unlock, err := lockDir(filepath.Dir(path))
 	if err != nil {
@@ -92,8 +95,9 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// RemoveStale removes the sockets in the usual folder whose daemon is dead: a daemon that is killed leaves its own, and nobody else comes for it
-// when its bundle is gone as well. It gives the names of those it removed.
+// RemoveStale removes the sockets in the usual folder whose daemon is dead: a daemon that is killed
+// leaves its own, and nobody else comes for it when its bundle is gone as well. It gives the names
+// of those it removed.
 func RemoveStale() ([]string, error) { return removeAllStale(defaultSocketDir) }
 
 func removeAllStale(dir string) ([]string, error) {
@@ -112,7 +116,8 @@ func removeAllStale(dir string) ([]string, error) {
 	return removed, errors.Join(errs...)
 }
 
-// removeSocket takes a socket's name away, so that no later start finds a daemon that is about to leave.
+// removeSocket takes a socket's name away, so that no later start finds a daemon that is about to
+// leave.
 func removeSocket(path string) error {
 	unlock, err := lockDir(filepath.Dir(path))
 	if err != nil {
@@ -125,7 +130,8 @@ func removeSocket(path string) error {
 	return nil
 }
 
-// lockDir makes the socket folder and keeps other starts out of it while a socket is looked at and made.
+// lockDir makes the socket folder and keeps other starts out of it while a socket is looked at and
+// made.
 func lockDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

@@ -25,7 +25,8 @@ import (
 const (
 	// addressFile is where containerd 1.6 and 1.7 look for a daemon after their own restart.
 	addressFile = "address"
-	// readyTimeout bounds the daemon's start: it opens no machine, so this is far more than it needs on a busy host.
+	// readyTimeout bounds the daemon's start: it opens no machine, so this is far more than it
+	// needs on a busy host.
 	readyTimeout = 20 * time.Second
 	// maxReady bounds what the daemon says on its ready pipe.
 	maxReady = 64 << 10
@@ -39,8 +40,8 @@ const (
 	fdMounts
 )
 
-// start answers with the address of the group's daemon, which it makes when there is none. containerd reads stdout and stderr as one answer:
-// nothing else may be printed.
+// start answers with the address of the group's daemon, which it makes when there is none.
+// containerd reads stdout and stderr as one answer: nothing else may be printed.
 func (cfg Config) start(ctx context.Context, r Request) (err error) {
 	input, err := readInput(os.Stdin)
 	if err != nil {
@@ -117,7 +118,8 @@ func (r *Request) apply(params *bootapi.BootstrapParams) {
 	}
 }
 
-// startDaemon starts the daemon, in the cgroup joined if that is not empty, and waits until it serves l. It closes l.
+// startDaemon starts the daemon, in the cgroup joined if that is not empty, and waits until it
+// serves l. It closes l.
 func (cfg Config) startDaemon(r Request, group, path, joined string, l *net.UnixListener) (*os.Process, error) {
 	defer l.Close()
 	socket, err := l.File()
@@ -162,8 +164,8 @@ func (cfg Config) startDaemon(r Request, group, path, joined string, l *net.Unix
 	return cmd.Process, nil
 }
 
-// daemonCommand is this executable in a session and a mount namespace of its own. The arguments look like those of runc's shim, because people and
-// tools find a shim by them.
+// daemonCommand is this executable in a session and a mount namespace of its own. The arguments
+// look like those of runc's shim, because people and tools find a shim by them.
 func daemonCommand(r Request, group, path string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -180,7 +182,8 @@ func daemonCommand(r Request, group, path string) (*exec.Cmd, error) {
 	cmd.Args[0] = os.Args[0]
 	cmd.Dir = r.Bundle
 	cmd.Env = append(os.Environ(), "TTRPC_ADDRESS="+r.TTRPCAddress, "OTEL_SERVICE_NAME=containerd-shim-"+r.ID)
-	// Not Unshareflags: with those os/exec makes every mount private, and what the host mounts later would stay unseen.
+	// Not Unshareflags: with those os/exec makes every mount private, and what the host mounts
+	// later would stay unseen.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
 	return cmd, nil
 }
@@ -210,8 +213,9 @@ func ignoreExit(err error) error {
 	return err
 }
 
-// openLog opens the bundle's log FIFO, whose other end is containerd's stderr; nil when there is none. Opened for both directions it neither blocks
-// here nor breaks while containerd restarts, and what is written meanwhile waits in the pipe.
+// openLog opens the bundle's log FIFO, whose other end is containerd's stderr; nil when there is
+// none. Opened for both directions it neither blocks here nor breaks while containerd restarts, and
+// what is written meanwhile waits in the pipe.
 func openLog(bundle string) (*os.File, error) {
 	path := filepath.Join(bundle, "log")
 	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeNamedPipe {
@@ -220,8 +224,8 @@ func openLog(bundle string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 }
 
-// setOOMScore makes the daemon one point likelier to be killed than containerd, as every shim does. Without CAP_SYS_RESOURCE a score cannot always
-// be set; that is no reason not to run.
+// setOOMScore makes the daemon one point likelier to be killed than containerd, as every shim does.
+// Without CAP_SYS_RESOURCE a score cannot always be set; that is no reason not to run.
 func setOOMScore(pid int) error {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", os.Getppid()))
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/containerd/ttrpc"
 )
 
-// RegisterTask serves the task API under both names that start can announce: version 3, and version 2 for containerd 1.6 and 1.7. The messages of the
-// two are the same on the wire.
+// RegisterTask serves the task API under both names that start can announce: version 3, and version
+// 2 for containerd 1.6 and 1.7. The messages of the two are the same on the wire.
 func RegisterTask(server *ttrpc.Server, svc taskapi.TTRPCTaskService) {
 	taskapi.RegisterTTRPCTaskService(server, svc)
 	server.RegisterService("containerd.task.v2.Task", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{

@@ -36,8 +36,9 @@ type Publisher struct {
 	done               chan struct{}
 }
 
-// New returns a Publisher for the service at address, a path or a unix:// URI. With an empty address there is nobody to tell, and events are dropped.
-// ctx gives the logger; it does not end the Publisher, Close does.
+// New returns a Publisher for the service at address, a path or a unix:// URI. With an empty
+// address there is nobody to tell, and events are dropped. ctx gives the logger; it does not end
+// the Publisher, Close does.
 func New(ctx context.Context, address, namespace string) *Publisher {
 	ctx, cancel := context.WithCancel(namespaces.WithNamespace(context.WithoutCancel(ctx), namespace))
 	p := &Publisher{
@@ -51,8 +52,8 @@ func New(ctx context.Context, address, namespace string) *Publisher {
 	return p
 }
 
-// Publish queues one of containerd's task events, such as *events.TaskCreate. It does not wait. The error is about the event, or says that the
-// Publisher is closed; never about containerd.
+// Publish queues one of containerd's task events, such as *events.TaskCreate. It does not wait. The
+// error is about the event, or says that the Publisher is closed; never about containerd.
 func (p *Publisher) Publish(ctx context.Context, event any) error {
 	topic, err := topicOf(event)
 	if err != nil {
@@ -77,7 +78,8 @@ func (p *Publisher) Publish(ctx context.Context, event any) error {
 	return nil
 }
 
-// Close sends what is queued, for as long as ctx lasts, and ends the Publisher. The error says how many events were not sent.
+// Close sends what is queued, for as long as ctx lasts, and ends the Publisher. The error says how
+// many events were not sent.
 func (p *Publisher) Close(ctx context.Context) error {
 	p.queue.close()
 	select {
@@ -93,7 +95,8 @@ func (p *Publisher) Close(ctx context.Context) error {
 	return nil
 }
 
-// send is the one goroutine that talks to containerd: an event leaves the queue when it is delivered or given up.
+// send is the one goroutine that talks to containerd: an event leaves the queue when it is
+// delivered or given up.
 func (p *Publisher) send(ctx context.Context) {
 	defer close(p.done)
 	c := &connection{address: p.address}
@@ -146,7 +149,8 @@ func (p *Publisher) deliver(ctx context.Context, c *connection, e *types.Envelop
 	}
 }
 
-// isRefusal tells an answer about the event from everything that means containerd is away, starting or busy.
+// isRefusal tells an answer about the event from everything that means containerd is away, starting
+// or busy.
 func isRefusal(err error) bool {
 	switch status.Code(err) { //nolint:exhaustive // every other code says something about containerd, not about the event
 	case codes.InvalidArgument, codes.FailedPrecondition, codes.PermissionDenied, codes.OutOfRange, codes.AlreadyExists, codes.NotFound:

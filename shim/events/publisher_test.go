@@ -26,7 +26,8 @@ import (
 	"cloister/shim/events"
 )
 
-// containerd is the far end: the real service behind a real ttrpc server, which can go away and come back.
+// containerd is the far end: the real service behind a real ttrpc server, which can go away and
+// come back.
 type containerd struct {
 	t      *testing.T
 	path   string
@@ -100,8 +101,8 @@ func exit(n int) *eventsapi.TaskExit {
 	return &eventsapi.TaskExit{ContainerID: "c", ID: fmt.Sprint(n), ExitStatus: uint32(n)}
 }
 
-// numbers are the exit statuses of the events in the order of their first arrival: a call that was cut off may still be
-// carried out by a containerd that is going, after its repetition has arrived.
+// numbers are the exit statuses of the events in the order of their first arrival: a call that was
+// cut off may still be carried out by a containerd that is going, after its repetition has arrived.
 func numbers(t *testing.T, got []*types.Envelope) []int {
 	t.Helper()
 	var out []int

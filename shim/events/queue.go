@@ -9,7 +9,8 @@ import (
 	"github.com/containerd/containerd/api/types"
 )
 
-// maxQueue bounds the events kept for a containerd that is away: an envelope is below 1 KiB, so this is at most a few MiB.
+// maxQueue bounds the events kept for a containerd that is away: an envelope is below 1 KiB, so
+// this is at most a few MiB.
 const maxQueue = 4096
 
 // queue is a bounded first-in first-out of events.
@@ -23,7 +24,8 @@ type queue struct {
 
 func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
 
-// push adds e and returns the event that had to go for it, if any; ok is false when the queue is closed.
+// push adds e and returns the event that had to go for it, if any; ok is false when the queue is
+// closed.
 func (q *queue) push(e *types.Envelope) (dropped *types.Envelope, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

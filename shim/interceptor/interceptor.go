@@ -18,7 +18,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Unary is the interceptor for a ttrpc server. It logs through the logger of the call's context, with the fields method, task, exec and took.
+// Unary is the interceptor for a ttrpc server. It logs through the logger of the call's context,
+// with the fields method, task, exec and took.
 func Unary(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
 	fields := log.Fields{"method": info.FullMethod}
 	ctx = log.WithLogger(ctx, log.G(ctx).WithFields(fields))
@@ -40,8 +41,8 @@ func Unary(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnarySe
 }
 
 // toGRPC gives the client the text and the class alone: of a chain or a join of errors it would
-// print every part once more. An error without a class has the code Unknown; a status from the guest
-// that was wrapped without a class keeps its own.
+// print every part once more. An error without a class has the code Unknown; a status from the
+// guest that was wrapped without a class keeps its own.
 func toGRPC(err error) error {
 	class := errdefs.Resolve(err)
 	if _, ok := status.FromError(err); !ok || !errors.Is(class, errdefs.ErrUnknown) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package sandboxapi is containerd's sandbox service: pods whose sandbox is the shim's own and no container with a pause image.
+// Package sandboxapi is containerd's sandbox service: pods whose sandbox is the shim's own and no
+// container with a pause image.
 //
 // It decodes what CRI says of a pod and decides nothing: states and cleaning up are the runtime's.
 package sandboxapi

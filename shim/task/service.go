@@ -90,7 +90,8 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 
 // configPath is where an engine's runtime options say that the configuration is.
 func configPath(options *anypb.Any) (string, error) {
-	// containerd's CRI sends runc's options, whatever the runtime, for pods of the Sandbox API. Their cgroup for the shim is seen to at its start.
+	// containerd's CRI sends runc's options, whatever the runtime, for pods of the Sandbox API.
+	// Their cgroup for the shim is seen to at its start.
 	if runc := (&runcoptions.Options{}); options.MessageIs(runc) {
 		if err := options.UnmarshalTo(runc); err != nil {
 			return "", fmt.Errorf("runtime options: %w: %w", errdefs.ErrInvalidArgument, err)
@@ -280,8 +281,8 @@ type processRequest interface {
 	GetExecID() string
 }
 
-// leave ends the daemon when it was asked to leave and has nothing to do. A Create that was under way then, of a containerd that has been killed,
-// is the last to leave.
+// leave ends the daemon when it was asked to leave and has nothing to do. A Create that was under
+// way then, of a containerd that has been killed, is the last to leave.
 func (s *Service) leave() {
 	if s.dismissed.Load() && s.runtime.Empty() {
 		s.shutdown()

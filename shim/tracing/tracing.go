@@ -29,8 +29,8 @@ const protocol = "http/protobuf"
 // Tracer is where spans go. Its zero value is off.
 type Tracer struct{ provider *sdk.TracerProvider }
 
-// Start begins to send spans when the environment asks for it. Call it once: the receiver is the whole process's. A collector that is away is no
-// error, here or later.
+// Start begins to send spans when the environment asks for it. Call it once: the receiver is the
+// whole process's. A collector that is away is no error, here or later.
 func Start(ctx context.Context, version string) (*Tracer, error) {
 	if !wanted() {
 		return &Tracer{}, nil

@@ -28,7 +28,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// app is a program and what its user does with it. Each runtime has containers and folders of its own.
+// app is a program and what its user does with it. Each runtime has containers and folders of its
+// own.
 type app struct {
 	name    string
 	options func(data string) []string // more of ctr run
@@ -161,7 +162,8 @@ func (c *container) start() {
 	}
 }
 
-// again kills the container with all that runs in it, at whatever it is just doing, and starts another one in its place.
+// again kills the container with all that runs in it, at whatever it is just doing, and starts
+// another one in its place.
 func (c *container) again() {
 	c.t.Helper()
 	c.remove()

@@ -15,7 +15,8 @@ start() { as pg_ctl --pgdata=$D --wait --timeout=600 --log=/tmp/log --options="-
 sql() { as psql -qAtc "$1" postgres; }
 D=`
 
-// postgresApp has pgbench run until the container is killed in the middle of it. What was committed is there afterwards, and the sums agree.
+// postgresApp has pgbench run until the container is killed in the middle of it. What was committed
+// is there afterwards, and the sums agree.
 func postgresApp(place, folder string) app {
 	return app{
 		name: "postgresql-" + place,
@@ -42,7 +43,8 @@ as pg_ctl --pgdata=$D --mode=fast --wait stop >/dev/null`)
 	}
 }
 
-// redisApp increments a number until the container is killed. What was answered is in the log of commands.
+// redisApp increments a number until the container is killed. What was answered is in the log of
+// commands.
 func redisApp() app {
 	const start = `
 redis-server --dir /data --appendonly yes --appendfsync always --save '' --daemonize yes --logfile /tmp/log >/dev/null

@@ -39,7 +39,8 @@ useradd --uid 2000 --create-home user
 	}
 }
 
-// makeRoot gives the root from the cache, and makes it when it is not there: some minutes, and the network.
+// makeRoot gives the root from the cache, and makes it when it is not there: some minutes, and the
+// network.
 func makeRoot(ctx context.Context, folder string, r recipe) (string, error) {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%+v", r))
 	made := filepath.Join(folder, "apps", "root-"+hex.EncodeToString(sum[:8]))

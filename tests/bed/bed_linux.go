@@ -180,8 +180,8 @@ func (b *Bed) AwaitStatus(t testing.TB, id, want string) {
 	}
 }
 
-// Processes gives the pids in the place of the processes of container id whose command line has all words in it. QEMU has
-// the sandbox's id in its arguments; a shim has "-id ID".
+// Processes gives the pids in the place of the processes of container id whose command line has all
+// words in it. QEMU has the sandbox's id in its arguments; a shim has "-id ID".
 func (b *Bed) Processes(t testing.TB, words ...string) []int {
 	t.Helper()
 	var found []int

@@ -122,7 +122,8 @@ func took(t *testing.T, b *bed.Bed, args ...string) time.Duration {
 	return time.Since(begin)
 }
 
-// cold measures whole lives of containers, and a machine that only says hello. They take turns; the first round warms caches.
+// cold measures whole lives of containers, and a machine that only says hello. They take turns; the
+// first round warms caches.
 func (b *bench) cold(t *testing.T) {
 	for i := range b.runs + 1 {
 		id := fmt.Sprint("cold", i)

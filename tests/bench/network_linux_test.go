@@ -35,8 +35,9 @@ const netImage = "docker.io/cloister/iperf3:latest"
 // worker is what each workload runs: iperf3, and an echo on port 5003.
 const worker = `(while :; do nc -l -p 5003 -e cat; done) & exec iperf3 -s >/dev/null`
 
-// flow is what a network carries between a workload and the host, over one bridge. The machine's processor time is that of
-// all QEMU's threads; it tells paths apart also where other work takes the processors.
+// flow is what a network carries between a workload and the host, over one bridge. The machine's
+// processor time is that of all QEMU's threads; it tells paths apart also where other work takes
+// the processors.
 type flow struct {
 	From    float64 `json:"from_mb_s"`
 	To      float64 `json:"to_mb_s"`
@@ -52,7 +53,8 @@ type peer struct {
 	samples       map[string]Samples
 }
 
-// TestBenchNetwork compares a sandbox's network with runc's on the same bridge and with that of a bare QEMU on a tap there.
+// TestBenchNetwork compares a sandbox's network with runc's on the same bridge and with that of a
+// bare QEMU on a tap there.
 func TestBenchNetwork(t *testing.T) {
 	runs := needRuns(t)
 	b := bed.New(t, host.Options{})
@@ -138,8 +140,8 @@ func prefer(t *testing.T, b *bed.Bed) {
 	}
 }
 
-// placed starts a program in a cgroup beside the bed's sandboxes: else the host's scheduler would not share out the
-// processors evenly.
+// placed starts a program in a cgroup beside the bed's sandboxes: else the host's scheduler would
+// not share out the processors evenly.
 type placed struct{ *cgroup.Group }
 
 func newPlaced(t *testing.T, b *bed.Bed, name string) placed {
@@ -166,7 +168,8 @@ func (p placed) Start(cmd *exec.Cmd) error {
 	return p.Add(cmd.Process.Pid)
 }
 
-// bareNetwork starts the guest's kernel with busybox alone and a tap on the bridge, and gives QEMU's pid.
+// bareNetwork starts the guest's kernel with busybox alone and a tap on the bridge, and gives
+// QEMU's pid.
 func bareNetwork(t *testing.T, b *bed.Bed, iperf []images.Entry) int {
 	t.Helper()
 	image, err := guestimage.Open(testenv.NeedGuest(t))

@@ -109,7 +109,8 @@ func (r recipe) flags() []string {
 	return flags
 }
 
-// compile makes a dependency's test binary or its commands, in a module of its own that takes over the dependency's own versions.
+// compile makes a dependency's test binary or its commands, in a module of its own that takes over
+// the dependency's own versions.
 func compile(ctx context.Context, out io.Writer, r recipe, scratch, bin string) error {
 	where := goCommand(ctx, out, r, "mod", "download", r.Module+"@"+r.Version)
 	where.Dir = scratch

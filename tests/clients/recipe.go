@@ -39,7 +39,8 @@ type recipe struct {
 
 	Linker   string `json:"linker,omitempty"`   // -ldflags
 	Compiler string `json:"compiler,omitempty"` // -gcflags
-	// Versions names the files, before .mod and .sum, of the dependencies' versions that are taken over; a test takes "go".
+	// Versions names the files, before .mod and .sum, of the dependencies' versions that are taken
+	// over; a test takes "go".
 	Versions string `json:"versions,omitempty"`
 	// Replace is a module@version that stands in for a dependency's own version.
 	Replace string `json:"replace,omitempty"`
@@ -61,13 +62,14 @@ func recipes() map[Set]recipe {
 		GVisor: {
 			Module: "gvisor.dev/gvisor", Version: "v0.0.0-20260905035102-160fafc42237", Packages: []string{"runsc"},
 		},
-		// Without the linked version, the daemon is of version "dev", which speaks no dialect of the client's.
+		// Without the linked version, the daemon is of version "dev", which speaks no dialect of
+		// the client's.
 		Dockerd: {
 			Module: "github.com/moby/moby/v2", Version: "v2.0.0-beta.24", Packages: []string{"cmd/dockerd", "cmd/docker-proxy"},
 			Tags: "exclude_graphdriver_btrfs no_systemd", Linker: "-X github.com/moby/moby/v2/dockerversion.Version=29.9.3-beta.24",
 		},
-		// The command line has no go.mod: without a word the compiler takes it for old Go. The proxy does not give the swarmkit that it names;
-		// the daemon's is one commit older.
+		// The command line has no go.mod: without a word the compiler takes it for old Go. The
+		// proxy does not give the swarmkit that it names; the daemon's is one commit older.
 		Docker: {
 			Module: "github.com/docker/cli", Version: "v29.9.3+incompatible", Packages: []string{"cmd/docker"},
 			Versions: "vendor", Compiler: "github.com/docker/cli/...=-lang=go1.26",

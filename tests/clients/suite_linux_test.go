@@ -24,17 +24,19 @@ var (
 
 const expected = "expected.tsv"
 
-// Left out of the suite, by the suite's own -test.skip: what needs images of the internet, and what takes long and says
-// nothing about a runtime.
+// Left out of the suite, by the suite's own -test.skip: what needs images of the internet, and what
+// takes long and says nothing about a runtime.
 const leftOut = "Fuzz|Benchmark|Convert|TestImagePull|Transfer|TestBindLowPortNonOpt|TestUserNamespaces|TestLeaseResources|TestExportAllCases|TestIssue9103|TestIssue10589"
 
 // TestEveryDifferenceHasItsReason looks at the list alone.
 func TestEveryDifferenceHasItsReason(t *testing.T) { suites.Check(t, expected) }
 
-// TestClientSuite runs containerd's own client suite with cloister and compares each case with expected.tsv.
+// TestClientSuite runs containerd's own client suite with cloister and compares each case with
+// expected.tsv.
 func TestClientSuite(t *testing.T) { suite(t, "io.containerd.cloister.v2", suites.Cloister) }
 
-// TestClientSuiteRunc does the same with runc. It is asked for by CLOISTER_PEERS: the peer's results change with its version only.
+// TestClientSuiteRunc does the same with runc. It is asked for by CLOISTER_PEERS: the peer's
+// results change with its version only.
 func TestClientSuiteRunc(t *testing.T) {
 	if os.Getenv("CLOISTER_PEERS") == "" {
 		t.Skip("CLOISTER_PEERS is not set")

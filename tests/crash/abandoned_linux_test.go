@@ -55,8 +55,8 @@ func (s *stage) hold(t *testing.T, id, step string) (reached, release func()) {
 	}
 }
 
-// TestAbandoned has a client go while the guest, which stands still, makes a second container: nothing of that is left in the guest, and the
-// container can be made again.
+// TestAbandoned has a client go while the guest, which stands still, makes a second container:
+// nothing of that is left in the guest, and the container can be made again.
 func TestAbandoned(t *testing.T) {
 	s := newStage(t)
 	reached, release := s.hold(t, "first", "streams reached #2")
@@ -84,8 +84,8 @@ func TestAbandoned(t *testing.T) {
 	}
 }
 
-// TestAbandonedExec has a client go while the guest, which stands still, starts a program: what the guest has started is the client's to kill
-// and to delete, and its name is free again.
+// TestAbandonedExec has a client go while the guest, which stands still, starts a program: what the
+// guest has started is the client's to kill and to delete, and its name is free again.
 func TestAbandonedExec(t *testing.T) {
 	for step, started := range map[string]bool{"exec streams reached": false, "exec made reached": true} {
 		t.Run(step, func(t *testing.T) {
@@ -122,7 +122,8 @@ func TestAbandonedExec(t *testing.T) {
 	}
 }
 
-// TestAbandonedPause has a client go while the guest, which stands still, freezes a container: it can be thawed.
+// TestAbandonedPause has a client go while the guest, which stands still, freezes a container: it
+// can be thawed.
 func TestAbandonedPause(t *testing.T) {
 	s := newStage(t)
 	s.Start(t, "first", nil)

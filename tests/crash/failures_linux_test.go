@@ -51,7 +51,8 @@ func (s *stage) program(t *testing.T, name, script string) string {
 	return path
 }
 
-// TestStartFailures wants each error to say what was wanted, what was found and what to do, and nothing to be left.
+// TestStartFailures wants each error to say what was wanted, what was found and what to do, and
+// nothing to be left.
 func TestStartFailures(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{})}
 	before := s.Look(t)
@@ -183,8 +184,8 @@ func TestStartFailures(t *testing.T) {
 	t.Logf("%d ways to fail", len(tests))
 }
 
-// TestHostileGuests wants a guest that breaks the contract to be stopped with a reason, in bounded memory, and its neighbour
-// not to notice.
+// TestHostileGuests wants a guest that breaks the contract to be stopped with a reason, in bounded
+// memory, and its neighbour not to notice.
 func TestHostileGuests(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{})}
 	before := s.Look(t)
@@ -240,8 +241,8 @@ func TestHostileGuests(t *testing.T) {
 	s.NothingLeft(t, before)
 }
 
-// TestLyingAgent has an agent report exits and want of memory without end: of its container one exit and one TaskOOM a
-// second are published, and the shim's memory stays flat.
+// TestLyingAgent has an agent report exits and want of memory without end: of its container one
+// exit and one TaskOOM a second are published, and the shim's memory stays flat.
 func TestLyingAgent(t *testing.T) {
 	s := newStage(t)
 	before := s.Look(t)
@@ -278,8 +279,8 @@ func TestLyingAgent(t *testing.T) {
 	s.nothingOf(t, before, id)
 }
 
-// observe gives the most memory that the shim of a container used, and the most its console's log took, in KiB, until
-// ended is closed.
+// observe gives the most memory that the shim of a container used, and the most its console's log
+// took, in KiB, until ended is closed.
 func (s *stage) observe(t *testing.T, id string, ended chan struct{}) (memory, console int64) {
 	t.Helper()
 	for {

@@ -14,7 +14,8 @@ import (
 	"cloister/tests/host"
 )
 
-// TestKilled kills what a running sandbox is made of, and wants its task to be told stopped and its rests taken away.
+// TestKilled kills what a running sandbox is made of, and wants its task to be told stopped and its
+// rests taken away.
 func TestKilled(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{})}
 	s.events = s.Watch(t)
@@ -33,7 +34,8 @@ func TestKilled(t *testing.T) {
 		{"pid", nil, func(t *testing.T, id string) {
 			s.Bed.Kill(t, s.pid(t, id))
 		}, 137},
-		// A guest's kernel that meets its end. Everything in the container is allowed to do it, the guest is its own.
+		// A guest's kernel that meets its end. Everything in the container is allowed to do it, the
+		// guest is its own.
 		{"kernel", []string{"--privileged", "--privileged-without-host-devices"}, func(t *testing.T, id string) {
 			s.inGuest(t, id, "echo 2 >/proc/sys/vm/panic_on_oom; echo c >/proc/sysrq-trigger; tail /dev/zero")
 		}, 137},
@@ -99,7 +101,8 @@ func (s *stage) pid(t *testing.T, id string) int {
 	return pid
 }
 
-// TestContainerdKilled kills the daemon while containers run, while one is created and while one is deleted.
+// TestContainerdKilled kills the daemon while containers run, while one is created and while one is
+// deleted.
 func TestContainerdKilled(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{})}
 	before := s.Look(t)
@@ -131,8 +134,8 @@ func TestContainerdKilled(t *testing.T) {
 	s.NothingLeft(t, before)
 }
 
-// TestDeleteKilled kills the one that cleans up after a killed shim, after each of its steps: gc, and containerd's own second
-// try, do the rest.
+// TestDeleteKilled kills the one that cleans up after a killed shim, after each of its steps: gc,
+// and containerd's own second try, do the rest.
 func TestDeleteKilled(t *testing.T) {
 	s := newStage(t)
 	before := s.Look(t)

@@ -223,7 +223,8 @@ var classes = map[string]func(error) bool{
 	"any": func(error) bool { return true }, // with or without an error, but an answer
 }
 
-// want makes the calls that are named, in the order of calls, and compares the classes of their errors.
+// want makes the calls that are named, in the order of calls, and compares the classes of their
+// errors.
 func (d *direct) want(t *testing.T, state, exec string, wants map[string]string) int {
 	t.Helper()
 	made := 0
@@ -343,7 +344,8 @@ func TestCreateRaces(t *testing.T) {
 			t.Fatal(err)
 		}
 		made := 0
-		// The cancelled one before them may still be on its way out: until then all four are told that it exists.
+		// The cancelled one before them may still be on its way out: until then all four are told
+		// that it exists.
 		bed.Await(callLimit, func() bool {
 			for range many {
 				go func() { errs <- d.create(t.Context(), d.id) }()

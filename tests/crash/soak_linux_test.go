@@ -27,7 +27,8 @@ func share(n int) int {
 	return max(1, n/10)
 }
 
-// raceShim builds the shim with the race detector for the whole load, and for the rest gives the one there is.
+// raceShim builds the shim with the race detector for the whole load, and for the rest gives the
+// one there is.
 func raceShim(t *testing.T, s *stage) {
 	t.Helper()
 	if os.Getenv(soakEnv) == "" {
@@ -73,7 +74,8 @@ func TestSoakAtOnce(t *testing.T) {
 	t.Logf("%d rounds of %d containers at once", rounds, atOnce)
 }
 
-// TestSoakCycles starts containers in pairs, one after the other, and wants the daemon's memory to stay where it is.
+// TestSoakCycles starts containers in pairs, one after the other, and wants the daemon's memory to
+// stay where it is.
 func TestSoakCycles(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{})}
 	before := s.Look(t)
@@ -102,7 +104,8 @@ func TestSoakCycles(t *testing.T) {
 	}
 }
 
-// rss is the resident memory, in KiB, of the process of the place with these words in its command line.
+// rss is the resident memory, in KiB, of the process of the place with these words in its command
+// line.
 func (s *stage) rss(t *testing.T, words ...string) int64 {
 	t.Helper()
 	pids := s.Processes(t, words...)
@@ -112,7 +115,8 @@ func (s *stage) rss(t *testing.T, words ...string) int64 {
 	return status(s.Place.Path(fmt.Sprintf("/proc/%d/status", pids[0])), "VmRSS:")
 }
 
-// TestSoakExecs runs many commands in one container, and wants its shim's memory and descriptors to stay where they are.
+// TestSoakExecs runs many commands in one container, and wants its shim's memory and descriptors to
+// stay where they are.
 func TestSoakExecs(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{})}
 	s.Start(t, "c", nil)
@@ -171,8 +175,8 @@ func TestSoakRestarts(t *testing.T) {
 	t.Logf("%d restarts", restarts)
 }
 
-// TestSoakPod starts containers in one pod, one after the other, and wants the pod's record and its shim's memory to stay where
-// they are: 2,000 in the whole load.
+// TestSoakPod starts containers in one pod, one after the other, and wants the pod's record and its
+// shim's memory to stay where they are: 2,000 in the whole load.
 func TestSoakPod(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{})}
 	before := s.Look(t)

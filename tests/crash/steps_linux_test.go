@@ -150,8 +150,8 @@ func (s *stage) exited(id string) (status uint32, seen bool) {
 	return 0, false
 }
 
-// TestShimKilledAtEveryStep kills the shim after each step that has an effect. The steps are those that a life without a
-// crash reports, so that a new one is tested without a word here.
+// TestShimKilledAtEveryStep kills the shim after each step that has an effect. The steps are those
+// that a life without a crash reports, so that a new one is tested without a word here.
 func TestShimKilledAtEveryStep(t *testing.T) {
 	s := newStage(t)
 	before := s.Look(t)

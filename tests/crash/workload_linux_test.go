@@ -11,7 +11,8 @@ import (
 	"cloister/tests/host"
 )
 
-// TestRefusedCommands wants commands that do not run to end as with runc: the same exit code, the same words.
+// TestRefusedCommands wants commands that do not run to end as with runc: the same exit code, the
+// same words.
 func TestRefusedCommands(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{})}
 	before := s.Look(t)

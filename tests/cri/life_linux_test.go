@@ -96,7 +96,8 @@ func (b *bed) drop(t *testing.T, id string) {
 	}
 }
 
-// privileged is refused while the engine hands the host's devices over, and is privileged in the guest when it does not.
+// privileged is refused while the engine hands the host's devices over, and is privileged in the
+// guest when it does not.
 func privileged(t *testing.T, b *bed) {
 	t.Helper()
 	config := func(name string) *runtimeapi.PodSandboxConfig {
@@ -171,7 +172,8 @@ func TestRestarts(t *testing.T) {
 	})
 }
 
-// possessions counts the descriptors and mounts of each process of sandboxes in the place, and their folders.
+// possessions counts the descriptors and mounts of each process of sandboxes in the place, and
+// their folders.
 func (b *bed) possessions(t *testing.T) map[string]int {
 	t.Helper()
 	found := map[string]int{}

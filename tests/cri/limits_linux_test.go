@@ -25,8 +25,9 @@ const (
 // ballast fills memory of the guest.
 var ballast = fmt.Sprintf("mkdir -p /t && mount -t tmpfs -o size=100%% none /t && dd if=/dev/zero of=/t/x bs=1M count=%d 2>/dev/null", ballastMiB)
 
-// TestPodLimits has a pod with limits below a cgroup that bounds it as a kubelet does: the machine is in there with limits of its own,
-// gives memory back that its guest has freed, and ends as failed, not as OOMKilled, when the host kills it at the bound.
+// TestPodLimits has a pod with limits below a cgroup that bounds it as a kubelet does: the machine
+// is in there with limits of its own, gives memory back that its guest has freed, and ends as
+// failed, not as OOMKilled, when the host kills it at the bound.
 func TestPodLimits(t *testing.T) {
 	b := newBed(t, "podsandbox")
 	parent := b.cgroup(t)
@@ -77,7 +78,8 @@ func TestPodLimits(t *testing.T) {
 	})
 }
 
-// limits compares what the host's kernel and the guest hold against what the pod was given, and gives QEMU's pid.
+// limits compares what the host's kernel and the guest hold against what the pod was given, and
+// gives QEMU's pid.
 func limits(t *testing.T, b *bed, parent, id string) (machine int) {
 	t.Helper()
 	memory := knob(t, parent+"/*", "memory", "memory.limit_in_bytes", "memory.max")
@@ -119,7 +121,8 @@ func sh(t *testing.T, b *bed, id, script string) string {
 	return out
 }
 
-// knob finds a control file of the only cgroup that group matches, in a hierarchy of version 1 or in that of version 2.
+// knob finds a control file of the only cgroup that group matches, in a hierarchy of version 1 or
+// in that of version 2.
 func knob(t *testing.T, group, controller, v1, v2 string) string {
 	t.Helper()
 	var found []string

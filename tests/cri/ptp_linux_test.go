@@ -10,8 +10,8 @@ import (
 	"cloister/tests/host"
 )
 
-// TestPointToPoint has CNI's ptp plugin make the pod's network: each pod a link of its own, routes by way of an address that
-// is on none of its networks.
+// TestPointToPoint has CNI's ptp plugin make the pod's network: each pod a link of its own, routes
+// by way of an address that is on none of its networks.
 func TestPointToPoint(t *testing.T) {
 	b := setup{network: pointToPoint}.start(t, host.New(t))
 	p := b.run(t, &runtimeapi.PodSandboxConfig{

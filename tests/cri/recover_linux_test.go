@@ -21,7 +21,8 @@ import (
 // atOnce is how many pods CI starts at once.
 const atOnce = 6
 
-// TestManyPods starts pods at once, each with a container, and takes them away at once: nothing is left.
+// TestManyPods starts pods at once, each with a container, and takes them away at once: nothing is
+// left.
 func TestManyPods(t *testing.T) {
 	b := newBed(t, "podsandbox")
 	pods := make([]*pod, atOnce)
@@ -119,7 +120,8 @@ func (b *bed) kill(t *testing.T, program string) {
 	}
 }
 
-// reboot leaves what a host's reboot leaves: files on disk, no process, no mount, nothing below /run.
+// reboot leaves what a host's reboot leaves: files on disk, no process, no mount, nothing below
+// /run.
 func (b *bed) reboot(t *testing.T) {
 	t.Helper()
 	b.Stop(t, "KILL")
@@ -131,7 +133,8 @@ func (b *bed) reboot(t *testing.T) {
 	b.ready(t)
 }
 
-// TestMachineOutOfMemory has the host's cgroup kill a machine: it is told as want of memory, with what to do.
+// TestMachineOutOfMemory has the host's cgroup kill a machine: it is told as want of memory, with
+// what to do.
 func TestMachineOutOfMemory(t *testing.T) {
 	b := newBed(t, "podsandbox")
 	parent := b.cgroup(t)

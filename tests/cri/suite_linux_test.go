@@ -24,8 +24,9 @@ var (
 
 const expected = "expected.tsv"
 
-// Left out of the suite, by reason: the internet or an old release; a containerd, a runtime or a network plugin that is built to
-// fail, a containerd of the case's own, or NRI; images with more in them than busybox; a hundred pods, or a minute and more for one case.
+// Left out of the suite, by reason: the internet or an old release; a containerd, a runtime or a
+// network plugin that is built to fail, a containerd of the case's own, or NRI; images with more in
+// them than busybox; a hundred pods, or a minute and more for one case.
 const leftOut = "TestUpgrade|TestIssue10467|TestCRIImagePullTimeout|TestImageLoad|" +
 	"TestNri|TestUpdatePodSandboxWithRestart|TestIssue7496|TestSandboxStopWithNilCNIResult|TestPodSandboxController_|TestRunPodSandboxWith(SetupCNI|Shim)|" +
 	"TestRunPodSandboxAnd|TestContainerdRestartSandboxRecover|TestFailFastWhenConnectShim|TestContainerIOLeak|TestSandboxRemoveWithoutIPLeakage|" +
@@ -39,7 +40,8 @@ func TestEveryDifferenceHasItsReason(t *testing.T) { suites.Check(t, expected) }
 // TestSuite runs containerd's own CRI suite with cloister and compares each case with expected.tsv.
 func TestSuite(t *testing.T) { suite(t, cloister, suites.Cloister) }
 
-// TestSuiteRunc does the same with runc. It is asked for by CLOISTER_PEERS: the peer's results change with its version only.
+// TestSuiteRunc does the same with runc. It is asked for by CLOISTER_PEERS: the peer's results
+// change with its version only.
 func TestSuiteRunc(t *testing.T) {
 	if os.Getenv("CLOISTER_PEERS") == "" {
 		t.Skip("CLOISTER_PEERS is not set")
@@ -47,7 +49,8 @@ func TestSuiteRunc(t *testing.T) {
 	suite(t, "io.containerd.runc.v2", suites.Runc)
 }
 
-// makeSuiteRoot makes the folder by which the suite asks whether the host can map owners. Without it those cases are skipped.
+// makeSuiteRoot makes the folder by which the suite asks whether the host can map owners. Without
+// it those cases are skipped.
 func makeSuiteRoot(t *testing.T) {
 	t.Helper()
 	const root = "/var/lib/containerd-test"

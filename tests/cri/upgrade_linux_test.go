@@ -12,7 +12,8 @@ import (
 	"cloister/tests/host"
 )
 
-// TestUpgrade puts containerd 2.4 in the place of Debian's 1.6 while a pod runs: it is the same pod, and ends as any other.
+// TestUpgrade puts containerd 2.4 in the place of Debian's 1.6 while a pod runs: it is the same
+// pod, and ends as any other.
 func TestUpgrade(t *testing.T) {
 	b := setup{version: host.Distribution}.start(t, host.New(t))
 	p := b.run(t, &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "old"}})

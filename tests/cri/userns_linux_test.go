@@ -16,7 +16,8 @@ import (
 	"cloister/tests/testenv"
 )
 
-// TestUserNamespaces runs a pod with a user namespace (hostUsers: false) in both of containerd's modes.
+// TestUserNamespaces runs a pod with a user namespace (hostUsers: false) in both of containerd's
+// modes.
 func TestUserNamespaces(t *testing.T) {
 	for _, sandboxer := range []string{"podsandbox", "shim"} {
 		t.Run(sandboxer, func(t *testing.T) { users(t, sandboxer) })
@@ -158,7 +159,8 @@ func owned(t *testing.T, name string, uid int) {
 	}
 }
 
-// capable makes a busybox that may bind any port, whoever runs it: struct vfs_cap_data of revision 2 (linux/capability.h).
+// capable makes a busybox that may bind any port, whoever runs it: struct vfs_cap_data of revision
+// 2 (linux/capability.h).
 func capable(t *testing.T, name string) {
 	t.Helper()
 	program, err := os.ReadFile(testenv.NeedBusybox(t))

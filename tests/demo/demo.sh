@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# One container in its own guest, under the distribution's containerd with root, state and socket in one folder that is taken
-# away at the end. FLAVOUR (distro) says which guest image; make demo has built it.
+# One container in its own guest, under the distribution's containerd with root, state and socket in
+# one folder that is taken away at the end. FLAVOUR (distro) says which guest image; make demo has
+# built it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

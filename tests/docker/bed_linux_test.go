@@ -68,7 +68,8 @@ func newEngine(t *testing.T) *engine {
 	return b
 }
 
-// start runs a container in the background that is taken away when the test ends; it sleeps unless args say more.
+// start runs a container in the background that is taken away when the test ends; it sleeps unless
+// args say more.
 func (b *engine) start(t *testing.T, name string, options []string, command ...string) {
 	t.Helper()
 	if len(command) == 0 {
@@ -78,7 +79,8 @@ func (b *engine) start(t *testing.T, name string, options []string, command ...s
 	b.MustDocker(t, append(append([]string{"run", "--detach", "--name", name}, options...), append([]string{image}, command...)...)...)
 }
 
-// in runs a script in a container and gives what it wrote to both outputs, without blanks around it.
+// in runs a script in a container and gives what it wrote to both outputs, without blanks around
+// it.
 func (b *engine) in(t *testing.T, name, script string) string {
 	t.Helper()
 	return strings.TrimSpace(b.RunDocker(t, "exec", name, "sh", "-c", script+" 2>&1").Stdout)

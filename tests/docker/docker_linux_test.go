@@ -53,7 +53,8 @@ func (b *engine) nothingLeft(t *testing.T, before leaks.Snapshot) {
 	t.Helper()
 	var left []string
 	if !await(func() bool {
-		// dockerd keeps the namespace that it is in from the first wish for it, and a killed one its socket.
+		// dockerd keeps the namespace that it is in from the first wish for it, and a killed one
+		// its socket.
 		left = slices.DeleteFunc(leaks.Compare(before, b.look(t)), func(name string) bool {
 			return strings.Contains(name, "/run/docker/netns/default") || strings.Contains(name, "/run/docker/libnetwork/")
 		})
@@ -116,7 +117,8 @@ func run(t *testing.T, b *engine) {
 	})
 }
 
-// options are asked for at once, since each container is a machine: what they do is looked at one by one.
+// options are asked for at once, since each container is a machine: what they do is looked at one
+// by one.
 func options(t *testing.T, b *engine) {
 	b.start(t, "tight", []string{
 		"--user=1000:100", "--read-only", "--tmpfs=/scratch:size=1m,mode=1777", "--cap-drop=ALL", "--cap-add=NET_BIND_SERVICE", "--security-opt=no-new-privileges",

@@ -31,7 +31,8 @@ func network(t *testing.T, b *engine) {
 		{"the reverse", "db.front", "nslookup 10.91.0.5 | sed -n 's/.*name = //p'"},
 		{"over IPv6", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 $(nslookup -type=aaaa db | awk '/^Address/ {a=$2} END {print a}') 80 | tail -n 1`},
 		{"MTU and IPv6 default route", "1380 1", "echo $(cat /sys/class/net/eth0/mtu) $(ip -6 route | grep -c '^default via fd91::1 ')"},
-		// A message behind its length (RFC 1035, 4.2.2), for "db"; the answer's last four bytes are the address.
+		// A message behind its length (RFC 1035, 4.2.2), for "db"; the answer's last four bytes are
+		// the address.
 		{"over TCP", "0a 5b 00 05", `printf '\0\024\0\1\1\0\0\1\0\0\0\0\0\0\2db\0\0\1\0\1' | nc -w 5 127.0.0.11 53 | tail -c 4 | od -An -tx1 | sed 's/^ *//'`},
 		{"port 53 is the workload's", "bound", "httpd -p 53 && echo bound"},
 		{"by name", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 10.91.0.5 80 | tail -n 1`},
@@ -74,7 +75,8 @@ func network(t *testing.T, b *engine) {
 	})
 }
 
-// changedFiles has a container append to hosts and resolv.conf, under both runtimes, before Docker changes hosts.
+// changedFiles has a container append to hosts and resolv.conf, under both runtimes, before Docker
+// changes hosts.
 func changedFiles(t *testing.T, b *engine) {
 	for _, runtime := range []string{"runc", "cloister"} {
 		b.start(t, "changes", []string{"--runtime=" + runtime, "--hostname=changes", "--network=back", "--ip=10.92.0.33"})
@@ -88,8 +90,8 @@ func changedFiles(t *testing.T, b *engine) {
 	}
 }
 
-// thirdNetwork connects a container of two networks, and a machine of two cards, to one more. Docker is not asked: the log says what is missing, and
-// the rest goes on.
+// thirdNetwork connects a container of two networks, and a machine of two cards, to one more.
+// Docker is not asked: the log says what is missing, and the rest goes on.
 func (b *engine) thirdNetwork(t *testing.T, name string) {
 	t.Helper()
 	b.MustDocker(t, "network", "create", "third")

@@ -13,7 +13,8 @@ import (
 	"cloister/tests/host"
 )
 
-// sysctls compares the settings of links with those that runc's containers have, and what follows from them.
+// sysctls compares the settings of links with those that runc's containers have, and what follows
+// from them.
 func sysctls(t *testing.T, b *engine) {
 	b.MustDocker(t, "network", "create", "--ipv6", "--subnet=10.93.0.0/24", "--subnet=fd93::/64", "six")
 	b.MustDocker(t, "network", "create", "--opt=com.docker.network.bridge.enable_icc=false", "apart")
@@ -46,7 +47,8 @@ func sysctls(t *testing.T, b *engine) {
 					t.Errorf("%s = %q, want %q", name, got, value)
 				}
 			}
-			// The guest's link has the link-local address of the engine's, and makes none of its own.
+			// The guest's link has the link-local address of the engine's, and makes none of its
+			// own.
 			delete(had[0].settings, "ipv6/conf/eth0/addr_gen_mode")
 			for name, value := range had[0].settings {
 				if got, there := had[1].settings[name]; there && got != value {
@@ -117,7 +119,8 @@ func linkLocal(t *testing.T, mac string) string {
 	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]}).String()
 }
 
-// forgedRouter sends a router advertisement over Docker's bridge, as any container there can. A namespace that accepts it shows that it has come.
+// forgedRouter sends a router advertisement over Docker's bridge, as any container there can. A
+// namespace that accepts it shows that it has come.
 func forgedRouter(t *testing.T, b *engine) {
 	for _, runtime := range []string{"runc", "cloister"} {
 		b.start(t, "victim-"+runtime, []string{"--runtime=" + runtime})

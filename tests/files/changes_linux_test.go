@@ -13,7 +13,8 @@ import (
 	"cloister/tests/host"
 )
 
-// TestHostChanges edits files on the host while a program in the container waits for inotify to tell it.
+// TestHostChanges edits files on the host while a program in the container waits for inotify to
+// tell it.
 func TestHostChanges(t *testing.T) {
 	g := newGround(t, host.Options{})
 	dir := g.folder(t, "home")

@@ -18,7 +18,8 @@ import (
 // pages is how many a program has.
 const pages = 200
 
-// sums is a program that adds a number in each of its pages, on the way from the first to the last, and exits with the lowest byte of the sum.
+// sums is a program that adds a number in each of its pages, on the way from the first to the last,
+// and exits with the lowest byte of the sum.
 func sums(t *testing.T, number byte) []byte {
 	t.Helper()
 	const base, page = 0x400000, 4096
@@ -44,8 +45,8 @@ func sums(t *testing.T, number byte) []byte {
 	return text
 }
 
-// TestCodeOfAnotherFile runs programs whose code the file server puts into the same pages at the same addresses, one after the other: each does
-// what it says, and not what was there before.
+// TestCodeOfAnotherFile runs programs whose code the file server puts into the same pages at the
+// same addresses, one after the other: each does what it says, and not what was there before.
 func TestCodeOfAnotherFile(t *testing.T) {
 	g := newGround(t, host.Options{Cloister: "[timeouts]\nboot = \"5m\"\n"})
 	dir := g.folder(t, "programs")

@@ -91,7 +91,8 @@ func (g ground) smallDisk(t *testing.T, name string) string {
 	return dir
 }
 
-// quota makes a folder that holds 2 MiB. Of the file systems with quotas, btrfs alone needs nothing of the kernel but itself.
+// quota makes a folder that holds 2 MiB. Of the file systems with quotas, btrfs alone needs nothing
+// of the kernel but itself.
 func (g ground) quota(t *testing.T, name string) string {
 	t.Helper()
 	dir, image := g.folder(t, name+"/quota"), filepath.Join(g.Dir, name+"-quota.btrfs")

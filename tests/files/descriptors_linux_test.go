@@ -12,8 +12,8 @@ import (
 	"cloister/tests/host"
 )
 
-// TestMoreFilesThanDescriptors has a guest make and read more files than the host lets its file server have open: each one
-// that a guest's kernel remembers is a descriptor there.
+// TestMoreFilesThanDescriptors has a guest make and read more files than the host lets its file
+// server have open: each one that a guest's kernel remembers is a descriptor there.
 func TestMoreFilesThanDescriptors(t *testing.T) {
 	const limit, files = 2048, 3000
 	g := newGround(t, host.Options{})

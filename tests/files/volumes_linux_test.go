@@ -110,7 +110,8 @@ func TestPropagation(t *testing.T) {
 	}
 }
 
-// TestRefusedSources binds what no guest can have: refused before anything is started, with field, value and remedy.
+// TestRefusedSources binds what no guest can have: refused before anything is started, with field,
+// value and remedy.
 func TestRefusedSources(t *testing.T) {
 	g := newGround(t, host.Options{})
 	dir := g.folder(t, "sources")

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Bounds for what hangs. They are long, and the same for all: how soon something comes on a host that is busy with other guests proves
-// nothing, that it never does is a failure.
+// Bounds for what hangs. They are long, and the same for all: how soon something comes on a host
+// that is busy with other guests proves nothing, that it never does is a failure.
 const (
 	Patience  = 2 * time.Minute // for what is awaited
 	CallLimit = 6 * time.Minute // for a whole call, which may start a machine
@@ -33,7 +33,8 @@ func Await(most time.Duration, complaint func() string) string {
 	}
 }
 
-// awaitServing waits until the daemon name answers a question, and fails the test when it has ended or does not in time.
+// awaitServing waits until the daemon name answers a question, and fails the test when it has ended
+// or does not in time.
 func awaitServing(t testing.TB, name, log string, done <-chan struct{}, question func() *exec.Cmd) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)

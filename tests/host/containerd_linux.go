@@ -54,7 +54,8 @@ type Containerd struct {
 	done    chan struct{}
 }
 
-// StartContainerd starts a daemon in p that ends with the test at the latest. Its log is shown when the test fails.
+// StartContainerd starts a daemon in p that ends with the test at the latest. Its log is shown when
+// the test fails.
 func (p *Place) StartContainerd(t testing.TB, o Options) *Containerd {
 	t.Helper()
 	c := &Containerd{
@@ -91,7 +92,8 @@ func (c *Containerd) use(t testing.TB, o Options) {
 	}
 }
 
-// Upgrade puts a daemon of another version in this one's place, with its root and state: what runs goes on.
+// Upgrade puts a daemon of another version in this one's place, with its root and state: what runs
+// goes on.
 func (c *Containerd) Upgrade(t testing.TB, o Options) {
 	t.Helper()
 	c.Stop(t, "TERM")
@@ -122,8 +124,8 @@ level = "debug"
 `, version, c.Root, off, c.Address)
 }
 
-// WriteCloisterConfig writes a configuration that points cloister at the build and keeps its folders in the place, with more
-// behind it, and gives the file's name.
+// WriteCloisterConfig writes a configuration that points cloister at the build and keeps its
+// folders in the place, with more behind it, and gives the file's name.
 func (p *Place) WriteCloisterConfig(t testing.TB, more string) string {
 	t.Helper()
 	flavour := os.Getenv("CLOISTER_GUEST")

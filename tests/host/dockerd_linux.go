@@ -18,10 +18,12 @@ import (
 	"cloister/tests/clients"
 )
 
-// Dockerd is Docker's daemon upon a containerd, with its own root, state and socket in the same place.
+// Dockerd is Docker's daemon upon a containerd, with its own root, state and socket in the same
+// place.
 type Dockerd struct {
 	*Containerd
-	// CgroupParent is the name of the cgroup below which its containers have theirs, in every hierarchy.
+	// CgroupParent is the name of the cgroup below which its containers have theirs, in every
+	// hierarchy.
 	CgroupParent string
 	LogFile      string
 	bin, docker  string
@@ -29,8 +31,8 @@ type Dockerd struct {
 	done         chan struct{}
 }
 
-// StartDockerd starts a daemon that ends with the test at the latest. settings are added to daemon.json. Its log is shown when
-// the test fails.
+// StartDockerd starts a daemon that ends with the test at the latest. settings are added to
+// daemon.json. Its log is shown when the test fails.
 func (c *Containerd) StartDockerd(t testing.TB, settings map[string]any) *Dockerd {
 	t.Helper()
 	d := &Dockerd{
@@ -78,7 +80,8 @@ func (d *Dockerd) Start(t testing.TB) {
 	awaitServing(t, "dockerd", d.LogFile, d.done, func() *exec.Cmd { return d.Docker(t.Context(), "version") })
 }
 
-// Stop ends the daemon with signal ("TERM", "KILL") and waits for its end; what it runs stays, with live-restore.
+// Stop ends the daemon with signal ("TERM", "KILL") and waits for its end; what it runs stays, with
+// live-restore.
 func (d *Dockerd) Stop(t testing.TB, signal string) {
 	t.Helper()
 	for pid, line := range d.Place.Processes(t) {
@@ -112,7 +115,8 @@ func (d *Dockerd) RunDocker(t testing.TB, args ...string) Result {
 	return d.Finish(ctx, t, d.Docker(ctx, args...))
 }
 
-// MustDocker runs Docker's command line and fails the test unless it exits with 0; it gives the standard output.
+// MustDocker runs Docker's command line and fails the test unless it exits with 0; it gives the
+// standard output.
 func (d *Dockerd) MustDocker(t testing.TB, args ...string) string {
 	t.Helper()
 	r := d.RunDocker(t, args...)

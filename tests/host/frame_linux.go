@@ -33,7 +33,8 @@ func sendFrame(link string, frame []byte) error {
 	return errors.Join(unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: device.Index}), unix.Close(fd))
 }
 
-// Advertisement is a frame to all nodes in which fe80::66 says that it is the default router, with the prefix fd66::/64 (RFC 4861, 4.2).
+// Advertisement is a frame to all nodes in which fe80::66 says that it is the default router, with
+// the prefix fd66::/64 (RFC 4861, 4.2).
 func Advertisement() []byte {
 	source, all := netip.MustParseAddr("fe80::66").As16(), netip.MustParseAddr("ff02::1").As16()
 	prefix := netip.MustParseAddr("fd66::").As16()

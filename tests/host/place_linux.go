@@ -32,7 +32,8 @@ type Place struct {
 	stdin  io.Closer
 }
 
-// first is what process 1 of a place does; bash, because it reaps what is left to it. It ends when its stdin does.
+// first is what process 1 of a place does; bash, because it reaps what is left to it. It ends when
+// its stdin does.
 const first = `set -e
 mount --make-rprivate /
 mount -t proc -o nosuid,nodev,noexec proc /proc
@@ -53,7 +54,8 @@ func New(t testing.TB) *Place {
 	for _, tool := range []string{"bash", "ip", "mount", "nsenter"} {
 		testenv.NeedTool(t, tool)
 	}
-	// Not t.TempDir: its names are too long for sockets, and it gives up on what a dying mount still holds.
+	// Not t.TempDir: its names are too long for sockets, and it gives up on what a dying mount
+	// still holds.
 	dir, err := os.MkdirTemp("", "clo-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +102,8 @@ func (p *Place) start() error {
 func (p *Place) remove(t testing.TB) {
 	t.Helper()
 	if p.holder != nil && p.holder.ProcessState == nil {
-		// Process 1 dies, and the kernel kills all others of its pid namespace before the wait returns.
+		// Process 1 dies, and the kernel kills all others of its pid namespace before the wait
+		// returns.
 		if err := p.holder.Process.Kill(); err != nil {
 			t.Errorf("end the place: %v", err)
 		}
@@ -127,7 +130,8 @@ func (p *Place) Command(ctx context.Context, name string, args ...string) *exec.
 	return cmd
 }
 
-// Run runs a program in the place to its end and gives what it wrote to both outputs. A failure fails the test.
+// Run runs a program in the place to its end and gives what it wrote to both outputs. A failure
+// fails the test.
 func (p *Place) Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := p.Command(t.Context(), name, args...).CombinedOutput()
@@ -137,7 +141,8 @@ func (p *Place) Run(t testing.TB, name string, args ...string) string {
 	return string(out)
 }
 
-// Kill ends processes and waits until they are gone with all that they held. One may have ended meanwhile, because of another.
+// Kill ends processes and waits until they are gone with all that they held. One may have ended
+// meanwhile, because of another.
 func (p *Place) Kill(t testing.TB, pids ...int) {
 	t.Helper()
 	for _, pid := range pids {
@@ -197,7 +202,8 @@ func (p *Place) Path(name string) string {
 	return filepath.Join("/proc", strconv.Itoa(p.PID()), "root", name)
 }
 
-// Processes gives the command line of every process in the place but its first, by its pid in the place.
+// Processes gives the command line of every process in the place but its first, by its pid in the
+// place.
 func (p *Place) Processes(t testing.TB) map[int]string {
 	t.Helper()
 	entries, err := os.ReadDir(p.Path("/proc"))
@@ -219,7 +225,8 @@ func (p *Place) Processes(t testing.TB) map[int]string {
 	return found
 }
 
-// Relay listens outside of the place and connects whoever comes to address inside of it; it gives where it listens.
+// Relay listens outside of the place and connects whoever comes to address inside of it; it gives
+// where it listens.
 func (p *Place) Relay(t testing.TB, address string) string {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -256,7 +263,8 @@ func (p *Place) Dial(ctx context.Context, address string) (net.Conn, error) {
 	return inside(p.PID(), func() (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", address) })
 }
 
-// inside runs f on a thread in the network namespace of a process. The thread ends with the goroutine.
+// inside runs f on a thread in the network namespace of a process. The thread ends with the
+// goroutine.
 func inside[T any](pid int, f func() (T, error)) (T, error) {
 	type result struct {
 		value T

@@ -8,7 +8,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// Save writes the images to the archive file, in the form that docker save writes and ctr, docker and podman load.
+// Save writes the images to the archive file, in the form that docker save writes and ctr, docker
+// and podman load.
 func Save(file string, images map[string]v1.Image) error {
 	tagged := map[name.Tag]v1.Image{}
 	for ref, image := range images {

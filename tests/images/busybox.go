@@ -53,8 +53,8 @@ users:x:100:
 nobody:x:65534:
 `
 
-// Busybox makes an image of the static busybox at program: each applet a hard link, a few users, and beside it a copy that
-// is setuid root (/bin/busybox-suid).
+// Busybox makes an image of the static busybox at program: each applet a hard link, a few users,
+// and beside it a copy that is setuid root (/bin/busybox-suid).
 func Busybox(ctx context.Context, program string) (v1.Image, error) {
 	data, err := os.ReadFile(program)
 	if err != nil {

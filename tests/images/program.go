@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// Program gives the entries of a program of the host's and of the libraries that it names, each where it is on the host.
+// Program gives the entries of a program of the host's and of the libraries that it names, each
+// where it is on the host.
 func Program(ctx context.Context, name string) ([]Entry, error) {
 	out, err := exec.CommandContext(ctx, "ldd", name).Output()
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// Entry is one name of a layer. Mode's type bits say what it is: a folder, a symbolic link to Link, or a file with Data; a
-// file with Hard is another name of that earlier entry.
+// Entry is one name of a layer. Mode's type bits say what it is: a folder, a symbolic link to Link,
+// or a file with Data; a file with Hard is another name of that earlier entry.
 type Entry struct {
 	Name   string
 	Mode   fs.FileMode

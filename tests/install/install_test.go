@@ -87,7 +87,8 @@ func TestChoices(t *testing.T) {
 	}
 }
 
-// TestFlavourAgain: a config that nobody has changed follows the next install; a changed one stays, and that is said.
+// TestFlavourAgain: a config that nobody has changed follows the next install; a changed one stays,
+// and that is said.
 func TestFlavourAgain(t *testing.T) {
 	r := newTree(t)
 	r.run("", "FLAVOUR=distro")

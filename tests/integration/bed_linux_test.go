@@ -65,7 +65,8 @@ var archive = sync.OnceValues(func() ([]byte, error) {
 	return io.ReadAll(file)
 })
 
-// newBed starts a daemon that lasts as long as the test and, at its end, looks for what was left behind.
+// newBed starts a daemon that lasts as long as the test and, at its end, looks for what was left
+// behind.
 func newBed(t *testing.T, o host.Options) *bed {
 	t.Helper()
 	testenv.NeedBusybox(t)
@@ -94,7 +95,8 @@ func newBed(t *testing.T, o host.Options) *bed {
 	return b
 }
 
-// nothingLeft waits until no process but the daemon is in the place, and no mount and no folder of sandboxes.
+// nothingLeft waits until no process but the daemon is in the place, and no mount and no folder of
+// sandboxes.
 func (b *bed) nothingLeft(t *testing.T) {
 	t.Helper()
 	left := host.Await(host.Patience, func() string {
@@ -146,7 +148,8 @@ func (b *bed) run(t *testing.T, id string, options []string, command ...string) 
 	return b.Run(t, b.args(id, append([]string{"--rm"}, options...), command...)...)
 }
 
-// want runs a container to its end and compares what it wrote to its standard output, less blanks around it.
+// want runs a container to its end and compares what it wrote to its standard output, less blanks
+// around it.
 func (b *bed) want(t *testing.T, id, want string, options []string, command ...string) {
 	t.Helper()
 	r := b.run(t, id, options, command...)
@@ -182,8 +185,8 @@ func (b *bed) exec(t *testing.T, id, execID string, command ...string) host.Resu
 	return b.Run(t, append([]string{"task", "exec", "--exec-id", execID, id}, command...)...)
 }
 
-// say runs a shell script in the running container c and compares what it wrote, less blanks around it: a machine of its own
-// for each would take long.
+// say runs a shell script in the running container c and compares what it wrote, less blanks around
+// it: a machine of its own for each would take long.
 func (b *bed) say(t *testing.T, name, want, script string) {
 	t.Helper()
 	r := b.exec(t, "c", name, "sh", "-c", script)

@@ -100,8 +100,8 @@ func TestExecKill(t *testing.T) {
 	}
 }
 
-// TestProgramsThatCannotStart wants the error to name the program, and nothing of the runtime's words in the container's own
-// stderr but what runc writes there.
+// TestProgramsThatCannotStart wants the error to name the program, and nothing of the runtime's
+// words in the container's own stderr but what runc writes there.
 func TestProgramsThatCannotStart(t *testing.T) {
 	b := newBed(t, host.Options{})
 	dir := b.Place.Dir

@@ -11,7 +11,8 @@ import (
 	"cloister/tests/host"
 )
 
-// program builds a command of the tests as a static one into a folder of the place, which is to be bound into containers.
+// program builds a command of the tests as a static one into a folder of the place, which is to be
+// bound into containers.
 func (b *bed) program(t *testing.T, name string) string {
 	t.Helper()
 	dir := b.folder(t, "programs", nil)
@@ -23,8 +24,8 @@ func (b *bed) program(t *testing.T, name string) string {
 	return dir
 }
 
-// TestLimitsAreNotOfTheGuestsMemory: what the kernel derives from memory is as large as on a host, and a user's processes are bounded
-// by cgroups alone.
+// TestLimitsAreNotOfTheGuestsMemory: what the kernel derives from memory is as large as on a host,
+// and a user's processes are bounded by cgroups alone.
 func TestLimitsAreNotOfTheGuestsMemory(t *testing.T) {
 	b := newBed(t, host.Options{})
 	dir := b.program(t, "limits")

@@ -151,8 +151,8 @@ func TestOutputAtExit(t *testing.T) {
 	}
 }
 
-// TestAbsentReader has clients go away and leave a container's output unread: the writer waits, nothing else does, and not a
-// byte is lost when somebody reads at last.
+// TestAbsentReader has clients go away and leave a container's output unread: the writer waits,
+// nothing else does, and not a byte is lost when somebody reads at last.
 func TestAbsentReader(t *testing.T) {
 	b := newBed(t, host.Options{})
 	const size = 1 << 20
@@ -250,7 +250,8 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestEntropy asks two guests of one image for randomness as soon as they run: neither waits for it, and they differ.
+// TestEntropy asks two guests of one image for randomness as soon as they run: neither waits for
+// it, and they differ.
 func TestEntropy(t *testing.T) {
 	b := newBed(t, host.Options{})
 	var seen [2]string

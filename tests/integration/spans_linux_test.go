@@ -63,7 +63,8 @@ func attribute(in []*common.KeyValue, key string) string {
 	return ""
 }
 
-// TestSpans wants the phases of a life, below the calls they belong to, at the receiver the environment names.
+// TestSpans wants the phases of a life, below the calls they belong to, at the receiver the
+// environment names.
 func TestSpans(t *testing.T) {
 	t.Parallel()
 	place := &receiver{}

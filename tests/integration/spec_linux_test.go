@@ -14,7 +14,8 @@ import (
 	"cloister/tests/host"
 )
 
-// spec writes a configuration for container id made of containerd's default one, changed, and gives the file's name.
+// spec writes a configuration for container id made of containerd's default one, changed, and gives
+// the file's name.
 func (b *bed) spec(t *testing.T, id string, change func(spec, process map[string]any)) string {
 	t.Helper()
 	var spec map[string]any
@@ -40,7 +41,8 @@ func (b *bed) spec(t *testing.T, id string, change func(spec, process map[string
 	return file.Name()
 }
 
-// withSpec runs a container from a changed configuration, on a root file system mounted by the client.
+// withSpec runs a container from a changed configuration, on a root file system mounted by the
+// client.
 func (b *bed) withSpec(t *testing.T, id string, change func(spec, process map[string]any), command ...string) host.Result {
 	t.Helper()
 	root := b.folder(t, "root-"+id, nil)
@@ -234,7 +236,8 @@ func TestNetworkNamespace(t *testing.T) {
 	}
 }
 
-// TestRefusals sees what cloister does not do refused before a machine starts, with a word on what is meant.
+// TestRefusals sees what cloister does not do refused before a machine starts, with a word on what
+// is meant.
 func TestRefusals(t *testing.T) {
 	if !isCloister() {
 		t.Skip("a peer has other limits")

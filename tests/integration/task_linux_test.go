@@ -191,7 +191,8 @@ func TestLogFile(t *testing.T) {
 	}
 }
 
-// TestLogBinary has a program take the output: fds 3 and 4 are the streams, 5 says that it is ready.
+// TestLogBinary has a program take the output: fds 3 and 4 are the streams, 5 says that it is
+// ready.
 func TestLogBinary(t *testing.T) {
 	b := newBed(t, host.Options{})
 	logger, log := filepath.Join(b.Place.Dir, "logger"), filepath.Join(b.Place.Dir, "binary.log")

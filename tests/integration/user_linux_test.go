@@ -13,7 +13,8 @@ import (
 	"cloister/tests/host"
 )
 
-// TestHome: a process whose configuration names no HOME has that of its user in the container's /etc/passwd, or "/".
+// TestHome: a process whose configuration names no HOME has that of its user in the container's
+// /etc/passwd, or "/".
 func TestHome(t *testing.T) {
 	b := newBed(t, host.Options{})
 	users := b.folder(t, "users", map[string]string{"passwd": "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"})
@@ -31,8 +32,8 @@ func TestHome(t *testing.T) {
 	}
 }
 
-// TestUserNamespace runs containers with a user namespace, on a root file system whose layers are id-mapped and on one that the
-// engine has chowned, with a volume that is id-mapped.
+// TestUserNamespace runs containers with a user namespace, on a root file system whose layers are
+// id-mapped and on one that the engine has chowned, with a volume that is id-mapped.
 func TestUserNamespace(t *testing.T) {
 	b := newBed(t, host.Options{})
 	dir := b.folder(t, "data", map[string]string{"of-5": "", "of-1500": "", "beyond": ""})

@@ -22,7 +22,8 @@ import (
 // Host says where to look.
 type Host struct {
 	Place *host.Place
-	// CgroupParent is the name of the cgroup under whose children sandboxes have theirs, in every hierarchy.
+	// CgroupParent is the name of the cgroup under whose children sandboxes have theirs, in every
+	// hierarchy.
 	CgroupParent string
 	// Folders are searched for files; those that are not there are empty.
 	Folders []string
@@ -44,7 +45,8 @@ const (
 	Reservation Kind = "reservation"
 )
 
-// Snapshot is what was there at one time: by kind, each under a name that a second look gives again.
+// Snapshot is what was there at one time: by kind, each under a name that a second look gives
+// again.
 type Snapshot map[Kind][]string
 
 // Look lists what is there now.
@@ -119,7 +121,8 @@ func (h Host) table(t testing.TB, name string) [][]string {
 	return rows
 }
 
-// links lists the network namespaces that processes of the place or mounts hold, and every link in them.
+// links lists the network namespaces that processes of the place or mounts hold, and every link in
+// them.
 func (h Host) links(t testing.TB, s Snapshot) {
 	t.Helper()
 	h.namespaces(t, "net", unix.CLONE_NEWNET, func(ns *os.File, ino uint64) {
@@ -130,8 +133,9 @@ func (h Host) links(t testing.TB, s Snapshot) {
 	})
 }
 
-// namespaces gives the inodes of the namespaces that processes of the place or mounts hold, of the kind
-// with that name in /proc/PID/ns and that flag. each, if not nil, is called with every one open.
+// namespaces gives the inodes of the namespaces that processes of the place or mounts hold, of the
+// kind with that name in /proc/PID/ns and that flag. each, if not nil, is called with every one
+// open.
 func (h Host) namespaces(t testing.TB, name string, flag int, each func(ns *os.File, ino uint64)) []uint64 {
 	t.Helper()
 	files, err := filepath.Glob(h.Place.Path("/proc/[0-9]*/ns/" + name))
@@ -166,7 +170,8 @@ func (h Host) namespaces(t testing.TB, name string, flag int, each func(ns *os.F
 func linksIn(ns *os.File) []string {
 	names := make(chan []string)
 	go func() {
-		// The thread is in another network namespace from here on: it is never unlocked, and ends with the goroutine.
+		// The thread is in another network namespace from here on: it is never unlocked, and ends
+		// with the goroutine.
 		runtime.LockOSThread()
 		var out []string
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
@@ -254,8 +259,9 @@ func (h Host) files(t testing.TB, s Snapshot, folder string) {
 	})
 }
 
-// isStore tells the folders and the lock that the registry of levels and the journal of labels are made of, which the first
-// sandbox makes and no one removes. What sandboxes put there is not among them.
+// isStore tells the folders and the lock that the registry of levels and the journal of labels are
+// made of, which the first sandbox makes and no one removes. What sandboxes put there is not among
+// them.
 func isStore(name string) bool {
 	for _, pattern := range []string{
 		"mcs", "mcs/lock", "mcs/kept", "mcs/*-*-*-*-*", "mcs/*-*-*-*-*/pairs", "mcs/*-*-*-*-*/shares", "mcs/*-*-*-*-*/wide",

@@ -13,8 +13,8 @@ import (
 	"cloister/vmm/qemu"
 )
 
-// TestJail starts QEMU and virtiofsd and reads back what they have, before a guest's first instruction. What the other
-// tests of this package do, they do in that jail.
+// TestJail starts QEMU and virtiofsd and reads back what they have, before a guest's first
+// instruction. What the other tests of this package do, they do in that jail.
 func TestJail(t *testing.T) { eachBoard(t, testJail) }
 
 func testJail(t *testing.T, board vmm.MachineType) {

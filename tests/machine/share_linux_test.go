@@ -100,9 +100,9 @@ func testShare(t *testing.T, board vmm.MachineType) {
 	}
 }
 
-// TestLookupsAreAnswered has ten threads wait for the file server at once. An emulated machine whose barriers QEMU
-// leaves out loses an interrupt after some hundred thousand lookups, and then all threads wait for ever. TEST_ROUNDS
-// is how many times 10,000 lookups are done, for a long run.
+// TestLookupsAreAnswered has ten threads wait for the file server at once. An emulated machine
+// whose barriers QEMU leaves out loses an interrupt after some hundred thousand lookups, and then
+// all threads wait for ever. TEST_ROUNDS is how many times 10,000 lookups are done, for a long run.
 func TestLookupsAreAnswered(t *testing.T) { //nolint:tparallel // eachBoard calls it
 	rounds, err := strconv.Atoi(cmp.Or(os.Getenv("TEST_ROUNDS"), "1"))
 	if err != nil {

@@ -23,8 +23,8 @@ import (
 	"cloister/tests/host"
 )
 
-// TestRun is nerdctl run -d -p 8088:80, stop and rm: with a network namespace of the runtime's making, which the hook finds by
-// the state's pid, and with one of the user's.
+// TestRun is nerdctl run -d -p 8088:80, stop and rm: with a network namespace of the runtime's
+// making, which the hook finds by the state's pid, and with one of the user's.
 func TestRun(t *testing.T) {
 	clients.Need(t, clients.CNI, "bridge")
 	b := bed.New(t, host.Options{Version: host.Current})
@@ -113,7 +113,8 @@ func copies(t *testing.T, b *bed.Bed, pid uint32) {
 	}
 }
 
-// joins is --network container:NAME: the other's process is the same, and shows the files of neither then.
+// joins is --network container:NAME: the other's process is the same, and shows the files of
+// neither then.
 func joins(t *testing.T, b *bed.Bed, engine *client.Client, pid uint32) {
 	t.Helper()
 	image, err := engine.GetImage(t.Context(), bed.Image)
@@ -147,7 +148,8 @@ func joins(t *testing.T, b *bed.Bed, engine *client.Client, pid uint32) {
 	b.Remove(t, "side")
 }
 
-// create makes the container as nerdctl does: hooks with a large environment, files of /etc, annotations.
+// create makes the container as nerdctl does: hooks with a large environment, files of /etc,
+// annotations.
 func create(t *testing.T, b *bed.Bed, engine *client.Client, dir, namespace string) client.Container {
 	t.Helper()
 	image, err := engine.GetImage(t.Context(), bed.Image)

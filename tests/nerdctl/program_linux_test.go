@@ -27,7 +27,8 @@ const (
 	hookVerb   = "internal-oci-hook"
 	loggerVerb = "internal-logging"
 
-	// annotation names the network namespace where the user chose one; it counts for more than the state's pid.
+	// annotation names the network namespace where the user chose one; it counts for more than the
+	// state's pid.
 	annotation = "nerdctl/network-namespace"
 	socket     = "/run/containerd/containerd.sock"
 )
@@ -60,7 +61,8 @@ type state struct {
 	Annotations map[string]string `json:"annotations"`
 }
 
-// hook makes, or takes away, the container's network: a bridge and a published port, by CNI's own plugins.
+// hook makes, or takes away, the container's network: a bridge and a published port, by CNI's own
+// plugins.
 func hook(ctx context.Context, event, dir string) error {
 	var s state
 	if err := json.NewDecoder(os.Stdin).Decode(&s); err != nil {
@@ -124,8 +126,8 @@ func plugin(ctx context.Context, command, id, namespace string, config map[strin
 	return out, nil
 }
 
-// record writes both outputs until they end, and meanwhile asks containerd for the container's end, as the real one does: from
-// before its task exists, every 100 ms.
+// record writes both outputs until they end, and meanwhile asks containerd for the container's end,
+// as the real one does: from before its task exists, every 100 ms.
 func record(ctx context.Context, dir string, c *logging.Config, ready func() error) error {
 	file, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
@@ -147,7 +149,8 @@ func record(ctx context.Context, dir string, c *logging.Config, ready func() err
 	return os.WriteFile(filepath.Join(dir, "end"), fmt.Appendf(nil, "%d: %s", asked, end), 0o600)
 }
 
-// awaitEnd says how often there was no task yet, and how it ended. It is ready once it has asked: until then the shim makes none.
+// awaitEnd says how often there was no task yet, and how it ended. It is ready once it has asked:
+// until then the shim makes none.
 func awaitEnd(ctx context.Context, c *logging.Config, ready func() error) (asked int, end string) {
 	engine, err := client.New(socket, client.WithDefaultNamespace(c.Namespace))
 	if err != nil {

@@ -42,7 +42,8 @@ func newBed(t *testing.T, cloister string) *bed {
 		t.Fatal(err)
 	}
 	place := host.New(t)
-	// A containerd namespace of its own: the cgroups of the host, which other tests use at the same time, have its name.
+	// A containerd namespace of its own: the cgroups of the host, which other tests use at the same
+	// time, have its name.
 	b := &bed{t: t, namespace: filepath.Base(place.Dir)}
 	t.Cleanup(func() { leaks.RemoveCgroups(t, b.namespace) })
 	b.Containerd = place.StartContainerd(t, host.Options{Version: host.Current, Cloister: cloister, Env: []string{"CONTAINERD_NAMESPACE=" + b.namespace}})
@@ -51,7 +52,8 @@ func newBed(t *testing.T, cloister string) *bed {
 		t.Fatal(err)
 	}
 	b.Must(t, "images", "import", archive)
-	// With an address of its own: a bridge's is the lowest of its ports, else, and changes with them.
+	// With an address of its own: a bridge's is the lowest of its ports, else, and changes with
+	// them.
 	b.sh("ip link add br0 address 02:00:00:00:88:01 type bridge && ip addr add 10.88.0.1/24 dev br0 && ip addr add fd88::1/64 dev br0 nodad && ip link set br0 up")
 	return b
 }
@@ -96,7 +98,8 @@ func (b *bed) remove(id string) {
 
 var execs int
 
-// in runs a script in container c and gives what it wrote to both outputs, without blanks around it.
+// in runs a script in container c and gives what it wrote to both outputs, without blanks around
+// it.
 func (b *bed) in(script string) string {
 	b.t.Helper()
 	execs++

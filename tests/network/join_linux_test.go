@@ -9,8 +9,8 @@ import (
 	"cloister/tests/images"
 )
 
-// TestJoin has a second container share the first one's network, as Docker's and nerdctl's --network container:NAME do: it goes
-// to the same guest, and outlives the first there.
+// TestJoin has a second container share the first one's network, as Docker's and nerdctl's
+// --network container:NAME do: it goes to the same guest, and outlives the first there.
 func TestJoin(t *testing.T) {
 	b := newBed(t, "")
 	b.plug("y", "eth0", "10.88.0.2/24", "fd88::2/64")

@@ -46,7 +46,8 @@ func TestMacvlan(t *testing.T) {
 	}
 }
 
-// TestRefusedLinks puts links into a namespace that a guest cannot have: no machine is started, and the error names the link.
+// TestRefusedLinks puts links into a namespace that a guest cannot have: no machine is started, and
+// the error names the link.
 func TestRefusedLinks(t *testing.T) {
 	b := newBed(t, "")
 	for name, tt := range map[string]struct{ made, want string }{

@@ -10,7 +10,8 @@ import (
 	"cloister/tests/host"
 )
 
-// TestSysctls has an engine set sysctls of links and of their namespace, before the guest is there, while it runs, and of a link that comes later.
+// TestSysctls has an engine set sysctls of links and of their namespace, before the guest is there,
+// while it runs, and of a link that comes later.
 func TestSysctls(t *testing.T) {
 	b := newBed(t, "[machine]\nnics = 2\n")
 	b.plug("x", "eth0", "10.88.0.2/24", "fd88::2/64")
@@ -36,7 +37,8 @@ ip -n x addr add 10.88.0.3/24 dev eth1; ip -n x link set eth1 up`)
 		"echo $(cat /proc/sys/net/ipv6/conf/eth1/disable_ipv6) $(grep -c eth1 /proc/net/if_inet6)")
 }
 
-// forgedRouter sends a router advertisement over the bridge. A namespace that accepts it shows that it has come; the guest must not.
+// forgedRouter sends a router advertisement over the bridge. A namespace that accepts it shows that
+// it has come; the guest must not.
 func (b *bed) forgedRouter() {
 	b.t.Helper()
 	b.plug("open", "eth0", "10.88.0.66/24", "fd88::66/64")

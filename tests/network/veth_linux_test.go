@@ -79,7 +79,8 @@ ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 	})
 }
 
-// comeAndGo gives a running guest of two cards a second link, beside one that no guest can have and one more than there are cards.
+// comeAndGo gives a running guest of two cards a second link, beside one that no guest can have and
+// one more than there are cards.
 func comeAndGo(b *bed) {
 	b.t.Helper()
 	b.sh(`ip -n x link add odd type vxlan id 3 dstport 4789; ip -n x addr add 10.77.0.1/24 dev odd; ip -n x link set odd up
@@ -135,7 +136,8 @@ func TestFilesOfTheEngine(t *testing.T) {
 	b.say("hosts", "10.0.0.2 late", "until [ -s /started ]; do sleep 0.1; done; cat /started")
 }
 
-// TestKilledShim looks at the namespace after the clean-up that containerd has done for a dead shim.
+// TestKilledShim looks at the namespace after the clean-up that containerd has done for a dead
+// shim.
 func TestKilledShim(t *testing.T) {
 	b := newBed(t, "")
 	b.plug("x", "eth0", "10.88.0.2/24", "fd88::2/64")

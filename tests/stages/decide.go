@@ -56,8 +56,8 @@ type Decision struct {
 	NotRun map[string]string // stages that will not run, with the reason
 }
 
-// Decide is the one place where it is decided what fits and in which order. It is asked at the start
-// of the run and whenever a stage has ended.
+// Decide is the one place where it is decided what fits and in which order. It is asked at the
+// start of the run and whenever a stage has ended.
 //
 // Stages start in their order, side by side as far as their weights allow. One that the last run
 // left out starts before all others: where it waits for both processors, only a stage that does not
@@ -164,7 +164,8 @@ func (p Plan) Forecast(now time.Duration) time.Duration {
 
 func (p Plan) tight(now time.Duration) bool { return p.Forecast(now) > p.Total }
 
-// fits tells whether s still ends in time when it starts now and all that may not be left out follows.
+// fits tells whether s still ends in time when it starts now and all that may not be left out
+// follows.
 func (p Plan) fits(s Stage, now time.Duration) bool {
 	list := []Stage{s}
 	for _, other := range p.in(Waiting) {
@@ -175,7 +176,8 @@ func (p Plan) fits(s Stage, now time.Duration) bool {
 	return p.simulate(list, now) <= p.Total
 }
 
-// simulate plays the stages that run and those of list, in that order, and returns the end of the last.
+// simulate plays the stages that run and those of list, in that order, and returns the end of the
+// last.
 func (p Plan) simulate(list []Stage, now time.Duration) time.Duration {
 	type span struct {
 		stage Stage
@@ -214,7 +216,8 @@ func (p Plan) simulate(list []Stage, now time.Duration) time.Duration {
 	}
 }
 
-// scaled is the estimate of s on the scale of the stages that have ended: a slow machine is slow for all.
+// scaled is the estimate of s on the scale of the stages that have ended: a slow machine is slow
+// for all.
 func (p Plan) scaled(s Stage) time.Duration {
 	var took, estimated time.Duration
 	for _, done := range p.in(Passed) {
@@ -245,7 +248,8 @@ func (p Plan) requiredWait() bool {
 	return slices.ContainsFunc(p.in(Waiting), func(s Stage) bool { return !s.Optional })
 }
 
-// free is what the stages of running leave: of the processors, and (true) of the one place in the background.
+// free is what the stages of running leave: of the processors, and (true) of the one place in the
+// background.
 func (p Plan) free(running []Stage) map[bool]int {
 	free := map[bool]int{false: p.Processors, true: 1}
 	for _, s := range running {

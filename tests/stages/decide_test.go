@@ -213,7 +213,8 @@ func TestWholeRuns(t *testing.T) {
 	if order, notRun, end = play(t, cold, takes); len(notRun) != 0 || end > cold.Total {
 		t.Errorf("cold: %v ran, %v did not, the end is %s", order, notRun, end)
 	}
-	// A machine half as fast leaves out what may be left out, and nothing else, and still ends in time.
+	// A machine half as fast leaves out what may be left out, and nothing else, and still ends in
+	// time.
 	for name := range takes {
 		takes[name] = takes[name] * 5 / 2
 	}

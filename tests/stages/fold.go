@@ -46,7 +46,8 @@ var (
 	quoteHead, quoteTail = 2000, 6000
 )
 
-// Line takes one line without its end, and returns its text for the log: nothing for an event without output.
+// Line takes one line without its end, and returns its text for the log: nothing for an event
+// without output.
 func (f *Fold) Line(line string) string {
 	var e event
 	if !strings.HasPrefix(line, "{") || json.Unmarshal([]byte(line), &e) != nil || e.Action == "" {

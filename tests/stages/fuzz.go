@@ -34,9 +34,9 @@ func FuzzTime(left time.Duration, waiting, jobs int, overhead, most time.Duratio
 }
 
 // Deadline tells whether go test -fuzz failed for no other reason than the end of its own time. Go
-// before 1.27 may take that for a failure of the target (go.dev/issue/75804): it reports nothing but
-// "context deadline exceeded", no input, and no panic. The lines, of go test -json, are returned
-// with the test passed.
+// before 1.27 may take that for a failure of the target (go.dev/issue/75804): it reports nothing
+// but "context deadline exceeded", no input, and no panic. The lines, of go test -json, are
+// returned with the test passed.
 func Deadline(lines []string) ([]string, bool) {
 	var test event
 	var said []string

@@ -156,7 +156,8 @@ func SecondTries(run []Stage, results map[string]Results, emulated bool) map[str
 	return tries
 }
 
-// top is the part of a failed test that can run alone: the top-level test, or a scenario of the lab.
+// top is the part of a failed test that can run alone: the top-level test, or a scenario of the
+// lab.
 func (t Told) top() string {
 	parts := strings.SplitN(t.Test, "/", 3)
 	if parts[0] != labTest || len(parts) == 1 {

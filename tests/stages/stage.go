@@ -14,19 +14,21 @@ type Stage struct {
 	Name  string
 	About string // what it shows, in a phrase
 
-	// Needs are the stages that have to pass first. One that did not pass keeps this one from running.
+	// Needs are the stages that have to pass first. One that did not pass keeps this one from
+	// running.
 	Needs []string
 
 	// Command is a program and its arguments. Tests are instead patterns of packages for go test,
-	// and Flags more of its flags. Env is added to the environment. The pattern Rest stands for all packages that no stage names.
+	// and Flags more of its flags. Env is added to the environment. The pattern Rest stands for all
+	// packages that no stage names.
 	Command []string
 	Tests   []string
 	Flags   []string
 	Env     []string
 
 	Weight int // processors it keeps busy: 1, or 2 when it has to be alone
-	// Background stages run beside the others, one at a time and with less of the processors, in the
-	// time that guests leave. They have no weight.
+	// Background stages run beside the others, one at a time and with less of the processors, in
+	// the time that guests leave. They have no weight.
 	Background bool
 
 	Caches []string // folders of the cache that hold what is slow to build; missing ones add Cold

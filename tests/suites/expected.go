@@ -20,8 +20,8 @@ const (
 	Cloister Column = "cloister"
 )
 
-// Expected is a line of a list: results are pass, fail, skip, any where the result is not the same each time, and out for
-// what is not run.
+// Expected is a line of a list: results are pass, fail, skip, any where the result is not the same
+// each time, and out for what is not run.
 type Expected struct {
 	Runc, Cloister, Reason string
 }
@@ -122,7 +122,8 @@ func (l List) Compare(t testing.TB, which Column, got map[string]string) {
 	}
 }
 
-// Out gives the suite's own pattern of the cases that are not run with a runtime, and of those that more matches.
+// Out gives the suite's own pattern of the cases that are not run with a runtime, and of those that
+// more matches.
 func (l List) Out(which Column, more string) string {
 	var patterns []string
 	if more != "" {

@@ -55,7 +55,8 @@ func (s Suite) Run(t testing.TB, p *host.Place) map[string]string {
 
 var caseLine = regexp.MustCompile(`^--- (PASS|FAIL|SKIP): (Test\S+) \(`)
 
-// results reads what a verbose test binary says of its top-level cases; one that began and said no more has failed.
+// results reads what a verbose test binary says of its top-level cases; one that began and said no
+// more has failed.
 func results(out io.Reader) map[string]string {
 	found := map[string]string{}
 	lines := bufio.NewScanner(out)
@@ -72,7 +73,8 @@ func results(out io.Reader) map[string]string {
 	return found
 }
 
-// ServeImages has a registry answer in the place for the images that suites pull, and gives the environment for it.
+// ServeImages has a registry answer in the place for the images that suites pull, and gives the
+// environment for it.
 func ServeImages(t testing.TB, p *host.Place) []string {
 	t.Helper()
 	set, err := images.Set(t.Context(), testenv.NeedBusybox(t))

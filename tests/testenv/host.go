@@ -19,7 +19,8 @@ func NeedTool(t testing.TB, name string) string {
 	return NeedFile(t, name, append(filepath.SplitList(os.Getenv("PATH")), "/usr/local/sbin", "/usr/sbin", "/sbin"), name)
 }
 
-// NeedFile needs one of names in one of folders, under REQUIRE's name need, and returns the first that is found.
+// NeedFile needs one of names in one of folders, under REQUIRE's name need, and returns the first
+// that is found.
 func NeedFile(t testing.TB, need string, folders []string, names ...string) string {
 	t.Helper()
 	for _, folder := range folders {

@@ -29,7 +29,8 @@ const (
 	Lab        = "lab" // the throwaway machine with an enforcing kernel
 )
 
-// Need skips t when what is absent, or fails it when REQUIRE asks for name. An empty reason means present.
+// Need skips t when what is absent, or fails it when REQUIRE asks for name. An empty reason means
+// present.
 func Need(t testing.TB, name, reason string) {
 	t.Helper()
 	if reason == "" {

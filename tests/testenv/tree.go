@@ -33,7 +33,8 @@ func Build(t testing.TB) string {
 	return filepath.Join(Tree(t), "build")
 }
 
-// Cache returns the folder of what is slow to make and keyed by content: CLOISTER_CACHE, or /var/cache/cloister.
+// Cache returns the folder of what is slow to make and keyed by content: CLOISTER_CACHE, or
+// /var/cache/cloister.
 func Cache() string {
 	if dir := os.Getenv("CLOISTER_CACHE"); dir != "" {
 		return dir
@@ -50,7 +51,8 @@ func NeedShim(t testing.TB) string {
 	return dir
 }
 
-// NeedGuest needs a guest image of the flavour CLOISTER_GUEST (small when unset) and returns its folder.
+// NeedGuest needs a guest image of the flavour CLOISTER_GUEST (small when unset) and returns its
+// folder.
 func NeedGuest(t testing.TB) string {
 	t.Helper()
 	flavour := os.Getenv("CLOISTER_GUEST")

@@ -25,7 +25,8 @@ func bootModules() []string {
 	}
 }
 
-// diskModules are loaded at boot too, where the kernel has them: some distributions keep them in a package that need not be there.
+// diskModules are loaded at boot too, where the kernel has them: some distributions keep them in a
+// package that need not be there.
 func diskModules() []string { return []string{"erofs"} }
 
 // lateModules are what containers may ask for; those the kernel lacks are left

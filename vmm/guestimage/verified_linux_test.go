@@ -41,8 +41,8 @@ func smallImage(t *testing.T) *Image {
 	return i
 }
 
-// TestVerifyOnceFinds: what root alone has written is checked by its digests, also when size and time are as before, and what
-// others could have written is refused.
+// TestVerifyOnceFinds: what root alone has written is checked by its digests, also when size and
+// time are as before, and what others could have written is refused.
 func TestVerifyOnceFinds(t *testing.T) {
 	testenv.NeedRoot(t)
 	const somebody = 65534
@@ -90,8 +90,8 @@ func TestVerifyOnceFinds(t *testing.T) {
 	}
 }
 
-// TestVerifyOnceReadsOnce: a file that is as it was when its digest was right is not read again, and a cache that says nothing,
-// nonsense or cannot be written only costs the reading.
+// TestVerifyOnceReadsOnce: a file that is as it was when its digest was right is not read again,
+// and a cache that says nothing, nonsense or cannot be written only costs the reading.
 func TestVerifyOnceReadsOnce(t *testing.T) {
 	testenv.NeedRoot(t)
 	i, cache := smallImage(t), filepath.Join(t.TempDir(), "verified.json")

@@ -116,8 +116,9 @@ func (a *arguments) processors(m vmm.Machine) {
 	a.count(m)
 }
 
-// features takes away what few workloads use and what is a large part of KVM's and QEMU's code that a guest can reach:
-// nested virtualization and the performance counters. Emulation has svm alone, and no counters.
+// features takes away what few workloads use and what is a large part of KVM's and QEMU's code that
+// a guest can reach: nested virtualization and the performance counters. Emulation has svm alone,
+// and no counters.
 func features(m vmm.Machine) []property {
 	var off []property
 	if !m.NestedVirtualization && m.Accel == vmm.AccelKVM {

@@ -78,8 +78,9 @@ func TestArgs(t *testing.T) {
 	}
 }
 
-// TestEmulatedMachineKeepsBarriers holds that every emulated machine has room for two CPUs: with less QEMU
-// drops the guest's memory barriers, and an interrupt of a virtio device can be lost for ever.
+// TestEmulatedMachineKeepsBarriers holds that every emulated machine has room for two CPUs: with
+// less QEMU drops the guest's memory barriers, and an interrupt of a virtio device can be lost for
+// ever.
 func TestEmulatedMachineKeepsBarriers(t *testing.T) {
 	for _, test := range []struct {
 		accel vmm.Accel

@@ -124,8 +124,8 @@ func (p *Process) Err() error {
 	}
 }
 
-// Sockets are this process's ends of the agent's, the console's and the log's connections, to read back
-// whose the other ends are. They stay the Process's.
+// Sockets are this process's ends of the agent's, the console's and the log's connections, to read
+// back whose the other ends are. They stay the Process's.
 func (p *Process) Sockets() []syscall.Conn {
 	all := []syscall.Conn{p.wires.console, p.wires.log}
 	if agent, ok := p.wires.agent.(syscall.Conn); ok {

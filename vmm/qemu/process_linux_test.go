@@ -243,8 +243,8 @@ func TestNoFileLeaks(t *testing.T) {
 	noNewFiles()
 }
 
-// keepFiles gives a check that no more is open than now. What other tests have left may go meanwhile. It collects no garbage: a file that
-// nobody has closed would go with it.
+// keepFiles gives a check that no more is open than now. What other tests have left may go
+// meanwhile. It collects no garbage: a file that nobody has closed would go with it.
 func keepFiles(t *testing.T) func() {
 	t.Helper()
 	before := openFiles(t)
@@ -266,7 +266,8 @@ func keepFiles(t *testing.T) func() {
 	}
 }
 
-// openFiles gives how often the process has each of its files open; the runtime's own, for polling, come when they are needed.
+// openFiles gives how often the process has each of its files open; the runtime's own, for polling,
+// come when they are needed.
 func openFiles(t *testing.T) map[string]int {
 	t.Helper()
 	const own = "/proc/self/fd"

@@ -28,8 +28,9 @@ const xattrMap = ":ok:all:security.capability:security.capability:" +
 	":unsupported:all:trusted.:trusted.:" +
 	":ok:all:::"
 
-// fewFiles is the number of descriptors below which a folder is listed by name alone. Else each name that is listed takes one
-// until the guest's kernel lets go of it, and a large folder takes all there are before it is asked to.
+// fewFiles is the number of descriptors below which a folder is listed by name alone. Else each
+// name that is listed takes one until the guest's kernel lets go of it, and a large folder takes
+// all there are before it is asked to.
 const fewFiles = 1 << 17
 
 // kindOf tells the kind from the binary's --help.

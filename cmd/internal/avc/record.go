@@ -33,7 +33,8 @@ const (
 
 // Denial is one access that the policy refused, or would have refused.
 type Denial struct {
-	// Event is the audit's "seconds.milliseconds:serial", which joins the records of one system call.
+	// Event is the audit's "seconds.milliseconds:serial", which joins the records of one system
+	// call.
 	Event       string       `json:"event"`
 	Time        time.Time    `json:"time,omitzero"`
 	Permissions []string     `json:"permissions"`

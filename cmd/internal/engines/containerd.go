@@ -30,7 +30,8 @@ type Containerd struct {
 	Path    string
 	Text    []byte
 	Missing bool
-	// Version is of the configuration a new file gets: 2 for containerd 1, 3 for containerd 2 (2.4 has 4 too, and takes 3).
+	// Version is of the configuration a new file gets: 2 for containerd 1, 3 for containerd 2 (2.4
+	// has 4 too, and takes 3).
 	Version int
 	// Imported gives the files that an import pattern matches now, with their text.
 	Imported func(pattern string) (map[string][]byte, error)
@@ -41,9 +42,10 @@ type Containerd struct {
 // table is a table of TOML.
 type table = map[string]any
 
-// Add gives the changes that make the runtime known. Where the main file imports a folder, and nothing in it or
-// the imported ones is about the same plugin (which old versions replace as a whole), that is a file of its own
-// there; else a block at the main file's end, and a file of its own from before goes.
+// Add gives the changes that make the runtime known. Where the main file imports a folder, and
+// nothing in it or the imported ones is about the same plugin (which old versions replace as a
+// whole), that is a file of its own there; else a block at the main file's end, and a file of its
+// own from before goes.
 func (c Containerd) Add() ([]Change, error) {
 	bare, blocked := cutBlock(c.Text)
 	doc, err := parse(c.Path, bare)
@@ -82,7 +84,8 @@ func (c Containerd) taken(name string, known table) error {
 		ErrConfig, name, Runtime, known["runtime_type"], RuntimeType)
 }
 
-// newMain is the start of a main file where there was none. Containerd 2.2 and later name that folder in their default one.
+// newMain is the start of a main file where there was none. Containerd 2.2 and later name that
+// folder in their default one.
 func newMain(version int) []byte {
 	if version == 3 {
 		return []byte("version = 3\nimports = [\"/etc/containerd/conf.d/*.toml\"]\n\n")
@@ -135,8 +138,8 @@ func (c Containerd) version(doc table) (int, error) {
 	return 0, fmt.Errorf("%w: %s: version is %v, want 2 to 4", ErrConfig, c.Path, doc["version"])
 }
 
-// dropIn is cloister's file in a folder that the main one imports; nil when there is no such folder. alone tells
-// that nobody else says anything of the plugin.
+// dropIn is cloister's file in a folder that the main one imports; nil when there is no such
+// folder. alone tells that nobody else says anything of the plugin.
 func (c Containerd) dropIn(doc table) (change *Change, alone bool, err error) {
 	imports, is := doc["imports"].([]any)
 	if !is || c.Imported == nil {
@@ -173,7 +176,8 @@ func (c Containerd) dropIn(doc table) (change *Change, alone bool, err error) {
 // dropInName is that of cloister's file in a folder of imports.
 const dropInName = "cloister.toml"
 
-// others tells whether any of the files is about the plugin. One with the runtime itself is an error.
+// others tells whether any of the files is about the plugin. One with the runtime itself is an
+// error.
 func (c Containerd) others(files map[string][]byte) (bool, error) {
 	about := false
 	for name, text := range files {
@@ -256,7 +260,8 @@ func appendBlock(text, block []byte) []byte {
 	return append(out, block...)
 }
 
-// verify reads the result: a runtimes table written in one line, for one, cannot be added to from outside.
+// verify reads the result: a runtimes table written in one line, for one, cannot be added to from
+// outside.
 func verify(change Change, bare []byte) error {
 	doc, err := parse(change.Path, change.After)
 	if err != nil {

@@ -148,7 +148,8 @@ func again(t *testing.T, in Containerd, first Change) {
 	}
 }
 
-// TestContainerdMoves: a main file that has come to have the plugin makes a block of the file of its own.
+// TestContainerdMoves: a main file that has come to have the plugin makes a block of the file of
+// its own.
 func TestContainerdMoves(t *testing.T) {
 	const own = "/etc/containerd/conf.d/cloister.toml"
 	c := Containerd{Path: "/etc/containerd/config.toml", Text: []byte(mainV3 + criV3[len("version = 3\n"):]), Imported: folder(map[string]string{own: "version = 3\n"})}

@@ -16,7 +16,8 @@ const (
 	RuntimeType = "io.containerd.cloister.v2"
 )
 
-// ErrConfig is wrapped when a configuration is not one that can be added to; the error says what to do by hand.
+// ErrConfig is wrapped when a configuration is not one that can be added to; the error says what to
+// do by hand.
 var ErrConfig = errors.New("configuration left as it is")
 
 // Change is a file before and after.

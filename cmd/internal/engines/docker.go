@@ -55,7 +55,8 @@ func (o object) find(key string) (member, bool) {
 	return member{}, false
 }
 
-// Add gives the change that makes the runtime known. All that is there stays as it is, byte by byte.
+// Add gives the change that makes the runtime known. All that is there stays as it is, byte by
+// byte.
 func (d Docker) Add() (Change, error) {
 	change := Change{Path: d.Path, Before: d.Text, New: d.Missing}
 	want := entry{RuntimeType: RuntimeType}
@@ -106,8 +107,8 @@ func (d Docker) Add() (Change, error) {
 	return change, d.check(change.After)
 }
 
-// Remove gives the change that takes the runtime away; an object of runtimes that is empty then goes too, and a file in which
-// nothing else is.
+// Remove gives the change that takes the runtime away; an object of runtimes that is empty then
+// goes too, and a file in which nothing else is.
 func (d Docker) Remove() (Change, error) {
 	change := Change{Path: d.Path, Before: d.Text, After: d.Text}
 	if len(bytes.TrimSpace(d.Text)) == 0 {
@@ -213,7 +214,8 @@ func keyStart(text []byte, end int) int {
 	return 0
 }
 
-// insert puts text in as the last member of o. indent is used where there is no member whose place to imitate.
+// insert puts text in as the last member of o. indent is used where there is no member whose place
+// to imitate.
 func insert(text []byte, o object, own, indent string) []byte {
 	if len(o.members) == 0 {
 		closing := strings.TrimSuffix(indent, "  ")

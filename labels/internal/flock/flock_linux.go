@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Take waits for the lock of the file path, which it makes if need be, until ctx ends. Closing the file gives the lock back.
+// Take waits for the lock of the file path, which it makes if need be, until ctx ends. Closing the
+// file gives the lock back.
 func Take(ctx context.Context, path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

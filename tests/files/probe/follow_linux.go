@@ -15,9 +15,9 @@ import (
 
 const changes = unix.IN_MODIFY | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM
 
-// follow prints what is in a folder, or a file, and again whenever inotify tells of a change: what a tool does that builds
-// what somebody edits. With a file of the folder it opens that alone, and lists nothing, which would ask the file server for
-// all names anew. It never ends by itself.
+// follow prints what is in a folder, or a file, and again whenever inotify tells of a change: what
+// a tool does that builds what somebody edits. With a file of the folder it opens that alone, and
+// lists nothing, which would ask the file server for all names anew. It never ends by itself.
 func follow(name, file string) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 	if err != nil {

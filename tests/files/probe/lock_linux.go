@@ -109,7 +109,8 @@ func lockOf(f *os.File, kind string, wait bool) string {
 	return seen(lock(f, command, unix.F_WRLCK, 0, 10))
 }
 
-// holdLock takes a lock as tryLock does, says what came of it, and keeps it until somebody kills it.
+// holdLock takes a lock as tryLock does, says what came of it, and keeps it until somebody kills
+// it.
 func holdLock(args []string) string {
 	f := file(args[1], unix.O_CREAT|unix.O_RDWR)
 	defer f.Close()

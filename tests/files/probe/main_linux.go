@@ -67,7 +67,8 @@ func chosen(cases []check, prefixes []string) []check {
 	})
 }
 
-// runAll prints each case's result as it comes. A case's folder is taken away: what it filled is free for the next.
+// runAll prints each case's result as it comes. A case's folder is taken away: what it filled is
+// free for the next.
 func runAll(folder string, cases []check) {
 	syscall.Umask(0o22)
 	with(os.MkdirAll(folder, 0o755))
@@ -81,8 +82,9 @@ func runAll(folder string, cases []check) {
 	}
 }
 
-// makeFolder waits, at most a while, for the space of the case before: a file server gives a removed file's back when the
-// kernel has told it that nobody has the file open, which the one who removed it does not wait for.
+// makeFolder waits, at most a while, for the space of the case before: a file server gives a
+// removed file's back when the kernel has told it that nobody has the file open, which the one who
+// removed it does not wait for.
 func makeFolder(dir string) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -117,8 +119,8 @@ func runIn(dir string, run func() string) (result string) {
 	return run()
 }
 
-// as runs f with another user's identity and no capabilities, and gives what it gives. Identities are a thread's own, so the
-// thread is never unlocked and ends with the goroutine.
+// as runs f with another user's identity and no capabilities, and gives what it gives. Identities
+// are a thread's own, so the thread is never unlocked and ends with the goroutine.
 func as(uid, gid int, groups []uint32, f func() string) string {
 	result := make(chan string)
 	go func() {

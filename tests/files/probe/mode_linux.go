@@ -127,7 +127,8 @@ func ownerCases() []check {
 			return seen(user(func() string { return text("f") }), as(1000, 1000, []uint32{69, 70}, func() string { return text("f") }))
 		}},
 		{"groups.create", func() string {
-			// A volume of a group, as fsGroup makes it: who is in the group only by its further groups makes files there.
+			// A volume of a group, as fsGroup makes it: who is in the group only by its further
+			// groups makes files there.
 			with(os.Mkdir("d", 0o755), os.Chown("d", 0, 70), unix.Chmod("d", 0o2775))
 			return seen(as(1000, 1000, []uint32{69, 70}, func() string {
 				return seen(write("d/f", "x"), unix.Mkdir("d/d", 0o755), os.Symlink("x", "d/s"), os.Link("d/f", "d/l"), unix.Mkfifo("d/p", 0o644), unix.Rename("d/f", "d/g"), unix.Unlink("d/g"))

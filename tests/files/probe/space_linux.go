@@ -85,7 +85,8 @@ func sizeCases() []check {
 	}
 }
 
-// reshape changes the middle third of a file of three blocks and tells what each block then begins with.
+// reshape changes the middle third of a file of three blocks and tells what each block then begins
+// with.
 func reshape(mode uint32) string {
 	const block = 4096
 	f := file("f", unix.O_CREAT|unix.O_RDWR)

@@ -35,7 +35,8 @@ func watchCases() []check {
 	}
 }
 
-// watched gives the events of name while act runs. They are queued by the time that each call of act returns.
+// watched gives the events of name while act runs. They are queued by the time that each call of
+// act returns.
 func watched(name string, act func()) string {
 	i, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
 	with(err)

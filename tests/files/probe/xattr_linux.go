@@ -97,14 +97,16 @@ func xattrCases() []check {
 	}
 }
 
-// netRaw is what `setcap cap_net_raw+ep` writes: vfs_cap_data of revision 2, with the effective bit.
+// netRaw is what `setcap cap_net_raw+ep` writes: vfs_cap_data of revision 2, with the effective
+// bit.
 func netRaw() string {
 	b := binary.LittleEndian.AppendUint32(nil, 0x02000001)
 	b = binary.LittleEndian.AppendUint32(b, 1<<unix.CAP_NET_RAW)
 	return string(append(b, make([]byte, 12)...))
 }
 
-// acl makes a POSIX access control list: acl_xattr_header of version 2, then tag, permission, id of each entry.
+// acl makes a POSIX access control list: acl_xattr_header of version 2, then tag, permission, id of
+// each entry.
 func acl(entries ...[3]uint32) string {
 	b := binary.LittleEndian.AppendUint32(nil, 2)
 	for _, e := range entries {

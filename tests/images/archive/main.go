@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command archive writes the busybox test image to the file named as its argument, for ctr image import and docker load.
+// Command archive writes the busybox test image to the file named as its argument, for ctr image
+// import and docker load.
 package main
 
 import (

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command limits takes as many of the kernel's objects as it is asked for, and says how many it got: watches and instances
-// of inotify, or threads.
+// Command limits takes as many of the kernel's objects as it is asked for, and says how many it
+// got: watches and instances of inotify, or threads.
 package main
 
 import (

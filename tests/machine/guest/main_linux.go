@@ -188,8 +188,8 @@ func mount(fs, tag string, options ...string) error {
 	return unix.Mount(tag, mountPoint, fs, 0, strings.Join(options, ","))
 }
 
-// lookups has threads look for names that the share does not have, each so often. The kernel keeps no such answer:
-// each one is a request to the file server, and an interrupt.
+// lookups has threads look for names that the share does not have, each so often. The kernel keeps
+// no such answer: each one is a request to the file server, and an interrupt.
 func lookups(threads, each string) (string, error) {
 	n, err := strconv.Atoi(threads)
 	if err != nil {

@@ -77,8 +77,8 @@ func (r *runner) start(parent context.Context, l stages.Launch, tests string) (r
 	return fold.fold.Results(), cut, err
 }
 
-// argv is the command line of a stage. go test gets a limit of its own, before the stage's, since it
-// says then what every goroutine waits for.
+// argv is the command line of a stage. go test gets a limit of its own, before the stage's, since
+// it says then what every goroutine waits for.
 func (r *runner) argv(l stages.Launch, tests string) []string {
 	s := l.Stage
 	var argv []string

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command run runs stages of the tests, all or those named, and ends with the counts. It fails when a
-// test or a stage failed, or did not run though the machine has warm caches.
+// Command run runs stages of the tests, all or those named, and ends with the counts. It fails when
+// a test or a stage failed, or did not run though the machine has warm caches.
 //
 // The output of each stage is in build/log/STAGE.log. Environment: CLOISTER_CACHE, CLOISTER_BEGAN
 // (seconds of the epoch at which the run began, where that was earlier), CLOISTER_MINUTES (84: what

@@ -42,8 +42,9 @@ func mountPoints() []mountPoint {
 	}
 }
 
-// Prepare mounts, loads modules, sets limits, and makes the namespaces that containers share. Call it once, first. Where
-// there is a user namespace it starts the agent a second time, and finds all done then.
+// Prepare mounts, loads modules, sets limits, and makes the namespaces that containers share. Call
+// it once, first. Where there is a user namespace it starts the agent a second time, and finds all
+// done then.
 func Prepare() error {
 	if held.Has(held.User) {
 		return nil

@@ -25,9 +25,10 @@ func Users() (guestapi.UserNamespace, error) {
 	return guestapi.ParseUserNamespace(string(line))
 }
 
-// enter makes the containers' user namespace, with all that is to belong to it, and starts the agent anew there: what
-// opens a socket, sets a name or a sysctl does so where the containers are. The agent itself stays outside of the user
-// namespace, and is root over it. A pause process has the namespaces, its pid namespace is the one that containers may share.
+// enter makes the containers' user namespace, with all that is to belong to it, and starts the
+// agent anew there: what opens a socket, sets a name or a sysctl does so where the containers are.
+// The agent itself stays outside of the user namespace, and is root over it. A pause process has
+// the namespaces, its pid namespace is the one that containers may share.
 func enter(users guestapi.UserNamespace) error {
 	if err := held.Hold(os.Getpid(), held.Net, held.First); err != nil {
 		return err

@@ -22,7 +22,8 @@ import (
 // maxProgram bounds what is taken into the guest's memory.
 const maxProgram = 32 << 20
 
-// Serve runs what the host asks for on a DebugStream, and ends it when the host hangs up. It closes the stream.
+// Serve runs what the host asks for on a DebugStream, and ends it when the host hangs up. It closes
+// the stream.
 func Serve(ctx context.Context, monitor *reap.Monitor, stream io.ReadWriteCloser) {
 	defer stream.Close()
 	status, err := serve(ctx, monitor, stream)
@@ -99,7 +100,8 @@ func receive(stream io.Reader) (*os.File, error) {
 	}
 }
 
-// streams are the agent's ends of a shell's standard streams, and the shell's own until it has been started.
+// streams are the agent's ends of a shell's standard streams, and the shell's own until it has been
+// started.
 type streams struct {
 	in, out *os.File // one file where there is a terminal
 	resize  func(guestapi.Window) error

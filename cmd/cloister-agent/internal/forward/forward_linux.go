@@ -15,11 +15,13 @@ import (
 const (
 	// answer is how long a listener of the guest may take to accept.
 	answer = 10 * time.Second
-	// farewell is how long a server may say nothing after the client's last word: the client may be gone, which the host learns when it speaks.
+	// farewell is how long a server may say nothing after the client's last word: the client may be
+	// gone, which the host learns when it speaks.
 	farewell = time.Minute
 )
 
-// Serve carries a stream of the host to what listens on a port of localhost, until the server has ended or the client has gone. It closes the stream.
+// Serve carries a stream of the host to what listens on a port of localhost, until the server has
+// ended or the client has gone. It closes the stream.
 func Serve(ctx context.Context, stream io.ReadWriteCloser, port uint16) {
 	defer stream.Close()
 	conn, err := dial(ctx, port)

@@ -11,7 +11,8 @@ import (
 	"cloister/sandbox/guestapi"
 )
 
-// TestServe has a server that answers once its client has said its last word, then speaks without end, and is told when the client goes.
+// TestServe has a server that answers once its client has said its last word, then speaks without
+// end, and is told when the client goes.
 func TestServe(t *testing.T) {
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {

@@ -16,11 +16,11 @@ const (
 	dropCaches   = "/proc/sys/vm/drop_caches"
 	inodeCount   = "/proc/sys/fs/inode-nr"
 
-	// inodeKiB is what the kernel keeps for a file it has seen: without a bound, that many fill the memory first, and the
-	// kernel lets go of them by itself.
+	// inodeKiB is what the kernel keeps for a file it has seen: without a bound, that many fill the
+	// memory first, and the kernel lets go of them by itself.
 	inodeKiB = 1
-	// inodeTick is the shortest time between two counts. A larger bound is counted less often: no listing of a folder is to take in more
-	// than half of it meanwhile.
+	// inodeTick is the shortest time between two counts. A larger bound is counted less often: no
+	// listing of a folder is to take in more than half of it meanwhile.
 	inodeTick = 100 * time.Millisecond
 	inodeRate = 150_000 // of the bound, in a second
 )
@@ -32,8 +32,9 @@ func forgetInodes(ctx context.Context) {
 	}
 }
 
-// keepInodes holds the share's inodes below a bound that memory does not hold them to. Each one that the kernel remembers is a
-// descriptor of the host's, and when those are used up no file can be made or opened.
+// keepInodes holds the share's inodes below a bound that memory does not hold them to. Each one
+// that the kernel remembers is a descriptor of the host's, and when those are used up no file can
+// be made or opened.
 func (s *Service) keepInodes(most uint64) error {
 	m, err := readKiB("/proc/meminfo", "MemTotal")
 	if err != nil {
@@ -49,8 +50,8 @@ func (s *Service) keepInodes(most uint64) error {
 	return nil
 }
 
-// watchInodes looks whether the kernel's inodes have grown by a quarter of most since it last let go of them. The kernel tells
-// nobody of that.
+// watchInodes looks whether the kernel's inodes have grown by a quarter of most since it last let
+// go of them. The kernel tells nobody of that.
 func watchInodes(ctx context.Context, most uint64) {
 	held := ^uint64(0) // by whatever it is that still needs them
 	for range time.Tick(max(inodeTick, time.Duration(most)*time.Second/inodeRate)) {

@@ -19,8 +19,8 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// Notice touches what the host has changed: a file's mtime that is set to what it is raises IN_MODIFY, and changes its ctime
-// alone.
+// Notice touches what the host has changed: a file's mtime that is set to what it is raises
+// IN_MODIFY, and changes its ctime alone.
 func (s *Service) Notice(ctx context.Context, r *guestv1.NoticeRequest) (*types.Empty, error) {
 	id, err := containers.ParseID(r.GetId())
 	if err != nil {
@@ -77,8 +77,9 @@ func nearest(root int, name string) (int, error) {
 	return at, nil
 }
 
-// exists asks the file server, whatever the kernel remembers of the name: it would go on giving a replaced file for a second.
-// Only who is to make a name is made to ask again; this link is never made, being one of a folder and from another mount.
+// exists asks the file server, whatever the kernel remembers of the name: it would go on giving a
+// replaced file for a second. Only who is to make a name is made to ask again; this link is never
+// made, being one of a folder and from another mount.
 func exists(dir int, name string) bool {
 	return errors.Is(unix.Linkat(unix.AT_FDCWD, "/", dir, name, 0), unix.EEXIST)
 }

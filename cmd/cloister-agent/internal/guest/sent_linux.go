@@ -9,7 +9,8 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// sentFiles are the files of containers as the host has sent them last: what differs from that is the container's own change.
+// sentFiles are the files of containers as the host has sent them last: what differs from that is
+// the container's own change.
 type sentFiles struct {
 	mu    sync.Mutex
 	files map[containers.ID]map[string][]byte

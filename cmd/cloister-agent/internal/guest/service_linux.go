@@ -157,7 +157,8 @@ func (s *Service) PrepareContainer(ctx context.Context, r *guestv1.PrepareContai
 	return &guestv1.PrepareContainerResponse{Bundle: dir}, nil
 }
 
-// rewrite gives files of a container what the host has of them now. What the container has changed in them stays.
+// rewrite gives files of a container what the host has of them now. What the container has changed
+// in them stays.
 func (s *Service) rewrite(id containers.ID, files []*guestv1.File) error {
 	if err := s.table.Check(id); err != nil {
 		return err

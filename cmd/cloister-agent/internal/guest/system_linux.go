@@ -69,7 +69,8 @@ func setHostname(name string) error {
 	return nil
 }
 
-// setSysctls sets those of the guest. An ipc namespace of another user namespace takes its own from the root there alone.
+// setSysctls sets those of the guest. An ipc namespace of another user namespace takes its own from
+// the root there alone.
 func setSysctls(values map[string]string, users guestapi.UserNamespace) error {
 	for name, value := range values {
 		path, err := sysctlPath(name)

@@ -13,7 +13,8 @@ import (
 	"cloister/sys"
 )
 
-// The names. First is the network namespace that the kernel began with, where the agent has left it.
+// The names. First is the network namespace that the kernel began with, where the agent has left
+// it.
 const (
 	Net   = "net"
 	IPC   = "ipc"
@@ -60,8 +61,8 @@ func Has(name string) bool {
 	return err == nil
 }
 
-// InFirst runs f in the network namespace that the kernel began with: it has the kernel's events, of which it tells no other
-// user namespace.
+// InFirst runs f in the network namespace that the kernel began with: it has the kernel's events,
+// of which it tells no other user namespace.
 func InFirst(f func() error) error {
 	ns, err := Open(First)
 	if errors.Is(err, os.ErrNotExist) {

@@ -44,8 +44,8 @@ func hooks() []hook {
 	}
 }
 
-// redirect leads what is sent to the name server's address to the port, and has the answers come from where they are
-// expected, until undo.
+// redirect leads what is sent to the name server's address to the port, and has the answers come
+// from where they are expected, until undo.
 func redirect(port uint16) (undo func(), err error) {
 	var links []link.Link
 	undo = func() {

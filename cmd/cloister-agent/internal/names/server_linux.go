@@ -111,8 +111,9 @@ func (s *server) readAnswers() error {
 	}
 }
 
-// ask calls done with the answer once, or with one that says that there is none. It waits while too many questions have no answer: the kernel's
-// queues hold those that come meanwhile, in their order. done must not block.
+// ask calls done with the answer once, or with one that says that there is none. It waits while too
+// many questions have no answer: the kernel's queues hold those that come meanwhile, in their
+// order. done must not block.
 func (s *server) ask(tcp bool, question []byte, done func(answer []byte)) {
 	s.slots <- struct{}{}
 	id := s.await(func(answer []byte) {
@@ -139,7 +140,8 @@ func (s *server) await(done func([]byte)) (id uint16) {
 	return s.next
 }
 
-// failure is the answer of a server that cannot answer (RFC 1035, 4.1.1): without it, who asks would wait.
+// failure is the answer of a server that cannot answer (RFC 1035, 4.1.1): without it, who asks
+// would wait.
 func failure(question []byte) []byte {
 	const header, response, rcode, serverFailure = 12, 0x80, 0x0f, 2
 	if len(question) < header {

@@ -103,7 +103,8 @@ func TestServer(t *testing.T) {
 	}
 }
 
-// TestManyQuestions asks more at once than may wait for answers, by both transports: none is refused, whatever the host does first.
+// TestManyQuestions asks more at once than may wait for answers, by both transports: none is
+// refused, whatever the host does first.
 func TestManyQuestions(t *testing.T) {
 	const more = 100
 	host, guest := net.Pipe()

@@ -36,9 +36,10 @@ type applier struct {
 	sysctls sysctls
 }
 
-// apply makes links, addresses, routes, rules and neighbours what n says, and removes what the named links have beyond it. One link that fails
-// does not stop the others. No link goes up before its sysctls are in force: what the host asks for, then what named sets once the links have
-// their names (nil: nothing).
+// apply makes links, addresses, routes, rules and neighbours what n says, and removes what the
+// named links have beyond it. One link that fails does not stop the others. No link goes up before
+// its sysctls are in force: what the host asks for, then what named sets once the links have their
+// names (nil: nothing).
 func (a *applier) apply(n *guestv1.Network, named func() error) error {
 	errs := []error{freeNames(n.GetLinks())}
 	if err := a.sysctls.apply("", n.GetSysctls(), func(name string) string { return name }); err != nil {
@@ -84,7 +85,8 @@ func (a *applier) apply(n *guestv1.Network, named func() error) error {
 	return errors.Join(append(errs, applyRoutes(links, routes), applyRules(n.GetRules()), applyNeighbours(links, neighbours))...)
 }
 
-// freeNames has a card that is to be called otherwise give up its name to the one that is to have it: names can be swapped on the host.
+// freeNames has a card that is to be called otherwise give up its name to the one that is to have
+// it: names can be swapped on the host.
 func freeNames(wanted []*guestv1.Link) error {
 	var errs []error
 	for _, want := range wanted {
@@ -157,7 +159,8 @@ func (a *applier) prepareLink(want *guestv1.Link) (netlink.Link, error) {
 	return link, a.sysctls.apply(want.GetMac(), settings, ofLink(want.GetName()))
 }
 
-// setMTU takes a link down that gets large enough for IPv6 (RFC 8200, section 5): its settings are the kernel's defaults at first.
+// setMTU takes a link down that gets large enough for IPv6 (RFC 8200, section 5): its settings are
+// the kernel's defaults at first.
 func setMTU(link netlink.Link, mtu int) error {
 	const least6 = 1280
 	have := link.Attrs().MTU
@@ -226,7 +229,8 @@ func rename(link netlink.Link, want *guestv1.Link, mac net.HardwareAddr) error {
 	return nil
 }
 
-// applyAddresses takes off what is not wanted first: with the first address of a subnet the kernel takes off all others of it.
+// applyAddresses takes off what is not wanted first: with the first address of a subnet the kernel
+// takes off all others of it.
 func applyAddresses(link netlink.Link, want *guestv1.Link, six bool) error {
 	wanted, err := parseAddresses(want, six)
 	if err != nil {
@@ -279,8 +283,8 @@ func parseAddresses(want *guestv1.Link, six bool) ([]*netlink.Addr, error) {
 	return wanted, nil
 }
 
-// noOwnLinkLocal keeps the kernel from making an address beside the host's: links of one parent, as ipvlan's, share the address that it
-// would be made of, and only the host's is answered.
+// noOwnLinkLocal keeps the kernel from making an address beside the host's: links of one parent, as
+// ipvlan's, share the address that it would be made of, and only the host's is answered.
 func noOwnLinkLocal(name string) error {
 	const none = "1"
 	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/addr_gen_mode", []byte(none), 0)

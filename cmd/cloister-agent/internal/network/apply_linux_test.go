@@ -169,7 +169,8 @@ func TestApply(t *testing.T) {
 	}
 }
 
-// TestApplyRules has rules and routes of another table come and go, beside one that somebody in the guest has made.
+// TestApplyRules has rules and routes of another table come and go, beside one that somebody in the
+// guest has made.
 func TestApplyRules(t *testing.T) {
 	if !private(t) {
 		return
@@ -203,7 +204,8 @@ func TestApplyRules(t *testing.T) {
 	}
 }
 
-// otherTables tells the rules but for the kernel's own, and the routes of other tables than main and local.
+// otherTables tells the rules but for the kernel's own, and the routes of other tables than main
+// and local.
 func otherTables(t *testing.T) []string {
 	t.Helper()
 	var all []string
@@ -254,7 +256,8 @@ func TestApplyRefuses(t *testing.T) {
 	}
 }
 
-// TestApplySwapsNames has two cards exchange their names, beside one that is not there: the rest is done all the same.
+// TestApplySwapsNames has two cards exchange their names, beside one that is not there: the rest is
+// done all the same.
 func TestApplySwapsNames(t *testing.T) {
 	if !private(t) {
 		return

@@ -14,7 +14,8 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// ruleProtocol marks the rules that the host has asked for: whoever may, in the guest, makes others beside them.
+// ruleProtocol marks the rules that the host has asked for: whoever may, in the guest, makes others
+// beside them.
 const ruleProtocol = 0xc1
 
 // applyRules makes the marked rules those that are wanted.

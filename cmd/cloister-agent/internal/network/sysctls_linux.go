@@ -24,7 +24,8 @@ const (
 	disableIPv6 = "disable_ipv6"
 )
 
-// sysctls keeps the settings that the host has asked for. Only what the host changes is written: what a workload has set stays.
+// sysctls keeps the settings that the host has asked for. Only what the host changes is written:
+// what a workload has set stays.
 type sysctls struct {
 	links map[string]map[string]setting // by the NIC's address, "" for those of no single link, and by name
 }
@@ -34,7 +35,8 @@ type setting struct {
 	before string // restored when the host no longer asks for value
 }
 
-// apply makes the settings of one owner what the host wants. inFile gives the path of a name below /proc/sys/net.
+// apply makes the settings of one owner what the host wants. inFile gives the path of a name below
+// /proc/sys/net.
 func (s *sysctls) apply(owner string, want map[string]string, inFile func(name string) string) error {
 	if s.links == nil {
 		s.links = map[string]map[string]setting{}
@@ -72,7 +74,8 @@ func (s *sysctls) apply(owner string, want map[string]string, inFile func(name s
 // forget is for a NIC whose settings the kernel has made the defaults again.
 func (s *sysctls) forget(owner string) { delete(s.links, owner) }
 
-// inOrder gives the names of both maps, those first that change others when they are written: for all before default, the switches before the rest.
+// inOrder gives the names of both maps, those first that change others when they are written: for
+// all before default, the switches before the rest.
 func inOrder(want map[string]string, have map[string]setting) []string {
 	names := slices.AppendSeq(slices.Collect(maps.Keys(want)), maps.Keys(have))
 	slices.SortFunc(names, func(a, b string) int {
@@ -88,7 +91,8 @@ func rank(name string) int {
 	return 2
 }
 
-// exchange writes a setting and gives its value before. Without IPv6 in the kernel, or on the link, there is nothing to switch off.
+// exchange writes a setting and gives its value before. Without IPv6 in the kernel, or on the link,
+// there is nothing to switch off.
 func exchange(name, value string) (before string, err error) {
 	if !filepath.IsLocal(name) {
 		return "", fmt.Errorf("not a name below %s: %w", sysctlRoot, errdefs.ErrInvalidArgument)
@@ -116,8 +120,9 @@ func ofLink(link string) func(string) string {
 	return func(name string) string { return path.Join(path.Dir(name), link, path.Base(name)) }
 }
 
-// withIPv6 gives the settings of a link, with IPv6 switched on where the engine's link has it on, whatever a workload has set for links to come:
-// engines switch it on or off themselves. Where it is off for all it stays so.
+// withIPv6 gives the settings of a link, with IPv6 switched on where the engine's link has it on,
+// whatever a workload has set for links to come: engines switch it on or off themselves. Where it
+// is off for all it stays so.
 func withIPv6(want *guestv1.Link) (map[string]string, error) {
 	const all, own = "ipv6/conf/all/" + disableIPv6, "ipv6/conf/" + disableIPv6
 	settings := want.GetSysctls()
@@ -139,7 +144,8 @@ func withIPv6(want *guestv1.Link) (map[string]string, error) {
 	return settings, err
 }
 
-// hasIPv6 is false where a sysctl of the engine or of the workload has switched IPv6 off, or the MTU is too small for it.
+// hasIPv6 is false where a sysctl of the engine or of the workload has switched IPv6 off, or the
+// MTU is too small for it.
 func hasIPv6(link string) (bool, error) {
 	data, err := os.ReadFile(filepath.Join(sysctlRoot, "ipv6/conf", link, disableIPv6))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -110,7 +110,8 @@ func TestSysctlsBeforeUp(t *testing.T) {
 	if got := seen(); len(got) != 0 {
 		t.Errorf("a link without IPv6 had the addresses %s", got)
 	}
-	// The engine takes one wish back and changes another; what the workload has set meanwhile stays.
+	// The engine takes one wish back and changes another; what the workload has set meanwhile
+	// stays.
 	if err := errors.Join(set("ipv6/conf/eth0/accept_ra", "2"), set("ipv4/conf/eth0/log_martians", "0")); err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +133,8 @@ func TestSysctlsBeforeUp(t *testing.T) {
 	}
 }
 
-// TestWithoutIPv6 leaves out what is of IPv6 where the engine or the workload has switched it off, for all links or for one.
+// TestWithoutIPv6 leaves out what is of IPv6 where the engine or the workload has switched it off,
+// for all links or for one.
 func TestWithoutIPv6(t *testing.T) {
 	if !private(t) {
 		return

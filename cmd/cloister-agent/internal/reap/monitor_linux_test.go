@@ -63,7 +63,8 @@ func TestSpawnedCommandsHoldNobodyUp(t *testing.T) {
 	if err := m.Spawn(exec.CommandContext(t.Context(), "sleep", "1000")); err != nil {
 		t.Fatal(err)
 	}
-	// A channel that nobody reads holds 32, and each end after that up by a second (containerd's reaper).
+	// A channel that nobody reads holds 32, and each end after that up by a second (containerd's
+	// reaper).
 	if took := commands(); took > before+30*time.Second {
 		t.Errorf("70 commands took %v beside a spawned one, %v without", took, before)
 	}

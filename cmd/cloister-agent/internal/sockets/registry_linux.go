@@ -45,7 +45,8 @@ type listener struct {
 // NewRegistry makes an empty one.
 func NewRegistry() *Registry { return &Registry{open: map[guestapi.Token]listener{}} }
 
-// Listen makes the sockets among a container's steps, below its folder dir. On an error those made so far stay: Close takes them away.
+// Listen makes the sockets among a container's steps, below its folder dir. On an error those made
+// so far stay: Close takes them away.
 func (r *Registry) Listen(container, dir string, list []*guestv1.MountStep) error {
 	for _, step := range list {
 		if step.GetType() != StepType {
@@ -114,7 +115,8 @@ func (r *Registry) Close(container string) {
 	}
 }
 
-// Serve carries one connection, the next that somebody in the container makes, over a stream of the host, and closes the stream.
+// Serve carries one connection, the next that somebody in the container makes, over a stream of the
+// host, and closes the stream.
 func (r *Registry) Serve(stream io.ReadWriteCloser, token guestapi.Token) {
 	defer stream.Close()
 	r.mu.Lock()
@@ -144,7 +146,8 @@ func (r *Registry) Serve(stream io.ReadWriteCloser, token guestapi.Token) {
 	_, _ = io.Copy(io.Discard, stream) // what a client does not want that has gone
 }
 
-// listen passes on what the client says, up to an empty frame for its last word, and returns when it has gone: until then it may read.
+// listen passes on what the client says, up to an empty frame for its last word, and returns when
+// it has gone: until then it may read.
 func listen(conn *net.UnixConn, stream io.Writer) {
 	frames := guestapi.Frames{Kind: guestapi.FrameInput, To: stream}
 	_, _ = io.CopyBuffer(frames, onlyReader{conn}, make([]byte, guestapi.MaxFrame))

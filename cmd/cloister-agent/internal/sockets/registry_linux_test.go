@@ -39,7 +39,8 @@ func TestListenRefuses(t *testing.T) {
 	}
 }
 
-// TestServe has a folder whose name is too long for a socket's, two containers, and a connection that ends first on the client's side.
+// TestServe has a folder whose name is too long for a socket's, two containers, and a connection
+// that ends first on the client's side.
 func TestServe(t *testing.T) {
 	r, dir := NewRegistry(), filepath.Join(t.TempDir(), strings.Repeat("long", 30))
 	options := []string{"mode=620", "uid=0", "gid=0"}

@@ -27,8 +27,8 @@ type Registry struct {
 	changed chan struct{} // closed and replaced at each Put
 }
 
-// NewRegistry is an empty registry. Pipes are to belong to the containers' root: the runtime hands them on to who uses them, who
-// may open them by /dev/stdout.
+// NewRegistry is an empty registry. Pipes are to belong to the containers' root: the runtime hands
+// them on to who uses them, who may open them by /dev/stdout.
 func NewRegistry(uid, gid int) *Registry {
 	return &Registry{uid: uid, gid: gid, streams: map[guestapi.Token]*yamux.Stream{}, changed: make(chan struct{})}
 }

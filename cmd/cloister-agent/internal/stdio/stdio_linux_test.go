@@ -198,7 +198,8 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// TestDiscardDropsTheRuntimesWords has the runtime write into the streams of a process that then does not start.
+// TestDiscardDropsTheRuntimesWords has the runtime write into the streams of a process that then
+// does not start.
 func TestDiscardDropsTheRuntimesWords(t *testing.T) {
 	for _, started := range []bool{false, true} {
 		r, c := ends(t)

@@ -60,8 +60,8 @@ func waitDisk(ctx context.Context, lun int) (string, error) {
 	}
 }
 
-// findDisk gives the device node of a LUN that can be opened, or none: the kernel makes the node first (device_add_disk in its
-// block/genhd.c), and tells of the disk last.
+// findDisk gives the device node of a LUN that can be opened, or none: the kernel makes the node
+// first (device_add_disk in its block/genhd.c), and tells of the disk last.
 func findDisk(lun int) (string, error) {
 	found, err := filepath.Glob(filepath.Join(scsiDevices, "*:0:0:"+strconv.Itoa(lun), "block", "*"))
 	if err != nil || len(found) == 0 {

@@ -88,7 +88,8 @@ func makeFolder(root *os.File, s *guestv1.MountStep) error {
 	return nil
 }
 
-// Owner reads mode=, uid= and gid= of a step that makes something: mode unless they say another, and -1 for an owner that stays.
+// Owner reads mode=, uid= and gid= of a step that makes something: mode unless they say another,
+// and -1 for an owner that stays.
 func Owner(options []string, mode uint32) (_ uint32, uid, gid int, err error) {
 	wanted, uid, gid := uint64(mode), -1, -1
 	for _, o := range options {

@@ -15,8 +15,9 @@ import (
 // maxRewritten bounds a file that a container may have made as large as it likes.
 const maxRewritten = 1 << 20
 
-// RewriteFile brings a file that WriteFile made from sent, the bytes that it was given last, to data. The changes of the container stay: under
-// runc the engine and the container have one file. It stays the same file to whoever has it mounted.
+// RewriteFile brings a file that WriteFile made from sent, the bytes that it was given last, to
+// data. The changes of the container stay: under runc the engine and the container have one file.
+// It stays the same file to whoever has it mounted.
 func RewriteFile(dir, rel string, sent, data []byte) error {
 	root, err := openRoot(dir)
 	if err != nil {
@@ -44,7 +45,8 @@ func RewriteFile(dir, rel string, sent, data []byte) error {
 	return errors.Join(err, f.Truncate(int64(len(merged))), f.Close())
 }
 
-// merge gives the lines of data without those that were removed between sent and have, and behind them those that were added.
+// merge gives the lines of data without those that were removed between sent and have, and behind
+// them those that were added.
 func merge(sent, have, data []byte) []byte {
 	if bytes.Equal(sent, have) {
 		return data

@@ -28,8 +28,9 @@ func Undo(dir, id string) error {
 	return nil
 }
 
-// MountVolume has the kernel mount a volume of the share where the agent sees it. Containers inherit that mount. Without it
-// each container's runtime would have the kernel mount the volume anew, in a mount namespace and a superblock of its own.
+// MountVolume has the kernel mount a volume of the share where the agent sees it. Containers
+// inherit that mount. Without it each container's runtime would have the kernel mount the volume
+// anew, in a mount namespace and a superblock of its own.
 func MountVolume(name string) error {
 	share, err := openRoot(guestapi.Share)
 	if err != nil {

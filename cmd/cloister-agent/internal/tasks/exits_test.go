@@ -41,7 +41,8 @@ func TestExits(t *testing.T) {
 	})
 }
 
-// TestExitsOfAbandonedExecs: what is remembered of execs that nobody deletes goes with their container.
+// TestExitsOfAbandonedExecs: what is remembered of execs that nobody deletes goes with their
+// container.
 func TestExitsOfAbandonedExecs(t *testing.T) {
 	e := newExits(queue.New())
 	for _, p := range []process{{"c", "x"}, {"c", "y"}, {"c", ""}, {"d", "x"}} {

@@ -23,8 +23,8 @@ import (
 // cgroupRoot has a container's cgroup under the container's id: the contract of oci's GuestSpec.
 const cgroupRoot = "/sys/fs/cgroup"
 
-// Update changes limits. A quota comes to crun with the period that the container has, and a period with its quota:
-// crun drops one that comes alone, or takes the other back to its default.
+// Update changes limits. A quota comes to crun with the period that the container has, and a period
+// with its quota: crun drops one that comes alone, or takes the other back to its default.
 func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*types.Empty, error) {
 	id, err := containers.ParseID(r.GetID())
 	if err != nil {
@@ -55,7 +55,8 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*ty
 
 func isZero[N int64 | uint64](n *N) bool { return n == nil || *n == 0 }
 
-// complete takes what is missing of quota and period from the content of cpu.max: "max 100000" or "50000 100000".
+// complete takes what is missing of quota and period from the content of cpu.max: "max 100000" or
+// "50000 100000".
 func complete(c *specs.LinuxCPU, cpuMax string) error {
 	quota, period, _ := strings.Cut(strings.TrimSpace(cpuMax), " ")
 	if isZero(c.Period) {
