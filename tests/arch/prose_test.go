@@ -156,7 +156,7 @@ func findings(t *testing.T) []finding {
 		if err != nil {
 			return err
 		}
-		rel, _ := filepath.Rel(root, name) //nolint:errcheck // name is below root
+		rel, _ := filepath.Rel(root, name)
 		if d.IsDir() {
 			if rel == "build" || rel == ".git" || d.Name() == "testdata" {
 				return filepath.SkipDir
@@ -356,8 +356,8 @@ func documentFindings(root, file, text string, tests map[string]bool) []finding 
 
 // named tells whether a test of that name is there, or for a name that ends in *, one that begins with it.
 func named(tests map[string]bool, name string) bool {
-	prefix, any := strings.CutSuffix(name, "*")
-	if !any {
+	prefix, open := strings.CutSuffix(name, "*")
+	if !open {
 		return tests[name]
 	}
 	for test := range tests {
