@@ -167,6 +167,15 @@ func (w Wish) Types(t Types) Types {
 	return t
 }
 
+// Candidates are the sets of types of a sandbox, in the order in which they are tried.
+func (w Wish) Candidates(kvm bool) []Types {
+	all := Candidates(kvm)
+	for i, t := range all {
+		all[i] = w.Types(t)
+	}
+	return all
+}
+
 // Choose gives the labels of a sandbox. own is this process's label, whose user (and role, for
 // processes) are taken; level is what was reserved for the wish. An engine's type is never taken:
 // it is a container's.

@@ -133,4 +133,4 @@ func (s *Sandbox) Sync(ctx context.Context, id string) error {
 }
 
 // Facts are what people ask of a sandbox: kind of machine, kernel, image, size.
-func (s *Sandbox) Facts() map[string]string { return s.notes.all() }
+func (s *Sandbox) Facts() map[string]string { return s.notes.All() }

@@ -48,7 +48,7 @@ type Container = content.Container
 type Sandbox struct {
 	config  Config
 	request Request
-	size    oci.Size
+	memory  int64 // what all containers together may use, in bytes
 
 	dir        statedir.Dir
 	journal    *statedir.Journal
@@ -62,7 +62,7 @@ type Sandbox struct {
 	containers *containers.Set // from the guest's hello on
 	undo       undo.Stack
 	end        ending
-	notes      *notes
+	notes      *statedir.Notes
 }
 
 // step is one part of a start that has effects; a crash after any of them is tested.
@@ -85,7 +85,7 @@ func (s *Sandbox) steps(p *starting) []step {
 		{"qemu", with(s.launch)},
 		{"verify", s.verify},
 		{"kernel", with(s.greet)},
-		{"agent", s.configure},
+		{"agent", with(s.configure)},
 	}
 }
 
@@ -106,7 +106,7 @@ func Start(ctx context.Context, cfg Config, req Request) (s *Sandbox, err error)
 
 func start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error) {
 	s := &Sandbox{
-		config: cfg.withDefaults(), request: req, end: ending{done: make(chan struct{})}, undo: undo.Stack{Trace: cfg.Trace}, notes: newNotes(),
+		config: cfg.withDefaults(), request: req, end: ending{done: make(chan struct{})}, undo: undo.Stack{Trace: cfg.Trace}, notes: statedir.NewNotes(),
 	}
 	p := &starting{}
 	defer p.close()
@@ -136,7 +136,7 @@ func (s *Sandbox) Phase(ctx context.Context, name string) func() {
 	))
 	return func() {
 		span.End()
-		s.notes.phase(name, begin)
+		s.notes.Phase(name, begin)
 		s.Reached(name)
 	}
 }
@@ -178,7 +178,7 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	s.end.asked.Store(true)
 	err := s.undo.Run(ctx)
 	done()
-	log.G(ctx).WithField("sandbox", s.request.ID).Infof("stopped: %s", line(s.notes.take()))
+	log.G(ctx).WithField("sandbox", s.request.ID).Infof("stopped: %s", statedir.Line(s.notes.Take()))
 	return err
 }
 
@@ -190,15 +190,15 @@ func (s *Sandbox) do(e statedir.Effect, act func(*statedir.Effect) error, undo f
 // Note writes down what people ask of a running sandbox: what it runs on and how
 // long each phase of its start took.
 func (s *Sandbox) Note(ctx context.Context) {
-	phases := s.notes.take()
-	if err := s.journal.Note(s.notes.all(), phases); err != nil {
+	phases := s.notes.Take()
+	if err := s.journal.Note(s.notes.All(), phases); err != nil {
 		log.G(ctx).WithError(err).Warn("note the sandbox's phases")
 	}
-	log.G(ctx).WithField("sandbox", s.request.ID).Infof("started: %s", line(phases))
+	log.G(ctx).WithField("sandbox", s.request.ID).Infof("started: %s", statedir.Line(phases))
 }
 
 // ContainerMemory is what all containers together may use, in bytes.
-func (s *Sandbox) ContainerMemory() int64 { return s.size.ContainerMemory }
+func (s *Sandbox) ContainerMemory() int64 { return s.memory }
 
 // Add makes a container's files visible in the guest and returns the guest's bundle. On an error nothing of
 // the container is left.

@@ -3,17 +3,12 @@
 package sandbox
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"maps"
 	"os"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
@@ -21,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/labels/lsm"
-	"cloister/oci"
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/confine"
 	"cloister/sandbox/containers"
@@ -29,6 +23,7 @@ import (
 	"cloister/sandbox/debug"
 	"cloister/sandbox/guestapi"
 	guestv1 "cloister/sandbox/guestapi/v1"
+	"cloister/sandbox/host"
 	"cloister/sandbox/hypervisor"
 	"cloister/sandbox/jail"
 	"cloister/sandbox/network"
@@ -36,14 +31,13 @@ import (
 	"cloister/sandbox/recovery"
 	"cloister/sandbox/statedir"
 	"cloister/sys"
-	"cloister/vmm"
-	"cloister/vmm/guestimage"
 	"cloister/vmm/qemu"
 )
 
 // starting is what a start hands from step to step, and lets go of at its end.
 type starting struct {
-	machine  vmm.Machine
+	plan.Sandbox
+
 	clock    qemu.TSC
 	programs lsm.Programs
 	owner    jail.Owner // whose QEMU is; its id follows from the identity
@@ -65,59 +59,53 @@ func (s *Sandbox) planner() containers.Planner {
 }
 
 // plan decides everything that can be decided without an effect.
-func (s *Sandbox) plan(ctx context.Context, p *starting) error {
+func (s *Sandbox) plan(ctx context.Context, p *starting) (err error) {
 	p.clock = qemu.NewTSC()
-	var err error
 	if p.first, err = s.planner().Plan(Container{ID: s.request.ID, Bundle: s.request.Bundle, Workload: s.request.Workload, Rootfs: s.request.Rootfs}); err != nil {
 		return err
-	}
-	image, err := verifiedImage(s.config)
-	if err != nil {
-		return err
-	}
-	accel, warning, err := qemu.DetectAccel(s.config.Machine.Accel, qemu.Host{})
-	if err != nil {
-		return err
-	}
-	if warning != "" {
-		log.G(ctx).WithField("sandbox", s.request.ID).Warn(warning)
 	}
 	if err := s.config.Jail.Check(); err != nil {
 		return err
 	}
-	if p.programs, err = programs(s.config.Machine); err != nil {
-		return err
-	}
-	if s.confine, err = confine.Open(s.confinement(accel, p.programs)); err != nil {
-		return err
-	}
-	sizing, err := s.sizing()
+	facts, err := s.facts(ctx)
 	if err != nil {
 		return err
 	}
-	if s.size, err = s.request.Workload.Size(sizing); err != nil {
+	if p.programs, err = host.Programs(s.config.Machine.QEMU, s.config.Machine.Virtiofsd); err != nil {
 		return err
 	}
-	host := plan.Host{
-		Accel: accel, Kernel: image.Kernel(), Initrd: image.Initrd(), Small: image.Manifest.Flavour == guestimage.Small, Cmdline: slices.Concat(image.Manifest.Cmdline, plan.Users(s.request.Workload.Namespaces.IDs).Parameters()),
-		HugePages: s.config.Machine.HugePages, NestedVirtualization: s.config.Machine.NestedVirtualization, PerformanceCounters: s.config.Machine.PerformanceCounters,
-	}
-	wish := cmp.Or(vmm.MachineType(s.request.Workload.Settings.Machine), s.config.Machine.Type)
-	addresses, err := randomAddresses(s.config.Machine.NICs)
+	p.Sandbox, err = plan.NewSandbox(plan.SandboxRequest{Namespace: s.request.Namespace, ID: s.request.ID, Workload: s.request.Workload, Facts: facts})
 	if err != nil {
 		return err
 	}
-	p.machine, err = plan.Machine(s.request.ID, host, wish, s.size, plan.NICs(addresses))
+	s.memory = p.Size.ContainerMemory
+	s.notes.Set("machine", string(p.Machine.Type))
+	s.notes.Set("memory_mib", strconv.Itoa(p.Size.MemoryMiB))
+	s.notes.Set("cpus", strconv.Itoa(p.Size.CPUs))
+	s.confine, err = confine.Open(confine.Options{
+		Config: s.config.Labels, Root: s.config.Root, Sandbox: p.Identity.Name, Tenant: p.Identity.Tenant,
+		Annotations: s.request.Workload.Settings.Labels, Wish: p.Identity.Wish, Types: p.Identity.Types, Programs: p.programs,
+	})
+	return err
+}
+
+// facts asks configuration and host what the plan needs to know.
+func (s *Sandbox) facts(ctx context.Context) (plan.Facts, error) {
+	w, c := s.request.Workload, s.config
+	f, about, err := host.Find(host.Wanted{Image: c.Guest.Image, Root: c.Root, Accel: c.Machine.Accel, NICs: c.Machine.NICs, Sizing: c.Sizing, ID: s.request.ID, Workload: w})
 	if err != nil {
-		return err
+		return f, err
 	}
-	for name, value := range map[string]string{
-		"machine": string(p.machine.Type), "accel": string(accel), "kernel": image.Manifest.Kernel.Version, "image": image.Dir, "inputs": image.Manifest.Inputs,
-		"memory_mib": strconv.Itoa(s.size.MemoryMiB), "cpus": strconv.Itoa(s.size.CPUs),
-	} {
-		s.notes.set(name, value)
+	if about.Warning != "" {
+		log.G(ctx).WithField("sandbox", s.request.ID).Warn(about.Warning)
 	}
-	return nil
+	for name, value := range about.Facts {
+		s.notes.Set(name, value)
+	}
+	f.Board, f.Devices = c.Machine.Type, c.Jail.Has(jail.Devices)
+	f.Host.HugePages, f.Host.NestedVirtualization, f.Host.PerformanceCounters = c.Machine.HugePages, c.Machine.NestedVirtualization, c.Machine.PerformanceCounters
+	f.Wish, err = confine.Wish(c.Labels, w.Settings.Labels, w.Labels)
+	return f, err
 }
 
 // promise makes the sandbox's folder and its record, which is there before the
@@ -143,19 +131,19 @@ func (s *Sandbox) prepare(_ context.Context, p *starting) (err error) {
 	if err := s.makeShare(); err != nil {
 		return err
 	}
-	if p.group, err = s.enterCgroup(p.machine); err != nil {
+	if p.group, err = s.enterCgroup(p.Cgroup); err != nil {
 		return err
 	}
-	ns, err := network.Open(s.request.Workload.Namespaces.Network.Path)
+	ns, err := network.Open(p.Network)
 	if err != nil {
 		return err
 	}
 	s.netns = ns
 	s.undo.Push("network namespace", func(context.Context) error { return ns.Close() })
-	if err := s.claimNetwork(); err != nil {
+	if err := s.claimNetwork(p.Network); err != nil {
 		return err
 	}
-	for _, nic := range p.machine.NICs {
+	for _, nic := range p.Machine.NICs {
 		tap, err := ns.NewTap(nic.MAC)
 		if err != nil {
 			return err
@@ -165,7 +153,7 @@ func (s *Sandbox) prepare(_ context.Context, p *starting) (err error) {
 	}
 	s.vm = hypervisor.New(hypervisor.Config{
 		Programs: p.programs, Driver: s.confine, Jail: s.config.Jail, Owner: p.owner, Network: ns.File(), Group: p.group,
-		OOMScore: s.request.Workload.OOMScore(), Marker: s.dir.Marker(), Dir: s.dir.String(), Boot: s.config.Timeouts.Boot.Duration,
+		OOMScore: p.OOMScore, Marker: s.dir.Marker(), Dir: s.dir.String(), Boot: s.config.Timeouts.Boot.Duration,
 	})
 	return ns.Check()
 }
@@ -195,17 +183,6 @@ func (s *Sandbox) makeShare() error {
 	s.share = share
 	s.undo.Push("share", func(ctx context.Context) error { return errors.Join(s.containers.Close(ctx), share.Close()) })
 	return nil
-}
-
-// randomAddresses are what tells n network cards apart.
-func randomAddresses(n int) ([][4]byte, error) {
-	out := make([][4]byte, n)
-	for i := range out {
-		if _, err := rand.Read(out[i][:]); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }
 
 // run starts a helper, whose pid is promised by its mark.
@@ -241,8 +218,8 @@ func (s *Sandbox) launch(ctx context.Context, p *starting) (err error) {
 		return err
 	}
 	p.opened = append(p.opened, logs.Console)
-	p.machine.Cmdline = append(p.machine.Cmdline, p.clock.Cmdline(ctx, p.machine.Accel)...)
-	return s.run("qemu", func() (int, error) { return s.vm.Launch(ctx, p.machine, logs, p.taps) }, s.vm.Stop)
+	p.Machine.Cmdline = append(p.Machine.Cmdline, p.clock.Cmdline(ctx, p.Machine.Accel)...)
+	return s.run("qemu", func() (int, error) { return s.vm.Launch(ctx, p.Machine, logs, p.taps) }, s.vm.Stop)
 }
 
 // verify reads back what the kernel says of the processes, and lets the guest run.
@@ -250,7 +227,7 @@ func (s *Sandbox) verify(ctx context.Context) error {
 	if err := s.vm.Verify(ctx); err != nil {
 		return err
 	}
-	s.notes.set("jail", s.config.Jail.String())
+	s.notes.Set("jail", s.config.Jail.String())
 	empty, err := s.share.Empty()
 	if err != nil {
 		return err
@@ -271,11 +248,11 @@ func (s *Sandbox) greet(ctx context.Context, p *starting) error {
 		return s.silent(err)
 	}
 	s.guest = guest
-	s.notes.set("agent", hello.AgentVersion)
-	s.notes.set("guest_used_mib", strconv.FormatUint(hello.MemUsedKiB>>10, 10))
+	s.notes.Set("agent", hello.AgentVersion)
+	s.notes.Set("guest_used_mib", strconv.FormatUint(hello.MemUsedKiB>>10, 10))
 	s.undo.Push("guest connection", func(context.Context) error { return guest.Close() })
 	s.containers = containers.New(containers.Config{
-		ID: s.request.ID, Workload: s.request.Workload, Memory: s.size.ContainerMemory, Planner: s.planner(),
+		ID: s.request.ID, Workload: s.request.Workload, Memory: s.memory, Planner: s.planner(),
 		Driver: s.confine, Rootfs: s.identity.Files, Share: s.share, VM: s.vm, Guest: guest, Done: s.end.done, Explain: s.Explain,
 		AskName: func(ctx context.Context, q guestapi.Question) []byte { return s.netns.AskName(ctx, q.TCP, q.Data) },
 		Trace:   s.config.Trace, Phase: s.Phase,
@@ -304,7 +281,7 @@ func (s *Sandbox) silent(err error) error {
 }
 
 // configure makes the guest this sandbox's.
-func (s *Sandbox) configure(ctx context.Context) error {
+func (s *Sandbox) configure(ctx context.Context, p *starting) error {
 	entropy := make([]byte, 256)
 	if _, err := rand.Read(entropy); err != nil {
 		return err
@@ -317,19 +294,15 @@ func (s *Sandbox) configure(ctx context.Context) error {
 		return err
 	}
 	s.links = links
-	hostname, err := os.Hostname() // what a container has whose configuration names none, as with runc
-	if err != nil {
-		return err
-	}
 	call, cancel := s.vm.Patience(ctx, "the guest's agent said hello, and no more")
 	defer cancel()
 	_, err = s.guest.Guest().Configure(call, &guestv1.ConfigureRequest{
 		Network:      wanted,
-		Hostname:     cmp.Or(s.request.Workload.Hostname, hostname),
+		Hostname:     p.Configure.Hostname,
 		TimeUnixNano: time.Now().UnixNano(),
 		Entropy:      entropy,
-		Sysctls:      sysctls(s.request.Workload.Sysctls),
-		ShareTag:     plan.ShareTag,
+		Sysctls:      p.Configure.Sysctls,
+		ShareTag:     p.Configure.ShareTag,
 		ShareInodes:  s.vm.Files.OpenFiles(),
 	})
 	if cause := context.Cause(call); err != nil && cause != nil && ctx.Err() == nil {
@@ -363,34 +336,4 @@ func (s *Sandbox) openLog(name string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
-}
-
-// verifiedImage opens the guest image and checks that it is root's and undamaged.
-func verifiedImage(c Config) (*guestimage.Image, error) {
-	image, err := openImage(c.Guest.Image)
-	if err != nil {
-		return nil, err
-	}
-	return image, image.VerifyOnce(filepath.Join(c.Root, "verified.json"))
-}
-
-// openImage opens the configured guest image, or the installed one.
-func openImage(dir string) (*guestimage.Image, error) {
-	if dir != "" {
-		return guestimage.Open(dir)
-	}
-	const installed = "/usr/share/cloister/guest"
-	image, err := guestimage.Open(filepath.Join(installed, string(guestimage.Small)))
-	if errors.Is(err, fs.ErrNotExist) {
-		return guestimage.Open(filepath.Join(installed, string(guestimage.Distro)))
-	}
-	return image, err
-}
-
-// sysctls are those that are the guest's as a whole.
-func sysctls(s oci.Sysctls) map[string]string {
-	all := map[string]string{"net.ipv4.ip_local_port_range": network.GuestPorts()}
-	maps.Copy(all, s.Network)
-	maps.Copy(all, s.Kernel)
-	return all
 }

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -20,7 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cloister/cmd/internal/engines"
-	"cloister/sandbox"
+	"cloister/sandbox/plan"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
 )
@@ -180,7 +181,7 @@ func (s *site) overheadMiB(std stdio, accel vmm.Accel, podMiB int) (int, error) 
 	} else if accel != vmm.AccelKVM && accel != vmm.AccelTCG {
 		return 0, fmt.Errorf("--accel %q: want kvm or tcg: %w", accel, errdefs.ErrInvalidArgument)
 	}
-	return sandbox.OverheadMiB(config, accel, podMiB)
+	return plan.OverheadMiB(config.Sizing.OnHost(runtime.NumCPU()), accel, config.Machine.Type, config.Machine.HugePages, podMiB)
 }
 
 // after is the line that follows an installation.

@@ -13,9 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Device is a character device that the processes of a leaf may open for reading and writing.
-type Device struct{ Major, Minor int64 }
-
 // setDevices has the leaf's processes open no device but these. They may make nodes of all devices,
 // as a file server does for its guest: opening one is refused. What a group above refuses stays
 // refused.

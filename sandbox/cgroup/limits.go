@@ -25,6 +25,9 @@ type Limits struct {
 	Devices []Device
 }
 
+// Device is a character device that the processes of a leaf may open for reading and writing.
+type Device struct{ Major, Minor int64 }
+
 // BlockIO limits what the machine does to host disks.
 type BlockIO struct {
 	Weight        uint16 // 10 to 1000

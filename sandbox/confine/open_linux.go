@@ -65,11 +65,12 @@ type Options struct {
 	Root string
 	// Sandbox names the sandbox, uniquely on the host; Tenant is whose files its volumes are.
 	Sandbox, Tenant string
-	// Annotations and Engine are what the workload asks for.
+	// Annotations are what the workload asks for. A host that labels nothing refuses them.
 	Annotations oci.LabelSettings
-	Engine      oci.Labels
-	// KVM is whether the machine runs on it: without, QEMU needs memory that is written and executed.
-	KVM bool
+	// Wish is what is asked for; see the function Wish. Types are sets of types: the first that works on
+	// this host is used.
+	Wish  labels.Wish
+	Types []labels.Types
 	// Programs are the files that will be started.
 	Programs lsm.Programs
 	// Host is this machine when zero.
@@ -89,9 +90,12 @@ func Open(o Options) (Driver, error) {
 	return openSELinux(host, o)
 }
 
-// wish is what configuration, annotations and engine ask for together; an annotation takes the place
-// of the configuration's setting.
-func wish(c Config, said oci.LabelSettings, engine oci.Labels) (labels.Wish, error) {
+// Wish is what configuration, annotations and engine ask for together. An annotation counts instead of
+// the configuration's setting. A host that labels nothing is asked for nothing.
+func Wish(c Config, said oci.LabelSettings, engine oci.Labels) (labels.Wish, error) {
+	if lsm.Mode(c.MAC) == lsm.ModeNone {
+		return labels.Wish{}, nil
+	}
 	w := labels.Wish{Mode: labels.Mode(cmp.Or(said.Mode, c.Mode)), Relabel: c.Relabel, Share: cmp.Or(said.Share, c.Share)}
 	if said.Relabel != "" {
 		yes := said.Relabel == "yes"

@@ -48,7 +48,7 @@ func TestWish(t *testing.T) {
 		if strings.HasPrefix(tt.name, "engine") {
 			engine = oci.Labels{Process: "u:r:c:s0:c1,c2", Mount: "u:object_r:f:s0:c1,c2"}
 		}
-		got, err := wish(tt.config, tt.said, engine)
+		got, err := Wish(tt.config, tt.said, engine)
 		if (err == nil) != tt.ok {
 			t.Errorf("%s: %v, want ok %t", tt.name, err, tt.ok)
 		} else if d := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b labels.Label) bool { return a == b })); tt.ok && d != "" {

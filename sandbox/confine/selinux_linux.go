@@ -29,18 +29,15 @@ type selinux struct {
 }
 
 func openSELinux(driver *lsm.Driver, o Options) (Driver, error) {
-	s := &selinux{driver: driver, owner: o.Sandbox, tenant: o.Tenant}
+	s := &selinux{driver: driver, owner: o.Sandbox, tenant: o.Tenant, wish: o.Wish}
 	enforcing, err := driver.Host().Enforcing()
 	if err != nil {
-		return nil, err
-	}
-	if s.wish, err = wish(o.Config, o.Annotations, o.Engine); err != nil {
 		return nil, err
 	}
 	if err := s.wish.Validate(enforcing); err != nil {
 		return nil, err
 	}
-	if s.types, err = chooseTypes(driver, s.wish, o.KVM, o.Programs); err != nil {
+	if s.types, err = chooseTypes(driver, o.Types, o.Programs); err != nil {
 		return nil, err
 	}
 	s.registry, s.relabels, err = keepers(o.Config, o.Root, driver.Host())
@@ -50,19 +47,15 @@ func openSELinux(driver *lsm.Driver, o Options) (Driver, error) {
 // Types are those that a sandbox without wishes of its own would get from a shim that runs under the
 // driver's label, or why there are none.
 func Types(driver *lsm.Driver, c Config, kvm bool, programs lsm.Programs) (labels.Types, error) {
-	w, err := wish(c, oci.LabelSettings{}, oci.Labels{})
+	w, err := Wish(c, oci.LabelSettings{}, oci.Labels{})
 	if err != nil {
 		return labels.Types{}, err
 	}
-	return chooseTypes(driver, w, kvm, programs)
+	return chooseTypes(driver, w.Candidates(kvm), programs)
 }
 
 // chooseTypes gives the first set of types that the kernel, asked now, says works on this host.
-func chooseTypes(driver *lsm.Driver, w labels.Wish, kvm bool, programs lsm.Programs) (labels.Types, error) {
-	candidates := labels.Candidates(kvm)
-	for i, t := range candidates {
-		candidates[i] = w.Types(t)
-	}
+func chooseTypes(driver *lsm.Driver, candidates []labels.Types, programs lsm.Programs) (labels.Types, error) {
 	return driver.ChooseTypes(candidates, programs, func(t labels.Types) error {
 		return policy.SelfTest(kernel{driver.Host()}, policy.Of(t))
 	})

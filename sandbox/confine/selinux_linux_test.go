@@ -24,9 +24,15 @@ import (
 
 func (f *fake) options(sandbox string) Options {
 	return Options{
-		Root: filepath.Join(f.root, "root"), Sandbox: sandbox, Tenant: "default", KVM: true, Host: f.host(),
+		Root: filepath.Join(f.root, "root"), Sandbox: sandbox, Tenant: "default", Types: labels.Candidates(true), Host: f.host(),
 		Programs: lsm.Programs{QEMU: f.program(), Virtiofsd: f.program()},
 	}
+}
+
+// static asks for a whole label.
+func (o *Options) static(l labels.Label) {
+	o.Wish = labels.Wish{Mode: labels.Static, Label: l}
+	o.Types = o.Wish.Candidates(true)
 }
 
 func reserve(t *testing.T, o Options) (Driver, Identity) {
@@ -58,12 +64,12 @@ func TestEveryoneHasAPairOfTheirOwn(t *testing.T) {
 		}
 	}
 	o := f.options("default/three")
-	o.Config.Mode, o.Config.Label = "static", first.Label.String()
+	o.static(first.Label)
 	if _, again := reserve(t, o); again.Label != first.Label {
 		t.Errorf("the released level is not free: %v", again)
 	}
 	o = f.options("default/four")
-	o.Config.Mode, o.Config.Label = "static", second.Label.String()
+	o.static(second.Label)
 	d, err := Open(o)
 	if err != nil {
 		t.Fatal(err)

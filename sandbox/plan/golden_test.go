@@ -16,6 +16,7 @@ import (
 
 	"cloister/labels"
 	"cloister/oci"
+	"cloister/vmm"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -52,18 +53,19 @@ func describe(t *testing.T, name string, config []byte) string {
 	for i := range tokens {
 		tokens[i] = fmt.Sprintf("token%d", i)
 	}
+	sandbox := describeSandbox(t, w)
 	c, err := NewContainer(Request{
 		ID: "c1", Workload: w, Sources: found(w), Tokens: tokens, Nodes: make([]string, len(w.Devices)),
 		Rules: Rules{Sockets: []string{"/run/docker.sock"}, Watch: []string{"/home"}, Labels: []LabelRule{{Folder: "/srv", Sharing: labels.Shared}}},
 	})
 	if err != nil {
-		return "refused: " + err.Error() + "\n"
+		return sandbox + "refused: " + err.Error() + "\n"
 	}
 	guest := Guest{Pid: 4711, Network: w.Namespaces.Network.Path, IDs: w.Namespaces.IDs, MemoryMax: 512 << 20, First: w.Role == oci.Single, Volumes: map[int]string{}}
 	for i, v := range c.Volumes {
 		guest.Volumes[v.Mount] = fmt.Sprint(i)
 	}
-	out := "plan " + indent(t, c) + "\n"
+	out := sandbox + "plan " + indent(t, c) + "\n"
 	if c.Pause {
 		return out
 	}
@@ -78,6 +80,39 @@ func describe(t *testing.T, name string, config []byte) string {
 		t.Fatal(err)
 	}
 	return out + "mounts of the guest's spec " + indent(t, mounts.Mounts) + "\n"
+}
+
+// describeSandbox prints the plan of the sandbox that the workload is the first container of. Other
+// containers are put into a sandbox that is there.
+func describeSandbox(t *testing.T, w *oci.Workload) string {
+	t.Helper()
+	if w.Role == oci.Member {
+		return ""
+	}
+	wish := labels.Wish{Share: w.Settings.Labels.Share}
+	if text := w.Labels.Process; text != "" {
+		var err error
+		if wish.Engine, err = labels.Parse(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := NewSandbox(SandboxRequest{Namespace: "default", ID: "c1", Workload: w, Facts: Facts{
+		Host: Host{Accel: vmm.AccelKVM, Kernel: "/guest/kernel", Initrd: "/guest/initrd", Small: true},
+		NICs: [][4]byte{{1, 2, 3, 4}}, Sizing: oci.Sizing{MaxCPUs: 8}, Hostname: "host", GuestPorts: "32768 49999", Devices: true, Wish: wish,
+	}})
+	if err != nil {
+		return "sandbox refused: " + err.Error() + "\n"
+	}
+	types := make([]string, len(s.Identity.Types))
+	for i, set := range s.Identity.Types { // the rest of a set follows from its name
+		types[i] = fmt.Sprintf("%s: %s, %s", set.Name, set.QEMU, set.Virtiofsd)
+	}
+	s.Identity.Types = nil
+	return "sandbox " + indent(t, struct {
+		Sandbox
+
+		Types []string
+	}{s, types}) + "\n"
 }
 
 // indent prints a value as JSON, without what is empty.

@@ -23,7 +23,7 @@ var rooms = []room{
 	{"cmd", []string{"cmd/internal/...", "shim/...", "runtime/...", "sandbox/...", "labels/...", "vmm/...", "oci/..."}},
 	{"shim", []string{"runtime/..."}},
 	{"runtime", []string{"sandbox/...", "oci/..."}},
-	{"sandbox/plan", []string{"oci", "vmm", "labels", "sandbox/guestapi"}},
+	{"sandbox/plan", []string{"oci", "vmm", "vmm/qemu", "labels", "sandbox/cgroup", "sandbox/guestapi"}},
 	{"sandbox/content", []string{"oci", "labels", "sandbox/plan", "sandbox/guestapi", "sandbox/watch", "sys"}},
 	{"sandbox/statedir", []string{"labels"}},
 	{"sandbox/undo", []string{"sandbox/statedir"}},
@@ -33,6 +33,7 @@ var rooms = []room{
 		"labels", "oci", "sandbox/confine", "sandbox/content", "sandbox/guestapi", "sandbox/guestapi/v1", "sandbox/hypervisor", "sandbox/network",
 		"sandbox/plan", "sandbox/statedir", "sandbox/undo", "sandbox/watch", "vmm", "vmm/qemu",
 	}},
+	{"sandbox/host", []string{"labels/lsm", "oci", "sandbox/cgroup", "sandbox/network", "sandbox/plan", "vmm", "vmm/guestimage", "vmm/qemu"}},
 	{"sandbox/debug", []string{"sandbox/guestapi", "sandbox/statedir"}},
 	{"sandbox/guestapi", nil},
 	{"sandbox/network", []string{"sandbox/guestapi/v1"}}, // the guest is told in the contract's own values
