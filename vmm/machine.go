@@ -56,6 +56,20 @@ const (
 	AccelTCG  Accel = "tcg"
 )
 
+// Origin says what a machine does first.
+type Origin string
+
+// The origins. Both that have to do with a template need a MicroVM whose memory is the caller's file.
+const (
+	// FromKernel, the zero value, boots the kernel.
+	FromKernel Origin = ""
+	// ForTemplate boots the kernel of a machine that is saved before it has a share. The share's slot stays empty, and the
+	// guest's kernel is told of it.
+	ForTemplate Origin = "for-template"
+	// FromTemplate waits for what a machine ForTemplate has saved.
+	FromTemplate Origin = "from-template"
+)
+
 // Machine describes one machine from its first instruction on. It always has a
 // serial console, the agent's port, a SCSI controller and a random source;
 // everything else is said here.
@@ -65,6 +79,8 @@ type Machine struct {
 	Name string
 	// Type is the board; the zero value means Q35.
 	Type MachineType
+	// Origin is what it does first; the zero value boots the kernel.
+	Origin Origin
 	// Accel must be resolved (AccelKVM or AccelTCG) before the machine runs.
 	Accel Accel
 	// CPUs is the count of virtual CPUs, 0 meaning DefaultCPUs.

@@ -78,6 +78,7 @@ func (m Machine) Validate() error {
 	f.add(m.MemoryMiB >= MinMemoryMiB && m.MemoryMiB <= MaxMemoryMiB, "MemoryMiB", m.MemoryMiB,
 		fmt.Sprintf("use %d to %d", MinMemoryMiB, MaxMemoryMiB))
 	f.add(!m.HugePages || m.MemoryMiB%2 == 0, "MemoryMiB", m.MemoryMiB, "use an even number with huge pages")
+	f.origin(m)
 	f.path("Kernel", m.Kernel)
 	if m.Initrd != "" {
 		f.path("Initrd", m.Initrd)
@@ -111,6 +112,21 @@ func (m Machine) VirtioDevices() int {
 		n++
 	}
 	return n
+}
+
+func (f *fieldErrors) origin(m Machine) {
+	switch m.Origin {
+	case FromKernel:
+		return
+	case ForTemplate:
+		f.add(m.Share == nil, "Share", m.Share, "a machine that becomes a template has none")
+	case FromTemplate:
+	default:
+		f.add(false, "Origin", string(m.Origin), "use for-template, from-template or nothing")
+	}
+	f.add(m.Type == MicroVM, "Type", string(m.Type), "use microvm with a template")
+	f.add(!m.HugePages, "HugePages", m.HugePages, "leave them out with a template: its memory is a file of small pages")
+	f.add(len(m.Disks) == 0, "Disks", len(m.Disks), "add disks once the guest runs")
 }
 
 func (f *fieldErrors) path(field, p string) {

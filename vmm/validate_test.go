@@ -25,7 +25,9 @@ func valid() Machine {
 
 func TestValidate(t *testing.T) {
 	least := Machine{Name: "m", Kernel: "/k"}
-	for _, m := range []Machine{valid(), least} {
+	saved := Machine{Name: "m", Kernel: "/k", Type: MicroVM, Origin: ForTemplate}
+	loaded := Machine{Name: "m", Kernel: "/k", Type: MicroVM, Origin: FromTemplate, Share: &Share{Tag: "cloister"}}
+	for _, m := range []Machine{valid(), least, saved, loaded} {
 		if err := m.Validate(); err != nil {
 			t.Errorf("Validate(%+v) = %v, want nil", m, err)
 		}
@@ -56,6 +58,11 @@ func TestValidateRefuses(t *testing.T) {
 		{"too little memory", func(m *Machine) { m.MemoryMiB = MinMemoryMiB - 1 }, "MemoryMiB", "160"},
 		{"too much memory", func(m *Machine) { m.MemoryMiB = MaxMemoryMiB + 1 }, "MemoryMiB", "1048576"},
 		{"half a huge page", func(m *Machine) { m.HugePages, m.MemoryMiB = true, 1023 }, "MemoryMiB", "even"},
+		{"unknown origin", func(m *Machine) { m.Origin = "disk" }, "Origin", "for-template"},
+		{"template of q35", func(m *Machine) { m.Origin, m.Disks = FromTemplate, nil }, "Type", "microvm"},
+		{"template with a share", func(m *Machine) { m.Origin, m.Type, m.Disks = ForTemplate, MicroVM, nil }, "Share", "none"},
+		{"template with disks", func(m *Machine) { m.Origin, m.Type = FromTemplate, MicroVM }, "Disks", "once the guest runs"},
+		{"template of huge pages", func(m *Machine) { m.Origin, m.Type, m.Disks, m.HugePages = FromTemplate, MicroVM, nil, true }, "HugePages", "leave them out"},
 		{"no kernel", func(m *Machine) { m.Kernel = "" }, "Kernel", "absolute"},
 		{"relative kernel", func(m *Machine) { m.Kernel = "k" }, "Kernel", `"k"`},
 		{"unclean kernel", func(m *Machine) { m.Kernel = "/a/../k" }, "Kernel", "clean"},

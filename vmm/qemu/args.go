@@ -39,6 +39,8 @@ type FDs struct {
 	// Share is the connected socket of the file server; used when the machine
 	// has a share.
 	Share int
+	// Memory is the file of the machine's memory; used with a template.
+	Memory int
 	// Taps has one tap per network card, in order.
 	Taps []int
 }
@@ -62,12 +64,8 @@ func Args(m vmm.Machine, fds FDs) ([]string, error) {
 	a.plain("-display", "none")
 	a.option("-sandbox", "on", kv("obsolete", "deny"), kv("elevateprivileges", "deny"), kv("spawn", "deny"), kv("resourcecontrol", "deny"))
 	a.option("-name", "", kv("guest", m.Name), kv("debug-threads", "on"))
-	a.board(m)
-	a.plain("-kernel", m.Kernel)
-	if m.Initrd != "" {
-		a.plain("-initrd", m.Initrd)
-	}
-	a.plain("-append", strings.Join(m.Cmdline, " "))
+	a.board(m, fds)
+	a.start(m)
 	a.chardev("qmp", fds.QMP)
 	a.option("-mon", "", kv("chardev", "qmp"), kv("mode", "control"))
 	a.chardev("console", fds.Console)
@@ -76,8 +74,27 @@ func Args(m vmm.Machine, fds FDs) ([]string, error) {
 	return a, nil
 }
 
+// start says what the machine does first. What was saved has kernel, initial image and line in its memory.
+func (a *arguments) start(m vmm.Machine) {
+	if m.Origin == vmm.FromTemplate {
+		a.plain("-incoming", "defer")
+		return
+	}
+	a.plain("-kernel", m.Kernel)
+	if m.Initrd != "" {
+		a.plain("-initrd", m.Initrd)
+	}
+	line := m.Cmdline
+	if m.Origin == vmm.ForTemplate {
+		// QEMU tells of the slots that have a device. The kernel probes the empty one, finds nothing and keeps the
+		// platform device, to which the agent binds the driver once the share is there. It comes first, and so is virtio-mmio.0.
+		line = append([]string{emptySlot}, line...)
+	}
+	a.plain("-append", strings.Join(line, " "))
+}
+
 // board says what is there before any device: machine, processor, memory.
-func (a *arguments) board(m vmm.Machine) {
+func (a *arguments) board(m vmm.Machine, fds FDs) {
 	common := []property{kv("memory-backend", "ram"), kv("dump-guest-core", "off"), kv("mem-merge", "off")}
 	switch m.Type {
 	case vmm.MicroVM:
@@ -98,6 +115,11 @@ func (a *arguments) board(m vmm.Machine) {
 	memory := []property{kv("id", "ram"), kv("size", size), kv("share", "on")}
 	if m.HugePages {
 		memory = append(memory, kv("hugetlb", "on"), kv("hugetlbsize", "2M"))
+	}
+	if m.Origin != vmm.FromKernel {
+		// QEMU leaves shared memory out of what it saves only where it knows the memory by a file's name (8.2 and later).
+		a.option("-object", "memory-backend-file", append(memory, kv("mem-path", "/proc/self/fd/"+strconv.Itoa(fds.Memory)))...)
+		return
 	}
 	a.option("-object", "memory-backend-memfd", memory...)
 }
@@ -156,18 +178,18 @@ func (a *arguments) devices(m vmm.Machine, fds FDs) {
 	}
 	// Port 0 is reserved for a console; every further port costs the guest two
 	// queues at boot.
-	a.option("-device", model("virtio-serial"), kv("id", "serial0"), kv("max_ports", "2"))
+	a.device(m, slotSerial, model("virtio-serial"), kv("id", "serial0"), kv("max_ports", "2"))
 	a.chardev("agent", fds.Agent)
 	a.option("-device", "virtserialport", kv("bus", "serial0.0"), kv("nr", "1"), kv("chardev", "agent"), kv("name", AgentPort))
-	a.option("-device", model("virtio-scsi"), kv("id", "scsi0"), kv("num_queues", "1"))
+	a.device(m, slotSCSI, model("virtio-scsi"), kv("id", "scsi0"), kv("num_queues", "1"))
 	a.option("-object", "rng-builtin", kv("id", "rng0"))
-	a.option("-device", model("virtio-rng"), kv("rng", "rng0"))
+	a.device(m, slotRandom, model("virtio-rng"), kv("rng", "rng0"))
 	if m.Balloon {
-		a.option("-device", model("virtio-balloon"), kv("free-page-reporting", "on"))
+		a.device(m, slotBalloon, model("virtio-balloon"), kv("free-page-reporting", "on"))
 	}
 	if m.Share != nil {
 		a.chardev("share", fds.Share)
-		a.option("-device", model("vhost-user-fs"), kv("chardev", "share"), kv("tag", m.Share.Tag))
+		a.device(m, slotShare, model("vhost-user-fs"), kv("id", shareDevice), kv("chardev", "share"), kv("tag", m.Share.Tag))
 	}
 	for i, n := range m.NICs {
 		a.option("-netdev", "tap", kv("id", netdevID(n)), kv("fd", strconv.Itoa(fds.Taps[i])))
@@ -178,8 +200,51 @@ func (a *arguments) devices(m vmm.Machine, fds FDs) {
 		if m.Type == vmm.Q35 {
 			props = append(props, kv("romfile", ""))
 		}
-		a.option("-device", model("virtio-net"), props...)
+		a.device(m, nicSlot(m, i), model("virtio-net"), props...)
 	}
+}
+
+// shareDevice is the id of the file server's device.
+const shareDevice = "fs0"
+
+// The virtio-mmio slots of a microvm. Each device has its own, so that a machine from a template has them where they were.
+// The interrupt of slot N is 5+N: slotSpare has the clock's (8), and is taken only by a machine that needs all.
+const (
+	slotShare = iota
+	slotNIC1
+	slotNIC0
+	slotSpare
+	slotBalloon
+	slotRandom
+	slotSCSI
+	slotSerial
+)
+
+// emptySlot is the kernel parameter for slotShare, as QEMU would write it (hw/i386/microvm.c: VIRTIO_MMIO_BASE, 512 bytes
+// each; IRQ 5).
+const emptySlot = "virtio_mmio.device=512@0xfeb00000:5"
+
+// nicSlot is the slot of a microvm's i-th network card: what is left over once the first two are placed comes last.
+func nicSlot(m vmm.Machine, i int) int {
+	free := []int{slotNIC0, slotNIC1, slotSpare}
+	if !m.Balloon {
+		free = append(free, slotBalloon)
+	}
+	if m.Share == nil {
+		free = append(free, slotShare)
+	}
+	if i < len(free) {
+		return free[i]
+	}
+	return slotSpare // Validate has refused it
+}
+
+// device adds a virtio device, on a microvm in its slot.
+func (a *arguments) device(m vmm.Machine, slot int, model string, props ...property) {
+	if m.Type == vmm.MicroVM {
+		props = append(props, kv("bus", "virtio-mmio-bus."+strconv.Itoa(slot)))
+	}
+	a.option("-device", model, props...)
 }
 
 // modelsPCI and modelsMMIO name a device for the board's virtio transport,

@@ -36,12 +36,25 @@ func full(board vmm.MachineType) vmm.Machine {
 	}
 }
 
+// template is a machine that has to do with one.
+func template(o vmm.Origin) vmm.Machine {
+	m := full(vmm.MicroVM)
+	m.Origin, m.HugePages, m.Disks = o, false, nil
+	if o == vmm.ForTemplate {
+		m.Share = nil
+	}
+	return m
+}
+
 // numbers are descriptors as Start hands them out.
 func numbers(m vmm.Machine) FDs {
 	w := &wires{}
 	o := Options{Taps: make([]*os.File, len(m.NICs))}
 	if m.Share != nil {
 		o.Share = os.Stdin
+	}
+	if m.Origin != vmm.FromKernel {
+		o.Memory = os.Stdin
 	}
 	_, fds := w.files(o)
 	return fds
@@ -51,6 +64,7 @@ func TestArgs(t *testing.T) {
 	for name, m := range map[string]vmm.Machine{
 		"q35-least": least(vmm.Q35), "q35-full": full(vmm.Q35),
 		"microvm-least": least(vmm.MicroVM), "microvm-full": full(vmm.MicroVM),
+		"for-template": template(vmm.ForTemplate), "from-template": template(vmm.FromTemplate),
 	} {
 		t.Run(name, func(t *testing.T) {
 			args, err := Args(m, numbers(m))
@@ -102,6 +116,33 @@ func TestEmulatedMachineKeepsBarriers(t *testing.T) {
 		if got := args[slices.Index(args, "-smp")+1]; got != test.want {
 			t.Errorf("-smp of %s with %d CPUs = %q, want %q", test.accel, test.cpus, got, test.want)
 		}
+	}
+}
+
+// TestTemplateKeepsSlots holds that a machine from a template has every device where the template had it: QEMU loads the
+// state of each by its place.
+func TestTemplateKeepsSlots(t *testing.T) {
+	slots := func(o vmm.Origin) map[string]string {
+		m := template(o)
+		args, err := Args(m, numbers(m))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := map[string]string{}
+		for _, arg := range args {
+			if device, slot, ok := strings.Cut(arg, ",bus=virtio-mmio-bus."); ok {
+				if found[slot] != "" {
+					t.Errorf("%s: slot %s has %s and %s", o, slot, found[slot], device)
+				}
+				found[slot], _, _ = strings.Cut(device, ",")
+			}
+		}
+		return found
+	}
+	want := slots(vmm.ForTemplate)
+	want["0"] = "vhost-user-fs-device"
+	if diff := cmp.Diff(want, slots(vmm.FromTemplate)); diff != "" {
+		t.Errorf("slots of a machine from a template (-want +got):\n%s", diff)
 	}
 }
 

@@ -54,6 +54,8 @@ type Process struct {
 	ending string
 	// deleted has a channel for each device whose removal is awaited.
 	deleted map[string]chan struct{}
+	// migrated gets how a save or load ended; nil while there is none.
+	migrated chan string
 }
 
 // ExitError is a machine that ended without being asked to, or did not start.
@@ -246,6 +248,12 @@ func (p *Process) event(e qmp.Event) {
 	case "SHUTDOWN", "RESET", "GUEST_PANICKED":
 		reason, _ := e.Data["reason"].(string)
 		p.ending = strings.TrimSpace(e.Event + " " + reason)
+	case "MIGRATION":
+		status, _ := e.Data["status"].(string)
+		if p.migrated != nil && (status == migrationCompleted || status == migrationFailed) {
+			p.migrated <- status
+			p.migrated = nil
+		}
 	case "DEVICE_DELETED":
 		id, _ := e.Data["device"].(string)
 		if ch, ok := p.deleted[id]; ok {

@@ -45,6 +45,8 @@ type Options struct {
 	Log, Console *os.File
 	// Share is a connected socket to the file server; needed with a share.
 	Share *os.File
+	// Memory is a file of the machine's size, all of whose memory it is: needed with a template, else nil.
+	Memory *os.File
 	// Taps has one tap per network card, in order.
 	Taps []*os.File
 	// Disks has one open file per disk, in order; see OpenDisk.
@@ -131,6 +133,8 @@ func (o Options) check(m vmm.Machine) error {
 		return wrong(fmt.Sprintf("%d taps for %d network cards", len(o.Taps), len(m.NICs)))
 	case len(o.Disks) != len(m.Disks):
 		return wrong(fmt.Sprintf("%d files for %d disks", len(o.Disks), len(m.Disks)))
+	case (o.Memory == nil) != (m.Origin == vmm.FromKernel):
+		return wrong("a template and a file for the memory go together")
 	case (o.Share == nil) != (m.Share == nil):
 		return wrong("a share and its file server's socket go together")
 	}

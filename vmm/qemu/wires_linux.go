@@ -70,6 +70,10 @@ func (w *wires) files(o Options) ([]*os.File, FDs) {
 		fds.Share = first + len(files)
 		files = append(files, o.Share)
 	}
+	if o.Memory != nil {
+		fds.Memory = first + len(files)
+		files = append(files, o.Memory)
+	}
 	for _, tap := range o.Taps {
 		fds.Taps = append(fds.Taps, first+len(files))
 		files = append(files, tap)
