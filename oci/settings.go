@@ -22,6 +22,8 @@ const (
 	AnnotationCPUs = "io.cloister.cpus"
 	// AnnotationMachine is q35 or microvm, in place of machine.type.
 	AnnotationMachine = "io.cloister.machine"
+	// AnnotationStart is cold for a sandbox that does not start from a template.
+	AnnotationStart = "io.cloister.start"
 
 	// AnnotationLabelMode is dynamic or static, in place of labels.mode.
 	AnnotationLabelMode = "io.cloister.labels.mode"
@@ -47,6 +49,7 @@ type Settings struct {
 	MemoryMiB int    // io.cloister.memory-mib; 0: not set
 	CPUs      int    // io.cloister.cpus; 0: not set
 	Machine   string // io.cloister.machine: q35, microvm or empty
+	ColdStart bool   // io.cloister.start: cold
 	Labels    LabelSettings
 }
 
@@ -100,6 +103,11 @@ func (w *Workload) readers(p *problems) map[string]func(field, value string) {
 		AnnotationMemoryMiB: func(field, value string) { s.MemoryMiB = p.positive(field, value) },
 		AnnotationCPUs:      func(field, value string) { s.CPUs = p.positive(field, value) },
 		AnnotationMachine:   oneOf(&s.Machine, "q35", "microvm"),
+		AnnotationStart: func(field, value string) {
+			if s.ColdStart = value == "cold"; !s.ColdStart {
+				p.refuse(field, value, "is not cold")
+			}
+		},
 		AnnotationLabelMode: oneOf(&s.Labels.Mode, "dynamic", "static"),
 		AnnotationLabel:     text(&s.Labels.Label),
 		AnnotationImage:     text(&s.Labels.Image),

@@ -28,6 +28,7 @@ type Config struct {
 	Sizing    oci.Sizing     `toml:"sizing"`
 	Workloads oci.Options    `toml:"workloads"`
 	Timeouts  Timeouts       `toml:"timeouts"`
+	Template  Template       `toml:"template"`
 	Debug     Debug          `toml:"debug"`
 
 	Trace undo.Trace `toml:"-"` // for crash tests
@@ -84,6 +85,22 @@ type Timeouts struct {
 	// is subtracted, up to ten times the limit; default 60s.
 	Boot Duration `toml:"boot"`
 }
+
+// Template says whether sandboxes start from saved guests.
+type Template struct {
+	// Mode is auto or off. auto starts a sandbox from a template of `cloister template build` if
+	// one fits, and else cold; default off.
+	Mode TemplateMode `toml:"mode"`
+}
+
+// TemplateMode is a value of template.mode. The zero value is TemplateOff.
+type TemplateMode string
+
+// The modes.
+const (
+	TemplateOff  TemplateMode = "off"
+	TemplateAuto TemplateMode = "auto"
+)
 
 // Debug says whether root may run a shell inside guests.
 type Debug struct {

@@ -60,6 +60,7 @@ type Sandbox struct {
 	vm         *hypervisor.VM
 	guest      *guestapi.Client
 	containers *containers.Set // from the guest's hello on
+	cold       bool            // not from a template
 	undo       undo.Stack
 	end        ending
 	notes      *statedir.Notes
@@ -81,11 +82,13 @@ func (s *Sandbox) steps(p *starting) []step {
 		{"label", with(s.reserve)},
 		{"content", func(ctx context.Context) error { return p.first.Admit(ctx, s.confine) }},
 		{"prepare", with(s.prepare)},
+		{"memory", p.fits(with(s.recall))},
 		{"files", with(s.serveFiles)},
-		{"qemu", with(s.launch)},
+		{"qemu", p.fits(with(s.launch))},
+		{"load", p.fits(with(s.load))},
 		{"verify", s.verify},
-		{"kernel", with(s.greet)},
-		{"agent", with(s.configure)},
+		{"kernel", p.fits(with(s.greet))},
+		{"agent", p.fits(with(s.configure))},
 	}
 }
 
@@ -96,18 +99,31 @@ const draws = 3
 // Start makes the machine, its label and its guest connection. The guest has run
 // no instruction when a label turns out wrong. On an error nothing is left.
 func Start(ctx context.Context, cfg Config, req Request) (s *Sandbox, err error) {
+	cold := false
 	for range draws {
-		if s, err = start(ctx, cfg, req); !errors.Is(err, confine.ErrClash) {
+		s, err = start(ctx, cfg, req, cold)
+		if failed, ok := errors.AsType[*templateError](err); ok {
+			setAside(ctx, cfg, req.ID, failed)
+			cold = true
+			continue
+		}
+		if !errors.Is(err, confine.ErrClash) {
 			break
 		}
 	}
 	return s, err
 }
 
-func start(ctx context.Context, cfg Config, req Request) (_ *Sandbox, err error) {
-	s := &Sandbox{
+// newSandbox is one of which nothing is made yet.
+func newSandbox(cfg Config, req Request) *Sandbox {
+	return &Sandbox{
 		config: cfg.withDefaults(), request: req, end: ending{done: make(chan struct{})}, undo: undo.Stack{Trace: cfg.Trace}, notes: statedir.NewNotes(),
 	}
+}
+
+func start(ctx context.Context, cfg Config, req Request, cold bool) (_ *Sandbox, err error) {
+	s := newSandbox(cfg, req)
+	s.cold = cold
 	p := &starting{}
 	defer p.close()
 	defer func() {

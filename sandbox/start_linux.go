@@ -43,11 +43,16 @@ type starting struct {
 	owner    jail.Owner // whose QEMU is; its id follows from the identity
 	first    *containers.Planned
 	group    *cgroup.Group
+	saved    *saved   // what the machine starts from; nil for a cold start
+	memory   *os.File // of a machine from a template, or that becomes one
 	taps     []*os.File
 	opened   []*os.File
 }
 
 func (p *starting) close() {
+	if p.saved != nil {
+		p.saved.close()
+	}
 	for _, f := range p.opened {
 		_ = f.Close()
 	}
@@ -60,10 +65,18 @@ func (s *Sandbox) planner() containers.Planner {
 
 // plan decides everything that can be decided without an effect.
 func (s *Sandbox) plan(ctx context.Context, p *starting) (err error) {
-	p.clock = qemu.NewTSC()
 	if p.first, err = s.planner().Plan(Container{ID: s.request.ID, Bundle: s.request.Bundle, Workload: s.request.Workload, Rootfs: s.request.Rootfs}); err != nil {
 		return err
 	}
+	if err := s.planMachine(ctx, p); err != nil {
+		return err
+	}
+	return s.chooseTemplate(ctx, p)
+}
+
+// planMachine decides what the machine is, and how it is confined.
+func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
+	p.clock = qemu.NewTSC()
 	if err := s.config.Jail.Check(); err != nil {
 		return err
 	}
@@ -219,7 +232,7 @@ func (s *Sandbox) launch(ctx context.Context, p *starting) (err error) {
 	}
 	p.opened = append(p.opened, logs.Console)
 	p.Machine.Cmdline = append(p.Machine.Cmdline, p.clock.Cmdline(ctx, p.Machine.Accel)...)
-	return s.run("qemu", func() (int, error) { return s.vm.Launch(ctx, p.Machine, logs, p.taps) }, s.vm.Stop)
+	return s.run("qemu", func() (int, error) { return s.vm.Launch(ctx, p.Machine, logs, p.memory, p.taps) }, s.vm.Stop)
 }
 
 // verify reads back what the kernel says of the processes, and lets the guest run.
@@ -243,6 +256,9 @@ func (s *Sandbox) verify(ctx context.Context) error {
 func (s *Sandbox) greet(ctx context.Context, p *starting) error {
 	ctx, cancel := s.vm.Patience(ctx, "the guest's agent said nothing")
 	defer cancel()
+	if err := s.wake(ctx, p); err != nil {
+		return s.silent(err)
+	}
 	guest, hello, err := guestapi.NewClient(ctx, s.vm.Machine.Agent(), s.connection())
 	if err != nil {
 		return s.silent(err)

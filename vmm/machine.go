@@ -59,12 +59,13 @@ const (
 // Origin says what a machine does first.
 type Origin string
 
-// The origins. Both that have to do with a template need a MicroVM whose memory is the caller's file.
+// The origins. Both that have to do with a template need a MicroVM whose memory is the caller's
+// file.
 const (
 	// FromKernel, the zero value, boots the kernel.
 	FromKernel Origin = ""
-	// ForTemplate boots the kernel of a machine that is saved before it has a share. The share's slot stays empty, and the
-	// guest's kernel is told of it.
+	// ForTemplate boots the kernel of a machine that is saved before it has a share. The share's
+	// slot stays empty, and the guest's kernel probes it at boot.
 	ForTemplate Origin = "for-template"
 	// FromTemplate waits for what a machine ForTemplate has saved.
 	FromTemplate Origin = "from-template"

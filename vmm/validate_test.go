@@ -62,7 +62,9 @@ func TestValidateRefuses(t *testing.T) {
 		{"template of q35", func(m *Machine) { m.Origin, m.Disks = FromTemplate, nil }, "Type", "microvm"},
 		{"template with a share", func(m *Machine) { m.Origin, m.Type, m.Disks = ForTemplate, MicroVM, nil }, "Share", "none"},
 		{"template with disks", func(m *Machine) { m.Origin, m.Type = FromTemplate, MicroVM }, "Disks", "once the guest runs"},
-		{"template of huge pages", func(m *Machine) { m.Origin, m.Type, m.Disks, m.HugePages = FromTemplate, MicroVM, nil, true }, "HugePages", "leave them out"},
+		{"template of huge pages", func(m *Machine) {
+			m.Origin, m.Type, m.Disks, m.HugePages = FromTemplate, MicroVM, nil, true
+		}, "HugePages", "leave them out"},
 		{"no kernel", func(m *Machine) { m.Kernel = "" }, "Kernel", "absolute"},
 		{"relative kernel", func(m *Machine) { m.Kernel = "k" }, "Kernel", `"k"`},
 		{"unclean kernel", func(m *Machine) { m.Kernel = "/a/../k" }, "Kernel", "clean"},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -41,10 +42,7 @@ const (
 func run(ctx context.Context) error {
 	hello := guestapi.Hello{Protocol: guestapi.Protocol, AgentVersion: version, InitAt: boot.Uptime()}
 	reap.Start()
-	if err := boot.Prepare(); err != nil {
-		return err
-	}
-	port, err := boot.OpenPort(guestapi.PortName)
+	port, err := openPort(hello)
 	if err != nil {
 		return err
 	}
@@ -73,6 +71,36 @@ func run(ctx context.Context) error {
 		return err
 	}
 	return accept(ctx, session, server, outlets{monitor, streams, open})
+}
+
+// openPort makes the guest ready and opens the port to the host. A guest that is to be saved gets
+// there a second time, by an agent that finds all but the share done.
+func openPort(hello guestapi.Hello) (*os.File, error) {
+	port, err := boot.InheritedPort()
+	if err != nil {
+		return nil, err
+	}
+	if port != nil {
+		return port, guest.Awake()
+	}
+	if err := boot.Prepare(); err != nil {
+		return nil, err
+	}
+	if port, err = boot.OpenPort(guestapi.PortName); err != nil {
+		return nil, err
+	}
+	template, err := boot.IsTemplate()
+	if err != nil || !template {
+		return port, err
+	}
+	if err := guest.KeepFree(); err != nil {
+		return nil, err
+	}
+	if hello.MemUsedKiB, err = guest.MemUsedKiB(); err != nil {
+		return nil, err
+	}
+	hello.Uptime = boot.Uptime()
+	return nil, guest.AwaitWake(port, hello)
 }
 
 func newServer(ctx context.Context, monitor *reap.Monitor, queue *events.Queue, streams *stdio.Registry, table *containers.Table, open *sockets.Registry, users guestapi.UserNamespace) (*ttrpc.Server, error) {

@@ -70,6 +70,7 @@ func verbs() []verb {
 		{"check", "is this host ready for sandboxes: each line with its remedy", runCheck},
 		{"guest", "build a guest image, or show what is in one", runGuest},
 		{"install", "tell containerd, Docker, nerdctl or Kubernetes of the runtime", runInstall},
+		{"template", "saved guests that sandboxes start from: build, list, verify, gc, disable, enable", runTemplate},
 		{"policy", "the SELinux policy module: install, remove, status, test, fcontext", runPolicy},
 		{"ps", "list the sandboxes that run", runPs},
 		{"inspect", "all that is known of a sandbox, as JSON", runInspect},

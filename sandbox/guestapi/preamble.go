@@ -112,19 +112,12 @@ func isVersion(s string) bool {
 // readHello takes the preamble from r and not a byte more: what follows it
 // belongs to yamux.
 func readHello(r io.Reader) (Hello, error) {
-	var line []byte
-	var b [1]byte
-	for len(line) < maxPreamble {
-		if _, err := io.ReadFull(r, b[:]); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return Hello{}, fmt.Errorf("read preamble of the agent: %w", err)
-		}
-		if b[0] == '\n' {
-			return ParseHello(string(line))
-		}
-		line = append(line, b[0])
+	line, err := readLine(r, maxPreamble)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
 	}
-	return Hello{}, fmt.Errorf("%w: no newline in %d bytes", errPreamble, maxPreamble)
+	if err != nil {
+		return Hello{}, fmt.Errorf("read preamble of the agent: %w", err)
+	}
+	return ParseHello(line)
 }

@@ -95,17 +95,22 @@ func (v *VM) StopFiles() error {
 // Logs are the files that get QEMU's messages and the guest's console.
 type Logs struct{ QEMU, Console *os.File }
 
-// Launch starts QEMU, whose guest does not run yet, and returns its pid.
-func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, taps []*os.File) (pid int, err error) {
+// Launch starts QEMU, whose guest does not run yet, and returns its pid. memory is nil but with a
+// template.
+func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.File, taps []*os.File) (pid int, err error) {
 	if v.root, err = jail.NewRoot(); err != nil {
 		return 0, err
 	}
 	starter := v.jailOf(confine.Machine)
 	starter.Root = v.root
-	v.Machine, err = qemu.Start(ctx, m, qemu.Options{
+	o := qemu.Options{
 		Binary: v.config.Programs.QEMU, Starter: starter, Sockets: v.config.Driver.Sockets, Dir: v.config.Dir,
-		Log: logs.QEMU, Console: logs.Console, Share: v.Files.Socket(), Taps: taps,
-	})
+		Log: logs.QEMU, Console: logs.Console, Memory: memory, Taps: taps,
+	}
+	if v.Files != nil {
+		o.Share = v.Files.Socket()
+	}
+	v.Machine, err = qemu.Start(ctx, m, o)
 	if err != nil {
 		return 0, err
 	}
@@ -126,17 +131,23 @@ func (v *VM) Stop(ctx context.Context) error {
 // Verify reads back from the kernel how the processes run: driver and jail. The guest has not run.
 func (v *VM) Verify(ctx context.Context) error {
 	p := v.config.Programs
-	server := confine.Process{Role: confine.FileServer, PID: v.Files.Pid(), Program: p.Virtiofsd, Peers: []syscall.Conn{v.Files.Socket()}}
-	machine := confine.Process{Role: confine.Machine, PID: v.Machine.Pid(), Program: p.QEMU, Peers: v.Machine.Sockets()}
-	if err := v.config.Driver.Verify(ctx, server, machine); err != nil {
+	started := []confine.Process{{Role: confine.Machine, PID: v.Machine.Pid(), Program: p.QEMU, Peers: v.Machine.Sockets()}}
+	if v.Files != nil {
+		started = append(started, confine.Process{
+			Role: confine.FileServer, PID: v.Files.Pid(), Program: p.Virtiofsd, Peers: []syscall.Conn{v.Files.Socket()},
+		})
+	}
+	if err := v.config.Driver.Verify(ctx, started...); err != nil {
 		return err
 	}
-	for _, p := range []confine.Process{server, machine} {
+	for _, p := range started {
 		if err := v.jailOf(p.Role).Verify(p.PID); err != nil {
 			return fmt.Errorf("%s: %w", p.Role, err)
 		}
 	}
-	v.Files.HandedOver() // its socket has been read back; only QEMU needs it from now on
+	if v.Files != nil {
+		v.Files.HandedOver() // its socket has been read back; only QEMU needs it from now on
+	}
 	return nil
 }
 

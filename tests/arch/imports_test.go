@@ -42,6 +42,7 @@ var rooms = []room{
 	{"sandbox/confine", []string{"labels/...", "oci"}},
 	{"sandbox/hooks", []string{"oci"}},
 	{"sandbox/watch", nil},
+	{"sandbox/template", nil},
 	{"sandbox", []string{"vmm/...", "labels/...", "oci/..."}},
 	{"labels/mcs", []string{"labels", "labels/internal/flock"}},
 	{"labels/lsm", []string{"labels"}},

@@ -74,7 +74,8 @@ func Args(m vmm.Machine, fds FDs) ([]string, error) {
 	return a, nil
 }
 
-// start says what the machine does first. What was saved has kernel, initial image and line in its memory.
+// start says what the machine does first. What was saved has kernel, initial image and line in its
+// memory.
 func (a *arguments) start(m vmm.Machine) {
 	if m.Origin == vmm.FromTemplate {
 		a.plain("-incoming", "defer")
@@ -86,8 +87,9 @@ func (a *arguments) start(m vmm.Machine) {
 	}
 	line := m.Cmdline
 	if m.Origin == vmm.ForTemplate {
-		// QEMU tells of the slots that have a device. The kernel probes the empty one, finds nothing and keeps the
-		// platform device, to which the agent binds the driver once the share is there. It comes first, and so is virtio-mmio.0.
+		// QEMU tells of the slots that have a device. The kernel probes the empty one, finds
+		// nothing and keeps the platform device, to which the agent binds the driver once the share
+		// is there. It comes first, and so is virtio-mmio.0.
 		line = append([]string{emptySlot}, line...)
 	}
 	a.plain("-append", strings.Join(line, " "))
@@ -117,7 +119,8 @@ func (a *arguments) board(m vmm.Machine, fds FDs) {
 		memory = append(memory, kv("hugetlb", "on"), kv("hugetlbsize", "2M"))
 	}
 	if m.Origin != vmm.FromKernel {
-		// QEMU leaves shared memory out of what it saves only where it knows the memory by a file's name (8.2 and later).
+		// QEMU leaves shared memory out of what it saves only where it knows the memory by a file's
+		// name (8.2 and later).
 		a.option("-object", "memory-backend-file", append(memory, kv("mem-path", "/proc/self/fd/"+strconv.Itoa(fds.Memory)))...)
 		return
 	}
@@ -207,8 +210,9 @@ func (a *arguments) devices(m vmm.Machine, fds FDs) {
 // shareDevice is the id of the file server's device.
 const shareDevice = "fs0"
 
-// The virtio-mmio slots of a microvm. Each device has its own, so that a machine from a template has them where they were.
-// The interrupt of slot N is 5+N: slotSpare has the clock's (8), and is taken only by a machine that needs all.
+// The virtio-mmio slots of a microvm. Each device has its own, so that a machine from a template
+// has them where they were. The interrupt of slot N is 5+N: slotSpare has the clock's (8), and is
+// taken only by a machine that needs all.
 const (
 	slotShare = iota
 	slotNIC1
@@ -220,11 +224,12 @@ const (
 	slotSerial
 )
 
-// emptySlot is the kernel parameter for slotShare, as QEMU would write it (hw/i386/microvm.c: VIRTIO_MMIO_BASE, 512 bytes
-// each; IRQ 5).
+// emptySlot is the kernel parameter for slotShare, as QEMU would write it (hw/i386/microvm.c:
+// VIRTIO_MMIO_BASE, 512 bytes each; IRQ 5).
 const emptySlot = "virtio_mmio.device=512@0xfeb00000:5"
 
-// nicSlot is the slot of a microvm's i-th network card: what is left over once the first two are placed comes last.
+// nicSlot is the slot of a microvm's i-th NIC: what is left over once the first two are
+// placed comes last.
 func nicSlot(m vmm.Machine, i int) int {
 	free := []int{slotNIC0, slotNIC1, slotSpare}
 	if !m.Balloon {

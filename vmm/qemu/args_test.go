@@ -119,8 +119,8 @@ func TestEmulatedMachineKeepsBarriers(t *testing.T) {
 	}
 }
 
-// TestTemplateKeepsSlots holds that a machine from a template has every device where the template had it: QEMU loads the
-// state of each by its place.
+// TestTemplateKeepsSlots holds that a machine from a template has every device where the template
+// had it: QEMU loads the state of each by its place.
 func TestTemplateKeepsSlots(t *testing.T) {
 	slots := func(o vmm.Origin) map[string]string {
 		m := template(o)

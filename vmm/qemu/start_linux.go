@@ -45,7 +45,8 @@ type Options struct {
 	Log, Console *os.File
 	// Share is a connected socket to the file server; needed with a share.
 	Share *os.File
-	// Memory is a file of the machine's size, all of whose memory it is: needed with a template, else nil.
+	// Memory is a file of the machine's size, all of whose memory it is: needed with a template,
+	// else nil.
 	Memory *os.File
 	// Taps has one tap per network card, in order.
 	Taps []*os.File

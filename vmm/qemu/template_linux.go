@@ -22,8 +22,8 @@ const (
 // stateFD is the name by which QEMU knows the descriptor of a state.
 const stateFD = "state"
 
-// Save stops the machine, which must be ForTemplate, and writes the state of its devices to a file. Its memory is in
-// Options.Memory from then on. The machine does not run again: end it by Stop.
+// Save stops the machine, which must be ForTemplate, and writes the state of its devices to a file.
+// Its memory is in Options.Memory from then on. The machine does not run again: end it by Stop.
 func (p *Process) Save(ctx context.Context, state *os.File) error {
 	if p.machine.Origin != vmm.ForTemplate {
 		return fmt.Errorf("save machine %s: it is no template: %w", p.machine.Name, errdefs.ErrFailedPrecondition)
@@ -37,14 +37,14 @@ func (p *Process) Save(ctx context.Context, state *os.File) error {
 	return nil
 }
 
-// Load gives a machine FromTemplate, once its memory is what it was, the state that Save wrote. No instruction of the
-// guest runs: Continue does that.
+// Load gives a machine FromTemplate, once its memory is what it was, the state that Save wrote. No
+// instruction of the guest runs: Continue does that.
 func (p *Process) Load(ctx context.Context, state *os.File) error {
 	if p.machine.Origin != vmm.FromTemplate {
 		return fmt.Errorf("load machine %s: it does not wait for a template: %w", p.machine.Name, errdefs.ErrFailedPrecondition)
 	}
-	// Before 8.2 QEMU refuses a state while a file server's device is there, which cannot be migrated. The saved machine
-	// had none: it takes part from after the load on.
+	// Before 8.2 QEMU refuses a state while a file server's device is there, which cannot be
+	// migrated. The saved machine had none: it takes part from after the load on.
 	detach := p.machine.Share != nil && p.before(8, 2)
 	if detach {
 		if err := p.realizeShare(ctx, false); err != nil {
@@ -69,10 +69,12 @@ func (p *Process) before(major, minor int) bool {
 }
 
 func (p *Process) realizeShare(ctx context.Context, yes bool) error {
-	return p.monitor.run(ctx, "qom-set", map[string]any{"path": "/machine/peripheral/" + shareDevice, "property": "realized", "value": yes}, nil)
+	args := map[string]any{"path": "/machine/peripheral/" + shareDevice, "property": "realized", "value": yes}
+	return p.monitor.run(ctx, "qom-set", args, nil)
 }
 
-// migrate has QEMU write its state to a file, or read it. QEMU leaves out memory that is shared, and tells of the end.
+// migrate has QEMU write its state to a file, or read it. QEMU leaves out memory that is shared,
+// and tells of the end.
 func (p *Process) migrate(ctx context.Context, command string, state *os.File) error {
 	capabilities := map[string]any{"capabilities": []map[string]any{
 		{"capability": "x-ignore-shared", "state": true}, {"capability": "events", "state": true},

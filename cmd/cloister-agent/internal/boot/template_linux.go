@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/sandbox/guestapi"
+)
+
+// portVariable names the descriptor of the port that an agent leaves to the one that it starts
+// anew.
+const portVariable = "CLOISTER_PORT"
+
+// IsTemplate says whether the host will save this guest before it serves.
+func IsTemplate() (bool, error) {
+	line, err := os.ReadFile("/proc/cmdline")
+	return guestapi.IsTemplate(string(line)), err
+}
+
+// StartAnew replaces the agent by a new one, which inherits the port. What Go draws when a program
+// starts (the seeds of maps and hashes) is drawn from the guest's random pool then, and not the
+// same in all guests of a template.
+func StartAnew(port *os.File) error {
+	raw, err := port.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("start anew: %w", err)
+	}
+	var inherited int
+	controlErr := raw.Control(func(fd uintptr) { inherited, err = unix.Dup(int(fd)) }) // without close-on-exec
+	if err = errors.Join(controlErr, err); err != nil {
+		return fmt.Errorf("start anew: port: %w", err)
+	}
+	env := append(os.Environ(), portVariable+"="+strconv.Itoa(inherited))
+	return fmt.Errorf("start anew: %w", unix.Exec("/proc/self/exe", os.Args, env))
+}
+
+// InheritedPort is the port that an agent got from the one before it; nil for the first agent of a
+// guest.
+func InheritedPort() (*os.File, error) {
+	value := os.Getenv(portVariable)
+	if value == "" {
+		return nil, nil
+	}
+	fd, err := strconv.Atoi(value)
+	if err != nil {
+		return nil, fmt.Errorf("%s=%q: %w", portVariable, value, err)
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "port"), os.Unsetenv(portVariable)
+}
+
+// shareDevice is the platform device of the share's slot, empty while the kernel booted: the first
+// on the kernel's line.
+const (
+	shareDevice = "virtio-mmio.0"
+	bindDriver  = "/sys/bus/platform/drivers/virtio-mmio/bind"
+)
+
+// BindShare has the kernel look again at the slot in which the share is now.
+func BindShare() error {
+	if err := os.WriteFile(bindDriver, []byte(shareDevice), 0); err != nil {
+		return fmt.Errorf("find the share's device: %w", err)
+	}
+	return nil
+}

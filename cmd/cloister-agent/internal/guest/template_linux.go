@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/cmd/cloister-agent/internal/boot"
+	"cloister/cmd/cloister-agent/internal/network"
+	"cloister/sandbox/guestapi"
+)
+
+const (
+	dropAll       = "3"
+	compactMemory = "/proc/sys/vm/compact_memory"
+	// keptKiB of free memory are not touched by Trim, lest the OOM killer comes.
+	keptKiB = 24 << 10
+)
+
+// AwaitWake makes the guest one that can be saved: it says hello, and waits until the host wakes
+// it. From then on it is a guest of its own: the random pool is seeded before another program
+// starts. It returns only with an error.
+func AwaitWake(port *os.File, hello guestapi.Hello) error {
+	if err := trim(); err != nil {
+		return err
+	}
+	if _, err := port.WriteString(hello.String()); err != nil {
+		return fmt.Errorf("say hello: %w", err)
+	}
+	wake, err := guestapi.ReadWake(port)
+	if err != nil {
+		return err
+	}
+	if err := addEntropy(wake.Seed[:]); err != nil {
+		return err
+	}
+	if err := reseed(); err != nil {
+		return err
+	}
+	if err := setTime(wake.TimeUnixNano); err != nil {
+		return err
+	}
+	return boot.StartAnew(port)
+}
+
+// Awake does what is left to do in a guest from a template once its agent has started anew.
+func Awake() error {
+	return errors.Join(boot.BindShare(), network.NewAddresses())
+}
+
+// reseed has the kernel draw the keys of all CPUs' generators anew, from what was just added.
+func reseed() error {
+	f, err := os.OpenFile(randomPath, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("reseed: %w", err)
+	}
+	if err := unix.IoctlSetInt(int(f.Fd()), unix.RNDRESEEDCRNG, 0); err != nil {
+		return errors.Join(fmt.Errorf("reseed: %w", err), f.Close())
+	}
+	return f.Close()
+}
+
+// trim gives back what booting took, and leaves zeroes in the pages that are free: the host keeps
+// only pages with data.
+func trim() error {
+	debug.FreeOSMemory()
+	unix.Sync()
+	for _, write := range []struct{ path, value string }{{dropCaches, dropAll}, {compactMemory, "1"}} {
+		if err := os.WriteFile(write.path, []byte(write.value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	m, err := readKiB("/proc/meminfo", "MemFree")
+	if err != nil || m["MemFree"] <= keptKiB {
+		return err
+	}
+	size := int(m["MemFree"]-keptKiB) << 10
+	pages, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE|unix.MAP_POPULATE)
+	if err != nil {
+		return fmt.Errorf("touch free memory: %w", err)
+	}
+	return unix.Munmap(pages)
+}

@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package template
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"cloister/sys"
+)
+
+// Names of a template's files.
+const (
+	ManifestName = "manifest.json"
+	StateName    = "state"
+	MemoryName   = "memory"
+)
+
+// Bounds of a store. A template takes about 50 MiB.
+const (
+	maxTemplates = 16
+	maxBytes     = 2 << 30
+	// maxFailures is how often a start from a template may fail before it is set aside.
+	maxFailures = 2
+)
+
+// Names in a store's folder. A template is a folder with its id for a name.
+const (
+	disabledName = "disabled"
+	digestsName  = "digests.json"
+	failedPrefix = "failed-"
+	draftPrefix  = "draft-"
+)
+
+var idPattern = regexp.MustCompile(`\A[0-9a-f]{32}\z`)
+
+// Why there is no template to start from. Each is errdefs.ErrNotFound or
+// errdefs.ErrFailedPrecondition as well.
+var (
+	ErrNone     = fmt.Errorf("no template with this key: cloister template build: %w", errdefs.ErrNotFound)
+	ErrDisabled = fmt.Errorf("templates are disabled: cloister template enable: %w", errdefs.ErrFailedPrecondition)
+	ErrSetAside = fmt.Errorf("the template has failed %d times: cloister template build: %w", maxFailures, errdefs.ErrFailedPrecondition)
+)
+
+// Store is a folder of templates, as /var/lib/cloister/templates.
+type Store struct{ dir string }
+
+// NewStore names the folder. It is made when there is something to keep.
+func NewStore(dir string) Store { return Store{dir} }
+
+func (s Store) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s Store) make() error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	return sys.Trusted(s.dir)
+}
+
+// Empty reports whether there is no template at all.
+func (s Store) Empty() bool {
+	all, err := os.ReadDir(s.dir)
+	return err != nil || !slices.ContainsFunc(all, func(e fs.DirEntry) bool { return idPattern.MatchString(e.Name()) })
+}
+
+// Template is one that fits and is undamaged. Close it.
+type Template struct {
+	Manifest Manifest
+	State    *os.File // read-only, at its start
+	memory   *os.File
+}
+
+// Fill puts the saved memory into a file of NewMemory's, whose size is the key's MemoryMiB.
+func (t *Template) Fill(memory *os.File) error { return fill(memory, t.memory, t.Manifest.Extents) }
+
+// Close lets go of the files.
+func (t *Template) Close() error { return errors.Join(t.State.Close(), t.memory.Close()) }
+
+// Open gives the template of a key, or says why there is none to start from. Nobody but root can
+// have written it, and its digests are right.
+func (s Store) Open(key Key) (*Template, error) {
+	if s.Disabled() {
+		return nil, ErrDisabled
+	}
+	id := key.ID()
+	if s.Failures(id) >= maxFailures {
+		return nil, fmt.Errorf("%s: %w", id, ErrSetAside)
+	}
+	t, err := s.open(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", id, ErrNone)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("template %s: %w", id, err)
+	}
+	if err := s.verify(t, true); err != nil {
+		return nil, errors.Join(fmt.Errorf("template %s: %w", id, err), t.Close())
+	}
+	now := time.Now()
+	_ = os.Chtimes(s.path(id), now, now) // says which one GC removes first
+	return t, nil
+}
+
+func (s Store) open(id string) (_ *Template, err error) {
+	dir := s.path(id)
+	for _, name := range []string{ManifestName, StateName, MemoryName} {
+		if err := sys.Trusted(filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	data, err := readBounded(filepath.Join(dir, ManifestName), maxManifest)
+	if err != nil {
+		return nil, err
+	}
+	t := &Template{}
+	if t.Manifest, err = ParseManifest(data); err != nil {
+		return nil, err
+	}
+	if t.Manifest.ID != id {
+		return nil, fmt.Errorf("%w: it is %s", ErrDamaged, t.Manifest.ID)
+	}
+	if t.State, err = os.Open(filepath.Join(dir, StateName)); err != nil {
+		return nil, err
+	}
+	if t.memory, err = os.Open(filepath.Join(dir, MemoryName)); err != nil {
+		return nil, errors.Join(err, t.State.Close())
+	}
+	return t, nil
+}
+
+// verify compares both files with the manifest. A digest that was right once is taken for right,
+// where trusting, as long as the file is the same and unchanged.
+func (s Store) verify(t *Template, trusting bool) error {
+	for _, f := range []struct {
+		file *os.File
+		want Blob
+	}{{t.State, t.Manifest.State}, {t.memory, t.Manifest.Memory}} {
+		info, err := f.file.Stat()
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() || info.Size() != f.want.Bytes {
+			return fmt.Errorf("%w: %s has %d bytes, want %d", ErrDamaged, f.file.Name(), info.Size(), f.want.Bytes)
+		}
+		var sum string
+		if trusting {
+			sum, err = s.Digest(f.file)
+		} else {
+			sum, err = digest(f.file)
+		}
+		if err != nil {
+			return err
+		}
+		if sum != f.want.SHA256 {
+			return fmt.Errorf("%w: %s has digest %s, want %s", ErrDamaged, f.file.Name(), sum, f.want.SHA256)
+		}
+	}
+	return nil
+}
+
+// Verify reads a template whole.
+func (s Store) Verify(id string) error {
+	if !idPattern.MatchString(id) {
+		return fmt.Errorf("template %.40q: no id of one: %w", id, errdefs.ErrInvalidArgument)
+	}
+	t, err := s.open(id)
+	if err != nil {
+		return fmt.Errorf("template %s: %w", id, err)
+	}
+	err = s.verify(t, false)
+	return errors.Join(err, t.Close())
+}
+
+// Entry is a template as List shows it.
+type Entry struct {
+	ID       string    `json:"id"`
+	Bytes    int64     `json:"bytes"` // of its files
+	Used     time.Time `json:"used"`  // last
+	Failures int       `json:"failures"`
+	SetAside bool      `json:"setAside"`
+	Manifest *Manifest `json:"manifest,omitempty"`
+	Problem  string    `json:"problem,omitempty"` // why there is no manifest
+}
+
+// List gives all templates, the one that was used last first.
+func (s Store) List() ([]Entry, error) {
+	all, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []Entry
+	for _, e := range all {
+		if !e.IsDir() || !idPattern.MatchString(e.Name()) {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			continue // gone meanwhile
+		}
+		entry := Entry{ID: e.Name(), Used: info.ModTime(), Failures: s.Failures(e.Name())}
+		entry.SetAside = entry.Failures >= maxFailures
+		t, err := s.open(e.Name())
+		if err != nil {
+			entry.Problem = err.Error()
+		} else {
+			entry.Manifest, entry.Bytes = &t.Manifest, t.Manifest.Memory.Bytes+t.Manifest.State.Bytes
+			_ = t.Close() // read only
+		}
+		out = append(out, entry)
+	}
+	slices.SortFunc(out, func(a, b Entry) int {
+		return cmp.Or(b.Used.Compare(a.Used), cmp.Compare(a.ID, b.ID))
+	})
+	return out, nil
+}
+
+// Remove takes a template away, with what is known of its failures. Sandboxes that started from it
+// do not need it.
+func (s Store) Remove(id string) error {
+	if !idPattern.MatchString(id) {
+		return fmt.Errorf("template %.40q: no id of one: %w", id, errdefs.ErrInvalidArgument)
+	}
+	return errors.Join(os.RemoveAll(s.path(id)), ignoreMissing(os.Remove(s.path(failedPrefix+id))))
+}
+
+// Fail notes that a start from a template has failed. The second time sets it aside.
+func (s Store) Fail(id, reason string) error {
+	if !idPattern.MatchString(id) {
+		return fmt.Errorf("template %.40q: no id of one: %w", id, errdefs.ErrInvalidArgument)
+	}
+	f, err := os.OpenFile(s.path(failedPrefix+id), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	line, err := json.Marshal(map[string]any{"at": time.Now().UTC(), "reason": reason[:min(len(reason), 1<<10)]})
+	if err == nil {
+		_, err = f.Write(append(line, '\n'))
+	}
+	return errors.Join(err, f.Close())
+}
+
+// Failures is how often Fail was called for a template since it was built, as far as that matters.
+func (s Store) Failures(id string) int {
+	data, err := readBounded(s.path(failedPrefix+id), 64<<10)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0
+	}
+	if err != nil {
+		return maxFailures // whatever it is: better a cold start
+	}
+	n := 0
+	for _, b := range data {
+		if b == '\n' {
+			n++
+		}
+	}
+	return n
+}
+
+// Disable has Open refuse all templates until Enable.
+func (s Store) Disable() error {
+	if err := s.make(); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(s.path(disabledName), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// Enable ends Disable.
+func (s Store) Enable() error { return ignoreMissing(os.Remove(s.path(disabledName))) }
+
+// Disabled reports whether Disable was called. A folder that cannot be looked at counts as
+// disabled.
+func (s Store) Disabled() bool {
+	_, err := os.Lstat(s.path(disabledName))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// GC removes what nobody finishes, what is damaged or set aside, and what exceeds the bounds, the
+// longest unused first. It gives the names of what it removed.
+func (s Store) GC() ([]string, error) {
+	removed, err := s.removeDrafts()
+	if err != nil {
+		return removed, err
+	}
+	all, err := s.List()
+	if err != nil {
+		return removed, err
+	}
+	var bytes int64
+	kept := 0
+	for _, e := range all {
+		if e.Problem == "" && !e.SetAside && kept < maxTemplates && bytes+e.Bytes <= maxBytes {
+			kept, bytes = kept+1, bytes+e.Bytes
+			continue
+		}
+		if err := s.Remove(e.ID); err != nil {
+			return removed, err
+		}
+		removed = append(removed, e.ID)
+	}
+	return removed, nil
+}
+
+// Clear removes all templates, and gives their ids.
+func (s Store) Clear() (removed []string, err error) {
+	all, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range all {
+		if err := s.Remove(e.ID); err != nil {
+			return removed, err
+		}
+		removed = append(removed, e.ID)
+	}
+	return removed, nil
+}
+
+// removeDrafts takes away drafts whose builder is dead: a builder holds a lock on its folder.
+func (s Store) removeDrafts() (removed []string, err error) {
+	names, err := filepath.Glob(s.path(draftPrefix + "*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		d, err := os.Open(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return removed, err
+		}
+		if err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			err = os.RemoveAll(name)
+			removed = append(removed, filepath.Base(name))
+		} else if errors.Is(err, unix.EWOULDBLOCK) {
+			err = nil
+		}
+		if err = errors.Join(err, d.Close()); err != nil {
+			return removed, err
+		}
+	}
+	return removed, nil
+}
+
+func readBounded(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // read only
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(data)) > most {
+		err = fmt.Errorf("%s: more than %d bytes: %w", path, most, errdefs.ErrInvalidArgument)
+	}
+	return data, err
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
