@@ -22,7 +22,7 @@ BUILD := build
 # The program that runs the stages of the tests.
 STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
-.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-apps test-lab test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install uninstall clean
+.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-engines test-apps test-lab test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install uninstall clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ test-cri: deps ## pods through CRI, and containerd's CRI suite
 
 test-docker: deps ## Docker's daemon and command line, and nerdctl's contract
 	@$(STAGES) docker
+
+test-engines: deps ## the OCI command line, by conmon, Podman and buildah
+	@$(STAGES) engines
 
 test-apps: deps ## databases, git, builds and servers of Debian beside runc
 	@$(STAGES) apps

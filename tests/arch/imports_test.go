@@ -101,7 +101,7 @@ var bans = []ban{
 	{"github.com/opencontainers/runtime-spec", []string{"oci", "runtime", "shim", "sandbox/cgroup", "cmd", "tests"}, "only oci reads the spec for those below; cgroups v3 takes device rules in its words"},
 	{"github.com/landlock-lsm/go-landlock", []string{"sandbox/jail", "labels/policy", "tests"}, "one place restricts a process"},
 	{"cloister/sys", []string{"cmd", "shim", "runtime", "sandbox", "labels", "vmm", "tests"}, "oci is pure: it calls no kernel"},
-	{"github.com/spf13", []string{"cmd/cloister"}, "only the command line has verbs: the shim's and the agent's size is every sandbox's memory"},
+	{"github.com/spf13", []string{"cmd/cloister", "cmd/cloister-oci"}, "only the command lines have verbs: the shim's and the agent's size is every sandbox's memory"},
 	{"k8s.io", []string{"tests", "shim"}, "CRI is a client's word"},
 }
 

@@ -90,6 +90,10 @@ func All() []Stage {
 			Name: "docker", About: "Docker's daemon and command line, nerdctl's contract", Needs: guest, Tests: []string{"./tests/docker/...", "./tests/nerdctl/..."}, Flags: []string{"-p", "1"},
 			Weight: 1, Warm: 167 * s, Budget: 6 * m, Limit: 12 * m, Optional: true, Guests: true,
 		},
+		{
+			Name: "engines", About: "the OCI command line, by conmon, Podman and buildah", Needs: guest, Tests: []string{"./tests/engines/..."},
+			Weight: 1, Warm: 90 * s, Budget: 4 * m, Limit: 8 * m, Optional: true, Guests: true,
+		},
 		// Two programs at a time, each in a guest.
 		{
 			Name: "apps", About: "real programs of Debian beside runc", Needs: guest, Tests: []string{"./tests/apps/..."},

@@ -13,6 +13,7 @@ import (
 // 2 for containerd 1.6 and 1.7. The messages of the two are the same on the wire.
 func RegisterTask(server *ttrpc.Server, svc taskapi.TTRPCTaskService) {
 	taskapi.RegisterTTRPCTaskService(server, svc)
+	registerHold(server, svc)
 	server.RegisterService("containerd.task.v2.Task", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
 		"State":      method(svc.State),
 		"Create":     method(svc.Create),

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"cloister/cmd/internal/config"
+)
+
+// shimProgram is the daemon, which is installed beside this program or on the PATH.
+const shimProgram = "containerd-shim-cloister-v2"
+
+// dialTimeout bounds the wait for a daemon whose backlog is full.
+const dialTimeout = 10 * time.Second
+
+// namespace keeps the containers of this root apart from those of containerd, and of other roots.
+func (o *options) namespace() (string, error) {
+	root, err := filepath.Abs(o.root)
+	if err != nil || root == defaultRoot {
+		return "oci", err
+	}
+	sum := sha256.Sum256([]byte(root))
+	return fmt.Sprintf("oci-%x", sum[:4]), nil
+}
+
+// shim runs an action of the shim for a container, as an engine that keeps its own records does.
+func (o *options) shim(ctx context.Context, d dir, action string) (out string, err error) {
+	name, err := shimPath()
+	if err != nil {
+		return "", err
+	}
+	namespace, err := o.namespace()
+	if err != nil {
+		return "", err
+	}
+	root, err := filepath.Abs(o.root)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, name, "-namespace", namespace, "-address", root, "-publish-binary", "/bin/false", "-id", d.id(), "-bundle", d.bundle(), action)
+	cmd.Dir = d.bundle()
+	cmd.Env = o.shimEnv(os.Environ())
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", name, action, err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// shimEnv leaves out what containerd would say: with neither a newest version nor an address for events, start answers
+// with the plain address of a daemon that reports to nobody.
+func (o *options) shimEnv(env []string) []string {
+	var out []string
+	for _, v := range env {
+		name, _, _ := strings.Cut(v, "=")
+		switch name {
+		case "MAX_SHIM_VERSION", "TTRPC_ADDRESS", "GRPC_ADDRESS", "NAMESPACE", "SCHED_CORE", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET":
+		default:
+			out = append(out, v)
+		}
+	}
+	if o.config != "" {
+		out = append(out, config.Env+"="+o.config)
+	}
+	return out
+}
+
+func shimPath() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	beside := filepath.Join(filepath.Dir(self), shimProgram)
+	if _, err := os.Stat(beside); err == nil {
+		return beside, nil
+	}
+	name, err := exec.LookPath(shimProgram)
+	if err != nil {
+		return "", fmt.Errorf("%s is neither beside %s nor on the PATH: make install: %w", shimProgram, self, err)
+	}
+	return name, nil
+}
+
+// startDaemon gives the address of the daemon that serves the container's sandbox, started if there is none.
+func (o *options) startDaemon(ctx context.Context, d dir) (string, error) {
+	address, err := o.shim(ctx, d, "start")
+	return socketPath(address), err
+}
+
+// daemon is a connection with the process that serves a container's sandbox.
+type daemon struct {
+	taskapi.TTRPCTaskService
+
+	client *ttrpc.Client
+}
+
+// errNoDaemon means that nobody serves the container any more: its guest is gone.
+var errNoDaemon = errors.New("the daemon of the sandbox does not run")
+
+// connect dials a container's daemon.
+func (d dir) connect(ctx context.Context) (*daemon, error) {
+	address, err := os.ReadFile(d.address())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errNoDaemon
+	}
+	if err != nil {
+		return nil, err
+	}
+	return dial(ctx, socketPath(string(address)))
+}
+
+func dial(ctx context.Context, path string) (*daemon, error) {
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoDaemon, err)
+	}
+	client := ttrpc.NewClient(conn)
+	return &daemon{taskapi.NewTTRPCTaskClient(client), client}, nil
+}
+
+func (d *daemon) close() { _ = d.client.Close() }
+
+func socketPath(address string) string {
+	return strings.TrimPrefix(strings.TrimSpace(address), "unix://")
+}
+
+// plain is the daemon's error in the daemon's words, without the call's class.
+func plain(err error) error {
+	if s, ok := status.FromError(err); ok && err != nil {
+		return callError{s.Message(), s.Code()}
+	}
+	return err
+}
+
+// callError is a daemon's answer.
+type callError struct {
+	text string
+	code codes.Code
+}
+
+func (e callError) Error() string { return e.text }
+
+// notFound tells an answer about a process that has ended or never was.
+func notFound(err error) bool {
+	var e callError
+	return errors.As(plain(err), &e) && e.code == codes.NotFound
+}

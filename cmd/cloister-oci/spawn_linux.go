@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"github.com/containerd/console"
+	"golang.org/x/sys/unix"
+)
+
+// child is a proxy seen by the verb that has started it.
+type child struct {
+	process
+
+	cmd     *exec.Cmd
+	control *os.File
+	machine int
+}
+
+// spawn starts a proxy, gives it its order and waits until the process exists. The caller tells the proxy by keep that its pid
+// is known, or lets it undo everything by drop. terminal is the container's end of a pty, nil for none; it is closed.
+func spawn(o order, terminal *os.File) (_ *child, err error) {
+	if terminal != nil {
+		defer terminal.Close()
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	control, theirs := os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control")
+	c := &child{control: control}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, errors.Join(err, control.Close(), theirs.Close())
+	}
+	c.cmd = exec.Command(self, proxyVerb, o.ID, o.Exec) //nolint:noctx // it outlives this program
+	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	c.cmd.ExtraFiles = []*os.File{fdControl - 3: theirs}
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if terminal != nil {
+		c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = nil, nil, nil
+		c.cmd.ExtraFiles = append(c.cmd.ExtraFiles, terminal)
+		c.cmd.SysProcAttr.Setctty, c.cmd.SysProcAttr.Ctty = true, fdTerminal // a change of the size is a signal
+	}
+	err = c.cmd.Start()
+	_ = theirs.Close()
+	if err != nil {
+		return nil, errors.Join(err, control.Close())
+	}
+	if err := c.agree(o); err != nil {
+		c.drop()
+		return nil, err
+	}
+	return c, nil
+}
+
+// agree sends the order and reads the answer.
+func (c *child) agree(o order) error {
+	if err := json.NewEncoder(c.control).Encode(o); err != nil {
+		return err
+	}
+	var a answer
+	switch err := json.NewDecoder(c.control).Decode(&a); {
+	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+		return errEnded
+	case err != nil:
+		return err
+	case a.Error != "":
+		return errors.New(a.Error)
+	}
+	c.machine, c.process.PID = a.Machine, c.cmd.Process.Pid
+	var err error
+	_, c.process.Start, err = stat(c.process.PID)
+	return err
+}
+
+// keep tells the proxy that its pid is known.
+func (c *child) keep() error {
+	_, err := c.control.Write([]byte{1})
+	return errors.Join(err, c.control.Close())
+}
+
+// drop has the proxy undo what it made, and waits until it has.
+func (c *child) drop() {
+	_ = c.control.Close()
+	_ = c.cmd.Wait() // says with which status
+}
+
+// wait sends signals on to the proxy until it ends, and gives its exit status.
+func (c *child) wait() error {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
+	go func() {
+		for s := range signals {
+			_ = c.cmd.Process.Signal(s) // it may have ended
+		}
+	}()
+	err := c.cmd.Wait()
+	signal.Stop(signals)
+	close(signals)
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			return exitError(128 + int(ws.Signal()))
+		}
+		return exitError(exit.ExitCode())
+	}
+	return err
+}
+
+// writePID writes a pid for the engine; path may be empty.
+func writePID(path string, pid int) error {
+	if path == "" {
+		return nil
+	}
+	return replaceFile(path, []byte(strconv.Itoa(pid)), 0o644)
+}
+
+// newTerminal makes a pty whose end for the container changes nothing of what passes: the guest has a terminal of its own.
+func newTerminal() (master console.Console, terminal *os.File, err error) {
+	master, path, err := console.NewPty()
+	if err != nil {
+		return nil, nil, err
+	}
+	terminal, err = os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, nil, errors.Join(err, master.Close())
+	}
+	c, err := console.ConsoleFromFile(terminal)
+	if err == nil {
+		err = c.SetRaw()
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, terminal.Close(), master.Close())
+	}
+	return master, terminal, nil
+}
+
+// terminalFor is the container's end of a pty whose other end has been sent to the engine's socket.
+func terminalFor(socket string) (*os.File, error) {
+	master, terminal, err := newTerminal()
+	if err != nil {
+		return nil, err
+	}
+	defer master.Close()
+	if err := sendMaster(socket, master); err != nil {
+		return nil, errors.Join(fmt.Errorf("--console-socket %q: %w", socket, err), terminal.Close())
+	}
+	return terminal, nil
+}
+
+// sendMaster sends the engine's end with SCM_RIGHTS; the text is its name, as runc sends it.
+func sendMaster(socket string, master console.Console) error {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, _, err = conn.WriteMsgUnix([]byte(master.Name()), unix.UnixRights(int(master.Fd())), nil)
+	return err
+}
+
+// checkTerminal compares what the process wants with what the caller offers.
+func checkTerminal(wanted bool, socket string, detached bool) error {
+	switch {
+	case wanted && socket == "" && detached:
+		return errors.New("process.terminal: nobody takes the terminal: want --console-socket")
+	case !wanted && socket != "":
+		return errors.New("--console-socket: the process has no terminal: set process.terminal, or leave the flag out")
+	}
+	return nil
+}

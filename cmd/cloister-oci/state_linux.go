@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/spf13/cobra"
+)
+
+// The states of runtime-spec, and paused.
+const (
+	statusCreating = "creating"
+	statusCreated  = "created"
+	statusRunning  = "running"
+	statusPaused   = "paused"
+	statusStopped  = "stopped"
+)
+
+// state is the answer of state and a line of list, as runc words it.
+type state struct {
+	Version     string            `json:"ociVersion"`
+	ID          string            `json:"id"`
+	PID         int               `json:"pid"`
+	Status      string            `json:"status"`
+	Bundle      string            `json:"bundle"`
+	Rootfs      string            `json:"rootfs"`
+	Created     time.Time         `json:"created"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Owner       string            `json:"owner"`
+}
+
+// status asks the daemon; a container whose daemon or guest is gone has stopped.
+func (d dir) status(ctx context.Context) (string, error) {
+	conn, err := d.connect(ctx)
+	if errors.Is(err, errNoDaemon) {
+		return d.without(), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer conn.close()
+	resp, err := conn.State(ctx, &taskapi.StateRequest{ID: d.id()})
+	if notFound(err) {
+		return d.without(), nil
+	}
+	return word(resp.GetStatus()), plain(err)
+}
+
+// without is the status of a container that no daemon knows.
+func (d dir) without() string {
+	if r, err := d.load(); err == nil && r.Proxy.PID == 0 {
+		return statusCreating
+	}
+	return statusStopped
+}
+
+func word(s tasktypes.Status) string {
+	switch s {
+	case tasktypes.Status_CREATED:
+		return statusCreated
+	case tasktypes.Status_RUNNING:
+		return statusRunning
+	case tasktypes.Status_PAUSED, tasktypes.Status_PAUSING:
+		return statusPaused
+	default:
+		return statusStopped
+	}
+}
+
+func (o *options) state(ctx context.Context, d dir, r *record) (state, error) {
+	status, err := d.status(ctx)
+	s := state{
+		Version: specs.Version, ID: r.ID, Status: status, Bundle: r.Bundle, Rootfs: r.Rootfs,
+		Created: r.Created, Annotations: r.Annotations, Owner: "root",
+	}
+	if status != statusStopped {
+		s.PID = r.Proxy.PID
+	}
+	return s, err
+}
+
+func newState(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "state ID", Short: "print the state of a container, as JSON", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			d, r, err := o.load(args[0])
+			if err != nil {
+				return err
+			}
+			s, err := o.state(c.Context(), d, r)
+			if err != nil {
+				return err
+			}
+			return printJSON(c.OutOrStdout(), s)
+		},
+	}
+}
+
+func newList(o *options) *cobra.Command {
+	var format string
+	var quiet bool
+	c := &cobra.Command{
+		Use: "list [--format table|json] [--quiet]", Aliases: []string{"ls"}, Short: "list the containers of this root", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			all, err := o.all()
+			if err != nil {
+				return err
+			}
+			states := []state{}
+			for _, r := range all {
+				d, err := o.container(r.ID)
+				if err != nil {
+					return err
+				}
+				s, err := o.state(c.Context(), d, r)
+				if err != nil {
+					return err
+				}
+				states = append(states, s)
+			}
+			return printStates(c.OutOrStdout(), states, format, quiet)
+		},
+	}
+	c.Flags().StringVarP(&format, "format", "f", "table", "`table or json`")
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "only ids")
+	return c
+}
+
+func printStates(w io.Writer, states []state, format string, quiet bool) error {
+	switch {
+	case quiet:
+		for _, s := range states {
+			fmt.Fprintln(w, s.ID)
+		}
+		return nil
+	case format == "json":
+		return printJSON(w, states)
+	case format != "table":
+		return fmt.Errorf("--format %q: want table or json", format)
+	}
+	t := tabwriter.NewWriter(w, 12, 1, 3, ' ', 0)
+	fmt.Fprintln(t, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER")
+	for _, s := range states {
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\n", s.ID, s.PID, s.Status, s.Bundle, s.Created.Format(time.RFC3339Nano), s.Owner)
+	}
+	return t.Flush()
+}
+
+func newPs(o *options) *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use: "ps [--format table|json] ID [PS-ARGUMENTS]", Short: "list the processes of a container that the host has: its proxy", Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			_, r, err := o.load(args[0])
+			if err != nil {
+				return err
+			}
+			pids := []int{}
+			if r.Proxy.alive() {
+				pids = append(pids, r.Proxy.PID)
+			}
+			switch format {
+			case "json":
+				return printJSON(c.OutOrStdout(), pids)
+			case "table":
+				return psTable(c.Context(), c.OutOrStdout(), pids, args[1:])
+			}
+			return fmt.Errorf("--format %q: want table or json", format)
+		},
+	}
+	c.Flags().StringVarP(&format, "format", "f", "table", "`table or json`")
+	return c
+}
+
+// psTable prints what ps says of some pids.
+func psTable(ctx context.Context, w io.Writer, pids []int, args []string) error {
+	if len(args) == 0 {
+		args = []string{"-ef"}
+	}
+	out, err := exec.CommandContext(ctx, "ps", args...).Output()
+	if err != nil {
+		return fmt.Errorf("ps %s: %w", strings.Join(args, " "), err)
+	}
+	column := -1
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		if column < 0 {
+			if column = slices.Index(fields, "PID"); column < 0 {
+				return fmt.Errorf("ps %s prints no PID", strings.Join(args, " "))
+			}
+			fmt.Fprint(w, line)
+			continue
+		}
+		if pid, err := strconv.Atoi(fields[min(column, len(fields)-1)]); err == nil && slices.Contains(pids, pid) {
+			fmt.Fprint(w, line)
+		}
+	}
+	return nil
+}
+
+func printJSON(w io.Writer, value any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	if w == os.Stdout {
+		e.SetIndent("", "  ")
+	}
+	return e.Encode(value)
+}

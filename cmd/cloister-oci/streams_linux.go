@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// streams connects this process's descriptors with the daemon, which opens paths. An engine's pipe is opened by the daemon
+// itself, through /proc: no byte passes here, and the engine sees its end when the guest's stream ends. All else (a terminal,
+// a file with its offset, a socket, and stdin, whose end must be told) is copied through a pipe.
+type streams struct {
+	stdin, stdout, stderr string // for the daemon; empty for none
+
+	copies []func()
+	given  []*os.File // descriptors that are the daemon's alone once it has opened them
+	ends   []*os.File // the daemon's ends of the pipes
+	input  func(eof func())
+	done   sync.WaitGroup
+}
+
+// openStreams prepares the streams of the process; terminal is nil for none.
+func openStreams(terminal *os.File) (*streams, error) {
+	s := &streams{}
+	pid, err := hostPID()
+	if err != nil {
+		return nil, err
+	}
+	name := func(f *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", pid, f.Fd()) }
+	in, out, errs := os.Stdin, os.Stdout, os.Stderr
+	if terminal != nil {
+		in, out, errs = terminal, terminal, nil
+	}
+	if s.stdin, err = s.read(in, name); err != nil {
+		return nil, err
+	}
+	if s.stdout, err = s.write(out, name); err != nil {
+		return nil, err
+	}
+	s.stderr, err = s.write(errs, name)
+	return s, err
+}
+
+func (s *streams) read(f *os.File, name func(*os.File) string) (string, error) {
+	if mode, null := kind(f); mode == 0 || null {
+		return "", nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	s.ends = append(s.ends, r)
+	s.input = func(eof func()) {
+		_, _ = io.Copy(w, f) // ends with the process, too
+		_ = w.Close()
+		eof()
+	}
+	return name(r), nil
+}
+
+func (s *streams) write(f *os.File, name func(*os.File) string) (string, error) {
+	if f == nil {
+		return "", nil
+	}
+	switch mode, null := kind(f); {
+	case mode == 0 || null:
+		return "", nil
+	case mode == unix.S_IFIFO:
+		s.given = append(s.given, f)
+		return name(f), nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	s.ends = append(s.ends, w)
+	s.copies = append(s.copies, func() { _, _ = io.Copy(f, r) }) // nobody is left to tell of an error
+	return name(w), nil
+}
+
+// kind is the type of an open file, 0 for none, and whether it is /dev/null.
+func kind(f *os.File) (mode uint32, null bool) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0, false
+	}
+	return st.Mode & unix.S_IFMT, st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
+}
+
+// start begins to copy and lets go of what the daemon has opened. eof is called at the end of stdin.
+func (s *streams) start(eof func()) error {
+	for _, copying := range s.copies {
+		s.done.Go(copying)
+	}
+	if s.input != nil {
+		go s.input(eof)
+	}
+	var errs []error
+	for _, f := range s.ends {
+		errs = append(errs, f.Close())
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	defer null.Close()
+	for _, f := range s.given {
+		errs = append(errs, unix.Dup3(int(null.Fd()), int(f.Fd()), 0))
+	}
+	return errors.Join(errs...)
+}
+
+// wait returns when all output has been delivered, or after most.
+func (s *streams) wait(most time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		s.done.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(most):
+	}
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engines
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"cloister/tests/host"
+	"cloister/tests/leaks"
+	"cloister/tests/testenv"
+)
+
+// bed is a place in which cloister-oci runs, with nothing but what an engine gives it.
+type bed struct {
+	*host.Place
+
+	program string // cloister-oci
+	parent  string // the cgroup below which containers have theirs
+	env     []string
+}
+
+func newBed(t *testing.T) *bed {
+	t.Helper()
+	testenv.NeedBusybox(t)
+	testenv.NeedOverlay(t)
+	testenv.NeedShim(t)
+	testenv.NeedGuest(t)
+	testenv.NeedQEMU(t)
+	testenv.NeedVirtiofsd(t)
+	b := &bed{Place: host.New(t), program: filepath.Join(testenv.Build(t), "cloister-oci")}
+	b.parent = filepath.Base(b.Dir)
+	b.env = append(os.Environ(), "CLOISTER_CONFIG="+b.WriteCloisterConfig(t, ""), "PATH="+testenv.Build(t)+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	before := b.look(t)
+	t.Cleanup(func() {
+		if !t.Failed() {
+			b.nothingLeft(t, before)
+		}
+		leaks.RemoveCgroups(t, b.parent)
+	})
+	return b
+}
+
+func (b *bed) look(t *testing.T) leaks.Snapshot {
+	t.Helper()
+	return leaks.Look(t, leaks.Host{Place: b.Place, CgroupParent: b.parent, Folders: []string{
+		"/run/cloister", "/run/cloister-oci", "/run/containerd/s", filepath.Join(b.Dir, "cloister"),
+	}})
+}
+
+// nothingLeft waits until the place is as it was before.
+func (b *bed) nothingLeft(t *testing.T, before leaks.Snapshot) {
+	t.Helper()
+	if left := host.Await(host.Patience, func() string { return strings.Join(leaks.Compare(before, b.look(t)), "\n") }); left != "" {
+		t.Errorf("left behind:\n%s", left)
+	}
+}
+
+// result is how a program ended.
+type result struct {
+	out, err string
+	code     int
+}
+
+// run runs a program in the place to its end.
+func (b *bed) run(t *testing.T, name string, args ...string) result {
+	t.Helper()
+	return b.input(t, "", name, args...)
+}
+
+// input is run with something on stdin.
+func (b *bed) input(t *testing.T, stdin, name string, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(t.Context()), host.CallLimit, fmt.Errorf("not over after %s", host.CallLimit))
+	defer cancel()
+	cmd := b.Command(ctx, name, args...)
+	cmd.Env = b.env
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok || ctx.Err() != nil {
+		t.Fatalf("%s %s: %v: %v\n%s", name, strings.Join(args, " "), err, context.Cause(ctx), errs.String())
+	}
+	return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+}
+
+// must is run of a program that has to succeed; it gives what it wrote to stdout.
+func (b *bed) must(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	r := b.run(t, name, args...)
+	if r.code != 0 {
+		t.Fatalf("%s %s: exit %d\n%s%s", name, strings.Join(args, " "), r.code, r.out, r.err)
+	}
+	return r.out
+}
+
+// oci runs cloister-oci, which has to succeed.
+func (b *bed) oci(t *testing.T, args ...string) string {
+	t.Helper()
+	return b.must(t, b.program, args...)
+}
+
+// bundle makes the bundle of the container one: busybox that runs a command. change may be nil.
+func (b *bed) bundle(t *testing.T, command []string, change func(*specs.Spec)) string {
+	t.Helper()
+	const id = "one"
+	dir := filepath.Join(b.Dir, id)
+	for _, name := range []string{"bin", "proc", "sys", "dev", "etc", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(dir, "rootfs", name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	busybox, err := os.ReadFile(testenv.NeedBusybox(t))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "rootfs/bin/busybox"), busybox, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, applet := range []string{"sh", "sleep", "cat", "id", "ps", "kill", "stty", "true"} {
+		if err := os.Symlink("busybox", filepath.Join(dir, "rootfs/bin", applet)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.oci(t, "spec", "--bundle", dir)
+	data, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(data, &spec); err != nil {
+		t.Fatal(err)
+	}
+	spec.Process.Terminal, spec.Process.Args = false, command
+	spec.Linux.CgroupsPath = "/" + b.parent + "/" + id
+	if change != nil {
+		change(&spec)
+	}
+	if data, err = json.Marshal(spec); err == nil {
+		err = os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// conmon has conmon create a container as Podman does; start runs it. It gives the files that conmon writes.
+func (b *bed) conmon(t *testing.T, bundle string) monitored {
+	t.Helper()
+	const id = "one"
+	testenv.NeedTool(t, "conmon")
+	m := monitored{pid: filepath.Join(bundle, "pid"), log: filepath.Join(bundle, "log"), exit: filepath.Join(bundle, "exits", id)}
+	if err := os.Mkdir(filepath.Dir(m.exit), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.must(t, "conmon", "-c", id, "-u", id, "-r", b.program, "-b", bundle, "-p", m.pid, "-n", id,
+		"--exit-dir", filepath.Dir(m.exit), "-l", "k8s-file:"+m.log, "--full-attach", "--socket-dir-path", bundle)
+	// Without Podman's pipe conmon says nothing when the container has been created.
+	if late := host.Await(host.Patience, func() string {
+		if _, err := os.Stat(m.pid); err != nil {
+			data, _ := os.ReadFile(m.log)
+			return fmt.Sprintf("conmon has no pid: %v: %s", err, data)
+		}
+		return ""
+	}); late != "" {
+		t.Fatal(late)
+	}
+	return m
+}
+
+// monitored are the files of a conmon.
+type monitored struct{ pid, log, exit string }
+
+// status waits until conmon has the exit status of its container.
+func (m monitored) status(t *testing.T) string {
+	t.Helper()
+	var data []byte
+	if late := host.Await(host.Patience, func() string {
+		var err error
+		if data, err = os.ReadFile(m.exit); err != nil || len(data) == 0 {
+			return "conmon has no exit status"
+		}
+		return ""
+	}); late != "" {
+		t.Fatal(late)
+	}
+	return string(data)
+}
+
+// state gives the status and the pid of the container one.
+func (b *bed) state(t *testing.T) (status string, pid int) {
+	t.Helper()
+	var s struct {
+		Status string `json:"status"`
+		PID    int    `json:"pid"`
+	}
+	if err := json.Unmarshal([]byte(b.oci(t, "state", "one")), &s); err != nil {
+		t.Fatal(err)
+	}
+	return s.Status, s.PID
+}

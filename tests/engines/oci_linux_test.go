@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engines
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"cloister/tests/host"
+)
+
+// TestRun: output, errors and the exit status of a container are the command's own.
+func TestRun(t *testing.T) {
+	b := newBed(t)
+	bundle := b.bundle(t, []string{"sh", "-c", "echo out; echo err >&2; cat; exit 7"}, nil)
+	r := b.input(t, "typed\n", b.program, "run", "--bundle", bundle, "one")
+	if want := (result{"out\ntyped\n", "err\n", 7}); r != want {
+		t.Errorf("run = %+v, want %+v", r, want)
+	}
+}
+
+// TestLifecycle: what conmon and Podman ask of a runtime, from create to delete.
+func TestLifecycle(t *testing.T) {
+	b := newBed(t)
+	bundle := b.bundle(t, []string{"sh", "-c", "trap 'exit 9' TERM; echo up; sleep 1000 & wait"}, nil)
+	m := b.conmon(t, bundle)
+	created, pid := b.state(t)
+	if data, err := os.ReadFile(m.pid); created != "created" || err != nil || string(data) != strconv.Itoa(pid) {
+		t.Errorf("state after create = %s, pid %d; pid file %q, %v", created, pid, data, err)
+	}
+	b.sits(t, pid)
+	b.oci(t, "start", "one")
+	if status, again := b.state(t); status != "running" || again != pid {
+		t.Errorf("state after start = %s, pid %d, want running, %d", status, again, pid)
+	}
+	if r := b.input(t, "in\n", b.program, "exec", "one", "sh", "-c", "cat; echo err >&2; exit 5"); r != (result{"in\n", "err\n", 5}) {
+		t.Errorf("exec = %+v", r)
+	}
+	if r := b.run(t, b.program, "delete", "one"); r.code == 0 || !strings.Contains(r.err, "not stopped") {
+		t.Errorf("delete of a running container = %+v", r)
+	}
+	b.oci(t, "pause", "one")
+	if status, _ := b.state(t); status != "paused" {
+		t.Errorf("state after pause = %s", status)
+	}
+	b.oci(t, "resume", "one")
+	awaitLog(t, m, "up")
+	b.oci(t, "kill", "one", "TERM")
+	if got := m.status(t); got != "9" {
+		t.Errorf("conmon's exit status = %q, want 9", got)
+	}
+	if status, pid := b.state(t); status != "stopped" || pid != 0 {
+		t.Errorf("state after the end = %s, pid %d", status, pid)
+	}
+	if r := b.run(t, b.program, "kill", "one", "9"); r.code == 0 || !strings.Contains(r.err, "container not running") {
+		t.Errorf("kill of a stopped container = %+v", r)
+	}
+	b.oci(t, "delete", "one")
+	if r := b.run(t, b.program, "state", "one"); r.code != 1 || !strings.Contains(r.err, "does not exist") {
+		t.Errorf("state of a deleted container = %+v", r)
+	}
+}
+
+// sits compares the proxy's network namespace and cgroup with QEMU's.
+func (b *bed) sits(t *testing.T, pid int) {
+	t.Helper()
+	machine := 0
+	for other, line := range b.Processes(t) {
+		if strings.Contains(line, "qemu-system") && strings.Contains(line, "-nodefaults") {
+			machine = other
+		}
+	}
+	if machine == 0 {
+		t.Fatal("no QEMU")
+	}
+	link := func(pid int) string {
+		name, err := os.Readlink(b.Path(fmt.Sprintf("/proc/%d/ns/net", pid)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	if got, want := link(pid), link(machine); got != want {
+		t.Errorf("network namespace of the container's process = %s, want QEMU's %s", got, want)
+	}
+	group := func(pid int) string {
+		data, err := os.ReadFile(b.Path(fmt.Sprintf("/proc/%d/cgroup", pid)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			if strings.Contains(line, "memory") || strings.HasPrefix(line, "0::") && len(line) > len("0::/\n") {
+				return line
+			}
+		}
+		return ""
+	}
+	if got, want := group(pid), group(machine); got != want || !strings.Contains(got, b.parent) {
+		t.Errorf("cgroup of the container's process = %s, want QEMU's %s", got, want)
+	}
+}
+
+// awaitLog waits until conmon's log has a text.
+func awaitLog(t *testing.T, m monitored, text string) {
+	t.Helper()
+	if late := host.Await(host.Patience, func() string {
+		if data, err := os.ReadFile(m.log); err != nil || !strings.Contains(string(data), text) {
+			return fmt.Sprintf("log %q (%v), want %q", data, err, text)
+		}
+		return ""
+	}); late != "" {
+		t.Fatal(late)
+	}
+}
+
+// TestProxyKilled: who kills the host process of a container has killed the container.
+func TestProxyKilled(t *testing.T) {
+	b := newBed(t)
+	m := b.conmon(t, b.bundle(t, []string{"sleep", "1000"}, nil))
+	b.oci(t, "start", "one")
+	_, pid := b.state(t)
+	b.Kill(t, pid)
+	if got := m.status(t); got != "137" {
+		t.Errorf("conmon's exit status = %q, want 137", got)
+	}
+	b.awaitStatus(t, "stopped")
+	b.oci(t, "delete", "one")
+}
+
+// TestDaemonKilled: without its daemon a container has stopped, and delete cleans up.
+func TestDaemonKilled(t *testing.T) {
+	b := newBed(t)
+	m := b.conmon(t, b.bundle(t, []string{"sleep", "1000"}, nil))
+	b.oci(t, "start", "one")
+	for pid, line := range b.Processes(t) {
+		if strings.Contains(line, "containerd-shim-cloister") && strings.HasSuffix(line, " serve") {
+			b.Kill(t, pid)
+		}
+	}
+	if got := m.status(t); got != "137" {
+		t.Errorf("conmon's exit status = %q, want 137", got)
+	}
+	b.awaitStatus(t, "stopped")
+	b.oci(t, "delete", "--force", "one")
+	b.oci(t, "delete", "--force", "one")
+}
+
+// awaitStatus waits for a state of the container one.
+func (b *bed) awaitStatus(t *testing.T, want string) {
+	t.Helper()
+	if late := host.Await(host.Patience, func() string {
+		if status, _ := b.state(t); status != want {
+			return fmt.Sprintf("state = %s, want %s", status, want)
+		}
+		return ""
+	}); late != "" {
+		t.Fatal(late)
+	}
+}
+
+// TestRefused: what cannot be honoured is an error in the log and on stderr, and leaves nothing.
+func TestRefused(t *testing.T) {
+	b := newBed(t)
+	hostNet := func(s *specs.Spec) {
+		s.Linux.Namespaces = s.Linux.Namespaces[:1]
+	}
+	bundle := b.bundle(t, []string{"true"}, hostNet)
+	log := filepath.Join(bundle, "errors")
+	r := b.run(t, b.program, "--log", log, "--log-format", "json", "create", "--bundle", bundle, "--pid-file", filepath.Join(bundle, "pid"), "one")
+	data, err := os.ReadFile(log)
+	if err != nil || r.code != 1 || !strings.Contains(r.err, "linux.namespaces") || !strings.Contains(string(data), `"level":"error","msg":"`) {
+		t.Errorf("create = %+v, log %s, %v", r, data, err)
+	}
+	for _, args := range [][]string{
+		{"create", "--bundle", bundle, "--preserve-fds", "1", "one"},
+		{"create", "--bundle", filepath.Join(b.Dir, "none"), "one"},
+		{"create", "--bundle", bundle, "../one"},
+		{"start", "one"},
+	} {
+		if r := b.run(t, b.program, args...); r.code != 1 {
+			t.Errorf("%v = %+v, want exit 1", args, r)
+		}
+	}
+}
