@@ -81,8 +81,9 @@ func (b bundle) annotations() map[string]string {
 	return out
 }
 
-// move makes b independent of the engine's folder and of the pids that engines know. Paths become absolute, and a namespace
-// of a container's proxy becomes that of its machine: machineOf gives the machine's pid, 0 for a process that is no proxy.
+// move makes b independent of the engine's folder and of the pids that engines know. Paths become
+// absolute, and a namespace of a container's proxy becomes that of its machine: machineOf gives
+// the machine's pid, 0 for a process that is no proxy.
 func (b bundle) move(folder string, machineOf func(pid int) int) {
 	if root := b.object("root"); root != nil {
 		root["path"] = absolute(folder, root.text("path"))
@@ -109,7 +110,8 @@ func (b bundle) move(folder string, machineOf func(pid int) int) {
 }
 
 func bind(mount bundle) bool {
-	return mount.text("type") == "bind" || slices.ContainsFunc(mount.list("options"), func(o any) bool { return o == "bind" || o == "rbind" })
+	options := mount.list("options")
+	return mount.text("type") == "bind" || slices.Contains(options, any("bind")) || slices.Contains(options, any("rbind"))
 }
 
 // encode is the JSON of it.

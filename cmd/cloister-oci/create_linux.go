@@ -29,7 +29,8 @@ func (f *processFlags) register(c *cobra.Command) {
 
 func (f *processFlags) check() error {
 	if f.preserve > 0 {
-		return fmt.Errorf("--preserve-fds %d: a descriptor of the host cannot be handed to a guest: leave it out, or mount the file or the socket", f.preserve)
+		return fmt.Errorf("--preserve-fds %d: a descriptor of the host cannot be handed to a guest: leave it out, "+
+			"or mount the file or the socket", f.preserve)
 	}
 	return nil
 }
@@ -51,7 +52,8 @@ func (f *createFlags) register(c *cobra.Command) {
 func newCreate(o *options) *cobra.Command {
 	f := &createFlags{}
 	c := &cobra.Command{
-		Use: "create [flags] ID", Short: "make a container and its guest; start runs its process", Args: cobra.ExactArgs(1),
+		Use: "create [flags] ID", Args: cobra.ExactArgs(1),
+		Short: "make a container and its guest; start runs its process",
 		RunE: func(c *cobra.Command, args []string) error {
 			made, _, err := o.create(c.Context(), args[0], f, true)
 			if err != nil {
@@ -64,7 +66,8 @@ func newCreate(o *options) *cobra.Command {
 	return c
 }
 
-// create makes a container. On an error nothing of it is left. detached says that this program does not stay.
+// create makes a container. On an error nothing of it is left. detached says that this program
+// does not stay.
 func (o *options) create(ctx context.Context, id string, f *createFlags, detached bool) (_ *child, _ *screen, err error) {
 	if err := f.check(); err != nil {
 		return nil, nil, err

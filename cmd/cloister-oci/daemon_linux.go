@@ -54,7 +54,8 @@ func (o *options) shim(ctx context.Context, d dir, action string) (out string, e
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, name, "-namespace", namespace, "-address", root, "-publish-binary", "/bin/false", "-id", d.id(), "-bundle", d.bundle(), action)
+	cmd := exec.CommandContext(ctx, name, "-namespace", namespace, "-address", root, "-publish-binary", "/bin/false",
+		"-id", d.id(), "-bundle", d.bundle(), action)
 	cmd.Dir = d.bundle()
 	cmd.Env = o.shimEnv(os.Environ())
 	var stdout, stderr bytes.Buffer
@@ -65,14 +66,15 @@ func (o *options) shim(ctx context.Context, d dir, action string) (out string, e
 	return stdout.String(), nil
 }
 
-// shimEnv leaves out what containerd would say: with neither a newest version nor an address for events, start answers
-// with the plain address of a daemon that reports to nobody.
+// shimEnv leaves out what containerd would say: with neither a newest version nor an address for
+// events, start answers with the plain address of a daemon that reports to nobody.
 func (o *options) shimEnv(env []string) []string {
 	var out []string
 	for _, v := range env {
 		name, _, _ := strings.Cut(v, "=")
 		switch name {
-		case "MAX_SHIM_VERSION", "TTRPC_ADDRESS", "GRPC_ADDRESS", "NAMESPACE", "SCHED_CORE", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET":
+		case "MAX_SHIM_VERSION", "TTRPC_ADDRESS", "GRPC_ADDRESS", "NAMESPACE", "SCHED_CORE",
+			"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET":
 		default:
 			out = append(out, v)
 		}
@@ -99,7 +101,8 @@ func shimPath() (string, error) {
 	return name, nil
 }
 
-// startDaemon gives the address of the daemon that serves the container's sandbox, started if there is none.
+// startDaemon gives the address of the daemon that serves the container's sandbox, started if
+// there is none.
 func (o *options) startDaemon(ctx context.Context, d dir) (string, error) {
 	address, err := o.shim(ctx, d, "start")
 	return socketPath(address), err

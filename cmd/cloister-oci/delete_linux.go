@@ -106,7 +106,8 @@ func (o *options) removeRest(ctx context.Context, d dir) error {
 	return err
 }
 
-// awaitEnd waits for the end of a process, so that its engine has the exit status before the sandbox is taken down.
+// awaitEnd waits for the end of a process, so that its engine has the exit status before the
+// sandbox is taken down.
 func awaitEnd(p process, most time.Duration) {
 	if !p.alive() {
 		return

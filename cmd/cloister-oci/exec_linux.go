@@ -84,7 +84,9 @@ func (o *options) exec(id string, command []string, f *execFlags) error {
 		return err
 	}
 	defer screen.restore()
-	c, err := spawn(order{Socket: socketPath(string(address)), ID: id, Exec: "exec-" + strings.ToLower(rand.Text()), Process: spec, Terminal: p.Terminal}, terminal)
+	c, err := spawn(order{
+		Socket: socketPath(string(address)), ID: id, Exec: "exec-" + strings.ToLower(rand.Text()), Process: spec, Terminal: p.Terminal,
+	}, terminal)
 	if err != nil {
 		return err
 	}

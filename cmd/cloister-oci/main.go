@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command cloister-oci is the OCI command line: engines that start containers by a program, as Podman, CRI-O, Docker and
-// BuildKit do, call it in the place of runc.
+// Command cloister-oci is the OCI command line: engines that start containers by a program, as
+// Podman, CRI-O, Docker and BuildKit do, call it in the place of runc.
 package main
 
 import (
@@ -32,13 +32,15 @@ type options struct {
 	systemdCgroup                bool // nothing depends on it: the form of linux.cgroupsPath tells
 }
 
-// exitError is the exit status of a container's process, and the command's own. Nothing is said of it.
+// exitError is the exit status of a container's process, and the command's own. Nothing is said of
+// it.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 func main() {
-	// The proxy's main thread enters the sandbox's network namespace: /proc/PID/ns/net is that thread's.
+	// The proxy's main thread enters the sandbox's network namespace: /proc/PID/ns/net is that
+	// thread's.
 	goruntime.LockOSThread()
 	o := &options{}
 	root := newRoot(o)

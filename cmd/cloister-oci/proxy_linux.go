@@ -23,9 +23,9 @@ import (
 	"cloister/sandbox/cgroup"
 )
 
-// The proxy stands on the host for one process in a guest: engines wait for its pid, send it signals, look up its cgroup and
-// its network namespace, and take its exit status for the process's own. create and exec start it; it is reparented to
-// whoever waits when they end.
+// The proxy stands on the host for one process in a guest: engines wait for its pid, send it
+// signals, look up its cgroup and its network namespace, and take its exit status for the
+// process's own. create and exec start it; it is reparented to whoever waits when they end.
 
 // proxyVerb is this program's own: create, exec and run start it.
 const proxyVerb = "proxy"
@@ -39,7 +39,8 @@ const (
 // exitLost is the status of a process whose guest or daemon is gone: as if killed.
 const exitLost = 137
 
-// outputLimit bounds how long a process that has ended keeps its proxy because its output is not read.
+// outputLimit bounds how long a process that has ended keeps its proxy because its output is not
+// read.
 const outputLimit = 10 * time.Second
 
 // order is what a proxy is to do.
@@ -80,7 +81,8 @@ func proxyMain([]string) int {
 	if err != nil {
 		a = answer{Error: plain(err).Error()}
 	}
-	// Without the acknowledgement nobody knows of this process: it was killed before it could write down the pid.
+	// Without the acknowledgement nobody knows of this process: it was killed before it could
+	// write down the pid.
 	if aerr := agree(control, a); err != nil || aerr != nil {
 		if err == nil {
 			p.undo(ctx)
@@ -171,7 +173,8 @@ func (p *proxy) exec(ctx context.Context) error {
 	return nil
 }
 
-// settle moves this process to where engines look for the container: QEMU's cgroup and network namespace.
+// settle moves this process to where engines look for the container: QEMU's cgroup and network
+// namespace, and the container's root.
 func (p *proxy) settle() error {
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", p.machine))
 	if err != nil {
@@ -182,18 +185,26 @@ func (p *proxy) settle() error {
 		return fmt.Errorf("enter the network namespace of the guest: %w", err)
 	}
 	group, err := sandboxGroup(p.machine)
-	if err != nil || group == "" {
-		return err
-	}
-	pid, err := hostPID()
 	if err != nil {
 		return err
 	}
-	return cgroup.Join(group, pid)
+	if group != "" {
+		if err := cgroup.Join(group, 0); err != nil { // 0 is this process: a pid would be read in its own pid namespace
+			return err
+		}
+	}
+	if p.Bundle == "" {
+		return nil // engines look for files and processes by the container's first process
+	}
+	b, err := readBundle(p.Bundle)
+	if err != nil {
+		return err
+	}
+	return enterRoot(b)
 }
 
-// sandboxGroup is the cgroup that the sandbox has made for QEMU, which is in it in place of its parent's; empty where it has
-// made none.
+// sandboxGroup is the cgroup that the sandbox has made for QEMU, which is in it in place of its
+// parent's; empty where it has made none.
 func sandboxGroup(machine int) (string, error) {
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -275,7 +286,8 @@ func (p *proxy) forward(ctx context.Context, signals <-chan os.Signal) {
 	}
 }
 
-// resize gives the terminal in the guest the size of that on this host; an engine that sets none has 0 by 0.
+// resize gives the terminal in the guest the size of that on this host; an engine that sets none
+// has 0 by 0.
 func (p *proxy) resize(ctx context.Context) {
 	if p.terminal == nil {
 		return

@@ -81,7 +81,7 @@ func stat(pid int) (state string, start uint64, err error) {
 // container names the folder of an id.
 func (o *options) container(id string) (dir, error) {
 	if len(id) > maxID || !validID.MatchString(id) {
-		return "", fmt.Errorf("container id %q: want at most %d letters and digits, with single dots, dashes or underscores between them", id, maxID)
+		return "", fmt.Errorf("container id %q: want at most %d letters and digits, with a dot, dash or underscore between them", id, maxID)
 	}
 	root, err := filepath.Abs(o.root)
 	return dir(filepath.Join(root, id)), err
@@ -100,7 +100,8 @@ func (o *options) open(id string) (d dir, unlock func(), err error) {
 	return d, unlock, err
 }
 
-// lock waits until no other call makes or deletes the container of the folder. The lock ends with the process.
+// lock waits until no other call makes or deletes the container of the folder. The lock ends with
+// the process.
 func lock(path string) (unlock func(), err error) {
 	f, err := os.Open(path)
 	if err != nil {

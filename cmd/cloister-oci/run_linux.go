@@ -63,8 +63,8 @@ type screen struct {
 	output chan struct{}   // closed when all output has been written
 }
 
-// openTerminal gives the container's end of a pty, nil when none is wanted. The other end is the engine's or, without a
-// socket, this program's.
+// openTerminal gives the container's end of a pty, nil when none is wanted. The other end is the
+// engine's or, without a socket, this program's.
 func openTerminal(wanted bool, socket string) (*os.File, *screen, error) {
 	switch {
 	case !wanted:

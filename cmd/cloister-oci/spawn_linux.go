@@ -27,8 +27,9 @@ type child struct {
 	machine int
 }
 
-// spawn starts a proxy, gives it its order and waits until the process exists. The caller tells the proxy by keep that its pid
-// is known, or lets it undo everything by drop. terminal is the container's end of a pty, nil for none; it is closed.
+// spawn starts a proxy, gives it its order and waits until the process exists. The caller tells
+// the proxy by keep that its pid is known, or lets it undo everything by drop. terminal is the
+// container's end of a pty, nil for none; it is closed.
 func spawn(o order, terminal *os.File) (_ *child, err error) {
 	if terminal != nil {
 		defer terminal.Close()
@@ -46,7 +47,7 @@ func spawn(o order, terminal *os.File) (_ *child, err error) {
 	c.cmd = exec.Command(self, proxyVerb, o.ID, o.Exec) //nolint:noctx // it outlives this program
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	c.cmd.ExtraFiles = []*os.File{fdControl - 3: theirs}
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID}
 	if terminal != nil {
 		c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = nil, nil, nil
 		c.cmd.ExtraFiles = append(c.cmd.ExtraFiles, terminal)
@@ -125,7 +126,8 @@ func writePID(path string, pid int) error {
 	return replaceFile(path, []byte(strconv.Itoa(pid)), 0o644)
 }
 
-// newTerminal makes a pty whose end for the container changes nothing of what passes: the guest has a terminal of its own.
+// newTerminal makes a pty whose end for the container changes nothing of what passes: the guest
+// has a terminal of its own.
 func newTerminal() (master console.Console, terminal *os.File, err error) {
 	master, path, err := console.NewPty()
 	if err != nil {
@@ -145,7 +147,8 @@ func newTerminal() (master console.Console, terminal *os.File, err error) {
 	return master, terminal, nil
 }
 
-// terminalFor is the container's end of a pty whose other end has been sent to the engine's socket.
+// terminalFor is the container's end of a pty whose other end has been sent to the engine's
+// socket.
 func terminalFor(socket string) (*os.File, error) {
 	master, terminal, err := newTerminal()
 	if err != nil {

@@ -164,7 +164,8 @@ func printStates(w io.Writer, states []state, format string, quiet bool) error {
 func newPs(o *options) *cobra.Command {
 	var format string
 	c := &cobra.Command{
-		Use: "ps [--format table|json] ID [PS-ARGUMENTS]", Short: "list the processes of a container that the host has: its proxy", Args: cobra.MinimumNArgs(1),
+		Use: "ps [--format table|json] ID [PS-ARGUMENTS]", Args: cobra.MinimumNArgs(1),
+		Short: "list the processes of a container that the host has: its proxy",
 		RunE: func(c *cobra.Command, args []string) error {
 			_, r, err := o.load(args[0])
 			if err != nil {

@@ -13,12 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// streams connects this process's descriptors with the daemon, which opens paths. An engine's pipe is opened by the daemon
-// itself, through /proc: no byte passes here, and the engine sees its end when the guest's stream ends. All else (a terminal,
-// a file with its offset, a socket, and stdin, whose end must be told) is copied through a pipe.
+// streams connects this process's descriptors with the daemon, which opens paths. An engine's pipe
+// is opened by the daemon itself, through /proc: no byte passes here, and the engine sees its end
+// when the guest's stream ends. All else (a terminal, a file with its offset, a socket, and stdin,
+// whose end must be told) is copied through a pipe.
 type streams struct {
 	stdin, stdout, stderr string // for the daemon; empty for none
 
+	null   *os.File // takes the place of what the daemon has opened
 	copies []func()
 	given  []*os.File // descriptors that are the daemon's alone once it has opened them
 	ends   []*os.File // the daemon's ends of the pipes
@@ -29,6 +31,10 @@ type streams struct {
 // openStreams prepares the streams of the process; terminal is nil for none.
 func openStreams(terminal *os.File) (*streams, error) {
 	s := &streams{}
+	var err error
+	if s.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+		return nil, err
+	}
 	pid, err := hostPID()
 	if err != nil {
 		return nil, err
@@ -94,7 +100,8 @@ func kind(f *os.File) (mode uint32, null bool) {
 	return st.Mode & unix.S_IFMT, st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
 }
 
-// start begins to copy and lets go of what the daemon has opened. eof is called at the end of stdin.
+// start begins to copy and lets go of what the daemon has opened. eof is called at the end of
+// stdin.
 func (s *streams) start(eof func()) error {
 	for _, copying := range s.copies {
 		s.done.Go(copying)
@@ -106,15 +113,10 @@ func (s *streams) start(eof func()) error {
 	for _, f := range s.ends {
 		errs = append(errs, f.Close())
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return errors.Join(append(errs, err)...)
-	}
-	defer null.Close()
 	for _, f := range s.given {
-		errs = append(errs, unix.Dup3(int(null.Fd()), int(f.Fd()), 0))
+		errs = append(errs, unix.Dup3(int(s.null.Fd()), int(f.Fd()), 0))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.null.Close())...)
 }
 
 // wait returns when all output has been delivered, or after most.

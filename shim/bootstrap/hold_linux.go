@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// registerHold serves cloister.task.v1.Proxy, which the OCI command line calls from the process that stands for another on the
-// host. Hold is Wait, and binds the process in the sandbox to the connection: when that breaks, because the caller was killed,
-// the process is killed. The messages are those of Wait.
+// registerHold serves cloister.task.v1.Proxy, which the OCI command line calls from the process
+// that stands for another on the host. Hold is Wait, and binds the process in the sandbox to the
+// connection: when that breaks, because the caller was killed, the process is killed. The messages
+// are those of Wait.
 func registerHold(server *ttrpc.Server, svc taskapi.TTRPCTaskService) {
 	server.RegisterService("cloister.task.v1.Proxy", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
 		"Hold": func(ctx context.Context, unmarshal func(any) error) (any, error) {

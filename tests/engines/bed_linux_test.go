@@ -156,7 +156,8 @@ func (b *bed) bundle(t *testing.T, command []string, change func(*specs.Spec)) s
 	return dir
 }
 
-// conmon has conmon create a container as Podman does; start runs it. It gives the files that conmon writes.
+// conmon has conmon create a container as Podman does; start runs it. It gives the files that
+// conmon writes.
 func (b *bed) conmon(t *testing.T, bundle string) monitored {
 	t.Helper()
 	const id = "one"

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// volume is a bind mount of the container, taken from the host's mounts before the proxy leaves
+// them.
+type volume struct {
+	tree        int // open_tree(2)'s descriptor
+	destination string
+}
+
+// enterRoot makes the container's root file system the root of this process, which has a mount and
+// a pid namespace of its own, with the container's volumes and a /proc that shows this process
+// alone. Engines enter the mount namespace of the container's pid to copy files and to list
+// processes: those must be the container's, never the host's.
+func enterRoot(b bundle) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("make the proxy's mounts a slave of the host's: %w", err)
+	}
+	volumes, err := takeVolumes(b)
+	defer func() {
+		for _, v := range volumes {
+			_ = unix.Close(v.tree)
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	root := b.object("root").text("path")
+	if err := unix.Mount(root, root, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind root file system %q: %w", root, err)
+	}
+	if err := os.Chdir(root); err != nil {
+		return err
+	}
+	// Both names are one folder: the old root lies above the new one, and is taken away from there
+	// (pivot_root(2)).
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot_root %q: %w", root, err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("leave the host's mounts: %w", err)
+	}
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	for _, v := range volumes {
+		err := unix.MoveMount(v.tree, "", unix.AT_FDCWD, v.destination, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("volume %q: %w", v.destination, err)
+		}
+	}
+	// An image without /proc has none in the guest either until crun makes it.
+	err = unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	return nil
+}
+
+// takeVolumes opens a copy of each bind mount's source. One that has gone is not there for the
+// engine either.
+func takeVolumes(b bundle) ([]volume, error) {
+	var out []volume
+	for _, m := range b.list("mounts") {
+		mount, _ := m.(map[string]any)
+		if !bind(mount) {
+			continue
+		}
+		source := bundle(mount).text("source")
+		tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return out, fmt.Errorf("volume %q: %w", source, err)
+		}
+		out = append(out, volume{tree, bundle(mount).text("destination")})
+	}
+	return out, nil
+}
