@@ -327,6 +327,10 @@ func (s *Sandbox) configure(ctx context.Context, p *starting) error {
 	if err != nil {
 		return s.Explain(err)
 	}
+	// Configure takes long in an emulated guest, whose clock is behind by a part of that.
+	if err := s.guest.SetTime(call); err != nil {
+		return s.Explain(err)
+	}
 	stop := s.containers.FollowFiles(ctx)
 	s.undo.Push("watch of files", func(context.Context) error { return stop() })
 	s.forward(ctx)

@@ -4,6 +4,7 @@ package integration
 
 import (
 	"encoding/json"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"cloister/tests/host"
 	"cloister/tests/testenv"
@@ -87,4 +89,139 @@ func TestClonesDiffer(t *testing.T) {
 			t.Errorf("c%d was started from %q, want a template", i, from)
 		}
 	}
+}
+
+// clockError is how far the guest's clock is from the host's: the guest writes its time into a
+// volume, and the host's clock gives the file its mtime at that moment. The least of some tries
+// counts, because either side may have to wait for a CPU in between.
+func (b *templates) clockError(t *testing.T, id, file string) time.Duration {
+	t.Helper()
+	least := time.Hour
+	for i := range 5 {
+		r := b.exec(t, id, "clock"+strconv.Itoa(i), "sh", "-c", "echo | ts %.s > /volume/clock")
+		text, err := os.ReadFile(file)
+		if err != nil || r.Code != 0 {
+			t.Fatalf("guest's clock: %v, %+v", err, r)
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seconds, fraction, _ := strings.Cut(strings.TrimSpace(string(text)), ".")
+		s, err := strconv.ParseInt(seconds, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		us, err := strconv.ParseInt(strings.TrimSpace(fraction), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Unix(s, 1000*us).Sub(info.ModTime()); d.Abs() < least.Abs() {
+			least = d
+		}
+	}
+	return least
+}
+
+// TestCloneKeepsTime compares the clock of a guest from a template, which stood still from the save
+// to the start, with the host's.
+func TestCloneKeepsTime(t *testing.T) {
+	b := newTemplates(t)
+	b.cloister(t, "template", "build")
+	volume := filepath.Join(b.Place.Dir, "volume")
+	if err := os.Mkdir(volume, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.start(t, "c", []string{"--mount", "type=bind,src=" + volume + ",dst=/volume,options=rbind:rw"})
+	if from := b.started(t, "c"); !strings.HasPrefix(from, "template ") {
+		t.Errorf("started from %q, want a template", from)
+	}
+	const most = 50 * time.Millisecond
+	if d := b.clockError(t, "c", filepath.Join(volume, "clock")); d.Abs() > most {
+		t.Errorf("the guest's clock is off by %s, want at most %s", d, most)
+	} else {
+		t.Logf("the guest's clock is off by %s", d)
+	}
+}
+
+// TestUnfitTemplateStartsCold spoils the template in several ways. Each start succeeds, is cold and
+// leaves one line in the log that says why.
+func TestUnfitTemplateStartsCold(t *testing.T) {
+	b := newTemplates(t)
+	b.cloister(t, "template", "build")
+	dirs, err := filepath.Glob(filepath.Join(b.store, "????????????????????????????????"))
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("templates: %v, %v, want one", dirs, err)
+	}
+	id := filepath.Base(dirs[0])
+	spoil := func(name string, change func(path string) error) {
+		path := filepath.Join(dirs[0], name)
+		if err := errors.Join(os.Chmod(path, 0o600), change(path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, step := range []struct {
+		name, says string
+		prepare    func()
+	}{
+		{"disabled", "templates are disabled", func() { b.cloister(t, "template", "disable") }},
+		{"of another QEMU", "the template was made by 1.2.3", func() {
+			b.cloister(t, "template", "enable")
+			spoil("manifest.json", func(path string) error {
+				text, err := os.ReadFile(path)
+				if err != nil {
+					return err
+				}
+				m := map[string]any{}
+				if err := json.Unmarshal(text, &m); err != nil {
+					return err
+				}
+				m["qemuVersion"] = "1.2.3"
+				if text, err = json.Marshal(m); err != nil {
+					return err
+				}
+				return os.WriteFile(path, text, 0o400)
+			})
+		}},
+		{"cut short", "template is damaged", func() {
+			spoil("memory", func(path string) error { return os.Truncate(path, 1<<20) })
+		}},
+		{"failed twice", "the template has failed 2 times", func() {}},
+	} {
+		step.prepare()
+		name := "c" + strconv.Itoa(i)
+		before := b.coldLines(t)
+		b.start(t, name, nil)
+		if from := b.started(t, name); from != "cold" {
+			t.Errorf("%s: started from %q, want cold", step.name, from)
+		}
+		lines := b.coldLines(t)[len(before):]
+		if len(lines) != 1 || !strings.Contains(lines[0], step.says) {
+			t.Errorf("%s: the log says %q, want one line with %q", step.name, lines, step.says)
+		}
+		b.remove(t, name)
+	}
+	if list := b.cloister(t, "template", "list"); !strings.Contains(list, "set aside") && !strings.Contains(list, "damaged") {
+		t.Errorf("template list = %q, want %s set aside", list, id)
+	}
+	b.cloister(t, "template", "build")
+	b.start(t, "again", nil)
+	if from := b.started(t, "again"); from != "template "+id {
+		t.Errorf("after a new build: started from %q, want template %s", from, id)
+	}
+}
+
+// coldLines are the lines of the log that say why a sandbox starts cold.
+func (b *templates) coldLines(t *testing.T) (lines []string) {
+	t.Helper()
+	log, err := os.ReadFile(b.LogFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, "the sandbox starts cold") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
