@@ -14,8 +14,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// FuzzParse: no bytes make it panic, every refusal is of the one class, and
-// what is accepted gives a guest's configuration that is cloister's own.
+// FuzzParse: no input makes Parse panic, every refusal is an ErrInvalidArgument, and the guest's
+// configuration of an accepted one holds nothing but cloister's own fields.
 func FuzzParse(f *testing.F) {
 	files, _ := filepath.Glob("testdata/*/config.json")
 	for _, name := range files {

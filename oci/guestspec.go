@@ -164,9 +164,9 @@ func (w *Workload) guestLinux(in GuestInput) (*specs.Linux, error) {
 	return out, nil
 }
 
-// guestNamespaces: mount and cgroup are always new. A cgroup namespace stands
-// in for what cgroup v1 engines leave out, so that the workload finds its own
-// limits under /sys/fs/cgroup.
+// guestNamespaces: mount and cgroup are always new. Engines on
+// cgroup v1 leave the cgroup namespace out; without one the workload would read
+// the root's limits under /sys/fs/cgroup.
 func (w *Workload) guestNamespaces(in GuestInput) ([]specs.LinuxNamespace, error) {
 	out := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}}
 	if in.Network != "" {

@@ -651,7 +651,7 @@ func TestDomainname(t *testing.T) {
 	}
 }
 
-// TestFeatures holds what is told against what is done.
+// TestFeatures: every feature that is announced is honoured by Parse.
 func TestFeatures(t *testing.T) {
 	f := Features()
 	for _, option := range f.MountOptions {

@@ -213,8 +213,8 @@ func (p *process) endDelete() {
 	p.deleting = nil
 }
 
-// settled waits until no start of an exec is under way: the client that asked for it may have gone,
-// and what comes of it is the guest's to say.
+// settled waits for a pending exec start. Its client may have disconnected, but only the guest's
+// answer tells whether the process exists.
 func (p *process) settled(ctx context.Context) error {
 	p.mu.Lock()
 	starting := p.starting

@@ -102,7 +102,7 @@ type Machine struct {
 	HugePages bool
 	// Share is the one folder shared with the guest; nil means none.
 	Share *Share
-	// NICs are all network cards the machine will ever have.
+	// NICs are all NICs the machine will ever have.
 	NICs []NIC
 	// Disks are the disks there from the first instruction on. More may be
 	// added later.
@@ -128,16 +128,16 @@ type Share struct {
 	Tag string
 }
 
-// NIC is one network card; its host side is a tap opened by the caller.
+// NIC is one NIC; its host side is a tap opened by the caller.
 type NIC struct {
-	// ID names the card towards QEMU: 1 to 32 of [A-Za-z0-9_.-], starting with
+	// ID names the NIC towards QEMU: 1 to 32 of [A-Za-z0-9_.-], starting with
 	// a letter, unique in the machine.
 	ID string
 	// MAC is a unicast address as aa:bb:cc:dd:ee:ff.
 	MAC string
 	// MTU is told to the guest; 0 leaves the guest its default.
 	MTU int
-	// LinkDown starts the card without carrier: a spare for later.
+	// LinkDown starts the NIC without carrier: a spare for later.
 	LinkDown bool
 }
 

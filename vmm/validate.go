@@ -91,7 +91,7 @@ func (m Machine) Validate() error {
 	f.nics(m.NICs)
 	f.disks(m.Disks)
 	if n, slots := m.VirtioDevices(), m.Type.Slots(); n > slots {
-		remedy := fmt.Sprintf("a %s has %d virtio slots and this machine needs %d: use at most %d network cards",
+		remedy := fmt.Sprintf("a %s has %d virtio slots and this machine needs %d: use at most %d NICs",
 			m.Type, slots, n, slots-n+len(m.NICs))
 		if m.Type == MicroVM {
 			remedy += ", or type q35"
@@ -150,11 +150,11 @@ func (f *fieldErrors) nics(nics []NIC) {
 	for i, n := range nics {
 		at := fmt.Sprintf("NICs[%d].", i)
 		f.add(nicID.MatchString(n.ID), at+"ID", n.ID, "use 1 to 32 of [A-Za-z0-9_.-], starting with a letter")
-		f.add(!ids[n.ID], at+"ID", n.ID, "is taken by an earlier card: use another")
+		f.add(!ids[n.ID], at+"ID", n.ID, "is taken by an earlier NIC: use another")
 		mac, err := net.ParseMAC(n.MAC)
 		f.add(err == nil && len(mac) == 6 && mac[0]&1 == 0 && mac.String() != "00:00:00:00:00:00" && mac.String() == strings.ToLower(n.MAC),
 			at+"MAC", n.MAC, "use a unicast address as aa:bb:cc:dd:ee:ff")
-		f.add(err != nil || !macs[mac.String()], at+"MAC", n.MAC, "is taken by an earlier card: use another")
+		f.add(err != nil || !macs[mac.String()], at+"MAC", n.MAC, "is taken by an earlier NIC: use another")
 		// Bounds of virtio-net's host_mtu: ETH_MIN_MTU to ETH_MAX_MTU.
 		f.add(n.MTU == 0 || n.MTU >= 68 && n.MTU <= 65535, at+"MTU", n.MTU, "use 68 to 65535, or 0 for the guest's default")
 		ids[n.ID], macs[mac.String()] = true, true

@@ -78,7 +78,7 @@ func TestValidateRefuses(t *testing.T) {
 		{"console too small", func(m *Machine) { m.Console.MaxBytes = 1 }, "Console.MaxBytes", "4096"},
 		{"long tag", func(m *Machine) { m.Share = &Share{Tag: strings.Repeat("a", 37)} }, "Share.Tag", "36"},
 		{"tag with comma", func(m *Machine) { m.Share = &Share{Tag: "a,b"} }, "Share.Tag", `"a,b"`},
-		{"card's id", func(m *Machine) { m.NICs[0].ID = "0,script=/x" }, "NICs[0].ID", "letter"},
+		{"NIC's id", func(m *Machine) { m.NICs[0].ID = "0,script=/x" }, "NICs[0].ID", "letter"},
 		{"same id", func(m *Machine) { m.NICs = append(m.NICs, NIC{ID: "eth0", MAC: "02:00:00:00:00:02"}) }, "NICs[1].ID", "taken"},
 		{"same address", func(m *Machine) { m.NICs = append(m.NICs, NIC{ID: "eth1", MAC: "02:00:00:00:00:01"}) }, "NICs[1].MAC", "taken"},
 		{"multicast address", func(m *Machine) { m.NICs[0].MAC = "01:00:00:00:00:01" }, "NICs[0].MAC", "unicast"},
@@ -90,7 +90,7 @@ func TestValidateRefuses(t *testing.T) {
 		{"large lun", func(m *Machine) { m.Disks[0].LUN = 256 }, "Disks[0].LUN", "255"},
 		{"same lun", func(m *Machine) { m.Disks[1].LUN = 0 }, "Disks[1].LUN", "taken"},
 		{"disk without path", func(m *Machine) { m.Disks[0].Path = "" }, "Disks[0].Path", "absolute"},
-		{"microvm's slots", func(m *Machine) { m.Type = MicroVM; m.NICs = nics(4) }, "NICs", "at most 3 network cards"},
+		{"microvm's slots", func(m *Machine) { m.Type = MicroVM; m.NICs = nics(4) }, "NICs", "at most 3 NICs"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := valid()

@@ -112,7 +112,7 @@ func systemFolder(path string) (string, bool) {
 	return "", false
 }
 
-// existing is path, or what there is of it.
+// existing is path, or its nearest parent that exists.
 func existing(path string) (string, error) {
 	for ; ; path = filepath.Dir(path) {
 		if _, err := os.Stat(path); err == nil || !errors.Is(err, os.ErrNotExist) || path == "/" {

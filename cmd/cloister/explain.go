@@ -30,7 +30,7 @@ type answer struct {
 	Remedy    string    `json:"remedy,omitempty"` // the one command that helps
 }
 
-// scene is what is known of the host when a denial is explained.
+// scene is the state of the host that explains a denial.
 type scene struct {
 	levels []held        // who holds what
 	files  []relabel.Use // what cloister has labelled
@@ -244,7 +244,7 @@ func executableMemory(_ scene, _ part, d avc.Denial) (answer, bool) {
 		return answer{}, false
 	}
 	if strings.HasPrefix(d.Source.Type, "svirt") {
-		return answer{judgedMistake, "QEMU translates code, for want of KVM, and svirt_t may not", "setsebool -P virt_use_execmem on"}, true
+		return answer{judgedMistake, "QEMU translates code, for lack of KVM, and svirt_t may not", "setsebool -P virt_use_execmem on"}, true
 	}
 	if d.Source.Type == "cloister_qemu_t" {
 		return answer{judgedMistake, "QEMU translates code, and runs in the domain for KVM: what the host offers has changed", "cloister check"}, true

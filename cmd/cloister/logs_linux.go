@@ -56,8 +56,8 @@ func runLogs(std stdio) *cobra.Command {
 	})
 }
 
-// printLog copies the file, or its last lines where tail is not negative, and with follow what is
-// added to it until it is removed.
+// printLog copies the file, or its last lines if tail is not negative. With follow it goes on with
+// every addition until the file is removed.
 func printLog(ctx context.Context, out io.Writer, name string, tail int, follow bool) error {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {

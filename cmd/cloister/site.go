@@ -40,8 +40,8 @@ func openSite(path string) (*site, error) {
 	return &site{file: path, config: withDefaults(c)}, nil
 }
 
-// openFolders is openSite for a verb that needs only the folders: what is wrong in the config
-// is said, and the verb goes on.
+// openFolders is openSite for a verb that needs only the folders: a wrong key in the config is a
+// warning, and the verb goes on.
 func openFolders(std stdio, path string) (*site, error) {
 	c, problem, err := config.Folders(path)
 	if err != nil {

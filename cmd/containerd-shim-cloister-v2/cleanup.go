@@ -32,8 +32,8 @@ func load(bundle, path string) (sandbox.Config, error) {
 	return cfg, err
 }
 
-// deleteLimit is what the program delete has: containerd kills it after 5 s. What is left then is
-// for gc or the next start of that name.
+// deleteLimit is what the program delete has: containerd kills it after 5 s. gc or the next start
+// of that name cleans up the rest.
 const deleteLimit = 4 * time.Second
 
 func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {

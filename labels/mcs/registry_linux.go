@@ -41,7 +41,7 @@ type Options struct {
 	Pending func(sandbox string) (bool, error)
 	// Held lists levels that files still carry from an earlier boot. nil: none.
 	Held func() ([]labels.Level, error)
-	// Carries tells whether a file that Keep was told of still carries a pair. nil: always.
+	// Carries tells whether a file that was given to Keep still carries a pair. nil: always.
 	Carries func(path string, pair labels.Pair) (bool, error)
 }
 
@@ -151,8 +151,8 @@ func (r *Registry) files(folder string) ([]string, error) {
 	return names, err
 }
 
-// Entries reads everything that is held. Entries that cannot be read are told of in the error, next
-// to those that could.
+// Entries reads everything that is held. It returns the entries it can read, and an error that
+// names those it cannot.
 func (r *Registry) Entries() ([]Entry, error) {
 	var entries []Entry
 	var problems []error

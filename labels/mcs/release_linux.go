@@ -88,7 +88,7 @@ func (r *Registry) dropShare(e Entry) error {
 
 // Reclaim gives back what dead owners hold, unless a process still carries the level or something
 // of the sandbox is still to be undone. It returns the entries as they were. Entries that cannot be
-// read stay held and are told of in the error.
+// read stay held, and the error names them.
 func (r *Registry) Reclaim(ctx context.Context) ([]Entry, error) {
 	dead, problems := r.dead()
 	if len(dead) == 0 {

@@ -212,7 +212,7 @@ func mountOf(path string, id identity) (string, identity, error) {
 }
 
 // wholeDisk tells a disk from a partition of one and from a volume (device mapper, RAID, loop).
-// What is not in sysfs is taken for a disk.
+// A device that is not in sysfs counts as a disk.
 func wholeDisk(major, minor uint32) bool {
 	device := fmt.Sprintf("/sys/dev/block/%d:%d", major, minor)
 	if _, err := os.Stat(device + "/partition"); err == nil {

@@ -172,8 +172,8 @@ type Use struct {
 	Remember bool
 }
 
-// Uses lists what is in the journal, for people. What cannot be read is told of in the error, next
-// to what could.
+// Uses lists the journal, for people. It returns the entries it can read, and an error that names
+// those it cannot.
 func (j *Journal) Uses() ([]Use, error) {
 	heads, err := j.heads()
 	problems := []error{err}

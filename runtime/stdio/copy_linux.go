@@ -16,7 +16,7 @@ const (
 	bufferSize = 64 << 10
 	// pollInterval is how often Wait looks for a writer that is stuck; an end wakes it at once.
 	pollInterval = 100 * time.Millisecond
-	// settlePoll and settleAfter are how often Settle looks, and how long output may stand still.
+	// settlePoll and settleAfter are how often Settle looks, and how long output may pause.
 	settlePoll  = 5 * time.Millisecond
 	settleAfter = 250 * time.Millisecond
 	// stuckAfter is how long a write must hang before Wait asks whether anybody reads.
@@ -102,8 +102,8 @@ func (i *IO) Wait(ctx context.Context) error {
 
 // Settle returns when the output of a process that has ended has reached its
 // readers, or when it has not moved for a moment: nobody reads it, or something
-// else still holds the guest's end. Clients stop reading once they are told of the
-// exit, so this comes first.
+// else still holds the guest's end. Clients stop reading when they learn of the
+// exit, so the exit waits for this.
 func (i *IO) Settle(ctx context.Context) {
 	tick := time.NewTicker(settlePoll)
 	defer tick.Stop()

@@ -71,12 +71,12 @@ func start(t *testing.T, i *stdio.IO, s stdio.Streams) {
 	}
 }
 
-// patience is for what hangs.
-const patience = 2 * time.Minute
+// hangLimit only catches hangs.
+const hangLimit = 2 * time.Minute
 
 func drain(t *testing.T, i *stdio.IO) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), hangLimit)
 	defer cancel()
 	return i.Wait(ctx)
 }
@@ -577,7 +577,7 @@ func TestLoggerDeaf(t *testing.T) {
 	}
 }
 
-// A client that is told of an exit stops reading: what the process wrote must have been read by
+// A client that learns of an exit stops reading: what the process wrote must have been read by
 // then, and nobody's reading must hold the exit up.
 func TestSettle(t *testing.T) {
 	for _, read := range []bool{true, false} {

@@ -301,8 +301,8 @@ func (g *Group) kill(pid int) error {
 	return nil
 }
 
-// OOMKills counts the processes of the leaf that the kernel has killed for want
-// of memory.
+// OOMKills counts the processes of the leaf that the kernel has killed because the leaf was out of
+// memory.
 func (g *Group) OOMKills() (int, error) {
 	file := "memory.events"
 	h, ok := g.unified("memory")

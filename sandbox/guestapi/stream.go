@@ -70,7 +70,7 @@ func (c *Call) Write(p []byte) (sent int, err error) {
 func (c *Call) CloseWrite() error { return WriteFrame(c.Stream, FrameInput, nil) }
 
 // AcceptSocket waits until somebody in the guest connects to the listener of a token that
-// PrepareContainer was told of. The caller closes the stream; CloseWrite ends what the guest's end
+// PrepareContainer was given. The caller closes the stream; CloseWrite ends what the guest's end
 // reads.
 func (c *Client) AcceptSocket(ctx context.Context, token Token) (*Stream, error) {
 	s, err := c.connect(ctx, StreamName(socketPrefix+token))
@@ -80,7 +80,7 @@ func (c *Client) AcceptSocket(ctx context.Context, token Token) (*Stream, error)
 	return s, nil
 }
 
-// ErrRefused is what there is of a connection that a guest does not make that is there.
+// ErrRefused means that the guest is reachable but did not accept the connection.
 var ErrRefused = fmt.Errorf("refused: %w", errdefs.ErrUnavailable)
 
 // connect opens a stream and waits for Connected.

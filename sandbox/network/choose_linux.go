@@ -18,14 +18,14 @@ import (
 // veth, docker or lo.
 const tapPrefix = "vethcloister"
 
-// chosen is a link that is the guest's, and the card that stands for it.
+// chosen is a link that is the guest's, and the NIC that stands for it.
 type chosen struct {
 	link netlink.Link
 	card *card
 }
 
-// choose gives the cards to the links that an engine has put into the namespace, and says of every
-// other link why the guest cannot have it. A link that has a card keeps it; the others come in the
+// choose gives the NICs to the links that an engine has put into the namespace, and says of every
+// other link why the guest cannot have it. A link that has a NIC keeps it; the others come in the
 // order of their making. Nothing is changed.
 func choose(all []netlink.Link, cards []*card) (mine []chosen, left []error) {
 	all = slices.SortedFunc(slices.Values(all), func(a, b netlink.Link) int { return cmp.Compare(a.Attrs().Index, b.Attrs().Index) })
@@ -55,7 +55,7 @@ func choose(all []netlink.Link, cards []*card) (mine []chosen, left []error) {
 			mine = append(mine, chosen{l, spare[i]})
 			continue
 		}
-		leave(l, fmt.Sprintf("all %d network cards of the machine are taken: set machine.nics in the config to more", len(cards)), errdefs.ErrResourceExhausted)
+		leave(l, fmt.Sprintf("all %d NICs of the machine are taken: set machine.nics in the config to more", len(cards)), errdefs.ErrResourceExhausted)
 	}
 	return mine, left
 }
@@ -68,8 +68,8 @@ func holder(cards []*card, l netlink.Link) *card {
 	return cards[i]
 }
 
-// stacked says why a link cannot be a guest's for the sake of another in the same namespace: the
-// traffic of the one comes by the other. Who has a card keeps it, whichever came first.
+// stacked reports a conflict between a link and its parent (VLAN, macvlan) in the same namespace:
+// both would receive the same frames. A link that has a NIC keeps it, whichever came first.
 func stacked(l netlink.Link, all []netlink.Link, cards []*card) string {
 	for _, other := range all {
 		switch {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestChoose says which links a guest gets, by which cards, and what is said of the others.
+// TestChoose says which links a guest gets, by which NICs, and what is said of the others.
 func TestChoose(t *testing.T) {
 	link := func(name string, change ...func(*netlink.LinkAttrs)) netlink.LinkAttrs {
 		a := netlink.NewLinkAttrs()
@@ -44,7 +44,7 @@ func TestChoose(t *testing.T) {
 			&netlink.Macvlan{LinkAttrs: link("a1", on(7, 0))}, &netlink.IPVlan{LinkAttrs: link("a2", on(7, 0))},
 			&netlink.IPVlan{LinkAttrs: link("a3", on(7, 0)), Mode: netlink.IPVLAN_MODE_L3}, &netlink.Vlan{LinkAttrs: link("a4", on(7, 0))},
 		}, nil},
-		{"a card", "a1=0", "", []netlink.Link{&netlink.Device{LinkAttrs: link("a1")}}, nil},
+		{"a NIC", "a1=0", "", []netlink.Link{&netlink.Device{LinkAttrs: link("a1")}}, nil},
 		{"a parent here", "eth0=0", "a1 of kind macvlan cannot be a guest's: it stands on eth0", []netlink.Link{eth0, upon(eth0, "a1")}, nil},
 		{"a parent that came later", "a3=1", "a1 of kind veth cannot be a guest's: a3, which is the guest's, stands on it", []netlink.Link{a1, upon(a1, "a3")}, []int{0, a3.Index}},
 		{"both ends of a cable", "a1=0 a2=1", "", []netlink.Link{&netlink.Veth{LinkAttrs: link("a1", on(a2.Index, -1))}, &netlink.Veth{LinkAttrs: link("a2", on(a1.Index, -1))}}, nil},
@@ -53,12 +53,12 @@ func TestChoose(t *testing.T) {
 		{"l3s by now", "", "mode l3s", []netlink.Link{&netlink.IPVlan{LinkAttrs: link("a1", on(7, 0)), Mode: netlink.IPVLAN_MODE_L3S}}, []int{a1.Index}},
 		{"vxlan", "", "link a1 of kind vxlan", []netlink.Link{&netlink.Vxlan{LinkAttrs: link("a1")}}, nil},
 		{"wireguard beside a good one", "eth0=0", "link a1 of kind wireguard", []netlink.Link{eth0, &netlink.Wireguard{LinkAttrs: link("a1", encap("none"))}}, nil},
-		{"more than cards", "a1=0 a2=1", "link a3 of kind veth cannot be a guest's: all 2 network cards of the machine are taken", []netlink.Link{a3, a2, a1}, []int{0, 0}},
-		{"who has a card keeps it", "a3=0 a1=1", "link a2 of kind veth", []netlink.Link{a1, a2, a3}, []int{a3.Index, 0}},
+		{"more than NICs", "a1=0 a2=1", "link a3 of kind veth cannot be a guest's: all 2 NICs of the machine are taken", []netlink.Link{a3, a2, a1}, []int{0, 0}},
+		{"who has a NIC keeps it", "a3=0 a1=1", "link a2 of kind veth", []netlink.Link{a1, a2, a3}, []int{a3.Index, 0}},
 		{"a link has gone", "a3=0 a2=1", "", []netlink.Link{a2, a3}, []int{a3.Index, a1.Index}},
-		{"what is unfit takes no card", "a1=0", "link a0 of kind vxlan", []netlink.Link{vxlan, a1}, []int{0}},
+		{"what is unfit takes no NIC", "a1=0", "link a0 of kind vxlan", []netlink.Link{vxlan, a1}, []int{0}},
 		{"all at once", "a2=0", "link a0 of kind vxlan | link a1 of kind veth | link a3 of kind veth", []netlink.Link{a3, a2, a1, vxlan}, []int{a2.Index}},
-		{"no cards", "", "all 0 network cards", []netlink.Link{a1}, []int{}},
+		{"no NICs", "", "all 0 NICs", []netlink.Link{a1}, []int{}},
 		{"the kernel's own", "eth0=0", "", []netlink.Link{
 			eth0, &netlink.Sittun{LinkAttrs: link("sit0", encap("sit"), down)}, &netlink.GenericLink{LinkAttrs: link("ip6_vti0", encap("tunnel6"), down)},
 			&netlink.Gretap{LinkAttrs: link("gretap0", down)}, &netlink.Device{LinkAttrs: link("lo", encap("loopback"), func(a *netlink.LinkAttrs) { a.RawFlags |= unix.IFF_LOOPBACK })},

@@ -15,7 +15,7 @@ import (
 )
 
 // describe is what the guest is to have of its links: names, addresses, routes, rules and
-// neighbours, as the engine made them. Each link is called by its card's address. Routes and rules
+// neighbours, as the engine made them. Each link is called by its NIC's address. Routes and rules
 // that the guest's kernel would not take are left out, with the reason.
 func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left []error, err error) {
 	guest = &guestv1.Network{}

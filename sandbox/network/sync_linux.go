@@ -14,7 +14,7 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// card is one of the machine's network cards and the link it stands for.
+// NIC is one of the machine's NICs and the link it stands for.
 type card struct {
 	tap  string
 	mac  string // what the machine calls it by
@@ -23,8 +23,8 @@ type card struct {
 	wired bool // link's traffic is redirected
 }
 
-// ErrEnded is Sync's error when a card's tap is gone, which the machine takes with it.
-var ErrEnded = errors.New("the machine has ended: its network cards are gone")
+// ErrEnded is Sync's error when a NIC's tap is gone, which the machine takes with it.
+var ErrEnded = errors.New("the machine has ended: its NICs are gone")
 
 // Check looks whether all that is in the namespace now can be handed to the machine, and changes
 // nothing there.
@@ -92,7 +92,7 @@ func (n *Namespace) sync() (guest *guestv1.Network, left []error, err error) {
 	return guest, append(left, routes...), n.readSysctls(guest)
 }
 
-// release makes the cards spare again whose links are gone, or are the guest's no longer.
+// release makes the NICs spare again whose links are gone, or are the guest's no longer.
 func (n *Namespace) release(h *netlink.Handle, all []netlink.Link, mine []chosen) error {
 	for _, c := range n.cards {
 		if c.link == 0 || slices.ContainsFunc(mine, func(m chosen) bool { return m.card == c && m.link.Attrs().Index == c.link }) {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bench is a namespace with a machine's cards, in which a test is the engine.
+// bench is a namespace with a machine's NICs, in which a test is the engine.
 type bench struct {
 	*netlink.Handle
 	n *Namespace
@@ -115,14 +115,14 @@ func TestSync(t *testing.T) {
 		t.Errorf("Check = %v", err)
 	}
 	b.add(b.veth("eth2"), 4)
-	b.sync("one more than cards", "0=eth0 1=eth1 10.1.1 10.1.3", "link odd, link eth2")
+	b.sync("one more than NICs", "0=eth0 1=eth1 10.1.1 10.1.3", "link odd, link eth2")
 	b.must(b.RouteAdd(by(eth0, 5, net.IPv4(10, 0, 2, 2))))
 	b.must(b.RouteAdd(by(eth0, 6, net.IPv4(10, 0, 3, 2))))
 	b.sync("sources of links that the guest has, or not", "0=eth0 1=eth1 10.1.1 10.1.3 10.1.6", "link odd, link eth2, route to")
 	b.must(b.LinkDel(odd))
 	b.sync("the unfit one is gone", "0=eth0 1=eth1 10.1.1 10.1.3 10.1.6", "link eth2")
 	b.must(b.LinkDel(eth0))
-	b.sync("a card is free", "1=eth1 0=eth2 10.1.3 10.1.4", "")
+	b.sync("a NIC is free", "1=eth1 0=eth2 10.1.3 10.1.4", "")
 
 	// Whoever leaves the namespace has lost its redirect, even if nobody has looked meanwhile.
 	away, err := Open("")

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NewTap makes a tap link for the machine's network card with that address and
+// NewTap makes a tap link for the machine's NIC with that address and
 // returns its descriptor. The link goes when the last descriptor is closed.
 func (n *Namespace) NewTap(mac string) (tap *os.File, err error) {
 	name := tapPrefix + strconv.Itoa(len(n.cards))
@@ -25,7 +25,7 @@ func (n *Namespace) NewTap(mac string) (tap *os.File, err error) {
 	return tap, err
 }
 
-// firstTap is the index of the first card's tap. It is in the last bucket of the kernel's table and
+// firstTap is the index of the first NIC's tap. It is in the last bucket of the kernel's table and
 // behind what an engine makes later, so that the tap comes last in every list of links: nerdctl
 // takes the first link that is up for the container's (inspect, .IPAddress).
 const firstTap = 0xfff0

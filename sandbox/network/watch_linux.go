@@ -77,7 +77,7 @@ func listen(ctx context.Context, socket *nl.NetlinkSocket, wake chan<- struct{})
 	}
 }
 
-// relevant is false for our taps and for neighbours that were learnt: the guest is told of neither.
+// relevant is false for our taps and for neighbours that were learnt: the guest gets neither.
 func relevant(m syscall.NetlinkMessage) bool {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:

@@ -86,7 +86,7 @@ func emulated(accel vmm.Accel, cpus int) []string {
 	return line
 }
 
-// NICs are a machine's network cards, one for each element of random. Their addresses only tell
+// NICs are a machine's NICs, one for each element of random. Their addresses only tell
 // them apart until each takes that of the link it stands for.
 func NICs(random [][4]byte) []vmm.NIC {
 	nics := make([]vmm.NIC, len(random))

@@ -15,7 +15,7 @@ type VolumeKey struct {
 	File      FileID
 	Recursive bool // with what is mounted below it
 	Follows   bool // with what the host mounts below it later
-	// ReadOnlyBelow is whether what is mounted below is read-only, too.
+	// ReadOnlyBelow is whether mounts below it are read-only, too.
 	ReadOnlyBelow bool
 	// HostReadOnly is for a volume that is read-only while what is mounted below it may be
 	// writable. The guest's kernel hands read-only down to every mount below, so the host alone can

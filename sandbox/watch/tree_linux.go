@@ -28,8 +28,8 @@ const (
 	// settle is how long names are collected before they are told: one file is often changed in
 	// many steps.
 	settle = 50 * time.Millisecond
-	// pace is the least time between two tellings; it is longer where the tree had to be walked, so
-	// that who changes folders without end takes a part of a processor at most.
+	// pace is the least time between two batches of events. It is longer where the tree had to be
+	// walked, so that a program which keeps changing folders takes at most a part of a CPU.
 	pace = 200 * time.Millisecond
 	part = 10
 

@@ -131,7 +131,7 @@ func TestOutside(t *testing.T) {
 	}
 	put(t, dir+"/linked", true)
 	until(t, tree, "linked")
-	// A walk that is told of a name which is a link by now.
+	// A walk that gets a name which has become a link since.
 	for _, name := range []string{"a", "a/secret", "link/secret", "../" + filepath.Base(outside)} {
 		if err := tree.grow(name, nil); err != nil {
 			t.Fatal(err)

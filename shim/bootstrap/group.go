@@ -78,7 +78,7 @@ func parseMembership(r io.Reader) (membership, error) {
 	}
 	for _, ns := range spec.Linux.Namespaces {
 		if pid, ok := strings.CutPrefix(ns.Path, "/proc/"); ok && ns.Type == "network" {
-			// What is no number is another kind of path, and nobody's.
+			// Anything but a number is another kind of path: no pid of ours.
 			m.joined, _ = strconv.Atoi(strings.TrimSuffix(pid, "/ns/net"))
 		}
 	}

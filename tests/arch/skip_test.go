@@ -23,7 +23,7 @@ func TestNoSkipForTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, at := range timedSkips(syntax) {
-			t.Errorf("%s: a test skips for want of time", set.Position(at))
+			t.Errorf("%s: a test skips for lack of time", set.Position(at))
 		}
 	}
 }

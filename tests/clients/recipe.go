@@ -42,7 +42,7 @@ type recipe struct {
 	// Versions names the files, before .mod and .sum, of the dependencies' versions that are taken
 	// over; a test takes "go".
 	Versions string `json:"versions,omitempty"`
-	// Replace is a module@version that stands in for a dependency's own version.
+	// Replace is a module@version that replaces a dependency's own version.
 	Replace string `json:"replace,omitempty"`
 }
 

@@ -16,8 +16,8 @@ import (
 	"cloister/tests/host"
 )
 
-// patience is the clients': enough to get to the step, on a busy host too.
-const patience = "5s"
+// clientTimeout is enough to get to the step, on a busy host too.
+const clientTimeout = "5s"
 
 // hold has a container's shim stop at a step. reached waits until it does, release lets it go on.
 func (s *stage) hold(t *testing.T, id, step string) (reached, release func()) {
@@ -55,9 +55,9 @@ func (s *stage) hold(t *testing.T, id, step string) (reached, release func()) {
 	}
 }
 
-// TestAbandoned has a client go while the guest, which stands still, makes a second container:
-// nothing of that is left in the guest, and the container can be made again.
-func TestAbandoned(t *testing.T) {
+// TestCreateIsUndoneAfterClientDisconnect: a client disconnects while the stopped guest creates a
+// second container. Nothing of it is left in the guest, and the container can be created again.
+func TestCreateIsUndoneAfterClientDisconnect(t *testing.T) {
 	s := newStage(t)
 	reached, release := s.hold(t, "first", "streams reached #2")
 	s.Start(t, "first", nil)
@@ -65,12 +65,12 @@ func TestAbandoned(t *testing.T) {
 	second := s.Args("second", []string{"--detach", "--with-ns", fmt.Sprintf("network:/proc/%d/ns/net", machine)}, "sleep", "1000")
 	t.Cleanup(func() { s.Remove(t, "second") })
 	ended := make(chan host.Result, 1)
-	go func() { ended <- s.Run(t, append([]string{"--timeout", patience}, second...)...) }()
+	go func() { ended <- s.Run(t, append([]string{"--timeout", clientTimeout}, second...)...) }()
 	reached() // what comes next is asked of the guest
 	s.Place.Run(t, "kill", "-STOP", strconv.Itoa(machine))
 	release()
 	if r := <-ended; r.Code == 0 {
-		t.Error("a guest that stands still has made a container")
+		t.Error("a stopped guest has made a container")
 	}
 	s.Place.Run(t, "kill", "-CONT", strconv.Itoa(machine))
 	if wrong := host.Await(host.Patience, func() string {
@@ -84,9 +84,9 @@ func TestAbandoned(t *testing.T) {
 	}
 }
 
-// TestAbandonedExec has a client go while the guest, which stands still, starts a program: what the
-// guest has started is the client's to kill and to delete, and its name is free again.
-func TestAbandonedExec(t *testing.T) {
+// TestExecSurvivesClientDisconnect: a client disconnects while the stopped guest starts a program.
+// Clients can kill and delete what the guest has started, and its name is free again.
+func TestExecSurvivesClientDisconnect(t *testing.T) {
 	for step, started := range map[string]bool{"exec streams reached": false, "exec made reached": true} {
 		t.Run(step, func(t *testing.T) {
 			s := newStage(t)
@@ -95,13 +95,13 @@ func TestAbandonedExec(t *testing.T) {
 			machine := s.Marked(t, "first", "qemu-system")
 			ended := make(chan host.Result, 1)
 			go func() {
-				ended <- s.Run(t, "--timeout", patience, "task", "exec", "--exec-id", "x", "first", "sleep", "777")
+				ended <- s.Run(t, "--timeout", clientTimeout, "task", "exec", "--exec-id", "x", "first", "sleep", "777")
 			}()
 			reached()
 			s.Place.Run(t, "kill", "-STOP", strconv.Itoa(machine))
 			release()
 			if r := <-ended; r.Code == 0 {
-				t.Error("a guest that stands still has started a program")
+				t.Error("a stopped guest has started a program")
 			}
 			s.Place.Run(t, "kill", "-CONT", strconv.Itoa(machine))
 			if r := s.Run(t, "task", "kill", "--signal", "KILL", "--exec-id", "x", "first"); (r.Code == 0) != started {
@@ -122,15 +122,15 @@ func TestAbandonedExec(t *testing.T) {
 	}
 }
 
-// TestAbandonedPause has a client go while the guest, which stands still, freezes a container: it
-// can be thawed.
-func TestAbandonedPause(t *testing.T) {
+// TestPausedContainerResumesAfterClientDisconnect: a client disconnects while the stopped guest
+// freezes a container. The container can be thawed.
+func TestPausedContainerResumesAfterClientDisconnect(t *testing.T) {
 	s := newStage(t)
 	s.Start(t, "first", nil)
 	machine := strconv.Itoa(s.Marked(t, "first", "qemu-system"))
 	s.Place.Run(t, "kill", "-STOP", machine)
 	if r := s.Run(t, "--timeout", "1s", "task", "pause", "first"); r.Code == 0 {
-		t.Error("a guest that stands still has frozen a container")
+		t.Error("a stopped guest has frozen a container")
 	}
 	s.Place.Run(t, "kill", "-CONT", machine)
 	if wrong := host.Await(host.Patience, func() string {

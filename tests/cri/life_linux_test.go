@@ -50,7 +50,7 @@ func lives(t *testing.T, b *bed, p *pod) {
 		}, "sleep", "1000")
 		script := "for f in /ro/f /rro/f /rro/below/f /ro/below/f; do touch $f 2>/dev/null && echo $f; done"
 		if got, _ := b.exec(t, id, script); got != "/ro/below/f\n" {
-			t.Errorf("what could be written = %q, want what is mounted below the volume that is not read-only recursively", got)
+			t.Errorf("what could be written = %q, want the mount below the volume that is not recursively read-only", got)
 		}
 		b.drop(t, id)
 	})
@@ -148,7 +148,7 @@ func TestRestarts(t *testing.T) {
 			t.Fatalf("attempt %d: %v", attempt, err)
 		}
 	}
-	again(0) // what is made once is there
+	again(0) // after this, what is made once exists
 	before := b.possessions(t)
 	step(t, "twenty restarts", func(t *testing.T) {
 		for attempt := 1; attempt <= 20; attempt++ {

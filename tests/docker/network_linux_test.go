@@ -90,7 +90,7 @@ func changedFiles(t *testing.T, b *engine) {
 	}
 }
 
-// thirdNetwork connects a container of two networks, and a machine of two cards, to one more.
+// thirdNetwork connects a container of two networks, and a machine of two NICs, to one more.
 // Docker is not asked: the log says what is missing, and the rest goes on.
 func (b *engine) thirdNetwork(t *testing.T, name string) {
 	t.Helper()
@@ -98,9 +98,9 @@ func (b *engine) thirdNetwork(t *testing.T, name string) {
 	b.MustDocker(t, "network", "connect", "third", name)
 	if !await(func() bool {
 		log, err := os.ReadFile(b.Containerd.LogFile)
-		return err == nil && strings.Contains(string(log), "all 2 network cards of the machine are taken: set machine.nics")
+		return err == nil && strings.Contains(string(log), "all 2 NICs of the machine are taken: set machine.nics")
 	}) {
-		t.Error("nothing in the log says that a third network needs a third card")
+		t.Error("nothing in the log says that a third network needs a third NIC")
 	}
 	b.say(t, name, "links", "eth0 eth1 lo", "echo $(ls /sys/class/net)")
 	b.MustDocker(t, "network", "disconnect", "third", name)

@@ -49,6 +49,6 @@ func testNICs(t *testing.T, board vmm.MachineType) {
 	}
 	r.wantSoon("02:aa:00:00:00:01 1400 1;02:aa:00:00:00:02 1500 1", "links")
 	if err := r.SetLink(t.Context(), "none", true); err == nil {
-		t.Error("SetLink of no card = nil, want an error")
+		t.Error("SetLink of no NIC = nil, want an error")
 	}
 }

@@ -29,7 +29,7 @@ func TestMacvlan(t *testing.T) {
 	b.virtual("x", "macvlan mode bridge", "net1", "10.89.0.2/24", "fd89::2/64")
 	mac := b.sh("ip -n x -o link show net1 | sed 's/.*link.ether \\([^ ]*\\).*/\\1/'")
 	b.run("c", "x", "sh", "-c", "mkdir /www; echo from the guest >/www/f; httpd -p 8080 -h /www; sleep 1000")
-	b.say("address of the card", mac, "cat /sys/class/net/net1/address")
+	b.say("address of the NIC", mac, "cat /sys/class/net/net1/address")
 	b.say("both networks", "0\n0\n0", "for a in 10.88.0.1 10.89.0.1; do ping -c 1 -W 5 $a >/dev/null; echo $?; done; ping -6 -c 1 -W 5 fd89::1 >/dev/null; echo $?")
 	for _, address := range []string{"10.88.0.2", "10.89.0.2", "fd89::2"} {
 		if got := b.sh(get(address, "8080") + " | tail -n 1"); got != "from the guest" {
@@ -52,7 +52,7 @@ func TestRefusedLinks(t *testing.T) {
 	b := newBed(t, "")
 	for name, tt := range map[string]struct{ made, want string }{
 		"odd":  {"type vxlan id 3 dstport 4789", "link net1 of kind vxlan cannot be a guest's"},
-		"many": {"type veth peer name net2", ": all 2 network cards of the machine are taken: set machine.nics"},
+		"many": {"type veth peer name net2", ": all 2 NICs of the machine are taken: set machine.nics"},
 	} {
 		b.plug(name, "eth0", "10.88.0.2/24", "fd88::2/64")
 		b.sh("ip -n " + name + " link add net1 " + tt.made)

@@ -36,7 +36,7 @@ ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 	before := b.sh("ip netns exec x cat /proc/sys/net/ipv4/ip_local_port_range")
 	b.run("c", "x", "sh", "-c", "mkdir /www; echo from the guest >/www/f; httpd -p 8080 -h /www; sleep 1000")
 
-	b.say("address of the card", mac, "cat /sys/class/net/eth0/address")
+	b.say("address of the NIC", mac, "cat /sys/class/net/eth0/address")
 	b.say("MTU", "1400", "cat /sys/class/net/eth0/mtu")
 	b.say("addresses", "10.88.0.2/24\nfd88::2/64", "ip -o addr show dev eth0 scope global | awk '{print $4}'")
 	b.say("routes", "10.88.0.0/24 dev eth0 scope link src 10.88.0.2\n10.99.0.0/16 via 10.88.0.1 dev eth0 metric 7\ndefault via 10.88.0.1 dev eth0",
@@ -79,8 +79,8 @@ ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 	})
 }
 
-// comeAndGo gives a running guest of two cards a second link, beside one that no guest can have and
-// one more than there are cards.
+// comeAndGo gives a running guest of two NICs a second link, beside one that no guest can have and
+// one more than there are NICs.
 func comeAndGo(b *bed) {
 	b.t.Helper()
 	b.sh(`ip -n x link add odd type vxlan id 3 dstport 4789; ip -n x addr add 10.77.0.1/24 dev odd; ip -n x link set odd up
@@ -93,7 +93,7 @@ ip -n x route add 10.98.0.0/16 dev odd; ip -n x route add default dev odd metric
 	b.sh("busybox ping -c 1 -W 5 10.88.0.3; ip -n x addr add 10.88.0.4/24 dev eth1; ip -n x link set eth1 mtu 1300")
 	b.say("changed", "1300", fmt.Sprintf(until, "ip -o -4 addr show dev eth1 | grep -q 10.88.0.4 && grep 1300 /sys/class/net/eth1/mtu"))
 	b.sh("ip -n x link del eth1")
-	b.say("a card that has become free", "eth0 eth2 lo, 10.88.0.2/24 10.88.0.9/24, 0", fmt.Sprintf(until, "ip route | grep -q 'dev eth2 .*10.88.0.9'")+links)
+	b.say("a NIC that has become free", "eth0 eth2 lo, 10.88.0.2/24 10.88.0.9/24, 0", fmt.Sprintf(until, "ip route | grep -q 'dev eth2 .*10.88.0.9'")+links)
 	b.sh("busybox ping -c 1 -W 5 10.88.0.9; ip -n x link del eth2; ip -n x link del odd")
 	b.say("all gone", "eth0 lo, 10.88.0.2/24, 0", fmt.Sprintf(until, "[ ! -e /sys/class/net/eth2 ]")+links)
 	b.sh("ip -n x rule del priority 500; ip -n x route add 10.67.0.0/16 via 10.88.0.1; ip -n x rule add to 10.67.0.0/16 uidrange 5-6 table 100 priority 502")
@@ -102,7 +102,7 @@ ip -n x route add 10.98.0.0/16 dev odd; ip -n x route add default dev odd metric
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	for _, line := range []string{"rule 502 of IPv4 cannot be a guest's: use a table and conditions of", "link odd of kind vxlan cannot be a guest's: nobody has tried", "link eth2 of kind veth cannot be a guest's: all 2 network cards of the machine are taken: set machine.nics"} {
+	for _, line := range []string{"rule 502 of IPv4 cannot be a guest's: use a table and conditions of", "link odd of kind vxlan cannot be a guest's: nobody has tried", "link eth2 of kind veth cannot be a guest's: all 2 NICs of the machine are taken: set machine.nics"} {
 		if got := strings.Count(string(log), line); got != 1 {
 			b.t.Errorf("the log says %d times, not once: %s", got, line)
 		}

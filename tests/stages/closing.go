@@ -136,7 +136,7 @@ func (o Outcome) OK() bool {
 	})
 }
 
-// timely tells that s did not run for want of time, and not because of another stage.
+// timely tells that s did not run for lack of time, and not because of another stage.
 func (o Outcome) timely(s Stage) bool {
 	return !slices.ContainsFunc(s.Needs, func(need string) bool { return o.Statuses[need].Phase != Passed })
 }

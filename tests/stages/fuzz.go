@@ -22,9 +22,9 @@ func FuzzOrder(targets []string, last map[string]int64) []string {
 	return order
 }
 
-// FuzzTime is how long the next fuzz test runs, when left is what is left for all that wait and
-// overhead is what each takes beside its own time: at most most, at least LeastFuzz, and 0 when not
-// even that fits.
+// FuzzTime is how long the next fuzz test runs: at most most, at least LeastFuzz, and 0 if not even
+// that fits. left is the time for all tests that wait; overhead is what each takes beside its own
+// time.
 func FuzzTime(left time.Duration, waiting, jobs int, overhead, most time.Duration) time.Duration {
 	if left < LeastFuzz+overhead {
 		return 0

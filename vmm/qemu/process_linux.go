@@ -158,7 +158,7 @@ func (p *Process) Status(ctx context.Context) (string, error) {
 	return answer.Return.Status, nil
 }
 
-// SetLink gives a network card carrier, or takes it.
+// SetLink gives a NIC carrier, or takes it.
 func (p *Process) SetLink(ctx context.Context, nic string, up bool) error {
 	args := struct {
 		Name string `json:"name"`

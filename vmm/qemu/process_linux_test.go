@@ -39,13 +39,13 @@ func start(ctx context.Context, t *testing.T, scenario string) (*Process, error)
 	return p, err
 }
 
-// patience is for what hangs; what is fast enough on a busy machine says nothing.
-const patience = time.Minute
+// hangLimit only catches hangs; no test asserts a time.
+const hangLimit = time.Minute
 
 // within bounds a call: one that is to be given up is so soon.
 func within(t *testing.T, givenUp bool) (context.Context, context.CancelFunc) {
 	t.Helper()
-	limit := patience
+	limit := hangLimit
 	if givenUp {
 		limit = time.Second
 	}
@@ -71,7 +71,7 @@ func TestStartFails(t *testing.T) {
 			if !errors.Is(err, errdefs.ErrUnavailable) {
 				t.Errorf("Start = %v, want class %v", err, errdefs.ErrUnavailable)
 			}
-			if took := time.Since(began); took > patience {
+			if took := time.Since(began); took > hangLimit {
 				t.Errorf("Start took %v", took)
 			}
 			noNewFiles()
@@ -251,7 +251,7 @@ func keepFiles(t *testing.T) func() {
 	return func() {
 		t.Helper()
 		var left []string
-		for end := time.Now().Add(patience); time.Now().Before(end); <-time.After(10 * time.Millisecond) {
+		for end := time.Now().Add(hangLimit); time.Now().Before(end); <-time.After(10 * time.Millisecond) {
 			left = nil
 			for file, n := range openFiles(t) {
 				if n > before[file] {
@@ -328,7 +328,7 @@ func TestLifeline(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(hangLimit.Milliseconds()))
 	if err != nil || n != 1 {
 		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 		t.Errorf("QEMU outlives the process that started it: poll = %d, %v", n, err)

@@ -40,7 +40,7 @@ type Config struct {
 	Binary string
 	// Kind saves asking the binary.
 	Kind Kind
-	// Source is the folder to serve. What is mounted in it later is served too.
+	// Source is the folder to serve. Later mounts in it are served too.
 	Source string
 	// Starter starts the server; nil is refused.
 	Starter Starter

@@ -61,7 +61,7 @@ func TestLoadErrors(t *testing.T) {
 		{"too many CPUs", "[sizing]\ndefault_cpus = 500\n", "sizing.default_cpus = 500", errdefs.ErrInvalidArgument},
 		{"no bound", "[sizing]\nmax_memory_mib = 0\n", "sizing.max_memory_mib = 0", errdefs.ErrInvalidArgument},
 		{"no reserve", "[sizing]\nreserve_mib = 1\n", "sizing.reserve_mib = 1", errdefs.ErrInvalidArgument},
-		{"no card", "[machine]\nnics = -1\n", "machine.nics = -1: want 1 to 30", errdefs.ErrInvalidArgument},
+		{"no NIC", "[machine]\nnics = -1\n", "machine.nics = -1: want 1 to 30", errdefs.ErrInvalidArgument},
 		{"no time", "[timeouts]\nboot = \"-5s\"\n", "timeouts.boot = \"-5s\": want a time above zero", errdefs.ErrInvalidArgument},
 		{"no TOML", "[machine\n", "", errdefs.ErrInvalidArgument},
 		{"no duration", "[timeouts]\nboot = \"soon\"\n", "soon", errdefs.ErrInvalidArgument},

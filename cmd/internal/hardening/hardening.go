@@ -36,7 +36,7 @@ type Report struct {
 	Rust bool `json:"rust"`
 }
 
-// The program's own headers and symbols are foreign bytes: what is read of them is bounded.
+// The program's headers and symbols are untrusted, so reading them is bounded.
 const (
 	maxComment = 64 << 10
 	maxSymbols = 1 << 20
@@ -62,7 +62,7 @@ func (r Report) Missing() []string {
 	return list
 }
 
-// Read looks at an ELF file. What is no ELF program is an error.
+// Read looks at an ELF file. Any other file is an error.
 func Read(file io.ReaderAt) (Report, error) {
 	f, err := elf.NewFile(file)
 	if err != nil {

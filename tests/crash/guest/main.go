@@ -26,7 +26,7 @@ func main() {
 	if err != nil {
 		fmt.Println("test guest:", err)
 	}
-	defer runtime.KeepAlive(port) // what is forgotten is closed
+	defer runtime.KeepAlive(port) // a port without a reference is closed
 	for {                         // the end of process 1 would be a panic of the kernel
 		time.Sleep(time.Hour)
 	}

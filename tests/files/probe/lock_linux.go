@@ -109,8 +109,7 @@ func lockOf(f *os.File, kind string, wait bool) string {
 	return seen(lock(f, command, unix.F_WRLCK, 0, 10))
 }
 
-// holdLock takes a lock as tryLock does, says what came of it, and keeps it until somebody kills
-// it.
+// holdLock takes a lock as tryLock does, prints the result, and keeps the lock until it is killed.
 func holdLock(args []string) string {
 	f := file(args[1], unix.O_CREAT|unix.O_RDWR)
 	defer f.Close()

@@ -124,7 +124,7 @@ func do(verb string, args []string) (string, error) {
 	return file(verb, args)
 }
 
-// links lists the network cards that are devices.
+// links lists the NICs that are devices.
 func links() (string, error) {
 	dirs, err := filepath.Glob("/sys/class/net/*")
 	var out []string
@@ -145,7 +145,7 @@ func links() (string, error) {
 	return strings.Join(out, "\n"), err
 }
 
-// up takes a card up, without which it tells no carrier.
+// up takes a NIC up, without which it tells no carrier.
 func up(name string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if err != nil {

@@ -85,7 +85,7 @@ func (a *applier) apply(n *guestv1.Network, named func() error) error {
 	return errors.Join(append(errs, applyRoutes(links, routes), applyRules(n.GetRules()), applyNeighbours(links, neighbours))...)
 }
 
-// freeNames has a card that is to be called otherwise give up its name to the one that is to have
+// freeNames has a NIC that is to be called otherwise give up its name to the one that is to have
 // it: names can be swapped on the host.
 func freeNames(wanted []*guestv1.Link) error {
 	var errs []error

@@ -256,7 +256,7 @@ func TestApplyRefuses(t *testing.T) {
 	}
 }
 
-// TestApplySwapsNames has two cards exchange their names, beside one that is not there: the rest is
+// TestApplySwapsNames has two NICs exchange their names, beside one that is not there: the rest is
 // done all the same.
 func TestApplySwapsNames(t *testing.T) {
 	if !private(t) {
@@ -284,7 +284,7 @@ func TestApplySwapsNames(t *testing.T) {
 			},
 		}, nil)
 		if !errors.Is(err, errdefs.ErrNotFound) || !errors.Is(err, unix.EINVAL) {
-			t.Errorf("Apply = %v, want that one card and one source are not there", err)
+			t.Errorf("Apply = %v, want that one NIC and one source are not there", err)
 		}
 		want := []state{
 			{Name: names[0], MAC: machineMAC, MTU: 1400, Up: true, Addresses: []string{"10.0.0.1/24"}},

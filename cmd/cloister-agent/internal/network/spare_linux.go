@@ -20,9 +20,9 @@ import (
 	"cloister/sys"
 )
 
-// Spare is a network namespace that nobody enters. The machine's cards wait there
+// Spare is a network namespace that nobody enters. The machine's NICs wait there
 // until the host says what they are: a workload without a network has loopback
-// alone. Where the agent has left the namespace in which the cards come, that is it.
+// alone. Where the agent has left the namespace in which the NICs come, that is it.
 //
 // A NIC is down while it is there, and has the kernel's default settings when it comes back.
 type Spare struct {
@@ -30,7 +30,7 @@ type Spare struct {
 	own, spare *os.File
 }
 
-// NewSpare gives a Spare whose namespace is made when a card goes there: to make
+// NewSpare gives a Spare whose namespace is made when a NIC goes there: to make
 // one takes as long as all else that Configure does.
 func NewSpare() (*Spare, error) {
 	own, err := os.Open("/proc/self/ns/net")
@@ -79,8 +79,8 @@ func (s *Spare) Apply(n *guestv1.Network, named func() error) error {
 	return errors.Join(s.stash(wanted), s.apply(n, named))
 }
 
-// stash puts every card away that is not wanted. Links that a workload has made
-// are no cards.
+// stash puts every NIC away that is not wanted. Links that a workload has made
+// are no NICs.
 func (s *Spare) stash(wanted []net.HardwareAddr) error {
 	all, err := whole(netlink.LinkList)
 	if err != nil {
@@ -101,7 +101,7 @@ func (s *Spare) stash(wanted []net.HardwareAddr) error {
 	return nil
 }
 
-// fetch brings the card with that address back, if it is among the spare ones.
+// fetch brings the NIC with that address back, if it is among the spare ones.
 func (s *Spare) fetch(mac net.HardwareAddr) error {
 	if s.spare == nil {
 		return nil
@@ -109,12 +109,12 @@ func (s *Spare) fetch(mac net.HardwareAddr) error {
 	// One family: the small kernel has not all that netlink would open.
 	h, err := netlink.NewHandleAt(netns.NsHandle(s.spare.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
-		return fmt.Errorf("spare cards: %w", err)
+		return fmt.Errorf("spare NICs: %w", err)
 	}
 	defer h.Close()
 	all, err := whole(h.LinkList)
 	if err != nil {
-		return fmt.Errorf("list spare cards: %w", err)
+		return fmt.Errorf("list spare NICs: %w", err)
 	}
 	for _, l := range all {
 		if isCard(l) && isNamed(l, mac) {
@@ -126,7 +126,7 @@ func (s *Spare) fetch(mac net.HardwareAddr) error {
 
 func isCard(l netlink.Link) bool { return l.Attrs().ParentDevBus == "virtio" }
 
-// isNamed tells whether the machine knows the card by that address.
+// isNamed tells whether the machine knows the NIC by that address.
 func isNamed(l netlink.Link, mac net.HardwareAddr) bool {
 	a := l.Attrs()
 	return bytes.Equal(a.PermHWAddr, mac) || a.Alias == mac.String() ||
@@ -145,25 +145,25 @@ func machineAddress(l netlink.Link) string {
 	return a.HardwareAddr.String()
 }
 
-// move puts a card into another namespace, under a name that is free there.
+// move puts a NIC into another namespace, under a name that is free there.
 func move(h *netlink.Handle, l netlink.Link, to *os.File) error {
 	if err := setAside(h, l); err != nil {
 		return err
 	}
 	if err := h.LinkSetNsFd(l, int(to.Fd())); err != nil {
-		return fmt.Errorf("move card %s: %w", l.Attrs().Name, err)
+		return fmt.Errorf("move NIC %s: %w", l.Attrs().Name, err)
 	}
 	return nil
 }
 
-// setAside takes a card down and gives it a name that no other has.
+// setAside takes a NIC down and gives it a name that no other has.
 func setAside(h *netlink.Handle, l netlink.Link) error {
 	a := l.Attrs()
 	if err := h.LinkSetDown(l); err != nil {
-		return fmt.Errorf("set card %s down: %w", a.Name, err)
+		return fmt.Errorf("set NIC %s down: %w", a.Name, err)
 	}
 	if err := h.LinkSetName(l, fmt.Sprintf("card%d", a.Index)); err != nil {
-		return fmt.Errorf("rename card %s: %w", a.Name, err)
+		return fmt.Errorf("rename NIC %s: %w", a.Name, err)
 	}
 	return nil
 }

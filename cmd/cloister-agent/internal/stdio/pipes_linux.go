@@ -242,9 +242,8 @@ func (p *Pipes) ExecFailed() bool {
 	return slices.ContainsFunc(p.outputs, func(o output) bool { return o.carries }) && p.failure.wait()
 }
 
-// Close ends the copying when the process is gone. It waits for the host to
-// take what is on its way, until ctx ends or it has waited long enough; what
-// is left then is lost.
+// Close ends the copying after the process has ended. It waits for the host to read the output that
+// is still in the pipes, until ctx ends or a limit has passed; the rest is lost.
 func (p *Pipes) Close(ctx context.Context) error {
 	p.Started()
 	timer := time.NewTimer(drain)

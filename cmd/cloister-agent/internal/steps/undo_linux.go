@@ -49,8 +49,7 @@ func UnmountVolume(name string) error {
 	return UnmountBelow(filepath.Join(guestapi.Share, guestapi.ShareVolume(name)))
 }
 
-// UnmountBelow unmounts what is mounted at dir and below it. What is in use is
-// written out and detached.
+// UnmountBelow unmounts everything at dir and below it. A mount in use is synced and detached.
 func UnmountBelow(dir string) error {
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
