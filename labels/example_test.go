@@ -8,8 +8,8 @@ import (
 	"cloister/labels"
 )
 
-// One sandbox gets all its labels from one pair of categories: domains for its processes, file types
-// for its files, and the same level on each of them.
+// One sandbox gets all its labels from one pair of categories: domains for its processes, file
+// types for its files, and the same level on each of them.
 func ExampleChoose() {
 	own, err := labels.Parse("system_u:system_r:cloister_shim_t:s0-s0:c0.c1023") // the shim's label
 	if err != nil {

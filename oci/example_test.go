@@ -20,8 +20,7 @@ func ExampleParse() {
 		"annotations": {"io.cloister.cpus": "2"}
 	}`)
 	_, err := oci.Parse(config, oci.Options{})
-	var refused *oci.UnsupportedError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*oci.UnsupportedError](err); ok {
 		for _, p := range refused.Problems {
 			fmt.Println(p.Field)
 			fmt.Println("  ...", p.Text[strings.LastIndex(p.Text, ":")+2:])

@@ -3,7 +3,6 @@
 package vmm_test
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -13,10 +12,7 @@ import (
 // A machine is a value: it can be built, copied and checked, and nothing runs.
 func ExampleMachine_Validate() {
 	m := vmm.Machine{Name: "one", Type: vmm.MicroVM, Kernel: "/boot/kernel", Initrd: "/boot/initrd", MemoryMiB: 8}
-	var field *vmm.FieldError
-	if err := m.Validate(); errors.As(err, &field) {
-		fmt.Println(err)
-	}
+	fmt.Println(m.Validate())
 	m.MemoryMiB = 256
 	fmt.Println(m.Validate())
 	// Output:
