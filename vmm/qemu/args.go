@@ -41,7 +41,7 @@ type FDs struct {
 	Share int
 	// Memory is the file of the machine's memory; used with a template.
 	Memory int
-	// Taps has one tap per network card, in order.
+	// Taps has one tap per NIC, in order.
 	Taps []int
 }
 
@@ -57,7 +57,7 @@ func Args(m vmm.Machine, fds FDs) ([]string, error) {
 		return nil, &vmm.FieldError{Field: "Accel", Value: string(m.Accel), Remedy: "resolve it to kvm or tcg first"}
 	}
 	if len(fds.Taps) != len(m.NICs) {
-		return nil, fmt.Errorf("machine has %d network cards but %d taps: %w", len(m.NICs), len(fds.Taps), errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("machine has %d NICs but %d taps: %w", len(m.NICs), len(fds.Taps), errdefs.ErrInvalidArgument)
 	}
 	var a arguments
 	a.flags("-S", "-nodefaults", "-no-user-config", "-no-reboot")
@@ -263,7 +263,7 @@ func modelsPCI(device string) string {
 
 func modelsMMIO(device string) string { return device + "-device" }
 
-// netdevID and nicDevice keep a card's ids apart from ours.
+// netdevID and nicDevice keep a NIC's ids apart from ours.
 func netdevID(n vmm.NIC) string  { return "net-" + n.ID }
 func nicDevice(n vmm.NIC) string { return "nic-" + n.ID }
 

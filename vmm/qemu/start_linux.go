@@ -48,7 +48,7 @@ type Options struct {
 	// Memory is a file of the machine's size, all of whose memory it is: needed with a template,
 	// else nil.
 	Memory *os.File
-	// Taps has one tap per network card, in order.
+	// Taps has one tap per NIC, in order.
 	Taps []*os.File
 	// Disks has one open file per disk, in order; see OpenDisk.
 	Disks []*os.File
@@ -131,7 +131,7 @@ func (o Options) check(m vmm.Machine) error {
 	case o.Dir == "":
 		return wrong("no Dir: name the sandbox's own folder")
 	case len(o.Taps) != len(m.NICs):
-		return wrong(fmt.Sprintf("%d taps for %d network cards", len(o.Taps), len(m.NICs)))
+		return wrong(fmt.Sprintf("%d taps for %d NICs", len(o.Taps), len(m.NICs)))
 	case len(o.Disks) != len(m.Disks):
 		return wrong(fmt.Sprintf("%d files for %d disks", len(o.Disks), len(m.Disks)))
 	case (o.Memory == nil) != (m.Origin == vmm.FromKernel):
