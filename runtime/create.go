@@ -186,7 +186,7 @@ func (r *Runtime) admit(ctx context.Context, m *Machine, c *container, req Creat
 	})
 	done()
 	if err != nil {
-		return undo(err)
+		return undo(c.workload.ExplainMount(err))
 	}
 	if ctx.Err() != nil { // the client has gone and takes the container for not made
 		_, err = m.Guest.Task().Delete(whole, &taskapi.DeleteRequest{ID: c.id})

@@ -27,6 +27,22 @@ func (b *bed) folder(t *testing.T, name string, files map[string]string) string 
 	return dir
 }
 
+// TestMountErrorsNameTheUsersPaths: an error about a mount names its source on the host and its destination, and no path that
+// only the guest has.
+func TestMountErrorsNameTheUsersPaths(t *testing.T) {
+	b := newBed(t, host.Options{})
+	dir := b.folder(t, "data", map[string]string{"file": "text"})
+	for name, mount := range map[string][2]string{
+		"file-onto-folder": {filepath.Join(dir, "file"), "/etc"},
+		"folder-onto-file": {dir, "/etc/passwd"},
+	} {
+		r := b.run(t, name, []string{"--mount", "type=bind,src=" + mount[0] + ",dst=" + mount[1] + ",options=rbind:ro"}, "true")
+		if r.Code == 0 || !strings.Contains(r.Stderr, mount[0]) || !strings.Contains(r.Stderr, mount[1]) || strings.Contains(r.Stderr, "/run/cloister") {
+			t.Errorf("%s: %+v, want an error that names %s and %s", name, r, mount[0], mount[1])
+		}
+	}
+}
+
 func TestBindMounts(t *testing.T) {
 	b := newBed(t, host.Options{})
 	dir := b.folder(t, "data", map[string]string{"in": "from the host\n", "alone": "alone\n"})
