@@ -22,7 +22,7 @@ BUILD := build
 # The program that runs the stages of the tests.
 STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
-.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-engines test-apps test-lab test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install uninstall clean
+.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-engines test-apps test-lab test-lab-fedora test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install uninstall clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ test-apps: deps ## databases, git, builds and servers of Debian beside runc
 
 test-lab: deps ## an enforcing host in a throwaway machine; MAC= and POLICY= say which
 	@$(STAGES) lab
+
+test-lab-fedora: deps ## the same host with Fedora's conditions
+	@$(STAGES) lab-fedora
 
 # test-STAGE runs one stage of docs/testing.md with what it needs.
 test-%: deps

@@ -5,6 +5,7 @@ package stages
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,7 +16,8 @@ type Outcome struct {
 	Stages   []Stage
 	Statuses map[string]Status
 	Results  map[string]Results
-	NotRun   map[string]string // stage -> reason
+	NotRun   map[string]string // stage of Stages -> reason
+	Left     map[string]string // stage that is not in Stages -> reason
 	Again    []string          // lines about second tries, of this and the last runs
 	TooOften []string          // tests that had too many of them
 	Cold     bool
@@ -105,15 +107,11 @@ func Closing(o Outcome) []string {
 			lines = append(lines, "not run: "+s.Name+": "+reason)
 		}
 	}
-	if Whole(All(), o.Stages) {
-		for _, s := range All() {
-			if s.ByName != "" {
-				lines = append(lines, "not run: "+s.Name+": "+s.ByName)
-			}
-		}
+	for _, name := range slices.Sorted(maps.Keys(o.Left)) {
+		lines = append(lines, "not run: "+name+": "+o.Left[name])
 	}
 	return append(lines,
-		fmt.Sprintf("stages: %d, of these passed: %d, failed: %d, not run: %d", len(o.Stages), good, bad, len(o.NotRun)),
+		fmt.Sprintf("stages: %d, of these passed: %d, failed: %d, not run: %d", len(o.Stages)+len(o.Left), good, bad, len(o.NotRun)+len(o.Left)),
 		"total: "+seconds(o.Took),
 		fmt.Sprintf("%d passed, %d failed, %d skipped", passed, failed, skipped))
 }

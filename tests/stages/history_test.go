@@ -124,6 +124,30 @@ func TestSecondTries(t *testing.T) {
 	}
 }
 
+func TestLeft(t *testing.T) {
+	all := []Stage{{Name: "unit"}, {Name: "apps", ByName: "is long"}, {Name: "lab"}, {Name: "one", Turns: "labs"}, {Name: "two", Turns: "labs"}}
+	for _, tt := range []struct {
+		name string
+		turn []string
+		want map[string]string // stage -> part of the reason
+	}{
+		{"the first is due", []string{"lab", "one", "two"}, map[string]string{"apps": "is long", "two": "takes turns with one, "}},
+		{"the second is due", []string{"two", "lab", "one"}, map[string]string{"apps": "is long", "one": "takes turns with two, "}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := Left(all, tt.turn)
+			if len(got) != len(tt.want) {
+				t.Errorf("Left() = %v, want those of %v", got, tt.want)
+			}
+			for name, part := range tt.want {
+				if !strings.Contains(got[name], part) {
+					t.Errorf("%s is left out because %q, want %q in it", name, got[name], part)
+				}
+			}
+		})
+	}
+}
+
 func TestClosing(t *testing.T) {
 	o := Outcome{
 		Stages: []Stage{{Name: "unit"}, {Name: "cri", Optional: true, Needs: []string{"unit"}}, {Name: "lab", Optional: true}},

@@ -44,6 +44,8 @@ type Stage struct {
 	Optional bool
 	// ByName is why a run of all stages leaves this one out; empty: it does not.
 	ByName string
+	// Turns names a group of optional stages of which a run of all takes one: the one that is due first.
+	Turns string
 	// Guests tells that its tests run in guests, which an emulated machine may lose.
 	Guests bool
 }
@@ -105,7 +107,11 @@ func All() []Stage {
 		// It gives a container a second or two to be there again, by its own clock.
 		{Name: "suite", About: "containerd's client suite", Needs: guest, Tests: []string{"./tests/clients/..."}, Weight: 2, Warm: 145 * s, Budget: 10 * m, Limit: 20 * m, Optional: true, Guests: true},
 		// Its machine, which has machines in it, has two processors.
-		{Name: "lab", About: "an enforcing host in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."}, Weight: 2, Caches: []string{"lab"}, Warm: 835 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true},
+		{Name: "lab", About: "an enforcing host in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."}, Weight: 2, Caches: []string{"lab"}, Warm: 600 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true},
+		{
+			Name: "lab-fedora", About: "the same host with Fedora's conditions", Needs: guest, Tests: []string{"./tests/lab/..."}, Env: []string{"POLICY=fedora"},
+			Weight: 2, Caches: []string{"lab"}, Warm: 600 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true, Turns: "labs",
+		},
 	}
 }
 
@@ -136,6 +142,29 @@ func Select(all []Stage, names ...string) ([]Stage, error) {
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(all), func(s Stage) bool { return !wanted[s.Name] }), nil
+}
+
+// Left says of each stage that a run of all leaves out why it does: it runs by name alone, or takes
+// turns with another of its group, which comes earlier in turn (see History.Turn).
+func Left(all []Stage, turn []string) map[string]string {
+	due := map[string]Stage{}
+	rank := func(s Stage) int { return slices.Index(turn, s.Name) }
+	for _, s := range all {
+		first, some := due[s.Turns]
+		if s.Turns != "" && s.ByName == "" && (!some || rank(s) < rank(first)) {
+			due[s.Turns] = s
+		}
+	}
+	left := map[string]string{}
+	for _, s := range all {
+		switch {
+		case s.ByName != "":
+			left[s.Name] = s.ByName
+		case s.Turns != "" && due[s.Turns].Name != s.Name:
+			left[s.Name] = "takes turns with " + due[s.Turns].Name + ", which was due first (changed since it last passed, then longest ago): make test-" + s.Name
+		}
+	}
+	return left
 }
 
 // Whole tells whether chosen is a run of all: only such a run is recorded.

@@ -33,7 +33,8 @@ type runner struct {
 	plan     stages.Plan
 	results  map[string]stages.Results
 	notRun   map[string]string
-	whole    bool // all stages were asked for: the run is recorded
+	left     map[string]string // stages that a run of all leaves out, with the reason
+	whole    bool              // all stages were asked for: the run is recorded
 	history  historyFile
 	done     chan ended
 	again    []string // "stage test": what had a second try
@@ -100,6 +101,8 @@ func prepare(ctx context.Context, names []string) (*runner, error) {
 		Total: total, Cold: cold, Turn: past.Turn(chosen, changed(ctx)),
 	}
 	if r.whole {
+		r.left = stages.Left(all, r.plan.Turn)
+		r.plan.Stages = slices.DeleteFunc(r.plan.Stages, func(s stages.Stage) bool { return r.left[s.Name] != "" })
 		r.plan.LeftOut = past.LeftOut()
 	}
 	return r, nil
@@ -285,7 +288,7 @@ func emulated() bool {
 
 // close records the run and prints its end.
 func (r *runner) close(ctx context.Context) (bool, error) {
-	o := stages.Outcome{Stages: r.plan.Stages, Statuses: r.plan.Statuses, Results: r.results, NotRun: r.notRun, Cold: r.plan.Cold, Took: r.now()}
+	o := stages.Outcome{Stages: r.plan.Stages, Statuses: r.plan.Statuses, Results: r.results, NotRun: r.notRun, Left: r.left, Cold: r.plan.Cold, Took: r.now()}
 	record := r.record(ctx)
 	past, err := r.history.update(func(h stages.History) stages.History {
 		if r.whole {
