@@ -54,7 +54,8 @@ func programs(ctx context.Context, work string) ([]file, error) {
 func makeDisk(ctx context.Context, work string, p policies, files []file) (string, error) {
 	tree := filepath.Join(work, "disk")
 	files = append(files, file{"policy/policy", p.enforcing(), "semanage_store_t"}, file{"policy/permissive", p.permissive(), "semanage_store_t"},
-		file{"policy/base", p.base(), "semanage_store_t"}, file{"policy/probing", p.probing(), "semanage_store_t"})
+		file{"policy/base", p.base(), "semanage_store_t"}, file{"policy/probing", p.probing(), "semanage_store_t"},
+		file{"policy/store.tar", p.store(), "semanage_store_t"})
 	for _, f := range files {
 		to := filepath.Join(tree, f.path)
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {

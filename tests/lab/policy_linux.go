@@ -16,11 +16,12 @@ import (
 )
 
 // policies are compiled policies with the module in them: one that enforces, one whose guest-side domains are permissive.
-// base is without the module. The first two have no dontaudit rules, so that every denial is logged.
+// base is without the module, and store is what it is made from. The first two have no dontaudit rules, so that every denial is logged.
 type policies struct{ dir string }
 
 func (p policies) enforcing() string  { return filepath.Join(p.dir, "policy") }
 func (p policies) base() string       { return filepath.Join(p.dir, "base") }
+func (p policies) store() string      { return filepath.Join(p.dir, "store.tar") }
 func (p policies) probing() string    { return filepath.Join(p.dir, "probing") }
 func (p policies) permissive() string { return filepath.Join(p.dir, "permissive") }
 
@@ -65,7 +66,7 @@ func makePolicies(ctx context.Context, folder string, r root, kind string) (poli
 	if kind == fedoraPolicy {
 		conditions += fedoraDigest() + "systemd"
 	}
-	sum := sha256.Sum256([]byte(r.dir + conditions + policy.Digest() + strings.Join(permissiveDomains(), ",") + siteRule + probeRules + "3"))
+	sum := sha256.Sum256([]byte(r.dir + conditions + policy.Digest() + strings.Join(permissiveDomains(), ",") + siteRule + probeRules + "4"))
 	made := policies{filepath.Join(folder, "lab", "policy-"+hex.EncodeToString(sum[:8]))}
 	return made, cache.Make(made.dir, func() error { return makePoliciesInto(ctx, r, made, kind) })
 }
@@ -93,6 +94,9 @@ func makePoliciesInto(ctx context.Context, r root, made policies, kind string) e
 		return err
 	}
 	if err := takePolicy(ctx, store, parts.base()); err != nil {
+		return err
+	}
+	if err := tool(ctx, "tar", "-C", store, "-cf", parts.store(), "etc/selinux/default", "var/lib/selinux/default"); err != nil {
 		return err
 	}
 	if err := (policy.Store{Root: store, Audit: true}).Install(ctx); err != nil {
