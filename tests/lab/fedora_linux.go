@@ -40,6 +40,14 @@ func engineTypes(kind string) (first, second string) {
 	return "bin_t", "bin_t"
 }
 
+// fileServerType is what a policy without cloister's module labels the file server's program with.
+func fileServerType(kind string) string {
+	if kind == fedoraPolicy {
+		return "bin_t"
+	}
+	return "lib_t"
+}
+
 //go:embed fedora
 var fedoraSources embed.FS
 

@@ -46,7 +46,11 @@ func install(t *testing.T, l *lab) {
 	}
 	l.policy(t, 0, "", "remove")
 	l.policy(t, 0, "not installed", "status")
-	if got, want := fileServer(), object("lib_t", "s0"); got != want {
+	kind, err := chosenPolicy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fileServer(), object(fileServerType(kind), "s0"); got != want {
 		t.Errorf("the file server's label after the removal: %q, want the base policy's %q", got, want)
 	}
 	if err := e.run("unprotected"); err == nil || !strings.Contains(err.Error(), "cloister policy install") {
