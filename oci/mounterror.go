@@ -4,12 +4,8 @@ package oci
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 )
-
-// crunMount is what crun says of a mount that failed: its source and its destination below the root file system.
-var crunMount = regexp.MustCompile("mount [`']([^`']+)[`'] to [`']/?([^`']*)[`']")
 
 // mountError is an error about a mount in the user's words.
 type mountError struct {
@@ -26,15 +22,13 @@ func (w *Workload) ExplainMount(err error) error {
 	if err == nil {
 		return nil
 	}
-	found := crunMount.FindStringSubmatchIndex(err.Error())
-	if found == nil {
-		return err
-	}
-	text := err.Error()
-	destination := "/" + strings.TrimSuffix(text[found[4]:found[5]], "/")
+	// crun's versions quote names in different ways, and give the destination with or without its first slash.
+	text := strings.ReplaceAll(strings.ReplaceAll(err.Error(), "`", "'"), "' to '/", "' to '")
 	for _, m := range w.Mounts {
-		if m.Kind == BindMount && m.Destination == destination {
-			return &mountError{text[:found[0]] + fmt.Sprintf("mount %q on %q", m.Source, destination) + text[found[1]:], err}
+		before, rest, ok := strings.Cut(text, "' to '"+strings.TrimPrefix(m.Destination, "/")+"'")
+		start := strings.LastIndex(before, "mount '")
+		if ok && start >= 0 && m.Kind == BindMount {
+			return &mountError{fmt.Sprintf("%smount %q on %q%s", before[:start], m.Source, m.Destination, rest), err}
 		}
 	}
 	return err
