@@ -16,13 +16,15 @@ type mountError struct {
 func (e *mountError) Error() string { return e.text }
 func (e *mountError) Unwrap() error { return e.err }
 
-// ExplainMount gives an error of the guest's runtime about a bind mount with the mount's source on the host, where the
-// guest has another path for it. Other errors stay as they are. The class of the error stays too.
+// ExplainMount gives an error of the guest's runtime about a bind mount with the mount's source on
+// the host, where the guest has another path for it. Other errors stay as they are. The class of
+// the error stays too.
 func (w *Workload) ExplainMount(err error) error {
 	if err == nil {
 		return nil
 	}
-	// crun's versions quote names in different ways, and give the destination with or without its first slash.
+	// crun's versions quote names in different ways, and give the destination with or without its
+	// first slash.
 	text := strings.ReplaceAll(strings.ReplaceAll(err.Error(), "`", "'"), "' to '/", "' to '")
 	for _, m := range w.Mounts {
 		before, rest, ok := strings.Cut(text, "' to '"+strings.TrimPrefix(m.Destination, "/")+"'")

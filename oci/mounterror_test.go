@@ -15,7 +15,10 @@ func TestExplainMount(t *testing.T) {
 		{Kind: BindMount, Source: "/srv/file", Destination: "/etc"},
 	}}
 	for _, tt := range []struct{ name, in, want string }{
-		{"bind", "create failed: mount `/run/cloister/share/v/0` to `etc`: not a directory", `create failed: mount "/srv/file" on "/etc": not a directory`},
+		{
+			"bind", "create failed: mount `/run/cloister/share/v/0` to `etc`: not a directory",
+			`create failed: mount "/srv/file" on "/etc": not a directory`,
+		},
 		{"absolute", "mount '/run/cloister/share/v/0' to '/etc': x", `mount "/srv/file" on "/etc": x`},
 		{"not a bind", "mount `tmpfs` to `tmp`: no", "mount `tmpfs` to `tmp`: no"},
 		{"of no mount", "mount `/a` to `b`: no", "mount `/a` to `b`: no"},
