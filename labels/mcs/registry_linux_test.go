@@ -315,7 +315,7 @@ func TestRange(t *testing.T) {
 		{"s0:c0.c7", "s0:c0.c7"},
 		{"s0:c1-s0:c0.c1023", ""},
 		{"s1:c1.c20-s3:c0.c1023", "s1:c1.c20"},
-		// Daemons' ranges as in libvirt's own tests, and one of a policy with sixteen sensitivities.
+		// Daemons' ranges as in libvirt's own tests, and one with sixteen sensitivities.
 		{"s0-s0", "s0:c0.c1023"},
 		{"s0-s0:c0.c10", "s0:c0.c10"},
 		{"s2-s3:c0.c1023", "s2:c0.c1023"},
