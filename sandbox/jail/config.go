@@ -18,13 +18,16 @@ const (
 	Users        Part = "users"
 	Capabilities Part = "capabilities"
 	NoNewPrivs   Part = "no_new_privs"
+	Seccomp      Part = "seccomp"
 	Namespaces   Part = "namespaces"
 	Devices      Part = "devices"
 	RootDir      Part = "root"
 )
 
 // Parts are all parts, in the order in which they are shown.
-func Parts() []Part { return []Part{Users, Capabilities, NoNewPrivs, Namespaces, Devices, RootDir} }
+func Parts() []Part {
+	return []Part{Users, Capabilities, NoNewPrivs, Seccomp, Namespaces, Devices, RootDir}
+}
 
 // About says what a part does, for people.
 func (p Part) About() string {
@@ -35,6 +38,8 @@ func (p Part) About() string {
 		return "QEMU has no capability, virtiofsd only those that it needs"
 	case NoNewPrivs:
 		return "no exec gives QEMU or virtiofsd more rights"
+	case Seccomp:
+		return "QEMU and virtiofsd may make the system calls of a list alone"
 	case Namespaces:
 		return "QEMU and virtiofsd have ipc and uts namespaces of their own"
 	case Devices:
@@ -49,6 +54,9 @@ func (p Part) About() string {
 type Config struct {
 	// Disable names parts of the jail of QEMU and virtiofsd that are left out; default none.
 	Disable []Part `toml:"disable"`
+	// Seccomp says what becomes of a system call that is not in the list: enforce has it fail with
+	// EPERM, log lets it through. The kernel's audit log names it; default enforce.
+	Seccomp string `toml:"seccomp"`
 	// UIDBase is the first of the 523,777 uids and gids that sandboxes draw theirs from. Nobody else may
 	// have an id of that range; default 1879048192.
 	UIDBase uint32 `toml:"uid_base"`
@@ -60,6 +68,9 @@ func (c Config) Check() error {
 		if !slices.Contains(Parts(), p) {
 			return fmt.Errorf("jail.disable: %q is no part of the jail: want some of %v: %w", p, Parts(), errdefs.ErrInvalidArgument)
 		}
+	}
+	if c.Seccomp != "" && c.Seccomp != "enforce" && c.Seccomp != "log" {
+		return fmt.Errorf("jail.seccomp = %q: want enforce or log: %w", c.Seccomp, errdefs.ErrInvalidArgument)
 	}
 	if base := c.uidBase(); base < leastBase || base > mostBase {
 		return fmt.Errorf("jail.uid_base = %d: want %d to %d: %w", base, leastBase, mostBase, errdefs.ErrInvalidArgument)

@@ -32,6 +32,8 @@ type Jail struct {
 	// NoNewPrivs keeps every exec from giving more rights (PR_SET_NO_NEW_PRIVS), the first one included:
 	// an SELinux policy must allow the transition by nnp_transition.
 	NoNewPrivs bool
+	// Calls, when not nil, are the system calls that the process and its children may make.
+	Calls *Calls
 	// Isolate has the process in new namespaces: some of CLONE_NEWIPC and CLONE_NEWUTS. A pid namespace is
 	// none of them: its first process cannot be killed by the signal of a closed socket, which ends QEMU
 	// with its shim.
@@ -125,6 +127,11 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 			return -1, err
 		}
 		defer unset()
+	}
+	if j.Calls != nil { // last: what comes before needs calls that are not in the list
+		if err := j.Calls.install(j.Isolate); err != nil {
+			return -1, err
+		}
 	}
 	pidfd = -1
 	if cmd.SysProcAttr == nil {

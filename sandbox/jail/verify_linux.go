@@ -3,7 +3,6 @@
 package jail
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,7 +18,7 @@ import (
 var ErrEscaped = errors.New("process is not in its jail")
 
 // Verify reads back from the kernel what every thread of the process has: user and groups, capabilities,
-// no_new_privs and namespaces. It is called while the process cannot have been reaped, before it does anything for a
+// no_new_privs, system call filters and namespaces. It is called while the process cannot have been reaped, before it does anything for a
 // guest.
 func (j Jail) Verify(pid int) error {
 	folder := filepath.Join("/proc", strconv.Itoa(pid), "task")
@@ -49,12 +48,7 @@ func (j Jail) Verify(pid int) error {
 
 // checkStatus compares /proc/PID/status with the jail.
 func (j Jail) checkStatus(text []byte) error {
-	fields := map[string]string{}
-	for line := range bytes.Lines(text) {
-		if name, value, ok := strings.Cut(string(line), ":"); ok {
-			fields[name] = strings.TrimSpace(value)
-		}
-	}
+	fields := statusOf(text)
 	if err := j.Owner.check(fields); err != nil {
 		return err
 	}
@@ -71,6 +65,9 @@ func (j Jail) checkStatus(text []byte) error {
 	}
 	if j.NoNewPrivs && fields["NoNewPrivs"] != "1" {
 		return fmt.Errorf("%w: NoNewPrivs is %q, want 1", ErrEscaped, fields["NoNewPrivs"])
+	}
+	if j.Calls != nil {
+		return j.Calls.check(fields)
 	}
 	return nil
 }
