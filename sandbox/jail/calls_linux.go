@@ -9,9 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// calls are the system calls of every role: memory, threads, time, and what is done with open files. They
-// were taken from traces of QEMU 7.2 and of virtiofsd under emulation, with what KVM, other versions of
-// glibc and QEMU 10 use for the same ends. There are no sockets among them but those of socketpair.
+// calls are the system calls of every role: memory, threads, time, and what is done with open
+// files. They were taken from traces of QEMU 7.2 and of virtiofsd under emulation, with what
+// KVM, other versions of glibc and QEMU 10 use for the same ends. There are no sockets among
+// them but those of socketpair.
 const calls = `
 	arch_prctl brk madvise mbind membarrier memfd_create mincore mlock mlock2 mlockall mmap mprotect mremap msync munlock munlockall
 	munmap get_mempolicy set_mempolicy set_mempolicy_home_node
@@ -32,8 +33,9 @@ const calls = `
 	getpeername getsockname getsockopt recvfrom recvmmsg recvmsg sendmmsg sendmsg sendto setsockopt shutdown socketpair
 `
 
-// serverCalls are more of a file server's. It makes and changes files in the name of its guest's users;
-// the kind of file that mknodat makes is a matter of its capabilities. It accepts its one connection.
+// serverCalls are more of a file server's. It makes and changes files in the name of its
+// guest's users; the kind of file that mknodat makes is a matter of its capabilities. It
+// accepts its one connection.
 const serverCalls = `
 	accept accept4 capset chroot
 	chmod fchmod fchmodat fchmodat2 chown fchown fchownat lchown
@@ -43,8 +45,9 @@ const serverCalls = `
 	setfsgid setfsuid setgid setgroups setregid setresgid setresuid setreuid setrlimit setuid
 `
 
-// startCalls are what the thread that starts the program makes after its filter is installed: its child
-// becomes another user and executes the program. A process that has no capability gains nothing by them.
+// startCalls are what the thread that starts the program makes after its filter is installed:
+// its child becomes another user and executes the program. A process that has no capability
+// gains nothing by them.
 const startCalls = `execve setgid setgroups setuid wait4 waitid pidfd_open`
 
 // condition is a system call that is allowed if the bits of mask in an argument are value.
@@ -54,15 +57,16 @@ type condition struct {
 	mask, value uint64
 }
 
-// Calls are the system calls that a process may make. Every other fails with EPERM; clone3 with ENOSYS,
-// since a filter cannot see its arguments and glibc then uses clone.
+// Calls are the system calls that a process may make. Every other fails with EPERM; clone3 with
+// ENOSYS, since a filter cannot see its arguments and glibc then uses clone.
 type Calls struct {
 	names      []string
 	conditions []condition
-	// OwnFilters is how many filters the program itself installs on top on its first thread. QEMU 7.2 has
-	// threads by then that do not get them.
+	// OwnFilters is how many filters the program itself installs on top on its first thread.
+	// QEMU 7.2 has threads by then that do not get them.
 	OwnFilters int
-	// Log lets every call through, and has the kernel's audit log name those that are not in the list.
+	// Log lets every call through, and has the kernel's audit log name those that are not in
+	// the list.
 	Log bool
 }
 
@@ -71,7 +75,8 @@ func callsOfQEMU() Calls {
 	return Calls{names: fields(calls, startCalls), conditions: []condition{newThread()}, OwnFilters: 1}
 }
 
-// callsOfVirtiofsd is the list of a file server. Each of its threads has a working directory of its own.
+// callsOfVirtiofsd is the list of a file server. Each of its threads has a working directory of
+// its own.
 func callsOfVirtiofsd() Calls {
 	return Calls{
 		names:      fields(calls, serverCalls, startCalls),

@@ -33,9 +33,9 @@ func NewSet(capabilities ...int) Set {
 // String writes the set as the kernel does.
 func (s Set) String() string { return fmt.Sprintf("%016x", uint64(s)) }
 
-// bound limits what a program that the calling thread starts can have to the set. The thread keeps its
-// own capabilities. With the empty set no program gets any, be it root's or setuid, and the securebits
-// that say so are locked.
+// bound limits what a program that the calling thread starts can have to the set. The thread
+// keeps its own capabilities. With the empty set no program gets any, be it root's or setuid,
+// and the securebits that say so are locked.
 func (s Set) bound() error {
 	for c := range 64 {
 		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0)

@@ -57,8 +57,8 @@ type Config struct {
 	// Seccomp says what becomes of a system call that is not in the list: enforce has it fail with
 	// EPERM, log lets it through. The kernel's audit log names it; default enforce.
 	Seccomp string `toml:"seccomp"`
-	// UIDBase is the first of the 523,777 uids and gids that sandboxes draw theirs from. Nobody else may
-	// have an id of that range; default 1879048192.
+	// UIDBase is the first of the 523,777 uids and gids that sandboxes draw theirs from. Nobody
+	// else may have an id of that range; default 1879048192.
 	UIDBase uint32 `toml:"uid_base"`
 }
 

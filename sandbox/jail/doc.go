@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package jail starts the helper processes of a sandbox and takes from them what they do not need:
-// namespaces, capabilities, root, cgroup and readiness for the OOM killer.
+// Package jail starts the helper processes of a sandbox and takes from them what they do not
+// need: namespaces, capabilities, root, cgroup and readiness for the OOM killer.
 //
-// It must not know what a label is: whoever confines a process by one sets it in Jail.Label, on the
-// thread that starts the process. Nor does it know what the process does. A Jail is a value that may
-// be used once; its methods may be called at once.
+// It must not know what a label is: whoever confines a process by one sets it in Jail.Label, on
+// the thread that starts the process. Nor does it know what the process does. A Jail is a value
+// that may be used once; its methods may be called at once.
 package jail

@@ -18,12 +18,12 @@ import (
 	"cloister/sys"
 )
 
-// Ranks is how many identities sandboxes of a host can have: one for each pair of 1,024 categories, and
-// one that all sandboxes share whose level is not a pair.
+// Ranks is how many identities sandboxes of a host can have: one for each pair of 1,024
+// categories, and one that all sandboxes share whose level is not a pair.
 const Ranks = 1024*1023/2 + 1
 
-// Bounds of uid_base. systemd's UIDS-GIDS.md leaves the range from the default to 2147483647 to nobody;
-// below 65536 are the host's own users.
+// Bounds of uid_base. systemd's UIDS-GIDS.md leaves the range from the default to 2147483647 to
+// nobody; below 65536 are the host's own users.
 const (
 	defaultBase = 1879048192
 	leastBase   = 65536
@@ -38,8 +38,8 @@ type Owner struct {
 	Groups []uint32 // supplementary groups
 }
 
-// Owner is that of the sandbox of a rank. With kvm its processes may open /dev/kvm. It is an error if
-// the host has given some of the ids to others.
+// Owner is that of the sandbox of a rank. With kvm its processes may open /dev/kvm. It is an
+// error if the host has given some of the ids to others.
 func (c Config) Owner(rank int, kvm bool) (Owner, error) {
 	if !c.Has(Users) {
 		return Owner{}, nil
@@ -56,8 +56,8 @@ func (c Config) Owner(rank int, kvm bool) (Owner, error) {
 		if err := unix.Stat("/dev/kvm", &st); err != nil {
 			return Owner{}, fmt.Errorf("/dev/kvm: %w", err)
 		}
-		// A node that everybody may open (Fedora) needs no group; one that is root's alone is refused by
-		// MayOpen.
+		// A node that everybody may open (Fedora) needs no group; one that is root's alone is
+		// refused by MayOpen.
 		if st.Mode&0o006 != 0o006 && st.Mode&0o060 == 0o060 && st.Gid != 0 {
 			o.Groups = []uint32{st.Gid}
 		}
@@ -85,9 +85,9 @@ func (c Config) CheckHost(etc string) error {
 	return nil
 }
 
-// clash gives the first line that has an id of the range. A line is name:first:count where spans is set
-// (subuid(5)), else name:password:id:... (passwd(5), group(5)). Lines that are neither are the host's
-// own business.
+// clash gives the first line that has an id of the range. A line is name:first:count where
+// spans is set (subuid(5)), else name:password:id:... (passwd(5), group(5)). Lines that are
+// neither are the host's own business.
 func clash(text string, spans bool, base uint64) (line string, found bool) {
 	for line := range strings.Lines(text) {
 		fields := strings.Split(strings.TrimSpace(line), ":")
@@ -107,8 +107,8 @@ func clash(text string, spans bool, base uint64) (line string, found bool) {
 	return "", false
 }
 
-// MayOpen asks the kernel whether the owner may use a file: mode is some of unix.R_OK, W_OK and X_OK. An
-// Owner that is the starter may, as far as is known here.
+// MayOpen asks the kernel whether the owner may use a file: mode is some of unix.R_OK, W_OK and
+// X_OK. An Owner that is the starter may, as far as is known here.
 func (o Owner) MayOpen(path string, mode uint32) error {
 	if o.ID == 0 {
 		return nil

@@ -4,17 +4,17 @@ package jail
 
 import "golang.org/x/sys/unix"
 
-// ForQEMU is the jail of a machine's process, which has the owner's rights on the host and no capability:
-// everything that needs more comes to it as an open descriptor.
+// ForQEMU is the jail of a machine's process, which has the owner's rights on the host and no
+// capability: everything that needs more comes to it as an open descriptor.
 func ForQEMU(c Config, o Owner) Jail {
 	j := c.of(NewSet(), callsOfQEMU())
 	j.Owner = o
 	return j
 }
 
-// ForVirtiofsd is the jail of a file server. It acts for all users of its guest, and changes its root and
-// its limits once. When it becomes one of those users it keeps its capabilities, without the groups that
-// may have let that user: the guest's kernel has checked that.
+// ForVirtiofsd is the jail of a file server. It acts for all users of its guest, and changes
+// its root and its limits once. When it becomes one of those users it keeps its capabilities,
+// without the groups that may have let that user: the guest's kernel has checked that.
 func ForVirtiofsd(c Config) Jail {
 	j := c.of(NewSet(
 		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_SETGID, unix.CAP_SETUID,

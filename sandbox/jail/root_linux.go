@@ -13,9 +13,10 @@ import (
 	"cloister/sys"
 )
 
-// Root is a mount namespace for one process. The process finds its program and libraries there as on
-// the host. Once it has everything open that it needs, Replace gives it another root directory, which
-// is also what others see below /proc/PID/root. The nil Root is the host's namespace.
+// Root is a mount namespace for one process. The process finds its program and libraries there
+// as on the host. Once it has everything open that it needs, Replace gives it another root
+// directory, which is also what others see below /proc/PID/root. The nil Root is the host's
+// namespace.
 type Root struct {
 	ns     *os.File
 	top    *os.File // its root directory, which a chroot of this process makes another than the namespace's
@@ -29,8 +30,8 @@ type wish struct {
 	done chan error
 }
 
-// NewRoot makes the namespace. A Jail that is started with it closes it when its process ends; without
-// one the caller calls Close.
+// NewRoot makes the namespace. A Jail that is started with it closes it when its process ends;
+// without one the caller calls Close.
 func NewRoot() (*Root, error) {
 	r := &Root{wishes: make(chan wish), ended: make(chan struct{})}
 	ready := make(chan error, 1)
@@ -71,9 +72,9 @@ func (r *Root) serve(ready chan<- error) (err error) {
 	}
 }
 
-// Replace makes tree, a detached mount of open_tree, the root of the running process. It stays the
-// caller's, who may close it. A process that has ended is no error. EINVAL means that the host's root
-// is an initial ram disk, which nothing can replace.
+// Replace makes tree, a detached mount of open_tree, the root of the running process. It stays
+// the caller's, who may close it. A process that has ended is no error. EINVAL means that the
+// host's root is an initial ram disk, which nothing can replace.
 func (r *Root) Replace(tree int) error {
 	w := wish{tree: tree, done: make(chan error, 1)}
 	select {

@@ -16,7 +16,8 @@ import (
 	"cloister/tests/testenv"
 )
 
-// TestRoot gives a running command two other roots, one after the other, and looks at them as others do.
+// TestRoot gives a running command two other roots, one after the other, and looks at them as
+// others do.
 func TestRoot(t *testing.T) {
 	testenv.NeedRoot(t)
 	before, err := os.Readlink("/proc/self/ns/mnt")

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// install puts the filter onto the calling thread, which must have no_new_privs or CAP_SYS_ADMIN. The
-// thread may then start one program, with cloneflags.
+// install puts the filter onto the calling thread, which must have no_new_privs or
+// CAP_SYS_ADMIN. The thread may then start one program, with cloneflags.
 func (c Calls) install(cloneflags uintptr) error {
 	policy, err := c.policy(cloneflags)
 	if err != nil {
@@ -60,8 +60,8 @@ func (c Calls) policy(cloneflags uintptr) (seccomp.Policy, error) {
 	return p, nil
 }
 
-// check compares the filters of a process with those that it should have: this process's, the jail's
-// and the program's own.
+// check compares the filters of a process with those that it should have: this process's, the
+// jail's and the program's own.
 func (c Calls) check(fields map[string]string) error {
 	if fields["Seccomp"] != "2" {
 		return fmt.Errorf("%w: Seccomp is %q, want 2, a filter", ErrEscaped, fields["Seccomp"])

@@ -18,8 +18,8 @@ import (
 	"cloister/tests/testenv"
 )
 
-// dangerous are calls that reach other processes, the host's kernel or what is mounted. Without a filter
-// nothing comes of them when their arguments are all ones.
+// dangerous are calls that reach other processes, the host's kernel or what is mounted. Without
+// a filter nothing comes of them when their arguments are all ones.
 func dangerous() []string {
 	return []string{
 		"ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "pidfd_send_signal", "kill", "tkill", "kcmp",

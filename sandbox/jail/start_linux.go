@@ -16,8 +16,9 @@ import (
 
 // Jail is what one process is started in. Its zero value changes nothing.
 type Jail struct {
-	// Label, when not nil, runs on the starting thread right before the fork: it sets the label of the
-	// exec. It returns the function that clears it, which runs on the same thread right after.
+	// Label, when not nil, runs on the starting thread right before the fork: it sets the label
+	// of the exec. It returns the function that clears it, which runs on the same thread right
+	// after.
 	Label func() (unset func(), err error)
 	// Network, when not nil, is the network namespace of the process. It stays the caller's.
 	Network *os.File
@@ -26,24 +27,25 @@ type Jail struct {
 	// KeepCapabilities has the process keep its capabilities when it takes on another user
 	// (SECBIT_NO_SETUID_FIXUP), as a file server does to make files that are that user's.
 	KeepCapabilities bool
-	// Bounding, when not nil, is the most capabilities that the process and its children can have. With the
-	// empty set they have none, whoever's they are, and the securebits that say so are locked.
+	// Bounding, when not nil, is the most capabilities that the process and its children can
+	// have. With the empty set they have none, whoever's they are, and the securebits that say
+	// so are locked.
 	Bounding *Set
-	// NoNewPrivs keeps every exec from giving more rights (PR_SET_NO_NEW_PRIVS), the first one included:
-	// an SELinux policy must allow the transition by nnp_transition.
+	// NoNewPrivs keeps every exec from giving more rights (PR_SET_NO_NEW_PRIVS), the first one
+	// included: an SELinux policy must allow the transition by nnp_transition.
 	NoNewPrivs bool
 	// Calls, when not nil, are the system calls that the process and its children may make.
 	Calls *Calls
-	// Isolate has the process in new namespaces: some of CLONE_NEWIPC and CLONE_NEWUTS. A pid namespace is
-	// none of them: its first process cannot be killed by the signal of a closed socket, which ends QEMU
-	// with its shim.
+	// Isolate has the process in new namespaces: some of CLONE_NEWIPC and CLONE_NEWUTS. A pid
+	// namespace is none of them: its first process cannot be killed by the signal of a closed
+	// socket, which ends QEMU with its shim.
 	Isolate uintptr
 	// Group, when not nil, is the cgroup of the process, which it is in when Start returns.
 	Group interface{ Add(pid int) error }
 	// OOMScore is the least oom_score_adj that the process gets; a higher one is inherited.
 	OOMScore int
-	// Owner is the process's user, group and supplementary groups. With a user other than root it has no
-	// capability after its exec.
+	// Owner is the process's user, group and supplementary groups. With a user other than root
+	// it has no capability after its exec.
 	Owner Owner
 	// Env is added to the environment of the command.
 	Env []string
@@ -101,8 +103,8 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 	if err := j.Root.enter(); err != nil {
 		return -1, err
 	}
-	// For this process too, which has what its guest's containers write. Of another user's process the
-	// limit could be set with CAP_SYS_RESOURCE alone.
+	// For this process too, which has what its guest's containers write. Of another user's
+	// process the limit could be set with CAP_SYS_RESOURCE alone.
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return -1, fmt.Errorf("set the core limit: %w", err)
 	}

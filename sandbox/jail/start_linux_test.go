@@ -71,7 +71,8 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
-// TestPdeathsig shows that the starting thread outlives the child: a child killed by its end would answer nothing.
+// TestPdeathsig shows that the starting thread outlives the child: a child killed by its end
+// would answer nothing.
 func TestPdeathsig(t *testing.T) {
 	theirs, ours := pipe(t)
 	answer, echo := pipe(t)

@@ -17,9 +17,9 @@ import (
 // ErrEscaped is wrapped when a process is not in the jail that it was started in.
 var ErrEscaped = errors.New("process is not in its jail")
 
-// Verify reads back from the kernel what every thread of the process has: user and groups, capabilities,
-// no_new_privs, system call filters and namespaces. It is called while the process cannot have been reaped, before it does anything for a
-// guest.
+// Verify reads back from the kernel what every thread of the process has: user and groups,
+// capabilities, no_new_privs, system call filters and namespaces. It is called while the
+// process cannot have been reaped, before it does anything for a guest.
 func (j Jail) Verify(pid int) error {
 	folder := filepath.Join("/proc", strconv.Itoa(pid), "task")
 	tasks, err := os.ReadDir(folder)
