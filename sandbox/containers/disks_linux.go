@@ -76,7 +76,7 @@ func (s *Set) plug(ctx context.Context, lun int, d plan.Disk) error {
 		return err
 	}
 	defer f.Close()
-	return s.config.VM.Machine.AddDisk(ctx, disk, f)
+	return s.config.VM.AddDisk(ctx, disk, f)
 }
 
 func (s *Set) unplug(ctx context.Context, lun int) error {

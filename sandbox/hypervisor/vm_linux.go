@@ -43,6 +43,8 @@ type VM struct {
 
 	config Config
 	root   *jail.Root // QEMU's; nil if the host's root cannot be replaced
+
+	fileBytes uint64 // the largest file that QEMU starts with
 }
 
 // New makes a VM without processes.
@@ -51,9 +53,12 @@ func New(c Config) *VM { return &VM{config: c} }
 // jailOf is the jail of one process: its role's, in the sandbox's network namespace and cgroup.
 func (v *VM) jailOf(r confine.Role) jail.Jail {
 	c := v.config
-	j := jail.ForQEMU(c.Jail, c.Owner)
-	if r == confine.FileServer {
-		j = jail.ForVirtiofsd(c.Jail)
+	j := jail.ForVirtiofsd(c.Jail) // without a file size limit: it writes its guest's files
+	if r == confine.Machine {
+		j = jail.ForQEMU(c.Jail, c.Owner)
+		if c.Jail.Has(jail.RLimits) {
+			j.Limits.FileBytes = v.fileBytes
+		}
 	}
 	j.Label = func() (unset func(), err error) { return c.Driver.Exec(r) }
 	j.Network, j.Group, j.OOMScore, j.Env = c.Network, c.Group, c.OOMScore, []string{c.Marker}
@@ -98,6 +103,7 @@ type Logs struct{ QEMU, Console *os.File }
 // Launch starts QEMU, whose guest does not run yet, and returns its pid. memory is nil but with a
 // template.
 func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.File, taps []*os.File) (pid int, err error) {
+	v.fileBytes = uint64(m.MemoryMiB) << 20
 	if v.root, err = jail.NewRoot(); err != nil {
 		return 0, err
 	}
@@ -115,6 +121,22 @@ func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.Fi
 		return 0, err
 	}
 	return v.Machine.Pid(), nil
+}
+
+// AddDisk gives the running machine a disk, whose file stays the caller's.
+func (v *VM) AddDisk(ctx context.Context, d vmm.Disk, f *os.File) error {
+	if v.config.Jail.Has(jail.RLimits) && !d.ReadOnly {
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if info.Mode().IsRegular() && info.Size() > int64(v.fileBytes) {
+			if err := jail.AllowFile(v.Machine.Pid(), uint64(info.Size())); err != nil {
+				return err
+			}
+		}
+	}
+	return v.Machine.AddDisk(ctx, d, f)
 }
 
 // Stop ends QEMU, if it was started.

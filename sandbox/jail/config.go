@@ -22,11 +22,12 @@ const (
 	Namespaces   Part = "namespaces"
 	Devices      Part = "devices"
 	RootDir      Part = "root"
+	RLimits      Part = "limits"
 )
 
 // Parts are all parts, in the order in which they are shown.
 func Parts() []Part {
-	return []Part{Users, Capabilities, NoNewPrivs, Seccomp, Namespaces, Devices, RootDir}
+	return []Part{Users, Capabilities, NoNewPrivs, Seccomp, Namespaces, Devices, RootDir, RLimits}
 }
 
 // About says what a part does, for people.
@@ -46,6 +47,8 @@ func (p Part) About() string {
 		return "QEMU and virtiofsd may open null, urandom and kvm alone"
 	case RootDir:
 		return "QEMU's root directory is not the host's when its guest runs"
+	case RLimits:
+		return "QEMU and virtiofsd lock no memory, and QEMU makes no file larger than its memory or its largest disk"
 	}
 	return ""
 }

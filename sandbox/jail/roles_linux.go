@@ -33,6 +33,9 @@ func (c Config) of(bounding Set, calls Calls) Jail {
 		calls.Log = c.Seccomp == "log"
 		j.Calls = &calls
 	}
+	if c.Has(RLimits) {
+		j.Limits.NoLocked = true
+	}
 	if c.Has(Namespaces) {
 		j.Isolate = unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 	}

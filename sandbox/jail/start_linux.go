@@ -47,6 +47,8 @@ type Jail struct {
 	// Owner is the process's user, group and supplementary groups. With a user other than root
 	// it has no capability after its exec.
 	Owner Owner
+	// Limits are the resource limits of the process when Start returns.
+	Limits Limits
 	// Env is added to the environment of the command.
 	Env []string
 }
@@ -169,6 +171,9 @@ func (j Jail) place(pid int) error {
 		if err := j.Group.Add(pid); err != nil {
 			return err
 		}
+	}
+	if err := j.Limits.limitFrom(pid, j.Owner); err != nil {
+		return err
 	}
 	return raiseOOMScore(pid, j.OOMScore)
 }

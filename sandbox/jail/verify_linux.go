@@ -43,6 +43,9 @@ func (j Jail) Verify(pid int) error {
 	if seen == 0 {
 		return fmt.Errorf("verify the jail of pid %d: no thread is left", pid)
 	}
+	if err := j.Limits.check(pid); err != nil {
+		return err
+	}
 	return j.checkNamespaces(pid)
 }
 
