@@ -698,3 +698,59 @@ func only(t *testing.T, pattern string) string {
 	}
 	return found[0]
 }
+
+// TestTreeRestoresByInode: while its guest runs, files change their names. Each file gets back the label
+// that it had, whatever its name is now, and a new file under an old name gets the folder's.
+func TestTreeRestoresByInode(t *testing.T) {
+	w := newWorld(t)
+	j := w.open(1)
+	const special = "system_u:object_r:ssh_home_t:s0"
+	top := filepath.Join(w.dir, "volume")
+	plain, key, gone := w.file("volume/plain", oldOne), w.file("volume/keys/key", special), w.file("volume/gone", special)
+	for _, folder := range []string{top, filepath.Dir(key)} {
+		w.label(folder, oldOne)
+	}
+	outside := w.file("outside", oldTwo)
+	tree := item(t, top, guestA)
+	tree.Recursive = true
+	w.apply(j, "ns/a", tree)
+
+	moved := filepath.Join(top, "moved")
+	steps := []error{
+		os.Rename(key, moved), os.Rename(plain, key), // the guest's file has the name of another
+		os.Remove(gone), os.Symlink(outside, gone), // a link to a file of the host
+	}
+	if err := errors.Join(steps...); err != nil {
+		t.Fatal(err)
+	}
+	w.label(gone, guestA)
+	again := w.file("volume/again", guestA)
+	if err := errors.Join(os.Remove(again), os.WriteFile(again, nil, 0o600)); err != nil { // may have the inode of the file before
+		t.Fatal(err)
+	}
+	w.label(again, guestA)
+
+	w.restore(j, "ns/a")
+	w.want(moved, special)
+	w.want(key, oldOne)
+	w.want(gone, oldOne)
+	w.want(again, oldOne)
+	w.want(outside, oldTwo)
+	w.wantEmpty()
+}
+
+// TestTreeOfAnEarlierVersion: a log that names files by path is restored as it was written.
+func TestTreeOfAnEarlierVersion(t *testing.T) {
+	c := child{rel: "a/b", id: identity{Inode: 5, Birth: 7}}
+	old := readTree([]byte("a/b\x00" + oldTwo + "\x00"))
+	if got, known := c.before(old); !known || got != oldTwo {
+		t.Errorf("before = %q, %t", got, known)
+	}
+	now := readTree([]byte(c.key() + "\x00" + oldOne + "\x00"))
+	if got, known := (child{rel: "a/c", id: c.id}).before(now); !known || got != oldOne {
+		t.Errorf("before of a renamed file = %q, %t", got, known)
+	}
+	if got, known := (child{rel: "a/b", id: identity{Inode: 5, Birth: 8}}).before(now); known {
+		t.Errorf("before of a new file with the inode of another = %q", got)
+	}
+}

@@ -27,7 +27,26 @@ const (
 type child struct {
 	file *os.File
 	rel  string
+	id   identity
 	stat unix.Statx_t
+}
+
+// key names the file in the log, whatever its name is by then: a guest can rename files. Where the file
+// system keeps no birth time, a new file can have the inode of one that is gone, so the name must fit too.
+func (c child) key() string {
+	key := fmt.Sprintf("/%x-%x", c.id.Inode, c.id.Birth) // no relative path begins with a slash
+	if c.id.Birth == 0 {
+		key += ":" + c.rel
+	}
+	return key
+}
+
+// before is the label that the file had, if the log knows it. Logs of earlier versions name files by path.
+func (c child) before(log map[string]string) (label string, known bool) {
+	if label, known = log[c.key()]; !known {
+		label, known = log[c.rel]
+	}
+	return label, known
 }
 
 // walker goes through what is below a directory by descriptor, never through a link or onto another
@@ -134,7 +153,7 @@ func openChild(folder *os.File, name string) (child, error) {
 		return child{}, err
 	}
 	c := child{file: file}
-	if c.stat, _, err = identify(c.file); err != nil {
+	if c.stat, c.id, err = identify(c.file); err != nil {
 		return child{}, errors.Join(err, c.file.Close())
 	}
 	return c, nil
@@ -215,7 +234,7 @@ func (j *Journal) lookAt(ctx context.Context, r record, t target, log *treeLog) 
 		for _, c := range children {
 			links.add(c)
 			if now, err := j.attr.Read(c.file); err == nil && now == r.Label {
-				log.add(c.rel, now)
+				log.add(c.key(), now)
 			}
 		}
 		return nil
@@ -239,7 +258,7 @@ func (j *Journal) relabelled(children []child, r record, log *treeLog, links har
 			return nil, err
 		}
 		if log != nil && now != r.Before && now != r.Label {
-			log.add(c.rel, now)
+			log.add(c.key(), now)
 		}
 		if now != r.Label {
 			changed = append(changed, c)
@@ -251,15 +270,15 @@ func (j *Journal) relabelled(children []child, r record, log *treeLog, links har
 	return changed, log.flush()
 }
 
-// treeLog holds pairs of path and label, each ended by a zero byte. Where there is none, nothing
-// below the top was touched. It only grows; the first entry of a path counts.
+// treeLog holds pairs of file (child.key) and label, each ended by a zero byte. Where there is none, nothing
+// below the top was touched. It only grows; the first entry of a file counts.
 type treeLog struct {
 	path    string
 	pending bytes.Buffer
 }
 
-func (l *treeLog) add(rel, label string) {
-	l.pending.WriteString(rel + "\x00" + label + "\x00")
+func (l *treeLog) add(key, label string) {
+	l.pending.WriteString(key + "\x00" + label + "\x00")
 }
 
 // begin puts the log in place with what has been added, before anything is touched.
@@ -298,7 +317,7 @@ func (l *treeLog) flush() error {
 func readTree(text []byte) map[string]string {
 	entries := map[string]string{}
 	for {
-		rel, rest, ok := bytes.Cut(text, []byte{0})
+		key, rest, ok := bytes.Cut(text, []byte{0})
 		if !ok {
 			return entries
 		}
@@ -306,8 +325,8 @@ func readTree(text []byte) map[string]string {
 		if !ok {
 			return entries
 		}
-		if _, known := entries[string(rel)]; !known {
-			entries[string(rel)] = string(label)
+		if _, known := entries[string(key)]; !known {
+			entries[string(key)] = string(label)
 		}
 		text = rest
 	}
@@ -325,7 +344,7 @@ func (j *Journal) restoreTree(ctx context.Context, name string, r record, top *o
 	before := readTree(text)
 	w := walker{lenient: true, visit: func(children []child) error {
 		for _, c := range children {
-			goal, known := before[c.rel]
+			goal, known := c.before(before)
 			if !known {
 				goal = r.goal()
 			}
