@@ -16,8 +16,8 @@ import (
 	"cloister/vmm"
 )
 
-// Config is what a host's administrator sets. A zero field means the default that its comment names;
-// docs/configuration.md is generated from these comments.
+// Config is what a host's administrator sets. A zero field means the default that its comment
+// names; docs/configuration.md is generated from these comments.
 type Config struct {
 	State     string         `toml:"state"` // folder of records and sockets, empty after a reboot; default /run/cloister
 	Root      string         `toml:"root"`  // folder of the registry and the relabel journal, kept over a reboot; default /var/lib/cloister
@@ -51,17 +51,19 @@ type Guest struct {
 type Machine struct {
 	// Type is q35 or microvm; default microvm with the small kernel, else q35.
 	Type vmm.MachineType `toml:"type"`
-	// Accel is auto, kvm or tcg. auto takes KVM where /dev/kvm opens and the CPU has vmx or svm, else
-	// tcg (emulation, slow); default auto.
+	// Accel is auto, kvm or tcg. auto takes KVM where /dev/kvm opens and the CPU has vmx or svm,
+	// else tcg (emulation, slow); default auto.
 	Accel vmm.Accel `toml:"accel"`
-	// NICs is the number of NICs, there from boot: as many networks as a container can have; default 2.
+	// NICs is the number of NICs, there from boot: as many networks as a container can have;
+	// default 2.
 	NICs int `toml:"nics"`
 	// HugePages takes the guests' memory from the host's pages of 2 MiB (vm.nr_hugepages). A start
 	// fails when too few are free; default false.
 	HugePages bool `toml:"hugepages"`
 	// NestedVirtualization gives guests vmx or svm, so that they can run machines; default false.
 	NestedVirtualization bool `toml:"nested_virtualization"`
-	// PerformanceCounters gives guests the host's performance counters (PMU), with KVM; default false.
+	// PerformanceCounters gives guests the host's performance counters (PMU), with KVM; default
+	// false.
 	PerformanceCounters bool `toml:"performance_counters"`
 	// QEMU is the path of QEMU; default: looked up in PATH.
 	QEMU string `toml:"qemu"`
@@ -80,9 +82,9 @@ func rules(l confine.Config) []plan.LabelRule {
 
 // Timeouts limit how long a start waits for the guest.
 type Timeouts struct {
-	// Boot limits the time from the machine's first instruction to the agent's hello, and from there
-	// to its first answer. Only time in which QEMU could run counts: time its threads wait for a CPU
-	// is subtracted, up to ten times the limit; default 60s.
+	// Boot limits the time from the machine's first instruction to the agent's hello, and from
+	// there to its first answer. Only time in which QEMU could run counts: time its threads wait
+	// for a CPU is subtracted, up to ten times the limit; default 60s.
 	Boot Duration `toml:"boot"`
 }
 
@@ -104,9 +106,9 @@ const (
 
 // Debug says whether root may run a shell inside guests.
 type Debug struct {
-	// Shell is the path of a static binary of the host, such as /usr/bin/busybox, that `cloister debug`
-	// runs inside guests, beside the containers. It counts for sandboxes that start after it was set;
-	// default empty, which disables `cloister debug`.
+	// Shell is the path of a static binary of the host, such as /usr/bin/busybox, that `cloister
+	// debug` runs inside guests, beside the containers. It counts for sandboxes that start after it
+	// was set; default empty, which disables `cloister debug`.
 	Shell string `toml:"shell"`
 }
 

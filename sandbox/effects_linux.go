@@ -19,22 +19,22 @@ import (
 // reserve gives the sandbox its identity on this host.
 func (s *Sandbox) reserve(ctx context.Context, p *starting) error {
 	err := s.do(statedir.Effect{Kind: statedir.KindReservation, Detail: p.Identity.Name}, func(*statedir.Effect) (err error) {
-		s.identity, err = s.confine.Reserve(ctx)
+		p.granted, err = s.confine.Reserve(ctx)
 		return err
 	}, s.confine.Release)
 	if err != nil {
 		return err
 	}
-	if p.owner, err = s.config.Jail.Owner(s.identity.Rank, p.Machine.Accel == vmm.AccelKVM); err != nil {
+	if p.owner, err = s.config.Jail.Owner(p.granted.Rank, p.Machine.Accel == vmm.AccelKVM); err != nil {
 		return err
 	}
 	if err := hypervisor.Reachable(p.owner, p.programs.QEMU, p.Machine); err != nil {
 		return err
 	}
 	s.notes.Set("uid", strconv.FormatUint(uint64(p.owner.ID), 10))
-	s.notes.Set("level", s.identity.Level.String())
-	if !s.identity.Label.IsZero() {
-		s.notes.Set("label", s.identity.Label.String())
+	s.notes.Set("level", p.granted.Level.String())
+	if !p.granted.Label.IsZero() {
+		s.notes.Set("label", p.granted.Label.String())
 	}
 	return nil
 }

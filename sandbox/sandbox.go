@@ -50,10 +50,8 @@ type Sandbox struct {
 	request Request
 	memory  int64 // what all containers together may use, in bytes
 
-	dir        statedir.Dir
 	journal    *statedir.Journal
 	confine    confine.Driver
-	identity   confine.Identity // what confine has reserved
 	netns      *network.Namespace
 	links      *network.Session // what the guest has of netns
 	share      *content.Share
@@ -144,7 +142,8 @@ func start(ctx context.Context, cfg Config, req Request, cold bool) (_ *Sandbox,
 	return s, nil
 }
 
-// Phase begins a phase of a start or a stop; the function it returns ends it. It is a span as well, below ctx's.
+// Phase begins a phase of a start or a stop; the function it returns ends it. It is a span as well,
+// below ctx's.
 func (s *Sandbox) Phase(ctx context.Context, name string) func() {
 	begin := time.Now()
 	_, span := otel.Tracer(tracer).Start(ctx, name, trace.WithTimestamp(begin), trace.WithAttributes(
@@ -172,9 +171,10 @@ func (s *Sandbox) Guest() *guestapi.Client { return s.guest }
 // DiskIO is what the sandbox's processes have read from and written to disks of the host.
 func (s *Sandbox) DiskIO() ([]cgroup.DiskIO, error) { return s.vm.DiskIO() }
 
-// Halt ends the machine without a word to the guest, if that loses nothing, and tells whether it did. What a process
-// wrote to shared files is with the file server once the process has ended, mapped files included (fuse_vma_close of
-// the kernel's fs/fuse/file.c); disks have to be unmounted first.
+// Halt ends the machine without a word to the guest, if that loses nothing, and tells whether it
+// did. What a process wrote to shared files is with the file server once the process has ended,
+// mapped files included (fuse_vma_close of the kernel's fs/fuse/file.c); disks have to be unmounted
+// first.
 func (s *Sandbox) Halt(ctx context.Context) (bool, error) {
 	if s.containers.HasDisks() {
 		return false, nil
@@ -216,8 +216,8 @@ func (s *Sandbox) Note(ctx context.Context) {
 // ContainerMemory is what all containers together may use, in bytes.
 func (s *Sandbox) ContainerMemory() int64 { return s.memory }
 
-// Add makes a container's files visible in the guest and returns the guest's bundle. On an error nothing of
-// the container is left.
+// Add makes a container's files visible in the guest and returns the guest's bundle. On an error
+// nothing of the container is left.
 func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err error) {
 	return s.containers.Add(ctx, c)
 }

@@ -40,7 +40,8 @@ type starting struct {
 
 	clock    qemu.TSC
 	programs lsm.Programs
-	owner    jail.Owner // whose QEMU is; its id follows from the identity
+	granted  confine.Identity // what the registry has given
+	owner    jail.Owner       // whose QEMU is; its id follows from granted
 	first    *containers.Planned
 	group    *cgroup.Group
 	saved    *saved   // what the machine starts from; nil for a cold start
@@ -123,18 +124,19 @@ func (s *Sandbox) facts(ctx context.Context) (plan.Facts, error) {
 
 // promise makes the sandbox's folder and its record, which is there before the
 // first effect. What a dead owner left under the same name is taken back first.
-func (s *Sandbox) promise(ctx context.Context) (err error) {
-	if s.dir, err = statedir.New(s.config.State, s.request.Namespace, s.request.ID); err != nil {
+func (s *Sandbox) promise(ctx context.Context) error {
+	dir, err := statedir.New(s.config.State, s.request.Namespace, s.request.ID)
+	if err != nil {
 		return err
 	}
-	if err := s.config.Recovery().Collect(ctx, s.dir); err != nil {
+	if err := s.config.Recovery().Collect(ctx, dir); err != nil {
 		return err
 	}
-	if s.journal, err = statedir.Create(s.dir, s.request.Bundle); err != nil {
+	if s.journal, err = statedir.Create(dir, s.request.Bundle); err != nil {
 		return err
 	}
 	s.undo.Push("folder", func(context.Context) error {
-		return errors.Join(s.journal.Close(), recovery.RemoveFolder(s.dir))
+		return errors.Join(s.journal.Close(), recovery.RemoveFolder(dir))
 	})
 	return nil
 }
@@ -166,7 +168,7 @@ func (s *Sandbox) prepare(_ context.Context, p *starting) (err error) {
 	}
 	s.vm = hypervisor.New(hypervisor.Config{
 		Programs: p.programs, Driver: s.confine, Jail: s.config.Jail, Owner: p.owner, Network: ns.File(), Group: p.group,
-		OOMScore: p.OOMScore, Marker: s.dir.Marker(), Dir: s.dir.String(), Boot: s.config.Timeouts.Boot.Duration,
+		OOMScore: p.OOMScore, Marker: s.journal.Dir().Marker(), Dir: s.journal.Dir().String(), Boot: s.config.Timeouts.Boot.Duration,
 	})
 	return ns.Check()
 }
@@ -176,7 +178,7 @@ func (s *Sandbox) makeShare() error {
 	own := func(k confine.Kind) func(*os.File) error {
 		return func(f *os.File) error { return s.confine.Admit(context.Background(), confine.File{Kind: k, Host: f}) }
 	}
-	dir, err := os.OpenFile(s.dir.String(), unix.O_PATH|unix.O_DIRECTORY, 0)
+	dir, err := os.OpenFile(s.journal.Dir().String(), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
@@ -184,12 +186,12 @@ func (s *Sandbox) makeShare() error {
 	if err := own(confine.State)(dir); err != nil {
 		return err
 	}
-	for _, folder := range []string{s.dir.Own(), s.dir.Share()} {
+	for _, folder := range []string{s.journal.Dir().Own(), s.journal.Dir().Share()} {
 		if err := os.Mkdir(folder, 0o700); err != nil {
 			return err
 		}
 	}
-	share, err := content.NewShare(s.dir.Own(), s.dir.Share(), own(confine.State), own(confine.Share))
+	share, err := content.NewShare(s.journal.Dir().Own(), s.journal.Dir().Share(), own(confine.State), own(confine.Share))
 	if err != nil {
 		return err
 	}
@@ -200,7 +202,7 @@ func (s *Sandbox) makeShare() error {
 
 // run starts a helper, whose pid is promised by its mark.
 func (s *Sandbox) run(program string, start func() (pid int, err error), stop func(context.Context) error) error {
-	e := statedir.Effect{Kind: statedir.KindProcess, Path: program, Detail: s.dir.Marker()}
+	e := statedir.Effect{Kind: statedir.KindProcess, Path: program, Detail: s.journal.Dir().Marker()}
 	return s.do(e, func(e *statedir.Effect) error {
 		pid, err := start()
 		if err != nil {
@@ -217,7 +219,7 @@ func (s *Sandbox) serveFiles(ctx context.Context, p *starting) error {
 		return err
 	}
 	p.opened = append(p.opened, log)
-	return s.run("virtiofsd", func() (int, error) { return s.vm.Serve(ctx, s.dir.Share(), log) },
+	return s.run("virtiofsd", func() (int, error) { return s.vm.Serve(ctx, s.journal.Dir().Share(), log) },
 		func(context.Context) error { return s.vm.StopFiles() })
 }
 
@@ -269,7 +271,7 @@ func (s *Sandbox) greet(ctx context.Context, p *starting) error {
 	s.undo.Push("guest connection", func(context.Context) error { return guest.Close() })
 	s.containers = containers.New(containers.Config{
 		ID: s.request.ID, Workload: s.request.Workload, Memory: s.memory, Planner: s.planner(),
-		Driver: s.confine, Rootfs: s.identity.Files, Share: s.share, VM: s.vm, Guest: guest, Done: s.end.done, Explain: s.Explain,
+		Driver: s.confine, Rootfs: p.granted.Files, Share: s.share, VM: s.vm, Guest: guest, Done: s.end.done, Explain: s.Explain,
 		AskName: func(ctx context.Context, q guestapi.Question) []byte { return s.netns.AskName(ctx, q.TCP, q.Data) },
 		Trace:   s.config.Trace, Phase: s.Phase,
 	}, p.first)
@@ -279,8 +281,8 @@ func (s *Sandbox) greet(ctx context.Context, p *starting) error {
 // endLimit is how long a machine may take to end once its channel has.
 const endLimit = 10 * time.Second
 
-// silent explains why no hello came. A machine that has ended says it itself: who reads of its end on the channel may be
-// earlier than who waits for the process.
+// silent explains why no hello came. A machine that has ended says it itself: who reads of its end
+// on the channel may be earlier than who waits for the process.
 func (s *Sandbox) silent(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		select {
@@ -335,7 +337,7 @@ func (s *Sandbox) configure(ctx context.Context, p *starting) error {
 	s.undo.Push("watch of files", func(context.Context) error { return stop() })
 	s.forward(ctx)
 	if s.config.Debug.Shell != "" {
-		server, err := debug.Serve(ctx, s.dir, s.guest)
+		server, err := debug.Serve(ctx, s.journal.Dir(), s.guest)
 		if err != nil {
 			return err
 		}

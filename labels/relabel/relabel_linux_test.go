@@ -699,8 +699,8 @@ func only(t *testing.T, pattern string) string {
 	return found[0]
 }
 
-// TestTreeRestoresByInode: while its guest runs, files change their names. Each file gets back the label
-// that it had, whatever its name is now, and a new file under an old name gets the folder's.
+// TestTreeRestoresByInode: while its guest runs, files change their names. Each file gets back the
+// label that it had, whatever its name is now, and a new file under an old name gets the folder's.
 func TestTreeRestoresByInode(t *testing.T) {
 	w := newWorld(t)
 	j := w.open(1)

@@ -31,8 +31,9 @@ type child struct {
 	stat unix.Statx_t
 }
 
-// key names the file in the log, whatever its name is by then: a guest can rename files. Where the file
-// system keeps no birth time, a new file can have the inode of one that is gone, so the name must fit too.
+// key names the file in the log, whatever its name is by then: a guest can rename files. Where the
+// file system keeps no birth time, a new file can have the inode of one that is gone, so the name
+// must fit too.
 func (c child) key() string {
 	key := fmt.Sprintf("/%x-%x", c.id.Inode, c.id.Birth) // no relative path begins with a slash
 	if c.id.Birth == 0 {
@@ -41,7 +42,8 @@ func (c child) key() string {
 	return key
 }
 
-// before is the label that the file had, if the log knows it. Logs of earlier versions name files by path.
+// before is the label that the file had, if the log knows it. Logs of earlier versions name files
+// by path.
 func (c child) before(log map[string]string) (label string, known bool) {
 	if label, known = log[c.key()]; !known {
 		label, known = log[c.rel]
@@ -270,8 +272,8 @@ func (j *Journal) relabelled(children []child, r record, log *treeLog, links har
 	return changed, log.flush()
 }
 
-// treeLog holds pairs of file (child.key) and label, each ended by a zero byte. Where there is none, nothing
-// below the top was touched. It only grows; the first entry of a file counts.
+// treeLog holds pairs of file (child.key) and label, each ended by a zero byte. Where there is
+// none, nothing below the top was touched. It only grows; the first entry of a file counts.
 type treeLog struct {
 	path    string
 	pending bytes.Buffer

@@ -33,8 +33,8 @@ type Server struct {
 	cancel context.CancelFunc
 }
 
-// Serve listens in a sandbox's folder. Only root may enter the folder, so only root may connect. The
-// bytes of a connection pass through unread.
+// Serve listens in a sandbox's folder. Only root may enter the folder, so only root may connect.
+// The bytes of a connection pass through unread.
 func Serve(ctx context.Context, dir statedir.Dir, guest Guest) (*Server, error) {
 	socket, err := listen(dir)
 	if err != nil {
@@ -52,7 +52,8 @@ func (s *Server) Close() error {
 	return s.socket.Close()
 }
 
-// listen makes the socket by the descriptor of the folder, whose path may be longer than a socket's name.
+// listen makes the socket by the descriptor of the folder, whose path may be longer than a socket's
+// name.
 func listen(dir statedir.Dir) (*net.UnixListener, error) {
 	folder, err := os.OpenFile(dir.String(), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -95,7 +96,8 @@ func (s *Server) accept(ctx context.Context) {
 	}
 }
 
-// carry copies both ways until one side hangs up. It ends when the user hangs up, even if the guest does not read.
+// carry copies both ways until one side hangs up. It ends when the user hangs up, even if the guest
+// does not read.
 func (s *Server) carry(ctx context.Context, conn *net.UnixConn) {
 	defer conn.Close()
 	watched, err := conn.File() // conn itself is read

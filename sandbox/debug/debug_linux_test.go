@@ -36,7 +36,8 @@ func pair(t *testing.T) (a, b *net.UnixConn) {
 	return ends[0], ends[1]
 }
 
-// fakeGuest gives the client of a guest whose agent does with its streams, but the control stream, what is said.
+// fakeGuest gives the client of a guest whose agent does with its streams, but the control stream,
+// what is said.
 func fakeGuest(t *testing.T, do func(*yamux.Stream)) *guestapi.Client {
 	t.Helper()
 	near, far := pair(t)
@@ -67,7 +68,8 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// TestDebugEnds has a user hang up, or the sandbox end, while the guest takes nothing more of what is sent.
+// TestDebugEnds has a user hang up, or the sandbox end, while the guest takes nothing more of what
+// is sent.
 func TestDebugEnds(t *testing.T) {
 	for name, end := range map[string]func(user *net.UnixConn, cancel func()){
 		"the user hangs up": func(user *net.UnixConn, _ func()) { _ = user.Close() },

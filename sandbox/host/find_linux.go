@@ -69,8 +69,9 @@ func Find(w Wanted) (f plan.Facts, about About, err error) {
 	return f, about, err
 }
 
-// verified opens the guest image in a folder, or the installed one if dir is empty, and verifies that it
-// is root's and undamaged. Digests are verified once for each image; root is the folder that keeps which.
+// verified opens the guest image in a folder, or the installed one if dir is empty, and verifies
+// that it is root's and undamaged. Digests are verified once for each image; root is the folder
+// that keeps which.
 func verified(dir, root string) (*guestimage.Image, error) {
 	image, err := open(dir)
 	if err != nil {
@@ -91,7 +92,8 @@ func open(dir string) (*guestimage.Image, error) {
 	return image, err
 }
 
-// Programs are the files that will be started, as the kernel will see them. An empty name is looked up.
+// Programs are the files that will be started, as the kernel will see them. An empty name is looked
+// up.
 func Programs(qemu, virtiofsd string) (p lsm.Programs, err error) {
 	if p.QEMU, err = resolve(qemu, "qemu-system-x86_64"); err != nil {
 		return p, err
@@ -116,8 +118,8 @@ func resolve(configured string, places ...string) (string, error) {
 	return "", fmt.Errorf("%s: not found: install it, or set its path under [machine] in the config: %w", places[0], os.ErrNotExist)
 }
 
-// openLimits reports which limits the engine has left open in the pod's cgroup. Only the first container
-// of a pod has one.
+// openLimits reports which limits the engine has left open in the pod's cgroup. Only the first
+// container of a pod has one.
 func openLimits(w *oci.Workload, id string) (memory, cpu bool, err error) {
 	if w.Role != oci.Sandbox {
 		return false, false, nil

@@ -13,19 +13,19 @@ import (
 	"cloister/sys"
 )
 
-// Limits are resource limits that a process can lower and not raise. A limit on the number of processes
-// is not among them: it counts all processes of a user, and sandboxes that share a level share the user.
-// The pids controller of the sandbox's cgroup counts instead.
+// Limits are resource limits that a process can lower and not raise. A limit on the number of
+// processes is not among them: it counts all processes of a user, and sandboxes that share a level
+// share the user. The pids controller of the sandbox's cgroup counts instead.
 type Limits struct {
-	// FileBytes bounds the size of every file that the process writes or makes, shared memory included;
-	// 0: no limit.
+	// FileBytes bounds the size of every file that the process writes or makes, shared memory
+	// included; 0: no limit.
 	FileBytes uint64
 	// NoLocked forbids locked memory.
 	NoLocked bool
 }
 
-// limit is one resource limit, by number and by its name in /proc/PID/limits. Every process of a jail has
-// the core limit 0: its memory has what is a guest's.
+// limit is one resource limit, by number and by its name in /proc/PID/limits. Every process of a
+// jail has the core limit 0: its memory has what is a guest's.
 type limit struct {
 	resource int
 	name     string
@@ -43,8 +43,9 @@ func (l Limits) list() []limit {
 	return out
 }
 
-// limitFrom sets the limits of a running process. The calling thread takes on the process's user first:
-// a limit of another user's process can be set with CAP_SYS_RESOURCE alone, which an engine may not have.
+// limitFrom sets the limits of a running process. The calling thread takes on the process's user
+// first: a limit of another user's process can be set with CAP_SYS_RESOURCE alone, which an engine
+// may not have.
 func (l Limits) limitFrom(pid int, o Owner) error {
 	return sys.OnThread(func() error {
 		if o.ID != 0 {
@@ -87,8 +88,8 @@ func lower(pid int, l limit) error {
 	return nil
 }
 
-// AllowFile raises the file size limit of a running process to at least size bytes, for a file that it
-// gets later. Raising it takes CAP_SYS_RESOURCE.
+// AllowFile raises the file size limit of a running process to at least size bytes, for a file that
+// it gets later. Raising it takes CAP_SYS_RESOURCE.
 func AllowFile(pid int, size uint64) error {
 	var have unix.Rlimit
 	err := unix.Prlimit(pid, unix.RLIMIT_FSIZE, nil, &have)

@@ -14,8 +14,8 @@ import (
 	"cloister/tests/testenv"
 )
 
-// TestLimitsHold starts a shell with limits, as another user: it cannot grow a file beyond them or raise
-// them, and Verify finds a process that has others.
+// TestLimitsHold starts a shell with limits, as another user: it cannot grow a file beyond them or
+// raise them, and Verify finds a process that has others.
 func TestLimitsHold(t *testing.T) {
 	testenv.NeedRoot(t)
 	for name, owner := range map[string]Owner{"root": {}, "a user of its own": {ID: leastBase}} {

@@ -11,12 +11,12 @@ import (
 	"cloister/vmm/qemu"
 )
 
-// fileServerMiB is the memory of the file server. It holds a descriptor and some bytes for each file that
-// the guest knows.
+// fileServerMiB is the memory of the file server. It holds a descriptor and some bytes for each
+// file that the guest knows.
 const fileServerMiB = 128
 
-// maxTasks bounds the processes and threads of QEMU and the file server: a thread for each CPU, 64 each
-// for the disks' and the file server's requests, and some more.
+// maxTasks bounds the processes and threads of QEMU and the file server: a thread for each CPU, 64
+// each for the disks' and the file server's requests, and some more.
 const maxTasks = 1024
 
 // openDevices are the devices that QEMU opens itself. It gets disks, taps and everything else as
@@ -33,8 +33,8 @@ func openDevices() []cgroup.Device {
 // itself needs, and the file server.
 func memoryLimitMiB(m vmm.Machine) int { return m.MemoryMiB + qemu.OverheadMiB(m) + fileServerMiB }
 
-// hostLimits are a workload's limits as they apply to its whole machine. Memory is never the container's
-// own limit: the guest's page cache would have the machine killed.
+// hostLimits are a workload's limits as they apply to its whole machine. Memory is never the
+// container's own limit: the guest's page cache would have the machine killed.
 func hostLimits(r oci.Resources, m vmm.Machine) cgroup.Limits {
 	l := cgroup.Limits{
 		MemoryBytes: int64(memoryLimitMiB(m)) << 20,
@@ -62,10 +62,10 @@ func diskLimits(in []oci.BlockIOLimit) []cgroup.DiskLimit {
 	return out
 }
 
-// OverheadMiB is what a sandbox may use beside the memory limit of its containers, on a host with accel:
-// the limit of its cgroup less theirs. podMiB is their limit; 0 takes the default of sizing. A Kubernetes
-// RuntimeClass has to declare it. Otherwise the pod's cgroup is smaller than the sandbox's, and the host
-// kills the machine.
+// OverheadMiB is what a sandbox may use beside the memory limit of its containers, on a host with
+// accel: the limit of its cgroup less theirs. podMiB is their limit; 0 takes the default of sizing.
+// A Kubernetes RuntimeClass has to declare it. Otherwise the pod's cgroup is smaller than the
+// sandbox's, and the host kills the machine.
 func OverheadMiB(sizing oci.Sizing, accel vmm.Accel, board vmm.MachineType, hugePages bool, podMiB int) (int, error) {
 	size, err := (&oci.Workload{Resources: oci.Resources{MemoryLimit: int64(podMiB) << 20}}).Size(sizing)
 	if err != nil {

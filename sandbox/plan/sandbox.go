@@ -15,8 +15,9 @@ import (
 	"cloister/vmm"
 )
 
-// Sandbox is everything that the host does for a sandbox of class vm before its first container is added.
-// Nothing about it is decided elsewhere, except what the host draws: the level, the uid and the pids.
+// Sandbox is everything that the host does for a sandbox of class vm before its first container is
+// added. Nothing about it is decided elsewhere, except what the host draws: the level, the uid and
+// the pids.
 type Sandbox struct {
 	Size      oci.Size
 	Machine   vmm.Machine
@@ -35,8 +36,8 @@ type Identity struct {
 	Wish labels.Wish
 	// Level is the level to reserve; nil: the registry draws a pair.
 	Level *labels.Level
-	// Types are the sets of types in the order in which the host's policy is asked for them. The first one
-	// that works is used.
+	// Types are the sets of types in the order in which the host's policy is asked for them. The
+	// first one that works is used.
 	Types []labels.Types
 }
 
@@ -98,8 +99,8 @@ func NewSandbox(r SandboxRequest) (Sandbox, error) {
 	return s, nil
 }
 
-// newIdentity is the wanted identity. The pods of one Kubernetes namespace are one tenant, elsewhere all
-// sandboxes of one namespace of the engine are.
+// newIdentity is the wanted identity. The pods of one Kubernetes namespace are one tenant,
+// elsewhere all sandboxes of one namespace of the engine are.
 func newIdentity(r SandboxRequest, kvm bool) Identity {
 	wish := r.Facts.Wish
 	return Identity{

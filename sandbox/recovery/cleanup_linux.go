@@ -28,8 +28,8 @@ type Host struct {
 	Trace  undo.Trace
 }
 
-// Cleanup takes back what a sandbox left whose shim is dead. A sandbox whose shim lives, and one that
-// left nothing, is not touched.
+// Cleanup takes back what a sandbox left whose shim is dead. A sandbox whose shim lives, and one
+// that left nothing, is not touched.
 func (h Host) Cleanup(ctx context.Context, namespace, id string) error {
 	dir, err := statedir.New(h.State, namespace, id)
 	if err != nil {
@@ -51,8 +51,8 @@ func (h Host) CleanupAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Collect is Cleanup by the sandbox's folder. Effects are taken back newest first. If the record cannot
-// be read, Found says what they are.
+// Collect is Cleanup by the sandbox's folder. Effects are taken back newest first. If the record
+// cannot be read, Found says what they are.
 func (h Host) Collect(ctx context.Context, dir statedir.Dir) error {
 	ctx, cancel := context.WithTimeout(ctx, undo.Limit)
 	defer cancel()
@@ -74,7 +74,8 @@ func (h Host) Collect(ctx context.Context, dir statedir.Dir) error {
 	return errors.Join(journal.Close(), RemoveFolder(dir))
 }
 
-// RemoveFolder removes a sandbox's state folder, and the folder of its namespace if that is empty then.
+// RemoveFolder removes a sandbox's state folder, and the folder of its namespace if that is empty
+// then.
 func RemoveFolder(dir statedir.Dir) error {
 	if err := sys.RemoveTree(dir.String()); err != nil {
 		return err

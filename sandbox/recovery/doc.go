@@ -2,7 +2,7 @@
 
 // Package recovery takes back what sandboxes left whose shims are dead.
 //
-// It works from the record of the sandbox. If the record cannot be read, it looks on the host for what
-// carries the sandbox's mark or name. It never touches a sandbox whose shim lives. Functions may be
-// called at once.
+// It works from the record of the sandbox. If the record cannot be read, it looks on the host for
+// what carries the sandbox's mark or name. It never touches a sandbox whose shim lives. Functions
+// may be called at once.
 package recovery

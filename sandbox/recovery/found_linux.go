@@ -15,9 +15,9 @@ import (
 	"cloister/sandbox/statedir"
 )
 
-// Found lists what this host shows of a sandbox whose shim is dead, as effects, oldest first. It takes
-// the place of a record that cannot be read: processes carry the sandbox's mark, cgroups its name,
-// namespaces a claim, registry and relabel journal its name. Mounts end with the processes.
+// Found lists what this host shows of a sandbox whose shim is dead, as effects, oldest first. It
+// takes the place of a record that cannot be read: processes carry the sandbox's mark, cgroups its
+// name, namespaces a claim, registry and relabel journal its name. Mounts end with the processes.
 func (h Host) Found(dir statedir.Dir) ([]statedir.Effect, error) {
 	processes, err := statedir.Marked(dir.Marker())
 	if err != nil {

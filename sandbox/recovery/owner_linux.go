@@ -10,8 +10,8 @@ import (
 	"cloister/sandbox/statedir"
 )
 
-// OfProcess finds the running sandbox of an engine's namespace that has the process, and gives its id
-// and its first container's bundle. An engine names a sandbox by its machine's pid when another
+// OfProcess finds the running sandbox of an engine's namespace that has the process, and gives its
+// id and its first container's bundle. An engine names a sandbox by its machine's pid when another
 // container shares its network. Records decide, not what a process says of itself.
 func (h Host) OfProcess(namespace string, pid int) (id, bundle string, err error) {
 	dirs, err := statedir.List(h.State)

@@ -15,16 +15,16 @@ import (
 	"cloister/sandbox/statedir"
 )
 
-// Limit bounds a whole undo. Only a step that hangs reaches it: relabelling a large volume, or ending
-// a machine on a busy host, takes tens of seconds.
+// Limit bounds a whole undo. Only a step that hangs reaches it: relabelling a large volume, or
+// ending a machine on a busy host, takes tens of seconds.
 const Limit = time.Minute
 
 // tracer names the source of the spans.
 const tracer = "cloister/sandbox"
 
-// Trace is told of each effect on the host before it happens, after it, and once the record has it as
-// done, and of each step that was done or taken back. Crash tests set it; nil is told nothing. It must
-// not block.
+// Trace is told of each effect on the host before it happens, after it, and once the record has it
+// as done, and of each step that was done or taken back. Crash tests set it; nil is told nothing.
+// It must not block.
 type Trace func(what, moment string)
 
 // Tell passes a moment on.
@@ -81,8 +81,8 @@ func (s *Stack) Do(j *statedir.Journal, e statedir.Effect, act func(*statedir.Ef
 	return err
 }
 
-// Run takes everything back, newest first, also when ctx has been cancelled. It goes on after an error
-// and returns all errors. The stack is empty afterwards.
+// Run takes everything back, newest first, also when ctx has been cancelled. It goes on after an
+// error and returns all errors. The stack is empty afterwards.
 func (s *Stack) Run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Limit)
 	defer cancel()

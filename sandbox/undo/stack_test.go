@@ -41,7 +41,8 @@ func TestUndoGoesBackwardsThroughErrorsAndCancellation(t *testing.T) {
 	}
 }
 
-// TestUndoTakesItsTime has a step that is slower than containerd's bound for the program delete, and one that never ends.
+// TestUndoTakesItsTime has a step that is slower than containerd's bound for the program delete,
+// and one that never ends.
 func TestUndoTakesItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var u Stack

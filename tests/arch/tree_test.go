@@ -186,6 +186,31 @@ func TestFileLength(t *testing.T) {
 	}
 }
 
+// TestStructsOfTheLifecycle: a struct of package sandbox with more fields than this holds what a package
+// of its own should.
+func TestStructsOfTheLifecycle(t *testing.T) {
+	const most = 15
+	for _, f := range files(t) {
+		if f.dir() != "sandbox" || f.isTest() {
+			continue
+		}
+		syntax, err := parser.ParseFile(token.NewFileSet(), f.path, f.source, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(syntax, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok {
+				return true
+			}
+			if s, ok := spec.Type.(*ast.StructType); ok && s.Fields.NumFields() > most {
+				t.Errorf("%s: struct %s has %d fields, at most %d", f.path, spec.Name.Name, s.Fields.NumFields(), most)
+			}
+			return true
+		})
+	}
+}
+
 func TestNothingUnfinished(t *testing.T) {
 	marks := [][]byte{[]byte("TO" + "DO"), []byte("FIX" + "ME"), []byte("XX" + "X:")}
 	for _, f := range files(t) {
