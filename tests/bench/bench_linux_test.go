@@ -35,6 +35,7 @@ type result struct {
 	ColdOverBarePlusRunc float64            `json:"cold_over_bare_plus_runc"`
 	ColdOverRunc         float64            `json:"cold_over_runc"`
 	ExecOverRunc         float64            `json:"exec_over_runc"`
+	TemplateOverCold     map[string]float64 `json:"template_over_cold"`
 	PSSMiB               map[string]float64 `json:"pss_mib"`
 	GuestMiB             float64            `json:"guest_mib"`
 	PhasesMs             map[string]Spread  `json:"phases_ms"`
@@ -68,7 +69,7 @@ func TestBench(t *testing.T) {
 	if err != nil || runs < 1 {
 		t.Skip("takes minutes: say how often in BENCH_RUNS, as make bench does")
 	}
-	b := &bench{Bed: bed.New(t, host.Options{}), runs: runs, samples: map[string]Samples{}, phases: map[string]Samples{}}
+	b := &bench{Bed: bed.New(t, host.Options{Cloister: startsFromTemplates}), runs: runs, samples: map[string]Samples{}, phases: map[string]Samples{}}
 	b.runc = *b.Bed
 	b.runc.Runtime = bed.Runc
 	// By runc's shim: gVisor's own wants to lower its OOM score, which not every host lets it.
@@ -78,7 +79,7 @@ func TestBench(t *testing.T) {
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"cold", b.cold}, {"inside", b.inside}, {"concurrent", b.concurrent}} {
+	}{{"cold", b.cold}, {"inside", b.inside}, {"concurrent", b.concurrent}, {"template", b.templates}} {
 		if only := os.Getenv("BENCH_PART"); only == "" || only == part.name {
 			part.run(t)
 		}
@@ -319,6 +320,9 @@ func (r *result) print(t *testing.T) {
 	line("cold_over_bare_plus_runc", r.ColdOverBarePlusRunc)
 	line("cold_over_runc", r.ColdOverRunc)
 	line("exec_over_runc", r.ExecOverRunc)
+	for _, name := range slices.Sorted(maps.Keys(r.TemplateOverCold)) {
+		line("template_over_cold "+name, r.TemplateOverCold[name])
+	}
 	line("guest_mib", r.GuestMiB)
 	for _, name := range slices.Sorted(maps.Keys(r.PSSMiB)) {
 		line("pss_mib "+name, r.PSSMiB[name])

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"cloister/sandbox/statedir"
+	"cloister/tests/testenv"
+)
+
+// startsFromTemplates is the configuration with which each start can be of either kind.
+const startsFromTemplates = "[template]\nmode = \"auto\"\n[workloads]\nannotations = [\"io.cloister.start\"]\n"
+
+// templates measures starts from a template and cold ones, which take turns. The template is built
+// here, so that all other parts start cold.
+func (b *bench) templates(t *testing.T) {
+	cloister := filepath.Join(testenv.Build(t), "cloister")
+	b.Place.Run(t, cloister, "--config", filepath.Join(b.Place.Dir, "cloister.toml"), "template", "build")
+	for i := range b.runs + 1 {
+		for _, kind := range []string{"template", "cold"} {
+			id := fmt.Sprint(kind, i)
+			options := []string{"--detach"}
+			if kind == "cold" {
+				options = append(options, "--annotation", "io.cloister.start=cold")
+			}
+			wall := took(t, b.Bed, b.Args(id, options, "sleep", "1000")...)
+			record := b.record(t, id)
+			if from := record.Facts["start"]; !strings.HasPrefix(from, kind) {
+				t.Fatalf("%s was started from %q", id, from)
+			}
+			cpu := b.cpuTime(t, record)
+			b.stop(t, id, false)
+			if i == 0 { // warms caches
+				continue
+			}
+			b.add("start, "+kind, wall)
+			b.add("start, "+kind+", CPU time of QEMU", cpu)
+			for _, p := range record.Phases {
+				add(b.phases, kind+" start: "+p.Name, time.Duration(p.DurationMs)*time.Millisecond)
+			}
+		}
+	}
+	b.result.TemplateOverCold = map[string]float64{
+		"wall": ratio(b.median("start, template"), b.median("start, cold")),
+		"cpu":  ratio(b.median("start, template, CPU time of QEMU"), b.median("start, cold, CPU time of QEMU")),
+	}
+}
+
+// cpuTime is what QEMU has used of the CPU so far.
+func (b *bench) cpuTime(t *testing.T, r statedir.Record) time.Duration {
+	t.Helper()
+	for _, e := range r.Effects {
+		if e.Kind != statedir.KindProcess || e.Path != "qemu" {
+			continue
+		}
+		data, err := os.ReadFile(b.Place.Path(fmt.Sprintf("/proc/%d/stat", e.Process.PID)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		const utime, stime, tick = 11, 12, time.Second / 100 // behind the name; USER_HZ
+		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+		user, userErr := strconv.Atoi(fields[utime])
+		system, systemErr := strconv.Atoi(fields[stime])
+		if userErr != nil || systemErr != nil {
+			t.Fatalf("stat of QEMU: %s", data)
+		}
+		return time.Duration(user+system) * tick
+	}
+	t.Fatal("the record has no QEMU")
+	return 0
+}
