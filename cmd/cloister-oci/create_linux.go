@@ -84,12 +84,13 @@ func (o *options) create(ctx context.Context, id string, f *createFlags, detache
 		return nil, nil, err
 	}
 	r := &record{ID: id, Bundle: folder, Created: time.Now(), Annotations: b.annotations(), Terminal: b.terminal()}
-	if b.move(folder, o.machineOf); b.object("root") != nil {
-		r.Rootfs = b.object("root").text("path")
-	}
 	d, unlock, err := o.reserve(id)
 	if err != nil {
 		return nil, nil, err
+	}
+	b.move(folder, o.machineOf)
+	if root := b.object("root"); root != nil {
+		r.Rootfs, root["path"] = root.text("path"), d.rootfs()
 	}
 	defer unlock()
 	undo := func() { err = errors.Join(err, os.RemoveAll(string(d))) }
@@ -106,11 +107,16 @@ func (o *options) create(ctx context.Context, id string, f *createFlags, detache
 		return nil, nil, err
 	}
 	undo = func() { err = errors.Join(err, o.remove(context.WithoutCancel(ctx), d)) }
+	if r.Rootfs != "" {
+		if err := d.bring(ctx, socket, r.Rootfs); err != nil {
+			return nil, nil, err
+		}
+	}
 	terminal, screen, err := openTerminal(r.Terminal, f.console)
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := spawn(order{Socket: socket, ID: id, Bundle: d.bundle(), Terminal: r.Terminal, Config: o.config}, terminal)
+	c, err := spawn(order{Socket: socket, ID: id, Bundle: d.bundle(), Root: r.Rootfs, Terminal: r.Terminal, Config: o.config}, terminal)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -142,7 +148,7 @@ func (o *options) reserve(id string) (dir, func(), error) {
 
 // write puts the record and the bundle for the daemon into a new folder.
 func (d dir) write(r *record, b bundle) error {
-	if err := os.Mkdir(d.bundle(), 0o700); err != nil {
+	if err := os.MkdirAll(d.rootfs(), 0o700); err != nil {
 		return err
 	}
 	data, err := b.encode()

@@ -49,6 +49,7 @@ type order struct {
 	ID       string          `json:"id"`
 	Exec     string          `json:"exec,omitempty"`    // empty: the container's first process
 	Bundle   string          `json:"bundle,omitempty"`  // of the container
+	Root     string          `json:"root,omitempty"`    // the engine's root file system
 	Process  json.RawMessage `json:"process,omitempty"` // of the exec
 	Terminal bool            `json:"terminal,omitempty"`
 	Config   string          `json:"config,omitempty"` // a configuration that the caller names
@@ -200,7 +201,7 @@ func (p *proxy) settle() error {
 	if err != nil {
 		return err
 	}
-	return enterRoot(b)
+	return enterRoot(p.Root, b)
 }
 
 // sandboxGroup is the cgroup that the sandbox has made for QEMU, which is in it in place of its

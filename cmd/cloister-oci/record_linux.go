@@ -30,6 +30,7 @@ var errNotExist = errors.New("container does not exist")
 type dir string
 
 func (d dir) record() string { return filepath.Join(string(d), "state.json") }
+func (d dir) rootfs() string { return filepath.Join(d.bundle(), "rootfs") }
 func (d dir) bundle() string { return filepath.Join(string(d), "bundle") }
 func (d dir) config() string { return filepath.Join(d.bundle(), "config.json") }
 

@@ -3,11 +3,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,7 +25,7 @@ type volume struct {
 // a pid namespace of its own, with the container's volumes and a /proc that shows this process
 // alone. Engines enter the mount namespace of the container's pid to copy files and to list
 // processes: those must be the container's, never the host's.
-func enterRoot(b bundle) error {
+func enterRoot(root string, b bundle) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("make the proxy's mounts a slave of the host's: %w", err)
 	}
@@ -35,7 +38,6 @@ func enterRoot(b bundle) error {
 	if err != nil {
 		return err
 	}
-	root := b.object("root").text("path")
 	if err := unix.Mount(root, root, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("bind root file system %q: %w", root, err)
 	}
@@ -87,4 +89,45 @@ func takeVolumes(b bundle) ([]volume, error) {
 		out = append(out, volume{tree, bundle(mount).text("destination")})
 	}
 	return out, nil
+}
+
+// bring puts a copy of the mount at root into the daemon's mount namespace, in the folder that the
+// daemon's bundle names. Podman keeps its mounts private: those that it makes after the daemon of
+// a pod was started are not seen there. Removing the folder takes the mount away.
+func (d dir) bring(ctx context.Context, socket, root string) error {
+	conn, err := dial(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer conn.close()
+	resp, err := conn.Connect(ctx, &taskapi.ConnectRequest{ID: d.id()})
+	if err != nil {
+		return plain(err)
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, root, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return fmt.Errorf("root.path %q: %w", root, err)
+	}
+	defer unix.Close(tree)
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", resp.GetShimPid()))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS)
+		}
+		if err == nil {
+			err = unix.MoveMount(tree, "", unix.AT_FDCWD, d.rootfs(), unix.MOVE_MOUNT_F_EMPTY_PATH)
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		return fmt.Errorf("show the daemon the root file system: %w", err)
+	}
+	return nil
 }
