@@ -80,7 +80,7 @@ func Reachable(owner jail.Owner, program string, m vmm.Machine) error {
 // Serve starts the file server, which serves the folder source, and returns its pid.
 func (v *VM) Serve(ctx context.Context, source string, log *os.File) (pid int, err error) {
 	v.Files, err = virtiofsd.Start(ctx, virtiofsd.Config{
-		Binary: v.config.Programs.Virtiofsd, Source: source, Starter: v.jailOf(confine.FileServer),
+		Binary: v.config.Programs.Virtiofsd, Source: source, Starter: v.jailOf(confine.FileServer).MayOpen(v.config.Jail, jail.Files{Tree: source}),
 		Sockets: v.config.Driver.Sockets, Log: log, Dir: v.config.Dir,
 	})
 	if err != nil {
@@ -100,6 +100,18 @@ func (v *VM) StopFiles() error {
 // Logs are the files that get QEMU's messages and the guest's console.
 type Logs struct{ QEMU, Console *os.File }
 
+// filesOf are the files that QEMU opens by name.
+func filesOf(m vmm.Machine) jail.Files {
+	f := jail.Files{Read: []string{m.Kernel}}
+	if m.Initrd != "" {
+		f.Read = append(f.Read, m.Initrd)
+	}
+	if m.Accel == vmm.AccelKVM {
+		f.Devices = []string{"/dev/kvm"}
+	}
+	return f
+}
+
 // Launch starts QEMU, whose guest does not run yet, and returns its pid. memory is nil but with a
 // template.
 func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.File, taps []*os.File) (pid int, err error) {
@@ -107,7 +119,7 @@ func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.Fi
 	if v.root, err = jail.NewRoot(); err != nil {
 		return 0, err
 	}
-	starter := v.jailOf(confine.Machine)
+	starter := v.jailOf(confine.Machine).MayOpen(v.config.Jail, filesOf(m))
 	starter.Root = v.root
 	o := qemu.Options{
 		Binary: v.config.Programs.QEMU, Starter: starter, Sockets: v.config.Driver.Sockets, Dir: v.config.Dir,

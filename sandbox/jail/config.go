@@ -19,6 +19,7 @@ const (
 	Capabilities Part = "capabilities"
 	NoNewPrivs   Part = "no_new_privs"
 	Seccomp      Part = "seccomp"
+	Landlock     Part = "landlock"
 	Namespaces   Part = "namespaces"
 	Devices      Part = "devices"
 	RootDir      Part = "root"
@@ -27,7 +28,7 @@ const (
 
 // Parts are all parts, in the order in which they are shown.
 func Parts() []Part {
-	return []Part{Users, Capabilities, NoNewPrivs, Seccomp, Namespaces, Devices, RootDir, RLimits}
+	return []Part{Users, Capabilities, NoNewPrivs, Seccomp, Landlock, Namespaces, Devices, RootDir, RLimits}
 }
 
 // About says what a part does, for people.
@@ -41,6 +42,8 @@ func (p Part) About() string {
 		return "no exec gives QEMU or virtiofsd more rights"
 	case Seccomp:
 		return "QEMU and virtiofsd may make the system calls of a list alone"
+	case Landlock:
+		return "QEMU and virtiofsd open only the files that they need, and reach no abstract socket or TCP port"
 	case Namespaces:
 		return "QEMU and virtiofsd have ipc and uts namespaces of their own"
 	case Devices:

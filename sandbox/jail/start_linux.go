@@ -34,6 +34,8 @@ type Jail struct {
 	// NoNewPrivs keeps every exec from giving more rights (PR_SET_NO_NEW_PRIVS), the first one
 	// included: an SELinux policy must allow the transition by nnp_transition.
 	NoNewPrivs bool
+	// Files, when not nil, are what the process may open by name.
+	Files *Files
 	// Calls, when not nil, are the system calls that the process and its children may make.
 	Calls *Calls
 	// Isolate has the process in new namespaces: some of CLONE_NEWIPC and CLONE_NEWUTS. A pid
@@ -132,10 +134,8 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 		}
 		defer unset()
 	}
-	if j.Calls != nil { // last: what comes before needs calls that are not in the list
-		if err := j.Calls.install(j.Isolate); err != nil {
-			return -1, err
-		}
+	if err := j.confine(cmd.Path); err != nil {
+		return -1, err
 	}
 	pidfd = -1
 	if cmd.SysProcAttr == nil {
@@ -149,6 +149,20 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 	err = cmd.Start()
 	cmd.SysProcAttr.PidFD = nil
 	return pidfd, err
+}
+
+// confine restricts the calling thread to the files and system calls of the program that it starts
+// next. The filter is last: what comes before needs calls that are not in the list.
+func (j Jail) confine(program string) error {
+	if j.Files != nil {
+		if err := j.Files.restrict(program); err != nil {
+			return err
+		}
+	}
+	if j.Calls != nil {
+		return j.Calls.install(j.Isolate)
+	}
+	return nil
 }
 
 // park holds the thread until the process has ended. A kernel without pidfds (-1, which poll leaves
