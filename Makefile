@@ -76,6 +76,7 @@ test-%: deps
 	@$(STAGES) $*
 
 test-one: ## one test without its stage: TESTS='^TestX$$' PKG=./oci; what it lacks is skipped unless REQUIRE= names it
+	@go test -list "$${TESTS%%/*}" $(PKG) | grep -q '^Test' || { echo "test-one: no test of $(PKG) matches $$TESTS" >&2; exit 1; }
 	@go test -count=1 -v -run "$${TESTS:?say which: make test-one TESTS='^TestX$$' PKG=./oci}" $(PKG)
 
 fmt: ## format every Go file
