@@ -133,6 +133,29 @@ func TestProxyKilled(t *testing.T) {
 	b.oci(t, "delete", "one")
 }
 
+// TestInheritedDescriptors: what an engine leaks into create is not held open by the daemon.
+func TestInheritedDescriptors(t *testing.T) {
+	b := newBed(t)
+	bundle := b.bundle(t, []string{"true"}, nil)
+	leaked := filepath.Join(b.Dir, "leaked")
+	b.must(t, "sh", "-c", "exec 9>"+leaked+" && exec "+b.program+" create --bundle "+bundle+" one </dev/null >/dev/null 2>&1")
+	for pid, line := range b.Processes(t) {
+		if !strings.Contains(line, "cloister") {
+			continue
+		}
+		files, err := filepath.Glob(b.Path(fmt.Sprintf("/proc/%d/fd/*", pid)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if name, err := os.Readlink(file); err == nil && name == leaked {
+				t.Errorf("%.100s holds the engine's descriptor", line)
+			}
+		}
+	}
+	b.oci(t, "delete", "one")
+}
+
 // TestDaemonKilled: without its daemon a container has stopped, and delete cleans up.
 func TestDaemonKilled(t *testing.T) {
 	b := newBed(t)

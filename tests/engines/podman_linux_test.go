@@ -112,10 +112,14 @@ func TestPodman(t *testing.T) {
 		{"Pod", p.testPod},
 		{"Join", p.testJoin},
 		{"Refused", p.testRefused},
+		{"Build", p.testBuild},
 	} {
-		if t.Run(c.name, c.run) {
+		ran := false // -run may leave it out
+		passed := t.Run(c.name, func(t *testing.T) { ran = true; c.run(t) })
+		switch {
+		case passed && ran:
 			p.counts["passed"]++
-		} else {
+		case ran:
 			p.counts["failed"]++
 		}
 	}
@@ -307,6 +311,25 @@ func (p *podman) awaitInside(t *testing.T) {
 		return ""
 	}); late != "" {
 		t.Error(late)
+	}
+}
+
+// testBuild has buildah run the steps of a Dockerfile, each in a guest.
+func (p *podman) testBuild(t *testing.T) {
+	testenv.NeedTool(t, "buildah")
+	folder := filepath.Join(p.Dir, "build")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := "FROM " + images.BusyboxName + "\nRUN uname -r >/kernel\nRUN cat /kernel && echo two\n"
+	if err := os.WriteFile(filepath.Join(folder, "Dockerfile"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := p.must(t, "buildah", "--root", filepath.Join(p.Dir, "storage"), "--runroot", "/run/podman", "--storage-driver", "overlay",
+		"bud", "--isolation", "oci", "--runtime", p.program, "--runtime-flag", "config="+filepath.Join(p.Dir, "cloister.toml"),
+		"--network", "none", "-t", "built", folder)
+	if !strings.Contains(out, "cloister\ntwo\n") {
+		t.Errorf("buildah bud = %q, want the guest's kernel and two", out)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	goruntime "runtime"
@@ -19,6 +20,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"cloister/cmd/internal/config"
 )
@@ -42,6 +44,11 @@ func main() {
 	// The proxy's main thread enters the sandbox's network namespace: /proc/PID/ns/net is that
 	// thread's.
 	goruntime.LockOSThread()
+	// buildah leaks its pipes to create. The daemon outlives create and must not hold them open.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		fmt.Fprintln(os.Stderr, "cloister-oci: inherited descriptors:", err)
+		os.Exit(1)
+	}
 	o := &options{}
 	root := newRoot(o)
 	if len(os.Args) > 1 && os.Args[1] == proxyVerb {
