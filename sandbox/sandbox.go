@@ -23,6 +23,7 @@ import (
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
+	"cloister/sandbox/tally"
 	"cloister/sandbox/undo"
 )
 
@@ -135,11 +136,29 @@ func start(ctx context.Context, cfg Config, req Request, cold bool) (_ *Sandbox,
 		err := step.run(ctx)
 		done()
 		if err != nil {
+			s.count(ctx, func(c *tally.Counts) { c.Failed(step.name, err) })
 			return nil, fmt.Errorf("sandbox %s: %s: %w", req.ID, step.name, err)
 		}
 	}
+	phases := s.notes.Seen()
+	s.count(ctx, func(c *tally.Counts) {
+		c.Started(class)
+		for _, p := range phases {
+			c.Took(p.Name, p.DurationMs)
+		}
+	})
 	go s.watch()
 	return s, nil
+}
+
+// class is that of the sandboxes that this package starts.
+const class = "vm"
+
+// count changes the counts of the host. No sandbox fails for them.
+func (s *Sandbox) count(ctx context.Context, change func(*tally.Counts)) {
+	if err := tally.Add(s.config.State, change); err != nil {
+		log.G(ctx).WithField("sandbox", s.request.ID).WithError(err).Warn("this start is missing in the metrics")
+	}
 }
 
 // Phase begins a phase of a start or a stop; the function it returns ends it. It is a span as well,

@@ -78,6 +78,7 @@ func verbs() []verb {
 		{"debug", "a shell in a guest, outside of its containers, where the config allows it", runDebug},
 		{"labels", "who holds which label on this host: processes, levels, files; clashes", runLabels},
 		{"why", "explain what the policy denied a sandbox", runWhy},
+		{"metrics", "counts and sizes of all sandboxes, for Prometheus", runMetrics},
 		{"gc", "take back what dead shims have left", runGC},
 		{"version", "what this program is made of", runVersion},
 		{"man", "write the manual pages into a folder", runMan},

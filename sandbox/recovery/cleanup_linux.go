@@ -16,6 +16,7 @@ import (
 	"cloister/sandbox/confine"
 	"cloister/sandbox/network"
 	"cloister/sandbox/statedir"
+	"cloister/sandbox/tally"
 	"cloister/sandbox/undo"
 	"cloister/sys"
 )
@@ -71,6 +72,9 @@ func (h Host) Collect(ctx context.Context, dir statedir.Dir) error {
 		return errors.Join(err, journal.Close())
 	}
 	h.Trace.Tell("record", "empty")
+	if err := tally.Add(h.State, func(c *tally.Counts) { c.Leaks++ }); err != nil {
+		log.G(ctx).WithField("sandbox", dir.ID()).WithError(err).Warn("this cleanup is missing in the metrics")
+	}
 	return errors.Join(journal.Close(), RemoveFolder(dir))
 }
 

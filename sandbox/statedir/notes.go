@@ -50,6 +50,13 @@ func (n *Notes) Phase(name string, begin time.Time) {
 	})
 }
 
+// Seen is a copy of the phases that Take would return.
+func (n *Notes) Seen() []Phase {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.phases)
+}
+
 // Take returns the phases and forgets them.
 func (n *Notes) Take() []Phase {
 	n.mu.Lock()

@@ -26,8 +26,9 @@ var rooms = []room{
 	{"sandbox/plan", []string{"oci", "vmm", "vmm/qemu", "labels", "sandbox/cgroup", "sandbox/guestapi"}},
 	{"sandbox/content", []string{"oci", "labels", "sandbox/plan", "sandbox/guestapi", "sandbox/watch", "sys"}},
 	{"sandbox/statedir", []string{"labels"}},
+	{"sandbox/tally", nil},
 	{"sandbox/undo", []string{"sandbox/statedir"}},
-	{"sandbox/recovery", []string{"sandbox/cgroup", "sandbox/confine", "sandbox/network", "sandbox/statedir", "sandbox/undo"}},
+	{"sandbox/recovery", []string{"sandbox/cgroup", "sandbox/confine", "sandbox/network", "sandbox/statedir", "sandbox/tally", "sandbox/undo"}},
 	{"sandbox/hypervisor", []string{"labels/lsm", "sandbox/cgroup", "sandbox/confine", "sandbox/jail", "vmm", "vmm/qemu", "vmm/virtiofsd"}},
 	{"sandbox/containers", []string{
 		"labels", "oci", "sandbox/confine", "sandbox/content", "sandbox/guestapi", "sandbox/guestapi/v1", "sandbox/hypervisor", "sandbox/network",
@@ -101,6 +102,7 @@ var bans = []ban{
 	{"github.com/opencontainers/runtime-spec", []string{"oci", "runtime", "shim", "sandbox/cgroup", "cmd", "tests"}, "only oci reads the spec for those below; cgroups v3 takes device rules in its words"},
 	{"github.com/landlock-lsm/go-landlock", []string{"sandbox/jail", "labels/policy", "tests"}, "one place restricts a process"},
 	{"cloister/sys", []string{"cmd", "shim", "runtime", "sandbox", "labels", "vmm", "tests"}, "oci is pure: it calls no kernel"},
+	{"github.com/prometheus", []string{"cmd/cloister"}, "metrics are the command line's: shims leave counts in a file"},
 	{"github.com/spf13", []string{"cmd/cloister", "cmd/cloister-oci"}, "only the command lines have verbs: the shim's and the agent's size is every sandbox's memory"},
 	{"k8s.io", []string{"tests", "shim"}, "CRI is a client's word"},
 }

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"cloister/cmd/internal/config"
+	"cloister/sandbox/tally"
+)
+
+// collector takes the metrics from records, /proc, the host's counts and the log of denials each
+// time it is asked. Labels have values of fixed sets: docs/metrics.md lists them.
+type collector struct{ site *site }
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("cloister_"+name, help, labels, nil)
+}
+
+var (
+	descInfo      = describe("build_info", "Version of cloister; the value is 1.", "version")
+	descSandboxes = describe("sandboxes", "Sandboxes by state and class.", "state", "class")
+	descMemory    = describe("memory_bytes", "Memory of all sandboxes on the host, as proportional set size, by part.", "part")
+	descOldImages = describe("sandboxes_on_old_image", "Sandboxes that run another guest image than the one on disk.")
+	descStarts    = describe("starts_total", "Starts of sandboxes that succeeded, by class.", "class")
+	descFailures  = describe("start_failures_total", "Starts of sandboxes that failed, by phase and reason.", "phase", "reason")
+	descPhases    = describe("start_phase_duration_seconds", "Duration of the phases of successful starts.", "phase")
+	descLeaks     = describe("leaks_found_total", "Sandboxes that a dead shim left and that were cleaned up.")
+	descDenials   = describe("denials_logged", "Denials of the policy about guests in the host's log, by verdict.", "verdict")
+	descClashes   = describe("label_clashes", "Levels by which two tenants can reach each other.")
+	descScrape    = describe("scrape_success", "Whether a source of metrics could be read.", "source")
+	descTime      = describe("scrape_timestamp_seconds", "When the metrics were taken.")
+)
+
+// Describe is prometheus.Collector's.
+func (collector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descInfo, descSandboxes, descMemory, descOldImages, descStarts, descFailures, descPhases, descLeaks, descDenials, descClashes, descScrape, descTime,
+	} {
+		out <- d
+	}
+}
+
+// Collect is prometheus.Collector's. A source that cannot be read costs its own metrics alone.
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	out <- prometheus.MustNewConstMetric(descInfo, prometheus.GaugeValue, 1, config.Version)
+	out <- prometheus.MustNewConstMetric(descTime, prometheus.GaugeValue, float64(time.Now().UnixMilli())/1000)
+	for _, source := range []struct {
+		name string
+		read func(chan<- prometheus.Metric) error
+	}{
+		{"records", c.records}, {"counts", c.counts}, {"labels", c.labels}, {"denials", c.denials},
+	} {
+		success := 1.0
+		if source.read(out) != nil {
+			success = 0
+		}
+		out <- prometheus.MustNewConstMetric(descScrape, prometheus.GaugeValue, success, source.name)
+	}
+}
+
+func (c collector) records(out chan<- prometheus.Metric) error {
+	boxes, err := c.site.sandboxes()
+	if err != nil {
+		return err
+	}
+	type kind struct{ state, class string }
+	count := map[kind]int{}
+	for _, state := range []string{stateRunning, stateStarting, stateEnded, stateDead, stateUnknown} {
+		count[kind{state, classVM}] = 0
+	}
+	var used memory
+	old := 0
+	for _, b := range boxes {
+		state := b.state()
+		count[kind{state, b.class()}]++
+		m := c.site.memory(b)
+		used.QEMU, used.Virtiofsd, used.Shim = used.QEMU+m.QEMU, used.Virtiofsd+m.Virtiofsd, used.Shim+m.Shim
+		if state == stateRunning && b.image().Old {
+			old++
+		}
+	}
+	for k, n := range count {
+		out <- prometheus.MustNewConstMetric(descSandboxes, prometheus.GaugeValue, float64(n), k.state, k.class)
+	}
+	for part, bytes := range map[string]int64{"qemu": used.QEMU, "virtiofsd": used.Virtiofsd, "shim": used.Shim} {
+		out <- prometheus.MustNewConstMetric(descMemory, prometheus.GaugeValue, float64(bytes), part)
+	}
+	out <- prometheus.MustNewConstMetric(descOldImages, prometheus.GaugeValue, float64(old))
+	return nil
+}
+
+// Classes of sandboxes.
+const (
+	classVM      = "vm"
+	classProcess = "process"
+)
+
+// class is vm for a record that does not say, and for an unknown name: records are input here.
+func (b guestBox) class() string {
+	if b.record.Facts["class"] == classProcess {
+		return classProcess
+	}
+	return classVM
+}
+
+func (c collector) counts(out chan<- prometheus.Metric) error {
+	counts, err := tally.Load(c.site.config.State)
+	if err != nil {
+		return err
+	}
+	out <- prometheus.MustNewConstMetric(descLeaks, prometheus.CounterValue, float64(counts.Leaks))
+	if _, any := counts.Starts[classVM]; !any {
+		out <- prometheus.MustNewConstMetric(descStarts, prometheus.CounterValue, 0, classVM)
+	}
+	for class, n := range counts.Starts {
+		out <- prometheus.MustNewConstMetric(descStarts, prometheus.CounterValue, float64(n), class)
+	}
+	for phase, reasons := range counts.Failures {
+		for reason, n := range reasons {
+			out <- prometheus.MustNewConstMetric(descFailures, prometheus.CounterValue, float64(n), phase, reason)
+		}
+	}
+	for phase, h := range counts.Phases {
+		buckets, sum := map[float64]uint64{}, uint64(0)
+		for i, n := range h.Buckets {
+			sum += n
+			buckets[float64(tally.Bounds[i])/1000] = sum
+		}
+		out <- prometheus.MustNewConstHistogram(descPhases, h.Count, float64(h.SumMs)/1000, buckets, phase)
+	}
+	return nil
+}
+
+func (c collector) labels(out chan<- prometheus.Metric) error {
+	p, err := c.site.look(context.Background())
+	if err != nil {
+		return err
+	}
+	out <- prometheus.MustNewConstMetric(descClashes, prometheus.GaugeValue, float64(len(p.Clashes)))
+	return nil
+}
+
+// denials are those that the log holds now: the number falls when the log is rotated.
+func (c collector) denials(out chan<- prometheus.Metric) error {
+	enabled, err := c.site.host.Enabled()
+	if err != nil {
+		return err
+	}
+	count := map[judgement]int{judgedAttack: 0, judgedMistake: 0, judgedHarmless: 0}
+	if enabled {
+		logged, err := c.site.denials("")
+		if err != nil {
+			return err
+		}
+		p, err := c.site.look(context.Background())
+		if err != nil {
+			return err
+		}
+		view := scene{levels: p.Levels, files: p.Files, state: c.site.config.State, root: c.site.config.Root, image: c.site.config.Guest.Image}
+		for _, d := range logged {
+			if (subject{}).has(d) {
+				count[view.explain(d).Judgement]++
+			}
+		}
+	}
+	for verdict, n := range count {
+		out <- prometheus.MustNewConstMetric(descDenials, prometheus.GaugeValue, float64(n), string(verdict))
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tally
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+)
+
+// version is that of the file's form. A file of another version is replaced.
+const version = 1
+
+// Bounds are the upper limits of a histogram's buckets in milliseconds. A longer duration is only
+// in Count and SumMs.
+var Bounds = [...]int64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000}
+
+// Histogram counts durations.
+type Histogram struct {
+	Buckets [len(Bounds)]uint64 `json:"buckets"` // durations at most Bounds[i], and above the bound before
+	Count   uint64              `json:"count"`
+	SumMs   int64               `json:"sumMs"`
+}
+
+// Counts are those of a host since it booted.
+type Counts struct {
+	Version  int                          `json:"version"`
+	Starts   map[string]uint64            `json:"starts,omitempty"`   // that succeeded, by class
+	Failures map[string]map[string]uint64 `json:"failures,omitempty"` // by phase, then by reason
+	Phases   map[string]*Histogram        `json:"phases,omitempty"`   // of starts
+	Leaks    uint64                       `json:"leaks,omitempty"`    // sandboxes that a dead shim left and that were cleaned up
+}
+
+// maxNames bounds the classes and phases. Further ones are counted as other.
+const maxNames = 32
+
+// other is the name of what is beyond maxNames, and the reason that has no name.
+const other = "other"
+
+// Started counts a start that succeeded.
+func (c *Counts) Started(class string) {
+	if c.Starts == nil {
+		c.Starts = map[string]uint64{}
+	}
+	c.Starts[bounded(c.Starts, class)]++
+}
+
+// Failed counts a start that failed in a phase.
+func (c *Counts) Failed(phase string, err error) {
+	if c.Failures == nil {
+		c.Failures = map[string]map[string]uint64{}
+	}
+	phase = bounded(c.Failures, phase)
+	if c.Failures[phase] == nil {
+		c.Failures[phase] = map[string]uint64{}
+	}
+	c.Failures[phase][Reason(err)]++
+}
+
+// Took counts how long a phase of a start took.
+func (c *Counts) Took(phase string, ms int64) {
+	if c.Phases == nil {
+		c.Phases = map[string]*Histogram{}
+	}
+	phase = bounded(c.Phases, phase)
+	h := c.Phases[phase]
+	if h == nil {
+		h = &Histogram{}
+		c.Phases[phase] = h
+	}
+	h.Count++
+	h.SumMs += ms
+	for i, bound := range Bounds {
+		if ms <= bound {
+			h.Buckets[i]++
+			break
+		}
+	}
+}
+
+// bounded is name, or other if that is one too many.
+func bounded[V any](m map[string]V, name string) string {
+	if _, known := m[name]; !known && len(m) >= maxNames {
+		return other
+	}
+	return name
+}
+
+// Reason is the class of an error, one of a fixed set.
+func Reason(err error) string {
+	for _, r := range []struct {
+		class  error
+		reason string
+	}{
+		{context.DeadlineExceeded, "timeout"},
+		{context.Canceled, "canceled"},
+		{syscall.ENOSPC, "resources"},
+		{syscall.EMFILE, "resources"},
+		{syscall.ENFILE, "resources"},
+		{syscall.ENOMEM, "resources"},
+		{syscall.EAGAIN, "resources"},
+		{errdefs.ErrResourceExhausted, "resources"},
+		{errdefs.ErrInvalidArgument, "invalid"},
+		{errdefs.ErrNotImplemented, "unsupported"},
+		{errdefs.ErrAlreadyExists, "exists"},
+		{errdefs.ErrPermissionDenied, "permission"},
+		{syscall.EACCES, "permission"},
+		{syscall.EPERM, "permission"},
+		{errdefs.ErrFailedPrecondition, "precondition"},
+		{errdefs.ErrNotFound, "missing"},
+		{syscall.ENOENT, "missing"},
+		{errdefs.ErrDataLoss, "damaged"},
+		{errdefs.ErrUnavailable, "unavailable"},
+	} {
+		if errors.Is(err, r.class) {
+			return r.reason
+		}
+	}
+	return other
+}
