@@ -22,7 +22,7 @@ BUILD := build
 # The program that runs the stages of the tests.
 STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
-.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-engines test-apps test-lab test-lab-fedora test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install uninstall clean
+.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-engines test-apps test-lab test-lab-fedora test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install packages packages-twice uninstall clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -121,6 +121,12 @@ demo: ## one container in its own guest (the distribution's kernel), under a pri
 
 install: ## programs, guest image and config below DESTDIR
 	@FLAVOUR=$(FLAVOUR) DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) .ci/install
+
+packages: guest ## .deb and .rpm of what was built, into build/packages
+	@FLAVOUR=$(FLAVOUR) .ci/packages
+
+packages-twice: guest ## packages, made twice and compared
+	@FLAVOUR=$(FLAVOUR) .ci/packages --twice
 
 uninstall: ## take away what install put there; a changed config stays
 	@DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) .ci/install --remove
