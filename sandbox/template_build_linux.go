@@ -123,7 +123,12 @@ func (b *builder) await(ctx context.Context) error {
 // is not put off in every clone.
 const settle = 3 * time.Second
 
-func (b *builder) save(ctx context.Context) error { return b.vm.Machine.Save(ctx, b.draft.State) }
+func (b *builder) save(ctx context.Context) error {
+	if err := b.vm.Machine.Save(ctx, b.draft.State); err != nil {
+		return b.silent(err)
+	}
+	return nil
+}
 
 func (b *builder) keep(context.Context) (err error) {
 	m := template.Manifest{Key: b.key, QEMUVersion: b.vm.Machine.Version(), Agent: b.agent}
