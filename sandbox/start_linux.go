@@ -31,6 +31,7 @@ import (
 	"cloister/sandbox/recovery"
 	"cloister/sandbox/statedir"
 	"cloister/sys"
+	"cloister/vmm"
 	"cloister/vmm/qemu"
 )
 
@@ -96,7 +97,12 @@ func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 	s.notes.Set("machine", string(p.Machine.Type))
 	s.notes.Set("memory_mib", strconv.Itoa(p.Size.MemoryMiB))
 	s.notes.Set("cpus", strconv.Itoa(p.Size.CPUs))
+	dir, err := statedir.New(s.config.State, s.request.Namespace, s.request.ID)
+	if err != nil {
+		return err
+	}
 	s.confine, err = confine.Open(confine.Options{
+		Share: dir.Share(), Guest: []string{p.Machine.Kernel, p.Machine.Initrd}, KVM: p.Machine.Accel == vmm.AccelKVM,
 		Config: s.config.Labels, Root: s.config.Root, Sandbox: p.Identity.Name, Tenant: p.Identity.Tenant,
 		Annotations: s.request.Workload.Settings.Labels, Wish: p.Identity.Wish, Types: p.Identity.Types, Programs: p.programs,
 	})

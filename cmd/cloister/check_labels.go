@@ -26,19 +26,46 @@ func checkLabels(ctx context.Context, s *site) []finding {
 	if err != nil {
 		return []finding{failed("SELinux", err)}
 	}
-	driver, err := lsm.Open(lsm.Options{Mode: lsm.Mode(s.config.Labels.MAC), AllowPermissive: s.config.Labels.AllowPermissive, Host: s.host})
+	chosen, err := confine.Choose(s.config.Labels, s.host, s.profiles)
+	if err != nil {
+		return []finding{failed("mac", err)}
+	}
+	if chosen == confine.AppArmor {
+		return s.checkProfiles()
+	}
+	driver, err := lsm.Open(lsm.Options{Mode: lsm.Mode(chosen), AllowPermissive: s.config.Labels.AllowPermissive, Host: s.host})
 	switch {
 	case err != nil && !enabled:
-		return []finding{fail("SELinux", "is not enabled on this host, and labels.mac is not \"none\"",
-			"install a policy and boot with security=selinux, or accept guests without labels: mac = \"none\" under [labels]")}
+		return []finding{fail("SELinux", "is not enabled on this host, and labels.mac is \"selinux\"",
+			"install a policy and boot with security=selinux, or take what the host has: mac = \"auto\" under [labels]")}
 	case err != nil: // permissive, or no policy is loaded
 		return append([]finding{failed("SELinux", err)}, s.policyState(ctx)...)
 	case driver.Mode() == lsm.ModeNone:
-		return []finding{warn("SELinux", driver.Strength(), "for sVirt labels: install a policy, boot with security=selinux, set mac = \"selinux\" under [labels]")}
+		return []finding{s.checkNone(driver)}
 	}
 	list := []finding{strength(driver), s.basePolicy()}
 	list = append(list, s.policyState(ctx)...)
 	return append(list, s.domain(driver)...)
+}
+
+// checkNone says what a host without mandatory access control is worth, and what it could have.
+func (s *site) checkNone(d *lsm.Driver) finding {
+	if enabled, err := s.profiles.Enabled(); err == nil && enabled {
+		return warn("mac", d.Strength(), "this host has AppArmor: mac = \"auto\" under [labels]")
+	}
+	return warn("mac", d.Strength(), "enable SELinux or AppArmor: boot with security=selinux and a policy, "+
+		"or with apparmor=1 security=apparmor; mac = \"auto\" under [labels] takes it")
+}
+
+// checkProfiles says whether this host can give each sandbox its profile in AppArmor.
+func (s *site) checkProfiles() []finding {
+	if err := s.profiles.Ready(); err != nil {
+		return []finding{failed("AppArmor", err)}
+	}
+	return []finding{
+		ok("AppArmor", "enforcing: each sandbox gets a profile of its own for QEMU and virtiofsd, loaded for the start and read back"),
+		ok("shim", "not confined by a profile: what it opens for a sandbox keeps its rights in the sandbox"),
+	}
 }
 
 func strength(d *lsm.Driver) finding {

@@ -51,6 +51,11 @@ func policyInstall(std stdio) *cobra.Command {
 			return err
 		}
 		if err := hasPolicy(cmp.Or(store.Root, "/"), store.Policy); err != nil {
+			if enabled, failed := s.profiles.Enabled(); failed == nil && enabled && store.Root == "" && errors.Is(err, fs.ErrNotExist) {
+				fmt.Fprintln(std.out, "this host has AppArmor: nothing to install: "+
+					"each start loads its sandbox's own profile, and the stop removes it")
+				return nil
+			}
 			return fmt.Errorf("policy install: %w", err)
 		}
 		plan, err := store.Plan(ctx)

@@ -26,7 +26,10 @@ type psRow struct {
 	AgeSeconds int64       `json:"ageSeconds"`
 	Machine    string      `json:"machine,omitempty"`
 	Accel      string      `json:"accel,omitempty"`
+	MAC        string      `json:"mac,omitempty"`
 	Label      string      `json:"label,omitempty"`
+	Profile    string      `json:"profile,omitempty"`  // AppArmor's
+	Jail       string      `json:"jail,omitempty"`     // the parts that are on
 	GuestMiB   string      `json:"guestMiB,omitempty"` // the machine's size
 	PSS        memory      `json:"pssBytes"`
 	Image      imageAge    `json:"image"`
@@ -132,7 +135,7 @@ func (s *site) row(b guestBox, state string, now time.Time) psRow {
 	r := b.record
 	row := psRow{
 		Namespace: b.dir.Namespace(), ID: b.dir.ID(), State: state, Pid: b.process(programQEMU).PID, Created: r.Created,
-		Machine: r.Facts["machine"], Accel: r.Facts["accel"], Label: r.Facts["label"], GuestMiB: r.Facts["memory_mib"],
+		Machine: r.Facts["machine"], Accel: r.Facts["accel"], MAC: r.Facts["mac"], Label: r.Facts["label"], Profile: r.Facts["profile"], Jail: r.Facts["jail"], GuestMiB: r.Facts["memory_mib"],
 		PSS: s.memory(b), Image: b.image(),
 	}
 	if !r.Created.IsZero() {
@@ -173,7 +176,7 @@ func printPs(out io.Writer, rows []psRow) error {
 			image = "?"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Namespace, id, r.State, pid,
-			age(time.Duration(r.AgeSeconds)*time.Second), machine, cmp.Or(r.Label, "none"), memoryColumn(r), cmp.Or(r.Image.Kernel, "-"), image)
+			age(time.Duration(r.AgeSeconds)*time.Second), machine, cmp.Or(r.Label, r.Profile, "none"), memoryColumn(r), cmp.Or(r.Image.Kernel, "-"), image)
 	}
 	return w.Flush()
 }

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"cloister/cmd/internal/config"
+	"cloister/labels/apparmor"
 	"cloister/labels/lsm"
 	"cloister/sandbox"
 	"cloister/vmm/guestimage"
@@ -28,7 +29,9 @@ type site struct {
 	config sandbox.Config
 	broken error // of the config, whose place the defaults have taken
 	host   lsm.Host
-	root   string // goes before every path of the host; empty but in tests
+	// profiles is the host as AppArmor has it.
+	profiles apparmor.Host
+	root     string // goes before every path of the host; empty but in tests
 }
 
 // openSite reads the config, from path when that is not empty.

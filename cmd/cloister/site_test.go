@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cloister/cmd/internal/config"
+	"cloister/labels/apparmor"
 	"cloister/labels/lsm"
 	"cloister/sandbox"
 	"cloister/sandbox/statedir"
@@ -61,6 +62,9 @@ func fakeSite(t *testing.T, files map[string]string) *site {
 	}
 	return &site{
 		root: root, host: lsm.Host{Proc: filepath.Join(root, "proc"), SELinux: filepath.Join(root, "sys/fs/selinux")},
+		profiles: apparmor.Host{
+			Proc: filepath.Join(root, "proc"), Security: filepath.Join(root, "sys/kernel/security/apparmor"), Module: filepath.Join(root, "sys/module/apparmor"),
+		},
 		config: withDefaults(sandbox.Config{State: filepath.Join(root, "run/cloister"), Root: filepath.Join(root, "var/lib/cloister")}),
 	}
 }

@@ -38,6 +38,8 @@ type Driver interface { //nolint:interfacebloat // one method for each step of a
 
 // Identity is what a driver gave a sandbox.
 type Identity struct {
+	// MAC is the driver that confines the sandbox.
+	MAC MAC
 	// Level is the sandbox's own on this host, as a rule a pair of categories.
 	Level labels.Level
 	// Rank numbers the level, from 0 to labels.Pairs: no other sandbox of the host has it. Levels that are
@@ -48,6 +50,8 @@ type Identity struct {
 	// Files is the label for the files of a file system that is mounted for the sandbox (context=); zero
 	// with a driver that does not label.
 	Files labels.Label
+	// Profile is the sandbox's in AppArmor; empty with another driver.
+	Profile string
 }
 
 // rankOf numbers a level; see Identity.Rank.

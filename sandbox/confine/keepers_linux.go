@@ -11,46 +11,65 @@ import (
 	"github.com/containerd/log"
 
 	"cloister/labels"
+	"cloister/labels/apparmor"
 	"cloister/labels/lsm"
 	"cloister/labels/mcs"
 	"cloister/labels/relabel"
 	"cloister/sys"
 )
 
-// Recover gives back what the dead sandbox of that name left: first the labels of files, then all
-// levels whose owners are dead. It may be repeated.
+// keepers remember what sandboxes hold on this host, so that whoever comes next can give it back.
+type keepers struct {
+	registry *mcs.Registry     // of levels
+	relabels *relabel.Journal  // of relabelled files
+	profiles *apparmor.Journal // of AppArmor's profiles
+}
+
+// Recover gives back what the dead sandbox of that name left: first the labels of files and its profile,
+// then all levels whose owners are dead. It may be repeated.
 func Recover(ctx context.Context, c Config, root, sandbox string) error {
-	registry, relabels, err := keepers(c, root, lsm.Host{})
+	k, err := open(c, root, lsm.Host{}, apparmor.Host{})
 	if err != nil {
 		return err
 	}
-	if _, err := relabels.Restore(ctx, sandbox); err != nil {
+	if _, err := k.relabels.Restore(ctx, sandbox); err != nil {
 		return err
 	}
-	_, err = registry.Reclaim(ctx)
+	if err := k.profiles.Restore(ctx, sandbox); err != nil {
+		return err
+	}
+	_, err = k.registry.Reclaim(ctx)
 	return err
 }
 
-// Held reports whether registry or journal have something of a sandbox.
+// Held reports whether registry or journals have something of a sandbox.
 func Held(c Config, root, sandbox string) (bool, error) {
-	registry, relabels, err := keepers(c, root, lsm.Host{})
+	k, err := open(c, root, lsm.Host{}, apparmor.Host{})
 	if err != nil {
 		return false, err
 	}
-	if pending, err := relabels.Pending(sandbox); err != nil || pending {
+	if pending, err := k.pending(sandbox); err != nil || pending {
 		return pending, err
 	}
-	entries, err := registry.Entries()
+	entries, err := k.registry.Entries()
 	return slices.ContainsFunc(entries, func(e mcs.Entry) bool {
 		return slices.ContainsFunc(e.Holders, func(h mcs.Holder) bool { return h.Sandbox == sandbox })
 	}), err
 }
 
-// keepers opens the registry of levels and the journal of relabelled files.
-func keepers(c Config, root string, host lsm.Host) (*mcs.Registry, *relabel.Journal, error) {
+// pending reports whether something of a sandbox is still to be undone: its level stays held until then.
+func (k keepers) pending(sandbox string) (bool, error) {
+	if pending, err := k.relabels.Pending(sandbox); err != nil || pending {
+		return pending, err
+	}
+	return k.profiles.Pending(sandbox)
+}
+
+// open opens the registry and both journals.
+func open(c Config, root string, host lsm.Host, profiles apparmor.Host) (k keepers, err error) {
 	self, err := sys.Self()
 	if err != nil {
-		return nil, nil, err
+		return k, err
 	}
 	scan := func(ctx context.Context) ([]labels.Process, error) {
 		seen, err := host.Processes(ctx)
@@ -59,22 +78,28 @@ func keepers(c Config, root string, host lsm.Host) (*mcs.Registry, *relabel.Jour
 		}
 		return seen.Processes, err
 	}
-	journal, err := relabel.Open(relabel.Options{
+	k.relabels, err = relabel.Open(relabel.Options{
 		Dir: filepath.Join(root, "relabel"), Self: self, Alive: sys.Process.Alive, AllowWholeDisks: c.AllowWholeDisks,
 		Carried: func(ctx context.Context, level labels.Level) (bool, error) { return carried(ctx, scan, level) },
 	})
 	if err != nil {
-		return nil, nil, err
+		return k, err
+	}
+	k.profiles, err = apparmor.Open(apparmor.Options{
+		Dir: filepath.Join(root, "apparmor"), Self: self, Alive: sys.Process.Alive, Host: profiles,
+	})
+	if err != nil {
+		return k, err
 	}
 	span, err := span(c, host)
 	if err != nil {
-		return nil, nil, err
+		return k, err
 	}
-	registry, err := mcs.Open(mcs.Options{
+	k.registry, err = mcs.Open(mcs.Options{
 		Dir: filepath.Join(root, "mcs"), Range: span, Self: self, Alive: sys.Process.Alive, Scan: scan,
-		Pending: journal.Pending, Held: journal.Held, Carries: carriesPair,
+		Pending: k.pending, Held: k.relabels.Held, Carries: carriesPair,
 	})
-	return registry, journal, err
+	return k, err
 }
 
 // span is what pairs are drawn from.

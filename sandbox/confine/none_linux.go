@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"cloister/labels"
 	"cloister/labels/lsm"
@@ -21,6 +22,7 @@ type none struct {
 	registry *mcs.Registry
 	owner    string
 	tenant   string
+	unasked  bool         // nobody named this driver: the host has no other
 	level    labels.Level // after Reserve
 }
 
@@ -28,26 +30,35 @@ func openNone(host *lsm.Driver, o Options) (Driver, error) {
 	if o.Annotations != (oci.LabelSettings{}) {
 		return nil, fmt.Errorf("annotations %s*: this host labels nothing: leave them out, or set mac = \"selinux\": %w", oci.AnnotationPrefix+"labels.", errdefs.ErrInvalidArgument)
 	}
-	registry, _, err := keepers(o.Config, o.Root, host.Host())
-	return &none{host: host, registry: registry, owner: o.Sandbox, tenant: o.Tenant}, err
+	k, err := open(o.Config, o.Root, host.Host(), o.AppArmor)
+	return &none{host: host, registry: k.registry, owner: o.Sandbox, tenant: o.Tenant, unasked: o.Config.MAC == string(auto)}, err
 }
 
 func (n *none) Reserve(ctx context.Context) (Identity, error) {
+	if n.unasked {
+		log.G(ctx).WithField("sandbox", n.owner).Warn("this host enforces neither SELinux nor AppArmor: " +
+			"a guest that takes over QEMU or virtiofsd meets the jail alone: enable one of them, " +
+			"or accept it by name: mac = \"none\" under [labels]")
+	}
 	entry, err := n.registry.Reserve(ctx, mcs.Request{Sandbox: n.owner, Tenant: n.tenant})
 	if err != nil {
 		return Identity{}, err
 	}
 	n.level = entry.Level
-	return Identity{Level: entry.Level, Rank: rankOf(entry.Level)}, nil
+	return Identity{MAC: None, Level: entry.Level, Rank: rankOf(entry.Level)}, nil
 }
 
 func (n *none) Exec(Role) (unset func(), err error) { return n.host.SetExec(labels.Label{}) }
 
 func (n *none) Sockets(create func() error) error { return n.host.Sockets(labels.Label{}, create) }
 
-func (*none) Admit(_ context.Context, f File) error {
+func (*none) Admit(_ context.Context, f File) error { return unlabelled(f, None) }
+
+// unlabelled refuses a file that is to be labelled, which the driver does not do.
+func unlabelled(f File, driver MAC) error {
 	if f.Sharing != "" && f.Sharing != labels.Keep {
-		return fmt.Errorf("%w: %q is to be labelled as %s, and mac = \"none\": leave one of them out", labels.ErrWish, f.Host.Name(), f.Sharing)
+		return fmt.Errorf("%w: %q is to be labelled as %s, and mac %q labels nothing: leave one of them out",
+			labels.ErrWish, f.Host.Name(), f.Sharing, driver)
 	}
 	return nil
 }

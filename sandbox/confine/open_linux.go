@@ -10,13 +10,15 @@ import (
 	"github.com/containerd/errdefs"
 
 	"cloister/labels"
+	"cloister/labels/apparmor"
 	"cloister/labels/lsm"
 	"cloister/oci"
 )
 
 // Config is the part [labels] of the configuration: which mandatory access control sandboxes get.
 type Config struct {
-	// MAC is selinux or none. none is refused on a host where SELinux enforces; default selinux.
+	// MAC is selinux, apparmor, auto or none. auto is SELinux where it is enabled, else AppArmor where it
+	// is enabled, else none with a warning. none is refused where SELinux enforces; default selinux.
 	MAC string `toml:"mac"`
 	// AllowPermissive starts sandboxes on a host that labels and does not enforce, to try things out;
 	// default false.
@@ -73,18 +75,69 @@ type Options struct {
 	Types []labels.Types
 	// Programs are the files that will be started.
 	Programs lsm.Programs
-	// Host is this machine when zero.
-	Host lsm.Host
+	// KVM is whether the machine runs on it.
+	KVM bool
+	// Share is the folder that the file server shows, Guest the files of the guest image.
+	Share string
+	Guest []string
+	// Host and AppArmor are this machine's when zero.
+	Host     lsm.Host
+	AppArmor apparmor.Host
+}
+
+// MAC names a driver in the config.
+type MAC string
+
+// The drivers.
+const (
+	SELinux  MAC = "selinux"
+	AppArmor MAC = "apparmor"
+	None     MAC = "none"
+	auto     MAC = "auto"
+)
+
+// Choose names the driver for a host. It decides by what the kernel has enabled, never by what works: a
+// host that enforces and lacks something is an error later, not another driver.
+func Choose(c Config, host lsm.Host, profiles apparmor.Host) (MAC, error) {
+	switch asked := MAC(cmp.Or(c.MAC, string(SELinux))); asked {
+	case SELinux, AppArmor, None:
+		return asked, nil
+	case auto:
+	default:
+		return "", fmt.Errorf("labels.mac = %q: want %q, %q, %q or %q: %w", c.MAC, auto, SELinux, AppArmor, None, errdefs.ErrInvalidArgument)
+	}
+	enabled, err := host.Enabled()
+	if err != nil {
+		return "", err
+	}
+	if enabled {
+		return SELinux, nil
+	}
+	enabled, err = profiles.Enabled()
+	if err != nil {
+		return "", err
+	}
+	if enabled {
+		return AppArmor, nil
+	}
+	return None, nil
 }
 
 // Open finds out, without an effect, how a sandbox will be confined. What this host cannot honour is
 // an error.
 func Open(o Options) (Driver, error) {
-	host, err := lsm.Open(lsm.Options{Mode: lsm.Mode(o.Config.MAC), AllowPermissive: o.Config.AllowPermissive, Host: o.Host})
+	chosen, err := Choose(o.Config, o.Host, o.AppArmor)
 	if err != nil {
 		return nil, err
 	}
-	if host.Mode() == lsm.ModeNone {
+	if chosen == AppArmor {
+		return openAppArmor(o)
+	}
+	host, err := lsm.Open(lsm.Options{Mode: lsm.Mode(chosen), AllowPermissive: o.Config.AllowPermissive, Host: o.Host})
+	if err != nil {
+		return nil, err
+	}
+	if chosen == None {
 		return openNone(host, o)
 	}
 	return openSELinux(host, o)

@@ -40,7 +40,8 @@ func openSELinux(driver *lsm.Driver, o Options) (Driver, error) {
 	if s.types, err = chooseTypes(driver, o.Types, o.Programs); err != nil {
 		return nil, err
 	}
-	s.registry, s.relabels, err = keepers(o.Config, o.Root, driver.Host())
+	k, err := open(o.Config, o.Root, driver.Host(), o.AppArmor)
+	s.registry, s.relabels = k.registry, k.relabels
 	return s, err
 }
 
@@ -74,7 +75,7 @@ func (s *selinux) Reserve(ctx context.Context) (Identity, error) {
 		return Identity{}, errors.Join(err, s.registry.Release(context.WithoutCancel(ctx), s.owner, entry.Level))
 	}
 	s.chosen = chosen
-	return Identity{Level: entry.Level, Rank: rankOf(entry.Level), Label: chosen.QEMU, Files: chosen.Rootfs}, nil
+	return Identity{MAC: SELinux, Level: entry.Level, Rank: rankOf(entry.Level), Label: chosen.QEMU, Files: chosen.Rootfs}, nil
 }
 
 func (s *selinux) Release(ctx context.Context) error {

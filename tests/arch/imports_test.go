@@ -49,6 +49,7 @@ var rooms = []room{
 	{"labels/lsm", []string{"labels"}},
 	{"labels/relabel", []string{"labels", "labels/internal/flock", "labels/lsm"}},
 	{"labels/policy", []string{"labels"}},
+	{"labels/apparmor", []string{"labels", "labels/internal/flock"}},
 	{"labels", nil},
 	{"vmm/qemu", []string{"vmm", "vmm/internal/..."}},
 	{"vmm/virtiofsd", []string{"vmm", "vmm/internal/..."}},

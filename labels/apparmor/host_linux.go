@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apparmor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Errors that a caller tells apart.
+var (
+	ErrDisabled    = errors.New("AppArmor is not enabled on this host")
+	ErrComplain    = errors.New("AppArmor is in complain mode, which denies nothing")
+	ErrExists      = errors.New("a profile of that name is loaded already")
+	ErrUnconfined  = errors.New("process is not confined by its profile")
+	ErrInUse       = errors.New("profile confines a running process")
+	errNotReadable = errors.New("cannot be asked about profiles")
+)
+
+// Host is where the kernel is asked. The zero value is this machine; tests put files in its
+// place.
+type Host struct {
+	// Proc, Security and Module are /proc, /sys/kernel/security/apparmor and
+	// /sys/module/apparmor when empty.
+	Proc, Security, Module string
+	// Compile turns a profile's text into the kernel's form; nil runs apparmor_parser.
+	Compile func(ctx context.Context, text string) ([]byte, error)
+	// Tell writes a message to a file below Security; nil writes the kernel's.
+	Tell func(file string, message []byte) error
+	// Enter writes to an attribute of the calling thread; nil writes the kernel's.
+	Enter func(text string) error
+}
+
+func (h Host) proc(parts ...string) string { return below(h.Proc, "/proc", parts) }
+
+func (h Host) security(parts ...string) string {
+	return below(h.Security, "/sys/kernel/security/apparmor", parts)
+}
+
+func (h Host) module(parts ...string) string { return below(h.Module, "/sys/module/apparmor", parts) }
+
+func below(root, usual string, parts []string) string {
+	if root == "" {
+		root = usual
+	}
+	return filepath.Join(append([]string{root}, parts...)...)
+}
+
+// Enabled tells whether the kernel enforces profiles or could.
+func (h Host) Enabled() (bool, error) {
+	text, err := os.ReadFile(h.module("parameters", "enabled"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask AppArmor: %w", err)
+	}
+	return strings.TrimSpace(string(text)) == "Y", nil
+}
+
+// Ready reports what keeps this host from confining a sandbox, with the remedy; nil is nothing.
+// The mode may change at any time: it is asked again before each use.
+func (h Host) Ready() error {
+	enabled, err := h.Enabled()
+	if err != nil {
+		return err
+	}
+	if !enabled {
+		return fmt.Errorf("%w: boot with apparmor=1 security=apparmor, or set another mac", ErrDisabled)
+	}
+	if err := h.enforcing(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(h.security(".load")); err != nil {
+		return fmt.Errorf("AppArmor %w: %w: mount -t securityfs securityfs /sys/kernel/security", errNotReadable, err)
+	}
+	if h.Compile != nil {
+		return nil
+	}
+	_, err = parser()
+	return err
+}
+
+// enforcing refuses a kernel that was told to enforce no profile, whatever its own mode.
+func (h Host) enforcing() error {
+	text, err := os.ReadFile(h.module("parameters", "mode"))
+	if err != nil {
+		return fmt.Errorf("ask AppArmor for its mode: %w", err)
+	}
+	if mode := strings.TrimSpace(string(text)); mode != "enforce" && mode != "kill" {
+		return fmt.Errorf("%w: %s says %q: write enforce there", ErrComplain, h.module("parameters", "mode"), mode)
+	}
+	return nil
+}
+
+// parser finds the distribution's compiler of profiles. An engine's PATH may leave out sbin.
+func parser() (string, error) {
+	const name = "apparmor_parser"
+	for _, place := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
+		if path, err := exec.LookPath(place); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s: %w: install the package apparmor, or set another mac", name, exec.ErrNotFound)
+}
+
+func (h Host) compile(ctx context.Context, text string) ([]byte, error) {
+	if h.Compile != nil {
+		return h.Compile(ctx, text)
+	}
+	program, err := parser()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, program, "--skip-cache", "--skip-kernel-load", "--stdout")
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.Stdin = strings.NewReader(text)
+	var out, messages bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &messages
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", program, err, bytes.TrimSpace(messages.Bytes()))
+	}
+	if out.Len() == 0 {
+		return nil, fmt.Errorf("%s: no output: %s", program, bytes.TrimSpace(messages.Bytes()))
+	}
+	return out.Bytes(), nil
+}

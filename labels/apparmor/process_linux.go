@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apparmor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// SetExec has the next program that the calling thread starts run in a profile. The caller has
+// locked the thread, never unlocks it, and starts one program: the kernel has no way to take
+// the wish back.
+func (h Host) SetExec(profile string) error {
+	if err := h.Ready(); err != nil {
+		return err
+	}
+	enter := h.Enter
+	if enter == nil {
+		enter = h.enter
+	}
+	if err := enter("exec " + profile); err != nil {
+		return fmt.Errorf("have the next program run in profile %s: %w: is this process itself confined (%s)?",
+			profile, err, h.proc("self", "attr", "current"))
+	}
+	return nil
+}
+
+// enter writes the attribute of AppArmor alone, which kernels have since 5.1; before, the
+// shared one.
+func (h Host) enter(text string) error {
+	fd, err := unix.Open(h.proc("thread-self", "attr", "apparmor", "exec"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		fd, err = unix.Open(h.proc("thread-self", "attr", "exec"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = unix.Write(fd, []byte(text))
+	return errors.Join(err, unix.Close(fd))
+}
+
+// Verify reads back that every thread of the process is confined by the profile, which is
+// enforced, and that the process runs the program. It is called while the process cannot have
+// been reaped.
+func (h Host) Verify(pid int, profile, program string) (threads int, err error) {
+	if err := h.enforcing(); err != nil {
+		return 0, fmt.Errorf("verify pid %d: %w", pid, err)
+	}
+	if err := h.runs(pid, program); err != nil {
+		return 0, fmt.Errorf("verify: %w", err)
+	}
+	folder := []string{strconv.Itoa(pid), "task"}
+	tasks, err := os.ReadDir(h.proc(folder...))
+	if err != nil {
+		return 0, fmt.Errorf("verify: threads of pid %d: %w", pid, err)
+	}
+	for _, task := range tasks {
+		name, mode, err := h.current(append(folder, task.Name())...)
+		switch {
+		case gone(err):
+			continue
+		case err != nil:
+			return 0, fmt.Errorf("verify pid %d: %w", pid, err)
+		case name != profile:
+			return 0, fmt.Errorf("verify: %w: thread %s of pid %d runs in %s, want %s", ErrUnconfined, task.Name(), pid, name, profile)
+		case mode != "enforce" && mode != "kill":
+			return 0, fmt.Errorf("verify: %w: profile %s of pid %d is in mode %s, want enforce", ErrComplain, name, pid, mode)
+		}
+		threads++
+	}
+	if threads == 0 {
+		return 0, fmt.Errorf("verify: threads of pid %d: none is left", pid)
+	}
+	return threads, nil
+}
+
+// runs compares /proc/PID/exe with the file at path.
+func (h Host) runs(pid int, path string) error {
+	want, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("program of pid %d: %w", pid, err)
+	}
+	link := h.proc(strconv.Itoa(pid), "exe")
+	have, err := os.Stat(link)
+	if err != nil {
+		return fmt.Errorf("program of pid %d: %w", pid, err)
+	}
+	if !os.SameFile(have, want) {
+		name, _ := os.Readlink(link)
+		return fmt.Errorf("%w: pid %d runs %s, want %s", ErrUnconfined, pid, name, path)
+	}
+	return nil
+}
+
+// current reads what confines a process or thread.
+func (h Host) current(parts ...string) (name, mode string, err error) {
+	at := func(more ...string) string { return h.proc(append(append([]string{}, parts...), more...)...) }
+	text, err := os.ReadFile(at("attr", "apparmor", "current"))
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = os.ReadFile(at("attr", "current"))
+	}
+	if err != nil {
+		return "", "", err
+	}
+	return parse(string(text))
+}
+
+// confined lists the processes that run in a profile or one of its children. One that has ended
+// and waits for its parent executes nothing any more.
+func (h Host) confined(profile string) ([]int, error) {
+	entries, err := os.ReadDir(h.proc())
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		name, _, err := h.current(entry.Name())
+		switch {
+		case gone(err), errors.Is(err, unix.EINVAL): // EINVAL: another security module's process
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("what confines pid %d: %w", pid, err)
+		case name != profile && !strings.HasPrefix(name, profile+"//"):
+			continue
+		}
+		if _, err := os.Readlink(h.proc(entry.Name(), "exe")); gone(err) {
+			continue
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
+}

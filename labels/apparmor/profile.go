@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apparmor
+
+import (
+	_ "embed"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"text/template"
+
+	"cloister/labels"
+)
+
+// The children of a sandbox's profile, one for each of its programs.
+const (
+	QEMU      = "qemu"
+	Virtiofsd = "virtiofsd"
+)
+
+// prefix begins the name of every sandbox's profile.
+const prefix = "cloister-"
+
+//go:embed profile.tmpl
+var text string
+
+// Profile is everything that differs between the profiles of two sandboxes. All paths are
+// absolute and as the kernel resolves them: no component is a symbolic link.
+type Profile struct {
+	// Name is what NameOf gives.
+	Name string
+	// QEMU and Virtiofsd are the programs.
+	QEMU, Virtiofsd string
+	// Guest are the files that QEMU opens by name: kernel and initial image.
+	Guest []string
+	// Share is the folder that virtiofsd serves, with all that is mounted below it.
+	Share string
+	// KVM is whether QEMU may open /dev/kvm.
+	KVM bool
+}
+
+// NameOf is the name of the profile of the sandbox at a level, which has to be a pair.
+func NameOf(level labels.Level) (string, error) {
+	pair, ok := level.Pair()
+	if !ok {
+		return "", fmt.Errorf("profile name: level %v is not a pair of categories", level)
+	}
+	return fmt.Sprintf("%s%v-%v", prefix, pair.Low, pair.High), nil
+}
+
+// Child is the name of the profile of one program.
+func Child(name, program string) string { return name + "//" + program }
+
+var (
+	goodName = regexp.MustCompile(`^cloister-c[0-9]+-c[0-9]+$`)
+	// goodPath leaves out what a rule gives a meaning: quotes, blanks, variables and patterns.
+	goodPath = regexp.MustCompile(`^/[A-Za-z0-9/._+:=~%-]*$`)
+)
+
+// Text is the profile as apparmor_parser reads it.
+func (p Profile) Text() (string, error) {
+	if !goodName.MatchString(p.Name) {
+		return "", fmt.Errorf("profile name %q: want %scN-cM", p.Name, prefix)
+	}
+	for _, path := range append([]string{p.QEMU, p.Virtiofsd, p.Share}, p.Guest...) {
+		if !goodPath.MatchString(path) || filepath.Clean(path) != path || path == "/" {
+			return "", fmt.Errorf("profile %s: path %q: want an absolute path of letters, digits and /._+:=~%%-: "+
+				"anything else has a meaning in a rule: use another path", p.Name, path)
+		}
+	}
+	parsed, err := template.New("profile").Parse(text)
+	if err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	if err := parsed.Execute(&out, p); err != nil {
+		return "", fmt.Errorf("profile %s: %w", p.Name, err)
+	}
+	return out.String(), nil
+}
