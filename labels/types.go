@@ -37,6 +37,14 @@ func Own(kvm bool) Types {
 	return t
 }
 
+// Plain are the types of a set as plain containers of the host use them: they are run as Container,
+// and all their files are ContainerFile.
+func (t Types) Plain() Types {
+	t.QEMU, t.Virtiofsd, t.Image, t.Rootfs = t.Container, t.Container, t.ContainerFile, t.ContainerFile
+	t.EngineFile, t.EngineContent = "", ""
+	return t
+}
+
 // ContainerKVM are container-selinux's: one domain for both processes and one type for all files.
 func ContainerKVM() Types {
 	return Types{

@@ -52,6 +52,7 @@ func Parse(config []byte, opts Options) (*Workload, error) {
 func understand(spec *specs.Spec, opts Options) (*Workload, error) {
 	var p problems
 	w := &Workload{
+		Class:       ClassVM,
 		Hostname:    spec.Hostname,
 		Domainname:  spec.Domainname,
 		Annotations: spec.Annotations,

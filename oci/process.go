@@ -60,6 +60,25 @@ func (w *Workload) process(p *problems) {
 }
 
 func (p *problems) process(field string, s *specs.Process) {
+	p.anyProcess(field, s)
+	switch name := s.ApparmorProfile; {
+	case name == "", name == "unconfined":
+	case engineProfile(name):
+		p.ignore(field+".apparmorProfile", name, "the guest's kernel has no AppArmor; the machine is the boundary")
+	default:
+		p.refuse(field+".apparmorProfile", name, "the guest's kernel has no AppArmor: leave the profile out, or unconfined")
+	}
+	p.scheduling(field, s)
+	if s.Capabilities != nil {
+		_, unknown := guestCapabilities(s.Capabilities)
+		for _, c := range unknown {
+			p.ignore(field+".capabilities", c, "the guest's kernel does not know it and cannot grant it")
+		}
+	}
+}
+
+// anyProcess checks what a process of either class must have.
+func (p *problems) anyProcess(field string, s *specs.Process) {
 	p.processPlatform(field, s)
 	if s.User.Umask != nil && *s.User.Umask > 0o777 {
 		p.refuse(field+".user.umask", *s.User.Umask, "is above 0777")
@@ -77,17 +96,9 @@ func (p *problems) process(field string, s *specs.Process) {
 			p.refuse(field, list[i], "args and env hold no zero bytes")
 		}
 	}
-	switch name := s.ApparmorProfile; {
-	case name == "", name == "unconfined":
-	case engineProfile(name):
-		p.ignore(field+".apparmorProfile", name, "the guest's kernel has no AppArmor; the machine is the boundary")
-	default:
-		p.refuse(field+".apparmorProfile", name, "the guest's kernel has no AppArmor: leave the profile out, or unconfined")
-	}
 	if n := s.OOMScoreAdj; n != nil && (*n < -1000 || *n > 1000) {
 		p.refuse(field+".oomScoreAdj", *n, "is outside of -1000 to 1000")
 	}
-	p.scheduling(field, s)
 	for i, r := range s.Rlimits {
 		f := fmt.Sprintf("%s.rlimits[%d]", field, i)
 		if !knownRlimit(r.Type) {
@@ -95,12 +106,6 @@ func (p *problems) process(field string, s *specs.Process) {
 		}
 		if r.Soft > r.Hard {
 			p.refuse(f+".soft", r.Soft, "is above hard")
-		}
-	}
-	if s.Capabilities != nil {
-		_, unknown := guestCapabilities(s.Capabilities)
-		for _, c := range unknown {
-			p.ignore(field+".capabilities", c, "the guest's kernel does not know it and cannot grant it")
 		}
 	}
 }
@@ -134,11 +139,9 @@ func engineProfile(name string) bool {
 
 // scheduling refuses what the guest's runtime would drop without a word.
 func (p *problems) scheduling(field string, s *specs.Process) {
-	plain := func(c *specs.Scheduler) bool {
-		return c.Policy == specs.SchedOther && c.Nice == 0 && c.Priority == 0 && len(c.Flags) == 0 && c.Runtime == 0 && c.Deadline == 0 && c.Period == 0
-	}
-	if sch := s.Scheduler; sch != nil && !plain(sch) {
-		p.refuse(field+".scheduler", string(sch.Policy), "the guest's runtime cannot set it: remove it, or call chrt or nice in the container")
+	if !plainScheduler(s.Scheduler) {
+		p.refuse(field+".scheduler", string(s.Scheduler.Policy),
+			"the guest's runtime cannot set it: remove it, or call chrt or nice in the container")
 	}
 	if s.IOPriority != nil {
 		p.refuse(field+".ioPriority", string(s.IOPriority.Class), "orders disks of the host, which a guest does not have: use blockIO.weight")
@@ -146,6 +149,12 @@ func (p *problems) scheduling(field string, s *specs.Process) {
 	if a := s.ExecCPUAffinity; a != nil && (a.Initial != "" || a.Final != "") {
 		p.refuse(field+".execCPUAffinity", a.Initial+a.Final, "names CPUs of the host: use linux.resources.cpu.cpus")
 	}
+}
+
+// plainScheduler says that a scheduler asks for nothing but the kernel's default.
+func plainScheduler(c *specs.Scheduler) bool {
+	return c == nil || c.Policy == specs.SchedOther && c.Nice == 0 && c.Priority == 0 && len(c.Flags) == 0 &&
+		c.Runtime == 0 && c.Deadline == 0 && c.Period == 0
 }
 
 func knownRlimit(t string) bool {

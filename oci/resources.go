@@ -190,16 +190,16 @@ func (p *problems) memory(field string, m *specs.LinuxMemory, out *Resources) {
 		p.refuse(field+".kernel", *m.Kernel, "kernels no longer limit it on its own: remove it") //nolint:staticcheck // as above
 	}
 	if bytes("kernelTCP", m.KernelTCP, 0) > 0 {
-		p.refuse(field+".kernelTCP", *m.KernelTCP, "is of cgroup v1; the guest has v2: remove it")
+		p.refuse(field+".kernelTCP", *m.KernelTCP, "is of cgroup v1, not of v2: remove it")
 	}
 	if m.DisableOOMKiller != nil && *m.DisableOOMKiller {
-		p.refuse(field+".disableOOMKiller", true, "is of cgroup v1; the guest has v2: remove it, or raise the limit")
+		p.refuse(field+".disableOOMKiller", true, "is of cgroup v1, not of v2: remove it, or raise the limit")
 	}
 	if m.Swappiness != nil {
 		if *m.Swappiness > 100 {
 			p.refuse(field+".swappiness", *m.Swappiness, "is above 100")
 		}
-		p.ignore(field+".swappiness", *m.Swappiness, "the guest does not swap")
+		p.ignore(field+".swappiness", *m.Swappiness, "cgroup v2 has none for a container alone")
 	}
 	if m.UseHierarchy != nil && !*m.UseHierarchy {
 		p.ignore(field+".useHierarchy", false, "cgroup v2 always counts by hierarchy")
@@ -223,10 +223,10 @@ func (p *problems) cpu(field string, c *specs.LinuxCPU, out *Resources) {
 		out.CPUQuota = *c.Quota
 	}
 	if c.RealtimeRuntime != nil && *c.RealtimeRuntime != 0 {
-		p.refuse(field+".realtimeRuntime", *c.RealtimeRuntime, "is of cgroup v1; the guest has v2: remove it")
+		p.refuse(field+".realtimeRuntime", *c.RealtimeRuntime, "is of cgroup v1, not of v2: remove it")
 	}
 	if c.RealtimePeriod != nil && *c.RealtimePeriod != 0 {
-		p.refuse(field+".realtimePeriod", *c.RealtimePeriod, "is of cgroup v1; the guest has v2: remove it")
+		p.refuse(field+".realtimePeriod", *c.RealtimePeriod, "is of cgroup v1, not of v2: remove it")
 	}
 	if c.Idle != nil && *c.Idle != 0 && *c.Idle != 1 {
 		p.refuse(field+".idle", *c.Idle, "is neither 0 nor 1")

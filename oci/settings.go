@@ -14,6 +14,10 @@ import (
 const (
 	AnnotationPrefix = "io.cloister."
 
+	// AnnotationClass is vm for a sandbox that is to be a machine although class is process. No
+	// annotation makes a machine into a plain container.
+	AnnotationClass = "io.cloister.class"
+
 	// AnnotationMemoryMiB is the workload's memory in MiB, in place of its limit and of
 	// sizing.default_memory_mib; at most sizing.max_memory_mib.
 	AnnotationMemoryMiB = "io.cloister.memory-mib"
@@ -100,6 +104,11 @@ func (w *Workload) readers(p *problems) map[string]func(field, value string) {
 		}
 	}
 	return map[string]func(string, string){
+		AnnotationClass: func(field, value string) {
+			if value != string(w.Class) {
+				p.refuse(field, value, "differs from the sandbox's class, which is "+string(w.Class)+": remove it")
+			}
+		},
 		AnnotationMemoryMiB: func(field, value string) { s.MemoryMiB = p.positive(field, value) },
 		AnnotationCPUs:      func(field, value string) { s.CPUs = p.positive(field, value) },
 		AnnotationMachine:   oneOf(&s.Machine, "q35", "microvm"),

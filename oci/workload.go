@@ -19,6 +19,7 @@ const (
 // Workload is a checked configuration: everything in it can be honoured. Its
 // fields are plain values for the host's side; GuestSpec gives the guest's.
 type Workload struct {
+	Class     Class
 	Role      Role
 	SandboxID string // the pod's sandbox; empty for Single
 	// PodNamespace is the pod's namespace in Kubernetes; empty for Single.

@@ -77,6 +77,12 @@ func (r *Runtime) newPod(req PodRequest) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
+	if config.Class == oci.ClassProcess {
+		return nil,
+			fmt.Errorf("sandbox %s: class = %q: a pod without a container is a machine: "+
+				"set sandboxer = \"podsandbox\" for the runtime handler, or class = %q: %w",
+				req.Pod.ID, config.Class, oci.ClassVM, errdefs.ErrInvalidArgument)
+	}
 	workload, err := oci.NewPod(req.Pod, config.Workloads)
 	if err != nil {
 		return nil, err

@@ -21,6 +21,8 @@ import (
 type Config struct {
 	State     string         `toml:"state"` // folder of records and sockets, empty after a reboot; default /run/cloister
 	Root      string         `toml:"root"`  // folder of the registry and the relabel journal, kept over a reboot; default /var/lib/cloister
+	Class     oci.Class      `toml:"class"` // how sandboxes are isolated: vm or process (plain containers); default vm
+	Process   Process        `toml:"process"`
 	Guest     Guest          `toml:"guest"`
 	Machine   Machine        `toml:"machine"`
 	Labels    confine.Config `toml:"labels"`
@@ -47,6 +49,13 @@ type Guest struct {
 	Image string `toml:"image"`
 }
 
+// Process says how sandboxes of class process are run.
+type Process struct {
+	// Runtime is the path of the OCI runtime, crun or runc; default: looked up in PATH, crun first,
+	// or runc alone where cgroups are hybrid, which crun refuses.
+	Runtime string `toml:"runtime"`
+}
+
 // Machine says how machines are made.
 type Machine struct {
 	// Type is q35 or microvm; default microvm with the small kernel, else q35.
@@ -71,8 +80,8 @@ type Machine struct {
 	Virtiofsd string `toml:"virtiofsd"`
 }
 
-// rules are the label rules of volumes.
-func rules(l confine.Config) []plan.LabelRule {
+// Rules are the label rules of volumes.
+func Rules(l confine.Config) []plan.LabelRule {
 	out := make([]plan.LabelRule, len(l.Mounts))
 	for i, m := range l.Mounts {
 		out[i] = plan.LabelRule{Folder: filepath.Clean(m.Source), Sharing: m.Sharing, Label: m.Label}

@@ -62,7 +62,7 @@ func (p *starting) close() {
 
 // planner plans containers as the configuration says.
 func (s *Sandbox) planner() containers.Planner {
-	return containers.Planner{Workloads: s.config.Workloads, Labels: rules(s.config.Labels)}
+	return containers.Planner{Workloads: s.config.Workloads, Labels: Rules(s.config.Labels)}
 }
 
 // plan decides everything that can be decided without an effect.

@@ -22,7 +22,6 @@ import (
 	"cloister/shim/events"
 	"cloister/shim/interceptor"
 	"cloister/shim/sandboxapi"
-	"cloister/shim/task"
 	"cloister/shim/tracing"
 )
 
@@ -48,11 +47,12 @@ func serve(ctx context.Context, d *bootstrap.Daemon) error {
 	}
 	publisher := events.New(ctx, d.TTRPCAddress, d.Namespace)
 	containers := runtime.New(ctx, load, runtime.StartVM, d.Namespace, d.Mounts, publisher)
+	tasks := newBackends(d, containers, publisher)
 	err = d.ServeTTRPC(ctx, spans.Unary(interceptor.Unary), func(s *ttrpc.Server) {
-		bootstrap.RegisterTask(s, task.New(containers, d.Namespace, d.Stop))
+		bootstrap.RegisterTask(s, tasks.service())
 		sandboxv1.RegisterTTRPCSandboxService(s, sandboxapi.New(containers, d.Stop))
 	})
-	err = errors.Join(err, containers.Close(context.WithoutCancel(ctx)))
+	err = errors.Join(err, containers.Close(context.WithoutCancel(ctx)), tasks.close(ctx))
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second) // containerd, or who takes the spans, may be gone
 	defer cancel()
 	return errors.Join(err, publisher.Close(ctx), spans.Close(ctx))

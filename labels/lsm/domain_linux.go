@@ -12,7 +12,8 @@ import (
 // ErrNoDomain is wrapped when no set of types works on this host.
 var ErrNoDomain = errors.New("no domain for guests works on this host: run: cloister policy install")
 
-// Programs are the files that are started under a label, as the kernel will see them.
+// Programs are the files that are started under a label, as the kernel will see them. None means
+// plain containers, which start files of their own.
 type Programs struct {
 	QEMU, Virtiofsd string
 }
@@ -53,6 +54,9 @@ func (d *Driver) checkTypes(types labels.Types, programs Programs) error {
 			return err
 		}
 	}
+	if programs == (Programs{}) {
+		return d.checkEntry(chosen.QEMU, chosen.Rootfs, "run: cloister policy install")
+	}
 	if err := d.CheckDomain(chosen.QEMU, programs.QEMU); err != nil {
 		return err
 	}
@@ -66,13 +70,18 @@ func (d *Driver) CheckDomain(label labels.Label, program string) error {
 	if err != nil {
 		return err
 	}
+	return d.checkEntry(label, file, "restorecon "+program)
+}
+
+// checkEntry is CheckDomain for a program that is labelled file.
+func (d *Driver) checkEntry(label, file labels.Label, remedy string) error {
 	questions := []struct {
 		source, target labels.Label
 		class, perm    string
 		remedy         string
 	}{
 		{d.own, label, "process", "transition", "the policy lets only other domains enter it: cloister policy install"},
-		{label, file, "file", "entrypoint", "the program's label is not the domain's: restorecon " + program},
+		{label, file, "file", "entrypoint", "the program's label is not the domain's: " + remedy},
 	}
 	for _, q := range questions {
 		decision, err := d.host.Access(q.source, q.target, q.class, q.perm)

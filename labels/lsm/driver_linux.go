@@ -149,13 +149,15 @@ type Proof struct {
 
 // Verify reads back the label of every thread of pid and its program. It is called while the
 // process cannot have been reaped, before it does anything for a guest. With the driver "none" it
-// checks that the host still does not enforce, and the program.
+// checks that the host still does not enforce, and the program. An empty program is not checked.
 func (d *Driver) Verify(pid int, want labels.Label, program string) (Proof, error) {
 	if err := d.checkHost(); err != nil {
 		return Proof{}, fmt.Errorf("verify pid %d: %w", pid, err)
 	}
-	if err := d.host.checkProgram(pid, program); err != nil {
-		return Proof{}, fmt.Errorf("verify: %w", err)
+	if program != "" {
+		if err := d.host.checkProgram(pid, program); err != nil {
+			return Proof{}, fmt.Errorf("verify: %w", err)
+		}
 	}
 	if d.mode == ModeNone {
 		return Proof{Note: "no label was verified: mac = \"none\""}, nil
@@ -168,4 +170,24 @@ func (d *Driver) Verify(pid int, want labels.Label, program string) (Proof, erro
 		return Proof{}, fmt.Errorf("verify: %w", err)
 	}
 	return Proof{Label: want, Threads: threads, Note: fmt.Sprintf("read back from %d threads", threads)}, nil
+}
+
+// VerifyWaiting is Verify for a process that waits to execute its program: the label that it will
+// run under is read back from each of its threads (attr/exec), since any of them may be the one
+// that executes it. program has no meaning.
+func (d *Driver) VerifyWaiting(pid int, want labels.Label, _ string) (Proof, error) {
+	if err := d.checkHost(); err != nil {
+		return Proof{}, fmt.Errorf("verify pid %d: %w", pid, err)
+	}
+	if d.mode == ModeNone {
+		return Proof{Note: "no label was verified: mac = \"none\""}, nil
+	}
+	if want.IsZero() {
+		return Proof{}, fmt.Errorf("verify pid %d: %w: no label is expected", pid, ErrInvalid)
+	}
+	threads, err := d.host.checkNext(pid, want)
+	if err != nil {
+		return Proof{}, fmt.Errorf("verify: %w", err)
+	}
+	return Proof{Label: want, Threads: threads, Note: fmt.Sprintf("read back from %d threads that wait", threads)}, nil
 }

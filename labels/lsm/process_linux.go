@@ -39,6 +39,15 @@ func (h Host) current(path string) (labels.Label, error) {
 
 // checkThreads reads the label of every thread of pid and counts them.
 func (h Host) checkThreads(pid int, want labels.Label) (int, error) {
+	return h.checkAttribute(pid, "current", want)
+}
+
+// checkNext reads the label that every thread of pid will run its next program under.
+func (h Host) checkNext(pid int, want labels.Label) (int, error) {
+	return h.checkAttribute(pid, "exec", want)
+}
+
+func (h Host) checkAttribute(pid int, attribute string, want labels.Label) (int, error) {
 	folder := h.proc(strconv.Itoa(pid), "task")
 	tasks, err := os.ReadDir(folder)
 	if err != nil {
@@ -46,7 +55,7 @@ func (h Host) checkThreads(pid int, want labels.Label) (int, error) {
 	}
 	count := 0
 	for _, task := range tasks {
-		got, err := h.current(h.proc(strconv.Itoa(pid), "task", task.Name(), "attr", "current"))
+		got, err := h.current(h.proc(strconv.Itoa(pid), "task", task.Name(), "attr", attribute))
 		if gone(err) {
 			continue
 		}
@@ -54,7 +63,8 @@ func (h Host) checkThreads(pid int, want labels.Label) (int, error) {
 			return 0, err
 		}
 		if got != want {
-			return 0, fmt.Errorf("%w: thread %s of pid %d runs as %v, want %v: see with cloister check what this host does to labels", ErrWrongLabel, task.Name(), pid, got, want)
+			return 0,
+				fmt.Errorf("%w: thread %s of pid %d has %v as its label %s, want %v: see with cloister check what this host does to labels", ErrWrongLabel, task.Name(), pid, got, attribute, want)
 		}
 		count++
 	}

@@ -48,6 +48,33 @@ func Leaf(cgroupsPath, id string) (string, error) {
 	return path.Join(parent, name), nil
 }
 
+// Given gives the leaf that an OCI runtime makes for cgroupsPath, relative to a hierarchy's root,
+// and whether systemd makes it. A path that is empty is errdefs.ErrInvalidArgument: runtimes differ
+// in what they take it for.
+func Given(cgroupsPath string) (leaf string, systemd bool, err error) {
+	parts := strings.Split(cgroupsPath, ":")
+	switch {
+	case cgroupsPath == "":
+		return "", false, fmt.Errorf("linux.cgroupsPath is empty: %w", errdefs.ErrInvalidArgument)
+	case len(cgroupsPath) > maxPath || strings.ContainsAny(cgroupsPath, "\x00\n"):
+		return "", false, fmt.Errorf("linux.cgroupsPath %.80q: too long, or not a path: %w", cgroupsPath, errdefs.ErrInvalidArgument)
+	case len(parts) != 3 || strings.Contains(parts[0], "/"):
+		return path.Join("/", cgroupsPath), false, nil
+	}
+	slice, err := expandSlice(parts[0])
+	if err != nil {
+		return "", true, fmt.Errorf("linux.cgroupsPath %.200q: %w", cgroupsPath, err)
+	}
+	name := parts[2]
+	if parts[1] != "" {
+		name = parts[1] + "-" + name
+	}
+	if !strings.HasSuffix(name, ".slice") {
+		name += scope
+	}
+	return path.Join(slice, name), true, nil
+}
+
 // scope ends the name of a leaf in a slice of systemd's.
 const scope = ".scope"
 

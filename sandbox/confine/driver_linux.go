@@ -69,13 +69,17 @@ type Role string
 const (
 	Machine    Role = "qemu"
 	FileServer Role = "virtiofsd"
+	Container  Role = "container" // any process of a plain container
 )
 
 // Process is a running process of a sandbox.
 type Process struct {
 	Role    Role
 	PID     int
-	Program string // the file that it must be running
+	Program string // the file that it must be running; empty for a Container, which runs files of its own
+	// Waiting is whether it has yet to execute its program: then the label that it will run under
+	// is read back.
+	Waiting bool
 	// Peers are this process's ends of connected unix sockets whose other ends the machine's process has
 	// or is served at.
 	Peers []syscall.Conn

@@ -65,6 +65,12 @@ func unlabelled(f File, driver MAC) error {
 
 func (n *none) Verify(_ context.Context, all ...Process) error {
 	for _, p := range all {
+		if p.Waiting {
+			if _, err := n.host.VerifyWaiting(p.PID, labels.Label{}, p.Program); err != nil {
+				return fmt.Errorf("%s: %w", p.Role, err)
+			}
+			continue
+		}
 		if _, err := n.host.Verify(p.PID, labels.Label{}, p.Program); err != nil {
 			return fmt.Errorf("%s: %w", p.Role, err)
 		}

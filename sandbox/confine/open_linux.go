@@ -73,7 +73,8 @@ type Options struct {
 	// this host is used.
 	Wish  labels.Wish
 	Types []labels.Types
-	// Programs are the files that will be started.
+	// Programs are the files that will be started; none for plain containers, which run files of
+	// their own.
 	Programs lsm.Programs
 	// KVM is whether the machine runs on it.
 	KVM bool

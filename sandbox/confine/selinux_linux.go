@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"cloister/labels"
 	"cloister/labels/lsm"
@@ -25,11 +26,15 @@ type selinux struct {
 	relabels *relabel.Journal
 	owner    string // the sandbox's name in registry and journal
 	tenant   string
+	plain    bool
 	chosen   labels.Chosen // after Reserve
+
+	mu   sync.Mutex
+	seen bool // nobody else had the level when the first container was verified; guarded by mu
 }
 
 func openSELinux(driver *lsm.Driver, o Options) (Driver, error) {
-	s := &selinux{driver: driver, owner: o.Sandbox, tenant: o.Tenant, wish: o.Wish}
+	s := &selinux{driver: driver, owner: o.Sandbox, tenant: o.Tenant, wish: o.Wish, plain: o.Programs == (lsm.Programs{})}
 	enforcing, err := driver.Host().Enforcing()
 	if err != nil {
 		return nil, err
@@ -100,6 +105,9 @@ func (s *selinux) label(r Role) labels.Label {
 func (s *selinux) Sockets(create func() error) error { return s.driver.Sockets(s.chosen.QEMU, create) }
 
 func (s *selinux) Verify(ctx context.Context, all ...Process) error {
+	if s.plain {
+		return s.verifyContainers(ctx, all)
+	}
 	for _, p := range all {
 		if _, err := s.driver.Verify(p.PID, s.label(p.Role), p.Program); err != nil {
 			return fmt.Errorf("%s: %w", p.Role, err)
@@ -113,6 +121,33 @@ func (s *selinux) Verify(ctx context.Context, all ...Process) error {
 			}
 		}
 	}
+	return s.lookAgain(ctx, all)
+}
+
+// verifyContainers is Verify for plain containers. The containers of a pod share a level: who else
+// has it is looked at while the first of them waits.
+func (s *selinux) verifyContainers(ctx context.Context, all []Process) error {
+	for _, p := range all {
+		verify := s.driver.Verify
+		if p.Waiting {
+			verify = s.driver.VerifyWaiting
+		}
+		if _, err := verify(p.PID, s.chosen.QEMU, ""); err != nil {
+			return fmt.Errorf("%s: %w", p.Role, err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen {
+		return nil
+	}
+	err := s.lookAgain(ctx, all)
+	s.seen = err == nil
+	return err
+}
+
+// lookAgain is ErrClash when somebody beside these processes has come to have the level.
+func (s *selinux) lookAgain(ctx context.Context, all []Process) error {
 	if s.wish.Share != "" {
 		return nil
 	}

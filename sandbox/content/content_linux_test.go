@@ -95,7 +95,7 @@ func TestWithContext(t *testing.T) {
 		{"and taken away where there are no labels", overlay, labels.Label{}, []string{"lowerdir=/l"}},
 		{"a bind mount takes none", bind, label, []string{"rbind", "rw"}},
 	} {
-		if diff := cmp.Diff(test.want, withContext(test.mount, test.label)); diff != "" {
+		if diff := cmp.Diff(test.want, WithContext(test.mount, test.label)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.name, diff)
 		}
 	}

@@ -53,7 +53,7 @@ func (f *Files) OpenCopies(copies []plan.Copy) (_ []*Copied, err error) {
 		}
 		out = append(out, one)
 		if err == nil {
-			one.Data, err = readCopied(one.file)
+			one.Data, err = ReadCopied(one.file)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("mount %q: %w", c.Destination, err)
@@ -101,7 +101,7 @@ func (c *Copied) read() ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close() // O_PATH
-	return readCopied(file)
+	return ReadCopied(file)
 }
 
 func readBounded(f *os.File) ([]byte, error) {

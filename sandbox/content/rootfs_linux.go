@@ -95,7 +95,7 @@ func (s *Share) MountRootfs(id string, r plan.Rootfs, files *Files, label labels
 	}
 	_ = point.Close() // O_PATH
 	for i, m := range r.Host {
-		m.Options = withContext(m, label)
+		m.Options = WithContext(m, label)
 		var source *os.File // nil: opened by its name
 		if i == len(r.Host)-1 {
 			source = files.rootfs
@@ -166,9 +166,9 @@ func bind(m plan.Mount, source, at *os.File, ids oci.IDMap) (err error) {
 	return moveOnto(tree, at)
 }
 
-// withContext are a mount's options with the label for all its files. A bind mount would take it
-// without a word and do nothing.
-func withContext(m plan.Mount, label labels.Label) []string {
+// WithContext gives a mount's options with the label for all its files. A bind mount gets none: it
+// would take one without a word and do nothing.
+func WithContext(m plan.Mount, label labels.Label) []string {
 	options := slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return strings.HasPrefix(o, "context=") })
 	if label.IsZero() || isBind(m) {
 		return options

@@ -226,9 +226,9 @@ func isFolder(f *os.File) (bool, error) {
 	return st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
 }
 
-// readCopied reads a file that is copied into a guest: a regular file, of a bounded size, reached
+// ReadCopied reads a file that is copied into a guest: a regular file, of a bounded size, reached
 // through no link. Nothing that somebody puts in its place can block the reader or be opened by it.
-func readCopied(file *os.File) ([]byte, error) {
+func ReadCopied(file *os.File) ([]byte, error) {
 	defer runtime.KeepAlive(file)
 	var st unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {

@@ -25,6 +25,9 @@ type Treatment struct {
 	Label   labels.Label // goes with the sharing "label"
 }
 
+// Treatment says how a volume is labelled.
+func (r Rules) Treatment(m oci.Mount, s Source) (Treatment, error) { return treatment(r.Labels, m, s) }
+
 // treatment of a volume: by annotation, else by the configuration's nearest folder, else its label
 // stays and must fit.
 func treatment(rules []LabelRule, m oci.Mount, s Source) (Treatment, error) {

@@ -14,6 +14,7 @@ import (
 
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/confine"
+	"cloister/sandbox/crun"
 	"cloister/sandbox/network"
 	"cloister/sandbox/statedir"
 	"cloister/sandbox/tally"
@@ -108,6 +109,9 @@ func (h Host) undoers() map[statedir.Kind]statedir.Undoer {
 		statedir.KindLink: func(_ context.Context, e statedir.Effect) error {
 			identity, ports, _ := strings.Cut(e.Detail, "\t")
 			return network.RestoreAt(e.Path, identity, ports)
+		},
+		statedir.KindContainer: func(ctx context.Context, e statedir.Effect) error {
+			return crun.Delete(ctx, e.Detail, filepath.Dir(e.Path), filepath.Base(e.Path))
 		},
 		statedir.KindCgroup: func(ctx context.Context, e statedir.Effect) error {
 			group, err := cgroup.At(e.Path)

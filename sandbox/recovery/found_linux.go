@@ -11,6 +11,7 @@ import (
 
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/confine"
+	"cloister/sandbox/crun"
 	"cloister/sandbox/network"
 	"cloister/sandbox/statedir"
 )
@@ -49,6 +50,11 @@ func (h Host) Found(dir statedir.Dir) ([]statedir.Effect, error) {
 		return nil, err
 	}
 	effects = append(effects, links...)
+	containers, err := foundContainers(dir)
+	if err != nil {
+		return nil, err
+	}
+	effects = append(effects, containers...)
 	for _, p := range processes {
 		effects = append(effects, statedir.Effect{Kind: statedir.KindProcess, Path: program(p.PID), Process: p})
 	}
@@ -80,6 +86,24 @@ func program(pid int) string {
 		return "virtiofsd"
 	}
 	return "qemu"
+}
+
+// foundContainers are those that the OCI runtime keeps for a sandbox of class process.
+func foundContainers(dir statedir.Dir) ([]statedir.Effect, error) {
+	root := filepath.Join(dir.RuntimeRoot(), string(dir.Namespace()))
+	ids, err := crun.List(root)
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	runtime, err := crun.Find("")
+	if err != nil {
+		return nil, err
+	}
+	var out []statedir.Effect
+	for _, id := range ids {
+		out = append(out, statedir.Effect{Kind: statedir.KindContainer, Path: filepath.Join(root, id), Detail: runtime})
+	}
+	return out, nil
 }
 
 // foundIdentity is what registry and journal have of the sandbox.

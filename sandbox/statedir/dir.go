@@ -132,6 +132,10 @@ func (d Dir) Debug() string { return d.file(DebugSocket) }
 // the shim alone.
 func (d Dir) Share() string { return d.file("share") }
 
+// RuntimeRoot is below which the OCI runtime keeps its state, in class process; the next level is
+// the namespace's.
+func (d Dir) RuntimeRoot() string { return d.file("runtime") }
+
 // Marker is a NAME=value for the environment of every process of the sandbox,
 // by which Marked finds one whose pid was not written down.
 func (d Dir) Marker() string { return markerName + string(d) }

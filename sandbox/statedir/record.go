@@ -72,6 +72,7 @@ const (
 	KindSocket      Kind = "socket"      // Path
 	KindReservation Kind = "reservation" // Detail: the sandbox's name in registry and journal
 	KindFolder      Kind = "folder"      // Path
+	KindContainer   Kind = "container"   // Path: the OCI runtime's folder of it, Detail: the runtime's program
 )
 
 // volatile says that a reboot takes the effect back.

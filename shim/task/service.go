@@ -59,6 +59,9 @@ func New(r Runtime, namespace string, shutdown func()) *Service {
 
 var _ taskapi.TTRPCTaskService = (*Service)(nil)
 
+// Empty is true when no container is left or being created.
+func (s *Service) Empty() bool { return s.runtime.Empty() }
+
 // Create makes the container, and the sandbox if there is none yet.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	if r.GetCheckpoint() != "" || r.GetParentCheckpoint() != "" {
@@ -73,7 +76,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		Stdio:  s.stdio(r.GetID(), r),
 	}
 	var err error
-	if req.Config, err = configPath(r.GetOptions()); err != nil {
+	if req.Config, err = ConfigPath(r.GetOptions()); err != nil {
 		return nil, err
 	}
 	for _, m := range r.GetRootfs() {
@@ -88,8 +91,8 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	return &taskapi.CreateTaskResponse{Pid: pid}, nil
 }
 
-// configPath is where an engine's runtime options say that the configuration is.
-func configPath(options *anypb.Any) (string, error) {
+// ConfigPath is where an engine's runtime options say that the configuration is.
+func ConfigPath(options *anypb.Any) (string, error) {
 	// containerd's CRI sends runc's options, whatever the runtime, for pods of the Sandbox API.
 	// Their cgroup for the shim is seen to at its start.
 	if runc := (&runcoptions.Options{}); options.MessageIs(runc) {

@@ -35,6 +35,8 @@ type Options struct {
 	Config string
 	// Cloister is TOML that is put behind the generated configuration of cloister.
 	Cloister string
+	// Class is the class of cloister's sandboxes; empty: the default.
+	Class string
 	// Env is put behind the generated environment.
 	Env []string
 	// CRI leaves containerd's CRI plugins on.
@@ -87,6 +89,9 @@ func (c *Containerd) use(t testing.TB, o Options) {
 		"PATH=" + strings.Join(path, ":"), "HOME=/root", "LANG=C.UTF-8", "TMPDIR=/tmp",
 		"CONTAINERD_ADDRESS=" + c.Address, "CLOISTER_CONFIG=" + c.Place.WriteCloisterConfig(t, o.Cloister),
 	}, o.Env...)
+	if o.Class != "" {
+		c.Place.WriteClass(t, o.Class)
+	}
 	if err := os.WriteFile(c.config, []byte(c.containerdConfig(o)+o.Config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -139,6 +144,18 @@ func (p *Place) WriteCloisterConfig(t testing.TB, more string) string {
 		t.Fatal(err)
 	}
 	return name
+}
+
+// WriteClass has the configuration of WriteCloisterConfig say a class.
+func (p *Place) WriteClass(t testing.TB, class string) {
+	t.Helper()
+	name := filepath.Join(p.Dir, "config.d", "class.toml")
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(fmt.Sprintf("class = %q\n", class)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Start starts the daemon, again after Stop, and waits until it serves.

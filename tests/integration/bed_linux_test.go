@@ -36,8 +36,12 @@ func runtimeName() string {
 	return cloister
 }
 
-// isCloister tells whether the tests are about cloister and not about a peer.
-func isCloister() bool { return runtimeName() == cloister }
+// plain tells whether the tests are about cloister's containers of class process.
+func plain() bool { return os.Getenv("CLOISTER_TEST_CLASS") == "process" }
+
+// isCloister tells whether the tests are about cloister's machines and not about a peer or plain
+// containers.
+func isCloister() bool { return runtimeName() == cloister && !plain() }
 
 // bed is a daemon in a private place with the busybox image in it.
 type bed struct {
@@ -76,6 +80,11 @@ func newBed(t *testing.T, o host.Options) *bed {
 		testenv.NeedGuest(t)
 		testenv.NeedQEMU(t)
 		testenv.NeedVirtiofsd(t)
+	}
+	if plain() {
+		testenv.NeedShim(t)
+		testenv.NeedTool(t, testenv.Crun)
+		o.Class = "process"
 	}
 	data, err := archive()
 	if err != nil {

@@ -160,8 +160,10 @@ func TestHooks(t *testing.T) {
 		if isCloister() && fields[0] != "poststop" && !slices.Contains(fields, "pid") {
 			t.Errorf("hook %q saw no pid", fields[0])
 		}
-		if got := fields[len(fields)-1]; got != mounts {
-			t.Errorf("hook %q ran in the mount namespace %s, want the engine's %s", fields[0], got, mounts)
+		// The OCI runtime runs those of class process, in the shim's own mount namespace, which is
+		// a slave of the engine's.
+		if got := fields[len(fields)-1]; (got == mounts) == plain() {
+			t.Errorf("hook %q ran in the mount namespace %s, the engine's is %s", fields[0], got, mounts)
 		}
 	}
 	if got := strings.Join(names, " "); wrong != "" || got != "prestart createRuntime poststart poststop" {

@@ -46,6 +46,14 @@ func TestUserNamespace(t *testing.T) {
 		"--uidmap", "0:65536:1000", "--uidmap", "1000:200000:1000", "--gidmap", "0:65536:2000",
 		"--mount", "type=bind,src=" + dir + ",dst=/data,options=rbind:rw:idmap",
 	}
+	if plain() {
+		if r := b.run(t, "refused", users, "true"); r.Code == 0 || !strings.Contains(r.Stderr, "idmap") {
+			t.Errorf("run with an id-mapped volume = %+v, want an error that names idmap", r)
+		}
+		ids := []string{"--uidmap", "0:65536:1000", "--gidmap", "0:65536:1000"}
+		b.want(t, "plain", "0 65536 1000", ids, "sh", "-c", "echo $(cat /proc/self/uid_map)")
+		return
+	}
 	const script = `echo $(cat /proc/self/uid_map) $(cat /proc/self/gid_map); stat -c %u:%g / /bin/busybox /data/of-5 /data/of-1500 /data/beyond
 mkdir /mine; touch /data/new; chown 1001:7 /data/new; chmod 4750 /data/new; ip link set lo mtu 1400; cat /sys/class/net/lo/mtu`
 	const want = "0 65536 1000 1000 200000 1000 0 65536 2000\n0:0\n0:0\n5:5\n1500:1500\n65534:65534\n1400\n"

@@ -12,13 +12,14 @@ import (
 
 	"cloister/cmd/cloister-agent/internal/home"
 	"cloister/cmd/cloister-agent/internal/steps"
+	"cloister/sandbox/crun"
 )
 
 // withHome returns the process of an exec with the HOME of its user in the container.
 func (s *Service) withHome(ctx context.Context, id string, spec *anypb.Any) (*anypb.Any, error) {
 	state, err := s.State(ctx, &taskapi.StateRequest{ID: id})
 	if err != nil {
-		return nil, runcError(err, "")
+		return nil, crun.Words(err, "")
 	}
 	root := fmt.Sprintf("/proc/%d/root", state.GetPid())
 	value, err := home.InProcess(spec.GetValue(), root, func(root, rel string) ([]byte, error) { return steps.ReadFile(root, rel, home.MaxPasswd) })

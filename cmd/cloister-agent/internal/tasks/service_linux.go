@@ -27,6 +27,7 @@ import (
 	"cloister/cmd/cloister-agent/internal/containers"
 	"cloister/cmd/cloister-agent/internal/reap"
 	"cloister/cmd/cloister-agent/internal/stdio"
+	"cloister/sandbox/crun"
 )
 
 const (
@@ -45,16 +46,17 @@ type Service struct {
 	table   *containers.Table
 	exits   *exits
 	monitor *reap.Monitor
-	crun    string // its path
+	runtime string // path of crun
 
 	mu       sync.Mutex
 	pipes    map[process]*stdio.Pipes
 	programs map[process]string // what each of them executes, for error texts
 }
 
-// New starts containerd's service, which will start crun by that path. Call it
+// New starts containerd's service, which starts the OCI runtime of that path. Call it
 // once.
-func New(ctx context.Context, monitor *reap.Monitor, crun string, publisher cshim.Publisher, streams *stdio.Registry, table *containers.Table) (*Service, error) {
+func New(ctx context.Context, monitor *reap.Monitor, runtime string, publisher cshim.Publisher, streams *stdio.Registry,
+	table *containers.Table) (*Service, error) {
 	ctx, sd := shutdown.WithShutdown(ctx)
 	exits := newExits(publisher)
 	inner, err := runctask.NewTaskService(ctx, exits, sd)
@@ -63,7 +65,7 @@ func New(ctx context.Context, monitor *reap.Monitor, crun string, publisher cshi
 	}
 	runc.Monitor = monitor // the task service has just set its own
 	s := &Service{
-		TTRPCTaskService: inner, streams: streams, table: table, exits: exits, monitor: monitor, crun: crun,
+		TTRPCTaskService: inner, streams: streams, table: table, exits: exits, monitor: monitor, runtime: runtime,
 		pipes: map[process]*stdio.Pipes{}, programs: map[process]string{},
 	}
 	exits.status = s.exitStatus
@@ -102,7 +104,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 			s.table.Untask(id)
 		}
 	}()
-	opts, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: s.crun, Root: crunRoot})
+	opts, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: s.runtime, Root: crunRoot})
 	if err != nil {
 		return nil, fmt.Errorf("encode options: %w", err)
 	}
@@ -119,7 +121,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err != nil {
 		pipes.Discard()
 		s.closePipes(ctx, p)
-		return nil, runcError(err, s.bundleProgram(id))
+		return nil, crun.Words(err, s.bundleProgram(id))
 	}
 	pipes.Started()
 	return resp, nil
@@ -176,7 +178,7 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*typ
 	if err != nil {
 		pipes.Discard()
 		s.closePipes(ctx, p)
-		return nil, runcError(err, "")
+		return nil, crun.Words(err, "")
 	}
 	s.mu.Lock()
 	s.programs[p] = program(r.GetSpec().GetValue())
@@ -193,7 +195,7 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	pipes, ok := s.lookup(p)
 	if !ok || p.exec == "" {
 		resp, err := s.TTRPCTaskService.Start(ctx, r)
-		return resp, runcError(err, "")
+		return resp, crun.Words(err, "")
 	}
 	defer s.attach(p, pipes)()
 	resp, err := s.TTRPCTaskService.Start(ctx, r)
@@ -202,7 +204,7 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 		s.mu.Lock()
 		name := s.programs[p]
 		s.mu.Unlock()
-		return nil, runcError(err, name)
+		return nil, crun.Words(err, name)
 	}
 	pipes.Started()
 	return resp, nil
@@ -226,7 +228,7 @@ func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wa
 	if err == nil {
 		s.awaitExit(ctx, r.GetID(), r.GetExecID())
 	}
-	return resp, runcError(err, "")
+	return resp, crun.Words(err, "")
 }
 
 // Delete ends a container or an exec that is no more, and its streams.
@@ -238,7 +240,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	s.awaitExit(ctx, r.GetID(), r.GetExecID())
 	resp, err := s.TTRPCTaskService.Delete(ctx, r)
 	if err != nil {
-		return nil, runcError(err, "")
+		return nil, crun.Words(err, "")
 	}
 	s.exits.forget(p)
 	s.closePipes(ctx, p)
@@ -266,7 +268,7 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*types.Empt
 		return &types.Empty{}, s.killInit(ctx, r)
 	}
 	resp, err := s.TTRPCTaskService.Kill(ctx, r)
-	return resp, runcError(err, "")
+	return resp, crun.Words(err, "")
 }
 
 func (s *Service) killInit(ctx context.Context, r *taskapi.KillRequest) error {

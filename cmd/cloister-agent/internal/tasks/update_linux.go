@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"cloister/cmd/cloister-agent/internal/containers"
+	"cloister/sandbox/crun"
 )
 
 // cgroupRoot has a container's cgroup under the container's id: the contract of oci's GuestSpec.
@@ -50,7 +51,7 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*ty
 	resp, err := s.TTRPCTaskService.Update(ctx, &taskapi.UpdateTaskRequest{
 		ID: r.GetID(), Resources: &anypb.Any{TypeUrl: r.GetResources().GetTypeUrl(), Value: value},
 	})
-	return resp, runcError(err, "")
+	return resp, crun.Words(err, "")
 }
 
 func isZero[N int64 | uint64](n *N) bool { return n == nil || *n == 0 }

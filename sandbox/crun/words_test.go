@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package tasks
+package crun
 
 import (
 	"errors"
@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-func TestRuncError(t *testing.T) {
+func TestError(t *testing.T) {
 	for _, tt := range []struct{ name, in, want string }{
 		{"not in PATH", "OCI runtime create failed: executable file `nope` not found in $PATH: No such file or directory", `OCI runtime create failed: exec: "nope": executable file not found in $PATH`},
 		{"quoted otherwise", "executable file 'nope' not found in $PATH", `exec: "nope": executable file not found in $PATH`},
@@ -24,30 +24,30 @@ func TestRuncError(t *testing.T) {
 		{"other", "something else", "something else"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := runcError(status.Error(codes.NotFound, tt.in), "")
+			got := Words(status.Error(codes.NotFound, tt.in), "")
 			if s, _ := status.FromError(got); s.Message() != tt.want || s.Code() != codes.NotFound {
-				t.Errorf("runcError(%q) = %v, want %q", tt.in, got, tt.want)
+				t.Errorf("Words(%q) = %v, want %q", tt.in, got, tt.want)
 			}
 		})
 	}
-	if err := runcError(nil, ""); err != nil {
-		t.Errorf("runcError(nil) = %v", err)
+	if err := Words(nil, ""); err != nil {
+		t.Errorf("Words(nil) = %v", err)
 	}
-	if plain := errors.New("plain"); !errors.Is(runcError(plain, ""), plain) {
-		t.Error("runcError changes an error that is no status")
+	if plain := errors.New("plain"); !errors.Is(Words(plain, ""), plain) {
+		t.Error("Words changes an error that is no status")
 	}
 }
 
-// TestRuncErrorNamesTheProgram has errors of crun that name no program.
-func TestRuncErrorNamesTheProgram(t *testing.T) {
+// TestWordsNameTheProgram has errors of crun that name no program.
+func TestWordsNameTheProgram(t *testing.T) {
 	for _, tt := range []struct{ program, in, want string }{
 		{"/etc/passwd", "OCI runtime exec failed: open executable: Permission denied", `OCI runtime exec failed: exec: "/etc/passwd": permission denied`},
 		{"/etc", "open executable: Operation not permitted", `exec: "/etc": permission denied`},
 		{"$1", "open executable: Operation not permitted", `exec: "$1": permission denied`},
 		{"nope", "executable file `nope` not found in $PATH: No such file or directory", `exec: "nope": executable file not found in $PATH`},
 	} {
-		if s, _ := status.FromError(runcError(status.Error(codes.Unknown, tt.in), tt.program)); s.Message() != tt.want {
-			t.Errorf("runcError(%q, %q) = %q, want %q", tt.in, tt.program, s.Message(), tt.want)
+		if s, _ := status.FromError(Words(status.Error(codes.Unknown, tt.in), tt.program)); s.Message() != tt.want {
+			t.Errorf("Words(%q, %q) = %q, want %q", tt.in, tt.program, s.Message(), tt.want)
 		}
 	}
 }

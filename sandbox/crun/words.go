@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package tasks
+package crun
 
 import (
 	"regexp"
@@ -47,9 +47,9 @@ func systemPhrases() *strings.Replacer {
 // nameless is an error of crun that does not say which program it is about.
 var nameless = regexp.MustCompile(`exec: (permission denied|not a directory|is a directory|no such file or directory|exec format error)`)
 
-// runcError gives an error of crun in runc's words, with its class. program, if
+// Words gives an error of crun in runc's words, with its class. program, if
 // not empty, is named where crun names none.
-func runcError(err error, program string) error {
+func Words(err error, program string) error {
 	if err == nil {
 		return nil
 	}

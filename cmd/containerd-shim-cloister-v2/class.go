@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+
+	"cloister/oci"
+	"cloister/runtime"
+	"cloister/sandbox"
+	"cloister/sandbox/crun"
+	"cloister/sandbox/process"
+	"cloister/shim/bootstrap"
+	"cloister/shim/classes"
+	"cloister/shim/events"
+	"cloister/shim/task"
+)
+
+// classOf reads which class a container is to have from the config that its runtime handler names
+// and from its annotations.
+func classOf(_ context.Context, r *taskapi.CreateTaskRequest) (string, error) {
+	path, err := task.ConfigPath(r.GetOptions())
+	if err != nil {
+		return "", err
+	}
+	cfg, err := load(r.GetBundle(), path)
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(filepath.Join(r.GetBundle(), "config.json"))
+	if err != nil {
+		return "", fmt.Errorf("bundle: %w: %w", err, errdefs.ErrNotFound)
+	}
+	defer f.Close() // read only
+	data, err := io.ReadAll(io.LimitReader(f, oci.MaxBytes+1))
+	if err != nil {
+		return "", err
+	}
+	class, err := oci.ClassOf(data, cfg.Class, cfg.Workloads)
+	return string(class), err
+}
+
+// backends opens the service of each class. The one for machines is there from the start; the one
+// for plain containers, which makes this process the parent of the host's, is made when it is first
+// wanted.
+type backends struct {
+	daemon    *bootstrap.Daemon
+	machines  classes.Backend
+	publisher *events.Publisher
+
+	mu      sync.Mutex
+	process *process.Service // nil until the first container of its class
+}
+
+func newBackends(d *bootstrap.Daemon, machines *runtime.Runtime, p *events.Publisher) *backends {
+	return &backends{daemon: d, machines: task.New(machines, d.Namespace, d.Stop), publisher: p}
+}
+
+// service is the Task API of the shim: of machines until a container of another class comes.
+func (b *backends) service() *classes.Service {
+	return classes.New(string(oci.ClassVM), b.machines, classOf, b.open)
+}
+
+func (b *backends) open(ctx context.Context, class string) (classes.Backend, error) {
+	if class == string(oci.ClassVM) {
+		return b.machines, nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.process == nil {
+		s, err := process.New(ctx, b.settings, b.daemon.Namespace, b.publisher, b.daemon.Stop)
+		if err != nil {
+			return nil, err
+		}
+		b.process = s
+	}
+	return b.process, nil
+}
+
+// settings is what class process needs to know of the config of a bundle.
+func (b *backends) settings(bundle string, r *taskapi.CreateTaskRequest) (process.Config, error) {
+	path, err := task.ConfigPath(r.GetOptions())
+	if err != nil {
+		return process.Config{}, err
+	}
+	cfg, err := load(bundle, path)
+	if err != nil {
+		return process.Config{}, err
+	}
+	program, err := crun.Find(cfg.Process.Runtime)
+	if err != nil {
+		return process.Config{}, err
+	}
+	return process.Config{Host: cfg.Recovery(), Runtime: program, Rules: sandbox.Rules(cfg.Labels), Workloads: cfg.Workloads}, nil
+}
+
+func (b *backends) close(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.process == nil {
+		return nil
+	}
+	return b.process.Close(ctx)
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"context"
+	"sync"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/v2/core/events"
+)
+
+// Publisher takes containerd's task events in the order in which they happened. It must not block.
+type Publisher interface {
+	Publish(ctx context.Context, event any) error
+}
+
+// publisher is containerd's shim.Publisher. It gives events the engine's bundle in place of ours.
+type publisher struct {
+	to     Publisher
+	bundle func(id string) string
+	ended  chan struct{} // closed once the last event has been passed on
+	once   sync.Once
+}
+
+func (p *publisher) Publish(ctx context.Context, _ string, event events.Event) error {
+	if create, ok := event.(*eventsapi.TaskCreate); ok {
+		create.Bundle = p.bundle(create.GetContainerID())
+	}
+	return p.to.Publish(ctx, event)
+}
+
+func (p *publisher) Close() error {
+	p.once.Do(func() { close(p.ended) })
+	return nil
+}

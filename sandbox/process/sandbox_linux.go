@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"context"
+	"errors"
+	"path"
+	"path/filepath"
+
+	"cloister/labels"
+	"cloister/oci"
+	"cloister/sandbox/confine"
+	"cloister/sandbox/recovery"
+	"cloister/sandbox/statedir"
+	"cloister/sandbox/undo"
+)
+
+// sandbox is what the containers of a pod, or one container alone, have in common.
+type sandbox struct {
+	config   Config
+	dir      statedir.Dir
+	journal  *statedir.Journal
+	confine  confine.Driver
+	identity confine.Identity
+}
+
+// open reserves an identity for a sandbox that is named after its first container. On an error
+// nothing is left.
+func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.Workload) (s *sandbox, err error) {
+	s = &sandbox{config: cfg}
+	owner := namespace + "/" + id
+	wish, err := confine.Wish(cfg.Host.Labels, w.Settings.Labels, w.Labels)
+	if err != nil {
+		return nil, err
+	}
+	types := labels.Candidates(true) // with KVM or without is a machine's difference
+	for i, t := range types {
+		types[i] = wish.Types(t.Plain())
+	}
+	s.confine, err = confine.Open(confine.Options{
+		Config: cfg.Host.Labels, Root: cfg.Host.Root, Sandbox: owner, Tenant: path.Join(namespace, w.PodNamespace),
+		Annotations: w.Settings.Labels, Wish: wish, Types: types,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if s.dir, err = statedir.New(cfg.Host.State, namespace, id); err != nil {
+		return nil, err
+	}
+	if err := cfg.Host.Collect(ctx, s.dir); err != nil {
+		return nil, err
+	}
+	if s.journal, err = statedir.Create(s.dir, bundle); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close(ctx))
+		}
+	}()
+	if err := s.do(statedir.Effect{Kind: statedir.KindReservation, Detail: owner}, func(*statedir.Effect) (err error) {
+		s.identity, err = s.confine.Reserve(ctx)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	facts := map[string]string{"class": string(oci.ClassProcess), "runtime": cfg.Runtime, "level": s.identity.Level.String()}
+	if !s.identity.Label.IsZero() {
+		facts["label"] = s.identity.Label.String()
+	}
+	return s, s.journal.Note(facts, nil)
+}
+
+// do makes an effect, which is on disk before it happens.
+func (s *sandbox) do(e statedir.Effect, act func(*statedir.Effect) error) error {
+	seq, err := s.journal.Promise(e)
+	if err != nil {
+		return err
+	}
+	s.trace(e, "promised")
+	if err := act(&e); err != nil {
+		return err
+	}
+	s.trace(e, "made")
+	err = s.journal.Done(seq, func(stored *statedir.Effect) { stored.Process = e.Process })
+	s.trace(e, "written")
+	return err
+}
+
+// forget strikes out the effects that have been taken back.
+func (s *sandbox) forget(gone func(statedir.Effect) bool) error {
+	var errs []error
+	for _, e := range s.journal.Record().Effects {
+		if gone(e) {
+			errs = append(errs, s.journal.Forget(e.Seq))
+			s.trace(e, "undone")
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *sandbox) trace(e statedir.Effect, moment string) { s.config.Host.Trace.Effect(e, moment) }
+
+// close gives back the identity and removes the record. All containers are gone.
+func (s *sandbox) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo.Limit)
+	defer cancel()
+	if err := s.confine.Release(ctx); err != nil {
+		return errors.Join(err, s.journal.Close()) // gc takes it back from the record
+	}
+	err := errors.Join(s.forget(func(e statedir.Effect) bool { return e.Kind == statedir.KindReservation }), s.journal.Close())
+	if err != nil {
+		return err
+	}
+	return recovery.RemoveFolder(s.dir)
+}
+
+// bundle is our bundle of a container.
+func (s *sandbox) bundle(id string) string { return filepath.Join(s.dir.String(), "containers", id) }
+
+// runtimeRoot is where containerd's service has the OCI runtime keep its state of a namespace.
+func (s *sandbox) runtimeRoot() string {
+	return filepath.Join(s.dir.RuntimeRoot(), string(s.dir.Namespace()))
+}

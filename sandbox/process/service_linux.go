@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/runc/options"
+	runctask "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"cloister/oci"
+	"cloister/sandbox/crun"
+	"cloister/sandbox/statedir"
+)
+
+// Service is the Task API of one sandbox of class process. What it does not say itself,
+// containerd's service for runc says.
+type Service struct {
+	taskapi.TTRPCTaskService
+	load      Load
+	namespace string
+	publisher *publisher
+	stop      func()
+	dismissed atomic.Bool // Shutdown came, and no task since
+
+	opening sync.Mutex // held before mu: one create at a time opens the sandbox or closes it
+
+	mu         sync.Mutex
+	sandbox    *sandbox // nil before the first create and after the last delete
+	containers map[string]*container
+}
+
+// Load reads the configuration for the first container of a sandbox, whose bundle that is.
+type Load func(bundle string, r *taskapi.CreateTaskRequest) (Config, error)
+
+// closeLimit bounds the wait for the last events.
+const closeLimit = 5 * time.Second
+
+// New starts the service of containers of an engine's namespace. stop is called once no container
+// is left and the engine asks for it. From now on this process collects all its children.
+func New(ctx context.Context, load Load, namespace string, events Publisher, stop func()) (*Service, error) {
+	if err := reap(); err != nil {
+		return nil, err
+	}
+	s := &Service{load: load, namespace: namespace, stop: stop, containers: map[string]*container{}}
+	s.publisher = &publisher{to: events, bundle: s.bundleOf, ended: make(chan struct{})}
+	ctx, sd := shutdown.WithShutdown(context.WithoutCancel(ctx))
+	var err error
+	s.TTRPCTaskService, err = runctask.NewTaskService(ctx, s.publisher, sd)
+	return s, err
+}
+
+// Empty is true when no container is left or being created.
+func (s *Service) Empty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.containers) == 0
+}
+
+func (s *Service) bundleOf(id string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.containers[id]; c != nil {
+		return c.bundle
+	}
+	return ""
+}
+
+func (s *Service) find(id string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.containers[id]
+	if c == nil {
+		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+	}
+	return c, nil
+}
+
+// Create makes a container, whose first process waits under the sandbox's label. On an error
+// nothing of it is left, and nothing of the sandbox if there is no other container.
+func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	if r.GetCheckpoint() != "" || r.GetParentCheckpoint() != "" {
+		return nil, fmt.Errorf("checkpoint %q: restored processes would have the labels of those that were saved: %w", r.GetCheckpoint(),
+			errdefs.ErrNotImplemented)
+	}
+	cfg, err := s.load(r.GetBundle(), r)
+	if err != nil {
+		return nil, err
+	}
+	w, err := readWorkload(r.GetBundle(), cfg.Workloads)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range w.Ignored {
+		log.G(ctx).WithField("id", r.GetID()).Debugf("config.json: %s", p)
+	}
+	c, err := s.add(ctx, cfg, r, w)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.create(ctx, c, r)
+	if err != nil {
+		err = errors.Join(err, s.drop(ctx, c))
+		s.leave()
+		return nil, err
+	}
+	s.dismissed.Store(false)
+	return resp, nil
+}
+
+func readWorkload(bundle string, opts oci.Options) (*oci.Workload, error) {
+	f, err := os.Open(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("bundle: %w: %w", err, errdefs.ErrNotFound)
+	}
+	defer f.Close() // read only
+	data, err := io.ReadAll(io.LimitReader(f, oci.MaxBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	return oci.ParseContainer(data, opts)
+}
+
+// add enters a container, and opens the sandbox for the first one.
+func (s *Service) add(ctx context.Context, cfg Config, r *taskapi.CreateTaskRequest, w *oci.Workload) (*container, error) {
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	s.mu.Lock()
+	sandbox, taken := s.sandbox, s.containers[r.GetID()] != nil
+	s.mu.Unlock()
+	switch {
+	case taken:
+		return nil, fmt.Errorf("container %s: %w", r.GetID(), errdefs.ErrAlreadyExists)
+	case sandbox == nil && w.Role == oci.Member:
+		return nil, fmt.Errorf("container %s: sandbox %q is not running: %w", r.GetID(), w.SandboxID, errdefs.ErrFailedPrecondition)
+	case sandbox == nil:
+		var err error
+		if sandbox, err = open(ctx, cfg, s.namespace, r.GetID(), r.GetBundle(), w); err != nil {
+			return nil, err
+		}
+	}
+	c := &container{id: r.GetID(), bundle: r.GetBundle(), workload: w, sandbox: sandbox, cgroups: w.CgroupsPath}
+	if c.cgroups == "" {
+		c.cgroups = filepath.Join("/cloister", s.namespace, c.id)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sandbox, s.containers[c.id] = sandbox, c
+	return c, nil
+}
+
+// create prepares the container and has the OCI runtime make it.
+func (s *Service) create(ctx context.Context, c *container, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	keep, err := c.prepare(ctx, mountsOf(r))
+	if err != nil {
+		return nil, err
+	}
+	defer keep.Close()
+	opts, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: c.sandbox.config.Runtime, Root: c.sandbox.dir.RuntimeRoot(),
+		SystemdCgroup: c.systemd})
+	if err != nil {
+		return nil, err
+	}
+	var resp *taskapi.CreateTaskResponse
+	whole := context.WithoutCancel(ctx) // a runtime that is killed half-way leaves what nobody knows of
+	act := func() (err error) {
+		resp, err = s.TTRPCTaskService.Create(whole, &taskapi.CreateTaskRequest{
+			ID: c.id, Bundle: c.ours(), Terminal: r.GetTerminal(), Options: opts,
+			Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(),
+		})
+		return err
+	}
+	if err := c.record(act); err != nil {
+		return nil, crun.Words(err, program(c.workload.Args))
+	}
+	c.pid = int(resp.GetPid())
+	err = errors.Join(c.verify(ctx, c.pid, true), c.checkVolumes())
+	c.volumes = nil // closed from here on
+	if err == nil {
+		err = ctx.Err() // the client has gone and takes the container for not made
+	}
+	if err == nil {
+		err = c.sandbox.journal.Note(map[string]string{"pid": strconv.Itoa(c.pid)}, nil)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.discard(whole, c.id))
+	}
+	return resp, nil
+}
+
+func program(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// record writes the container's effects down around act, which makes them.
+func (c *container) record(act func() error) error {
+	return c.sandbox.do(c.effects()[0], func(*statedir.Effect) error {
+		return c.sandbox.do(c.effects()[1], func(*statedir.Effect) error { return act() })
+	})
+}
+
+// discard has containerd's service forget a container that is not to run.
+func (s *Service) discard(ctx context.Context, id string) error {
+	_, err := s.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
+	if _, waitErr := s.TTRPCTaskService.Wait(ctx, &taskapi.WaitRequest{ID: id}); waitErr != nil {
+		return errors.Join(err, waitErr)
+	}
+	_, err = s.TTRPCTaskService.Delete(ctx, &taskapi.DeleteRequest{ID: id})
+	return err
+}
+
+// Start runs a created container or exec, and reads back the label that it runs under.
+func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	c, err := s.find(r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	if r.GetExecID() == "" {
+		if err := c.verify(ctx, c.pid, true); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := s.TTRPCTaskService.Start(context.WithoutCancel(ctx), r)
+	if err != nil {
+		return nil, crun.Words(err, program(c.workload.Args))
+	}
+	if err := c.verify(ctx, int(resp.GetPid()), false); err != nil {
+		_ = unix.Kill(int(resp.GetPid()), unix.SIGKILL)
+		return nil, err
+	}
+	return resp, nil
+}
+
+// Exec adds a process, under the sandbox's label.
+func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
+	c, err := s.find(r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	p, err := oci.ParseContainerProcess(r.GetSpec().GetValue())
+	if err != nil {
+		return nil, err
+	}
+	spec, err := p.ContainerProcess(text(c.sandbox.identity.Label))
+	if err != nil {
+		return nil, err
+	}
+	r.Spec = &anypb.Any{TypeUrl: r.GetSpec().GetTypeUrl(), Value: spec}
+	resp, err := s.TTRPCTaskService.Exec(ctx, r)
+	return resp, crun.Words(err, "")
+}
+
+// Update changes a container's limits.
+func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
+	if err := oci.ParseContainerResources(r.GetResources().GetValue()); err != nil {
+		return nil, err
+	}
+	return s.TTRPCTaskService.Update(ctx, r)
+}
+
+// State tells where a process stands.
+func (s *Service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	resp, err := s.TTRPCTaskService.State(ctx, r)
+	if err == nil {
+		resp.Bundle = s.bundleOf(r.GetID())
+	}
+	return resp, err
+}
+
+// Delete forgets a process that has ended. With a container's first process the container goes, and
+// with the last container the sandbox.
+func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	c, err := s.find(r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.TTRPCTaskService.Delete(ctx, r)
+	if err != nil || r.GetExecID() != "" {
+		return resp, crun.Words(err, "")
+	}
+	if err := s.drop(ctx, c); err != nil { // the container is gone either way; gc takes the rest back
+		log.G(ctx).WithError(err).WithField("id", c.id).Warn("remove container")
+	}
+	return resp, nil
+}
+
+// drop takes a container out, and the sandbox with the last one.
+func (s *Service) drop(ctx context.Context, c *container) error {
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	err := c.remove(ctx)
+	s.mu.Lock()
+	delete(s.containers, c.id)
+	last := len(s.containers) == 0
+	if last {
+		s.sandbox = nil
+	}
+	s.mu.Unlock()
+	if last {
+		err = errors.Join(err, c.sandbox.close(ctx))
+	}
+	return err
+}
+
+// Checkpoint is not offered: a container that is restored has the label that it was saved with.
+func (s *Service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	return nil, fmt.Errorf("checkpoint: a restored container would have the label of the one that was saved: %w", errdefs.ErrNotImplemented)
+}
+
+// Shutdown ends the shim when nothing runs in it any more.
+func (s *Service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	s.dismissed.Store(true)
+	s.leave()
+	return &emptypb.Empty{}, nil
+}
+
+// leave ends the daemon when it was asked to leave and has nothing to do.
+func (s *Service) leave() {
+	if s.dismissed.Load() && s.Empty() {
+		s.stop()
+	}
+}
+
+// Close passes on the last events. It is called once no call is under way.
+func (s *Service) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
+	defer cancel()
+	s.mu.Lock()
+	left := make([]*container, 0, len(s.containers))
+	for _, c := range s.containers {
+		left = append(left, c)
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, c := range left {
+		errs = append(errs, s.drop(ctx, c))
+	}
+	if _, err := s.TTRPCTaskService.Shutdown(ctx, &taskapi.ShutdownRequest{}); err != nil {
+		errs = append(errs, err)
+	}
+	select {
+	case <-s.publisher.ended:
+	case <-ctx.Done():
+	}
+	return errors.Join(errs...)
+}

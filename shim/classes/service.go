@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package classes
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// Backend serves the containers of one class.
+type Backend interface {
+	taskapi.TTRPCTaskService
+	// Empty is true when no container is left or being created.
+	Empty() bool
+}
+
+// Choose says which class a container is to have.
+type Choose func(ctx context.Context, r *taskapi.CreateTaskRequest) (class string, err error)
+
+// Open gives the service of a class. It is called when the sandbox has no container yet.
+type Open func(ctx context.Context, class string) (Backend, error)
+
+// Service is the Task API of whichever class the shim's containers have.
+type Service struct {
+	choose Choose
+	open   Open
+
+	mu       sync.Mutex
+	class    string
+	backend  Backend
+	creating int // creates under way
+}
+
+// New makes the service. Until the first create, first answers, under the class that is its name.
+func New(class string, first Backend, choose Choose, open Open) *Service {
+	return &Service{choose: choose, open: open, class: class, backend: first}
+}
+
+var _ taskapi.TTRPCTaskService = (*Service)(nil)
+
+func (s *Service) now() Backend {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.backend
+}
+
+// Create makes a container in the class that it is to have.
+func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	class, err := s.choose(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.enter(ctx, r.GetID(), class)
+	if err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	return b.Create(ctx, r)
+}
+
+// enter gives the backend of a class, which is the sandbox's unless it has no container.
+func (s *Service) enter(ctx context.Context, id, class string) (Backend, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if class != s.class {
+		if s.creating > 0 || !s.backend.Empty() {
+			return nil,
+				fmt.Errorf("container %s: class = %q: its sandbox has class %q, and a sandbox has one: "+
+					"use the same runtime handler and annotations for all containers of a pod: %w",
+					id, class, s.class, errdefs.ErrInvalidArgument)
+		}
+		b, err := s.open(ctx, class)
+		if err != nil {
+			return nil, err
+		}
+		s.class, s.backend = class, b
+	}
+	s.creating++
+	return s.backend, nil
+}
+
+func (s *Service) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.creating--
+}
+
+// State tells where a process stands.
+func (s *Service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	return s.now().State(ctx, r)
+}
+
+// Start runs a created process.
+func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	return s.now().Start(ctx, r)
+}
+
+// Delete forgets a process that has ended.
+func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	return s.now().Delete(ctx, r)
+}
+
+// Pids lists processes.
+func (s *Service) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
+	return s.now().Pids(ctx, r)
+}
+
+// Pause freezes a container.
+func (s *Service) Pause(ctx context.Context, r *taskapi.PauseRequest) (*emptypb.Empty, error) {
+	return s.now().Pause(ctx, r)
+}
+
+// Resume thaws a container.
+func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptypb.Empty, error) {
+	return s.now().Resume(ctx, r)
+}
+
+// Checkpoint saves a container.
+func (s *Service) Checkpoint(ctx context.Context, r *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	return s.now().Checkpoint(ctx, r)
+}
+
+// Kill sends a signal.
+func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
+	return s.now().Kill(ctx, r)
+}
+
+// Exec adds a process.
+func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
+	return s.now().Exec(ctx, r)
+}
+
+// ResizePty sets the size of a terminal.
+func (s *Service) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) (*emptypb.Empty, error) {
+	return s.now().ResizePty(ctx, r)
+}
+
+// CloseIO ends standard input.
+func (s *Service) CloseIO(ctx context.Context, r *taskapi.CloseIORequest) (*emptypb.Empty, error) {
+	return s.now().CloseIO(ctx, r)
+}
+
+// Update changes limits.
+func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
+	return s.now().Update(ctx, r)
+}
+
+// Wait blocks until a process has ended.
+func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	return s.now().Wait(ctx, r)
+}
+
+// Stats gives metrics.
+func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	return s.now().Stats(ctx, r)
+}
+
+// Connect tells who answers.
+func (s *Service) Connect(ctx context.Context, r *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
+	return s.now().Connect(ctx, r)
+}
+
+// Shutdown ends the shim when nothing runs in it.
+func (s *Service) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	return s.now().Shutdown(ctx, r)
+}
