@@ -27,6 +27,9 @@ type templates struct {
 
 func newTemplates(t *testing.T) *templates {
 	t.Helper()
+	if !isCloister() {
+		t.Skip("only a machine starts from a template")
+	}
 	if os.Getenv("CLOISTER_GUEST") == "distro" {
 		t.Skip("templates are made of the small kernel's machine alone")
 	}
