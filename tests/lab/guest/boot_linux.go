@@ -64,6 +64,9 @@ func boot() error {
 			return err
 		}
 	}
+	if err := shareKVM(); err != nil {
+		return err
+	}
 	if err := loadPolicy(disk + "/policy/policy"); err != nil {
 		return err
 	}
@@ -89,6 +92,18 @@ func loadPolicy(path string) error {
 		return fmt.Errorf("load policy: %w", err)
 	}
 	return nil
+}
+
+// kvmGroup stands for the group kvm: any but root's.
+const kvmGroup = 993
+
+// shareKVM gives /dev/kvm to a group, as udev's rules do: QEMU opens it as a user of its own.
+func shareKVM() error {
+	err := os.Chown("/dev/kvm", 0, kvmGroup)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return errors.Join(err, os.Chmod("/dev/kvm", 0o660))
 }
 
 // labelEarly labels what was made before the policy was there, as restorecon would: a tmpfs has no contexts of its own.
