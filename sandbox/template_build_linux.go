@@ -4,9 +4,11 @@ package sandbox
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"cloister/oci"
@@ -30,7 +32,8 @@ type TemplateSize struct {
 // at all.
 func BuildTemplate(ctx context.Context, cfg Config, size TemplateSize) (_ template.Manifest, err error) {
 	b := &builder{Sandbox: newSandbox(cfg, Request{
-		ID: fmt.Sprintf("build-%d-%d", size.LimitMiB, size.CPUs), Namespace: TemplateNamespace,
+		// Builds of several state folders share the host's cgroups: no two have one name.
+		ID: "build-" + strings.ToLower(rand.Text()[:12]), Namespace: TemplateNamespace,
 		Workload: &oci.Workload{Resources: oci.Resources{MemoryLimit: int64(size.LimitMiB) << 20}, Settings: oci.Settings{CPUs: size.CPUs}},
 	})}
 	defer func() { err = errors.Join(err, b.undo.Run(ctx)) }()
