@@ -162,8 +162,10 @@ func TestContainerSpec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := w.ContainerSpec(ContainerInput{Root: "/r", Label: "l", MountLabel: "m", CgroupsPath: "/c",
-		Sources: map[int]string{0: "/real"}})
+	out, err := w.ContainerSpec(ContainerInput{
+		Root: "/r", Label: "l", MountLabel: "m", CgroupsPath: "/c",
+		Sources: map[int]string{0: "/real"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

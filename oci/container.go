@@ -131,8 +131,10 @@ func (w *Workload) containerLinux(p *problems) {
 	if l.Resources != nil {
 		p.containerResources("linux.resources", l.Resources)
 	}
-	if !slices.Contains([]string{"", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable",
-		"runbindable"}, l.RootfsPropagation) {
+	if !slices.Contains([]string{
+		"", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable",
+		"runbindable",
+	}, l.RootfsPropagation) {
 		p.refuse("linux.rootfsPropagation", l.RootfsPropagation, "is not a propagation")
 	}
 	p.absolute("linux.maskedPaths", l.MaskedPaths)

@@ -14,31 +14,41 @@ import (
 
 // collector takes the metrics from records, /proc, the host's counts and the log of denials each
 // time it is asked. Labels have values of fixed sets: docs/metrics.md lists them.
-type collector struct{ site *site }
+type collector struct {
+	site *site
+	desc descriptions
+}
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("cloister_"+name, help, labels, nil)
 }
 
-var (
-	descInfo      = describe("build_info", "Version of cloister; the value is 1.", "version")
-	descSandboxes = describe("sandboxes", "Sandboxes by state and class.", "state", "class")
-	descMemory    = describe("memory_bytes", "Memory of all sandboxes on the host, as proportional set size, by part.", "part")
-	descOldImages = describe("sandboxes_on_old_image", "Sandboxes that run another guest image than the one on disk.")
-	descStarts    = describe("starts_total", "Starts of sandboxes that succeeded, by class.", "class")
-	descFailures  = describe("start_failures_total", "Starts of sandboxes that failed, by phase and reason.", "phase", "reason")
-	descPhases    = describe("start_phase_duration_seconds", "Duration of the phases of successful starts.", "phase")
-	descLeaks     = describe("leaks_found_total", "Sandboxes that a dead shim left and that were cleaned up.")
-	descDenials   = describe("denials_logged", "Denials of the policy about guests in the host's log, by verdict.", "verdict")
-	descClashes   = describe("label_clashes", "Levels by which two tenants can reach each other.")
-	descScrape    = describe("scrape_success", "Whether a source of metrics could be read.", "source")
-	descTime      = describe("scrape_timestamp_seconds", "When the metrics were taken.")
-)
+// descriptions are those of all metrics.
+type descriptions struct {
+	info, sandboxes, memory, oldImages, starts, failures, phases, leaks, denials, clashes, scrape, time *prometheus.Desc
+}
+
+func newCollector(s *site) collector {
+	return collector{s, descriptions{
+		info:      describe("build_info", "Version of cloister; the value is 1.", "version"),
+		sandboxes: describe("sandboxes", "Sandboxes by state and class.", "state", "class"),
+		memory:    describe("memory_bytes", "Memory of all sandboxes on the host, as proportional set size, by part.", "part"),
+		oldImages: describe("sandboxes_on_old_image", "Sandboxes that run another guest image than the one on disk."),
+		starts:    describe("starts_total", "Starts of sandboxes that succeeded, by class.", "class"),
+		failures:  describe("start_failures_total", "Starts of sandboxes that failed, by phase and reason.", "phase", "reason"),
+		phases:    describe("start_phase_duration_seconds", "Duration of the phases of successful starts.", "phase"),
+		leaks:     describe("leaks_found_total", "Sandboxes that a dead shim left and that were cleaned up."),
+		denials:   describe("denials_logged", "Denials of the policy about guests in the host's log, by verdict.", "verdict"),
+		clashes:   describe("label_clashes", "Levels by which two tenants can reach each other."),
+		scrape:    describe("scrape_success", "Whether a source of metrics could be read.", "source"),
+		time:      describe("scrape_timestamp_seconds", "When the metrics were taken."),
+	}}
+}
 
 // Describe is prometheus.Collector's.
-func (collector) Describe(out chan<- *prometheus.Desc) {
+func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descInfo, descSandboxes, descMemory, descOldImages, descStarts, descFailures, descPhases, descLeaks, descDenials, descClashes, descScrape, descTime,
+		c.desc.info, c.desc.sandboxes, c.desc.memory, c.desc.oldImages, c.desc.starts, c.desc.failures, c.desc.phases, c.desc.leaks, c.desc.denials, c.desc.clashes, c.desc.scrape, c.desc.time,
 	} {
 		out <- d
 	}
@@ -46,8 +56,8 @@ func (collector) Describe(out chan<- *prometheus.Desc) {
 
 // Collect is prometheus.Collector's. A source that cannot be read costs its own metrics alone.
 func (c collector) Collect(out chan<- prometheus.Metric) {
-	out <- prometheus.MustNewConstMetric(descInfo, prometheus.GaugeValue, 1, config.Version)
-	out <- prometheus.MustNewConstMetric(descTime, prometheus.GaugeValue, float64(time.Now().UnixMilli())/1000)
+	out <- prometheus.MustNewConstMetric(c.desc.info, prometheus.GaugeValue, 1, config.Version)
+	out <- prometheus.MustNewConstMetric(c.desc.time, prometheus.GaugeValue, float64(time.Now().UnixMilli())/1000)
 	for _, source := range []struct {
 		name string
 		read func(chan<- prometheus.Metric) error
@@ -58,7 +68,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		if source.read(out) != nil {
 			success = 0
 		}
-		out <- prometheus.MustNewConstMetric(descScrape, prometheus.GaugeValue, success, source.name)
+		out <- prometheus.MustNewConstMetric(c.desc.scrape, prometheus.GaugeValue, success, source.name)
 	}
 }
 
@@ -84,12 +94,12 @@ func (c collector) records(out chan<- prometheus.Metric) error {
 		}
 	}
 	for k, n := range count {
-		out <- prometheus.MustNewConstMetric(descSandboxes, prometheus.GaugeValue, float64(n), k.state, k.class)
+		out <- prometheus.MustNewConstMetric(c.desc.sandboxes, prometheus.GaugeValue, float64(n), k.state, k.class)
 	}
 	for part, bytes := range map[string]int64{"qemu": used.QEMU, "virtiofsd": used.Virtiofsd, "shim": used.Shim} {
-		out <- prometheus.MustNewConstMetric(descMemory, prometheus.GaugeValue, float64(bytes), part)
+		out <- prometheus.MustNewConstMetric(c.desc.memory, prometheus.GaugeValue, float64(bytes), part)
 	}
-	out <- prometheus.MustNewConstMetric(descOldImages, prometheus.GaugeValue, float64(old))
+	out <- prometheus.MustNewConstMetric(c.desc.oldImages, prometheus.GaugeValue, float64(old))
 	return nil
 }
 
@@ -112,25 +122,26 @@ func (c collector) counts(out chan<- prometheus.Metric) error {
 	if err != nil {
 		return err
 	}
-	out <- prometheus.MustNewConstMetric(descLeaks, prometheus.CounterValue, float64(counts.Leaks))
-	if _, any := counts.Starts[classVM]; !any {
-		out <- prometheus.MustNewConstMetric(descStarts, prometheus.CounterValue, 0, classVM)
+	out <- prometheus.MustNewConstMetric(c.desc.leaks, prometheus.CounterValue, float64(counts.Leaks))
+	if _, found := counts.Starts[classVM]; !found {
+		out <- prometheus.MustNewConstMetric(c.desc.starts, prometheus.CounterValue, 0, classVM)
 	}
 	for class, n := range counts.Starts {
-		out <- prometheus.MustNewConstMetric(descStarts, prometheus.CounterValue, float64(n), class)
+		out <- prometheus.MustNewConstMetric(c.desc.starts, prometheus.CounterValue, float64(n), class)
 	}
 	for phase, reasons := range counts.Failures {
 		for reason, n := range reasons {
-			out <- prometheus.MustNewConstMetric(descFailures, prometheus.CounterValue, float64(n), phase, reason)
+			out <- prometheus.MustNewConstMetric(c.desc.failures, prometheus.CounterValue, float64(n), phase, reason)
 		}
 	}
+	bounds := tally.Bounds()
 	for phase, h := range counts.Phases {
 		buckets, sum := map[float64]uint64{}, uint64(0)
 		for i, n := range h.Buckets {
 			sum += n
-			buckets[float64(tally.Bounds[i])/1000] = sum
+			buckets[float64(bounds[i])/1000] = sum
 		}
-		out <- prometheus.MustNewConstHistogram(descPhases, h.Count, float64(h.SumMs)/1000, buckets, phase)
+		out <- prometheus.MustNewConstHistogram(c.desc.phases, h.Count, float64(h.SumMs)/1000, buckets, phase)
 	}
 	return nil
 }
@@ -140,7 +151,7 @@ func (c collector) labels(out chan<- prometheus.Metric) error {
 	if err != nil {
 		return err
 	}
-	out <- prometheus.MustNewConstMetric(descClashes, prometheus.GaugeValue, float64(len(p.Clashes)))
+	out <- prometheus.MustNewConstMetric(c.desc.clashes, prometheus.GaugeValue, float64(len(p.Clashes)))
 	return nil
 }
 
@@ -168,7 +179,7 @@ func (c collector) denials(out chan<- prometheus.Metric) error {
 		}
 	}
 	for verdict, n := range count {
-		out <- prometheus.MustNewConstMetric(descDenials, prometheus.GaugeValue, float64(n), string(verdict))
+		out <- prometheus.MustNewConstMetric(c.desc.denials, prometheus.GaugeValue, float64(n), string(verdict))
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -50,22 +51,26 @@ func runMetrics(std stdio) *cobra.Command {
 			}
 			return serveMetrics(ctx, listener, registry)
 		}
-		families, err := registry.Gather()
-		if err != nil {
+		return printMetrics(std.out, registry)
+	})
+}
+
+func printMetrics(out io.Writer, registry prometheus.Gatherer) error {
+	families, err := registry.Gather()
+	if err != nil {
+		return err
+	}
+	for _, family := range families {
+		if _, err := expfmt.MetricFamilyToText(out, family); err != nil {
 			return err
 		}
-		for _, family := range families {
-			if _, err := expfmt.MetricFamilyToText(std.out, family); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 func (s *site) registry() (*prometheus.Registry, error) {
 	registry := prometheus.NewPedanticRegistry()
-	return registry, registry.Register(collector{s})
+	return registry, registry.Register(newCollector(s))
 }
 
 // listenLocally listens where only this host can connect: metrics tell how much a host is used.

@@ -64,8 +64,10 @@ func TestTextRefusesWhatARuleReadsDifferently(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"", "unconfined", "cloister-c1",
-		"cloister-c1-c2 ", "cloister-c1-c2//qemu", "x cloister-c1-c2", "cloister-c1-c2\n"} {
+	for _, name := range []string{
+		"", "unconfined", "cloister-c1",
+		"cloister-c1-c2 ", "cloister-c1-c2//qemu", "x cloister-c1-c2", "cloister-c1-c2\n",
+	} {
 		p := sample()
 		p.Name = name
 		if _, err := p.Text(); err == nil {
@@ -75,8 +77,10 @@ func TestTextRefusesWhatARuleReadsDifferently(t *testing.T) {
 }
 
 func TestNameOf(t *testing.T) {
-	for in, want := range map[string]string{"s0:c12,c345": "cloister-c12-c345", "s0:c0,c1023": "cloister-c0-c1023",
-		"s0": "", "s0:c1": "", "s0:c1,c2,c3": ""} {
+	for in, want := range map[string]string{
+		"s0:c12,c345": "cloister-c12-c345", "s0:c0,c1023": "cloister-c0-c1023",
+		"s0": "", "s0:c1": "", "s0:c1,c2,c3": "",
+	} {
 		level, err := labels.ParseLevel(in)
 		if err != nil {
 			t.Fatal(err)

@@ -173,8 +173,10 @@ func (s *Service) create(ctx context.Context, c *container, r *taskapi.CreateTas
 		return nil, err
 	}
 	defer keep.Close()
-	opts, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: c.sandbox.config.Runtime, Root: c.sandbox.dir.RuntimeRoot(),
-		SystemdCgroup: c.systemd})
+	opts, err := typeurl.MarshalAnyToProto(&options.Options{
+		BinaryName: c.sandbox.config.Runtime, Root: c.sandbox.dir.RuntimeRoot(),
+		SystemdCgroup: c.systemd,
+	})
 	if err != nil {
 		return nil, err
 	}

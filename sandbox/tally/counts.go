@@ -15,13 +15,17 @@ const version = 1
 
 // Bounds are the upper limits of a histogram's buckets in milliseconds. A longer duration is only
 // in Count and SumMs.
-var Bounds = [...]int64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000}
+func Bounds() [buckets]int64 {
+	return [buckets]int64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000}
+}
+
+const buckets = 15
 
 // Histogram counts durations.
 type Histogram struct {
-	Buckets [len(Bounds)]uint64 `json:"buckets"` // durations at most Bounds[i], and above the bound before
-	Count   uint64              `json:"count"`
-	SumMs   int64               `json:"sumMs"`
+	Buckets [buckets]uint64 `json:"buckets"` // durations at most Bounds()[i], and above the bound before
+	Count   uint64          `json:"count"`
+	SumMs   int64           `json:"sumMs"`
 }
 
 // Counts are those of a host since it booted.
@@ -72,7 +76,7 @@ func (c *Counts) Took(phase string, ms int64) {
 	}
 	h.Count++
 	h.SumMs += ms
-	for i, bound := range Bounds {
+	for i, bound := range Bounds() {
 		if ms <= bound {
 			h.Buckets[i]++
 			break

@@ -114,7 +114,7 @@ func take(lock *os.File) error {
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return err
 		}
-		time.Sleep(lockPause)
+		<-time.After(lockPause) // the kernel tells nobody that a lock is free
 	}
 	return fmt.Errorf("lock %q: another process has held it for %v", lock.Name(), lockTries*lockPause)
 }

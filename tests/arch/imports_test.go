@@ -103,8 +103,10 @@ var bans = []ban{
 	{"github.com/opencontainers/runc", nil, "internal to runc"},
 	{"math/rand", nil, "use math/rand/v2, or crypto/rand for ids"},
 	{"io/ioutil", nil, "use io and os"},
-	{"github.com/containerd/containerd/v2", []string{"shim", "cmd/containerd-shim-cloister-v2", "cmd/cloister-agent", "sandbox/process",
-		"tests"}, "only the shim, class process and the agent use containerd itself; its api module is free"},
+	{"github.com/containerd/containerd/v2", []string{
+		"shim", "cmd/containerd-shim-cloister-v2", "cmd/cloister-agent", "sandbox/process",
+		"tests",
+	}, "only the shim, class process and the agent use containerd itself; its api module is free"},
 	{"github.com/digitalocean/go-qemu", []string{"vmm/qemu"}, "QMP sits behind one adapter"},
 	{"github.com/opencontainers/selinux", []string{"labels", "cmd/cloister", "tests"}, "labels alone knows the kernel's side"},
 	{"github.com/vishvananda/netlink", []string{"sandbox/network", "cmd/cloister-agent", "tests"}, "plumbing lives in sandbox/network"},

@@ -30,7 +30,7 @@ func newTree(t *testing.T) tree {
 	r := tree{t, filepath.Join(top, ".ci", "install"), t.TempDir()}
 	r.write(r.script, string(script))
 	for _, name := range []string{
-		"containerd-shim-cloister-v2", "cloister", "cloister-agent", "man/cloister.1", "man/cloister-ps.1",
+		"containerd-shim-cloister-v2", "cloister", "cloister-agent", "cloister-oci", "man/cloister.1", "man/cloister-ps.1",
 		"completions/cloister.bash", "completions/cloister.zsh", "completions/cloister.fish",
 		"guest/small/kernel", "guest/small/initrd", "guest/small/manifest.json",
 		"guest/distro/kernel", "guest/distro/initrd", "guest/distro/manifest.json",

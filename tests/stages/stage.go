@@ -79,8 +79,9 @@ func All() []Stage {
 		{Name: "machine", About: "the vmm room with real machines", Needs: guest, Tests: []string{"./tests/machine/..."}, Weight: 1, Warm: 80 * s, Budget: 3 * m, Limit: 8 * m, Guests: true},
 		{Name: "integration", About: "the Task API by containerd and ctr", Needs: guest, Tests: []string{"./tests/integration/..."}, Weight: 1, Warm: 510 * s, Budget: 12 * m, Limit: 24 * m, Guests: true},
 		{
+			// Its containers have the names, and so the cgroups, of those of the stage integration.
 			Name: "process", About: "the Task API with plain containers", Needs: []string{"build"}, Tests: []string{"./tests/integration/..."},
-			Env: []string{"CLOISTER_TEST_CLASS=process"}, Weight: 1, Warm: 70 * s, Budget: 3 * m, Limit: 8 * m,
+			Env: []string{"CLOISTER_TEST_CLASS=process"}, Weight: 2, Warm: 70 * s, Budget: 3 * m, Limit: 8 * m,
 		},
 		{
 			Name: "fuzz", About: "each fuzz test for some seconds, least lately run first", Command: []string{"go", "run", "./tests/stages/fuzz"},

@@ -56,7 +56,8 @@ type Service struct {
 // New starts containerd's service, which starts the OCI runtime of that path. Call it
 // once.
 func New(ctx context.Context, monitor *reap.Monitor, runtime string, publisher cshim.Publisher, streams *stdio.Registry,
-	table *containers.Table) (*Service, error) {
+	table *containers.Table,
+) (*Service, error) {
 	ctx, sd := shutdown.WithShutdown(ctx)
 	exits := newExits(publisher)
 	inner, err := runctask.NewTaskService(ctx, exits, sd)
