@@ -248,7 +248,7 @@ func (s *Sandbox) verify(ctx context.Context) error {
 	if err := s.vm.Verify(ctx); err != nil {
 		return err
 	}
-	s.notes.Set("jail", s.config.Jail.String())
+	s.notes.Set("jail", s.config.Jail.On(jail.LandlockABI()))
 	empty, err := s.share.Empty()
 	if err != nil {
 		return err

@@ -87,11 +87,16 @@ func (c Config) Check() error {
 // Has reports whether a part is on.
 func (c Config) Has(p Part) bool { return !slices.Contains(c.Disable, p) }
 
-// String lists the parts that are on, for people.
-func (c Config) String() string {
+// On lists the parts that are on, for people, as "users seccomp landlock:7". landlockABI is the
+// version of Landlock that the kernel has, 0 for none.
+func (c Config) On(landlockABI int) string {
 	var on []string
 	for _, p := range Parts() {
-		if c.Has(p) {
+		switch {
+		case !c.Has(p), p == Landlock && landlockABI == 0:
+		case p == Landlock:
+			on = append(on, fmt.Sprintf("%s:%d", p, landlockABI))
+		default:
 			on = append(on, string(p))
 		}
 	}

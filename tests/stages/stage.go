@@ -99,7 +99,7 @@ func All() []Stage {
 		},
 		{
 			Name: "engines", About: "the OCI command line, by conmon, Podman and buildah", Needs: guest, Tests: []string{"./tests/engines/..."},
-			Weight: 1, Warm: 90 * s, Budget: 4 * m, Limit: 8 * m, Optional: true, Guests: true,
+			Weight: 1, Warm: 160 * s, Budget: 4 * m, Limit: 8 * m, Optional: true, Guests: true,
 		},
 		// Two programs at a time, each in a guest.
 		{
