@@ -62,6 +62,9 @@ func New(t testing.TB) *Place {
 	}
 	p := &Place{Dir: dir}
 	t.Cleanup(func() { p.remove(t) })
+	if err := os.Chmod(dir, 0o711); err != nil { // QEMU reads a guest image here as a user of its own
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, "hosts"), []byte("127.0.0.1 localhost\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
