@@ -4,6 +4,7 @@ package jail
 
 import (
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -98,6 +99,10 @@ func (f Files) rules(program string) ([]landlock.Rule, error) {
 // loaderOf is the dynamic loader that the kernel executes with a program; empty: none.
 func loaderOf(program string) (string, error) {
 	f, err := elf.Open(program)
+	if _, script := errors.AsType[*elf.FormatError](err); script {
+		return "", fmt.Errorf("%s is no ELF program, so what it opens is not known: name the program itself instead of a script, or put %q into jail.disable: %w",
+			program, Landlock, err)
+	}
 	if err != nil {
 		return "", err
 	}

@@ -18,7 +18,10 @@ import (
 )
 
 // settings are what a case says in cloister's configuration, section by section.
-type settings struct{ image, machine, timeouts, state string }
+type settings struct{ image, machine, timeouts, state, jail string }
+
+// scripts lets a script stand for a program: the jail allows a program its own files alone.
+const scripts = `disable = ["landlock", "seccomp"]`
 
 // configure writes a configuration and gives the options that have ctr use it.
 func (s *stage) configure(t *testing.T, id string, c settings) []string {
@@ -32,8 +35,8 @@ func (s *stage) configure(t *testing.T, id string, c settings) []string {
 	if c.state == "" {
 		c.state = "/run/cloister"
 	}
-	text := fmt.Sprintf("state = %q\nroot = %q\n[labels]\nmac = \"none\"\n[guest]\nimage = %q\n[machine]\n%s\n[timeouts]\n%s\n",
-		c.state, filepath.Join(s.Place.Dir, "cloister"), c.image, c.machine, c.timeouts)
+	text := fmt.Sprintf("state = %q\nroot = %q\n[labels]\nmac = \"none\"\n[guest]\nimage = %q\n[machine]\n%s\n[timeouts]\n%s\n[jail]\n%s\n",
+		c.state, filepath.Join(s.Place.Dir, "cloister"), c.image, c.machine, c.timeouts, c.jail)
 	name := filepath.Join(s.Dir, id+".toml")
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -114,13 +117,13 @@ func TestStartFailures(t *testing.T) {
 		{"silent-agent", hostile("silent", `boot = "20s"`), nil, []string{"said nothing for ", "timeouts.boot", "console: "}},
 		{"other-version", hostile("version", ""), nil, []string{"agent v99.0.0 speaks protocol 99", fmt.Sprintf("this host speaks %d:", guestapi.Protocol), "build the guest image anew"}},
 		{"qemu-refuses", func(t *testing.T) settings {
-			return settings{machine: fmt.Sprintf("qemu = %q", s.program(t, "qemu-refuses", "echo no such machine >&2; exit 3\n"))}
+			return settings{machine: fmt.Sprintf("qemu = %q", s.program(t, "qemu-refuses", "echo no such machine >&2; exit 3\n")), jail: scripts}
 		}, nil, []string{"exit status 3", "no such machine"}},
 		{"qemu-dies", func(t *testing.T) settings {
-			return settings{machine: fmt.Sprintf("qemu = %q", s.program(t, "qemu-dies", "kill -SEGV $$\n"))}
+			return settings{machine: fmt.Sprintf("qemu = %q", s.program(t, "qemu-dies", "kill -SEGV $$\n")), jail: scripts}
 		}, nil, []string{"qemu ended", "segmentation fault"}},
 		{"virtiofsd-refuses", func(t *testing.T) settings {
-			return settings{machine: fmt.Sprintf("virtiofsd = %q", s.program(t, "virtiofsd-refuses", "case $1 in --help) exec /usr/lib/qemu/virtiofsd --help;; esac; echo no room >&2; exit 4\n"))}
+			return settings{machine: fmt.Sprintf("virtiofsd = %q", s.program(t, "virtiofsd-refuses", "case $1 in --help) exec /usr/lib/qemu/virtiofsd --help;; esac; echo no room >&2; exit 4\n")), jail: scripts}
 		}, nil, []string{"virtiofsd"}},
 		{"kvm-unreadable", func(t *testing.T) settings {
 			s.Place.Run(t, "sh", "-c", "[ -e /dev/kvm ] || exit 0; mount --bind /dev/kvm /dev/kvm && mount -o remount,bind,nodev /dev/kvm")
