@@ -100,8 +100,8 @@ func (f Files) rules(program string) ([]landlock.Rule, error) {
 func loaderOf(program string) (string, error) {
 	f, err := elf.Open(program)
 	if _, script := errors.AsType[*elf.FormatError](err); script {
-		return "", fmt.Errorf("%s is no ELF program, so what it opens is not known: name the program itself instead of a script, or put %q into jail.disable: %w",
-			program, Landlock, err)
+		return "", fmt.Errorf("%s is no ELF program, so what it opens is not known: "+
+			"name the program itself instead of a script, or put %q into jail.disable: %w", program, Landlock, err)
 	}
 	if err != nil {
 		return "", err
