@@ -248,7 +248,11 @@ func (s *Sandbox) verify(ctx context.Context) error {
 	if err := s.vm.Verify(ctx); err != nil {
 		return err
 	}
-	s.notes.Set("jail", s.config.Jail.On(jail.LandlockABI()))
+	abi := jail.LandlockABI()
+	if abi == 0 && s.config.Jail.Has(jail.Landlock) {
+		log.G(ctx).Warn("the kernel has no Landlock: QEMU and virtiofsd start without that part of the jail")
+	}
+	s.notes.Set("jail", s.config.Jail.On(abi))
 	empty, err := s.share.Empty()
 	if err != nil {
 		return err
