@@ -26,6 +26,10 @@ func main() {
 		pause.Run()
 		return
 	}
+	if os.Getpid() != 1 && len(os.Args) == 2 && os.Args[1] == "--version" { // asked when an image is built
+		fmt.Println(version)
+		return
+	}
 	if boot.IsModprobe(os.Args) {
 		if err := boot.LoadLate(); err != nil {
 			os.Exit(1)

@@ -3,16 +3,20 @@
 package guestimage
 
 import (
+	"cmp"
+	"context"
 	"debug/buildinfo"
 	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
 	"strings"
+	"time"
 )
 
 // ErrAgent is wrapped when a binary cannot be the guest's first process.
@@ -31,7 +35,7 @@ type agentBinary struct {
 
 // inspectAgent checks that a file can be the guest's first process: the
 // agent's program, for the guest's architecture, with nothing to load.
-func inspectAgent(file, arch string) (agentBinary, error) {
+func inspectAgent(ctx context.Context, file, arch string) (agentBinary, error) {
 	info, err := buildinfo.ReadFile(file)
 	if err != nil {
 		return agentBinary{}, fmt.Errorf("%w: %w", ErrAgent, err)
@@ -61,16 +65,25 @@ func inspectAgent(file, arch string) (agentBinary, error) {
 	if err != nil {
 		return agentBinary{}, fmt.Errorf("agent: %w", err)
 	}
-	return agentBinary{version: agentVersion(info.Main.Version, settings), sum: sum, modules: goPackages(info)}, nil
+	return agentBinary{version: agentVersion(ctx, file, info), sum: sum, modules: goPackages(info)}, nil
 }
 
-// agentVersion is the module's version, or else the commit's.
-func agentVersion(module string, settings map[string]string) string {
-	if module != "" && module != "(devel)" {
-		return module
+// versionLimit is how long the agent has to print its version.
+const versionLimit = 10 * time.Second
+
+// agentVersion is what the agent prints for --version: the linker has stamped it, and leaves no trace
+// in the build information. An agent that prints none has its module's version, or "devel".
+func agentVersion(ctx context.Context, file string, info *debug.BuildInfo) string {
+	if file, err := filepath.Abs(file); err == nil {
+		ctx, cancel := context.WithTimeout(ctx, versionLimit)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, file, "--version").Output()
+		if version := strings.TrimSpace(string(out)); err == nil && plainWord.MatchString(version) {
+			return version
+		}
 	}
-	if rev := settings["vcs.revision"]; len(rev) >= 12 {
-		return rev[:12]
+	if info.Main.Version != "(devel)" {
+		return cmp.Or(info.Main.Version, "devel")
 	}
 	return "devel"
 }

@@ -22,7 +22,7 @@ import (
 
 // imageRecipe is part of every image's digest: change it when the same inputs
 // shall give other bytes.
-const imageRecipe = "3"
+const imageRecipe = "4"
 
 // MaxInitrd is the most an initial image may have on disk.
 const MaxInitrd = 32 << 20
@@ -79,7 +79,7 @@ func Build(ctx context.Context, opts Options) (*Image, error) {
 }
 
 func (o Options) build(ctx context.Context, m maker, log progress) (*Image, error) {
-	agent, err := inspectAgent(o.Agent, runtime.GOARCH)
+	agent, err := inspectAgent(ctx, o.Agent, runtime.GOARCH)
 	if err != nil {
 		return nil, err
 	}

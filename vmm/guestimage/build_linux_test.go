@@ -36,11 +36,16 @@ func (f *fakeKernel) make(_ context.Context, dir, _ string) (kernelSet, error) {
 	)
 }
 
+// fakeVersion is what a fakeAgent prints for its version, and what no build information holds.
+const fakeVersion = "1.2.3-4-gabcdef+changes"
+
+const fakeMain = "package main\n\nimport \"fmt\"\n\nfunc main() { fmt.Println(\"" + fakeVersion + "\") }\n"
+
 // fakeAgent compiles a program that calls itself by the given name.
 func fakeAgent(t *testing.T, name string) string {
 	t.Helper()
 	dir := t.TempDir()
-	write(t, dir, map[string]string{"go.mod": "module example.org/x\ngo 1.21\n", name + "/main.go": "package main\n\nfunc main() {}\n"})
+	write(t, dir, map[string]string{"go.mod": "module example.org/x\ngo 1.21\n", name + "/main.go": fakeMain})
 	out := filepath.Join(dir, "agent")
 	cmd := exec.CommandContext(t.Context(), testenv.NeedTool(t, "go"), "build", "-o", out, "./"+name)
 	cmd.Dir = dir
@@ -93,6 +98,9 @@ func testBuildIsReproducible(t *testing.T, agent string) {
 		t.Fatal(err)
 	}
 	want := readAll(t, first.Dir)
+	if got := first.Manifest.Agent.Version; got != fakeVersion {
+		t.Errorf("the agent's version = %q, want the stamped one, %q", got, fakeVersion)
+	}
 
 	stat, err := os.Stat(first.Initrd())
 	if err != nil {
@@ -191,7 +199,7 @@ func testBuildRefuses(t *testing.T, agent string) {
 			}
 		})
 	}
-	if _, err := inspectAgent(agent, "other"); !errors.Is(err, ErrAgent) || !strings.Contains(err.Error(), "want linux/other") {
+	if _, err := inspectAgent(t.Context(), agent, "other"); !errors.Is(err, ErrAgent) || !strings.Contains(err.Error(), "want linux/other") {
 		t.Errorf("inspectAgent for another architecture = %v, want ErrAgent", err)
 	}
 	for _, opts := range []Options{{}, {Flavour: "big"}, {Flavour: Small, Output: "x", Agent: "y", Crun: "z"}} {
