@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -20,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloister/tests/hostmachine"
 	"cloister/tests/lab/wire"
 )
 
@@ -75,46 +75,20 @@ func args(ctx context.Context, c config, port int) []string {
 	if c.enforcing {
 		enforcing = "1"
 	}
-	line := []string{
+	line := append([]string{
 		"console=ttyS0", "panic=-1", "security=selinux", "enforcing=" + enforcing, "audit=1", "audit_backlog_limit=16384", "printk.devkmsg=on", "loglevel=4",
-		// Without the host's own frequency about half of the inner machines hang at their reset vector.
-		"tsc=reliable", "tsc_early_khz=" + strconv.Itoa(tscKHz(ctx)),
-		// Nested paging as QEMU 7.2 emulates it corrupts machines and inner machines as soon as two of these are busy at once.
-		"kvm_amd.npt=0",
 		// A processor that is stuck for 40 s ends the machine, which is begun again then.
 		"softlockup_panic=1", "watchdog_thresh=20",
-	}
-	return []string{
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm", "-smp", "2", "-m", strconv.Itoa(c.memoryMiB),
+	}, hostmachine.Parameters(ctx)...)
+	return append(hostmachine.Args(c.memoryMiB),
+		"-no-reboot",
 		"-kernel", c.kernel, "-initrd", c.initrd, "-append", strings.Join(line, " "),
-		"-drive", "file=" + c.root + ",format=raw,if=virtio,snapshot=on",
-		"-drive", "file=" + c.disk + ",format=raw,if=virtio,snapshot=on",
-		"-chardev", "file,id=console,path=" + c.console, "-serial", "chardev:console",
-		"-device", "virtio-serial-pci", "-chardev", "socket,id=lab,fd=" + strconv.Itoa(port),
-		"-device", "virtserialport,chardev=lab,name=" + wire.Port,
-	}
-}
-
-var tscLine = regexp.MustCompile(`tsc: (?:Detected|Refined TSC clocksource calibration:) ([0-9.]+) MHz`)
-
-// tscKHz is the frequency of the host's time-stamp counter, which a machine under TCG sees too.
-func tscKHz(ctx context.Context) int {
-	text, _ := exec.CommandContext(ctx, "dmesg").Output()
-	if found := tscLine.FindAllSubmatch(text, -1); len(found) > 0 {
-		if mhz, err := strconv.ParseFloat(string(found[len(found)-1][1]), 64); err == nil {
-			return int(math.Round(mhz * 1000))
-		}
-	}
-	text, _ = os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(text)) {
-		if name, value, found := strings.Cut(line, ":"); found && strings.TrimSpace(name) == "cpu MHz" {
-			if mhz, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
-				return int(math.Round(mhz * 1000))
-			}
-		}
-	}
-	return 2000000
+		"-drive", "file="+c.root+",format=raw,if=virtio,snapshot=on",
+		"-drive", "file="+c.disk+",format=raw,if=virtio,snapshot=on",
+		"-chardev", "file,id=console,path="+c.console, "-serial", "chardev:console",
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=lab,fd="+strconv.Itoa(port),
+		"-device", "virtserialport,chardev=lab,name="+wire.Port,
+	)
 }
 
 // ask sends one request and waits for its answer.
