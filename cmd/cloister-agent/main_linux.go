@@ -27,7 +27,7 @@ func main() {
 		return
 	}
 	if os.Getpid() != 1 && len(os.Args) == 2 && os.Args[1] == "--version" { // asked when an image is built
-		fmt.Println(version)
+		fmt.Fprintln(os.Stdout, version)
 		return
 	}
 	if boot.IsModprobe(os.Args) {
