@@ -71,8 +71,8 @@ func inspectAgent(ctx context.Context, file, arch string) (agentBinary, error) {
 // versionLimit is how long the agent has to print its version.
 const versionLimit = 10 * time.Second
 
-// agentVersion is what the agent prints for --version: the linker has stamped it, and leaves no trace
-// in the build information. An agent that prints none has its module's version, or "devel".
+// agentVersion is what the agent prints for --version: the linker has stamped it, and leaves no
+// trace in the build information. An agent that prints none has its module's version, or "devel".
 func agentVersion(ctx context.Context, file string, info *debug.BuildInfo) string {
 	if file, err := filepath.Abs(file); err == nil {
 		ctx, cancel := context.WithTimeout(ctx, versionLimit)

@@ -199,7 +199,8 @@ func testBuildRefuses(t *testing.T, agent string) {
 			}
 		})
 	}
-	if _, err := inspectAgent(t.Context(), agent, "other"); !errors.Is(err, ErrAgent) || !strings.Contains(err.Error(), "want linux/other") {
+	_, err := inspectAgent(t.Context(), agent, "other")
+	if !errors.Is(err, ErrAgent) || !strings.Contains(err.Error(), "want linux/other") {
 		t.Errorf("inspectAgent for another architecture = %v, want ErrAgent", err)
 	}
 	for _, opts := range []Options{{}, {Flavour: "big"}, {Flavour: Small, Output: "x", Agent: "y", Crun: "z"}} {
