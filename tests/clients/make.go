@@ -4,6 +4,7 @@ package clients
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -17,11 +18,11 @@ import (
 	"cloister/tests/cache"
 )
 
-// All lists the sets that the tests need, in the order of their names.
+// All lists the sets that most tests need, in the order of their names.
 func All() []Set {
 	var sets []Set
-	for set := range recipes() {
-		if set != GVisor {
+	for set, r := range recipes() {
+		if set != GVisor && r.Folder == "" {
 			sets = append(sets, set)
 		}
 	}
@@ -136,6 +137,11 @@ func compile(ctx context.Context, out io.Writer, r recipe, scratch, bin string) 
 	if name, _, ok := strings.Cut(r.Replace, "@"); ok {
 		change = append(change, "-replace", name+"="+r.Replace)
 	}
+	published, err := r.published(ctx, out, scratch)
+	if err != nil {
+		return err
+	}
+	change = append(change, published...)
 	edit := goCommand(ctx, out, r, change...)
 	args := append([]string{"build", "-mod=mod", "-o", bin + "/"}, r.flags()...)
 	if r.Test != "" {
@@ -151,6 +157,35 @@ func compile(ctx context.Context, out io.Writer, r recipe, scratch, bin string) 
 		}
 	}
 	return nil
+}
+
+// published gives the changes that take the place of a module's folders of its own, which its
+// archive lacks: the same modules as they are published.
+func (r recipe) published(ctx context.Context, out io.Writer, dir string) ([]string, error) {
+	read := goCommand(ctx, out, r, "mod", "edit", "-json")
+	read.Dir, read.Stdout = dir, nil
+	text, err := read.Output()
+	if err != nil {
+		return nil, err
+	}
+	var file struct {
+		Replace []struct{ Old, New struct{ Path string } }
+	}
+	if err := json.Unmarshal(text, &file); err != nil {
+		return nil, err
+	}
+	var changes []string
+	for _, replaced := range file.Replace {
+		name := replaced.Old.Path
+		switch {
+		case !strings.HasPrefix(replaced.New.Path, "."):
+		case r.Staging != "":
+			changes = append(changes, "-replace", name+"="+name+"@"+r.Staging)
+		default:
+			changes = append(changes, "-dropreplace", name)
+		}
+	}
+	return changes, nil
 }
 
 func goCommand(ctx context.Context, out io.Writer, r recipe, args ...string) *exec.Cmd {

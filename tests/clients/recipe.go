@@ -3,6 +3,7 @@
 package clients
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -25,6 +26,10 @@ const (
 	CRISuite   Set = "crisuite" // containerd's CRI suite: cri.test
 	CNI        Set = "cni"      // the network plugins that containerd's CRI calls
 	GVisor     Set = "gvisor"   // runsc, which the bench compares with where it is built
+
+	Kubernetes Set = "kubernetes" // the control plane, a node's programs and kubectl
+	Etcd       Set = "etcd"
+	CoreDNS    Set = "coredns"
 )
 
 // recipe says how a set is made. Every field is part of its key.
@@ -44,6 +49,12 @@ type recipe struct {
 	Versions string `json:"versions,omitempty"`
 	// Replace is a module@version that replaces a dependency's own version.
 	Replace string `json:"replace,omitempty"`
+	// Staging is the version under which the modules are published that Module has in folders of its
+	// own; empty: the versions that it requires.
+	Staging string `json:"staging,omitempty"`
+	// Folder is the cache's folder, "clients" where it is empty. The other folders' sets are built
+	// by name alone.
+	Folder string `json:"folder,omitempty"`
 }
 
 func recipes() map[Set]recipe {
@@ -75,6 +86,23 @@ func recipes() map[Set]recipe {
 			Versions: "vendor", Compiler: "github.com/docker/cli/...=-lang=go1.26",
 			Replace: "github.com/moby/swarmkit/v2@v2.1.3-0.20260828175525-ad0357aedfca",
 		},
+		// The programs refuse to work with others of version v0.0.0.
+		Kubernetes: {
+			Module: "k8s.io/kubernetes", Version: "v1.37.2", Staging: "v0.37.2", Versions: "go", Folder: "kubernetes",
+			Packages: []string{
+				"cmd/kube-apiserver", "cmd/kube-controller-manager", "cmd/kube-scheduler", "cmd/kube-proxy", "cmd/kubelet", "cmd/kubectl",
+			},
+			Linker: "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1" +
+				" -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/component-base/version.gitTreeState=clean",
+		},
+		Etcd: {
+			Module: "go.etcd.io/etcd/server/v3", Version: "v3.7.3", Packages: []string{""}, Versions: "go",
+			Linker: "-s -w", Folder: "kubernetes",
+		},
+		CoreDNS: {
+			Module: "github.com/coredns/coredns", Version: "v1.15.0", Packages: []string{""}, Versions: "go",
+			Linker: "-s -w", Folder: "kubernetes",
+		},
 	}
 }
 
@@ -86,7 +114,7 @@ func Dir(set Set) string {
 		panic(err) // a struct of strings
 	}
 	sum := sha256.Sum256(text)
-	return filepath.Join(testenv.Cache(), "clients", string(set)+"-"+r.Version+"-"+hex.EncodeToString(sum[:6]))
+	return filepath.Join(testenv.Cache(), cmp.Or(r.Folder, "clients"), string(set)+"-"+r.Version+"-"+hex.EncodeToString(sum[:6]))
 }
 
 // Need needs the set's program and returns the folder it is in.
