@@ -86,6 +86,9 @@ type want struct {
 }
 
 func (w want) String() string {
+	if w == (want{}) {
+		return "the shim's own doing"
+	}
 	return fmt.Sprintf("%s -> %s:%s { %s }", w.source, w.target, w.class, w.permission)
 }
 

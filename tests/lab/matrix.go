@@ -17,6 +17,7 @@ const (
 	mcs tag = "mcs" // the pair: the same at the target's level works
 	te  tag = "te"  // the type
 	cpb tag = "cap" // a capability that the domain has not
+	own tag = "own" // what the shim does itself, whatever the policy says
 )
 
 // The parties. A and B are two sandboxes; C shares one category with A; S is a pair that two sandboxes

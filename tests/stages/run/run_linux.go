@@ -270,12 +270,15 @@ func (r *runner) secondTries(ctx context.Context) {
 		if err := os.Rename(logFile(name), logFile(name+"-first")); err != nil {
 			r.say("stages: " + err.Error())
 		}
-		first := r.results[name]
+		first, took := r.results[name], r.plan.Statuses[name].Took
 		r.plan.Statuses[name] = stages.Status{Phase: stages.Running, Began: r.now()}
 		go r.execute(ctx, stages.Launch{Stage: s, Limit: min(s.Limit, r.plan.Total-r.now())}, stages.Pattern(tests))
 		e := <-r.done
 		e.results.Passed, e.results.Skipped = e.results.Passed+first.Passed, e.results.Skipped+first.Skipped
 		r.settle(e)
+		status := r.plan.Statuses[name]
+		status.Took += took
+		r.plan.Statuses[name] = status
 	}
 }
 
