@@ -15,6 +15,8 @@ import (
 
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
+	"cloister/sandbox/clone"
+	"cloister/sandbox/config"
 	"cloister/sandbox/confine"
 	"cloister/sandbox/containers"
 	"cloister/sandbox/content"
@@ -29,6 +31,12 @@ import (
 
 // tracer names the spans' source.
 const tracer = "cloister/sandbox"
+
+// Config is what the host's administrator sets.
+type Config = config.Config
+
+// End says how a machine ended.
+type End = hypervisor.End
 
 // Mount is one mount as an engine hands it over.
 type Mount = plan.Mount
@@ -61,7 +69,6 @@ type Sandbox struct {
 	containers *containers.Set // from the guest's hello on
 	cold       bool            // not from a template
 	undo       undo.Stack
-	end        ending
 	notes      *statedir.Notes
 }
 
@@ -75,19 +82,22 @@ func (s *Sandbox) steps(p *starting) []step {
 	with := func(run func(context.Context, *starting) error) func(context.Context) error {
 		return func(ctx context.Context) error { return run(ctx, p) }
 	}
+	fits := func(run func(context.Context, *starting) error) func(context.Context) error {
+		return func(ctx context.Context) error { return p.source.Blame(ctx, run(ctx, p)) }
+	}
 	return []step{
 		{"plan", with(s.plan)},
 		{"promise", s.promise},
 		{"label", with(s.reserve)},
 		{"content", func(ctx context.Context) error { return p.first.Admit(ctx, s.confine) }},
 		{"prepare", with(s.prepare)},
-		{"memory", p.fits(with(s.recall))},
+		{"memory", fits(s.recall)},
 		{"files", with(s.serveFiles)},
-		{"qemu", p.fits(with(s.launch))},
-		{"load", p.fits(with(s.load))},
+		{"qemu", fits(s.launch)},
+		{"load", fits(s.load)},
 		{"verify", s.verify},
-		{"kernel", p.fits(with(s.greet))},
-		{"agent", p.fits(with(s.configure))},
+		{"kernel", fits(s.greet)},
+		{"agent", fits(s.configure)},
 	}
 }
 
@@ -101,8 +111,8 @@ func Start(ctx context.Context, cfg Config, req Request) (s *Sandbox, err error)
 	cold := false
 	for range draws {
 		s, err = start(ctx, cfg, req, cold)
-		if failed, ok := errors.AsType[*templateError](err); ok {
-			setAside(ctx, cfg, req.ID, failed)
+		if failed, ok := errors.AsType[*clone.StartError](err); ok {
+			failed.Note(log.WithLogger(ctx, log.G(ctx).WithField("sandbox", req.ID)), cfg.Templates())
 			cold = true
 			continue
 		}
@@ -115,9 +125,7 @@ func Start(ctx context.Context, cfg Config, req Request) (s *Sandbox, err error)
 
 // newSandbox is one of which nothing is made yet.
 func newSandbox(cfg Config, req Request) *Sandbox {
-	return &Sandbox{
-		config: cfg.withDefaults(), request: req, end: ending{done: make(chan struct{})}, undo: undo.Stack{Trace: cfg.Trace}, notes: statedir.NewNotes(),
-	}
+	return &Sandbox{config: cfg.WithDefaults(), request: req, undo: undo.Stack{Trace: cfg.Trace}, notes: statedir.NewNotes()}
 }
 
 func start(ctx context.Context, cfg Config, req Request, cold bool) (_ *Sandbox, err error) {
@@ -199,18 +207,14 @@ func (s *Sandbox) Halt(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	defer s.Phase(ctx, "halt")()
-	s.end.asked.Store(true)
-	if err := s.vm.Machine.Kill(); err != nil {
-		return false, err
-	}
-	<-s.end.done
-	return true, nil
+	err := s.vm.Halt()
+	return err == nil, err
 }
 
 // Destroy ends the machine and takes back everything the sandbox did.
 func (s *Sandbox) Destroy(ctx context.Context) error {
 	done := s.Phase(ctx, "destroy")
-	s.end.asked.Store(true)
+	s.vm.ExpectEnd()
 	err := s.undo.Run(ctx)
 	done()
 	log.G(ctx).WithField("sandbox", s.request.ID).Infof("stopped: %s", statedir.Line(s.notes.Take()))
@@ -234,6 +238,33 @@ func (s *Sandbox) Note(ctx context.Context) {
 
 // ContainerMemory is what all containers together may use, in bytes.
 func (s *Sandbox) ContainerMemory() int64 { return s.memory }
+
+// Facts are what people ask of a sandbox: kind of machine, kernel, image, size.
+func (s *Sandbox) Facts() map[string]string { return s.notes.All() }
+
+// Wait blocks until the machine has ended and says why.
+func (s *Sandbox) Wait() End { return s.vm.Wait() }
+
+// Explain adds the reason of the machine's end, if it has ended, to an error of a guest call.
+func (s *Sandbox) Explain(err error) error { return s.vm.Explain(err) }
+
+// watch waits for the machine's end and writes the reason down, for whoever looks before the shim is
+// told to delete the sandbox.
+func (s *Sandbox) watch() {
+	reason := ""
+	if end := s.vm.Watch(); end.Reason != nil {
+		reason = end.Reason.Error()
+	}
+	if err := s.journal.End(reason); err != nil {
+		log.L.WithField("sandbox", s.request.ID).WithError(err).Warn("note the machine's end")
+	}
+}
+
+// Sync gives the guest the network and the copied files that the engine has prepared for a
+// container that is about to start.
+func (s *Sandbox) Sync(ctx context.Context, id string) error {
+	return errors.Join(s.links.Sync(log.WithLogger(ctx, log.G(ctx).WithField("sandbox", s.request.ID))), s.containers.Refresh(ctx, id))
+}
 
 // Add makes a container's files visible in the guest and returns the guest's bundle. On an error
 // nothing of the container is left.

@@ -6,8 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"time"
@@ -17,6 +15,7 @@ import (
 
 	"cloister/labels/lsm"
 	"cloister/sandbox/cgroup"
+	"cloister/sandbox/clone"
 	"cloister/sandbox/confine"
 	"cloister/sandbox/containers"
 	"cloister/sandbox/content"
@@ -30,6 +29,7 @@ import (
 	"cloister/sandbox/plan"
 	"cloister/sandbox/recovery"
 	"cloister/sandbox/statedir"
+	"cloister/sandbox/template"
 	"cloister/sys"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
@@ -45,16 +45,14 @@ type starting struct {
 	owner    jail.Owner       // whose QEMU is; its id follows from granted
 	first    *containers.Planned
 	group    *cgroup.Group
-	saved    *saved   // what the machine starts from; nil for a cold start
-	memory   *os.File // of a machine from a template, or that becomes one
+	source   *clone.Source // the template that the machine starts from; nil for a cold start
+	memory   *os.File      // of a machine from a template, or that becomes one
 	taps     []*os.File
 	opened   []*os.File
 }
 
 func (p *starting) close() {
-	if p.saved != nil {
-		p.saved.close()
-	}
+	p.source.Close()
 	for _, f := range p.opened {
 		_ = f.Close()
 	}
@@ -62,7 +60,7 @@ func (p *starting) close() {
 
 // planner plans containers as the configuration says.
 func (s *Sandbox) planner() containers.Planner {
-	return containers.Planner{Workloads: s.config.Workloads, Labels: Rules(s.config.Labels)}
+	return containers.Planner{Workloads: s.config.Workloads, Labels: s.config.LabelRules()}
 }
 
 // plan decides everything that can be decided without an effect.
@@ -73,13 +71,40 @@ func (s *Sandbox) plan(ctx context.Context, p *starting) (err error) {
 	if err := s.planMachine(ctx, p); err != nil {
 		return err
 	}
-	return s.chooseTemplate(ctx, p)
+	s.chooseTemplate(ctx, p)
+	s.notes.Set("start", p.source.String())
+	return nil
 }
+
+// templates are the host's.
+func (s *Sandbox) templates(p *starting) clone.Host {
+	return clone.Host{Store: s.config.Templates(), QEMU: p.programs.QEMU, MAC: s.config.Labels.MAC}
+}
+
+// chooseTemplate has the sandbox start from a template if there is one for its machine. None is no
+// error: the start is cold then, and the log says why.
+func (s *Sandbox) chooseTemplate(ctx context.Context, p *starting) {
+	if s.cold || s.config.Template.Mode != template.Auto {
+		return
+	}
+	var reason error
+	if p.source, p.Machine, reason = s.templates(p).Choose(p.Machine, s.request.Workload); reason != nil {
+		log.G(ctx).WithField("sandbox", s.request.ID).Infof("the sandbox starts cold: %v", reason)
+	}
+}
+
+// recall begins to copy the template's memory into the sandbox's own.
+func (s *Sandbox) recall(_ context.Context, p *starting) (err error) {
+	p.memory, err = p.source.Recall(p.Machine, p.owner)
+	return err
+}
+
+func (s *Sandbox) load(ctx context.Context, p *starting) error { return p.source.Load(ctx, s.vm) }
 
 // planMachine decides what the machine is, and how it is confined.
 func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 	p.clock = qemu.NewTSC()
-	if err := s.config.Jail.Check(); err != nil {
+	if err := errors.Join(s.config.Jail.Check(), s.config.Template.Check()); err != nil {
 		return err
 	}
 	facts, err := s.facts(ctx)
@@ -268,44 +293,25 @@ func (s *Sandbox) verify(ctx context.Context) error {
 func (s *Sandbox) greet(ctx context.Context, p *starting) error {
 	ctx, cancel := s.vm.Patience(ctx, "the guest's agent said nothing")
 	defer cancel()
-	if err := s.wake(ctx, p); err != nil {
-		return s.silent(err)
+	if err := p.source.Wake(ctx, s.vm); err != nil {
+		return s.vm.Silent(err)
 	}
-	guest, hello, err := guestapi.NewClient(ctx, s.vm.Machine.Agent(), s.connection())
+	guest, hello, err := guestapi.NewClient(ctx, s.vm.Machine.Agent(), guestapi.Machine{Starved: s.vm.Starved, Explain: s.Explain, Look: s.vm.Look})
 	if err != nil {
-		return s.silent(err)
+		return s.vm.Silent(err)
 	}
 	s.guest = guest
+	s.vm.Greeted(guest)
 	s.notes.Set("agent", hello.AgentVersion)
 	s.notes.Set("guest_used_mib", strconv.FormatUint(hello.MemUsedKiB>>10, 10))
 	s.undo.Push("guest connection", func(context.Context) error { return guest.Close() })
 	s.containers = containers.New(containers.Config{
 		ID: s.request.ID, Workload: s.request.Workload, Memory: s.memory, Planner: s.planner(),
-		Driver: s.confine, Rootfs: p.granted.Files, Share: s.share, VM: s.vm, Guest: guest, Done: s.end.done, Explain: s.Explain,
+		Driver: s.confine, Rootfs: p.granted.Files, Share: s.share, VM: s.vm, Guest: guest, Done: s.vm.Ended(), Explain: s.Explain,
 		AskName: func(ctx context.Context, q guestapi.Question) []byte { return s.netns.AskName(ctx, q.TCP, q.Data) },
 		Trace:   s.config.Trace, Phase: s.Phase,
 	}, p.first)
 	return nil
-}
-
-// endLimit is how long a machine may take to end once its channel has.
-const endLimit = 10 * time.Second
-
-// silent explains why no hello came. A machine that has ended says it itself: who reads of its end
-// on the channel may be earlier than who waits for the process.
-func (s *Sandbox) silent(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		select {
-		case <-s.vm.Machine.Done():
-		case <-time.After(endLimit):
-		}
-	}
-	select {
-	case <-s.vm.Machine.Done():
-		return errors.Join(err, s.vm.OutOfMemory(), s.vm.Machine.Err())
-	default:
-		return fmt.Errorf("%w\nconsole: %s", err, s.vm.Machine.ConsoleTail())
-	}
 }
 
 // configure makes the guest this sandbox's.
@@ -334,7 +340,7 @@ func (s *Sandbox) configure(ctx context.Context, p *starting) error {
 		ShareInodes:  s.vm.Files.OpenFiles(),
 	})
 	if cause := context.Cause(call); err != nil && cause != nil && ctx.Err() == nil {
-		return s.silent(cause)
+		return s.vm.Silent(cause)
 	}
 	if err != nil {
 		return s.Explain(err)

@@ -15,7 +15,6 @@ import (
 
 	"cloister/oci"
 	"cloister/runtime"
-	"cloister/sandbox"
 	"cloister/sandbox/crun"
 	"cloister/sandbox/process"
 	"cloister/shim/bootstrap"
@@ -99,7 +98,7 @@ func (b *backends) settings(bundle string, r *taskapi.CreateTaskRequest) (proces
 	if err != nil {
 		return process.Config{}, err
 	}
-	return process.Config{Host: cfg.Recovery(), Runtime: program, Rules: sandbox.Rules(cfg.Labels), Workloads: cfg.Workloads}, nil
+	return process.Config{Host: cfg.Recovery(), Runtime: program, Rules: cfg.LabelRules(), Workloads: cfg.Workloads}, nil
 }
 
 func (b *backends) close(ctx context.Context) error {

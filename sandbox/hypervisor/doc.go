@@ -5,5 +5,5 @@
 // It starts each in its jail, reads back from the kernel how it runs, replaces QEMU's root
 // directory, and tells what the host knows of a guest that does not answer. It knows nothing of
 // containers and nothing of the sandbox's record. Start methods are called once and in order:
-// Serve, Launch, Verify, LeaveHost. The others may be called at once.
+// Serve, Launch, Verify, LeaveHost, Greeted, Watch. The others may be called at once.
 package hypervisor

@@ -42,13 +42,15 @@ type VM struct {
 	Machine *qemu.Process
 
 	config Config
+	guest  Guest // nil until Greeted
+	end    ending
 	root   *jail.Root // QEMU's; nil if the host's root cannot be replaced
 
 	fileBytes uint64 // the largest file that QEMU starts with
 }
 
 // New makes a VM without processes.
-func New(c Config) *VM { return &VM{config: c} }
+func New(c Config) *VM { return &VM{config: c, end: ending{done: make(chan struct{})}} }
 
 // jailOf is the jail of one process: its role's, in the sandbox's network namespace and cgroup.
 func (v *VM) jailOf(r confine.Role) jail.Jail {

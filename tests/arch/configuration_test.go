@@ -46,7 +46,7 @@ func TestConfigurationPage(t *testing.T) {
 	for _, f := range files(t) {
 		c.read(f)
 	}
-	c.table("", "sandbox", "Config", false)
+	c.table("", "sandbox/config", "Config", false)
 	c.annotations()
 	want := head + generated + c.out.String() + written + tail
 	if *update {

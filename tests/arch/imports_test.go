@@ -46,6 +46,13 @@ var rooms = []room{
 	{"sandbox/hooks", []string{"oci"}},
 	{"sandbox/watch", nil},
 	{"sandbox/template", nil},
+	{"sandbox/config", []string{
+		"oci", "sandbox/confine", "sandbox/jail", "sandbox/plan", "sandbox/recovery", "sandbox/template", "sandbox/undo", "vmm",
+	}},
+	{"sandbox/clone", []string{
+		"labels/policy", "oci", "sandbox/guestapi", "sandbox/hypervisor", "sandbox/jail", "sandbox/plan", "sandbox/template",
+		"vmm", "vmm/guestimage", "vmm/qemu",
+	}},
 	{"sandbox/crun", nil},
 	{"sandbox/process", []string{
 		"labels", "oci", "sandbox/cgroup", "sandbox/confine", "sandbox/content", "sandbox/crun", "sandbox/plan", "sandbox/recovery",

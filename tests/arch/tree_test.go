@@ -186,6 +186,21 @@ func TestFileLength(t *testing.T) {
 	}
 }
 
+// TestLengthOfTheLifecycle: package sandbox says in which order things are done. How each is done has
+// a package of its own.
+func TestLengthOfTheLifecycle(t *testing.T) {
+	const most = 900
+	lines := 0
+	for _, f := range files(t) {
+		if f.dir() == "sandbox" && !f.isTest() {
+			lines += bytes.Count(f.source, []byte("\n"))
+		}
+	}
+	if lines > most {
+		t.Errorf("package sandbox has %d lines, at most %d: move a part into a package below it", lines, most)
+	}
+}
+
 // TestStructsOfTheLifecycle: a struct of package sandbox with more fields than this holds what a package
 // of its own should.
 func TestStructsOfTheLifecycle(t *testing.T) {

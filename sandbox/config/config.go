@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sandbox
+package config
 
 import (
 	"cmp"
@@ -12,6 +12,7 @@ import (
 	"cloister/sandbox/jail"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/recovery"
+	"cloister/sandbox/template"
 	"cloister/sandbox/undo"
 	"cloister/vmm"
 )
@@ -19,27 +20,41 @@ import (
 // Config is what a host's administrator sets. A zero field means the default that its comment
 // names; docs/configuration.md is generated from these comments.
 type Config struct {
-	State     string         `toml:"state"` // folder of records and sockets, empty after a reboot; default /run/cloister
-	Root      string         `toml:"root"`  // folder of the registry and the relabel journal, kept over a reboot; default /var/lib/cloister
-	Class     oci.Class      `toml:"class"` // how sandboxes are isolated: vm or process (plain containers); default vm
-	Process   Process        `toml:"process"`
-	Guest     Guest          `toml:"guest"`
-	Machine   Machine        `toml:"machine"`
-	Labels    confine.Config `toml:"labels"`
-	Jail      jail.Config    `toml:"jail"`
-	Sizing    oci.Sizing     `toml:"sizing"`
-	Workloads oci.Options    `toml:"workloads"`
-	Timeouts  Timeouts       `toml:"timeouts"`
-	Template  Template       `toml:"template"`
-	Debug     Debug          `toml:"debug"`
+	State     string          `toml:"state"` // folder of records and sockets, empty after a reboot; default /run/cloister
+	Root      string          `toml:"root"`  // folder of the registry and the relabel journal, kept over a reboot; default /var/lib/cloister
+	Class     oci.Class       `toml:"class"` // how sandboxes are isolated: vm or process (plain containers); default vm
+	Process   Process         `toml:"process"`
+	Guest     Guest           `toml:"guest"`
+	Machine   Machine         `toml:"machine"`
+	Labels    confine.Config  `toml:"labels"`
+	Jail      jail.Config     `toml:"jail"`
+	Sizing    oci.Sizing      `toml:"sizing"`
+	Workloads oci.Options     `toml:"workloads"`
+	Timeouts  Timeouts        `toml:"timeouts"`
+	Template  template.Config `toml:"template"`
+	Debug     Debug           `toml:"debug"`
 
 	Trace undo.Trace `toml:"-"` // for crash tests
 }
 
 // Recovery says where cleanup looks for what dead shims left.
 func (c Config) Recovery() recovery.Host {
-	c = c.withDefaults()
+	c = c.WithDefaults()
 	return recovery.Host{State: c.State, Root: c.Root, Labels: c.Labels, Trace: c.Trace}
+}
+
+// Templates is where the host keeps its templates.
+func (c Config) Templates() template.Store {
+	return template.NewStore(filepath.Join(c.WithDefaults().Root, "templates"))
+}
+
+// LabelRules are the label rules of volumes.
+func (c Config) LabelRules() []plan.LabelRule {
+	out := make([]plan.LabelRule, len(c.Labels.Mounts))
+	for i, m := range c.Labels.Mounts {
+		out[i] = plan.LabelRule{Folder: filepath.Clean(m.Source), Sharing: m.Sharing, Label: m.Label}
+	}
+	return out
 }
 
 // Guest says which guest image sandboxes start with.
@@ -80,15 +95,6 @@ type Machine struct {
 	Virtiofsd string `toml:"virtiofsd"`
 }
 
-// Rules are the label rules of volumes.
-func Rules(l confine.Config) []plan.LabelRule {
-	out := make([]plan.LabelRule, len(l.Mounts))
-	for i, m := range l.Mounts {
-		out[i] = plan.LabelRule{Folder: filepath.Clean(m.Source), Sharing: m.Sharing, Label: m.Label}
-	}
-	return out
-}
-
 // Timeouts limit how long a start waits for the guest.
 type Timeouts struct {
 	// Boot limits the time from the machine's first instruction to the agent's hello, and from
@@ -96,22 +102,6 @@ type Timeouts struct {
 	// for a CPU is subtracted, up to ten times the limit; default 60s.
 	Boot Duration `toml:"boot"`
 }
-
-// Template says whether sandboxes start from saved guests.
-type Template struct {
-	// Mode is auto or off. auto starts a sandbox from a template of `cloister template build` if
-	// one fits, and else cold; default off.
-	Mode TemplateMode `toml:"mode"`
-}
-
-// TemplateMode is a value of template.mode. The zero value is TemplateOff.
-type TemplateMode string
-
-// The modes.
-const (
-	TemplateOff  TemplateMode = "off"
-	TemplateAuto TemplateMode = "auto"
-)
 
 // Debug says whether root may run a shell inside guests.
 type Debug struct {
@@ -130,7 +120,8 @@ func (d *Duration) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-func (c Config) withDefaults() Config {
+// WithDefaults fills in the defaults of what sandboxes and cleanup use.
+func (c Config) WithDefaults() Config {
 	c.State = cmp.Or(c.State, "/run/cloister")
 	c.Root = cmp.Or(c.Root, "/var/lib/cloister")
 	c.Machine.NICs = cmp.Or(c.Machine.NICs, 2)

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+
+	"cloister/oci"
+	"cloister/sandbox/clone"
+	"cloister/sandbox/template"
+)
+
+// TemplateNamespace is the namespace of the sandboxes that become templates.
+const TemplateNamespace = "cloister-templates"
+
+// TemplateSize says which sandboxes a template is for. Zero is the configured default.
+type TemplateSize struct {
+	LimitMiB int // memory limit of the containers
+	CPUs     int
+}
+
+// BuildTemplate boots a guest, saves it and keeps it for sandboxes of that size. The guest is a
+// sandbox of its own while it runs: identity, jail, cgroup and network namespace are no other's,
+// and its namespace has no link but taps. Nothing but the template is left, with an error nothing
+// at all.
+func BuildTemplate(ctx context.Context, cfg Config, size TemplateSize) (made template.Manifest, err error) {
+	s := newSandbox(cfg, Request{
+		// Builds of several state folders share the host's cgroups: no two have one name.
+		ID: "build-" + strings.ToLower(rand.Text()[:12]), Namespace: TemplateNamespace,
+		Workload: &oci.Workload{Resources: oci.Resources{MemoryLimit: int64(size.LimitMiB) << 20}, Settings: oci.Settings{CPUs: size.CPUs}},
+	})
+	defer func() { err = errors.Join(err, s.undo.Run(ctx)) }()
+	p := &starting{}
+	defer p.close()
+	for _, step := range s.buildSteps(p, &made) {
+		if err := step.run(ctx); err != nil {
+			return made, fmt.Errorf("build template: %s: %w", step.name, err)
+		}
+		s.Reached(step.name)
+	}
+	return made, nil
+}
+
+func (s *Sandbox) buildSteps(p *starting, made *template.Manifest) []step {
+	var b *clone.Build
+	return []step{
+		{"plan", func(ctx context.Context) (err error) {
+			if err := s.planMachine(ctx, p); err != nil {
+				return err
+			}
+			b, p.Machine, err = s.templates(p).NewBuild(p.Machine)
+			return err
+		}},
+		{"promise", s.promise},
+		{"label", func(ctx context.Context) error { return s.reserve(ctx, p) }},
+		{"prepare", func(ctx context.Context) error { return s.prepare(ctx, p) }},
+		{"draft", func(context.Context) (err error) {
+			s.undo.Push("draft", func(context.Context) error { return b.Close() })
+			p.memory, err = b.Begin(p.owner)
+			return err
+		}},
+		{"qemu", func(ctx context.Context) error { return s.launch(ctx, p) }},
+		{"verify", s.verify},
+		{"agent", func(ctx context.Context) error { return b.Await(ctx, s.vm) }},
+		{"save", func(ctx context.Context) error { return b.Save(ctx, s.vm) }},
+		{"keep", func(context.Context) (err error) { *made, err = b.Keep(); return err }},
+	}
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clone
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containerd/log"
+
+	"cloister/oci"
+	"cloister/sandbox/guestapi"
+	"cloister/sandbox/hypervisor"
+	"cloister/sandbox/jail"
+	"cloister/sandbox/plan"
+	"cloister/sandbox/template"
+	"cloister/vmm"
+)
+
+// Source is the template that a machine starts from. The nil Source is that of a cold start: its
+// methods do nothing.
+type Source struct {
+	template *template.Template
+	memory   *os.File      // the machine's own
+	filled   chan struct{} // closed once fillErr is set
+	fillErr  error
+}
+
+// Choose finds the template that a machine may start from, and gives the machine as it starts from
+// it. An error is no more than the reason for a cold start.
+func (h Host) Choose(m vmm.Machine, w *oci.Workload) (*Source, vmm.Machine, error) {
+	if w.Settings.ColdStart {
+		return nil, m, errors.New("its annotation asks for that")
+	}
+	if reason := plan.NoTemplate(m, plan.Users(w.Namespaces.IDs)); reason != "" {
+		return nil, m, errors.New(reason)
+	}
+	if h.Store.Empty() {
+		return nil, m, template.ErrNone
+	}
+	key, err := h.key(m)
+	if err != nil {
+		return nil, m, err
+	}
+	t, err := h.Store.Open(key)
+	if err != nil {
+		if errors.Is(err, template.ErrDamaged) {
+			err = errors.Join(err, h.Store.Fail(key.ID(), err.Error()))
+		}
+		return nil, m, err
+	}
+	from, err := plan.FromTemplate(m, t.Manifest.MACs)
+	if err != nil {
+		return nil, m, errors.Join(err, t.Close())
+	}
+	return &Source{template: t}, from, nil
+}
+
+// String says what a sandbox was started from.
+func (s *Source) String() string {
+	if s == nil {
+		return "cold"
+	}
+	return "template " + s.template.Manifest.ID
+}
+
+// Recall makes the machine's memory and begins to copy the template's into it, while the machine is
+// being made. The file stays the Source's.
+func (s *Source) Recall(m vmm.Machine, owner jail.Owner) (memory *os.File, err error) {
+	if s == nil {
+		return nil, nil
+	}
+	if s.memory, err = newMemory(m, owner); err != nil {
+		return nil, err
+	}
+	s.filled = make(chan struct{})
+	go s.fill()
+	return s.memory, nil
+}
+
+// newMemory makes the file of a machine's memory, which is its QEMU's alone.
+func newMemory(m vmm.Machine, owner jail.Owner) (*os.File, error) {
+	f, err := template.NewMemory(m.MemoryMiB)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(f.Chmod(0o600), f.Chown(int(owner.ID), int(owner.ID))); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func (s *Source) fill() {
+	defer close(s.filled)
+	s.fillErr = s.template.Fill(s.memory)
+}
+
+// Load gives QEMU the state of the devices, once the memory is there. No instruction of the guest
+// runs.
+func (s *Source) Load(ctx context.Context, vm *hypervisor.VM) error {
+	if s == nil {
+		return nil
+	}
+	<-s.filled
+	if s.fillErr != nil {
+		return s.fillErr
+	}
+	if have, want := vm.Machine.Version(), s.template.Manifest.QEMUVersion; have != want {
+		return fmt.Errorf("QEMU is %s, the template was made by %s", have, want)
+	}
+	return vm.Machine.Load(ctx, s.template.State)
+}
+
+// Wake has the guest become one of its own, before its agent says hello.
+func (s *Source) Wake(ctx context.Context, vm *hypervisor.VM) error {
+	if s == nil {
+		return nil
+	}
+	var seed [guestapi.WakeSeedBytes]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return err
+	}
+	return guestapi.SendWake(ctx, vm.Machine.Agent(), seed)
+}
+
+// Close waits for the copy, which ends by itself, and lets go of the files.
+func (s *Source) Close() {
+	if s == nil {
+		return
+	}
+	if s.filled != nil {
+		<-s.filled
+	}
+	if s.memory != nil {
+		_ = s.memory.Close() // QEMU has it
+	}
+	_ = s.template.Close() // read only
+}
+
+// StartError is a start from a template that failed before its guest did anything for the workload.
+type StartError struct {
+	id  string
+	err error
+}
+
+func (e *StartError) Error() string { return fmt.Sprintf("start from template %s: %v", e.id, e.err) }
+func (e *StartError) Unwrap() error { return e.err }
+
+// Blame makes an error of a start one of its template, if it has one and nobody has ended the start.
+func (s *Source) Blame(ctx context.Context, err error) error {
+	if err == nil || s == nil || ctx.Err() != nil {
+		return err
+	}
+	return &StartError{s.template.Manifest.ID, err}
+}
+
+// Note has the store know of the failure, and says in the log that the sandbox starts cold.
+func (e *StartError) Note(ctx context.Context, store template.Store) {
+	logger := log.G(ctx)
+	if err := store.Fail(e.id, e.err.Error()); err != nil {
+		logger = logger.WithField("note", err)
+	}
+	logger.WithError(e.err).Warnf("template %s failed: the sandbox starts cold", e.id)
+}
