@@ -236,6 +236,10 @@ func gather(ctx context.Context, r root, crun string) (content, error) {
 			return content{}, fmt.Errorf("%s: %w", l.name, err)
 		}
 		name := imagePath(l)
+		if l.instead != nil {
+			c.files = append(c.files, contentFile{name: name, data: l.instead})
+			continue
+		}
 		c.files = append(c.files, contentFile{name: name, data: data})
 		p, ok := packages.of(l.real, l.asked)
 		if !ok {

@@ -29,6 +29,8 @@ type library struct {
 	// asked is its path below the root before links are followed, real the
 	// one after.
 	asked, real string
+	// instead is what the image has in its place; nil: the file itself.
+	instead []byte
 }
 
 // object is what matters of one ELF file.
@@ -40,44 +42,101 @@ type object struct {
 	runpath []string
 }
 
-// closure returns every library the program needs, the loader included, in the
-// order found. Nothing is run.
+// closure returns every library the program needs, the loader included, in the order found. Nothing
+// is run. systemd is replaced by a stand-in, unless another library needs it as well.
 func closure(r root, program string) ([]library, error) {
+	libs, err := libraries(r, program, systemd)
+	if errors.Is(err, errShared) {
+		return libraries(r, program, "")
+	}
+	return libs, err
+}
+
+// errShared is of a library that cannot be replaced, because a library needs it.
+var errShared = errors.New("a library needs it as well")
+
+// libraries is closure with one library, if any, replaced.
+func libraries(r root, program, replaced string) ([]library, error) {
 	first, err := readObject(r, program)
 	if err != nil {
 		return nil, err
 	}
-	dirs, err := libraryDirs(r)
-	if err != nil {
+	c := &closing{root: r, program: program, replaced: replaced, first: first, seen: map[string]bool{}}
+	if c.dirs, err = libraryDirs(r); err != nil {
 		return nil, err
 	}
-	var found []library
-	seen := map[string]bool{}
 	if first.interp != "" {
 		loader, err := r.resolve(first.interp)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w: %w", program, ErrLibrary, err)
 		}
-		seen[path.Base(first.interp)] = true
-		found = append(found, library{name: first.interp, asked: first.interp, real: loader})
+		c.seen[path.Base(first.interp)] = true
+		c.found = append(c.found, library{name: first.interp, asked: first.interp, real: loader})
 	}
-	for todo := []object{first}; len(todo) > 0; todo = todo[1:] {
-		for _, name := range todo[0].needed {
-			if seen[name] {
-				continue
-			}
-			seen[name] = true
-			lib, o, err := findLibrary(r, slices.Concat(todo[0].runpath, dirs), name, first)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", program, err)
-			}
-			if found = append(found, lib); len(found) > maxLibraries {
-				return nil, fmt.Errorf("%s: more than %d shared libraries", program, maxLibraries)
-			}
-			todo = append(todo, o)
+	err = c.add(first)
+	for err == nil && len(c.todo) > 0 {
+		next := c.todo[0]
+		c.todo = c.todo[1:]
+		if slices.Contains(next.needed, replaced) {
+			err = errShared
+		} else {
+			err = c.add(next)
 		}
 	}
-	return found, nil
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", program, err)
+	}
+	return c.found, nil
+}
+
+// closing is a search for what a program needs.
+type closing struct {
+	root     root
+	program  string
+	replaced string // the library that gets a stand-in
+	first    object // the program
+	dirs     []string
+	seen     map[string]bool
+	found    []library
+	todo     []object // found, with what they need not yet looked at
+}
+
+// add finds what an object needs.
+func (c *closing) add(o object) error {
+	for _, name := range o.needed {
+		if c.seen[name] {
+			continue
+		}
+		c.seen[name] = true
+		lib, its, err := findLibrary(c.root, slices.Concat(o.runpath, c.dirs), name, c.first)
+		if err == nil && name == c.replaced {
+			lib.instead, err = replace(c.root, c.program, name)
+		}
+		if err != nil {
+			return err
+		}
+		if c.found = append(c.found, lib); len(c.found) > maxLibraries {
+			return fmt.Errorf("more than %d shared libraries", maxLibraries)
+		}
+		if lib.instead == nil {
+			c.todo = append(c.todo, its)
+		}
+	}
+	return nil
+}
+
+// replace makes a stand-in for a library of a program's; nil if there can be none.
+func replace(r root, program, name string) ([]byte, error) {
+	f, err := elf.Open(r.host(program))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // read only
+	functions, ok, err := imports(f, name)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return standIn(name, functions)
 }
 
 func findLibrary(r root, dirs []string, name string, like object) (library, object, error) {
