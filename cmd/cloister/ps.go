@@ -31,6 +31,7 @@ type psRow struct {
 	Profile    string      `json:"profile,omitempty"`  // AppArmor's
 	Jail       string      `json:"jail,omitempty"`     // the parts that are on
 	GuestMiB   string      `json:"guestMiB,omitempty"` // the machine's size
+	Start      string      `json:"start,omitempty"`    // what it was started from: cold, or template and its id
 	PSS        memory      `json:"pssBytes"`
 	Image      imageAge    `json:"image"`
 	Problem    string      `json:"problem,omitempty"`
@@ -136,7 +137,7 @@ func (s *site) row(b guestBox, state string, now time.Time) psRow {
 	row := psRow{
 		Namespace: b.dir.Namespace(), ID: b.dir.ID(), State: state, Pid: b.process(programQEMU).PID, Created: r.Created,
 		Machine: r.Facts["machine"], Accel: r.Facts["accel"], MAC: r.Facts["mac"], Label: r.Facts["label"], Profile: r.Facts["profile"], Jail: r.Facts["jail"], GuestMiB: r.Facts["memory_mib"],
-		PSS: s.memory(b), Image: b.image(),
+		Start: r.Facts["start"], PSS: s.memory(b), Image: b.image(),
 	}
 	if !r.Created.IsZero() {
 		row.AgeSeconds = int64(now.Sub(r.Created).Seconds())
@@ -152,7 +153,7 @@ func (s *site) row(b guestBox, state string, now time.Time) psRow {
 
 func printPs(out io.Writer, rows []psRow) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAMESPACE\tID\tSTATE\tPID\tAGE\tMACHINE\tLABEL\tMEMORY\tKERNEL\tIMAGE")
+	fmt.Fprintln(w, "NAMESPACE\tID\tSTATE\tPID\tAGE\tMACHINE\tSTART\tLABEL\tMEMORY\tKERNEL\tIMAGE")
 	for _, r := range rows {
 		id := string(r.ID)
 		if len(id) > 20 { // engines give 64 hexadecimal digits; a start of it is enough for every verb
@@ -175,10 +176,16 @@ func printPs(out io.Writer, rows []psRow) error {
 		case r.Image.Problem != "":
 			image = "?"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Namespace, id, r.State, pid,
-			age(time.Duration(r.AgeSeconds)*time.Second), machine, cmp.Or(r.Label, r.Profile, "none"), memoryColumn(r), cmp.Or(r.Image.Kernel, "-"), image)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Namespace, id, r.State, pid,
+			age(time.Duration(r.AgeSeconds)*time.Second), machine, r.startColumn(), cmp.Or(r.Label, r.Profile, "none"), memoryColumn(r), cmp.Or(r.Image.Kernel, "-"), image)
 	}
 	return w.Flush()
+}
+
+// startColumn is what a sandbox was started from, without the template's id.
+func (r psRow) startColumn() string {
+	word, _, _ := strings.Cut(r.Start, " ")
+	return cmp.Or(plain(word), "-")
 }
 
 // plainLines shows lines that a guest may have written, as plain does, below each other.
