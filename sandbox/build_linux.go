@@ -11,6 +11,7 @@ import (
 
 	"cloister/oci"
 	"cloister/sandbox/clone"
+	"cloister/sandbox/statedir"
 	"cloister/sandbox/template"
 )
 
@@ -48,6 +49,7 @@ func BuildTemplate(ctx context.Context, cfg Config, size TemplateSize) (made tem
 func (s *Sandbox) buildSteps(p *starting, made *template.Manifest) []step {
 	var b *clone.Build
 	return []step{
+		{"sweep", s.sweepBuilds},
 		{"plan", func(ctx context.Context) (err error) {
 			if err := s.planMachine(ctx, p); err != nil {
 				return err
@@ -67,6 +69,24 @@ func (s *Sandbox) buildSteps(p *starting, made *template.Manifest) []step {
 		{"verify", s.verify},
 		{"agent", func(ctx context.Context) error { return b.Await(ctx, s.vm) }},
 		{"save", func(ctx context.Context) error { return b.Save(ctx, s.vm) }},
+		{"end", func(ctx context.Context) error { return s.vm.Stop(ctx) }}, // nobody writes to what is kept
 		{"keep", func(context.Context) (err error) { *made, err = b.Keep(); return err }},
 	}
+}
+
+// sweepBuilds takes back what dead builders left: no start with their name will.
+func (s *Sandbox) sweepBuilds(ctx context.Context) error {
+	dirs, err := statedir.List(s.config.State)
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if dir.Namespace() != TemplateNamespace {
+			continue
+		}
+		if err := s.config.Recovery().Collect(ctx, dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }

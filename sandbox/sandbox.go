@@ -108,16 +108,21 @@ const draws = 3
 // Start makes the machine, its label and its guest connection. The guest has run
 // no instruction when a label turns out wrong. On an error nothing is left.
 func Start(ctx context.Context, cfg Config, req Request) (s *Sandbox, err error) {
-	cold := false
+	var failed *clone.StartError
 	for range draws {
-		s, err = start(ctx, cfg, req, cold)
-		if failed, ok := errors.AsType[*clone.StartError](err); ok {
-			failed.Note(log.WithLogger(ctx, log.G(ctx).WithField("sandbox", req.ID)), cfg.Templates())
-			cold = true
+		s, err = start(ctx, cfg, req, failed != nil)
+		if errors.As(err, &failed) {
+			log.G(ctx).WithField("sandbox", req.ID).WithError(failed).Warn("the sandbox starts cold")
 			continue
 		}
 		if !errors.Is(err, confine.ErrClash) {
 			break
+		}
+	}
+	// Where the cold start fails as well, the template is not to blame: a workload's wish may be.
+	if err == nil && failed != nil {
+		if err := failed.Note(cfg.Templates()); err != nil {
+			log.G(ctx).WithField("sandbox", req.ID).WithError(err).Warn("the template's failure is not noted")
 		}
 	}
 	return s, err

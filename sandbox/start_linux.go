@@ -95,7 +95,7 @@ func (s *Sandbox) chooseTemplate(ctx context.Context, p *starting) {
 
 // recall begins to copy the template's memory into the sandbox's own.
 func (s *Sandbox) recall(_ context.Context, p *starting) (err error) {
-	p.memory, err = p.source.Recall(p.Machine, p.owner)
+	p.memory, err = p.source.Recall(p.Machine, p.owner, p.group)
 	return err
 }
 

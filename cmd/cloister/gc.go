@@ -48,7 +48,8 @@ func runGC(std stdio) *cobra.Command {
 			for _, path := range stale {
 				fmt.Fprintf(std.err, "took back socket %s\n", path)
 			}
-			err = errors.Join(err, staleErr)
+			_, draftErr := s.config.Templates().Sweep()
+			err = errors.Join(err, staleErr, draftErr)
 			for i := range left {
 				_, gone := os.Lstat(boxDir(s, left[i]))
 				left[i].Gone = errors.Is(gone, os.ErrNotExist)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cloister/cmd/internal/crashtest"
 	"cloister/sandbox"
 	"cloister/sandbox/template"
 )
@@ -46,20 +47,25 @@ func templateBuild(std stdio) *cobra.Command {
 		if *memory < 0 || *cpus < 0 {
 			return wrongUsage(c.Command, errors.New("--memory and --cpus are above zero"))
 		}
-		s, err := openSite(configOf(c.Command))
-		if err != nil {
-			return err
-		}
-		m, err := sandbox.BuildTemplate(ctx, s.config, sandbox.TemplateSize{LimitMiB: *memory, CPUs: *cpus})
-		if err != nil {
-			return orRoot(err)
-		}
-		if done, err := c.emit(m); done {
-			return err
-		}
-		_, err = fmt.Fprintf(std.out, "%s: %d CPUs, %d MiB, of which %.1f MiB are kept\n", m.ID, m.Key.CPUs, m.Key.MemoryMiB, mib(m.Memory.Bytes))
-		return err
+		return withOwnMounts(ctx, std, func() error { return c.buildTemplate(ctx, sandbox.TemplateSize{LimitMiB: *memory, CPUs: *cpus}) })
 	})
+}
+
+func (c *command) buildTemplate(ctx context.Context, size sandbox.TemplateSize) error {
+	s, err := openSite(configOf(c.Command))
+	if err != nil {
+		return err
+	}
+	s.config.Trace = crashtest.Trace("template")
+	m, err := sandbox.BuildTemplate(ctx, s.config, size)
+	if err != nil {
+		return orRoot(err)
+	}
+	if done, err := c.emit(m); done {
+		return err
+	}
+	_, err = fmt.Fprintf(c.std.out, "%s: %d CPUs, %d MiB, of which %.1f MiB are kept\n", m.ID, m.Key.CPUs, m.Key.MemoryMiB, mib(m.Memory.Bytes))
+	return err
 }
 
 func templateList(std stdio) *cobra.Command {

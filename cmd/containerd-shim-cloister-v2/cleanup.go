@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/log"
 
 	"cloister/cmd/internal/config"
+	"cloister/cmd/internal/crashtest"
 	"cloister/sandbox"
 	"cloister/shim/bootstrap"
 )
@@ -28,7 +29,7 @@ func load(bundle, path string) (sandbox.Config, error) {
 		}
 	}
 	cfg, err := config.Load(path)
-	cfg.Trace = trace(filepath.Base(bundle))
+	cfg.Trace = crashtest.Trace(filepath.Base(bundle))
 	return cfg, err
 }
 
@@ -47,7 +48,7 @@ func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
 	if err != nil {
 		return bootstrap.Exit{}, err
 	}
-	cfg.Trace = trace("delete-" + r.ID)
+	cfg.Trace = crashtest.Trace("delete-" + r.ID)
 	return bootstrap.Exit{Status: 137, At: time.Now()}, cfg.Recovery().Cleanup(ctx, r.Namespace, r.ID)
 }
 

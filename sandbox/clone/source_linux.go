@@ -9,9 +9,8 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/containerd/log"
-
 	"cloister/oci"
+	"cloister/sandbox/cgroup"
 	"cloister/sandbox/guestapi"
 	"cloister/sandbox/hypervisor"
 	"cloister/sandbox/jail"
@@ -24,9 +23,8 @@ import (
 // methods do nothing.
 type Source struct {
 	template *template.Template
-	memory   *os.File      // the machine's own
-	filled   chan struct{} // closed once fillErr is set
-	fillErr  error
+	memory   *os.File // the machine's own
+	copying  *copying // into memory
 }
 
 // Choose finds the template that a machine may start from, and gives the machine as it starts from
@@ -68,17 +66,16 @@ func (s *Source) String() string {
 }
 
 // Recall makes the machine's memory and begins to copy the template's into it, while the machine is
-// being made. The file stays the Source's.
-func (s *Source) Recall(m vmm.Machine, owner jail.Owner) (memory *os.File, err error) {
+// being made. What is copied is charged to the cgroup. The file stays the Source's.
+func (s *Source) Recall(m vmm.Machine, owner jail.Owner, group *cgroup.Group) (memory *os.File, err error) {
 	if s == nil {
 		return nil, nil
 	}
 	if s.memory, err = newMemory(m, owner); err != nil {
 		return nil, err
 	}
-	s.filled = make(chan struct{})
-	go s.fill()
-	return s.memory, nil
+	s.copying, err = startCopy(s.memory, s.template, group)
+	return s.memory, err
 }
 
 // newMemory makes the file of a machine's memory, which is its QEMU's alone.
@@ -93,20 +90,14 @@ func newMemory(m vmm.Machine, owner jail.Owner) (*os.File, error) {
 	return f, nil
 }
 
-func (s *Source) fill() {
-	defer close(s.filled)
-	s.fillErr = s.template.Fill(s.memory)
-}
-
 // Load gives QEMU the state of the devices, once the memory is there. No instruction of the guest
 // runs.
 func (s *Source) Load(ctx context.Context, vm *hypervisor.VM) error {
 	if s == nil {
 		return nil
 	}
-	<-s.filled
-	if s.fillErr != nil {
-		return s.fillErr
+	if err := s.copying.wait(); err != nil {
+		return err
 	}
 	if have, want := vm.Machine.Version(), s.template.Manifest.QEMUVersion; have != want {
 		return fmt.Errorf("QEMU is %s, the template was made by %s", have, want)
@@ -131,8 +122,8 @@ func (s *Source) Close() {
 	if s == nil {
 		return
 	}
-	if s.filled != nil {
-		<-s.filled
+	if s.copying != nil {
+		_ = s.copying.wait() // Load has told of the error, or another came first
 	}
 	if s.memory != nil {
 		_ = s.memory.Close() // QEMU has it
@@ -157,11 +148,5 @@ func (s *Source) Blame(ctx context.Context, err error) error {
 	return &StartError{s.template.Manifest.ID, err}
 }
 
-// Note has the store know of the failure, and says in the log that the sandbox starts cold.
-func (e *StartError) Note(ctx context.Context, store template.Store) {
-	logger := log.G(ctx)
-	if err := store.Fail(e.id, e.err.Error()); err != nil {
-		logger = logger.WithField("note", err)
-	}
-	logger.WithError(e.err).Warnf("template %s failed: the sandbox starts cold", e.id)
-}
+// Note has the store know of the failure. The second one sets the template aside.
+func (e *StartError) Note(store template.Store) error { return store.Fail(e.id, e.err.Error()) }

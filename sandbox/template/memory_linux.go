@@ -94,8 +94,8 @@ func appendExtent(all []Extent, e Extent) []Extent {
 	return append(all, e)
 }
 
-// fill puts the extents' bytes where they were. to is all zeroes before.
-func fill(to, from *os.File, extents []Extent) error {
+// Fill puts the extents' bytes of a template's memory where they were, in a file of NewMemory's.
+func Fill(to, from *os.File, extents []Extent) error {
 	size := int64(0)
 	for _, e := range extents {
 		size += e.Bytes

@@ -82,8 +82,8 @@ type Template struct {
 	memory   *os.File
 }
 
-// Fill puts the saved memory into a file of NewMemory's, whose size is the key's MemoryMiB.
-func (t *Template) Fill(memory *os.File) error { return fill(memory, t.memory, t.Manifest.Extents) }
+// Memory is the file of the saved memory, read-only; see Fill.
+func (t *Template) Memory() *os.File { return t.memory }
 
 // Close lets go of the files.
 func (t *Template) Close() error { return errors.Join(t.State.Close(), t.memory.Close()) }
@@ -297,7 +297,7 @@ func (s Store) Disabled() bool {
 // GC removes what nobody finishes, what is damaged or set aside, and what exceeds the bounds, the
 // longest unused first. It gives the names of what it removed.
 func (s Store) GC() ([]string, error) {
-	removed, err := s.removeDrafts()
+	removed, err := s.Sweep()
 	if err != nil {
 		return removed, err
 	}
@@ -335,8 +335,19 @@ func (s Store) Clear() (removed []string, err error) {
 	return removed, nil
 }
 
-// removeDrafts takes away drafts whose builder is dead: a builder holds a lock on its folder.
-func (s Store) removeDrafts() (removed []string, err error) {
+// Sweep removes what dead processes left: drafts, on whose folders their builders hold a lock, and
+// digests that were not put in place. A living process whose digests go keeps none, which is no
+// error. It gives the names of the drafts.
+func (s Store) Sweep() (removed []string, err error) {
+	digests, err := filepath.Glob(s.path(digestsName + ".*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range digests {
+		if err := ignoreMissing(os.Remove(name)); err != nil {
+			return nil, err
+		}
+	}
 	names, err := filepath.Glob(s.path(draftPrefix + "*"))
 	if err != nil {
 		return nil, err

@@ -90,7 +90,7 @@ func TestStoreKeepsAGuest(t *testing.T) {
 	}
 	defer got.Close()
 	into := memory(t)
-	if err := got.Fill(into); err != nil {
+	if err := Fill(into, got.Memory(), got.Manifest.Extents); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(whole(t, into), whole(t, saved)) {

@@ -50,7 +50,7 @@ var rooms = []room{
 		"oci", "sandbox/confine", "sandbox/jail", "sandbox/plan", "sandbox/recovery", "sandbox/template", "sandbox/undo", "vmm",
 	}},
 	{"sandbox/clone", []string{
-		"labels/policy", "oci", "sandbox/guestapi", "sandbox/hypervisor", "sandbox/jail", "sandbox/plan", "sandbox/template",
+		"labels/policy", "oci", "sandbox/cgroup", "sandbox/guestapi", "sandbox/hypervisor", "sandbox/jail", "sandbox/plan", "sandbox/template",
 		"vmm", "vmm/guestimage", "vmm/qemu",
 	}},
 	{"sandbox/crun", nil},

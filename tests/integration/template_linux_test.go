@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"cloister/sandbox/template"
 	"cloister/tests/host"
 	"cloister/tests/testenv"
 )
@@ -147,6 +148,68 @@ func TestCloneKeepsTime(t *testing.T) {
 	}
 }
 
+// TestCloneMemoryIsChargedToItsSandbox: what is copied from a template counts in the sandbox's cgroup,
+// and so in its pod's, as it does when the guest itself writes it.
+func TestCloneMemoryIsChargedToItsSandbox(t *testing.T) {
+	b := newTemplates(t)
+	b.cloister(t, "template", "build")
+	list, err := template.NewStore(b.store).List()
+	if err != nil || len(list) != 1 {
+		t.Fatalf("templates: %+v, %v, want one", list, err)
+	}
+	b.start(t, "c", nil)
+	if from := b.started(t, "c"); !strings.HasPrefix(from, "template ") {
+		t.Errorf("started from %q, want a template", from)
+	}
+	if have, want := b.sharedMemory(t, b.machine(t, "c")), list[0].Manifest.Memory.Bytes; have < want {
+		t.Errorf("QEMU's cgroup is charged with %d bytes of shared memory, want at least the %d of the template", have, want)
+	}
+}
+
+// machine is the pid of a sandbox's QEMU, which ctr shows as its task's.
+func (b *templates) machine(t *testing.T, id string) int {
+	t.Helper()
+	for line := range strings.Lines(b.Must(t, "task", "list")) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == id {
+			pid, err := strconv.Atoi(fields[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	t.Fatalf("no task %s", id)
+	return 0
+}
+
+// sharedMemory is what the memory cgroup of a process is charged with of tmpfs and memfds, in bytes.
+func (b *templates) sharedMemory(t *testing.T, pid int) int64 {
+	t.Helper()
+	groups, err := os.ReadFile(b.Place.Path("/proc/" + strconv.Itoa(pid) + "/cgroup"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(groups)) {
+		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		mount, found := map[string]string{"memory": "/sys/fs/cgroup/memory", "": "/sys/fs/cgroup"}[part[1]]
+		stat, err := os.ReadFile(filepath.Join(mount, part[2], "memory.stat"))
+		if !found || err != nil {
+			continue
+		}
+		for entry := range strings.Lines(string(stat)) {
+			if value, ok := strings.CutPrefix(entry, "shmem "); ok {
+				n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+		}
+	}
+	t.Fatalf("process %d has no memory cgroup: %s", pid, groups)
+	return 0
+}
+
 // TestUnfitTemplateStartsCold spoils the template in several ways. Each start succeeds, is cold and
 // leaves one line in the log that says why.
 func TestUnfitTemplateStartsCold(t *testing.T) {
@@ -211,6 +274,28 @@ func TestUnfitTemplateStartsCold(t *testing.T) {
 	b.start(t, "again", nil)
 	if from := b.started(t, "again"); from != "template "+id {
 		t.Errorf("after a new build: started from %q, want template %s", from, id)
+	}
+}
+
+// TestTenantCannotSetTemplateAside: a start that fails for what its workload asks for fails cold as
+// well, and is not counted against the template, which other tenants use.
+func TestTenantCannotSetTemplateAside(t *testing.T) {
+	b := newTemplates(t)
+	b.cloister(t, "template", "build")
+	for i := range 2 {
+		r := b.withSpec(t, "bad"+strconv.Itoa(i), func(spec, _ map[string]any) {
+			spec["linux"].(map[string]any)["sysctl"] = map[string]any{"net.ipv4.ip_forward": "neither"} //nolint:forcetypeassert // a spec has it
+		}, "true")
+		if r.Code == 0 {
+			t.Errorf("a sysctl that the kernel refuses was taken: %+v", r)
+		}
+	}
+	if list, err := template.NewStore(b.store).List(); err != nil || len(list) != 1 || list[0].Failures != 0 {
+		t.Errorf("templates: %+v, %v, want one that has not failed", list, err)
+	}
+	b.start(t, "c", nil)
+	if from := b.started(t, "c"); !strings.HasPrefix(from, "template ") {
+		t.Errorf("started from %q, want a template", from)
 	}
 }
 

@@ -2,25 +2,31 @@
 
 //go:build crashtest
 
-package main
+package crashtest
 
 import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
+
+	"cloister/sandbox/undo"
 )
 
 // crashEnv names a folder. In it, ID.steps gets a line for each step that the
-// container's sandbox reaches, and ID.at has the step at which the shim dies. At the
+// sandbox ID reaches, and ID.at has the step at which the program dies. At the
 // step in ID.hold, or at every step when that is "*", it opens the FIFO ID.held for
 // writing, and waits for what comes through the FIFO ID.go.
 const crashEnv = "CLOISTER_CRASHTEST"
 
-// trace writes down each step, and kills this process at the one that was asked for.
-func trace(id string) func(what, moment string) {
+// drawn is the name of a template's build, which is drawn anew each time.
+var drawn = regexp.MustCompile(`build-[a-z2-7]{12}`)
+
+// Trace writes down each step, and kills this process at the one that was asked for.
+func Trace(id string) undo.Trace {
 	dir, ok := os.LookupEnv(crashEnv)
 	if !ok {
 		return nil
@@ -31,7 +37,7 @@ func trace(id string) func(what, moment string) {
 	return func(what, moment string) {
 		mu.Lock()
 		defer mu.Unlock()
-		step := strings.ReplaceAll(what, id, "ID") + " " + moment
+		step := drawn.ReplaceAllString(strings.ReplaceAll(what, id, "ID"), "BUILD") + " " + moment
 		seen[step]++
 		if n := seen[step]; n > 1 {
 			step = fmt.Sprintf("%s #%d", step, n)
