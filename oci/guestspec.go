@@ -35,10 +35,10 @@ type GuestInput struct {
 	// none.
 	User string
 	IDs  IDMap
-	// SandboxPid and SandboxNetwork are the pod's pid on the host and its
-	// network namespace's path there: a Member may name no other.
-	SandboxPid     int
-	SandboxNetwork string
+	// SandboxPid and SandboxNamespaces are the pod's pid on the host and what its first container
+	// named there: a Member may name no others.
+	SandboxPid        int
+	SandboxNamespaces Namespaces
 	// MemoryMax is the ceiling of a container's memory in bytes; 0: none.
 	MemoryMax int64
 	// Devices gives, by index into Workload.Devices, the guest's number of a
@@ -86,16 +86,16 @@ func (w *Workload) checkPod(in GuestInput) error {
 	if w.Role != Member {
 		return p.err()
 	}
-	own := func(kind string, n Namespace) {
-		if n.Shared() && (n.Pid == 0 || n.Pid != in.SandboxPid) && (n.Pid != 0 || in.SandboxNetwork == "" || n.Path != in.SandboxNetwork) {
+	own := func(kind string, n, pod Namespace) {
+		if n.Pid != 0 && n.Pid != in.SandboxPid || n.Pid == 0 && n.Shared() && n.Path != pod.Path {
 			p.refuse("linux.namespaces", n.Path, fmt.Sprintf("the %s namespace is not of the pod, whose pid is %d", kind, in.SandboxPid))
 		}
 	}
-	own("network", w.Namespaces.Network)
-	own("pid", w.Namespaces.PID)
-	own("ipc", w.Namespaces.IPC)
-	own("uts", w.Namespaces.UTS)
-	own("user", w.Namespaces.User)
+	own("network", w.Namespaces.Network, in.SandboxNamespaces.Network)
+	own("pid", w.Namespaces.PID, in.SandboxNamespaces.PID)
+	own("ipc", w.Namespaces.IPC, in.SandboxNamespaces.IPC)
+	own("uts", w.Namespaces.UTS, in.SandboxNamespaces.UTS)
+	own("user", w.Namespaces.User, in.SandboxNamespaces.User)
 	return p.err()
 }
 

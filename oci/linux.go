@@ -84,7 +84,7 @@ func (w *Workload) sysctls(p *problems) {
 			switch {
 			case w.Domainname != "" && w.Domainname != value:
 				p.refuse(field, value, "differs from domainname")
-			case w.Namespaces.UTS.Shared():
+			case w.Namespaces.UTS.Shared() && w.Role != Sandbox:
 				p.refuse(field, value, "the uts namespace is the pod's: set it on the pod")
 			}
 			w.Domainname = value

@@ -22,7 +22,8 @@ type Namespaces struct {
 }
 
 // Namespace is one of them. Path empty: a new one. Else the host path of an
-// existing one: for Network any, for the others the pod's own.
+// existing one: for Network any, for the others the pod's own, or in a Sandbox the file that the
+// engine knows its new one by.
 type Namespace struct {
 	Path string
 	Pid  int // N when Path is /proc/N/ns/..., else 0
@@ -68,10 +69,12 @@ func (w *Workload) namespaces(p *problems) {
 }
 
 // podNamespace allows an existing namespace of a process: to a member of a pod its pod's, which
-// GuestSpec checks, since it is told the pod's pid; to a container that shares another's network,
-// that container's.
+// GuestSpec checks, since it is told the pod's; to a container that shares another's network, that
+// container's. CRI-O binds a pod's namespaces to files before the first container, which names
+// those: there they mean the guest's own.
 func (w *Workload) podNamespace(p *problems, field string, n Namespace) Namespace {
-	if n.Shared() && n.Pid == 0 || n.Shared() && w.Role == Sandbox {
+	kept := n.Shared() && n.Pid == 0
+	if kept && !w.kept || n.Pid != 0 && w.Role == Sandbox {
 		p.refuse(field+".path", n.Path, "is not of the workload's own pod: a guest shares namespaces only among its own containers; leave the path out, or run both in one pod")
 	}
 	return n

@@ -325,6 +325,42 @@ func TestMinusOneIsNoID(t *testing.T) {
 	}
 }
 
+// TestCRIOPod: CRI-O names files for the namespaces of a pod, and all its containers the same ones.
+func TestCRIOPod(t *testing.T) {
+	pod := func(kind, ipc, uts string) (*Workload, error) {
+		return parse(t, Options{}, func(s *specs.Spec) {
+			s.Annotations = map[string]string{annotationCRIOType: kind, annotationCRIOSandbox: "p"}
+			s.Linux.Namespaces[1].Path, s.Linux.Namespaces[2].Path, s.Linux.Namespaces[3].Path = "/run/netns/p", ipc, uts
+		})
+	}
+	first, err := pod("sandbox", "/run/ipcns/p", "/run/utsns/p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pod("sandbox", "/proc/12/ns/ipc", ""); err == nil {
+		t.Error("a pod's first container may join a process")
+	}
+	for _, tt := range []struct {
+		name, ipc, uts string
+		want           bool
+	}{
+		{"own", "/run/ipcns/p", "/run/utsns/p", true},
+		{"new", "", "", true},
+		{"another pod's ipc", "/run/ipcns/q", "/run/utsns/p", false},
+		{"another pod's uts", "/run/ipcns/p", "/run/utsns/q", false},
+		{"the network's file", "/run/netns/p", "/run/utsns/p", false},
+	} {
+		w, err := pod("container", tt.ipc, tt.uts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = w.GuestSpec(GuestInput{ID: "c", SandboxPid: 4711, SandboxNamespaces: first.Namespaces, PID: "/p", IPC: "/i", UTS: "/u"})
+		if (err == nil) != tt.want {
+			t.Errorf("%s: %v, want ok %v", tt.name, err, tt.want)
+		}
+	}
+}
+
 func TestProcPid(t *testing.T) {
 	for in, want := range map[string]int{
 		"/proc/12/ns/net": 12, "/proc/12/task/12/ns/net": 12, "/proc/12/ns/pid": 0, "/proc/0/ns/net": 0, "/proc/self/ns/net": 0,
@@ -337,7 +373,10 @@ func TestProcPid(t *testing.T) {
 }
 
 func TestPodNamespaces(t *testing.T) {
-	in := GuestInput{ID: "c", SandboxPid: 4711, SandboxNetwork: "/run/netns/p", PID: "/p", IPC: "/i", UTS: "/u"}
+	in := GuestInput{
+		ID: "c", SandboxPid: 4711, SandboxNamespaces: Namespaces{Network: Namespace{Path: "/run/netns/p"}}, PID: "/p",
+		IPC: "/i", UTS: "/u",
+	}
 	for _, tt := range []struct {
 		name string
 		net  string

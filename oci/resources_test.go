@@ -235,7 +235,10 @@ func TestGuestKeepsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := w.GuestSpec(GuestInput{ID: "c", Sources: map[int]string{0: "/s"}, SandboxNetwork: "/secret"})
+	g, err := w.GuestSpec(GuestInput{
+		ID: "c", Sources: map[int]string{0: "/s"},
+		SandboxNamespaces: Namespaces{Network: Namespace{Path: "/secret"}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

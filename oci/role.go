@@ -32,7 +32,7 @@ func (w *Workload) role(p *problems) {
 	if kind == "" {
 		kind, field = a[annotationCRIOType], annotationCRIOType
 		id, idField = a[annotationCRIOSandbox], annotationCRIOSandbox
-		namespace = a[annotationCRIONamespace]
+		namespace, w.kept = a[annotationCRIONamespace], kind != ""
 	}
 	switch kind {
 	case "":

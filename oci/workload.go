@@ -43,6 +43,7 @@ type Workload struct {
 	Pod          PodSize
 	Ignored      []Problem // fields without meaning here; to be logged
 
+	kept bool // the engine is CRI-O, which keeps the namespaces of a pod in files
 	spec *specs.Spec
 }
 

@@ -120,7 +120,7 @@ func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config
 	case m != nil:
 		return m, false, nil
 	case !first:
-		return nil, false, fmt.Errorf("container %s: sandbox %q is not running: %w", c.id, c.workload.SandboxID, errdefs.ErrFailedPrecondition)
+		return nil, false, fmt.Errorf("container %s: sandbox %q is not running: start the pod's first container before it (CRI-O: drop_infra_ctr = false): %w", c.id, c.workload.SandboxID, errdefs.ErrFailedPrecondition)
 	}
 	m, err = r.launch(ctx, config, sandbox.Request{ID: c.id, Namespace: r.namespace, Bundle: c.bundle, Workload: c.workload, Rootfs: rootfs})
 	r.mu.Lock()

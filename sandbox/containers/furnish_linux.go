@@ -52,7 +52,7 @@ func (s *Set) guestOf(a *Planned) plan.Guest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return plan.Guest{
-		Pid: s.config.VM.Machine.Pid(), Network: s.config.Workload.Namespaces.Network.Path, IDs: s.config.Workload.Namespaces.IDs,
+		Pid: s.config.VM.Machine.Pid(), Namespaces: s.config.Workload.Namespaces,
 		MemoryMax: s.config.Memory, First: a.ID == s.config.ID && len(s.containers) == 0, Volumes: map[int]string{}, Joins: a.source.Joins,
 	}
 }

@@ -166,11 +166,10 @@ func (v Volume) guestPath(id, name string) string {
 
 // Guest is what a container's spec needs to know of the guest that it goes to.
 type Guest struct {
-	Pid       int    // of the machine
-	Network   string // path of the network namespace that the machine was started in
-	IDs       oci.IDMap
-	MemoryMax int64
-	Joins     uint32 // process of the guest whose namespaces it joins; 0: none but the pod's
+	Pid        int            // of the machine
+	Namespaces oci.Namespaces // that the machine was started with
+	MemoryMax  int64
+	Joins      uint32 // process of the guest whose namespaces it joins; 0: none but the pod's
 	// First is true for the container that the machine was started for, while no other has joined
 	// it.
 	First bool
@@ -187,9 +186,9 @@ func (c Container) Spec(g Guest) ([]byte, error) {
 	w := c.workload
 	in := oci.GuestInput{
 		ID: c.ID, Sources: map[int]string{}, Below: map[int]bool{}, MemoryMax: g.MemoryMax, Devices: g.Numbers,
-		SandboxPid: g.Pid, SandboxNetwork: g.Network, IDs: g.IDs,
+		SandboxPid: g.Pid, SandboxNamespaces: g.Namespaces, IDs: g.Namespaces.IDs,
 	}
-	if !g.IDs.IsZero() {
+	if !g.Namespaces.IDs.IsZero() {
 		in.User = guestapi.Namespace("user")
 	}
 	if w.Role == oci.Member {

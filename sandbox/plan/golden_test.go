@@ -61,7 +61,7 @@ func describe(t *testing.T, name string, config []byte) string {
 	if err != nil {
 		return sandbox + "refused: " + err.Error() + "\n"
 	}
-	guest := Guest{Pid: 4711, Network: w.Namespaces.Network.Path, IDs: w.Namespaces.IDs, MemoryMax: 512 << 20, First: w.Role == oci.Single, Volumes: map[int]string{}}
+	guest := Guest{Pid: 4711, Namespaces: w.Namespaces, MemoryMax: 512 << 20, First: w.Role == oci.Single, Volumes: map[int]string{}}
 	for i, v := range c.Volumes {
 		guest.Volumes[v.Mount] = fmt.Sprint(i)
 	}

@@ -34,12 +34,13 @@ func (f form) apiVersion() int32 {
 
 // decideForm tells which containerd asks. Only 2.3 and later send BootstrapParams, and 1.6 does not
 // know MAX_SHIM_VERSION. 1.7 and 2.0 to 2.2 say exactly the same ("MAX_SHIM_VERSION=2"), so the
-// caller's executable is asked; where it cannot be, version 2 suits both.
-func decideForm(sentParams bool, maxVersion, callerExe string) form {
+// caller's executable is asked; where it cannot be, version 2 suits both. Who has no address is no
+// containerd: CRI-O uses containerd's code to start a shim, and takes what it says for the address.
+func decideForm(sentParams bool, address, maxVersion, callerExe string) form {
 	switch {
 	case sentParams:
 		return formResult
-	case maxVersion == "":
+	case maxVersion == "" || address == "":
 		return formPlain
 	case isContainerd2(callerExe):
 		return formJSON3

@@ -28,19 +28,21 @@ func TestDecideForm(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
 		sent       bool
+		address    string
 		maxVersion string
 		exe        func(testing.TB) string
 		want       form
 	}{
-		{"2.4", true, "2", nil, formResult},
-		{"1.6", false, "", nil, formPlain},
-		{"1.7, or who knows", false, "2", func(testing.TB) string { return "/proc/self/exe" }, formJSON2},
-		{"no executable", false, "2", func(testing.TB) string { return "/nonexistent" }, formJSON2},
-		{"Debian's own", false, "2", func(tb testing.TB) string {
+		{"2.4", true, "/sock", "2", nil, formResult},
+		{"1.6", false, "/sock", "", nil, formPlain},
+		{"CRI-O", false, "", "2", func(testing.TB) string { return "/proc/self/exe" }, formPlain},
+		{"1.7, or who knows", false, "/sock", "2", func(testing.TB) string { return "/proc/self/exe" }, formJSON2},
+		{"no executable", false, "/sock", "2", func(testing.TB) string { return "/nonexistent" }, formJSON2},
+		{"Debian's own", false, "/sock", "2", func(tb testing.TB) string {
 			tb.Helper()
 			return testenv.NeedContainerd(tb) + "/containerd"
 		}, formJSON2},
-		{"2.0 to 2.2", false, "2", func(tb testing.TB) string {
+		{"2.0 to 2.2", false, "/sock", "2", func(tb testing.TB) string {
 			tb.Helper()
 			return filepath.Join(clients.Need(tb, clients.Containerd, "containerd"), "containerd")
 		}, formJSON3},
@@ -51,8 +53,8 @@ func TestDecideForm(t *testing.T) {
 			if tt.exe != nil {
 				exe = tt.exe(t)
 			}
-			if got := decideForm(tt.sent, tt.maxVersion, exe); got != tt.want {
-				t.Errorf("decideForm(%v, %q, %q) = %v, want %v", tt.sent, tt.maxVersion, exe, got, tt.want)
+			if got := decideForm(tt.sent, tt.address, tt.maxVersion, exe); got != tt.want {
+				t.Errorf("decideForm(%v, %q, %q, %q) = %v, want %v", tt.sent, tt.address, tt.maxVersion, exe, got, tt.want)
 			}
 		})
 	}
@@ -166,6 +168,7 @@ func TestParseMembership(t *testing.T) {
 	for in, want := range map[string]membership{
 		`{}`: {},
 		`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}`:                                                       {group: "pod"},
+		`{"annotations":{"io.kubernetes.cri-o.SandboxID":"pod","io.kubernetes.cri-o.ContainerType":"container"}}`:      {group: "pod"},
 		`{"annotations":{"io.containerd.runc.v2.group":"g","io.kubernetes.cri.sandbox-id":"pod"}}`:                     {group: "g"},
 		`{"process":{"args":["x"]},"annotations":{"other":"o","io.containerd.runc.v2.group":"","x":"y"}}`:              {},
 		`{"linux":{"namespaces":[{"type":"pid","path":"/proc/3/ns/pid"},{"type":"network","path":"/proc/7/ns/net"}]}}`: {joined: 7},

@@ -71,7 +71,7 @@ func parseMembership(r io.Reader) (membership, error) {
 	if err := json.NewDecoder(r).Decode(&spec); err != nil {
 		return m, err
 	}
-	for _, key := range [...]string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"} {
+	for _, key := range [...]string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"} {
 		if m.group == "" {
 			m.group = spec.Annotations[key]
 		}

@@ -83,7 +83,7 @@ func (cfg Config) start(ctx context.Context, r Request) (err error) {
 	if err := os.WriteFile(filepath.Join(r.Bundle, addressFile), []byte(address), 0o600); err != nil {
 		return err
 	}
-	f := decideForm(params != nil, os.Getenv("MAX_SHIM_VERSION"), fmt.Sprintf("/proc/%d/exe", os.Getppid()))
+	f := decideForm(params != nil, r.GRPCAddress, os.Getenv("MAX_SHIM_VERSION"), fmt.Sprintf("/proc/%d/exe", os.Getppid()))
 	answer, err := f.encode(address, cfg.Mounts)
 	if err != nil {
 		return err
