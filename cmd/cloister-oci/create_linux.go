@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -59,6 +60,7 @@ func newCreate(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			reached("create: pid written")
 			return made.keep()
 		},
 	}
@@ -69,7 +71,7 @@ func newCreate(o *options) *cobra.Command {
 // create makes a container. On an error nothing of it is left. detached says that this program
 // does not stay.
 func (o *options) create(ctx context.Context, id string, f *createFlags, detached bool) (_ *child, _ *screen, err error) {
-	if err := f.check(); err != nil {
+	if err := errors.Join(f.check(), checkRoot()); err != nil {
 		return nil, nil, err
 	}
 	folder, err := filepath.Abs(f.bundle)
@@ -88,6 +90,7 @@ func (o *options) create(ctx context.Context, id string, f *createFlags, detache
 	if err != nil {
 		return nil, nil, err
 	}
+	reached("create: folder made")
 	b.move(folder, o.machineOf)
 	if root := b.object("root"); root != nil {
 		r.Rootfs, root["path"] = root.text("path"), d.rootfs()
@@ -102,16 +105,19 @@ func (o *options) create(ctx context.Context, id string, f *createFlags, detache
 	if err := d.write(r, b); err != nil {
 		return nil, nil, err
 	}
+	reached("create: bundle written")
 	socket, err := o.startDaemon(ctx, d)
 	if err != nil {
 		return nil, nil, err
 	}
 	undo = func() { err = errors.Join(err, o.remove(context.WithoutCancel(ctx), d)) }
+	reached("create: daemon started")
 	if r.Rootfs != "" {
 		if err := d.bring(ctx, socket, r.Rootfs); err != nil {
 			return nil, nil, err
 		}
 	}
+	reached("create: root shown")
 	terminal, screen, err := openTerminal(r.Terminal, f.console)
 	if err != nil {
 		return nil, nil, err
@@ -121,11 +127,30 @@ func (o *options) create(ctx context.Context, id string, f *createFlags, detache
 		return nil, nil, err
 	}
 	r.Proxy, r.Machine = c.process, c.machine
+	reached("create: proxy answered")
 	if err := errors.Join(d.save(r), writePID(f.pidFile, c.PID)); err != nil {
 		c.drop()
 		return nil, nil, err
 	}
 	return c, screen, nil
+}
+
+// checkRoot refuses an engine without the host's root: a root of its own user namespace, as that of
+// a rootless engine, has none of its rights.
+func checkRoot() error {
+	data, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return err
+	}
+	const all = "0 0 4294967295" // of the first user namespace, user_namespaces(7)
+	if mapped := strings.Join(strings.Fields(string(data)), " "); mapped != all {
+		return fmt.Errorf("rootless engine (user namespace %s): the jail, the cgroup and the network of a sandbox need the host's root: "+
+			"run the engine as root, or this container by runc or crun", mapped)
+	}
+	if uid := os.Geteuid(); uid != 0 {
+		return fmt.Errorf("user %d: the jail, the cgroup and the network of a sandbox need root: run the engine as root", uid)
+	}
+	return nil
 }
 
 // reserve makes the folder of a new container, locked.
@@ -155,7 +180,7 @@ func (d dir) write(r *record, b bundle) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(d.config(), data, 0o600), d.save(r))
+	return errors.Join(os.WriteFile(d.config(), data, 0o600), os.WriteFile(d.log(), nil, 0o600), d.save(r))
 }
 
 // machineOf gives the pid of the machine of the container whose proxy has a pid.
@@ -177,7 +202,9 @@ func newStart(o *options) *cobra.Command {
 		Use: "start ID", Short: "run the process of a created container", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return o.call(c.Context(), args[0], func(ctx context.Context, d *daemon) error {
+				reached("start: connected")
 				_, err := d.Start(ctx, &taskapi.StartRequest{ID: args[0]})
+				reached("start: started")
 				return err
 			})
 		},

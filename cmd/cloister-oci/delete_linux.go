@@ -66,6 +66,7 @@ func (o *options) remove(ctx context.Context, d dir) error {
 	if err != nil {
 		return err
 	}
+	reached("delete: daemon dismissed")
 	return os.RemoveAll(string(d))
 }
 
@@ -79,12 +80,14 @@ func (d dir) removeTask(ctx context.Context, conn *daemon) error {
 	if err != nil && !notFound(err) {
 		return plain(err)
 	}
+	reached("delete: process ended")
 	if r, err := d.load(); err == nil {
 		awaitEnd(r.Proxy, proxyLimit)
 	}
 	if _, err := conn.Delete(ctx, &taskapi.DeleteRequest{ID: id}); err != nil && !notFound(err) {
 		return plain(err)
 	}
+	reached("delete: task deleted")
 	if _, err := conn.Shutdown(ctx, &taskapi.ShutdownRequest{ID: id}); err != nil {
 		return plain(err)
 	}

@@ -57,7 +57,7 @@ func (o *options) exec(id string, command []string, f *execFlags) error {
 	if err := f.check(); err != nil {
 		return err
 	}
-	d, _, err := o.load(id)
+	d, r, err := o.load(id)
 	if err != nil {
 		return err
 	}
@@ -85,15 +85,18 @@ func (o *options) exec(id string, command []string, f *execFlags) error {
 	}
 	defer screen.restore()
 	c, err := spawn(order{
-		Socket: socketPath(string(address)), ID: id, Exec: "exec-" + strings.ToLower(rand.Text()), Process: spec, Terminal: p.Terminal,
+		Socket: socketPath(string(address)), ID: id, Exec: "exec-" +
+			strings.ToLower(rand.Text()), Process: spec, Terminal: p.Terminal, Machine: r.Machine,
 	}, terminal)
 	if err != nil {
 		return err
 	}
+	reached("exec: proxy answered")
 	if err := writePID(f.pidFile, c.PID); err != nil {
 		c.drop()
 		return err
 	}
+	reached("exec: pid written")
 	if err := c.keep(); err != nil || f.detach {
 		return err
 	}

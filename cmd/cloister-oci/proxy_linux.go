@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"slices"
@@ -51,13 +52,14 @@ type order struct {
 	Bundle   string          `json:"bundle,omitempty"`  // of the container
 	Root     string          `json:"root,omitempty"`    // the engine's root file system
 	Process  json.RawMessage `json:"process,omitempty"` // of the exec
+	Machine  int             `json:"machine,omitempty"` // of an exec: the pid that create answered
 	Terminal bool            `json:"terminal,omitempty"`
 	Config   string          `json:"config,omitempty"` // a configuration that the caller names
 }
 
 // answer is what the proxy says once the process exists.
 type answer struct {
-	Machine int    `json:"machine,omitempty"` // QEMU's pid
+	Machine int    `json:"machine,omitempty"` // pid of QEMU, or of the plain container's first process
 	Error   string `json:"error,omitempty"`
 }
 
@@ -72,6 +74,7 @@ func proxyMain([]string) int {
 		return exitLost // who started this has gone
 	}
 	p := &proxy{order: o}
+	p.reached("ordered")
 	if o.Terminal {
 		unix.CloseOnExec(fdTerminal)
 		p.terminal = os.NewFile(fdTerminal, "terminal")
@@ -90,6 +93,7 @@ func proxyMain([]string) int {
 		}
 		return exitLost
 	}
+	p.reached("acknowledged")
 	go p.forward(ctx, signals)
 	return p.hold(ctx)
 }
@@ -109,9 +113,17 @@ type proxy struct {
 	order
 
 	daemon   *daemon
-	machine  int
+	machine  int      // pid of QEMU, or of the plain container's first process
 	terminal *os.File // the container's end of the pty on this host; nil for none
 	streams  *streams
+}
+
+// reached tells a step of this process.
+func (p *proxy) reached(step string) {
+	if p.Exec != "" {
+		step += ", of an exec"
+	}
+	reached("proxy: " + step)
 }
 
 // make has the daemon make the process, and then moves this process to its sandbox.
@@ -122,6 +134,7 @@ func (p *proxy) make(ctx context.Context) (err error) {
 	if p.streams, err = openStreams(p.terminal); err != nil {
 		return err
 	}
+	p.reached("connected")
 	if p.Exec == "" {
 		err = p.create(ctx)
 	} else {
@@ -130,10 +143,12 @@ func (p *proxy) make(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	p.reached("process made")
 	if err := p.settle(); err != nil {
 		p.undo(ctx)
 		return err
 	}
+	p.reached("settled")
 	return p.streams.start(func() {
 		_, _ = p.daemon.CloseIO(ctx, &taskapi.CloseIORequest{ID: p.ID, ExecID: p.Exec, Stdin: true}) // the process has ended, or the daemon
 	})
@@ -165,12 +180,11 @@ func (p *proxy) exec(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	resp, err := p.daemon.Start(ctx, &taskapi.StartRequest{ID: p.ID, ExecID: p.Exec})
-	if err != nil {
+	if _, err = p.daemon.Start(ctx, &taskapi.StartRequest{ID: p.ID, ExecID: p.Exec}); err != nil {
 		p.forget(ctx)
 		return err
 	}
-	p.machine = int(resp.GetPid())
+	p.machine = p.Machine // with class process the exec has a pid of its own, and may have ended
 	return nil
 }
 
@@ -178,6 +192,9 @@ func (p *proxy) exec(ctx context.Context) error {
 // namespace, and the container's root.
 func (p *proxy) settle() error {
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", p.machine))
+	if errors.Is(err, fs.ErrNotExist) && p.Exec != "" {
+		return nil // the exec has ended with its container: its status is what counts
+	}
 	if err != nil {
 		return err
 	}
@@ -258,6 +275,7 @@ func (p *proxy) hold(ctx context.Context) int {
 	if err := p.daemon.client.Call(ctx, holdService, holdMethod, &taskapi.WaitRequest{ID: p.ID, ExecID: p.Exec}, resp); err != nil {
 		return exitLost
 	}
+	p.reached("process ended")
 	if p.Exec != "" {
 		p.forget(ctx)
 	}

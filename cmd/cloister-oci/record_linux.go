@@ -34,6 +34,9 @@ func (d dir) rootfs() string { return filepath.Join(d.bundle(), "rootfs") }
 func (d dir) bundle() string { return filepath.Join(string(d), "bundle") }
 func (d dir) config() string { return filepath.Join(d.bundle(), "config.json") }
 
+// log is the daemon's, for as long as the container is there that it was started for.
+func (d dir) log() string { return filepath.Join(d.bundle(), "log") }
+
 // address is the file in which the shim's start leaves the address of the daemon.
 func (d dir) address() string { return filepath.Join(d.bundle(), "address") }
 func (d dir) id() string      { return filepath.Base(string(d)) }
@@ -155,13 +158,21 @@ func (d dir) save(r *record) error {
 	return replaceFile(d.record(), data, 0o600)
 }
 
-// replaceFile writes a file that is never seen half written.
+// replaceFile writes a file that is never seen half written. An engine's pid file may be in a
+// folder that others write to, such as /tmp: they must not know the name that is written first.
 func replaceFile(path string, data []byte, mode os.FileMode) error {
-	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
-	if err := os.WriteFile(temp, data, mode); err != nil {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
 		return err
 	}
-	return os.Rename(temp, path)
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(mode), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
 }
 
 // all lists the containers of the root.

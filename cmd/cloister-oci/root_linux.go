@@ -56,7 +56,8 @@ func enterRoot(root string, b bundle) error {
 		return err
 	}
 	for _, v := range volumes {
-		err := unix.MoveMount(v.tree, "", unix.AT_FDCWD, v.destination, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		// A link in the image leads no further than to the new root, as for the guest's runtime.
+		err := unix.MoveMount(v.tree, "", unix.AT_FDCWD, v.destination, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("volume %q: %w", v.destination, err)
 		}

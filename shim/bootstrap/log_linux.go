@@ -11,8 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// logPipe writes to stderr, the bundle's log FIFO. Nobody may be reading it: when the pipe is full,
-// lines are dropped and counted, since a logger that blocks would hold up every call.
+// maxLogFile bounds a log that is a file.
+const maxLogFile = 1 << 20
+
+// logPipe writes to stderr, the bundle's log. Nobody may be reading a FIFO: when the pipe is full,
+// lines are dropped and counted, since a logger that blocks would hold up every call. Nobody
+// empties a file: when it is full, it begins anew.
 type logPipe struct {
 	mu      sync.Mutex
 	dropped int
@@ -21,6 +25,10 @@ type logPipe struct {
 func (p *logPipe) Write(line []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	var st unix.Stat_t
+	if err := unix.Fstat(unix.Stderr, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size > maxLogFile {
+		_ = unix.Ftruncate(unix.Stderr, 0) // else it grows on
+	}
 	if p.dropped > 0 {
 		if !writeStderr(fmt.Appendf(nil, "level=warning msg=\"%d log lines dropped: nobody read them\"\n", p.dropped)) {
 			p.dropped++

@@ -213,15 +213,16 @@ func ignoreExit(err error) error {
 	return err
 }
 
-// openLog opens the bundle's log FIFO, whose other end is containerd's stderr; nil when there is
-// none. Opened for both directions it neither blocks here nor breaks while containerd restarts, and
-// what is written meanwhile waits in the pipe.
+// openLog opens the bundle's log; nil when there is none. containerd makes a FIFO, whose other end
+// is its stderr. Opened for both directions it neither blocks here nor breaks while containerd
+// restarts, and what is written meanwhile waits in the pipe. The OCI command line makes a file.
 func openLog(bundle string) (*os.File, error) {
 	path := filepath.Join(bundle, "log")
-	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeNamedPipe {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() && info.Mode().Type() != os.ModeNamedPipe {
 		return nil, nil //nolint:nilerr // started by hand
 	}
-	return os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	return os.OpenFile(path, os.O_RDWR|os.O_APPEND|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 }
 
 // setOOMScore makes the daemon one point likelier to be killed than containerd, as every shim does.
