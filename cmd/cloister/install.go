@@ -30,6 +30,8 @@ func runInstall(std stdio) *cobra.Command {
 	return group(std, "install", []verb{
 		{"containerd", "its config for CRI and Kubernetes; ctr and nerdctl need none", installContainerd},
 		{"docker", "daemon.json of Docker 23 or later", installDocker},
+		{"podman", "containers.conf.d of Podman", installPodman},
+		{"crio", "crio.conf.d of CRI-O", installCRIO},
 		{"nerdctl", "what nerdctl needs: nothing but the shim in containerd's PATH", installNerdctl},
 		{"kubernetes", "print the RuntimeClass with its overhead", installKubernetes},
 	})
@@ -86,21 +88,24 @@ func installContainerd(std stdio) *cobra.Command {
 func installDocker(std stdio) *cobra.Command {
 	c := newInstaller(std, "docker", "/etc/docker/daemon.json", "Adds the runtime \"cloister\" to Docker's daemon.json.")
 	force := c.Flags().Bool("force", false, "also for a Docker that is too old, or not here")
+	legacy := c.Flags().Bool("legacy", false, "by cloister-oci, for a Docker before 23, which takes OCI command lines only")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
-		if !*force && !*c.remove {
-			major, said, err := programVersion(ctx, "dockerd")
-			if err == nil && major < 23 {
-				return fmt.Errorf("install docker: found %q, want 23 or later: older ones take no shims (--force writes it all the same): %w", said, errdefs.ErrFailedPrecondition)
-			}
-			if err != nil {
-				fmt.Fprintf(std.err, "which Docker this is for is not known (%v): it must be 23 or later\n", err)
-			}
+		program, err := "", error(nil)
+		switch {
+		case *c.remove:
+		case *legacy:
+			program, err = findProgram(engines.Program)
+		case !*force:
+			err = takesShims(ctx, std)
+		}
+		if err != nil {
+			return fmt.Errorf("install docker: %w", err)
 		}
 		text, missing, err := readConfig(*c.file)
 		if err != nil {
 			return err
 		}
-		engine := engines.Docker{Path: *c.file, Text: text, Missing: missing, Options: *c.options}
+		engine := engines.Docker{Path: *c.file, Text: text, Missing: missing, Options: *c.options, Program: program}
 		var change engines.Change
 		if *c.remove {
 			change, err = engine.Remove()
@@ -115,6 +120,20 @@ func installDocker(std stdio) *cobra.Command {
 		}
 		return apply(std, []engines.Change{change}, *c.dry, "systemctl reload docker", after(*c.remove, "then: docker run --rm --runtime "+engines.Runtime+" alpine uname -r"))
 	})
+}
+
+// takesShims refuses a Docker here that is known to take no shims.
+func takesShims(ctx context.Context, std stdio) error {
+	major, said, err := programVersion(ctx, "dockerd")
+	if err != nil {
+		fmt.Fprintf(std.err, "which Docker this is for is not known (%v): it must be 23 or later\n", err)
+		return nil
+	}
+	if major < 23 {
+		return fmt.Errorf("found %q, want 23 or later: older ones take no shims (--legacy makes cloister-oci known to them, "+
+			"--force writes it all the same): %w", said, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 func installNerdctl(std stdio) *cobra.Command {

@@ -47,7 +47,7 @@ func writeChange(c engines.Change) error {
 
 // removeConfig empties a file that somebody else made, and removes one that is cloister's.
 func removeConfig(c engines.Change) error {
-	if filepath.Base(c.Path) == "cloister.toml" {
+	if base := filepath.Base(c.Path); base == "cloister.toml" || base == engines.DropIn {
 		return os.Remove(c.Path)
 	}
 	return os.Truncate(c.Path, 0)

@@ -14,6 +14,7 @@ import "errors"
 const (
 	Runtime     = "cloister"
 	RuntimeType = "io.containerd.cloister.v2"
+	Program     = "cloister-oci" // of engines that call an OCI command line
 )
 
 // ErrConfig is wrapped when a configuration is not one that can be added to; the error says what to

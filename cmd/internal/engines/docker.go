@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 )
@@ -20,13 +21,34 @@ type Docker struct {
 	Missing bool
 	// Options is the path of cloister's own configuration, when it is not the usual one.
 	Options string
+	// Program is the path of cloister-oci, for a Docker that takes OCI command lines only: empty
+	// for one that takes shims.
+	Program string
 }
 
-// entry is the runtime's value in daemon.json.
+// entry is the runtime's value in daemon.json: of a shim, or of a command line with its arguments.
 type entry struct {
-	RuntimeType string   `json:"runtimeType"`
+	RuntimeType string   `json:"runtimeType,omitempty"`
 	Options     *options `json:"options,omitempty"`
+	Path        string   `json:"path,omitempty"`
+	Arguments   []string `json:"runtimeArgs,omitempty"`
 }
+
+// entry is what the runtime's is to be.
+func (d Docker) entry() entry {
+	switch {
+	case d.Program != "" && d.Options != "":
+		return entry{Path: d.Program, Arguments: []string{"--config", d.Options}}
+	case d.Program != "":
+		return entry{Path: d.Program}
+	case d.Options != "":
+		return entry{RuntimeType: RuntimeType, Options: &options{TypeURL: "runtimeoptions.v1.Options", ConfigPath: d.Options}}
+	}
+	return entry{RuntimeType: RuntimeType}
+}
+
+// ours tells an entry that install writes, whichever of the two.
+func (e entry) ours() bool { return e.RuntimeType == RuntimeType || path.Base(e.Path) == Program }
 
 // options are containerd's runtimeoptions.v1.Options.
 type options struct {
@@ -59,10 +81,7 @@ func (o object) find(key string) (member, bool) {
 // byte.
 func (d Docker) Add() (Change, error) {
 	change := Change{Path: d.Path, Before: d.Text, New: d.Missing}
-	want := entry{RuntimeType: RuntimeType}
-	if d.Options != "" {
-		want.Options = &options{TypeURL: "runtimeoptions.v1.Options", ConfigPath: d.Options}
-	}
+	want := d.entry()
 	value, err := json.Marshal(want)
 	if err != nil {
 		return change, err
@@ -95,11 +114,11 @@ func (d Docker) Add() (Change, error) {
 		return change, nil
 	}
 	var have entry
-	if err := json.Unmarshal(d.Text[m.value:m.stop], &have); err != nil || have.RuntimeType != RuntimeType {
+	if err := json.Unmarshal(d.Text[m.value:m.stop], &have); err != nil || !have.ours() {
 		return change, fmt.Errorf("%w: %s has a runtime %q already, that is not cloister's: %s: take it out, or change it by hand to %s",
 			ErrConfig, d.Path, Runtime, d.Text[m.value:m.stop], value)
 	}
-	if d.Options == "" { // ours, with settings that somebody has made
+	if d.Options == "" && have.RuntimeType == want.RuntimeType { // ours, with settings that somebody has made
 		change.After = d.Text
 		return change, nil
 	}

@@ -15,37 +15,53 @@ func TestDockerAdd(t *testing.T) {
 	tests := []struct {
 		name, in, options, want string
 		wantErr                 error
+		program                 string
 	}{
-		{"missing", "", "", "{\n  \"runtimes\": {\n    " + own + "\n  }\n}\n", nil},
-		{"empty", "{}\n", "", "{\n  \"runtimes\": {\n    " + own + "\n  }\n}\n", nil},
+		{"missing", "", "", "{\n  \"runtimes\": {\n    " + own + "\n  }\n}\n", nil, ""},
+		{"empty", "{}\n", "", "{\n  \"runtimes\": {\n    " + own + "\n  }\n}\n", nil, ""},
 		{
 			"other keys", "{\n\t\"debug\": true,\n\t\"x\": [1,  2]\n}\n", "",
-			"{\n\t\"debug\": true,\n\t\"x\": [1,  2],\n\t\"runtimes\": {\n    " + own + "\n  }\n}\n", nil,
+			"{\n\t\"debug\": true,\n\t\"x\": [1,  2],\n\t\"runtimes\": {\n    " + own + "\n  }\n}\n", nil, "",
 		},
-		{"one line", `{"debug":true}`, "", `{"debug":true, "runtimes": {` + "\n    " + own + "\n  }}", nil},
+		{"one line", `{"debug":true}`, "", `{"debug":true, "runtimes": {` + "\n    " + own + "\n  }}", nil, ""},
 		{
 			"other runtimes", "{\n  \"runtimes\": {\n    \"crun\": {\"path\": \"/usr/bin/crun\"}\n  },\n  \"a\\\"b\": 1\n}\n", "",
-			"{\n  \"runtimes\": {\n    \"crun\": {\"path\": \"/usr/bin/crun\"},\n    " + own + "\n  },\n  \"a\\\"b\": 1\n}\n", nil,
+			"{\n  \"runtimes\": {\n    \"crun\": {\"path\": \"/usr/bin/crun\"},\n    " + own + "\n  },\n  \"a\\\"b\": 1\n}\n", nil, "",
 		},
-		{"no runtimes yet", `{"runtimes": {}}`, "", "{\"runtimes\": {\n    " + own + "\n  }}", nil},
-		{"there", `{"runtimes": {"cloister": { "runtimeType": "io.containerd.cloister.v2" }}}`, "", `{"runtimes": {"cloister": { "runtimeType": "io.containerd.cloister.v2" }}}`, nil},
+		{"no runtimes yet", `{"runtimes": {}}`, "", "{\"runtimes\": {\n    " + own + "\n  }}", nil, ""},
+		{
+			"there", `{"runtimes": {"cloister": { "runtimeType": "io.containerd.cloister.v2" }}}`, "",
+			`{"runtimes": {"cloister": { "runtimeType": "io.containerd.cloister.v2" }}}`, nil, "",
+		},
 		{
 			"options are kept", `{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2","options":{"a":1}}}}`, "",
-			`{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2","options":{"a":1}}}}`, nil,
+			`{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2","options":{"a":1}}}}`, nil, "",
 		},
 		{
 			"options are changed", `{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2"}}}`, "/c.toml",
-			`{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2","options":{"TypeUrl":"runtimeoptions.v1.Options","ConfigPath":"/c.toml"}}}}`, nil,
+			`{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2","options":{"TypeUrl":"runtimeoptions.v1.Options","ConfigPath":"/c.toml"}}}}`, nil, "",
 		},
-		{"somebody else's", `{"runtimes": {"cloister": {"path": "/bin/x"}}}`, "", "", ErrConfig},
-		{"no object", `[1]`, "", "", ErrConfig},
-		{"runtimes no object", `{"runtimes": 3}`, "", "", ErrConfig},
-		{"cut off", `{"runtimes": {`, "", "", ErrConfig},
-		{"two values", `{} {}`, "", "", ErrConfig},
+		{"somebody else's", `{"runtimes": {"cloister": {"path": "/bin/x"}}}`, "", "", ErrConfig, ""},
+		{"no object", `[1]`, "", "", ErrConfig, ""},
+		{"runtimes no object", `{"runtimes": 3}`, "", "", ErrConfig, ""},
+		{"cut off", `{"runtimes": {`, "", "", ErrConfig, ""},
+		{
+			"a command line", "{}", "", "{\n  \"runtimes\": {\n    \"cloister\": {\"path\":\"/b/cloister-oci\"}\n  }\n}", nil,
+			"/b/cloister-oci",
+		},
+		{
+			"a command line in place of the shim", `{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2"}}}`, "/c.toml",
+			`{"runtimes": {"cloister": {"path":"/b/cloister-oci","runtimeArgs":["--config","/c.toml"]}}}`, nil, "/b/cloister-oci",
+		},
+		{
+			"the shim in place of a command line", `{"runtimes": {"cloister": {"path":"/b/cloister-oci"}}}`, "",
+			`{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2"}}}`, nil, "",
+		},
+		{"two values", `{} {}`, "", "", ErrConfig, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := Docker{Path: "/d.json", Text: []byte(tt.in), Missing: tt.in == "", Options: tt.options}.Add()
+			got, err := Docker{Path: "/d.json", Text: []byte(tt.in), Missing: tt.in == "", Options: tt.options, Program: tt.program}.Add()
 			if !errors.Is(err, tt.wantErr) {
 				t.Fatalf("Add: %v, want %v", err, tt.wantErr)
 			}
@@ -55,7 +71,7 @@ func TestDockerAdd(t *testing.T) {
 			if diff := cmp.Diff(tt.want, string(got.After)); diff != "" {
 				t.Errorf("Add (-want +got):\n%s", diff)
 			}
-			again, err := Docker{Path: "/d.json", Text: got.After, Options: tt.options}.Add()
+			again, err := Docker{Path: "/d.json", Text: got.After, Options: tt.options, Program: tt.program}.Add()
 			if err != nil || again.Needed() {
 				t.Errorf("Add again: %v, changes to %s", err, again.After)
 			}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+
+	"cloister/cmd/internal/engines"
+)
+
+func installPodman(std stdio) *cobra.Command {
+	c := newInstaller(std, "podman", "/etc/containers/containers.conf.d/"+engines.DropIn,
+		"Makes the runtime \"cloister\" known to Podman, by a file of its own beside containers.conf.")
+	return c.runs(0, 0, func(_ context.Context, _ []string) error {
+		text, missing, err := readConfig(*c.file)
+		if err != nil {
+			return err
+		}
+		if *c.options != "" {
+			return fmt.Errorf("install podman: --shim-config: Podman gives a runtime no arguments: podman run --runtime-flag config=%s: %w",
+				*c.options, errdefs.ErrInvalidArgument)
+		}
+		engine := engines.Podman{Path: *c.file, Text: text, Missing: missing}
+		if *c.remove {
+			return c.finish(std, engine.Remove)
+		}
+		if engine.Program, err = findProgram(engines.Program); err == nil {
+			engine.Others, err = containersConf(*c.file)
+		}
+		if err != nil {
+			return fmt.Errorf("install podman: %w", err)
+		}
+		return c.finish(std, engine.Add, "then: podman run --rm --runtime "+engines.Runtime+" alpine uname -r")
+	})
+}
+
+// containersConf reads the files that Podman reads before the one named.
+func containersConf(own string) ([][]byte, error) {
+	folder := filepath.Dir(own)
+	beside, err := filepath.Glob(filepath.Join(folder, "*.conf"))
+	if err != nil {
+		return nil, err
+	}
+	names := []string{"/usr/share/containers/containers.conf", filepath.Join(filepath.Dir(folder), "containers.conf")}
+	var all [][]byte
+	for _, name := range append(names, beside...) {
+		if name == own {
+			break
+		}
+		text, _, err := readConfig(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, text)
+	}
+	return all, nil
+}
+
+func installCRIO(std stdio) *cobra.Command {
+	c := newInstaller(std, "crio", "/etc/crio/crio.conf.d/"+engines.DropIn,
+		"Makes the runtime handler \"cloister\" known to CRI-O, by a file of its own in crio.conf.d. The handler is of type vm.")
+	oci := c.Flags().Bool("oci", false,
+		"a handler of type oci, which calls cloister-oci by conmon; sets drop_infra_ctr = false for all pods")
+	return c.runs(0, 0, func(_ context.Context, _ []string) error {
+		text, missing, err := readConfig(*c.file)
+		if err != nil {
+			return err
+		}
+		if *oci && *c.options != "" {
+			return fmt.Errorf("install crio: --shim-config: only a handler of type vm has a configuration: leave --oci out: %w",
+				errdefs.ErrInvalidArgument)
+		}
+		engine := engines.CRIO{Path: *c.file, Text: text, Missing: missing, OCI: *oci, Options: *c.options}
+		if *c.remove {
+			return c.finish(std, engine.Remove)
+		}
+		if engine.Shim, err = findProgram(shimBinary); err == nil {
+			engine.Program, err = findProgram(engines.Program)
+		}
+		if err != nil {
+			return fmt.Errorf("install crio: %w", err)
+		}
+		return c.finish(std, engine.Add, "systemctl restart crio", "then, for Kubernetes: cloister install kubernetes | kubectl apply -f -")
+	})
+}
+
+// finish applies the change to an engine's own file of cloister's.
+func (c installer) finish(std stdio, change func() (engines.Change, error), next ...string) error {
+	made, err := change()
+	if err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	if *c.remove && !made.Needed() {
+		return apply(std, nil, *c.dry, "", "")
+	}
+	restart := "nothing is to be restarted"
+	if len(next) > 1 {
+		restart, next = next[0], next[1:]
+	}
+	return apply(std, []engines.Change{made}, *c.dry, restart, after(*c.remove, strings.Join(next, "\n")))
+}
+
+// findProgram gives the path of a program of cloister's: beside this one, or on the PATH.
+func findProgram(name string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	beside := filepath.Join(filepath.Dir(self), name)
+	switch _, err := os.Stat(beside); {
+	case err == nil:
+		return beside, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%s is neither beside %s nor on the PATH: make install: %w", name, self, err)
+	}
+	return path, nil
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engines
+
+import "fmt"
+
+// CRIO is what is known of an installation of CRI-O.
+type CRIO struct {
+	// Path and Text are of the file in crio.conf.d; Missing when there is none.
+	Path    string
+	Text    []byte
+	Missing bool
+	// Shim and Program are the paths of the shim, which a handler of type vm starts, and of
+	// cloister-oci, which one of type oci calls.
+	Shim, Program string
+	// OCI asks for the type oci.
+	OCI bool
+	// Options is the path of cloister's own configuration, when it is not the usual one; only a
+	// handler of type vm has it.
+	Options string
+}
+
+// Add gives the change that makes the handler known. A handler of type oci needs a pod's first
+// container, which CRI-O leaves out unless it is told not to.
+func (c CRIO) Add() (Change, error) {
+	f := file{c.Path, c.Text, c.Missing}
+	if c.OCI {
+		return f.add(fmt.Sprintf(`[crio.runtime]
+drop_infra_ctr = false
+
+[crio.runtime.runtimes.%s]
+runtime_path = %q
+runtime_type = "oci"
+runtime_root = "/run/cloister-oci-crio"
+`, Runtime, c.Program))
+	}
+	text := fmt.Sprintf(`[crio.runtime.runtimes.%s]
+runtime_path = %q
+runtime_type = "vm"
+runtime_root = "/run/cloister-crio"
+privileged_without_host_devices = true
+`, Runtime, c.Shim)
+	if c.Options != "" {
+		text += fmt.Sprintf("runtime_config_path = %q\n", c.Options)
+	}
+	return f.add(text)
+}
+
+// Remove gives the change that takes the file away.
+func (c CRIO) Remove() (Change, error) { return file{c.Path, c.Text, c.Missing}.remove() }

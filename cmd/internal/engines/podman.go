@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engines
+
+import (
+	"fmt"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Podman is what is known of an installation of Podman.
+type Podman struct {
+	// Path and Text are of the file in containers.conf.d; Missing when there is none.
+	Path    string
+	Text    []byte
+	Missing bool
+	// Others are the files that Podman reads before that one, in that order.
+	Others [][]byte
+	// Program is the path of cloister-oci.
+	Program string
+}
+
+// lists are those of containers.conf that name runtimes. A later file replaces a list as a whole,
+// so that it has to repeat the others' names.
+type lists struct {
+	Engine struct {
+		JSON []string `toml:"runtime_supports_json"`
+		KVM  []string `toml:"runtime_supports_kvm"`
+	} `toml:"engine"`
+}
+
+// Add gives the change that makes the runtime known.
+func (p Podman) Add() (Change, error) {
+	var l lists
+	l.Engine.JSON = []string{"crun", "runc", "kata", "runsc", "krun"} // Podman's own, containers.conf(5)
+	l.Engine.KVM = []string{"kata", "krun"}
+	for _, text := range p.Others {
+		if err := toml.Unmarshal(text, &l); err != nil {
+			return Change{Path: p.Path}, fmt.Errorf("%w: a containers.conf is not TOML as it stands: %w", ErrConfig, err)
+		}
+	}
+	return file{p.Path, p.Text, p.Missing}.add(fmt.Sprintf(`[engine]
+runtime_supports_json = %s
+runtime_supports_kvm = %s
+
+[engine.runtimes]
+%s = [%q]
+`, quoted(with(l.Engine.JSON, Runtime)), quoted(with(l.Engine.KVM, Runtime)), Runtime, p.Program))
+}
+
+// Remove gives the change that takes the file away.
+func (p Podman) Remove() (Change, error) { return file{p.Path, p.Text, p.Missing}.remove() }
