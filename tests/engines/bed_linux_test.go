@@ -25,10 +25,12 @@ import (
 type bed struct {
 	*host.Place
 
+	class   string // of its containers; empty: the default
 	program string // cloister-oci
 	parent  string // the cgroup below which containers have theirs
 	env     []string
-	keeps   []leaks.Kind // what the engine itself keeps, for as long as the place lasts
+	keeps   []leaks.Kind   // what the engine itself keeps, for as long as the place lasts
+	before  leaks.Snapshot // what the test began with
 }
 
 func newBed(t *testing.T) *bed {
@@ -39,13 +41,16 @@ func newBed(t *testing.T) *bed {
 	testenv.NeedGuest(t)
 	testenv.NeedQEMU(t)
 	testenv.NeedVirtiofsd(t)
-	b := &bed{Place: host.New(t), program: filepath.Join(testenv.Build(t), "cloister-oci")}
+	b := &bed{Place: host.New(t), program: filepath.Join(testenv.Build(t), "cloister-oci"), class: os.Getenv("CLOISTER_TEST_CLASS")}
 	b.parent = filepath.Base(b.Dir)
 	b.env = append(os.Environ(), "CLOISTER_CONFIG="+b.WriteCloisterConfig(t, ""), "PATH="+testenv.Build(t)+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	before := b.look(t)
+	if b.class != "" {
+		b.WriteClass(t, b.class)
+	}
+	b.before = b.look(t)
 	t.Cleanup(func() {
 		if !t.Failed() {
-			b.nothingLeft(t, before)
+			b.nothingLeft(t)
 		}
 		leaks.RemoveCgroups(t, b.parent)
 	})
@@ -56,6 +61,7 @@ func (b *bed) look(t *testing.T) leaks.Snapshot {
 	t.Helper()
 	found := leaks.Look(t, leaks.Host{Place: b.Place, CgroupParent: b.parent, Folders: []string{
 		"/run/cloister", "/run/cloister-oci", "/run/containerd/s", filepath.Join(b.Dir, "cloister"),
+		"/run/containerd/runc/" + b.parent, "/run/docker/runtime-runc/moby", "/run/crio-runtime",
 	}})
 	for _, kind := range b.keeps {
 		delete(found, kind)
@@ -64,11 +70,17 @@ func (b *bed) look(t *testing.T) leaks.Snapshot {
 }
 
 // nothingLeft waits until the place is as it was before.
-func (b *bed) nothingLeft(t *testing.T, before leaks.Snapshot) {
+func (b *bed) nothingLeft(t *testing.T) {
 	t.Helper()
-	if left := host.Await(host.Patience, func() string { return strings.Join(leaks.Compare(before, b.look(t)), "\n") }); left != "" {
+	if left := host.Await(host.Patience, func() string { return b.leftover(t) }); left != "" {
 		t.Errorf("left behind:\n%s", left)
 	}
+}
+
+// leftover lists what is there now and was not before.
+func (b *bed) leftover(t *testing.T) string {
+	t.Helper()
+	return strings.Join(leaks.Compare(b.before, b.look(t)), "\n")
 }
 
 // result is how a program ended.
@@ -116,10 +128,23 @@ func (b *bed) oci(t *testing.T, args ...string) string {
 	return b.must(t, b.program, args...)
 }
 
+// create makes the container one, whose streams are nobody's: a process that outlives the call
+// would keep those of the test open.
+func (b *bed) create(t *testing.T, flags ...string) {
+	t.Helper()
+	args := append([]string{"-c", `exec "$@" </dev/null >/dev/null 2>&1`, "sh", b.program, "create"}, flags...)
+	b.must(t, "sh", append(args, "one")...)
+}
+
 // bundle makes the bundle of the container one: busybox that runs a command. change may be nil.
 func (b *bed) bundle(t *testing.T, command []string, change func(*specs.Spec)) string {
 	t.Helper()
-	const id = "one"
+	return b.bundleOf(t, "one", command, change)
+}
+
+// bundleOf makes the bundle of any container.
+func (b *bed) bundleOf(t *testing.T, id string, command []string, change func(*specs.Spec)) string {
+	t.Helper()
 	dir := filepath.Join(b.Dir, id)
 	for _, name := range []string{"bin", "proc", "sys", "dev", "etc", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, "rootfs", name), 0o755); err != nil {
@@ -216,4 +241,34 @@ func (b *bed) state(t *testing.T) (status string, pid int) {
 		t.Fatal(err)
 	}
 	return s.Status, s.PID
+}
+
+// part is one thing that an engine's users do.
+type part struct {
+	name string
+	run  func(*testing.T)
+}
+
+// tally runs the parts and prints the engine's closing line.
+func tally(t *testing.T, engine string, parts []part) {
+	t.Helper()
+	var passed, failed, skipped int
+	for _, p := range parts {
+		ran, left := false, false // -run may leave it out
+		ok := t.Run(p.name, func(t *testing.T) {
+			ran = true
+			defer func() { left = t.Skipped() }()
+			p.run(t)
+		})
+		switch {
+		case !ran:
+		case left:
+			skipped++
+		case ok:
+			passed++
+		default:
+			failed++
+		}
+	}
+	fmt.Printf("%s: %d passed, %d failed, %d skipped\n", engine, passed, failed, skipped)
 }

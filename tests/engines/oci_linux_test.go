@@ -27,14 +27,26 @@ func TestRun(t *testing.T) {
 
 // TestLifecycle: what conmon and Podman ask of a runtime, from create to delete.
 func TestLifecycle(t *testing.T) {
-	b := newBed(t)
+	for _, class := range []string{"vm", "process"} {
+		t.Run(class, func(t *testing.T) {
+			b := newBed(t)
+			b.WriteClass(t, class)
+			b.testLifecycle(t, class)
+		})
+	}
+}
+
+func (b *bed) testLifecycle(t *testing.T, class string) {
+	t.Helper()
 	bundle := b.bundle(t, []string{"sh", "-c", "trap 'exit 9' TERM; echo up; sleep 1000 & wait"}, nil)
 	m := b.conmon(t, bundle)
 	created, pid := b.state(t)
 	if data, err := os.ReadFile(m.pid); created != "created" || err != nil || string(data) != strconv.Itoa(pid) {
 		t.Errorf("state after create = %s, pid %d; pid file %q, %v", created, pid, data, err)
 	}
-	b.sits(t, pid)
+	if class == "vm" {
+		b.sits(t, pid)
+	}
 	b.oci(t, "start", "one")
 	if status, again := b.state(t); status != "running" || again != pid {
 		t.Errorf("state after start = %s, pid %d, want running, %d", status, again, pid)
@@ -210,4 +222,106 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%v = %+v, want exit 1", args, r)
 		}
 	}
+}
+
+// TestRootless: an engine without the host's root is told so, and not by whatever fails first.
+func TestRootless(t *testing.T) {
+	b := newBed(t)
+	bundle := b.bundle(t, []string{"true"}, nil)
+	for _, tt := range []struct {
+		name, want string
+		args       []string
+	}{
+		{"root of a user namespace", "rootless engine", []string{"unshare", "--user", "--map-root-user"}},
+		{"another user", "user 65534", []string{"setpriv", "--reuid=65534", "--clear-groups"}},
+	} {
+		args := append(tt.args, b.program, "create", "--bundle", bundle, "one")
+		if r := b.run(t, args[0], args[1:]...); r.code != 1 || !strings.Contains(r.err, tt.want) || !strings.Contains(r.err, "as root") {
+			t.Errorf("%s: create = %+v, want an error that says %q and the remedy", tt.name, r, tt.want)
+		}
+	}
+}
+
+// TestDaemonLog: what the daemon of a sandbox has to say is in a file, which does not grow without
+// end.
+func TestDaemonLog(t *testing.T) {
+	b := newBed(t)
+	b.create(t, "--bundle", b.bundle(t, []string{"true"}, nil))
+	t.Cleanup(func() { b.oci(t, "delete", "--force", "one") })
+	log := b.Path("/run/cloister-oci/one/bundle/log")
+	stacks := func() {
+		for pid, line := range b.Processes(t) {
+			if strings.Contains(line, "containerd-shim-cloister") && strings.HasSuffix(line, " serve") {
+				b.Run(t, "kill", "-USR1", strconv.Itoa(pid))
+			}
+		}
+		if late := host.Await(host.Patience, func() string {
+			if data, err := os.ReadFile(log); err != nil || !strings.Contains(string(data), "goroutine") {
+				return fmt.Sprintf("the log has no stacks: %.200s, %v", data, err)
+			}
+			return ""
+		}); late != "" {
+			t.Fatal(late)
+		}
+	}
+	stacks()
+	if err := os.WriteFile(log, make([]byte, 2<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stacks()
+	if info, err := os.Stat(log); err != nil || info.Size() > 1<<20 {
+		t.Errorf("the log after it was full: %v, %v", info, err)
+	}
+}
+
+// TestPidFile: the file that is renamed to a pid file cannot be known before, since an engine's pid
+// file may be in a folder that others write to.
+func TestPidFile(t *testing.T) {
+	b := newBed(t)
+	bundle := b.bundle(t, []string{"true"}, nil)
+	victim := filepath.Join(b.Dir, "victim")
+	if err := os.WriteFile(victim, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, filepath.Join(b.Dir, ".pid")); err != nil {
+		t.Fatal(err)
+	}
+	b.create(t, "--bundle", bundle, "--pid-file", filepath.Join(b.Dir, "pid"))
+	t.Cleanup(func() { b.oci(t, "delete", "--force", "one") })
+	if data, err := os.ReadFile(victim); err != nil || string(data) != "kept" {
+		t.Errorf("the file that a link beside the pid file names = %q, %v", data, err)
+	}
+	if info, err := os.Lstat(filepath.Join(b.Dir, "pid")); err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o644 {
+		t.Errorf("the pid file = %v, %v", info, err)
+	}
+}
+
+// TestVolumeBehindLink: an engine that looks into a container's root by its pid finds a volume
+// where the container has it, also when the image has a link there.
+func TestVolumeBehindLink(t *testing.T) {
+	b := newBed(t)
+	bundle := b.bundle(t, []string{"cat", "/link/file"}, func(s *specs.Spec) {
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/link", Type: "bind", Source: "volume", Options: []string{"rbind"}})
+	})
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Mkdir(filepath.Join(bundle, "volume"), 0o755))
+	must(os.WriteFile(filepath.Join(bundle, "volume", "file"), []byte("found\n"), 0o644))
+	must(os.Mkdir(filepath.Join(bundle, "rootfs", "folder"), 0o755))
+	must(os.Symlink("/folder", filepath.Join(bundle, "rootfs", "link")))
+	m := b.conmon(t, bundle)
+	_, pid := b.state(t)
+	if got := b.must(t, "nsenter", "-t", strconv.Itoa(pid), "-m", "-r", "/bin/busybox", "cat", "/folder/file"); got != "found\n" {
+		t.Errorf("the volume seen by the proxy's pid = %q", got)
+	}
+	b.oci(t, "start", "one")
+	if got := m.status(t); got != "0" {
+		t.Errorf("exit status = %q", got)
+	}
+	awaitLog(t, m, "found")
+	b.oci(t, "delete", "one")
 }

@@ -5,11 +5,13 @@ package engines
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -23,11 +25,10 @@ import (
 type podman struct {
 	*bed
 
-	flags  []string
-	counts map[string]int
+	flags []string
 }
 
-func newPodman(t *testing.T) *podman {
+func newPodman(t *testing.T, network, class string) *podman {
 	t.Helper()
 	testenv.NeedTool(t, "podman")
 	b := newBed(t)
@@ -42,15 +43,19 @@ runtime_supports_kvm = ["cloister", "cloister-oci"]
 [engine.runtimes]
 cloister = [%q]
 [containers]
-default_ulimits = ["nofile=1024:1024"]
+default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
 [network]
-network_backend = "netavark"
-`, b.program)
+network_backend = %q
+cni_plugin_dirs = ["/usr/lib/cni"]
+network_config_dir = %q
+`, b.program, network, filepath.Join(b.Dir, "networks"))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	b.env = append(b.env, "CONTAINERS_CONF="+config, "TMPDIR="+b.Dir)
-	p := &podman{bed: b, counts: map[string]int{}, flags: []string{
+	b.class = class
+	b.WriteClass(t, class)
+	p := &podman{bed: b, flags: []string{
 		"--root", filepath.Join(b.Dir, "storage"), "--runroot", "/run/podman", "--tmpdir", "/run/podman/tmp", "--storage-driver", "overlay",
 		"--runtime-flag", "config=" + filepath.Join(b.Dir, "cloister.toml"), // conmon passes no environment
 	}}
@@ -95,11 +100,8 @@ func (p *podman) wants(t *testing.T, want, name string, command ...string) {
 
 // TestPodman: what users of Podman do, each container in a guest of its own and each pod in one.
 func TestPodman(t *testing.T) {
-	p := newPodman(t)
-	for _, c := range []struct {
-		name string
-		run  func(*testing.T)
-	}{
+	p := newPodman(t, "netavark", "vm")
+	tally(t, "podman", []part{
 		{"Run", p.testRun},
 		{"Terminal", p.testTerminal},
 		{"Lifecycle", p.testLifecycle},
@@ -111,25 +113,85 @@ func TestPodman(t *testing.T) {
 		{"Look", p.testLook},
 		{"Pod", p.testPod},
 		{"Join", p.testJoin},
+		{"Kube", p.testKube},
+		{"Notify", p.testNotify},
 		{"Refused", p.testRefused},
-		{"Build", p.testBuild},
-	} {
-		ran := false // -run may leave it out
-		passed := t.Run(c.name, func(t *testing.T) { ran = true; c.run(t) })
-		switch {
-		case passed && ran:
-			p.counts["passed"]++
-		case ran:
-			p.counts["failed"]++
-		}
+	})
+	tally(t, "buildah", []part{{"Build", p.testBuild}})
+}
+
+// TestPodmanCNI: the older of Podman's two ways to make a network.
+func TestPodmanCNI(t *testing.T) {
+	testenv.NeedTool(t, "iptables")
+	p := newPodman(t, "cni", "vm")
+	tally(t, "podmancni", []part{{"Ports", p.testPorts}, {"Pod", p.testPod}})
+}
+
+// TestPodmanProcess: plain containers on the host, by the same command line.
+func TestPodmanProcess(t *testing.T) {
+	p := newPodman(t, "netavark", "process")
+	tally(t, "podmanprocess", []part{
+		{"Run", p.testRun},
+		{"Terminal", p.testTerminal},
+		{"Lifecycle", p.testLifecycle},
+		{"Exec", p.testExec},
+		{"Copy", p.testCopy},
+		{"Ports", p.testPorts},
+		{"Volumes", p.testVolumes},
+		{"Limits", p.testLimits},
+		{"Pod", p.testPod},
+		{"Kube", p.testKube},
+		{"Notify", p.testNotify},
+	})
+}
+
+// testKube takes a pod through its description for Kubernetes.
+func (p *podman) testKube(t *testing.T) {
+	file := filepath.Join(p.Dir, "pod.yaml")
+	t.Cleanup(func() { p.ok(t, "pod", "rm", "--force", "--ignore", "--time", "0", "kube") })
+	p.ok(t, "pod", "create", "--name", "kube", "-p", "8083:80")
+	p.ok(t, "run", "--detach", "--pod", "kube", "--name", "kube-web", "--memory", "64m", images.BusyboxName, "sh", "-c", server)
+	p.ok(t, "generate", "kube", "--filename", file, "kube")
+	p.ok(t, "pod", "rm", "--force", "--time", "0", "kube")
+	p.ok(t, "play", "kube", file)
+	p.awaitPage(t, 8083)
+	p.oneMachine(t)
+	p.ok(t, "play", "kube", "--down", file)
+}
+
+// testNotify is what a unit that quadlet writes does: Podman tells systemd that the container runs,
+// and which process of the host is to be watched.
+func (p *podman) testNotify(t *testing.T) {
+	socket := filepath.Join(p.Dir, "notify")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
 	}
-	fmt.Printf("podman: %d passed, %d failed, 0 skipped\n", p.counts["passed"], p.counts["failed"])
+	defer l.Close()
+	t.Cleanup(func() { p.ok(t, "rm", "--force", "--time", "0", "--ignore", "unit") })
+	p.must(t, "env", append([]string{"NOTIFY_SOCKET=" + socket, "podman"}, append(p.flags,
+		"run", "--name=unit", "--cidfile="+filepath.Join(p.Dir,
+			"unit.cid"), "--replace", "--rm", "--detach", "--log-driver=k8s-file", "--sdnotify=conmon",
+		images.BusyboxName, "sleep", "1000")...)...)
+	if err := l.SetReadDeadline(time.Now().Add(host.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	said := make([]byte, 4096)
+	n, err := l.Read(said)
+	text := string(said[:n])
+	if err != nil || !strings.Contains(text, "READY=1") || !strings.Contains(text, "MAINPID="+strings.TrimSpace(p.ok(t, "inspect",
+		"-f", "{{.State.ConmonPid}}", "unit"))) {
+		t.Errorf("told systemd %q, %v, want READY=1 and conmon's pid", text, err)
+	}
+	if got := p.ok(t, "stop", "--time", "0", "unit"); !strings.Contains(got, "unit") {
+		t.Errorf("stop = %q", got)
+	}
 }
 
 func (p *podman) testRun(t *testing.T) {
 	r := p.podman(t, "run", "--rm", images.BusyboxName, "sh", "-c", "uname -r; echo err >&2; exit 3")
-	if !strings.Contains(r.out, "cloister") || !strings.Contains(r.err, "err") || r.code != 3 {
-		t.Errorf("run = %+v, want the guest's kernel, err and 3", r)
+	if strings.Contains(r.out, "cloister") != (p.class == "vm") || !strings.Contains(r.err, "err") || r.code != 3 {
+		t.Errorf("run with class %s = %+v, want its kernel, err and 3", p.class, r)
 	}
 	if r := p.podman(t, "run", "--rm", images.BusyboxName, "nothing"); r.code != 127 {
 		t.Errorf("run of a program that is not there = %+v, want 127", r)
@@ -212,10 +274,10 @@ func (p *podman) testCopy(t *testing.T) {
 const server = "mkdir /www; echo page >/www/index.html; httpd -f -p 80 -h /www"
 
 // awaitPage waits until a server is reached from the host.
-func (p *podman) awaitPage(t *testing.T, port int) {
+func (b *bed) awaitPage(t *testing.T, port int) {
 	t.Helper()
 	if late := host.Await(host.Patience, func() string {
-		r := p.run(t, "busybox", "wget", "-qO-", "http://127.0.0.1:"+strconv.Itoa(port)+"/")
+		r := b.run(t, "busybox", "wget", "-qO-", "http://127.0.0.1:"+strconv.Itoa(port)+"/")
 		if r.out != "page\n" {
 			return fmt.Sprintf("port %d: %+v", port, r)
 		}
@@ -267,18 +329,6 @@ func (p *podman) testLook(t *testing.T) {
 	}
 }
 
-// machines counts the guests.
-func (p *podman) machines(t *testing.T) int {
-	t.Helper()
-	n := 0
-	for _, line := range p.Processes(t) {
-		if strings.Contains(line, "qemu-system") {
-			n++
-		}
-	}
-	return n
-}
-
 func (p *podman) testPod(t *testing.T) {
 	t.Cleanup(func() { p.ok(t, "pod", "rm", "--force", "--ignore", "--time", "0", "pod") })
 	p.ok(t, "pod", "create", "--name", "pod", "-p", "8081:80")
@@ -286,9 +336,7 @@ func (p *podman) testPod(t *testing.T) {
 	p.ok(t, "run", "--detach", "--pod", "pod", "--name", "beside", images.BusyboxName, "sleep", "1000")
 	p.awaitPage(t, 8081)
 	p.wants(t, "page\n", "beside", "wget", "-qO-", "http://127.0.0.1/")
-	if n := p.machines(t); n != 1 {
-		t.Errorf("the pod has %d guests, want 1", n)
-	}
+	p.oneMachine(t)
 	p.ok(t, "pod", "stop", "--time", "0", "pod")
 }
 

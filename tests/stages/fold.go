@@ -41,7 +41,7 @@ type Fold struct {
 }
 
 var (
-	closing = regexp.MustCompile(`^(ok\s|FAIL\s|panic:|fuzz |[a-z]+: [0-9]+ passed|attacks(\[[a-z/]+\])?: )`)
+	closing = regexp.MustCompile(`^(ok\s|FAIL\s|panic:|fuzz |[a-z0-9]+: [0-9]+ passed|attacks(\[[a-z/]+\])?: )`)
 	// Bounds of what a failed test is quoted with: much of it comes long before the verdict.
 	quoteHead, quoteTail = 2000, 6000
 )

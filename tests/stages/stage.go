@@ -98,7 +98,7 @@ func All() []Stage {
 			Weight: 1, Warm: 167 * s, Budget: 6 * m, Limit: 12 * m, Optional: true, Guests: true,
 		},
 		{
-			Name: "engines", About: "the OCI command line, by conmon, Podman and buildah", Needs: guest, Tests: []string{"./tests/engines/..."},
+			Name: "engines", About: "the OCI command line, by conmon, Podman, buildah and the shim for runc", Needs: guest, Tests: []string{"./tests/engines/..."},
 			Weight: 1, Warm: 160 * s, Budget: 4 * m, Limit: 8 * m, Optional: true, Guests: true,
 		},
 		// Two programs at a time, each in a guest.
