@@ -3,6 +3,7 @@
 package oci
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -31,6 +32,8 @@ type GuestInput struct {
 	// the runtime's own. The others empty: a new one, or for a workload that
 	// shares the pod's an error.
 	Network, IPC, UTS, PID string
+	// Hostname is the host's: the name of a workload with a uts namespace of its own and no name.
+	Hostname string
 	// User is the path of the guest's user namespace, whose map is IDs: a workload has that one or
 	// none.
 	User string
@@ -72,7 +75,7 @@ func (w *Workload) GuestSpec(in GuestInput) ([]byte, error) {
 		Linux:   linux,
 	}
 	if in.UTS == "" || !w.Namespaces.UTS.Shared() {
-		out.Hostname, out.Domainname = w.Hostname, w.Domainname
+		out.Hostname, out.Domainname = cmp.Or(w.Hostname, in.Hostname), w.Domainname
 	}
 	return json.Marshal(out)
 }

@@ -48,6 +48,17 @@ func (m Mount) WritableBelow(mounts bool) bool {
 	return m.Kind == BindMount && m.Recursive && !m.RecursiveRO && (mounts || m.slave())
 }
 
+// ReadOnlyBelow takes what is mounted below a read-only bind mount as read-only, too. Docker means
+// that by "ro": it says "rro" only to a runtime whose features it can ask for, and it cannot ask a
+// containerd shim. A slave is left out, since what the host mounts below it later stays writable.
+func (w *Workload) ReadOnlyBelow() {
+	for i, m := range w.Mounts {
+		if m.Kind == BindMount && m.ReadOnly && m.Recursive && !m.slave() {
+			w.Mounts[i].RecursiveRO = true
+		}
+	}
+}
+
 // Copied says that the file's bytes go to the guest instead of a share of it.
 func (p Purpose) Copied() bool {
 	return p == ResolvFile || p == HostsFile || p == HostnameFile

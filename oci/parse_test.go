@@ -456,6 +456,31 @@ func TestMounts(t *testing.T) {
 	}
 }
 
+// TestReadOnlyBelow: Docker's read-only binds take what is mounted below them along, where the
+// engine did not say that they are alone or follow the host.
+func TestReadOnlyBelow(t *testing.T) {
+	for _, tt := range []struct {
+		options []string
+		want    bool
+	}{
+		{[]string{"rbind", "ro", "rprivate"}, true},
+		{[]string{"rbind", "ro"}, true},
+		{[]string{"rbind", "rw", "rprivate"}, false},
+		{[]string{"bind", "ro", "rprivate"}, false},
+		{[]string{"rbind", "ro", "rslave"}, false},
+	} {
+		w, err := parse(t, Options{}, func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s", Options: tt.options}}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.ReadOnlyBelow(); w.Mounts[0].RecursiveRO != tt.want {
+			t.Errorf("%v: read-only below = %v, want %v", tt.options, w.Mounts[0].RecursiveRO, tt.want)
+		}
+	}
+}
+
 // TestProcStaysTheContainers: nothing hides /proc, as with runc, but the files that lxcfs replaces.
 func TestProcStaysTheContainers(t *testing.T) {
 	for _, tt := range []struct {
@@ -687,6 +712,42 @@ func TestDomainname(t *testing.T) {
 	})
 	if d := cmp.Diff([]string{"linux.sysctl[kernel.domainname]"}, fields(err)); d != "" {
 		t.Errorf("the pod's namespace: fields (-want +got):\n%s", d)
+	}
+}
+
+// TestHostNames: a uts namespace of the container's own begins with the host's name, as under runc,
+// and not with the one that the pod has by then.
+func TestHostNames(t *testing.T) {
+	const shared = "/proc/4711/ns/uts"
+	for _, tt := range []struct{ uts, name, want string }{
+		{"", "", "node"},
+		{"", "web", "web"},
+		{shared, "", ""},
+		{shared, "web", ""},
+	} {
+		w, err := parse(t, Options{}, func(s *specs.Spec) {
+			member(s)
+			s.Hostname = tt.name
+			for i, n := range s.Linux.Namespaces {
+				if n.Type == specs.UTSNamespace {
+					s.Linux.Namespaces[i].Path = tt.uts
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := w.GuestSpec(GuestInput{ID: "c", SandboxPid: 4711, UTS: "/u", Hostname: "node"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var g specs.Spec
+		if err := json.Unmarshal(data, &g); err != nil {
+			t.Fatal(err)
+		}
+		if g.Hostname != tt.want {
+			t.Errorf("uts %q, hostname %q: %q in the guest, want %q", tt.uts, tt.name, g.Hostname, tt.want)
+		}
 	}
 }
 

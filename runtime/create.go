@@ -33,6 +33,9 @@ type CreateRequest struct {
 	Config string // path of a configuration of the engine's choice; empty: the host's
 }
 
+// docker is containerd's namespace of Docker's containers, unless the daemon is told another one.
+const docker = "moby"
+
 // Create makes a container, starting the sandbox for the first one, and returns
 // the machine's pid. On an error nothing of the container is left, and nothing
 // of the sandbox if it was started for this container.
@@ -52,6 +55,9 @@ func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err 
 	}
 	if c.workload, err = readWorkload(config.Workloads, req.Bundle); err != nil {
 		return 0, err
+	}
+	if r.namespace == docker {
+		c.workload.ReadOnlyBelow()
 	}
 	r.equip(c.workload)
 	for _, p := range c.workload.Ignored {

@@ -304,6 +304,21 @@ func TestMachineDies(t *testing.T) {
 	w.nothingLeft()
 }
 
+// TestReadOnlyOfDocker: what is mounted below a read-only bind of Docker is read-only, too.
+func TestReadOnlyOfDocker(t *testing.T) {
+	for namespace, want := range map[string]bool{"moby": true, "k8s.io": false} {
+		w := newWorld(t)
+		w.r.namespace = namespace
+		_, err := w.r.Create(t.Context(), w.request("a", func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s", Options: []string{"rbind", "ro", "rprivate"}}}
+		}))
+		w.must(err)
+		if got := w.r.containers["a"].workload.Mounts[0].RecursiveRO; got != want {
+			t.Errorf("in %s: read-only below = %v, want %v", namespace, got, want)
+		}
+	}
+}
+
 // TestHooks wants a failing hook to undo the create, and the hooks' order in a life.
 func TestHooks(t *testing.T) {
 	w := newWorld(t)

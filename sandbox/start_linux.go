@@ -39,6 +39,7 @@ import (
 type starting struct {
 	plan.Sandbox
 
+	hostname string // the host's
 	clock    qemu.TSC
 	programs lsm.Programs
 	granted  confine.Identity // what the registry has given
@@ -111,6 +112,7 @@ func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 	if err != nil {
 		return err
 	}
+	p.hostname = facts.Hostname
 	if p.programs, err = host.Programs(s.config.Machine.QEMU, s.config.Machine.Virtiofsd); err != nil {
 		return err
 	}
@@ -306,7 +308,7 @@ func (s *Sandbox) greet(ctx context.Context, p *starting) error {
 	s.notes.Set("guest_used_mib", strconv.FormatUint(hello.MemUsedKiB>>10, 10))
 	s.undo.Push("guest connection", func(context.Context) error { return guest.Close() })
 	s.containers = containers.New(containers.Config{
-		ID: s.request.ID, Workload: s.request.Workload, Memory: s.memory, Planner: s.planner(),
+		ID: s.request.ID, Workload: s.request.Workload, Hostname: p.hostname, Memory: s.memory, Planner: s.planner(),
 		Driver: s.confine, Rootfs: p.granted.Files, Share: s.share, VM: s.vm, Guest: guest, Done: s.vm.Ended(), Explain: s.Explain,
 		AskName: func(ctx context.Context, q guestapi.Question) []byte { return s.netns.AskName(ctx, q.TCP, q.Data) },
 		Trace:   s.config.Trace, Phase: s.Phase,

@@ -53,7 +53,8 @@ func (s *Set) guestOf(a *Planned) plan.Guest {
 	defer s.mu.Unlock()
 	return plan.Guest{
 		Pid: s.config.VM.Machine.Pid(), Namespaces: s.config.Workload.Namespaces,
-		MemoryMax: s.config.Memory, First: a.ID == s.config.ID && len(s.containers) == 0, Volumes: map[int]string{}, Joins: a.source.Joins,
+		MemoryMax: s.config.Memory, Hostname: s.config.Hostname,
+		First: a.ID == s.config.ID && len(s.containers) == 0, Volumes: map[int]string{}, Joins: a.source.Joins,
 	}
 }
 

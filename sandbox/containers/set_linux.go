@@ -24,6 +24,7 @@ import (
 type Config struct {
 	ID       string        // the sandbox's, which is its first container's
 	Workload *oci.Workload // the first container's
+	Hostname string        // the host's
 	Memory   int64         // what all containers together may use, in bytes
 	Planner  Planner
 	Driver   confine.Driver

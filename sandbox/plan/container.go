@@ -169,6 +169,7 @@ type Guest struct {
 	Pid        int            // of the machine
 	Namespaces oci.Namespaces // that the machine was started with
 	MemoryMax  int64
+	Hostname   string // the host's
 	Joins      uint32 // process of the guest whose namespaces it joins; 0: none but the pod's
 	// First is true for the container that the machine was started for, while no other has joined
 	// it.
@@ -186,7 +187,7 @@ func (c Container) Spec(g Guest) ([]byte, error) {
 	w := c.workload
 	in := oci.GuestInput{
 		ID: c.ID, Sources: map[int]string{}, Below: map[int]bool{}, MemoryMax: g.MemoryMax, Devices: g.Numbers,
-		SandboxPid: g.Pid, SandboxNamespaces: g.Namespaces, IDs: g.Namespaces.IDs,
+		SandboxPid: g.Pid, SandboxNamespaces: g.Namespaces, IDs: g.Namespaces.IDs, Hostname: g.Hostname,
 	}
 	if !g.Namespaces.IDs.IsZero() {
 		in.User = guestapi.Namespace("user")
