@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -24,9 +25,10 @@ type inspected struct {
 	// Problem says why the record says nothing. The effects are those found on the host then.
 	Problem string `json:"problem,omitempty"`
 	statedir.Record
-	Image imageAge `json:"image"`
-	PSS   memory   `json:"pssBytes"`
-	Files files    `json:"files"`
+	Facts map[string]any `json:"facts,omitempty"` // the record's, numbers as numbers
+	Image imageAge       `json:"image"`
+	PSS   memory         `json:"pssBytes"`
+	Files files          `json:"files"`
 }
 
 // files are those of a sandbox that people look at.
@@ -53,7 +55,7 @@ func runInspect(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		i := inspected{State: b.state(), Record: b.record, Image: b.image(), PSS: s.memory(b), Files: filesOf(b.dir, b.record.Owner)}
+		i := inspected{State: b.state(), Record: b.record, Facts: typed(b.record.Facts), Image: b.image(), PSS: s.memory(b), Files: filesOf(b.dir, b.record.Owner)}
 		if b.broken != nil {
 			i.Problem, i.Namespace, i.ID = b.broken.Error(), b.dir.Namespace(), b.dir.ID()
 			if i.Effects, err = s.effects(b); err != nil {
@@ -69,6 +71,18 @@ func runInspect(std stdio) *cobra.Command {
 		_, err = c.emit(i)
 		return err
 	})
+}
+
+// typed gives facts that are decimal numbers as numbers.
+func typed(facts map[string]string) map[string]any {
+	out := map[string]any{}
+	for name, text := range facts {
+		out[name] = text
+		if n, err := strconv.Atoi(text); err == nil && strconv.Itoa(n) == text {
+			out[name] = n
+		}
+	}
+	return out
 }
 
 func filesOf(dir statedir.Dir, owner sys.Process) files {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -30,7 +31,7 @@ type psRow struct {
 	Label      string      `json:"label,omitempty"`
 	Profile    string      `json:"profile,omitempty"`  // AppArmor's
 	Jail       string      `json:"jail,omitempty"`     // the parts that are on
-	GuestMiB   string      `json:"guestMiB,omitempty"` // the machine's size
+	GuestMiB   int         `json:"guestMiB,omitempty"` // the machine's size
 	Start      string      `json:"start,omitempty"`    // what it was started from: cold, or template and its id
 	PSS        memory      `json:"pssBytes"`
 	Image      imageAge    `json:"image"`
@@ -136,7 +137,7 @@ func (s *site) row(b guestBox, state string, now time.Time) psRow {
 	r := b.record
 	row := psRow{
 		Namespace: b.dir.Namespace(), ID: b.dir.ID(), State: state, Pid: b.process(programQEMU).PID, Created: r.Created,
-		Machine: r.Facts["machine"], Accel: r.Facts["accel"], MAC: r.Facts["mac"], Label: r.Facts["label"], Profile: r.Facts["profile"], Jail: r.Facts["jail"], GuestMiB: r.Facts["memory_mib"],
+		Machine: r.Facts["machine"], Accel: r.Facts["accel"], MAC: r.Facts["mac"], Label: r.Facts["label"], Profile: r.Facts["profile"], Jail: r.Facts["jail"], GuestMiB: number(r.Facts["memory_mib"]),
 		Start: r.Facts["start"], PSS: s.memory(b), Image: b.image(),
 	}
 	if !r.Created.IsZero() {
@@ -200,8 +201,17 @@ func plainLines(s string) string {
 // memoryColumn is what the sandbox holds of the host's memory, and what its machine may take.
 func memoryColumn(r psRow) string {
 	s := fmt.Sprintf("%.1f MiB", mib(r.PSS.sum()))
-	if r.GuestMiB != "" {
-		s += " of " + r.GuestMiB
+	if r.GuestMiB != 0 {
+		s += fmt.Sprintf(" of %d", r.GuestMiB)
 	}
 	return s
+}
+
+// number is a fact's value, 0 for one that is none.
+func number(fact string) int {
+	n, err := strconv.Atoi(fact)
+	if err != nil {
+		return 0
+	}
+	return n
 }

@@ -63,6 +63,12 @@ func TestPsInspectGC(t *testing.T) {
 	if err != nil || json.Unmarshal([]byte(out), &rows) != nil || len(rows) != 2 || rows[1].State != stateDead {
 		t.Errorf("ps --all --json: %q, %v", out, err)
 	}
+	if len(rows) == 2 && rows[0].GuestMiB != 608 {
+		t.Errorf("ps --json: the machine has %d MiB, want 608", rows[0].GuestMiB)
+	}
+	if out, _, err := s.command(t, "inspect", "one"); err != nil || !strings.Contains(out, `"memory_mib": 608`) {
+		t.Errorf("inspect: %q, %v, want memory_mib as a number", out, err)
+	}
 	for _, tt := range []struct {
 		want string
 		args []string

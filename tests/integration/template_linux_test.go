@@ -49,13 +49,15 @@ func (b *templates) cloister(t *testing.T, args ...string) string {
 func (b *templates) started(t *testing.T, id string) string {
 	t.Helper()
 	var box struct {
-		Facts map[string]string `json:"facts"`
+		Facts struct {
+			Start string `json:"start"`
+		} `json:"facts"`
 	}
 	text := b.cloister(t, "inspect", "default/"+id)
 	if err := json.Unmarshal([]byte(text), &box); err != nil {
 		t.Fatalf("inspect: %v\n%s", err, text)
 	}
-	return box.Facts["start"]
+	return box.Facts.Start
 }
 
 // TestClonesDiffer starts sandboxes from one template at once: what must be each guest's own is.
