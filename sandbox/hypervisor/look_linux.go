@@ -23,40 +23,59 @@ const (
 )
 
 // Look says what the host sees of a guest that does not answer. A machine that runs and uses no CPU
-// waits for an interrupt. A file server whose threads wait for the host's disk explains a guest
-// that waits for its files.
-func (v *VM) Look() string {
-	ctx, cancel := context.WithTimeout(context.Background(), lookLimit)
-	defer cancel()
-	var seen []string
+// waits for an interrupt. A file server that is stopped, or whose threads wait for the host's disk,
+// explains a guest that waits for its files.
+func (v *VM) Look() string { return v.lookAtMachine() + "; " + v.lookAtFiles() }
+
+func (v *VM) lookAtMachine() string {
 	select {
 	case <-v.Machine.Done():
-		seen = append(seen, "QEMU has ended")
+		return "QEMU has ended"
 	default:
-		status, err := v.Machine.Status(ctx)
-		if err != nil {
-			status = err.Error()
-		}
-		begin := threads(v.Machine.Pid()).cpu
-		time.Sleep(lookTime) //nolint:forbidigo // the time over which CPU time is measured
-		qemu := threads(v.Machine.Pid())
-		seen = append(seen, fmt.Sprintf("QEMU (pid %d) says its CPUs are %s and used %s of CPU time in %s%s",
-			v.Machine.Pid(), status, qemu.cpu-begin, lookTime, qemu.blocked()))
 	}
+	pid := v.Machine.Pid()
+	before := threads(pid)
+	if before.stopped() {
+		return fmt.Sprintf("QEMU (pid %d) %s", pid, stoppedText)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookLimit)
+	defer cancel()
+	status, err := v.Machine.Status(ctx)
+	if err != nil {
+		status = err.Error()
+	}
+	before = threads(pid)
+	time.Sleep(lookTime) //nolint:forbidigo // the time over which CPU time is measured
+	after := threads(pid)
+	return fmt.Sprintf("QEMU (pid %d) says its CPUs are %s and used %s of CPU time in %s%s", pid, status, after.cpu-before.cpu, lookTime, after.blocked())
+}
+
+func (v *VM) lookAtFiles() string {
 	select {
 	case <-v.Files.Done():
-		seen = append(seen, "the file server has ended")
+		return "the file server has ended"
 	default:
-		seen = append(seen, fmt.Sprintf("the file server (pid %d) runs%s", v.Files.Pid(), threads(v.Files.Pid()).blocked()))
 	}
-	return strings.Join(seen, "; ")
+	pid := v.Files.Pid()
+	seen := threads(pid)
+	if seen.stopped() {
+		return fmt.Sprintf("the file server (pid %d) %s", pid, stoppedText)
+	}
+	return fmt.Sprintf("the file server (pid %d) runs%s", pid, seen.blocked())
 }
+
+const stoppedText = "is stopped, by a signal or a debugger: SIGCONT lets it go on"
 
 // work is what the threads of a process do.
 type work struct {
-	cpu  time.Duration
-	disk []string // where in the host's kernel threads wait uninterruptibly
+	cpu     time.Duration
+	disk    []string // where in the host's kernel threads wait uninterruptibly
+	threads int
+	halted  int // threads that a signal or a debugger has stopped
 }
+
+// stopped is true when no thread can run.
+func (w work) stopped() bool { return w.threads > 0 && w.halted == w.threads }
 
 func (w work) blocked() string {
 	if len(w.disk) == 0 {
@@ -76,7 +95,11 @@ func threads(pid int) (w work) {
 		}
 		state, cpu := statOf(stat)
 		w.cpu += cpu
-		if state == "D" {
+		w.threads++
+		switch state {
+		case "T", "t":
+			w.halted++
+		case "D":
 			channel, _ := os.ReadFile(filepath.Join(task, "wchan"))
 			w.disk = append(w.disk, string(bytes.TrimSpace(channel)))
 		}

@@ -4,7 +4,9 @@ package hypervisor
 
 import (
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -19,5 +21,27 @@ func TestStatOf(t *testing.T) {
 	}
 	for threads(os.Getpid()).cpu == 0 { // until the kernel has counted a first tick
 		_ = strings.Repeat("x", 1000)
+	}
+}
+
+// TestStopped tells a process that a signal has stopped from one that runs.
+func TestStopped(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "sleep", "100")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Wait() }()
+	defer func() { _ = cmd.Process.Kill() }()
+	if threads(cmd.Process.Pid).stopped() {
+		t.Error("a process that runs counts as stopped")
+	}
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for !threads(cmd.Process.Pid).stopped() { // until the signal has reached it
+		time.Sleep(time.Millisecond)
+	}
+	if threads(1 << 30).stopped() {
+		t.Error("a process that is not there counts as stopped")
 	}
 }
