@@ -117,7 +117,11 @@ func do(verb string, args []string) (string, error) {
 		online, err := os.ReadFile("/sys/devices/system/cpu/online")
 		return fmt.Sprintf("%s %d", bytes.TrimSpace(online), runtime.NumCPU()), err
 	case "lookups":
-		return lookups(args[0], args[1])
+		return manyTimes(args, lookups)
+	case "reads":
+		return manyTimes(args[1:], reads(args[0]))
+	case "datagrams":
+		return manyTimes(args, datagrams)
 	case "mount":
 		return "mounted", mount("virtiofs", args[0], args[1:]...)
 	}
@@ -188,32 +192,36 @@ func mount(fs, tag string, options ...string) error {
 	return unix.Mount(tag, mountPoint, fs, 0, strings.Join(options, ","))
 }
 
-// lookups has threads look for names that the share does not have, each so often. The kernel keeps
-// no such answer: each one is a request to the file server, and an interrupt.
-func lookups(threads, each string) (string, error) {
-	n, err := strconv.Atoi(threads)
+// manyTimes has threads do something that waits for an interrupt, each so often: args are both
+// numbers. one is called in each thread with the thread's number.
+func manyTimes(args []string, one func(thread, times int) error) (string, error) {
+	threads, err := strconv.Atoi(args[0])
 	if err != nil {
 		return "", err
 	}
-	times, err := strconv.Atoi(each)
+	times, err := strconv.Atoi(args[1])
 	if err != nil {
 		return "", err
 	}
-	failed := make([]error, n)
+	failed := make([]error, threads)
 	var all sync.WaitGroup
-	for i := range n {
-		all.Go(func() {
-			var st unix.Stat_t
-			for j := range times {
-				if err := unix.Lstat(filepath.Join(mountPoint, fmt.Sprintf("none.%d.%d", i, j%2000)), &st); !errors.Is(err, unix.ENOENT) {
-					failed[i] = fmt.Errorf("lookup %d: %w", j, err)
-					return
-				}
-			}
-		})
+	for i := range threads {
+		all.Go(func() { failed[i] = one(i, times) })
 	}
 	all.Wait()
-	return fmt.Sprintf("%d looked up", n*times), errors.Join(failed...)
+	return fmt.Sprintf("%d done", threads*times), errors.Join(failed...)
+}
+
+// lookups looks for names that the share does not have. The kernel keeps no such answer: each one
+// is a request to the file server.
+func lookups(thread, times int) error {
+	var st unix.Stat_t
+	for i := range times {
+		if err := unix.Lstat(filepath.Join(mountPoint, fmt.Sprintf("none.%d.%d", thread, i%2000)), &st); !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("lookup %d: %w", i, err)
+		}
+	}
+	return nil
 }
 
 func readDisk(lun string) (string, error) {
