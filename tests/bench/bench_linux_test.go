@@ -35,6 +35,7 @@ type result struct {
 	ColdOverBarePlusRunc float64            `json:"cold_over_bare_plus_runc"`
 	ColdOverRunc         float64            `json:"cold_over_runc"`
 	ExecOverRunc         float64            `json:"exec_over_runc"`
+	TaskExecOverRunc     float64            `json:"task_exec_over_runc"` // at the Task API, without a client
 	TemplateOverCold     map[string]float64 `json:"template_over_cold"`
 	PSSMiB               map[string]float64 `json:"pss_mib"`
 	GuestMiB             float64            `json:"guest_mib"`
@@ -79,7 +80,7 @@ func TestBench(t *testing.T) {
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"cold", b.cold}, {"inside", b.inside}, {"concurrent", b.concurrent}, {"template", b.templates}} {
+	}{{"cold", b.cold}, {"inside", b.inside}, {"tasks", b.tasks}, {"concurrent", b.concurrent}, {"template", b.templates}} {
 		if only := os.Getenv("BENCH_PART"); only == "" || only == part.name {
 			part.run(t)
 		}
@@ -88,6 +89,7 @@ func TestBench(t *testing.T) {
 	r.ColdOverBarePlusRunc = ratio(b.median("cold"), b.median("bare")+b.median("cold runc"))
 	r.ColdOverRunc = ratio(b.median("cold"), b.median("cold runc"))
 	r.ExecOverRunc = ratio(b.median("exec"), b.median("exec runc"))
+	r.TaskExecOverRunc = ratio(b.median("task api exec"), b.median("task api exec runc"))
 	r.PhasesMs, r.Times = spreads(b.phases), spreads(b.samples)
 	r.print(t)
 	if name := os.Getenv("BENCH_JSON"); name != "" {
@@ -320,6 +322,7 @@ func (r *result) print(t *testing.T) {
 	line("cold_over_bare_plus_runc", r.ColdOverBarePlusRunc)
 	line("cold_over_runc", r.ColdOverRunc)
 	line("exec_over_runc", r.ExecOverRunc)
+	line("task_exec_over_runc", r.TaskExecOverRunc)
 	for _, name := range slices.Sorted(maps.Keys(r.TemplateOverCold)) {
 		line("template_over_cold "+name, r.TemplateOverCold[name])
 	}

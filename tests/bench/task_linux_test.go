@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/ttrpc"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"cloister/tests/bed"
+)
+
+// tasks measures the calls of an exec at the shims' Task API: through ctr, most of an exec's time is
+// the client's own, which hides a shim's.
+func (b *bench) tasks(t *testing.T) {
+	type shim struct {
+		task       taskapi.TTRPCTaskService
+		id, suffix string
+	}
+	var shims []shim
+	for _, one := range []struct {
+		*bed.Bed
+		suffix string
+	}{{b.Bed, ""}, {&b.runc, " runc"}} {
+		id := "task-" + one.Runtime
+		one.Start(t, id, nil)
+		shims = append(shims, shim{b.dial(t, id), id, one.suffix})
+	}
+	for i := range b.runs + 1 {
+		for _, s := range shims {
+			for name, took := range execCalls(t, s.task, fmt.Sprint("e", i), s.id) {
+				if i > 0 {
+					b.add("task api "+name+s.suffix, took)
+				}
+			}
+		}
+	}
+	for _, s := range shims {
+		b.Remove(t, s.id)
+	}
+}
+
+// dial connects to the shim that serves a container.
+func (b *bench) dial(t *testing.T, id string) taskapi.TTRPCTaskService {
+	t.Helper()
+	data, err := os.ReadFile(b.Place.Path(filepath.Join("/run/containerd/io.containerd.runtime.v2.task", b.Namespace, id, "bootstrap.json")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shim struct {
+		Address string `json:"address"`
+	}
+	if err := json.Unmarshal(data, &shim); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", b.Place.Path(shim.Address[len("unix://"):])) //nolint:noctx // local
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := ttrpc.NewClient(conn)
+	t.Cleanup(func() { _ = client.Close() })
+	return taskapi.NewTTRPCTaskClient(client)
+}
+
+// execCalls runs true and gives the time of each call, and of all.
+func execCalls(t *testing.T, shim taskapi.TTRPCTaskService, exec, id string) map[string]time.Duration {
+	t.Helper()
+	process, err := json.Marshal(specs.Process{Args: []string{"true"}, Cwd: "/", Env: []string{"PATH=/bin"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	took := map[string]time.Duration{}
+	begin := time.Now()
+	for _, call := range []struct {
+		name string
+		run  func() error
+	}{
+		{"exec: Exec", func() error {
+			_, err := shim.Exec(t.Context(), &taskapi.ExecProcessRequest{
+				ID: id, ExecID: exec, Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: process},
+			})
+			return err
+		}},
+		{"exec: Start", func() error {
+			_, err := shim.Start(t.Context(), &taskapi.StartRequest{ID: id, ExecID: exec})
+			return err
+		}},
+		{"exec: Wait", func() error { _, err := shim.Wait(t.Context(), &taskapi.WaitRequest{ID: id, ExecID: exec}); return err }},
+		{"exec: Delete", func() error {
+			_, err := shim.Delete(t.Context(), &taskapi.DeleteRequest{ID: id, ExecID: exec})
+			return err
+		}},
+	} {
+		called := time.Now()
+		if err := call.run(); err != nil {
+			t.Fatalf("%s of %s: %v", call.name, id, err)
+		}
+		took[call.name] = time.Since(called)
+	}
+	took["exec"] = time.Since(begin)
+	return took
+}
