@@ -78,7 +78,9 @@ func (l *lab) refusalIsTold(t *testing.T, w want) {
 	if !w.in(denials(l.seen), "s0", "s0") {
 		t.Errorf("no denial %s: %s", w, brief(denials(l.seen)))
 	}
-	log := l.sh(t, fmt.Sprintf("grep 'connection to a socket of the host' /proc/%d/fd/2 || true", l.made.pid))
+	// The engine copies the shim's log by and by.
+	const look = "for i in $(seq 600); do grep 'connection to a socket of the host' /proc/%d/fd/2 && break; sleep 0.1; done"
+	log := l.sh(t, fmt.Sprintf(look, l.made.pid))
 	if strings.Count(log, "cloister why") != 1 || !strings.Contains(log, "permission denied") {
 		t.Errorf("the log does not say once what happened and what to do: %q", log)
 	}
