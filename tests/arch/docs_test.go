@@ -20,12 +20,7 @@ func TestPromiseIsTested(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all bytes.Buffer
-	for _, f := range files(t) {
-		if f.isTest() {
-			all.Write(f.source)
-		}
-	}
+	all := testSources(t)
 	_, table, ok := strings.Cut(string(text), "| threat |")
 	if !ok {
 		t.Fatal("docs/architecture.md has no table of threats")
@@ -41,9 +36,50 @@ func TestPromiseIsTested(t *testing.T) {
 			t.Errorf("no test is named: %s", line)
 		}
 		for _, test := range tests {
-			if !bytes.Contains(all.Bytes(), []byte("\nfunc "+test+"(")) {
+			if !bytes.Contains(all, []byte("\nfunc "+test+"(")) {
 				t.Errorf("%s is nowhere: %s", test, line)
 			}
 		}
+	}
+}
+
+func testSources(t *testing.T) []byte {
+	t.Helper()
+	var all bytes.Buffer
+	for _, f := range files(t) {
+		if f.isTest() {
+			all.Write(f.source)
+		}
+	}
+	return all.Bytes()
+}
+
+// TestCasesAreTested: each test that docs/cases.md names is there, and each case names a test, a
+// page or a command.
+func TestCasesAreTested(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(testenv.Tree(t), "docs", "cases.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, cases := testSources(t), 0
+	name, other := regexp.MustCompile(`\bTest[A-Za-z0-9]+`), regexp.MustCompile("\\]\\(|`make ")
+	for line := range strings.Lines(string(text)) {
+		_, held, ok := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(line, "| "), " |\n"), " | ")
+		if !ok || held == "test" {
+			continue
+		}
+		cases++
+		tests := name.FindAllString(held, -1)
+		if len(tests) == 0 && !other.MatchString(held) {
+			t.Errorf("nothing holds this case: %s", line)
+		}
+		for _, test := range tests {
+			if !bytes.Contains(all, []byte("\nfunc "+test+"(")) {
+				t.Errorf("%s is nowhere: %s", test, line)
+			}
+		}
+	}
+	if cases < 40 {
+		t.Errorf("docs/cases.md has %d cases, want at least 40", cases)
 	}
 }

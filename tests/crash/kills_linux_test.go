@@ -68,7 +68,33 @@ func TestKilled(t *testing.T) {
 			})
 		}
 	})
+	for id, reason := range map[string]string{"kill-qemu": "signal: killed", "kill-kernel": "", "kill-agent": ""} {
+		s.logged(t, "the machine has ended, which nobody asked for", id, reason)
+	}
 	s.NothingLeft(t, before)
+}
+
+// logged waits for a line of containerd's log that has all words in it.
+func (s *stage) logged(t *testing.T, words ...string) {
+	t.Helper()
+	if wrong := host.Await(host.Patience, func() string {
+		log, err := os.ReadFile(s.LogFile)
+		if err != nil {
+			return err.Error()
+		}
+	next:
+		for line := range strings.Lines(string(log)) {
+			for _, word := range words {
+				if !strings.Contains(line, word) {
+					continue next
+				}
+			}
+			return ""
+		}
+		return fmt.Sprintf("no line of containerd's log has %q in it", words)
+	}); wrong != "" {
+		t.Error(wrong)
+	}
 }
 
 // inGuest has a command run in a container that may take the whole guest with it.
