@@ -304,7 +304,7 @@ func TestMachineDies(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestReadOnlyOfDocker: what is mounted below a read-only bind of Docker is read-only, too.
+// TestReadOnlyOfDocker: a read-only bind of Docker makes the mounts below it read-only, too.
 func TestReadOnlyOfDocker(t *testing.T) {
 	for namespace, want := range map[string]bool{"moby": true, "k8s.io": false} {
 		w := newWorld(t)

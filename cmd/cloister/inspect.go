@@ -55,7 +55,10 @@ func runInspect(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		i := inspected{State: b.state(), Record: b.record, Facts: typed(b.record.Facts), Image: b.image(), PSS: s.memory(b), Files: filesOf(b.dir, b.record.Owner)}
+		i := inspected{
+			State: b.state(), Record: b.record, Facts: typed(b.record.Facts), Image: b.image(),
+			PSS: s.memory(b), Files: filesOf(b.dir, b.record.Owner),
+		}
 		if b.broken != nil {
 			i.Problem, i.Namespace, i.ID = b.broken.Error(), b.dir.Namespace(), b.dir.ID()
 			if i.Effects, err = s.effects(b); err != nil {

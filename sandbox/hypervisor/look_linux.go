@@ -47,7 +47,8 @@ func (v *VM) lookAtMachine() string {
 	before = threads(pid)
 	time.Sleep(lookTime) //nolint:forbidigo // the time over which CPU time is measured
 	after := threads(pid)
-	return fmt.Sprintf("QEMU (pid %d) says its CPUs are %s and used %s of CPU time in %s%s", pid, status, after.cpu-before.cpu, lookTime, after.blocked())
+	return fmt.Sprintf("QEMU (pid %d) says its CPUs are %s and used %s of CPU time in %s%s",
+		pid, status, after.cpu-before.cpu, lookTime, after.blocked())
 }
 
 func (v *VM) lookAtFiles() string {

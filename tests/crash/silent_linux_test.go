@@ -34,7 +34,7 @@ func TestErrorOfASilentGuestNamesWhatItWaitsFor(t *testing.T) {
 		t.Run(program, func(t *testing.T) {
 			t.Parallel()
 			r := s.Within(t, host.CallLimit, "task", "exec", "--exec-id", "x", id, "/v/program")
-			for _, want := range []string{"the guest does not answer", "Start for 2m", fmt.Sprintf("%s (pid %d) is stopped", part, pid)} {
+			for _, want := range []string{"the guest does not answer", "Exec for 2m", fmt.Sprintf("%s (pid %d) is stopped", part, pid)} {
 				if !strings.Contains(r.Stderr, want) {
 					t.Errorf("exec says %q, exit %d: want %q in it", r.Stderr, r.Code, want)
 				}
