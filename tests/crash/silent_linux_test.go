@@ -16,7 +16,7 @@ import (
 // TestErrorOfASilentGuestNamesWhatItWaitsFor: the error of a call that a guest does not answer
 // names the call, and the process of the host that is at fault. Both wait for the two minutes that
 // a guest has, beside each other.
-func TestErrorOfASilentGuestNamesWhatItWaitsFor(t *testing.T) {
+func TestErrorOfASilentGuestNamesWhatItWaitsFor(t *testing.T) { //nolint:tparallel // only its sandboxes wait beside each other
 	s := newStage(t)
 	for program, part := range map[string]string{"qemu-system": "QEMU", "virtiofsd": "the file server"} {
 		id := "silent-" + program

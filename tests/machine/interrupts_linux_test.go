@@ -38,7 +38,7 @@ func (r *running) soak(what string, number int, command string) {
 }
 
 // TestDiskReadsAreAnswered is TestLookupsAreAnswered for disks.
-func TestDiskReadsAreAnswered(t *testing.T) { //nolint:tparallel // eachBoard calls it
+func TestDiskReadsAreAnswered(t *testing.T) {
 	eachBoard(t, func(t *testing.T, board vmm.MachineType) {
 		d := vmm.Disk{LUN: 3, Path: filepath.Join(t.TempDir(), "disk"), ReadOnly: true}
 		if err := os.WriteFile(d.Path, make([]byte, 1<<20), 0o600); err != nil {
@@ -59,7 +59,7 @@ func TestDiskReadsAreAnswered(t *testing.T) { //nolint:tparallel // eachBoard ca
 }
 
 // TestDatagramsAreAnswered is TestLookupsAreAnswered for NICs.
-func TestDatagramsAreAnswered(t *testing.T) { //nolint:tparallel // eachBoard calls it
+func TestDatagramsAreAnswered(t *testing.T) {
 	eachBoard(t, func(t *testing.T, board vmm.MachineType) {
 		f := tap(t)
 		echo(t, f)
@@ -73,7 +73,7 @@ func TestDatagramsAreAnswered(t *testing.T) { //nolint:tparallel // eachBoard ca
 }
 
 // TestWordsAreAnswered is TestLookupsAreAnswered for the agent's port.
-func TestWordsAreAnswered(t *testing.T) { //nolint:tparallel // eachBoard calls it
+func TestWordsAreAnswered(t *testing.T) {
 	eachBoard(t, func(t *testing.T, board vmm.MachineType) {
 		r := boot(t, describe(t, board), qemu.Options{})
 		for range 1000 {

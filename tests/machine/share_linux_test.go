@@ -101,7 +101,7 @@ func testShare(t *testing.T, board vmm.MachineType) {
 // TestLookupsAreAnswered has ten threads wait for the file server at once. An emulated machine
 // whose barriers QEMU leaves out loses an interrupt after some hundred thousand lookups, and then
 // all threads wait for ever.
-func TestLookupsAreAnswered(t *testing.T) { //nolint:tparallel // eachBoard calls it
+func TestLookupsAreAnswered(t *testing.T) {
 	eachBoard(t, func(t *testing.T, board vmm.MachineType) {
 		_, server := share(t)
 		m := describe(t, board)
