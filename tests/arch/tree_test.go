@@ -88,7 +88,7 @@ func parse(root, rel string) (file, error) {
 }
 
 func TestTopLevelFolders(t *testing.T) {
-	rooms := []string{"cmd", "shim", "runtime", "sandbox", "labels", "vmm", "oci", "sys", "tests", "docs"}
+	rooms := []string{"cmd", "shim", "runtime", "sandbox", "labels", "vmm", "oci", "sys", "tests", "docs", "deploy"}
 	root := testenv.Tree(t)
 	entries, err := os.ReadDir(root)
 	if err != nil {

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cloister-node: "+err.Error())
+		os.Exit(1)
+	}
+}
+
+// run is the program with its arguments.
+func run(ctx context.Context, args []string, out io.Writer) error {
+	n := node{out: out, shell: onHost, pause: 5 * time.Second}
+	flags := flag.NewFlagSet("cloister-node", flag.ContinueOnError)
+	flags.SetOutput(out)
+	flags.Usage = func() {
+		fmt.Fprintln(out, "usage: cloister-node [FLAG]... install | remove | wait\n"+
+			"Puts cloister on the node whose process 1 it sees, takes it back, or waits to be ended.")
+		flags.PrintDefaults()
+	}
+	flags.StringVar(&n.root, "root", "/proc/1/root", "`folder` that the node's root is at")
+	flags.StringVar(&n.payload, "payload", "/payload", "`folder` of the programs and the guest image")
+	flags.StringVar(&n.settings, "settings", "/settings", "`folder` of *.toml for the node's config")
+	flags.StringVar(&n.engine, "containerd-config", "/etc/containerd/config.toml", "containerd's config `file` on the node")
+	flags.StringVar(&n.restart, "restart", "systemctl restart containerd", "`command` that restarts containerd on the node")
+	flags.StringVar(&n.socket, "socket", "/run/containerd/containerd.sock", "containerd's socket, `path` on the node")
+	flags.StringVar(&n.name, "node", os.Getenv("NODE_NAME"), "the node's `name`")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	verb := flags.Arg(0)
+	if verb == "wait" {
+		<-ctx.Done()
+		return nil
+	}
+	labels, err := inCluster(n.name)
+	if err != nil {
+		return err
+	}
+	n.labels = labels
+	switch {
+	case verb == "install" && flags.NArg() == 1:
+		return n.install(ctx)
+	case verb == "remove" && flags.NArg() == 1:
+		return n.remove(ctx)
+	}
+	flags.Usage()
+	return fmt.Errorf("verb %q: want install, remove or wait", verb)
+}

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Paths on the node.
+const (
+	folder  = "/opt/cloister"            // a folder for each version, and the link to the one in use
+	current = folder + "/current"        // the version in use
+	pending = folder + "/restart-needed" // containerd's config was changed, and containerd not restarted
+	tool    = current + "/bin/cloister"
+	configs = "/etc/cloister/config.d"
+)
+
+// links are the names under which containerd and people find the programs, and what they lead to.
+var links = map[string]string{ //nolint:gochecknoglobals // a constant
+	"/usr/local/bin/cloister":                    tool,
+	"/usr/local/bin/containerd-shim-cloister-v2": current + "/bin/containerd-shim-cloister-v2",
+}
+
+// answers is how long containerd may take to serve after a restart.
+const answers = 2 * time.Minute
+
+// labeller changes labels of the node; an empty value takes one away.
+type labeller interface {
+	Label(ctx context.Context, labels map[string]string) error
+}
+
+// node is a node and what is to be put on it.
+type node struct {
+	root, payload, settings string
+	engine, restart, socket string
+	name                    string
+	labels                  labeller
+	pause                   time.Duration // between two looks at the node's sandboxes
+	out                     io.Writer
+	shell                   func(ctx context.Context, root, script string) (string, error)
+}
+
+// path is that of a file of the node, seen from here.
+func (n *node) path(name string) string { return filepath.Join(n.root, name) }
+
+func (n *node) say(format string, args ...any) { fmt.Fprintf(n.out, format+"\n", args...) }
+
+// do runs a command on the node.
+func (n *node) do(ctx context.Context, script string) (string, error) {
+	out, err := n.shell(ctx, n.root, script)
+	if err != nil {
+		return out, fmt.Errorf("%s: %w: %s", script, err, strings.TrimSpace(out))
+	}
+	return out, nil
+}
+
+// onHost runs a script in the mount namespace of the node's process 1, by the node's own nsenter.
+func onHost(ctx context.Context, root, script string) (string, error) {
+	args := []string{"--target", "1", "--mount", "--uts", "--ipc", "--net", "--", "/bin/sh", "-c", script}
+	cmd := exec.CommandContext(ctx, "/usr/bin/nsenter", args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// install puts everything on the node, in an order in which each step finds what it needs, and
+// labels the node last.
+func (n *node) install(ctx context.Context) error {
+	if err := n.alone(); err != nil {
+		return err
+	}
+	version, err := n.place()
+	if err != nil {
+		return err
+	}
+	if err := n.configure(); err != nil {
+		return err
+	}
+	if err := n.check(ctx); err != nil {
+		return err
+	}
+	if n.selinux() {
+		if _, err := n.do(ctx, tool+" policy install"); err != nil {
+			return err
+		}
+	}
+	if err := n.register(ctx); err != nil {
+		return err
+	}
+	if err := n.prune(version); err != nil {
+		return err
+	}
+	said, err := n.do(ctx, tool+" version")
+	if err != nil {
+		return err
+	}
+	n.say("%s", strings.TrimSpace(said))
+	return n.labels.Label(ctx, map[string]string{"io.cloister/runtime": "true", "io.cloister/version": labelValue(said)})
+}
+
+// remove takes everything back once no sandbox runs.
+func (n *node) remove(ctx context.Context) error {
+	if err := n.labels.Label(ctx, map[string]string{"io.cloister/runtime": "", "io.cloister/version": ""}); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(n.path(current)); errors.Is(err, fs.ErrNotExist) {
+		n.say("nothing of cloister is on this node")
+		return nil
+	}
+	if err := n.awaitIdle(ctx); err != nil {
+		return err
+	}
+	if err := n.unregister(ctx); err != nil {
+		return err
+	}
+	if n.selinux() {
+		if _, err := n.do(ctx, tool+" policy remove"); err != nil {
+			return err
+		}
+	}
+	for link := range links {
+		if err := os.Remove(n.path(link)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	written, err := filepath.Glob(n.path(configs + "/*" + configSuffix))
+	if err != nil {
+		return err
+	}
+	for _, name := range append(written, n.path("/run/cloister"), n.path("/var/lib/cloister"), n.path(folder)) {
+		if err := os.RemoveAll(name); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{configs, filepath.Dir(configs)} {
+		_ = os.Remove(n.path(name)) // somebody may have put something there
+	}
+	n.say("cloister is taken back")
+	return nil
+}
+
+// awaitIdle waits until the node has no sandbox.
+func (n *node) awaitIdle(ctx context.Context) error {
+	tick := time.NewTicker(n.pause)
+	defer tick.Stop()
+	for said := ""; ; {
+		running, err := n.do(ctx, tool+" ps --quiet")
+		if err != nil {
+			return err
+		}
+		names := strings.Fields(running)
+		if len(names) == 0 {
+			return nil
+		}
+		if running != said {
+			n.say("sandboxes on node %s: %d (%s), and it takes no new ones: waiting until their pods are deleted",
+				n.name, len(names), names[0])
+			said = running
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("node %s still has %d sandboxes: %w", n.name, len(names), ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// alone is an error where cloister was put on the node in another way.
+func (n *node) alone() error {
+	if _, err := os.Lstat(n.path("/usr/bin/containerd-shim-cloister-v2")); err == nil {
+		return fmt.Errorf("/usr/bin/containerd-shim-cloister-v2 is on node %s: remove the package cloister first", n.name)
+	}
+	for link, target := range links {
+		leads, err := os.Readlink(n.path(link))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) || err == nil && leads != target {
+			return fmt.Errorf("%s on node %s is not this installer's: remove it first", link, n.name)
+		}
+	}
+	return nil
+}
+
+// selinux tells whether the node has it switched on.
+func (n *node) selinux() bool {
+	_, err := os.Stat(n.path("/sys/fs/selinux/enforce"))
+	return err == nil
+}
+
+// check is an error that has the lines of what the node lacks.
+func (n *node) check(ctx context.Context) error {
+	said, err := n.shell(ctx, n.root, tool+" check")
+	if err == nil {
+		return nil
+	}
+	var wrong []string
+	lines := strings.Split(said, "\n")
+	for i, line := range lines {
+		if strings.HasPrefix(line, "  fail") {
+			wrong = append(wrong, strings.TrimSpace(line))
+			if i+1 < len(lines) && strings.HasPrefix(strings.TrimSpace(lines[i+1]), "->") {
+				wrong = append(wrong, strings.TrimSpace(lines[i+1]))
+			}
+		}
+	}
+	if len(wrong) == 0 {
+		return fmt.Errorf("%s check: %w: %s", tool, err, said)
+	}
+	return fmt.Errorf("node %s lacks what cloister needs: %s", n.name, strings.Join(wrong, "; "))
+}
+
+// register makes the runtime known to containerd. A config that containerd does not start with is
+// taken back.
+func (n *node) register(ctx context.Context) error {
+	command := fmt.Sprintf("%s install containerd --file '%s'", tool, n.engine)
+	said, err := n.do(ctx, command+" --dry-run")
+	if err != nil {
+		return err
+	}
+	if strings.Contains(said, "not written") {
+		if err := os.WriteFile(n.path(pending), nil, 0o600); err != nil {
+			return err
+		}
+		if said, err = n.do(ctx, command); err != nil {
+			return err
+		}
+		n.say("%s", strings.TrimSpace(said))
+	}
+	if _, err := os.Lstat(n.path(pending)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	// The config is tried before a containerd that works is stopped.
+	_, err = n.do(ctx, fmt.Sprintf("containerd --config '%s' config dump >/dev/null", n.engine))
+	if err == nil {
+		err = n.restartEngine(ctx)
+	}
+	if err == nil {
+		return os.Remove(n.path(pending))
+	}
+	_, undone := n.do(ctx, command+" --remove")
+	if undone == nil {
+		undone = n.restartEngine(ctx)
+	}
+	if undone == nil {
+		undone = os.Remove(n.path(pending))
+	}
+	return errors.Join(fmt.Errorf("containerd does not start with the runtime in its config, which was taken out again: %w", err), undone)
+}
+
+// unregister takes the runtime out of containerd's config.
+func (n *node) unregister(ctx context.Context) error {
+	said, err := n.do(ctx, fmt.Sprintf("%s install containerd --file '%s' --remove", tool, n.engine))
+	if err != nil {
+		return err
+	}
+	n.say("%s", strings.TrimSpace(said))
+	if !strings.Contains(said, "written ->") {
+		return nil
+	}
+	return n.restartEngine(ctx)
+}
+
+// restartEngine restarts containerd and waits until it answers. What runs under it goes on.
+func (n *node) restartEngine(ctx context.Context) error {
+	n.say("%s", n.restart)
+	if _, err := n.do(ctx, n.restart); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, answers, fmt.Errorf("containerd does not answer at %s after %s", n.socket, answers))
+	defer cancel()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		connection, err := (&net.Dialer{}).DialContext(ctx, "unix", n.path(n.socket))
+		if err == nil {
+			return connection.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-tick.C:
+		}
+	}
+}
