@@ -252,8 +252,15 @@ func (s *Sandbox) serveFiles(ctx context.Context, p *starting) error {
 		return err
 	}
 	p.opened = append(p.opened, log)
-	return s.run("virtiofsd", func() (int, error) { return s.vm.Serve(ctx, s.journal.Dir().Share(), log) },
+	err = s.run("virtiofsd", func() (int, error) { return s.vm.Serve(ctx, s.journal.Dir().Share(), log) },
 		func(context.Context) error { return s.vm.StopFiles() })
+	switch ns, top := s.vm.Served(); {
+	case ns != nil && top != nil:
+		s.share.Serve(ns, top)
+	case top != nil:
+		_ = top.Close() // O_PATH
+	}
+	return err
 }
 
 func (s *Sandbox) launch(ctx context.Context, p *starting) (err error) {

@@ -35,6 +35,9 @@ type Share struct {
 	own  *os.File // top of the tmpfs, writable
 	tree *os.File // the tree, writable: mount points are made here
 	view *os.File // the same tree as the file server sees it: mounts are made here
+
+	server interface{ Do(f func() error) error } // runs f in the file server's mount namespace; nil: this one
+	served *os.File                              // the view's copy there
 }
 
 // NewShare mounts a sandbox's own file system at own and the file server's view of the tree at
@@ -70,7 +73,8 @@ func NewShare(own, view string, labelOwn, labelTree func(*os.File) error) (_ *Sh
 		return nil, err
 	}
 	defer tree.Close() // the mount stays
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID, Propagation: unix.MS_PRIVATE}
+	// Shared: what is mounted in it appears in the file server's mount namespace.
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID, Propagation: unix.MS_SHARED}
 	if err := setAttr(tree, false, &attr); err != nil {
 		return nil, fmt.Errorf("restrict the share: %w", err)
 	}
@@ -88,6 +92,12 @@ func NewShare(own, view string, labelOwn, labelTree func(*os.File) error) (_ *Sh
 		_ = f.Close() // O_PATH
 	}
 	return s, nil
+}
+
+// Serve says in which mount namespace the file server is, where mounts of this one appear. top is
+// the view there, which Close closes. It is called before the share is used by containers.
+func (s *Share) Serve(server interface{ Do(f func() error) error }, top *os.File) {
+	s.server, s.served = server, top
 }
 
 // mountTmpfs gives the top of a new tmpfs that is mounted at a folder.
@@ -127,7 +137,7 @@ func (s *Share) Close() error {
 			errs = append(errs, detach(f))
 		}
 	}
-	for _, f := range []*os.File{s.view, s.tree, s.own} {
+	for _, f := range []*os.File{s.view, s.tree, s.own, s.served} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}

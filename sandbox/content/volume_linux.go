@@ -15,6 +15,7 @@ import (
 	"cloister/sandbox/guestapi"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/watch"
+	"cloister/sys"
 )
 
 // Volumes are the folders and files of the host that a sandbox's containers have. Each of them is
@@ -67,7 +68,7 @@ func (v *Volumes) Add(p plan.Volume, files *Files) (*Use, error) {
 		v.list[p.Key] = one
 	}
 	if !p.ReadOnly && one.writers == 0 && one.readers > 0 && !one.locked {
-		if err := setReadOnly(one.top, false); err != nil {
+		if err := v.share.setReadOnly(one, false); err != nil {
 			return nil, fmt.Errorf("make %q writable, which a container has read-only: %w", p.Destination, err)
 		}
 	}
@@ -128,7 +129,7 @@ func (u *Use) Release() error {
 	case one.writers == 0 && !u.readOnly:
 		// A guest that still has a file open for writing keeps the mount writable (EBUSY), as it
 		// was until now.
-		if err := setReadOnly(one.top, true); err != nil && !errors.Is(err, unix.EBUSY) {
+		if err := v.share.setReadOnly(one, true); err != nil && !errors.Is(err, unix.EBUSY) {
 			return err
 		}
 	}
@@ -162,6 +163,25 @@ func isReadOnly(f *os.File) (bool, error) {
 		return false, &os.PathError{Op: "statfs", Path: f.Name(), Err: err}
 	}
 	return st.Flags&unix.ST_RDONLY != 0, nil
+}
+
+// setReadOnly changes a volume that is mounted, in the file server's mount namespace first: its
+// mount is a copy that does not follow, and it is the one that a guest's open files keep busy.
+func (s *Share) setReadOnly(v *volume, readOnly bool) error {
+	if s.server != nil {
+		err := s.server.Do(func() error {
+			top, err := sys.OpenBelow(s.served, guestapi.ShareVolume(v.name), unix.O_PATH, 0)
+			if err != nil {
+				return err
+			}
+			defer top.Close() // O_PATH
+			return setReadOnly(top, readOnly)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return setReadOnly(v.top, readOnly)
 }
 
 // setReadOnly changes the mount itself, and none below it.

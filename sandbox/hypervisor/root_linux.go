@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"cloister/sandbox/confine"
 	"cloister/sandbox/jail"
 )
 
@@ -37,14 +38,26 @@ func (v *VM) Show(top *os.File, readOnly bool) error {
 	return v.root.Replace(tree)
 }
 
-// LeaveHost replaces QEMU's root directory, which is the host's, by an empty folder. It is called
-// before the guest runs.
+// LeaveHost replaces the root directories of QEMU and the file server, which are the host's: by an
+// empty folder, and by what the file server serves. It is called before the guest runs, when QEMU
+// has an answer of the file server's.
 func (v *VM) LeaveHost(ctx context.Context, empty *os.File) error {
 	err := v.config.Jail.RootError(v.Show(empty, true))
-	if err == nil || !errors.Is(err, jail.ErrKeepsRoot) {
+	if errors.Is(err, jail.ErrKeepsRoot) {
+		log.G(ctx).WithError(err).Warn("QEMU keeps the host's root directory: do not copy files by its pid (nerdctl cp)")
+		v.root, err = nil, nil
+	}
+	ns := v.jails[confine.FileServer].Root
+	if err != nil || ns == nil {
 		return err
 	}
-	log.G(ctx).WithError(err).Warn("QEMU keeps the host's root directory: do not copy files by its pid (nerdctl cp)")
-	v.root = nil
-	return nil
+	err = v.config.Jail.RootError(ns.Pivot(v.served))
+	if errors.Is(err, jail.ErrKeepsRoot) {
+		log.G(ctx).WithError(err).Warn("the host's root directory stays in virtiofsd's mount namespace")
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	return jail.VerifyRoot(v.Files.Pid(), v.served)
 }

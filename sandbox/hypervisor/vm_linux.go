@@ -17,6 +17,7 @@ import (
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/confine"
 	"cloister/sandbox/jail"
+	"cloister/sys"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
 	"cloister/vmm/virtiofsd"
@@ -44,13 +45,17 @@ type VM struct {
 	config Config
 	guest  Guest // nil until Greeted
 	end    ending
-	root   *jail.Root // QEMU's; nil if the host's root cannot be replaced
+	jails  map[confine.Role]jail.Jail // of the processes that were started
+	root   *jail.Root                 // QEMU's; nil if the host's root cannot be replaced
+	served *os.File                   // what the file server shows, as its mount namespace has it
 
 	fileBytes uint64 // the largest file that QEMU starts with
 }
 
 // New makes a VM without processes.
-func New(c Config) *VM { return &VM{config: c, end: ending{done: make(chan struct{})}} }
+func New(c Config) *VM {
+	return &VM{config: c, end: ending{done: make(chan struct{})}, jails: map[confine.Role]jail.Jail{}}
+}
 
 // jailOf is the jail of one process: its role's, in the sandbox's network namespace and cgroup.
 func (v *VM) jailOf(r confine.Role) jail.Jail {
@@ -62,10 +67,29 @@ func (v *VM) jailOf(r confine.Role) jail.Jail {
 			j.Limits.FileBytes = v.fileBytes
 		}
 	}
+	if j.Isolate&unix.CLONE_NEWNET == 0 {
+		j.Network = c.Network
+	}
 	j.Label = func() (unset func(), err error) { return c.Driver.Exec(r) }
-	j.Network, j.Group, j.OOMScore, j.Env = c.Network, c.Group, c.OOMScore, []string{c.Marker}
+	j.Group, j.OOMScore, j.Env = c.Group, c.OOMScore, []string{c.Marker}
 	return j
 }
+
+// house gives a process's jail namespaces of its own. follow says whether later mounts of this
+// process's appear there. The jail closes them with the process; see leave for one that does not
+// start.
+func (v *VM) house(j *jail.Jail, follow bool) (err error) {
+	if j.Root, err = jail.NewRoot(follow); err != nil {
+		return err
+	}
+	if v.config.Jail.Has(jail.Namespaces) {
+		j.PIDs, err = jail.NewPIDs(j.Env)
+	}
+	return err
+}
+
+// leave closes the namespaces of a process that has not started.
+func leave(j jail.Jail) error { return errors.Join(j.Root.Close(), j.PIDs.Close()) }
 
 // Reachable refuses files that QEMU opens by name and that its user may not open.
 func Reachable(owner jail.Owner, program string, m vmm.Machine) error {
@@ -81,14 +105,38 @@ func Reachable(owner jail.Owner, program string, m vmm.Machine) error {
 
 // Serve starts the file server, which serves the folder source, and returns its pid.
 func (v *VM) Serve(ctx context.Context, source string, log *os.File) (pid int, err error) {
+	j := v.jailOf(confine.FileServer).MayOpen(v.config.Jail, jail.Files{Tree: source})
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, leave(j))
+		}
+	}()
+	if v.config.Jail.Has(jail.Namespaces) {
+		if err := v.house(&j, true); err != nil {
+			return 0, err
+		}
+		v.served, err = j.Root.Folder(source)
+	} else {
+		v.served, err = sys.OpenNoLinks(source, unix.O_PATH|unix.O_DIRECTORY)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("share: %w", err)
+	}
+	v.jails[confine.FileServer] = j
 	v.Files, err = virtiofsd.Start(ctx, virtiofsd.Config{
-		Binary: v.config.Programs.Virtiofsd, Source: source, Starter: v.jailOf(confine.FileServer).MayOpen(v.config.Jail, jail.Files{Tree: source}),
+		Binary: v.config.Programs.Virtiofsd, Source: v.served, Rooted: j.Root != nil, Starter: j,
 		Sockets: v.config.Driver.Sockets, Log: log, Dir: v.config.Dir,
 	})
 	if err != nil {
 		return 0, err
 	}
 	return v.Files.Pid(), nil
+}
+
+// Served is the mount namespace of the file server and the folder that it serves, there. The folder
+// is the caller's to close; the namespace is nil if it is this process's.
+func (v *VM) Served() (ns *jail.Root, top *os.File) {
+	return v.jails[confine.FileServer].Root, v.served
 }
 
 // StopFiles ends the file server, if it was started.
@@ -118,13 +166,18 @@ func filesOf(m vmm.Machine) jail.Files {
 // template.
 func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.File, taps []*os.File) (pid int, err error) {
 	v.fileBytes = uint64(m.MemoryMiB) << 20
-	if v.root, err = jail.NewRoot(); err != nil {
+	j := v.jailOf(confine.Machine).MayOpen(v.config.Jail, filesOf(m))
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, leave(j))
+		}
+	}()
+	if err := v.house(&j, false); err != nil {
 		return 0, err
 	}
-	starter := v.jailOf(confine.Machine).MayOpen(v.config.Jail, filesOf(m))
-	starter.Root = v.root
+	v.root, v.jails[confine.Machine] = j.Root, j
 	o := qemu.Options{
-		Binary: v.config.Programs.QEMU, Starter: starter, Sockets: v.config.Driver.Sockets, Dir: v.config.Dir,
+		Binary: v.config.Programs.QEMU, Starter: j, Sockets: v.config.Driver.Sockets, Dir: v.config.Dir,
 		Log: logs.QEMU, Console: logs.Console, Memory: memory, Taps: taps,
 	}
 	if v.Files != nil {
@@ -155,13 +208,10 @@ func (v *VM) AddDisk(ctx context.Context, d vmm.Disk, f *os.File) error {
 
 // Stop ends QEMU, if it was started.
 func (v *VM) Stop(ctx context.Context) error {
-	switch {
-	case v.Machine != nil:
-		return v.Machine.Stop(ctx)
-	case v.root != nil:
-		return v.root.Close() // no process is in it
+	if v.Machine == nil {
+		return nil
 	}
-	return nil
+	return v.Machine.Stop(ctx)
 }
 
 // Verify reads back from the kernel how the processes run: driver and jail. The guest has not run.
@@ -177,7 +227,7 @@ func (v *VM) Verify(ctx context.Context) error {
 		return err
 	}
 	for _, p := range started {
-		if err := v.jailOf(p.Role).Verify(p.PID); err != nil {
+		if err := v.jails[p.Role].Verify(p.PID); err != nil {
 			return fmt.Errorf("%s: %w", p.Role, err)
 		}
 	}

@@ -45,11 +45,11 @@ func (p Part) About() string {
 	case Landlock:
 		return "QEMU and virtiofsd open only the files that they need, and reach no abstract socket or TCP port"
 	case Namespaces:
-		return "QEMU and virtiofsd have ipc and uts namespaces of their own"
+		return "QEMU and virtiofsd have pid, ipc, uts, mount and cgroup namespaces of their own, virtiofsd a network namespace too"
 	case Devices:
 		return "QEMU and virtiofsd may open null, urandom and kvm alone"
 	case RootDir:
-		return "QEMU's root directory is not the host's when its guest runs"
+		return "the root directory of QEMU and virtiofsd is not the host's when the guest runs"
 	case RLimits:
 		return "QEMU and virtiofsd lock no memory, and QEMU makes no file larger than its memory or its largest disk"
 	}

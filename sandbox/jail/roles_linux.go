@@ -12,15 +12,31 @@ func ForQEMU(c Config, o Owner) Jail {
 	return j
 }
 
-// ForVirtiofsd is the jail of a file server. It acts for all users of its guest, and changes
-// its root and its limits once. When it becomes one of those users it keeps its capabilities,
-// without the groups that may have let that user: the guest's kernel has checked that.
+// serving are the capabilities of a file server that serves. It does for its guest what the users
+// of the guest may do, root among them: chown files, use those of others (DAC_OVERRIDE, FOWNER), keep
+// their set-uid and set-gid bits (FSETID), make files as another user (SETUID, SETGID), set file
+// capabilities (SETFCAP) and make device nodes (MKNOD), which nobody opens on its mounts.
+func serving() Set {
+	return NewSet(
+		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID,
+		unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SETFCAP, unix.CAP_MKNOD,
+	)
+}
+
+// ForVirtiofsd is the jail of a file server. Both servers bound their own capabilities before they
+// serve (SETPCAP), and the C server changes its root (SYS_CHROOT): they have given these up when
+// the jail is read back. A server that becomes one of its guest's users keeps its capabilities, without
+// the groups that may have let that user: the guest's kernel has checked that.
 func ForVirtiofsd(c Config) Jail {
-	j := c.of(NewSet(
-		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_SETGID, unix.CAP_SETUID,
-		unix.CAP_SETFCAP, unix.CAP_MKNOD, unix.CAP_SYS_CHROOT, unix.CAP_SETPCAP, unix.CAP_SYS_RESOURCE,
-	), callsOfVirtiofsd())
+	serves := serving()
+	j := c.of(serves|NewSet(unix.CAP_SETPCAP, unix.CAP_SYS_CHROOT), callsOfVirtiofsd())
 	j.KeepCapabilities = true
+	if c.Has(Capabilities) {
+		j.Kept = &serves
+	}
+	if c.Has(Namespaces) {
+		j.Isolate |= unix.CLONE_NEWNET // it has its one connection
+	}
 	return j
 }
 
@@ -37,7 +53,7 @@ func (c Config) of(bounding Set, calls Calls) Jail {
 		j.Limits.NoLocked = true
 	}
 	if c.Has(Namespaces) {
-		j.Isolate = unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+		j.Isolate = unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 	}
 	return j
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +15,7 @@ import (
 )
 
 // Root is a mount namespace for one process. The process finds its program and libraries there
-// as on the host. Once it has everything open that it needs, Replace gives it another root
+// as on the host. Once it has everything open that it needs, Replace or Pivot gives it another root
 // directory, which is also what others see below /proc/PID/root. The nil Root is the host's
 // namespace.
 type Root struct {
@@ -25,18 +26,24 @@ type Root struct {
 	once   sync.Once
 }
 
+// wish is what the Root's thread is to do.
 type wish struct {
-	tree int
+	do   func() error
 	done chan error
 }
 
-// NewRoot makes the namespace. A Jail that is started with it closes it when its process ends;
+// NewRoot makes the namespace. With follow, what is mounted later on shared mounts of the caller's
+// namespace appears in it too. A Jail that is started with it closes it when its process ends;
 // without one the caller calls Close.
-func NewRoot() (*Root, error) {
+func NewRoot(follow bool) (*Root, error) {
 	r := &Root{wishes: make(chan wish), ended: make(chan struct{})}
+	propagation := uintptr(unix.MS_PRIVATE)
+	if follow {
+		propagation = unix.MS_SLAVE
+	}
 	ready := make(chan error, 1)
 	go func() {
-		err := sys.OnThread(func() error { return r.serve(ready) })
+		err := sys.OnThread(func() error { return r.serve(propagation, ready) })
 		if err != nil {
 			ready <- err
 		}
@@ -48,11 +55,11 @@ func NewRoot() (*Root, error) {
 }
 
 // serve runs on a thread of its own, which is in the namespace as long as the Root is open.
-func (r *Root) serve(ready chan<- error) (err error) {
+func (r *Root) serve(propagation uintptr, ready chan<- error) (err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil { // implies CLONE_FS
 		return err
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	if err := unix.Mount("", "/", "", unix.MS_REC|propagation, ""); err != nil {
 		return err
 	}
 	if r.top, err = os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
@@ -65,18 +72,17 @@ func (r *Root) serve(ready chan<- error) (err error) {
 	for {
 		select {
 		case w := <-r.wishes:
-			w.done <- replaceRoot(w.tree)
+			w.done <- w.do()
 		case <-r.ended:
 			return nil
 		}
 	}
 }
 
-// Replace makes tree, a detached mount of open_tree, the root of the running process. It stays
-// the caller's, who may close it. A process that has ended is no error. EINVAL means that the
-// host's root is an initial ram disk, which nothing can replace.
-func (r *Root) Replace(tree int) error {
-	w := wish{tree: tree, done: make(chan error, 1)}
+// Do runs f on a thread that is in the namespace: it can change mounts there. It does nothing when
+// the process has ended.
+func (r *Root) Do(f func() error) error {
+	w := wish{do: f, done: make(chan error, 1)}
 	select {
 	case r.wishes <- w:
 		return <-w.done
@@ -85,20 +91,50 @@ func (r *Root) Replace(tree int) error {
 	}
 }
 
-// Close gives the namespace up, which lives on as long as a process is in it. It may be repeated.
-func (r *Root) Close() error {
-	r.close()
-	return nil
+// Folder opens a folder as the namespace has it, with O_PATH: what is mounted there is another
+// mount than the caller's. The caller closes it.
+func (r *Root) Folder(path string) (f *os.File, err error) {
+	err = r.Do(func() (err error) {
+		f, err = sys.OpenNoLinks(path, unix.O_PATH|unix.O_DIRECTORY)
+		return err
+	})
+	if err == nil && f == nil {
+		err = os.ErrProcessDone
+	}
+	return f, err
 }
 
-func (r *Root) close() {
+// Replace makes tree, a detached mount of open_tree, the root of the running process. It stays
+// the caller's, who may close it. A process that has ended is no error. EINVAL means that the
+// host's root is an initial ram disk, which nothing can replace.
+func (r *Root) Replace(tree int) error {
+	return r.Do(func() error { return replaceRoot(tree) })
+}
+
+// Pivot makes a mount of the namespace its root, and takes everything away that is not below it.
+// Its top was opened by Folder. See Replace for errors.
+func (r *Root) Pivot(top *os.File) error {
+	return r.Do(func() (err error) {
+		defer runtime.KeepAlive(top)
+		old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("old root: %w", err)
+		}
+		defer unix.Close(old)
+		return pivot(int(top.Fd()), old)
+	})
+}
+
+// Close gives the namespace up, which lives on as long as a process is in it. It may be repeated.
+func (r *Root) Close() error {
 	if r == nil {
-		return
+		return nil
 	}
 	r.once.Do(func() {
 		close(r.ended)
 		_, _ = r.ns.Close(), r.top.Close() // nothing is buffered
 	})
+	return nil
 }
 
 // enter moves the calling thread, which must be one of sys.OnThread's.
@@ -118,21 +154,27 @@ func (r *Root) enter() error {
 	return nil
 }
 
-// replaceRoot makes tree the root of everybody whose root is this thread's, which pivot_root does.
+// replaceRoot makes tree the root of everybody whose root is this thread's.
 func replaceRoot(tree int) (err error) {
 	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("old root: %w", err)
 	}
 	defer unix.Close(old)
+	if err := unix.MoveMount(tree, "", old, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("replace root: mount: %w", err)
+	}
+	return pivot(tree, old)
+}
+
+// pivot makes a mount of this thread's namespace the root of everybody whose root is old, this
+// thread's, and unmounts old.
+func pivot(top, old int) error {
 	for _, step := range []struct {
 		name string
 		do   func() error
 	}{
-		{"mount", func() error {
-			return unix.MoveMount(tree, "", old, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
-		}},
-		{"enter", func() error { return unix.Fchdir(tree) }},
+		{"enter", func() error { return unix.Fchdir(top) }},
 		{"pivot_root", func() error { return unix.PivotRoot(".", ".") }},
 		{"enter old root", func() error { return unix.Fchdir(old) }},
 		{"unmount old root", func() error { return unix.Unmount(".", unix.MNT_DETACH) }},

@@ -24,7 +24,7 @@ func TestRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := NewRoot()
+	e, err := NewRoot(false)
 	if err != nil {
 		t.Fatal(err)
 	}

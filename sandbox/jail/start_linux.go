@@ -24,6 +24,9 @@ type Jail struct {
 	Network *os.File
 	// Root, when not nil, is the mount namespace of the process, in which its root can be replaced.
 	Root *Root
+	// PIDs, when not nil, is the pid namespace of the process. With a Root the process has a /proc
+	// of its own that shows the namespace alone.
+	PIDs *PIDs
 	// KeepCapabilities has the process keep its capabilities when it takes on another user
 	// (SECBIT_NO_SETUID_FIXUP), as a file server does to make files that are that user's.
 	KeepCapabilities bool
@@ -31,6 +34,9 @@ type Jail struct {
 	// have. With the empty set they have none, whoever's they are, and the securebits that say
 	// so are locked.
 	Bounding *Set
+	// Kept, when not nil, is the most that the first thread has when Verify is called: the program
+	// has given up the rest of Bounding itself.
+	Kept *Set
 	// NoNewPrivs keeps every exec from giving more rights (PR_SET_NO_NEW_PRIVS), the first one
 	// included: an SELinux policy must allow the transition by nnp_transition.
 	NoNewPrivs bool
@@ -38,9 +44,8 @@ type Jail struct {
 	Files *Files
 	// Calls, when not nil, are the system calls that the process and its children may make.
 	Calls *Calls
-	// Isolate has the process in new namespaces: some of CLONE_NEWIPC and CLONE_NEWUTS. A pid
-	// namespace is none of them: its first process cannot be killed by the signal of a closed
-	// socket, which ends QEMU with its shim.
+	// Isolate has the process in new namespaces: some of CLONE_NEWIPC, CLONE_NEWUTS,
+	// CLONE_NEWCGROUP and CLONE_NEWNET. A pid namespace is none of them: see PIDs.
 	Isolate uintptr
 	// Group, when not nil, is the cgroup of the process, which it is in when Start returns.
 	Group interface{ Add(pid int) error }
@@ -57,11 +62,12 @@ type Jail struct {
 
 // Start starts cmd as cmd.Start does; on an error it does not run. The command must be the program
 // itself, with no wrapper before it. Its standard files must be *os.File: os/exec would make a pipe
-// whose label the program may not use. Pdeathsig works: the thread that starts the command lives as
-// long as the command. A Root is closed when the command ends, or at once on an error.
+// whose label the program may not use. Pdeathsig works but with PIDs, which end with this process:
+// the thread that starts the command lives as long as the command. Root and PIDs are closed when the
+// command ends, or at once on an error.
 func (j Jail) Start(cmd *exec.Cmd) error {
 	if err := j.start(cmd); err != nil {
-		j.Root.close()
+		_ = errors.Join(j.Root.Close(), j.PIDs.Close()) // always nil
 		return fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	return nil
@@ -83,8 +89,7 @@ func (j Jail) start(cmd *exec.Cmd) error {
 			}
 			started <- nil
 			park(pidfd)
-			j.Root.close()
-			return nil
+			return errors.Join(j.Root.Close(), j.PIDs.Close())
 		})
 		if err != nil {
 			started <- err
@@ -106,6 +111,14 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 	}
 	if err := j.Root.enter(); err != nil {
 		return -1, err
+	}
+	if err := j.PIDs.enter(); err != nil {
+		return -1, err
+	}
+	if j.Root != nil && j.PIDs != nil {
+		if err := ownProc(); err != nil {
+			return -1, err
+		}
 	}
 	// For this process too, which has what its guest's containers write. Of another user's
 	// process the limit could be set with CAP_SYS_RESOURCE alone.

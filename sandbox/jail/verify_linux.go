@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -55,14 +56,18 @@ func (j Jail) checkStatus(text []byte) error {
 	if err := j.Owner.check(fields); err != nil {
 		return err
 	}
-	if j.Bounding != nil {
+	most := j.Bounding
+	if j.Kept != nil && fields["Pid"] == fields["Tgid"] { // the C server has a thread that gives nothing up
+		most = j.Kept
+	}
+	if most != nil {
 		for _, name := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
 			have, err := strconv.ParseUint(fields[name], 16, 64)
 			if err != nil {
 				return fmt.Errorf("%w: %s %q: %w", ErrEscaped, name, fields[name], err)
 			}
-			if extra := Set(have) &^ *j.Bounding; extra != 0 {
-				return fmt.Errorf("%w: %s is %v, want at most %v", ErrEscaped, name, Set(have), *j.Bounding)
+			if extra := Set(have) &^ *most; extra != 0 {
+				return fmt.Errorf("%w: %s is %v, want at most %v", ErrEscaped, name, Set(have), *most)
 			}
 		}
 	}
@@ -94,22 +99,71 @@ func (o Owner) check(fields map[string]string) error {
 	return nil
 }
 
+// checkNamespaces compares the namespaces of a process with those that it was put into, and wants
+// all that were made with it to be others than this process's.
 func (j Jail) checkNamespaces(pid int) error {
+	given := map[string]*os.File{}
+	if j.Network != nil {
+		given["net"] = j.Network
+	}
+	if j.Root != nil {
+		given["mnt"] = j.Root.ns
+	}
+	if j.PIDs != nil {
+		given["pid"] = j.PIDs.ns
+	}
 	for _, ns := range namespaces() {
-		if j.Isolate&ns.flag == 0 {
+		if j.Isolate&ns.flag == 0 && given[ns.name] == nil {
 			continue
 		}
-		own, err := os.Readlink("/proc/self/ns/" + ns.name)
+		have, err := identityOf(fmt.Sprintf("/proc/%d/ns/%s", pid, ns.name))
 		if err != nil {
 			return fmt.Errorf("verify the jail of pid %d: %w", pid, err)
 		}
-		have, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, ns.name))
+		own, err := identityOf("/proc/self/ns/" + ns.name)
 		if err != nil {
 			return fmt.Errorf("verify the jail of pid %d: %w", pid, err)
 		}
-		if have == own {
+		if f := given[ns.name]; f != nil {
+			var want unix.Stat_t
+			if err := unix.Fstat(int(f.Fd()), &want); err != nil {
+				return fmt.Errorf("verify the jail of pid %d: %s namespace: %w", pid, ns.name, err)
+			}
+			if have != want.Ino {
+				return fmt.Errorf("verify the jail of pid %d: %w: it is in %s namespace %d, want %d",
+					pid, ErrEscaped, ns.name, have, want.Ino)
+			}
+		} else if have == own {
 			return fmt.Errorf("verify the jail of pid %d: %w: it is in the host's %s namespace", pid, ErrEscaped, ns.name)
 		}
+	}
+	return nil
+}
+
+// identityOf is the inode that tells one namespace from another.
+func identityOf(link string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(link, &st); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: link, Err: err}
+	}
+	return st.Ino, nil
+}
+
+// VerifyRoot reads back that the root directory of a process is the top of that mount.
+func VerifyRoot(pid int, top *os.File) error {
+	defer runtime.KeepAlive(top)
+	var have, want unix.Statx_t
+	root := fmt.Sprintf("/proc/%d/root", pid)
+	const mask = unix.STATX_MNT_ID | unix.STATX_INO
+	if err := unix.Statx(unix.AT_FDCWD, root, 0, mask, &have); err != nil {
+		return fmt.Errorf("verify the jail of pid %d: %w", pid, &os.PathError{Op: "statx", Path: root, Err: err})
+	}
+	if err := unix.Statx(int(top.Fd()), "", unix.AT_EMPTY_PATH, mask, &want); err != nil {
+		return fmt.Errorf("verify the jail of pid %d: %w", pid, &os.PathError{Op: "statx", Path: top.Name(), Err: err})
+	}
+	if have.Mnt_id != want.Mnt_id || have.Ino != want.Ino {
+		return fmt.Errorf("verify the jail of pid %d: %w: its root is inode %d of mount %d, want %d of %d",
+			pid, ErrEscaped, have.Ino, have.Mnt_id, want.Ino, want.Mnt_id)
 	}
 	return nil
 }
@@ -119,7 +173,14 @@ type namespace struct {
 	flag uintptr
 }
 
-// namespaces are those that Isolate may name.
+// namespaces are those that a process can be in alone.
 func namespaces() []namespace {
-	return []namespace{{"ipc", unix.CLONE_NEWIPC}, {"uts", unix.CLONE_NEWUTS}}
+	return []namespace{
+		{"ipc", unix.CLONE_NEWIPC},
+		{"uts", unix.CLONE_NEWUTS},
+		{"cgroup", unix.CLONE_NEWCGROUP},
+		{"net", unix.CLONE_NEWNET},
+		{"mnt", unix.CLONE_NEWNS},
+		{"pid", unix.CLONE_NEWPID},
+	}
 }

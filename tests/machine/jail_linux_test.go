@@ -31,7 +31,7 @@ func testJail(t *testing.T, board vmm.MachineType) {
 			t.Error(err)
 		}
 	})
-	if err := errors.Join(forQEMU(jail.Config{}).Verify(p.Pid()), jail.ForVirtiofsd(jail.Config{}).Verify(server.Pid())); err != nil {
+	if err := errors.Join(forQEMU(jail.Config{}).Verify(p.Pid()), server.Jail.Verify(server.Pid())); err != nil {
 		t.Error(err)
 	}
 	// The file server may have what QEMU must not.

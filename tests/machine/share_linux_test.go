@@ -10,52 +10,30 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cloister/sandbox/jail"
+	"cloister/tests/machine/served"
 	"cloister/tests/testenv"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
-	"cloister/vmm/virtiofsd"
 )
 
-// share is a folder, shared by mount propagation as a sandbox's is, and its
-// server: the system's, or the one TEST_VIRTIOFSD names.
-func share(t *testing.T) (string, *virtiofsd.Process) {
+// share is a folder, shared by mount propagation as a sandbox's is, and its server.
+func share(t *testing.T) (string, *served.Server) {
 	t.Helper()
 	testenv.NeedRoot(t)
-	binary := os.Getenv("TEST_VIRTIOFSD")
-	if binary == "" {
-		binary = testenv.NeedVirtiofsd(t)
-	}
 	dir := filepath.Join(t.TempDir(), "a share, with blanks")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	mount(t, dir, dir, "", unix.MS_BIND, "")
-	mount(t, "", dir, "", unix.MS_SHARED, "")
-	log := create(t, filepath.Join(t.TempDir(), "virtiofsd.log"), os.O_APPEND)
-	server, err := virtiofsd.Start(t.Context(), virtiofsd.Config{
-		Binary: binary, Starter: jailed(jail.ForVirtiofsd), Source: dir, Dir: t.TempDir(), Log: log,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-		t.Logf("virtiofsd.log: %s", read(t, log.Name()))
-	})
-	return dir, server
+	served.Mount(t, dir, dir, "", unix.MS_BIND, "")
+	served.Mount(t, "", dir, "", unix.MS_SHARED, "")
+	return dir, served.Start(t, dir)
 }
 
-func mount(t *testing.T, source, target, fs string, flags uintptr, data string) {
+// handOver gives QEMU the server's socket, and has the server leave the host's root.
+func handOver(t *testing.T, s *served.Server) {
 	t.Helper()
-	if err := unix.Mount(source, target, fs, flags, data); err != nil {
-		t.Fatalf("mount %s: %v", target, err)
-	}
-	if flags&unix.MS_SHARED == 0 {
-		t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
-	}
+	s.HandedOver()
+	s.Leave(t)
 }
 
 func TestShare(t *testing.T) { eachBoard(t, testShare) }
@@ -70,7 +48,7 @@ func testShare(t *testing.T, board vmm.MachineType) {
 	m := describe(t, board)
 	m.Share = &vmm.Share{Tag: "cloister"}
 	r := boot(t, m, qemu.Options{Share: server.Socket()})
-	server.HandedOver()
+	handOver(t, server)
 	r.want("mounted", "mount cloister")
 	r.want("from the host", "cat host")
 	r.want("put", "put guest fromtheguest")
@@ -107,7 +85,7 @@ func TestLookupsAreAnswered(t *testing.T) {
 		m := describe(t, board)
 		m.Share = &vmm.Share{Tag: "cloister"}
 		r := boot(t, m, qemu.Options{Share: server.Socket()})
-		server.HandedOver()
+		handOver(t, server)
 		r.want("mounted", "mount cloister")
 		r.soak("lookups", 10000, "lookups 10 1000")
 		r.end()
@@ -141,13 +119,13 @@ func submount(t *testing.T, r *running, dir string) {
 	if err := os.Mkdir(below, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	mount(t, "tmpfs", below, "tmpfs", 0, "size=1m")
+	served.Mount(t, "tmpfs", below, "tmpfs", 0, "size=1m")
 	write(t, filepath.Join(below, "f"), "mounted later")
 	r.want("mounted later", "cat below/f")
 	if top, sub := r.ask("dev host"), r.ask("dev below/f"); top == sub {
 		t.Errorf("device numbers above and below a mount are both %s", top)
 	}
-	mount(t, "", below, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	served.Mount(t, "", below, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
 	if got := r.ask("put below/f x"); !strings.HasPrefix(got, "error:") {
 		t.Errorf("write below a read-only mount = %q, want an error", got)
 	}

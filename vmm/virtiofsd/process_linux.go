@@ -40,8 +40,12 @@ type Config struct {
 	Binary string
 	// Kind saves asking the binary.
 	Kind Kind
-	// Source is the folder to serve. Later mounts in it are served too.
-	Source string
+	// Source is the folder to serve, of the mount that the server is to see; O_PATH is enough. Later
+	// mounts in it are served too.
+	Source *os.File
+	// Rooted says that the caller makes Source the root of the server's mount namespace, once it has
+	// answered QEMU.
+	Rooted bool
 	// Starter starts the server; nil is refused.
 	Starter Starter
 	// Sockets runs open where new sockets get the label QEMU may use; nil runs
@@ -79,6 +83,8 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 		return nil, fmt.Errorf("start virtiofsd: no Starter: name the one that labels it, or the one that labels nothing: %w", errdefs.ErrInvalidArgument)
 	case c.Dir == "":
 		return nil, fmt.Errorf("start virtiofsd: no Dir: name the sandbox's own folder: %w", errdefs.ErrInvalidArgument)
+	case c.Source == nil:
+		return nil, fmt.Errorf("start virtiofsd: no Source: open the folder to serve: %w", errdefs.ErrInvalidArgument)
 	}
 	binary, err := find(c.Binary)
 	if err != nil {
@@ -89,11 +95,6 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 			return nil, fmt.Errorf("%s %w", binary, err)
 		}
 	}
-	source, err := os.OpenFile(c.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, fmt.Errorf("share: %w", err)
-	}
-	defer func() { _ = source.Close() }()
 	if c.Sockets == nil {
 		c.Sockets = func(mk func() error) error { return mk() }
 	}
@@ -110,8 +111,8 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 
 	// The server outlives the call that starts it.
 	most := openFiles(c.OpenFiles)
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, args(c.Kind, 3, 4, most)...)
-	cmd.ExtraFiles = []*os.File{w.server.socket, source}
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, args(c.Kind, 3, 4, most, c.Rooted)...)
+	cmd.ExtraFiles = []*os.File{w.server.socket, c.Source}
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
 	cmd.Stdout, cmd.Stderr = w.server.log, w.server.log

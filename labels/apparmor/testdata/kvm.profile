@@ -42,7 +42,6 @@ profile cloister-c12-c345 {
   profile virtiofsd flags=(mediate_deleted) {
     capability chown,
     capability dac_override,
-    capability dac_read_search,
     capability fowner,
     capability fsetid,
     capability mknod,
@@ -51,7 +50,6 @@ profile cloister-c12-c345 {
     capability setpcap,
     capability setuid,
     capability sys_chroot,
-    capability sys_resource,
 
     network unix,
     unix (create, getattr, setattr, getopt, setopt, accept, listen, send, receive, shutdown) type=stream,
@@ -75,5 +73,9 @@ profile cloister-c12-c345 {
 
     /run/cloister/default/web/share/ r,
     /run/cloister/default/web/share/** rwlk,
+    # When the guest runs, the tree is the root directory of the server's mount namespace.
+    / r,
+    /{c,v}/ r,
+    /{c,v}/** rwlk,
   }
 }

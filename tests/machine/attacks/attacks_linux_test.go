@@ -190,7 +190,7 @@ func (s *site) jail(t *testing.T, c jail.Config, owner jail.Owner) jail.Jail {
 	j.Group = s.group
 	j = j.MayOpen(c, jail.Files{})
 	if c.Has(jail.RootDir) {
-		root, err := jail.NewRoot()
+		root, err := jail.NewRoot(false)
 		if err != nil {
 			t.Fatal(err)
 		}

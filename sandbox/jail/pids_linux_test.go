@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jail
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/tests/testenv"
+)
+
+// housed is a jail with a pid and a mount namespace.
+func housed(t *testing.T) Jail {
+	t.Helper()
+	testenv.NeedRoot(t)
+	root, err := NewRoot(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pids, err := NewPIDs([]string{"MARK=x"})
+	if err != nil {
+		t.Fatal(errors.Join(err, root.Close()))
+	}
+	return Jail{Root: root, PIDs: pids}
+}
+
+// TestOwnProcShowsTheNamespaceAlone lists /proc in the jail and without it.
+func TestOwnProcShowsTheNamespaceAlone(t *testing.T) {
+	list := func(j Jail) []string {
+		r, w := pipe(t)
+		cmd := exec.CommandContext(t.Context(), testenv.NeedTool(t, "ls"), "/proc")
+		cmd.Stdout, cmd.Stderr = w, os.Stderr
+		if err := j.Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		_ = w.Close()
+		out, err := io.ReadAll(r)
+		if err := errors.Join(err, cmd.Wait()); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Fields(string(out))
+	}
+	processes := func(names []string) []string {
+		return slices.DeleteFunc(names, func(n string) bool { _, err := strconv.Atoi(n); return err != nil || n == "1" })
+	}
+	if names := processes(list(housed(t))); len(names) != 1 { // ls itself
+		t.Errorf("/proc in the jail has %q beside the first process, want one process", names)
+	}
+	if names := processes(list(Jail{})); len(names) < 2 {
+		t.Errorf("/proc without the jail has %q: the test shows nothing", names)
+	}
+}
+
+// TestPIDsEndWithTheirProcesses looks at a process in its namespace, and at what Close leaves.
+func TestPIDsEndWithTheirProcesses(t *testing.T) {
+	j := housed(t)
+	r, _ := pipe(t)
+	cmd := exec.CommandContext(t.Context(), testenv.NeedTool(t, "cat"))
+	cmd.Stdin = r
+	if err := j.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Verify(cmd.Process.Pid); err != nil {
+		t.Error(err)
+	}
+	other := housed(t)
+	t.Cleanup(func() { _ = errors.Join(other.Root.Close(), other.PIDs.Close()) })
+	for name, j := range map[string]Jail{"another pid namespace": {PIDs: other.PIDs}, "another mount namespace": {Root: other.Root}} {
+		if err := j.Verify(cmd.Process.Pid); !errors.Is(err, ErrEscaped) {
+			t.Errorf("%s: Verify = %v, want %v", name, err, ErrEscaped)
+		}
+	}
+	first := children(t, "MARK=x")
+	if len(first) != 2 {
+		t.Errorf("%d processes keep 2 pid namespaces", len(first))
+	}
+	if err := j.PIDs.Close(); err != nil {
+		t.Error(err)
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("the process of a namespace that was closed: %v, want it killed", err)
+	}
+	if left := children(t, "MARK=x"); len(left) != 1 {
+		t.Errorf("%d processes keep 1 pid namespace", len(left))
+	}
+}
+
+// children are the children of this process with that in their environment.
+func children(t *testing.T, mark string) (pids []int) {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, proc := range all {
+		status, _ := os.ReadFile(proc + "/status")
+		if statusOf(status)["PPid"] != strconv.Itoa(os.Getpid()) {
+			continue
+		}
+		env, _ := os.ReadFile(proc + "/environ")
+		if strings.Contains(string(env), mark) {
+			pid, _ := strconv.Atoi(filepath.Base(proc))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// TestPivot has a process leave the host's root for a mount that it serves, with what is mounted in
+// it later.
+func TestPivot(t *testing.T) {
+	testenv.NeedRoot(t)
+	dir := t.TempDir()
+	for _, m := range []struct {
+		source, fs string
+		flags      uintptr
+	}{{dir, "", unix.MS_BIND}, {"", "", unix.MS_SHARED}} {
+		if err := unix.Mount(m.source, dir, m.fs, m.flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	if err := os.Mkdir(filepath.Join(dir, "later"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	root, err := NewRoot(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	top, err := root.Folder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer top.Close()
+	in, out := pipe(t)
+	echo, written := pipe(t)
+	cmd := exec.CommandContext(t.Context(), testenv.NeedTool(t, "cat"))
+	cmd.Dir, cmd.Stdin, cmd.Stdout = "/", in, written
+	if err := (Jail{Root: root}).Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.WriteString("x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := echo.Read(make([]byte, 1)); err != nil { // it has loaded its libraries
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	pid := cmd.Process.Pid
+	if err := VerifyRoot(pid, top); !errors.Is(err, ErrEscaped) {
+		t.Errorf("before: VerifyRoot = %v, want %v", err, ErrEscaped)
+	}
+	if err := root.Pivot(top); err != nil {
+		t.Fatal(err)
+	}
+	if err := VerifyRoot(pid, top); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Mount("tmpfs", filepath.Join(dir, "later"), "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	mounts, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/mounts")
+	lines := strings.Split(strings.TrimSpace(string(mounts)), "\n")
+	if err != nil || len(lines) != 2 || !strings.Contains(lines[1], " /later ") {
+		t.Errorf("mounts = %s, %v, want the folder and what was mounted in it later", mounts, err)
+	}
+}
