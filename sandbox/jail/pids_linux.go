@@ -144,8 +144,9 @@ func forkMount(fs, at, data *byte) (pid uintptr, errno unix.Errno) {
 	if errno != 0 || pid != 0 {
 		return pid, errno
 	}
-	_, _, errno = unix.RawSyscall6(unix.SYS_MOUNT, uintptr(unsafe.Pointer(fs)), uintptr(unsafe.Pointer(at)), uintptr(unsafe.Pointer(fs)),
-		unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, uintptr(unsafe.Pointer(data)), 0)
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	_, _, errno = unix.RawSyscall6(unix.SYS_MOUNT, uintptr(unsafe.Pointer(fs)), //nolint:gosec // the call takes pointers
+		uintptr(unsafe.Pointer(at)), uintptr(unsafe.Pointer(fs)), flags, uintptr(unsafe.Pointer(data)), 0) //nolint:gosec // the same
 	for {
 		_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, uintptr(errno), 0, 0)
 	}

@@ -106,19 +106,8 @@ func (j Jail) start(cmd *exec.Cmd) error {
 
 // startHere runs on a thread that nobody else will use.
 func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
-	if err := (sys.Namespaces{Network: j.Network}).Enter(); err != nil {
+	if err := j.enter(); err != nil {
 		return -1, err
-	}
-	if err := j.Root.enter(); err != nil {
-		return -1, err
-	}
-	if err := j.PIDs.enter(); err != nil {
-		return -1, err
-	}
-	if j.Root != nil && j.PIDs != nil {
-		if err := ownProc(); err != nil {
-			return -1, err
-		}
 	}
 	// For this process too, which has what its guest's containers write. Of another user's
 	// process the limit could be set with CAP_SYS_RESOURCE alone.
@@ -162,6 +151,23 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 	err = cmd.Start()
 	cmd.SysProcAttr.PidFD = nil
 	return pidfd, err
+}
+
+// enter moves the calling thread into the namespaces that the process is to be in.
+func (j Jail) enter() error {
+	if err := (sys.Namespaces{Network: j.Network}).Enter(); err != nil {
+		return err
+	}
+	if err := j.Root.enter(); err != nil {
+		return err
+	}
+	if err := j.PIDs.enter(); err != nil {
+		return err
+	}
+	if j.Root == nil || j.PIDs == nil {
+		return nil
+	}
+	return ownProc()
 }
 
 // confine restricts the calling thread to the files and system calls of the program that it starts

@@ -40,11 +40,11 @@ type Config struct {
 	Binary string
 	// Kind saves asking the binary.
 	Kind Kind
-	// Source is the folder to serve, of the mount that the server is to see; O_PATH is enough. Later
-	// mounts in it are served too.
+	// Source is the folder to serve, of the mount that the server is to see; O_PATH is enough.
+	// Later mounts in it are served too.
 	Source *os.File
-	// Rooted says that the caller makes Source the root of the server's mount namespace, once it has
-	// answered QEMU.
+	// Rooted says that the caller makes Source the root of the server's mount namespace, once it
+	// has answered QEMU.
 	Rooted bool
 	// Starter starts the server; nil is refused.
 	Starter Starter

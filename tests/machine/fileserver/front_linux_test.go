@@ -58,7 +58,8 @@ type front struct {
 // connect negotiates as QEMU does, and gives the server memory and two queues.
 func connect(socket *os.File) (*front, error) {
 	f := &front{socket: int(socket.Fd())}
-	if err := unix.SetsockoptTimeval(f.socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience / time.Second)}); err != nil {
+	limit := unix.Timeval{Sec: int64(patience / time.Second)}
+	if err := unix.SetsockoptTimeval(f.socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
 		return nil, err
 	}
 	if err := unix.SetNonblock(f.socket, false); err != nil {
@@ -67,11 +68,11 @@ func connect(socket *os.File) (*front, error) {
 	if err := f.allocate(); err != nil {
 		return nil, err
 	}
-	if _, err := f.ask(getFeatures, nil); err != nil {
+	if err := f.ask(getFeatures); err != nil {
 		return nil, fmt.Errorf("features: %w", err)
 	}
 	const version1, protocol = 1 << 32, 1 << 30
-	if _, err := f.ask(getProtocolFeatures, nil); err != nil {
+	if err := f.ask(getProtocolFeatures); err != nil {
 		return nil, fmt.Errorf("protocol features: %w", err)
 	}
 	err := errors.Join(
@@ -80,7 +81,7 @@ func connect(socket *os.File) (*front, error) {
 		f.queue(0), f.queue(1),
 	)
 	if err == nil {
-		_, err = f.ask(getFeatures, nil) // a kick before the queues are enabled may get lost
+		err = f.ask(getFeatures) // a kick before the queues are enabled may get lost
 	}
 	return f, err
 }
@@ -174,23 +175,23 @@ func (f *front) raw(kind, flags, size uint32, payload []byte, fds ...int) error 
 	return nil
 }
 
-// ask sends a message and reads the answer's number.
-func (f *front) ask(kind uint32, payload []byte) (uint64, error) {
-	if err := f.send(kind, payload); err != nil {
-		return 0, err
+// ask sends a message and reads the answer, a number.
+func (f *front) ask(kind uint32) error {
+	if err := f.send(kind, nil); err != nil {
+		return err
 	}
 	var b [20]byte
 	for have := 0; have < len(b); {
 		n, err := unix.Read(f.socket, b[have:])
 		if err != nil {
-			return 0, err
+			return err
 		}
 		if n == 0 {
-			return 0, errors.New("the server has hung up")
+			return errDied
 		}
 		have += n
 	}
-	return binary.LittleEndian.Uint64(b[12:]), nil
+	return nil
 }
 
 // put makes a request of the bytes out available in the second queue. The answer is at most in

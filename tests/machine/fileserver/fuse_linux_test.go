@@ -102,16 +102,9 @@ func node(b []byte, err error) (uint64, error) {
 	return binary.LittleEndian.Uint64(b), nil
 }
 
-// create makes and opens a file; the handle follows the entry of 128 bytes.
-func (g *guest) create(parent uint64, s string, mode uint32) (id, handle uint64, err error) {
-	b, err := g.call(opCreate, parent, words(unix.O_RDWR|unix.O_CREAT, mode, 0, 0), name(s))
-	if err != nil {
-		return 0, 0, err
-	}
-	if len(b) < 136 {
-		return 0, 0, fmt.Errorf("a created file of %d bytes", len(b))
-	}
-	return binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[128:]), nil
+// create makes and opens a file.
+func (g *guest) create(parent uint64, s string, mode uint32) (uint64, error) {
+	return node(g.call(opCreate, parent, words(unix.O_RDWR|unix.O_CREAT, mode, 0, 0), name(s)))
 }
 
 func (g *guest) mkdir(parent uint64, s string) (uint64, error) {
@@ -155,7 +148,7 @@ func (g *guest) read(id, handle uint64) (string, error) {
 	return string(b), err
 }
 
-func (g *guest) copyFileRange(from, fromHandle, to, toHandle uint64, size uint64) error {
+func (g *guest) copyFileRange(from, fromHandle, to, toHandle, size uint64) error {
 	_, err := g.call(opCopyFileRange, from, u64(fromHandle), u64(0), u64(to), u64(toHandle), u64(0), u64(size), u64(0))
 	return err
 }
