@@ -173,9 +173,18 @@ func (d *Driver) Verify(pid int, want labels.Label, program string) (Proof, erro
 }
 
 // VerifyWaiting is Verify for a process that waits to execute its program: the label that it will
-// run under is read back from each of its threads (attr/exec), since any of them may be the one
-// that executes it. program has no meaning.
+// run under is read back (attr/exec). program has no meaning.
 func (d *Driver) VerifyWaiting(pid int, want labels.Label, _ string) (Proof, error) {
+	return d.verifyBy(pid, want, d.host.checkNext)
+}
+
+// VerifyStarted is Verify for a process that was told to execute its program: it runs under the
+// label or is about to. program has no meaning.
+func (d *Driver) VerifyStarted(pid int, want labels.Label, _ string) (Proof, error) {
+	return d.verifyBy(pid, want, d.host.checkStarted)
+}
+
+func (d *Driver) verifyBy(pid int, want labels.Label, check func(int, labels.Label) (int, error)) (Proof, error) {
 	if err := d.checkHost(); err != nil {
 		return Proof{}, fmt.Errorf("verify pid %d: %w", pid, err)
 	}
@@ -185,9 +194,9 @@ func (d *Driver) VerifyWaiting(pid int, want labels.Label, _ string) (Proof, err
 	if want.IsZero() {
 		return Proof{}, fmt.Errorf("verify pid %d: %w: no label is expected", pid, ErrInvalid)
 	}
-	threads, err := d.host.checkNext(pid, want)
+	threads, err := check(pid, want)
 	if err != nil {
 		return Proof{}, fmt.Errorf("verify: %w", err)
 	}
-	return Proof{Label: want, Threads: threads, Note: fmt.Sprintf("read back from %d threads that wait", threads)}, nil
+	return Proof{Label: want, Threads: threads, Note: fmt.Sprintf("read back from %d threads", threads)}, nil
 }

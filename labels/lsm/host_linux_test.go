@@ -64,6 +64,45 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestVerifyBeforeAndAfterExec is about a process of an OCI runtime, of which one thread executes
+// the container's program under a label that it has pending.
+func TestVerifyBeforeAndAfterExec(t *testing.T) {
+	const shim, other = "system_u:system_r:cloister_shim_t:s0", "system_u:system_r:cloister_qemu_t:s0:c1,c3"
+	type thread = [2]string // current, exec
+	tests := []struct {
+		name             string
+		first, second    thread
+		waiting, started error
+	}{
+		{"pending in both", thread{shim, guest}, thread{shim, guest}, nil, nil},
+		{"pending in the one that executes", thread{shim, guest}, thread{shim, ""}, nil, nil},
+		{"pending in another alone", thread{shim, ""}, thread{shim, guest}, ErrWrongLabel, ErrWrongLabel},
+		{"another one pending in a second thread", thread{shim, guest}, thread{shim, other}, ErrWrongLabel, ErrWrongLabel},
+		{"pending in none", thread{shim, ""}, thread{shim, ""}, ErrWrongLabel, ErrWrongLabel},
+		{"another level pending", thread{shim, other}, thread{shim, ""}, ErrWrongLabel, ErrWrongLabel},
+		{"runs", thread{guest, ""}, thread{guest, ""}, ErrWrongLabel, nil},
+		{"a thread runs without", thread{guest, ""}, thread{shim, ""}, ErrWrongLabel, ErrWrongLabel},
+		{"runs at another level", thread{other, ""}, thread{other, ""}, ErrWrongLabel, ErrWrongLabel},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFar(t)
+			f.write("proc/7/attr/current", test.first[0]+"\x00")
+			for task, labels := range map[string]thread{"7": test.first, "8": test.second} {
+				f.write("proc/7/task/"+task+"/attr/current", labels[0]+"\x00")
+				f.write("proc/7/task/"+task+"/attr/exec", labels[1])
+			}
+			d := open(t, f)
+			if _, err := d.VerifyWaiting(7, parse(t, guest), ""); !errors.Is(err, test.waiting) {
+				t.Errorf("VerifyWaiting = %v, want %v", err, test.waiting)
+			}
+			if _, err := d.VerifyStarted(7, parse(t, guest), ""); !errors.Is(err, test.started) {
+				t.Errorf("VerifyStarted = %v, want %v", err, test.started)
+			}
+		})
+	}
+}
+
 func TestAccess(t *testing.T) {
 	f := newFar(t)
 	f.rules["a_t b_t file"] = "read open"

@@ -37,17 +37,77 @@ func (h Host) current(path string) (labels.Label, error) {
 	return label, nil
 }
 
+// checkNext reads the label that pid will run its next program under: its first thread has it
+// pending, and no thread has another. A thread without one that executes a program anyway takes the
+// first one's place, under the label that this process has now: checkStarted finds that.
+func (h Host) checkNext(pid int, want labels.Label) (int, error) {
+	tasks, err := os.ReadDir(h.proc(strconv.Itoa(pid), "task"))
+	if err != nil {
+		return 0, fmt.Errorf("threads of pid %d: %w", pid, err)
+	}
+	count := 0
+	for _, task := range tasks {
+		got, err := h.next(pid, task.Name())
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		first := task.Name() == strconv.Itoa(pid)
+		if got != want && (first || !got.IsZero()) {
+			return 0, wrongLabel(pid, task.Name(), "exec", got, want)
+		}
+		if got == want {
+			count++
+		}
+	}
+	if count == 0 {
+		return 0, fmt.Errorf("threads of pid %d: none is left", pid)
+	}
+	return count, nil
+}
+
+// next is the label that a thread's next program will run under; zero for none.
+func (h Host) next(pid int, thread string) (labels.Label, error) {
+	path := h.proc(strconv.Itoa(pid), "task", thread, "attr", "exec")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return labels.Label{}, fmt.Errorf("read back a label: %w", err)
+	}
+	if text = bytes.TrimRight(text, "\x00\n"); len(text) == 0 {
+		return labels.Label{}, nil
+	}
+	label, err := labels.Parse(string(text))
+	if err != nil {
+		return labels.Label{}, fmt.Errorf("read back %s: %w", path, err)
+	}
+	return label, nil
+}
+
+// checkStarted is checkThreads for a process that was told to execute its program and may not have
+// come to it: then the label must be pending. The kernel puts the one in the place of the other at
+// once, so a label that is neither is read once more.
+func (h Host) checkStarted(pid int, want labels.Label) (int, error) {
+	if got, err := h.ProcessLabel(pid); err == nil && got != want {
+		if _, err := h.checkNext(pid, want); err == nil {
+			return 1, nil
+		}
+	}
+	return h.checkThreads(pid, want)
+}
+
+func wrongLabel(pid int, thread, attribute string, got, want labels.Label) error {
+	shown := "none"
+	if !got.IsZero() {
+		shown = got.String()
+	}
+	return fmt.Errorf("%w: thread %s of pid %d has %s as its label %s, want %v: see with cloister check what this host does to labels",
+		ErrWrongLabel, thread, pid, shown, attribute, want)
+}
+
 // checkThreads reads the label of every thread of pid and counts them.
 func (h Host) checkThreads(pid int, want labels.Label) (int, error) {
-	return h.checkAttribute(pid, "current", want)
-}
-
-// checkNext reads the label that every thread of pid will run its next program under.
-func (h Host) checkNext(pid int, want labels.Label) (int, error) {
-	return h.checkAttribute(pid, "exec", want)
-}
-
-func (h Host) checkAttribute(pid int, attribute string, want labels.Label) (int, error) {
 	folder := h.proc(strconv.Itoa(pid), "task")
 	tasks, err := os.ReadDir(folder)
 	if err != nil {
@@ -55,7 +115,7 @@ func (h Host) checkAttribute(pid int, attribute string, want labels.Label) (int,
 	}
 	count := 0
 	for _, task := range tasks {
-		got, err := h.current(h.proc(strconv.Itoa(pid), "task", task.Name(), "attr", attribute))
+		got, err := h.current(h.proc(strconv.Itoa(pid), "task", task.Name(), "attr", "current"))
 		if gone(err) {
 			continue
 		}
@@ -63,8 +123,7 @@ func (h Host) checkAttribute(pid int, attribute string, want labels.Label) (int,
 			return 0, err
 		}
 		if got != want {
-			return 0,
-				fmt.Errorf("%w: thread %s of pid %d has %v as its label %s, want %v: see with cloister check what this host does to labels", ErrWrongLabel, task.Name(), pid, got, attribute, want)
+			return 0, wrongLabel(pid, task.Name(), "current", got, want)
 		}
 		count++
 	}

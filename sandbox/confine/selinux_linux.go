@@ -128,7 +128,7 @@ func (s *selinux) Verify(ctx context.Context, all ...Process) error {
 // has it is looked at while the first of them waits.
 func (s *selinux) verifyContainers(ctx context.Context, all []Process) error {
 	for _, p := range all {
-		verify := s.driver.Verify
+		verify := s.driver.VerifyStarted
 		if p.Waiting {
 			verify = s.driver.VerifyWaiting
 		}
