@@ -80,7 +80,7 @@ func (c collector) records(out chan<- prometheus.Metric) error {
 	type kind struct{ state, class string }
 	count := map[kind]int{}
 	for _, state := range []string{stateRunning, stateStarting, stateEnded, stateDead, stateUnknown} {
-		count[kind{state, classVM}] = 0
+		count[kind{state, classVM}], count[kind{state, classProcess}] = 0, 0
 	}
 	var used memory
 	old := 0
@@ -89,6 +89,7 @@ func (c collector) records(out chan<- prometheus.Metric) error {
 		count[kind{state, b.class()}]++
 		m := c.site.memory(b)
 		used.QEMU, used.Virtiofsd, used.Shim = used.QEMU+m.QEMU, used.Virtiofsd+m.Virtiofsd, used.Shim+m.Shim
+		used.Containers += m.Containers
 		if state == stateRunning && b.image().Old {
 			old++
 		}
@@ -96,7 +97,9 @@ func (c collector) records(out chan<- prometheus.Metric) error {
 	for k, n := range count {
 		out <- prometheus.MustNewConstMetric(c.desc.sandboxes, prometheus.GaugeValue, float64(n), k.state, k.class)
 	}
-	for part, bytes := range map[string]int64{"qemu": used.QEMU, "virtiofsd": used.Virtiofsd, "shim": used.Shim} {
+	for part, bytes := range map[string]int64{
+		"qemu": used.QEMU, "virtiofsd": used.Virtiofsd, "shim": used.Shim, "containers": used.Containers,
+	} {
 		out <- prometheus.MustNewConstMetric(c.desc.memory, prometheus.GaugeValue, float64(bytes), part)
 	}
 	out <- prometheus.MustNewConstMetric(c.desc.oldImages, prometheus.GaugeValue, float64(old))
@@ -123,8 +126,10 @@ func (c collector) counts(out chan<- prometheus.Metric) error {
 		return err
 	}
 	out <- prometheus.MustNewConstMetric(c.desc.leaks, prometheus.CounterValue, float64(counts.Leaks))
-	if _, found := counts.Starts[classVM]; !found {
-		out <- prometheus.MustNewConstMetric(c.desc.starts, prometheus.CounterValue, 0, classVM)
+	for _, class := range []string{classVM, classProcess} {
+		if _, found := counts.Starts[class]; !found {
+			out <- prometheus.MustNewConstMetric(c.desc.starts, prometheus.CounterValue, 0, class)
+		}
 	}
 	for class, n := range counts.Starts {
 		out <- prometheus.MustNewConstMetric(c.desc.starts, prometheus.CounterValue, float64(n), class)

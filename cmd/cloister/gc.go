@@ -19,6 +19,7 @@ import (
 type taken struct {
 	Namespace statedir.ID `json:"namespace"`
 	ID        statedir.ID `json:"id"`
+	Class     string      `json:"class,omitempty"`
 	Effects   []string    `json:"effects"`           // what it had done to the host, newest first
 	Problem   string      `json:"problem,omitempty"` // why its record says nothing: the effects were found on the host
 	Gone      bool        `json:"gone"`              // all of it has been taken back
@@ -76,7 +77,7 @@ func (s *site) leftovers(boxes []guestBox) ([]taken, error) {
 		if err != nil {
 			return nil, orRoot(err)
 		}
-		t := taken{Namespace: b.dir.Namespace(), ID: b.dir.ID(), Effects: []string{}}
+		t := taken{Namespace: b.dir.Namespace(), ID: b.dir.ID(), Class: b.knownClass(), Effects: []string{}}
 		if statedir.IsUnreadable(b.broken) {
 			t.Problem = b.broken.Error()
 		}
@@ -111,7 +112,11 @@ func printTaken(std stdio, left []taken, dry bool) {
 		} else if t.Gone {
 			word = "took back"
 		}
-		fmt.Fprintf(std.out, "%s %s/%s\n", word, t.Namespace, t.ID)
+		class := ""
+		if t.Class != "" {
+			class = " (class " + t.Class + ")"
+		}
+		fmt.Fprintf(std.out, "%s %s/%s%s\n", word, t.Namespace, t.ID, class)
 		if t.Problem != "" {
 			fmt.Fprintf(std.out, "  found on the host, for its %s\n", t.Problem)
 		}

@@ -21,6 +21,7 @@ import (
 
 // inspected is everything that is known of a sandbox.
 type inspected struct {
+	Class string `json:"class,omitempty"`
 	State string `json:"state"`
 	// Problem says why the record says nothing. The effects are those found on the host then.
 	Problem string `json:"problem,omitempty"`
@@ -56,7 +57,7 @@ func runInspect(std stdio) *cobra.Command {
 			return err
 		}
 		i := inspected{
-			State: b.state(), Record: b.record, Facts: typed(b.record.Facts), Image: b.image(),
+			Class: b.knownClass(), State: b.state(), Record: b.record, Facts: typed(b.record.Facts), Image: b.image(),
 			PSS: s.memory(b), Files: filesOf(b.dir, b.record.Owner),
 		}
 		if b.broken != nil {

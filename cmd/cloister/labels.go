@@ -61,9 +61,9 @@ func printPicture(std stdio, p picture) error {
 		}
 	}
 	if len(p.Processes) > 0 {
-		fmt.Fprintln(w, "\nPID\tCOMMAND\tENGINE\tTENANT\tLABEL")
+		fmt.Fprintln(w, "\nPID\tCOMMAND\tENGINE\tCLASS\tTENANT\tLABEL")
 		for _, l := range p.Processes {
-			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", l.PID, plain(l.Command), l.Engine, l.Tenant, l.Label)
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", l.PID, plain(l.Command), l.Engine, cmp.Or(l.Class, "-"), l.Tenant, l.Label)
 		}
 	}
 	if len(p.Files) > 0 {

@@ -21,8 +21,9 @@ import (
 type psRow struct {
 	Namespace  statedir.ID `json:"namespace"`
 	ID         statedir.ID `json:"id"`
+	Class      string      `json:"class,omitempty"`
 	State      string      `json:"state"`
-	Pid        int         `json:"pid,omitempty"` // QEMU's
+	Pid        int         `json:"pid,omitempty"` // QEMU's, or of the first plain container
 	Created    time.Time   `json:"created"`
 	AgeSeconds int64       `json:"ageSeconds"`
 	Machine    string      `json:"machine,omitempty"`
@@ -43,7 +44,8 @@ func runPs(std stdio) *cobra.Command {
 	c.withOutput("table")
 	all := c.Flags().BoolP("all", "a", false, "also what dead shims have left")
 	quiet := c.Flags().BoolP("quiet", "q", false, "print NAMESPACE/ID alone")
-	filters := c.Flags().StringArrayP("filter", "f", nil, "only sandboxes with `KEY=VALUE`: namespace, id (its start), state, machine or label; all of several must fit")
+	filters := c.Flags().StringArrayP("filter", "f", nil,
+		"only sandboxes with `KEY=VALUE`: namespace, id (its start), class, state, machine or label; all of several must fit")
 	return c.runs(0, 0, func(_ context.Context, _ []string) error {
 		for _, f := range *filters {
 			if _, err := (psRow{}).has(f); err != nil {
@@ -113,6 +115,8 @@ func (r psRow) has(filter string) (bool, error) {
 		return string(r.Namespace) == value, nil
 	case "id":
 		return strings.HasPrefix(string(r.ID), value), nil
+	case "class":
+		return r.Class == value, nil
 	case "state":
 		return r.State == value, nil
 	case "machine":
@@ -120,7 +124,7 @@ func (r psRow) has(filter string) (bool, error) {
 	case "label":
 		return r.Label == value, nil
 	}
-	return false, fmt.Errorf("--filter %q: want namespace=, id=, state=, machine= or label=", filter)
+	return false, fmt.Errorf("--filter %q: want namespace=, id=, class=, state=, machine= or label=", filter)
 }
 
 // fits reports whether all filters, which are known to be right, let the sandbox through.
@@ -136,7 +140,7 @@ func (r psRow) fits(filters []string) bool {
 func (s *site) row(b guestBox, state string, now time.Time) psRow {
 	r := b.record
 	row := psRow{
-		Namespace: b.dir.Namespace(), ID: b.dir.ID(), State: state, Pid: b.process(programQEMU).PID, Created: r.Created,
+		Namespace: b.dir.Namespace(), ID: b.dir.ID(), Class: b.knownClass(), State: state, Pid: b.main().PID, Created: r.Created,
 		Machine: r.Facts["machine"], Accel: r.Facts["accel"], MAC: r.Facts["mac"], Label: r.Facts["label"], Profile: r.Facts["profile"], Jail: r.Facts["jail"], GuestMiB: number(r.Facts["memory_mib"]),
 		Start: r.Facts["start"], PSS: s.memory(b), Image: b.image(),
 	}
@@ -154,7 +158,7 @@ func (s *site) row(b guestBox, state string, now time.Time) psRow {
 
 func printPs(out io.Writer, rows []psRow) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAMESPACE\tID\tSTATE\tPID\tAGE\tMACHINE\tSTART\tLABEL\tMEMORY\tKERNEL\tIMAGE")
+	fmt.Fprintln(w, "NAMESPACE\tID\tCLASS\tSTATE\tPID\tAGE\tMACHINE\tSTART\tLABEL\tMEMORY\tKERNEL\tIMAGE")
 	for _, r := range rows {
 		id := string(r.ID)
 		if len(id) > 20 { // engines give 64 hexadecimal digits; a start of it is enough for every verb
@@ -170,6 +174,8 @@ func printPs(out io.Writer, rows []psRow) error {
 		}
 		image := "current"
 		switch {
+		case r.Class == classProcess:
+			image = "-"
 		case r.Image.Old && r.Image.Now == r.Image.Kernel:
 			image = "OLD: rebuilt since"
 		case r.Image.Old:
@@ -177,7 +183,7 @@ func printPs(out io.Writer, rows []psRow) error {
 		case r.Image.Problem != "":
 			image = "?"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Namespace, id, r.State, pid,
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Namespace, id, cmp.Or(r.Class, "-"), r.State, pid,
 			age(time.Duration(r.AgeSeconds)*time.Second), machine, r.startColumn(), cmp.Or(r.Label, r.Profile, "none"), memoryColumn(r), cmp.Or(r.Image.Kernel, "-"), image)
 	}
 	return w.Flush()

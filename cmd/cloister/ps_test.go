@@ -28,6 +28,18 @@ func TestPs(t *testing.T) {
 		r.Effects = nil
 	})
 	s.plant(t, "moby", "gone", sys.Process{PID: 1 << 22, Start: 1}, func(r *statedir.Record) { r.Facts = nil })
+	s.plant(t, "plain", "box", alive(t), func(r *statedir.Record) {
+		r.Facts = map[string]string{"class": classProcess, "label": "system_u:system_r:cloister_container_t:s0:c3,c4"}
+		r.Effects = []statedir.Effect{{Seq: 1, Kind: statedir.KindContainer, Path: "/run/x/box", Process: alive(t), Done: true}}
+	})
+	s.plant(t, "plain", "early", alive(t), func(r *statedir.Record) {
+		r.Facts, r.Effects = map[string]string{"class": classProcess}, nil
+	})
+	s.plant(t, "plain", "over", alive(t), func(r *statedir.Record) {
+		r.Facts = map[string]string{"class": classProcess}
+		over := sys.Process{PID: 1 << 22, Start: 1}
+		r.Effects = []statedir.Effect{{Seq: 1, Kind: statedir.KindContainer, Path: "/run/x/over", Process: over, Done: true}}
+	})
 	boxes, err := s.sandboxes()
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +89,7 @@ func TestPsInspectGC(t *testing.T) {
 		{"default/one\ndefault/two\n", []string{"ps", "-aq"}},
 		{"default/two\n", []string{"ps", "-aq", "--filter", "state=dead"}},
 		{"", []string{"ps", "-aq", "--filter", "state=dead", "--filter", "id=on"}},
-		{"default/one\n", []string{"ps", "-aq", "-f", "namespace=default", "-f", "id=on", "-f", "machine=q35"}},
+		{"default/one\n", []string{"ps", "-aq", "-f", "namespace=default", "-f", "id=on", "-f", "class=vm", "-f", "machine=q35"}},
 	} {
 		if out, _, err := s.command(t, tt.args...); err != nil || out != tt.want {
 			t.Errorf("%q: %q, %v, want %q", tt.args, out, err, tt.want)
@@ -97,11 +109,11 @@ func TestPsInspectGC(t *testing.T) {
 	}
 	golden(t, "phases.txt", out)
 	out, _, err = s.command(t, "gc", "--dry-run")
-	if _, there := os.Stat(gone.String()); err != nil || there != nil || out != "would take back default/two\n" {
+	if _, there := os.Stat(gone.String()); err != nil || there != nil || out != "would take back default/two (class vm)\n" {
 		t.Errorf("gc --dry-run: %q, %v, folder %v", out, err, there)
 	}
 	out, _, err = s.command(t, "gc")
-	if _, there := os.Stat(gone.String()); err != nil || there == nil || out != "took back default/two\n" {
+	if _, there := os.Stat(gone.String()); err != nil || there == nil || out != "took back default/two (class vm)\n" {
 		t.Errorf("gc: %q, %v, folder %v", out, err, there)
 	}
 	out, _, err = s.command(t, "gc")

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"cloister/labels"
+	"cloister/sandbox/cgroup"
 	"cloister/sandbox/statedir"
 	"cloister/sys"
 	"cloister/vmm/guestimage"
@@ -112,6 +114,35 @@ func (b guestBox) process(program string) sys.Process {
 	return sys.Process{}
 }
 
+// containers are the first processes of a sandbox of class process, in the order of their start.
+func (b guestBox) containers() (list []sys.Process) {
+	for _, e := range b.record.Effects {
+		if e.Kind == statedir.KindContainer && e.Process.PID != 0 {
+			list = append(list, e.Process)
+		}
+	}
+	return list
+}
+
+// main is the process that stands for the sandbox: QEMU, or process 1 of the first container.
+func (b guestBox) main() sys.Process {
+	if b.class() != classProcess {
+		return b.process(programQEMU)
+	}
+	if list := b.containers(); len(list) > 0 {
+		return list[0]
+	}
+	return sys.Process{}
+}
+
+// knownClass is the sandbox's class; empty when its record cannot be read.
+func (b guestBox) knownClass() string {
+	if b.broken != nil {
+		return ""
+	}
+	return b.class()
+}
+
 // states of a sandbox.
 const (
 	stateRunning  = "running"
@@ -127,9 +158,9 @@ func (b guestBox) state() string {
 		return stateUnknown
 	case !running(b.record.Owner):
 		return stateDead
-	case running(b.process(programQEMU)):
+	case running(b.main()), slices.ContainsFunc(b.containers(), running):
 		return stateRunning
-	case b.record.Ended != nil, b.process(programQEMU) != (sys.Process{}):
+	case b.record.Ended != nil, b.main() != (sys.Process{}):
 		return stateEnded
 	}
 	return stateStarting
@@ -141,7 +172,7 @@ func running(p sys.Process) bool {
 	return alive || err != nil
 }
 
-// label is QEMU's; zero when the sandbox has none.
+// label is QEMU's, or that of a plain container's processes; zero when the sandbox has none.
 func (b guestBox) label() labels.Label {
 	l, err := labels.Parse(b.record.Facts["label"])
 	if err != nil {
@@ -155,9 +186,11 @@ type memory struct {
 	QEMU      int64 `json:"qemu"`
 	Virtiofsd int64 `json:"virtiofsd"`
 	Shim      int64 `json:"shim"`
+	// Containers are the processes of class process.
+	Containers int64 `json:"containers,omitempty"`
 }
 
-func (m memory) sum() int64 { return m.QEMU + m.Virtiofsd + m.Shim }
+func (m memory) sum() int64 { return m.QEMU + m.Virtiofsd + m.Shim + m.Containers }
 
 func (s *site) memory(b guestBox) memory {
 	pss := func(p sys.Process) int64 {
@@ -170,7 +203,33 @@ func (s *site) memory(b guestBox) memory {
 		}
 		return n
 	}
-	return memory{QEMU: pss(b.process(programQEMU)), Virtiofsd: pss(b.process(programVirtiofsd)), Shim: pss(b.record.Owner)}
+	m := memory{QEMU: pss(b.process(programQEMU)), Virtiofsd: pss(b.process(programVirtiofsd)), Shim: pss(b.record.Owner)}
+	for _, pid := range b.members() {
+		if n, err := s.pss(pid); err == nil {
+			m.Containers += n
+		}
+	}
+	return m
+}
+
+// members are the processes of a sandbox of class process, which has each container in a cgroup.
+func (b guestBox) members() (pids []int) {
+	if b.class() != classProcess {
+		return nil
+	}
+	for _, e := range b.record.Effects {
+		if e.Kind != statedir.KindCgroup {
+			continue
+		}
+		group, err := cgroup.At(e.Path)
+		if err != nil {
+			continue
+		}
+		if list, err := group.Pids(); err == nil {
+			pids = append(pids, list...)
+		}
+	}
+	return pids
 }
 
 // pss reads a process's proportional set size in bytes.

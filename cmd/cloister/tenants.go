@@ -28,6 +28,8 @@ type labelled struct {
 	// cgroup.
 	Tenant string `json:"tenant"`
 	Engine string `json:"engine"`
+	// Class is of a sandbox of ours.
+	Class string `json:"class,omitempty"`
 }
 
 // engineCloister marks what is ours.
@@ -121,19 +123,22 @@ func there(path string) bool {
 
 // name tells whose each process is.
 func (s *site) name(seen []labels.Process, boxes []guestBox) []labelled {
-	ours := map[int]string{}
+	ours := map[int]guestBox{}
 	for _, b := range boxes {
 		for _, e := range b.record.Effects {
 			if e.Process.PID != 0 {
-				ours[e.Process.PID] = b.name()
+				ours[e.Process.PID] = b
 			}
+		}
+		for _, pid := range b.members() {
+			ours[pid] = b
 		}
 	}
 	list := make([]labelled, 0, len(seen))
 	for _, p := range seen {
 		l := labelled{PID: p.PID, Label: p.Label, Command: s.procText(p.PID, "comm")}
 		if own, is := ours[p.PID]; is {
-			l.Tenant, l.Engine = own, engineCloister
+			l.Tenant, l.Engine, l.Class = own.name(), engineCloister, own.class()
 		} else {
 			l.Tenant, l.Engine = tenant(s.procText(p.PID, "cgroup"))
 		}

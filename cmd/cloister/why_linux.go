@@ -97,7 +97,7 @@ func (s *site) subject(rest []string, text string) (subject, error) {
 	if err != nil {
 		return subject{}, fmt.Errorf("%w; for one that is gone give its level: --level", err)
 	}
-	about := subject{name: "sandbox " + b.name(), since: b.record.Created}
+	about := subject{name: "sandbox " + b.name() + " (class " + b.class() + ")", since: b.record.Created}
 	level, single := b.label().Range.Single()
 	if b.label().IsZero() || !single {
 		return subject{}, fmt.Errorf("sandbox %s runs without a label, so that the policy denies it nothing: see `cloister check`", b.name())

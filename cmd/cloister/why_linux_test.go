@@ -137,7 +137,7 @@ func TestWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	if text := out.String(); !strings.Contains(text, "machine-qemu") || !strings.Contains(text, "2 times") || !strings.Contains(text, "let through") ||
-		!strings.Contains(text, "-> chcon -R -t cloister_rootfs_t -l s0:c1,c2 /srv/data") || !strings.Contains(text, "2 kinds of denials of sandbox default/one, 1 look like an attack") {
+		!strings.Contains(text, "-> chcon -R -t cloister_rootfs_t -l s0:c1,c2 /srv/data") || !strings.Contains(text, "2 kinds of denials of sandbox default/one (class vm), 1 look like an attack") {
 		t.Errorf("why says:\n%s", text)
 	}
 	if _, err := s.subject([]string{"two"}, ""); err == nil || !strings.Contains(err.Error(), "--level") {

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +27,8 @@ import (
 	"cloister/oci"
 	"cloister/sandbox/crun"
 	"cloister/sandbox/statedir"
+	"cloister/sandbox/tally"
+	"cloister/sys"
 )
 
 // Service is the Task API of one sandbox of class process. What it does not say itself,
@@ -113,16 +114,28 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	}
 	c, err := s.add(ctx, cfg, r, w)
 	if err != nil {
+		count(ctx, cfg, func(n *tally.Counts) { n.Failed("identity", err) })
 		return nil, err
 	}
 	resp, err := s.create(ctx, c, r)
 	if err != nil {
+		count(ctx, cfg, func(n *tally.Counts) { n.Failed("container", err) })
 		err = errors.Join(err, s.drop(ctx, c))
 		s.leave()
 		return nil, err
 	}
+	if w.Role != oci.Member {
+		count(ctx, cfg, func(n *tally.Counts) { n.Started(string(oci.ClassProcess)) })
+	}
 	s.dismissed.Store(false)
 	return resp, nil
+}
+
+// count changes the counts of the host. No container fails for them.
+func count(ctx context.Context, cfg Config, change func(*tally.Counts)) {
+	if err := tally.Add(cfg.Host.State, change); err != nil {
+		log.G(ctx).WithError(err).Warn("this start is missing in the metrics")
+	}
 }
 
 func readWorkload(bundle string, opts oci.Options) (*oci.Workload, error) {
@@ -182,24 +195,21 @@ func (s *Service) create(ctx context.Context, c *container, r *taskapi.CreateTas
 	}
 	var resp *taskapi.CreateTaskResponse
 	whole := context.WithoutCancel(ctx) // a runtime that is killed half-way leaves what nobody knows of
-	act := func() (err error) {
+	act := func() (pid int, err error) {
 		resp, err = s.TTRPCTaskService.Create(whole, &taskapi.CreateTaskRequest{
 			ID: c.id, Bundle: c.ours(), Terminal: r.GetTerminal(), Options: opts,
 			Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(),
 		})
-		return err
+		return int(resp.GetPid()), err
 	}
-	if err := c.record(act); err != nil {
-		return nil, crun.Words(err, program(c.workload.Args))
+	recorded := c.record(act)
+	if c.pid == 0 {
+		return nil, crun.Words(recorded, program(c.workload.Args))
 	}
-	c.pid = int(resp.GetPid())
-	err = errors.Join(c.verify(ctx, c.pid, true), c.checkVolumes())
+	err = errors.Join(recorded, c.verify(ctx, c.pid, true), c.checkVolumes())
 	c.volumes = nil // closed from here on
 	if err == nil {
 		err = ctx.Err() // the client has gone and takes the container for not made
-	}
-	if err == nil {
-		err = c.sandbox.journal.Note(map[string]string{"pid": strconv.Itoa(c.pid)}, nil)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.discard(whole, c.id))
@@ -214,10 +224,15 @@ func program(args []string) string {
 	return args[0]
 }
 
-// record writes the container's effects down around act, which makes them.
-func (c *container) record(act func() error) error {
+// record writes the container's effects down around act, which makes them and gives process 1.
+func (c *container) record(act func() (pid int, err error)) error {
 	return c.sandbox.do(c.effects()[0], func(*statedir.Effect) error {
-		return c.sandbox.do(c.effects()[1], func(*statedir.Effect) error { return act() })
+		return c.sandbox.do(c.effects()[1], func(e *statedir.Effect) (err error) {
+			if c.pid, err = act(); err == nil {
+				e.Process, err = sys.ProcessOf(c.pid)
+			}
+			return err
+		})
 	})
 }
 

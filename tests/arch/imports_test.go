@@ -56,7 +56,7 @@ var rooms = []room{
 	{"sandbox/crun", nil},
 	{"sandbox/process", []string{
 		"labels", "oci", "sandbox/cgroup", "sandbox/confine", "sandbox/content", "sandbox/crun", "sandbox/plan", "sandbox/recovery",
-		"sandbox/statedir", "sandbox/undo",
+		"sandbox/statedir", "sandbox/tally", "sandbox/undo",
 	}},
 	{"sandbox", []string{"vmm/...", "labels/...", "oci/..."}},
 	{"labels/mcs", []string{"labels", "labels/internal/flock"}},
