@@ -33,7 +33,7 @@ func runInstall(std stdio) *cobra.Command {
 		{"podman", "containers.conf.d of Podman", installPodman},
 		{"crio", "crio.conf.d of CRI-O", installCRIO},
 		{"nerdctl", "what nerdctl needs: nothing but the shim in containerd's PATH", installNerdctl},
-		{"kubernetes", "print the RuntimeClass with its overhead", installKubernetes},
+		{"kubernetes", "print the RuntimeClasses, with the overhead of machines", installKubernetes},
 	})
 }
 
@@ -56,7 +56,7 @@ func newInstaller(std stdio, engine, file, about string) installer {
 }
 
 func installContainerd(std stdio) *cobra.Command {
-	c := newInstaller(std, "containerd", "/etc/containerd/config.toml", "Makes the runtime \"cloister\" known to containerd's CRI: in a file of its own where the config imports a folder, else as a\nblock at the config's end.")
+	c := newInstaller(std, "containerd", "/etc/containerd/config.toml", "Makes the runtimes \"cloister\" and \"cloister-process\" known to containerd's CRI: in a file of its own where the config imports a folder, else as a\nblock at the config's end.")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
 		text, missing, err := readConfig(*c.file)
 		if err != nil {
@@ -86,7 +86,7 @@ func installContainerd(std stdio) *cobra.Command {
 }
 
 func installDocker(std stdio) *cobra.Command {
-	c := newInstaller(std, "docker", "/etc/docker/daemon.json", "Adds the runtime \"cloister\" to Docker's daemon.json.")
+	c := newInstaller(std, "docker", "/etc/docker/daemon.json", "Adds the runtimes \"cloister\" and \"cloister-process\" to Docker's daemon.json.")
 	force := c.Flags().Bool("force", false, "also for a Docker that is too old, or not here")
 	legacy := c.Flags().Bool("legacy", false, "by cloister-oci, for a Docker before 23, which takes OCI command lines only")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
@@ -140,9 +140,12 @@ func installNerdctl(std stdio) *cobra.Command {
 	c := newInstaller(std, "nerdctl", "/etc/nerdctl/nerdctl.toml", "nerdctl takes a runtime by its type and has no setting for it: nothing is written.")
 	return c.runs(0, 0, func(_ context.Context, _ []string) error {
 		adviseShim(std)
-		_, err := fmt.Fprintf(std.out, "nothing is to be changed\nnerdctl run --rm --runtime %s alpine uname -r\nctr run --rm --runtime %s docker.io/library/alpine:latest one uname -r\n",
-			engines.RuntimeType, engines.RuntimeType)
-		return err
+		fmt.Fprintln(std.out, "nothing is to be changed")
+		for _, kind := range []string{engines.RuntimeType, engines.ProcessRuntimeType} {
+			fmt.Fprintf(std.out, "nerdctl run --rm --runtime %s alpine uname -r\n", kind)
+			fmt.Fprintf(std.out, "ctr run --rm --runtime %s docker.io/library/alpine:latest one uname -r\n", kind)
+		}
+		return nil
 	})
 }
 
@@ -151,7 +154,8 @@ func installNerdctl(std stdio) *cobra.Command {
 const overheadCPU = "100m"
 
 func installKubernetes(std stdio) *cobra.Command {
-	c := newCommand(std, "kubernetes [--pod-memory MIB] [--accel kvm|tcg] [--memory MIB] [--cpu CPU]", "Prints the RuntimeClass that lets a pod ask for runtimeClassName: cloister. Pipe it into kubectl apply -f -\n"+
+	c := newCommand(std, "kubernetes [--pod-memory MIB] [--accel kvm|tcg] [--memory MIB] [--cpu CPU]", "Prints the RuntimeClasses that let a pod ask for runtimeClassName: cloister, or cloister-process for plain\n"+
+		"containers. Pipe it into kubectl apply -f -\n"+
 		"The overhead is the limit of a sandbox's cgroup less its containers' own. It depends on whether guests are emulated, and a little on\n"+
 		"the pod's size: run it on a node like those that the class is for, or say --accel. One class serves nodes of one kind.")
 	pod := c.Flags().Int("pod-memory", 0, "`MiB` of the pods' memory limit (default the configured size of a guest whose pod has none)")
@@ -180,7 +184,13 @@ overhead:
   podFixed:
     memory: %dMi
     cpu: %s
-`, engines.Runtime, engines.Runtime, *memory, *cpu)
+---
+apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata:
+  name: %s
+handler: %s
+`, engines.Runtime, engines.Runtime, *memory, *cpu, engines.ProcessRuntime, engines.ProcessRuntime)
 		return err
 	})
 }

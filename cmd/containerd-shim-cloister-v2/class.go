@@ -13,8 +13,10 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 
+	"cloister/cmd/internal/config"
 	"cloister/oci"
 	"cloister/runtime"
+	"cloister/sandbox"
 	"cloister/sandbox/crun"
 	"cloister/sandbox/process"
 	"cloister/shim/bootstrap"
@@ -45,6 +47,37 @@ func classOf(_ context.Context, r *taskapi.CreateTaskRequest) (string, error) {
 	}
 	class, err := oci.ClassOf(data, cfg.Class, cfg.Workloads)
 	return string(class), err
+}
+
+// processName is the shim of the runtime io.containerd.cloister-process.v2: installations have it
+// as a link to this program.
+const processName = "containerd-shim-cloister-process-v2"
+
+// named is the class that a shim of that name gives its containers. The name counts for more than
+// the host's own config, which both names share. A config that an engine names for it may not say
+// another class.
+func named(shim string, configured oci.Class, path string) (oci.Class, error) {
+	if shim != processName {
+		return configured, nil
+	}
+	if path != "" && configured != "" && configured != oci.ClassProcess {
+		return "", fmt.Errorf("class = %q in %q: the runtime io.containerd.cloister-process.v2 has class %q: "+
+			"use io.containerd.cloister.v2, or another config: %w", configured, path, oci.ClassProcess, errdefs.ErrInvalidArgument)
+	}
+	return oci.ClassProcess, nil
+}
+
+// sameFolders refuses a config that an engine names for plain containers if it keeps its sandboxes
+// elsewhere than the host's own: two registries would give out one level twice, and the command
+// line would not see them.
+func sameFolders(cfg, own sandbox.Config, path string) error {
+	have, want := cfg.Recovery(), own.Recovery()
+	if filepath.Clean(have.State) == filepath.Clean(want.State) && filepath.Clean(have.Root) == filepath.Clean(want.Root) {
+		return nil
+	}
+	return fmt.Errorf("config %q: state = %q and root = %q: containers of class process share them with the machines of the host, "+
+		"whose config has %q and %q: set the same, or leave both out of both: %w",
+		path, have.State, have.Root, want.State, want.Root, errdefs.ErrInvalidArgument)
 }
 
 // backends opens the service of each class. The one for machines is there from the start; the one
@@ -93,6 +126,15 @@ func (b *backends) settings(bundle string, r *taskapi.CreateTaskRequest) (proces
 	cfg, err := load(bundle, path)
 	if err != nil {
 		return process.Config{}, err
+	}
+	if path != "" {
+		own, _, err := config.Folders("")
+		if err == nil {
+			err = sameFolders(cfg, own, path)
+		}
+		if err != nil {
+			return process.Config{}, err
+		}
 	}
 	program, err := crun.Find(cfg.Process.Runtime)
 	if err != nil {

@@ -30,6 +30,9 @@ func load(bundle, path string) (sandbox.Config, error) {
 	}
 	cfg, err := config.Load(path)
 	cfg.Trace = crashtest.Trace(filepath.Base(bundle))
+	if err == nil {
+		cfg.Class, err = named(filepath.Base(os.Args[0]), cfg.Class, path)
+	}
 	return cfg, err
 }
 

@@ -106,6 +106,9 @@ func TestFlavourAgain(t *testing.T) {
 func TestRemove(t *testing.T) {
 	r := newTree(t)
 	r.run("")
+	if to, err := os.Readlink(filepath.Join(r.dest, "usr/bin/containerd-shim-cloister-process-v2")); to != "containerd-shim-cloister-v2" {
+		t.Errorf("the shim of class process is a link to %q, %v", to, err)
+	}
 	r.run("--remove")
 	var left []string
 	err := filepath.WalkDir(r.dest, func(path string, d fs.DirEntry, err error) error {

@@ -42,7 +42,7 @@ type Containerd struct {
 // table is a table of TOML.
 type table = map[string]any
 
-// Add gives the changes that make the runtime known. Where the main file imports a folder, and
+// Add gives the changes that make the runtimes known. Where the main file imports a folder, and
 // nothing in it or the imported ones is about the same plugin (which old versions replace as a
 // whole), that is a file of its own there; else a block at the main file's end, and a file of its
 // own from before goes.
@@ -56,8 +56,8 @@ func (c Containerd) Add() ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	if known := runtimeIn(doc); known != nil {
-		return nil, c.taken(c.Path, known)
+	if err := c.taken(c.Path, doc); err != nil {
+		return nil, err
 	}
 	dropIn, alone, err := c.dropIn(doc)
 	if err != nil {
@@ -79,9 +79,16 @@ func (c Containerd) Add() ([]Change, error) {
 	return list, verify(change, bare)
 }
 
-func (c Containerd) taken(name string, known table) error {
-	return fmt.Errorf("%w: %s has a runtime %q already, of type %v, that cloister has not written: take it out, or change it by hand to runtime_type = %q",
-		ErrConfig, name, Runtime, known["runtime_type"], RuntimeType)
+// taken is an error when a file has a runtime of a name of ours.
+func (c Containerd) taken(name string, doc table) error {
+	for _, r := range runtimes() {
+		if known := runtimeIn(doc, r.name); known != nil {
+			return fmt.Errorf("%w: %s has a runtime %q already, of type %v, that cloister has not written: "+
+				"take it out, or change it by hand to runtime_type = %q",
+				ErrConfig, name, r.name, known["runtime_type"], r.kind)
+		}
+	}
+	return nil
 }
 
 // newMain is the start of a main file where there was none. Containerd 2.2 and later name that
@@ -185,8 +192,8 @@ func (c Containerd) others(files map[string][]byte) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if known := runtimeIn(doc); known != nil {
-			return false, c.taken(name, known)
+		if err := c.taken(name, doc); err != nil {
+			return false, err
 		}
 		about = about || aboutRuntimes(doc)
 	}
@@ -209,12 +216,12 @@ func aboutRuntimes(doc table) bool {
 	return has
 }
 
-// runtimeIn gives the runtime's own table, nil when there is none.
-func runtimeIn(doc table) table {
+// runtimeIn gives a runtime's own table, nil when there is none.
+func runtimeIn(doc table, name string) table {
 	section, _ := plugin(doc)
 	containerd, _ := section["containerd"].(table)
 	runtimes, _ := containerd["runtimes"].(table)
-	own, _ := runtimes[Runtime].(table)
+	own, _ := runtimes[name].(table)
 	return own
 }
 
@@ -226,11 +233,13 @@ func (c Containerd) block(version int) []byte {
 	}
 	var b strings.Builder
 	b.WriteString(beginMark)
-	fmt.Fprintf(&b, "[plugins.%q.containerd.runtimes.%s]\n", name, Runtime)
-	fmt.Fprintf(&b, "  runtime_type = %q\n  privileged_without_host_devices = true\n", RuntimeType)
-	b.WriteString("  pod_annotations = [\"io.cloister.*\"]\n  container_annotations = [\"io.cloister.*\"]\n")
-	if c.Options != "" {
-		fmt.Fprintf(&b, "[plugins.%q.containerd.runtimes.%s.options]\n  ConfigPath = %q\n", name, Runtime, c.Options)
+	for _, r := range runtimes() {
+		fmt.Fprintf(&b, "[plugins.%q.containerd.runtimes.%s]\n", name, r.name)
+		fmt.Fprintf(&b, "  runtime_type = %q\n  privileged_without_host_devices = true\n", r.kind)
+		b.WriteString("  pod_annotations = [\"io.cloister.*\"]\n  container_annotations = [\"io.cloister.*\"]\n")
+		if c.Options != "" {
+			fmt.Fprintf(&b, "[plugins.%q.containerd.runtimes.%s.options]\n  ConfigPath = %q\n", name, r.name, c.Options)
+		}
 	}
 	b.WriteString(endMark)
 	return []byte(b.String())
@@ -265,9 +274,9 @@ func appendBlock(text, block []byte) []byte {
 func verify(change Change, bare []byte) error {
 	doc, err := parse(change.Path, change.After)
 	if err != nil {
-		return fmt.Errorf("%w: with the runtime added: write the table runtimes as sections, or put %q into it by hand:\n%s", err, Runtime, change.After[min(len(bare), len(change.After)):])
+		return fmt.Errorf("%w: with the runtimes added: write the table runtimes as sections, or put %q into it by hand:\n%s", err, Runtime, change.After[min(len(bare), len(change.After)):])
 	}
-	if runtimeIn(doc) == nil {
+	if runtimeIn(doc, Runtime) == nil || runtimeIn(doc, ProcessRuntime) == nil {
 		return fmt.Errorf("%w: %s has sections of both versions' plugins", ErrConfig, change.Path)
 	}
 	return nil

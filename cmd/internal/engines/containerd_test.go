@@ -89,6 +89,11 @@ func TestContainerdAdd(t *testing.T) {
 		{"version 9", Containerd{Text: []byte("version = 9\n")}, "", ErrConfig},
 		{"no TOML", Containerd{Text: []byte("{")}, "", ErrConfig},
 		{"somebody else's", Containerd{Text: []byte(mainV2 + "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.cloister]\nruntime_type='x'\n")}, "", ErrConfig},
+		{
+			"the second is somebody else's",
+			Containerd{Text: []byte(mainV2 + "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.cloister-process]\nruntime_type='x'\n")},
+			"", ErrConfig,
+		},
 		{"runtimes in one line", Containerd{Text: []byte("version = 2\nplugins.'io.containerd.grpc.v1.cri'.containerd.runtimes = {}\n")}, "", ErrConfig},
 	}
 	for _, tt := range tests {
@@ -172,7 +177,7 @@ func FuzzContainerd(f *testing.F) {
 			return
 		}
 		after := changes[0].After
-		if doc, err := parse("/c.toml", after); err != nil || runtimeIn(doc) == nil {
+		if doc, err := parse("/c.toml", after); err != nil || runtimeIn(doc, Runtime) == nil {
 			t.Errorf("Add(%q) = %q, which has no runtime: %v", text, after, err)
 		}
 	})

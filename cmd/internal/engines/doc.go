@@ -10,12 +10,21 @@ package engines
 
 import "errors"
 
-// Names of the runtime.
+// Names of the runtimes: of machines, and of plain containers of the host.
 const (
-	Runtime     = "cloister"
-	RuntimeType = "io.containerd.cloister.v2"
-	Program     = "cloister-oci" // of engines that call an OCI command line
+	Runtime            = "cloister"
+	RuntimeType        = "io.containerd.cloister.v2"
+	ProcessRuntime     = "cloister-process"
+	ProcessRuntimeType = "io.containerd.cloister-process.v2"
+	Program            = "cloister-oci" // of engines that call an OCI command line
 )
+
+// runtime is what engines call a class, and the shim that they start for it.
+type runtime struct{ name, kind string }
+
+func runtimes() []runtime {
+	return []runtime{{Runtime, RuntimeType}, {ProcessRuntime, ProcessRuntimeType}}
+}
 
 // ErrConfig is wrapped when a configuration is not one that can be added to; the error says what to
 // do by hand.

@@ -34,21 +34,23 @@ type entry struct {
 	Arguments   []string `json:"runtimeArgs,omitempty"`
 }
 
-// entry is what the runtime's is to be.
-func (d Docker) entry() entry {
+// entry is what a runtime's is to be.
+func (d Docker) entry(r runtime) entry {
 	switch {
 	case d.Program != "" && d.Options != "":
 		return entry{Path: d.Program, Arguments: []string{"--config", d.Options}}
 	case d.Program != "":
 		return entry{Path: d.Program}
 	case d.Options != "":
-		return entry{RuntimeType: RuntimeType, Options: &options{TypeURL: "runtimeoptions.v1.Options", ConfigPath: d.Options}}
+		return entry{RuntimeType: r.kind, Options: &options{TypeURL: "runtimeoptions.v1.Options", ConfigPath: d.Options}}
 	}
-	return entry{RuntimeType: RuntimeType}
+	return entry{RuntimeType: r.kind}
 }
 
-// ours tells an entry that install writes, whichever of the two.
-func (e entry) ours() bool { return e.RuntimeType == RuntimeType || path.Base(e.Path) == Program }
+// ours tells an entry that install writes for a runtime, whichever of the two.
+func (e entry) ours(r runtime) bool {
+	return e.RuntimeType == r.kind || r.name == Runtime && path.Base(e.Path) == Program
+}
 
 // options are containerd's runtimeoptions.v1.Options.
 type options struct {
@@ -77,87 +79,102 @@ func (o object) find(key string) (member, bool) {
 	return member{}, false
 }
 
-// Add gives the change that makes the runtime known. All that is there stays as it is, byte by
+// Add gives the change that makes the runtimes known. All that is there stays as it is, byte by
 // byte.
 func (d Docker) Add() (Change, error) {
-	change := Change{Path: d.Path, Before: d.Text, New: d.Missing}
-	want := d.entry()
-	value, err := json.Marshal(want)
-	if err != nil {
-		return change, err
-	}
-	own := fmt.Sprintf("%q: %s", Runtime, value)
-	if len(bytes.TrimSpace(d.Text)) == 0 {
-		change.After = []byte("{\n  \"runtimes\": {\n    " + own + "\n  }\n}\n")
-		return change, nil
-	}
-	top, err := d.scan(d.Text, 0)
-	if err != nil {
-		return change, err
-	}
-	runtimes, has := top.find("runtimes")
-	if !has {
-		change.After = insert(d.Text, top, "\"runtimes\": {\n    "+own+"\n  }", "  ")
-		return change, d.check(change.After)
-	}
-	table, err := d.scan(d.Text[:runtimes.stop], runtimes.value)
-	if err != nil {
-		return change, err
-	}
-	m, has := table.find(Runtime)
-	if !has {
-		change.After = insert(d.Text, table, own, "    ")
-		return change, d.check(change.After)
-	}
-	if same(d.Text[m.value:m.stop], value) {
-		change.After = d.Text
-		return change, nil
-	}
-	var have entry
-	if err := json.Unmarshal(d.Text[m.value:m.stop], &have); err != nil || !have.ours() {
-		return change, fmt.Errorf("%w: %s has a runtime %q already, that is not cloister's: %s: take it out, or change it by hand to %s",
-			ErrConfig, d.Path, Runtime, d.Text[m.value:m.stop], value)
-	}
-	if d.Options == "" && have.RuntimeType == want.RuntimeType { // ours, with settings that somebody has made
-		change.After = d.Text
-		return change, nil
-	}
-	change.After = slices.Concat(d.Text[:m.value], value, d.Text[m.stop:])
-	return change, d.check(change.After)
+	return d.each(Docker.add)
 }
 
-// Remove gives the change that takes the runtime away; an object of runtimes that is empty then
+// Remove gives the change that takes the runtimes away; an object of runtimes that is empty then
 // goes too, and a file in which nothing else is.
 func (d Docker) Remove() (Change, error) {
-	change := Change{Path: d.Path, Before: d.Text, After: d.Text}
+	return d.each(Docker.remove)
+}
+
+// each changes the text for one runtime after the other.
+func (d Docker) each(change func(Docker, runtime) ([]byte, error)) (Change, error) {
+	whole := Change{Path: d.Path, Before: d.Text, New: d.Missing}
+	for _, r := range runtimes() {
+		text, err := change(d, r)
+		if err != nil {
+			return whole, err
+		}
+		d.Text = text
+	}
+	whole.After = d.Text
+	return whole, nil
+}
+
+func (d Docker) add(r runtime) ([]byte, error) {
+	if d.Program != "" && r.name != Runtime { // the command line has one name, and its class from its config
+		return d.Text, nil
+	}
+	want := d.entry(r)
+	value, err := json.Marshal(want)
+	if err != nil {
+		return nil, err
+	}
+	own := fmt.Sprintf("%q: %s", r.name, value)
 	if len(bytes.TrimSpace(d.Text)) == 0 {
-		return change, nil
+		return []byte("{\n  \"runtimes\": {\n    " + own + "\n  }\n}\n"), nil
 	}
 	top, err := d.scan(d.Text, 0)
 	if err != nil {
-		return change, err
+		return nil, err
 	}
-	runtimes, has := top.find("runtimes")
+	list, has := top.find("runtimes")
 	if !has {
-		return change, nil
+		return d.checked(insert(d.Text, top, "\"runtimes\": {\n    "+own+"\n  }", "  "))
 	}
-	table, err := d.scan(d.Text[:runtimes.stop], runtimes.value)
+	table, err := d.scan(d.Text[:list.stop], list.value)
 	if err != nil {
-		return change, err
+		return nil, err
 	}
-	m, has := table.find(Runtime)
+	m, has := table.find(r.name)
 	if !has {
-		return change, nil
+		return d.checked(insert(d.Text, table, own, "    "))
+	}
+	if same(d.Text[m.value:m.stop], value) {
+		return d.Text, nil
+	}
+	var have entry
+	if err := json.Unmarshal(d.Text[m.value:m.stop], &have); err != nil || !have.ours(r) {
+		return nil, fmt.Errorf("%w: %s has a runtime %q already, that is not cloister's: %s: take it out, or change it by hand to %s",
+			ErrConfig, d.Path, r.name, d.Text[m.value:m.stop], value)
+	}
+	if d.Options == "" && have.RuntimeType == want.RuntimeType { // ours, with settings that somebody has made
+		return d.Text, nil
+	}
+	return d.checked(slices.Concat(d.Text[:m.value], value, d.Text[m.stop:]))
+}
+
+func (d Docker) remove(r runtime) ([]byte, error) {
+	if len(bytes.TrimSpace(d.Text)) == 0 {
+		return d.Text, nil
+	}
+	top, err := d.scan(d.Text, 0)
+	if err != nil {
+		return nil, err
+	}
+	list, has := top.find("runtimes")
+	if !has {
+		return d.Text, nil
+	}
+	table, err := d.scan(d.Text[:list.stop], list.value)
+	if err != nil {
+		return nil, err
+	}
+	m, has := table.find(r.name)
+	if !has {
+		return d.Text, nil
 	}
 	if len(table.members) == 1 {
-		table, m = top, runtimes
+		table, m = top, list
 	}
 	if len(top.members) == 1 && table.start == top.start { // nothing else is in the file
-		change.After = nil
-		return change, nil
+		return nil, nil
 	}
-	change.After = cut(d.Text, table, m)
-	return change, d.check(change.After)
+	return d.checked(cut(d.Text, table, m))
 }
 
 // same compares two values of JSON without their blanks.
@@ -166,11 +183,12 @@ func same(a, b []byte) bool {
 	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())
 }
 
-func (d Docker) check(text []byte) error {
+// checked is the text, unless it is broken.
+func (d Docker) checked(text []byte) ([]byte, error) {
 	if !json.Valid(text) {
-		return fmt.Errorf("%w: %s: adding the runtime would break it", ErrConfig, d.Path)
+		return nil, fmt.Errorf("%w: %s: adding the runtime would break it", ErrConfig, d.Path)
 	}
-	return nil
+	return text, nil
 }
 
 // scan finds the members of the object that begins at or behind from.

@@ -11,7 +11,10 @@ import (
 )
 
 func TestDockerAdd(t *testing.T) {
-	const own = `"cloister": {"runtimeType":"io.containerd.cloister.v2"}`
+	const plain = `"cloister-process": {"runtimeType":"io.containerd.cloister-process.v2"}`
+	const own = `"cloister": {"runtimeType":"io.containerd.cloister.v2"},` + "\n    " + plain
+	const plainOptions = `"cloister-process": {"runtimeType":"io.containerd.cloister-process.v2",` +
+		`"options":{"TypeUrl":"runtimeoptions.v1.Options","ConfigPath":"/c.toml"}}`
 	tests := []struct {
 		name, in, options, want string
 		wantErr                 error
@@ -30,16 +33,22 @@ func TestDockerAdd(t *testing.T) {
 		},
 		{"no runtimes yet", `{"runtimes": {}}`, "", "{\"runtimes\": {\n    " + own + "\n  }}", nil, ""},
 		{
-			"there", `{"runtimes": {"cloister": { "runtimeType": "io.containerd.cloister.v2" }}}`, "",
-			`{"runtimes": {"cloister": { "runtimeType": "io.containerd.cloister.v2" }}}`, nil, "",
+			"one is there", `{"runtimes": {"cloister": { "runtimeType": "io.containerd.cloister.v2" }}}`, "",
+			`{"runtimes": {"cloister": { "runtimeType": "io.containerd.cloister.v2" }, ` + plain + `}}`, nil, "",
 		},
 		{
+			"both are there", `{"runtimes": {"cloister": { "runtimeType": "io.containerd.cloister.v2" }, ` + plain + `}}`, "",
+			`{"runtimes": {"cloister": { "runtimeType": "io.containerd.cloister.v2" }, ` + plain + `}}`, nil, "",
+		},
+		{"the second is somebody else's", `{"runtimes": {"cloister-process": {"path": "/bin/x"}}}`, "", "", ErrConfig, ""},
+		{
 			"options are kept", `{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2","options":{"a":1}}}}`, "",
-			`{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2","options":{"a":1}}}}`, nil, "",
+			`{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2","options":{"a":1}}, ` + plain + `}}`, nil, "",
 		},
 		{
 			"options are changed", `{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2"}}}`, "/c.toml",
-			`{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2","options":{"TypeUrl":"runtimeoptions.v1.Options","ConfigPath":"/c.toml"}}}}`, nil, "",
+			`{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2",` +
+				`"options":{"TypeUrl":"runtimeoptions.v1.Options","ConfigPath":"/c.toml"}}, ` + plainOptions + `}}`, nil, "",
 		},
 		{"somebody else's", `{"runtimes": {"cloister": {"path": "/bin/x"}}}`, "", "", ErrConfig, ""},
 		{"no object", `[1]`, "", "", ErrConfig, ""},
@@ -55,7 +64,7 @@ func TestDockerAdd(t *testing.T) {
 		},
 		{
 			"the shim in place of a command line", `{"runtimes": {"cloister": {"path":"/b/cloister-oci"}}}`, "",
-			`{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2"}}}`, nil, "",
+			`{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2"}, ` + plain + `}}`, nil, "",
 		},
 		{"two values", `{} {}`, "", "", ErrConfig, ""},
 	}
@@ -87,6 +96,8 @@ func TestDockerRemove(t *testing.T) {
 		{"first", `{"runtimes": {"cloister": {}, "crun": {}}}`, `{"runtimes": {"crun": {}}}`},
 		{"last", `{"runtimes": {"crun": {}, "cloister": {}}, "z": 1}`, `{"runtimes": {"crun": {}}, "z": 1}`},
 		{"only key", `{"runtimes": {"cloister": {}}}`, ""},
+		{"both, alone", `{"runtimes": {"cloister": {}, "cloister-process": {}}}`, ""},
+		{"both, first and last", `{"runtimes": {"cloister": {}, "crun": {}, "cloister-process": {}}}`, `{"runtimes": {"crun": {}}}`},
 	}
 	for _, tt := range tests {
 		got, err := Docker{Path: "/d.json", Text: []byte(tt.in)}.Remove()
@@ -111,7 +122,8 @@ func FuzzDocker(f *testing.F) {
 		var doc struct {
 			Runtimes map[string]entry `json:"runtimes"`
 		}
-		if err := json.Unmarshal(change.After, &doc); err != nil || doc.Runtimes[Runtime].RuntimeType != RuntimeType {
+		if err := json.Unmarshal(change.After, &doc); err != nil || doc.Runtimes[Runtime].RuntimeType != RuntimeType ||
+			doc.Runtimes[ProcessRuntime].RuntimeType != ProcessRuntimeType {
 			t.Errorf("Add(%q) = %q, which has no runtime: %v", text, change.After, err)
 		}
 	})
