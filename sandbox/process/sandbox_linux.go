@@ -102,6 +102,9 @@ func (s *sandbox) forget(gone func(statedir.Effect) bool) error {
 
 func (s *sandbox) trace(e statedir.Effect, moment string) { s.config.Host.Trace.Effect(e, moment) }
 
+// reached says that a part of a call is over; for crash tests.
+func (s *sandbox) reached(part string) { s.config.Host.Trace.Tell(part, "reached") }
+
 // close gives back the identity and removes the record. All containers are gone.
 func (s *sandbox) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo.Limit)

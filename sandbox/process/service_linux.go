@@ -186,6 +186,7 @@ func (s *Service) create(ctx context.Context, c *container, r *taskapi.CreateTas
 		return nil, err
 	}
 	defer keep.Close()
+	c.sandbox.reached("prepare")
 	opts, err := typeurl.MarshalAnyToProto(&options.Options{
 		BinaryName: c.sandbox.config.Runtime, Root: c.sandbox.dir.RuntimeRoot(),
 		SystemdCgroup: c.systemd,
@@ -208,6 +209,7 @@ func (s *Service) create(ctx context.Context, c *container, r *taskapi.CreateTas
 	}
 	err = errors.Join(recorded, c.verify(ctx, c.pid, true), c.checkVolumes())
 	c.volumes = nil // closed from here on
+	c.sandbox.reached("verify")
 	if err == nil {
 		err = ctx.Err() // the client has gone and takes the container for not made
 	}
@@ -265,6 +267,11 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 		_ = unix.Kill(int(resp.GetPid()), unix.SIGKILL)
 		return nil, err
 	}
+	if r.GetExecID() == "" {
+		c.sandbox.reached("start")
+	} else {
+		c.sandbox.reached("exec started")
+	}
 	return resp, nil
 }
 
@@ -315,6 +322,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if err != nil || r.GetExecID() != "" {
 		return resp, crun.Words(err, "")
 	}
+	c.sandbox.reached("task deleted")
 	if err := s.drop(ctx, c); err != nil { // the container is gone either way; gc takes the rest back
 		log.G(ctx).WithError(err).WithField("id", c.id).Warn("remove container")
 	}

@@ -153,7 +153,21 @@ func (s *stage) exited(id string) (status uint32, seen bool) {
 // TestShimKilledAtEveryStep kills the shim after each step that has an effect. The steps are those
 // that a life without a crash reports, so that a new one is tested without a word here.
 func TestShimKilledAtEveryStep(t *testing.T) {
-	s := newStage(t)
+	killedAtEveryStep(t, newStage(t), []string{"promise reached", "start reached", "exec started reached", "folder undone"})
+}
+
+// TestPlainShimKilledAtEveryStep is TestShimKilledAtEveryStep with plain containers, which go on
+// when their shim has gone.
+func TestPlainShimKilledAtEveryStep(t *testing.T) {
+	killedAtEveryStep(t, newStageWith(t, host.Options{Class: "process"}), []string{
+		"prepare reached", "container ID made", "verify reached", "start reached", "exec started reached", "task deleted reached",
+		"container ID undone", "reservation . undone",
+	})
+}
+
+// killedAtEveryStep takes a life for each step that a whole one has. wanted are some of them.
+func killedAtEveryStep(t *testing.T, s *stage, wanted []string) {
+	t.Helper()
 	before := s.Look(t)
 	for i, r := range s.life(t, "whole") {
 		if r.Code != 0 && !strings.Contains(r.Stderr, "non-zero exit code 137") {
@@ -163,7 +177,7 @@ func TestShimKilledAtEveryStep(t *testing.T) {
 	s.Must(t, "containers", "delete", "whole")
 	s.NothingLeft(t, before)
 	steps := s.steps(t, "whole")
-	for _, want := range []string{"promise reached", "start reached", "exec started reached", "folder undone"} {
+	for _, want := range wanted {
 		if !slices.Contains(steps, want) {
 			t.Errorf("no step %q among %q", want, steps)
 		}
