@@ -3,8 +3,11 @@
 package labels
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // This file is where the labels of a sandbox are chosen, in three steps:
@@ -41,10 +44,16 @@ type Wish struct {
 	// they do not count. Whoever writes a pod may choose their level, so it is a pair or it is
 	// refused.
 	Engine, EngineMount Label
+	// Disabled is whether the engine was told to give no label (label=disable).
+	Disabled bool
 }
 
 // Validate holds a wish against libvirt's rules. enforcing is whether the host enforces.
 func (w Wish) Validate(enforcing bool) error {
+	if w.Disabled && enforcing {
+		return fmt.Errorf("%w: label=disable: nothing runs without a label on a host that enforces: leave it out, label the "+
+			"volumes (:z, :Z or [[labels.mounts]]), or set labels.engine_disable = \"confine\", which confines it all the same", ErrWish)
+	}
 	relabel := w.Relabel != nil && *w.Relabel
 	refuse := func(text string) error { return fmt.Errorf("%w: %s", ErrWish, text) }
 	switch w.Mode {
@@ -93,7 +102,25 @@ func (w Wish) checkStatic() error {
 	return nil
 }
 
+// EngineType is the type that somebody chose for this container by the engine: label=type:TYPE, or
+// seLinuxOptions.type. It is empty for the types that engines give unasked, in whose place the
+// sandbox has those of the policy.
+func (w Wish) EngineType() string {
+	unasked := []string{
+		"", "container_t", "container_init_t", "container_kvm_t", "container_logreader_t", "spc_t", "svirt_lxc_net_t", "svirt_t",
+		"container_engine_t", "container_userns_t", "unconfined_t",
+	}
+	if t := w.Engine.Type; !slices.Contains(unasked, t) && !strings.HasPrefix(t, own+"_") {
+		return t
+	}
+	return ""
+}
+
 func (w Wish) checkEngine() error {
+	if t := w.EngineType(); t != "" && t != w.Base.Type {
+		return fmt.Errorf("%w: the spec's label %v: type %s is a container's, and the processes that run are of a machine: leave the "+
+			"type out, use class process, or set labels.engine_levels = \"ignore\"", ErrWish, w.Engine, t)
+	}
 	level, kept := tenant(w.Engine)
 	mount, mountKept := tenant(w.EngineMount)
 	if kept && mountKept && level != mount {
@@ -177,8 +204,8 @@ func (w Wish) Candidates(kvm bool) []Types {
 }
 
 // Choose gives the labels of a sandbox. own is this process's label, whose user (and role, for
-// processes) are taken; level is what was reserved for the wish. An engine's type is never taken:
-// it is a container's.
+// processes) are taken; level is what was reserved for the wish. An engine's type is not taken: it
+// is a container's.
 func Choose(w Wish, own Label, types Types, level Level) (Chosen, error) {
 	if w.Mode == None {
 		return Chosen{}, nil
@@ -199,7 +226,8 @@ func Choose(w Wish, own Label, types Types, level Level) (Chosen, error) {
 		Level: level, Relabel: w.Mode != Static,
 		QEMU: process.WithType(types.QEMU), Virtiofsd: process.WithType(types.Virtiofsd),
 		Image: file.WithType(types.Image), Rootfs: file.WithType(types.Rootfs), Run: file.WithType(types.Run),
-		Content: low.WithType(types.Content), SharedImage: low.WithType(types.Image), SharedFolder: low.WithType(types.Rootfs),
+		Content: low.WithType(types.Content), SharedImage: low.WithType(types.Image),
+		SharedFolder: low.WithType(cmp.Or(types.Shared, types.Rootfs)),
 		PoweredOff: low.WithType(types.PoweredOff), EngineFile: types.EngineFile, EngineContent: types.EngineContent,
 	}
 	if w.Relabel != nil {

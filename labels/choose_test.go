@@ -58,6 +58,15 @@ func TestValidate(t *testing.T) {
 		{"static with three categories", Wish{Mode: Static, Label: mustParse(t, "a:b:c:s0:c1,c2,c9")}, true, true},
 		{"static with three, shared", Wish{Mode: Static, Label: mustParse(t, "a:b:c:s0:c1,c2,c9"), Share: "g"}, true, false},
 		{"engine's labels differ", Wish{Engine: static, EngineMount: mustParse(t, "a:object_r:f:s0:c1,c3")}, true, true},
+		{"engine's own type", Wish{Engine: mustParse(t, "a:b:container_t:s0:c1,c2")}, true, false},
+		{"a type that somebody chose", Wish{Engine: mustParse(t, "a:b:web_t:s0:c1,c2")}, true, true},
+		{
+			"a type that somebody chose, as base",
+			Wish{Engine: mustParse(t, "a:b:web_t:s0:c1,c2"), Base: mustParse(t, "a:b:web_t:s0")}, true, false,
+		},
+		{"label=disable", Wish{Disabled: true}, true, true},
+		{"label=disable, static", Wish{Disabled: true, Mode: Static, Label: static}, true, true},
+		{"label=disable where nothing enforces", Wish{Disabled: true}, false, false},
 		{"engine's range", Wish{Engine: mustParse(t, "a:b:spc_t:s0-s0:c0.c1023")}, true, false},
 	}
 	for _, test := range tests {

@@ -20,13 +20,15 @@ type Types struct {
 	EngineFile, EngineContent string
 	// Container and ContainerFile are of plain containers of the host.
 	Container, ContainerFile string
+	// Shared is of folders that several sandboxes may write; empty: Rootfs.
+	Shared string
 }
 
 // Own are the types of cloister's module. Without KVM, QEMU translates code and needs memory that
 // is written and executed.
 func Own(kvm bool) Types {
 	t := Types{
-		Name: "cloister", QEMU: "cloister_qemu_t", Virtiofsd: "cloister_virtiofsd_t",
+		Name: own, QEMU: "cloister_qemu_t", Virtiofsd: "cloister_virtiofsd_t",
 		Image: "cloister_image_t", Rootfs: "cloister_rootfs_t", Content: "cloister_content_t", Run: "cloister_run_t",
 		PoweredOff: "cloister_var_lib_t", EngineFile: "container_file_t", EngineContent: "container_ro_file_t",
 		Container: "cloister_container_t", ContainerFile: "cloister_container_file_t",
@@ -38,12 +40,17 @@ func Own(kvm bool) Types {
 }
 
 // Plain are the types of a set as plain containers of the host use them: they are run as Container,
-// and all their files are ContainerFile.
+// and their files are ContainerFile. What they share with other sandboxes has the machines' type.
 func (t Types) Plain() Types {
+	if t.Name == own {
+		t.Shared = t.Rootfs
+	}
 	t.QEMU, t.Virtiofsd, t.Image, t.Rootfs = t.Container, t.Container, t.ContainerFile, t.ContainerFile
-	t.EngineFile, t.EngineContent = "", ""
 	return t
 }
+
+// own is the name of the set of cloister's module.
+const own = "cloister"
 
 // ContainerKVM are container-selinux's: one domain for both processes and one type for all files.
 func ContainerKVM() Types {

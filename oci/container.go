@@ -238,6 +238,7 @@ type ContainerInput struct {
 	// empty: none.
 	Label, MountLabel string
 	CgroupsPath       string
+	NoDevices         bool // device nodes in volumes cannot be opened
 }
 
 // ContainerSpec gives the config.json for the host's OCI runtime: the engine's own, with the labels
@@ -252,6 +253,9 @@ func (w *Workload) ContainerSpec(in ContainerInput) ([]byte, error) {
 	out.Mounts = slices.Clone(w.spec.Mounts)
 	for i, source := range in.Sources {
 		out.Mounts[i].Source = source
+		if in.NoDevices && w.Mounts[i].Purpose == Volume {
+			out.Mounts[i].Options = append(slices.Clone(out.Mounts[i].Options), "nodev")
+		}
 	}
 	return json.Marshal(out)
 }

@@ -68,6 +68,7 @@ type LabelSettings struct {
 
 // settings reads cloister's own annotations. It is called once the mounts are known.
 func (w *Workload) settings(opts Options, p *problems) {
+	w.Labels.Disable = disables(w.Annotations)
 	readers := w.readers(p)
 	for _, name := range slices.Sorted(maps.Keys(w.Annotations)) {
 		if !strings.HasPrefix(name, AnnotationPrefix) {
@@ -84,6 +85,16 @@ func (w *Workload) settings(opts Options, p *problems) {
 			read(field, value)
 		}
 	}
+}
+
+// annotationPodmanLabel is where Podman writes the values of --security-opt label=, with
+// ",label=" between them.
+const annotationPodmanLabel = "io.podman.annotations.label"
+
+// disables says that an engine was asked for label=disable. Docker and CRI have no such word for
+// it: they give no label then.
+func disables(annotations map[string]string) bool {
+	return slices.Contains(strings.Split(annotations[annotationPodmanLabel], ",label="), "disable")
 }
 
 // readers are what each annotation is read by.

@@ -57,6 +57,7 @@ type Rootfs struct {
 type Labels struct {
 	Process string
 	Mount   string
+	Disable bool `json:",omitempty"` // the engine was told to give no label
 }
 
 // Hooks are those that run on the host.

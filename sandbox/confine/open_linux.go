@@ -39,6 +39,10 @@ type Config struct {
 	// EngineLevels is keep or ignore: whether a level that an engine or a pod asks for is used. It must
 	// be a pair of categories; default keep.
 	EngineLevels string `toml:"engine_levels"`
+	// EngineDisable is refuse or confine: what becomes of a container whose engine was told to give it no
+	// label (label=disable, as far as the engine passes it on: Podman does). confine gives it a label as
+	// every other; default refuse.
+	EngineDisable string `toml:"engine_disable"`
 	// Range is what levels are drawn from, such as s0:c0.c1023; default: the range of the shim's own
 	// label.
 	Range string `toml:"range"`
@@ -157,6 +161,13 @@ func Wish(c Config, said oci.LabelSettings, engine oci.Labels) (labels.Wish, err
 	}
 	if w.Mode == labels.None {
 		return w, fmt.Errorf("labels.mode = %q: to label nothing say mac = \"none\": %w", w.Mode, errdefs.ErrInvalidArgument)
+	}
+	switch c.EngineDisable {
+	case "", "refuse":
+		w.Disabled = engine.Disable
+	case "confine":
+	default:
+		return w, fmt.Errorf("labels.engine_disable = %q: want refuse or confine: %w", c.EngineDisable, errdefs.ErrInvalidArgument)
 	}
 	switch c.EngineLevels {
 	case "", "keep":

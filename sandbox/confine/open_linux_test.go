@@ -41,6 +41,11 @@ func TestWish(t *testing.T) {
 		{"engine's level", Config{}, oci.LabelSettings{}, labels.Wish{Engine: parse("u:r:c:s0:c1,c2"), EngineMount: parse("u:object_r:f:s0:c1,c2")}, true},
 		{"engine's level ignored", Config{EngineLevels: "ignore"}, oci.LabelSettings{}, labels.Wish{}, true},
 		{"engine's level, unknown setting", Config{EngineLevels: "no"}, oci.LabelSettings{}, labels.Wish{}, false},
+		{"disabled by its engine", Config{}, oci.LabelSettings{}, labels.Wish{Disabled: true}, true},
+		{"disabled by its engine, by name", Config{EngineDisable: "refuse"}, oci.LabelSettings{}, labels.Wish{Disabled: true}, true},
+		{"disabled by its engine, confined", Config{EngineDisable: "confine"}, oci.LabelSettings{}, labels.Wish{}, true},
+		{"disabled by its engine, unknown setting", Config{EngineDisable: "yes"}, oci.LabelSettings{}, labels.Wish{}, false},
+		{"disabled on a host without labels", Config{MAC: "none"}, oci.LabelSettings{}, labels.Wish{}, true},
 		{"no label at all", Config{}, oci.LabelSettings{Label: "u:r"}, labels.Wish{}, false},
 		{"none without its name", Config{Mode: "none"}, oci.LabelSettings{}, labels.Wish{}, false},
 	} {
@@ -48,6 +53,7 @@ func TestWish(t *testing.T) {
 		if strings.HasPrefix(tt.name, "engine") {
 			engine = oci.Labels{Process: "u:r:c:s0:c1,c2", Mount: "u:object_r:f:s0:c1,c2"}
 		}
+		engine.Disable = strings.HasPrefix(tt.name, "disabled")
 		got, err := Wish(tt.config, tt.said, engine)
 		if (err == nil) != tt.ok {
 			t.Errorf("%s: %v, want ok %t", tt.name, err, tt.ok)

@@ -82,7 +82,7 @@ func (c *container) prepare(ctx context.Context, mounts []plan.Mount) (keep *con
 	if err == nil {
 		err = c.writeSpec(oci.ContainerInput{
 			Root: root, Sources: sources, Label: text(c.sandbox.identity.Label), MountLabel: text(c.sandbox.identity.Files),
-			CgroupsPath: c.cgroups,
+			CgroupsPath: c.cgroups, NoDevices: c.labelled(),
 		})
 	}
 	if err != nil {
@@ -101,6 +101,9 @@ func absolute(bundle, name string) string {
 	return filepath.Join(bundle, name)
 }
 
+// labelled says that the sandbox's files have labels.
+func (c *container) labelled() bool { return !c.sandbox.identity.Label.IsZero() }
+
 // text is a label in a configuration; empty for none.
 func text(l labels.Label) string {
 	if l.IsZero() {
@@ -110,7 +113,8 @@ func text(l labels.Label) string {
 }
 
 // mountRootfs mounts the engine's root file system, with the sandbox's label where a mount can
-// carry one.
+// carry one. Then a device node of an image would have that label as well, whatever it is a node
+// of: none is opened.
 func (c *container) mountRootfs(mounts []plan.Mount, root string) error {
 	if err := os.Mkdir(root, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
@@ -121,8 +125,11 @@ func (c *container) mountRootfs(mounts []plan.Mount, root string) error {
 			return fmt.Errorf("mount of type %q: class process has no %s: use a snapshotter whose mounts the host can make: %w", m.Type,
 				kind, errdefs.ErrInvalidArgument)
 		}
-		all = append(all, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: content.WithContext(m,
-			c.sandbox.identity.Files)})
+		options := content.WithContext(m, c.sandbox.identity.Files)
+		if c.labelled() {
+			options = append(options, "nodev")
+		}
+		all = append(all, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: options})
 	}
 	c.rootfs = root
 	return mount.All(all, root)
@@ -186,7 +193,7 @@ func (c *container) admitVolumes(ctx context.Context, files *content.Files, foun
 // its label.
 func (c *container) admitEngines(ctx context.Context, i int, m oci.Mount, f *os.File) (string, error) {
 	name := absolute(c.bundle, m.Source)
-	if c.sandbox.identity.Label.IsZero() {
+	if !c.labelled() {
 		return name, nil
 	}
 	if m.Purpose == oci.SharedMemory {

@@ -34,6 +34,9 @@ func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.
 	if err != nil {
 		return nil, err
 	}
+	if wish.EngineType() != "" && wish.Base.IsZero() && wish.Mode != labels.Static {
+		wish.Base = wish.Engine // label=type:TYPE: the policy decides whether the shim may start it
+	}
 	types := labels.Candidates(true) // with KVM or without is a machine's difference
 	for i, t := range types {
 		types[i] = wish.Types(t.Plain())
