@@ -7,17 +7,18 @@ import (
 	"fmt"
 
 	"cloister/sandbox/jail"
+	"cloister/vmm/virtiofsd"
 )
 
 // checkJail says which parts of the jail are on. Each sandbox reads them back from the kernel
 // before its guest runs.
-func checkJail(_ context.Context, s *site) []finding {
+func checkJail(ctx context.Context, s *site) []finding {
 	if err := s.config.Jail.Check(); err != nil {
 		f := failed("disable", err)
 		f.Remedy = "correct it: no sandbox starts"
 		return []finding{f}
 	}
-	list := make([]finding, 0, len(jail.Parts()))
+	list := make([]finding, 0, len(jail.Parts())+1)
 	for _, p := range jail.Parts() {
 		if err := s.config.Jail.CheckHost(s.path("/etc")); p == jail.Users && s.config.Jail.Has(p) && err != nil {
 			list = append(list, failed(string(p), err))
@@ -29,7 +30,21 @@ func checkJail(_ context.Context, s *site) []finding {
 			list = append(list, warn(string(p), "off, so this does not hold: "+p.About(), "remove \""+string(p)+"\" from disable under [jail]"))
 		}
 	}
+	// A server that is missing is another check's to report.
+	if path, kind, err := virtiofsd.Find(ctx, s.config.Machine.Virtiofsd); err == nil {
+		list = append(list, serverFinding(path, kind))
+	}
 	return list
+}
+
+// serverFinding prefers the Rust server: what the C server lacks is that nobody maintains it, and
+// that one of its threads keeps two capabilities and only the jail's own list of system calls.
+func serverFinding(path string, kind virtiofsd.Kind) finding {
+	if kind == virtiofsd.KindC {
+		return warn("file server", path+" is the C server: QEMU 8.0 dropped it, and a thread of it keeps CAP_SYS_CHROOT and CAP_SETPCAP",
+			"use the Rust server where it can be had (virtiofsd of Debian 13 or Fedora): its path is virtiofsd under [machine]")
+	}
+	return ok("file server", "%s is the Rust server", path)
 }
 
 // fullABI is the first version of Landlock that knows of abstract sockets and signals.

@@ -150,6 +150,16 @@ func find(binary string) (string, error) {
 	return "", fmt.Errorf("find virtiofsd in %q: %w: install it, or set its path in the config", candidates, errdefs.ErrNotFound)
 }
 
+// Find gives the server that a Config with that Binary starts, and its kind. ctx bounds the
+// question.
+func Find(ctx context.Context, binary string) (path string, kind Kind, err error) {
+	if path, err = find(binary); err != nil {
+		return "", KindUnknown, err
+	}
+	kind, err = ask(ctx, path)
+	return path, kind, err
+}
+
 // ask has the binary say what it is.
 func ask(ctx context.Context, binary string) (Kind, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)

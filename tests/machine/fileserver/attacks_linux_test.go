@@ -322,3 +322,31 @@ func TestMountsAreNotMoved(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestDevicesAndSetUIDFiles makes a device node and a set-uid file in a volume as a guest's root
+// may. In the share they are inert. At the volume's own path they are what they say, as with runc:
+// docs/limitations.md says so.
+func TestDevicesAndSetUIDFiles(t *testing.T) {
+	h := newHost(t)
+	rw := h.folder(t, "a", "rw")
+	if _, err := h.guest.mknod(rw, "zero", unix.S_IFCHR|0o666, 0x105); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.guest.mknod(rw, "program", unix.S_IFREG|unix.S_ISUID|0o755, 0); err != nil {
+		t.Fatal(err)
+	}
+	shown := filepath.Join(h.view, "a/rw")
+	if f, err := os.Open(filepath.Join(shown, "zero")); !errors.Is(err, unix.EACCES) {
+		t.Errorf("open of the node in the share = %v, %v, want %v", f, err, unix.EACCES)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(shown, &fs); err != nil || fs.Flags&unix.ST_NOSUID == 0 {
+		t.Errorf("flags of the share's mount = %#x, %v, want nosuid", fs.Flags, err)
+	}
+	for name, want := range map[string]uint32{"zero": unix.S_IFCHR | 0o666, "program": unix.S_IFREG | unix.S_ISUID | 0o755} {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(h.volume, name), &st); err != nil || st.Mode != want {
+			t.Errorf("%s at the volume's path has mode %o, %v, want %o: change docs/limitations.md with it", name, st.Mode, err, want)
+		}
+	}
+}

@@ -34,8 +34,8 @@ type attack struct {
 }
 
 // TestBrokenOutServer starts a program of an attacker's in the file server's jail, with the
-// server's descriptors and root directory, and has it attack the host. Each attack is also made by root
-// without a jail: there it must succeed, or it would show nothing.
+// server's descriptors and root directory, and has it attack the host. Each attack is also made
+// by root without a jail: there it must succeed, or it would show nothing.
 func TestBrokenOutServer(t *testing.T) {
 	testenv.NeedRoot(t)
 	program := build(t)

@@ -194,27 +194,27 @@ func (f *front) ask(kind uint32) error {
 	return nil
 }
 
+// descriptor is one of a queue's. Flag 1 says that next is valid, 2 that the server writes.
+type descriptor struct {
+	at          uint64
+	size        uint32
+	flags, next uint16
+}
+
+func (d descriptor) write(b []byte) {
+	binary.LittleEndian.PutUint64(b, d.at)
+	binary.LittleEndian.PutUint32(b[8:], d.size)
+	binary.LittleEndian.PutUint16(b[12:], d.flags)
+	binary.LittleEndian.PutUint16(b[14:], d.next)
+}
+
 // put makes a request of the bytes out available in the second queue. The answer is at most in
 // bytes long.
 func (f *front) put(out []byte, in uint32) {
 	q := f.memory[queueBytes:]
 	copy(f.memory[request:], out)
-	chain := []struct {
-		at          uint64
-		size        uint32
-		flags, next uint16
-	}{{request, uint32(len(out)), 1, 1}, {answer, in, 2, 0}}
-	if in == 0 {
-		chain = chain[:1]
-		chain[0].flags = 0
-	}
-	for i, d := range chain {
-		b := q[16*i:]
-		binary.LittleEndian.PutUint64(b, d.at)
-		binary.LittleEndian.PutUint32(b[8:], d.size)
-		binary.LittleEndian.PutUint16(b[12:], d.flags)
-		binary.LittleEndian.PutUint16(b[14:], d.next)
-	}
+	descriptor{request, uint32(len(out)), 1, 1}.write(q)
+	descriptor{answer, in, 2, 0}.write(q[16:])
 	avail := q[0x1000:]
 	binary.LittleEndian.PutUint16(avail[4+2*(f.used%queueSize):], 0)
 	f.used++
