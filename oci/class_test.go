@@ -67,8 +67,8 @@ func containerRules() map[string]verdict {
 		"LinuxHugepageLimit.Limit":             guest,
 		"LinuxSeccomp.ListenerPath":            guest,
 		"LinuxSeccomp.ListenerMetadata":        guest,
-		"Mount.UIDMappings":                    refused,
-		"Mount.GIDMappings":                    refused,
+		"Mount.UIDMappings":                    guest,
+		"Mount.GIDMappings":                    guest,
 		"LinuxMemory.CheckBeforeUpdate":        guest,
 		"LinuxBlockIO.ThrottleReadBpsDevice":   guest,
 		"LinuxBlockIO.ThrottleWriteBpsDevice":  guest,
@@ -129,12 +129,8 @@ func TestContainerFields(t *testing.T) {
 			switch v {
 			case refused:
 				unsupported, ok := errors.AsType[*UnsupportedError](err)
-				named := r.names
-				if named == "" {
-					named = "mounts[0].uidMappings"
-				}
-				if !ok || !names(unsupported.Problems, named) {
-					t.Errorf("ParseContainer error = %v, want one that names %s", err, named)
+				if !ok || !names(unsupported.Problems, r.names) {
+					t.Errorf("ParseContainer error = %v, want one that names %s", err, r.names)
 				}
 			case ignored:
 				if err != nil || !names(w.Ignored, r.names) {

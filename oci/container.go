@@ -82,8 +82,7 @@ func (w *Workload) containerMounts(p *problems) {
 			p.refuse(field+".destination", m.Destination, "is empty, or holds a zero byte")
 		}
 		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-			p.refuse(field+".uidMappings", m.Destination,
-				"not every OCI runtime maps owners of a mount: leave the mappings out, or use class vm")
+			w.Mapped = append(w.Mapped, field+".uidMappings")
 		}
 		out := Mount{Kind: GuestMount, Type: m.Type, Destination: path.Join("/", m.Destination)}
 		if isBind(m) {

@@ -42,6 +42,9 @@ type Workload struct {
 	Settings     Settings
 	Pod          PodSize
 	Ignored      []Problem // fields without meaning here; to be logged
+	// Mapped are the fields of class process that map the owners of mounts, which not every OCI
+	// runtime does.
+	Mapped []string `json:",omitempty"`
 
 	kept bool // the engine is CRI-O, which keeps the namespaces of a pod in files
 	spec *specs.Spec

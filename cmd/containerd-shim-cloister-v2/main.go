@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"os"
+	"path/filepath"
 	goruntime "runtime"
 
 	"github.com/containerd/containerd/api/types"
@@ -30,6 +31,15 @@ func main() {
 		Info:    features,
 		Join:    cgroup.Join,
 		Owner:   owner,
-		Mounts:  &types.MountCapabilities{Types: []string{"erofs", "ext4", "loop"}, Transforms: []string{"format", "mkdir", "mkfs"}},
+		Mounts:  mounts(filepath.Base(os.Args[0])),
 	}))
+}
+
+// mounts are those that containerd leaves to a shim of that name: a guest makes its own. For plain
+// containers containerd makes them all.
+func mounts(shim string) *types.MountCapabilities {
+	if shim == processName {
+		return nil
+	}
+	return &types.MountCapabilities{Types: []string{"erofs", "ext4", "loop"}, Transforms: []string{"format", "mkdir", "mkfs"}}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ import (
 	runctask "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/errdefs"
+	runc "github.com/containerd/go-runc"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sys/unix"
@@ -109,6 +111,9 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
+	if err := checkMapped(ctx, cfg.Runtime, w.Mapped); err != nil {
+		return nil, err
+	}
 	for _, p := range w.Ignored {
 		log.G(ctx).WithField("id", r.GetID()).Debugf("config.json: %s", p)
 	}
@@ -129,6 +134,22 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	}
 	s.dismissed.Store(false)
 	return resp, nil
+}
+
+// checkMapped refuses mounts with owners of their own if the OCI runtime says that it cannot make
+// them, or is too old to say it: it would drop the mappings.
+func checkMapped(ctx context.Context, program string, fields []string) error {
+	if len(fields) == 0 {
+		return nil
+	}
+	known, err := (&runc.Runc{Command: program}).Features(ctx)
+	if err == nil && known.Linux != nil && known.Linux.MountExtensions != nil {
+		if ids := known.Linux.MountExtensions.IDMap; ids != nil && ids.Enabled != nil && *ids.Enabled {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: the OCI runtime %s does not map the owners of mounts: use runc 1.2 or a crun whose features name idmap, "+
+		"or class vm: %w", strings.Join(fields, ", "), program, errdefs.ErrInvalidArgument)
 }
 
 // count changes the counts of the host. No container fails for them.

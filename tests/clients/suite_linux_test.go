@@ -33,7 +33,25 @@ func TestEveryDifferenceHasItsReason(t *testing.T) { suites.Check(t, expected) }
 
 // TestClientSuite runs containerd's own client suite with cloister and compares each case with
 // expected.tsv.
-func TestClientSuite(t *testing.T) { suite(t, "io.containerd.cloister.v2", suites.Cloister) }
+func TestClientSuite(t *testing.T) {
+	if os.Getenv(class) == "process" {
+		t.Skip(class + " says that this run is about plain containers")
+	}
+	suite(t, "io.containerd.cloister.v2", suites.Cloister, string(suites.Cloister))
+}
+
+// class names the class that a run of the tests is about.
+const class = "CLOISTER_TEST_CLASS"
+
+// TestClientSuiteProcess runs the suite with class process, of which runc's results are expected,
+// case by case.
+func TestClientSuiteProcess(t *testing.T) {
+	if os.Getenv(class) != "process" {
+		t.Skip(class + " does not say process: make test-process")
+	}
+	testenv.NeedShim(t)
+	suite(t, "io.containerd.cloister-process.v2", suites.Runc, "process")
+}
 
 // TestClientSuiteRunc does the same with runc. It is asked for by CLOISTER_PEERS: the peer's
 // results change with its version only.
@@ -41,10 +59,10 @@ func TestClientSuiteRunc(t *testing.T) {
 	if os.Getenv("CLOISTER_PEERS") == "" {
 		t.Skip("CLOISTER_PEERS is not set")
 	}
-	suite(t, "io.containerd.runc.v2", suites.Runc)
+	suite(t, "io.containerd.runc.v2", suites.Runc, string(suites.Runc))
 }
 
-func suite(t *testing.T, runtime string, which suites.Column) {
+func suite(t *testing.T, runtime string, which suites.Column, name string) {
 	t.Helper()
 	binary := filepath.Join(clients.Need(t, clients.Suite, "client.test"), "client.test")
 	bin := clients.Need(t, clients.Containerd, "containerd")
@@ -63,18 +81,21 @@ func suite(t *testing.T, runtime string, which suites.Column) {
 	p.Run(t, "sh", "-c", "mkdir -p /var/lib/containerd-test "+p.Dir+"/suite && mount --bind "+p.Dir+"/suite /var/lib/containerd-test")
 
 	list := suites.Load(t, expected)
+	if name == "process" {
+		list.Differ("TestKillContainerDeletedByRunc", "fail", "deletes the container by runc in runc's own folder, where the shim has none")
+	}
 	args := []string{"-test.v", "-test.root", "-no-criu", "-test.timeout", "15m", "-test.skip", list.Out(which, leftOut)}
 	if *pattern != "" {
 		args[len(args)-1] = leftOut
 		args = append(args, "-test.run", *pattern)
 	}
 	begin := time.Now()
-	got := suites.Suite{Name: "clientsuite-" + string(which), Binary: binary, Args: args, Env: env, Most: 16 * time.Minute}.Run(t, p)
+	got := suites.Suite{Name: "clientsuite-" + name, Binary: binary, Args: args, Env: env, Most: 16 * time.Minute}.Run(t, p)
 	counts := map[string]int{}
 	for _, result := range got {
 		counts[result]++
 	}
-	fmt.Printf("client suite, %s: %d pass, %d fail, %d skip, %d s\n", which, counts["pass"], counts["fail"], counts["skip"], int(time.Since(begin).Seconds()))
+	fmt.Printf("client suite, %s: %d pass, %d fail, %d skip, %d s\n", name, counts["pass"], counts["fail"], counts["skip"], int(time.Since(begin).Seconds()))
 	switch {
 	case *pattern != "":
 		t.Logf("%v", got)

@@ -101,6 +101,13 @@ func Check(t testing.TB, file string) {
 	}
 }
 
+// Differ says what class process gives where that is not runc's result, and why.
+func (l List) Differ(name, result, reason string) {
+	e := l[name]
+	e.Runc, e.Reason = result, reason
+	l[name] = e
+}
+
 // Compare fails for each case that did not give what is expected of it.
 func (l List) Compare(t testing.TB, which Column, got map[string]string) {
 	t.Helper()
