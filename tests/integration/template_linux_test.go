@@ -5,10 +5,9 @@ package integration
 import (
 	"encoding/json"
 	"errors"
-	"maps"
+	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -60,41 +59,55 @@ func (b *templates) started(t *testing.T, id string) string {
 	return box.Facts.Start
 }
 
-// TestClonesDiffer starts sandboxes from one template at once: what must be each guest's own is.
+// TestClonesDiffer starts sandboxes from one template, two at once: what must be each guest's own is.
+// CLONES says how many pairs; one is enough for each run of all tests.
 func TestClonesDiffer(t *testing.T) {
 	b := newTemplates(t)
 	b.cloister(t, "template", "build")
-	const clones = 2
-	var wg sync.WaitGroup
-	for i := range clones {
-		wg.Go(func() { b.start(t, "c"+strconv.Itoa(i), nil) })
-	}
-	wg.Wait()
+	dir := b.program(t, "seeds")
 	own := map[string]string{
 		"boot id":      "cat /proc/sys/kernel/random/boot_id",
 		"UUID":         "cat /proc/sys/kernel/random/uuid",
 		"random bytes": "head -c 16 /dev/urandom | od -An -tx1",
+		"hash of Go":   "/programs/seeds hash",
+		"TLS key":      "/programs/seeds key",
 	}
-	for _, what := range slices.Sorted(maps.Keys(own)) {
-		seen := map[string]string{}
-		for i := range clones {
-			id := "c" + strconv.Itoa(i)
-			r := b.exec(t, id, "e", "sh", "-c", own[what])
-			got := strings.TrimSpace(r.Stdout)
-			if got == "" || r.Code != 0 {
-				t.Fatalf("%s of %s = %+v", what, id, r)
-			}
-			if other := seen[got]; other != "" {
-				t.Errorf("%s of %s and %s is the same: %s", what, id, other, got)
-			}
-			seen[got] = id
+	pairs := 1
+	if text := os.Getenv("CLONES"); text != "" {
+		var err error
+		if pairs, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
 		}
 	}
-	for i := range clones {
-		if from := b.started(t, "c"+strconv.Itoa(i)); !strings.HasPrefix(from, "template ") {
-			t.Errorf("c%d was started from %q, want a template", i, from)
+	seen := map[string]string{} // whose a value is
+	for pair := range pairs {
+		ids := []string{fmt.Sprintf("a%d", pair), fmt.Sprintf("b%d", pair)}
+		var wg sync.WaitGroup
+		for _, id := range ids {
+			wg.Go(func() {
+				b.start(t, id, []string{"--mount", "type=bind,src=" + dir + ",dst=/programs,options=rbind:ro"})
+			})
+		}
+		wg.Wait()
+		for _, id := range ids {
+			if from := b.started(t, id); !strings.HasPrefix(from, "template ") {
+				t.Errorf("%s was started from %q, want a template", id, from)
+			}
+			for what, script := range own {
+				r := b.exec(t, id, "e", "sh", "-c", script)
+				got := what + " " + strings.TrimSpace(r.Stdout)
+				if r.Stdout == "" || r.Code != 0 {
+					t.Fatalf("%s of %s = %+v", what, id, r)
+				}
+				if seen[got] != "" {
+					t.Errorf("%s and %s have the same %s", id, seen[got], got)
+				}
+				seen[got] = id
+			}
+			b.remove(t, id)
 		}
 	}
+	t.Logf("%d values of %d clones", len(seen), 2*pairs)
 }
 
 // clockError is how far the guest's clock is from the host's: the guest writes its time into a

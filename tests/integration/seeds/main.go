@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command seeds prints what a program draws for itself: the hash of a word under a seed of Go's
+// runtime, or a new TLS key.
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"fmt"
+	"hash/maphash"
+	"os"
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == "hash" {
+		fmt.Println(maphash.String(maphash.MakeSeed(), "word"))
+		return
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "seeds:", err)
+		os.Exit(1)
+	}
+	fmt.Println(key.D)
+}
