@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"cloister/oci"
+	"cloister/sandbox/cgroup"
+	"cloister/sandbox/jail"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
 	"cloister/tests/bed"
@@ -37,7 +39,9 @@ type result struct {
 	ExecOverRunc         float64            `json:"exec_over_runc"`
 	TaskExecOverRunc     float64            `json:"task_exec_over_runc"` // at the Task API, without a client
 	TemplateOverCold     map[string]float64 `json:"template_over_cold"`
+	TemplateOverRunc     float64            `json:"template_over_runc"`
 	PSSMiB               map[string]float64 `json:"pss_mib"`
+	PSSTemplateMiB       map[string]float64 `json:"pss_template_mib"`
 	GuestMiB             float64            `json:"guest_mib"`
 	PhasesMs             map[string]Spread  `json:"phases_ms"`
 	IOOverRunc           map[string]float64 `json:"io_over_runc"`
@@ -130,7 +134,7 @@ func took(t *testing.T, b *bed.Bed, args ...string) time.Duration {
 func (b *bench) cold(t *testing.T) {
 	for i := range b.runs + 1 {
 		id := fmt.Sprint("cold", i)
-		ours, theirs, bare := took(t, b.Bed, b.Args(id, []string{"--rm"}, "true")...), took(t, &b.runc, b.runc.Args(id+"r", []string{"--rm"}, "true")...), bare(t)
+		ours, theirs, bare := took(t, b.Bed, b.Args(id, []string{"--rm"}, "true")...), took(t, &b.runc, b.runc.Args(id+"r", []string{"--rm"}, "true")...), b.bare(t)
 		var gvisors time.Duration
 		if b.runsc != nil {
 			gvisors = took(t, &b.runc, b.runc.Args(id+"g", append([]string{"--rm"}, b.runsc...), "true")...)
@@ -147,13 +151,22 @@ func (b *bench) cold(t *testing.T) {
 	}
 }
 
-type plain struct{}
-
-func (plain) Start(cmd *exec.Cmd) error { return cmd.Start() }
-
-// bare starts QEMU with the guest's kernel and image, and measures until the agent's first byte.
-func bare(t *testing.T) time.Duration {
+// bare starts QEMU with the guest's kernel and image, in a cgroup beside those of the sandboxes, and
+// measures until the agent's first byte.
+func (b *bench) bare(t *testing.T) time.Duration {
 	t.Helper()
+	group, err := cgroup.At("/" + b.Namespace + "/bare")
+	if err == nil {
+		err = group.Create(cgroup.Limits{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := group.Remove(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}()
 	image, err := guestimage.Open(testenv.NeedGuest(t))
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +177,7 @@ func bare(t *testing.T) time.Duration {
 	}
 	m := machine(t, image, accel)
 	begin := time.Now()
-	p, err := qemu.Start(t.Context(), m, qemu.Options{Starter: plain{}, Dir: t.TempDir()})
+	p, err := qemu.Start(t.Context(), m, qemu.Options{Starter: jail.Jail{Group: group}, Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,8 +242,18 @@ func (b *bench) inside(t *testing.T) {
 // memory notes what a sandbox that does nothing takes.
 func (b *bench) memory(t *testing.T, id string) {
 	t.Helper()
-	b.result.PSSMiB = map[string]float64{}
-	total := 0.0
+	b.result.PSSMiB = b.pss(t, id)
+	used, err := strconv.ParseFloat(b.record(t, id).Facts["guest_used_mib"], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.result.GuestMiB = used
+}
+
+// pss is the proportional set size of each process of a sandbox, and their sum, in MiB.
+func (b *bench) pss(t *testing.T, id string) map[string]float64 {
+	t.Helper()
+	out, total := map[string]float64{}, 0.0
 	for name, pid := range map[string]int{"qemu": b.Marked(t, id, "qemu-system"), "virtiofsd": b.Marked(t, id, "virtiofsd"), "shim": b.Shim(t, id)} {
 		data, err := os.ReadFile(b.Place.Path(fmt.Sprintf("/proc/%d/smaps_rollup", pid)))
 		if err != nil {
@@ -242,17 +265,13 @@ func (b *bench) memory(t *testing.T, id string) {
 				if _, err := fmt.Sscan(rest, &kib); err != nil {
 					t.Fatal(err)
 				}
-				b.result.PSSMiB[name] = round(kib / 1024)
+				out[name] = round(kib / 1024)
 				total += kib / 1024
 			}
 		}
 	}
-	b.result.PSSMiB["total"] = round(total)
-	used, err := strconv.ParseFloat(b.record(t, id).Facts["guest_used_mib"], 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.result.GuestMiB = used
+	out["total"] = round(total)
+	return out
 }
 
 // record is a running sandbox's, as cloister inspect shows it.
@@ -326,7 +345,11 @@ func (r *result) print(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(r.TemplateOverCold)) {
 		line("template_over_cold "+name, r.TemplateOverCold[name])
 	}
+	line("template_over_runc", r.TemplateOverRunc)
 	line("guest_mib", r.GuestMiB)
+	for _, name := range slices.Sorted(maps.Keys(r.PSSTemplateMiB)) {
+		line("pss_template_mib "+name, r.PSSTemplateMiB[name])
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.PSSMiB)) {
 		line("pss_mib "+name, r.PSSMiB[name])
 	}

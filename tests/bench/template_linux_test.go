@@ -19,8 +19,8 @@ import (
 // startsFromTemplates is the configuration with which each start can be of either kind.
 const startsFromTemplates = "[template]\nmode = \"auto\"\n[workloads]\nannotations = [\"io.cloister.start\"]\n"
 
-// templates measures starts from a template and cold ones, which take turns. The template is built
-// here, so that all other parts start cold.
+// templates measures starts from a template, cold ones and runc's, which take turns. The template is
+// built here, so that all other parts start cold.
 func (b *bench) templates(t *testing.T) {
 	cloister := filepath.Join(testenv.Build(t), "cloister")
 	b.Place.Run(t, cloister, "--config", filepath.Join(b.Place.Dir, "cloister.toml"), "template", "build")
@@ -37,6 +37,9 @@ func (b *bench) templates(t *testing.T) {
 				t.Fatalf("%s was started from %q", id, from)
 			}
 			cpu := b.cpuTime(t, record)
+			if kind == "template" {
+				b.result.PSSTemplateMiB = b.pss(t, id)
+			}
 			b.stop(t, id, false)
 			if i == 0 { // warms caches
 				continue
@@ -47,7 +50,14 @@ func (b *bench) templates(t *testing.T) {
 				add(b.phases, kind+" start: "+p.Name, time.Duration(p.DurationMs)*time.Millisecond)
 			}
 		}
+		id := fmt.Sprint("runc", i)
+		wall := took(t, &b.runc, b.runc.Args(id, []string{"--detach"}, "sleep", "1000")...)
+		b.runc.Remove(t, id)
+		if i > 0 {
+			b.add("start, runc", wall)
+		}
 	}
+	b.result.TemplateOverRunc = ratio(b.median("start, template"), b.median("start, runc"))
 	b.result.TemplateOverCold = map[string]float64{
 		"wall": ratio(b.median("start, template"), b.median("start, cold")),
 		"cpu":  ratio(b.median("start, template, CPU time of QEMU"), b.median("start, cold, CPU time of QEMU")),

@@ -84,6 +84,14 @@ func draw(data []byte) (string, error) {
 		[]string{"cold", "bare", "cold runsc", "cold runc"}, []string{"cloister", "bare QEMU boot", "gVisor (runsc)", "runc"})
 	phases := []string{"plan", "label", "content", "prepare", "files", "qemu", "verify", "kernel", "agent", "rootfs", "create", "start"}
 	group("Phases of a start of cloister", "#2e8b57", r.Phases, phases, phases)
+	kinds := []string{"start, cold", "start, template", "start, runc"}
+	group("Start until the container runs", "#2e6fb0", r.Times, kinds, []string{"cloister, cold", "cloister, template", "runc"})
+	restore := []string{"plan", "label", "content", "prepare", "memory", "files", "qemu", "load", "verify", "kernel", "agent", "rootfs", "create", "start"}
+	keys := make([]string, len(restore))
+	for i, name := range restore {
+		keys[i] = "template start: " + name
+	}
+	group("Phases of a start from a template", "#2e8b57", r.Phases, keys, restore)
 	if b.Len() == 0 {
 		return "", fmt.Errorf("no times in the file: want what make bench writes into BENCH_JSON")
 	}
