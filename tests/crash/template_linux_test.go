@@ -70,9 +70,10 @@ func (s *stage) templates(t *testing.T) []template.Entry {
 	return list
 }
 
-// TestTemplateBuilderKilledAtEveryStep kills who builds a template after each step that has an
-// effect. `cloister gc` takes back the rest, and there is a template only once the last step that
-// keeps it is over.
+// TestTemplateBuilderKilledAtEveryStep kills who builds a template after each of its steps.
+// TestShimKilledAtEveryStep goes through what is between them: a builder's effects are a sandbox's.
+// `cloister gc` takes back the rest, and there is a template only once the step that keeps it is
+// over.
 func TestTemplateBuilderKilledAtEveryStep(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{Cloister: fromTemplates})}
 	b := &builder{s, crashCloister(t)}
@@ -91,6 +92,9 @@ func TestTemplateBuilderKilledAtEveryStep(t *testing.T) {
 	}
 	s.site(t, "gc")
 	before := s.Look(t)
+	steps = slices.DeleteFunc(steps, func(step string) bool {
+		return !strings.HasSuffix(step, " reached") && !strings.HasPrefix(step, "draft ")
+	})
 	kept := slices.Index(steps, "keep reached")
 	if testing.Short() {
 		steps = nil
