@@ -151,7 +151,7 @@ func (b *bench) cold(t *testing.T) {
 	}
 }
 
-// bare starts QEMU with the guest's kernel and image, in a cgroup beside those of the sandboxes, and
+// bare starts QEMU with the guest's kernel and image, in a cgroup beside those of the sandboxes. It
 // measures until the agent's first byte.
 func (b *bench) bare(t *testing.T) time.Duration {
 	t.Helper()

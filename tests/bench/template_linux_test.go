@@ -19,8 +19,8 @@ import (
 // startsFromTemplates is the configuration with which each start can be of either kind.
 const startsFromTemplates = "[template]\nmode = \"auto\"\n[workloads]\nannotations = [\"io.cloister.start\"]\n"
 
-// templates measures starts from a template, cold ones and runc's, which take turns. The template is
-// built here, so that all other parts start cold.
+// templates measures starts from a template, cold ones and runc's, which take turns. The template
+// is built here, so that all other parts start cold.
 func (b *bench) templates(t *testing.T) {
 	cloister := filepath.Join(testenv.Build(t), "cloister")
 	b.Place.Run(t, cloister, "--config", filepath.Join(b.Place.Dir, "cloister.toml"), "template", "build")
