@@ -33,6 +33,7 @@ type Process struct {
 	machine vmm.Machine
 	cmd     *exec.Cmd
 	wires   *wires
+	sockets func(open func() error) error // Options.Sockets
 	monitor *monitor
 	// console and log are what guest and QEMU wrote.
 	console, log *child.Recorder

@@ -80,7 +80,7 @@ func Start(ctx context.Context, m vmm.Machine, o Options) (*Process, error) {
 		return nil, err
 	}
 	p := &Process{
-		machine: m, cmd: cmd, wires: w, done: make(chan struct{}),
+		machine: m, cmd: cmd, wires: w, sockets: o.Sockets, done: make(chan struct{}),
 		luns: map[int]bool{}, deleted: map[string]chan struct{}{},
 	}
 	if err = p.record(o); err == nil {

@@ -6,11 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"cloister/vmm"
+	"cloister/vmm/internal/child"
 )
 
 // Ends of a migration, as QEMU's event MIGRATION calls them.
@@ -22,16 +25,26 @@ const (
 // stateFD is the name by which QEMU knows the descriptor of a state.
 const stateFD = "state"
 
-// Save stops the machine, which must be ForTemplate, and writes the state of its devices to a file.
-// Its memory is in Options.Memory from then on. The machine does not run again: end it by Stop.
-func (p *Process) Save(ctx context.Context, state *os.File) error {
+// maxState bounds the state of a machine's devices: 40 to 140 kB were seen.
+const maxState = 16 << 20
+
+// Save stops the machine, which must be ForTemplate, and writes the state of its devices. Its memory
+// is in Options.Memory from then on. The machine does not run again: end it by Stop.
+func (p *Process) Save(ctx context.Context, state io.Writer) error {
 	if p.machine.Origin != vmm.ForTemplate {
 		return fmt.Errorf("save machine %s: it is no template: %w", p.machine.Name, errdefs.ErrFailedPrecondition)
 	}
 	if err := p.monitor.run(ctx, "stop", nil, nil); err != nil {
 		return fmt.Errorf("save: %w", err)
 	}
-	if err := p.migrate(ctx, "migrate", state); err != nil {
+	err := p.migrate(ctx, "migrate", func(from *os.File) error { // until QEMU closes its end
+		n, err := io.Copy(state, io.LimitReader(from, maxState+1))
+		if n > maxState {
+			err = errors.Join(err, fmt.Errorf("a state of more than %d bytes", maxState))
+		}
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("save: %w", err)
 	}
 	return nil
@@ -39,7 +52,7 @@ func (p *Process) Save(ctx context.Context, state *os.File) error {
 
 // Load gives a machine FromTemplate, once its memory is what it was, the state that Save wrote. No
 // instruction of the guest runs: Continue does that.
-func (p *Process) Load(ctx context.Context, state *os.File) error {
+func (p *Process) Load(ctx context.Context, state io.Reader) error {
 	if p.machine.Origin != vmm.FromTemplate {
 		return fmt.Errorf("load machine %s: it does not wait for a template: %w", p.machine.Name, errdefs.ErrFailedPrecondition)
 	}
@@ -51,7 +64,14 @@ func (p *Process) Load(ctx context.Context, state *os.File) error {
 			return fmt.Errorf("load: %w", err)
 		}
 	}
-	if err := p.migrate(ctx, "migrate-incoming", state); err != nil {
+	err := p.migrate(ctx, "migrate-incoming", func(to *os.File) error {
+		_, err := io.Copy(to, state)
+		if errors.Is(err, unix.EPIPE) { // QEMU closed its end, and says why
+			err = nil
+		}
+		return errors.Join(err, to.Close())
+	})
+	if err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
 	if detach {
@@ -73,18 +93,44 @@ func (p *Process) realizeShare(ctx context.Context, yes bool) error {
 	return p.monitor.run(ctx, "qom-set", args, nil)
 }
 
-// migrate has QEMU write its state to a file, or read it. QEMU leaves out memory that is shared,
-// and tells of the end.
-func (p *Process) migrate(ctx context.Context, command string, state *os.File) error {
+// migrate has QEMU write its state, or read it, through a socket: its user may not open a template's
+// files, nor may its domain. move gets this side's end. QEMU leaves out memory that is shared.
+func (p *Process) migrate(ctx context.Context, command string, move func(*os.File) error) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
 	capabilities := map[string]any{"capabilities": []map[string]any{
 		{"capability": "x-ignore-shared", "state": true}, {"capability": "events", "state": true},
 	}}
 	if err := p.monitor.run(ctx, "migrate-set-capabilities", capabilities, nil); err != nil {
 		return err
 	}
-	if err := p.monitor.run(ctx, "getfd", map[string]any{"fdname": stateFD}, state); err != nil {
+	var host, guest *os.File
+	err := p.sockets(func() (err error) { host, guest, err = child.Socketpair(stateFD); return err })
+	if err != nil {
 		return err
 	}
+	defer context.AfterFunc(ctx, func() { _ = host.Close() })() // ends move
+	moved := make(chan error, 1)
+	go func() { moved <- move(host) }()
+	err = p.monitor.run(ctx, "getfd", map[string]any{"fdname": stateFD}, guest)
+	if err = errors.Join(err, guest.Close()); err == nil {
+		err = p.runMigration(ctx, command)
+	}
+	if err != nil {
+		_ = host.Close()
+	}
+	return errors.Join(err, <-moved, ignoreClosed(host.Close()))
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// runMigration returns when QEMU has told how a migration ended.
+func (p *Process) runMigration(ctx context.Context, command string) error {
 	ended := make(chan string, 1)
 	p.mu.Lock()
 	p.migrated = ended
@@ -92,8 +138,6 @@ func (p *Process) migrate(ctx context.Context, command string, state *os.File) e
 	if err := p.monitor.run(ctx, command, map[string]any{"uri": "fd:" + stateFD}, nil); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
 	select {
 	case status := <-ended:
 		if status != migrationCompleted {
