@@ -70,6 +70,9 @@ func (s Store) writeDigests(all []seen) error {
 	if err != nil {
 		return err
 	}
+	if err := s.make(); err != nil { // the first build asks for QEMU's before there is a template
+		return err
+	}
 	f, err := os.CreateTemp(s.dir, digestsName+".*")
 	if err != nil {
 		return err

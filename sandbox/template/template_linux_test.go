@@ -109,6 +109,23 @@ func TestStoreKeepsAGuest(t *testing.T) {
 	}
 }
 
+// TestFirstDigestIsKept: the digest of QEMU is asked for before the first template is there.
+func TestFirstDigestIsKept(t *testing.T) {
+	s := store(t)
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	sum, err := s.Digest(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := s.readDigests(); len(all) != 1 || all[0].SHA256 != sum {
+		t.Errorf("digests kept = %+v, want %s", all, sum)
+	}
+}
+
 // TestGatherSkipsZeroes: pages that were written and hold nothing are not kept, but where few are
 // between others.
 func TestGatherSkipsZeroes(t *testing.T) {

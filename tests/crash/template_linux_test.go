@@ -87,10 +87,6 @@ func TestTemplateBuilderKilledAtEveryStep(t *testing.T) {
 		}
 	}
 	s.site(t, "template", "gc", "--all")
-	if _, err := b.build(t, "plan reached"); err == nil { // the store, which is there now, keeps QEMU's digest
-		t.Fatal("the builder was not killed")
-	}
-	s.site(t, "gc")
 	before := s.Look(t)
 	steps = slices.DeleteFunc(steps, func(step string) bool {
 		return !strings.HasSuffix(step, " reached") && !strings.HasPrefix(step, "draft ")
