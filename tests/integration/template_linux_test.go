@@ -59,8 +59,8 @@ func (b *templates) started(t *testing.T, id string) string {
 	return box.Facts.Start
 }
 
-// TestClonesDiffer starts sandboxes from one template, two at once: what must be each guest's own is.
-// CLONES says how many pairs; one is enough for each run of all tests.
+// TestClonesDiffer starts sandboxes from one template, two at once: what must be each guest's own
+// is. CLONES says how many pairs; one is enough for each run of all tests.
 func TestClonesDiffer(t *testing.T) {
 	b := newTemplates(t)
 	b.cloister(t, "template", "build")
@@ -163,8 +163,8 @@ func TestCloneKeepsTime(t *testing.T) {
 	}
 }
 
-// TestCloneMemoryIsChargedToItsSandbox: what is copied from a template counts in the sandbox's cgroup,
-// and so in its pod's, as it does when the guest itself writes it.
+// TestCloneMemoryIsChargedToItsSandbox: what is copied from a template counts in the sandbox's
+// cgroup, and so in its pod's, as it does when the guest itself writes it.
 func TestCloneMemoryIsChargedToItsSandbox(t *testing.T) {
 	b := newTemplates(t)
 	b.cloister(t, "template", "build")

@@ -28,8 +28,8 @@ const stateFD = "state"
 // maxState bounds the state of a machine's devices: 40 to 140 kB were seen.
 const maxState = 16 << 20
 
-// Save stops the machine, which must be ForTemplate, and writes the state of its devices. Its memory
-// is in Options.Memory from then on. The machine does not run again: end it by Stop.
+// Save stops the machine, which must be ForTemplate, and writes the state of its devices. Its
+// memory is in Options.Memory from then on. The machine does not run again: end it by Stop.
 func (p *Process) Save(ctx context.Context, state io.Writer) error {
 	if p.machine.Origin != vmm.ForTemplate {
 		return fmt.Errorf("save machine %s: it is no template: %w", p.machine.Name, errdefs.ErrFailedPrecondition)
@@ -93,8 +93,8 @@ func (p *Process) realizeShare(ctx context.Context, yes bool) error {
 	return p.monitor.run(ctx, "qom-set", args, nil)
 }
 
-// migrate has QEMU write its state, or read it, through a socket: its user may not open a template's
-// files, nor may its domain. move gets this side's end. QEMU leaves out memory that is shared.
+// migrate has QEMU write its state, or read it, through a socket: its user may not open files of a
+// template, nor may its domain. move gets this side's end. QEMU leaves out memory that is shared.
 func (p *Process) migrate(ctx context.Context, command string, move func(*os.File) error) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
