@@ -65,8 +65,10 @@ test-engines: deps ## the OCI command line, by conmon, Podman, buildah and the s
 test-apps: deps ## databases, git, builds and servers of Debian beside runc
 	@$(STAGES) apps
 
-test-lab: deps ## an enforcing host in a throwaway machine; MAC= and POLICY= say which
-	@$(STAGES) lab
+# One lab, or the three of them when MAC says nothing.
+LABS = $(if $(MAC),lab$(addprefix -,$(filter-out selinux,$(MAC))),lab lab-apparmor lab-none)
+test-lab: deps ## hosts in a throwaway machine: MAC=selinux, apparmor or none, all without; POLICY= of SELinux
+	@$(STAGES) $(LABS)
 
 test-lab-fedora: deps ## the same host with Fedora's conditions
 	@$(STAGES) lab-fedora

@@ -50,12 +50,20 @@ func programs(ctx context.Context, work string) ([]file, error) {
 	}, nil
 }
 
-// makeDisk makes the second disk: the given files, and the compiled policies.
-func makeDisk(ctx context.Context, work string, p policies, files []file) (string, error) {
+// files are the compiled policies, and what they are made from.
+func (p policies) files() []file {
+	return []file{
+		{"policy/policy", p.enforcing(), "semanage_store_t"},
+		{"policy/permissive", p.permissive(), "semanage_store_t"},
+		{"policy/base", p.base(), "semanage_store_t"},
+		{"policy/probing", p.probing(), "semanage_store_t"},
+		{"policy/store.tar", p.store(), "semanage_store_t"},
+	}
+}
+
+// makeDisk makes the second disk of the given files.
+func makeDisk(ctx context.Context, work string, files []file) (string, error) {
 	tree := filepath.Join(work, "disk")
-	files = append(files, file{"policy/policy", p.enforcing(), "semanage_store_t"}, file{"policy/permissive", p.permissive(), "semanage_store_t"},
-		file{"policy/base", p.base(), "semanage_store_t"}, file{"policy/probing", p.probing(), "semanage_store_t"},
-		file{"policy/store.tar", p.store(), "semanage_store_t"})
 	for _, f := range files {
 		to := filepath.Join(tree, f.path)
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {

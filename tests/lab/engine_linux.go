@@ -22,7 +22,7 @@ import (
 )
 
 // engineFiles are the built programs, the guest's image and an image of containers, for the second disk.
-func engineFiles(ctx context.Context, work, build, guest, busybox string) ([]file, error) {
+func engineFiles(ctx context.Context, m mac, work, build, guest, busybox string) ([]file, error) {
 	all, err := images.Set(ctx, busybox)
 	if err != nil {
 		return nil, err
@@ -35,9 +35,11 @@ func engineFiles(ctx context.Context, work, build, guest, busybox string) ([]fil
 		return nil, err
 	}
 	settings := filepath.Join(work, "cloister.toml")
-	// The matrix attacks these sandboxes from one user, so that the policy alone is in the way.
-	const oneUser = "[jail]\ndisable = [\"users\"]\n"
-	if err := os.WriteFile(settings, []byte(labConfig("", "", oneUser+"[debug]\nshell = \"/bin/busybox\"\n")), 0o644); err != nil {
+	oneUser := ""
+	if m == selinuxMAC { // its matrix attacks these sandboxes from one user, so that the policy alone is in the way
+		oneUser = "[jail]\ndisable = [\"users\"]\n"
+	}
+	if err := os.WriteFile(settings, []byte(labConfig(m, "", "", oneUser+"[debug]\nshell = \"/bin/busybox\"\n")), 0o644); err != nil {
 		return nil, err
 	}
 	held := filepath.Join(work, "held")
@@ -78,8 +80,8 @@ const heldFolder = "/run/lab/held"
 
 // labConfig gives guests time: they run under KVM that is emulated. What is given goes before all tables, into the one of
 // labels, and behind all.
-func labConfig(top, label, rest string) string {
-	return top + "[guest]\nimage = \"/lab/guest\"\n[labels]\nmac = \"selinux\"\n" + label + "[timeouts]\nboot = \"5m\"\n" + rest
+func labConfig(m mac, top, label, rest string) string {
+	return top + "[guest]\nimage = \"/lab/guest\"\n[labels]\nmac = \"" + string(m) + "\"\n" + label + "[timeouts]\nboot = \"5m\"\n" + rest
 }
 
 // engine is a containerd in the machine that runs the shim under test.

@@ -63,7 +63,7 @@ func (l *lab) sh(t *testing.T, script string) string {
 func (l *lab) config(t *testing.T, name, top, label, rest string) string {
 	t.Helper()
 	path := "/run/lab/config/" + name + ".toml"
-	if err := l.write(wire.Write{Path: path, Data: []byte(labConfig(top, label, rest)), Mode: 0o644}); err != nil {
+	if err := l.write(wire.Write{Path: path, Data: []byte(labConfig(l.mac, top, label, rest)), Mode: 0o644}); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -12,7 +12,6 @@ import (
 
 	"cloister/labels/policy"
 	"cloister/tests/clients"
-	"cloister/tests/lab/wire"
 	"cloister/tests/testenv"
 )
 
@@ -53,6 +52,7 @@ func scenarios() []scenario {
 // lab is one machine and what runs in it.
 type lab struct {
 	*machine
+	mac    mac
 	made   *engine // nil until somebody asks for it
 	live   []string
 	twoPID int // of the second containerd
@@ -92,6 +92,10 @@ func (l *lab) sandboxes(t *testing.T) *engine {
 // them and on what was made by hand, then hosts on which no guest may start. A machine that is lost is begun again with
 // what is still to be done; what has failed stays failed.
 func TestLab(t *testing.T) {
+	m, err := chosenMAC()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := chosenPolicy(); err != nil {
 		t.Fatal(err)
 	}
@@ -101,9 +105,12 @@ func TestLab(t *testing.T) {
 	// The test's own context ends before its clean-up, which is to stop the machine in good order.
 	ctx, cancel := context.WithTimeout(context.Background(), labTime)
 	t.Cleanup(cancel)
-	hardware, todo := prepare(ctx, t), scenarios()
+	hardware, todo := prepare(ctx, t, m), scenarios()
+	if m != selinuxMAC {
+		todo = otherScenarios(m)
+	}
 	for try := 1; ; try++ {
-		lost, left := round(ctx, t, hardware, todo)
+		lost, left := round(ctx, t, m, hardware, todo)
 		switch {
 		case lost == "":
 			return
@@ -116,7 +123,7 @@ func TestLab(t *testing.T) {
 }
 
 // round runs scenarios on a machine of their own. It says why the machine was lost and which were not done, if it was.
-func round(ctx context.Context, t *testing.T, hardware config, todo []scenario) (lost string, left []scenario) {
+func round(ctx context.Context, t *testing.T, kind mac, hardware config, todo []scenario) (lost string, left []scenario) {
 	t.Helper()
 	m, err := start(ctx, hardware)
 	if err != nil {
@@ -129,20 +136,18 @@ func round(ctx context.Context, t *testing.T, hardware config, todo []scenario) 
 		t.Logf("the machine's console:\n%s", m.said())
 	}()
 	begin := time.Now()
-	answer, err := m.ask(wire.Request{Read: &wire.Read{Path: "/sys/fs/selinux/enforce"}}, 3*time.Minute)
+	err = kind.enforced(m)
 	switch {
 	case m.lost != "":
 		return m.lost, todo
 	case err != nil:
 		t.Fatal(err)
-	case strings.TrimSpace(answer.Out) != "1":
-		t.Fatalf("the lab does not enforce: %q", answer.Out)
 	}
 	t.Logf("boot: %.1f s", time.Since(begin).Seconds())
-	if err := restoreLabels(m); err != nil {
+	if err := kind.prepare(m); err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{machine: m}
+	l := &lab{machine: m, mac: kind}
 	for i, s := range todo {
 		t.Run(s.name, func(t *testing.T) {
 			m.abandon = func(why string) { t.Skipf("the machine is lost: %s", why) }
@@ -156,12 +161,12 @@ func round(ctx context.Context, t *testing.T, hardware config, todo []scenario) 
 }
 
 // prepare builds what the machine needs: it enforces from the first load of its policy.
-func prepare(ctx context.Context, t *testing.T) config {
+func prepare(ctx context.Context, t *testing.T, m mac) config {
 	t.Helper()
 	testenv.NeedRoot(t)
 	qemu := testenv.NeedQEMU(t)
 	build, guest, busybox := testenv.NeedShim(t), testenv.NeedGuest(t), testenv.NeedBusybox(t)
-	for _, name := range []string{"debootstrap", "setfiles", "mke2fs", "checkmodule", "semodule_package", "semodule", "go"} {
+	for _, name := range []string{"debootstrap", "setfiles", "mke2fs", "go"} {
 		testenv.NeedTool(t, name)
 	}
 	begin := time.Now()
@@ -175,36 +180,23 @@ func prepare(ctx context.Context, t *testing.T) config {
 		t.Fatal(err)
 	}
 	stage("root")
-	kind, err := chosenPolicy()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if kind == fedoraPolicy {
-		testenv.NeedTool(t, "make")
-		testenv.NeedTool(t, "m4")
-	}
-	compiled, err := makePolicies(ctx, testenv.Cache(), made, kind)
-	if err != nil {
-		t.Fatal(err)
-	}
-	questions(t, compiled.enforcing())
-	if kind == fedoraPolicy {
-		fedoraQuestions(t, compiled.enforcing())
-	}
-	stage("policy")
 	files, err := programs(ctx, work)
 	if err != nil {
 		t.Fatal(err)
 	}
-	more, err := engineFiles(ctx, work, build, guest, busybox)
+	if m == selinuxMAC {
+		files = append(files, compiled(ctx, t, made)...)
+		stage("policy")
+	}
+	more, err := engineFiles(ctx, m, work, build, guest, busybox)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := secondFiles(ctx, work, clients.Need(t, clients.Containerd, "containerd"), clients.Need(t, clients.CNI, "bridge"))
+	second, err := secondFiles(ctx, m, work, clients.Need(t, clients.Containerd, "containerd"), clients.Need(t, clients.CNI, "bridge"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk, err := makeDisk(ctx, work, compiled, slices.Concat(files, more, second))
+	disk, err := makeDisk(ctx, work, slices.Concat(files, more, second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,8 +207,33 @@ func prepare(ctx context.Context, t *testing.T) config {
 	stage("disk")
 	return config{
 		qemu: qemu, kernel: made.kernel(), initrd: initrd, root: made.image(), disk: disk,
-		memoryMiB: 4096, console: filepath.Join(work, "console"), enforcing: true,
+		memoryMiB: 4096, console: filepath.Join(work, "console"), security: m.parameters(),
 	}
+}
+
+// compiled are the policies that SELinux's scenarios use, compiled and asked about every access.
+func compiled(ctx context.Context, t *testing.T, made root) []file {
+	t.Helper()
+	for _, name := range []string{"checkmodule", "semodule_package", "semodule"} {
+		testenv.NeedTool(t, name)
+	}
+	kind, err := chosenPolicy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kind == fedoraPolicy {
+		testenv.NeedTool(t, "make")
+		testenv.NeedTool(t, "m4")
+	}
+	all, err := makePolicies(ctx, testenv.Cache(), made, kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	questions(t, all.enforcing())
+	if kind == fedoraPolicy {
+		fedoraQuestions(t, all.enforcing())
+	}
+	return all.files()
 }
 
 // unexpected fails for every denial that is nobody's attempt: of the shim, the engine and the sandboxes' own processes.

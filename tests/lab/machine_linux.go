@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,8 +29,8 @@ type config struct {
 	qemu                       string
 	kernel, initrd, root, disk string
 	memoryMiB                  int
-	console                    string // file for the kernel's messages
-	enforcing                  bool
+	console                    string   // file for the kernel's messages
+	security                   []string // kernel parameters
 }
 
 // machine is a lab that runs.
@@ -71,15 +72,11 @@ func start(ctx context.Context, c config) (*machine, error) {
 
 // args are QEMU's. AMD's processor with svm gives the machine a /dev/kvm of its own, emulated.
 func args(ctx context.Context, c config, port int) []string {
-	enforcing := "0"
-	if c.enforcing {
-		enforcing = "1"
-	}
-	line := append([]string{
-		"console=ttyS0", "panic=-1", "security=selinux", "enforcing=" + enforcing, "audit=1", "audit_backlog_limit=16384", "printk.devkmsg=on", "loglevel=4",
+	line := slices.Concat(c.security, []string{
+		"console=ttyS0", "panic=-1", "audit=1", "audit_backlog_limit=16384", "printk.devkmsg=on", "loglevel=4",
 		// A processor that is stuck for 40 s ends the machine, which is begun again then.
 		"softlockup_panic=1", "watchdog_thresh=20",
-	}, hostmachine.Parameters(ctx)...)
+	}, hostmachine.Parameters(ctx))
 	return append(hostmachine.Args(c.memoryMiB),
 		"-no-reboot",
 		"-kernel", c.kernel, "-initrd", c.initrd, "-append", strings.Join(line, " "),

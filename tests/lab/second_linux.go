@@ -19,7 +19,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.tracing.proc
 [grpc]
 address = "/run/containerd2/containerd.sock"
 [plugins."io.containerd.cri.v1.runtime"]
-  enable_selinux = true
+  enable_selinux = %t
   restrict_oom_score_adj = true
   disable_apparmor = true
   [plugins."io.containerd.cri.v1.runtime".cni]
@@ -43,7 +43,7 @@ ro_file = "system_u:object_r:` + policy.ContentType + `:s0"
 `
 
 // secondFiles are a containerd of the clients', in bin, the network plugins in cni, and a client of CRI.
-func secondFiles(ctx context.Context, work, bin, cni string) ([]file, error) {
+func secondFiles(ctx context.Context, m mac, work, bin, cni string) ([]file, error) {
 	pods := filepath.Join(work, "pods")
 	if err := tool(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-o", pods, "cloister/tests/lab/pods"); err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func secondFiles(ctx context.Context, work, bin, cni string) ([]file, error) {
 	for _, name := range []string{"bridge", "host-local", "loopback"} {
 		list = append(list, file{"two/cni/" + name, filepath.Join(cni, name), "bin_t"})
 	}
-	for name, text := range map[string]string{"containerd.toml": secondConfig, "10-pods.conflist": secondNetwork, "contexts": secondContexts} {
+	for name, text := range map[string]string{"containerd.toml": fmt.Sprintf(secondConfig, m == selinuxMAC), "10-pods.conflist": secondNetwork, "contexts": secondContexts} {
 		path := filepath.Join(work, name)
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return nil, fmt.Errorf("the second engine's %s: %w", name, err)

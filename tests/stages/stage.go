@@ -117,6 +117,16 @@ func All() []Stage {
 			Name: "lab-fedora", About: "the same host with Fedora's conditions", Needs: guest, Tests: []string{"./tests/lab/..."}, Env: []string{"POLICY=fedora"},
 			Weight: 2, Caches: []string{"lab"}, Warm: 600 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true, Turns: "labs",
 		},
+		{
+			Name: "lab-apparmor", About: "a host with AppArmor in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
+			Env: []string{"MAC=apparmor"}, Weight: 2, Caches: []string{"lab"}, Warm: 240 * s, Cold: 3 * m, Budget: 8 * m, Limit: 20 * m,
+			Optional: true, Guests: true, ByName: "has not passed yet: make test-lab MAC=apparmor",
+		},
+		{
+			Name: "lab-none", About: "the same host without mandatory access control", Needs: guest, Tests: []string{"./tests/lab/..."},
+			Env: []string{"MAC=none"}, Weight: 2, Caches: []string{"lab"}, Warm: 240 * s, Cold: 3 * m, Budget: 8 * m, Limit: 20 * m,
+			Optional: true, Guests: true, ByName: "has not passed yet: make test-lab MAC=none",
+		},
 	}
 }
 

@@ -51,7 +51,7 @@ func boot() error {
 		return err
 	}
 	for _, m := range []mount{
-		{"selinuxfs", "/sys/fs/selinux", "selinuxfs", ""},
+		{"securityfs", "/sys/kernel/security", "securityfs", ""},
 		{"tmpfs", "/run", "tmpfs", "mode=755"},
 		{"tmpfs", "/tmp", "tmpfs", "mode=1777"},
 		{"devpts", "/dev/pts", "devpts", "ptmxmode=0666"},
@@ -67,14 +67,23 @@ func boot() error {
 	if err := shareKVM(); err != nil {
 		return err
 	}
-	if err := loadPolicy(disk + "/policy/policy"); err != nil {
-		return err
-	}
-	if err := labelEarly(); err != nil {
+	if err := enforce(); err != nil {
 		return err
 	}
 	// The file's type is the entrance: the policy takes the kernel's process 1 from it to init's domain.
 	return unix.Exec(disk+"/bin/labinit", []string{"labinit"}, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C"})
+}
+
+// enforce loads SELinux's policy, if the kernel was started with it.
+func enforce() error {
+	const folder = "/sys/fs/selinux"
+	if _, err := os.Stat(folder); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err := (mount{"selinuxfs", folder, "selinuxfs", ""}).make(); err != nil {
+		return err
+	}
+	return errors.Join(loadPolicy(disk+"/policy/policy"), labelEarly())
 }
 
 // loadPolicy gives the kernel a compiled policy.
