@@ -39,7 +39,7 @@ const statusText = `Exit status:
   1  it could not be done: the message says why
   2  the command line is wrong
   3  it was done, and found what is not well: a line of check that says fail, a clash of labels,
-     denials that look like an attack (why), no set of types that keeps sandboxes apart (policy test)
+     denials that look like an attack (why), an attack that succeeded (prove), no set of types that keeps sandboxes apart (policy test)
   debug ends with the status of the program that it ran`
 
 // exitError is the exit status of a program which a verb ran, and the command's own. Nothing is
@@ -77,6 +77,8 @@ func verbs() []verb {
 		{"logs", "print a guest's console", runLogs},
 		{"debug", "a shell in a guest, outside of its containers, where the config allows it", runDebug},
 		{"labels", "who holds which label on this host: processes, levels, files; clashes", runLabels},
+		{"prove", "attack this host from a sandbox's place, and say what stops each attack", runProve},
+		{proveHere, "what prove runs", runProveHere},
 		{"why", "explain what the policy denied a sandbox", runWhy},
 		{"metrics", "counts and sizes of all sandboxes, for Prometheus", runMetrics},
 		{"gc", "take back what dead shims have left", runGC},
@@ -95,6 +97,9 @@ const examples = `  cloister check                             is this host read
   cloister why one                           what the policy denied it, and the command that helps`
 
 func main() {
+	if stands, err := standsFor(os.Args[1:]); stands {
+		os.Exit(status(os.Stderr, err))
+	}
 	// Threads that enter a namespace must end; the main one never does.
 	goruntime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -38,6 +38,9 @@ type Profile struct {
 	Share string
 	// KVM is whether QEMU may open /dev/kvm.
 	KVM bool
+	// Attacker is a program that stands for one that a guest has taken over, for `cloister prove`;
+	// empty: none.
+	Attacker string
 }
 
 // NameOf is the name of the profile of the sandbox at a level, which has to be a pair.
@@ -63,7 +66,11 @@ func (p Profile) Text() (string, error) {
 	if !goodName.MatchString(p.Name) {
 		return "", fmt.Errorf("profile name %q: want %scN-cM", p.Name, prefix)
 	}
-	for _, path := range append([]string{p.QEMU, p.Virtiofsd, p.Share}, p.Guest...) {
+	paths := append([]string{p.QEMU, p.Virtiofsd, p.Share}, p.Guest...)
+	if p.Attacker != "" {
+		paths = append(paths, p.Attacker)
+	}
+	for _, path := range paths {
 		if !goodPath.MatchString(path) || filepath.Clean(path) != path || path == "/" {
 			return "", fmt.Errorf("profile %s: path %q: want an absolute path of letters, digits and /._+:=~%%-: "+
 				"anything else has a meaning in a rule: use another path", p.Name, path)

@@ -35,6 +35,9 @@ type Config struct {
 	Debug     Debug           `toml:"debug"`
 
 	Trace undo.Trace `toml:"-"` // for crash tests
+
+	// Attacker is the program that stands for the sandbox's; see sandbox/standin.
+	Attacker string `toml:"-"`
 }
 
 // Recovery says where cleanup looks for what dead shims left.

@@ -39,7 +39,7 @@ func openAppArmor(o Options) (Driver, error) {
 	}
 	p := &profiled{host: o.AppArmor, owner: o.Sandbox, tenant: o.Tenant}
 	p.programs = map[Role]string{Machine: apparmor.QEMU, FileServer: apparmor.Virtiofsd}
-	p.profile = apparmor.Profile{QEMU: o.Programs.QEMU, Virtiofsd: o.Programs.Virtiofsd, KVM: o.KVM}
+	p.profile = apparmor.Profile{QEMU: o.Programs.QEMU, Virtiofsd: o.Programs.Virtiofsd, KVM: o.KVM, Attacker: o.Attacker}
 	var err error
 	if p.keepers, err = open(o.Config, o.Root, o.Host, o.AppArmor); err != nil {
 		return nil, err

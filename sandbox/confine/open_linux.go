@@ -85,6 +85,8 @@ type Options struct {
 	// Share is the folder that the file server shows, Guest the files of the guest image.
 	Share string
 	Guest []string
+	// Attacker is a program that will stand for those of a sandbox; see sandbox/prove.
+	Attacker string
 	// Host and AppArmor are this machine's when zero.
 	Host     lsm.Host
 	AppArmor apparmor.Host

@@ -214,14 +214,22 @@ func (v *VM) Stop(ctx context.Context) error {
 	return v.Machine.Stop(ctx)
 }
 
+// processes are those that were started.
+func (v *VM) processes() []confine.Process {
+	p := v.config.Programs
+	started := []confine.Process{{Role: confine.Machine, PID: v.Machine.Pid(), Program: p.QEMU}}
+	if v.Files != nil {
+		started = append(started, confine.Process{Role: confine.FileServer, PID: v.Files.Pid(), Program: p.Virtiofsd})
+	}
+	return started
+}
+
 // Verify reads back from the kernel how the processes run: driver and jail. The guest has not run.
 func (v *VM) Verify(ctx context.Context) error {
-	p := v.config.Programs
-	started := []confine.Process{{Role: confine.Machine, PID: v.Machine.Pid(), Program: p.QEMU, Peers: v.Machine.Sockets()}}
+	started := v.processes()
+	started[0].Peers = v.Machine.Sockets()
 	if v.Files != nil {
-		started = append(started, confine.Process{
-			Role: confine.FileServer, PID: v.Files.Pid(), Program: p.Virtiofsd, Peers: []syscall.Conn{v.Files.Socket()},
-		})
+		started[1].Peers = []syscall.Conn{v.Files.Socket()}
 	}
 	if err := v.config.Driver.Verify(ctx, started...); err != nil {
 		return err

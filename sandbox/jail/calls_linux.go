@@ -23,7 +23,7 @@ const calls = `
 	clock_getres clock_gettime clock_nanosleep gettimeofday nanosleep time timer_create timer_delete timer_getoverrun timer_gettime
 	timer_settime timerfd_create timerfd_gettime timerfd_settime times
 	getegid geteuid getgid getgroups getpgid getpgrp getpid getppid getpriority getresgid getresuid getrlimit getrusage getsid gettid
-	getuid capget prctl prlimit64 seccomp sysinfo umask uname getrandom
+	getuid capget prctl seccomp sysinfo umask uname getrandom
 	access faccessat faccessat2 fadvise64 fallocate fcntl fdatasync fgetxattr flistxattr flock fstat fstatfs fsync ftruncate getcwd
 	getdents getdents64 getxattr lgetxattr listxattr llistxattr lseek lstat newfstatat open openat openat2 readlink readlinkat stat
 	statfs statx sync_file_range chdir fchdir
@@ -72,7 +72,7 @@ type Calls struct {
 
 // callsOfQEMU is the list of a machine's process.
 func callsOfQEMU() Calls {
-	return Calls{names: fields(calls, startCalls), conditions: []condition{newThread()}, OwnFilters: 1}
+	return Calls{names: fields(calls, startCalls), conditions: []condition{newThread(), ownLimits()}, OwnFilters: 1}
 }
 
 // callsOfVirtiofsd is the list of a file server. Each of its threads has a working directory of
@@ -80,13 +80,16 @@ func callsOfQEMU() Calls {
 func callsOfVirtiofsd() Calls {
 	return Calls{
 		names:      fields(calls, serverCalls, startCalls),
-		conditions: []condition{newThread(), {"unshare", 0, ^uint64(0), unix.CLONE_FS}},
+		conditions: []condition{newThread(), ownLimits(), {"unshare", 0, ^uint64(0), unix.CLONE_FS}},
 		OwnFilters: 1,
 	}
 }
 
 // newThread allows clone to make a thread.
 func newThread() condition { return condition{"clone", 0, unix.CLONE_THREAD, unix.CLONE_THREAD} }
+
+// ownLimits allows prlimit64 on the calling process, which it names by 0.
+func ownLimits() condition { return condition{"prlimit64", 0, ^uint64(0), 0} }
 
 // fields gives each name once.
 func fields(lists ...string) []string {

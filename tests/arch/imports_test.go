@@ -53,6 +53,10 @@ var rooms = []room{
 		"labels/policy", "oci", "sandbox/cgroup", "sandbox/guestapi", "sandbox/hypervisor", "sandbox/jail", "sandbox/plan", "sandbox/template",
 		"vmm", "vmm/guestimage", "vmm/qemu",
 	}},
+	{"sandbox/prove", []string{"sandbox/confine"}},
+	{"sandbox/standin", []string{
+		"labels/apparmor", "labels/lsm", "sandbox/config", "sandbox/confine", "sandbox/host", "sandbox/hypervisor", "sandbox/jail", "sandbox/prove",
+	}},
 	{"sandbox/crun", nil},
 	{"sandbox/process", []string{
 		"labels", "oci", "sandbox/cgroup", "sandbox/confine", "sandbox/content", "sandbox/crun", "sandbox/plan", "sandbox/recovery",

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package attacks has a program of an attacker's in QEMU's jail attack the host. It needs no
-// guest and no mandatory access control: what it shows holds on every host.
+// Package attacks has programs that stand for a QEMU and a file server, which a guest has taken
+// over, attack the host and each other. It needs no guest and no mandatory access control: what it
+// shows holds on every host.
 package attacks

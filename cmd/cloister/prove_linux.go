@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// proveHere is the verb as which prove goes on, in a mount namespace of its own.
+const proveHere = "prove-here"
+
+const proveText = `Starts two throwaway sandboxes as the config says, and attacks the host and one of them from the
+place of the other one's QEMU and file server: in their jail, under their label or profile. Each
+attack is also made by root without any layer, where it has to succeed, and with each layer alone:
+the table says which layers stop it by themselves. An attack that root cannot make either shows
+nothing about this host, and is listed with the reason.
+
+It takes no image and no network, and leaves nothing behind. Ends with status 3 if an attack has
+succeeded.`
+
+func runProve(std stdio) *cobra.Command {
+	c := newCommand(std, "prove", proveText)
+	c.withOutput("table")
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		if os.Geteuid() != 0 {
+			return errors.New("prove starts sandboxes: run it as root")
+		}
+		format := *c.format
+		if *c.asJSON {
+			format = "json"
+		}
+		args := []string{proveHere, "--output", format}
+		if config := configOf(c.Command); config != "" {
+			args = append(args, "--config", config)
+		}
+		return again(ctx, std, args)
+	})
+}
+
+// again runs this program in a mount namespace of its own, which takes what is mounted with it.
+func again(ctx context.Context, std stdio, args []string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, self, args...)
+	cmd.Stdout, cmd.Stderr = std.out, std.err
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) } // it takes back what it has done
+	// This is the main thread, which lives as long as the program: see main.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGTERM}
+	err = cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
+		return exitError(exit.ExitCode())
+	}
+	return err
+}
+
+func runProveHere(std stdio) *cobra.Command {
+	c := newCommand(std, proveHere, "What prove runs.")
+	c.withOutput("table")
+	c.Hidden = true
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+			return fmt.Errorf("mounts of the host: %w", err)
+		}
+		s, err := openSite(configOf(c.Command))
+		if err != nil {
+			return err
+		}
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		report, err := proveFrom(ctx, s.config, self)
+		if err != nil {
+			return err
+		}
+		printed, err := c.emit(report)
+		if !printed && err == nil {
+			err = report.Write(std.out)
+		}
+		if n := len(report.Succeeded()); err == nil && n > 0 {
+			err = notWell("prove: %d of %d attacks succeeded", n, len(report.Outcomes))
+		}
+		return err
+	})
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"cloister/oci"
+	"cloister/sandbox"
+	"cloister/sandbox/prove"
+	"cloister/sandbox/standin"
+	"cloister/sandbox/statedir"
+)
+
+// proveNamespace is the namespace of the sandboxes that prove starts.
+const proveNamespace = "cloister-prove"
+
+// proveSpec is their workload, which is never started: its root file system is an empty folder.
+const proveSpec = `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"cwd":"/","args":["/none"]},
+"linux":{"namespaces":[{"type":"pid"},{"type":"ipc"},{"type":"uts"},{"type":"mount"},{"type":"network"}]}}`
+
+// proveFrom starts two sandboxes and attacks the host and one of them from the place of the other
+// one's processes, for which program stands. Mounts are made in this mount namespace. Nothing is
+// left.
+func proveFrom(ctx context.Context, cfg sandbox.Config, program string) (_ prove.Report, err error) {
+	if program, err = filepath.EvalSymlinks(program); err != nil {
+		return prove.Report{}, err
+	}
+	cfg.Attacker = program
+	bundle, err := os.MkdirTemp("", "cloister-bundle-")
+	if err != nil {
+		return prove.Report{}, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(bundle)) }()
+	if err := os.Mkdir(filepath.Join(bundle, "rootfs"), 0o755); err != nil {
+		return prove.Report{}, err
+	}
+	disguises, err := standin.Disguise(cfg, program, bundle)
+	if err != nil {
+		return prove.Report{}, err
+	}
+	var places []standin.Place
+	var dir statedir.Dir
+	for range 2 {
+		s, err := proveSandbox(ctx, cfg, bundle)
+		if err != nil {
+			return prove.Report{}, err
+		}
+		defer func() { err = errors.Join(err, s.Destroy(context.WithoutCancel(ctx))) }()
+		p, err := s.Place()
+		if err != nil {
+			return prove.Report{}, err
+		}
+		defer p.Empty.Close() // O_PATH
+		p.Disguises, dir = disguises, s.Dir()
+		places = append(places, p)
+	}
+	return prove.Run(ctx, prove.Site{
+		MAC: string(places[0].MAC), Layers: places[0].Layers(), From: places[0], Peer: places[1],
+		Attacker: []string{program, proveAttacker}, Victim: []string{program, proveVictim},
+		PeerFiles: map[string]string{
+			"console": filepath.Join(dir.Own(), statedir.Console), "record": dir.Record(), "files": dir.Share() + "/",
+		},
+	})
+}
+
+// proveSandbox starts a sandbox with a container's files.
+func proveSandbox(ctx context.Context, cfg sandbox.Config, bundle string) (*sandbox.Sandbox, error) {
+	w, err := oci.Parse([]byte(proveSpec), cfg.Workloads)
+	if err != nil {
+		return nil, err
+	}
+	id := "prove-" + strings.ToLower(rand.Text()[:12])
+	s, err := sandbox.Start(ctx, cfg, sandbox.Request{ID: id, Namespace: proveNamespace, Bundle: bundle, Workload: w})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.Add(ctx, sandbox.Container{ID: id, Bundle: bundle, Workload: w}); err != nil {
+		return nil, errors.Join(err, s.Destroy(context.WithoutCancel(ctx)))
+	}
+	return s, nil
+}

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prove
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Replies of an attacker.
+const (
+	done   = "succeeded"
+	denied = "denied: "
+)
+
+// final tells an attack that leaves its process another one: after a success it makes no more.
+func final(name string) bool {
+	return slices.Contains([]string{"exec", "chroot", "unshare", "user namespace", "setns", "setuid", "ptrace"}, name)
+}
+
+// attacks are by name. Each returns nil if it has succeeded. target is what the host has prepared: a
+// pid, a path, an address.
+//
+//nolint:gochecknoglobals // a table that nobody changes
+var attacks = map[string]func(target string) error{
+	"ptrace":            func(target string) error { return call(unix.SYS_PTRACE, unix.PTRACE_SEIZE, number(target), 0) },
+	"pidfd_getfd":       stealFile,
+	"process_vm_readv":  func(target string) error { return remoteMemory(target, unix.ProcessVMReadv) },
+	"process_vm_writev": func(target string) error { return remoteMemory(target, unix.ProcessVMWritev) },
+	"kill":              func(target string) error { return unix.Kill(int(number(target)), unix.SIGKILL) },
+	"tgkill":            func(target string) error { return unix.Tgkill(int(number(target)), int(number(target)), unix.SIGKILL) },
+	"priority":          func(target string) error { return unix.Setpriority(unix.PRIO_PROCESS, int(number(target)), 10) },
+	"prlimit": func(target string) error {
+		return unix.Prlimit(int(number(target)), unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
+	},
+	"setns": func(target string) error {
+		fd, err := unix.PidfdOpen(int(number(target)), 0)
+		if err != nil {
+			return err
+		}
+		return unix.Setns(fd, unix.CLONE_NEWUTS)
+	},
+
+	"read":  func(target string) error { return open(target, unix.O_RDONLY) },
+	"write": func(target string) error { return open(target, unix.O_WRONLY) },
+	"list":  list,
+
+	"read environ":        func(target string) error { return open(target, unix.O_RDONLY) },
+	"list files":          list,
+	"list root":           list,
+	"open memory":         func(target string) error { return open(target, unix.O_WRONLY) },
+	"write oom_score_adj": func(target string) error { return open(target, unix.O_WRONLY) },
+
+	"create": func(target string) error { return open(target, unix.O_WRONLY|unix.O_CREAT) },
+	"fill":   fill,
+	"mknod":  func(target string) error { return unix.Mknod(target, unix.S_IFBLK|0o600, int(unix.Mkdev(7, 0))) },
+	"chmod":  func(target string) error { return unix.Chmod(target, 0o4755) },
+	"link":   func(target string) error { return unix.Link(target, target+"-link") },
+	"exec":   func(target string) error { return syscall.Exec(target, []string{target, "-c", "exit 0"}, nil) },
+	"by handle": func(target string) error {
+		handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, target, 0)
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Open(target, unix.O_RDONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		_, err = unix.OpenByHandleAt(fd, handle, unix.O_RDONLY)
+		return err
+	},
+
+	"unix":       func(target string) error { return connect("unix", target) },
+	"tcp":        func(target string) error { return connect("tcp", target) },
+	"raw socket": func(string) error { return socket(unix.AF_PACKET, unix.SOCK_RAW) },
+	"netlink":    func(string) error { return socket(unix.AF_NETLINK, unix.SOCK_RAW) },
+	"shared memory": func(target string) error {
+		id, err := unix.SysvShmGet(int(number(target)), 1, 0)
+		if err != nil {
+			return err
+		}
+		at, err := unix.SysvShmAttach(id, 0, 0)
+		if err != nil {
+			return err
+		}
+		return unix.SysvShmDetach(at)
+	},
+
+	"fork":      forks,
+	"fsopen":    func(string) error { _, err := unix.Fsopen("tmpfs", 0); return err },
+	"mount":     func(target string) error { return unix.Mount("none", target, "tmpfs", 0, "") },
+	"open_tree": func(string) error { _, err := unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE); return err },
+	"chroot":    func(string) error { return unix.Chroot("/") },
+	// EBUSY: that is the root already, which is found out after the rights.
+	"pivot_root": func(string) error { return past(unix.PivotRoot("/", "/"), unix.EBUSY, unix.EINVAL) },
+	"unshare":    func(string) error { return unix.Unshare(unix.CLONE_NEWNET) },
+	"user namespace": func(string) error {
+		return call(unix.SYS_CLONE, unix.CLONE_NEWUSER|uintptr(unix.SIGCHLD), 0, 0)
+	},
+	"setuid": func(string) error { return call(unix.SYS_SETUID, 0, 0, 0) },
+
+	"keyctl": func(string) error {
+		_, err := unix.AddKey("user", "attack", []byte("x"), unix.KEY_SPEC_PROCESS_KEYRING)
+		return err
+	},
+	"bpf": bpf,
+	"io_uring": func(string) error {
+		var p [120]byte
+		return call(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&p)), 0) //nolint:gosec // a struct io_uring_params
+	},
+	"userfaultfd": func(string) error { return call(unix.SYS_USERFAULTFD, 0, 0, 0) },
+	"perf":        perf,
+	"kernel log":  func(string) error { _, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, make([]byte, 64)); return err },
+	"ioperm":      func(string) error { return call(unix.SYS_IOPERM, 0x80, 1, 1) },
+	// What is loaded is no module: that is found out after the rights.
+	"finit_module": func(string) error {
+		fd, err := unix.MemfdCreate("module", 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return past(unix.FinitModule(fd, "", 0), unix.ENOEXEC, unix.EINVAL)
+	},
+	"kexec_file_load": func(string) error {
+		return past(call(unix.SYS_KEXEC_FILE_LOAD, ^uintptr(0), ^uintptr(0), 0), unix.EBADF, unix.ENOEXEC)
+	},
+}
+
+// Attacker is the attacker's program. It reads attacks, one a line, with a tab before the target,
+// and answers each with a line. It ends when there are no more, or when an attack has made another
+// process of it.
+func Attacker(in io.Reader, out io.Writer) error {
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		name, target, _ := strings.Cut(lines.Text(), "\t")
+		attack, ok := attacks[name]
+		if !ok {
+			return fmt.Errorf("no attack %q", name)
+		}
+		reply := done
+		if err := attack(target); err != nil {
+			reply = denied + err.Error()
+		}
+		if _, err := fmt.Fprintln(out, reply); err != nil {
+			return err
+		}
+		if reply == done && final(name) {
+			return nil
+		}
+	}
+	return lines.Err()
+}
+
+// Victim is a program that is attacked: it says that it runs and waits for its end.
+func Victim(in io.Reader, out io.Writer) error {
+	if _, err := fmt.Fprintln(out, done); err != nil {
+		return err
+	}
+	_, err := io.Copy(io.Discard, in)
+	return err
+}
+
+// past takes an error that comes after the rights were checked for a success.
+func past(err error, later ...error) error {
+	for _, l := range later {
+		if errors.Is(err, l) {
+			return nil
+		}
+	}
+	return err
+}
+
+func call(number, a, b, c uintptr) error {
+	pid, _, errno := unix.RawSyscall6(number, a, b, c, 0, 0, 0)
+	switch {
+	case errno != 0:
+		return errno
+	case number == unix.SYS_CLONE && pid == 0:
+		_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+	}
+	return nil
+}
+
+func number(target string) uintptr {
+	n, err := strconv.Atoi(target)
+	if err != nil {
+		return ^uintptr(0)
+	}
+	return uintptr(n)
+}
+
+func stealFile(target string) error {
+	fd, err := unix.PidfdOpen(int(number(target)), 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	file, err := unix.PidfdGetfd(fd, 1, 0)
+	if err != nil {
+		return err
+	}
+	return unix.Close(file)
+}
+
+type remoteCall func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error)
+
+// remoteMemory reads or writes a process's memory, at an address that the target has behind its pid.
+func remoteMemory(target string, do remoteCall) error {
+	var pid int
+	var address uintptr
+	if _, err := fmt.Sscanf(target, "%d %x", &pid, &address); err != nil {
+		return err
+	}
+	local := make([]byte, 8)
+	_, err := do(pid, []unix.Iovec{{Base: &local[0], Len: 8}}, []unix.RemoteIovec{{Base: address, Len: 8}}, 0)
+	return err
+}
+
+func open(name string, flags int) error {
+	fd, err := unix.Open(name, flags|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if flags == unix.O_RDONLY {
+		_, err = unix.Read(fd, make([]byte, 1))
+	}
+	return err
+}
+
+func list(name string) error {
+	entries, err := os.ReadDir(name)
+	if err == nil && len(entries) == 0 {
+		err = errors.New("it is empty")
+	}
+	return err
+}
+
+// fill writes more than a sandbox's own file system holds.
+func fill(name string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, 16<<20))
+	return errors.Join(err, f.Close())
+}
+
+func socket(domain, kind int) error {
+	fd, err := unix.Socket(domain, kind, 0)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+func connect(network, address string) error {
+	conn, err := (&net.Dialer{}).DialContext(context.Background(), network, address)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// manyForks is more than a sandbox's cgroup allows.
+const manyForks = 1100
+
+// forks makes processes, which have ended when it returns.
+func forks(string) error {
+	var ends [2]int
+	if err := unix.Pipe(ends[:]); err != nil {
+		return err
+	}
+	defer func() {
+		_, _ = unix.Close(ends[0]), unix.Close(ends[1])
+		for {
+			if _, err := unix.Wait4(-1, nil, unix.WALL, nil); err != nil && !errors.Is(err, unix.EINTR) {
+				return
+			}
+		}
+	}()
+	for range manyForks {
+		pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+		if errno != 0 {
+			return errno
+		}
+		if pid == 0 {
+			var b byte
+			_, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(ends[1]), 0, 0)
+			at := uintptr(unsafe.Pointer(&b)) //nolint:gosec // of the child alone
+			_, _, _ = unix.RawSyscall(unix.SYS_READ, uintptr(ends[0]), at, 1)
+			_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+		}
+	}
+	return nil
+}
+
+func bpf(string) error {
+	attr := [18]uint32{2, 4, 4, 1}                                                    // an array of one element
+	return call(unix.SYS_BPF, 0, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)) //nolint:gosec // a union bpf_attr
+}
+
+func perf(string) error {
+	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_CPU_CLOCK}
+	attr.Size = uint32(unsafe.Sizeof(attr))
+	fd, err := unix.PerfEventOpen(&attr, -1, 0, -1, 0) // all that the first CPU runs
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}

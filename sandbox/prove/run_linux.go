@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prove
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/sandbox/confine"
+)
+
+// Domain is the place of one sandbox's processes.
+type Domain interface {
+	// Start starts cmd in the place of the role, with these layers alone. Standard input and output
+	// are sockets of NewSockets.
+	Start(ctx context.Context, cmd *exec.Cmd, r confine.Role, with []Layer) error
+	// NewSockets makes two connected sockets, of which the second one is a stand-in's.
+	NewSockets() (ours, theirs *os.File, err error)
+}
+
+// Site is what is attacked, and from where.
+type Site struct {
+	MAC    string
+	Layers []Layer // that are on
+	// Attacker is the program and its argument that call Attacker, Victim those that call Victim.
+	Attacker, Victim []string
+	// From is the sandbox whose processes attack, Peer another one.
+	From, Peer Domain
+	// PeerFiles are files and folders of the other sandbox, by what they are.
+	PeerFiles map[string]string
+}
+
+// Run makes all attacks.
+func Run(ctx context.Context, s Site) (_ Report, err error) {
+	r := &runner{Site: s, victims: map[string]*process{}}
+	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.prepare(ctx); err != nil {
+		return Report{}, err
+	}
+	r.rows = rows(r.dir, r.tcp.Addr().String(), r.unix.Addr().String(), r.key(), r.PeerFiles)
+	report := Report{MAC: s.MAC, Layers: s.Layers}
+	for _, a := range r.rows {
+		report.Outcomes = append(report.Outcomes, Outcome{By: string(a.by), Attack: a.name, On: a.on})
+	}
+	for _, by := range []confine.Role{confine.Machine, confine.FileServer} {
+		if err := r.rounds(ctx, by, report.Outcomes); err != nil {
+			return Report{}, err
+		}
+	}
+	return report.settle(), nil
+}
+
+// rounds makes a role's attacks with all layers, with none, and with each alone.
+func (r *runner) rounds(ctx context.Context, by confine.Role, all []Outcome) error {
+	err := r.round(ctx, by, r.Layers, func(i int, said string) {
+		all[i].Denied, all[i].Seen = said != done, strings.TrimPrefix(said, denied)
+	})
+	if err != nil {
+		return fmt.Errorf("with all layers: %w", err)
+	}
+	if err := r.round(ctx, by, nil, func(i int, said string) {
+		if all[i].Control = said == done; !all[i].Control {
+			all[i].Without = strings.TrimPrefix(said, denied)
+		}
+	}); err != nil {
+		return fmt.Errorf("without a layer: %w", err)
+	}
+	for _, l := range r.Layers {
+		if err := r.round(ctx, by, []Layer{l}, func(i int, said string) {
+			if said != done && all[i].Control {
+				all[i].Layers = append(all[i].Layers, l)
+			}
+		}); err != nil {
+			return fmt.Errorf("with the layer %s alone: %w", l, err)
+		}
+	}
+	return nil
+}
+
+// runner makes attacks.
+type runner struct {
+	Site
+	dir     string // root's folder that all users may write to
+	tcp     net.Listener
+	unix    net.Listener
+	shared  int                 // a segment of shared memory
+	victims map[string]*process // by whose
+	rows    []attack
+}
+
+// process is an attacker or victim that runs.
+type process struct {
+	cmd   *exec.Cmd
+	conn  *os.File
+	lines *bufio.Reader
+}
+
+func (p *process) ask(text string) (string, error) {
+	if _, err := fmt.Fprintln(p.conn, text); err != nil {
+		return "", err
+	}
+	return p.hear()
+}
+
+func (p *process) hear() (string, error) {
+	line, err := p.lines.ReadString('\n')
+	return strings.TrimSuffix(line, "\n"), err
+}
+
+// end ends the process and says how it ended.
+func (p *process) end() error {
+	_ = p.conn.Close()
+	_ = p.cmd.Process.Kill()
+	return p.cmd.Wait()
+}
+
+// start starts a program in a domain, or as root without one.
+func (r *runner) start(ctx context.Context, d Domain, argv []string, by confine.Role, with []Layer) (*process, error) {
+	ours, theirs, err := d.NewSockets()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = theirs, theirs, theirs, "/", []string{}
+	// It ends when its socket does; a Pdeathsig finds no parent in a pid namespace.
+	if err := d.Start(ctx, cmd, by, with); err != nil {
+		return nil, errors.Join(err, ours.Close())
+	}
+	return &process{cmd, ours, bufio.NewReader(ours)}, nil
+}
+
+// round makes all attacks of a role with some layers, and tells what the attacker said of each.
+func (r *runner) round(ctx context.Context, by confine.Role, with []Layer, tell func(i int, said string)) error {
+	var attacker *process
+	defer func() {
+		if attacker != nil {
+			_ = attacker.end() // killed
+		}
+	}()
+	for i, a := range r.rows {
+		if a.by != by {
+			continue
+		}
+		target, err := r.aim(ctx, a)
+		if err != nil {
+			return err
+		}
+		if attacker == nil {
+			attacker, err = r.start(ctx, r.From, r.Attacker, by, with)
+		}
+		if err != nil {
+			return err
+		}
+		said, ended, err := attacker.attack(a.name, target)
+		if err != nil {
+			return err
+		}
+		if ended {
+			attacker = nil
+		}
+		if said == done && strings.HasSuffix(a.name, "kill") { // the signal may be on its way
+			r.bury(a.on)
+		}
+		tell(i, said)
+		if err := errors.Join(ctx.Err(), r.tidy()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attack has the process make an attack, and says whether it has ended with it.
+func (p *process) attack(name, target string) (said string, ended bool, err error) {
+	said, failed := p.ask(name + "\t" + target)
+	switch {
+	case failed != nil:
+		return lastWords(name, said, p.end()), true, nil //nolint:nilerr // that it has ended is what it says
+	case said == done && final(name):
+		_ = p.end() // killed, or it has ended
+		return said, true, nil
+	case said != done && !strings.HasPrefix(said, denied):
+		return "", false, fmt.Errorf("%s: the attacker said %q", name, said)
+	}
+	return said, false, nil
+}
+
+// lastWords says what has come of an attack whose process ended without an answer: a program that it
+// has become, and that has done well, or its end by a signal.
+func lastWords(name, said string, ended error) string {
+	if name == "exec" && said == "" && ended == nil {
+		return done
+	}
+	return fmt.Sprintf("%sit ended: %v %s", denied, ended, said)
+}
+
+// prepare makes what is attacked.
+func (r *runner) prepare(ctx context.Context) (err error) {
+	if r.dir, err = os.MkdirTemp("", "cloister-prove-"); err != nil {
+		return err
+	}
+	if err := os.Chmod(r.dir, 0o777); err != nil {
+		return err
+	}
+	if err := errors.Join(
+		os.WriteFile(r.path(secretFile), []byte("secret"), 0o600),
+		os.WriteFile(r.path(openFile), []byte("open"), 0o600), os.Chmod(r.path(openFile), 0o666),
+		unix.Mknod(r.path(diskFile), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))), // zero: no disk need be here
+		os.Chmod(r.path(diskFile), 0o666), os.Mkdir(r.path(mountFolder), 0o755),
+	); err != nil {
+		return err
+	}
+	if r.tcp, err = (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
+		return err
+	}
+	if r.unix, err = (&net.ListenConfig{}).Listen(ctx, "unix", "@"+filepath.Base(r.dir)); err != nil {
+		return err
+	}
+	if r.shared, err = unix.SysvShmGet(r.key(), 4096, unix.IPC_CREAT|unix.IPC_EXCL|0o666); err != nil {
+		return fmt.Errorf("shared memory: %w", err)
+	}
+	return nil
+}
+
+// key is that of the shared memory.
+func (*runner) key() int { return 0x636c6f00 + os.Getpid()&0xff }
+
+func (r *runner) path(name string) string { return filepath.Join(r.dir, name) }
+
+// leftovers are what attacks make if they succeed.
+func (r *runner) leftovers() []string {
+	return []string{r.path(newFile), r.path(fullFile), r.path(nodeFile), r.path(linkFile), inMemory(r.dir)}
+}
+
+// tidy takes away what an attack has made.
+func (r *runner) tidy() error {
+	for _, name := range r.leftovers() {
+		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if err := unix.Unmount(r.path(mountFolder), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount what an attack has mounted: %w", err)
+	}
+	return nil
+}
+
+func (r *runner) close() error {
+	var errs []error
+	for _, v := range r.victims {
+		_ = v.end() // killed
+	}
+	for _, l := range []net.Listener{r.tcp, r.unix} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
+	if r.shared != 0 {
+		_, err := unix.SysvShmCtl(r.shared, unix.IPC_RMID, nil)
+		errs = append(errs, err)
+	}
+	if r.dir != "" {
+		errs = append(errs, r.tidy(), os.RemoveAll(r.dir))
+	}
+	return errors.Join(errs...)
+}
+
+// aim gives the target of an attack as the attacker is told it.
+func (r *runner) aim(ctx context.Context, a attack) (string, error) {
+	if !slices.Contains([]string{rootsProcess, peersQEMU, peersServer}, a.on) {
+		return a.target, nil
+	}
+	pid, err := r.victim(ctx, a.on)
+	if err != nil {
+		return "", err
+	}
+	target := strings.ReplaceAll(a.target, pidWord, strconv.Itoa(pid))
+	if strings.HasPrefix(a.name, "process_vm_") {
+		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+		if err != nil {
+			return "", err
+		}
+		address, err := writable(string(maps))
+		target += " " + address
+		return target, err
+	}
+	return target, nil
+}
+
+// writable is the start of the first part of a process's memory that it may write to.
+func writable(maps string) (string, error) {
+	for line := range strings.Lines(maps) {
+		if fields := strings.Fields(line); len(fields) > 1 && strings.HasPrefix(fields[1], "rw") {
+			address, _, _ := strings.Cut(fields[0], "-")
+			return address, nil
+		}
+	}
+	return "", errors.New("the victim has no memory that can be written to")
+}
+
+// victim is the pid of a process of somebody's that runs.
+func (r *runner) victim(ctx context.Context, whose string) (int, error) {
+	if v := r.victims[whose]; v != nil {
+		return v.cmd.Process.Pid, nil
+	}
+	role, with := confine.Machine, r.Layers
+	switch whose {
+	case peersServer:
+		role = confine.FileServer
+	case rootsProcess:
+		with = nil
+	}
+	v, err := r.start(ctx, r.Peer, r.Victim, role, with)
+	if err != nil {
+		return 0, err
+	}
+	if said, err := v.hear(); err != nil || said != done {
+		return 0, fmt.Errorf("victim: it said %q: %w; %w", said, err, v.end())
+	}
+	r.victims[whose] = v
+	return v.cmd.Process.Pid, nil
+}
+
+// bury ends a victim: the next attack has another one.
+func (r *runner) bury(whose string) {
+	_ = r.victims[whose].end() // killed
+	delete(r.victims, whose)
+}
