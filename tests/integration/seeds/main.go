@@ -5,9 +5,7 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"crypto/ed25519"
 	"fmt"
 	"hash/maphash"
 	"os"
@@ -18,10 +16,10 @@ func main() {
 		fmt.Println(maphash.String(maphash.MakeSeed(), "word"))
 		return
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, _, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "seeds:", err)
 		os.Exit(1)
 	}
-	fmt.Println(key.D)
+	fmt.Printf("%x\n", key)
 }
