@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"cloister/sys"
@@ -22,7 +23,8 @@ type Namespace struct {
 const maxDials = 8
 
 // Open takes the namespace at path; a new one when path is empty. The new one
-// lives as long as a process, or the Namespace, holds it.
+// lives as long as a process, or the Namespace, holds it. The namespace that this process is in is
+// the host's, whatever its path is: a guest would take the host's links.
 func Open(path string) (*Namespace, error) {
 	if path == "" {
 		return fresh()
@@ -36,7 +38,26 @@ func Open(path string) (*Namespace, error) {
 		f.Close()
 		return nil, fmt.Errorf("network namespace: %q is not one: pass the path of a netns, such as /run/netns/NAME or /proc/PID/ns/net", path)
 	}
+	if err := notOwn(f); err != nil {
+		f.Close()
+		return nil, err
+	}
 	return &Namespace{file: f, dials: make(chan struct{}, maxDials)}, nil
+}
+
+func notOwn(f *os.File) error {
+	var own, given unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &own); err != nil {
+		return fmt.Errorf("network namespace of this process: %w", err)
+	}
+	if err := unix.Fstat(int(f.Fd()), &given); err != nil {
+		return fmt.Errorf("network namespace %q: %w", f.Name(), err)
+	}
+	if own.Dev == given.Dev && own.Ino == given.Ino {
+		return fmt.Errorf("linux.namespaces: the network namespace %q is the host's (--network host), which a guest cannot have: "+
+			"give the container a network of its own: %w", f.Name(), errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 func fresh() (*Namespace, error) {
