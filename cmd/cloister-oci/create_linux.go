@@ -61,7 +61,10 @@ func newCreate(o *options) *cobra.Command {
 				return err
 			}
 			reached("create: pid written")
-			return made.keep()
+			if err := made.keep(); err != nil {
+				return errors.Join(err, o.deleteContainer(context.WithoutCancel(c.Context()), args[0], true))
+			}
+			return nil
 		},
 	}
 	f.register(c)

@@ -57,7 +57,7 @@ type order struct {
 	Config   string          `json:"config,omitempty"` // a configuration that the caller names
 }
 
-// answer is what the proxy says once the process exists.
+// answer is what the proxy says once the process exists, and again once it is in its place.
 type answer struct {
 	Machine int    `json:"machine,omitempty"` // pid of QEMU, or of the plain container's first process
 	Error   string `json:"error,omitempty"`
@@ -85,8 +85,8 @@ func proxyMain([]string) int {
 	if err != nil {
 		a = answer{Error: plain(err).Error()}
 	}
-	// Without the acknowledgement nobody knows of this process: it was killed before it could
-	// write down the pid.
+	// Without the acknowledgement nobody knows of this process: its parent was killed before it
+	// could write down the pid. It is not in the sandbox's cgroup then, which could not be removed.
 	if aerr := agree(control, a); err != nil || aerr != nil {
 		if err == nil {
 			p.undo(ctx)
@@ -94,13 +94,22 @@ func proxyMain([]string) int {
 		return exitLost
 	}
 	p.reached("acknowledged")
+	a = answer{}
+	if err = p.settle(); err != nil {
+		a.Error = err.Error()
+	}
+	p.reached("settled")
+	_ = errors.Join(json.NewEncoder(control).Encode(a), control.Close()) // without its parent it stands for the process all the same
+	if err != nil {
+		p.undo(ctx)
+		return exitLost
+	}
 	go p.forward(ctx, signals)
 	return p.hold(ctx)
 }
 
 // agree sends the answer and waits until it is acknowledged.
 func agree(control *os.File, a answer) error {
-	defer control.Close()
 	if err := json.NewEncoder(control).Encode(a); err != nil {
 		return err
 	}
@@ -126,7 +135,7 @@ func (p *proxy) reached(step string) {
 	reached("proxy: " + step)
 }
 
-// make has the daemon make the process, and then moves this process to its sandbox.
+// make has the daemon make the process.
 func (p *proxy) make(ctx context.Context) (err error) {
 	if p.daemon, err = dial(ctx, p.Socket); err != nil {
 		return err
@@ -144,11 +153,6 @@ func (p *proxy) make(ctx context.Context) (err error) {
 		return err
 	}
 	p.reached("process made")
-	if err := p.settle(); err != nil {
-		p.undo(ctx)
-		return err
-	}
-	p.reached("settled")
 	return p.streams.start(func() {
 		_, _ = p.daemon.CloseIO(ctx, &taskapi.CloseIORequest{ID: p.ID, ExecID: p.Exec, Stdin: true}) // the process has ended, or the daemon
 	})

@@ -35,11 +35,13 @@ func (o *options) run(ctx context.Context, id string, f *createFlags, detach, ke
 		return err
 	}
 	defer screen.restore()
-	err = o.call(ctx, id, func(ctx context.Context, d *daemon) error {
-		_, err := d.Start(ctx, &taskapi.StartRequest{ID: id})
-		return err
-	})
-	if err = errors.Join(err, c.keep()); err != nil {
+	if err = c.keep(); err == nil {
+		err = o.call(ctx, id, func(ctx context.Context, d *daemon) error {
+			_, err := d.Start(ctx, &taskapi.StartRequest{ID: id})
+			return err
+		})
+	}
+	if err != nil {
 		return errors.Join(err, o.deleteContainer(context.WithoutCancel(ctx), id, true))
 	}
 	if detach {

@@ -24,6 +24,7 @@ type child struct {
 
 	cmd     *exec.Cmd
 	control *os.File
+	answers *json.Decoder // from control
 	machine int
 }
 
@@ -39,7 +40,7 @@ func spawn(o order, terminal *os.File) (_ *child, err error) {
 		return nil, err
 	}
 	control, theirs := os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control")
-	c := &child{control: control}
+	c := &child{control: control, answers: json.NewDecoder(control)}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, errors.Join(err, control.Close(), theirs.Close())
@@ -70,24 +71,34 @@ func (c *child) agree(o order) error {
 	if err := json.NewEncoder(c.control).Encode(o); err != nil {
 		return err
 	}
-	var a answer
-	switch err := json.NewDecoder(c.control).Decode(&a); {
-	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
-		return errEnded
-	case err != nil:
+	a, err := c.answer()
+	if err != nil {
 		return err
-	case a.Error != "":
-		return errors.New(a.Error)
 	}
 	c.machine, c.process.PID = a.Machine, c.cmd.Process.Pid
-	var err error
 	_, c.process.Start, err = stat(c.process.PID)
 	return err
 }
 
-// keep tells the proxy that its pid is known.
+// answer reads what the proxy says next.
+func (c *child) answer() (a answer, err error) {
+	switch err := c.answers.Decode(&a); {
+	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+		return a, errEnded
+	case err != nil:
+		return a, err
+	case a.Error != "":
+		return a, errors.New(a.Error)
+	}
+	return a, nil
+}
+
+// keep tells the proxy that its pid is known, and waits until the proxy is in its place.
 func (c *child) keep() error {
 	_, err := c.control.Write([]byte{1})
+	if err == nil {
+		_, err = c.answer()
+	}
 	return errors.Join(err, c.control.Close())
 }
 
