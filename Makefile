@@ -59,8 +59,8 @@ test-cri: deps ## pods through CRI, and containerd's CRI suite
 test-docker: deps ## Docker's daemon and command line, and nerdctl's contract
 	@$(STAGES) docker
 
-test-engines: deps ## the OCI command line, by conmon, Podman, buildah and the shim for runc
-	@$(STAGES) engines
+test-engines: deps ## the OCI command line, by every engine that calls one
+	@$(STAGES) engines engines-docker engines-process
 
 test-apps: deps ## databases, git, builds and servers of Debian beside runc
 	@$(STAGES) apps

@@ -22,9 +22,10 @@ import (
 func All() []Set {
 	var sets []Set
 	for set, r := range recipes() {
-		if set != GVisor && r.Folder == "" {
-			sets = append(sets, set)
+		if set == GVisor || r.Folder != "" || r.Package != "" && !hasPackages() {
+			continue
 		}
+		sets = append(sets, set)
 	}
 	slices.Sort(sets)
 	return sets
@@ -37,7 +38,7 @@ func Build(ctx context.Context, out io.Writer, sets ...Set) error {
 			return fmt.Errorf("no client set %q: there are %v", set, All())
 		}
 		if err := build(ctx, out, set); err != nil {
-			return fmt.Errorf("build %s %s: %w", set, recipes()[set].Version, err)
+			return fmt.Errorf("build %s into %s: %w", set, Dir(set), err)
 		}
 	}
 	return nil
@@ -52,7 +53,7 @@ func build(ctx context.Context, out io.Writer, set Set) error {
 // buildInto makes one set beside its place and moves it there when it is whole.
 func buildInto(ctx context.Context, out io.Writer, set Set, dir string) error {
 	begin := time.Now()
-	fmt.Fprintf(out, "%s %s: building into %s\n", set, recipes()[set].Version, dir)
+	fmt.Fprintf(out, "%s: building into %s\n", set, dir)
 	scratch, err := os.MkdirTemp(filepath.Dir(dir), ".new-")
 	if err != nil {
 		return err
@@ -62,10 +63,13 @@ func buildInto(ctx context.Context, out io.Writer, set Set, dir string) error {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		return err
 	}
-	if recipes()[set].versions() == "" {
-		err = install(ctx, out, recipes()[set], bin)
-	} else {
-		err = compile(ctx, out, recipes()[set], scratch, bin)
+	switch r := recipes()[set]; {
+	case r.Package != "":
+		err = unpack(ctx, out, r.Package, scratch, bin)
+	case r.versions() == "":
+		err = install(ctx, out, r, bin)
+	default:
+		err = compile(ctx, out, r, scratch, bin)
 	}
 	if err != nil {
 		return err

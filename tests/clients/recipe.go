@@ -26,6 +26,7 @@ const (
 	CRISuite   Set = "crisuite" // containerd's CRI suite: cri.test
 	CNI        Set = "cni"      // the network plugins that containerd's CRI calls
 	GVisor     Set = "gvisor"   // runsc, which the bench compares with where it is built
+	DockerIO   Set = "dockerio" // dockerd and docker of the distribution, unpacked and not installed
 
 	Kubernetes Set = "kubernetes" // the control plane, a node's programs and kubectl
 	Etcd       Set = "etcd"
@@ -55,6 +56,8 @@ type recipe struct {
 	// Folder is the cache's folder, "clients" where it is empty. The other folders' sets are built
 	// by name alone.
 	Folder string `json:"folder,omitempty"`
+	// Package is one of Debian's, in the place of a module: what it has in usr/bin and usr/sbin.
+	Package string `json:"package,omitempty"`
 }
 
 func recipes() map[Set]recipe {
@@ -103,12 +106,16 @@ func recipes() map[Set]recipe {
 			Module: "github.com/coredns/coredns", Version: "v1.15.0", Packages: []string{""}, Versions: "go",
 			Linker: "-s -w", Folder: "kubernetes",
 		},
+		DockerIO: {Package: "docker.io"},
 	}
 }
 
 // Dir is the folder in the cache that holds the set's programs once they are built.
 func Dir(set Set) string {
 	r := recipes()[set]
+	if r.Package != "" {
+		return packageDir(set, r.Package)
+	}
 	text, err := json.Marshal(r)
 	if err != nil {
 		panic(err) // a struct of strings

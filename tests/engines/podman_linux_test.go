@@ -3,6 +3,7 @@
 package engines
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -123,7 +124,7 @@ func TestPodman(t *testing.T) {
 // TestPodmanCNI: the older of Podman's two ways to make a network.
 func TestPodmanCNI(t *testing.T) {
 	testenv.NeedTool(t, "iptables")
-	p := newPodman(t, "cni", "vm")
+	p := newPodman(t, "cni", cmp.Or(os.Getenv("CLOISTER_TEST_CLASS"), "vm"))
 	tally(t, "podmancni", []part{{"Ports", p.testPorts}, {"Pod", p.testPod}})
 }
 

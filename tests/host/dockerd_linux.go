@@ -35,10 +35,21 @@ type Dockerd struct {
 // daemon.json. Its log is shown when the test fails.
 func (c *Containerd) StartDockerd(t testing.TB, settings map[string]any) *Dockerd {
 	t.Helper()
+	return c.startDockerd(t, clients.Need(t, clients.Dockerd, "dockerd"), clients.Need(t, clients.Docker, "docker"), settings)
+}
+
+// StartDistributionDockerd is StartDockerd with Docker as the distribution has it.
+func (c *Containerd) StartDistributionDockerd(t testing.TB, settings map[string]any) *Dockerd {
+	t.Helper()
+	bin := clients.Need(t, clients.DockerIO, "dockerd")
+	return c.startDockerd(t, bin, bin, settings)
+}
+
+func (c *Containerd) startDockerd(t testing.TB, bin, docker string, settings map[string]any) *Dockerd {
+	t.Helper()
 	d := &Dockerd{
 		Containerd: c, CgroupParent: filepath.Base(c.Place.Dir), LogFile: filepath.Join(c.Place.Dir, "dockerd.log"),
-		config: filepath.Join(c.Place.Dir, "daemon.json"),
-		bin:    clients.Need(t, clients.Dockerd, "dockerd"), docker: clients.Need(t, clients.Docker, "docker"),
+		config: filepath.Join(c.Place.Dir, "daemon.json"), bin: bin, docker: docker,
 	}
 	all := map[string]any{
 		"data-root": filepath.Join(c.Place.Dir, "docker"), "exec-root": "/run/docker", "pidfile": "/run/docker.pid",

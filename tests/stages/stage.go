@@ -53,6 +53,9 @@ type Stage struct {
 // Rest stands in Tests for all packages that no other stage names, and no folder in apart holds.
 const Rest = "rest"
 
+// engineTurns are the tests of the OCI command line that are not in each run.
+const engineTurns = "TestDocker|TestRuncShim|TestPodmanCNI"
+
 // apart are packages whose tests are run by hand.
 var apart = []string{"./tests/bench"}
 
@@ -98,8 +101,21 @@ func All() []Stage {
 			Weight: 1, Warm: 167 * s, Budget: 6 * m, Limit: 12 * m, Optional: true, Guests: true,
 		},
 		{
-			Name: "engines", About: "the OCI command line, by conmon, Podman, buildah and the shim for runc", Needs: guest, Tests: []string{"./tests/engines/..."},
-			Weight: 1, Warm: 160 * s, Budget: 4 * m, Limit: 8 * m, Optional: true, Guests: true,
+			Name: "engines", About: "the OCI command line, by conmon, Podman, buildah and as CRI-O calls it", Needs: guest,
+			Tests:  []string{"./tests/engines/..."},
+			Flags:  []string{"-skip", "^(" + engineTurns + "|TestPodmanProcess|TestKilledAtEveryStep|TestAtOnce)$"},
+			Weight: 1, Warm: 200 * s, Budget: 4 * m, Limit: 8 * m, Optional: true, Guests: true,
+		},
+		{
+			Name: "engines-docker", About: "Docker 20.10, the shim for runc and Podman's CNI, by the OCI command line", Needs: guest,
+			Tests: []string{"./tests/engines/..."}, Flags: []string{"-run", "^(" + engineTurns + ")$"},
+			Weight: 1, Warm: 240 * s, Budget: 5 * m, Limit: 10 * m, Optional: true, Guests: true, Turns: "engines",
+		},
+		{
+			Name: "engines-process", About: "the same programs with plain containers, and kills at every step", Needs: guest,
+			Tests: []string{"./tests/engines/..."}, Env: []string{"CLOISTER_TEST_CLASS=process"},
+			Flags:  []string{"-run", "^(TestPodmanProcess|TestPodmanCNI|TestCRIO|TestRuncShim|TestKilledAtEveryStep|TestAtOnce)$"},
+			Weight: 1, Warm: 130 * s, Budget: 3 * m, Limit: 8 * m, Optional: true, Turns: "engines",
 		},
 		// Two programs at a time, each in a guest.
 		{

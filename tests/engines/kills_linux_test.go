@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engines
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"cloister/tests/host"
+	"cloister/tests/testenv"
+)
+
+// killBed is a bed whose programs tell their steps and die at one of them.
+type killBed struct {
+	*bed
+
+	dir    string // see the programs' crashEnv
+	bundle string
+}
+
+func newKillBed(t *testing.T) *killBed {
+	t.Helper()
+	k := &killBed{bed: newBed(t), dir: t.TempDir()}
+	programs := filepath.Join(k.Dir, "programs")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "crashtest,grpcnotrace,no_grpc", "-o", programs+"/",
+		"./cmd/cloister-oci", "./cmd/containerd-shim-cloister-v2")
+	cmd.Dir, cmd.Env = testenv.Tree(t), append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build with the tag crashtest: %v\n%s", err, text)
+	}
+	k.program = filepath.Join(programs, "cloister-oci")
+	k.env = append(k.env, "CLOISTER_CRASHTEST="+k.dir)
+	k.bundle = k.bed.bundle(t, []string{"sleep", "1000"}, func(s *specs.Spec) {
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/volume", Type: "bind", Source: k.Dir, Options: []string{"rbind", "ro"}})
+	})
+	k.before = k.look(t)
+	return k
+}
+
+// life takes a container through everything, as an engine that goes on after an error.
+func (k *killBed) life(t *testing.T) []result {
+	t.Helper()
+	file := func(name string) string { return filepath.Join(k.dir, name) }
+	var results []result
+	for _, args := range [][]string{
+		{"create", "--bundle", k.bundle, "--pid-file", file("pid"), "one"},
+		{"start", "one"},
+		{"exec", "--detach", "--pid-file", file("exec.pid"), "one", "sleep", "1000"},
+		{"exec", "one", "true"},
+		{"kill", "one", "KILL"},
+		{"delete", "--force", "one"},
+	} {
+		// The process has no stream that outlives the call.
+		results = append(results, k.run(t, "sh", append([]string{"-c", `exec "$@" </dev/null >/dev/null 2>&1`, "life", k.program},
+			args...)...))
+	}
+	return results
+}
+
+// steps reads and forgets the steps of a program, in the order in which they were first reached.
+func (k *killBed) steps(t *testing.T, name string) []string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(k.dir, name))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	_ = os.Remove(filepath.Join(k.dir, name))
+	var out []string
+	for line := range strings.Lines(string(data)) {
+		if line = strings.TrimSpace(line); !slices.Contains(out, line) {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// TestKilledAtEveryStep kills the command line, its proxies and its daemon at each of their steps.
+// Whatever is left then, delete --force takes away.
+func TestKilledAtEveryStep(t *testing.T) {
+	k := newKillBed(t)
+	for i, r := range k.life(t) {
+		if r.code != 0 {
+			t.Fatalf("call %d of a life without a crash: %+v", i, r)
+		}
+	}
+	k.nothingLeft(t)
+	own, daemon := k.steps(t, "oci.steps"), k.steps(t, "one.steps")
+	for _, want := range []string{
+		"create: folder made", "create: pid written", "start: started", "delete: task deleted", "exec: pid written",
+		"proxy: settled", "proxy: process made, of an exec", "proxy: process ended",
+	} {
+		if !slices.Contains(own, want) {
+			t.Errorf("no step %q among %q", want, own)
+		}
+	}
+	for _, step := range own {
+		t.Run(step, func(t *testing.T) { k.dies(t, "oci", step) })
+	}
+	for _, step := range some(daemon) {
+		t.Run("daemon: "+step, func(t *testing.T) { k.dies(t, "one", step) })
+	}
+	t.Logf("killed at %d steps of the command line and %d of the daemon's %d", len(own), len(some(daemon)), len(daemon))
+}
+
+// some are the steps of the daemon that are different for the command line: the first, those around
+// the calls' ends, and the last. The stage crash kills the same program at every one.
+func some(steps []string) []string {
+	var out []string
+	for i, s := range steps {
+		if i == 0 || i == len(steps)/4 || i == len(steps)-1 || strings.HasPrefix(s, "start") || strings.HasPrefix(s, "exec started") {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// dies has a program die at a step.
+func (k *killBed) dies(t *testing.T, program, step string) {
+	at := filepath.Join(k.dir, program+".at")
+	if err := os.WriteFile(at, []byte(step), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	results := k.life(t)
+	reached := k.steps(t, program+".steps")
+	if err := os.Remove(at); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(reached, step) {
+		t.Errorf("a second life did not reach the step: %q", reached)
+	}
+	k.oci(t, "delete", "--force", "one")
+	if left := host.Await(host.Patience, func() string { return k.leftover(t) }); left != "" {
+		t.Errorf("left behind:\n%s\nthe calls gave %+v", left, results)
+	}
+	_ = k.steps(t, "oci.steps")
+	_ = k.steps(t, "one.steps")
+}
+
+// TestAtOnce: eight containers are made, run and taken away at the same time.
+func TestAtOnce(t *testing.T) {
+	b := newBed(t)
+	for i := range 8 {
+		b.bundleOf(t, fmt.Sprintf("at-once-%d", i), []string{"sh", "-c", fmt.Sprintf("echo %d; exit %d", i, i)}, nil)
+	}
+	t.Run("each", func(t *testing.T) {
+		for i := range 8 {
+			id := fmt.Sprintf("at-once-%d", i)
+			t.Run(id, func(t *testing.T) {
+				t.Parallel()
+				r := b.run(t, b.program, "run", "--bundle", filepath.Join(b.Dir, id), id)
+				if want := (result{fmt.Sprintf("%d\n", i), "", i}); r != want {
+					t.Errorf("run = %+v, want %+v", r, want)
+				}
+			})
+		}
+	})
+	if got := b.oci(t, "list", "--quiet"); got != "" {
+		t.Errorf("list = %q, want none", got)
+	}
+}
+
+// TestBadBundles: what is wrong with a bundle is said in the engine's words for it, and nothing is
+// left.
+func TestBadBundles(t *testing.T) {
+	b := newBed(t)
+	bundle := b.bundle(t, []string{"true"}, nil)
+	config := filepath.Join(bundle, "config.json")
+	good, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ name, text, want string }{
+		{"no config.json", "", "config.json: no such file"},
+		{"empty", " ", "config.json"},
+		{"not JSON", "{", "config.json"},
+		{"not an object", "[]", "config.json"},
+		{"null", "null", "root.path"},
+		{"wrong type", `{"process": 3}`, "process"},
+		{"no root", `{"ociVersion": "1.0.2", "process": {"args": ["true"], "cwd": "/"}, "linux": {}}`, "root"},
+		{"no root file system", strings.Replace(string(good), `"path":"rootfs"`, `"path":"nothing"`, 1), "root.path"},
+		{"no process", `{"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "linux": {}}`, "process"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := os.Remove(config); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+			if tt.text != "" {
+				if err := os.WriteFile(config, []byte(tt.text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := b.run(t, b.program, "create", "--bundle", bundle, "one")
+			if r.code != 1 || !strings.Contains(r.err, tt.want) {
+				t.Errorf("create = %+v, want an error that names %q", r, tt.want)
+			}
+			if left := host.Await(host.Patience, func() string { return b.leftover(t) }); left != "" {
+				t.Errorf("left behind:\n%s", left)
+			}
+		})
+	}
+}
