@@ -66,6 +66,9 @@ func (v *VM) standIn(s StandIn, files *jail.Files) (j jail.Jail, served *os.File
 	if j.Calls != nil {
 		j.Calls.OwnFilters = 0
 	}
+	if j.Kept != nil { // it gives nothing up itself
+		j.Bounding = j.Kept
+	}
 	if !s.Confined {
 		j.Label = nil
 	}
