@@ -16,7 +16,7 @@ import (
 
 // Jail is what one process is started in. Its zero value changes nothing.
 type Jail struct {
-	// Label, when not nil, runs on the starting thread right before the fork: it sets the label
+	// Label, when not nil, runs on the starting thread before all else: it sets the label
 	// of the exec. It returns the function that clears it, which runs on the same thread right
 	// after.
 	Label func() (unset func(), err error)
@@ -106,6 +106,13 @@ func (j Jail) start(cmd *exec.Cmd) error {
 
 // startHere runs on a thread that nobody else will use.
 func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
+	if j.Label != nil { // first: the /proc that the thread enters does not have the thread
+		unset, err := j.Label()
+		if err != nil {
+			return -1, err
+		}
+		defer unset()
+	}
 	if err := j.enter(); err != nil {
 		return -1, err
 	}
@@ -128,13 +135,6 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return -1, fmt.Errorf("set no_new_privs: %w", err)
 		}
-	}
-	if j.Label != nil {
-		unset, err := j.Label()
-		if err != nil {
-			return -1, err
-		}
-		defer unset()
 	}
 	if err := j.confine(cmd.Path); err != nil {
 		return -1, err
