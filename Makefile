@@ -22,7 +22,7 @@ BUILD := build
 # The program that runs the stages of the tests.
 STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
-.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-engines test-apps test-lab test-lab-fedora test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install packages packages-twice cluster-image uninstall clean
+.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-engines test-apps test-lab test-lab-fedora test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install packages packages-twice release release-twice vuln cluster-image uninstall clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -132,6 +132,15 @@ packages-twice: guest ## packages, made twice and compared
 
 cluster-image: guest ## the image of the installer for Kubernetes, build/cluster/node.tar; IMAGE= names it
 	@.ci/cluster-image
+
+release: deps ## archives, packages, bills of materials, provenance and checksums, into build/release
+	@FLAVOUR=$(FLAVOUR) .ci/release
+
+release-twice: deps ## a release, built twice at different paths and compared
+	@FLAVOUR=$(FLAVOUR) .ci/release --twice
+
+vuln: deps ## known vulnerabilities of the code that the programs call; needs vuln.go.dev or GOVULNDB
+	@.ci/vuln
 
 uninstall: ## take away what install put there; a changed config stays
 	@DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) .ci/install --remove

@@ -3,6 +3,7 @@ module cloister
 go 1.26.6
 
 require (
+	github.com/CycloneDX/cyclonedx-go v0.11.0
 	github.com/cilium/ebpf v0.17.3
 	github.com/containerd/cgroups/v3 v3.1.3
 	github.com/containerd/console v1.0.5
@@ -20,6 +21,7 @@ require (
 	github.com/google/go-cmp v0.7.0
 	github.com/google/go-containerregistry v0.22.1
 	github.com/hashicorp/yamux v0.1.2
+	github.com/in-toto/attestation v1.2.0
 	github.com/klauspost/compress v1.20.3
 	github.com/moby/sys/mount v0.3.5
 	github.com/moby/sys/mountinfo v0.7.3
@@ -29,6 +31,7 @@ require (
 	github.com/prometheus/client_golang v1.25.0
 	github.com/prometheus/client_model v0.6.3
 	github.com/prometheus/common v0.74.0
+	github.com/spdx/tools-golang v0.5.7
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.10
 	github.com/u-root/u-root v0.16.0
@@ -41,6 +44,8 @@ require (
 	k8s.io/client-go v0.37.0
 	k8s.io/cri-api v0.37.2
 )
+
+require github.com/anchore/go-struct-converter v0.1.0 // indirect
 
 require (
 	github.com/beorn7/perks v1.0.1 // indirect
