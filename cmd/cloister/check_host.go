@@ -176,7 +176,7 @@ func askVersion(ctx context.Context, path, flag string) string {
 	return line
 }
 
-func checkImage(_ context.Context, s *site) []finding {
+func checkImage(ctx context.Context, s *site) []finding {
 	image, err := guestimage.Open(s.config.Guest.Image)
 	if err != nil {
 		return []finding{failed("files", err)}
@@ -197,7 +197,31 @@ func checkImage(_ context.Context, s *site) []finding {
 	} else {
 		list = append(list, ok("agent", "version %s, protocol %d", m.Agent.Version, m.Agent.Protocol))
 	}
-	return append(list, s.oldGuests())
+	return append(list, newerPackages(ctx, m), s.oldGuests())
+}
+
+// newerPackages tells whether the distribution has newer versions of what the image is made of.
+func newerPackages(ctx context.Context, m guestimage.Manifest) finding {
+	const name = "its packages"
+	list, err := m.Newer(ctx)
+	if err != nil {
+		return warn(name, "not compared with the distribution's: "+err.Error(), "")
+	}
+	if len(list) == 0 {
+		return ok(name, "no newer version of kernel, crun or a library is known")
+	}
+	lines, absent := make([]string, 0, len(list)), []string{}
+	for _, n := range list {
+		lines = append(lines, n.String())
+		if !n.Installed {
+			absent = append(absent, n.Package)
+		}
+	}
+	remedy := "cloister guest update"
+	if len(absent) > 0 {
+		remedy = "apt-get install --only-upgrade " + strings.Join(absent, " ") + ", then " + remedy
+	}
+	return warn(name, "older than the distribution's: "+strings.Join(lines, ", "), remedy)
 }
 
 // oldGuests tells how many sandboxes run on another image than the folder has.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cloister/sandbox"
 	"cloister/sandbox/guestapi"
 	"cloister/vmm/guestimage"
 )
@@ -29,35 +30,59 @@ const (
 func runGuest(std stdio) *cobra.Command {
 	return group(std, "guest", []verb{
 		{"build", "make kernel and initial image from the distribution's packages", guestBuild},
+		{"update", "rebuild the configured image, try it, and switch to it", guestUpdate},
 		{"inspect", "list what an image holds, with versions and licences", guestInspect},
 	})
+}
+
+// buildFlags are what build and update have in common.
+type buildFlags struct {
+	agent, crun, cache *string
+	jobs               *int
+	quiet              *bool
+}
+
+func newBuildFlags(c command) buildFlags {
+	first := "the guest's first process, a static binary (default " + agentBinary + " of this program's installation)"
+	return buildFlags{
+		agent: c.Flags().String("agent", "", first),
+		crun:  c.Flags().String("crun", guestCrun, "the guest's OCI runtime"),
+		cache: c.Flags().String("cache", cmp.Or(os.Getenv("CLOISTER_CACHE"), defaultCache), "`folder` for built kernels"),
+		jobs:  c.Flags().Int("jobs", 0, "compilers to run at once (default one for each CPU)"),
+		quiet: c.Flags().Bool("quiet", false, "say nothing while it works"),
+	}
+}
+
+func (f buildFlags) options(std stdio, flavour guestimage.Flavour, output string) (guestimage.Options, error) {
+	agent := *f.agent
+	if agent == "" {
+		var err error
+		if agent, err = findAgent(); err != nil {
+			return guestimage.Options{}, err
+		}
+	}
+	opts := guestimage.Options{
+		Flavour: flavour, Output: output, Agent: agent, Protocol: guestapi.Protocol, Crun: *f.crun, Cache: *f.cache, Jobs: *f.jobs,
+	}
+	if !*f.quiet {
+		opts.Progress = std.err
+	}
+	return opts, nil
 }
 
 func guestBuild(std stdio) *cobra.Command {
 	c := newCommand(std, "build [--kernel distro|small] [--output FOLDER]", "Makes a guest's kernel and initial image from the distribution's packages.")
 	kernel := c.Flags().String("kernel", string(guestimage.Distro), "distro, the distribution's own `kernel`, or small, built from its source")
 	output := c.Flags().String("output", "", "`folder` of the image (default "+guestDir+"/<kernel>)")
-	agent := c.Flags().String("agent", "", "the guest's first process, a static binary (default "+agentBinary+" of this program's installation)")
-	crun := c.Flags().String("crun", guestCrun, "the guest's OCI runtime")
-	cache := c.Flags().String("cache", cmp.Or(os.Getenv("CLOISTER_CACHE"), defaultCache), "`folder` for built kernels")
-	jobs := c.Flags().Int("jobs", 0, "compilers to run at once (default one for each CPU)")
-	quiet := c.Flags().Bool("quiet", false, "say nothing while it works")
+	flags := newBuildFlags(c)
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
 		flavour, err := guestimage.ParseFlavour(*kernel)
 		if err != nil {
 			return err
 		}
-		if *agent == "" {
-			if *agent, err = findAgent(); err != nil {
-				return err
-			}
-		}
-		opts := guestimage.Options{
-			Flavour: flavour, Output: cmp.Or(*output, filepath.Join(guestDir, string(flavour))),
-			Agent: *agent, Protocol: guestapi.Protocol, Crun: *crun, Cache: *cache, Jobs: *jobs,
-		}
-		if !*quiet {
-			opts.Progress = std.err
+		opts, err := flags.options(std, flavour, cmp.Or(*output, filepath.Join(guestDir, string(flavour))))
+		if err != nil {
+			return err
 		}
 		image, err := guestimage.Build(ctx, opts)
 		if err != nil {
@@ -66,6 +91,115 @@ func guestBuild(std stdio) *cobra.Command {
 		_, err = fmt.Fprintln(std.out, image.Dir)
 		return err
 	})
+}
+
+// updated is what an update of the image came to.
+type updated struct {
+	Image   string             `json:"image"`
+	Changed bool               `json:"changed"`
+	Kernel  string             `json:"kernel"`
+	Agent   string             `json:"agent"`
+	Old     []string           `json:"sandboxesOnOldImage"` // NAMESPACE/ID
+	Newer   []guestimage.Newer `json:"newer"`               // what the distribution still has newer
+}
+
+func guestUpdate(std stdio) *cobra.Command {
+	c := newCommand(std, "update [--try=false]",
+		"Rebuilds the configured guest image from the distribution's packages that are installed, boots it\n"+
+			"once, and puts it in place of the old one in one step. On an error the old one stays. Sandboxes\n"+
+			"that run keep theirs: they are listed.")
+	c.withOutput("table")
+	try := c.Flags().Bool("try", true, "boot the new image once before it is used; needs root")
+	flags := newBuildFlags(c)
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		s, err := openSite(configOf(c.Command))
+		if err != nil {
+			return err
+		}
+		before, flavour, err := s.configuredImage()
+		if err != nil {
+			return err
+		}
+		opts, err := flags.options(std, flavour, s.config.Guest.Image)
+		if err != nil {
+			return err
+		}
+		if *try {
+			opts.Try = s.tryImage(opts.Progress)
+		}
+		image, err := guestimage.Build(ctx, opts)
+		if err != nil {
+			return orRoot(err)
+		}
+		u, err := s.updated(ctx, image, before)
+		if err != nil {
+			return err
+		}
+		if done, err := c.emit(u); done {
+			return err
+		}
+		return printUpdated(std.out, u)
+	})
+}
+
+// configuredImage gives the digest of the image's inputs, empty for one that cannot be read, and
+// its flavour, which the folder's name tells then.
+func (s *site) configuredImage() (inputs string, flavour guestimage.Flavour, err error) {
+	image, err := guestimage.Open(s.config.Guest.Image)
+	if err == nil {
+		return image.Manifest.Inputs, image.Manifest.Flavour, nil
+	}
+	flavour, unknown := guestimage.ParseFlavour(filepath.Base(s.config.Guest.Image))
+	if unknown != nil {
+		return "", "", err
+	}
+	return "", flavour, nil
+}
+
+// tryImage boots a fresh image as the config says sandboxes are to be started.
+func (s *site) tryImage(say io.Writer) func(context.Context, *guestimage.Image) error {
+	return func(ctx context.Context, image *guestimage.Image) error {
+		if say != nil {
+			fmt.Fprintln(say, "guest image: booting it once")
+		}
+		c := s.config
+		c.Guest.Image = image.Dir
+		return sandbox.TryImage(ctx, c)
+	}
+}
+
+func (s *site) updated(ctx context.Context, image *guestimage.Image, before string) (updated, error) {
+	m := image.Manifest
+	u := updated{Image: image.Dir, Changed: m.Inputs != before, Kernel: m.Kernel.Version, Agent: m.Agent.Version, Old: []string{}}
+	rows, _, err := s.rows(false, nil)
+	if err != nil {
+		return u, err
+	}
+	for _, r := range rows {
+		if r.Image.Old {
+			u.Old = append(u.Old, string(r.Namespace)+"/"+string(r.ID))
+		}
+	}
+	u.Newer, err = m.Newer(ctx)
+	return u, err
+}
+
+func printUpdated(out io.Writer, u updated) error {
+	word := "is up to date"
+	if u.Changed {
+		word = "is new"
+	}
+	fmt.Fprintf(out, "%s %s: kernel %s, agent %s\n", u.Image, word, u.Kernel, u.Agent)
+	for _, n := range u.Newer {
+		fmt.Fprintf(out, "not in it: %s\n", n)
+	}
+	if len(u.Old) == 0 {
+		_, err := fmt.Fprintln(out, "no sandbox runs on an older image")
+		return err
+	}
+	names := strings.Join(u.Old, "\n  ")
+	_, err := fmt.Fprintf(out, "%d sandboxes run on an older image until they are started anew:\n  %s\n", len(u.Old), names)
+	return err
 }
 
 // findAgent looks beside this program and where it may be installed.

@@ -50,6 +50,9 @@ type Options struct {
 	Jobs int
 	// Progress is told what is being done, a line for each step; nil for none.
 	Progress io.Writer
+	// Try is called with a fresh image whose digests are right, before it takes the place of the
+	// one at Output. An error keeps the old one. nil for no more checks.
+	Try func(context.Context, *Image) error
 }
 
 // progress tells a person what is being done.
@@ -91,13 +94,55 @@ func (o Options) build(ctx context.Context, m maker, log progress) (*Image, erro
 	if err != nil {
 		return nil, err
 	}
+	parent, base, err := o.place()
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := lockFolder(ctx, parent, func() { log.say("another build writes below %s: waiting", parent) })
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := removeUnfinished(parent, base); err != nil {
+		return nil, err
+	}
 	inputs := o.inputs(k, agent, c)
 	if i, err := Open(o.Output); err == nil && i.Manifest.Inputs == inputs && i.Verify() == nil {
 		log.say("%s is up to date", o.Output)
 		return i, nil
 	}
 	log.say("packing the initial image")
-	return o.write(k, agent, c, inputs, log)
+	return o.write(ctx, k, agent, c, inputs, log)
+}
+
+// place makes the folder that holds the image's, and gives both names.
+func (o Options) place() (parent, base string, err error) {
+	dir, err := filepath.Abs(o.Output)
+	if err == nil {
+		err = makeDirs(filepath.Dir(dir))
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("guest image: %w", err)
+	}
+	return filepath.Dir(dir), filepath.Base(dir), nil
+}
+
+// freshPattern names the folders of images that are being written. The dash keeps the names of two
+// flavours apart.
+func freshPattern(base string) string { return "." + base + "-*" }
+
+// removeUnfinished removes what killed builds have left. The caller holds the folder's lock.
+func removeUnfinished(parent, base string) error {
+	left, err := filepath.Glob(filepath.Join(parent, freshPattern(base)))
+	if err != nil {
+		return fmt.Errorf("guest image: %w", err)
+	}
+	for _, dir := range left {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("guest image: left by a build that was killed: %w", err)
+		}
+	}
+	return nil
 }
 
 func (o Options) validate() error {
@@ -138,7 +183,7 @@ func (o Options) inputs(k kernelSet, a agentBinary, c content) string {
 }
 
 // write makes the image's three files in a new folder and swaps it in.
-func (o Options) write(k kernelSet, a agentBinary, c content, inputs string, log progress) (_ *Image, err error) {
+func (o Options) write(ctx context.Context, k kernelSet, a agentBinary, c content, inputs string, log progress) (_ *Image, err error) {
 	t, m, err := compose(k, a, c, o.Agent)
 	if err != nil {
 		return nil, err
@@ -167,7 +212,7 @@ func (o Options) write(k kernelSet, a agentBinary, c content, inputs string, log
 	if err != nil {
 		return nil, err
 	}
-	if err := store(o.Output, map[string][]byte{KernelName: vmlinux, InitrdName: packed, ManifestName: data}); err != nil {
+	if err := o.store(ctx, map[string][]byte{KernelName: vmlinux, InitrdName: packed, ManifestName: data}); err != nil {
 		return nil, err
 	}
 	log.say("kernel %s (%s), %.1f MiB; initial image %.1f MiB, %.1f unpacked", m.Kernel.Version, m.Kernel.Format,
@@ -177,29 +222,42 @@ func (o Options) write(k kernelSet, a agentBinary, c content, inputs string, log
 
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
-// store writes files into a fresh folder beside dir and swaps the two.
-func store(dir string, files map[string][]byte) (err error) {
-	dir, err = filepath.Abs(dir)
+// store writes files into a fresh folder beside the image's, tries the image that they are, and
+// swaps the two. The caller holds the lock of the folder above.
+func (o Options) store(ctx context.Context, files map[string][]byte) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("guest image: %w", err)
+		}
+	}()
+	parent, base, err := o.place()
 	if err != nil {
-		return fmt.Errorf("guest image: %w", err)
+		return err
 	}
-	if err := makeDirs(filepath.Dir(dir)); err != nil {
-		return fmt.Errorf("guest image: %w", err)
-	}
-	fresh, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+"-")
+	fresh, err := os.MkdirTemp(parent, freshPattern(base))
 	if err != nil {
-		return fmt.Errorf("guest image: %w", err)
+		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(fresh)) }()
 	if err := os.Chmod(fresh, publicDir); err != nil {
-		return fmt.Errorf("guest image: %w", err)
+		return err
 	}
 	for name, data := range files {
-		if err := writeFile(filepath.Join(fresh, name), data); err != nil {
-			return fmt.Errorf("guest image: %w", err)
+		if err := writeSynced(filepath.Join(fresh, name), data); err != nil {
+			return err
 		}
 	}
-	return swapIn(fresh, dir)
+	image, err := Open(fresh)
+	if err == nil {
+		err = image.Verify()
+	}
+	if err == nil && o.Try != nil {
+		err = o.Try(ctx, image)
+	}
+	if err != nil {
+		return fmt.Errorf("the new image is not used: %w", err)
+	}
+	return errors.Join(swapIn(fresh, filepath.Join(parent, base)), syncFolder(parent))
 }
 
 // content is what goes into every image beside agent and modules.

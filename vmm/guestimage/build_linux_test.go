@@ -72,6 +72,7 @@ func TestBuild(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, string){
 		"reproducible": testBuildIsReproducible, "replaces damaged": testBuildReplacesDamagedCacheAndImage,
 		"refuses": testBuildRefuses, "notices damage": testOpenNoticesDamage,
+		"update fails": testUpdateKeepsOldImageOnError, "two updates": testTwoUpdatesAtOnce, "full disk": testUpdateOnFullDisk,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, agent) })
 	}

@@ -114,6 +114,21 @@ func lock(ctx context.Context, path string, waiting func()) (func(), error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
+	return lockFile(ctx, f, waiting)
+}
+
+// lockFolder is lock for a folder, in which it leaves no file.
+func lockFolder(ctx context.Context, path string, waiting func()) (func(), error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	return lockFile(ctx, f, waiting)
+}
+
+// lockFile locks an open file, which it closes.
+func lockFile(ctx context.Context, f *os.File, waiting func()) (func(), error) {
+	path := f.Name()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for first := true; ; first = false {
