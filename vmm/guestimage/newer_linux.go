@@ -110,9 +110,8 @@ func (m Manifest) newerKernel(ctx context.Context) (*Newer, error) {
 
 // offers gives the candidate versions by apt's lists.
 func offers(ctx context.Context, packages []Package) (map[string]string, error) {
-	found := map[string]string{}
-	if _, err := findTool("apt-cache"); err != nil {
-		return found, nil
+	if _, err := findTool("apt-cache"); errors.Is(err, exec.ErrNotFound) {
+		return nil, nil // dpkg without apt offers nothing
 	}
 	args := []string{"policy"}
 	for _, p := range packages {
