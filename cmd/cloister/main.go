@@ -39,7 +39,8 @@ const statusText = `Exit status:
   1  it could not be done: the message says why
   2  the command line is wrong
   3  it was done, and found what is not well: a line of check that says fail, a clash of labels,
-     denials that look like an attack (why), an attack that succeeded (prove), no set of types that keeps sandboxes apart (policy test)
+     denials that look like an attack (why), an attack that succeeded (prove), no set of types that
+     keeps sandboxes apart (policy test), a template that is damaged (template verify)
   debug ends with the status of the program that it ran`
 
 // exitError is the exit status of a program which a verb ran, and the command's own. Nothing is
@@ -73,6 +74,8 @@ func verbs() []verb {
 		{"template", "saved guests that sandboxes start from: build, list, verify, gc, disable, enable", runTemplate},
 		{"policy", "the SELinux policy module: install, remove, status, test, fcontext", runPolicy},
 		{"ps", "list the sandboxes that run", runPs},
+		{"top", "what sandboxes use of the host, live", runTop},
+		{"events", "changes of sandboxes, as they happen", runEvents},
 		{"inspect", "all that is known of a sandbox, as JSON", runInspect},
 		{"logs", "print a guest's console", runLogs},
 		{"debug", "a shell in a guest, outside of its containers, where the config allows it", runDebug},

@@ -5,16 +5,13 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 
 	"cloister/cmd/internal/config"
 	"cloister/labels/apparmor"
@@ -89,33 +86,6 @@ func newCommand(std stdio, usage, about string) command {
 	}, std: std}
 }
 
-// withOutput adds --output, and --json for short.
-func (c *command) withOutput(standard string) {
-	c.format = c.Flags().StringP("output", "o", standard, "`form` of the output: table, json or yaml")
-	c.asJSON = c.Flags().Bool("json", false, "the same as --output json")
-	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
-}
-
-// emit prints a value for programs. It is false where the output is to be a table, which is
-// the caller's to print.
-func (c *command) emit(value any) (bool, error) {
-	format := *c.format
-	if *c.asJSON {
-		format = "json"
-	}
-	switch format {
-	case "json":
-		return true, printJSON(c.std.out, value)
-	case "yaml":
-		text, err := yaml.Marshal(value)
-		if err == nil {
-			_, err = c.std.out.Write(text)
-		}
-		return true, err
-	}
-	return false, nil
-}
-
 // runs says what the verb does, with between least and most arguments; most < 0 is no bound.
 func (c *command) runs(least, most int, do func(ctx context.Context, args []string) error) *cobra.Command {
 	c.Args = func(cmd *cobra.Command, args []string) error {
@@ -124,8 +94,9 @@ func (c *command) runs(least, most int, do func(ctx context.Context, args []stri
 			return wrongUsage(cmd, fmt.Errorf("%d of %d arguments given", len(args), least))
 		case most >= 0 && len(args) > most:
 			return wrongUsage(cmd, fmt.Errorf("unexpected argument %q", args[most]))
-		case c.format != nil && !slices.Contains([]string{"table", "json", "yaml"}, *c.format):
-			return wrongUsage(cmd, fmt.Errorf("--output %q: want table, json or yaml", *c.format))
+		}
+		if err := c.checkOutput(); err != nil {
+			return wrongUsage(cmd, err)
 		}
 		return nil
 	}
@@ -153,13 +124,6 @@ func (c *command) ofSandboxes() {
 func configOf(c *cobra.Command) string {
 	path, _ := c.Flags().GetString("config") // every verb has it from the root
 	return path
-}
-
-func printJSON(out io.Writer, value any) error {
-	e := json.NewEncoder(out)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(value)
 }
 
 // orRoot adds to a refusal who would be let in.

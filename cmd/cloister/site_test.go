@@ -193,6 +193,9 @@ func TestUsage(t *testing.T) {
 		{"policy"},
 		{"install", "x"},
 		{"ps", "--output", "xml"},
+		{"ps", "--output", "{{.id"},
+		{"top", "--sort", "luck"},
+		{"top", "--interval", "1ms"},
 		{"ps", "--filter", "age=3"},
 		{"logs", "--tail", "x", "y"},
 	} {

@@ -114,4 +114,6 @@ func Notice(file string) (map[string]string, error) {
 
 // spdxName tells a licence of SPDX's list, or an expression of such, from the free words of a
 // distribution's package.
-var spdxName = regexp.MustCompile(`^(Apache-2\.0|BSD-[23]-Clause|MIT|ISC|MPL-2\.0|CC0-1\.0|Zlib)( (AND|OR) (Apache-2\.0|BSD-[23]-Clause|MIT|ISC|MPL-2\.0))*$`)
+var spdxName = regexp.MustCompile(`^` + oneName + `( (AND|OR) ` + oneName + `)*$`)
+
+const oneName = `(Apache-2\.0|BSD-[23]-Clause|MIT|ISC|MPL-2\.0|CC0-1\.0|Zlib)`

@@ -74,8 +74,9 @@ func checkSPDX(t *testing.T, doc *spdx.Document) {
 			t.Errorf("two packages are %s", p.PackageSPDXIdentifier)
 		}
 		ids[string(p.PackageSPDXIdentifier)] = true
-		if p.PackageName == "libc6" && (p.PackageLicenseDeclared != noAssertion || !strings.Contains(p.PackageLicenseComments, "LGPL-2.1+")) {
-			t.Errorf("licence of libc6 = %q, %q", p.PackageLicenseDeclared, p.PackageLicenseComments)
+		declared, comments := p.PackageLicenseDeclared, p.PackageLicenseComments
+		if p.PackageName == "libc6" && (declared != noAssertion || !strings.Contains(comments, "LGPL-2.1+")) {
+			t.Errorf("licence of libc6 = %q, %q", declared, comments)
 		}
 	}
 	for _, rel := range doc.Relationships {

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/procfs"
+
+	"cloister/sandbox/statedir"
+	"cloister/sys"
+)
+
+// usage is what a sandbox uses of the host, by two looks at its processes.
+type usage struct {
+	Namespace  statedir.ID `json:"namespace"`
+	ID         statedir.ID `json:"id"`
+	Class      string      `json:"class"`
+	State      string      `json:"state"`
+	Phase      string      `json:"phase,omitempty"` // the last one of its record
+	CPU        float64     `json:"cpuPercent"`      // of one processor
+	Memory     int64       `json:"memoryBytes"`     // resident, of all its processes
+	Read       float64     `json:"readBytesPerSecond"`
+	Written    float64     `json:"writtenBytesPerSecond"`
+	Label      string      `json:"label,omitempty"`
+	AgeSeconds int64       `json:"ageSeconds"`
+}
+
+func (u usage) name() string { return string(u.Namespace) + "/" + string(u.ID) }
+
+// counted are a process's counters.
+type counted struct {
+	cpu           float64 // seconds
+	read, written uint64  // bytes from and to disks
+}
+
+// counters are those of all processes of sandboxes at one time.
+type counters struct {
+	at   time.Time
+	each map[sys.Process]counted
+}
+
+// processes are those that the sandbox runs on the host.
+func (b guestBox) processes() []sys.Process {
+	list := []sys.Process{b.process(programQEMU), b.process(programVirtiofsd), b.record.Owner}
+	return slices.DeleteFunc(list, func(p sys.Process) bool { return p == (sys.Process{}) })
+}
+
+// usages looks at all sandboxes. Rates are since the counters of before; the first look has none.
+func (s *site) usages(before counters) ([]usage, counters, error) {
+	boxes, err := s.sandboxes()
+	if err != nil {
+		return nil, before, err
+	}
+	proc, err := procfs.NewFS(s.path("proc"))
+	if err != nil {
+		return nil, before, err
+	}
+	now := counters{at: time.Now(), each: map[sys.Process]counted{}}
+	list := make([]usage, 0, len(boxes))
+	for _, b := range boxes {
+		list = append(list, look(proc, b, before, now))
+	}
+	return list, now, nil
+}
+
+// look adds up the processes of one sandbox, and notes their counters in now. A process that ends
+// meanwhile counts nothing.
+func look(proc procfs.FS, b guestBox, before, now counters) usage {
+	r := b.record
+	u := usage{
+		Namespace: b.dir.Namespace(), ID: b.dir.ID(), Class: b.class(), State: b.state(), Label: r.Facts["label"],
+		Phase: lastPhase(r), AgeSeconds: int64(now.at.Sub(r.Created).Seconds()),
+	}
+	seconds := now.at.Sub(before.at).Seconds()
+	for _, process := range b.processes() {
+		if !running(process) {
+			continue
+		}
+		p, err := proc.Proc(process.PID)
+		if err != nil {
+			continue
+		}
+		c, memory := countersOf(p)
+		now.each[process] = c
+		u.Memory += memory
+		if was, known := before.each[process]; known && seconds > 0 {
+			u.CPU += 100 * max(0, c.cpu-was.cpu) / seconds
+			u.Read += float64(c.read-was.read) / seconds
+			u.Written += float64(c.written-was.written) / seconds
+		}
+	}
+	return u
+}
+
+// countersOf reads a process's counters and its resident memory. What this user may not see is 0.
+func countersOf(p procfs.Proc) (c counted, memory int64) {
+	if stat, err := p.Stat(); err == nil {
+		c.cpu, memory = stat.CPUTime(), int64(stat.ResidentMemory())
+	}
+	if io, err := p.IO(); err == nil {
+		c.read, c.written = io.ReadBytes, io.WriteBytes
+	}
+	return c, memory
+}
+
+// lastPhase is the phase of which the record says that it ended last.
+func lastPhase(r statedir.Record) string {
+	if n := len(r.Recent); n > 0 {
+		return r.Recent[n-1].Name
+	}
+	if n := len(r.Phases); n > 0 {
+		return r.Phases[n-1].Name
+	}
+	return ""
+}
+
+// order is how a list of usages may be sorted: the column's name, the key that asks for it, and
+// which of two comes first.
+type order struct {
+	name string
+	key  byte
+	less func(a, b usage) int
+}
+
+func orders() []order {
+	down := func(of func(usage) float64) func(a, b usage) int {
+		return func(a, b usage) int {
+			switch x, y := of(a), of(b); {
+			case x > y:
+				return -1
+			case x < y:
+				return 1
+			}
+			return strings.Compare(a.name(), b.name())
+		}
+	}
+	return []order{
+		{"cpu", 'c', down(func(u usage) float64 { return u.CPU })},
+		{"memory", 'm', down(func(u usage) float64 { return float64(u.Memory) })},
+		{"io", 'i', down(func(u usage) float64 { return u.Read + u.Written })},
+		{"age", 'a', down(func(u usage) float64 { return float64(u.AgeSeconds) })},
+		{"name", 'n', func(a, b usage) int { return strings.Compare(a.name(), b.name()) }},
+		{"phase", 'p', func(a, b usage) int { return strings.Compare(a.Phase+"/"+a.name(), b.Phase+"/"+b.name()) }},
+		{"label", 'l', func(a, b usage) int { return strings.Compare(a.Label+"/"+a.name(), b.Label+"/"+b.name()) }},
+	}
+}
