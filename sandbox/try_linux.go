@@ -27,6 +27,7 @@ func TryImage(ctx context.Context, cfg Config) (err error) {
 		{"promise", s.promise},
 		{"label", func(ctx context.Context) error { return s.reserve(ctx, p) }},
 		{"prepare", func(ctx context.Context) error { return s.prepare(ctx, p) }},
+		{"files", func(ctx context.Context) error { return s.serveFiles(ctx, p) }},
 		{"qemu", func(ctx context.Context) error { return s.launch(ctx, p) }},
 		{"verify", s.verify},
 		{"agent", s.hello},
