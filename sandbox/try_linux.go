@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"cloister/oci"
-	"cloister/sandbox/guestapi"
+	"cloister/sandbox/clone"
 )
 
 // TryImage boots the configured guest image once and waits for the hello of its agent, in a sandbox
@@ -30,23 +30,12 @@ func TryImage(ctx context.Context, cfg Config) (err error) {
 		{"files", func(ctx context.Context) error { return s.serveFiles(ctx, p) }},
 		{"qemu", func(ctx context.Context) error { return s.launch(ctx, p) }},
 		{"verify", s.verify},
-		{"agent", s.hello},
+		{"agent", func(ctx context.Context) error { return clone.Hello(ctx, s.vm) }},
 	} {
 		if err := step.run(ctx); err != nil {
 			return fmt.Errorf("boot the guest image: %s: %w", step.name, err)
 		}
 		s.Reached(step.name)
-	}
-	return nil
-}
-
-// hello waits for the agent's first line, and says no more to it.
-func (s *Sandbox) hello(ctx context.Context) error {
-	s.undo.Push("guest connection", func(context.Context) error { return s.vm.Machine.Agent().Close() })
-	ctx, cancel := s.vm.Patience(ctx, "the guest's agent said nothing")
-	defer cancel()
-	if _, err := guestapi.AwaitHello(ctx, s.vm.Machine.Agent()); err != nil {
-		return s.vm.Silent(err)
 	}
 	return nil
 }

@@ -76,6 +76,18 @@ func (b *Build) Await(ctx context.Context, vm *hypervisor.VM) error {
 	}
 }
 
+// Hello waits for the first line of an agent, says no more to it and hangs up.
+func Hello(ctx context.Context, vm *hypervisor.VM) error {
+	agent := vm.Machine.Agent()
+	defer agent.Close() // its guest is not used any further
+	ctx, cancel := vm.Patience(ctx, "the guest's agent said nothing")
+	defer cancel()
+	if _, err := guestapi.AwaitHello(ctx, agent); err != nil {
+		return vm.Silent(err)
+	}
+	return nil
+}
+
 // Save stops the machine and writes the state of its devices.
 func (b *Build) Save(ctx context.Context, vm *hypervisor.VM) error {
 	b.manifest.QEMUVersion = vm.Machine.Version()
