@@ -28,6 +28,7 @@ import (
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/recovery"
+	"cloister/sandbox/standin"
 	"cloister/sandbox/statedir"
 	"cloister/sandbox/template"
 	"cloister/sys"
@@ -129,10 +130,9 @@ func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 		return err
 	}
 	s.confine, err = confine.Open(confine.Options{
-		Share: dir.Share(), Guest: []string{p.Machine.Kernel, p.Machine.Initrd}, KVM: p.Machine.Accel == vmm.AccelKVM,
+		Attacker: s.config.Attacker, Share: dir.Share(), Guest: []string{p.Machine.Kernel, p.Machine.Initrd}, KVM: p.Machine.Accel == vmm.AccelKVM,
 		Config: s.config.Labels, Root: s.config.Root, Sandbox: p.Identity.Name, Tenant: p.Identity.Tenant,
 		Annotations: s.request.Workload.Settings.Labels, Wish: p.Identity.Wish, Types: p.Identity.Types, Programs: p.programs,
-		Attacker: s.config.Attacker,
 	})
 	return err
 }
@@ -384,4 +384,10 @@ func (s *Sandbox) openLog(name string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// Place is where the processes of the sandbox are, for programs that stand for them.
+func (s *Sandbox) Place() (standin.Place, error) {
+	empty, err := s.share.Empty()
+	return standin.Place{VM: s.vm, Driver: s.confine, Jail: s.config.Jail, Dir: s.journal.Dir(), MAC: s.Facts()["mac"], Empty: empty}, err
 }

@@ -45,7 +45,6 @@ func proveFrom(ctx context.Context, cfg sandbox.Config, program string) (_ prove
 		return prove.Report{}, err
 	}
 	var places []standin.Place
-	var dir statedir.Dir
 	for range 2 {
 		s, err := proveSandbox(ctx, cfg, bundle)
 		if err != nil {
@@ -57,11 +56,12 @@ func proveFrom(ctx context.Context, cfg sandbox.Config, program string) (_ prove
 			return prove.Report{}, err
 		}
 		defer p.Empty.Close() // O_PATH
-		p.Disguises, dir = disguises, s.Dir()
+		p.Disguises = disguises
 		places = append(places, p)
 	}
+	dir := places[1].Dir
 	return prove.Run(ctx, prove.Site{
-		MAC: string(places[0].MAC), Layers: places[0].Layers(), From: places[0], Peer: places[1],
+		MAC: places[0].MAC, Layers: places[0].Layers(), From: places[0], Peer: places[1],
 		Attacker: []string{program, proveAttacker}, Victim: []string{program, proveVictim},
 		PeerFiles: map[string]string{
 			"console": filepath.Join(dir.Own(), statedir.Console), "record": dir.Record(), "files": dir.Share() + "/",

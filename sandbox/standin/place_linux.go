@@ -21,6 +21,7 @@ import (
 	"cloister/sandbox/hypervisor"
 	"cloister/sandbox/jail"
 	"cloister/sandbox/prove"
+	"cloister/sandbox/statedir"
 )
 
 // Place is where the processes of a sandbox are.
@@ -28,15 +29,16 @@ type Place struct {
 	VM     *hypervisor.VM
 	Driver confine.Driver
 	Jail   jail.Config
-	MAC    confine.MAC
-	Empty  *os.File // QEMU's root directory; the caller's to close
+	MAC    string       // the driver
+	Dir    statedir.Dir // the sandbox's
+	Empty  *os.File     // QEMU's root directory; the caller's to close
 	// Disguises are what Disguise made.
 	Disguises map[confine.Role]string
 }
 
 // Layers are those of the place that are on.
 func (p Place) Layers() []prove.Layer {
-	return layersOf(p.Jail, p.MAC != confine.None, jail.LandlockABI())
+	return layersOf(p.Jail, p.MAC != string(confine.None), jail.LandlockABI())
 }
 
 // Disguise copies the attacker's program into a folder, once with the label of each program that it

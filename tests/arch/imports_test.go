@@ -56,6 +56,7 @@ var rooms = []room{
 	{"sandbox/prove", []string{"sandbox/confine"}},
 	{"sandbox/standin", []string{
 		"labels/apparmor", "labels/lsm", "sandbox/config", "sandbox/confine", "sandbox/host", "sandbox/hypervisor", "sandbox/jail", "sandbox/prove",
+		"sandbox/statedir",
 	}},
 	{"sandbox/crun", nil},
 	{"sandbox/process", []string{
