@@ -29,21 +29,46 @@ type TemplateSize struct {
 // and its namespace has no link but taps. Nothing but the template is left, with an error nothing
 // at all.
 func BuildTemplate(ctx context.Context, cfg Config, size TemplateSize) (made template.Manifest, err error) {
-	s := newSandbox(cfg, Request{
+	s, p := newBuilder(cfg, size), &starting{}
+	err = s.once(ctx, "build template", p, s.buildSteps(p, &made))
+	return made, err
+}
+
+// TryImage boots the configured guest image once, as BuildTemplate does, and waits for the hello of
+// its agent. Nothing is left.
+func TryImage(ctx context.Context, cfg Config) error {
+	s, p := newBuilder(cfg, TemplateSize{}), &starting{}
+	return s.once(ctx, "boot the guest image", p, []step{
+		{"plan", func(ctx context.Context) error { return s.planMachine(ctx, p) }},
+		{"promise", s.promise},
+		{"label", func(ctx context.Context) error { return s.reserve(ctx, p) }},
+		{"prepare", func(ctx context.Context) error { return s.prepare(ctx, p) }},
+		{"files", func(ctx context.Context) error { return s.serveFiles(ctx, p) }},
+		{"qemu", func(ctx context.Context) error { return s.launch(ctx, p) }},
+		{"verify", s.verify},
+		{"agent", func(ctx context.Context) error { return clone.Hello(ctx, s.vm) }},
+	})
+}
+
+func newBuilder(cfg Config, size TemplateSize) *Sandbox {
+	return newSandbox(cfg, Request{
 		// Builds of several state folders share the host's cgroups: no two have one name.
 		ID: "build-" + strings.ToLower(rand.Text()[:12]), Namespace: TemplateNamespace,
 		Workload: &oci.Workload{Resources: oci.Resources{MemoryLimit: int64(size.LimitMiB) << 20}, Settings: oci.Settings{CPUs: size.CPUs}},
 	})
+}
+
+// once runs steps, and takes back what they did.
+func (s *Sandbox) once(ctx context.Context, what string, p *starting, steps []step) (err error) {
 	defer func() { err = errors.Join(err, s.undo.Run(ctx)) }()
-	p := &starting{}
 	defer p.close()
-	for _, step := range s.buildSteps(p, &made) {
+	for _, step := range steps {
 		if err := step.run(ctx); err != nil {
-			return made, fmt.Errorf("build template: %s: %w", step.name, err)
+			return fmt.Errorf("%s: %s: %w", what, step.name, err)
 		}
 		s.Reached(step.name)
 	}
-	return made, nil
+	return nil
 }
 
 func (s *Sandbox) buildSteps(p *starting, made *template.Manifest) []step {
