@@ -85,7 +85,7 @@ func Decide(p Plan, now time.Duration) Decision {
 			free[s.Background] -= p.weight(s)
 		}
 	}
-	if len(d.Start) == 0 && len(p.in(Running)) == 0 {
+	if len(d.Start) == 0 && len(p.in(Running)) == 0 && len(d.NotRun) == 0 { // else the next decision has the reason
 		for _, s := range waiting {
 			if _, said := d.NotRun[s.Name]; !said {
 				d.NotRun[s.Name] = "what it needs (" + strings.Join(s.Needs, ", ") + ") never ends"
