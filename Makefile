@@ -22,7 +22,7 @@ BUILD := build
 # The program that runs the stages of the tests.
 STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
-.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-engines test-apps test-lab test-lab-fedora test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install packages packages-twice release release-twice vuln cluster-image uninstall clean
+.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-engines test-apps test-k8s test-lab test-lab-fedora test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install packages packages-twice release release-twice vuln cluster-image uninstall clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ test-engines: deps ## the OCI command line, by every engine that calls one
 
 test-apps: deps ## databases, git, builds and servers of Debian beside runc
 	@$(STAGES) apps
+
+test-k8s: deps ## a cluster of one node, by kubectl; builds Kubernetes the first time
+	@$(STAGES) k8s
 
 # One lab, or the three of them when MAC says nothing.
 LABS = $(if $(MAC),lab$(addprefix -,$(filter-out selinux,$(MAC))),lab lab-apparmor lab-none)

@@ -216,7 +216,15 @@ func TestWholeRuns(t *testing.T) {
 	for _, s := range whole() {
 		takes[s.Name] = int((s.Warm + s.Cold).Seconds())
 	}
-	if order, notRun, end = play(t, cold, takes); len(notRun) != 0 || end > cold.Total {
+	order, notRun, end = play(t, cold, takes)
+	for _, name := range []string{"k8s-programs", "k8s"} { // too slow to build for a run that builds all else
+		reason, left := notRun[name]
+		if left && !strings.Contains(reason, "cold") && !strings.Contains(reason, "k8s-programs, which did not run") {
+			t.Errorf("cold: %s did not run: %s", name, reason)
+		}
+		delete(notRun, name)
+	}
+	if len(notRun) != 0 || end > cold.Total {
 		t.Errorf("cold: %v ran, %v did not, the end is %s", order, notRun, end)
 	}
 	// A machine half as fast leaves out what may be left out, and nothing else, and still ends in

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubernetes
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// probed: probes of each kind reach the guest, and one that fails restarts its container.
+func probed(t *testing.T, s *space) {
+	s.apply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: probed}
+spec:
+  runtimeClassName: cloister
+  terminationGracePeriodSeconds: 2
+  containers:
+  - name: web
+    image: IMAGE
+    command: [sh, -c, "mkdir /www; echo page >/www/f; touch /alive; exec httpd -f -p 8080 -h /www"]
+    startupProbe: {httpGet: {path: /f, port: 8080}, periodSeconds: 1, failureThreshold: 60}
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 10}
+    livenessProbe: {exec: {command: [test, -e, /alive]}, periodSeconds: 2, timeoutSeconds: 20, failureThreshold: 1}
+  - name: etcd
+    image: `+etcdImage+`
+    args: [--data-dir=/tmp/d, --log-level=error, "--listen-client-urls=http://0.0.0.0:2379", "--advertise-client-urls=http://127.0.0.1:2379"]
+    readinessProbe: {grpc: {port: 2379}, periodSeconds: 2, timeoutSeconds: 20}
+`)
+	s.ready(t, "probed")
+	if got := s.field(t, "pod/probed", ".status.containerStatuses[?(@.name=='web')].restartCount"); got != "0" {
+		t.Errorf("restarted %s times while its probes were good", got)
+	}
+	s.exec(t, "probed", "rm /alive")
+	s.awaitField(t, "pod/probed", ".status.containerStatuses[?(@.name=='web')].restartCount", "1")
+	s.ready(t, "probed")
+}
+
+// ended: how containers end is told as with runc: exit code, reason, termination message, the hook
+// before the end, the log of the run before.
+func ended(t *testing.T, s *space) {
+	s.apply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: ended}
+spec:
+  runtimeClassName: cloister
+  restartPolicy: Never
+  containers:
+  - {name: message, image: IMAGE, command: [sh, -c, "echo the end >/dev/termination-log; exit 7"]}
+  - name: log
+    image: IMAGE
+    command: [sh, -c, "echo last words; exit 3"]
+    terminationMessagePolicy: FallbackToLogsOnError
+  - name: killed
+    image: IMAGE
+    command: [sh, -c, "dd if=/dev/zero of=/dev/shm/x bs=1M count=200"]
+    resources: {limits: {memory: 32Mi}}
+  - {name: missing, image: IMAGE, command: [/nothing]}
+`)
+	s.awaitField(t, "pod/ended", ".status.phase", "Failed")
+	const each = `{range .status.containerStatuses[*]}{.name} {.state.terminated.exitCode} ` +
+		`{.state.terminated.reason} {.state.terminated.message}{"\n"}{end}`
+	got := s.must(t, "get", "pod", "ended", "-o", "jsonpath="+each)
+	for _, want := range []string{"message 7 Error the end", "log 3 Error last words", "killed 137 OOMKilled"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the containers ended as\n%s\nwant %q", got, want)
+		}
+	}
+	if !strings.Contains(got, "missing 128 StartError") || !strings.Contains(got, "/nothing") {
+		t.Errorf("the container whose program is missing:\n%s", got)
+	}
+}
+
+// crashing: a container that ends again and again is backed off, and its log of before stays.
+func crashing(t *testing.T, s *space) {
+	s.apply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: crashing}
+spec:
+  runtimeClassName: cloister
+  volumes: [{name: v, emptyDir: {}}]
+  containers:
+  - name: main
+    image: IMAGE
+    command: [sh, -c, "echo run >>/v/runs; echo run $(wc -l </v/runs); exit 1"]
+    volumeMounts: [{name: v, mountPath: /v}]
+`)
+	s.awaitField(t, "pod/crashing", ".status.containerStatuses[0].state.waiting.reason", "CrashLoopBackOff")
+	if got := s.must(t, "logs", "crashing", "--previous"); !strings.HasPrefix(got, "run ") {
+		t.Errorf("log of the run before = %q", got)
+	}
+}
+
+// stopped: deleting a pod runs its hook, then sends the signal, and waits.
+func stopped(t *testing.T, s *space) {
+	s.apply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: stopped}
+spec:
+  runtimeClassName: cloister
+  terminationGracePeriodSeconds: 60
+  containers:
+  - name: main
+    image: IMAGE
+    command: [sh, -c, "trap 'echo signal; exit 0' TERM; echo started; while :; do sleep 0.2; done"]
+    lifecycle:
+      postStart: {exec: {command: [sh, -c, "echo hook >/proc/1/fd/1"]}}
+      preStop: {exec: {command: [sh, -c, "echo before >/proc/1/fd/1"]}}
+`)
+	s.ready(t, "stopped")
+	follow := s.background(t, "logs", "--follow", "stopped")
+	s.must(t, "delete", "pod", "stopped")
+	got := follow()
+	if !strings.Contains(got, "started") || !strings.Contains(got, "hook") || !strings.Contains(got, "before\nsignal\n") {
+		t.Errorf("the log that was followed:\n%s", got)
+	}
+}
+
+// staged: init containers come first, one after the other; a restartable one stays beside the main
+// container and ends after it.
+func staged(t *testing.T, s *space) {
+	s.apply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: staged}
+spec:
+  runtimeClassName: cloister
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 5
+  volumes: [{name: v, emptyDir: {}}]
+  initContainers:
+  - {name: one, image: IMAGE, command: [sh, -c, "echo one >>/v/order"], volumeMounts: &v [{name: v, mountPath: /v}]}
+  - name: side
+    image: IMAGE
+    restartPolicy: Always
+    command: [sh, -c, "echo side >>/v/order; trap 'exit 0' TERM; while :; do sleep 0.2; done"]
+    startupProbe: {exec: {command: [grep, side, /v/order]}, periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 60}
+    volumeMounts: *v
+  - {name: two, image: IMAGE, command: [sh, -c, "echo two >>/v/order"], volumeMounts: *v}
+  containers:
+  - {name: main, image: IMAGE, command: [sh, -c, "echo main >>/v/order; cat /v/order"], volumeMounts: *v}
+`)
+	s.awaitField(t, "pod/staged", ".status.phase", "Succeeded")
+	if got := s.must(t, "logs", "staged", "-c", "main"); got != "one\nside\ntwo\nmain\n" {
+		t.Errorf("the order was %q", got)
+	}
+}
+
+// streams: exec with a terminal, attach, cp in both directions, port-forward.
+func streams(t *testing.T, s *space) {
+	s.apply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: streams}
+spec:
+  runtimeClassName: cloister
+  containers:
+  - {name: web, image: IMAGE, command: [sh, -c, "mkdir /www; echo page >/www/f; exec httpd -f -p 8080 -h /www"]}
+  - {name: echo, image: IMAGE, stdin: true, stdinOnce: true, command: [sh, -c, "while read -r line; do echo got $line; done; echo over"]}
+`)
+	s.ready(t, "streams")
+	typed := "stty size; tty; echo said $((6 * 7)); exit\n"
+	got := s.terminal(t, typed, "exec", "-it", "streams", "-c", "web", "--", "sh")
+	if !strings.Contains(got, "33 111\r\n/dev/pts/0\r\nsaid 42") {
+		t.Errorf("exec with a terminal of 33 rows and 111 columns: %q", got)
+	}
+	if _, err := s.try(t, "exec", "streams", "-c", "web", "--", "sh", "-c", "exit 5"); err == nil || !strings.Contains(err.Error(), "5") {
+		t.Errorf("exec of what ends with 5: %v", err)
+	}
+	got, err := s.input(t, "one\ntwo\n", "attach", "-i", "streams", "-c", "echo")
+	if err != nil || !strings.Contains(got, "got one\ngot two\nover\n") {
+		t.Errorf("attach: %v: %q", err, got)
+	}
+	from := s.write(t, "cp/"+s.name, strings.Repeat("0123456789abcdef", 65536))
+	s.must(t, "cp", from, "streams:/tmp/f", "-c", "web")
+	s.must(t, "cp", "streams:/tmp/f", from+".back", "-c", "web")
+	s.Place.Run(t, "cmp", from, from+".back")
+	script := `exec 3< <("$@"); read -r line <&3; port=${line#*127.0.0.1:}; port=${port%% *}
+exec 4<>/dev/tcp/127.0.0.1/$port; printf 'GET /f HTTP/1.0\r\n\r\n' >&4; tail -n 1 <&4; kill $!`
+	forward := s.command(t.Context(), "--namespace", s.name, "port-forward", "streams", ":8080")
+	args := append([]string{"-c", script, "forward"}, forward.Args[len(forward.Args)-6:]...)
+	cmd := s.Place.Command(t.Context(), "bash", args...)
+	cmd.Env = forward.Env
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.HasSuffix(string(out), "page\n") {
+		t.Errorf("port-forward: %v: %q", err, out)
+	}
+}
+
+// get is a script that asks for the page /f. Debian's static busybox cannot resolve names in wget.
+func get(address string, port int) string {
+	return fmt.Sprintf(`printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 20 %s %d | tail -n 1`, address, port)
+}
+
+// sideBySide: a pod of runc's and one of cloister's reach each other, each on its own kernel.
+func sideBySide(t *testing.T, s *space) {
+	for _, class := range []string{"cloister", ""} {
+		name, line := "plain", ""
+		if class != "" {
+			name, line = class, "runtimeClassName: "+class
+		}
+		s.apply(t, fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: %s, labels: {name: %[1]s}}
+spec:
+  %s
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: IMAGE
+    command: [sh, -c, "mkdir /www; hostname >/www/f; exec httpd -f -p 8080 -h /www"]
+    resources: {requests: {cpu: 50m, memory: 64Mi}, limits: {cpu: 50m, memory: 64Mi}}
+`, name, line))
+	}
+	s.ready(t, "cloister", "plain")
+	host := s.Place.Run(t, "uname", "-r")
+	if got := s.exec(t, "plain", "uname -r"); got != host {
+		t.Errorf("kernel of the plain pod = %q, want the host's, %q", got, host)
+	}
+	if got := s.exec(t, "cloister", "uname -r"); got == host {
+		t.Errorf("kernel of the cloister pod = %q, the host's", got)
+	}
+	for from, to := range map[string]string{"plain": "cloister", "cloister": "plain"} {
+		ip := s.field(t, "pod/"+to, ".status.podIP")
+		if got := s.exec(t, from, get(ip, 8080)); got != to+"\n" {
+			t.Errorf("from %s to %s: %q", from, to, got)
+		}
+	}
+	if got := s.field(t, "pod/cloister", ".status.qosClass"); got != "Guaranteed" {
+		t.Errorf("QoS class = %s, want Guaranteed", got)
+	}
+}

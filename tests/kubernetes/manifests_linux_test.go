@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubernetes
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cloister/tests/clients"
+	"cloister/tests/host"
+	"cloister/tests/testenv"
+)
+
+// TestManifests applies deploy's folders to an API server alone: it takes them, adds the class's
+// overhead and its nodes to a pod, and refuses to let a pod's memory grow.
+func TestManifests(t *testing.T) {
+	t.Cleanup(func() { count(t) })
+	testenv.NeedOverlay(t)
+	c := &cluster{bin: clients.Need(t, clients.Kubernetes, "kube-apiserver"), deploy: "kubernetes"}
+	etcd := filepath.Join(clients.Need(t, clients.Etcd, "server"), "server")
+	place := host.New(t)
+	c.dir = filepath.Join(place.Dir, "cluster")
+	if err := os.Mkdir(c.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c.settle(t, place)
+	c.startContainerd(t, place)
+	c.writeAccounts(t)
+	c.stores(t, etcd)
+	if err := os.CopyFS(c.path("deploy"), os.DirFS(filepath.Join(testenv.Tree(t), "deploy"))); err != nil {
+		t.Fatal(err)
+	}
+	s, system := &space{c, "default"}, &space{c, "cloister"}
+	system.must(t, "apply", "-k", c.kustomize(t, c.deploy, "1", "install"))
+	s.must(t, "create", "serviceaccount", "default")
+	s.apply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: sized}
+spec:
+  runtimeClassName: cloister
+  containers:
+  - {name: main, image: IMAGE, resources: {requests: {memory: 32Mi, cpu: 50m}, limits: {memory: 96Mi, cpu: 500m}}}
+`)
+	if got := s.field(t, "pod/sized", ".spec.overhead.memory"); got != s.field(t, "runtimeclass/cloister", ".overhead.podFixed.memory") {
+		t.Errorf("overhead of the pod = %q, want the class's", got)
+	}
+	if got := s.field(t, "pod/sized", `.spec.nodeSelector.io\.cloister/runtime`); got != "true" {
+		t.Errorf("the pod's nodes have the label %q, want true", got)
+	}
+	patch := func(memory string) (string, error) {
+		return s.try(t, "patch", "pod", "sized", "--subresource=resize", "--patch",
+			fmt.Sprintf(`{"spec":{"containers":[{"name":"main","resources":{"limits":{"memory":%q}}}]}}`, memory))
+	}
+	s.await(t, "the refusal of 4 GiB", func() string { // a new rule counts after some time
+		out, err := patch("4Gi")
+		if err == nil {
+			_, _ = patch("96Mi")
+		}
+		if err == nil || !strings.Contains(out, "container main: the memory of a cloister machine is fixed when its pod starts") {
+			return fmt.Sprintf("%q, %v", out, err)
+		}
+		return ""
+	})
+	if out, err := patch("64Mi"); err != nil {
+		t.Errorf("a lower limit: %v: %s", err, out)
+	}
+	system.must(t, "apply", "-k", c.kustomize(t, "kubernetes-remove", "1", "remove"), "--dry-run=server", "--validate=strict")
+	system.must(t, "delete", "-k", c.path("deploy/"+c.deploy+"-1"), "--wait=false")
+}
