@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -33,6 +34,7 @@ func TestMain(m *testing.M) {
 type app struct {
 	name    string
 	options func(data string) []string // more of ctr run
+	command []string                   // the container's first process; none: one that sleeps
 	network bool                       // a link of its own, beside the host's 10.88.0.1
 	// prepare fills the folder that the containers have as /data.
 	prepare func(t *testing.T, b *ground, data string)
@@ -57,7 +59,8 @@ func newGround(t *testing.T) *ground {
 		t.Fatalf("the root of the programs: %v", err)
 	}
 	g := &ground{Bed: bed.New(t, host.Options{Cloister: "[timeouts]\nboot = \"5m\"\n"}), root: root}
-	g.Place.Run(t, "sh", "-ec", "ip link add br0 address 02:00:00:00:88:01 type bridge && ip addr add 10.88.0.1/24 dev br0 && ip link set br0 up")
+	g.Place.Run(t, "sh", "-ec", "ip link add br0 address 02:00:00:00:88:01 type bridge && "+
+		"ip addr add 10.88.0.1/24 dev br0 && ip link set br0 up")
 	return g
 }
 
@@ -122,14 +125,15 @@ type container struct {
 // prepare makes the root, an overlay of the common one, the folder and the network.
 func (c *container) prepare() {
 	c.t.Helper()
-	dir := filepath.Dir(c.data)
+	dir := filepath.Join(c.Dir, c.id)
 	c.root = filepath.Join(dir, "root")
 	for _, d := range []string{c.data, c.root, filepath.Join(dir, "upper"), filepath.Join(dir, "work")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			c.t.Fatal(err)
 		}
 	}
-	c.Place.Run(c.t, "mount", "-t", "overlay", "-o", fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", c.ground.root, dir, dir), "overlay", c.root)
+	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", c.ground.root, dir, dir)
+	c.Place.Run(c.t, "mount", "-t", "overlay", "-o", layers, "overlay", c.root)
 	if c.app.prepare != nil {
 		c.app.prepare(c.t, c.ground, c.data)
 	}
@@ -150,12 +154,17 @@ ip -n n%[1]d addr add %[2]s/24 dev eth0; ip -n n%[1]d link set eth0 up`, n, c.ad
 func (c *container) start() {
 	c.t.Helper()
 	c.number++
-	name := fmt.Sprintf("%s-%d", c.id, c.number)
+	name := c.name()
 	args := []string{
-		"run", "--detach", "--runtime", c.runtime, "--memory-limit", fmt.Sprint(768 << 20), "--env", "LC_ALL=C.UTF-8", "--env", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"run", "--detach", "--runtime", c.runtime, "--memory-limit", fmt.Sprint(768 << 20),
+		"--env", "LC_ALL=C.UTF-8", "--env", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"--mount", "type=bind,src=" + c.data + ",dst=/data,options=rbind:rw",
 	}
-	args = append(append(args, c.options...), "--rootfs", c.root, name, "sleep", "100000")
+	command := c.app.command
+	if len(command) == 0 {
+		command = []string{"sleep", "100000"}
+	}
+	args = append(append(append(args, c.options...), "--rootfs", c.root, name), command...)
 	c.t.Cleanup(func() { c.Remove(c.t, name) })
 	if r := c.Within(c.t, limit, args...); r.Code != 0 {
 		c.t.Fatalf("%s: %s%s", name, r.Stdout, r.Stderr)
@@ -170,16 +179,31 @@ func (c *container) again() {
 	c.start()
 }
 
+// beside starts another container in the same pod: it has the same folder and network, and its own
+// root. It is removed with the test.
+func (c *container) beside() *container {
+	c.t.Helper()
+	tasks := strings.Fields(c.Must(c.t, "task", "list"))
+	pid := tasks[slices.Index(tasks, c.name())+1]
+	other := &container{t: c.t, ground: c.ground, runtime: c.runtime, id: c.id + "-beside", data: c.data}
+	other.prepare()
+	other.options = []string{"--with-ns", "network:/proc/" + pid + "/ns/net"}
+	other.start()
+	return other
+}
+
+func (c *container) name() string { return fmt.Sprintf("%s-%d", c.id, c.number) }
+
 func (c *container) remove() {
 	c.t.Helper()
-	c.Remove(c.t, fmt.Sprintf("%s-%d", c.id, c.number))
+	c.Remove(c.t, c.name())
 }
 
 // sh runs a script to its end and gives what it wrote. A failure ends the test.
 func (c *container) sh(script string) string {
 	c.t.Helper()
 	begin := time.Now()
-	r := c.Within(c.t, limit, "task", "exec", "--exec-id", fmt.Sprintf("e%d", c.execs.Add(1)), fmt.Sprintf("%s-%d", c.id, c.number), "sh", "-ec", script)
+	r := c.Within(c.t, limit, "task", "exec", "--exec-id", fmt.Sprintf("e%d", c.execs.Add(1)), c.name(), "sh", "-ec", script)
 	c.t.Logf("%s: %.50q in %.1f s", c.id, strings.TrimSpace(script), time.Since(begin).Seconds())
 	if r.Code != 0 {
 		c.t.Fatalf("%s: %s\nexit %d: %s%s", c.id, script, r.Code, r.Stdout, r.Stderr)

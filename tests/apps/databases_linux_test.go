@@ -66,22 +66,34 @@ redis-cli shutdown nosave`)
 	}
 }
 
-// sqliteApp has four writers of a database with a write-ahead log.
+// sqliteApp has a database with a write-ahead log, with two writers in each of two containers of a
+// pod. They meet in its locks and in the memory that they share.
 func sqliteApp() app {
+	const script = `
+cd /data
+for w in %d %d; do
+	(until [ -e go ]; do sleep 0.1; done
+	i=0
+	while [ $i -lt 15 ]; do
+		echo "pragma busy_timeout=600000; begin immediate; insert into t values($w, $i); commit;"; i=$((i+1))
+	done |
+		sqlite3 db >/dev/null 2>err$w; echo $? >code$w) </dev/null >/dev/null 2>&1 &
+done`
 	return app{
 		name: "sqlite",
 		use: func(_ *testing.T, c *container) string {
-			return c.sh(`
-cd /data
-sqlite3 db 'pragma journal_mode=wal; create table t(writer, n)'
-for w in 1 2 3 4; do
-	(i=0; while [ $i -lt 15 ]; do echo "pragma busy_timeout=600000; begin immediate; insert into t values($w, $i); commit;"; i=$((i+1)); done | sqlite3 db >/dev/null 2>err$w; echo $? >code$w) &
-done
-wait
-cat err? code?
-sqlite3 db 'select count(*), count(distinct writer || n) from t; pragma integrity_check'`)
+			other := c.beside()
+			defer other.remove()
+			mode := c.sh("sqlite3 /data/db 'pragma journal_mode=wal; create table t(writer, n)'")
+			c.sh(fmt.Sprintf(script, 1, 2))
+			other.sh(fmt.Sprintf(script, 3, 4))
+			return mode + c.sh(`
+cd /data; touch go
+until [ -s code1 -a -s code2 -a -s code3 -a -s code4 ]; do sleep 0.1; done
+cat err? code?; sqlite3 db 'select count(*), count(distinct writer || n) from t; pragma integrity_check'`) +
+				other.sh("sqlite3 /data/db 'select count(*), count(distinct writer) from t'")
 		},
-		want: "wal\n0\n0\n0\n0\n60|60\nok",
+		want: "wal\n0\n0\n0\n0\n60|60\nok\n60|4",
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 
 	"cloister/tests/testenv"
@@ -155,4 +156,4 @@ exec chroot %[2]q sh -ec "$1"`, folder, g.root), "sh", script)
 
 func tools() []app { return []app{gitApp(), aptApp(), copyApp(), buildC(), buildGo()} }
 
-func all() []app { return append(append(databases(), tools()...), servers()...) }
+func all() []app { return slices.Concat(databases(), tools(), servers(), engines()) }
