@@ -19,8 +19,8 @@ import (
 	"cloister/tests/bed"
 )
 
-// tasks measures the calls of an exec at the shims' Task API: through ctr, most of an exec's time is
-// the client's own, which hides a shim's.
+// tasks measures the calls of an exec at the shims' Task API: through ctr, most of the time is the
+// client's own, which hides a shim's.
 func (b *bench) tasks(t *testing.T) {
 	type shim struct {
 		task       taskapi.TTRPCTaskService
@@ -52,7 +52,8 @@ func (b *bench) tasks(t *testing.T) {
 // dial connects to the shim that serves a container.
 func (b *bench) dial(t *testing.T, id string) taskapi.TTRPCTaskService {
 	t.Helper()
-	data, err := os.ReadFile(b.Place.Path(filepath.Join("/run/containerd/io.containerd.runtime.v2.task", b.Namespace, id, "bootstrap.json")))
+	bundle := filepath.Join("/run/containerd/io.containerd.runtime.v2.task", b.Namespace, id)
+	data, err := os.ReadFile(b.Place.Path(filepath.Join(bundle, "bootstrap.json")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +87,8 @@ func execCalls(t *testing.T, shim taskapi.TTRPCTaskService, exec, id string) map
 	}{
 		{"exec: Exec", func() error {
 			_, err := shim.Exec(t.Context(), &taskapi.ExecProcessRequest{
-				ID: id, ExecID: exec, Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: process},
+				ID: id, ExecID: exec,
+				Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: process},
 			})
 			return err
 		}},
@@ -94,7 +96,13 @@ func execCalls(t *testing.T, shim taskapi.TTRPCTaskService, exec, id string) map
 			_, err := shim.Start(t.Context(), &taskapi.StartRequest{ID: id, ExecID: exec})
 			return err
 		}},
-		{"exec: Wait", func() error { _, err := shim.Wait(t.Context(), &taskapi.WaitRequest{ID: id, ExecID: exec}); return err }},
+		{"exec: Wait", func() error {
+			r, err := shim.Wait(t.Context(), &taskapi.WaitRequest{ID: id, ExecID: exec})
+			if err == nil && r.GetExitStatus() != 0 {
+				return fmt.Errorf("exit status %d", r.GetExitStatus())
+			}
+			return err
+		}},
 		{"exec: Delete", func() error {
 			_, err := shim.Delete(t.Context(), &taskapi.DeleteRequest{ID: id, ExecID: exec})
 			return err
