@@ -73,6 +73,10 @@ LABS = $(if $(MAC),lab$(addprefix -,$(filter-out selinux,$(MAC))),lab lab-apparm
 test-lab: deps ## hosts in a throwaway machine: MAC=selinux, apparmor or none, all without; POLICY= of SELinux
 	@$(STAGES) $(LABS)
 
+test-moby: build guest deps ## the suites of Docker's daemon, for hours; SUITES="network volume" runs those
+	@go run ./tests/clients/build containerd runc dockerd docker moby
+	@go test -count=1 -timeout 0 -v ./tests/moby -args -suite.packages="$(or $(SUITES),volume system bridge network container)"
+
 test-lab-fedora: deps ## the same host with Fedora's conditions
 	@$(STAGES) lab-fedora
 

@@ -5,8 +5,10 @@ package clients
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -97,7 +99,7 @@ func install(ctx context.Context, out io.Writer, r recipe, bin string) error {
 }
 
 func (r recipe) versions() string {
-	if r.Versions == "" && r.Test != "" {
+	if r.Versions == "" && (r.Test != "" || r.Tests) {
 		return "go"
 	}
 	return r.Versions
@@ -151,8 +153,14 @@ func compile(ctx context.Context, out io.Writer, r recipe, scratch, bin string) 
 	if r.Test != "" {
 		args = append([]string{"test", "-c", "-mod=mod", "-o", filepath.Join(bin, r.Test)}, r.flags()...)
 	}
+	if r.Tests {
+		args = append([]string{"test", "-c", "-mod=mod", "-o", bin + "/"}, r.flags()...)
+	}
 	for _, name := range r.Packages {
 		args = append(args, path.Join(r.Module, name))
+		if err := r.copyTestdata(filepath.Join(strings.TrimSpace(string(source)), name), bin); err != nil {
+			return err
+		}
 	}
 	for _, cmd := range []*exec.Cmd{edit, goCommand(ctx, out, r, args...)} {
 		cmd.Dir = scratch
@@ -190,6 +198,15 @@ func (r recipe) published(ctx context.Context, out io.Writer, dir string) ([]str
 		}
 	}
 	return changes, nil
+}
+
+// copyTestdata gives a test binary the testdata of its package, in a folder named like it.
+func (r recipe) copyTestdata(source, bin string) error {
+	data := filepath.Join(source, "testdata")
+	if _, err := os.Stat(data); !r.Tests || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return os.CopyFS(filepath.Join(bin, filepath.Base(source), "testdata"), os.DirFS(data))
 }
 
 func goCommand(ctx context.Context, out io.Writer, r recipe, args ...string) *exec.Cmd {

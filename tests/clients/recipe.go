@@ -25,6 +25,7 @@ const (
 	Suite      Set = "suite"    // containerd's client suite: client.test
 	CRISuite   Set = "crisuite" // containerd's CRI suite: cri.test
 	CNI        Set = "cni"      // the network plugins that containerd's CRI calls
+	Moby       Set = "moby"     // Docker's integration suites: container.test, network.test, ...
 	GVisor     Set = "gvisor"   // runsc, which the bench compares with where it is built
 	DockerIO   Set = "dockerio" // dockerd and docker of the distribution, unpacked and not installed
 
@@ -58,7 +59,16 @@ type recipe struct {
 	Folder string `json:"folder,omitempty"`
 	// Package is one of Debian's, in the place of a module: what it has in usr/bin and usr/sbin.
 	Package string `json:"package,omitempty"`
+	// Tests has the test binary of every package made, with its testdata beside it.
+	Tests bool `json:"tests,omitempty"`
 }
+
+// The daemon, and the suites of the same version.
+const (
+	dockerd        = "github.com/moby/moby/v2"
+	dockerdVersion = "v2.0.0-beta.24"
+	dockerdTags    = "exclude_graphdriver_btrfs no_systemd"
+)
 
 func recipes() map[Set]recipe {
 	return map[Set]recipe{
@@ -79,8 +89,14 @@ func recipes() map[Set]recipe {
 		// Without the linked version, the daemon is of version "dev", which speaks no dialect of
 		// the client's.
 		Dockerd: {
-			Module: "github.com/moby/moby/v2", Version: "v2.0.0-beta.24", Packages: []string{"cmd/dockerd", "cmd/docker-proxy"},
-			Tags: "exclude_graphdriver_btrfs no_systemd", Linker: "-X github.com/moby/moby/v2/dockerversion.Version=29.9.3-beta.24",
+			Module: dockerd, Version: dockerdVersion, Packages: []string{"cmd/dockerd", "cmd/docker-proxy"},
+			Tags: dockerdTags, Linker: "-X github.com/moby/moby/v2/dockerversion.Version=29.9.3-beta.24",
+		},
+		Moby: {
+			Module: dockerd, Version: dockerdVersion, Tags: dockerdTags, Tests: true, Folder: "moby",
+			Packages: []string{
+				"integration/container", "integration/network", "integration/network/bridge", "integration/volume", "integration/system",
+			},
 		},
 		// The command line has no go.mod: without a word the compiler takes it for old Go. The
 		// proxy does not give the swarmkit that it names; the daemon's is one commit older.

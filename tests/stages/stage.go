@@ -57,7 +57,7 @@ const Rest = "rest"
 const engineTurns = "TestDocker|TestRuncShim|TestPodmanCNI"
 
 // apart are packages whose tests are run by hand.
-var apart = []string{"./tests/bench"}
+var apart = []string{"./tests/bench", "./tests/moby"}
 
 // All lists the stages in the order in which they start when time is not short. Two guests run
 // beside each other; a stage that measures its own time, or has machines in a machine, is alone.

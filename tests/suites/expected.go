@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -36,6 +37,26 @@ func (e Expected) Result(which Column) string {
 
 // List is what is expected of a suite, by case.
 type List map[string]Expected
+
+// Of gives the part of a list whose names begin with one of the folders.
+func (l List) Of(folders []string) List {
+	part := List{}
+	for name, e := range l {
+		if folder, _, _ := strings.Cut(name, "/"); slices.Contains(folders, folder) {
+			part[name] = e
+		}
+	}
+	return part
+}
+
+// Names gives the list with the names of the cases alone, without a folder.
+func (l List) Names() List {
+	part := List{}
+	for name, e := range l {
+		part[path.Base(name)] = e
+	}
+	return part
+}
 
 // Load reads a list; lines that begin with # are comments.
 func Load(t testing.TB, file string) List {

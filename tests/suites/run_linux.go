@@ -5,6 +5,7 @@ package suites
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"io"
 	"os"
@@ -23,6 +24,7 @@ import (
 type Suite struct {
 	Name   string // of its log, in build/log
 	Binary string
+	Dir    string // it runs in; empty: the place's own
 	Args   []string
 	Env    []string
 	Most   time.Duration
@@ -44,7 +46,7 @@ func (s Suite) Run(t testing.TB, p *host.Place) map[string]string {
 	defer log.Close()
 	var out bytes.Buffer
 	cmd := p.Command(ctx, s.Binary, s.Args...)
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = p.Dir, s.Env, io.MultiWriter(&out, log), log
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = cmp.Or(s.Dir, p.Dir), s.Env, io.MultiWriter(&out, log), log
 	err = cmd.Run() // its exit code says less than its cases do
 	got := results(&out)
 	if len(got) == 0 {
