@@ -87,6 +87,11 @@ func dockerApp() app {
 		use: func(_ *testing.T, c *container) string {
 			out := c.sh(`
 export PATH=/opt/containerd:/opt/runc:/opt/dockerd:/opt/docker:$PATH HOME=/root; B=$(cat /data/name)
+cd /sys/fs/cgroup
+if [ -e cgroup.controllers ]; then # a cgroup with processes cannot have limited ones below it
+	mkdir init; for p in $(cat cgroup.procs); do echo $p >init/cgroup.procs 2>/dev/null || true; done
+	sed 's/ / +/g; s/^/+/' cgroup.controllers >cgroup.subtree_control
+fi
 (dockerd --storage-driver=overlay2 --bridge=none --iptables=false --ip6tables=false --ip-forward=false \
 	>/tmp/log 2>&1 &) </dev/null >/dev/null 2>&1
 until docker info >/dev/null 2>&1; do pgrep dockerd >/dev/null || { cat /tmp/log; exit 1; }; sleep 0.5; done
