@@ -123,7 +123,8 @@ func options(t *testing.T, b *engine) {
 	b.start(t, "tight", []string{
 		"--user=1000:100", "--read-only", "--tmpfs=/scratch:size=1m,mode=1777", "--cap-drop=ALL", "--cap-add=NET_BIND_SERVICE", "--security-opt=no-new-privileges",
 		"--ulimit=nofile=100:200", "--shm-size=3m", "--sysctl=net.ipv4.ip_forward=1", "--sysctl=kernel.msgmax=4096", "--init", "--pids-limit=50",
-		"--memory=128m", "--cpus=0.5", "--hostname=box", "--env=WORD=told", "--workdir=/tmp", "--add-host=far:10.9.8.7", "--dns=10.1.1.1", "--dns-search=svc.test",
+		"--memory=128m", "--cpus=0.5", "--hostname=box", "--domainname=example.org",
+		"--env=WORD=told", "--workdir=/tmp", "--add-host=far:10.9.8.7", "--dns=10.1.1.1", "--dns-search=svc.test",
 		"--cgroupns=private", "--group-add=10", "--label=a=b",
 	})
 	for _, tt := range []struct{ name, want, script string }{
@@ -142,6 +143,8 @@ func options(t *testing.T, b *engine) {
 		{"--memory", "134217728", "cat /sys/fs/cgroup/memory.max"},
 		{"--cpus", "50000 100000", "cat /sys/fs/cgroup/cpu.max"},
 		{"--hostname", "box", "hostname"},
+		{"--domainname", "example.org", "cat /proc/sys/kernel/domainname"},
+		{"HOME of a user without an entry", "/", "echo $HOME"},
 		{"--env and --workdir", "told /tmp", "echo $WORD $(pwd)"},
 		{"--add-host", "1", "grep -c '10.9.8.7.*far' /etc/hosts"},
 		{"--dns", "10.1.1.1 svc.test", "echo $(awk '/^nameserver/{print $2}' /etc/resolv.conf) $(awk '/^search/{print $2}' /etc/resolv.conf)"},

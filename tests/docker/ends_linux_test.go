@@ -3,6 +3,7 @@
 package docker
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +19,8 @@ func volumes(t *testing.T, b *engine) {
 	if err := os.WriteFile(filepath.Join(source, "f"), []byte("host\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	below := filepath.Join(b.Place.Dir, "below")
+	b.sh(t, fmt.Sprintf("mkdir -p %[1]s/sub; mount -t tmpfs tmpfs %[1]s/sub", below))
 	b.MustDocker(t, "volume", "create", "kept")
 	t.Cleanup(func() { b.RunDocker(t, "volume", "rm", "kept") })
 	for _, tt := range []struct {
@@ -29,6 +32,15 @@ func volumes(t *testing.T, b *engine) {
 		{"a part of a named one", "deep\n", []string{"--mount=type=volume,source=kept,target=/data,volume-subpath=d", image, "cat", "/data/f"}},
 		{"anonymous, filled from the image", "test_content\n", []string{volumeImage, "cat", "/test_dir/test_file"}},
 		{"folder, read-only", "host\n", []string{"--mount=type=bind,source=" + source + ",target=/s,readonly", image, "sh", "-c", "cat /s/f; touch /s/g 2>/dev/null"}},
+		{
+			"folder with a mount below, read-only", "Read-only file system\n",
+			[]string{"--volume=" + below + ":/b:ro", image, "sh", "-c", "touch /b/sub/x 2>&1 | sed 's/.*: //'"},
+		},
+		{"folder with a mount below", "", []string{"--volume=" + below + ":/b", image, "touch", "/b/sub/y"}},
+		{
+			"folder without the mount below", "0\n",
+			[]string{"--mount=type=bind,source=" + below + ",target=/b,readonly,bind-recursive=disabled", image, "sh", "-c", "ls /b/sub | wc -l"},
+		},
 		{"folder, writable", "", []string{"--volume=" + source + ":/s:z", image, "sh", "-c", "echo guest >/s/f"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

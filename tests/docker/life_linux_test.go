@@ -26,6 +26,11 @@ func life(t *testing.T, b *engine) {
 		if r := b.RunDocker(t, "exec", "--user=1000", "--env=WORD=told", "--workdir=/www", "web", "sh", "-c", "echo $(id -u) $WORD $(pwd); exit 9"); r.Code != 9 || r.Stdout != "1000 told /www\n" {
 			t.Errorf("exec: exit %d, %q, %q", r.Code, r.Stdout, r.Stderr)
 		}
+		for program, code := range map[string]int{"nothere": 127, "/etc/passwd": 126, "/etc": 126} {
+			if r := b.RunDocker(t, "exec", "web", program); r.Code != code || !strings.Contains(r.Stderr+r.Stdout, program) {
+				t.Errorf("exec of %s: exit %d, %q, want %d and its name", program, r.Code, r.Stderr, code)
+			}
+		}
 		if got := b.terminal(t, "exec", "-it", "web", "tty"); !strings.Contains(got, "/dev/pts/") {
 			t.Errorf("exec -it tty = %q", got)
 		}
@@ -36,6 +41,10 @@ func life(t *testing.T, b *engine) {
 		b.say(t, "web", "what was copied", "word word", "cat /www/running/sub/f /www/running/sub/l | xargs")
 	})
 	t.Run("stats", func(t *testing.T) {
+		b.in(t, "web", "dd if=/dev/zero of=/block bs=1M count=4 conv=fsync; rm /block")
+		if got := b.MustDocker(t, "stats", "--no-stream", "--format", "{{.BlockIO}}", "web"); strings.HasPrefix(got, "0B / 0B") {
+			t.Errorf("stats = %q, want what was written as block I/O", got)
+		}
 		got := strings.Fields(b.MustDocker(t, "stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}} {{.NetIO}} {{.CPUPerc}}", "web"))
 		if len(got) < 9 || got[8] == "0.00%" || got[1] == "0" || got[2] == "0B" || got[4] != "128MiB" || got[5] == "0B" {
 			t.Errorf("stats = %q, want processes, memory used of 128MiB, network and processor", got)
