@@ -228,7 +228,7 @@ func Choose(w Wish, own Label, types Types, level Level) (Chosen, error) {
 		Image: file.WithType(types.Image), Rootfs: file.WithType(types.Rootfs), Run: file.WithType(types.Run),
 		Content: low.WithType(types.Content), SharedImage: low.WithType(types.Image),
 		SharedFolder: low.WithType(cmp.Or(types.Shared, types.Rootfs)),
-		PoweredOff: low.WithType(types.PoweredOff), EngineFile: types.EngineFile, EngineContent: types.EngineContent,
+		PoweredOff:   low.WithType(types.PoweredOff), EngineFile: types.EngineFile, EngineContent: types.EngineContent,
 	}
 	if w.Relabel != nil {
 		c.Relabel = *w.Relabel

@@ -62,7 +62,8 @@ func TestValidate(t *testing.T) {
 		{"a type that somebody chose", Wish{Engine: mustParse(t, "a:b:web_t:s0:c1,c2")}, true, true},
 		{
 			"a type that somebody chose, as base",
-			Wish{Engine: mustParse(t, "a:b:web_t:s0:c1,c2"), Base: mustParse(t, "a:b:web_t:s0")}, true, false,
+			Wish{Engine: mustParse(t, "a:b:web_t:s0:c1,c2"), Base: mustParse(t, "a:b:web_t:s0")},
+			true, false,
 		},
 		{"label=disable", Wish{Disabled: true}, true, true},
 		{"label=disable, static", Wish{Disabled: true, Mode: Static, Label: static}, true, true},

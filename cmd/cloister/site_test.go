@@ -94,7 +94,8 @@ func (s *site) plant(t *testing.T, namespace, id string, owner sys.Process, chan
 	}
 	r := statedir.Record{
 		Version: 2, Namespace: dir.Namespace(), ID: dir.ID(), BootID: "boot", Owner: owner, Created: created(),
-		Facts: map[string]string{"machine": "q35", "accel": "kvm", "kernel": "6.1.0", "label": "system_u:system_r:cloister_qemu_t:s0:c1,c2", "memory_mib": "608",
+		Facts: map[string]string{
+			"machine": "q35", "accel": "kvm", "kernel": "6.1.0", "label": "system_u:system_r:cloister_qemu_t:s0:c1,c2", "memory_mib": "608",
 			"start": "template 0123456789abcdef0123456789abcdef",
 		},
 		Effects: []statedir.Effect{

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -125,13 +126,12 @@ func (j Jail) checkNamespaces(pid int) error {
 			return fmt.Errorf("verify the jail of pid %d: %w", pid, err)
 		}
 		if f := given[ns.name]; f != nil {
-			var want unix.Stat_t
-			if err := unix.Fstat(int(f.Fd()), &want); err != nil {
+			info, err := f.Stat() // the file is closed when the process ends
+			if err != nil {
 				return fmt.Errorf("verify the jail of pid %d: %s namespace: %w", pid, ns.name, err)
 			}
-			if have != want.Ino {
-				return fmt.Errorf("verify the jail of pid %d: %w: it is in %s namespace %d, want %d",
-					pid, ErrEscaped, ns.name, have, want.Ino)
+			if want := info.Sys().(*syscall.Stat_t).Ino; have != want { //nolint:forcetypeassert // what an os.File of Linux gives
+				return fmt.Errorf("verify the jail of pid %d: %w: it is in %s namespace %d, want %d", pid, ErrEscaped, ns.name, have, want)
 			}
 		} else if have == own {
 			return fmt.Errorf("verify the jail of pid %d: %w: it is in the host's %s namespace", pid, ErrEscaped, ns.name)

@@ -64,7 +64,7 @@ var apart = []string{"./tests/bench", "./tests/moby"}
 func All() []Stage {
 	const s, m = time.Second, time.Minute
 	guest := []string{"build", "guest", "clients"}
-	return []Stage{
+	return append([]Stage{
 		{Name: "arch", About: "rules about the tree", Tests: []string{"./tests/arch"}, Weight: 1, Warm: 10 * s, Cold: 30 * s, Budget: 20 * s, Limit: 3 * m},
 		{Name: "build", About: "the programs", Command: []string{".ci/build"}, Weight: 1, Warm: 10 * s, Cold: 60 * s, Budget: 60 * s, Limit: 15 * m},
 		{
@@ -127,6 +127,13 @@ func All() []Stage {
 		{Name: "lint", About: "golangci-lint, dead code, values on another system", Command: []string{".ci/lint"}, Background: true, Caches: []string{"tools"}, Warm: 130 * s, Cold: 4 * m, Budget: 5 * m, Limit: 30 * m},
 		// It gives a container a second or two to be there again, by its own clock.
 		{Name: "suite", About: "containerd's client suite", Needs: guest, Tests: []string{"./tests/clients/..."}, Weight: 2, Warm: 145 * s, Budget: 10 * m, Limit: 20 * m, Optional: true, Guests: true},
+	}, machines(guest)...)
+}
+
+// machines are the stages that bring a machine or a cluster of their own.
+func machines(guest []string) []Stage {
+	const s, m = time.Second, time.Minute
+	return []Stage{
 		// Its machine, which has machines in it, has two processors.
 		{Name: "lab", About: "an enforcing host in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."}, Weight: 2, Caches: []string{"lab"}, Warm: 600 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true},
 		{
