@@ -79,7 +79,7 @@ func All() []Stage {
 			Name: "unit", About: "unit tests with the race detector", Tests: []string{Rest}, Flags: []string{"-race"}, Env: []string{"CGO_ENABLED=1"},
 			Background: true, Warm: 280 * s, Cold: 3 * m, Budget: 10 * m, Limit: 40 * m,
 		},
-		{Name: "machine", About: "the vmm room with real machines", Needs: guest, Tests: []string{"./tests/machine/..."}, Weight: 1, Warm: 80 * s, Budget: 3 * m, Limit: 8 * m, Guests: true},
+		{Name: "machine", About: "the vmm room with real machines", Needs: guest, Tests: []string{"./tests/machine/..."}, Weight: 1, Warm: 100 * s, Budget: 5 * m, Limit: 10 * m, Guests: true},
 		{Name: "integration", About: "the Task API by containerd and ctr", Needs: guest, Tests: []string{"./tests/integration/..."}, Weight: 1, Warm: 510 * s, Budget: 12 * m, Limit: 24 * m, Guests: true},
 		{
 			// Its containers have the names, and so the cgroups, of those of the stage integration.
