@@ -126,6 +126,9 @@ func (n *node) remove(ctx context.Context) error {
 	if err := n.unregister(ctx); err != nil {
 		return err
 	}
+	if err := n.awaitIdle(ctx); err != nil { // one may have started before containerd forgot the runtime
+		return err
+	}
 	if n.selinux() {
 		if _, err := n.do(ctx, tool+" policy remove"); err != nil {
 			return err
@@ -157,7 +160,11 @@ func (n *node) awaitIdle(ctx context.Context) error {
 	tick := time.NewTicker(n.pause)
 	defer tick.Stop()
 	for said := ""; ; {
-		running, err := n.do(ctx, tool+" ps --quiet")
+		// What a dead shim has left may still run, and has labels to give back.
+		if _, err := n.do(ctx, tool+" gc"); err != nil {
+			return err
+		}
+		running, err := n.do(ctx, tool+" ps --all --quiet")
 		if err != nil {
 			return err
 		}

@@ -264,7 +264,7 @@ func TestRemoveWaitsForSandboxes(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := f.files(t)
-	f.says["ps --quiet"] = "k8s.io/abc\n"
+	f.says["ps --all --quiet"] = "k8s.io/abc\n"
 	var said strings.Builder
 	f.out = &said
 	ctx, cancel := context.WithCancel(t.Context())

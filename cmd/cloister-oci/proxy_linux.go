@@ -207,6 +207,9 @@ func (p *proxy) settle() error {
 		return fmt.Errorf("enter the network namespace of the guest: %w", err)
 	}
 	group, err := sandboxGroup(p.machine)
+	if p.Exec != "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)) {
+		return nil // as above
+	}
 	if err != nil {
 		return err
 	}

@@ -111,7 +111,7 @@ func guestUpdate(std stdio) *cobra.Command {
 	c.withOutput("table")
 	try := c.Flags().Bool("try", true, "boot the new image once before it is used; needs root")
 	flags := newBuildFlags(c)
-	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+	update := func(ctx context.Context) error {
 		s, err := openSite(configOf(c.Command))
 		if err != nil {
 			return err
@@ -139,6 +139,12 @@ func guestUpdate(std stdio) *cobra.Command {
 			return err
 		}
 		return printUpdated(std.out, u)
+	}
+	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		if !*try {
+			return update(ctx)
+		}
+		return withOwnMounts(ctx, std, func() error { return update(ctx) })
 	})
 }
 

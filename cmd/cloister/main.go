@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cloister/cmd/internal/config"
+	"cloister/sandbox/clone"
 )
 
 // verb is one thing the command does. about is its line in a list of verbs.
@@ -100,6 +101,9 @@ const examples = `  cloister check                             is this host read
   cloister why one                           what the policy denied it, and the command that helps`
 
 func main() {
+	if clone.IsCopier(os.Args) {
+		os.Exit(clone.Copier())
+	}
 	if stands, err := standsFor(os.Args[1:]); stands {
 		os.Exit(status(os.Stderr, err))
 	}

@@ -16,13 +16,30 @@ import (
 // ownMounts in the environment tells this program that it runs in a mount namespace of its own.
 const ownMounts = "CLOISTER_OWN_MOUNTS"
 
+// keepMounts keeps what this process mounts from the host. The mount namespace must be its own: the
+// mounts of others would no longer reach anybody else.
+func keepMounts() error {
+	own, ownErr := os.Readlink("/proc/self/ns/mnt")
+	parents, parentErr := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()))
+	if err := errors.Join(ownErr, parentErr); err != nil {
+		return err
+	}
+	if own == parents {
+		return errors.New("this program expects a mount namespace of its own: do not call its hidden verbs, and unset " + ownMounts)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("keep mounts from the host: %w", err)
+	}
+	return nil
+}
+
 // withOwnMounts calls do in a mount namespace of its own, as a shim has one: what do mounts goes
 // with the process, however that ends. The namespace is a new process's, this program with the same
 // arguments, and its exit status is the error.
 func withOwnMounts(ctx context.Context, std stdio, do func() error) error {
 	if os.Getenv(ownMounts) != "" {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-			return fmt.Errorf("keep mounts from the host: %w", err)
+		if err := keepMounts(); err != nil {
+			return err
 		}
 		return do()
 	}

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"syscall"
@@ -69,8 +68,8 @@ func runProveHere(std stdio) *cobra.Command {
 	c.withOutput("table")
 	c.Hidden = true
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-			return fmt.Errorf("mounts of the host: %w", err)
+		if err := keepMounts(); err != nil {
+			return err
 		}
 		if err := log.SetLevel("warn"); err != nil { // the phases of the sandboxes say nothing of attacks
 			return err

@@ -37,6 +37,9 @@ func (v *VM) Replace(ctx context.Context, cmd *exec.Cmd, s StandIn) (err error) 
 		err = j.Start(cmd)
 	}
 	if err != nil {
+		if served != nil {
+			_ = served.Close() // O_PATH
+		}
 		return errors.Join(err, leave(j))
 	}
 	switch {

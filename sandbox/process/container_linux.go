@@ -3,6 +3,7 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -132,7 +133,11 @@ func (c *container) mountRootfs(mounts []plan.Mount, root string) error {
 		all = append(all, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: options})
 	}
 	c.rootfs = root
-	return mount.All(all, root)
+	if err := mount.All(all, root); err != nil || !c.labelled() {
+		return err
+	}
+	// The option alone is lost on a bind mount, whose flags count only when they are set afterwards.
+	return unix.MountSetattr(unix.AT_FDCWD, root, unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV})
 }
 
 // admitRootfs labels a bound root file system, and reads the label of any other back.
@@ -251,9 +256,10 @@ func (c *container) verify(ctx context.Context, pid int, waiting bool) error {
 func ended(pid int) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return true
+		return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
 	}
-	_, rest, _ := strings.Cut(string(data[slices.Index(data, ')')+1:]), " ")
+	// A program's name may hold anything, and so a parenthesis.
+	_, rest, _ := strings.Cut(string(data[bytes.LastIndexByte(data, ')')+1:]), " ")
 	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
 }
 

@@ -63,7 +63,7 @@ var attacks = map[string]func(target string) error{
 	"open memory":         func(target string) error { return open(target, unix.O_WRONLY) },
 	"write oom_score_adj": func(target string) error { return open(target, unix.O_WRONLY) },
 
-	"create": func(target string) error { return open(target, unix.O_WRONLY|unix.O_CREAT) },
+	"create": func(target string) error { return open(target, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW) },
 	"fill":   fill,
 	"mknod":  func(target string) error { return unix.Mknod(target, unix.S_IFBLK|0o600, int(unix.Mkdev(7, 0))) },
 	"chmod":  func(target string) error { return unix.Chmod(target, 0o4755) },
@@ -143,6 +143,9 @@ var attacks = map[string]func(target string) error{
 // and answers each with a line. It ends when there are no more, or when an attack has made another
 // process of it.
 func Attacker(in io.Reader, out io.Writer) error {
+	if _, err := fmt.Fprintln(out, done); err != nil { // it runs
+		return err
+	}
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
 		name, target, _ := strings.Cut(lines.Text(), "\t")

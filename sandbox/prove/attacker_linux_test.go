@@ -18,7 +18,7 @@ func TestAttacker(t *testing.T) {
 	if err := Attacker(strings.NewReader("read\t"+there+"\nread\t"+there+"-not\n"), &out); err != nil {
 		t.Fatal(err)
 	}
-	if want := done + "\n" + denied + "no such file or directory\n"; out.String() != want {
+	if want := done + "\n" + done + "\n" + denied + "no such file or directory\n"; out.String() != want {
 		t.Errorf("Attacker said %q, want %q", out.String(), want)
 	}
 	if err := Attacker(strings.NewReader("no such attack\t\n"), &out); err == nil {

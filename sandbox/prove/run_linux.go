@@ -158,10 +158,9 @@ func (r *runner) round(ctx context.Context, by confine.Role, with []Layer, tell 
 			return err
 		}
 		if attacker == nil {
-			attacker, err = r.start(ctx, r.From, r.Attacker, by, with)
-		}
-		if err != nil {
-			return err
+			if attacker, err = r.attacker(ctx, by, with); err != nil {
+				return err
+			}
 		}
 		said, ended, err := attacker.attack(a.name, target)
 		if err != nil {
@@ -179,6 +178,19 @@ func (r *runner) round(ctx context.Context, by confine.Role, with []Layer, tell 
 		}
 	}
 	return nil
+}
+
+// attacker starts the attacking program, which says that it runs: the end of one that cannot run
+// must not be taken for a denial.
+func (r *runner) attacker(ctx context.Context, by confine.Role, with []Layer) (*process, error) {
+	p, err := r.start(ctx, r.From, r.Attacker, by, with)
+	if err != nil {
+		return nil, err
+	}
+	if said, err := p.hear(); err != nil || said != done {
+		return nil, fmt.Errorf("the attacker does not run: it said %q: %w", said, errors.Join(err, p.end()))
+	}
+	return p, nil
 }
 
 // attack has the process make an attack, and says whether it has ended with it.
@@ -210,8 +222,9 @@ func (r *runner) prepare(ctx context.Context) (err error) {
 	if r.dir, err = os.MkdirTemp("", "cloister-prove-"); err != nil {
 		return err
 	}
-	if err := os.Chmod(r.dir, 0o777); err != nil {
-		return err
+	// In the caller's mount namespace alone: no user of the host can put links where root's attacks go.
+	if err := unix.Mount("cloister-prove", r.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0777,size=64m"); err != nil {
+		return fmt.Errorf("folder of what is attacked: %w", err)
 	}
 	if err := errors.Join(
 		os.WriteFile(r.path(secretFile), []byte("secret"), 0o600),
@@ -271,7 +284,9 @@ func (r *runner) close() error {
 		errs = append(errs, err)
 	}
 	if r.dir != "" {
-		errs = append(errs, r.tidy(), os.RemoveAll(r.dir))
+		errs = append(errs, r.tidy())
+		_ = unix.Unmount(r.dir, unix.MNT_DETACH) // EINVAL: nothing was mounted
+		errs = append(errs, os.RemoveAll(r.dir))
 	}
 	return errors.Join(errs...)
 }

@@ -98,7 +98,7 @@ func (o Options) build(ctx context.Context, m maker, log progress) (*Image, erro
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := lockFolder(ctx, parent, func() { log.say("another build writes below %s: waiting", parent) })
+	unlock, err := lockPlace(ctx, filepath.Join(parent, ".lock"), func() { log.say("another build writes below %s: waiting", parent) })
 	if err != nil {
 		return nil, err
 	}

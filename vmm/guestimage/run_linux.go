@@ -107,34 +107,47 @@ func (t *tailWriter) String() string {
 	return strings.TrimSpace(strings.Join(append(slices.Clip(t.lines), t.part), "\n"))
 }
 
-// lock takes an exclusive lock on a file, waiting for who has it, and returns
-// what gives it back. The lock ends with its process.
+// lock takes an exclusive lock on a file, waiting for who has it, and returns what gives it back.
+// The lock ends with its process.
 func lock(ctx context.Context, path string, waiting func()) (func(), error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := lockFile(ctx, path, waiting)
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// lockPlace is lock with a file that is gone afterwards.
+func lockPlace(ctx context.Context, path string, waiting func()) (func(), error) {
+	for {
+		f, err := lockFile(ctx, path, waiting)
+		if err != nil {
+			return nil, err
+		}
+		held, err := f.Stat()
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		// Who had the lock before has removed its file.
+		if now, err := os.Lstat(path); err == nil && os.SameFile(held, now) {
+			return func() { _, _ = os.Remove(path), f.Close() }, nil
+		}
+		_ = f.Close() // nothing was written
+	}
+}
+
+// lockFile opens a file that only its owner can open, and locks it.
+func lockFile(ctx context.Context, path string, waiting func()) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	return lockFile(ctx, f, waiting)
-}
-
-// lockFolder is lock for a folder, in which it leaves no file.
-func lockFolder(ctx context.Context, path string, waiting func()) (func(), error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("lock: %w", err)
-	}
-	return lockFile(ctx, f, waiting)
-}
-
-// lockFile locks an open file, which it closes.
-func lockFile(ctx context.Context, f *os.File, waiting func()) (func(), error) {
-	path := f.Name()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for first := true; ; first = false {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return func() { _ = f.Close() }, nil
+			return f, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			_ = f.Close()

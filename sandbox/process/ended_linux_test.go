@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"cloister/tests/testenv"
+)
+
+// TestEnded: the name of a program, which is an image's author's, does not make a process that runs
+// one that has ended.
+func TestEnded(t *testing.T) {
+	sleep := filepath.Join(t.TempDir(), "x) Z")
+	data, err := os.ReadFile(testenv.NeedTool(t, "sleep"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(sleep, data, 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), sleep, "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	if ended(pid) {
+		t.Errorf("a process named %q that runs is taken for one that has ended", filepath.Base(sleep))
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Wait() // killed
+	if !ended(pid) {
+		t.Error("a process that was waited for is not taken for one that has ended")
+	}
+}
