@@ -107,7 +107,7 @@ golden: deps ## write the golden files anew; read the diff
 fuzz: deps ## every fuzz test for FUZZTIME each, or those of the pattern FUZZ=; FUZZJOBS=2 runs two at once
 	@export CLOISTER_MINUTES=100000 FUZZTIME=$(FUZZTIME); $(STAGES) fuzz
 
-bench: build guest clients ## what starts, execs and files cost beside runc and a bare QEMU; JSON into $$BENCH_JSON; PART= cold, inside, tasks, concurrent
+bench: build guest clients ## what starts, execs and files cost beside runc and a bare QEMU; JSON into $$BENCH_JSON; PART= cold, inside, tasks, concurrent, template
 	@go run ./tests/clients/build gvisor || echo 'gVisor is not built: the table has no column for it'
 	@BENCH_PART=$(PART) BENCH_RUNS=$${RUNS:-10} go test -count=1 -timeout 60m -v -run Bench ./tests/bench/...
 
@@ -124,7 +124,7 @@ check: build ## what this host offers to cloister
 	@$(BUILD)/cloister check
 
 demo: ## one container in its own guest (the distribution's kernel), under a private containerd; installs little
-	@echo "demo: five minutes the first time, most of it downloads and the build; half a minute from then on"
+	@echo "demo: one to five minutes the first time, most of it downloads and the build; 10 to 20 s from then on"
 	@$(MAKE) --no-print-directory guest FLAVOUR=distro
 	@FLAVOUR=distro tests/demo/demo.sh
 

@@ -21,6 +21,7 @@ func volumes(t *testing.T, b *engine) {
 	}
 	below := filepath.Join(b.Place.Dir, "below")
 	b.sh(t, fmt.Sprintf("mkdir -p %[1]s/sub; mount -t tmpfs tmpfs %[1]s/sub", below))
+	defer b.sh(t, "umount "+below+"/sub")
 	b.MustDocker(t, "volume", "create", "kept")
 	t.Cleanup(func() { b.RunDocker(t, "volume", "rm", "kept") })
 	for _, tt := range []struct {

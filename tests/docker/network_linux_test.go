@@ -61,9 +61,10 @@ func network(t *testing.T, b *engine) {
 	})
 	t.Run("what a container changed in the engine's files stays", func(t *testing.T) { changedFiles(t, b) })
 	t.Run("container:NAME", func(t *testing.T) {
-		joined := []string{"run", "--rm", "--network=container:db", "--pid=container:db", "--ipc=container:db", image, "cat", "/proc/1/comm"}
-		if got := b.MustDocker(t, joined...); got != "sh\n" {
-			t.Errorf("process 1 where the other's processes are shared is %q, want its shell", got)
+		b.start(t, "donor", []string{"--network=front", "--ipc=shareable"})
+		joined := []string{"run", "--rm", "--network=container:donor", "--pid=container:donor", "--ipc=container:donor", image, "cat", "/proc/1/comm"}
+		if got := b.MustDocker(t, joined...); got != "sleep\n" {
+			t.Errorf("process 1 where the other's processes are shared is %q, want the other's", got)
 		}
 		b.start(t, "side", []string{"--network=container:db"})
 		b.awaitIn(t, "side", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 80 | tail -n 1`)
