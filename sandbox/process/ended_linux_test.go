@@ -19,7 +19,7 @@ func TestEnded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(sleep, data, 0o700); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(sleep, data, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), sleep, "1000")

@@ -169,15 +169,20 @@ func (r *runner) round(ctx context.Context, by confine.Role, with []Layer, tell 
 		if ended {
 			attacker = nil
 		}
-		if said == done && strings.HasSuffix(a.name, "kill") { // the signal may be on its way
-			r.bury(a.on)
-		}
 		tell(i, said)
-		if err := errors.Join(ctx.Err(), r.tidy()); err != nil {
+		if err := r.restore(ctx, a, said); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// restore makes the host ready for the attack after a.
+func (r *runner) restore(ctx context.Context, a attack, said string) error {
+	if said == done && strings.HasSuffix(a.name, "kill") { // the signal may be on its way
+		r.bury(a.on)
+	}
+	return errors.Join(ctx.Err(), r.tidy())
 }
 
 // attacker starts the attacking program, which says that it runs: the end of one that cannot run
