@@ -161,8 +161,8 @@ func TestTemplateStartKilledAtEveryStep(t *testing.T) {
 func (s *stage) started(t *testing.T, id string) string {
 	t.Helper()
 	var box struct {
-		Facts map[string]string `json:"facts"`
+		Facts map[string]any `json:"facts"`
 	}
 	must(t, json.Unmarshal([]byte(s.site(t, "inspect", s.Namespace+"/"+id)), &box))
-	return box.Facts["start"]
+	return fmt.Sprint(box.Facts["start"])
 }

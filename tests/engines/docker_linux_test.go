@@ -47,6 +47,8 @@ func TestDocker(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.ok(t, "run", "--rm", "--network=none", "--entrypoint=true", images.BusyboxName) // dockerd keeps what the first container has it make
+	// The same for the host's network namespace, whether the container is refused or not.
+	d.d.RunDocker(t, "run", "--rm", "--network=host", "--entrypoint=true", images.BusyboxName)
 	b.before = b.look(t)
 	tally(t, fmt.Sprintf("docker%d", major), []part{
 		{"Run", d.testRun},

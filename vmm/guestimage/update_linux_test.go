@@ -156,7 +156,7 @@ func TestParsePolicy(t *testing.T) {
   Candidate: 1.8.1-1+deb12u1
   Version table:
      1.8.1-1+deb12u1 500
-        500 http://deb.debian.org/debian bookworm/main amd64 Packages
+        500 http://mirror.example/debian bookworm/main amd64 Packages
 virtual:
   Installed: (none)
   Candidate: (none)
