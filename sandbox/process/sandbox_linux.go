@@ -5,8 +5,11 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path"
 	"path/filepath"
+
+	"github.com/containerd/errdefs"
 
 	"cloister/labels"
 	"cloister/oci"
@@ -23,6 +26,22 @@ type sandbox struct {
 	journal  *statedir.Journal
 	confine  confine.Driver
 	identity confine.Identity
+}
+
+// suits refuses a later container whose engine asks for another type than the sandbox has.
+func (s *sandbox) suits(w *oci.Workload) error {
+	if s.identity.Label.IsZero() {
+		return nil
+	}
+	wish, err := confine.Wish(s.config.Host.Labels, w.Settings.Labels, w.Labels)
+	if err != nil || wish.Mode == labels.Static {
+		return err
+	}
+	if t := wish.EngineType(); t != "" && t != s.identity.Label.Type {
+		return fmt.Errorf("process.selinuxLabel: type %s: the containers of this pod run as %s: "+
+			"set the type on the pod, or leave it out: %w", t, s.identity.Label.Type, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 // open reserves an identity for a sandbox that is named after its first container. On an error

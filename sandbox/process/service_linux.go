@@ -189,6 +189,10 @@ func (s *Service) add(ctx context.Context, cfg Config, r *taskapi.CreateTaskRequ
 		if sandbox, err = open(ctx, cfg, s.namespace, r.GetID(), r.GetBundle(), w); err != nil {
 			return nil, err
 		}
+	default:
+		if err := sandbox.suits(w); err != nil {
+			return nil, fmt.Errorf("container %s: %w", r.GetID(), err)
+		}
 	}
 	c := &container{id: r.GetID(), bundle: r.GetBundle(), workload: w, sandbox: sandbox, cgroups: w.CgroupsPath}
 	if c.cgroups == "" {
