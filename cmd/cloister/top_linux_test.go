@@ -4,10 +4,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -15,8 +19,10 @@ import (
 
 	"github.com/containerd/console"
 
+	"cloister/sandbox/cgroup"
 	"cloister/sandbox/statedir"
 	"cloister/sys"
+	"cloister/tests/testenv"
 )
 
 // procOf are the files of a process that has used so many hundredths of a second and bytes.
@@ -49,6 +55,58 @@ func TestUsagesAreRates(t *testing.T) {
 	}
 	if u.Memory != 256*int64(os.Getpagesize()) || u.Phase != "agent" || u.Class != classVM {
 		t.Errorf("usage = %+v, want 256 pages, phase agent, class vm", u)
+	}
+}
+
+// TestUsageOfClassProcess counts what runs in the cgroups of plain containers, with the shim.
+func TestUsageOfClassProcess(t *testing.T) {
+	testenv.NeedRoot(t)
+	leaf, err := cgroup.Leaf("", fmt.Sprintf("cloister-usage-%d", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := cgroup.At(leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // the test's own context has ended then
+		if err := errors.Join(group.Kill(), group.Remove(context.Background())); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := group.Create(cgroup.Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	member := exec.CommandContext(t.Context(), "sleep", "600")
+	if err := member.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = member.Process.Kill(), member.Wait() })
+	if err := group.Add(member.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	files := procOf(os.Getpid(), 100, 1000)
+	maps.Copy(files, procOf(member.Process.Pid, 100, 1000))
+	s := fakeSite(t, files)
+	s.plant(t, "default", "plain", alive(t), func(r *statedir.Record) {
+		r.Facts["class"] = classProcess
+		r.Effects = []statedir.Effect{{Seq: 1, Kind: statedir.KindCgroup, Path: group.String(), Done: true}}
+	})
+	list, before, err := s.usages(counters{})
+	if err != nil || len(list) != 1 {
+		t.Fatalf("usages = %+v, %v, want one", list, err)
+	}
+	before.at = before.at.Add(-10 * time.Second)
+	for p, c := range before.each {
+		c.cpu -= 0.5
+		before.each[p] = c
+	}
+	if list, _, err = s.usages(before); err != nil {
+		t.Fatal(err)
+	}
+	u := list[0]
+	if want := 2 * 256 * int64(os.Getpagesize()); u.Memory != want || u.CPU < 9 || u.CPU > 10 || u.Class != classProcess {
+		t.Errorf("usage = %+v, want %d bytes and half a second in ten of each of shim and container", u, want)
 	}
 }
 

@@ -45,6 +45,11 @@ type counters struct {
 // processes are those that the sandbox runs on the host.
 func (b guestBox) processes() []sys.Process {
 	list := []sys.Process{b.process(programQEMU), b.process(programVirtiofsd), b.record.Owner}
+	for _, pid := range b.members() {
+		if p, err := sys.ProcessOf(pid); err == nil { // else it has ended meanwhile
+			list = append(list, p)
+		}
+	}
 	return slices.DeleteFunc(list, func(p sys.Process) bool { return p == (sys.Process{}) })
 }
 
