@@ -74,6 +74,7 @@ mount --make-rshared /
 const criConfig = `
 [plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true
+  stats_collect_period = "10s"
   disable_apparmor = true
   [plugins."io.containerd.cri.v1.runtime".cni]
     bin_dirs = [%q]

@@ -21,8 +21,9 @@ kind: Pod
 metadata: {name: small}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   containers:
-  - {name: main, image: IMAGE, command: [sleep, "1000"], resources: {limits: {memory: 64Mi, cpu: 200m}}}
+  - {name: main, image: IMAGE, command: [sleep, "1000"], resources: {limits: {memory: 64Mi, cpu: 500m}}}
 `)
 	s.ready(t, "small")
 	text := s.field(t, "runtimeclass/cloister", ".overhead.podFixed.memory")
@@ -88,6 +89,7 @@ kind: Pod
 metadata: {name: two}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   volumes: [{name: disk, emptyDir: {}}, {name: memory, emptyDir: {medium: Memory}}]
   containers:
   - name: a
@@ -122,6 +124,7 @@ kind: Pod
 metadata: {name: mixed}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   containers:
   - {name: main, image: IMAGE, command: [sleep, "1000"]}
   - {name: proxy, image: IMAGE, command: [sleep, "1000"], resources: {limits: {memory: 32Mi, cpu: 100m}}}
@@ -144,6 +147,7 @@ kind: Pod
 metadata: {name: target}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   containers:
   - {name: main, image: IMAGE, command: [sleep, "12345"]}
 `)
@@ -168,6 +172,7 @@ kind: Pod
 metadata: {name: somebody}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   restartPolicy: Never
   securityContext: {runAsUser: 1000, runAsGroup: 2000}
   containers:
@@ -188,6 +193,7 @@ kind: Pod
 metadata: {name: sized}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   containers:
   - name: main
     image: IMAGE
@@ -213,9 +219,12 @@ spec:
 	// Without the rule it is the runtime that refuses.
 	s.must(t, "delete", "validatingadmissionpolicybinding", "cloister-resize")
 	t.Cleanup(func() { s.must(t, "apply", "-f", s.path("deploy/kubernetes/resize.yaml")) })
-	if out, err := patch("4Gi", "400m"); err != nil {
-		t.Fatalf("resize: %v: %s", err, out)
-	}
+	s.await(t, "a resize to 4 GiB without the rule", func() string { // which counts for some time yet
+		if out, err := patch("4Gi", "400m"); err != nil {
+			return out
+		}
+		return ""
+	})
 	s.await(t, "the refusal of 4 GiB", func() string {
 		got := s.field(t, "pod/sized", `.status.conditions[?(@.type=="PodResizeInProgress")].message`)
 		if !strings.Contains(got, "MiB") {
@@ -255,6 +264,7 @@ kind: Pod
 metadata: {name: seen}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   containers:
   - {name: main, image: IMAGE, command: [sh, -c, "while :; do ping -c 1 -W 1 10.85.0.1 >/dev/null; sleep 1; done"]}
 `)
@@ -287,6 +297,7 @@ kind: Pod
 metadata: {name: hosted}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   hostNetwork: true
   containers:
   - {name: main, image: IMAGE, command: [sleep, "1000"]}

@@ -63,9 +63,11 @@ func (c *cluster) install(t *testing.T) {
 	if err := os.CopyFS(c.path("deploy"), os.DirFS(filepath.Join(testenv.Tree(t), "deploy"))); err != nil {
 		t.Fatal(err)
 	}
+	settings := "[workloads]\nblock_devices = true\n"
 	if class := os.Getenv("CLOISTER_TEST_CLASS"); class != "" {
-		c.write(t, "deploy/node/settings/config.toml", fmt.Sprintf("class = %q\n", class))
+		settings = fmt.Sprintf("class = %q\n", class)
 	}
+	c.write(t, "deploy/node/settings/config.toml", settings)
 	c.deploy = "kubernetes"
 	if emulated(t) {
 		c.deploy = "kubernetes-emulated"

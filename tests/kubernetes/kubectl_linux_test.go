@@ -39,13 +39,24 @@ type space struct {
 	name string
 }
 
+// namespace has requests for containers without any: a pod of class BestEffort would boot its guest
+// only while those of other tests are idle.
+const namespace = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: %s}
+---
+apiVersion: v1
+kind: LimitRange
+metadata: {name: requests}
+spec: {limits: [{type: Container, defaultRequest: {cpu: 20m}}]}
+`
+
 // space makes a namespace, which is taken away with all that is in it when the test ends.
 func (c *cluster) space(t *testing.T, name string) *space {
 	t.Helper()
 	s := &space{c, name}
-	if out, err := c.try(t, "create", "namespace", name); err != nil {
-		t.Fatalf("namespace: %v: %s", err, out)
-	}
+	s.apply(t, fmt.Sprintf(namespace, name))
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, args := range [][]string{{"describe", "pods"}, {"get", "all", "-o", "wide"}} {

@@ -38,15 +38,16 @@ spec:
 	s.ready(t, "probed")
 }
 
-// ended: how containers end is told as with runc: exit code, reason, termination message, the hook
-// before the end, the log of the run before.
+// ended: how containers end is told as with runc: exit code, reason, termination message, and what
+// is said of a program that is missing.
 func ended(t *testing.T, s *space) {
-	s.apply(t, `
+	for _, class := range []string{"cloister", "plain"} {
+		s.apply(t, fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
-metadata: {name: ended}
+metadata: {name: %s}
 spec:
-  runtimeClassName: cloister
+  %s
   restartPolicy: Never
   containers:
   - {name: message, image: IMAGE, command: [sh, -c, "echo the end >/dev/termination-log; exit 7"]}
@@ -59,19 +60,30 @@ spec:
     command: [sh, -c, "dd if=/dev/zero of=/dev/shm/x bs=1M count=200"]
     resources: {limits: {memory: 32Mi}}
   - {name: missing, image: IMAGE, command: [/nothing]}
-`)
-	s.awaitField(t, "pod/ended", ".status.phase", "Failed")
+`, class, classLine(class)))
+	}
 	const each = `{range .status.containerStatuses[*]}{.name} {.state.terminated.exitCode} ` +
 		`{.state.terminated.reason} {.state.terminated.message}{"\n"}{end}`
-	got := s.must(t, "get", "pod", "ended", "-o", "jsonpath="+each)
-	for _, want := range []string{"message 7 Error the end", "log 3 Error last words", "killed 137 OOMKilled"} {
-		if !strings.Contains(got, want) {
-			t.Errorf("the containers ended as\n%s\nwant %q", got, want)
+	for _, pod := range []string{"plain", "cloister"} {
+		s.awaitField(t, "pod/"+pod, ".status.phase", "Failed")
+		got := s.must(t, "get", "pod", pod, "-o", "jsonpath="+each)
+		for _, want := range []string{"message 7 Error the end", "log 3 Error last words", "killed 137 OOMKilled", "missing 128 StartError"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("the containers of %s ended as\n%s\nwant %q", pod, got, want)
+			}
+		}
+		if !strings.Contains(got, "/nothing") {
+			t.Errorf("%s: no word of the program that is missing:\n%s", pod, got)
 		}
 	}
-	if !strings.Contains(got, "missing 128 StartError") || !strings.Contains(got, "/nothing") {
-		t.Errorf("the container whose program is missing:\n%s", got)
+}
+
+// classLine is the line of a pod's spec that asks for cloister; a plain pod's has none.
+func classLine(pod string) string {
+	if pod == "plain" {
+		return ""
 	}
+	return "runtimeClassName: " + pod
 }
 
 // crashing: a container that ends again and again is backed off, and its log of before stays.
@@ -82,6 +94,7 @@ kind: Pod
 metadata: {name: crashing}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   volumes: [{name: v, emptyDir: {}}]
   containers:
   - name: main
@@ -159,8 +172,12 @@ kind: Pod
 metadata: {name: streams}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   containers:
-  - {name: web, image: IMAGE, command: [sh, -c, "mkdir /www; echo page >/www/f; exec httpd -f -p 8080 -h /www"]}
+  - name: web
+    image: IMAGE
+    command: [sh, -c, "mkdir /www; echo page >/www/f; exec httpd -f -p 8080 -h /www"]
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 10}
   - {name: echo, image: IMAGE, stdin: true, stdinOnce: true, command: [sh, -c, "while read -r line; do echo got $line; done; echo over"]}
 `)
 	s.ready(t, "streams")
@@ -199,11 +216,7 @@ func get(address string, port int) string {
 
 // sideBySide: a pod of runc's and one of cloister's reach each other, each on its own kernel.
 func sideBySide(t *testing.T, s *space) {
-	for _, class := range []string{"cloister", ""} {
-		name, line := "plain", ""
-		if class != "" {
-			name, line = class, "runtimeClassName: "+class
-		}
+	for _, class := range []string{"cloister", "plain"} {
 		s.apply(t, fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
@@ -215,8 +228,9 @@ spec:
   - name: main
     image: IMAGE
     command: [sh, -c, "mkdir /www; hostname >/www/f; exec httpd -f -p 8080 -h /www"]
-    resources: {requests: {cpu: 50m, memory: 64Mi}, limits: {cpu: 50m, memory: 64Mi}}
-`, name, line))
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 10}
+    resources: {requests: {cpu: 400m, memory: 64Mi}, limits: {cpu: 400m, memory: 64Mi}}
+`, class, classLine(class)))
 	}
 	s.ready(t, "cloister", "plain")
 	host := s.Place.Run(t, "uname", "-r")

@@ -55,7 +55,6 @@ func TestCluster(t *testing.T) {
 	if !t.Run("install", counted(c.install)) {
 		return
 	}
-	c.serveDNS(t)
 	t.Run("case", func(t *testing.T) { // ends when all of its parallel ones have
 		for _, each := range cases {
 			t.Run(each.name, func(t *testing.T) {

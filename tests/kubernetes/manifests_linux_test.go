@@ -42,6 +42,7 @@ kind: Pod
 metadata: {name: sized}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   containers:
   - {name: main, image: IMAGE, resources: {requests: {memory: 32Mi, cpu: 50m}, limits: {memory: 96Mi, cpu: 500m}}}
 `)

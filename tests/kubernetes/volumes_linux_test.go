@@ -29,6 +29,7 @@ kind: Pod
 metadata: {name: reader, labels: {role: reading}}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   volumes:
   - {name: settings, configMap: {name: settings}}
   - {name: password, secret: {secretName: password, defaultMode: 0440}}
@@ -82,6 +83,7 @@ kind: Pod
 metadata: {name: full}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   restartPolicy: Never
   volumes: [{name: v, emptyDir: {sizeLimit: 10Mi}}, {name: m, emptyDir: {medium: Memory, sizeLimit: 8Mi}}]
   containers:

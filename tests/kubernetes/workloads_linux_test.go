@@ -8,9 +8,10 @@ import (
 	"testing"
 )
 
-// rolled: a Deployment of three behind a Service is rolled to another version, and a pod finds it by
-// name.
+// rolled: a Deployment of three behind a Service is rolled to another version; a guest and a plain
+// pod find it by name.
 func rolled(t *testing.T, s *space) {
+	s.serveDNS(t)
 	deployment := func(version string) string {
 		return fmt.Sprintf(`
 apiVersion: apps/v1
@@ -40,25 +41,28 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 	}
 	s.apply(t, deployment("one"))
 	s.rollout(t, "deployment/web")
-	s.apply(t, `
+	for _, client := range []string{"cloister", "plain"} {
+		s.apply(t, fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
-metadata: {name: client}
+metadata: {name: %s}
 spec:
-  runtimeClassName: cloister
+  %s
   terminationGracePeriodSeconds: 1
   containers:
   - {name: main, image: IMAGE, command: [sleep, "1000"], resources: {requests: {cpu: 10m}}}
-`)
-	s.ready(t, "client")
+`, client, classLine(client)))
+	}
+	s.ready(t, "cloister", "plain")
 	name := "web." + s.name + ".svc.cluster.local"
 	script := "address=$(nslookup " + name + " | awk '/^Address/ { a = $NF } END { print a }'); " +
 		"for i in 1 2 3 4; do " + get("$address", 80) + "; done | sort -u"
 	ask := func(want string) func() string {
 		return func() string {
-			got, err := s.tryExec(t, "client", script)
-			if err != nil || got != want {
-				return fmt.Sprintf("%q, %v, want %q", got, err, want)
+			for _, client := range []string{"cloister", "plain"} {
+				if got, err := s.tryExec(t, client, script); err != nil || got != want {
+					return fmt.Sprintf("from %s: %q, %v, want %q", client, got, err, want)
+				}
 			}
 			return ""
 		}
@@ -69,7 +73,7 @@ spec:
 	s.await(t, "the service after the update", ask("two\n"))
 }
 
-// batched: a Job of three runs to its end, one failure is repeated, a CronJob makes Jobs.
+// batched: a Job of two runs to its end, and a CronJob makes Jobs.
 func batched(t *testing.T, s *space) {
 	s.apply(t, `
 apiVersion: batch/v1
@@ -82,6 +86,7 @@ spec:
   template:
     spec:
       runtimeClassName: cloister
+      terminationGracePeriodSeconds: 1
       restartPolicy: Never
       containers: [{name: main, image: IMAGE, command: [sh, -c, "echo done by $(hostname)"], resources: {requests: {cpu: 10m}}}]
 ---
@@ -96,6 +101,7 @@ spec:
       template:
         spec:
           runtimeClassName: cloister
+          terminationGracePeriodSeconds: 1
           restartPolicy: Never
           containers: [{name: main, image: IMAGE, command: [date], resources: {requests: {cpu: 10m}}}]
 `)
@@ -121,6 +127,7 @@ kind: Pod
 metadata: {name: restricted}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   securityContext: {runAsNonRoot: true, runAsUser: 1000, fsGroup: 2000, seccompProfile: {type: RuntimeDefault}}
   volumes: [{name: v, emptyDir: {}}]
   containers:
@@ -148,6 +155,7 @@ kind: Pod
 metadata: {name: mapped}
 spec:
   runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
   hostUsers: false
   volumes: [{name: v, emptyDir: {}}]
   containers:
