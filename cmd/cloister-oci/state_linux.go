@@ -84,6 +84,9 @@ func word(s tasktypes.Status) string {
 
 func (o *options) state(ctx context.Context, d dir, r *record) (state, error) {
 	status, err := d.status(ctx)
+	if status == statusStopped && r.Proxy.alive() {
+		status = statusRunning // it has output to write yet, which engines look for when they see "stopped"
+	}
 	s := state{
 		Version: specs.Version, ID: r.ID, Status: status, Bundle: r.Bundle, Rootfs: r.Rootfs,
 		Created: r.Created, Annotations: r.Annotations, Owner: "root",

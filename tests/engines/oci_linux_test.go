@@ -274,6 +274,35 @@ func TestDaemonLog(t *testing.T) {
 	}
 }
 
+// TestOutputBeforeStopped: an engine that asks for the state until it is "stopped" finds all of the
+// output then.
+func TestOutputBeforeStopped(t *testing.T) {
+	b := newBed(t)
+	out := filepath.Join(b.Dir, "out")
+	bundle := b.bundle(t, []string{"sh", "-c", "echo said"}, nil)
+	b.must(t, "sh", "-c", `out=$1; shift; exec "$@" </dev/null >"$out" 2>&1`, "sh", out, b.program, "create", "--bundle", bundle, "one")
+	t.Cleanup(func() { b.oci(t, "delete", "--force", "one") })
+	_, pid := b.state(t)
+	b.must(t, "kill", "-STOP", strconv.Itoa(pid)) // it writes the output
+	b.oci(t, "start", "one")
+	if late := host.Await(host.Patience, func() string {
+		if r := b.run(t, b.program, "kill", "one", "WINCH"); r.code == 0 {
+			return "the container has not ended"
+		}
+		return ""
+	}); late != "" {
+		t.Fatal(late)
+	}
+	if status, again := b.state(t); status != "running" || again != pid {
+		t.Errorf("state with output to be written = %s, pid %d, want running, %d", status, again, pid)
+	}
+	b.must(t, "kill", "-CONT", strconv.Itoa(pid))
+	b.awaitStatus(t, "stopped")
+	if data, err := os.ReadFile(out); err != nil || string(data) != "said\n" {
+		t.Errorf("output = %q, %v", data, err)
+	}
+}
+
 // TestPidFile: the file that is renamed to a pid file cannot be known before, since an engine's pid
 // file may be in a folder that others write to.
 func TestPidFile(t *testing.T) {
