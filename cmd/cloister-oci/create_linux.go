@@ -165,7 +165,7 @@ func (o *options) reserve(id string) (dir, func(), error) {
 	if err := os.MkdirAll(filepath.Dir(string(d)), 0o711); err != nil {
 		return "", nil, err
 	}
-	if err := os.Mkdir(string(d), 0o700); errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(string(d), 0o711); errors.Is(err, fs.ErrExist) {
 		return "", nil, fmt.Errorf("container with given ID already exists: %q", id)
 	} else if err != nil {
 		return "", nil, err
@@ -176,7 +176,7 @@ func (o *options) reserve(id string) (dir, func(), error) {
 
 // write puts the record and the bundle for the daemon into a new folder.
 func (d dir) write(r *record, b bundle) error {
-	if err := os.MkdirAll(d.rootfs(), 0o700); err != nil {
+	if err := os.MkdirAll(d.rootfs(), 0o711); err != nil {
 		return err
 	}
 	data, err := b.encode()
