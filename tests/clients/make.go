@@ -95,7 +95,35 @@ func install(ctx context.Context, out io.Writer, r recipe, bin string) error {
 	cmd := goCommand(ctx, out, r, args...)
 	cmd.Dir = bin // outside of this module
 	cmd.Env = append(cmd.Env, "GOBIN="+bin)
-	return cmd.Run()
+	if err := cmd.Run(); err != nil || len(r.Files) == 0 {
+		return err
+	}
+	source, err := r.source(ctx, out, bin)
+	if err != nil {
+		return err
+	}
+	for _, name := range r.Files {
+		data, err := os.ReadFile(filepath.Join(source, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(bin, filepath.Base(name)), data, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// source downloads the module and gives the folder of its files. dir is outside of this module.
+func (r recipe) source(ctx context.Context, out io.Writer, dir string) (string, error) {
+	cmd := goCommand(ctx, out, r, "mod", "download", "-json", r.Module+"@"+r.Version)
+	cmd.Dir, cmd.Stdout = dir, nil
+	data, err := cmd.Output()
+	if err != nil {
+		return "", err
+	}
+	var module struct{ Dir string }
+	return module.Dir, json.Unmarshal(data, &module)
 }
 
 func (r recipe) versions() string {
@@ -119,19 +147,12 @@ func (r recipe) flags() []string {
 // compile makes a dependency's test binary or its commands, in a module of its own that takes over
 // the dependency's own versions.
 func compile(ctx context.Context, out io.Writer, r recipe, scratch, bin string) error {
-	where := goCommand(ctx, out, r, "mod", "download", r.Module+"@"+r.Version)
-	where.Dir = scratch
-	if err := where.Run(); err != nil {
-		return err
-	}
-	list := goCommand(ctx, out, r, "list", "-m", "-f", "{{.Dir}}", r.Module+"@"+r.Version)
-	list.Dir, list.Stdout = scratch, nil
-	source, err := list.Output()
+	source, err := r.source(ctx, out, scratch)
 	if err != nil {
 		return err
 	}
 	for _, kind := range []string{".mod", ".sum"} {
-		data, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(source)), r.versions()+kind))
+		data, err := os.ReadFile(filepath.Join(source, r.versions()+kind))
 		if err != nil {
 			return err
 		}
@@ -158,7 +179,7 @@ func compile(ctx context.Context, out io.Writer, r recipe, scratch, bin string) 
 	}
 	for _, name := range r.Packages {
 		args = append(args, path.Join(r.Module, name))
-		if err := r.copyTestdata(filepath.Join(strings.TrimSpace(string(source)), name), bin); err != nil {
+		if err := r.copyTestdata(filepath.Join(source, name), bin); err != nil {
 			return err
 		}
 	}

@@ -29,6 +29,10 @@ const (
 	GVisor     Set = "gvisor"   // runsc, which the bench compares with where it is built
 	DockerIO   Set = "dockerio" // dockerd and docker of the distribution, unpacked and not installed
 
+	// SpecSuite is the validation of runtime-spec: a program for each case, runtimetest and the
+	// root file system.
+	SpecSuite Set = "specsuite"
+
 	Kubernetes Set = "kubernetes" // the control plane, a node's programs and kubectl
 	Etcd       Set = "etcd"
 	CoreDNS    Set = "coredns"
@@ -57,6 +61,8 @@ type recipe struct {
 	// Folder is the cache's folder, "clients" where it is empty. The other folders' sets are built
 	// by name alone.
 	Folder string `json:"folder,omitempty"`
+	// Files of the module are put beside the programs.
+	Files []string `json:"files,omitempty"`
 	// Package is one of Debian's, in the place of a module: what it has in usr/bin and usr/sbin.
 	Package string `json:"package,omitempty"`
 	// Tests has the test binary of every package made, with its testdata beside it.
@@ -121,6 +127,10 @@ func recipes() map[Set]recipe {
 		CoreDNS: {
 			Module: "github.com/coredns/coredns", Version: "v1.15.0", Packages: []string{""}, Versions: "go",
 			Linker: "-s -w", Folder: "kubernetes",
+		},
+		SpecSuite: {
+			Module: "github.com/opencontainers/runtime-tools", Version: "v0.9.1-0.20250523060157-0ea5ed0382a2",
+			Packages: []string{"cmd/runtimetest", "validation/..."}, Files: []string{"rootfs-amd64.tar.gz"},
 		},
 		DockerIO: {Package: "docker.io"},
 	}

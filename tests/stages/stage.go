@@ -103,7 +103,7 @@ func All() []Stage {
 		{
 			Name: "engines", About: "the OCI command line, by conmon, Podman, buildah and as CRI-O calls it", Needs: guest,
 			Tests:  []string{"./tests/engines/..."},
-			Flags:  []string{"-skip", "^(" + engineTurns + "|TestPodmanProcess|TestKilledAtEveryStep|TestAtOnce)$"},
+			Flags:  []string{"-skip", "^(" + engineTurns + "|TestPodmanProcess|TestKilledAtEveryStep|TestAtOnce|TestSpecSuite)$"},
 			Weight: 1, Warm: 200 * s, Budget: 4 * m, Limit: 8 * m, Optional: true, Guests: true,
 		},
 		{
@@ -114,8 +114,15 @@ func All() []Stage {
 		{
 			Name: "engines-process", About: "the same programs with plain containers, and kills at every step", Needs: guest,
 			Tests: []string{"./tests/engines/..."}, Env: []string{"CLOISTER_TEST_CLASS=process"},
-			Flags:  []string{"-run", "^(TestPodmanProcess|TestPodmanCNI|TestCRIO|TestRuncShim|TestKilledAtEveryStep|TestAtOnce)$"},
+			Flags:  []string{"-run", "^(TestPodmanProcess|TestPodmanCNI|TestCRIO|TestRuncShim|TestKilledAtEveryStep|TestAtOnce|TestOutputBeforeStopped)$"},
 			Weight: 1, Warm: 130 * s, Budget: 3 * m, Limit: 8 * m, Optional: true, Turns: "engines",
+		},
+		// The suites give containers times of their own.
+		{
+			Name: "suites-process", About: "containerd's suites and runtime-spec's with plain containers", Needs: guest,
+			Tests: []string{"./tests/clients/...", "./tests/cri/...", "./tests/engines/..."}, Env: []string{"CLOISTER_TEST_CLASS=process"},
+			Flags:  []string{"-p", "2", "-run", "^(TestClientSuiteProcess|TestSuiteProcess|TestSpecSuite)$"},
+			Weight: 2, Warm: 200 * s, Budget: 4 * m, Limit: 12 * m, Optional: true,
 		},
 		// Two programs at a time, each in a guest.
 		{

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engines
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"cloister/tests/clients"
+	"cloister/tests/host"
+	"cloister/tests/testenv"
+)
+
+// specDifferences lists the cases in which runc passes what cloister-oci does not: class, case,
+// reason.
+const specDifferences = "specsuite.tsv"
+
+// specLogs has what each case said.
+const specLogs = "build/log/specsuite"
+
+// TestSpecSuite runs the validation suite of runtime-spec with runc and with cloister-oci, each
+// case in turn. What runc passes has to pass here too, unless the list has the case.
+func TestSpecSuite(t *testing.T) {
+	dir := clients.Need(t, clients.SpecSuite, "runtimetest")
+	runc := filepath.Join(clients.Need(t, clients.Runc, "runc"), "runc")
+	b := newBed(t)
+	class := cmp.Or(b.class, "vm")
+	// The same runc makes the plain containers.
+	config := filepath.Join(b.Dir, "config.d", "runc.toml")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(config), 0o755),
+		os.WriteFile(config, fmt.Appendf(nil, "[process]\nruntime = %q\n", runc), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	listed := specListed(t, class)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	passed, ours, all := 0, 0, 0
+	for _, e := range entries {
+		name := e.Name()
+		if name == "runtimetest" || strings.HasSuffix(name, ".tar.gz") {
+			continue // not a case
+		}
+		all++
+		t.Run(name, func(t *testing.T) {
+			want, got := b.specCase(t, dir, name, runc), b.specCase(t, dir, name, b.program)
+			if want.ended {
+				passed++
+			}
+			if got.ended {
+				ours++
+			}
+			reason, known := listed[name]
+			less := want.beyond(got)
+			switch {
+			case known && len(less) == 0:
+				t.Errorf("%s has this case (%s), and it does not differ from runc", specDifferences, reason)
+			case !known && len(less) > 0:
+				t.Errorf("runc passes this, and cloister-oci does not: %q\nwhat the case said is in %s", less, specLogs)
+			}
+		})
+	}
+	fmt.Printf("runtime-spec, class %s: of %d cases %d passed, %d with runc\n", class, all, ours, passed)
+}
+
+// TestSpecDifferencesHaveReasons looks at the list alone.
+func TestSpecDifferencesHaveReasons(t *testing.T) {
+	for _, class := range []string{"vm", "process"} {
+		for name, reason := range specListed(t, class) {
+			if reason == "" {
+				t.Errorf("%s: %s %s has no reason", specDifferences, class, name)
+			}
+		}
+	}
+}
+
+// specListed gives the reasons of the list by case.
+func specListed(t *testing.T, class string) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(specDifferences)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Split(strings.TrimSpace(line), "\t")
+		switch {
+		case strings.HasPrefix(line, "#"):
+		case len(fields) != 3:
+			t.Fatalf("%s: %q has %d fields, want 3", specDifferences, line, len(fields))
+		case fields[0] == class:
+			found[fields[1]] = fields[2]
+		}
+	}
+	return found
+}
+
+// specResult is what one case said of a runtime.
+type specResult struct {
+	ended  bool           // successfully, and no assertion failed
+	passed map[string]int // how often each assertion did
+}
+
+// passedLine is an assertion that passed and failedLine one that failed, in the Test Anything
+// Protocol.
+var (
+	passedLine = regexp.MustCompile(`(?m)^\s*ok \d+ - (.*)$`)
+	failedLine = regexp.MustCompile(`(?m)^\s*not ok\b`)
+)
+
+func readSpecResult(out []byte, err error) specResult {
+	r := specResult{passed: map[string]int{}}
+	for _, m := range passedLine.FindAllSubmatch(out, -1) {
+		r.passed[string(m[1])]++
+	}
+	r.ended = err == nil && len(r.passed) > 0 && !failedLine.Match(out)
+	return r
+}
+
+// beyond lists what passed here and not, or less often, with another runtime.
+func (r specResult) beyond(other specResult) []string {
+	var less []string
+	for _, name := range slices.Sorted(maps.Keys(r.passed)) {
+		if other.passed[name] < r.passed[name] {
+			less = append(less, name)
+		}
+	}
+	if len(less) == 0 && r.ended && !other.ended {
+		return []string{"the whole case"}
+	}
+	return less
+}
+
+// specCase runs one case, with a folder of its own for its bundle.
+func (b *bed) specCase(t *testing.T, dir, name, runtime string) specResult {
+	t.Helper()
+	scratch := filepath.Join(b.Dir, "spec")
+	if err := os.Mkdir(scratch, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
+	defer cancel()
+	cmd := b.Command(ctx, "sh", "-c", `cd "$1" && exec "./$2"`, "case", dir, name)
+	cmd.Env = append(slices.Clone(b.env), "RUNTIME="+runtime, "TMPDIR="+scratch)
+	out, err := cmd.CombinedOutput()
+	logs := filepath.Join(testenv.Tree(t), specLogs)
+	if err := os.MkdirAll(logs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	log := strings.Join([]string{name, filepath.Base(runtime), cmp.Or(b.class, "vm")}, "-")
+	if err := os.WriteFile(filepath.Join(logs, log), fmt.Appendf(out, "%v\n", err), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// Many cases do not delete their container.
+	for id := range strings.FieldsSeq(b.must(t, runtime, "list", "--quiet")) {
+		b.must(t, runtime, "delete", "--force", id)
+	}
+	if err := os.RemoveAll(scratch); err != nil {
+		t.Error(err)
+	}
+	return readSpecResult(out, err)
+}
