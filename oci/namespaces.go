@@ -125,7 +125,9 @@ func (w *Workload) missing(p *problems, seen map[specs.LinuxNamespaceType]bool) 
 	need(specs.NetworkNamespace, "no network entry means the host's network (hostNetwork, --net-host, --network host), which a guest cannot have: give the container a network of its own")
 	need(specs.PIDNamespace, "no pid entry means the host's processes (hostPID, --pid host), which a guest cannot see: use a private or the pod's pid namespace")
 	need(specs.IPCNamespace, "no ipc entry means the host's ipc (hostIPC, --ipc host), which a guest cannot share: use a private or the pod's ipc namespace")
-	need(specs.UTSNamespace, "no uts entry means the host's name (--uts host), which a guest cannot share: use a private uts namespace")
+	if seen[specs.NetworkNamespace] { // a pod with the host's network has its name too, unasked
+		need(specs.UTSNamespace, "no uts entry means the host's name (--uts host), which a guest cannot share: use a private uts namespace")
+	}
 	need(specs.MountNamespace, "no mount entry means the host's mounts, which a guest cannot share: list a mount namespace")
 	if w.Role == Member && seen[specs.NetworkNamespace] && !w.Namespaces.Network.Shared() {
 		p.refuse("linux.namespaces", nil, "a new network namespace inside a pod: containers of a pod share its network, name its path")

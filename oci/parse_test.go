@@ -229,6 +229,7 @@ func TestNamespaces(t *testing.T) {
 		{"no pid", drop("pid"), []string{"linux.namespaces"}},
 		{"no ipc", drop("ipc"), []string{"linux.namespaces"}},
 		{"no uts", drop("uts"), []string{"linux.namespaces"}},
+		{"no network and so no uts", func(s *specs.Spec) { drop("network")(s); drop("uts")(s) }, []string{"linux.namespaces"}},
 		{"no mount", drop("mount"), []string{"linux.namespaces"}},
 		{"network path", join(1, "/run/netns/a"), nil},
 		{"network of a pid", join(1, "/proc/1/ns/net"), nil},
