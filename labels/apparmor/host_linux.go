@@ -95,7 +95,9 @@ func (h Host) enforcing() error {
 		return fmt.Errorf("ask AppArmor for its mode: %w", err)
 	}
 	if mode := strings.TrimSpace(string(text)); mode != "enforce" && mode != "kill" {
-		return fmt.Errorf("%w: %s says %q: write enforce there", ErrComplain, h.module("parameters", "mode"), mode)
+		// The kernel refuses a line end there.
+		file := h.module("parameters", "mode")
+		return fmt.Errorf("%w: %s says %q: run: printf enforce >%s", ErrComplain, file, mode, file)
 	}
 	return nil
 }
