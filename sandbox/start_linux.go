@@ -43,6 +43,7 @@ type starting struct {
 	hostname string // the host's
 	clock    qemu.TSC
 	programs lsm.Programs
+	mac      confine.MAC      // the driver
 	granted  confine.Identity // what the registry has given
 	owner    jail.Owner       // whose QEMU is; its id follows from granted
 	first    *containers.Planned
@@ -80,7 +81,7 @@ func (s *Sandbox) plan(ctx context.Context, p *starting) (err error) {
 
 // templates are the host's.
 func (s *Sandbox) templates(p *starting) clone.Host {
-	return clone.Host{Store: s.config.Templates(), QEMU: p.programs.QEMU, MAC: s.config.Labels.MAC}
+	return clone.Host{Store: s.config.Templates(), QEMU: p.programs.QEMU, MAC: string(p.mac)}
 }
 
 // chooseTemplate has the sandbox start from a template if there is one for its machine. None is no
@@ -109,7 +110,11 @@ func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 	if err := errors.Join(s.config.Jail.Check(), s.config.Template.Check()); err != nil {
 		return err
 	}
-	facts, err := s.facts(ctx)
+	var err error
+	if p.mac, err = confine.Chosen(s.config.Labels); err != nil {
+		return err
+	}
+	facts, err := s.facts(ctx, p.mac)
 	if err != nil {
 		return err
 	}
@@ -138,7 +143,7 @@ func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 }
 
 // facts asks configuration and host what the plan needs to know.
-func (s *Sandbox) facts(ctx context.Context) (plan.Facts, error) {
+func (s *Sandbox) facts(ctx context.Context, mac confine.MAC) (plan.Facts, error) {
 	w, c := s.request.Workload, s.config
 	f, about, err := host.Find(host.Wanted{Image: c.Guest.Image, Root: c.Root, Accel: c.Machine.Accel, NICs: c.Machine.NICs, Sizing: c.Sizing, ID: s.request.ID, Workload: w})
 	if err != nil {
@@ -152,7 +157,7 @@ func (s *Sandbox) facts(ctx context.Context) (plan.Facts, error) {
 	}
 	f.Board, f.Devices = c.Machine.Type, c.Jail.Has(jail.Devices)
 	f.Host.HugePages, f.Host.NestedVirtualization, f.Host.PerformanceCounters = c.Machine.HugePages, c.Machine.NestedVirtualization, c.Machine.PerformanceCounters
-	f.Wish, err = confine.Wish(c.Labels, w.Settings.Labels, w.Labels)
+	f.Wish, err = confine.Wish(mac, c.Labels, w.Settings.Labels, w.Labels)
 	return f, err
 }
 

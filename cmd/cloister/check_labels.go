@@ -37,7 +37,7 @@ func checkLabels(ctx context.Context, s *site) []finding {
 	switch {
 	case err != nil && !enabled:
 		return []finding{fail("SELinux", "is not enabled on this host, and labels.mac is \"selinux\"",
-			"install a policy and boot with security=selinux, or take what the host has: mac = \"auto\" under [labels]")}
+			"install a policy and boot with security=selinux, or leave mac out under [labels]: the default takes what the host has")}
 	case err != nil: // permissive, or no policy is loaded
 		return append([]finding{failed("SELinux", err)}, s.policyState(ctx)...)
 	case driver.Mode() == lsm.ModeNone:

@@ -98,6 +98,10 @@ func (s *site) subject(rest []string, text string) (subject, error) {
 		return subject{}, fmt.Errorf("%w; for one that is gone give its level: --level", err)
 	}
 	about := subject{name: "sandbox " + b.name() + " (class " + b.class() + ")", since: b.record.Created}
+	if profile := b.record.Facts["profile"]; profile != "" {
+		return subject{}, fmt.Errorf("sandbox %s runs in the AppArmor profile %s: only SELinux's denials are explained: "+
+			"search the audit log, or dmesg, for %s//", b.name(), profile, profile)
+	}
 	level, single := b.label().Range.Single()
 	if b.label().IsZero() || !single {
 		return subject{}, fmt.Errorf("sandbox %s runs without a label, so that the policy denies it nothing: see `cloister check`", b.name())

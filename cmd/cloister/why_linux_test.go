@@ -11,6 +11,7 @@ import (
 
 	"cloister/cmd/internal/avc"
 	"cloister/labels/relabel"
+	"cloister/sandbox/statedir"
 )
 
 // denied writes a denial as the kernel does; source and target are types with levels.
@@ -145,6 +146,10 @@ func TestWhy(t *testing.T) {
 	}
 	if _, err := s.subject(nil, "s0:c1.c0"); err == nil {
 		t.Error("a level that is none was taken")
+	}
+	s.plant(t, "default", "profiled", alive(t), func(r *statedir.Record) { r.Facts = map[string]string{"profile": "cloister-c1-c2"} })
+	if _, err := s.subject([]string{"profiled"}, ""); err == nil || !strings.Contains(err.Error(), "cloister-c1-c2//") {
+		t.Errorf("a sandbox with an AppArmor profile: %v, want what to search for", err)
 	}
 }
 

@@ -3,7 +3,6 @@
 package clone
 
 import (
-	"cmp"
 	"os"
 	"path/filepath"
 
@@ -22,7 +21,7 @@ import (
 type Host struct {
 	Store template.Store
 	QEMU  string // path of the binary
-	MAC   string // labels.mac
+	MAC   string // the driver, as labels.mac names it
 }
 
 // key says which templates a machine may start from.
@@ -50,7 +49,7 @@ func (h Host) key(machine vmm.Machine) (template.Key, error) {
 	if err := unix.Uname(&host); err != nil {
 		return template.Key{}, err
 	}
-	mac := cmp.Or(h.MAC, "selinux")
+	mac := h.MAC
 	if mac != "none" {
 		mac += " " + policy.Digest()
 	}

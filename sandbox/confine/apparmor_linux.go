@@ -12,6 +12,7 @@ import (
 
 	"cloister/labels"
 	"cloister/labels/apparmor"
+	"cloister/labels/lsm"
 	"cloister/labels/mcs"
 	"cloister/oci"
 )
@@ -33,6 +34,10 @@ func openAppArmor(o Options) (Driver, error) {
 	if o.Annotations != (oci.LabelSettings{}) {
 		return nil, fmt.Errorf("annotations %s*: AppArmor labels nothing: leave them out, or set mac = \"selinux\": %w",
 			oci.AnnotationPrefix+"labels.", errdefs.ErrInvalidArgument)
+	}
+	if o.Programs == (lsm.Programs{}) {
+		return nil, fmt.Errorf("class process: mac %q confines sandboxes of class vm alone: "+
+			"set class = \"vm\", or mac = \"none\" under [labels]: %w", AppArmor, errdefs.ErrNotImplemented)
 	}
 	if err := o.AppArmor.Ready(); err != nil {
 		return nil, fmt.Errorf("mac driver %q: %w", AppArmor, err)

@@ -12,11 +12,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"cloister/labels"
 	"cloister/labels/apparmor"
+	"cloister/labels/lsm"
 	"cloister/oci"
 	"cloister/sys"
 )
@@ -197,13 +199,45 @@ func TestChoose(t *testing.T) {
 		{"SELinux is permissive: no other driver takes its place", permissive, on, "auto", SELinux},
 		{"AppArmor alone", profiles, on, "auto", AppArmor},
 		{"nothing", plain, off, "auto", None},
+		{"nothing is said, SELinux enforces", enforcing, on, "", SELinux},
+		{"nothing is said, SELinux is permissive", permissive, on, "", SELinux},
+		{"nothing is said, AppArmor alone", profiles, on, "", AppArmor},
+		{"nothing is said, nothing", plain, off, "", None},
 		{"by name", plain, off, "apparmor", AppArmor},
+		{"SELinux by name, where there is AppArmor", profiles, on, "selinux", SELinux},
+		{"none by name, where there is AppArmor", profiles, on, "none", None},
 		{"no such driver", plain, off, "tomoyo", ""},
 	} {
 		got, err := Choose(Config{MAC: tt.asked}, tt.f.host(), tt.host)
 		if got != tt.want || (err == nil) != (tt.want != "") {
 			t.Errorf("%s: Choose(%q) = %q, %v, want %q", tt.name, tt.asked, got, err, tt.want)
 		}
+	}
+}
+
+// TestAutoHonoursLabels: a setting that SELinux alone can honour is not left out without it.
+func TestAutoHonoursLabels(t *testing.T) {
+	f := newFake(t)
+	for _, c := range []Config{{Mode: "static"}, {Label: "u:r:t:s0"}, {Image: "u:r:t:s0"}, {Base: "u:r:t:s0"}, {Share: "a"}} {
+		if got, err := Choose(c, f.host(), apparmor.Host{}); got != SELinux || err != nil {
+			t.Errorf("Choose(%+v) with SELinux = %q, %v", c, got, err)
+		}
+	}
+	host := f.withAppArmor()
+	for _, c := range []Config{{Mode: "static"}, {Label: "u:r:t:s0"}, {Image: "u:r:t:s0"}, {Base: "u:r:t:s0"}, {Share: "a"}} {
+		if got, err := Choose(c, f.host(), host); err == nil {
+			t.Errorf("Choose(%+v) without SELinux = %q, want an error", c, got)
+		}
+	}
+}
+
+// TestAppArmorRefusesPlainContainers, which run files of their own.
+func TestAppArmorRefusesPlainContainers(t *testing.T) {
+	f := newFake(t)
+	o := f.profiled("default/one", f.withAppArmor())
+	o.Programs = lsm.Programs{}
+	if _, err := Open(o); !errors.Is(err, errdefs.ErrNotImplemented) || !strings.Contains(err.Error(), "mac") {
+		t.Errorf("Open without programs = %v, want %v", err, errdefs.ErrNotImplemented)
 	}
 }
 

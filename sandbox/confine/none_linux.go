@@ -31,7 +31,7 @@ func openNone(host *lsm.Driver, o Options) (Driver, error) {
 		return nil, fmt.Errorf("annotations %s*: this host labels nothing: leave them out, or set mac = \"selinux\": %w", oci.AnnotationPrefix+"labels.", errdefs.ErrInvalidArgument)
 	}
 	k, err := open(o.Config, o.Root, host.Host(), o.AppArmor)
-	return &none{host: host, registry: k.registry, owner: o.Sandbox, tenant: o.Tenant, unasked: o.Config.MAC == string(auto)}, err
+	return &none{host: host, registry: k.registry, owner: o.Sandbox, tenant: o.Tenant, unasked: o.Config.MAC != string(None)}, err
 }
 
 func (n *none) Reserve(ctx context.Context) (Identity, error) {

@@ -17,8 +17,8 @@ import (
 
 // Config is the part [labels] of the configuration: which mandatory access control sandboxes get.
 type Config struct {
-	// MAC is selinux, apparmor, auto or none. auto is SELinux where it is enabled, else AppArmor where it
-	// is enabled, else none with a warning. none is refused where SELinux enforces; default selinux.
+	// MAC is auto, selinux, apparmor or none. auto is SELinux where it is enabled, else AppArmor where it
+	// is enabled, else none with a warning. none is refused where SELinux enforces; default auto.
 	MAC string `toml:"mac"`
 	// AllowPermissive starts sandboxes on a host that labels and does not enforce, to try things out;
 	// default false.
@@ -106,7 +106,7 @@ const (
 // Choose names the driver for a host. It decides by what the kernel has enabled, never by what works: a
 // host that enforces and lacks something is an error later, not another driver.
 func Choose(c Config, host lsm.Host, profiles apparmor.Host) (MAC, error) {
-	switch asked := MAC(cmp.Or(c.MAC, string(SELinux))); asked {
+	switch asked := MAC(cmp.Or(c.MAC, string(auto))); asked {
 	case SELinux, AppArmor, None:
 		return asked, nil
 	case auto:
@@ -120,6 +120,10 @@ func Choose(c Config, host lsm.Host, profiles apparmor.Host) (MAC, error) {
 	if enabled {
 		return SELinux, nil
 	}
+	if wish := c.labelled(); wish != "" {
+		return "", fmt.Errorf("labels.%s is set, and SELinux is not enabled on this host: enable it, or leave that setting out: %w",
+			wish, errdefs.ErrInvalidArgument)
+	}
 	enabled, err = profiles.Enabled()
 	if err != nil {
 		return "", err
@@ -128,6 +132,21 @@ func Choose(c Config, host lsm.Host, profiles apparmor.Host) (MAC, error) {
 		return AppArmor, nil
 	}
 	return None, nil
+}
+
+// Chosen names the driver for this machine.
+func Chosen(c Config) (MAC, error) { return Choose(c, lsm.Host{}, apparmor.Host{}) }
+
+// labelled is a setting that SELinux alone can honour; empty: none is set.
+func (c Config) labelled() string {
+	for _, s := range []struct{ name, value string }{
+		{"mode", c.Mode}, {"label", c.Label}, {"image", c.Image}, {"base", c.Base}, {"share", c.Share},
+	} {
+		if s.value != "" {
+			return s.name
+		}
+	}
+	return ""
 }
 
 // Open finds out, without an effect, how a sandbox will be confined. What this host cannot honour is
@@ -151,9 +170,9 @@ func Open(o Options) (Driver, error) {
 }
 
 // Wish is what configuration, annotations and engine ask for together. An annotation counts instead of
-// the configuration's setting. A host that labels nothing is asked for nothing.
-func Wish(c Config, said oci.LabelSettings, engine oci.Labels) (labels.Wish, error) {
-	if lsm.Mode(c.MAC) == lsm.ModeNone {
+// the configuration's setting. A driver that labels nothing is asked for nothing.
+func Wish(chosen MAC, c Config, said oci.LabelSettings, engine oci.Labels) (labels.Wish, error) {
+	if chosen != SELinux {
 		return labels.Wish{}, nil
 	}
 	w := labels.Wish{Mode: labels.Mode(cmp.Or(said.Mode, c.Mode)), Relabel: c.Relabel, Share: cmp.Or(said.Share, c.Share)}

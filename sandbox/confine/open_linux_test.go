@@ -45,7 +45,6 @@ func TestWish(t *testing.T) {
 		{"disabled by its engine, by name", Config{EngineDisable: "refuse"}, oci.LabelSettings{}, labels.Wish{Disabled: true}, true},
 		{"disabled by its engine, confined", Config{EngineDisable: "confine"}, oci.LabelSettings{}, labels.Wish{}, true},
 		{"disabled by its engine, unknown setting", Config{EngineDisable: "yes"}, oci.LabelSettings{}, labels.Wish{}, false},
-		{"disabled on a host without labels", Config{MAC: "none"}, oci.LabelSettings{}, labels.Wish{}, true},
 		{"no label at all", Config{}, oci.LabelSettings{Label: "u:r"}, labels.Wish{}, false},
 		{"none without its name", Config{Mode: "none"}, oci.LabelSettings{}, labels.Wish{}, false},
 	} {
@@ -54,11 +53,17 @@ func TestWish(t *testing.T) {
 			engine = oci.Labels{Process: "u:r:c:s0:c1,c2", Mount: "u:object_r:f:s0:c1,c2"}
 		}
 		engine.Disable = strings.HasPrefix(tt.name, "disabled")
-		got, err := Wish(tt.config, tt.said, engine)
+		got, err := Wish(SELinux, tt.config, tt.said, engine)
 		if (err == nil) != tt.ok {
 			t.Errorf("%s: %v, want ok %t", tt.name, err, tt.ok)
 		} else if d := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b labels.Label) bool { return a == b })); tt.ok && d != "" {
 			t.Errorf("%s: wish (-want +got):\n%s", tt.name, d)
+		}
+	}
+	for _, m := range []MAC{AppArmor, None} {
+		got, err := Wish(m, Config{}, oci.LabelSettings{}, oci.Labels{Process: "u:r:c:s0:c1,c2", Disable: true})
+		if err != nil || !cmp.Equal(got, labels.Wish{}, cmp.Comparer(func(a, b labels.Label) bool { return a == b })) {
+			t.Errorf("%s, which labels nothing, is asked for %+v, %v", m, got, err)
 		}
 	}
 }

@@ -33,7 +33,7 @@ func (s *sandbox) suits(w *oci.Workload) error {
 	if s.identity.Label.IsZero() {
 		return nil
 	}
-	wish, err := confine.Wish(s.config.Host.Labels, w.Settings.Labels, w.Labels)
+	wish, err := confine.Wish(confine.SELinux, s.config.Host.Labels, w.Settings.Labels, w.Labels)
 	if err != nil || wish.Mode == labels.Static {
 		return err
 	}
@@ -49,7 +49,11 @@ func (s *sandbox) suits(w *oci.Workload) error {
 func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.Workload) (s *sandbox, err error) {
 	s = &sandbox{config: cfg}
 	owner := namespace + "/" + id
-	wish, err := confine.Wish(cfg.Host.Labels, w.Settings.Labels, w.Labels)
+	chosen, err := confine.Chosen(cfg.Host.Labels)
+	if err != nil {
+		return nil, err
+	}
+	wish, err := confine.Wish(chosen, cfg.Host.Labels, w.Settings.Labels, w.Labels)
 	if err != nil {
 		return nil, err
 	}

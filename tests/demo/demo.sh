@@ -71,15 +71,11 @@ address = "$dir/containerd.sock"
 [debug]
 level = "debug"
 EOF
-mac=none
-[ ! -e /sys/fs/selinux/enforce ] || mac=selinux
 cat >"$dir/cloister.toml" <<EOF
 state = "$dir/cloister"
 root = "$dir/cloister-root"
 [guest]
 image = "$guest"
-[labels]
-mac = "$mac"
 EOF
 
 say "A private containerd in $dir"

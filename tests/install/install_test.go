@@ -72,7 +72,8 @@ func TestChoices(t *testing.T) {
 		env  []string
 		want []string
 	}{
-		{"not probed", nil, []string{`mac = "selinux"`, "/usr/share/cloister/guest/small"}},
+		{"not probed", nil, []string{`mac = "auto"`, "/usr/share/cloister/guest/small"}},
+		{"named", []string{"MAC=apparmor"}, []string{`mac = "apparmor"`}},
 		{"said", []string{"MAC=none", "PREFIX=/opt/c", "FLAVOUR=distro"}, []string{`mac = "none"`, "/opt/c/share/cloister/guest/distro"}},
 	} {
 		said, config := newTree(t).run("", tt.env...)

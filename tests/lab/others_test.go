@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"cloister/tests/images"
 	"cloister/tests/lab/wire"
 )
 
@@ -226,7 +227,7 @@ func crashOther(t *testing.T, l *lab) {
 			t.Errorf("the killed shim has left no profile: the test shows nothing:\n%s", left)
 		}
 	}
-	l.sh(t, two+" run --detach --runtime io.containerd.cloister.v2 docker.io/library/busybox:latest next sleep 600")
+	l.sh(t, two+" run --detach --runtime io.containerd.cloister.v2 "+images.BusyboxName+" next sleep 600")
 	if l.mac == apparmorMAC {
 		loaded := l.sh(t, "grep -c '^cloister-[^/]* (enforce)$' "+profilesFile)
 		if strings.TrimSpace(loaded) != "1" {
