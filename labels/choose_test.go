@@ -134,7 +134,10 @@ func TestChoose(t *testing.T) {
 		},
 		{
 			"static, relabel, image label",
-			Wish{Mode: Static, Relabel: &yes, Label: mustParse(t, "u_u:u_r:g_t:s0:c1,c2"), Image: mustParse(t, "u_u:object_r:i_t:s0:c1,c2")},
+			Wish{
+				Mode: Static, Relabel: &yes, Label: mustParse(t, "u_u:u_r:g_t:s0:c1,c2"),
+				Image: mustParse(t, "u_u:object_r:i_t:s0:c1,c2"),
+			},
 			"s0:c1,c2",
 			"u_u:u_r:g_t:s0:c1,c2", "u_u:u_r:cloister_virtiofsd_t:s0:c1,c2", "u_u:object_r:i_t:s0:c1,c2", true,
 		},
@@ -160,8 +163,10 @@ func TestChoose(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got.QEMU.String() != test.qemu || got.Virtiofsd.String() != test.virtiofsd || got.Image.String() != test.disk || got.Relabel != test.relabel {
-				t.Errorf("Choose = %v, %v, %v, %v, want %v, %v, %v, %v", got.QEMU, got.Virtiofsd, got.Image, got.Relabel, test.qemu, test.virtiofsd, test.disk, test.relabel)
+			if got.QEMU.String() != test.qemu || got.Virtiofsd.String() != test.virtiofsd ||
+				got.Image.String() != test.disk || got.Relabel != test.relabel {
+				t.Errorf("Choose = %v, %v, %v, %v, want %v, %v, %v, %v", got.QEMU, got.Virtiofsd, got.Image,
+					got.Relabel, test.qemu, test.virtiofsd, test.disk, test.relabel)
 			}
 			for _, l := range []Label{got.QEMU, got.Virtiofsd, got.Image, got.Rootfs, got.Run} {
 				if l.Range != At(got.Level) {
@@ -224,8 +229,9 @@ func TestTreat(t *testing.T) {
 	}
 	for text, want := range map[string]bool{
 		"u:object_r:cloister_rootfs_t:s0:c1,c2": true, "u:object_r:container_file_t:s0:c1,c2": true, "u:object_r:container_file_t:s0": true,
-		"u:object_r:container_ro_file_t:s0": true, "u:object_r:container_file_t:s0:c1,c3": false, "u:object_r:container_file_t:s0:c0.c1023": false,
-		"u:object_r:container_var_lib_t:s0": false,
+		"u:object_r:container_ro_file_t:s0": true, "u:object_r:container_file_t:s0:c1,c3": false,
+		"u:object_r:container_file_t:s0:c0.c1023": false,
+		"u:object_r:container_var_lib_t:s0":       false,
 	} {
 		if err := chosen.Fits(Folder, mustParse(t, text)); (err == nil) != want {
 			t.Errorf("Fits(folder, %s) = %v, want %v", text, err, want)
@@ -271,7 +277,11 @@ func TestTypesOfAWish(t *testing.T) {
 		{"dynamic", Wish{}, "svirt_t", "svirt_image_t"},
 		{"base label", Wish{Base: mustParse(t, "a:b:my_qemu_t:s0")}, "my_qemu_t", "svirt_image_t"},
 		{"static", Wish{Mode: Static, Label: mustParse(t, "a:b:c_t:s0:c1,c2")}, "c_t", "svirt_image_t"},
-		{"static image", Wish{Mode: Static, Label: mustParse(t, "a:b:c_t:s0:c1,c2"), Image: mustParse(t, "a:b:i_t:s0:c1,c2")}, "c_t", "i_t"},
+		{
+			"static image",
+			Wish{Mode: Static, Label: mustParse(t, "a:b:c_t:s0:c1,c2"), Image: mustParse(t, "a:b:i_t:s0:c1,c2")},
+			"c_t", "i_t",
+		},
 	} {
 		if got := test.wish.Types(Svirt(true)); got.QEMU != test.qemu || got.Image != test.image || got.Virtiofsd != "svirt_t" {
 			t.Errorf("%s: Types = %+v, want QEMU %s and images %s", test.name, got, test.qemu, test.image)

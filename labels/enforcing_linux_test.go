@@ -113,7 +113,8 @@ func TestEnforcingStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = errors.Join(ours.Close(), theirs.Close()) }()
-	cmd := exec.CommandContext(t.Context(), e.programs.QEMU, "-S", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", "tcg",
+	cmd := exec.CommandContext(t.Context(), e.programs.QEMU, "-S", "-nodefaults", "-no-user-config",
+		"-display", "none", "-machine", "q35", "-accel", "tcg",
 		"-m", "64", "-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control")
 	log := e.log(t)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{theirs}

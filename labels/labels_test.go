@@ -184,7 +184,10 @@ func TestLevelProperties(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"system_u:system_r:svirt_t:s0:c1,c2", "a:b:c:s0-s15:c0.c1023", "a:b:c:SystemLow", "::::", "a:b:c:s0:c1,c3.c5"} {
+	for _, seed := range []string{
+		"system_u:system_r:svirt_t:s0:c1,c2", "a:b:c:s0-s15:c0.c1023",
+		"a:b:c:SystemLow", "::::", "a:b:c:s0:c1,c3.c5",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -42,7 +42,8 @@ type Treatment struct {
 // Treat says what is done to a resource of the sandbox. label is for the sharing "label" alone.
 func (c Chosen) Treat(r Resource, s Sharing, label Label) (Treatment, error) {
 	if (s == Given) != !label.IsZero() {
-		return Treatment{}, fmt.Errorf("%w: %s with sharing %q and label %q: a label goes with sharing \"label\", and only with it", ErrWish, r, s, label)
+		return Treatment{}, fmt.Errorf("%w: %s with sharing %q and label %q: a label goes with sharing \"label\", and only with it",
+			ErrWish, r, s, label)
 	}
 	if c.QEMU.IsZero() {
 		if s == Given {
@@ -95,7 +96,8 @@ func (c Chosen) Fits(r Resource, have Label) error {
 		return fmt.Errorf("%w: %s has type %s: want %s: chcon -t %s, or let it be relabelled", ErrWish, r, have.Type, want.Type, want.Type)
 	}
 	if level := have.Range.High; !c.Level.Dominates(level) {
-		return fmt.Errorf("%w: %s is at %v: the sandbox is at %v: chcon -l %v, or let it be relabelled", ErrWish, r, level, c.Level, c.Level)
+		return fmt.Errorf("%w: %s is at %v: the sandbox is at %v: chcon -l %v, or let it be relabelled",
+			ErrWish, r, level, c.Level, c.Level)
 	}
 	return nil
 }

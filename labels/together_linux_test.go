@@ -58,7 +58,8 @@ func TestTogether(t *testing.T) {
 			t.Fatal(err)
 		}
 		registry, err := mcs.Open(mcs.Options{
-			Dir: filepath.Join(root, "mcs"), Self: owner, Alive: sys.Process.Alive, Scan: scan, Pending: journal.Pending, Held: journal.Held,
+			Dir: filepath.Join(root, "mcs"), Self: owner, Alive: sys.Process.Alive, Scan: scan,
+			Pending: journal.Pending, Held: journal.Held,
 		})
 		if err != nil {
 			t.Fatal(err)

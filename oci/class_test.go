@@ -169,7 +169,8 @@ func TestContainerSpec(t *testing.T) {
 	if err := json.Unmarshal(out, &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.Process.SelinuxLabel != "l" || got.Linux.MountLabel != "m" || got.Root.Path != "/r" || got.Linux.CgroupsPath != "/c" || got.Mounts[0].Source != "/real" {
+	if got.Process.SelinuxLabel != "l" || got.Linux.MountLabel != "m" || got.Root.Path != "/r" ||
+		got.Linux.CgroupsPath != "/c" || got.Mounts[0].Source != "/real" {
 		t.Errorf("ContainerSpec = %s", out)
 	}
 	if s.Mounts[0].Source != "/link" || w.spec.Process.SelinuxLabel != "engine's" {

@@ -78,12 +78,16 @@ func runCrun(t *testing.T, crun, busybox string, w *Workload) string {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	in := GuestInput{ID: "cloister-oci-test", Network: "/proc/self/ns/net", IPC: "/proc/self/ns/ipc", UTS: "/proc/self/ns/uts", SandboxPid: 4711, MemoryMax: 512 << 20, Sources: map[int]string{}}
+	in := GuestInput{
+		ID: "cloister-oci-test", Network: "/proc/self/ns/net", IPC: "/proc/self/ns/ipc",
+		UTS: "/proc/self/ns/uts", SandboxPid: 4711, MemoryMax: 512 << 20, Sources: map[int]string{},
+	}
 	for i, m := range w.Mounts {
 		switch {
 		case m.Destination == "/bin":
 			in.Sources[i] = bin
-		case m.Purpose.Copied() || m.Purpose == TerminationLog || strings.HasSuffix(m.Destination, ".conf") || strings.HasSuffix(m.Destination, "-init"):
+		case m.Purpose.Copied() || m.Purpose == TerminationLog || strings.HasSuffix(m.Destination, ".conf") ||
+			strings.HasSuffix(m.Destination, "-init"):
 			in.Sources[i] = empty
 		case m.Kind == BindMount:
 			in.Sources[i] = filepath.Join(bundle, "folder")

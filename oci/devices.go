@@ -77,7 +77,8 @@ func harmlessRule(n DeviceNumber) bool {
 	return guestHas(n, []GuestDevice{Fuse, Tun})
 }
 
-const privilegedText = "the host's devices are not handed over: for privileged containers set privileged_without_host_devices = true in the engine's runtime entry " +
+const privilegedText = "the host's devices are not handed over: for privileged containers set " +
+	"privileged_without_host_devices = true in the engine's runtime entry " +
 	"(nerdctl: --security-opt privileged-without-host-devices); Docker, which has no such setting, gives the same by --cap-add=ALL " +
 	"--security-opt=seccomp=unconfined --security-opt=systempaths=unconfined instead of --privileged"
 
@@ -95,7 +96,10 @@ func (w *Workload) devices(opts Options, p *problems) {
 		if d.GID != nil {
 			p.id(field+".gid", *d.GID)
 		}
-		out := Device{Kind: KernelDevice, Path: path.Clean(d.Path), Number: DeviceNumber{Block: d.Type == "b", Major: d.Major, Minor: d.Minor}}
+		out := Device{
+			Kind: KernelDevice, Path: path.Clean(d.Path),
+			Number: DeviceNumber{Block: d.Type == "b", Major: d.Major, Minor: d.Minor},
+		}
 		switch {
 		case d.Type == "p":
 			p.refuse(field+".type", d.Path, "a FIFO is not a device of the guest: put it in the image or a volume")
@@ -118,7 +122,9 @@ func (w *Workload) devices(opts Options, p *problems) {
 	case allowAll:
 		p.refuse("linux.devices", refused, privilegedText)
 	default:
-		p.refuse("linux.devices", refused, "the guest's kernel has no such device and the host's cannot be handed over: remove it (allowed: the standard set, what workloads.guest_devices lists, and block devices where workloads.block_devices is true)")
+		p.refuse("linux.devices", refused,
+			"the guest's kernel has no such device and the host's cannot be handed over: remove it (allowed: the standard "+
+				"set, what workloads.guest_devices lists, and block devices where workloads.block_devices is true)")
 	}
 	if w.spec.Linux.Resources != nil {
 		p.deviceRules(w.spec.Linux.Resources.Devices, w.Devices)
@@ -176,7 +182,8 @@ func (p *problems) deviceRules(rules []specs.LinuxDeviceCgroup, devices []Device
 		n := DeviceNumber{Block: r.Type == "b", Major: *r.Major, Minor: *r.Minor}
 		given := slices.ContainsFunc(devices, func(d Device) bool { return d.Number == n })
 		if !given && !harmlessRule(n) {
-			p.refuse(field, ruleString(r), "is not a device that the workload is given: remove the rule, or list the device under linux.devices")
+			p.refuse(field, ruleString(r),
+				"is not a device that the workload is given: remove the rule, or list the device under linux.devices")
 		}
 	}
 }

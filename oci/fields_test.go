@@ -45,10 +45,14 @@ func base() *specs.Spec {
 		Hooks:   &specs.Hooks{},
 		Linux: &specs.Linux{
 			Resources: &specs.LinuxResources{
-				Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{}, BlockIO: &specs.LinuxBlockIO{}, Pids: &specs.LinuxPids{}, Network: &specs.LinuxNetwork{},
+				Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{}, BlockIO: &specs.LinuxBlockIO{},
+				Pids: &specs.LinuxPids{}, Network: &specs.LinuxNetwork{},
 			},
 			Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "network"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}},
-			Seccomp:    &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"bpf"}, Action: specs.ActErrno}}},
+			Seccomp: &specs.LinuxSeccomp{
+				DefaultAction: specs.ActAllow,
+				Syscalls:      []specs.LinuxSyscall{{Names: []string{"bpf"}, Action: specs.ActErrno}},
+			},
 		},
 	}
 }
@@ -86,24 +90,43 @@ func topRules() []rule {
 		{field: "Root.Path", verdict: host, set: func(s *specs.Spec) { s.Root.Path = "/mnt" }},
 		{field: "Root.Readonly", verdict: guest, set: func(s *specs.Spec) { s.Root.Readonly = true }},
 
-		{field: "Mount.Destination", verdict: guest, set: func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/x", Type: "tmpfs"}} }},
+		{
+			field: "Mount.Destination", verdict: guest,
+			set: func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/x", Type: "tmpfs"}} },
+		},
 		{field: "Mount.Type", verdict: guest, set: func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/x", Type: "proc"}} }},
-		{field: "Mount.Source", verdict: host, set: func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/x", Type: "bind", Source: "/y"}} }},
+		{
+			field: "Mount.Source", verdict: host,
+			set: func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/x", Type: "bind", Source: "/y"}} },
+		},
 		{field: "Mount.Options", verdict: guest, set: func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/x", Type: "tmpfs", Options: []string{"size=1m"}}}
 		}},
 		{field: "Mount.UIDMappings", verdict: host, on: mapped, set: func(s *specs.Spec) { s.Mounts[0].UIDMappings[0].HostID = 7 }},
 		{field: "Mount.GIDMappings", verdict: host, on: mapped, set: func(s *specs.Spec) { s.Mounts[0].GIDMappings[0].HostID = 7 }},
 
-		{field: "Hooks.Prestart", verdict: host, set: func(s *specs.Spec) { s.Hooks.Prestart = []specs.Hook{{Path: "/h"}} }}, //nolint:staticcheck // engines still send it
+		//nolint:staticcheck // engines still send it
+		{field: "Hooks.Prestart", verdict: host, set: func(s *specs.Spec) { s.Hooks.Prestart = []specs.Hook{{Path: "/h"}} }},
 		{field: "Hooks.CreateRuntime", verdict: host, set: func(s *specs.Spec) { s.Hooks.CreateRuntime = []specs.Hook{{Path: "/h"}} }},
-		{field: "Hooks.CreateContainer", verdict: refused, names: "hooks.createContainer", set: func(s *specs.Spec) { s.Hooks.CreateContainer = []specs.Hook{{Path: "/h"}} }},
-		{field: "Hooks.StartContainer", verdict: refused, names: "hooks.startContainer", set: func(s *specs.Spec) { s.Hooks.StartContainer = []specs.Hook{{Path: "/h"}} }},
+		{
+			field: "Hooks.CreateContainer", verdict: refused, names: "hooks.createContainer",
+			set: func(s *specs.Spec) { s.Hooks.CreateContainer = []specs.Hook{{Path: "/h"}} },
+		},
+		{
+			field: "Hooks.StartContainer", verdict: refused, names: "hooks.startContainer",
+			set: func(s *specs.Spec) { s.Hooks.StartContainer = []specs.Hook{{Path: "/h"}} },
+		},
 		{field: "Hooks.Poststart", verdict: host, set: func(s *specs.Spec) { s.Hooks.Poststart = []specs.Hook{{Path: "/h"}} }},
 		{field: "Hooks.Poststop", verdict: host, set: func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/h"}} }},
 		{field: "Hook.Path", verdict: host, set: func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/h"}} }},
-		{field: "Hook.Args", verdict: host, set: func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/h", Args: []string{"h"}}} }},
-		{field: "Hook.Env", verdict: host, set: func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/h", Env: []string{"A=b"}}} }},
+		{
+			field: "Hook.Args", verdict: host,
+			set: func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/h", Args: []string{"h"}}} },
+		},
+		{
+			field: "Hook.Env", verdict: host,
+			set: func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/h", Env: []string{"A=b"}}} },
+		},
 		{field: "Hook.Timeout", verdict: host, set: func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/h", Timeout: new(3)}} }},
 	}
 }
@@ -120,9 +143,15 @@ func processRules() []rule {
 		{field: "User.GID", verdict: guest, set: func(s *specs.Spec) { s.Process.User.GID = 7 }},
 		{field: "User.Umask", verdict: guest, set: func(s *specs.Spec) { s.Process.User.Umask = new(uint32(7)) }},
 		{field: "User.AdditionalGids", verdict: guest, set: func(s *specs.Spec) { s.Process.User.AdditionalGids = []uint32{7} }},
-		{field: "User.Username", verdict: refused, names: "process.user.username", set: func(s *specs.Spec) { s.Process.User.Username = "x" }},
+		{
+			field: "User.Username", verdict: refused, names: "process.user.username",
+			set: func(s *specs.Spec) { s.Process.User.Username = "x" },
+		},
 		{field: "Process.Args", verdict: guest, set: func(s *specs.Spec) { s.Process.Args = []string{"x"} }},
-		{field: "Process.CommandLine", verdict: refused, names: "process.commandLine", set: func(s *specs.Spec) { s.Process.CommandLine = "x" }},
+		{
+			field: "Process.CommandLine", verdict: refused, names: "process.commandLine",
+			set: func(s *specs.Spec) { s.Process.CommandLine = "x" },
+		},
 		{field: "Process.Env", verdict: guest, set: func(s *specs.Spec) { s.Process.Env = []string{"A=b"} }},
 		{field: "Process.Cwd", verdict: guest, set: func(s *specs.Spec) { s.Process.Cwd = "/tmp" }},
 		{field: "Process.Capabilities", verdict: group},
@@ -132,33 +161,69 @@ func processRules() []rule {
 		{field: "LinuxCapabilities.Permitted", verdict: guest, set: func(s *specs.Spec) { s.Process.Capabilities.Permitted = caps }},
 		{field: "LinuxCapabilities.Ambient", verdict: guest, set: func(s *specs.Spec) { s.Process.Capabilities.Ambient = caps }},
 		{field: "Process.Rlimits", verdict: group},
-		{field: "POSIXRlimit.Type", verdict: guest, set: func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU"}} }},
-		{field: "POSIXRlimit.Hard", verdict: guest, set: func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU", Hard: 2}} }},
+		{
+			field: "POSIXRlimit.Type", verdict: guest,
+			set: func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU"}} },
+		},
+		{
+			field: "POSIXRlimit.Hard", verdict: guest,
+			set: func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU", Hard: 2}} },
+		},
 		{field: "POSIXRlimit.Soft", verdict: guest, set: func(s *specs.Spec) {
 			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU", Hard: 2, Soft: 1}}
 		}},
 		{field: "Process.NoNewPrivileges", verdict: guest, set: func(s *specs.Spec) { s.Process.NoNewPrivileges = true }},
-		{field: "Process.ApparmorProfile", verdict: ignored, names: "process.apparmorProfile", set: func(s *specs.Spec) { s.Process.ApparmorProfile = "docker-default" }},
+		{
+			field: "Process.ApparmorProfile", verdict: ignored, names: "process.apparmorProfile",
+			set: func(s *specs.Spec) { s.Process.ApparmorProfile = "docker-default" },
+		},
 		{field: "Process.OOMScoreAdj", verdict: guest, set: func(s *specs.Spec) { s.Process.OOMScoreAdj = new(5) }},
 		{field: "Process.Scheduler", verdict: group},
-		{field: "Scheduler.Policy", verdict: refused, names: "process.scheduler", set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch} }},
-		{field: "Scheduler.Nice", verdict: refused, names: "process.scheduler", set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: 1} }},
-		{field: "Scheduler.Priority", verdict: refused, names: "process.scheduler", set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Priority: 1} }},
+		{
+			field: "Scheduler.Policy", verdict: refused, names: "process.scheduler",
+			set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch} },
+		},
+		{
+			field: "Scheduler.Nice", verdict: refused, names: "process.scheduler",
+			set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: 1} },
+		},
+		{
+			field: "Scheduler.Priority", verdict: refused, names: "process.scheduler",
+			set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Priority: 1} },
+		},
 		{field: "Scheduler.Flags", verdict: refused, names: "process.scheduler", set: func(s *specs.Spec) {
 			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Flags: []specs.LinuxSchedulerFlag{specs.SchedFlagReclaim}}
 		}},
-		{field: "Scheduler.Runtime", verdict: refused, names: "process.scheduler", set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Runtime: 1} }},
-		{field: "Scheduler.Deadline", verdict: refused, names: "process.scheduler", set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Deadline: 1} }},
-		{field: "Scheduler.Period", verdict: refused, names: "process.scheduler", set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Period: 1} }},
+		{
+			field: "Scheduler.Runtime", verdict: refused, names: "process.scheduler",
+			set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Runtime: 1} },
+		},
+		{
+			field: "Scheduler.Deadline", verdict: refused, names: "process.scheduler",
+			set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Deadline: 1} },
+		},
+		{
+			field: "Scheduler.Period", verdict: refused, names: "process.scheduler",
+			set: func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Period: 1} },
+		},
 		{field: "Process.SelinuxLabel", verdict: host, set: func(s *specs.Spec) { s.Process.SelinuxLabel = "u:r:t:s0" }},
 		{field: "Process.IOPriority", verdict: group},
 		{field: "LinuxIOPriority.Class", verdict: refused, names: "process.ioPriority", set: func(s *specs.Spec) {
 			s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE}
 		}},
-		{field: "LinuxIOPriority.Priority", verdict: refused, names: "process.ioPriority", set: func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{Priority: 1} }},
+		{
+			field: "LinuxIOPriority.Priority", verdict: refused, names: "process.ioPriority",
+			set: func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{Priority: 1} },
+		},
 		{field: "Process.ExecCPUAffinity", verdict: group},
-		{field: "CPUAffinity.Initial", verdict: refused, names: "process.execCPUAffinity", set: func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"} }},
-		{field: "CPUAffinity.Final", verdict: refused, names: "process.execCPUAffinity", set: func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Final: "0"} }},
+		{
+			field: "CPUAffinity.Initial", verdict: refused, names: "process.execCPUAffinity",
+			set: func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"} },
+		},
+		{
+			field: "CPUAffinity.Final", verdict: refused, names: "process.execCPUAffinity",
+			set: func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Final: "0"} },
+		},
 	}
 }
 
@@ -172,7 +237,10 @@ func linuxRules() []rule {
 	return []rule{
 		{field: "Linux.UIDMappings", verdict: guest, set: userns},
 		{field: "Linux.GIDMappings", verdict: guest, set: userns},
-		{field: "LinuxIDMapping.ContainerID", verdict: guest, on: userns, set: func(s *specs.Spec) { s.Linux.UIDMappings[1].ContainerID = 15 }},
+		{
+			field: "LinuxIDMapping.ContainerID", verdict: guest, on: userns,
+			set: func(s *specs.Spec) { s.Linux.UIDMappings[1].ContainerID = 15 },
+		},
 		{field: "LinuxIDMapping.HostID", verdict: guest, on: userns, set: func(s *specs.Spec) { s.Linux.GIDMappings[0].HostID = 5 }},
 		{field: "LinuxIDMapping.Size", verdict: guest, on: userns, set: func(s *specs.Spec) { s.Linux.UIDMappings[0].Size = 5 }},
 		{field: "Linux.Sysctl", verdict: guest, set: func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.shmmax": "1"} }},
@@ -188,40 +256,76 @@ func linuxRules() []rule {
 		{field: "LinuxDevice.Type", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.Type = "u" })},
 		{field: "LinuxDevice.Major", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.Major, d.Minor = 1, 3 })},
 		{field: "LinuxDevice.Minor", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.Minor, d.Major = 0, 5 })},
-		{field: "LinuxDevice.FileMode", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.FileMode = new(os.FileMode(0o600)) })},
+		{
+			field: "LinuxDevice.FileMode", verdict: guest, on: device,
+			set: change(func(d *specs.LinuxDevice) { d.FileMode = new(os.FileMode(0o600)) }),
+		},
 		{field: "LinuxDevice.UID", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.UID = new(uint32(4)) })},
 		{field: "LinuxDevice.GID", verdict: guest, on: device, set: change(func(d *specs.LinuxDevice) { d.GID = new(uint32(4)) })},
-		{field: "Linux.NetDevices", verdict: refused, names: "linux.netDevices", set: func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}} }},
+		{
+			field: "Linux.NetDevices", verdict: refused, names: "linux.netDevices",
+			set: func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}} },
+		},
 		{field: "Linux.RootfsPropagation", verdict: guest, set: func(s *specs.Spec) { s.Linux.RootfsPropagation = "slave" }},
 		{field: "Linux.MaskedPaths", verdict: guest, set: func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/x"} }},
 		{field: "Linux.ReadonlyPaths", verdict: guest, set: func(s *specs.Spec) { s.Linux.ReadonlyPaths = []string{"/x"} }},
 		{field: "Linux.MountLabel", verdict: host, set: func(s *specs.Spec) { s.Linux.MountLabel = "u:r:t:s0" }},
-		{field: "Linux.IntelRdt", verdict: refused, names: "linux.intelRdt", set: func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }},
+		{
+			field: "Linux.IntelRdt", verdict: refused, names: "linux.intelRdt",
+			set: func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
+		},
 		{field: "Linux.MemoryPolicy", verdict: group},
-		{field: "LinuxMemoryPolicy.Mode", verdict: refused, names: "linux.memoryPolicy", set: func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind} }},
+		{
+			field: "LinuxMemoryPolicy.Mode", verdict: refused, names: "linux.memoryPolicy",
+			set: func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind} },
+		},
 		{field: "LinuxMemoryPolicy.Nodes", verdict: refused, names: "linux.memoryPolicy", set: func(s *specs.Spec) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolDefault, Nodes: "0"}
 		}},
 		{field: "LinuxMemoryPolicy.Flags", verdict: refused, names: "linux.memoryPolicy", set: func(s *specs.Spec) {
-			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolDefault, Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}}
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{
+				Mode:  specs.MpolDefault,
+				Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes},
+			}
 		}},
 		{field: "Linux.Personality", verdict: group},
-		{field: "LinuxPersonality.Domain", verdict: guest, set: func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32} }},
+		{
+			field: "LinuxPersonality.Domain", verdict: guest,
+			set: func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32} },
+		},
 		{field: "LinuxPersonality.Flags", verdict: refused, names: "linux.personality", set: func(s *specs.Spec) {
 			s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux, Flags: []specs.LinuxPersonalityFlag{"x"}}
 		}},
 		{field: "Linux.TimeOffsets", verdict: group},
-		{field: "LinuxTimeOffset.Secs", verdict: refused, names: "linux.timeOffsets", set: func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}} }},
+		{
+			field: "LinuxTimeOffset.Secs", verdict: refused, names: "linux.timeOffsets",
+			set: func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}} },
+		},
 		{field: "LinuxTimeOffset.Nanosecs", verdict: refused, names: "linux.timeOffsets", set: func(s *specs.Spec) {
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Nanosecs: 1}}
 		}},
 		{field: "Linux.Seccomp", verdict: group},
 		{field: "LinuxSeccomp.DefaultAction", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.DefaultAction = specs.ActLog }},
-		{field: "LinuxSeccomp.DefaultErrnoRet", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.DefaultErrnoRet = new(uint(1)) }},
-		{field: "LinuxSeccomp.Architectures", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.Architectures = []specs.Arch{specs.ArchX86} }},
-		{field: "LinuxSeccomp.Flags", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.Flags = []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog} }},
-		{field: "LinuxSeccomp.ListenerPath", verdict: refused, names: "linux.seccomp.listenerPath", set: func(s *specs.Spec) { s.Linux.Seccomp.ListenerPath = "/x" }},
-		{field: "LinuxSeccomp.ListenerMetadata", verdict: refused, names: "linux.seccomp.listenerPath", set: func(s *specs.Spec) { s.Linux.Seccomp.ListenerMetadata = "x" }},
+		{
+			field: "LinuxSeccomp.DefaultErrnoRet", verdict: guest,
+			set: func(s *specs.Spec) { s.Linux.Seccomp.DefaultErrnoRet = new(uint(1)) },
+		},
+		{
+			field: "LinuxSeccomp.Architectures", verdict: guest,
+			set: func(s *specs.Spec) { s.Linux.Seccomp.Architectures = []specs.Arch{specs.ArchX86} },
+		},
+		{
+			field: "LinuxSeccomp.Flags", verdict: guest,
+			set: func(s *specs.Spec) { s.Linux.Seccomp.Flags = []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog} },
+		},
+		{
+			field: "LinuxSeccomp.ListenerPath", verdict: refused, names: "linux.seccomp.listenerPath",
+			set: func(s *specs.Spec) { s.Linux.Seccomp.ListenerPath = "/x" },
+		},
+		{
+			field: "LinuxSeccomp.ListenerMetadata", verdict: refused, names: "linux.seccomp.listenerPath",
+			set: func(s *specs.Spec) { s.Linux.Seccomp.ListenerMetadata = "x" },
+		},
 		{field: "LinuxSeccomp.Syscalls", verdict: group},
 		{field: "LinuxSyscall.Names", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.Syscalls[0].Names = []string{"x"} }},
 		{field: "LinuxSyscall.Action", verdict: guest, set: func(s *specs.Spec) { s.Linux.Seccomp.Syscalls[0].Action = specs.ActLog }},
@@ -267,19 +371,40 @@ func resourceRules() []rule {
 		{field: "LinuxMemory.Limit", verdict: guest, set: memory(specs.LinuxMemory{Limit: new(int64(1 << 26))})},
 		{field: "LinuxMemory.Reservation", verdict: guest, set: memory(specs.LinuxMemory{Reservation: new(int64(1 << 20))})},
 		{field: "LinuxMemory.Swap", verdict: host, set: memory(specs.LinuxMemory{Swap: new(int64(1 << 20))})},
-		{field: "LinuxMemory.Kernel", verdict: refused, names: prefix + "memory.kernel", set: memory(specs.LinuxMemory{Kernel: new(int64(1))})}, //nolint:staticcheck // still in the types
-		{field: "LinuxMemory.KernelTCP", verdict: refused, names: prefix + "memory.kernelTCP", set: memory(specs.LinuxMemory{KernelTCP: new(int64(1))})},
-		{field: "LinuxMemory.Swappiness", verdict: ignored, names: prefix + "memory.swappiness", set: memory(specs.LinuxMemory{Swappiness: new(uint64(1))})},
-		{field: "LinuxMemory.DisableOOMKiller", verdict: refused, names: prefix + "memory.disableOOMKiller", set: memory(specs.LinuxMemory{DisableOOMKiller: new(true)})},
-		{field: "LinuxMemory.UseHierarchy", verdict: ignored, names: prefix + "memory.useHierarchy", set: memory(specs.LinuxMemory{UseHierarchy: new(false)})},
+		{
+			field: "LinuxMemory.Kernel", verdict: refused, names: prefix + "memory.kernel",
+			set: memory(specs.LinuxMemory{Kernel: new(int64(1))}), //nolint:staticcheck // still in the types
+		},
+		{
+			field: "LinuxMemory.KernelTCP", verdict: refused, names: prefix + "memory.kernelTCP",
+			set: memory(specs.LinuxMemory{KernelTCP: new(int64(1))}),
+		},
+		{
+			field: "LinuxMemory.Swappiness", verdict: ignored, names: prefix + "memory.swappiness",
+			set: memory(specs.LinuxMemory{Swappiness: new(uint64(1))}),
+		},
+		{
+			field: "LinuxMemory.DisableOOMKiller", verdict: refused, names: prefix + "memory.disableOOMKiller",
+			set: memory(specs.LinuxMemory{DisableOOMKiller: new(true)}),
+		},
+		{
+			field: "LinuxMemory.UseHierarchy", verdict: ignored, names: prefix + "memory.useHierarchy",
+			set: memory(specs.LinuxMemory{UseHierarchy: new(false)}),
+		},
 		{field: "LinuxMemory.CheckBeforeUpdate", verdict: guest, set: memory(specs.LinuxMemory{CheckBeforeUpdate: new(true)})},
 		{field: "LinuxResources.CPU", verdict: group},
 		{field: "LinuxCPU.Shares", verdict: guest, set: cpu(specs.LinuxCPU{Shares: new(uint64(512))})},
 		{field: "LinuxCPU.Quota", verdict: guest, set: cpu(specs.LinuxCPU{Quota: new(int64(5000))})},
 		{field: "LinuxCPU.Burst", verdict: guest, set: cpu(specs.LinuxCPU{Burst: new(uint64(5000))})},
 		{field: "LinuxCPU.Period", verdict: guest, set: cpu(specs.LinuxCPU{Period: new(uint64(5000))})},
-		{field: "LinuxCPU.RealtimeRuntime", verdict: refused, names: prefix + "cpu.realtimeRuntime", set: cpu(specs.LinuxCPU{RealtimeRuntime: new(int64(1))})},
-		{field: "LinuxCPU.RealtimePeriod", verdict: refused, names: prefix + "cpu.realtimePeriod", set: cpu(specs.LinuxCPU{RealtimePeriod: new(uint64(1))})},
+		{
+			field: "LinuxCPU.RealtimeRuntime", verdict: refused, names: prefix + "cpu.realtimeRuntime",
+			set: cpu(specs.LinuxCPU{RealtimeRuntime: new(int64(1))}),
+		},
+		{
+			field: "LinuxCPU.RealtimePeriod", verdict: refused, names: prefix + "cpu.realtimePeriod",
+			set: cpu(specs.LinuxCPU{RealtimePeriod: new(uint64(1))}),
+		},
 		{field: "LinuxCPU.Cpus", verdict: host, set: cpu(specs.LinuxCPU{Cpus: "0"})},
 		{field: "LinuxCPU.Mems", verdict: host, set: cpu(specs.LinuxCPU{Mems: "0"})},
 		{field: "LinuxCPU.Idle", verdict: guest, set: cpu(specs.LinuxCPU{Idle: new(int64(1))})},
@@ -287,11 +412,18 @@ func resourceRules() []rule {
 		{field: "LinuxPids.Limit", verdict: guest, set: res(func(r *specs.LinuxResources) { r.Pids.Limit = new(int64(5)) })},
 		{field: "LinuxResources.BlockIO", verdict: group},
 		{field: "LinuxBlockIO.Weight", verdict: host, set: io(specs.LinuxBlockIO{Weight: new(uint16(20))})},
-		{field: "LinuxBlockIO.LeafWeight", verdict: refused, names: prefix + "blockIO.leafWeight", set: io(specs.LinuxBlockIO{LeafWeight: new(uint16(20))})},
+		{
+			field: "LinuxBlockIO.LeafWeight", verdict: refused, names: prefix + "blockIO.leafWeight",
+			set: io(specs.LinuxBlockIO{LeafWeight: new(uint16(20))}),
+		},
 		{field: "LinuxBlockIO.WeightDevice", verdict: group},
 		{field: "LinuxWeightDevice.LinuxBlockIODevice", verdict: group},
 		{field: "LinuxWeightDevice.Weight", verdict: host, set: io(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{weight}})},
-		{field: "LinuxWeightDevice.LeafWeight", verdict: refused, names: prefix + "blockIO.weightDevice[0].leafWeight", set: io(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{leaf}})},
+		{
+			field: "LinuxWeightDevice.LeafWeight", verdict: refused,
+			names: prefix + "blockIO.weightDevice[0].leafWeight",
+			set:   io(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{leaf}}),
+		},
 		{field: "LinuxBlockIODevice.Major", verdict: host, set: io(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{weight}})},
 		{field: "LinuxBlockIODevice.Minor", verdict: host, set: io(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{weight}})},
 		{field: "LinuxBlockIO.ThrottleReadBpsDevice", verdict: host, set: io(specs.LinuxBlockIO{ThrottleReadBpsDevice: throttle})},
@@ -306,12 +438,27 @@ func resourceRules() []rule {
 			r.HugepageLimits = []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 1}}
 		})},
 		{field: "LinuxResources.Network", verdict: group},
-		{field: "LinuxNetwork.ClassID", verdict: refused, names: prefix + "network", set: res(func(r *specs.LinuxResources) { r.Network.ClassID = new(uint32(1)) })},
+		{
+			field: "LinuxNetwork.ClassID", verdict: refused, names: prefix + "network",
+			set: res(func(r *specs.LinuxResources) { r.Network.ClassID = new(uint32(1)) }),
+		},
 		{field: "LinuxNetwork.Priorities", verdict: group},
-		{field: "LinuxInterfacePriority.Name", verdict: refused, names: prefix + "network", set: res(func(r *specs.LinuxResources) { r.Network.Priorities = []specs.LinuxInterfacePriority{{Name: "x"}} })},
-		{field: "LinuxInterfacePriority.Priority", verdict: refused, names: prefix + "network", set: res(func(r *specs.LinuxResources) { r.Network.Priorities = []specs.LinuxInterfacePriority{{Priority: 1}} })},
-		{field: "LinuxResources.Rdma", verdict: refused, names: prefix + "rdma", set: res(func(r *specs.LinuxResources) { r.Rdma = map[string]specs.LinuxRdma{"mlx": {}} })},
-		{field: "LinuxResources.Unified", verdict: guest, set: res(func(r *specs.LinuxResources) { r.Unified = map[string]string{"memory.high": "1"} })},
+		{
+			field: "LinuxInterfacePriority.Name", verdict: refused, names: prefix + "network",
+			set: res(func(r *specs.LinuxResources) { r.Network.Priorities = []specs.LinuxInterfacePriority{{Name: "x"}} }),
+		},
+		{
+			field: "LinuxInterfacePriority.Priority", verdict: refused, names: prefix + "network",
+			set: res(func(r *specs.LinuxResources) { r.Network.Priorities = []specs.LinuxInterfacePriority{{Priority: 1}} }),
+		},
+		{
+			field: "LinuxResources.Rdma", verdict: refused, names: prefix + "rdma",
+			set: res(func(r *specs.LinuxResources) { r.Rdma = map[string]specs.LinuxRdma{"mlx": {}} }),
+		},
+		{
+			field: "LinuxResources.Unified", verdict: guest,
+			set: res(func(r *specs.LinuxResources) { r.Unified = map[string]string{"memory.high": "1"} }),
+		},
 	}
 }
 

@@ -50,7 +50,8 @@ func FuzzParse(f *testing.F) {
 		if err := json.Unmarshal(g, &s); err != nil {
 			t.Fatal(err)
 		}
-		if s.Root.Path != "rootfs" || s.Linux.CgroupsPath != "/c1" || s.Hooks != nil || len(s.Annotations) > 0 || s.Process.SelinuxLabel != "" {
+		if s.Root.Path != "rootfs" || s.Linux.CgroupsPath != "/c1" || s.Hooks != nil ||
+			len(s.Annotations) > 0 || s.Process.SelinuxLabel != "" {
 			t.Fatalf("the host's configuration shows in the guest's: %s", g)
 		}
 		for _, m := range s.Mounts {

@@ -84,7 +84,9 @@ func (w *Workload) GuestSpec(in GuestInput) ([]byte, error) {
 func (w *Workload) checkPod(in GuestInput) error {
 	var p problems
 	if !w.Namespaces.IDs.IsZero() && !w.Namespaces.IDs.Equal(in.IDs) {
-		p.refuse("linux.uidMappings", fmt.Sprint(w.Namespaces.IDs), fmt.Sprintf("a guest has one user namespace at most, here %v: give the pod, or whatever else the guest was started for, the same mappings", in.IDs))
+		p.refuse("linux.uidMappings", fmt.Sprint(w.Namespaces.IDs),
+			fmt.Sprintf("a guest has one user namespace at most, here %v: give the pod, or whatever else the guest was "+
+				"started for, the same mappings", in.IDs))
 	}
 	if w.Role != Member {
 		return p.err()

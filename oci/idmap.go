@@ -63,7 +63,8 @@ func (w *Workload) user(p *problems, listed bool) {
 		return len(list) == 0 || slices.ContainsFunc(list, func(m specs.LinuxIDMapping) bool { return m.ContainerID == 0 })
 	}
 	if !rooted(l.UIDMappings) || !rooted(l.GIDMappings) {
-		p.refuse("linux.uidMappings", fmt.Sprint(w.Namespaces.IDs), "without a root nobody can set the container up: map containerID 0, of users and of groups")
+		p.refuse("linux.uidMappings", fmt.Sprint(w.Namespaces.IDs),
+			"without a root nobody can set the container up: map containerID 0, of users and of groups")
 	}
 	if n := w.Namespaces.User; w.Role == Single && n.Pid != w.Namespaces.Network.Pid && n.Shared() {
 		p.refuse("linux.namespaces", n.Path, "the user namespace is not of the container whose network is shared: leave its path out")
@@ -114,7 +115,8 @@ func (w *Workload) mountIDs(p *problems, field string, m specs.Mount) IDMap {
 		}
 	}
 	if len(uids) == 0 || len(gids) == 0 {
-		p.refuse(field+".uidMappings", m.Destination, "an id-mapped mount needs both uidMappings and gidMappings, its own or the container's")
+		p.refuse(field+".uidMappings", m.Destination,
+			"an id-mapped mount needs both uidMappings and gidMappings, its own or the container's")
 		return IDMap{}
 	}
 	return p.idMap(field, uids, gids)

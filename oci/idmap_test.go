@@ -61,7 +61,10 @@ func TestMountIDs(t *testing.T) {
 	}{
 		{"none", func(s *specs.Spec, _ *specs.Mount) { userns(s) }, IDMap{}, false, nil},
 		{"its own", func(s *specs.Spec, m *specs.Mount) { userns(s); m.UIDMappings, m.GIDMappings = own, own }, mapped, false, nil},
-		{"its own and no user namespace", func(_ *specs.Spec, m *specs.Mount) { m.UIDMappings, m.GIDMappings = own, own }, mapped, false, nil},
+		{
+			"its own and no user namespace", func(_ *specs.Spec, m *specs.Mount) { m.UIDMappings, m.GIDMappings = own, own },
+			mapped, false, nil,
+		},
 		{"the container's", func(s *specs.Spec, m *specs.Mount) { userns(s); m.Options = []string{"idmap"} }, containers, false, nil},
 		{"also below", func(s *specs.Spec, m *specs.Mount) { userns(s); m.Options = []string{"rbind", "ridmap"} }, containers, true, nil},
 		{"of users alone", func(_ *specs.Spec, m *specs.Mount) { m.UIDMappings = own }, IDMap{}, false, []string{"mounts[0].uidMappings"}},

@@ -13,7 +13,8 @@ import (
 
 func TestKernelFS(t *testing.T) {
 	for magic, want := range map[int64]string{
-		0x9fa0: "/proc", 0x62656572: "/sys", 0x63677270: "cgroup", 0x27e0eb: "cgroup", 0x64626720: "file system", -109248628 /* selinuxfs, as a signed long of 32 bits */ : "file system",
+		0x9fa0: "/proc", 0x62656572: "/sys", 0x63677270: "cgroup", 0x27e0eb: "cgroup",
+		0x64626720: "file system", -109248628 /* selinuxfs, as a signed long of 32 bits */ : "file system",
 		0xef53: "", 0x01021994: "", 0x65735546: "", 0x9123683e: "", 0x794c7630: "", // ext4, tmpfs, fuse (lxcfs), btrfs, overlay
 	} {
 		got := KernelFS(magic)

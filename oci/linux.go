@@ -26,13 +26,15 @@ func (w *Workload) linux(opts Options, p *problems) {
 	if strings.ContainsRune(l.CgroupsPath, 0) {
 		p.refuse("linux.cgroupsPath", l.CgroupsPath, "holds a zero byte")
 	}
-	if !slices.Contains([]string{"", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"}, l.RootfsPropagation) {
+	if !slices.Contains([]string{"", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"},
+		l.RootfsPropagation) {
 		p.refuse("linux.rootfsPropagation", l.RootfsPropagation, "is not a propagation")
 	}
 	p.absolute("linux.maskedPaths", l.MaskedPaths)
 	p.absolute("linux.readonlyPaths", l.ReadonlyPaths)
 	if len(l.NetDevices) > 0 {
-		p.refuse("linux.netDevices", slices.Sorted(maps.Keys(l.NetDevices)), "a host link cannot move into a guest: let the engine put it into the container's network namespace")
+		p.refuse("linux.netDevices", slices.Sorted(maps.Keys(l.NetDevices)),
+			"a host link cannot move into a guest: let the engine put it into the container's network namespace")
 	}
 	if l.IntelRdt != nil {
 		p.refuse("linux.intelRdt", l.IntelRdt.ClosID, "is not given to machines: remove it")
@@ -89,7 +91,9 @@ func (w *Workload) sysctls(p *problems) {
 			}
 			w.Domainname = value
 		default:
-			p.refuse(field, value, "is not a sysctl that a guest sets for its workload: allowed are net.*, kernel.msg*, kernel.sem, kernel.shm*, fs.mqueue.*, vm.* and limits of files and processes")
+			p.refuse(field, value,
+				"is not a sysctl that a guest sets for its workload: allowed are net.*, kernel.msg*, kernel.sem, "+
+					"kernel.shm*, fs.mqueue.*, vm.* and limits of files and processes")
 		}
 	}
 }
@@ -126,7 +130,8 @@ func sysctlName(s string) string {
 			return r
 		}, s)
 	}
-	if strings.Contains(s, "//") || strings.HasPrefix(s, ".") || strings.HasSuffix(s, ".") || strings.Contains(s, "./") || strings.Contains(s, "..") {
+	if strings.Contains(s, "//") || strings.HasPrefix(s, ".") || strings.HasSuffix(s, ".") ||
+		strings.Contains(s, "./") || strings.Contains(s, "..") {
 		return ""
 	}
 	return s
@@ -134,14 +139,17 @@ func sysctlName(s string) string {
 
 // ipcSysctl says that the sysctl is of the ipc namespace.
 func ipcSysctl(name string) bool {
-	return strings.HasPrefix(name, "fs.mqueue.") || contains("kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni kernel.shm_rmid_forced", name)
+	return strings.HasPrefix(name, "fs.mqueue.") ||
+		contains("kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni kernel.shm_rmid_forced",
+			name)
 }
 
 // kernelSysctl says that a workload may set it for its guest's kernel: limits
 // and tuning, nothing that names a program.
 func kernelSysctl(name string) bool {
 	return strings.HasPrefix(name, "vm.") || strings.HasPrefix(name, "fs.inotify.") || strings.HasPrefix(name, "kernel.keys.") ||
-		contains("fs.file-max fs.nr_open fs.aio-max-nr kernel.pid_max kernel.threads-max kernel.numa_balancing kernel.sched_autogroup_enabled", name)
+		contains("fs.file-max fs.nr_open fs.aio-max-nr kernel.pid_max kernel.threads-max kernel.numa_balancing "+
+			"kernel.sched_autogroup_enabled", name)
 }
 
 // seccomp refuses notification: its listener is a host program that would read
@@ -165,7 +173,8 @@ func (p *problems) seccomp(s *specs.LinuxSeccomp) {
 }
 
 // seccompActions are the actions that need no host program.
-const seccompActions = "SCMP_ACT_KILL SCMP_ACT_KILL_PROCESS SCMP_ACT_KILL_THREAD SCMP_ACT_TRAP SCMP_ACT_ERRNO SCMP_ACT_TRACE SCMP_ACT_ALLOW SCMP_ACT_LOG"
+const seccompActions = "SCMP_ACT_KILL SCMP_ACT_KILL_PROCESS SCMP_ACT_KILL_THREAD SCMP_ACT_TRAP SCMP_ACT_ERRNO SCMP_ACT_TRACE " +
+	"SCMP_ACT_ALLOW SCMP_ACT_LOG"
 
 func (p *problems) action(field string, a specs.LinuxSeccompAction) {
 	switch {

@@ -101,7 +101,10 @@ func (w *Workload) mounts(p *problems) {
 			p.bindOptions(field, m.Options, &out)
 			if isCgroup(path.Clean(out.Source), out.Destination) {
 				p.ignore(field+".source", m.Source, "the container gets the guest's own cgroups there")
-				out = Mount{Kind: GuestMount, Type: "cgroup", Destination: out.Destination, ReadOnly: out.ReadOnly, Propagation: out.Propagation, Options: out.Options}
+				out = Mount{
+					Kind: GuestMount, Type: "cgroup", Destination: out.Destination,
+					ReadOnly: out.ReadOnly, Propagation: out.Propagation, Options: out.Options,
+				}
 			}
 		} else {
 			out.Kind, out.Type = GuestMount, m.Type
@@ -115,7 +118,8 @@ func (w *Workload) mounts(p *problems) {
 }
 
 // procFiles may be bound over, as by lxcfs; they are runc's list (libcontainer/rootfs_linux.go).
-const procFiles = "/proc/cpuinfo /proc/diskstats /proc/meminfo /proc/stat /proc/swaps /proc/uptime /proc/loadavg /proc/slabinfo /proc/net/dev " +
+const procFiles = "/proc/cpuinfo /proc/diskstats /proc/meminfo /proc/stat /proc/swaps /proc/uptime /proc/loadavg " +
+	"/proc/slabinfo /proc/net/dev " +
 	"/proc/sys/kernel/ns_last_pid /proc/sys/crypto/fips_enabled"
 
 // procDestination refuses what would hide the container's /proc, by which the runtime and many
@@ -179,7 +183,8 @@ func (p *problems) bindOptions(field string, options []string, m *Mount) {
 		case "private", "rprivate", "slave", "rslave", "unbindable", "runbindable":
 			m.Propagation = o
 		case "shared", "rshared":
-			p.refuse(field+".options", o, "mounts made in a guest cannot reach the host ("+m.Destination+"): use rslave (HostToContainer) or rprivate")
+			p.refuse(field+".options", o, "mounts made in a guest cannot reach the host ("+m.Destination+
+				"): use rslave (HostToContainer) or rprivate")
 		case "idmap":
 			m.MapsBelow = false
 		case "ridmap":
@@ -195,7 +200,8 @@ func (p *problems) bindOptions(field string, options []string, m *Mount) {
 		}
 	}
 	if m.RecursiveRO && m.slave() {
-		p.refuse(field+".options", "rro", "what the host mounts later could be written to ("+m.Destination+"): use rro with rprivate, or ro with "+m.Propagation)
+		p.refuse(field+".options", "rro", "what the host mounts later could be written to ("+m.Destination+
+			"): use rro with rprivate, or ro with "+m.Propagation)
 	}
 }
 
@@ -210,7 +216,8 @@ func (p *problems) guestOptions(field string, in specs.Mount, m *Mount) {
 		keys = "size nr_blocks nr_inodes mode uid gid inode32 inode64 noswap huge tmpcopyup"
 	case "mqueue", "sysfs", "cgroup", "cgroup2":
 	default:
-		p.refuse(field+".type", in.Type, "cannot be mounted at "+m.Destination+" in a guest: use bind, tmpfs, proc, sysfs, devpts, mqueue or cgroup")
+		p.refuse(field+".type", in.Type, "cannot be mounted at "+m.Destination+
+			" in a guest: use bind, tmpfs, proc, sysfs, devpts, mqueue or cgroup")
 		return
 	}
 	for _, o := range in.Options {
@@ -224,7 +231,8 @@ func (p *problems) guestOptions(field string, in specs.Mount, m *Mount) {
 			m.Options = append(m.Options, o)
 		case key == "context":
 			p.ignore(field+".options", o, "labels are the host's")
-		case strings.HasSuffix(o, "private"), strings.HasSuffix(o, "slave"), strings.HasSuffix(o, "shared"), strings.HasSuffix(o, "unbindable"):
+		case strings.HasSuffix(o, "private"), strings.HasSuffix(o, "slave"), strings.HasSuffix(o, "shared"),
+			strings.HasSuffix(o, "unbindable"):
 			p.propagation(field, o, m)
 		case keys != "" && contains(keys, key) && !strings.ContainsAny(o, ",\x00"):
 			p.mountValue(field, in.Type, o)

@@ -75,7 +75,9 @@ func (w *Workload) namespaces(p *problems) {
 func (w *Workload) podNamespace(p *problems, field string, n Namespace) Namespace {
 	kept := n.Shared() && n.Pid == 0
 	if kept && !w.kept || n.Pid != 0 && w.Role == Sandbox {
-		p.refuse(field+".path", n.Path, "is not of the workload's own pod: a guest shares namespaces only among its own containers; leave the path out, or run both in one pod")
+		p.refuse(field+".path", n.Path,
+			"is not of the workload's own pod: a guest shares namespaces only among its own containers; leave the path out, "+
+				"or run both in one pod")
 	}
 	return n
 }
@@ -94,7 +96,8 @@ func (w *Workload) joined(p *problems) {
 		}
 		if pid := procPid(ns.Path, ns.Type); pid != 0 && pid != w.Namespaces.Network.Pid {
 			p.refuse(fmt.Sprintf("linux.namespaces[%d].path", i), ns.Path,
-				"is of a container with a machine of its own: share its network too (--network container:NAME), which puts both into one machine, or leave the path out")
+				"is of a container with a machine of its own: share its network too (--network container:NAME), which puts "+
+					"both into one machine, or leave the path out")
 		}
 	}
 }
@@ -122,9 +125,13 @@ func (w *Workload) missing(p *problems, seen map[specs.LinuxNamespaceType]bool) 
 			p.refuse("linux.namespaces", nil, text)
 		}
 	}
-	need(specs.NetworkNamespace, "no network entry means the host's network (hostNetwork, --net-host, --network host), which a guest cannot have: give the container a network of its own")
-	need(specs.PIDNamespace, "no pid entry means the host's processes (hostPID, --pid host), which a guest cannot see: use a private or the pod's pid namespace")
-	need(specs.IPCNamespace, "no ipc entry means the host's ipc (hostIPC, --ipc host), which a guest cannot share: use a private or the pod's ipc namespace")
+	need(specs.NetworkNamespace,
+		"no network entry means the host's network (hostNetwork, --net-host, --network host), which a guest cannot have: "+
+			"give the container a network of its own")
+	need(specs.PIDNamespace,
+		"no pid entry means the host's processes (hostPID, --pid host), which a guest cannot see: use a private or the pod's pid namespace")
+	need(specs.IPCNamespace,
+		"no ipc entry means the host's ipc (hostIPC, --ipc host), which a guest cannot share: use a private or the pod's ipc namespace")
 	if seen[specs.NetworkNamespace] { // a pod with the host's network has its name too, unasked
 		need(specs.UTSNamespace, "no uts entry means the host's name (--uts host), which a guest cannot share: use a private uts namespace")
 	}

@@ -112,9 +112,20 @@ func TestRole(t *testing.T) {
 		{"none", nil, Single, "", nil},
 		{"sandbox", map[string]string{annotationContainerType: "sandbox", annotationSandboxID: "p"}, Sandbox, "p", nil},
 		{"CRI-O", map[string]string{annotationCRIOType: "sandbox", annotationCRIOSandbox: "p"}, Sandbox, "p", nil},
-		{"member without sandbox", map[string]string{annotationContainerType: "container"}, "", "", []string{"annotations." + annotationSandboxID, "linux.namespaces"}},
+		{
+			"member without sandbox",
+			map[string]string{annotationContainerType: "container"},
+			"", "",
+			[]string{"annotations." + annotationSandboxID, "linux.namespaces"},
+		},
 		{"unknown", map[string]string{annotationContainerType: "x"}, "", "", []string{"annotations." + annotationContainerType}},
-		{"bad number", map[string]string{annotationContainerType: "sandbox", annotationPodMemory: "1G"}, "", "", []string{"annotations." + annotationPodMemory}},
+		{
+			"bad number",
+			map[string]string{annotationContainerType: "sandbox", annotationPodMemory: "1G"},
+			"",
+			"",
+			[]string{"annotations." + annotationPodMemory},
+		},
 	} {
 		w, err := parse(t, Options{}, func(s *specs.Spec) { s.Annotations = tt.in })
 		if d := cmp.Diff(tt.want, fields(err)); d != "" {
@@ -135,7 +146,12 @@ func TestSettings(t *testing.T) {
 		want Settings
 		ok   bool
 	}{
-		{map[string]string{AnnotationMemoryMiB: "256", AnnotationCPUs: "2", AnnotationMachine: "microvm"}, all, Settings{MemoryMiB: 256, CPUs: 2, Machine: "microvm"}, true},
+		{
+			map[string]string{AnnotationMemoryMiB: "256", AnnotationCPUs: "2", AnnotationMachine: "microvm"},
+			all,
+			Settings{MemoryMiB: 256, CPUs: 2, Machine: "microvm"},
+			true,
+		},
 		{map[string]string{AnnotationMemoryMiB: "256"}, nil, Settings{}, false},
 		{map[string]string{AnnotationMemoryMiB: "-1"}, all, Settings{}, false},
 		{map[string]string{AnnotationCPUs: "1.5"}, all, Settings{}, false},
@@ -143,12 +159,20 @@ func TestSettings(t *testing.T) {
 		{map[string]string{"io.cloister.debug": "1"}, []string{"io.cloister.debug"}, Settings{}, false},
 		{map[string]string{"io.katacontainers.config": "1"}, nil, Settings{}, true},
 		{
-			map[string]string{AnnotationLabelMode: "static", AnnotationLabel: "u:r:t:s0:c1,c2", AnnotationImage: "u:r:i:s0:c1,c2", AnnotationRelabel: "no"},
+			map[string]string{
+				AnnotationLabelMode: "static", AnnotationLabel: "u:r:t:s0:c1,c2",
+				AnnotationImage: "u:r:i:s0:c1,c2", AnnotationRelabel: "no",
+			},
 			labels,
 			Settings{Labels: LabelSettings{Mode: "static", Label: "u:r:t:s0:c1,c2", Image: "u:r:i:s0:c1,c2", Relabel: "no"}},
 			true,
 		},
-		{map[string]string{AnnotationBase: "u:r:t:s0", AnnotationShare: "group"}, labels, Settings{Labels: LabelSettings{Base: "u:r:t:s0", Share: "group"}}, true},
+		{
+			map[string]string{AnnotationBase: "u:r:t:s0", AnnotationShare: "group"},
+			labels,
+			Settings{Labels: LabelSettings{Base: "u:r:t:s0", Share: "group"}},
+			true,
+		},
 		{map[string]string{AnnotationLabelMode: "none"}, labels, Settings{}, false},
 		{map[string]string{AnnotationRelabel: "maybe"}, labels, Settings{}, false},
 		{map[string]string{AnnotationShare: ""}, labels, Settings{}, false},
@@ -171,7 +195,11 @@ func TestMountLabels(t *testing.T) {
 		ok    bool
 	}{
 		{"/data=shared", nil, [2]string{"shared", ""}, true},
-		{" /ref=readonly; /data=label system_u:object_r:cloister_rootfs_t:s0:c1,c2", nil, [2]string{"label", "system_u:object_r:cloister_rootfs_t:s0:c1,c2"}, true},
+		{
+			" /ref=readonly; /data=label system_u:object_r:cloister_rootfs_t:s0:c1,c2", nil,
+			[2]string{"label", "system_u:object_r:cloister_rootfs_t:s0:c1,c2"},
+			true,
+		},
 		{"/data/=private", nil, [2]string{"private", ""}, true},
 		{"/elsewhere=shared", nil, [2]string{}, false},
 		{"/elsewhere=shared;/data=keep", member, [2]string{"keep", ""}, true},
@@ -237,7 +265,11 @@ func TestNamespaces(t *testing.T) {
 		{"pid of a single", join(0, "/proc/1/ns/pid"), []string{"linux.namespaces[0].path"}},
 		{"pid of the network's container", func(s *specs.Spec) { join(1, "/proc/4711/ns/net")(s); join(0, "/proc/4711/ns/pid")(s) }, nil},
 		{"ipc of the network's container", func(s *specs.Spec) { join(1, "/proc/4711/ns/net")(s); join(2, "/proc/4711/ns/ipc")(s) }, nil},
-		{"pid of another container than the network's", func(s *specs.Spec) { join(1, "/proc/4711/ns/net")(s); join(0, "/proc/12/ns/pid")(s) }, []string{"linux.namespaces[0].path"}},
+		{
+			"pid of another container than the network's",
+			func(s *specs.Spec) { join(1, "/proc/4711/ns/net")(s); join(0, "/proc/12/ns/pid")(s) },
+			[]string{"linux.namespaces[0].path"},
+		},
 		{"pid of a kept namespace", join(0, "/run/pid"), []string{"linux.namespaces[0].path"}},
 		{"time", with(specs.LinuxNamespace{Type: "time"}), nil},
 		{"time path", with(specs.LinuxNamespace{Type: "time", Path: "/proc/1/ns/time"}), []string{"linux.namespaces[5].path"}},
@@ -245,8 +277,14 @@ func TestNamespaces(t *testing.T) {
 		{"twice", with(specs.LinuxNamespace{Type: "pid"}), []string{"linux.namespaces[5].type"}},
 		{"user without mappings", with(specs.LinuxNamespace{Type: "user"}), []string{"linux.uidMappings"}},
 		{"user", userns, nil},
-		{"user of a process", with(specs.LinuxNamespace{Type: "user", Path: "/proc/1/ns/user"}), []string{"linux.namespaces", "linux.uidMappings"}},
-		{"user of a kept namespace", with(specs.LinuxNamespace{Type: "user", Path: "/run/user"}), []string{"linux.namespaces[5].path", "linux.uidMappings"}},
+		{
+			"user of a process", with(specs.LinuxNamespace{Type: "user", Path: "/proc/1/ns/user"}),
+			[]string{"linux.namespaces", "linux.uidMappings"},
+		},
+		{
+			"user of a kept namespace", with(specs.LinuxNamespace{Type: "user", Path: "/run/user"}),
+			[]string{"linux.namespaces[5].path", "linux.uidMappings"},
+		},
 		{"user of the network's container", func(s *specs.Spec) {
 			userns(s)
 			s.Linux.Namespaces[1].Path, s.Linux.Namespaces[5].Path = "/proc/4711/ns/net", "/proc/4711/ns/user"
@@ -257,11 +295,20 @@ func TestNamespaces(t *testing.T) {
 			userns(s)
 			s.Linux.GIDMappings = slices.Repeat(s.Linux.GIDMappings, maxRanges+1)
 		}, []string{"linux.gidMappings"}},
-		{"mappings without user", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, []string{"linux.uidMappings"}},
+		{
+			"mappings without user", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+			[]string{"linux.uidMappings"},
+		},
 		{"mapping too large", func(s *specs.Spec) { userns(s); s.Linux.UIDMappings[0].Size = 1<<32 - 1 }, []string{"linux.uidMappings[0]"}},
 		{"member", member, nil},
-		{"member with a network of its own", func(s *specs.Spec) { member(s); s.Linux.Namespaces[1].Path = "" }, []string{"linux.namespaces"}},
-		{"member joins a kept namespace", func(s *specs.Spec) { member(s); s.Linux.Namespaces[2].Path = "/run/ipc" }, []string{"linux.namespaces[2].path"}},
+		{
+			"member with a network of its own", func(s *specs.Spec) { member(s); s.Linux.Namespaces[1].Path = "" },
+			[]string{"linux.namespaces"},
+		},
+		{
+			"member joins a kept namespace", func(s *specs.Spec) { member(s); s.Linux.Namespaces[2].Path = "/run/ipc" },
+			[]string{"linux.namespaces[2].path"},
+		},
 	} {
 		_, err := parse(t, Options{}, tt.change)
 		if d := cmp.Diff(tt.want, fields(err)); d != "" {
@@ -316,7 +363,8 @@ func TestMinusOneIsNoID(t *testing.T) {
 		}
 	}
 	for _, user := range []specs.User{{UID: minusOne}, {GID: minusOne}, {AdditionalGids: []uint32{minusOne}}} {
-		if _, err := ParseProcess(encode(t, specs.Process{Args: []string{"a"}, Cwd: "/", User: user}), Options{}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		if _, err := ParseProcess(encode(t, specs.Process{Args: []string{"a"}, Cwd: "/", User: user}),
+			Options{}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("ParseProcess of %+v: %v, want ErrInvalidArgument", user, err)
 		}
 	}
@@ -422,17 +470,36 @@ func TestMounts(t *testing.T) {
 		want Mount
 		bad  bool
 	}{
-		{"bind", mount("bind", "/s", "rbind", "ro", "nosuid", "rprivate"), Mount{Kind: BindMount, Source: "/s", Recursive: true, ReadOnly: true, Propagation: "rprivate", Options: []string{"nosuid"}}, false},
+		{
+			"bind", mount("bind", "/s", "rbind", "ro", "nosuid", "rprivate"),
+			Mount{
+				Kind: BindMount, Source: "/s", Recursive: true, ReadOnly: true, Propagation: "rprivate",
+				Options: []string{"nosuid"},
+			},
+			false,
+		},
 		{"bind by option", mount("none", "/s", "bind"), Mount{Kind: BindMount, Source: "/s"}, false},
 		{"last word counts", mount("bind", "/s", "ro", "rw"), Mount{Kind: BindMount, Source: "/s"}, false},
-		{"recursively read-only", mount("bind", "/s", "rbind", "rro"), Mount{Kind: BindMount, Source: "/s", Recursive: true, ReadOnly: true, RecursiveRO: true}, false},
+		{
+			"recursively read-only", mount("bind", "/s", "rbind", "rro"),
+			Mount{Kind: BindMount, Source: "/s", Recursive: true, ReadOnly: true, RecursiveRO: true},
+			false,
+		},
 		{"shared", mount("bind", "/s", "rshared"), Mount{}, true},
 		{"idmapped without a map", mount("bind", "/s", "idmap"), Mount{}, true},
 		{"unknown option", mount("bind", "/s", "x=y"), Mount{}, true},
 		{"no source", mount("bind", ""), Mount{}, true},
-		{"tmpfs", mount("tmpfs", "tmpfs", "size=64k", "mode=1777", "uid=5", "nodev", "context=u:r:t:s0"), Mount{Kind: GuestMount, Type: "tmpfs", Options: []string{"size=64k", "mode=1777", "uid=5", "nodev"}}, false},
+		{
+			"tmpfs", mount("tmpfs", "tmpfs", "size=64k", "mode=1777", "uid=5", "nodev", "context=u:r:t:s0"),
+			Mount{Kind: GuestMount, Type: "tmpfs", Options: []string{"size=64k", "mode=1777", "uid=5", "nodev"}},
+			false,
+		},
 		{"tmpfs half", mount("tmpfs", "tmpfs", "size=50%"), Mount{Kind: GuestMount, Type: "tmpfs", Options: []string{"size=50%"}}, false},
-		{"tmpfs shared in the guest", mount("tmpfs", "tmpfs", "rshared"), Mount{Kind: GuestMount, Type: "tmpfs", Propagation: "rshared"}, false},
+		{
+			"tmpfs shared in the guest", mount("tmpfs", "tmpfs", "rshared"),
+			Mount{Kind: GuestMount, Type: "tmpfs", Propagation: "rshared"},
+			false,
+		},
 		{"bad size", mount("tmpfs", "tmpfs", "size=lots"), Mount{}, true},
 		{"bad mode", mount("tmpfs", "tmpfs", "mode=999"), Mount{}, true},
 		{"two options in one", mount("tmpfs", "tmpfs", "huge=never,uid=0"), Mount{}, true},
@@ -513,7 +580,10 @@ func TestProcStaysTheContainers(t *testing.T) {
 func TestMountPlaces(t *testing.T) {
 	w, err := parse(t, Options{}, func(s *specs.Spec) {
 		member(s)
-		for _, d := range []string{"/etc/hosts", "/etc/../etc/resolv.conf", "/etc/hostname", "/dev/shm", "/dev/termination-log", "../../x"} {
+		for _, d := range []string{
+			"/etc/hosts", "/etc/../etc/resolv.conf", "/etc/hostname", "/dev/shm",
+			"/dev/termination-log", "../../x",
+		} {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: d, Type: "bind", Source: "/s"})
 		}
 	})
@@ -564,21 +634,66 @@ func TestDevices(t *testing.T) {
 		want    []string
 	}{
 		{"standard", Options{}, []specs.LinuxDevice{node("/dev/null", "c", 1, 3), node("/dev/other", "u", 1, 8)}, nil, nil},
-		{"fuse and tun by default", Options{}, []specs.LinuxDevice{node("/dev/fuse", "c", 10, 229), node("/dev/net/tun", "c", 10, 200)}, nil, nil},
-		{"fuse where there is none", Options{GuestDevices: []GuestDevice{}}, []specs.LinuxDevice{node("/dev/fuse", "c", 10, 229)}, nil, []string{"linux.devices"}},
-		{"fuse by its name on another number", Options{}, []specs.LinuxDevice{node("/dev/fuse", "c", 10, 232)}, nil, []string{"linux.devices"}},
-		{"kvm", Options{}, []specs.LinuxDevice{node("/dev/kvm", "c", 10, 232)}, []specs.LinuxDeviceCgroup{allow("c", 10, 232, "rw")}, []string{"linux.devices", "linux.resources.devices[0]"}},
+		{"fuse and tun by default", Options{}, []specs.LinuxDevice{
+			node("/dev/fuse", "c", 10, 229),
+			node("/dev/net/tun", "c", 10, 200),
+		}, nil, nil},
+		{
+			"fuse where there is none",
+			Options{GuestDevices: []GuestDevice{}},
+			[]specs.LinuxDevice{node("/dev/fuse", "c", 10, 229)},
+			nil,
+			[]string{"linux.devices"},
+		},
+		{
+			"fuse by its name on another number",
+			Options{},
+			[]specs.LinuxDevice{node("/dev/fuse", "c", 10, 232)},
+			nil,
+			[]string{"linux.devices"},
+		},
+		{
+			"kvm",
+			Options{},
+			[]specs.LinuxDevice{node("/dev/kvm", "c", 10, 232)},
+			[]specs.LinuxDeviceCgroup{allow("c", 10, 232, "rw")},
+			[]string{"linux.devices", "linux.resources.devices[0]"},
+		},
 		{"fifo", Options{}, []specs.LinuxDevice{node("/x", "p", 0, 0)}, nil, []string{"linux.devices[0].type"}},
 		{"relative", Options{}, []specs.LinuxDevice{node("null", "c", 1, 3)}, nil, []string{"linux.devices[0].path"}},
-		{"disk", Options{}, []specs.LinuxDevice{disk}, []specs.LinuxDeviceCgroup{allow("b", 202, 0, "rwm")}, []string{"linux.devices", "linux.resources.devices[0]"}},
-		{"disk handed over", Options{BlockDevices: true}, []specs.LinuxDevice{disk}, []specs.LinuxDeviceCgroup{allow("b", 202, 0, "rwm")}, nil},
+		{
+			"disk",
+			Options{},
+			[]specs.LinuxDevice{disk},
+			[]specs.LinuxDeviceCgroup{allow("b", 202, 0, "rwm")},
+			[]string{"linux.devices", "linux.resources.devices[0]"},
+		},
+		{
+			"disk handed over",
+			Options{BlockDevices: true},
+			[]specs.LinuxDevice{disk},
+			[]specs.LinuxDeviceCgroup{allow("b", 202, 0, "rwm")},
+			nil,
+		},
 		{"rule alone", Options{}, nil, []specs.LinuxDeviceCgroup{allow("c", 42, 0, "rwm")}, []string{"linux.resources.devices[0]"}},
 		{"rule for making", Options{}, nil, []specs.LinuxDeviceCgroup{allow("c", 42, 0, "m")}, nil},
 		{"rule for a major", Options{}, nil, []specs.LinuxDeviceCgroup{allow("b", 8, -1, "rwm")}, []string{"linux.resources.devices[0]"}},
 		{"rule for all", Options{}, nil, []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}, nil},
 		{"denials", Options{}, nil, []specs.LinuxDeviceCgroup{{Type: "b", Major: new(int64(8))}}, nil},
-		{"bad rule", Options{}, nil, []specs.LinuxDeviceCgroup{{Type: "x"}, {Access: "q"}}, []string{"linux.resources.devices[0]", "linux.resources.devices[1]"}},
-		{"privileged with disks", Options{BlockDevices: true}, []specs.LinuxDevice{disk, node("/dev/null", "c", 1, 3)}, []specs.LinuxDeviceCgroup{{Allow: true, Type: "a"}}, []string{"linux.devices"}},
+		{
+			"bad rule",
+			Options{},
+			nil,
+			[]specs.LinuxDeviceCgroup{{Type: "x"}, {Access: "q"}},
+			[]string{"linux.resources.devices[0]", "linux.resources.devices[1]"},
+		},
+		{
+			"privileged with disks",
+			Options{BlockDevices: true},
+			[]specs.LinuxDevice{disk, node("/dev/null", "c", 1, 3)},
+			[]specs.LinuxDeviceCgroup{{Allow: true, Type: "a"}},
+			[]string{"linux.devices"},
+		},
 	} {
 		_, err := parse(t, tt.opts, func(s *specs.Spec) {
 			s.Linux.Devices, s.Linux.Resources.Devices = tt.devices, tt.rules
@@ -604,8 +719,14 @@ func TestPrivilegedSaysWhatToDo(t *testing.T) {
 func TestHostBlock(t *testing.T) {
 	for _, access := range []string{"rm", "rwm"} {
 		w, err := parse(t, Options{BlockDevices: true}, func(s *specs.Spec) {
-			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/null", Type: "c", Major: 1, Minor: 3}, {Path: "/dev/data", Type: "b", Major: 202, Minor: 7}}
-			s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Access: "rwm"}, {Allow: true, Type: "b", Major: new(int64(202)), Minor: new(int64(7)), Access: access}}
+			s.Linux.Devices = []specs.LinuxDevice{
+				{Path: "/dev/null", Type: "c", Major: 1, Minor: 3},
+				{Path: "/dev/data", Type: "b", Major: 202, Minor: 7},
+			}
+			s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{
+				{Access: "rwm"},
+				{Allow: true, Type: "b", Major: new(int64(202)), Minor: new(int64(7)), Access: access},
+			}
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -635,7 +756,8 @@ func TestHostBlock(t *testing.T) {
 func TestSysctls(t *testing.T) {
 	w, err := parse(t, Options{}, func(s *specs.Spec) {
 		s.Linux.Sysctl = map[string]string{
-			"net.ipv4.ip_forward": "1", "net/ipv4/conf/eth0.1/forwarding": "1", "kernel.shmmax": "5", "vm.max_map_count": "262144", "kernel.domainname": "d",
+			"net.ipv4.ip_forward": "1", "net/ipv4/conf/eth0.1/forwarding": "1", "kernel.shmmax": "5",
+			"vm.max_map_count": "262144", "kernel.domainname": "d",
 		}
 	})
 	if err != nil {
@@ -665,12 +787,16 @@ func TestSysctls(t *testing.T) {
 			t.Errorf("guest's sysctls with network %q (-want +got):\n%s", network, d)
 		}
 	}
-	for _, name := range []string{"kernel.core_pattern", "kernel.modprobe", "", "/net/x", "net.ipv4..x", "net.ipv4/../../x", "vm.x\n", "fs.protected_symlinks"} {
+	for _, name := range []string{
+		"kernel.core_pattern", "kernel.modprobe", "", "/net/x", "net.ipv4..x",
+		"net.ipv4/../../x", "vm.x\n", "fs.protected_symlinks",
+	} {
 		if _, err := parse(t, Options{}, func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{name: "1"} }); err == nil {
 			t.Errorf("sysctl %q is not refused", name)
 		}
 	}
-	if _, err := parse(t, Options{}, func(s *specs.Spec) { member(s); s.Linux.Sysctl = map[string]string{"vm.swappiness": "1"} }); err == nil {
+	if _, err := parse(t, Options{},
+		func(s *specs.Spec) { member(s); s.Linux.Sysctl = map[string]string{"vm.swappiness": "1"} }); err == nil {
 		t.Error("a member of a pod may set the guest's sysctl")
 	}
 }

@@ -144,7 +144,8 @@ func (p *problems) scheduling(field string, s *specs.Process) {
 			"the guest's runtime cannot set it: remove it, or call chrt or nice in the container")
 	}
 	if s.IOPriority != nil {
-		p.refuse(field+".ioPriority", string(s.IOPriority.Class), "orders disks of the host, which a guest does not have: use blockIO.weight")
+		p.refuse(field+".ioPriority", string(s.IOPriority.Class),
+			"orders disks of the host, which a guest does not have: use blockIO.weight")
 	}
 	if a := s.ExecCPUAffinity; a != nil && (a.Initial != "" || a.Final != "") {
 		p.refuse(field+".execCPUAffinity", a.Initial+a.Final, "names CPUs of the host: use linux.resources.cpu.cpus")

@@ -110,7 +110,8 @@ func withinMachine(field string, limit, ceiling int64) error {
 	}
 	return &UnsupportedError{[]Problem{{
 		field, fmt.Sprint(limit),
-		fmt.Sprintf("the machine has %d bytes for containers and its memory is fixed at start: stay below, or start a new pod or container", ceiling),
+		fmt.Sprintf("the machine has %d bytes for containers and its memory is fixed at start: stay below, or start a new "+
+			"pod or container", ceiling),
 	}}}
 }
 
@@ -280,7 +281,10 @@ func guestResources(r *specs.LinuxResources, ceiling int64) *specs.LinuxResource
 		r = &specs.LinuxResources{}
 	}
 	for _, d := range r.Devices {
-		out.Devices = append(out.Devices, specs.LinuxDeviceCgroup{Allow: d.Allow, Type: d.Type, Major: d.Major, Minor: d.Minor, Access: d.Access})
+		out.Devices = append(out.Devices, specs.LinuxDeviceCgroup{
+			Allow: d.Allow, Type: d.Type, Major: d.Major,
+			Minor: d.Minor, Access: d.Access,
+		})
 	}
 	m := cmp.Or(r.Memory, &specs.LinuxMemory{})
 	memory := specs.LinuxMemory{Limit: m.Limit, Reservation: m.Reservation, CheckBeforeUpdate: m.CheckBeforeUpdate}

@@ -23,29 +23,45 @@ func TestParseResources(t *testing.T) {
 	}{
 		{"nothing", `{}`, 0, Resources{}, `{}`, nil},
 		{
-			"docker update", `{"memory":{"limit":67108864,"swap":-1,"reservation":1048576},"cpu":{"shares":512,"quota":50000,"period":100000}}`, 1 << 30,
-			Resources{MemoryLimit: 64 << 20, MemorySwap: -1, MemoryReservation: 1 << 20, CPUShares: 512, CPUQuota: 50000, CPUPeriod: 100000},
+			"docker update",
+			`{"memory":{"limit":67108864,"swap":-1,"reservation":1048576},"cpu":{"shares":512,"quota":50000,"period":100000}}`, 1 << 30,
+			Resources{
+				MemoryLimit: 64 << 20, MemorySwap: -1, MemoryReservation: 1 << 20, CPUShares: 512,
+				CPUQuota: 50000, CPUPeriod: 100000,
+			},
 			`{"memory":{"limit":67108864,"reservation":1048576},"cpu":{"shares":512,"quota":50000,"period":100000}}`, nil,
 		},
 		{"cpuset is the host's", `{"cpu":{"cpus":"0,2-3","mems":"0"}}`, 0, Resources{CPUs: "0,2-3", Mems: "0"}, `{"cpu":{}}`, nil},
-		{"burst", `{"cpu":{"burst":1000},"unified":{"memory.high":"max"}}`, 0, Resources{}, `{"cpu":{},"unified":{"cpu.max.burst":"1000","memory.high":"max"}}`, nil},
+		{
+			"burst", `{"cpu":{"burst":1000},"unified":{"memory.high":"max"}}`, 0,
+			Resources{},
+			`{"cpu":{},"unified":{"cpu.max.burst":"1000","memory.high":"max"}}`, nil,
+		},
 		{"no limit", `{"memory":{"limit":-1},"pids":{"limit":-1}}`, 0, Resources{}, `{"memory":{"limit":-1},"pids":{"limit":-1}}`, nil},
 		{"no limit is the machine's", `{"memory":{"limit":-1}}`, 1 << 30, Resources{}, `{"memory":{"limit":1073741824}}`, nil},
 		{"a zero is no limit", `{"memory":{"limit":0},"cpu":{"quota":-1}}`, 0, Resources{}, `{"cpu":{"quota":-1}}`, nil},
 		{"rules stay", `{"devices":[{"allow":false,"access":"rwm"}]}`, 0, Resources{}, `{}`, nil},
 		{"beyond the machine", `{"memory":{"limit":2147483648}}`, 1 << 30, Resources{}, "", []string{"resources.memory.limit"}},
 		{
-			"bad numbers", `{"memory":{"limit":-2,"swap":-5,"swappiness":101},"cpu":{"quota":5,"period":5,"cpus":"x","idle":7},"pids":{"limit":-2}}`, 0,
+			"bad numbers",
+			`{"memory":{"limit":-2,"swap":-5,"swappiness":101},"cpu":{"quota":5,"period":5,"cpus":"x","idle":7},"pids":{"limit":-2}}`, 0,
 			Resources{},
 			"",
-			[]string{"resources.cpu.cpus", "resources.cpu.idle", "resources.cpu.period", "resources.cpu.quota", "resources.memory.limit", "resources.memory.swap", "resources.memory.swappiness", "resources.pids.limit"},
+			[]string{
+				"resources.cpu.cpus", "resources.cpu.idle", "resources.cpu.period", "resources.cpu.quota",
+				"resources.memory.limit", "resources.memory.swap", "resources.memory.swappiness", "resources.pids.limit",
+			},
 		},
 		{"swap below limit", `{"memory":{"limit":200000000,"swap":1}}`, 0, Resources{}, "", []string{"resources.memory.swap"}},
 		{
-			"files of others", `{"unified":{"memory.max":"1","cgroup.procs":"1","io.max":"x","a/b":"1","cpuset.cpus":"0","misc.max":"1","x":"y"}}`, 0,
+			"files of others",
+			`{"unified":{"memory.max":"1","cgroup.procs":"1","io.max":"x","a/b":"1","cpuset.cpus":"0","misc.max":"1","x":"y"}}`, 0,
 			Resources{},
 			"",
-			[]string{"resources.unified", "resources.unified", "resources.unified", "resources.unified", "resources.unified", "resources.unified", "resources.unified"},
+			[]string{
+				"resources.unified", "resources.unified", "resources.unified", "resources.unified",
+				"resources.unified", "resources.unified", "resources.unified",
+			},
 		},
 		{"blkio weight", `{"blockIO":{"weight":5000}}`, 0, Resources{}, "", []string{"resources.blockIO.weight"}},
 	} {
@@ -129,7 +145,9 @@ func TestHostResources(t *testing.T) {
 }
 
 func TestParseProcess(t *testing.T) {
-	p, err := ParseProcess([]byte(`{"terminal":true,"args":["sh"],"cwd":"/","env":["A=b"],"user":{"uid":1,"gid":2},"selinuxLabel":"u:r:t:s0","apparmorProfile":"docker-default",
+	p, err := ParseProcess([]byte(`{"terminal":true,"args":["sh"],"cwd":"/","env":["A=b"],"user":{"uid":1,"gid":2},"selinuxLabel":
+		"u:r:t:s0",
+		"apparmorProfile":"docker-default",
 		"capabilities":{"bounding":["CAP_CHOWN","CAP_NEWER"]},"noNewPrivileges":true}`), Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +156,8 @@ func TestParseProcess(t *testing.T) {
 		t.Errorf("process %+v", p)
 	}
 	got, err := p.GuestProcess()
-	want := `{"terminal":true,"user":{"uid":1,"gid":2},"args":["sh"],"env":["A=b"],"cwd":"/","capabilities":{"bounding":["CAP_CHOWN"]},"noNewPrivileges":true}`
+	want := `{"terminal":true,"user":{"uid":1,"gid":2},"args":["sh"],"env":["A=b"],"cwd":"/",` +
+		`"capabilities":{"bounding":["CAP_CHOWN"]},"noNewPrivileges":true}`
 	if err != nil || string(got) != want {
 		t.Errorf("guest's process %s, %v, want %s", got, err, want)
 	}
@@ -169,9 +188,19 @@ func TestSize(t *testing.T) {
 		{"quota above the host", Workload{Resources: Resources{CPUQuota: 1 << 62, CPUPeriod: 1000}}, Sizing{MaxCPUs: 2}, 608, 2, ""},
 		{"cpuset", Workload{Resources: Resources{CPUs: "0-2,7"}}, Sizing{MaxCPUs: 8}, 608, 4, ""},
 		{"quota within cpuset", Workload{Resources: Resources{CPUs: "1", CPUQuota: 400000}}, Sizing{MaxCPUs: 8}, 608, 1, ""},
-		{"pod", Workload{Role: Sandbox, Pod: PodSize{MemoryBytes: gib(1), CPUQuota: 250000, CPUPeriod: 100000}}, Sizing{MaxCPUs: 8}, 1120, 3, ""},
+		{
+			"pod",
+			Workload{Role: Sandbox, Pod: PodSize{MemoryBytes: gib(1), CPUQuota: 250000, CPUPeriod: 100000}},
+			Sizing{MaxCPUs: 8},
+			1120, 3, "",
+		},
 		{"pod before own", Workload{Pod: PodSize{MemoryBytes: gib(1)}, Resources: Resources{MemoryLimit: gib(2)}}, Sizing{}, 1120, 1, ""},
-		{"annotation before all", Workload{Settings: Settings{MemoryMiB: 100, CPUs: 2}, Pod: PodSize{MemoryBytes: gib(1)}}, Sizing{MaxCPUs: 2}, 196, 2, ""},
+		{
+			"annotation before all",
+			Workload{Settings: Settings{MemoryMiB: 100, CPUs: 2}, Pod: PodSize{MemoryBytes: gib(1)}},
+			Sizing{MaxCPUs: 2},
+			196, 2, "",
+		},
 		{"too little", Workload{Resources: Resources{MemoryLimit: 1 << 20}}, Sizing{}, 0, 0, "linux.resources.memory.limit"},
 		{
 			"pod with a container without limits",
@@ -192,7 +221,13 @@ func TestSize(t *testing.T) {
 			608, 4, "",
 		},
 		{"too much", Workload{Resources: Resources{MemoryLimit: gib(5)}}, Sizing{MaxMemoryMiB: 4096}, 0, 0, "linux.resources.memory.limit"},
-		{"too much for a pod", Workload{Pod: PodSize{MemoryBytes: 1 << 62}}, Sizing{}, 0, 0, "annotations.io.kubernetes.cri.sandbox-memory"},
+		{
+			"too much for a pod",
+			Workload{Pod: PodSize{MemoryBytes: 1 << 62}},
+			Sizing{},
+			0, 0,
+			"annotations.io.kubernetes.cri.sandbox-memory",
+		},
 		{"negative pod", Workload{Pod: PodSize{MemoryBytes: -5}}, Sizing{}, 0, 0, "annotations.io.kubernetes.cri.sandbox-memory"},
 		{"too many CPUs", Workload{Settings: Settings{CPUs: 9}}, Sizing{MaxCPUs: 8}, 0, 0, "annotations.io.cloister.cpus"},
 	} {
@@ -210,7 +245,10 @@ func TestSize(t *testing.T) {
 }
 
 func TestListCount(t *testing.T) {
-	for in, want := range map[string]int{"": 0, "0": 1, "0-3": 4, "0,0-1, 5": 3, "3-1": -1, "a": -1, "-1": -1, "0-": -1, "0-99999999999": -1, "1,,2": -1} {
+	for in, want := range map[string]int{
+		"": 0, "0": 1, "0-3": 4, "0,0-1, 5": 3, "3-1": -1, "a": -1, "-1": -1,
+		"0-": -1, "0-99999999999": -1, "1,,2": -1,
+	} {
 		got, err := listCount(in)
 		if err != nil {
 			got = -1
@@ -250,7 +288,10 @@ func TestGuestKeepsNothing(t *testing.T) {
 // What an engine gives to every container unasked has no meaning in a guest; what a user has chosen
 // is a wish.
 func TestAppArmorProfiles(t *testing.T) {
-	for name, refused := range map[string]bool{"": false, "unconfined": false, "docker-default": false, "cri-containerd.apparmor.d": false, "mine": true} {
+	for name, refused := range map[string]bool{
+		"": false, "unconfined": false, "docker-default": false,
+		"cri-containerd.apparmor.d": false, "mine": true,
+	} {
 		s := base()
 		s.Process.ApparmorProfile = name
 		_, err := Parse(encode(t, s), Options{})

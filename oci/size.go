@@ -108,7 +108,9 @@ func (w *Workload) memoryMiB(s Sizing, p *problems) int {
 	}
 	mib := (bytes-1)>>20 + 1
 	if mib > int64(s.MaxMemoryMiB) {
-		p.refuse(field, bytes, fmt.Sprintf("is above the bound of %d MiB: ask for less, or raise sizing.max_memory_mib in cloister's configuration", s.MaxMemoryMiB))
+		p.refuse(field, bytes,
+			fmt.Sprintf("is above the bound of %d MiB: ask for less, or raise sizing.max_memory_mib in cloister's configuration",
+				s.MaxMemoryMiB))
 		return s.DefaultMemoryMiB
 	}
 	return int(mib)
@@ -117,7 +119,8 @@ func (w *Workload) memoryMiB(s Sizing, p *problems) int {
 func (w *Workload) cpus(s Sizing, p *problems) int {
 	if n := w.Settings.CPUs; n > 0 {
 		if n > s.MaxCPUs {
-			p.refuse("annotations."+AnnotationCPUs, n, fmt.Sprintf("is above the bound of %d: ask for less, or raise sizing.max_cpus in cloister's configuration", s.MaxCPUs))
+			p.refuse("annotations."+AnnotationCPUs, n,
+				fmt.Sprintf("is above the bound of %d: ask for less, or raise sizing.max_cpus in cloister's configuration", s.MaxCPUs))
 		}
 		return n
 	}

@@ -122,13 +122,19 @@ func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config
 	r.mu.Unlock()
 	switch {
 	case m != nil && c.workload.Role == oci.Single && c.workload.Group == "" && c.id != m.ID:
-		return nil, false, fmt.Errorf("container %s: this sandbox has another container and no pod: %w", c.id, errdefs.ErrFailedPrecondition)
+		return nil, false, fmt.Errorf("container %s: this sandbox has another container and no pod: %w", c.id,
+			errdefs.ErrFailedPrecondition)
 	case m != nil:
 		return m, false, nil
 	case !first:
-		return nil, false, fmt.Errorf("container %s: sandbox %q is not running: start the pod's first container before it (CRI-O: drop_infra_ctr = false): %w", c.id, c.workload.SandboxID, errdefs.ErrFailedPrecondition)
+		return nil, false,
+			fmt.Errorf("container %s: sandbox %q is not running: start the pod's first container before it (CRI-O: "+
+				"drop_infra_ctr = false): %w", c.id, c.workload.SandboxID, errdefs.ErrFailedPrecondition)
 	}
-	m, err = r.launch(ctx, config, sandbox.Request{ID: c.id, Namespace: r.namespace, Bundle: c.bundle, Workload: c.workload, Rootfs: rootfs})
+	m, err = r.launch(ctx, config, sandbox.Request{
+		ID: c.id, Namespace: r.namespace, Bundle: c.bundle,
+		Workload: c.workload, Rootfs: rootfs,
+	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.starting = false
@@ -154,11 +160,15 @@ func (r *Runtime) last(c *container) bool {
 func (r *Runtime) joined(w *oci.Workload) (*Machine, error) {
 	network := w.Namespaces.Network
 	if r.Pid() != uint32(network.Pid) {
-		return nil, fmt.Errorf("linux.namespaces: the network %s is of a process on the host: a guest shares networks with containers of cloister alone (--network container:NAME of a running one): %w",
-			network.Path, errdefs.ErrInvalidArgument)
+		return nil,
+			fmt.Errorf("linux.namespaces: the network %s is of a process on the host: a guest shares networks with "+
+				"containers of cloister alone (--network container:NAME of a running one): %w",
+				network.Path, errdefs.ErrInvalidArgument)
 	}
 	if len(w.Sysctls.Kernel) > 0 {
-		return nil, fmt.Errorf("linux.sysctl: those of the kernel are of the guest that the container shares with another: set them there: %w", errdefs.ErrInvalidArgument)
+		return nil,
+			fmt.Errorf("linux.sysctl: those of the kernel are of the guest that the container shares with another: set them there: %w",
+				errdefs.ErrInvalidArgument)
 	}
 	return r.running()
 }

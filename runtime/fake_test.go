@@ -168,7 +168,10 @@ func (w *world) start(_ context.Context, _ sandbox.Config, req sandbox.Request) 
 	w.ended = make(chan struct{})
 	w.starts++
 	one := &fakeSandbox{w, w.ended}
-	return &Machine{ID: req.ID, Pid: machinePid, ContainerMemory: 1 << 30, Facts: map[string]string{"kernel": "fake"}, Sandbox: one, Guest: one}, nil
+	return &Machine{
+		ID: req.ID, Pid: machinePid, ContainerMemory: 1 << 30,
+		Facts: map[string]string{"kernel": "fake"}, Sandbox: one, Guest: one,
+	}, nil
 }
 
 // fakeSandbox is one machine: sandbox and guest.
@@ -467,7 +470,11 @@ func (w *world) request(id string, change func(*specs.Spec)) CreateRequest {
 		Process: &specs.Process{Args: []string{"true"}, Cwd: "/"},
 		Root:    &specs.Root{Path: "/"},
 		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
-			{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace}, {Type: specs.NetworkNamespace},
+			{Type: specs.PIDNamespace},
+			{Type: specs.IPCNamespace},
+			{Type: specs.UTSNamespace},
+			{Type: specs.MountNamespace},
+			{Type: specs.NetworkNamespace},
 		}},
 	}
 	if change != nil {

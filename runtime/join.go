@@ -68,9 +68,11 @@ func target(w *oci.Workload, beside []neighbour) (string, error) {
 	case len(candidates) == 1:
 		return candidates[0], nil
 	case len(candidates) == 0:
-		return "", fmt.Errorf("linux.namespaces: the container whose namespaces are to be joined does not run: %w", errdefs.ErrFailedPrecondition)
+		return "", fmt.Errorf("linux.namespaces: the container whose namespaces are to be joined does not run: %w",
+			errdefs.ErrFailedPrecondition)
 	}
-	return "", fmt.Errorf("linux.namespaces: the guest runs %s, all of which have the machine's pid on the host, so that which one's namespaces "+
-		"are to be joined cannot be known: run one container beside it, or share the whole pod's processes (shareProcessNamespace): %w",
-		strings.Join(candidates, ", "), errdefs.ErrInvalidArgument)
+	return "",
+		fmt.Errorf("linux.namespaces: the guest runs %s, all of which have the machine's pid on the host, so that which one's namespaces "+
+			"are to be joined cannot be known: run one container beside it, or share the whole pod's processes (shareProcessNamespace): %w",
+			strings.Join(candidates, ", "), errdefs.ErrInvalidArgument)
 }

@@ -35,7 +35,11 @@ func TestTarget(t *testing.T) {
 		{"a pod that does not share", oci.Member, oci.Namespace{}, shared, []neighbour{own}, "", nil},
 		{"kubectl debug --target", oci.Member, shared, shared, []neighbour{own}, "main", nil},
 		{"kubectl debug --target, again", oci.Member, shared, shared, []neighbour{own, joined}, "main", nil},
-		{"kubectl debug --target of one of two", oci.Member, shared, shared, []neighbour{own, {"sidecar", true}}, "", errdefs.ErrInvalidArgument},
+		{
+			"kubectl debug --target of one of two", oci.Member, shared, shared,
+			[]neighbour{own, {"sidecar", true}},
+			"", errdefs.ErrInvalidArgument,
+		},
 	} {
 		w := &oci.Workload{Role: tt.role, Namespaces: oci.Namespaces{PID: tt.pid, IPC: tt.ipc}}
 		got, err := target(w, tt.beside)

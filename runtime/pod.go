@@ -47,7 +47,8 @@ func (r *Runtime) CreatePod(req PodRequest) error {
 	}
 	if other := r.another(req.Pod.ID); other != "" {
 		r.forget(req.Pod.ID)
-		return fmt.Errorf("sandbox %s: this shim already serves %s: start a shim of its own for it: %w", req.Pod.ID, other, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("sandbox %s: this shim already serves %s: start a shim of its own for it: %w",
+			req.Pod.ID, other, errdefs.ErrFailedPrecondition)
 	}
 	c, err := r.newPod(req)
 	if err != nil {

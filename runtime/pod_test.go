@@ -164,7 +164,8 @@ func TestSandboxAPIPod(t *testing.T) {
 	w.must(w.r.CreatePod(w.pod()))
 	second := w.pod()
 	second.Pod.ID = "other"
-	if err := w.r.CreatePod(second); !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), "already serves pod") {
+	if err := w.r.CreatePod(second); !errors.Is(err, errdefs.ErrFailedPrecondition) ||
+		!strings.Contains(err.Error(), "already serves pod") {
 		t.Errorf("CreatePod of a second pod = %v, want a refusal that names the first", err)
 	}
 	if _, err := w.r.StartPod(t.Context(), "other"); !errors.Is(err, errdefs.ErrFailedPrecondition) {

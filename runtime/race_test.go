@@ -66,7 +66,10 @@ func TestEveryCallInEveryState(t *testing.T) {
 		Created: {"create": exists, "exec": precondition, "pause": precondition, "resume": precondition},
 		Running: {"create": exists, "start": precondition, "resume": precondition, "delete": precondition},
 		Paused:  {"create": exists, "start": precondition, "exec": precondition, "pause": precondition, "delete": precondition},
-		Stopped: {"create": exists, "start": precondition, "exec": precondition, "pause": precondition, "resume": precondition, "kill": missing},
+		Stopped: {
+			"create": exists, "start": precondition, "exec": precondition, "pause": precondition,
+			"resume": precondition, "kill": missing,
+		},
 		Deleted: {
 			"start": missing, "exec": missing, "pause": missing, "resume": missing, "kill": missing, "delete": missing, "stats": missing,
 			"update": missing, "resize": missing, "state": missing, "pids": missing, "stdin": missing,

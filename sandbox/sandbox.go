@@ -253,8 +253,8 @@ func (s *Sandbox) Wait() End { return s.vm.Wait() }
 // Explain adds the reason of the machine's end, if it has ended, to an error of a guest call.
 func (s *Sandbox) Explain(err error) error { return s.vm.Explain(err) }
 
-// watch waits for the machine's end and writes the reason down, for whoever looks before the shim is
-// told to delete the sandbox.
+// watch waits for the machine's end and writes the reason down, for whoever looks before the shim
+// is told to delete the sandbox.
 func (s *Sandbox) watch() {
 	reason := ""
 	if end := s.vm.Watch(); end.Reason != nil {

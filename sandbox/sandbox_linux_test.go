@@ -41,8 +41,8 @@ func TestStepsAreInOrder(t *testing.T) {
 	before("kernel", "agent")
 }
 
-// TestPlanThatFailsHasNoEffect: an error of the plan names the sandbox and the step, and the folders
-// of the host hold nothing of it.
+// TestPlanThatFailsHasNoEffect: an error of the plan names the sandbox and the step, and the
+// folders of the host hold nothing of it.
 func TestPlanThatFailsHasNoEffect(t *testing.T) {
 	dir := t.TempDir()
 	cfg := config.Config{

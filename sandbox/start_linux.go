@@ -68,7 +68,10 @@ func (s *Sandbox) planner() containers.Planner {
 
 // plan decides everything that can be decided without an effect.
 func (s *Sandbox) plan(ctx context.Context, p *starting) (err error) {
-	if p.first, err = s.planner().Plan(Container{ID: s.request.ID, Bundle: s.request.Bundle, Workload: s.request.Workload, Rootfs: s.request.Rootfs}); err != nil {
+	if p.first, err = s.planner().Plan(Container{
+		ID: s.request.ID, Bundle: s.request.Bundle,
+		Workload: s.request.Workload, Rootfs: s.request.Rootfs,
+	}); err != nil {
 		return err
 	}
 	if err := s.planMachine(ctx, p); err != nil {
@@ -122,7 +125,10 @@ func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 	if p.programs, err = host.Programs(s.config.Machine.QEMU, s.config.Machine.Virtiofsd); err != nil {
 		return err
 	}
-	p.Sandbox, err = plan.NewSandbox(plan.SandboxRequest{Namespace: s.request.Namespace, ID: s.request.ID, Workload: s.request.Workload, Facts: facts})
+	p.Sandbox, err = plan.NewSandbox(plan.SandboxRequest{
+		Namespace: s.request.Namespace, ID: s.request.ID,
+		Workload: s.request.Workload, Facts: facts,
+	})
 	if err != nil {
 		return err
 	}
@@ -135,7 +141,8 @@ func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 		return err
 	}
 	s.confine, err = confine.Open(confine.Options{
-		Attacker: s.config.Attacker, Share: dir.Share(), Guest: []string{p.Machine.Kernel, p.Machine.Initrd}, KVM: p.Machine.Accel == vmm.AccelKVM,
+		Attacker: s.config.Attacker, Share: dir.Share(), Guest: []string{p.Machine.Kernel, p.Machine.Initrd},
+		KVM:    p.Machine.Accel == vmm.AccelKVM,
 		Config: s.config.Labels, Root: s.config.Root, Sandbox: p.Identity.Name, Tenant: p.Identity.Tenant,
 		Annotations: s.request.Workload.Settings.Labels, Wish: p.Identity.Wish, Types: p.Identity.Types, Programs: p.programs,
 	})
@@ -145,7 +152,10 @@ func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 // facts asks configuration and host what the plan needs to know.
 func (s *Sandbox) facts(ctx context.Context, mac confine.MAC) (plan.Facts, error) {
 	w, c := s.request.Workload, s.config
-	f, about, err := host.Find(host.Wanted{Image: c.Guest.Image, Root: c.Root, Accel: c.Machine.Accel, NICs: c.Machine.NICs, Sizing: c.Sizing, ID: s.request.ID, Workload: w})
+	f, about, err := host.Find(host.Wanted{
+		Image: c.Guest.Image, Root: c.Root, Accel: c.Machine.Accel,
+		NICs: c.Machine.NICs, Sizing: c.Sizing, ID: s.request.ID, Workload: w,
+	})
 	if err != nil {
 		return f, err
 	}
@@ -156,7 +166,8 @@ func (s *Sandbox) facts(ctx context.Context, mac confine.MAC) (plan.Facts, error
 		s.notes.Set(name, value)
 	}
 	f.Board, f.Devices = c.Machine.Type, c.Jail.Has(jail.Devices)
-	f.Host.HugePages, f.Host.NestedVirtualization, f.Host.PerformanceCounters = c.Machine.HugePages, c.Machine.NestedVirtualization, c.Machine.PerformanceCounters
+	f.Host.HugePages, f.Host.NestedVirtualization, f.Host.PerformanceCounters = c.Machine.HugePages,
+		c.Machine.NestedVirtualization, c.Machine.PerformanceCounters
 	f.Wish, err = confine.Wish(mac, c.Labels, w.Settings.Labels, w.Labels)
 	return f, err
 }
@@ -311,7 +322,8 @@ func (s *Sandbox) greet(ctx context.Context, p *starting) error {
 	if err := p.source.Wake(ctx, s.vm); err != nil {
 		return s.vm.Silent(err)
 	}
-	guest, hello, err := guestapi.NewClient(ctx, s.vm.Machine.Agent(), guestapi.Machine{Starved: s.vm.Starved, Explain: s.Explain, Look: s.vm.Look})
+	guest, hello, err := guestapi.NewClient(ctx, s.vm.Machine.Agent(),
+		guestapi.Machine{Starved: s.vm.Starved, Explain: s.Explain, Look: s.vm.Look})
 	if err != nil {
 		return s.vm.Silent(err)
 	}

@@ -143,7 +143,8 @@ func TestRemoveTreeNeverCrossesAMount(t *testing.T) {
 	volume, tree := filepath.Join(dir, "volume"), filepath.Join(dir, "tree")
 	precious, empty := filepath.Join(volume, "precious"), filepath.Join(volume, "empty")
 	for path, data := range map[string]string{
-		precious: "x", empty: "", filepath.Join(tree, "record"): "r", filepath.Join(tree, "share/m/0/x"): "", filepath.Join(tree, "share/m/1"): "",
+		precious: "x", empty: "", filepath.Join(tree, "record"): "r", filepath.Join(tree, "share/m/0/x"): "",
+		filepath.Join(tree, "share/m/1"): "",
 	} {
 		makeFile(t, path, data)
 	}

@@ -37,7 +37,8 @@ func ChooseAccel(want Accel, host HostCPU) (accel Accel, warning string, err err
 		}
 		if host.paravirtual() {
 			return "", "", fmt.Errorf("accel kvm: /dev/kvm opens, but this CPU offers neither vmx nor svm: "+
-				"switch virtualization on in the firmware, or nested virtualization in the host of this machine, or use accel auto or tcg: %w",
+				"switch virtualization on in the firmware, or nested virtualization in the host of this machine, or use "+
+				"accel auto or tcg: %w",
 				errdefs.ErrFailedPrecondition)
 		}
 		return AccelKVM, "", nil

@@ -103,7 +103,9 @@ func openPort(hello guestapi.Hello) (*os.File, error) {
 	return nil, guest.AwaitWake(port, hello)
 }
 
-func newServer(ctx context.Context, monitor *reap.Monitor, queue *events.Queue, streams *stdio.Registry, table *containers.Table, open *sockets.Registry, users guestapi.UserNamespace) (*ttrpc.Server, error) {
+func newServer(ctx context.Context, monitor *reap.Monitor, queue *events.Queue, streams *stdio.Registry,
+	table *containers.Table, open *sockets.Registry, users guestapi.UserNamespace,
+) (*ttrpc.Server, error) {
 	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(intercept))
 	if err != nil {
 		return nil, fmt.Errorf("make server: %w", err)

@@ -74,8 +74,9 @@ func areas() []area {
 }
 
 func runCheck(std stdio) *cobra.Command {
-	c := newCommand(std, "check [--quiet] [--json]", "Says whether this host can run sandboxes, and how well they are kept apart. Ends with status 3\n"+
-		"when a line says fail.")
+	c := newCommand(std, "check [--quiet] [--json]",
+		"Says whether this host can run sandboxes, and how well they are kept apart. Ends with status 3\n"+
+			"when a line says fail.")
 	c.withOutput("table")
 	quiet := c.Flags().Bool("quiet", false, "only lines that are not ok")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {

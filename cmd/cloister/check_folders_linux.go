@@ -52,7 +52,8 @@ func (s *site) ownFolder(name, path string) []finding {
 		return append(list, failed(name, err))
 	}
 	if err := unix.Access(there, unix.W_OK); err != nil && os.Geteuid() == 0 {
-		list = append(list, fail(name, fmt.Sprintf("%s cannot be written to: %v", path, err), "mount it read-write, or name another folder in the config"))
+		list = append(list, fail(name, fmt.Sprintf("%s cannot be written to: %v", path, err),
+			"mount it read-write, or name another folder in the config"))
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(there, &st); err != nil {
@@ -70,7 +71,8 @@ const leastFree = 4 << 20
 
 func (s *site) folder(name, path string) finding {
 	if above, is := systemFolder(path); is {
-		return fail(name, fmt.Sprintf("%s is in %s, whose files are never labelled for guests", path, above), "move it to a folder of its own, as in /var/lib or /srv")
+		return fail(name, fmt.Sprintf("%s is in %s, whose files are never labelled for guests", path, above),
+			"move it to a folder of its own, as in /var/lib or /srv")
 	}
 	there, err := existing(s.path(path))
 	if err != nil {

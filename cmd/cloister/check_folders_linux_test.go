@@ -28,7 +28,10 @@ func TestOwnFolder(t *testing.T) {
 		mount(readOnly, "mode=755", unix.MS_RDONLY), mount(full, "mode=755,size=64k", 0)); err != nil {
 		t.Fatal(err)
 	}
-	for path, says := range map[string]string{good: "", open: "others may write", foreign: "owner is uid 65534", readOnly: "cannot be written", full: "is full"} {
+	for path, says := range map[string]string{
+		good: "", open: "others may write",
+		foreign: "owner is uid 65534", readOnly: "cannot be written", full: "is full",
+	} {
 		list := s.ownFolder("state", path)
 		if says == "" {
 			if len(list) > 0 {

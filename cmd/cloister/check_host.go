@@ -44,9 +44,11 @@ func accel(want vmm.Accel, host qemu.Host) finding {
 	case err != nil:
 		return failed("acceleration", err)
 	case warning != "":
-		return warn("acceleration", warning, "on a machine of your own: switch virtualization on in its firmware, load kvm_intel or kvm_amd")
+		return warn("acceleration", warning,
+			"on a machine of your own: switch virtualization on in its firmware, load kvm_intel or kvm_amd")
 	case got == vmm.AccelTCG:
-		return warn("acceleration", "guests are emulated (tcg) and slow, as machine.accel says", "set machine.accel to auto where there is KVM")
+		return warn("acceleration", "guests are emulated (tcg) and slow, as machine.accel says",
+			"set machine.accel to auto where there is KVM")
 	}
 	return ok("acceleration", "%s", got)
 }
@@ -60,7 +62,8 @@ func (s *site) hugePages() finding {
 	text, err := os.ReadFile(s.path("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"))
 	free, _ := strconv.Atoi(strings.TrimSpace(string(text))) // none where it cannot be read
 	if err != nil || free == 0 {
-		return fail("huge pages", "machine.hugepages is on, and no page of 2 MiB is free", "sysctl -w vm.nr_hugepages=N, with 1 for each 2 MiB of guests; or set hugepages = false")
+		return fail("huge pages", "machine.hugepages is on, and no page of 2 MiB is free",
+			"sysctl -w vm.nr_hugepages=N, with 1 for each 2 MiB of guests; or set hugepages = false")
 	}
 	return ok("huge pages", "%d of 2 MiB are free: %d MiB of guests", free, 2*free)
 }
@@ -192,7 +195,8 @@ func checkImage(ctx context.Context, s *site) []finding {
 	m := image.Manifest
 	list := []finding{ok("files", "%s: %s, kernel %s, checksums are right", image.Dir, m.Flavour, m.Kernel.Version)}
 	if m.Agent.Protocol != 0 && m.Agent.Protocol != guestapi.Protocol {
-		list = append(list, fail("agent", fmt.Sprintf("version %s speaks protocol %d, this host %d", m.Agent.Version, m.Agent.Protocol, guestapi.Protocol),
+		list = append(list, fail("agent", fmt.Sprintf("version %s speaks protocol %d, this host %d",
+			m.Agent.Version, m.Agent.Protocol, guestapi.Protocol),
 			"cloister guest build"))
 	} else {
 		list = append(list, ok("agent", "version %s, protocol %d", m.Agent.Version, m.Agent.Protocol))
@@ -240,7 +244,8 @@ func (s *site) oldGuests() finding {
 		}
 	}
 	if old > 0 {
-		return warn("running guests", fmt.Sprintf("%d of %d run on an older image", old, running), "start them anew; `cloister ps` shows which")
+		return warn("running guests", fmt.Sprintf("%d of %d run on an older image", old, running),
+			"start them anew; `cloister ps` shows which")
 	}
 	return ok("running guests", "%d, none on an older image", running)
 }
@@ -265,10 +270,12 @@ func harden(name, path string) finding {
 	defer f.Close()
 	r, err := hardening.Read(f)
 	if err != nil {
-		return warn(name, fmt.Sprintf("%s: %v", path, err), "name the program itself, not a script around it, under [machine] in the config")
+		return warn(name, fmt.Sprintf("%s: %v", path, err),
+			"name the program itself, not a script around it, under [machine] in the config")
 	}
 	if missing := r.Missing(); len(missing) > 0 {
-		return warn(name, path+" has no "+strings.Join(missing, ", no "), "take the distribution's package, or build with -fPIE -pie -fstack-protector-strong -D_FORTIFY_SOURCE=2 -Wl,-z,relro,-z,now")
+		return warn(name, path+" has no "+strings.Join(missing, ", no "),
+			"take the distribution's package, or build with -fPIE -pie -fstack-protector-strong -D_FORTIFY_SOURCE=2 -Wl,-z,relro,-z,now")
 	}
 	if r.Rust {
 		return ok(name, "full RELRO, NX, PIE; written in Rust, which needs no canary or FORTIFY")
@@ -284,7 +291,8 @@ func (s *site) aslr() finding {
 	case err != nil:
 		return failed("host ASLR", err)
 	case value != "2":
-		return fail("host ASLR", "kernel.randomize_va_space is "+value+", want 2: addresses can be guessed", "sysctl -w kernel.randomize_va_space=2")
+		return fail("host ASLR", "kernel.randomize_va_space is "+value+", want 2: addresses can be guessed",
+			"sysctl -w kernel.randomize_va_space=2")
 	}
 	return ok("host ASLR", "kernel.randomize_va_space is 2")
 }

@@ -27,7 +27,8 @@ func checkJail(ctx context.Context, s *site) []finding {
 		} else if s.config.Jail.Has(p) {
 			list = append(list, ok(string(p), "on: %s", p.About()))
 		} else {
-			list = append(list, warn(string(p), "off, so this does not hold: "+p.About(), "remove \""+string(p)+"\" from disable under [jail]"))
+			list = append(list, warn(string(p), "off, so this does not hold: "+p.About(),
+				"remove \""+string(p)+"\" from disable under [jail]"))
 		}
 	}
 	// A server that is missing is another check's to report.
@@ -55,9 +56,11 @@ func landlockFinding(abi int) finding {
 	name := string(jail.Landlock)
 	switch {
 	case abi == 0:
-		return warn(name, "on, and the kernel has no Landlock: the other parts hold alone", "add landlock to the kernel parameter lsm=, or use a kernel that has it (5.13)")
+		return warn(name, "on, and the kernel has no Landlock: the other parts hold alone",
+			"add landlock to the kernel parameter lsm=, or use a kernel that has it (5.13)")
 	case abi < fullABI:
-		return warn(name, fmt.Sprintf("on: ABI %d, which knows of files and less of sockets and signals than %d", abi, fullABI), "use a newer kernel (6.12)")
+		return warn(name, fmt.Sprintf("on: ABI %d, which knows of files and less of sockets and signals than %d", abi, fullABI),
+			"use a newer kernel (6.12)")
 	}
 	return ok(name, "on: ABI %d: %s", abi, jail.Landlock.About())
 }

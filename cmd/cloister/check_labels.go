@@ -82,7 +82,8 @@ func (s *site) basePolicy() finding {
 	if err != nil {
 		return failed("policy", err)
 	}
-	text := fmt.Sprintf("%s, format %s", cmp.Or(policy.Configured(""), "of a name that is not configured"), strings.TrimSpace(string(version)))
+	text := fmt.Sprintf("%s, format %s", cmp.Or(policy.Configured(""), "of a name that is not configured"),
+		strings.TrimSpace(string(version)))
 	if status, err := s.host.Status(); err == nil {
 		text += fmt.Sprintf(", loaded %d times since boot", status.PolicyLoads)
 	}
@@ -95,7 +96,8 @@ func (s *site) basePolicy() finding {
 		case len(missing) == 0:
 			return ok("policy", "%s; its pairs constrain all that is asked, for %s", text, t.QEMU)
 		}
-		return ok("policy", "%s; its pairs leave to %s: %s; cloister's own types are constrained by cloister's module", text, t.QEMU, strings.Join(missing, ", "))
+		return ok("policy", "%s; its pairs leave to %s: %s; cloister's own types are constrained by cloister's module",
+			text, t.QEMU, strings.Join(missing, ", "))
 	}
 	return ok("policy", "%s", text)
 }
@@ -110,7 +112,8 @@ func (s *site) policyState(ctx context.Context) []finding {
 	case err != nil:
 		return []finding{warn("module", err.Error(), "run it as root")}
 	case state.Partial:
-		return []finding{warn("module", "cloister's policy module is installed without its constraints, or these without it", "cloister policy install")}
+		return []finding{warn("module", "cloister's policy module is installed without its constraints, or these without it",
+			"cloister policy install")}
 	case !state.Installed:
 		return []finding{warn("module", "cloister's own policy module is not installed", "cloister policy install")}
 	case !state.Current:
@@ -135,9 +138,11 @@ func (s *site) domain(d *lsm.Driver) []finding {
 	shim, found := shimDomain(d, paths[2])
 	t, err := confine.Types(d.As(shim), s.config.Labels, accel == vmm.AccelKVM, lsm.Programs{QEMU: paths[0], Virtiofsd: paths[1]})
 	if err != nil {
-		return []finding{found, fail("types", "no set of types keeps sandboxes apart: "+strings.ReplaceAll(err.Error(), "\n", "; "), "cloister policy install")}
+		return []finding{found, fail("types", "no set of types keeps sandboxes apart: "+strings.ReplaceAll(err.Error(), "\n", "; "),
+			"cloister policy install")}
 	}
-	return []finding{found, ok("types", "%s: QEMU in %s, virtiofsd in %s; the shim may start both, and two pairs are kept apart", t.Name, t.QEMU, t.Virtiofsd)}
+	return []finding{found, ok("types", "%s: QEMU in %s, virtiofsd in %s; the shim may start both, and two pairs are kept apart",
+		t.Name, t.QEMU, t.Virtiofsd)}
 }
 
 // shimDomain is the label that the shim gets: its own domain's, if its file has the label that
@@ -150,7 +155,8 @@ func shimDomain(d *lsm.Driver, path string) (labels.Label, finding) {
 		return own, failed(name, err)
 	}
 	if label.Type != policy.ShimExecType {
-		return own, warn(name, fmt.Sprintf("%s is labelled %s, want type %s: the shim runs in its starter's domain", path, label, policy.ShimExecType),
+		return own, warn(name, fmt.Sprintf("%s is labelled %s, want type %s: the shim runs in its starter's domain",
+			path, label, policy.ShimExecType),
 			"cloister policy install; for another place: chcon -t "+policy.ShimExecType+" "+quote(path))
 	}
 	return own.WithType(policy.ShimType).WithLevel(labels.Level{}), ok(name, "%s leads to %s", path, policy.ShimType)

@@ -72,7 +72,8 @@ func ports(open []listener) finding {
 	if len(odd) > maxListeners {
 		odd, more = odd[:maxListeners], fmt.Sprintf(" and %d more", len(odd)-maxListeners)
 	}
-	return warn("listening ports", strings.Join(odd, ", ")+more, "stop what is not needed, and have the firewall admit no others (ss -lntup names the programs)")
+	return warn("listening ports", strings.Join(odd, ", ")+more,
+		"stop what is not needed, and have the firewall admit no others (ss -lntup names the programs)")
 }
 
 func (s *site) forwarding(name, file string) finding {

@@ -39,7 +39,11 @@ func TestParseListeners(t *testing.T) {
 		want     []listener
 		wantErr  bool
 	}{
-		{"v4", tcpTable, []listener{{"tcp", addr("0.0.0.0"), 22}, {"tcp", addr("127.0.0.1"), 8080}, {"tcp", addr("192.168.1.10"), 3306}}, false},
+		{"v4", tcpTable, []listener{
+			{"tcp", addr("0.0.0.0"), 22},
+			{"tcp", addr("127.0.0.1"), 8080},
+			{"tcp", addr("192.168.1.10"), 3306},
+		}, false},
 		{"v6", tcp6Table, []listener{{"tcp", addr("::1"), 8080}, {"tcp", addr("::"), 111}}, false},
 		{"empty", "", nil, false},
 		{"odd digits", "head\n0: 0A0:16 0:0 0A\n", nil, true},
@@ -69,14 +73,17 @@ func FuzzParseListeners(f *testing.F) {
 func TestCheckGolden(t *testing.T) {
 	for name, files := range map[string]map[string]string{
 		"check-good": {
-			"proc/net/tcp":                 tcpTable[:len("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n")],
+			"proc/net/tcp": tcpTable[:len("  sl  local_address rem_address   st tx_queue rx_queue tr "+
+				"tm->when retrnsmt   uid  timeout inode\n")],
 			"proc/sys/net/ipv4/ip_forward": "0\n", "proc/sys/kernel/randomize_va_space": "2\n",
 			"sys/fs/selinux/enforce": "1", "sys/fs/selinux/booleans/virt_use_nfs": "0 0",
 		},
 		"check-bad": {
 			"proc/net/tcp": tcpTable, "proc/net/tcp6": tcp6Table,
-			"proc/sys/net/ipv4/ip_forward": "1\n", "proc/sys/net/ipv6/conf/all/forwarding": "1\n", "proc/sys/kernel/randomize_va_space": "1\n",
-			"sys/fs/selinux/enforce": "0", "sys/fs/selinux/booleans/virt_use_nfs": "1 1", "sys/fs/selinux/booleans/virt_use_usb": "1 1",
+			"proc/sys/net/ipv4/ip_forward": "1\n", "proc/sys/net/ipv6/conf/all/forwarding": "1\n",
+			"proc/sys/kernel/randomize_va_space": "1\n",
+			"sys/fs/selinux/enforce":             "0", "sys/fs/selinux/booleans/virt_use_nfs": "1 1",
+			"sys/fs/selinux/booleans/virt_use_usb": "1 1",
 		},
 	} {
 		s := fakeSite(t, files)
@@ -119,7 +126,8 @@ func TestAccel(t *testing.T) {
 
 func TestSystemFolder(t *testing.T) {
 	for path, want := range map[string]bool{
-		"/etc": true, "/etc/x": true, "/home/a/images": true, "/root": true, "/var": true, "/sys/x": true, "/": true, "/usr/share/x": true, "/srv": true,
+		"/etc": true, "/etc/x": true, "/home/a/images": true, "/root": true, "/var": true, "/sys/x": true,
+		"/": true, "/usr/share/x": true, "/srv": true,
 		"/var/lib/cloister": false, "/srv/images": false, "/etcetera": false, "/run/cloister": false,
 	} {
 		if _, got := systemFolder(path); got != want {

@@ -48,7 +48,8 @@ func newCollector(s *site) collector {
 // Describe is prometheus.Collector's.
 func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.desc.info, c.desc.sandboxes, c.desc.memory, c.desc.oldImages, c.desc.starts, c.desc.failures, c.desc.phases, c.desc.leaks, c.desc.denials, c.desc.clashes, c.desc.scrape, c.desc.time,
+		c.desc.info, c.desc.sandboxes, c.desc.memory, c.desc.oldImages, c.desc.starts, c.desc.failures,
+		c.desc.phases, c.desc.leaks, c.desc.denials, c.desc.clashes, c.desc.scrape, c.desc.time,
 	} {
 		out <- d
 	}
@@ -176,7 +177,10 @@ func (c collector) denials(out chan<- prometheus.Metric) error {
 		if err != nil {
 			return err
 		}
-		view := scene{levels: p.Levels, files: p.Files, state: c.site.config.State, root: c.site.config.Root, image: c.site.config.Guest.Image}
+		view := scene{
+			levels: p.Levels, files: p.Files, state: c.site.config.State, root: c.site.config.Root,
+			image: c.site.config.Guest.Image,
+		}
 		for _, d := range logged {
 			if (subject{}).has(d) {
 				count[view.explain(d).Judgement]++

@@ -24,11 +24,14 @@ import (
 )
 
 func runDebug(std stdio) *cobra.Command {
-	c := newCommand(std, "debug ID [COMMAND [ARGUMENT...]]", "Runs a shell in the guest beside its containers: it sees all their processes, mounts and links. The program is the host's, as\n"+
-		"`shell` under [debug] of the config names it (a static one, as "+exampleShell+"), and is sent into the guest; without that line,\n"+
-		"which must have been there when the sandbox was started, nobody gets in. With a terminal the guest's bytes go to it as they\n"+
-		"are, and a guest may be hostile: its escape sequences are obeyed.\n\n"+
-		"All that follows ID is the command's: it is run as it is, by no shell. For a shell's own syntax: debug ID sh -c 'ls /proc/*/exe'.")
+	c := newCommand(std, "debug ID [COMMAND [ARGUMENT...]]",
+		"Runs a shell in the guest beside its containers: it sees all their processes, mounts and links. The program is the host's, as\n"+
+			"`shell` under [debug] of the config names it (a static one, as "+exampleShell+
+			"), and is sent into the guest; without that line,\n"+
+			"which must have been there when the sandbox was started, nobody gets in. With a terminal the guest's bytes go to it as they\n"+
+			"are, and a guest may be hostile: its escape sequences are obeyed.\n\n"+
+			"All that follows ID is the command's: it is run as it is, by no shell. For a shell's own syntax: debug ID sh -c "+
+			"'ls /proc/*/exe'.")
 	c.ofSandboxes()
 	c.Flags().SetInterspersed(false) // what follows ID is the command's
 	return c.runs(1, -1, func(ctx context.Context, rest []string) error {
@@ -41,7 +44,8 @@ func runDebug(std stdio) *cobra.Command {
 			if file == "" {
 				file = config.Path
 			}
-			return fmt.Errorf("shells in guests are off: put shell = %q under [debug] in %s, and start the sandbox anew: %w", exampleShell, file, errdefs.ErrFailedPrecondition)
+			return fmt.Errorf("shells in guests are off: put shell = %q under [debug] in %s, and start the sandbox anew: %w",
+				exampleShell, file, errdefs.ErrFailedPrecondition)
 		}
 		b, err := s.find(rest[0])
 		if err != nil {
@@ -49,7 +53,8 @@ func runDebug(std stdio) *cobra.Command {
 		}
 		conn, err := dialDebug(ctx, b.dir)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-			return fmt.Errorf("sandbox %s is %s and lets no shell in: it was started without [debug] shell in its config, or has no guest: start it anew: %w", b.name(), b.state(), errdefs.ErrFailedPrecondition)
+			return fmt.Errorf("sandbox %s is %s and lets no shell in: it was started without [debug] shell in its config, or "+
+				"has no guest: start it anew: %w", b.name(), b.state(), errdefs.ErrFailedPrecondition)
 		}
 		if err != nil {
 			return orRoot(err)

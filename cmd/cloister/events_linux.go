@@ -38,8 +38,9 @@ const stateRemoved = "removed"
 const lookEvery = 500 * time.Millisecond
 
 func runEvents(std stdio) *cobra.Command {
-	c := newCommand(std, "events [--follow]", "Prints the state of each sandbox, a line for each; with --follow each change from then on: starting, running,\n"+
-		"ended, dead (its shim is gone), removed. With --output json a line is an object.")
+	c := newCommand(std, "events [--follow]",
+		"Prints the state of each sandbox, a line for each; with --follow each change from then on: starting, running,\n"+
+			"ended, dead (its shim is gone), removed. With --output json a line is an object.")
 	c.withOutput(formatTable)
 	follow := c.Flags().BoolP("follow", "f", false, "go on until stopped")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {

@@ -153,7 +153,8 @@ func askedInVain(_ scene, p part, d avc.Denial) (answer, bool) {
 	if d.Class == "capability" && slices.ContainsFunc(d.Permissions, idle) {
 		return answer{judgedHarmless, "it raises limits and priorities where it may, and goes on where it may not", ""}, true
 	}
-	if d.Class == "dir" && onlyOf(d.Permissions, "search", "getattr") && slices.Contains([]string{"sysfs_t", "proc_t", "sysctl_t", "sysctl_vm_t", "cgroup_t"}, d.Target.Type) {
+	if d.Class == "dir" && onlyOf(d.Permissions, "search", "getattr") &&
+		slices.Contains([]string{"sysfs_t", "proc_t", "sysctl_t", "sysctl_vm_t", "cgroup_t"}, d.Target.Type) {
 		return answer{judgedHarmless, "it looks for the host's features, and goes on without", ""}, true
 	}
 	return answer{}, false
@@ -171,10 +172,15 @@ func enteringDomain(_ scene, p part, d avc.Denial) (answer, bool) {
 		return answer{}, false
 	}
 	if p != partShim {
-		return answer{judgedHarmless, fmt.Sprintf("%s, in %s, tried to start a program in a guest's domain, which only the shim may", d.Command, d.Source.Type), ""}, true
+		return answer{judgedHarmless, fmt.Sprintf("%s, in %s, tried to start a program in a guest's domain, which only the shim may",
+			d.Command, d.Source.Type), ""}, true
 	}
 	if d.Source.Type != "cloister_shim_t" {
-		return answer{judgedMistake, fmt.Sprintf("the shim runs in %s, which may not start guests: its file has not the label that leads into its own domain", d.Source.Type), "cloister policy install"}, true
+		return answer{
+			judgedMistake,
+			fmt.Sprintf("the shim runs in %s, which may not start guests: its file has not the label that leads into its own domain",
+				d.Source.Type), "cloister policy install",
+		}, true
 	}
 	return answer{judgedMistake, "the policy module does not let the shim start guests in this domain", "cloister policy install"}, true
 }
@@ -190,11 +196,18 @@ func shimDenied(_ scene, p part, d avc.Denial) (answer, bool) {
 	if d.Class == "unix_stream_socket" && slices.Contains(d.Permissions, "connectto") {
 		name := "cloister_socket_" + d.Target.Type
 		return answer{
-			judgedMistake, fmt.Sprintf("a socket of the host that is a volume: the one who listens runs in %s, and the policy leaves it to the site whether guests may be its clients", d.Target.Type),
-			fmt.Sprintf("echo '(optional %[1]s (typeattributeset cloister_socket_server (%[2]s)))' >%[1]s.cil && semodule -i %[1]s.cil", name, d.Target.Type),
+			judgedMistake,
+			fmt.Sprintf("a socket of the host that is a volume: the one who listens runs in %s, and the policy leaves it to "+
+				"the site whether guests may be its clients", d.Target.Type),
+			fmt.Sprintf("echo '(optional %[1]s (typeattributeset cloister_socket_server (%[2]s)))' >%[1]s.cil && semodule -i %[1]s.cil",
+				name, d.Target.Type),
 		}, true
 	}
-	return answer{judgedMistake, "the module that is loaded is not the one of this program, or lacks a rule: then report it with this line", "cloister policy install"}, true
+	return answer{
+		judgedMistake,
+		"the module that is loaded is not the one of this program, or lacks a rule: then report it with this line",
+		"cloister policy install",
+	}, true
 }
 
 // notOurs: a program of the host that reached for a guest's things.
@@ -202,7 +215,8 @@ func notOurs(_ scene, p part, d avc.Denial) (answer, bool) {
 	if p.guestSide() || p == partShim {
 		return answer{}, false
 	}
-	return answer{judgedHarmless, fmt.Sprintf("%s of the host, in %s, may not touch what is a guest's; the guest does not notice", d.Command, d.Source.Type), ""}, true
+	return answer{judgedHarmless, fmt.Sprintf("%s of the host, in %s, may not touch what is a guest's; the guest does not notice",
+		d.Command, d.Source.Type), ""}, true
 }
 
 // entrance: the program started is not one that leads into the domain, as one in a folder of its
@@ -226,12 +240,18 @@ func inherited(_ scene, _ part, d avc.Denial) (answer, bool) {
 	if !terminal && (d.Class != "fd" || !onlyOf(d.Permissions, "use")) {
 		return answer{}, false
 	}
-	return answer{judgedHarmless, fmt.Sprintf("it was started with a descriptor of %s, and got the null device instead", d.Target.Type), ""}, true
+	return answer{
+		judgedHarmless, fmt.Sprintf("it was started with a descriptor of %s, and got the null device instead", d.Target.Type),
+		"",
+	}, true
 }
 
 // sensitive: what no guest is ever given.
 func sensitive(_ scene, p part, d avc.Denial) (answer, bool) {
-	for _, mark := range []string{"shadow", "passwd", "ssh", "admin_home", "user_home", "user_tmp", "memory_device", "init_t", "selinux", "security_t", "auditd", "container_runtime", "docker", "cloister_var_lib", "cloister_shim"} {
+	for _, mark := range []string{
+		"shadow", "passwd", "ssh", "admin_home", "user_home", "user_tmp",
+		"memory_device", "init_t", "selinux", "security_t", "auditd", "container_runtime", "docker", "cloister_var_lib", "cloister_shim",
+	} {
 		if strings.Contains(d.Target.Type, mark) && (p != partServer || !strings.HasPrefix(mark, "user_")) {
 			return answer{judgedAttack, fmt.Sprintf("no guest is ever given something of type %s", d.Target.Type), ""}, true
 		}
@@ -247,7 +267,10 @@ func executableMemory(_ scene, _ part, d avc.Denial) (answer, bool) {
 		return answer{judgedMistake, "QEMU translates code, for lack of KVM, and svirt_t may not", "setsebool -P virt_use_execmem on"}, true
 	}
 	if d.Source.Type == "cloister_qemu_t" {
-		return answer{judgedMistake, "QEMU translates code, and runs in the domain for KVM: what the host offers has changed", "cloister check"}, true
+		return answer{
+			judgedMistake, "QEMU translates code, and runs in the domain for KVM: what the host offers has changed",
+			"cloister check",
+		}, true
 	}
 	return answer{judgedAttack, fmt.Sprintf("nothing in %s writes code", d.Source.Type), ""}, true
 }
@@ -262,7 +285,10 @@ func foreignFileSystem(_ scene, _ part, d avc.Denial) (answer, bool) {
 	if strings.HasPrefix(d.Source.Type, "svirt") {
 		return answer{judgedMistake, "its file system takes no labels", "setsebool -P " + name + " on"}, true
 	}
-	return answer{judgedMistake, "its file system takes no labels, and cloister's domains have no switch for it", "copy it to a file system that does: ext4, xfs or btrfs"}, true
+	return answer{
+		judgedMistake, "its file system takes no labels, and cloister's domains have no switch for it",
+		"copy it to a file system that does: ext4, xfs or btrfs",
+	}, true
 }
 
 // labelLost: something that cloister labelled, and somebody else since.
@@ -287,7 +313,10 @@ func guestImage(s scene, _ part, d avc.Denial) (answer, bool) {
 	if !ofImage || d.Target.Type == "cloister_content_t" {
 		return answer{}, false
 	}
-	return answer{judgedMistake, "the guest image has not the label of what every guest may read", "restorecon -RFv " + quote(s.image)}, true
+	return answer{
+		judgedMistake, "the guest image has not the label of what every guest may read",
+		"restorecon -RFv " + quote(s.image),
+	}, true
 }
 
 // wholeDisk: QEMU is handed its disks open.
@@ -311,7 +340,8 @@ func wholeDisk(_ scene, p part, d avc.Denial) (answer, bool) {
 
 // oldModule: the sandbox's own things, or the programs' own files.
 func oldModule(_ scene, p part, d avc.Denial) (answer, bool) {
-	own := d.Source.Range == d.Target.Range && strings.HasPrefix(d.Target.Type, "cloister_") && !onlyOf(d.Permissions, "relabelfrom", "relabelto", "execute", "entrypoint")
+	own := d.Source.Range == d.Target.Range && strings.HasPrefix(d.Target.Type, "cloister_") &&
+		!onlyOf(d.Permissions, "relabelfrom", "relabelto", "execute", "entrypoint")
 	library := d.Class == "file" && onlyOf(d.Permissions, "read", "open", "getattr", "map", "execute") &&
 		slices.Contains([]string{"lib_t", "ld_so_t", "ld_so_cache_t", "usr_t", "etc_t", "locale_t", "textrel_shlib_t"}, d.Target.Type)
 	if !own && !library {
@@ -320,7 +350,10 @@ func oldModule(_ scene, p part, d avc.Denial) (answer, bool) {
 	if p == partQEMU && d.Target.Type == "cloister_rootfs_t" {
 		return answer{judgedAttack, "containers' files are the file server's alone", ""}, true
 	}
-	return answer{judgedMistake, "the policy module does not know of something that this " + p.String() + " needs", "cloister policy install"}, true
+	return answer{
+		judgedMistake, "the policy module does not know of something that this " + p.String() + " needs",
+		"cloister policy install",
+	}, true
 }
 
 // volume: a folder of the host that was mounted without a label that fits.

@@ -63,8 +63,10 @@ func fileRules(path string) ([]fileRule, error) {
 	}
 	for _, p := range []string{path, target} {
 		if above, is := systemFolder(p); is {
-			return nil, fmt.Errorf("path %q is in %s, which is the system's or somebody's home: take a folder of its own, as in /srv or /var/lib: %w",
-				p, above, errdefs.ErrInvalidArgument)
+			return nil,
+				fmt.Errorf("path %q is in %s, which is the system's or somebody's home: take a folder of its own, as in /srv "+
+					"or /var/lib: %w",
+					p, above, errdefs.ErrInvalidArgument)
 		}
 	}
 	switch {
@@ -115,7 +117,8 @@ func fcontextAdd(std stdio) *cobra.Command {
 var typeName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,126}$`)
 
 func fcontextRemove(std stdio) *cobra.Command {
-	c := newCommand(std, "remove [--dry-run] PATH...", "Takes the rules away that add made, and labels what is there as the policy says then.")
+	c := newCommand(std, "remove [--dry-run] PATH...",
+		"Takes the rules away that add made, and labels what is there as the policy says then.")
 	dry := c.Flags().Bool("dry-run", false, "only print the commands")
 	return c.runs(1, -1, func(ctx context.Context, paths []string) error {
 		return eachRule(paths, func(r fileRule) error {

@@ -71,8 +71,10 @@ func (f buildFlags) options(std stdio, flavour guestimage.Flavour, output string
 }
 
 func guestBuild(std stdio) *cobra.Command {
-	c := newCommand(std, "build [--kernel distro|small] [--output FOLDER]", "Makes a guest's kernel and initial image from the distribution's packages.")
-	kernel := c.Flags().String("kernel", string(guestimage.Distro), "distro, the distribution's own `kernel`, or small, built from its source")
+	c := newCommand(std, "build [--kernel distro|small] [--output FOLDER]",
+		"Makes a guest's kernel and initial image from the distribution's packages.")
+	kernel := c.Flags().String("kernel", string(guestimage.Distro),
+		"distro, the distribution's own `kernel`, or small, built from its source")
 	output := c.Flags().String("output", "", "`folder` of the image (default "+guestDir+"/<kernel>)")
 	flags := newBuildFlags(c)
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
@@ -222,7 +224,8 @@ func findAgent() (string, error) {
 			return file, nil
 		}
 	}
-	return "", fmt.Errorf("%s: not beside %s, nor in ../libexec/cloister from there: run make install, or name it with --agent", agentBinary, self)
+	return "", fmt.Errorf("%s: not beside %s, nor in ../libexec/cloister from there: run make install, or name it with --agent",
+		agentBinary, self)
 }
 
 // agentPlaces are those of the agent that belongs to a program: beside it as in build/, then in the
@@ -237,7 +240,8 @@ func agentPlaces(self string) []string {
 }
 
 func guestInspect(std stdio) *cobra.Command {
-	c := newCommand(std, "inspect [FOLDER...]", "Lists what guest images hold, with versions and licences: those in "+guestDir+", or those given.")
+	c := newCommand(std, "inspect [FOLDER...]",
+		"Lists what guest images hold, with versions and licences: those in "+guestDir+", or those given.")
 	c.withOutput("table")
 	return c.runs(0, -1, func(_ context.Context, dirs []string) error {
 		if len(dirs) == 0 {
@@ -282,7 +286,8 @@ func printImage(out io.Writer, image *guestimage.Image) error {
 	fmt.Fprintf(w, "image\t%s\n", image.Dir)
 	fmt.Fprintf(w, "flavour\t%s (%s)\n", m.Flavour, m.Arch)
 	fmt.Fprintf(w, "kernel\t%s, %s, %.1f MiB\n", m.Kernel.Version, m.Kernel.Format, mib(m.Kernel.Bytes))
-	fmt.Fprintf(w, "initial image\t%.1f MiB on disk (compression: %s), %.1f MiB in the guest\n", mib(m.Initrd.Bytes), m.Initrd.Compression, mib(m.Initrd.UnpackedBytes))
+	fmt.Fprintf(w, "initial image\t%.1f MiB on disk (compression: %s), %.1f MiB in the guest\n",
+		mib(m.Initrd.Bytes), m.Initrd.Compression, mib(m.Initrd.UnpackedBytes))
 	fmt.Fprintf(w, "agent\t%s, protocol %d\n", m.Agent.Version, m.Agent.Protocol)
 	fmt.Fprintf(w, "modules\t%d at boot, %d later\n", len(m.Modules), len(m.LateModules))
 	fmt.Fprintf(w, "parameters\t%s\n", strings.Join(m.Cmdline, " "))

@@ -42,8 +42,9 @@ type files struct {
 }
 
 func runInspect(std stdio) *cobra.Command {
-	c := newCommand(std, "inspect [--phases] ID", "Prints what is known of a sandbox as JSON: what it runs on, how long each phase of its start\n"+
-		"took in milliseconds, what it did to the host, and where its files are.")
+	c := newCommand(std, "inspect [--phases] ID",
+		"Prints what is known of a sandbox as JSON: what it runs on, how long each phase of its start\n"+
+			"took in milliseconds, what it did to the host, and where its files are.")
 	phases := c.Flags().Bool("phases", false, "the phases alone, as a table")
 	c.withOutput("json")
 	c.ofSandboxes()

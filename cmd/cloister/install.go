@@ -45,7 +45,8 @@ type installer struct {
 }
 
 func newInstaller(std stdio, engine, file, about string) installer {
-	c := newCommand(std, engine+" [--dry-run] [--remove]", about+"\nDoing it again changes nothing; what else is in the file stays as it is.")
+	c := newCommand(std, engine+" [--dry-run] [--remove]",
+		about+"\nDoing it again changes nothing; what else is in the file stays as it is.")
 	return installer{
 		command: c,
 		file:    c.Flags().String("file", file, "the engine's config"),
@@ -56,7 +57,9 @@ func newInstaller(std stdio, engine, file, about string) installer {
 }
 
 func installContainerd(std stdio) *cobra.Command {
-	c := newInstaller(std, "containerd", "/etc/containerd/config.toml", "Makes the runtimes \"cloister\" and \"cloister-process\" known to containerd's CRI: in a file of its own where the config imports a folder, else as a\nblock at the config's end.")
+	c := newInstaller(std, "containerd", "/etc/containerd/config.toml",
+		"Makes the runtimes \"cloister\" and \"cloister-process\" known to containerd's CRI: in a file of its own where the "+
+			"config imports a folder, else as a\nblock at the config's end.")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
 		text, missing, err := readConfig(*c.file)
 		if err != nil {
@@ -81,12 +84,14 @@ func installContainerd(std stdio) *cobra.Command {
 		if said != "" && !*c.remove {
 			adviseShim(std)
 		}
-		return apply(std, changes, *c.dry, "systemctl restart containerd", after(*c.remove, "then, for Kubernetes: cloister install kubernetes | kubectl apply -f -"))
+		return apply(std, changes, *c.dry, "systemctl restart containerd",
+			after(*c.remove, "then, for Kubernetes: cloister install kubernetes | kubectl apply -f -"))
 	})
 }
 
 func installDocker(std stdio) *cobra.Command {
-	c := newInstaller(std, "docker", "/etc/docker/daemon.json", "Adds the runtimes \"cloister\" and \"cloister-process\" to Docker's daemon.json.")
+	c := newInstaller(std, "docker", "/etc/docker/daemon.json",
+		"Adds the runtimes \"cloister\" and \"cloister-process\" to Docker's daemon.json.")
 	force := c.Flags().Bool("force", false, "also for a Docker that is too old, or not here")
 	legacy := c.Flags().Bool("legacy", false, "by cloister-oci, for a Docker before 23, which takes OCI command lines only")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
@@ -118,7 +123,8 @@ func installDocker(std stdio) *cobra.Command {
 		if !*c.remove {
 			adviseShim(std)
 		}
-		return apply(std, []engines.Change{change}, *c.dry, "systemctl reload docker", after(*c.remove, "then: docker run --rm --runtime "+engines.Runtime+" alpine uname -r"))
+		return apply(std, []engines.Change{change}, *c.dry, "systemctl reload docker",
+			after(*c.remove, "then: docker run --rm --runtime "+engines.Runtime+" alpine uname -r"))
 	})
 }
 
@@ -137,7 +143,8 @@ func takesShims(ctx context.Context, std stdio) error {
 }
 
 func installNerdctl(std stdio) *cobra.Command {
-	c := newInstaller(std, "nerdctl", "/etc/nerdctl/nerdctl.toml", "nerdctl takes a runtime by its type and has no setting for it: nothing is written.")
+	c := newInstaller(std, "nerdctl", "/etc/nerdctl/nerdctl.toml",
+		"nerdctl takes a runtime by its type and has no setting for it: nothing is written.")
 	return c.runs(0, 0, func(_ context.Context, _ []string) error {
 		adviseShim(std)
 		fmt.Fprintln(std.out, "nothing is to be changed")
@@ -154,17 +161,20 @@ func installNerdctl(std stdio) *cobra.Command {
 const overheadCPU = "100m"
 
 func installKubernetes(std stdio) *cobra.Command {
-	c := newCommand(std, "kubernetes [--pod-memory MIB] [--accel kvm|tcg] [--memory MIB] [--cpu CPU]", "Prints the RuntimeClasses that let a pod ask for runtimeClassName: cloister, or cloister-process for plain\n"+
-		"containers. Pipe it into kubectl apply -f -\n"+
-		"The overhead is the limit of a sandbox's cgroup less its containers' own. It depends on whether guests are emulated, and a little on\n"+
-		"the pod's size: run it on a node like those that the class is for, or say --accel. One class serves nodes of one kind.")
+	c := newCommand(std, "kubernetes [--pod-memory MIB] [--accel kvm|tcg] [--memory MIB] [--cpu CPU]",
+		"Prints the RuntimeClasses that let a pod ask for runtimeClassName: cloister, or cloister-process for plain\n"+
+			"containers. Pipe it into kubectl apply -f -\n"+
+			"The overhead is the limit of a sandbox's cgroup less its containers' own. It depends on whether guests are "+
+			"emulated, and a little on\n"+
+			"the pod's size: run it on a node like those that the class is for, or say --accel. One class serves nodes of one kind.")
 	pod := c.Flags().Int("pod-memory", 0, "`MiB` of the pods' memory limit (default the configured size of a guest whose pod has none)")
 	accel := c.Flags().String("accel", "", "what the nodes offer, `kvm or tcg` (default what this host does)")
 	memory := c.Flags().Int("memory", 0, "`MiB` to print instead of what is reckoned")
 	cpu := c.Flags().String("cpu", overheadCPU, "CPU time a sandbox takes beside its containers, as Kubernetes writes it")
 	return c.runs(0, 0, func(_ context.Context, _ []string) error {
 		if !regexp.MustCompile(`^[0-9]+m?$`).MatchString(*cpu) || *memory < 0 || *pod < 0 {
-			return fmt.Errorf("install kubernetes: overhead of %d MiB and CPU %q for pods of %d MiB: want numbers, as 200 and 100m: %w", *memory, *cpu, *pod, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("install kubernetes: overhead of %d MiB and CPU %q for pods of %d MiB: want numbers, as 200 and 100m: %w",
+				*memory, *cpu, *pod, errdefs.ErrInvalidArgument)
 		}
 		s, err := openSite(configOf(c.Command))
 		if err != nil {

@@ -17,7 +17,10 @@ import (
 // installation.
 func TestAgentPlaces(t *testing.T) {
 	got := agentPlaces("/dest/opt/c/bin/cloister")
-	want := []string{"/dest/opt/c/bin/cloister-agent", "/dest/opt/c/libexec/cloister/cloister-agent", "/usr/libexec/cloister/cloister-agent", "/usr/local/libexec/cloister/cloister-agent"}
+	want := []string{
+		"/dest/opt/c/bin/cloister-agent", "/dest/opt/c/libexec/cloister/cloister-agent",
+		"/usr/libexec/cloister/cloister-agent", "/usr/local/libexec/cloister/cloister-agent",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("agentPlaces (-want +got):\n%s", diff)
 	}
@@ -27,7 +30,10 @@ func TestAgentPlaces(t *testing.T) {
 func TestInstallKubernetes(t *testing.T) {
 	s := fakeSite(t, nil)
 	printed := map[string]int{}
-	for _, args := range []string{"--accel kvm --pod-memory 64", "--accel tcg --pod-memory 64", "--accel tcg --pod-memory 4096", "--memory 77"} {
+	for _, args := range []string{
+		"--accel kvm --pod-memory 64", "--accel tcg --pod-memory 64",
+		"--accel tcg --pod-memory 4096", "--memory 77",
+	} {
 		out, messages, err := s.command(t, append([]string{"install", "kubernetes"}, strings.Fields(args)...)...)
 		if err != nil {
 			t.Fatalf("%s: %v, %s", args, err, messages)
@@ -46,7 +52,8 @@ func TestInstallKubernetes(t *testing.T) {
 		}
 		printed[args] = n
 	}
-	if kvm, tcg, large := printed["--accel kvm --pod-memory 64"], printed["--accel tcg --pod-memory 64"], printed["--accel tcg --pod-memory 4096"]; kvm >= tcg || tcg >= large {
+	if kvm, tcg, large := printed["--accel kvm --pod-memory 64"], printed["--accel tcg --pod-memory 64"],
+		printed["--accel tcg --pod-memory 4096"]; kvm >= tcg || tcg >= large {
 		t.Errorf("printed %v, want more under emulation, and more for a larger pod", printed)
 	}
 	if printed["--memory 77"] != 77 {

@@ -14,10 +14,12 @@ import (
 )
 
 func runLabels(std stdio) *cobra.Command {
-	c := newCommand(std, "labels [--all] [--json]", "Shows who holds which label on this host, whatever engine started it: levels, processes, files.\n"+
-		"Ends with status 3 when two tenants' levels clash.")
+	c := newCommand(std, "labels [--all] [--json]",
+		"Shows who holds which label on this host, whatever engine started it: levels, processes, files.\n"+
+			"Ends with status 3 when two tenants' levels clash.")
 	c.withOutput("table")
-	all := c.Flags().Bool("all", false, "also processes that are no tenant's: daemons and users, whose labels are ranges or have no categories")
+	all := c.Flags().Bool("all", false,
+		"also processes that are no tenant's: daemons and users, whose labels are ranges or have no categories")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
 		s, err := openFolders(std, configOf(c.Command))
 		if err != nil {
@@ -57,7 +59,8 @@ func printPicture(std stdio, p picture) error {
 			if h.Share != "" {
 				kind += " " + h.Share
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\n", h.Level, kind, cmp.Or(strings.Join(h.who(), ", "), "files alone"), len(h.Processes), len(h.Files))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\n", h.Level, kind,
+				cmp.Or(strings.Join(h.who(), ", "), "files alone"), len(h.Processes), len(h.Files))
 		}
 	}
 	if len(p.Processes) > 0 {

@@ -107,7 +107,10 @@ func TestTenant(t *testing.T) {
 		{"0::/system.slice/docker-aaaa.scope/init\n", "docker-aaaa.scope", "docker"},
 		{"12:pids:/docker/aaaa\n0::/\n", "aaaa", "docker"},
 		{"0::/kubepods/burstable/pod12-34/abcd\n", "pod12-34", "kubernetes"},
-		{"0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod12.slice/crio-ab.scope\n", "kubepods-besteffort-pod12.slice", "cri-o"},
+		{
+			"0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod12.slice/crio-ab.scope\n",
+			"kubepods-besteffort-pod12.slice", "cri-o",
+		},
 		{"0::/machine.slice/libpod-ab.scope/container\n", "libpod-ab.scope", "podman"},
 		{"0::/machine.slice/machine-libpod_pod_12.slice/libpod-ab.scope\n", "machine-libpod_pod_12.slice", "podman"},
 		{"0::/machine.slice/machine-qemu\\x2d1.scope/libvirt/vcpu0\n", "machine-qemu\\x2d1.scope", "libvirt"},
@@ -131,8 +134,14 @@ func TestClashes(t *testing.T) {
 		{"the same", []held{{Level: level(t, "s0:c1,c2"), Tenants: []string{"a", "b"}}}, 1},
 		{"on purpose", []held{{Level: level(t, "s0:c1,c2"), Share: "group", Holders: []string{"a", "b"}, Tenants: []string{"a", "b"}}}, 0},
 		{"within", []held{{Level: level(t, "s0:c1,c2"), Tenants: []string{"a"}}, {Level: level(t, "s0:c1"), Tenants: []string{"b"}}}, 1},
-		{"another sensitivity", []held{{Level: level(t, "s1:c1,c2"), Tenants: []string{"a"}}, {Level: level(t, "s0:c1,c2"), Tenants: []string{"b"}}}, 1},
-		{"one tenant, two levels", []held{{Level: level(t, "s0:c1,c2"), Tenants: []string{"a"}}, {Level: level(t, "s0:c1"), Tenants: []string{"a"}}}, 0},
+		{"another sensitivity", []held{
+			{Level: level(t, "s1:c1,c2"), Tenants: []string{"a"}},
+			{Level: level(t, "s0:c1,c2"), Tenants: []string{"b"}},
+		}, 1},
+		{"one tenant, two levels", []held{
+			{Level: level(t, "s0:c1,c2"), Tenants: []string{"a"}},
+			{Level: level(t, "s0:c1"), Tenants: []string{"a"}},
+		}, 0},
 	}
 	for _, tt := range tests {
 		if got := clashes(tt.in); len(got) != tt.want {

@@ -19,10 +19,11 @@ import (
 )
 
 func runLogs(std stdio) *cobra.Command {
-	c := newCommand(std, "logs [-f] [--tail LINES] [--qemu | --virtiofsd] ID", "Prints what the guest wrote to its console. The guest decides what that is: control characters\n"+
-		"are shown as ^X unless --raw is given. Lines carry no time, so that --tail is the way to see the last ones.\n"+
-		"A console of the microvm machine begins with \"PCI: Fatal: No config space access function found\":\n"+
-		"the guest's kernel says that the machine has no PCI bus. It goes on with virtio-mmio.")
+	c := newCommand(std, "logs [-f] [--tail LINES] [--qemu | --virtiofsd] ID",
+		"Prints what the guest wrote to its console. The guest decides what that is: control characters\n"+
+			"are shown as ^X unless --raw is given. Lines carry no time, so that --tail is the way to see the last ones.\n"+
+			"A console of the microvm machine begins with \"PCI: Fatal: No config space access function found\":\n"+
+			"the guest's kernel says that the machine has no PCI bus. It goes on with virtio-mmio.")
 	follow := c.Flags().BoolP("follow", "f", false, "go on printing what is added, until the sandbox ends")
 	qemu := c.Flags().Bool("qemu", false, "QEMU's messages instead")
 	virtiofsd := c.Flags().Bool("virtiofsd", false, "the file server's messages instead")

@@ -17,7 +17,8 @@ import (
 )
 
 func runMan(std stdio) *cobra.Command {
-	c := newCommand(std, "man FOLDER", "Writes the manual pages into a folder: cloister.1, and one for each verb. Their text is that of --help.")
+	c := newCommand(std, "man FOLDER",
+		"Writes the manual pages into a folder: cloister.1, and one for each verb. Their text is that of --help.")
 	c.Hidden = true
 	return c.runs(1, 1, func(_ context.Context, args []string) error {
 		if err := os.MkdirAll(args[0], 0o755); err != nil {

@@ -22,9 +22,11 @@ import (
 )
 
 func runMetrics(std stdio) *cobra.Command {
-	c := newCommand(std, "metrics [--textfile FILE | --listen ADDRESS]", "Prints counts and sizes of all sandboxes in Prometheus' text format.\n"+
-		"No metric has the name of a sandbox, so that their number is bounded.")
-	file := c.Flags().String("textfile", "", "replace `file` atomically, for the textfile collector of node_exporter: its name ends in .prom")
+	c := newCommand(std, "metrics [--textfile FILE | --listen ADDRESS]",
+		"Prints counts and sizes of all sandboxes in Prometheus' text format.\n"+
+			"No metric has the name of a sandbox, so that their number is bounded.")
+	file := c.Flags().String("textfile", "",
+		"replace `file` atomically, for the textfile collector of node_exporter: its name ends in .prom")
 	address := c.Flags().String("listen", "", "serve /metrics on `address` until stopped: unix:PATH, or a loopback IP and port")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
 		if *file != "" && *address != "" {
@@ -80,7 +82,9 @@ func listenLocally(ctx context.Context, address string) (net.Listener, error) {
 	if !isPath {
 		at, err := netip.ParseAddrPort(address)
 		if err != nil || !at.Addr().IsLoopback() {
-			return nil, marked{fmt.Errorf("--listen %q: want unix:PATH, or a loopback address as 127.0.0.1:9469: metrics have no access control", address), errUsage}
+			return nil,
+				marked{fmt.Errorf("--listen %q: want unix:PATH, or a loopback address as 127.0.0.1:9469: metrics have no access control",
+					address), errUsage}
 		}
 		return config.Listen(ctx, "tcp", address)
 	}
@@ -120,8 +124,12 @@ func removeStaleSocket(ctx context.Context, path string) error {
 // for a minute at most.
 func serveMetrics(ctx context.Context, listener net.Listener, registry prometheus.Gatherer) error {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, ErrorHandling: promhttp.HTTPErrorOnError}))
-	server := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry,
+		promhttp.HandlerOpts{MaxRequestsInFlight: 4, ErrorHandling: promhttp.HTTPErrorOnError}))
+	server := &http.Server{
+		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
 	select {

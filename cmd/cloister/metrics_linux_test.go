@@ -204,9 +204,12 @@ func TestMetricsListen(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- serveMetrics(ctx, listener, registry) }()
 		at := listener.Addr()
-		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, at.Network(), at.String())
-		}}}
+		client := http.Client{Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, at.Network(), at.String())
+			},
+		}}
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://host/metrics", http.NoBody)
 		if err != nil {
 			t.Fatal(err)

@@ -40,8 +40,9 @@ func storeFlags(c *command) *policy.Store {
 }
 
 func policyInstall(std stdio) *cobra.Command {
-	c := newCommand(std, "install [--audit] [--dry-run]", "Builds cloister's policy module and its constraints, puts both into the host's store in one transaction, loads the\n"+
-		"policy, and labels the files it names. Installing it again replaces it; cloister policy remove takes all of it back.")
+	c := newCommand(std, "install [--audit] [--dry-run]",
+		"Builds cloister's policy module and its constraints, puts both into the host's store in one transaction, loads the\n"+
+			"policy, and labels the files it names. Installing it again replaces it; cloister policy remove takes all of it back.")
 	store := storeFlags(&c)
 	c.Flags().BoolVar(&store.Audit, "audit", false, "log every denial, those too that the policy is silent about; until the next install")
 	dry := c.Flags().Bool("dry-run", false, "only say what it will do")
@@ -104,7 +105,8 @@ func hasPolicy(root, name string) error {
 }
 
 func policyRemove(std stdio) *cobra.Command {
-	c := newCommand(std, "remove [--force]", "Takes cloister's policy module out of the host's store. Sandboxes that run would lose what protects them.")
+	c := newCommand(std, "remove [--force]",
+		"Takes cloister's policy module out of the host's store. Sandboxes that run would lose what protects them.")
 	store := storeFlags(&c)
 	force := c.Flags().Bool("force", false, "even while sandboxes run")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
@@ -215,10 +217,12 @@ type tested struct {
 }
 
 func policyTest(std stdio) *cobra.Command {
-	c := newCommand(std, "test [--file POLICY]", "Asks the kernel, for each set of types that a sandbox may get, whether the loaded policy lets a pair of\n"+
-		"categories have its own files and keeps it from another's. Ends with status 3 when no set passes.")
+	c := newCommand(std, "test [--file POLICY]",
+		"Asks the kernel, for each set of types that a sandbox may get, whether the loaded policy lets a pair of\n"+
+			"categories have its own files and keeps it from another's. Ends with status 3 when no set passes.")
 	c.withOutput("table")
-	file := c.Flags().String("file", "", "a compiled `policy`, as /etc/selinux/targeted/policy/policy.33, that is asked in the kernel's place (by checkpolicy)")
+	file := c.Flags().String("file", "",
+		"a compiled `policy`, as /etc/selinux/targeted/policy/policy.33, that is asked in the kernel's place (by checkpolicy)")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
 		s, err := openSite(configOf(c.Command))
 		if err != nil {

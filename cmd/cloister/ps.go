@@ -141,7 +141,8 @@ func (s *site) row(b guestBox, state string, now time.Time) psRow {
 	r := b.record
 	row := psRow{
 		Namespace: b.dir.Namespace(), ID: b.dir.ID(), Class: b.knownClass(), State: state, Pid: b.main().PID, Created: r.Created,
-		Machine: r.Facts["machine"], Accel: r.Facts["accel"], MAC: r.Facts["mac"], Label: r.Facts["label"], Profile: r.Facts["profile"], Jail: r.Facts["jail"], GuestMiB: number(r.Facts["memory_mib"]),
+		Machine: r.Facts["machine"], Accel: r.Facts["accel"], MAC: r.Facts["mac"], Label: r.Facts["label"],
+		Profile: r.Facts["profile"], Jail: r.Facts["jail"], GuestMiB: number(r.Facts["memory_mib"]),
 		Start: r.Facts["start"], PSS: s.memory(b), Image: b.image(),
 	}
 	if !r.Created.IsZero() {
@@ -184,7 +185,8 @@ func printPs(out io.Writer, rows []psRow) error {
 			image = "?"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Namespace, id, cmp.Or(r.Class, "-"), r.State, pid,
-			age(time.Duration(r.AgeSeconds)*time.Second), machine, r.startColumn(), cmp.Or(r.Label, r.Profile, "none"), memoryColumn(r), cmp.Or(r.Image.Kernel, "-"), image)
+			age(time.Duration(r.AgeSeconds)*time.Second), machine, r.startColumn(),
+			cmp.Or(r.Label, r.Profile, "none"), memoryColumn(r), cmp.Or(r.Image.Kernel, "-"), image)
 	}
 	return w.Flush()
 }

@@ -95,7 +95,8 @@ func TestPsInspectGC(t *testing.T) {
 			t.Errorf("%q: %q, %v, want %q", tt.args, out, err, tt.want)
 		}
 	}
-	if out, _, err := s.command(t, "ps", "-o", "yaml"); err != nil || !strings.Contains(out, "\n  id: one\n") && !strings.Contains(out, "id: one\n") {
+	if out, _, err := s.command(t, "ps", "-o", "yaml"); err != nil ||
+		!strings.Contains(out, "\n  id: one\n") && !strings.Contains(out, "id: one\n") {
 		t.Errorf("ps -o yaml: %q, %v", out, err)
 	}
 	out, _, err = s.command(t, "inspect", "one")
@@ -146,20 +147,24 @@ func TestUnreadableRecord(t *testing.T) {
 	}
 	out, _, err := s.command(t, "ps", "--all", "--json")
 	var rows []psRow
-	if err != nil || json.Unmarshal([]byte(out), &rows) != nil || len(rows) != 1 || rows[0].State != stateDead || !strings.Contains(rows[0].Problem, "cannot be read") {
+	if err != nil || json.Unmarshal([]byte(out), &rows) != nil || len(rows) != 1 ||
+		rows[0].State != stateDead || !strings.Contains(rows[0].Problem, "cannot be read") {
 		t.Errorf("ps --all: %q, %v", out, err)
 	}
 	out, _, err = s.command(t, "inspect", "lost")
 	var found inspected
-	if err != nil || json.Unmarshal([]byte(out), &found) != nil || found.Problem == "" || len(found.Effects) != 1 || found.Effects[0].Process.PID != left.Process.Pid {
+	if err != nil || json.Unmarshal([]byte(out), &found) != nil || found.Problem == "" ||
+		len(found.Effects) != 1 || found.Effects[0].Process.PID != left.Process.Pid {
 		t.Errorf("inspect: %q, %v", out, err)
 	}
 	out, _, err = s.command(t, "gc", "--dry-run")
-	if err != nil || !strings.Contains(out, "would take back default/lost\n") || !strings.Contains(out, process) || !strings.Contains(out, "cannot be read") {
+	if err != nil || !strings.Contains(out, "would take back default/lost\n") ||
+		!strings.Contains(out, process) || !strings.Contains(out, "cannot be read") {
 		t.Errorf("gc --dry-run: %q, %v", out, err)
 	}
 	out, _, err = s.command(t, "gc")
-	if _, there := os.Stat(dir.String()); err != nil || there == nil || !strings.Contains(out, "took back default/lost\n") || !strings.Contains(out, process) {
+	if _, there := os.Stat(dir.String()); err != nil || there == nil ||
+		!strings.Contains(out, "took back default/lost\n") || !strings.Contains(out, process) {
 		t.Errorf("gc: %q, %v, folder %v", out, err, there)
 	}
 	if err := <-ended; err == nil {
@@ -238,7 +243,8 @@ func TestEnded(t *testing.T) {
 		}
 	}
 	_, messages, err = s.command(t, "ps")
-	if err != nil || !strings.Contains(messages, "default/killed ended: qemu ended: signal: killed") || strings.Contains(messages, "\x1b[") {
+	if err != nil || !strings.Contains(messages, "default/killed ended: qemu ended: signal: killed") ||
+		strings.Contains(messages, "\x1b[") {
 		t.Errorf("ps says %q, %v", messages, err)
 	}
 	out, _, err = s.command(t, "inspect", "killed")

@@ -72,7 +72,8 @@ func (s *site) find(name string) (guestBox, error) {
 		full := b.name()
 		if name == full || name == string(b.dir.ID()) {
 			exact = append(exact, b)
-		} else if name != "" && (strings.HasPrefix(string(b.dir.ID()), name) || strings.HasPrefix(full, name) && strings.Contains(name, "/")) {
+		} else if name != "" && (strings.HasPrefix(string(b.dir.ID()), name) ||
+			strings.HasPrefix(full, name) && strings.Contains(name, "/")) {
 			starts = append(starts, b)
 		}
 	}

@@ -63,7 +63,8 @@ func fakeSite(t *testing.T, files map[string]string) *site {
 	return &site{
 		root: root, host: lsm.Host{Proc: filepath.Join(root, "proc"), SELinux: filepath.Join(root, "sys/fs/selinux")},
 		profiles: apparmor.Host{
-			Proc: filepath.Join(root, "proc"), Security: filepath.Join(root, "sys/kernel/security/apparmor"), Module: filepath.Join(root, "sys/module/apparmor"),
+			Proc: filepath.Join(root, "proc"), Security: filepath.Join(root, "sys/kernel/security/apparmor"),
+			Module: filepath.Join(root, "sys/module/apparmor"),
 		},
 		config: withDefaults(sandbox.Config{State: filepath.Join(root, "run/cloister"), Root: filepath.Join(root, "var/lib/cloister")}),
 	}
@@ -244,12 +245,14 @@ func TestManuals(t *testing.T) {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(string(text)) {
-			if strings.HasPrefix(line, "'") || strings.HasPrefix(line, ".") && !slices.Contains([]string{".TH", ".SH", ".TP", ".B", ".BR", ".nf", ".fi"}, strings.Fields(line)[0]) {
+			if strings.HasPrefix(line, "'") || strings.HasPrefix(line, ".") &&
+				!slices.Contains([]string{".TH", ".SH", ".TP", ".B", ".BR", ".nf", ".fi"}, strings.Fields(line)[0]) {
 				t.Errorf("%s: %q", filepath.Base(page), line)
 			}
 		}
 	}
-	if text, err := os.ReadFile(folder + "/cloister-policy-fcontext-add.1"); err != nil || !strings.Contains(string(text), "\n.B \\-\\-dry\\-run\n") {
+	if text, err := os.ReadFile(folder + "/cloister-policy-fcontext-add.1"); err != nil ||
+		!strings.Contains(string(text), "\n.B \\-\\-dry\\-run\n") {
 		t.Errorf("a page of a flag: %v\n%s", err, text)
 	}
 }

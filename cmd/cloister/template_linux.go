@@ -38,8 +38,9 @@ func templates(std stdio, c *cobra.Command) (template.Store, error) {
 }
 
 func templateBuild(std stdio) *cobra.Command {
-	c := newCommand(std, "build [--memory MIB] [--cpus N]", "Boots a guest without network, share and workload, saves it, and keeps it for sandboxes\n"+
-		"of that size, which start from it where the config says [template] mode = \"auto\".")
+	c := newCommand(std, "build [--memory MIB] [--cpus N]",
+		"Boots a guest without network, share and workload, saves it, and keeps it for sandboxes\n"+
+			"of that size, which start from it where the config says [template] mode = \"auto\".")
 	c.withOutput("table")
 	memory := c.Flags().Int("memory", 0, "memory `limit` of the sandboxes' containers in MiB (default: as for a workload that says none)")
 	cpus := c.Flags().Int("cpus", 0, "`number` of the sandboxes' CPUs (default: as for a workload that says none)")
@@ -64,7 +65,8 @@ func (c *command) buildTemplate(ctx context.Context, size sandbox.TemplateSize) 
 	if done, err := c.emit(m); done {
 		return err
 	}
-	_, err = fmt.Fprintf(c.std.out, "%s: %d CPUs, %d MiB, of which %.1f MiB are kept\n", m.ID, m.Key.CPUs, m.Key.MemoryMiB, mib(m.Memory.Bytes))
+	_, err = fmt.Fprintf(c.std.out, "%s: %d CPUs, %d MiB, of which %.1f MiB are kept\n", m.ID, m.Key.CPUs,
+		m.Key.MemoryMiB, mib(m.Memory.Bytes))
 	return err
 }
 
@@ -144,7 +146,9 @@ func templateVerify(std stdio) *cobra.Command {
 }
 
 func templateGC(std stdio) *cobra.Command {
-	c := newCommand(std, "gc [--all]", "Removes templates that are damaged, that failed twice, or that are too many or too large\ntogether, the longest unused first. Sandboxes that run do not need theirs.")
+	c := newCommand(std, "gc [--all]",
+		"Removes templates that are damaged, that failed twice, or that are too many or too large\ntogether, the longest "+
+			"unused first. Sandboxes that run do not need theirs.")
 	all := c.Flags().Bool("all", false, "remove every template")
 	return c.runs(0, 0, func(context.Context, []string) error {
 		store, err := templates(std, c.Command)
@@ -165,7 +169,8 @@ func templateGC(std stdio) *cobra.Command {
 }
 
 func templateDisable(std stdio) *cobra.Command {
-	return templateSwitch(std, "disable", "Has all sandboxes that start from now on start cold, whatever the config says.", template.Store.Disable)
+	return templateSwitch(std, "disable", "Has all sandboxes that start from now on start cold, whatever the config says.",
+		template.Store.Disable)
 }
 
 func templateEnable(std stdio) *cobra.Command {

@@ -209,7 +209,12 @@ func tenant(cgroups string) (name, engine string) {
 
 func engineOf(cgroup string) string {
 	for _, e := range []struct{ mark, name string }{
-		{"machine-qemu", "libvirt"}, {"libpod", "podman"}, {"crio", "cri-o"}, {"kubepods", "kubernetes"}, {"docker", "docker"}, {"lxc", "lxc"},
+		{"machine-qemu", "libvirt"},
+		{"libpod", "podman"},
+		{"crio", "cri-o"},
+		{"kubepods", "kubernetes"},
+		{"docker", "docker"},
+		{"lxc", "lxc"},
 	} {
 		if strings.Contains(cgroup, e.mark) {
 			return e.name
@@ -273,7 +278,8 @@ func clashes(list []held) []string {
 		}
 		for _, other := range list[i+1:] {
 			if h.Level.Clashes(other.Level) && !slices.Equal(who, other.who()) {
-				out = append(out, fmt.Sprintf("%s of %s lies within %s of %s", h.Level, strings.Join(who, ", "), other.Level, strings.Join(other.who(), ", ")))
+				out = append(out, fmt.Sprintf("%s of %s lies within %s of %s", h.Level,
+					strings.Join(who, ", "), other.Level, strings.Join(other.who(), ", ")))
 			}
 		}
 	}

@@ -229,7 +229,8 @@ func readUntil(t *testing.T, from io.Reader, text string) string {
 
 func TestChangesOfStates(t *testing.T) {
 	before := map[string]event{
-		"d/gone": {ID: "gone", State: stateEnded, Reason: "panic"}, "d/same": {ID: "same", State: stateRunning}, "d/up": {ID: "up", State: stateStarting},
+		"d/gone": {ID: "gone", State: stateEnded, Reason: "panic"},
+		"d/same": {ID: "same", State: stateRunning}, "d/up": {ID: "up", State: stateStarting},
 	}
 	now := map[string]event{
 		"d/same": {ID: "same", State: stateRunning}, "d/up": {ID: "up", State: stateRunning}, "d/new": {ID: "new", State: stateStarting},

@@ -52,7 +52,8 @@ func runVersion(std stdio) *cobra.Command {
 		if v.Modified {
 			revision += " with changes"
 		}
-		fmt.Fprintf(std.out, "cloister %s%s\n%s %s\nguest protocol %d, policy %.12s\n", v.Version, revision, v.Go, v.Platform, v.Protocol, v.Policy)
+		fmt.Fprintf(std.out, "cloister %s%s\n%s %s\nguest protocol %d, policy %.12s\n", v.Version, revision,
+			v.Go, v.Platform, v.Protocol, v.Policy)
 		return nil
 	})
 }

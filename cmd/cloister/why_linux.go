@@ -37,9 +37,10 @@ const (
 )
 
 func runWhy(std stdio) *cobra.Command {
-	c := newCommand(std, "why [--level LEVEL] [--log FILE] [--json] [ID]", "Explains what the policy denied a sandbox: which file or socket, whose, and the one command that helps,\n"+
-		"or that it looks like an attack. Without ID and --level: every denial that has to do with guests.\n"+
-		"Ends with status 3 when something looks like an attack.")
+	c := newCommand(std, "why [--level LEVEL] [--log FILE] [--json] [ID]",
+		"Explains what the policy denied a sandbox: which file or socket, whose, and the one command that helps,\n"+
+			"or that it looks like an attack. Without ID and --level: every denial that has to do with guests.\n"+
+			"Ends with status 3 when something looks like an attack.")
 	c.withOutput("table")
 	text := c.Flags().String("level", "", "the `level` of a sandbox that is gone, as s0:c1,c2")
 	log := c.Flags().String("log", "", "`file` to read, or - for standard input (default /"+auditLog+" and /"+kernelLog+")")
@@ -104,7 +105,8 @@ func (s *site) subject(rest []string, text string) (subject, error) {
 	}
 	level, single := b.label().Range.Single()
 	if b.label().IsZero() || !single {
-		return subject{}, fmt.Errorf("sandbox %s runs without a label, so that the policy denies it nothing: see `cloister check`", b.name())
+		return subject{}, fmt.Errorf("sandbox %s runs without a label, so that the policy denies it nothing: see `cloister check`",
+			b.name())
 	}
 	about.level = &level
 	for _, e := range b.record.Effects {
@@ -236,7 +238,8 @@ func printWhy(out io.Writer, about subject, list []explained) error {
 		if e.Count > 1 {
 			when = fmt.Sprintf("%d times, last %s", e.Count, when)
 		}
-		fmt.Fprintf(out, "%s (%s, pid %d, %s) was denied { %s } on %s\n", e.Who, plain(e.Command), e.PID, e.Source, strings.Join(e.Permissions, " "), e.what())
+		fmt.Fprintf(out, "%s (%s, pid %d, %s) was denied { %s } on %s\n", e.Who, plain(e.Command), e.PID,
+			e.Source, strings.Join(e.Permissions, " "), e.what())
 		fmt.Fprintf(out, "  %s%s\n", when, map[bool]string{true: "; let through, since the host or the domain is permissive"}[e.Permissive])
 		switch e.Judgement {
 		case judgedAttack:

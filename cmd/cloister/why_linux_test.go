@@ -51,34 +51,75 @@ func TestExplain(t *testing.T) {
 		{"host features", qemu, "sysfs_t:s0", "dir", "search", `name="node"`, judgedHarmless, "", ""},
 		{"passwords", qemu, "shadow_t:s0", "file", "read", `path="/etc/shadow"`, judgedAttack, "shadow_t", ""},
 		{"passwords through the file server", server, "shadow_t:s0", "file", "read", `path="/etc/shadow"`, judgedAttack, "shadow_t", ""},
-		{"docker's socket", qemu, "container_runtime_t:s0", "unix_stream_socket", "connectto", `path="/run/docker.sock"`, judgedAttack, "", ""},
+		{
+			"docker's socket", qemu, "container_runtime_t:s0", "unix_stream_socket", "connectto",
+			`path="/run/docker.sock"`, judgedAttack, "", "",
+		},
 		{"rootfs by QEMU", qemu, "cloister_rootfs_t:s0:c1,c2", "file", "open", `name="x"`, judgedAttack, "file server", ""},
 		{"a raw disk", qemu, "fixed_disk_device_t:s0", "blk_file", "open read", `path="/dev/sda"`, judgedAttack, "device node", ""},
 		{"something odd", qemu, "var_log_t:s0", "file", "append", `path="/var/log/messages"`, judgedAttack, "no reason", ""},
-		{"a container outside", "cloister_container_t:s0:c9,c10", "var_log_t:s0", "file", "append", `name="x"`, judgedAttack, "no reason", ""},
-		{"a disk handed over", qemu, "fixed_disk_device_t:s0", "blk_file", "read write", `path="/dev/dm-3"`, judgedMistake, "udev", "chcon -t cloister_image_t -l s0:c1,c2 /dev/dm-3"},
-		{"label changed", qemu, "default_t:s0", "file", "read write", `path="/srv/disk.img"`, judgedMistake, "default/one", "chcon -R system_u:object_r:cloister_image_t:s0:c1,c2 /srv/disk.img"},
-		{"guest image", qemu, "usr_t:s0", "file", "read open", `path="/usr/share/cloister/guest/small/kernel"`, judgedMistake, "", "restorecon -RFv /usr/share/cloister/guest/small"},
-		{"volume", server, "user_home_t:s0", "dir", "read", `path="/home/a/it's"`, judgedMistake, ":Z", `chcon -R -t cloister_rootfs_t -l s0:c1,c2 '/home/a/it'\''s'`},
-		{"volume, last part", server, "var_t:s0", "dir", "read", `name="data" ino=5`, judgedMistake, "inum 5", "chcon -R -t cloister_rootfs_t -l s0:c1,c2 FOLDER"},
+		{
+			"a container outside", "cloister_container_t:s0:c9,c10", "var_log_t:s0", "file", "append", `name="x"`,
+			judgedAttack, "no reason", "",
+		},
+		{
+			"a disk handed over", qemu, "fixed_disk_device_t:s0", "blk_file", "read write", `path="/dev/dm-3"`,
+			judgedMistake, "udev", "chcon -t cloister_image_t -l s0:c1,c2 /dev/dm-3",
+		},
+		{
+			"label changed", qemu, "default_t:s0", "file", "read write", `path="/srv/disk.img"`, judgedMistake,
+			"default/one", "chcon -R system_u:object_r:cloister_image_t:s0:c1,c2 /srv/disk.img",
+		},
+		{
+			"guest image", qemu, "usr_t:s0", "file", "read open", `path="/usr/share/cloister/guest/small/kernel"`,
+			judgedMistake, "", "restorecon -RFv /usr/share/cloister/guest/small",
+		},
+		{
+			"volume", server, "user_home_t:s0", "dir", "read", `path="/home/a/it's"`, judgedMistake, ":Z",
+			`chcon -R -t cloister_rootfs_t -l s0:c1,c2 '/home/a/it'\''s'`,
+		},
+		{
+			"volume, last part", server, "var_t:s0", "dir", "read", `name="data" ino=5`, judgedMistake, "inum 5",
+			"chcon -R -t cloister_rootfs_t -l s0:c1,c2 FOLDER",
+		},
 		{"NFS, svirt", "svirt_t:s0:c1,c2", "nfs_t:s0", "file", "read", `name="x"`, judgedMistake, "", "setsebool -P virt_use_nfs on"},
 		{"NFS, own types", server, "nfs_t:s0", "file", "read", `name="x"`, judgedMistake, "no switch", "copy it"},
-		{"translation in svirt", "svirt_t:s0:c1,c2", "svirt_t:s0:c1,c2", "process", "execmem", "", judgedMistake, "", "setsebool -P virt_use_execmem on"},
+		{
+			"translation in svirt", "svirt_t:s0:c1,c2", "svirt_t:s0:c1,c2", "process", "execmem", "",
+			judgedMistake, "", "setsebool -P virt_use_execmem on",
+		},
 		{"translation in KVM's domain", qemu, qemu, "process", "execmem", "", judgedMistake, "KVM", "cloister check"},
 		{"translation by the file server", server, server, "process", "execmem", "", judgedAttack, "", ""},
 		{"a library", qemu, "lib_t:s0", "file", "map execute", `path="/usr/lib/x.so"`, judgedMistake, "", "cloister policy install"},
 		{"own log", qemu, "cloister_run_t:s0:c1,c2", "file", "map", `name="x"`, judgedMistake, "", "cloister policy install"},
-		{"shim in no domain", "initrc_t:s0", qemu, "process", "transition", `comm="containerd-shim"`, judgedMistake, "initrc_t", "cloister policy install"},
+		{
+			"shim in no domain", "initrc_t:s0", qemu, "process", "transition", `comm="containerd-shim"`,
+			judgedMistake, "initrc_t", "cloister policy install",
+		},
 		{"started by hand", "unconfined_t:s0", qemu, "process", "transition", `comm="runcon"`, judgedHarmless, "runcon", ""},
-		{"QEMU of one's own", qemu, "bin_t:s0", "file", "entrypoint", `path="/opt/qemu"`, judgedMistake, "", "chcon -t qemu_exec_t /opt/qemu"},
+		{
+			"QEMU of one's own", qemu, "bin_t:s0", "file", "entrypoint", `path="/opt/qemu"`, judgedMistake, "",
+			"chcon -t qemu_exec_t /opt/qemu",
+		},
 		{"a shell", qemu, "bin_t:s0", "file", "execute", `path="/usr/bin/dash"`, judgedAttack, "bin_t", ""},
 		{"a terminal", qemu, "devpts_t:s0", "chr_file", "read write", `path="/dev/pts/0"`, judgedHarmless, "null device", ""},
 		{"a terminal opened", qemu, "devpts_t:s0", "chr_file", "open", `path="/dev/pts/0"`, judgedAttack, "", ""},
 		{"inherited", qemu, "initrc_t:s0", "fd", "use", `path="/dev/null"`, judgedHarmless, "null device", ""},
 		{"shim", "cloister_shim_t:s0", "var_t:s0", "dir", "write", `name="x"`, judgedMistake, "", "cloister policy install"},
-		{"shim, a listed socket", "cloister_shim_t:s0", "postgresql_t:s0", "unix_stream_socket", "connectto", `path="/run/x"`, judgedMistake, "leaves it to the site", "echo '(optional cloister_socket_postgresql_t (typeattributeset cloister_socket_server (postgresql_t)))' >cloister_socket_postgresql_t.cil && semodule -i cloister_socket_postgresql_t.cil"},
-		{"shim, no label", "cloister_shim_t:s0", "unlabeled_t:s0", "file", "read", `path="/srv/x y"`, judgedMistake, "", "restorecon -RFv '/srv/x y'"},
-		{"a program of the host", "logrotate_t:s0", "cloister_run_t:s0:c1,c2", "file", "read", `comm="logrotate"`, judgedHarmless, "logrotate", ""},
+		{
+			"shim, a listed socket", "cloister_shim_t:s0", "postgresql_t:s0", "unix_stream_socket", "connectto", `path="/run/x"`,
+			judgedMistake, "leaves it to the site",
+			"echo '(optional cloister_socket_postgresql_t (typeattributeset cloister_socket_server (postgresql_t)))' " +
+				">cloister_socket_postgresql_t.cil && semodule -i cloister_socket_postgresql_t.cil",
+		},
+		{
+			"shim, no label", "cloister_shim_t:s0", "unlabeled_t:s0", "file", "read", `path="/srv/x y"`,
+			judgedMistake, "", "restorecon -RFv '/srv/x y'",
+		},
+		{
+			"a program of the host", "logrotate_t:s0", "cloister_run_t:s0:c1,c2", "file", "read",
+			`comm="logrotate"`, judgedHarmless, "logrotate", "",
+		},
 	}
 	for _, tt := range tests {
 		got := s.explain(denied(t, tt.source, tt.target, tt.class, tt.permissions, tt.extra))
@@ -97,11 +138,18 @@ func TestExplain(t *testing.T) {
 func TestWhy(t *testing.T) {
 	s := crowdedHost(t)
 	log := strings.Join([]string{
-		`type=AVC msg=audit(1795330000.123:1): avc:  denied  { read } for  pid=100 comm="qemu-system-x86" name="disk" dev="dm-0" ino=77 scontext=system_u:system_r:cloister_qemu_t:s0:c1,c2 tcontext=system_u:object_r:svirt_image_t:s0:c5,c6 tclass=file permissive=0`,
-		`type=AVC msg=audit(1795330001.123:2): avc:  denied  { read } for  pid=100 comm="qemu-system-x86" name="disk" dev="dm-0" ino=77 scontext=system_u:system_r:cloister_qemu_t:s0:c1,c2 tcontext=system_u:object_r:svirt_image_t:s0:c5,c6 tclass=file permissive=0`,
-		`type=AVC msg=audit(1795330002.123:3): avc:  denied  { read } for  pid=101 comm="virtiofsd" path="/srv/data" dev="dm-0" ino=78 scontext=system_u:system_r:cloister_virtiofsd_t:s0:c1,c2 tcontext=system_u:object_r:var_t:s0 tclass=dir permissive=1`,
-		`type=AVC msg=audit(1000000000.123:4): avc:  denied  { read } for  pid=9 comm="old" scontext=system_u:system_r:cloister_qemu_t:s0:c1,c2 tcontext=system_u:object_r:var_t:s0 tclass=dir permissive=0`,
-		`type=AVC msg=audit(1795330003.123:5): avc:  denied  { read } for  pid=8 comm="x" scontext=system_u:system_r:cloister_qemu_t:s0:c8,c9 tcontext=system_u:object_r:var_t:s0 tclass=dir permissive=0`,
+		`type=AVC msg=audit(1795330000.123:1): avc:  denied  { read } for  pid=100 comm="qemu-system-x86" name="disk" dev="dm-0" ` +
+			`ino=77 scontext=system_u:system_r:cloister_qemu_t:s0:c1,c2 tcontext=system_u:object_r:svirt_image_t:s0:c5,c6 ` +
+			`tclass=file permissive=0`,
+		`type=AVC msg=audit(1795330001.123:2): avc:  denied  { read } for  pid=100 comm="qemu-system-x86" name="disk" dev="dm-0" ` +
+			`ino=77 scontext=system_u:system_r:cloister_qemu_t:s0:c1,c2 tcontext=system_u:object_r:svirt_image_t:s0:c5,c6 ` +
+			`tclass=file permissive=0`,
+		`type=AVC msg=audit(1795330002.123:3): avc:  denied  { read } for  pid=101 comm="virtiofsd" path="/srv/data" dev="dm-0" ` +
+			`ino=78 scontext=system_u:system_r:cloister_virtiofsd_t:s0:c1,c2 tcontext=system_u:object_r:var_t:s0 tclass=dir permissive=1`,
+		`type=AVC msg=audit(1000000000.123:4): avc:  denied  { read } for  pid=9 comm="old" ` +
+			`scontext=system_u:system_r:cloister_qemu_t:s0:c1,c2 tcontext=system_u:object_r:var_t:s0 tclass=dir permissive=0`,
+		`type=AVC msg=audit(1795330003.123:5): avc:  denied  { read } for  pid=8 comm="x" ` +
+			`scontext=system_u:system_r:cloister_qemu_t:s0:c8,c9 tcontext=system_u:object_r:var_t:s0 tclass=dir permissive=0`,
 	}, "\n")
 	about, err := s.subject([]string{"one"}, "")
 	if err != nil {
@@ -137,8 +185,10 @@ func TestWhy(t *testing.T) {
 	if err := printWhy(&out, about, list); err != nil {
 		t.Fatal(err)
 	}
-	if text := out.String(); !strings.Contains(text, "machine-qemu") || !strings.Contains(text, "2 times") || !strings.Contains(text, "let through") ||
-		!strings.Contains(text, "-> chcon -R -t cloister_rootfs_t -l s0:c1,c2 /srv/data") || !strings.Contains(text, "2 kinds of denials of sandbox default/one (class vm), 1 look like an attack") {
+	if text := out.String(); !strings.Contains(text, "machine-qemu") || !strings.Contains(text, "2 times") ||
+		!strings.Contains(text, "let through") ||
+		!strings.Contains(text, "-> chcon -R -t cloister_rootfs_t -l s0:c1,c2 /srv/data") ||
+		!strings.Contains(text, "2 kinds of denials of sandbox default/one (class vm), 1 look like an attack") {
 		t.Errorf("why says:\n%s", text)
 	}
 	if _, err := s.subject([]string{"two"}, ""); err == nil || !strings.Contains(err.Error(), "--level") {

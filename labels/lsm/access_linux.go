@@ -76,7 +76,8 @@ func (h Host) Valid(label labels.Label) error {
 		return fmt.Errorf("%w: there is none", ErrInvalid)
 	}
 	if _, err := h.transact("context", label.String()); err != nil {
-		return fmt.Errorf("%w: %v: %w: is its type in the loaded policy (seinfo -t) and its role allowed to have it?", ErrInvalid, label, err)
+		return fmt.Errorf("%w: %v: %w: is its type in the loaded policy (seinfo -t) and its role allowed to have it?",
+			ErrInvalid, label, err)
 	}
 	return nil
 }

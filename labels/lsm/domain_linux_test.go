@@ -38,8 +38,14 @@ func TestChooseTypes(t *testing.T) {
 		{"none may be entered", func(*far) {}, nil, "", "transition"},
 		{"our types are missing", func(f *far) { f.allow(own); f.invalid["cloister_rootfs_t"] = true }, nil, "", "cloister_rootfs_t"},
 		{"not an entry point", func(f *far) { f.allow(own); f.rules["cloister_qemu_t bin_t file"] = "" }, nil, "", "restorecon"},
-		{"virtiofsd may not be entered", func(f *far) { f.allow(own); f.rules["cloister_shim_t cloister_virtiofsd_t process"] = "" }, nil, "", "cloister_virtiofsd_t"},
-		{"permissive by itself", func(f *far) { f.allow(own); f.permissive["cloister_qemu_t"] = true }, nil, "", "semanage permissive -d cloister_qemu_t"},
+		{
+			"virtiofsd may not be entered", func(f *far) { f.allow(own); f.rules["cloister_shim_t cloister_virtiofsd_t process"] = "" },
+			nil, "", "cloister_virtiofsd_t",
+		},
+		{
+			"permissive by itself", func(f *far) { f.allow(own); f.permissive["cloister_qemu_t"] = true }, nil,
+			"", "semanage permissive -d cloister_qemu_t",
+		},
 		{"pairs are not constrained", func(f *far) { f.allow(own); f.allow(kvm) }, func(types labels.Types) error {
 			if types.Name == "cloister" {
 				return errAny
@@ -53,9 +59,11 @@ func TestChooseTypes(t *testing.T) {
 			test.change(f)
 			d := open(t, f)
 			d.host.Program = func(string) (labels.Label, error) { return parse(t, "system_u:object_r:bin_t:s0"), nil }
-			got, err := d.ChooseTypes(labels.Candidates(true), Programs{QEMU: "/usr/bin/qemu", Virtiofsd: "/usr/bin/virtiofsd"}, test.selfTest)
+			got, err := d.ChooseTypes(labels.Candidates(true),
+				Programs{QEMU: "/usr/bin/qemu", Virtiofsd: "/usr/bin/virtiofsd"}, test.selfTest)
 			if test.want == "" {
-				if !errors.Is(err, ErrNoDomain) || !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), "cloister policy install") {
+				if !errors.Is(err, ErrNoDomain) || !strings.Contains(err.Error(), test.says) ||
+					!strings.Contains(err.Error(), "cloister policy install") {
 					t.Errorf("ChooseTypes = %v, want %v that says %q", err, ErrNoDomain, test.says)
 				}
 				return

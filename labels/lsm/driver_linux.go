@@ -11,8 +11,10 @@ import (
 
 // Errors that a caller tells apart.
 var (
-	ErrEnforcing    = errors.New("SELinux is enforcing: the driver \"none\" is refused: set mac = \"selinux\" and run: cloister policy install")
-	ErrPermissive   = errors.New("SELinux is permissive: labels would keep nobody apart: run: setenforce 1 (or allow permissive mode by name in the config)")
+	ErrEnforcing = errors.New("SELinux is enforcing: the driver \"none\" is refused: set mac = \"selinux\" and run: " +
+		"cloister policy install")
+	ErrPermissive = errors.New("SELinux is permissive: labels would keep nobody apart: run: setenforce 1 (or allow " +
+		"permissive mode by name in the config)")
 	ErrInvalid      = errors.New("label is not valid on this host")
 	ErrWrongLabel   = errors.New("wrong label")
 	ErrWrongProgram = errors.New("wrong program")

@@ -82,7 +82,10 @@ func (f *far) status(sequence, enforcing, loads uint32) {
 }
 
 func (f *far) host() Host {
-	return Host{Proc: filepath.Join(f.root, "proc"), SELinux: filepath.Join(f.root, "selinux"), Transact: f.transact, Thread: f, Peer: f.peer}
+	return Host{
+		Proc: filepath.Join(f.root, "proc"), SELinux: filepath.Join(f.root, "selinux"),
+		Transact: f.transact, Thread: f, Peer: f.peer,
+	}
 }
 
 func (f *far) transact(file, request string) (string, error) {

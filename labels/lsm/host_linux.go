@@ -85,7 +85,8 @@ func (h Host) Enabled() (bool, error) {
 		return false, fmt.Errorf("ask SELinux: %w", err)
 	}
 	if strings.Contains(string(systems), "\tselinuxfs\n") {
-		return false, fmt.Errorf("ask SELinux: the kernel has it enabled and %s is not mounted: mount -t selinuxfs selinuxfs %s", h.selinux(), h.selinux())
+		return false, fmt.Errorf("ask SELinux: the kernel has it enabled and %s is not mounted: mount -t selinuxfs selinuxfs %s",
+			h.selinux(), h.selinux())
 	}
 	return false, nil
 }

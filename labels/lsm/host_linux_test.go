@@ -112,7 +112,8 @@ func TestAccess(t *testing.T) {
 	if got, err := host.Access(a, b, "file", "read", "open"); err != nil || !got.Allowed || got.Permissive {
 		t.Errorf("Access = %+v, %v, want allowed", got, err)
 	}
-	if got, err := host.Access(a, b, "file", "read", "write"); err != nil || got.Allowed || len(got.Missing) != 1 || got.Missing[0] != "write" {
+	if got, err := host.Access(a, b, "file", "read", "write"); err != nil || got.Allowed ||
+		len(got.Missing) != 1 || got.Missing[0] != "write" {
 		t.Errorf("Access = %+v, %v, want write missing", got, err)
 	}
 	if got, err := host.Access(a.WithType("p_t"), b, "file"); err != nil || !got.Permissive {
@@ -138,7 +139,10 @@ func TestStatusAndBooleans(t *testing.T) {
 	if s, err := host.Status(); err == nil {
 		t.Errorf("Status = %+v of a page that never holds still, want an error", s)
 	}
-	for name, want := range map[string][2]bool{"virt_use_nfs": {true, true}, "virt_use_usb": {false, true}, "virt_use_comm": {false, false}} {
+	for name, want := range map[string][2]bool{
+		"virt_use_nfs": {true, true}, "virt_use_usb": {false, true},
+		"virt_use_comm": {false, false},
+	} {
 		if value, known, err := host.Boolean(name); err != nil || value != want[0] || known != want[1] {
 			t.Errorf("Boolean(%s) = %v, %v, %v, want %v", name, value, known, err, want)
 		}

@@ -33,9 +33,18 @@ func TestOpen(t *testing.T) {
 		{"none without SELinux", Options{Mode: ModeNone}, withoutSELinux, nil, "none: "},
 		{"selinux without SELinux", Options{Mode: ModeSELinux}, withoutSELinux, ErrDisabled, ""},
 		{"selinux while permissive", Options{}, func(f *far) { f.write("selinux/enforce", "0") }, ErrPermissive, ""},
-		{"permissive by name", Options{AllowPermissive: true}, func(f *far) { f.write("selinux/enforce", "0") }, nil, "selinux, permissive"},
+		{
+			"permissive by name",
+			Options{AllowPermissive: true},
+			func(f *far) { f.write("selinux/enforce", "0") }, nil, "selinux, permissive",
+		},
 		{"not mounted", Options{Mode: ModeNone}, func(f *far) { remove(f, "selinux/enforce") }, errAny, ""},
-		{"unreadable", Options{Mode: ModeNone}, func(f *far) { remove(f, "selinux/enforce"); f.write("selinux/enforce/x", "") }, errAny, ""},
+		{
+			"unreadable",
+			Options{Mode: ModeNone},
+			func(f *far) { remove(f, "selinux/enforce"); f.write("selinux/enforce/x", "") },
+			errAny, "",
+		},
 		{"no policy", Options{}, func(f *far) { f.write("proc/self/attr/current", "kernel") }, errAny, ""},
 		{"unknown", Options{Mode: "smack"}, nil, errAny, ""},
 	}

@@ -86,7 +86,8 @@ func TestCrowd(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantHeld(t, r, 0)
-	t.Logf("%d reservations by %d processes, %d killed, %d entries of dead owners reclaimed at the end", reservations(dir), len(crowd), kills, len(left))
+	t.Logf("%d reservations by %d processes, %d killed, %d entries of dead owners reclaimed at the end",
+		reservations(dir), len(crowd), kills, len(left))
 }
 
 func reservations(dir string) int {

@@ -85,7 +85,8 @@ func checkName(what, text string, most int) error {
 		return fmt.Errorf("%s name of %d bytes: want 1 to %d", what, len(text), most)
 	}
 	for _, c := range []byte(text) {
-		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' || c == '/' && what != "share"
+		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' ||
+			c == '.' || c == '/' && what != "share"
 		if !ok {
 			return fmt.Errorf("%s name %q: want letters, digits, '-', '_', '.'", what, text)
 		}

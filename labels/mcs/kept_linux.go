@@ -69,7 +69,8 @@ func (r *Registry) kept(pair labels.Pair) (Kept, error) {
 	}
 	var k Kept
 	if err := json.Unmarshal(text, &k); err != nil || k.Tenant == "" || len(k.Paths) == 0 {
-		return Kept{}, fmt.Errorf("%w: %s: %w: remove it once no file carries its pair (cloister labels)", ErrCorrupt, path, errors.Join(err, errNoTenant))
+		return Kept{}, fmt.Errorf("%w: %s: %w: remove it once no file carries its pair (cloister labels)",
+			ErrCorrupt, path, errors.Join(err, errNoTenant))
 	}
 	if r.options.Carries == nil {
 		return k, nil
@@ -110,7 +111,8 @@ func (r *Registry) checkKept(tenant string, level labels.Level) error {
 }
 
 func (k Kept) refusal(level labels.Level) error {
-	return fmt.Errorf("%w: %v is the level of %s, which belongs to tenant %s: choose another level, or give the files another label (chcon -R -l)", ErrClash, level, k.Paths[0], k.Tenant)
+	return fmt.Errorf("%w: %v is the level of %s, which belongs to tenant %s: choose another level, or give the files "+
+		"another label (chcon -R -l)", ErrClash, level, k.Paths[0], k.Tenant)
 }
 
 // sweepKept forgets pairs that no file carries any more. The lock is held.

@@ -81,7 +81,8 @@ func TestKeptPairsAreNotDrawn(t *testing.T) {
 	if e := reserve(t, r, Request{Sandbox: "ns/x", Tenant: "x/y"}); e.Level.String() != "s0:c3,c4" {
 		t.Errorf("drawn %v, want the one pair that no file carries", e.Level)
 	}
-	if _, err := r.Reserve(t.Context(), Request{Sandbox: "ns/y"}); !errors.Is(err, ErrExhausted) || !strings.Contains(err.Error(), "27 are of kept files") {
+	if _, err := r.Reserve(t.Context(), Request{Sandbox: "ns/y"}); !errors.Is(err, ErrExhausted) ||
+		!strings.Contains(err.Error(), "27 are of kept files") {
 		t.Errorf("Reserve with no free pair = %v, want %v with the number of kept ones", err, ErrExhausted)
 	}
 }

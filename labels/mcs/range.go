@@ -61,7 +61,8 @@ func rangeOf(r labels.Range) (Range, error) {
 		return Range{}, fmt.Errorf("its categories are not one span: set a range in the config, as in s0:c0.c1023")
 	}
 	if len(all) < minCategories {
-		return Range{}, fmt.Errorf("it has %d categories, at least %d are wanted: set a range in the config, as in s0:c0.c1023", len(all), minCategories)
+		return Range{}, fmt.Errorf("it has %d categories, at least %d are wanted: set a range in the config, as in s0:c0.c1023",
+			len(all), minCategories)
 	}
 	return Range{Sensitivity: r.Low.Sensitivity, Min: low, Max: high}, nil
 }

@@ -65,9 +65,14 @@ func Open(o Options) (*Registry, error) {
 		return nil, errors.New("open the registry of levels: no owner to answer for what is reserved")
 	}
 	r := &Registry{options: o, boot: filepath.Join(o.Dir, o.Self.Boot), random: uniform}
-	for _, folder := range []string{filepath.Join(o.Self.Boot, pairsFolder), filepath.Join(o.Self.Boot, wideFolder), filepath.Join(o.Self.Boot, sharesFolder), keptFolder} {
+	for _, folder := range []string{
+		filepath.Join(o.Self.Boot, pairsFolder),
+		filepath.Join(o.Self.Boot, wideFolder), filepath.Join(o.Self.Boot, sharesFolder), keptFolder,
+	} {
 		if err := os.MkdirAll(filepath.Join(o.Dir, folder), 0o700); err != nil {
-			return nil, fmt.Errorf("open the registry of levels: %w: %s must be a folder labelled as the policy has it: restorecon -RF %s", err, o.Dir, o.Dir)
+			return nil,
+				fmt.Errorf("open the registry of levels: %w: %s must be a folder labelled as the policy has it: restorecon -RF %s",
+					err, o.Dir, o.Dir)
 		}
 	}
 	if err := r.removeEarlierBoots(); err != nil {

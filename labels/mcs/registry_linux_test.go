@@ -101,9 +101,27 @@ func TestReserveRefuses(t *testing.T) {
 		{"a single category runs", nil, []string{"s0:c1"}, asked("s0:c1,c2"), ErrClash},
 		{"the system's level", nil, []string{"s0-s0:c0.c1023"}, asked("s0:c1,c2"), nil},
 		{"shared with the running", nil, []string{"s0:c1,c2"}, Request{Sandbox: "x", Level: parse("s0:c1,c2"), Share: "g"}, nil},
-		{"shared over a foreign one", []Request{asked("s0:c1,c2")}, nil, Request{Sandbox: "x", Level: parse("s0:c1,c2"), Share: "g"}, ErrClash},
-		{"joined by name", []Request{{Sandbox: "y", Level: parse("s0:c1,c2"), Share: "g"}}, nil, Request{Sandbox: "x", Level: parse("s0:c1,c2"), Share: "g"}, nil},
-		{"a share at another level", []Request{{Sandbox: "y", Level: parse("s0:c1,c2"), Share: "g"}}, nil, Request{Sandbox: "x", Level: parse("s0:c3,c4"), Share: "g"}, ErrLevel},
+		{
+			"shared over a foreign one",
+			[]Request{asked("s0:c1,c2")},
+			nil,
+			Request{Sandbox: "x", Level: parse("s0:c1,c2"), Share: "g"},
+			ErrClash,
+		},
+		{
+			"joined by name",
+			[]Request{{Sandbox: "y", Level: parse("s0:c1,c2"), Share: "g"}},
+			nil,
+			Request{Sandbox: "x", Level: parse("s0:c1,c2"), Share: "g"},
+			nil,
+		},
+		{
+			"a share at another level",
+			[]Request{{Sandbox: "y", Level: parse("s0:c1,c2"), Share: "g"}},
+			nil,
+			Request{Sandbox: "x", Level: parse("s0:c3,c4"), Share: "g"},
+			ErrLevel,
+		},
 		{"shared pair, not by name", []Request{{Sandbox: "y", Level: parse("s0:c1,c2"), Share: "g"}}, nil, asked("s0:c1,c2"), ErrClash},
 		{"share with a slash", nil, nil, Request{Sandbox: "x", Share: "../x"}, errAny},
 		{"no sandbox", nil, nil, Request{}, errAny},
@@ -269,7 +287,10 @@ func TestLookAgain(t *testing.T) {
 	w := newWorld(t)
 	r := w.open(t, 1)
 	e := reserve(t, r, Request{Sandbox: "x"})
-	w.scan = []labels.Process{process(t, 10, e.Level.String()), process(t, 11, e.Level.String()), process(t, 12, "s0-s0:c0.c1023"), process(t, 13, "s0")}
+	w.scan = []labels.Process{
+		process(t, 10, e.Level.String()), process(t, 11, e.Level.String()),
+		process(t, 12, "s0-s0:c0.c1023"), process(t, 13, "s0"),
+	}
 	found, err := r.LookAgain(t.Context(), e.Level, func(pid int) bool { return pid == 10 })
 	if err != nil || len(found) != 1 || found[0].PID != 11 {
 		t.Errorf("LookAgain = %v, %v, want pid 11", found, err)
@@ -351,7 +372,10 @@ func FuzzDecode(f *testing.F) {
 
 // BenchmarkDraw reserves a pair while 5,000 are held; the median is its own figure.
 func BenchmarkDraw(b *testing.B) {
-	r, err := Open(Options{Dir: b.TempDir(), Self: sys.Process{PID: 1, Boot: "boot"}, Alive: func(sys.Process) (bool, error) { return true, nil }})
+	r, err := Open(Options{
+		Dir: b.TempDir(), Self: sys.Process{PID: 1, Boot: "boot"},
+		Alive: func(sys.Process) (bool, error) { return true, nil },
+	})
 	if err != nil {
 		b.Fatal(err)
 	}

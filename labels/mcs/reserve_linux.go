@@ -176,14 +176,16 @@ func (r *Registry) checkFree(q Request, seen *taken) error {
 			return err
 		}
 		if e.Level.Clashes(level) {
-			return fmt.Errorf("%w: %v clashes with %v of sandbox %s (%v): choose another, or share it by name", ErrClash, level, e.Level, e.Holders[0].Sandbox, e.Holders[0].Owner)
+			return fmt.Errorf("%w: %v clashes with %v of sandbox %s (%v): choose another, or share it by name",
+				ErrClash, level, e.Level, e.Holders[0].Sandbox, e.Holders[0].Owner)
 		}
 	}
 	if q.Share != "" {
 		return nil // who shares by name has said that others may be there
 	}
 	if p, found := seen.clash(level); found {
-		return fmt.Errorf("%w: %v clashes with %v of pid %d: choose another, or share it by name", ErrClash, level, p.Label.Range.High, p.PID)
+		return fmt.Errorf("%w: %v clashes with %v of pid %d: choose another, or share it by name", ErrClash,
+			level, p.Label.Range.High, p.PID)
 	}
 	return nil
 }
@@ -263,8 +265,10 @@ func (r *Registry) enumerate(free func(labels.Pair) bool, seen int) (labels.Leve
 			}
 		}
 	}
-	return labels.Level{}, fmt.Errorf("%w: %v has %d pairs; %d are in the registry, %d are of kept files and %d levels are seen on the host: widen the range in the config, or see who holds them with cloister labels",
-		ErrExhausted, r.options.Range, r.options.Range.Pairs(), len(files), len(kept), seen)
+	return labels.Level{},
+		fmt.Errorf("%w: %v has %d pairs; %d are in the registry, %d are of kept files and %d levels are seen on the host: "+
+			"widen the range in the config, or see who holds them with cloister labels",
+			ErrExhausted, r.options.Range, r.options.Range.Pairs(), len(files), len(kept), seen)
 }
 
 func (r *Registry) wideLevels() ([]labels.Level, error) {

@@ -43,7 +43,8 @@ func TestBuild(t *testing.T) {
 		"cloister_rootfs_t (file (execute", "cloister_container_t initrc_t (unix_stream_socket", "net_raw",
 	} {
 		for line := range strings.Lines(text) {
-			guest := strings.Contains(line, "(allow cloister_machine_domain") || strings.Contains(line, "(allow cloister_guest_domain") || strings.Contains(line, "(allow cloister_container_t")
+			guest := strings.Contains(line, "(allow cloister_machine_domain") ||
+				strings.Contains(line, "(allow cloister_guest_domain") || strings.Contains(line, "(allow cloister_container_t")
 			if strings.Contains(line, removed) && guest && !strings.Contains(line, "(allow cloister_container_t self (process") {
 				t.Errorf("rule %s: guests do without %q", strings.TrimSpace(line), removed)
 			}
@@ -55,12 +56,16 @@ func TestBuild(t *testing.T) {
 }
 
 func TestParseState(t *testing.T) {
-	const own, constraints, other = "400 cloister        pp          sha256:3d38 \n", "400 cloister_mcs cil sha256:11\n", "100 accountsd       pp          sha256:cac9 \n"
+	const own, constraints, other = "400 cloister        pp          sha256:3d38 \n",
+		"400 cloister_mcs cil sha256:11\n", "100 accountsd       pp          sha256:cac9 \n"
 	for _, test := range []struct {
 		list string
 		want State
 	}{
-		{own + other + constraints, State{Installed: true, Checksums: map[string]string{Name: "sha256:3d38", ConstraintsName: "sha256:11"}}},
+		{own + other + constraints, State{
+			Installed: true,
+			Checksums: map[string]string{Name: "sha256:3d38", ConstraintsName: "sha256:11"},
+		}},
 		{own + other, State{Partial: true, Checksums: map[string]string{Name: "sha256:3d38"}}},
 		{"100 cloisters pp sha256:00\n", State{}},
 	} {

@@ -85,7 +85,8 @@ func questions(machine, server, image, rootfs string) []question {
 // limits and priority, by a socket, a pipe or a key that it has come by, or by memory. Policies
 // differ in which of these their pairs constrain.
 func between(from, to string, never func(source, target, class string, permissions ...string)) {
-	never(from, to, "process", "ptrace", "sigkill", "sigstop", "signal", "setsched", "getsched", "setrlimit", "getattr", "getcap", "setcap", "setpgid", "share")
+	never(from, to, "process", "ptrace", "sigkill", "sigstop", "signal", "setsched", "getsched", "setrlimit",
+		"getattr", "getcap", "setcap", "setpgid", "share")
 	never(from, to, "unix_stream_socket", "connectto", "read", "write")
 	never(from, to, "unix_dgram_socket", "sendto", "read", "write")
 	never(from, to, "fifo_file", "read", "write", "append")
@@ -131,7 +132,8 @@ type mistake struct {
 }
 
 func (m mistake) String() string {
-	return fmt.Sprintf("{ %s } on %s:%s is allowed to %s: %t, want %t", strings.Join(m.permissions, " "), m.target, m.class, m.source, !m.want, m.want)
+	return fmt.Sprintf("{ %s } on %s:%s is allowed to %s: %t, want %t", strings.Join(m.permissions, " "),
+		m.target, m.class, m.source, !m.want, m.want)
 }
 
 // answers asks every question and gives the wrong answers.
@@ -157,10 +159,12 @@ func answers(k Kernel, d Domains) ([]mistake, error) {
 		case err != nil:
 			return nil, fmt.Errorf("ask the kernel for %s on %s:%s: %w", q.permission, target, q.class, err)
 		case got.Permissive:
-			return nil, fmt.Errorf("%w: the domain of %s is permissive: semanage permissive -d it, or cloister policy install", ErrPolicy, source)
+			return nil, fmt.Errorf("%w: the domain of %s is permissive: semanage permissive -d it, or cloister policy install",
+				ErrPolicy, source)
 		case got.Allowed != q.want:
 			m := mistake{source: source, target: target, class: q.class, want: q.want}
-			if n := len(wrong) - 1; n >= 0 && wrong[n].source == source && wrong[n].target == target && wrong[n].class == q.class && wrong[n].want == q.want {
+			if n := len(wrong) - 1; n >= 0 && wrong[n].source == source && wrong[n].target == target &&
+				wrong[n].class == q.class && wrong[n].want == q.want {
 				wrong[n].permissions = append(wrong[n].permissions, q.permission)
 				continue
 			}

@@ -58,7 +58,8 @@ func (s Store) Plan(ctx context.Context) ([]string, error) {
 	if state.Installed || state.Partial {
 		verb = "replace"
 	}
-	plan := []string{fmt.Sprintf("%s the modules %s in the store of policy %q, in one transaction", verb, strings.Join(Modules(), " and "), s.name())}
+	plan := []string{fmt.Sprintf("%s the modules %s in the store of policy %q, in one transaction", verb,
+		strings.Join(Modules(), " and "), s.name())}
 	if s.Root != "" {
 		return append(plan, "load nothing and relabel nothing: the root is "+s.Root), nil
 	}
@@ -115,7 +116,8 @@ func (s Store) Remove(ctx context.Context) error {
 		return nil
 	}
 	if _, err := run(ctx, "semodule", s.args(args...)...); err != nil {
-		return fmt.Errorf("%w: rules of this host that name cloister's types keep the module in: cloister policy fcontext list, semanage export", err)
+		return fmt.Errorf("%w: rules of this host that name cloister's types keep the module in: cloister policy fcontext "+
+			"list, semanage export", err)
 	}
 	return s.restore(ctx)
 }

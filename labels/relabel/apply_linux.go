@@ -41,7 +41,8 @@ func (u Unlabelled) String() string {
 	if u.ReadOnly {
 		return fmt.Sprintf("%s: its file system is read-only: label it before it is mounted so, or mount it with context=LABEL", u.Path)
 	}
-	return fmt.Sprintf("%s: %s takes no labels: mount it with context=LABEL, where LABEL is one that fits the sandbox (README of labels), or use a file system that takes labels", u.Path, u.FileSystem)
+	return fmt.Sprintf("%s: %s takes no labels: mount it with context=LABEL, where LABEL is one that fits the sandbox "+
+		"(README of labels), or use a file system that takes labels", u.Path, u.FileSystem)
 }
 
 func (r *Report) add(o Report) {
@@ -174,7 +175,8 @@ func (j *Journal) applyOne(ctx context.Context, sandbox, folder string, t target
 	case err != nil:
 		return "", Report{}, err
 	case r.ID.Birth != t.id.Birth:
-		return "", Report{}, fmt.Errorf("%w: %s is of another file with the inode of %s: cloister labels shows who holds it", ErrCorrupt, j.recordPath(name), t.Path)
+		return "", Report{}, fmt.Errorf("%w: %s is of another file with the inode of %s: cloister labels shows who holds it",
+			ErrCorrupt, j.recordPath(name), t.Path)
 	case r.Label != t.Label.String():
 		if others := r.without(sandbox).Holders; len(others) > 0 {
 			return "", Report{}, inUseError{t.Path, r.Label, others}
@@ -216,7 +218,8 @@ func (j *Journal) newRecord(t target) (record, error) {
 		return record{}, err
 	}
 	return record{
-		Path: t.Path, ID: t.id, Mount: mount, MountID: mountID, Volatile: volatile(t.file), Boot: j.options.Self.Boot, Before: before, Label: t.Label.String(), After: t.After.String(), Remember: t.Remember,
+		Path: t.Path, ID: t.id, Mount: mount, MountID: mountID, Volatile: volatile(t.file),
+		Boot: j.options.Self.Boot, Before: before, Label: t.Label.String(), After: t.After.String(), Remember: t.Remember,
 	}, nil
 }
 
@@ -286,7 +289,8 @@ func unlabelled(f *os.File, err error) (Report, bool) {
 // volatile tells a file system that a reboot empties.
 func volatile(f *os.File) bool {
 	var stat unix.Statfs_t
-	return unix.Fstatfs(int(f.Fd()), &stat) == nil && (stat.Type == unix.TMPFS_MAGIC || stat.Type == unix.RAMFS_MAGIC || stat.Type == unix.HUGETLBFS_MAGIC)
+	return unix.Fstatfs(int(f.Fd()), &stat) == nil &&
+		(stat.Type == unix.TMPFS_MAGIC || stat.Type == unix.RAMFS_MAGIC || stat.Type == unix.HUGETLBFS_MAGIC)
 }
 
 func fileSystem(magic int64) string {

@@ -47,7 +47,13 @@ func (d deadly) Write(f *os.File, label string) error {
 func TestKilledAtEveryStep(t *testing.T) {
 	w := newWorld(t)
 	before := map[string]string{}
-	for _, f := range [][2]string{{"disk", oldOne}, {"volume/one", oldOne}, {"volume/two", oldTwo}, {"volume/deep/three", ""}, {"volume/four", guestA}} {
+	for _, f := range [][2]string{
+		{"disk", oldOne},
+		{"volume/one", oldOne},
+		{"volume/two", oldTwo},
+		{"volume/deep/three", ""},
+		{"volume/four", guestA},
+	} {
 		before[w.file(f[0], f[1])] = f[1]
 	}
 	kills := 0

@@ -69,7 +69,8 @@ func Open(o Options) (*Journal, error) {
 	}
 	for _, folder := range []string{sandboxesFolder, filepath.Join(filesFolder, o.Self.Boot), locksFolder} {
 		if err := os.MkdirAll(filepath.Join(o.Dir, folder), 0o700); err != nil {
-			return nil, fmt.Errorf("open the relabel journal: %w: %s must be a folder labelled as the policy has it: restorecon -RF %s", err, o.Dir, o.Dir)
+			return nil, fmt.Errorf("open the relabel journal: %w: %s must be a folder labelled as the policy has it: restorecon -RF %s",
+				err, o.Dir, o.Dir)
 		}
 	}
 	j := &Journal{options: o, attr: o.Attributes, system: newSystem(closed(), tops())}
@@ -195,7 +196,10 @@ func (j *Journal) Uses() ([]Use, error) {
 				problems = append(problems, err)
 				continue
 			}
-			uses = append(uses, Use{Sandbox: h.Sandbox, Owner: h.Owner, Path: r.Path, Label: r.Label, Before: r.Before, Remember: r.Remember})
+			uses = append(uses, Use{
+				Sandbox: h.Sandbox, Owner: h.Owner, Path: r.Path, Label: r.Label,
+				Before: r.Before, Remember: r.Remember,
+			})
 		}
 	}
 	if err := errors.Join(problems...); err != nil {

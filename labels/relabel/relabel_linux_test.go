@@ -161,7 +161,10 @@ func TestApplyAndRestore(t *testing.T) {
 	w := newWorld(t)
 	j := w.open(1)
 	labelled, bare, shared, ours := w.file("labelled", oldOne), w.file("bare", ""), w.file("shared", oldOne), w.file("ours", oldOne)
-	items := []Item{item(t, labelled, guestA), item(t, bare, guestA), item(t, ours, guestA), item(t, shared, "system_u:object_r:cloister_content_t:s0")}
+	items := []Item{
+		item(t, labelled, guestA), item(t, bare, guestA), item(t, ours, guestA),
+		item(t, shared, "system_u:object_r:cloister_content_t:s0"),
+	}
 	items[2].After = label(t, "system_u:object_r:virt_image_t:s0")
 	items[3].Remember = false
 	if report := w.apply(j, "ns/a", items...); len(report.Unlabelled)+len(report.Left) > 0 {
@@ -303,7 +306,8 @@ func TestTreeRefusesLinksOutside(t *testing.T) {
 	}
 	tree := item(t, top, guestA)
 	tree.Recursive = true
-	if _, err := j.Apply(t.Context(), "ns/a", labels.Level{}, []Item{tree}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "deep/trap") {
+	if _, err := j.Apply(t.Context(), "ns/a", labels.Level{}, []Item{tree}); !errors.Is(err, ErrRefused) ||
+		!strings.Contains(err.Error(), "deep/trap") {
 		t.Errorf("Apply = %v, want %v naming the link", err, ErrRefused)
 	}
 	for path, want := range before {
@@ -351,7 +355,8 @@ func TestRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	paths := []string{
-		"/", "/etc", "/etc/passwd", "/etc/ssl", "/usr", "/usr/bin", "/bin/sh", "/var", "/var/lib", "/home", "/home/user", "/root", "/root/x",
+		"/", "/etc", "/etc/passwd", "/etc/ssl", "/usr", "/usr/bin", "/bin/sh", "/var", "/var/lib", "/home",
+		"/home/user", "/root", "/root/x",
 		"/tmp", "/dev", "/dev/null", "/proc", "/proc/self/status", "/sys", "/run", "/boot", "/var/lib/cloister", "/nonexistent/file",
 		"relative", w.dir + "/../x", w.dir + "/", w.dir + "/linked/file", w.dir + "/link", "/proc/self/root" + file,
 	}
@@ -412,7 +417,8 @@ func TestFailureHalfWay(t *testing.T) {
 	tree.Recursive = true
 	for _, at := range []int{1, 2, 100, len(before) - 2} {
 		w.attr = &faulty{at: at, fail: unix.EACCES}
-		if _, err := w.open(1).Apply(t.Context(), "ns/a", labels.Level{}, []Item{item(t, disk, guestA), tree}); !errors.Is(err, unix.EACCES) {
+		if _, err := w.open(1).Apply(t.Context(), "ns/a", labels.Level{},
+			[]Item{item(t, disk, guestA), tree}); !errors.Is(err, unix.EACCES) {
 			t.Errorf("Apply failing at write %d = %v, want EACCES", at, err)
 		}
 		for path, want := range before {
@@ -451,7 +457,10 @@ func TestFileSystemsWithoutLabels(t *testing.T) {
 		w.want(disk, oldOne)
 		w.wantEmpty()
 	}
-	for magic, want := range map[int64]string{unix.NFS_SUPER_MAGIC: "nfs", unix.FUSE_SUPER_MAGIC: "fuse", unix.CIFS_SUPER_MAGIC: "cifs", unix.EXT4_SUPER_MAGIC: "file system 0xef53"} {
+	for magic, want := range map[int64]string{
+		unix.NFS_SUPER_MAGIC: "nfs", unix.FUSE_SUPER_MAGIC: "fuse",
+		unix.CIFS_SUPER_MAGIC: "cifs", unix.EXT4_SUPER_MAGIC: "file system 0xef53",
+	} {
 		if got := fileSystem(magic); got != want {
 			t.Errorf("fileSystem(%#x) = %q, want %q", magic, got, want)
 		}
@@ -680,7 +689,8 @@ func TestBlockDevice(t *testing.T) {
 		t.Skip("no whole disk here")
 	}
 	path := "/dev/" + filepath.Base(whole[0])
-	if _, err := j.Apply(t.Context(), "ns/a", labels.Level{}, []Item{item(t, path, guestA)}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "whole disk") {
+	if _, err := j.Apply(t.Context(), "ns/a", labels.Level{}, []Item{item(t, path, guestA)}); !errors.Is(err, ErrRefused) ||
+		!strings.Contains(err.Error(), "whole disk") {
 		t.Errorf("Apply(%s) = %v, want a whole disk refused", path, err)
 	}
 }

@@ -105,7 +105,8 @@ func (j *Journal) giveBack(ctx context.Context, name string, r record) (Report, 
 		file, why, err := reopen(r)
 		switch {
 		case err == nil && file == nil && r.Boot != j.options.Self.Boot && !r.Volatile && !mounted(r):
-			return Report{}, fmt.Errorf("%w: %s, of an earlier boot: mount %s, or remove %s", errNotMounted, r.Path, r.Mount, j.recordPath(name))
+			return Report{}, fmt.Errorf("%w: %s, of an earlier boot: mount %s, or remove %s", errNotMounted,
+				r.Path, r.Mount, j.recordPath(name))
 		case err != nil:
 			return Report{}, err
 		case file == nil:

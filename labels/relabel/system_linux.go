@@ -14,7 +14,8 @@ import (
 // closed are folders of which nothing at all is labelled: the system's own.
 func closed() []string {
 	return []string{
-		"/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/lost+found", "/proc", "/root", "/sbin", "/selinux", "/sys", "/usr",
+		"/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/lost+found", "/proc", "/root",
+		"/sbin", "/selinux", "/sys", "/usr",
 		"/var/log", "/var/lib/dpkg", "/var/lib/rpm", "/var/lib/systemd", "/var/lib/selinux", "/run/systemd", "/run/udev",
 	}
 }

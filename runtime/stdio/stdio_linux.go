@@ -98,7 +98,8 @@ func (i *IO) openLogger(ctx context.Context, cfg Config, stdout, stderr target) 
 		t = stderr
 	}
 	if cfg.Stdout != "" && cfg.Stderr != "" && cfg.Stdout != cfg.Stderr {
-		return fmt.Errorf("stdout %q and stderr %q: a logging binary takes both, want one address: %w", cfg.Stdout, cfg.Stderr, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("stdout %q and stderr %q: a logging binary takes both, want one address: %w",
+			cfg.Stdout, cfg.Stderr, errdefs.ErrInvalidArgument)
 	}
 	l, err := startLogger(ctx, t, cfg.ContainerID, cfg.Namespace)
 	if err != nil {
@@ -172,7 +173,8 @@ func openLog(path string) (*os.File, error) {
 	}
 	var st unix.Stat_t
 	err = unix.Fstat(int(f.Fd()), &st)
-	if null := st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG && !null {
+	if null := st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3); err == nil &&
+		st.Mode&unix.S_IFMT != unix.S_IFREG && !null {
 		err = fmt.Errorf("log %q is neither a regular file nor the null device: %w", path, errdefs.ErrInvalidArgument)
 	}
 	if err != nil {

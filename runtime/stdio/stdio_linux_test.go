@@ -117,7 +117,10 @@ func TestWants(t *testing.T) {
 	}{
 		{name: "none"},
 		{name: "stdout", cfg: stdio.Config{Stdout: "/dev/null"}, out: true},
-		{name: "terminal", cfg: stdio.Config{Stdin: "/dev/null", Stdout: "/dev/null", Stderr: "/dev/null", Terminal: true}, in: true, out: true},
+		{
+			name: "terminal", cfg: stdio.Config{Stdin: "/dev/null", Stdout: "/dev/null", Stderr: "/dev/null", Terminal: true},
+			in: true, out: true,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -141,7 +144,11 @@ func TestOpenErrors(t *testing.T) {
 		{"no stdin", stdio.Config{Stdin: missing}, os.ErrNotExist, "stdin"},
 		{"no stdout", stdio.Config{Stdout: missing}, os.ErrNotExist, "stdout"},
 		{"streaming", stdio.Config{Stdout: "ttrpc+unix:///run/x?stream_id=1"}, errdefs.ErrInvalidArgument, "io_type"},
-		{"two loggers", stdio.Config{Stdout: "binary:///bin/true", Stderr: "binary:///bin/false"}, errdefs.ErrInvalidArgument, "one address"},
+		{
+			"two loggers",
+			stdio.Config{Stdout: "binary:///bin/true", Stderr: "binary:///bin/false"},
+			errdefs.ErrInvalidArgument, "one address",
+		},
 		{"no logger", stdio.Config{Stdout: "binary://" + missing}, os.ErrNotExist, "logging binary"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -418,7 +425,8 @@ func TestFileRefusesWhatAGuestMayPutThere(t *testing.T) {
 	dir := t.TempDir()
 	secret := filepath.Join(dir, "secret")
 	if err := errors.Join(
-		os.WriteFile(secret, []byte("s"), 0o600), os.Symlink("secret", filepath.Join(dir, "link")), os.Symlink("new", filepath.Join(dir, "dangling")),
+		os.WriteFile(secret, []byte("s"), 0o600), os.Symlink("secret", filepath.Join(dir, "link")),
+		os.Symlink("new", filepath.Join(dir, "dangling")),
 		unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600), os.Mkdir(filepath.Join(dir, "folder"), 0o700),
 	); err != nil {
 		t.Fatal(err)
@@ -495,7 +503,10 @@ func TestLogger(t *testing.T) {
 			if err := errors.Join(writeAll(outGuest, data), writeAll(errGuest, []byte("err")), drain(t, i), i.Close()); err != nil {
 				t.Fatal(err)
 			}
-			for name, want := range map[string][]byte{"stdout": data, "stderr": []byte("err"), "env": []byte("CONTAINER_ID=web\nCONTAINER_NAMESPACE=k8s.io")} {
+			for name, want := range map[string][]byte{
+				"stdout": data, "stderr": []byte("err"),
+				"env": []byte("CONTAINER_ID=web\nCONTAINER_NAMESPACE=k8s.io"),
+			} {
 				if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(got, want) {
 					t.Errorf("logger's %s: %d bytes, %v, want %d", name, len(got), err, len(want))
 				}

@@ -56,9 +56,11 @@ func parseTarget(s string) (target, error) {
 	case "binary", "binary-v2":
 		return parseBinary(s, scheme)
 	case "ttrpc", "grpc", "streaming", "ttrpc+unix", "grpc+unix", "ttrpc+vsock", "grpc+vsock", "ttrpc+hvsock", "grpc+hvsock":
-		return target{}, fmt.Errorf("stdio %q: streaming is not offered, use FIFOs (containerd's CRI: io_type = \"fifo\"): %w", s, errdefs.ErrInvalidArgument)
+		return target{}, fmt.Errorf("stdio %q: streaming is not offered, use FIFOs (containerd's CRI: io_type = \"fifo\"): %w",
+			s, errdefs.ErrInvalidArgument)
 	}
-	return target{}, fmt.Errorf("stdio %q: scheme %q is unknown, want a path, fifo, file, binary or binary-v2: %w", s, scheme, errdefs.ErrInvalidArgument)
+	return target{}, fmt.Errorf("stdio %q: scheme %q is unknown, want a path, fifo, file, binary or binary-v2: %w",
+		s, scheme, errdefs.ErrInvalidArgument)
 }
 
 func absolute(t target, s string) (target, error) {

@@ -28,7 +28,10 @@ func TestParseTarget(t *testing.T) {
 		{name: "binary", in: "binary:///usr/bin/logger", want: target{kind: kindBinary, path: "/usr/bin/logger"}},
 		{
 			name: "nerdctl", in: "binary:///usr/local/bin/nerdctl?_NERDCTL_INTERNAL_LOGGING=%2Fvar%2Flib%2Fnerdctl%2F1935db59",
-			want: target{kind: kindBinary, path: "/usr/local/bin/nerdctl", args: []string{"_NERDCTL_INTERNAL_LOGGING", "/var/lib/nerdctl/1935db59"}},
+			want: target{
+				kind: kindBinary, path: "/usr/local/bin/nerdctl",
+				args: []string{"_NERDCTL_INTERNAL_LOGGING", "/var/lib/nerdctl/1935db59"},
+			},
 		},
 		{
 			name: "binary-v2 with arguments in order", in: "binary-v2:///l?z=1&a=2&flag",
@@ -57,7 +60,10 @@ func TestParseTarget(t *testing.T) {
 }
 
 func FuzzParseTarget(f *testing.F) {
-	for _, s := range []string{"", "/a", "fifo:///a", "file:///a%20b", "binary:///l?a=b&c", "binary-v2:///l?%2F=%00", "ttrpc+unix:///s?stream_id=1"} {
+	for _, s := range []string{
+		"", "/a", "fifo:///a", "file:///a%20b", "binary:///l?a=b&c",
+		"binary-v2:///l?%2F=%00", "ttrpc+unix:///s?stream_id=1",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -67,7 +67,8 @@ func attachDevices(group string, allowed []Device) error {
 	}
 	defer dir.Close() // read only
 	if _, err := cgroup2.LoadAttachCgroupDeviceFilter(program, license, int(dir.Fd())); err != nil {
-		return fmt.Errorf("cgroup %s: devices: %w: the shim needs CAP_BPF, and the kernel CONFIG_CGROUP_BPF; or name \"devices\" in jail.disable", group, err)
+		return fmt.Errorf("cgroup %s: devices: %w: the shim needs CAP_BPF, and the kernel CONFIG_CGROUP_BPF; or name "+
+			"\"devices\" in jail.disable", group, err)
 	}
 	return nil
 }

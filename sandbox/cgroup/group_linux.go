@@ -197,7 +197,8 @@ func (g *Group) put(h hierarchy, s setting) error {
 	case missing(err) && s.optional:
 		return nil
 	case missing(err):
-		return fmt.Errorf("cgroup %s: the kernel has no %s here, or its parent does not pass it on: %w", g.leaf, s.file, errdefs.ErrNotImplemented)
+		return fmt.Errorf("cgroup %s: the kernel has no %s here, or its parent does not pass it on: %w",
+			g.leaf, s.file, errdefs.ErrNotImplemented)
 	case err != nil:
 		return fmt.Errorf("cgroup %s: set %s to %q: %w", g.leaf, s.file, s.value, err)
 	}

@@ -94,7 +94,10 @@ func fakeV2(t *testing.T, controllers string) (*Group, *fakeFiles) {
 	if err := os.WriteFile(filepath.Join(f.root, "cgroup.subtree_control"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return &Group{leaf: "/kube/pod/cloister-s1", files: f, hosts: []hierarchy{{mount: f.root, unified: true, controllers: strings.Fields(controllers)}}}, f
+	return &Group{
+		leaf: "/kube/pod/cloister-s1", files: f,
+		hosts: []hierarchy{{mount: f.root, unified: true, controllers: strings.Fields(controllers)}},
+	}, f
 }
 
 func TestV2(t *testing.T) {

@@ -86,7 +86,10 @@ func (l Limits) v1() []setting {
 		add("pids", "pids.max", itoa(l.Pids))
 	}
 	if l.BlockIO.Weight != 0 {
-		out = append(out, setting{controller: "blkio", file: "blkio.weight", either: "blkio.bfq.weight", value: utoa(uint64(l.BlockIO.Weight))})
+		out = append(out, setting{
+			controller: "blkio", file: "blkio.weight", either: "blkio.bfq.weight",
+			value: utoa(uint64(l.BlockIO.Weight)),
+		})
 	}
 	for _, d := range l.BlockIO.WeightDevices {
 		out = append(out, setting{controller: "blkio", file: "blkio.weight_device", either: "blkio.bfq.weight_device", value: device(d)})

@@ -29,7 +29,10 @@ func TestLeaf(t *testing.T) {
 		{"system.slice:docker:c0ffee", "/system.slice/cloister-s1.scope"},
 		{":docker:c0ffee", "/system.slice/cloister-s1.scope"},
 		{"-.slice:x:y", "/cloister-s1.scope"},
-		{"kubepods-burstable-pod3f0e.slice:cri-containerd:c1", "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod3f0e.slice/cloister-s1.scope"},
+		{
+			"kubepods-burstable-pod3f0e.slice:cri-containerd:c1",
+			"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod3f0e.slice/cloister-s1.scope",
+		},
 		{"user.slice:a:b/c", "/user.slice/cloister-s1.scope"},
 		{"/a:b/c:d:e", "/a:b/cloister-s1"},
 		{"a:b:c", ""},
@@ -54,7 +57,8 @@ func FuzzLeaf(f *testing.F) {
 	f.Add("/../..")
 	f.Fuzz(func(t *testing.T, s string) {
 		got, err := Leaf(s, "s1")
-		if err == nil && (!path.IsAbs(got) || path.Clean(got) != got || strings.Contains(got, "/../") || !strings.HasPrefix(strings.TrimPrefix(path.Base(got), "cloister-"), "s1")) {
+		if err == nil && (!path.IsAbs(got) || path.Clean(got) != got || strings.Contains(got, "/../") ||
+			!strings.HasPrefix(strings.TrimPrefix(path.Base(got), "cloister-"), "s1")) {
 			t.Errorf("Leaf(%q) = %q", s, got)
 		}
 	})

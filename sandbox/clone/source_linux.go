@@ -140,7 +140,8 @@ type StartError struct {
 func (e *StartError) Error() string { return fmt.Sprintf("start from template %s: %v", e.id, e.err) }
 func (e *StartError) Unwrap() error { return e.err }
 
-// Blame makes an error of a start one of its template, if it has one and nobody has ended the start.
+// Blame makes an error of a start one of its template, if it has one and nobody has ended the
+// start.
 func (s *Source) Blame(ctx context.Context, err error) error {
 	if err == nil || s == nil || ctx.Err() != nil {
 		return err

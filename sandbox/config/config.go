@@ -20,8 +20,9 @@ import (
 // Config is what a host's administrator sets. A zero field means the default that its comment
 // names; docs/configuration.md is generated from these comments.
 type Config struct {
-	State     string          `toml:"state"` // folder of records and sockets, empty after a reboot; default /run/cloister
-	Root      string          `toml:"root"`  // folder of the registry and the relabel journal, kept over a reboot; default /var/lib/cloister
+	State string `toml:"state"` // folder of records and sockets, empty after a reboot; default /run/cloister
+	// folder of the registry and the relabel journal, kept over a reboot; default /var/lib/cloister
+	Root      string          `toml:"root"`
 	Class     oci.Class       `toml:"class"` // how sandboxes are isolated: vm or process (plain containers); default vm
 	Process   Process         `toml:"process"`
 	Guest     Guest           `toml:"guest"`

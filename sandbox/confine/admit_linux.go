@@ -14,8 +14,8 @@ import (
 	"cloister/labels/relabel"
 )
 
-// Admit labels what the sandbox made itself. Of everything else, it takes what fits and relabels what
-// may be relabelled.
+// Admit labels what the sandbox made itself. Of everything else, it takes what fits and relabels
+// what may be relabelled.
 func (s *selinux) Admit(ctx context.Context, f File) error {
 	switch f.Kind {
 	case State:
@@ -59,7 +59,10 @@ func (s *selinux) admitFolder(ctx context.Context, f File) error {
 	if !treatment.Relabel {
 		return s.keep(labels.Folder, shown, f.Host.Name(), treatment, misfit)
 	}
-	if err := s.relabel(ctx, relabel.Item{File: f.Host, Label: treatment.Label, Recursive: true, Remember: treatment.Remember}); err != nil {
+	if err := s.relabel(ctx, relabel.Item{
+		File: f.Host, Label: treatment.Label, Recursive: true,
+		Remember: treatment.Remember,
+	}); err != nil {
 		return err
 	}
 	return s.fits(labels.Folder, shown)
@@ -79,9 +82,9 @@ func (s *selinux) noteKept(ctx context.Context, shown, host *os.File) error {
 	return s.registry.Keep(ctx, s.tenant, s.chosen.Level, path)
 }
 
-// admitCopy refuses a file that is another sandbox's. An engine labels its own file with the label that
-// it gives the container, which may be at another level than the pod's. The shim reads the file, so the
-// policy decides about its type.
+// admitCopy refuses a file that is another sandbox's. An engine labels its own file with the label
+// that it gives the container, which may be at another level than the pod's. The shim reads the
+// file, so the policy decides about its type.
 func (s *selinux) admitCopy(f File) error {
 	have, err := lsm.FileLabel(f.Host)
 	switch {
@@ -93,7 +96,8 @@ func (s *selinux) admitCopy(f File) error {
 	ours := have.Type == s.chosen.Rootfs.Type || have.Type == s.chosen.Image.Type || have.Type == s.chosen.Run.Type
 	engines := !ours && have == f.Label
 	if level := have.Range.High; !engines && !s.chosen.Level.Dominates(level) {
-		return fmt.Errorf("%w: %q is at %v, which is another sandbox's: the sandbox is at %v", labels.ErrWish, f.Host.Name(), level, s.chosen.Level)
+		return fmt.Errorf("%w: %q is at %v, which is another sandbox's: the sandbox is at %v", labels.ErrWish,
+			f.Host.Name(), level, s.chosen.Level)
 	}
 	return nil
 }
@@ -121,8 +125,8 @@ func (s *selinux) admitDisk(ctx context.Context, f File) error {
 	return s.relabel(ctx, item)
 }
 
-// keep decides about a resource that is not to be relabelled: it must carry the label wanted, or just
-// fit.
+// keep decides about a resource that is not to be relabelled: it must carry the label wanted, or
+// just fit.
 func (s *selinux) keep(r labels.Resource, shown *os.File, name string, t labels.Treatment, misfit error) error {
 	want := cmp.Or(t.Label, s.chosen.Rootfs)
 	have, err := lsm.FileLabel(shown)
@@ -132,7 +136,8 @@ func (s *selinux) keep(r labels.Resource, shown *os.File, name string, t labels.
 	case misfit == nil && err == nil:
 		misfit = fmt.Errorf("%w: %s is labelled %s, want %s", labels.ErrWish, r, have, want)
 	}
-	return fmt.Errorf("%w: label it once with: chcon -R %s %q, or have it labelled: [[labels.mounts]] in the config", cmp.Or(misfit, err), want, name)
+	return fmt.Errorf("%w: label it once with: chcon -R %s %q, or have it labelled: [[labels.mounts]] in the config",
+		cmp.Or(misfit, err), want, name)
 }
 
 // fits compares a file's label with the sandbox's.

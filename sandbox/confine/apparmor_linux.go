@@ -17,9 +17,9 @@ import (
 	"cloister/oci"
 )
 
-// profiled is the driver of a host with AppArmor. The sandbox's pair names its profile, which is loaded
-// when the pair is reserved and removed before the pair is given back. It labels no file: it refuses what
-// only a label could do.
+// profiled is the driver of a host with AppArmor. The sandbox's pair names its profile, which is
+// loaded when the pair is reserved and removed before the pair is given back. It labels no file: it
+// refuses what only a label could do.
 type profiled struct {
 	host     apparmor.Host
 	keepers  keepers

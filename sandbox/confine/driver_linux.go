@@ -17,22 +17,23 @@ var ErrClash = mcs.ErrClash
 
 // Driver confines the processes and files of one sandbox.
 type Driver interface { //nolint:interfacebloat // one method for each step of a start
-	// Reserve gives the sandbox an identity that nobody else has on this host. It is called once, before
-	// all other methods.
+	// Reserve gives the sandbox an identity that nobody else has on this host. It is called once,
+	// before all other methods.
 	Reserve(ctx context.Context) (Identity, error)
-	// Exec has the next program that the calling thread starts confined as the role says. The thread is
-	// locked, starts one program, calls unset and is never reused: see jail.Jail.Label.
+	// Exec has the next program that the calling thread starts confined as the role says. The
+	// thread is locked, starts one program, calls unset and is never reused: see jail.Jail.Label.
 	Exec(r Role) (unset func(), err error)
 	// Sockets runs create, whose new sockets the machine's process may use.
 	Sockets(create func() error) error
-	// Admit has a file fit for the sandbox: it does already, is made to, or is refused with a remedy.
+	// Admit has a file fit for the sandbox: it does already, is made to, or is refused with a
+	// remedy.
 	Admit(ctx context.Context, f File) error
-	// Verify reads back from the kernel that all processes are confined as they should be, and that nobody
-	// else has come to have the identity. It is called while none of them can have been reaped and no
-	// instruction of the guest has run.
+	// Verify reads back from the kernel that all processes are confined as they should be, and that
+	// nobody else has come to have the identity. It is called while none of them can have been
+	// reaped and no instruction of the guest has run.
 	Verify(ctx context.Context, all ...Process) error
-	// Release gives back the identity, after files have what they had before. The sandbox's processes have
-	// ended. It may be repeated.
+	// Release gives back the identity, after files have what they had before. The sandbox's
+	// processes have ended. It may be repeated.
 	Release(ctx context.Context) error
 }
 
@@ -42,13 +43,14 @@ type Identity struct {
 	MAC MAC
 	// Level is the sandbox's own on this host, as a rule a pair of categories.
 	Level labels.Level
-	// Rank numbers the level, from 0 to labels.Pairs: no other sandbox of the host has it. Levels that are
-	// not a pair, which sandboxes share on purpose or an administrator chose, all have labels.Pairs.
+	// Rank numbers the level, from 0 to labels.Pairs: no other sandbox of the host has it. Levels
+	// that are not a pair, which sandboxes share on purpose or an administrator chose, all have
+	// labels.Pairs.
 	Rank int
 	// Label is the machine's; zero with a driver that does not label.
 	Label labels.Label
-	// Files is the label for the files of a file system that is mounted for the sandbox (context=); zero
-	// with a driver that does not label.
+	// Files is the label for the files of a file system that is mounted for the sandbox (context=);
+	// zero with a driver that does not label.
 	Files labels.Label
 	// Profile is the sandbox's in AppArmor; empty with another driver.
 	Profile string
@@ -80,8 +82,8 @@ type Process struct {
 	// Waiting is whether it has yet to execute its program: then the label that it will run under
 	// is read back.
 	Waiting bool
-	// Peers are this process's ends of connected unix sockets whose other ends the machine's process has
-	// or is served at.
+	// Peers are this process's ends of connected unix sockets whose other ends the machine's
+	// process has or is served at.
 	Peers []syscall.Conn
 }
 
@@ -104,8 +106,9 @@ type File struct {
 	Host *os.File
 	// Shown is what the file server sees of a Folder; nil: Host.
 	Shown *os.File
-	// Sharing and Label say how a Folder is to be labelled. Empty is a root file system's: private, unless
-	// its label fits already. The Label of a Copy is the one that the engine gives the container's files.
+	// Sharing and Label say how a Folder is to be labelled. Empty is a root file system's: private,
+	// unless its label fits already. The Label of a Copy is the one that the engine gives the
+	// container's files.
 	Sharing labels.Sharing
 	Label   labels.Label
 	// ReadOnly is of a Disk that the guest may only read, New of one that was made for the sandbox.

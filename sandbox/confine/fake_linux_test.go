@@ -24,7 +24,8 @@ import (
 func kernelOf() map[string][]string {
 	return map[string][]string{
 		"process": {
-			"transition", "ptrace", "sigkill", "sigstop", "signal", "setsched", "getsched", "setrlimit", "getattr", "getcap", "setcap", "setpgid", "share",
+			"transition", "ptrace", "sigkill", "sigstop", "signal", "setsched", "getsched", "setrlimit",
+			"getattr", "getcap", "setcap", "setpgid", "share",
 			"setcurrent", "setexec",
 		},
 		"file":               {"read", "write", "append", "setattr", "unlink", "entrypoint"},
@@ -42,8 +43,8 @@ func kernelOf() map[string][]string {
 	}
 }
 
-// fake is a kernel that enforces cloister's policy in short: a domain may use files of its own type at
-// its own level.
+// fake is a kernel that enforces cloister's policy in short: a domain may use files of its own type
+// at its own level.
 type fake struct {
 	t    *testing.T
 	root string
@@ -76,7 +77,8 @@ func newFake(t *testing.T) *fake {
 
 func number(class string) int {
 	return slices.Index([]string{
-		"process", "file", "blk_file", "chr_file", "dir", "unix_stream_socket", "lnk_file", "fifo_file", "unix_dgram_socket", "shm", "sem", "msgq", "key",
+		"process", "file", "blk_file", "chr_file", "dir", "unix_stream_socket", "lnk_file", "fifo_file",
+		"unix_dgram_socket", "shm", "sem", "msgq", "key",
 	}, class) + 1
 }
 
@@ -144,7 +146,10 @@ func (f *fake) allows(source, target labels.Label, class, perm string) bool {
 	case class == "process", class == "unix_stream_socket", class == "chr_file", source.Range.High != target.Range.High:
 		return false
 	}
-	return f.files && target.Type == map[string]string{"cloister_qemu_t": "cloister_image_t", "cloister_virtiofsd_t": "cloister_rootfs_t"}[source.Type]
+	return f.files && target.Type == map[string]string{
+		"cloister_qemu_t":      "cloister_image_t",
+		"cloister_virtiofsd_t": "cloister_rootfs_t",
+	}[source.Type]
 }
 
 func (f *fake) SetExec(text string) error   { return f.note("exec " + text) }

@@ -25,8 +25,8 @@ type keepers struct {
 	profiles *apparmor.Journal // of AppArmor's profiles
 }
 
-// Recover gives back what the dead sandbox of that name left: first the labels of files and its profile,
-// then all levels whose owners are dead. It may be repeated.
+// Recover gives back what the dead sandbox of that name left: first the labels of files and its
+// profile, then all levels whose owners are dead. It may be repeated.
 func Recover(ctx context.Context, c Config, root, sandbox string) error {
 	k, err := open(c, root, lsm.Host{}, apparmor.Host{})
 	if err != nil {
@@ -57,7 +57,8 @@ func Held(c Config, root, sandbox string) (bool, error) {
 	}), err
 }
 
-// pending reports whether something of a sandbox is still to be undone: its level stays held until then.
+// pending reports whether something of a sandbox is still to be undone: its level stays held until
+// then.
 func (k keepers) pending(sandbox string) (bool, error) {
 	if pending, err := k.relabels.Pending(sandbox); err != nil || pending {
 		return pending, err
@@ -74,7 +75,8 @@ func open(c Config, root string, host lsm.Host, profiles apparmor.Host) (k keepe
 	scan := func(ctx context.Context) ([]labels.Process, error) {
 		seen, err := host.Processes(ctx)
 		if seen.Hidden > 0 {
-			log.G(ctx).WithField("hidden", seen.Hidden).Warn("labels of processes cannot be read: a level that one of them carries may be drawn")
+			log.G(ctx).WithField("hidden",
+				seen.Hidden).Warn("labels of processes cannot be read: a level that one of them carries may be drawn")
 		}
 		return seen.Processes, err
 	}

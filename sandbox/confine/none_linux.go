@@ -16,7 +16,8 @@ import (
 )
 
 // none is the driver of a host without mandatory access control. It reserves a pair, which is the
-// sandbox's identity on this host, but labels nothing with it. It refuses what only a label could do, and checks before each step that the host has not begun to enforce.
+// sandbox's identity on this host, but labels nothing with it. It refuses what only a label could
+// do, and checks before each step that the host has not begun to enforce.
 type none struct {
 	host     *lsm.Driver
 	registry *mcs.Registry
@@ -28,7 +29,8 @@ type none struct {
 
 func openNone(host *lsm.Driver, o Options) (Driver, error) {
 	if o.Annotations != (oci.LabelSettings{}) {
-		return nil, fmt.Errorf("annotations %s*: this host labels nothing: leave them out, or set mac = \"selinux\": %w", oci.AnnotationPrefix+"labels.", errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("annotations %s*: this host labels nothing: leave them out, or set mac = \"selinux\": %w",
+			oci.AnnotationPrefix+"labels.", errdefs.ErrInvalidArgument)
 	}
 	k, err := open(o.Config, o.Root, host.Host(), o.AppArmor)
 	return &none{host: host, registry: k.registry, owner: o.Sandbox, tenant: o.Tenant, unasked: o.Config.MAC != string(None)}, err

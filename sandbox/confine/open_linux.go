@@ -111,7 +111,8 @@ func Choose(c Config, host lsm.Host, profiles apparmor.Host) (MAC, error) {
 		return asked, nil
 	case auto:
 	default:
-		return "", fmt.Errorf("labels.mac = %q: want %q, %q, %q or %q: %w", c.MAC, auto, SELinux, AppArmor, None, errdefs.ErrInvalidArgument)
+		return "", fmt.Errorf("labels.mac = %q: want %q, %q, %q or %q: %w", c.MAC, auto, SELinux, AppArmor,
+			None, errdefs.ErrInvalidArgument)
 	}
 	enabled, err := host.Enabled()
 	if err != nil {

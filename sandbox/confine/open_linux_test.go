@@ -30,7 +30,13 @@ func TestWish(t *testing.T) {
 		ok     bool
 	}{
 		{"nothing", Config{}, oci.LabelSettings{}, labels.Wish{}, true},
-		{"config", Config{Base: "u:r:base_t:s0", Share: "a"}, oci.LabelSettings{}, labels.Wish{Base: parse("u:r:base_t:s0"), Share: "a"}, true},
+		{
+			"config",
+			Config{Base: "u:r:base_t:s0", Share: "a"},
+			oci.LabelSettings{},
+			labels.Wish{Base: parse("u:r:base_t:s0"), Share: "a"},
+			true,
+		},
 		{
 			"annotation",
 			Config{Share: "a"},
@@ -38,7 +44,13 @@ func TestWish(t *testing.T) {
 			labels.Wish{Mode: labels.Static, Label: parse("u:r:t:s0:c1,c2"), Relabel: &no, Share: "b"},
 			true,
 		},
-		{"engine's level", Config{}, oci.LabelSettings{}, labels.Wish{Engine: parse("u:r:c:s0:c1,c2"), EngineMount: parse("u:object_r:f:s0:c1,c2")}, true},
+		{
+			"engine's level",
+			Config{},
+			oci.LabelSettings{},
+			labels.Wish{Engine: parse("u:r:c:s0:c1,c2"), EngineMount: parse("u:object_r:f:s0:c1,c2")},
+			true,
+		},
 		{"engine's level ignored", Config{EngineLevels: "ignore"}, oci.LabelSettings{}, labels.Wish{}, true},
 		{"engine's level, unknown setting", Config{EngineLevels: "no"}, oci.LabelSettings{}, labels.Wish{}, false},
 		{"disabled by its engine", Config{}, oci.LabelSettings{}, labels.Wish{Disabled: true}, true},

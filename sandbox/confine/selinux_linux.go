@@ -50,8 +50,8 @@ func openSELinux(driver *lsm.Driver, o Options) (Driver, error) {
 	return s, err
 }
 
-// Types are those that a sandbox without wishes of its own would get from a shim that runs under the
-// driver's label, or why there are none.
+// Types are those that a sandbox without wishes of its own would get from a shim that runs under
+// the driver's label, or why there are none.
 func Types(driver *lsm.Driver, c Config, kvm bool, programs lsm.Programs) (labels.Types, error) {
 	w, err := Wish(SELinux, c, oci.LabelSettings{}, oci.Labels{})
 	if err != nil {

@@ -125,7 +125,10 @@ func TestRolesHaveTheirLabels(t *testing.T) {
 		t.Errorf("Sockets = %v, created %t", err, made)
 	}
 	machine := id.Label.String()
-	want := []string{"exec " + machine, "exec", "exec " + id.Label.WithType("cloister_virtiofsd_t").String(), "exec", "socket " + machine, "socket"}
+	want := []string{
+		"exec " + machine, "exec", "exec " + id.Label.WithType("cloister_virtiofsd_t").String(),
+		"exec", "socket " + machine, "socket",
+	}
 	if diff := cmp.Diff(want, f.calls); diff != "" {
 		t.Errorf("labels set (-want +got):\n%s", diff)
 	}
@@ -138,7 +141,10 @@ func TestVerify(t *testing.T) {
 		want   error
 	}{
 		{"all as it should be", func(*fake, Identity, *Process) {}, nil},
-		{"wrong label", func(f *fake, id Identity, _ *Process) { f.process(50, id.Label.WithType("initrc_t").String()) }, lsm.ErrWrongLabel},
+		{
+			"wrong label", func(f *fake, id Identity, _ *Process) { f.process(50, id.Label.WithType("initrc_t").String()) },
+			lsm.ErrWrongLabel,
+		},
 		{"wrong label of one thread", func(f *fake, _ Identity, _ *Process) {
 			f.write("proc/50/task/51/attr/current", "system_u:system_r:cloister_qemu_t:s0")
 		}, lsm.ErrWrongLabel},
@@ -147,7 +153,11 @@ func TestVerify(t *testing.T) {
 			p.Program = filepath.Join(f.root, "other")
 		}, lsm.ErrWrongProgram},
 		{"wrong peer", func(f *fake, id Identity, _ *Process) { f.peer = id.Label.WithType("initrc_t").String() }, lsm.ErrWrongLabel},
-		{"somebody else at the level", func(f *fake, id Identity, _ *Process) { f.process(60, id.Label.WithType("container_t").String()) }, mcs.ErrClash},
+		{"somebody else at the level", func(f *fake, id Identity,
+			_ *Process,
+		) {
+			f.process(60, id.Label.WithType("container_t").String())
+		}, mcs.ErrClash},
 		{"turned permissive", func(f *fake, _ Identity, _ *Process) { f.write("selinux/enforce", "0") }, lsm.ErrPermissive},
 	}
 	for _, tt := range tests {
@@ -205,10 +215,20 @@ func TestAdmit(t *testing.T) {
 		{"state", File{Kind: State}, foreign, "system_u:object_r:cloister_run_t:OWN", false},
 		{"share", File{Kind: Share}, foreign, "system_u:object_r:cloister_rootfs_t:OWN", false},
 		{"root file system", File{Kind: Folder}, foreign, "system_u:object_r:cloister_rootfs_t:OWN", false},
-		{"root file system that fits", File{Kind: Folder}, "system_u:object_r:cloister_content_t:s0", "system_u:object_r:cloister_content_t:s0", false},
+		{
+			"root file system that fits",
+			File{Kind: Folder},
+			"system_u:object_r:cloister_content_t:s0",
+			"system_u:object_r:cloister_content_t:s0", false,
+		},
 		{"private volume", File{Kind: Folder, Sharing: labels.Private}, other, "system_u:object_r:cloister_rootfs_t:OWN", false},
 		{"shared volume", File{Kind: Folder, Sharing: labels.Shared}, foreign, "system_u:object_r:cloister_rootfs_t:s0", false},
-		{"kept volume", File{Kind: Folder, Sharing: labels.Keep}, "system_u:object_r:cloister_rootfs_t:OWN", "system_u:object_r:cloister_rootfs_t:OWN", false},
+		{
+			"kept volume",
+			File{Kind: Folder, Sharing: labels.Keep},
+			"system_u:object_r:cloister_rootfs_t:OWN",
+			"system_u:object_r:cloister_rootfs_t:OWN", false,
+		},
 		{"kept volume of another type", File{Kind: Folder, Sharing: labels.Keep}, foreign, foreign, true},
 		{"kept volume of another sandbox", File{Kind: Folder, Sharing: labels.Keep}, other, other, true},
 		{"copy", File{Kind: Copy}, foreign, foreign, false},
@@ -233,7 +253,8 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
-// TestAdmitDecidesAboutTheOpenFile puts another file in the place of one that was opened before it is labelled.
+// TestAdmitDecidesAboutTheOpenFile puts another file in the place of one that was opened before it
+// is labelled.
 func TestAdmitDecidesAboutTheOpenFile(t *testing.T) {
 	const before = "system_u:object_r:home_t:s0"
 	f := newFake(t)
@@ -273,14 +294,16 @@ func TestNone(t *testing.T) {
 	o := f.options("default/one")
 	o.Config.MAC = "none"
 	d, id := reserve(t, o)
-	if _, other := reserve(t, Options{Config: o.Config, Root: o.Root, Host: o.Host, Sandbox: "default/two"}); id.Level == other.Level || id.Level.Categories.Len() != 2 {
+	if _, other := reserve(t, Options{Config: o.Config, Root: o.Root, Host: o.Host, Sandbox: "default/two"}); id.Level == other.Level ||
+		id.Level.Categories.Len() != 2 {
 		t.Errorf("levels %v and %v, want two pairs", id.Level, other.Level)
 	}
 	if !id.Label.IsZero() || !id.Files.IsZero() {
 		t.Errorf("identity %+v, want no labels", id)
 	}
 	for sharing, ok := range map[labels.Sharing]bool{"": true, labels.Keep: true, labels.Private: false, labels.Shared: false} {
-		if err := d.Admit(t.Context(), File{Kind: Folder, Host: os.Stdin, Sharing: sharing}); (err == nil) != ok || !ok && !errors.Is(err, labels.ErrWish) {
+		if err := d.Admit(t.Context(), File{Kind: Folder, Host: os.Stdin, Sharing: sharing}); (err == nil) != ok ||
+			!ok && !errors.Is(err, labels.ErrWish) {
 			t.Errorf("Admit as %q = %v, want ok %t", sharing, err, ok)
 		}
 	}

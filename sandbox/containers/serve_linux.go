@@ -28,7 +28,11 @@ func (s *Set) serveSockets(ctx context.Context, r *resident, a *Planned) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	for _, socket := range a.Sockets {
 		token := guestapi.Token(socket.Token)
-		go content.Relay(ctx, socket.Name, func(ctx context.Context) (*guestapi.Stream, error) { return s.config.Guest.AcceptSocket(ctx, token) })
+		go content.Relay(ctx, socket.Name, func(ctx context.Context) (*guestapi.Stream,
+			error,
+		) {
+			return s.config.Guest.AcceptSocket(ctx, token)
+		})
 	}
 	r.undo.Push("sockets", func(context.Context) error {
 		cancel() // closes what is open on the host; a guest that does not read is not waited for

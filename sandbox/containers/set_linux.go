@@ -99,7 +99,8 @@ func (s *Set) Add(ctx context.Context, c content.Container) (bundle string, err 
 	if err != nil {
 		return "", err
 	}
-	resp, err := s.config.Guest.Guest().PrepareContainer(context.WithoutCancel(ctx), req) // a cancelled call would leave it unknown what the guest has
+	// a cancelled call would leave it unknown what the guest has
+	resp, err := s.config.Guest.Guest().PrepareContainer(context.WithoutCancel(ctx), req)
 	if err != nil {
 		return "", s.config.Explain(err)
 	}

@@ -64,7 +64,10 @@ func planned(t *testing.T, c Container) (*Files, plan.Container) {
 		t.Fatal(err)
 	}
 	t.Cleanup(files.Close)
-	p, err := plan.NewContainer(plan.Request{ID: c.ID, Workload: c.Workload, Rootfs: c.Rootfs, Sources: found, Tokens: make([]string, len(found))})
+	p, err := plan.NewContainer(plan.Request{
+		ID: c.ID, Workload: c.Workload, Rootfs: c.Rootfs, Sources: found,
+		Tokens: make([]string, len(found)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +94,10 @@ func TestWithContext(t *testing.T) {
 		label labels.Label
 		want  []string
 	}{
-		{"the engine's label is replaced", overlay, label, []string{"lowerdir=/l", `context="system_u:object_r:cloister_rootfs_t:s0:c1,c2"`}},
+		{
+			"the engine's label is replaced", overlay, label,
+			[]string{"lowerdir=/l", `context="system_u:object_r:cloister_rootfs_t:s0:c1,c2"`},
+		},
 		{"and taken away where there are no labels", overlay, labels.Label{}, []string{"lowerdir=/l"}},
 		{"a bind mount takes none", bind, label, []string{"rbind", "rw"}},
 	} {
@@ -242,7 +248,8 @@ func TestReadOnlyOfTheHostStays(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(s.view.Name(), guestapi.ShareVolume(use.Name), "new"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+		if err := os.WriteFile(filepath.Join(s.view.Name(), guestapi.ShareVolume(use.Name), "new"), nil,
+			0o600); !errors.Is(err, unix.EROFS) {
 			t.Errorf("write to a folder that the host has read-only = %v, want EROFS", err)
 		}
 	}
@@ -365,7 +372,8 @@ func TestMappedLayers(t *testing.T) {
 				}
 			}
 			mounts := []plan.Mount{{Type: "overlay", Source: "overlay", Options: []string{
-				"uidmap=0:65536:65536", "gidmap=0:65536:65536", "workdir=" + filepath.Join(dir, "work"), "upperdir=" + filepath.Join(dir, "upper"),
+				"uidmap=0:65536:65536", "gidmap=0:65536:65536", "workdir=" + filepath.Join(dir, "work"),
+				"upperdir=" + filepath.Join(dir, "upper"),
 				"lowerdir=" + strings.Join(lowers, ":"),
 			}}}
 			if err := MappableRootfs(mounts); err != nil {

@@ -25,10 +25,13 @@ func openUserNamespace(ids oci.IDMap) (*os.File, error) {
 	runtime.LockOSThread() // who debugs is a thread
 	defer runtime.UnlockOSThread()
 	child, err := os.StartProcess("/proc/self/exe", []string{"cloister-ids"}, &os.ProcAttr{Sys: &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWUSER, UidMappings: processIDs(ids.UIDs), GidMappings: processIDs(ids.GIDs), Ptrace: true, Pdeathsig: unix.SIGKILL,
+		Cloneflags: unix.CLONE_NEWUSER, UidMappings: processIDs(ids.UIDs), GidMappings: processIDs(ids.GIDs),
+		Ptrace: true, Pdeathsig: unix.SIGKILL,
 	}})
 	if err != nil {
-		return nil, fmt.Errorf("user namespace for %v: the host's sysctl user.max_user_namespaces and kernel.yama.ptrace_scope (below 3) must allow it: %w", ids, err)
+		return nil,
+			fmt.Errorf("user namespace for %v: the host's sysctl user.max_user_namespaces and kernel.yama.ptrace_scope "+
+				"(below 3) must allow it: %w", ids, err)
 	}
 	ns, err := os.Open("/proc/" + strconv.Itoa(child.Pid) + "/ns/user")
 	err = errors.Join(err, child.Kill())

@@ -294,7 +294,8 @@ func mappableMount(m plan.Mount, ids oci.IDMap, all []plan.Mount) error {
 	source := m.Source
 	if !isBind(m) {
 		if m.Type != "overlay" || slices.ContainsFunc(all, func(m plan.Mount) bool { return m.Type != "overlay" && !isBind(m) }) {
-			return fmt.Errorf("owners of disks cannot be mapped: use the overlayfs snapshotter, or have the image's files chowned: %w", errdefs.ErrNotImplemented)
+			return fmt.Errorf("owners of disks cannot be mapped: use the overlayfs snapshotter, or have the image's files chowned: %w",
+				errdefs.ErrNotImplemented)
 		}
 		source, _ = relativeLowers(m.Options)
 	}

@@ -42,7 +42,8 @@ func Relay(ctx context.Context, name string, accept func(context.Context) (*gues
 		stream, err := accept(ctx)
 		if err != nil {
 			if ended := errors.Is(err, errdefs.ErrUnavailable) && !errors.Is(err, guestapi.ErrRefused); !ended && ctx.Err() == nil {
-				log.G(ctx).WithError(err).WithField("socket", to.path).Warn("the guest no longer listens for connections to a socket of the host")
+				log.G(ctx).WithError(err).WithField("socket",
+					to.path).Warn("the guest no longer listens for connections to a socket of the host")
 			}
 			return
 		}
@@ -124,7 +125,9 @@ func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 	errno, known := errors.AsType[unix.Errno](err)
 	switch {
 	case errors.Is(err, unix.EACCES):
-		return nil, fmt.Errorf("the host's policy does not let the shim connect to the one who listens: `cloister why` names the rule that would: %w", errno)
+		return nil,
+			fmt.Errorf("the host's policy does not let the shim connect to the one who listens: `cloister why` names the "+
+				"rule that would: %w", errno)
 	case errors.Is(err, unix.EAGAIN):
 		return nil, fmt.Errorf("who listens has taken no connection for %s, and its queue is full: %w", socketAnswer, errno)
 	case known:

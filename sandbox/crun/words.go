@@ -21,9 +21,18 @@ type phrase struct {
 func phrases() []phrase {
 	return []phrase{
 		// A name with a slash is a file, not one of $PATH.
-		{regexp.MustCompile("executable file [`']([^`']*/[^`']*)[`'] not found( in \\$PATH)?(: No such file or directory)?"), `exec: "$1": stat $1: no such file or directory`},
-		{regexp.MustCompile("executable file [`']([^`']*)[`'] not found( in \\$PATH)?(: No such file or directory)?"), `exec: "$1": executable file not found in $$PATH`},
-		{regexp.MustCompile("the path [`']([^`']*)[`'] (exists but it is not executable|is not a regular file)(: .*)?"), `exec: "$1": permission denied`},
+		{
+			regexp.MustCompile("executable file [`']([^`']*/[^`']*)[`'] not found( in \\$PATH)?(: No such file or directory)?"),
+			`exec: "$1": stat $1: no such file or directory`,
+		},
+		{
+			regexp.MustCompile("executable file [`']([^`']*)[`'] not found( in \\$PATH)?(: No such file or directory)?"),
+			`exec: "$1": executable file not found in $$PATH`,
+		},
+		{
+			regexp.MustCompile("the path [`']([^`']*)[`'] (exists but it is not executable|is not a regular file)(: .*)?"),
+			`exec: "$1": permission denied`,
+		},
 		// A folder: runc says EACCES.
 		{regexp.MustCompile("open executable: (Operation not permitted|Is a directory)"), `exec: permission denied`},
 		{regexp.MustCompile("open executable: (.*)"), `exec: $1`},

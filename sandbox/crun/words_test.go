@@ -12,13 +12,25 @@ import (
 
 func TestError(t *testing.T) {
 	for _, tt := range []struct{ name, in, want string }{
-		{"not in PATH", "OCI runtime create failed: executable file `nope` not found in $PATH: No such file or directory", `OCI runtime create failed: exec: "nope": executable file not found in $PATH`},
+		{
+			"not in PATH", "OCI runtime create failed: executable file `nope` not found in $PATH: No such file or directory",
+			`OCI runtime create failed: exec: "nope": executable file not found in $PATH`,
+		},
 		{"quoted otherwise", "executable file 'nope' not found in $PATH", `exec: "nope": executable file not found in $PATH`},
-		{"not executable", "OCI runtime exec failed: open executable: Permission denied", "OCI runtime exec failed: exec: permission denied"},
+		{
+			"not executable", "OCI runtime exec failed: open executable: Permission denied",
+			"OCI runtime exec failed: exec: permission denied",
+		},
 		{"folder", "open executable: Operation not permitted", "exec: permission denied"},
-		{"not executable, crun 1.21", "the path `/etc/passwd` exists but it is not executable: Operation not permitted", `exec: "/etc/passwd": permission denied`},
+		{
+			"not executable, crun 1.21", "the path `/etc/passwd` exists but it is not executable: Operation not permitted",
+			`exec: "/etc/passwd": permission denied`,
+		},
 		{"folder, crun 1.21", "the path `/etc` is not a regular file: Operation not permitted", `exec: "/etc": permission denied`},
-		{"missing, crun 1.21", "executable file `/x` not found: No such file or directory", `exec: "/x": stat /x: no such file or directory`},
+		{
+			"missing, crun 1.21", "executable file `/x` not found: No such file or directory",
+			`exec: "/x": stat /x: no such file or directory`,
+		},
 		{"missing file", "open `/x`: No such file or directory", "open `/x`: no such file or directory"},
 		{"format", "exec container process `/a`: Exec format error", `exec: "/a": exec format error`},
 		{"other", "something else", "something else"},
@@ -41,10 +53,16 @@ func TestError(t *testing.T) {
 // TestWordsNameTheProgram has errors of crun that name no program.
 func TestWordsNameTheProgram(t *testing.T) {
 	for _, tt := range []struct{ program, in, want string }{
-		{"/etc/passwd", "OCI runtime exec failed: open executable: Permission denied", `OCI runtime exec failed: exec: "/etc/passwd": permission denied`},
+		{
+			"/etc/passwd", "OCI runtime exec failed: open executable: Permission denied",
+			`OCI runtime exec failed: exec: "/etc/passwd": permission denied`,
+		},
 		{"/etc", "open executable: Operation not permitted", `exec: "/etc": permission denied`},
 		{"$1", "open executable: Operation not permitted", `exec: "$1": permission denied`},
-		{"nope", "executable file `nope` not found in $PATH: No such file or directory", `exec: "nope": executable file not found in $PATH`},
+		{
+			"nope", "executable file `nope` not found in $PATH: No such file or directory",
+			`exec: "nope": executable file not found in $PATH`,
+		},
 	} {
 		if s, _ := status.FromError(Words(status.Error(codes.Unknown, tt.in), tt.program)); s.Message() != tt.want {
 			t.Errorf("Words(%q, %q) = %q, want %q", tt.in, tt.program, s.Message(), tt.want)

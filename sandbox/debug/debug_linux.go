@@ -60,7 +60,10 @@ func listen(dir statedir.Dir) (*net.UnixListener, error) {
 		return nil, err
 	}
 	defer folder.Close()
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), statedir.DebugSocket)})
+	l, err := net.ListenUnix("unix", &net.UnixAddr{
+		Net:  "unix",
+		Name: fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), statedir.DebugSocket),
+	})
 	if err != nil {
 		return nil, err
 	}

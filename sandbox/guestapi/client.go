@@ -148,8 +148,9 @@ const (
 	timeTries = 5
 )
 
-// SetTime sets the guest's clock to the host's. A call takes a while to get there, so it is repeated
-// until a round trip was short. A host on which none is short has half of the round trip before added.
+// SetTime sets the guest's clock to the host's. A call takes a while to get there, so it is
+// repeated until a round trip was short. A host on which none is short has half of the round trip
+// before added.
 func (c *Client) SetTime(ctx context.Context) error {
 	return setTime(time.Now, func(t time.Time) error {
 		_, err := c.Guest().SetTime(ctx, &guestv1.SetTimeRequest{TimeUnixNano: t.UnixNano()})

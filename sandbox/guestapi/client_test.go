@@ -232,7 +232,10 @@ func TestEvents(t *testing.T) {
 		{name: "topic", in: []*guestv1.Event{event(1, "/images/delete", &events.TaskOOM{})}, wantErr: ErrProtocol},
 		{name: "type", in: []*guestv1.Event{event(1, "/tasks/exit", &events.TaskOOM{})}, wantErr: ErrProtocol},
 		{name: "no body", in: []*guestv1.Event{event(1, "/tasks/exit", nil)}, wantErr: ErrProtocol},
-		{name: "large", in: []*guestv1.Event{event(1, "/tasks/oom", &events.TaskOOM{ContainerID: strings.Repeat("x", MaxEventBytes+1)})}, wantErr: ErrProtocol},
+		{
+			name: "large", in: []*guestv1.Event{event(1, "/tasks/oom", &events.TaskOOM{ContainerID: strings.Repeat("x", MaxEventBytes+1)})},
+			wantErr: ErrProtocol,
+		},
 		{name: "many", in: many, wantErr: ErrProtocol},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

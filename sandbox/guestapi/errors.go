@@ -25,5 +25,6 @@ var ErrSilent = fmt.Errorf("the guest does not answer: %w", errdefs.ErrUnavailab
 // cut; never its details, which would be decoded by type name.
 func guestError(s *spb.Status) error {
 	code := codes.Code(uint32(max(0, s.GetCode())))
-	return errgrpc.ToNative(status.Error(code, Text(s.GetMessage(), maxErrorText))) //nolint:forbidigo // the guest's errors come in here alone
+	text := Text(s.GetMessage(), maxErrorText)
+	return errgrpc.ToNative(status.Error(code, text)) //nolint:forbidigo // the guest's errors come in here alone
 }

@@ -156,7 +156,8 @@ func TestQuestionRoundTrip(t *testing.T) {
 		}
 		got, err := ReadQuestion(&wire)
 		if err != nil || got.ID != want.ID || got.TCP != want.TCP || !bytes.Equal(got.Data, want.Data) || wire.Len() != 0 {
-			t.Errorf("ReadQuestion = %d, %v, %d bytes, %v, want %d, %v, %d bytes", got.ID, got.TCP, len(got.Data), err, want.ID, want.TCP, len(want.Data))
+			t.Errorf("ReadQuestion = %d, %v, %d bytes, %v, want %d, %v, %d bytes", got.ID, got.TCP,
+				len(got.Data), err, want.ID, want.TCP, len(want.Data))
 		}
 	}
 	if err := WriteQuestion(io.Discard, Question{Data: make([]byte, MaxQuestion+1)}); err == nil {

@@ -21,7 +21,10 @@ func TestParseHello(t *testing.T) {
 	}{
 		{
 			name: "all", in: "cloister/1 1.2.3-rc.1 uptime_ms=1234 mem_used_kib=40000 init_ms=900",
-			want: Hello{Protocol: 1, AgentVersion: "1.2.3-rc.1", Uptime: 1234 * time.Millisecond, InitAt: 900 * time.Millisecond, MemUsedKiB: 40000},
+			want: Hello{
+				Protocol: 1, AgentVersion: "1.2.3-rc.1", Uptime: 1234 * time.Millisecond,
+				InitAt: 900 * time.Millisecond, MemUsedKiB: 40000,
+			},
 		},
 		{name: "no fields", in: "cloister/1 dev", want: Hello{Protocol: 1, AgentVersion: "dev"}},
 		{name: "another protocol", in: "cloister/7 dev", want: Hello{Protocol: 7, AgentVersion: "dev"}},

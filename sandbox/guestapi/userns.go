@@ -57,7 +57,8 @@ func ParseUserNamespace(line string) (UserNamespace, error) {
 		}
 	}
 	if (u.UIDs == nil) != (u.GIDs == nil) {
-		return UserNamespace{}, fmt.Errorf("kernel parameters: one of %s and %s alone: %w", uidParameter, gidParameter, errdefs.ErrInvalidArgument)
+		return UserNamespace{}, fmt.Errorf("kernel parameters: one of %s and %s alone: %w", uidParameter,
+			gidParameter, errdefs.ErrInvalidArgument)
 	}
 	return u, nil
 }

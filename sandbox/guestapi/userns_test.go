@@ -27,7 +27,8 @@ func TestUserNamespace(t *testing.T) {
 	}
 	for _, line := range []string{
 		"cloister.uids=0:1:2", "cloister.gids=0:1:2", "cloister.uids= cloister.gids=0:1:1", "cloister.uids=0:1 cloister.gids=0:1:1",
-		"cloister.uids=0:1:4294967296 cloister.gids=0:1:1", "cloister.uids=0:-1:1 cloister.gids=0:1:1", "cloister.uids=0:1:1, cloister.gids=0:1:1",
+		"cloister.uids=0:1:4294967296 cloister.gids=0:1:1", "cloister.uids=0:-1:1 cloister.gids=0:1:1",
+		"cloister.uids=0:1:1, cloister.gids=0:1:1",
 	} {
 		if got, err := ParseUserNamespace(line); err == nil {
 			t.Errorf("ParseUserNamespace(%q) = %v, want an error", line, got)

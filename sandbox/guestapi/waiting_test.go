@@ -36,7 +36,8 @@ func TestWaitingNamesAFew(t *testing.T) {
 	for range 7 {
 		w.add("State")
 	}
-	if got, want := w.text(time.Now()), "waiting for its answer: State for 0s, State for 0s, State for 0s, State for 0s, State for 0s, and 2 more"; got != want {
+	if got, want := w.text(time.Now()),
+		"waiting for its answer: State for 0s, State for 0s, State for 0s, State for 0s, State for 0s, and 2 more"; got != want {
 		t.Errorf("text = %q, want %q", got, want)
 	}
 }

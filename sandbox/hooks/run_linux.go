@@ -58,7 +58,8 @@ func runOne(ctx context.Context, h oci.Hook, input []byte, bundle string, ns Nam
 	if h.TimeoutSeconds > 0 {
 		limit := time.Duration(h.TimeoutSeconds) * time.Second
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("no end within its timeout of %s: %w", limit, context.DeadlineExceeded))
+		ctx, cancel = context.WithTimeoutCause(ctx, limit,
+			fmt.Errorf("no end within its timeout of %s: %w", limit, context.DeadlineExceeded))
 		defer cancel()
 	}
 	out := &tail{}

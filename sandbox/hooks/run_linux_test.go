@@ -72,13 +72,17 @@ func TestRunErrors(t *testing.T) {
 		{"exit code", sh("echo what went wrong >&2; exit 3"), nil, "exit status 3: what went wrong"},
 		{"no program", oci.Hook{Path: "/nonexistent"}, os.ErrNotExist, "/nonexistent"},
 		{"timeout", slow, context.DeadlineExceeded, "1s"},
-		{"long output", sh("i=0; while [ $i -lt 3000 ]; do echo 0123456789; i=$((i+1)); done >&2; echo the end >&2; exit 1"), nil, "the end"},
+		{
+			"long output", sh("i=0; while [ $i -lt 3000 ]; do echo 0123456789; i=$((i+1)); done >&2; echo the end >&2; exit 1"),
+			nil, "the end",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			begin := time.Now()
 			err := Run(t.Context(), []oci.Hook{tt.hook, after}, State{}, Namespaces{})
-			if err == nil || tt.is != nil && !errors.Is(err, tt.is) || !strings.Contains(err.Error(), tt.text) || len(err.Error()) > 2*tailBytes {
+			if err == nil || tt.is != nil && !errors.Is(err, tt.is) ||
+				!strings.Contains(err.Error(), tt.text) || len(err.Error()) > 2*tailBytes {
 				t.Errorf("Run = %v, want %v with %q", err, tt.is, tt.text)
 			}
 			if took := time.Since(begin); took > 20*time.Second {
@@ -93,7 +97,8 @@ func TestRunErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat"); err == nil && !strings.Contains(string(stat), ") Z ") {
+	if stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat"); err == nil &&
+		!strings.Contains(string(stat), ") Z ") {
 		t.Errorf("the hook's child lives: %s", stat)
 	}
 }

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// lingerLimit is how long QEMU may take to end once its guest has hung up or its file server has
-	// ended. QEMU's own end says more than either, and a QEMU that is killed hangs up first.
+	// lingerLimit is how long QEMU may take to end once its guest has hung up or its file server
+	// has ended. QEMU's own end says more than either, and a QEMU that is killed hangs up first.
 	lingerLimit = 2 * time.Second
 	// endLimit is how long a machine may take to end once its channel has.
 	endLimit = 10 * time.Second
@@ -40,8 +40,8 @@ type ending struct {
 // Greeted adds the connection to the agent, whose end is the machine's from now on.
 func (v *VM) Greeted(g Guest) { v.guest = g }
 
-// Watch returns when QEMU, the agent's connection or the file server has ended, and ends the others:
-// without any of them the machine is of no use. It is called once, after Greeted.
+// Watch returns when QEMU, the agent's connection or the file server has ended, and ends the
+// others: without any of them the machine is of no use. It is called once, after Greeted.
 func (v *VM) Watch() End {
 	select {
 	case <-v.Machine.Done():

@@ -24,8 +24,8 @@ type StandIn struct {
 	Everything bool        // it has all that the process has, which is read back
 }
 
-// Replace starts cmd in the place of a process of the sandbox. It is called when the guest runs, and
-// cmd does nothing before it is told to.
+// Replace starts cmd in the place of a process of the sandbox. It is called when the guest runs,
+// and cmd does nothing before it is told to.
 func (v *VM) Replace(ctx context.Context, cmd *exec.Cmd, s StandIn) (err error) {
 	own := &VM{config: v.config, fileBytes: v.fileBytes}
 	own.config.Jail = s.Jail
@@ -93,8 +93,8 @@ func (v *VM) standIn(s StandIn, files *jail.Files) (j jail.Jail, served *os.File
 	return j, served, err
 }
 
-// readBack reads back a stand-in as Verify does the processes that it stands for. They have the same
-// identity.
+// readBack reads back a stand-in as Verify does the processes that it stands for. They have the
+// same identity.
 func (v *VM) readBack(ctx context.Context, cmd *exec.Cmd, r confine.Role, j jail.Jail) error {
 	all := append(v.processes(), confine.Process{Role: r, PID: cmd.Process.Pid, Program: cmd.Path})
 	// Other stand-ins may run, at the same level.

@@ -251,7 +251,8 @@ func (v *VM) OutOfMemory() error {
 	if n, _ := v.config.Group.OOMKills(); n == 0 { // also when the cgroup is gone
 		return nil
 	}
-	return fmt.Errorf("the host was out of memory in the machine's cgroup %s, or above it, and killed the machine: give the pod a higher limit, or its runtime class a larger overhead: %w",
+	return fmt.Errorf("the host was out of memory in the machine's cgroup %s, or above it, and killed the machine: give the "+
+		"pod a higher limit, or its runtime class a larger overhead: %w",
 		v.config.Group, errdefs.ErrResourceExhausted)
 }
 

@@ -21,7 +21,8 @@ func (c Config) RootError(err error) error {
 	case !errors.Is(err, unix.EINVAL):
 		return err
 	case c.Has(RootDir):
-		return fmt.Errorf("QEMU would keep the host's root directory: %w: run the host from a mounted file system, or name %q in jail.disable", err, RootDir)
+		return fmt.Errorf("QEMU would keep the host's root directory: %w: run the host from a mounted file system, or name "+
+			"%q in jail.disable", err, RootDir)
 	default:
 		return fmt.Errorf("%w: %w", ErrKeepsRoot, err)
 	}

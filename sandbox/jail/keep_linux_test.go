@@ -25,7 +25,8 @@ func TestRootErrorRefusesTheStart(t *testing.T) {
 		}
 	}
 	replaced := fmt.Errorf("replace root: pivot_root: %w", unix.EINVAL)
-	if err := (Config{}).RootError(replaced); errors.Is(err, ErrKeepsRoot) || !strings.Contains(err.Error(), `name "root" in jail.disable`) {
+	if err := (Config{}).RootError(replaced); errors.Is(err, ErrKeepsRoot) ||
+		!strings.Contains(err.Error(), `name "root" in jail.disable`) {
 		t.Errorf("RootError = %v, want a refusal with its remedy", err)
 	}
 	if err := allowed.RootError(replaced); !errors.Is(err, ErrKeepsRoot) {

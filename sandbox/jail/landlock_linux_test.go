@@ -22,7 +22,8 @@ func TestFiles(t *testing.T) {
 	}
 	dir := t.TempDir()
 	secret := filepath.Join(t.TempDir(), "secret")
-	if err := errors.Join(os.WriteFile(secret, []byte("x"), 0o600), os.WriteFile(filepath.Join(dir, "own"), []byte("x"), 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(secret, []byte("x"), 0o600),
+		os.WriteFile(filepath.Join(dir, "own"), []byte("x"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	run := func(name, script string, f *Files) string {

@@ -97,7 +97,8 @@ func AllowFile(pid int, size uint64) error {
 		err = unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: size, Max: max(size, have.Max)}, nil)
 	}
 	if err != nil {
-		return fmt.Errorf("raise the file size limit of pid %d to %d bytes: %w: give the engine CAP_SYS_RESOURCE, or name %q in jail.disable", pid, size, err, RLimits)
+		return fmt.Errorf("raise the file size limit of pid %d to %d bytes: %w: give the engine CAP_SYS_RESOURCE, or name %q "+
+			"in jail.disable", pid, size, err, RLimits)
 	}
 	return nil
 }
@@ -114,7 +115,8 @@ func (l Limits) check(pid int) error {
 			return fmt.Errorf("verify the jail of pid %d: %w", pid, err)
 		}
 		if soft > want.most || hard > want.most {
-			return fmt.Errorf("verify the jail of pid %d: %w: %s is %d, at most %d, want at most %d", pid, ErrEscaped, want.name, soft, hard, want.most)
+			return fmt.Errorf("verify the jail of pid %d: %w: %s is %d, at most %d, want at most %d", pid,
+				ErrEscaped, want.name, soft, hard, want.most)
 		}
 	}
 	return nil

@@ -53,7 +53,8 @@ exit 0`)
 				t.Fatal(err)
 			}
 			if err := cmd.Wait(); err != nil {
-				t.Errorf("the shell: %v (11: raised the file size, 12: raised locked memory, 13: could not reach the limit, 14: went beyond it)", err)
+				t.Errorf("the shell: %v (11: raised the file size, 12: raised locked memory, 13: could not reach the limit, "+
+					"14: went beyond it)", err)
 			}
 		})
 	}

@@ -131,7 +131,8 @@ func (o Owner) MayOpen(path string, mode uint32) error {
 		return unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS)
 	})
 	if err != nil {
-		return fmt.Errorf("%s: not usable by uid %d, which QEMU runs as: %w: have all users pass its folders and read it (chmod o+x, o+r), or name %q in jail.disable", path, o.ID, err, Users)
+		return fmt.Errorf("%s: not usable by uid %d, which QEMU runs as: %w: have all users pass its folders and read it "+
+			"(chmod o+x, o+r), or name %q in jail.disable", path, o.ID, err, Users)
 	}
 	return nil
 }

@@ -13,9 +13,9 @@ func ForQEMU(c Config, o Owner) Jail {
 }
 
 // serving are the capabilities of a file server that serves. It does for its guest what the users
-// of the guest may do, root among them: chown files, use those of others (DAC_OVERRIDE, FOWNER), keep
-// their set-uid and set-gid bits (FSETID), make files as another user (SETUID, SETGID), set file
-// capabilities (SETFCAP) and make device nodes (MKNOD), which nobody opens on its mounts.
+// of the guest may do, root among them: chown files, use those of others (DAC_OVERRIDE, FOWNER),
+// keep their set-uid and set-gid bits (FSETID), make files as another user (SETUID, SETGID), set
+// file capabilities (SETFCAP) and make device nodes (MKNOD), which nobody opens on its mounts.
 func serving() Set {
 	return NewSet(
 		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID,
@@ -25,8 +25,8 @@ func serving() Set {
 
 // ForVirtiofsd is the jail of a file server. Both servers bound their own capabilities before they
 // serve (SETPCAP), and the C server changes its root (SYS_CHROOT): they have given these up when
-// the jail is read back. A server that becomes one of its guest's users keeps its capabilities, without
-// the groups that may have let that user: the guest's kernel has checked that.
+// the jail is read back. A server that becomes one of its guest's users keeps its capabilities,
+// without the groups that may have let that user: the guest's kernel has checked that.
 func ForVirtiofsd(c Config) Jail {
 	serves := serving()
 	j := c.of(serves|NewSet(unix.CAP_SETPCAP, unix.CAP_SYS_CHROOT), callsOfVirtiofsd())

@@ -63,8 +63,8 @@ type Jail struct {
 // Start starts cmd as cmd.Start does; on an error it does not run. The command must be the program
 // itself, with no wrapper before it. Its standard files must be *os.File: os/exec would make a pipe
 // whose label the program may not use. Pdeathsig works but with PIDs, which end with this process:
-// the thread that starts the command lives as long as the command. Root and PIDs are closed when the
-// command ends, or at once on an error.
+// the thread that starts the command lives as long as the command. Root and PIDs are closed when
+// the command ends, or at once on an error.
 func (j Jail) Start(cmd *exec.Cmd) error {
 	if err := j.start(cmd); err != nil {
 		_ = errors.Join(j.Root.Close(), j.PIDs.Close()) // always nil

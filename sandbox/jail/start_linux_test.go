@@ -175,9 +175,23 @@ func TestBounding(t *testing.T) {
 		jail Jail
 		want map[string]string
 	}{
-		{"none", Jail{Bounding: &none, NoNewPrivs: true}, map[string]string{"CapPrm": none.String(), "CapEff": none.String(), "CapBnd": none.String(), "CapInh": none.String(), "CapAmb": none.String(), "NoNewPrivs": "1"}},
-		{"few", Jail{Bounding: &few}, map[string]string{"CapPrm": few.String(), "CapEff": few.String(), "CapBnd": few.String(), "CapInh": none.String(), "CapAmb": none.String(), "NoNewPrivs": "0"}},
-		{"few of a file server", Jail{Bounding: &few, KeepCapabilities: true}, map[string]string{"CapEff": few.String(), "CapBnd": few.String()}},
+		{
+			"none",
+			Jail{Bounding: &none, NoNewPrivs: true},
+			map[string]string{
+				"CapPrm": none.String(), "CapEff": none.String(), "CapBnd": none.String(),
+				"CapInh": none.String(), "CapAmb": none.String(), "NoNewPrivs": "1",
+			},
+		},
+		{"few", Jail{Bounding: &few}, map[string]string{
+			"CapPrm": few.String(), "CapEff": few.String(),
+			"CapBnd": few.String(), "CapInh": none.String(), "CapAmb": none.String(), "NoNewPrivs": "0",
+		}},
+		{
+			"few of a file server",
+			Jail{Bounding: &few, KeepCapabilities: true},
+			map[string]string{"CapEff": few.String(), "CapBnd": few.String()},
+		},
 	}
 	before, err := os.ReadFile("/proc/thread-self/status")
 	if err != nil {

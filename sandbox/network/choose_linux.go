@@ -36,7 +36,8 @@ func choose(all []netlink.Link, cards []*card) (mine []chosen, left []error) {
 	spare := slices.Clone(cards)
 	for _, l := range all {
 		a := l.Attrs()
-		if !engineMade(l) || a.EncapType != "ether" && a.RawFlags&unix.IFF_UP == 0 { // a tunnel that is not in use: a kernel's own, as a rule
+		// a tunnel that is not in use: a kernel's own, as a rule
+		if !engineMade(l) || a.EncapType != "ether" && a.RawFlags&unix.IFF_UP == 0 {
 			continue
 		}
 		if reason := cmp.Or(unfit(l), stacked(l, all, cards)); reason != "" {
@@ -55,7 +56,8 @@ func choose(all []netlink.Link, cards []*card) (mine []chosen, left []error) {
 			mine = append(mine, chosen{l, spare[i]})
 			continue
 		}
-		leave(l, fmt.Sprintf("all %d NICs of the machine are taken: set machine.nics in the config to more", len(cards)), errdefs.ErrResourceExhausted)
+		leave(l, fmt.Sprintf("all %d NICs of the machine are taken: set machine.nics in the config to more", len(cards)),
+			errdefs.ErrResourceExhausted)
 	}
 	return mine, left
 }
@@ -74,7 +76,8 @@ func stacked(l netlink.Link, all []netlink.Link, cards []*card) string {
 	for _, other := range all {
 		switch {
 		case standsOn(l, other) && holder(cards, l) == nil:
-			return fmt.Sprintf("it stands on %s, whose traffic is the guest's first: leave one of the two out of the namespace", other.Attrs().Name)
+			return fmt.Sprintf("it stands on %s, whose traffic is the guest's first: leave one of the two out of the namespace",
+				other.Attrs().Name)
 		case standsOn(other, l) && holder(cards, other) != nil:
 			return fmt.Sprintf("%s, which is the guest's, stands on it: leave one of the two out of the namespace", other.Attrs().Name)
 		}

@@ -59,16 +59,20 @@ func routes(h *netlink.Handle, names map[int]string, local map[string]bool, out 
 		}
 		for _, r := range list {
 			if slices.ContainsFunc(r.MultiPath, func(hop *netlink.NexthopInfo) bool { return names[hop.LinkIndex] != "" }) {
-				left = append(left, fmt.Errorf("route to %s with %d next hops cannot be a guest's: give it one: %w", r.Dst, len(r.MultiPath), errdefs.ErrFailedPrecondition))
+				left = append(left, fmt.Errorf("route to %s with %d next hops cannot be a guest's: give it one: %w",
+					r.Dst, len(r.MultiPath), errdefs.ErrFailedPrecondition))
 			}
 			// What the kernel makes of an address the guest's kernel makes as well.
-			if names[r.LinkIndex] == "" || r.Table == unix.RT_TABLE_LOCAL || r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA {
+			if names[r.LinkIndex] == "" || r.Table == unix.RT_TABLE_LOCAL ||
+				r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA {
 				continue
 			}
 			route := guestRoute(r, names[r.LinkIndex], family)
 			if r.Src != nil && !local[r.Src.String()] {
-				left = append(left, fmt.Errorf("route to %s by %s cannot be a guest's: its source %s is an address of no link that the guest has: give one of them the address, or the route no source: %w",
-					cmp.Or(route.GetDestination(), "everywhere"), route.GetLink(), r.Src, errdefs.ErrFailedPrecondition))
+				left = append(left,
+					fmt.Errorf("route to %s by %s cannot be a guest's: its source %s is an address of no link that the guest "+
+						"has: give one of them the address, or the route no source: %w",
+						cmp.Or(route.GetDestination(), "everywhere"), route.GetLink(), r.Src, errdefs.ErrFailedPrecondition))
 				continue
 			}
 			out.Routes = append(out.Routes, route)

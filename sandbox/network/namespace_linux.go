@@ -36,7 +36,8 @@ func Open(path string) (*Namespace, error) {
 	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
 	if err != nil || kind != unix.CLONE_NEWNET {
 		f.Close()
-		return nil, fmt.Errorf("network namespace: %q is not one: pass the path of a netns, such as /run/netns/NAME or /proc/PID/ns/net", path)
+		return nil, fmt.Errorf("network namespace: %q is not one: pass the path of a netns, such as /run/netns/NAME or /proc/PID/ns/net",
+			path)
 	}
 	if err := notOwn(f); err != nil {
 		f.Close()

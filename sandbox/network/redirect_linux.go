@@ -78,7 +78,10 @@ func RestoreAt(path, identity, ports string) error {
 }
 
 func ingress(l netlink.Link) *netlink.Ingress {
-	return &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_INGRESS, Handle: netlink.MakeHandle(0xffff, 0)}}
+	return &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: l.Attrs().Index,
+		Parent:    netlink.HANDLE_INGRESS, Handle: netlink.MakeHandle(0xffff, 0),
+	}}
 }
 
 // dropIngress takes the ingress queue and its filters off a link that may have none.

@@ -38,8 +38,10 @@ func rules(h *netlink.Handle, names map[int]string, out *guestv1.Network) (left 
 			switch {
 			case kernelRule(r):
 			case !plain(r) || !links[r.IifName] || !links[r.OifName]:
-				left = append(left, fmt.Errorf("rule %d of IPv%d cannot be a guest's: use a table and conditions of from, to, iif and oif with links that the guest has, and fwmark: %w",
-					r.Priority, number, errdefs.ErrFailedPrecondition))
+				left = append(left,
+					fmt.Errorf("rule %d of IPv%d cannot be a guest's: use a table and conditions of from, to, iif and oif "+
+						"with links that the guest has, and fwmark: %w",
+						r.Priority, number, errdefs.ErrFailedPrecondition))
 			default:
 				out.Rules = append(out.Rules, guestRule(r, number))
 			}
@@ -62,7 +64,8 @@ func unconditional(r netlink.Rule) bool {
 func plain(r netlink.Rule) bool {
 	known := *netlink.NewRule()
 	known.Priority, known.Family, known.Table, known.Protocol, known.Type = r.Priority, r.Family, r.Table, r.Protocol, r.Type
-	known.Src, known.Dst, known.IifName, known.OifName, known.Mark, known.Mask, known.Invert = r.Src, r.Dst, r.IifName, r.OifName, r.Mark, r.Mask, r.Invert
+	known.Src, known.Dst, known.IifName, known.OifName, known.Mark, known.Mask, known.Invert = r.Src, r.Dst,
+		r.IifName, r.OifName, r.Mark, r.Mask, r.Invert
 	return r.Table != unix.RT_TABLE_UNSPEC && reflect.DeepEqual(r, known)
 }
 

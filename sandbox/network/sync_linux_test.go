@@ -53,7 +53,10 @@ func (b *bench) add(l netlink.Link, number byte) netlink.Link {
 }
 
 func by(l netlink.Link, number byte, source net.IP) *netlink.Route {
-	return &netlink.Route{LinkIndex: l.Attrs().Index, Scope: netlink.SCOPE_LINK, Src: source, Dst: &net.IPNet{IP: net.IPv4(10, 1, number, 0), Mask: net.CIDRMask(24, 32)}}
+	return &netlink.Route{
+		LinkIndex: l.Attrs().Index, Scope: netlink.SCOPE_LINK, Src: source,
+		Dst: &net.IPNet{IP: net.IPv4(10, 1, number, 0), Mask: net.CIDRMask(24, 32)},
+	}
 }
 
 // veth's other end is in a namespace that nobody has.
@@ -160,7 +163,11 @@ func TestRules(t *testing.T) {
 	rule(8, netlink.FAMILY_V4, func(r *netlink.Rule) { r.OifName = "eth7" })
 	rule(9, netlink.FAMILY_V6, func(r *netlink.Rule) { r.UIDRange = netlink.NewRuleUIDRange(1, 2) })
 	hops := by(eth0, 3, nil)
-	hops.LinkIndex, hops.Scope, hops.MultiPath = 0, netlink.SCOPE_UNIVERSE, []*netlink.NexthopInfo{{LinkIndex: eth0.Attrs().Index, Gw: net.IPv4(10, 0, 1, 1)}, {LinkIndex: eth0.Attrs().Index, Gw: net.IPv4(10, 0, 1, 3)}}
+	hops.LinkIndex, hops.Scope, hops.MultiPath = 0, netlink.SCOPE_UNIVERSE,
+		[]*netlink.NexthopInfo{
+			{LinkIndex: eth0.Attrs().Index, Gw: net.IPv4(10, 0, 1, 1)},
+			{LinkIndex: eth0.Attrs().Index, Gw: net.IPv4(10, 0, 1, 3)},
+		}
 	b.must(b.RouteAdd(hops))
 	b.sync("what cannot be", both, "route to, rule 8, rule 9")
 }

@@ -51,7 +51,10 @@ func TestSyncReadsSysctls(t *testing.T) {
 		},
 		{
 			"back to the default, and no advertisements",
-			[]string{"ipv6/conf/eth0/disable_ipv6", "0", "ipv4/conf/eth0/arp_notify", "0", "ipv4/neigh/eth0/retrans_time_ms", "1000", "ipv6/conf/eth0/accept_ra", "0"},
+			[]string{
+				"ipv6/conf/eth0/disable_ipv6", "0", "ipv4/conf/eth0/arp_notify", "0",
+				"ipv4/neigh/eth0/retrans_time_ms", "1000", "ipv6/conf/eth0/accept_ra", "0",
+			},
 			map[string]string{"ipv6/conf/accept_ra": "0"},
 			nil,
 		},

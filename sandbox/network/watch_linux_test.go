@@ -19,7 +19,10 @@ func TestWatchAfterTooMuch(t *testing.T) {
 	defer socket.Close()
 	for i := range byte(255) {
 		for j := range byte(8) {
-			b.must(b.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4(10, 2, j, i), Mask: net.CIDRMask(32, 32)}, Scope: netlink.SCOPE_LINK}))
+			b.must(b.RouteAdd(&netlink.Route{
+				LinkIndex: eth0.Attrs().Index,
+				Dst:       &net.IPNet{IP: net.IPv4(10, 2, j, i), Mask: net.CIDRMask(32, 32)}, Scope: netlink.SCOPE_LINK,
+			}))
 		}
 	}
 	wake := make(chan struct{}, 1)

@@ -60,8 +60,10 @@ func wire(h *netlink.Handle, link, tap netlink.Link) error {
 		filter(link, prioNeighbours, unix.ETH_P_ARP, nil, mirror(tap)),
 		// ICMPv6 neighbour discovery is types 134 to 137 from routers and neighbours (RFC 4861),
 		// the first byte behind the header.
-		filter(link, prioNeighbours+10, unix.ETH_P_IPV6, []nl.TcU32Key{nextHeader(unix.IPPROTO_ICMPV6), {Mask: 0xfe000000, Val: 134 << 24, Off: 40}}, mirror(tap)),
-		filter(link, prioNeighbours+11, unix.ETH_P_IPV6, []nl.TcU32Key{nextHeader(unix.IPPROTO_ICMPV6), {Mask: 0xfe000000, Val: 136 << 24, Off: 40}}, mirror(tap)),
+		filter(link, prioNeighbours+10, unix.ETH_P_IPV6,
+			[]nl.TcU32Key{nextHeader(unix.IPPROTO_ICMPV6), {Mask: 0xfe000000, Val: 134 << 24, Off: 40}}, mirror(tap)),
+		filter(link, prioNeighbours+11, unix.ETH_P_IPV6,
+			[]nl.TcU32Key{nextHeader(unix.IPPROTO_ICMPV6), {Mask: 0xfe000000, Val: 136 << 24, Off: 40}}, mirror(tap)),
 		filter(link, prioHostPorts+20, unix.ETH_P_IP, []nl.TcU32Key{protocol(unix.IPPROTO_TCP), plainHeader(), destination(20)}, nil),
 		filter(link, prioHostPorts+21, unix.ETH_P_IP, []nl.TcU32Key{protocol(unix.IPPROTO_UDP), plainHeader(), destination(20)}, nil),
 		filter(link, prioHostPorts+30, unix.ETH_P_IPV6, []nl.TcU32Key{nextHeader(unix.IPPROTO_TCP), destination(40)}, nil),
@@ -79,8 +81,11 @@ func wire(h *netlink.Handle, link, tap netlink.Link) error {
 // filter without an action lets pass what it matches: some kernels have no act_gact.
 func filter(on netlink.Link, prio, proto uint16, keys []nl.TcU32Key, action netlink.Action) *netlink.U32 {
 	f := &netlink.U32{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: on.Attrs().Index, Parent: netlink.MakeHandle(0xffff, 0), Priority: prio, Protocol: proto},
-		ClassId:     netlink.MakeHandle(1, 1),
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: on.Attrs().Index, Parent: netlink.MakeHandle(0xffff, 0),
+			Priority: prio, Protocol: proto,
+		},
+		ClassId: netlink.MakeHandle(1, 1),
 	}
 	if action != nil {
 		f.Actions = []netlink.Action{action}

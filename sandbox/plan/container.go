@@ -104,7 +104,8 @@ func NewContainer(r Request) (Container, error) {
 			continue
 		}
 		if s := r.Sources[i]; s.Unmappable != "" {
-			errs = append(errs, fmt.Errorf("mounts[%d].uidMappings, of %q for %q: %s: %w", i, s.Name, m.Destination, s.Unmappable, errdefs.ErrInvalidArgument))
+			errs = append(errs, fmt.Errorf("mounts[%d].uidMappings, of %q for %q: %s: %w", i, s.Name,
+				m.Destination, s.Unmappable, errdefs.ErrInvalidArgument))
 		} else if err := c.addMount(r, i, m); err != nil {
 			errs = append(errs, fmt.Errorf("mounts[%d].source = %q, for %q: %w", i, s.Name, m.Destination, err))
 		}

@@ -10,8 +10,8 @@ import (
 	"cloister/vmm"
 )
 
-// The machine of a sandbox follows from the host's facts and the workload's size. Nothing is asked or
-// started.
+// The machine of a sandbox follows from the host's facts and the workload's size. Nothing is asked
+// or started.
 func ExampleMachine() {
 	host := plan.Host{Accel: vmm.AccelKVM, Kernel: "/g/kernel", Initrd: "/g/initrd", Small: true}
 	m, err := plan.Machine("default-one", host, "", oci.Size{MemoryMiB: 352, CPUs: 2}, plan.NICs([][4]byte{{1}, {2}}))

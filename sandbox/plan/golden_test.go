@@ -56,7 +56,10 @@ func describe(t *testing.T, name string, config []byte) string {
 	sandbox := describeSandbox(t, w)
 	c, err := NewContainer(Request{
 		ID: "c1", Workload: w, Sources: found(w), Tokens: tokens, Nodes: make([]string, len(w.Devices)),
-		Rules: Rules{Sockets: []string{"/run/docker.sock"}, Watch: []string{"/home"}, Labels: []LabelRule{{Folder: "/srv", Sharing: labels.Shared}}},
+		Rules: Rules{
+			Sockets: []string{"/run/docker.sock"}, Watch: []string{"/home"},
+			Labels: []LabelRule{{Folder: "/srv", Sharing: labels.Shared}},
+		},
 	})
 	if err != nil {
 		return sandbox + "refused: " + err.Error() + "\n"
@@ -98,7 +101,8 @@ func describeSandbox(t *testing.T, w *oci.Workload) string {
 	}
 	s, err := NewSandbox(SandboxRequest{Namespace: "default", ID: "c1", Workload: w, Facts: Facts{
 		Host: Host{Accel: vmm.AccelKVM, Kernel: "/guest/kernel", Initrd: "/guest/initrd", Small: true},
-		NICs: [][4]byte{{1, 2, 3, 4}}, Sizing: oci.Sizing{MaxCPUs: 8}, Hostname: "host", GuestPorts: "32768 49999", Devices: true, Wish: wish,
+		NICs: [][4]byte{{1, 2, 3, 4}}, Sizing: oci.Sizing{MaxCPUs: 8}, Hostname: "host",
+		GuestPorts: "32768 49999", Devices: true, Wish: wish,
 	}})
 	if err != nil {
 		return "sandbox refused: " + err.Error() + "\n"
@@ -173,7 +177,10 @@ func TestGolden(t *testing.T) {
 	}
 	for _, name := range append(configs, own...) {
 		workload := filepath.Base(filepath.Dir(name))
-		if slices.Contains([]string{"cri-bidirectional", "cri-hostall", "cri-privileged", "ctr-joined", "ctr-nethost", "ctr-privileged", "docker-container-namespaces"}, workload) {
+		if slices.Contains([]string{
+			"cri-bidirectional", "cri-hostall", "cri-privileged", "ctr-joined",
+			"ctr-nethost", "ctr-privileged", "docker-container-namespaces",
+		}, workload) {
 			continue // refused by oci
 		}
 		t.Run(workload, func(t *testing.T) {

@@ -36,7 +36,9 @@ type Host struct {
 // virtio-mmio device without ACPI.
 func Machine(name string, h Host, wish vmm.MachineType, size oci.Size, nics []vmm.NIC) (vmm.Machine, error) {
 	if wish == vmm.MicroVM && !h.Small {
-		return vmm.Machine{}, fmt.Errorf("machine.type = %q with a distribution's kernel, which finds no device there: use q35, or a guest image built with --kernel=small: %w", wish, errdefs.ErrFailedPrecondition)
+		return vmm.Machine{},
+			fmt.Errorf("machine.type = %q with a distribution's kernel, which finds no device there: use q35, or a guest "+
+				"image built with --kernel=small: %w", wish, errdefs.ErrFailedPrecondition)
 	}
 	if h.HugePages {
 		size.MemoryMiB += size.MemoryMiB % 2

@@ -50,7 +50,8 @@ func TestOnlyEmulatedGuestsGetTheirParameters(t *testing.T) {
 		{vmm.AccelTCG, 2, []string{"norandmaps", "noreplace-smp", "init_on_alloc=1"}},
 		{vmm.AccelKVM, 1, nil},
 	} {
-		m, err := Machine("name", Host{Accel: test.accel, Kernel: "/g/kernel", Small: true}, "", oci.Size{MemoryMiB: 608, CPUs: test.cpus}, nil)
+		m, err := Machine("name", Host{Accel: test.accel, Kernel: "/g/kernel", Small: true}, "",
+			oci.Size{MemoryMiB: 608, CPUs: test.cpus}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,7 +12,8 @@ import (
 
 func TestUsers(t *testing.T) {
 	shift := []oci.IDRange{{Container: 0, Host: 65536, Size: 65536}}
-	if diff := cmp.Diff([]string{"cloister.uids=0:65536:65536", "cloister.gids=0:65536:65536"}, Users(oci.IDMap{UIDs: shift, GIDs: shift}).Parameters()); diff != "" {
+	if diff := cmp.Diff([]string{"cloister.uids=0:65536:65536", "cloister.gids=0:65536:65536"},
+		Users(oci.IDMap{UIDs: shift, GIDs: shift}).Parameters()); diff != "" {
 		t.Errorf("kernel's line (-want +got):\n%s", diff)
 	}
 	if p := Users(oci.IDMap{}).Parameters(); p != nil {

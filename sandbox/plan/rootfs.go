@@ -57,8 +57,10 @@ func NewRootfs(mounts []Mount, isBlock map[string]bool) (Rootfs, error) {
 		return Rootfs{Host: mounts}, nil
 	}
 	if i := slices.IndexFunc(mounts, hostUpper); i >= 0 {
-		return Rootfs{}, fmt.Errorf("rootfs mount %d (%s): a writable layer in a host folder over image layers on disks: set default_size in the erofs snapshotter's config, so that the writable layer is a disk as well: %w",
-			i, mounts[i].Type, errdefs.ErrNotImplemented)
+		return Rootfs{},
+			fmt.Errorf("rootfs mount %d (%s): a writable layer in a host folder over image layers on disks: set default_size "+
+				"in the erofs snapshotter's config, so that the writable layer is a disk as well: %w",
+				i, mounts[i].Type, errdefs.ErrNotImplemented)
 	}
 	var r Rootfs
 	p := diskPlan{isBlock: isBlock}
@@ -159,7 +161,8 @@ func (p *diskPlan) addDisk(r *Rootfs, m Mount, target string) error {
 		case "X-containerd.mkfs.uuid":
 			d.MkfsUUID = value
 		case "device":
-			return fmt.Errorf("option %s: layers spread over several devices: set max_unmerged_layers = 0 in the erofs snapshotter's config: %w", o, errdefs.ErrNotImplemented)
+			return fmt.Errorf("option %s: layers spread over several devices: set max_unmerged_layers = 0 in the erofs "+
+				"snapshotter's config: %w", o, errdefs.ErrNotImplemented)
 		default:
 			if strings.HasPrefix(key, "X-containerd.") {
 				return fmt.Errorf("option %s: %w", o, errdefs.ErrNotImplemented)

@@ -12,7 +12,10 @@ import (
 
 // The mounts are those that containerd's snapshotters were seen to send.
 func TestNewRootfs(t *testing.T) {
-	overlay := Mount{Type: "overlay", Source: "overlay", Options: []string{"index=off", "workdir=/s/2/work", "upperdir=/s/2/fs", "lowerdir=/s/1/fs"}}
+	overlay := Mount{
+		Type: "overlay", Source: "overlay",
+		Options: []string{"index=off", "workdir=/s/2/work", "upperdir=/s/2/fs", "lowerdir=/s/1/fs"},
+	}
 	native := Mount{Type: "bind", Source: "/s/3", Options: []string{"rbind", "rw"}}
 	erofs := Mount{Type: "erofs", Source: "/s/1/layer.erofs", Options: []string{"ro", "loop"}}
 	for _, test := range []struct {
@@ -26,8 +29,11 @@ func TestNewRootfs(t *testing.T) {
 		{name: "overlayfs", mounts: []Mount{overlay}, want: Rootfs{Host: []Mount{overlay}}},
 		{name: "native", mounts: []Mount{native}, want: Rootfs{Host: []Mount{native}}},
 		{
-			name:   "blockfile",
-			mounts: []Mount{{Type: "ext4", Source: "/s/4/image", Options: []string{"loop", "rw", `context="system_u:object_r:container_file_t:s0:c1,c2"`}}},
+			name: "blockfile",
+			mounts: []Mount{{
+				Type: "ext4", Source: "/s/4/image",
+				Options: []string{"loop", "rw", `context="system_u:object_r:container_file_t:s0:c1,c2"`},
+			}},
 			want: Rootfs{
 				Disks: []Disk{{Path: "/s/4/image"}},
 				Guest: []Step{{Type: "ext4", OnDisk: true, Target: "rootfs", Options: []string{"rw"}}},
@@ -45,7 +51,10 @@ func TestNewRootfs(t *testing.T) {
 		{
 			name: "erofs with a writable disk",
 			mounts: []Mount{
-				{Type: "mkfs/ext4", Source: "/s/5/rwlayer.img", Options: []string{"X-containerd.mkfs.fs=ext4", "X-containerd.mkfs.size=67108864", "rw", "loop"}},
+				{
+					Type: "mkfs/ext4", Source: "/s/5/rwlayer.img",
+					Options: []string{"X-containerd.mkfs.fs=ext4", "X-containerd.mkfs.size=67108864", "rw", "loop"},
+				},
 				erofs,
 				{Type: "erofs", Source: "/s/2/layer.erofs", Options: []string{"ro", "loop"}},
 				{Type: "format/mkdir/overlay", Source: "overlay", Options: []string{
@@ -54,7 +63,11 @@ func TestNewRootfs(t *testing.T) {
 				}},
 			},
 			want: Rootfs{
-				Disks: []Disk{{Path: "/s/5/rwlayer.img", MkfsBytes: 64 << 20}, {Path: "/s/1/layer.erofs", ReadOnly: true}, {Path: "/s/2/layer.erofs", ReadOnly: true}},
+				Disks: []Disk{
+					{Path: "/s/5/rwlayer.img", MkfsBytes: 64 << 20},
+					{Path: "/s/1/layer.erofs", ReadOnly: true},
+					{Path: "/s/2/layer.erofs", ReadOnly: true},
+				},
 				Guest: []Step{
 					{Type: "ext4", OnDisk: true, Target: "layers/0", Options: []string{"rw"}},
 					{Type: "erofs", OnDisk: true, Disk: 1, Target: "layers/1", Options: []string{"ro"}},
@@ -79,21 +92,45 @@ func TestNewRootfs(t *testing.T) {
 			},
 		},
 		{
-			name:   "a writable host folder over disks",
-			mounts: []Mount{erofs, {Type: "format/mkdir/overlay", Source: "overlay", Options: []string{"upperdir=/s/6/fs", "workdir=/s/6/work", "lowerdir={{ mount 0 }}"}}},
-			err:    errdefs.ErrNotImplemented,
+			name: "a writable host folder over disks",
+			mounts: []Mount{erofs, {
+				Type: "format/mkdir/overlay", Source: "overlay",
+				Options: []string{"upperdir=/s/6/fs", "workdir=/s/6/work", "lowerdir={{ mount 0 }}"},
+			}},
+			err: errdefs.ErrNotImplemented,
 		},
 		{
 			name: "xfs", mounts: []Mount{{Type: "xfs", Source: "/i", Options: []string{"loop"}}},
 			want: Rootfs{Disks: []Disk{{Path: "/i"}}, Guest: []Step{{Type: "xfs", OnDisk: true, Target: "rootfs"}}},
 		},
-		{name: "a file system that the guest has not", mounts: []Mount{{Type: "btrfs", Source: "/i", Options: []string{"loop"}}}, err: errdefs.ErrNotImplemented},
-		{name: "several devices", mounts: []Mount{{Type: "erofs", Source: "/i", Options: []string{"loop", "device=/j"}}}, err: errdefs.ErrNotImplemented},
-		{name: "mkfs without a size", mounts: []Mount{{Type: "mkfs/ext4", Source: "/i", Options: []string{"loop"}}}, err: errdefs.ErrInvalidArgument},
-		{name: "a relative image", mounts: []Mount{{Type: "ext4", Source: "i", Options: []string{"loop"}}}, err: errdefs.ErrInvalidArgument},
-		{name: "a template of what is not there", mounts: []Mount{erofs, {Type: "format/bind", Source: "{{ mount 1 }}"}}, err: errdefs.ErrInvalidArgument},
-		{name: "a template without an end", mounts: []Mount{erofs, {Type: "format/bind", Source: "{{ mount"}}, err: errdefs.ErrInvalidArgument},
-		{name: "a backward range", mounts: []Mount{erofs, {Type: "format/overlay", Source: "overlay", Options: []string{"lowerdir={{ overlay 1 0 }}"}}}, err: errdefs.ErrInvalidArgument},
+		{
+			name: "a file system that the guest has not", mounts: []Mount{{Type: "btrfs", Source: "/i", Options: []string{"loop"}}},
+			err: errdefs.ErrNotImplemented,
+		},
+		{
+			name: "several devices", mounts: []Mount{{Type: "erofs", Source: "/i", Options: []string{"loop", "device=/j"}}},
+			err: errdefs.ErrNotImplemented,
+		},
+		{
+			name: "mkfs without a size", mounts: []Mount{{Type: "mkfs/ext4", Source: "/i", Options: []string{"loop"}}},
+			err: errdefs.ErrInvalidArgument,
+		},
+		{
+			name: "a relative image", mounts: []Mount{{Type: "ext4", Source: "i", Options: []string{"loop"}}},
+			err: errdefs.ErrInvalidArgument,
+		},
+		{
+			name: "a template of what is not there", mounts: []Mount{erofs, {Type: "format/bind", Source: "{{ mount 1 }}"}},
+			err: errdefs.ErrInvalidArgument,
+		},
+		{
+			name: "a template without an end", mounts: []Mount{erofs, {Type: "format/bind", Source: "{{ mount"}},
+			err: errdefs.ErrInvalidArgument,
+		},
+		{name: "a backward range", mounts: []Mount{
+			erofs,
+			{Type: "format/overlay", Source: "overlay", Options: []string{"lowerdir={{ overlay 1 0 }}"}},
+		}, err: errdefs.ErrInvalidArgument},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := NewRootfs(test.mounts, test.block)

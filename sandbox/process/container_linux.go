@@ -136,7 +136,8 @@ func (c *container) mountRootfs(mounts []plan.Mount, root string) error {
 	if err := mount.All(all, root); err != nil || !c.labelled() {
 		return err
 	}
-	// The option alone is lost on a bind mount, whose flags count only when they are set afterwards.
+	// The option alone is lost on a bind mount, whose flags count only when they are set
+	// afterwards.
 	return unix.MountSetattr(unix.AT_FDCWD, root, unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV})
 }
 

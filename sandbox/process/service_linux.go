@@ -183,7 +183,9 @@ func (s *Service) add(ctx context.Context, cfg Config, r *taskapi.CreateTaskRequ
 	case taken:
 		return nil, fmt.Errorf("container %s: %w", r.GetID(), errdefs.ErrAlreadyExists)
 	case sandbox == nil && w.Role == oci.Member:
-		return nil, fmt.Errorf("container %s: sandbox %q is not running: start the pod's first container before it (CRI-O: drop_infra_ctr = false): %w", r.GetID(), w.SandboxID, errdefs.ErrFailedPrecondition)
+		return nil,
+			fmt.Errorf("container %s: sandbox %q is not running: start the pod's first container before it (CRI-O: "+
+				"drop_infra_ctr = false): %w", r.GetID(), w.SandboxID, errdefs.ErrFailedPrecondition)
 	case sandbox == nil:
 		var err error
 		if sandbox, err = open(ctx, cfg, s.namespace, r.GetID(), r.GetBundle(), w); err != nil {

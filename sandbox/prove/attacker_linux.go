@@ -30,8 +30,8 @@ func final(name string) bool {
 	return slices.Contains([]string{"exec", "chroot", "unshare", "user namespace", "setns", "setuid", "ptrace"}, name)
 }
 
-// attacks are by name. Each returns nil if it has succeeded. target is what the host has prepared: a
-// pid, a path, an address.
+// attacks are by name. Each returns nil if it has succeeded. target is what the host has prepared:
+// a pid, a path, an address.
 //
 //nolint:gochecknoglobals // a table that nobody changes
 var attacks = map[string]func(target string) error{
@@ -220,7 +220,8 @@ func stealFile(target string) error {
 
 type remoteCall func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error)
 
-// remoteMemory reads or writes a process's memory, at an address that the target has behind its pid.
+// remoteMemory reads or writes a process's memory, at an address that the target has behind its
+// pid.
 func remoteMemory(target string, do remoteCall) error {
 	var pid int
 	var address uintptr

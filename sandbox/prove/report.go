@@ -48,7 +48,8 @@ type Report struct {
 	MAC      string    `json:"mac"`    // selinux, apparmor or none
 	Layers   []Layer   `json:"layers"` // that are on
 	Outcomes []Outcome `json:"attacks"`
-	// Absent are attacks on what this host does not have, such as a system call. They are not counted.
+	// Absent are attacks on what this host does not have, such as a system call. They are not
+	// counted.
 	Absent  []Outcome `json:"absent,omitempty"`
 	Verdict string    `json:"verdict"` // the closing line
 }

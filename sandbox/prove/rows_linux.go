@@ -27,8 +27,8 @@ const (
 	pidWord      = "PID"
 )
 
-// rows are all attacks, in order. dir is a folder that all users may write to, with the files of prepare;
-// tcp and socket are addresses of servers, key that of shared memory.
+// rows are all attacks, in order. dir is a folder that all users may write to, with the files of
+// prepare; tcp and socket are addresses of servers, key that of shared memory.
 func rows(dir, tcp, socket string, key int, peerFiles map[string]string) []attack {
 	var all []attack
 	add := func(by confine.Role, name, on, target string) { all = append(all, attack{by, name, on, target}) }

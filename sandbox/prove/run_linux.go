@@ -213,8 +213,8 @@ func (p *process) attack(name, target string) (said string, ended bool, err erro
 	return said, false, nil
 }
 
-// lastWords says what has come of an attack whose process ended without an answer: a program that it
-// has become, and that has done well, or its end by a signal.
+// lastWords says what has come of an attack whose process ended without an answer: a program that
+// it has become, and that has done well, or its end by a signal.
 func lastWords(name, said string, ended error) string {
 	if name == "exec" && said == "" && ended == nil {
 		return done
@@ -227,7 +227,8 @@ func (r *runner) prepare(ctx context.Context) (err error) {
 	if r.dir, err = os.MkdirTemp("", "cloister-prove-"); err != nil {
 		return err
 	}
-	// In the caller's mount namespace alone: no user of the host can put links where root's attacks go.
+	// In the caller's mount namespace alone: no user of the host can put links where root's attacks
+	// go.
 	if err := unix.Mount("cloister-prove", r.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0777,size=64m"); err != nil {
 		return fmt.Errorf("folder of what is attacked: %w", err)
 	}

@@ -60,7 +60,8 @@ func (h Host) Collect(ctx context.Context, dir statedir.Dir) error {
 	defer cancel()
 	journal, err := statedir.Open(dir)
 	if statedir.IsUnreadable(err) {
-		log.G(ctx).WithField("sandbox", dir.ID()).WithError(err).Warn("the record is unreadable: cleaning up what the host shows of the sandbox")
+		log.G(ctx).WithField("sandbox",
+			dir.ID()).WithError(err).Warn("the record is unreadable: cleaning up what the host shows of the sandbox")
 		journal, err = statedir.Rebuild(dir, func() ([]statedir.Effect, error) { return h.Found(dir) })
 	}
 	if errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) {

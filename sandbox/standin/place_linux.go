@@ -41,7 +41,8 @@ func (p Place) Layers() []prove.Layer {
 }
 
 // Disguise copies the attacker's program into a folder, once with the label of each program that it
-// stands for: an SELinux domain is entered through a file of its type. Without SELinux it makes none.
+// stands for: an SELinux domain is entered through a file of its type. Without SELinux it makes
+// none.
 func Disguise(cfg config.Config, program, folder string) (map[confine.Role]string, error) {
 	chosen, err := confine.Chosen(cfg.Labels)
 	if err != nil || chosen != confine.SELinux {

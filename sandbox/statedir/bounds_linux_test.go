@@ -30,7 +30,10 @@ func TestRecordStaysFlat(t *testing.T) {
 	j := create(t, d)
 	phase := func(i int, name string) Phase { return Phase{name, int64(1000 + i), int64(i % 90)} }
 	var start []Phase
-	for i, name := range []string{"plan", "promise", "label", "content", "prepare", "files", "qemu", "verify", "kernel", "agent", "rootfs", "create"} {
+	for i, name := range []string{
+		"plan", "promise", "label", "content", "prepare", "files", "qemu", "verify",
+		"kernel", "agent", "rootfs", "create",
+	} {
 		start = append(start, phase(i, name))
 	}
 	facts := map[string]string{"kernel": "6.12.1", "image": "/usr/share/cloister/guest/small"}
@@ -58,7 +61,8 @@ func TestRecordStaysFlat(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(j.Done(seq, nil), j.Note(facts, []Phase{phase(i, "rootfs"), phase(i, "create"), phase(i, "remove")}), j.Forget(seq)); err != nil {
+		if err := errors.Join(j.Done(seq, nil), j.Note(facts, []Phase{phase(i, "rootfs"), phase(i, "create"), phase(i, "remove")}),
+			j.Forget(seq)); err != nil {
 			t.Fatal(err)
 		}
 		if i == maxPhases { // the ring is full

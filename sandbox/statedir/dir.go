@@ -39,7 +39,8 @@ func ParseID(s string) (ID, error) {
 		case (r == '.' || r == '-' || r == '_') && !joint:
 			joint = true
 		default:
-			return "", fmt.Errorf("id %q: letters and digits, with single dots, dashes or underscores between them: %w", s, errdefs.ErrInvalidArgument)
+			return "", fmt.Errorf("id %q: letters and digits, with single dots, dashes or underscores between them: %w",
+				s, errdefs.ErrInvalidArgument)
 		}
 	}
 	if joint {

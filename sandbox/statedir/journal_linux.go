@@ -313,7 +313,8 @@ func (j *Journal) write(r Record) error {
 		return err
 	}
 	if len(data) > maxWritten {
-		return fmt.Errorf("%d bytes, at most %d are written: a sandbox has too many effects: %w", len(data), maxWritten, errdefs.ErrResourceExhausted)
+		return fmt.Errorf("%d bytes, at most %d are written: a sandbox has too many effects: %w", len(data),
+			maxWritten, errdefs.ErrResourceExhausted)
 	}
 	if err := writeSync(j.dir.newFile(), append(data, '\n')); err != nil {
 		return err

@@ -78,7 +78,10 @@ func TestJournal(t *testing.T) {
 	if diff := cmp.Diff(j.Record(), got); diff != "" {
 		t.Errorf("disk differs from memory:\n%s", diff)
 	}
-	want := []Effect{{Seq: seq, Kind: KindMount, Path: "/x"}, {Seq: pid, Kind: KindProcess, Detail: d.Marker(), Process: sys.Process{PID: 7, Start: 9}, Done: true}}
+	want := []Effect{
+		{Seq: seq, Kind: KindMount, Path: "/x"},
+		{Seq: pid, Kind: KindProcess, Detail: d.Marker(), Process: sys.Process{PID: 7, Start: 9}, Done: true},
+	}
 	if diff := cmp.Diff(want, got.Effects); diff != "" {
 		t.Errorf("effects (-want +got):\n%s", diff)
 	}

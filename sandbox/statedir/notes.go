@@ -14,8 +14,8 @@ import (
 // maxWaiting bounds the phases that wait to be written down. The oldest are dropped.
 const maxWaiting = 64
 
-// Notes is what people ask of a sandbox before it is written to the record: facts, and how long each
-// phase took. Its methods may be called at once.
+// Notes is what people ask of a sandbox before it is written to the record: facts, and how long
+// each phase took. Its methods may be called at once.
 type Notes struct {
 	begun time.Time
 

@@ -75,7 +75,10 @@ func TestFileStaysSmall(t *testing.T) {
 }
 
 func TestDamagedCountsAreReplaced(t *testing.T) {
-	for name, text := range map[string]string{"empty": "", "cut": `{"version":1,"star`, "later": `{"version":99}`, "null": `{"version":1,"phases":{"qemu":null}}`} {
+	for name, text := range map[string]string{
+		"empty": "", "cut": `{"version":1,"star`,
+		"later": `{"version":99}`, "null": `{"version":1,"phases":{"qemu":null}}`,
+	} {
 		t.Run(name, func(t *testing.T) {
 			state := t.TempDir()
 			if err := os.WriteFile(filepath.Join(state, fileName), []byte(text), 0o600); err != nil {

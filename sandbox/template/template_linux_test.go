@@ -323,7 +323,8 @@ func TestDraftOfTheDeadGoes(t *testing.T) {
 }
 
 func TestHostCPU(t *testing.T) {
-	cpu := "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: A CPU\nflags\t\t: fpu vme\ncpu MHz\t\t: 2100.1\n\nprocessor\t: 1\nflags\t\t: fpu\n"
+	cpu := "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: A CPU\nflags\t\t: fpu vme\ncpu MHz\t\t: " +
+		"2100.1\n\nprocessor\t: 1\nflags\t\t: fpu\n"
 	a := hostCPU(cpu)
 	if !strings.HasPrefix(a, "A CPU ") {
 		t.Errorf("hostCPU = %q", a)
@@ -337,7 +338,10 @@ func TestHostCPU(t *testing.T) {
 }
 
 func FuzzParseManifest(f *testing.F) {
-	m := Manifest{Format: format, Key: Key{MemoryMiB: 8}, State: Blob{1, strings.Repeat("0", 64)}, Memory: Blob{pageBytes, strings.Repeat("0", 64)}, Extents: []Extent{{0, pageBytes}}}
+	m := Manifest{
+		Format: format, Key: Key{MemoryMiB: 8}, State: Blob{1, strings.Repeat("0", 64)},
+		Memory: Blob{pageBytes, strings.Repeat("0", 64)}, Extents: []Extent{{0, pageBytes}},
+	}
 	m.ID = m.Key.ID()
 	good, err := json.Marshal(m)
 	if err != nil {

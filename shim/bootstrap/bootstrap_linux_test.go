@@ -45,7 +45,8 @@ func (v invocation) run(t *testing.T, args ...string) (stdout, stderr []byte, er
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), self, append([]string{"-namespace", "ns", "-address", "/run/c.sock", "-publish-binary", "containerd", "-id", v.id}, args...)...)
+	cmd := exec.CommandContext(t.Context(), self,
+		append([]string{"-namespace", "ns", "-address", "/run/c.sock", "-publish-binary", "containerd", "-id", v.id}, args...)...)
 	cmd.Dir = v.bundle
 	cmd.Env = append(os.Environ(), fakeEnv+"="+v.mode)
 	cmd.Env = append(cmd.Env, v.env...)
@@ -80,7 +81,10 @@ func socketDir(t *testing.T) string {
 
 func params(t *testing.T, id, dir string) []byte {
 	t.Helper()
-	data, err := proto.Marshal(&bootapi.BootstrapParams{InstanceID: id, Namespace: "ns", SocketDir: &dir, LogLevel: bootapi.LogLevel_LOG_LEVEL_DEBUG})
+	data, err := proto.Marshal(&bootapi.BootstrapParams{
+		InstanceID: id, Namespace: "ns", SocketDir: &dir,
+		LogLevel: bootapi.LogLevel_LOG_LEVEL_DEBUG,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +223,8 @@ func TestCoreScheduling(t *testing.T) {
 		t.Fatal(err)
 	}
 	var cookie uint64
-	if err := unix.Prctl(unix.PR_SCHED_CORE, unix.PR_SCHED_CORE_GET, uintptr(resp.GetShimPid()), unix.PR_SCHED_CORE_SCOPE_THREAD, uintptr(unsafe.Pointer(&cookie))); err != nil || cookie == 0 {
+	if err := unix.Prctl(unix.PR_SCHED_CORE, unix.PR_SCHED_CORE_GET, uintptr(resp.GetShimPid()),
+		unix.PR_SCHED_CORE_SCOPE_THREAD, uintptr(unsafe.Pointer(&cookie))); err != nil || cookie == 0 {
 		t.Errorf("cookie of the daemon = %d, %v, want one", cookie, err)
 	}
 	if _, err := client.Shutdown(t.Context(), &taskapi.ShutdownRequest{}); err != nil {
@@ -423,7 +428,8 @@ func TestInfo(t *testing.T) {
 		if err := errors.Join(err, errorOf(errs), proto.Unmarshal(out, &info)); err != nil {
 			t.Fatal(err)
 		}
-		if info.GetName() != "io.containerd.fake.v2" || info.GetVersion().GetVersion() != "1.2.3" || (info.GetAnnotations()["options"] == "x/y") != (stdin != nil) {
+		if info.GetName() != "io.containerd.fake.v2" || info.GetVersion().GetVersion() != "1.2.3" ||
+			(info.GetAnnotations()["options"] == "x/y") != (stdin != nil) {
 			t.Errorf("-info = %v", &info)
 		}
 		if got, want := info.GetAnnotations()["containerd.io/runtime-allow-mounts"], "erofs,ext4,mkfs/*"; got != want {

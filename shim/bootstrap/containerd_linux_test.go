@@ -220,7 +220,8 @@ func testCrash(t *testing.T, d daemon) {
 		d.Place.Run(t, "kill", "-KILL", fmt.Sprint(pid))
 	}
 	d.checkClean(t)
-	if data, err := os.ReadFile(filepath.Join(d.Place.Dir, "deleted-sleep-bad")); err != nil || !strings.HasSuffix(string(data), "/default/sleep-bad") {
+	if data, err := os.ReadFile(filepath.Join(d.Place.Dir, "deleted-sleep-bad")); err != nil ||
+		!strings.HasSuffix(string(data), "/default/sleep-bad") {
 		t.Errorf("delete was not called with the bundle: %q, %v", data, err)
 	}
 	d.Must(t, "container", "delete", "sleep-bad")

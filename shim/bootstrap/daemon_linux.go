@@ -45,7 +45,10 @@ type Daemon struct {
 func (cfg Config) serve(ctx context.Context, a arguments) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d := &Daemon{Request: a.request, Group: a.group, socket: a.socket, cancel: cancel, ready: os.NewFile(fdReady, "ready"), Mounts: os.NewFile(fdMounts, "mounts")}
+	d := &Daemon{
+		Request: a.request, Group: a.group, socket: a.socket, cancel: cancel,
+		ready: os.NewFile(fdReady, "ready"), Mounts: os.NewFile(fdMounts, "mounts"),
+	}
 	for fd := fdSocket; fd <= fdMounts; fd++ {
 		unix.CloseOnExec(fd)
 	}

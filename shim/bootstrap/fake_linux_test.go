@@ -124,7 +124,8 @@ func (f *fake) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taska
 	f.mu.Lock()
 	f.tasks[r.ID] = &fakeTask{id: r.ID, io: io, guest: guest, status: task.Status_CREATED, exited: make(chan struct{})}
 	f.mu.Unlock()
-	return &taskapi.CreateTaskResponse{Pid: f.pid()}, f.events.Publish(ctx, &eventsapi.TaskCreate{ContainerID: r.ID, Bundle: r.Bundle, Pid: f.pid()})
+	return &taskapi.CreateTaskResponse{Pid: f.pid()},
+		f.events.Publish(ctx, &eventsapi.TaskCreate{ContainerID: r.ID, Bundle: r.Bundle, Pid: f.pid()})
 }
 
 func (f *fake) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
@@ -164,7 +165,10 @@ func (f *fake) end(ctx context.Context, t *fakeTask, status uint32) {
 	t.status, t.exit = task.Status_STOPPED, status
 	t.guest.Close()
 	close(t.exited)
-	_ = f.events.Publish(ctx, &eventsapi.TaskExit{ContainerID: t.id, ID: t.id, Pid: f.pid(), ExitStatus: status, ExitedAt: timestamppb.Now()})
+	_ = f.events.Publish(ctx, &eventsapi.TaskExit{
+		ContainerID: t.id, ID: t.id, Pid: f.pid(),
+		ExitStatus: status, ExitedAt: timestamppb.Now(),
+	})
 }
 
 func (f *fake) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
@@ -221,7 +225,10 @@ func (f *fake) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.D
 	f.mu.Lock()
 	delete(f.tasks, r.ID)
 	f.mu.Unlock()
-	if err := f.events.Publish(ctx, &eventsapi.TaskDelete{ContainerID: r.ID, Pid: f.pid(), ExitStatus: t.exit, ExitedAt: timestamppb.Now()}); err != nil {
+	if err := f.events.Publish(ctx, &eventsapi.TaskDelete{
+		ContainerID: r.ID, Pid: f.pid(), ExitStatus: t.exit,
+		ExitedAt: timestamppb.Now(),
+	}); err != nil {
 		return nil, err
 	}
 	return &taskapi.DeleteResponse{Pid: f.pid(), ExitStatus: t.exit, ExitedAt: timestamppb.Now()}, nil

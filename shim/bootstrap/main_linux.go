@@ -89,7 +89,8 @@ func (r *Request) complete() error {
 }
 
 func (cfg Config) printVersion() error {
-	_, err := fmt.Fprintf(os.Stdout, "%s:\n  Version:  %s\n  Revision: %s\n  Go version: %s\n", filepath.Base(os.Args[0]), cfg.Version, cfg.Revision, runtime.Version())
+	_, err := fmt.Fprintf(os.Stdout, "%s:\n  Version:  %s\n  Revision: %s\n  Go version: %s\n",
+		filepath.Base(os.Args[0]), cfg.Version, cfg.Revision, runtime.Version())
 	return err
 }
 

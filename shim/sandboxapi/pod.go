@@ -40,7 +40,8 @@ func checkUsers(users *runtimeapi.UserNamespace) error {
 	case users == nil || mode == runtimeapi.NamespaceMode_NODE:
 		return nil
 	case mode != runtimeapi.NamespaceMode_POD:
-		return fmt.Errorf("%s.mode = %s: a pod has one user namespace or none: want POD or NODE: %w", field, mode, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%s.mode = %s: a pod has one user namespace or none: want POD or NODE: %w", field,
+			mode, errdefs.ErrInvalidArgument)
 	case len(users.GetUids()) == 0 || len(users.GetGids()) == 0:
 		return fmt.Errorf("%s: uids and gids are missing: a user namespace needs both: %w", field, errdefs.ErrInvalidArgument)
 	}
@@ -85,7 +86,10 @@ func label(o *runtimeapi.SELinuxOption) string {
 	if o.GetLevel() == "" {
 		return ""
 	}
-	return strings.Join([]string{cmp.Or(o.GetUser(), "system_u"), cmp.Or(o.GetRole(), "system_r"), cmp.Or(o.GetType(), "container_t"), o.GetLevel()}, ":")
+	return strings.Join([]string{
+		cmp.Or(o.GetUser(), "system_u"), cmp.Or(o.GetRole(), "system_r"),
+		cmp.Or(o.GetType(), "container_t"), o.GetLevel(),
+	}, ":")
 }
 
 // files are those of /etc that a pod's containers share.

@@ -20,13 +20,17 @@ func TestNewPod(t *testing.T) {
 		Hostname: "web-0", Annotations: map[string]string{"a": "b"},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
 			CgroupParent: "/kubepods/pod1", Sysctls: map[string]string{"net.ipv4.tcp_syncookies": "1"},
-			Resources: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 30, CpuQuota: 150000, CpuPeriod: 100000, CpuShares: 512},
+			Resources: &runtimeapi.LinuxContainerResources{
+				MemoryLimitInBytes: 1 << 30, CpuQuota: 150000,
+				CpuPeriod: 100000, CpuShares: 512,
+			},
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 				NamespaceOptions: &runtimeapi.NamespaceOption{
 					Network: runtimeapi.NamespaceMode_NODE, Pid: runtimeapi.NamespaceMode_NODE,
 					UsernsOptions: &runtimeapi.UserNamespace{
 						Mode: runtimeapi.NamespaceMode_POD,
-						Uids: []*runtimeapi.IDMapping{{HostId: 1, Length: 2}}, Gids: []*runtimeapi.IDMapping{{ContainerId: 3, HostId: 4, Length: 5}},
+						Uids: []*runtimeapi.IDMapping{{HostId: 1, Length: 2}},
+						Gids: []*runtimeapi.IDMapping{{ContainerId: 3, HostId: 4, Length: 5}},
 					},
 				},
 				SelinuxOptions: &runtimeapi.SELinuxOption{Level: "s0:c1,c2"},
@@ -57,7 +61,11 @@ func TestParseConfig(t *testing.T) {
 	encode := func(users *runtimeapi.UserNamespace) []byte {
 		config := &runtimeapi.PodSandboxConfig{Hostname: "h"}
 		if users != nil {
-			config.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{UsernsOptions: users}}}
+			config.Linux = &runtimeapi.LinuxPodSandboxConfig{
+				SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
+					NamespaceOptions: &runtimeapi.NamespaceOption{UsernsOptions: users},
+				},
+			}
 		}
 		data, err := proto.Marshal(config)
 		if err != nil {
@@ -77,8 +85,15 @@ func TestParseConfig(t *testing.T) {
 		{name: "another type", url: "containerd.runc.v1.Options", data: data, wantErr: errdefs.ErrInvalidArgument},
 		{name: "users", url: configType, data: encode(&runtimeapi.UserNamespace{Uids: ids, Gids: ids})},
 		{name: "the host's users", url: configType, data: encode(&runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_NODE})},
-		{name: "users without groups", url: configType, data: encode(&runtimeapi.UserNamespace{Uids: ids}), wantErr: errdefs.ErrInvalidArgument},
-		{name: "users of a container", url: configType, data: encode(&runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_CONTAINER, Uids: ids, Gids: ids}), wantErr: errdefs.ErrInvalidArgument},
+		{
+			name: "users without groups", url: configType, data: encode(&runtimeapi.UserNamespace{Uids: ids}),
+			wantErr: errdefs.ErrInvalidArgument,
+		},
+		{
+			name: "users of a container", url: configType,
+			data:    encode(&runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_CONTAINER, Uids: ids, Gids: ids}),
+			wantErr: errdefs.ErrInvalidArgument,
+		},
 		{name: "broken", url: configType, data: []byte{0xff}, wantErr: errdefs.ErrInvalidArgument},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -105,7 +120,10 @@ func FuzzParseConfig(f *testing.F) {
 }
 
 func TestResolv(t *testing.T) {
-	got := string(resolv(&runtimeapi.DNSConfig{Servers: []string{"10.0.0.1", "::1"}, Searches: []string{"a", "b"}, Options: []string{"ndots:5"}}))
+	got := string(resolv(&runtimeapi.DNSConfig{
+		Servers:  []string{"10.0.0.1", "::1"},
+		Searches: []string{"a", "b"}, Options: []string{"ndots:5"},
+	}))
 	if want := "search a b\nnameserver 10.0.0.1\nnameserver ::1\noptions ndots:5\n"; got != want {
 		t.Errorf("resolv = %q, want %q", got, want)
 	}

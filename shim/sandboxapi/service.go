@@ -111,7 +111,10 @@ func (s *Service) SandboxStatus(_ context.Context, r *sandboxv1.SandboxStatusReq
 	s.mu.Lock()
 	created := s.created
 	s.mu.Unlock()
-	answer := &sandboxv1.SandboxStatusResponse{SandboxID: r.GetSandboxID(), Pid: status.Pid, State: notReady, CreatedAt: timestamppb.New(created)}
+	answer := &sandboxv1.SandboxStatusResponse{
+		SandboxID: r.GetSandboxID(), Pid: status.Pid, State: notReady,
+		CreatedAt: timestamppb.New(created),
+	}
 	switch status.State {
 	case runtime.Running:
 		answer.State = ready

@@ -80,7 +80,10 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		return nil, err
 	}
 	for _, m := range r.GetRootfs() {
-		req.Rootfs = append(req.Rootfs, runtime.Mount{Type: m.GetType(), Source: m.GetSource(), Target: m.GetTarget(), Options: m.GetOptions()})
+		req.Rootfs = append(req.Rootfs, runtime.Mount{
+			Type: m.GetType(), Source: m.GetSource(),
+			Target: m.GetTarget(), Options: m.GetOptions(),
+		})
 	}
 	pid, err := s.runtime.Create(ctx, req)
 	if err != nil {
@@ -100,7 +103,8 @@ func ConfigPath(options *anypb.Any) (string, error) {
 			return "", fmt.Errorf("runtime options: %w: %w", errdefs.ErrInvalidArgument, err)
 		}
 		if runc.GetBinaryName() != "" {
-			return "", fmt.Errorf("runtime option BinaryName %q: containers run in a guest, by the guest's own runtime: leave it out: %w", runc.GetBinaryName(), errdefs.ErrInvalidArgument)
+			return "", fmt.Errorf("runtime option BinaryName %q: containers run in a guest, by the guest's own runtime: leave it out: %w",
+				runc.GetBinaryName(), errdefs.ErrInvalidArgument)
 		}
 		return "", nil
 	}
@@ -109,7 +113,8 @@ func ConfigPath(options *anypb.Any) (string, error) {
 	}
 	var o optionsapi.Options
 	if options.GetTypeUrl() != string(o.ProtoReflect().Descriptor().FullName()) {
-		return "", fmt.Errorf("runtime options of type %q: want %s with config_path: %w", options.GetTypeUrl(), o.ProtoReflect().Descriptor().FullName(), errdefs.ErrInvalidArgument)
+		return "", fmt.Errorf("runtime options of type %q: want %s with config_path: %w", options.GetTypeUrl(),
+			o.ProtoReflect().Descriptor().FullName(), errdefs.ErrInvalidArgument)
 	}
 	if err := proto.Unmarshal(options.GetValue(), &o); err != nil {
 		return "", fmt.Errorf("runtime options: %w: %w", errdefs.ErrInvalidArgument, err)

@@ -101,7 +101,9 @@ type request struct {
 }
 
 // ask makes a request of a method's.
-func ask[Q any, A proto.Message](method func(*Service, context.Context, Q) (A, error), q Q) func(context.Context, *Service) (proto.Message, error) {
+func ask[Q any, A proto.Message](method func(*Service, context.Context, Q) (A, error),
+	q Q,
+) func(context.Context, *Service) (proto.Message, error) {
 	return func(ctx context.Context, s *Service) (proto.Message, error) { return method(s, ctx, q) }
 }
 
@@ -116,24 +118,60 @@ func requests() []request {
 		}), call{"create", []any{runtime.CreateRequest{
 			ID: "c", Bundle: "/b", Stdio: io, Rootfs: []runtime.Mount{{Type: "bind", Source: "/s", Target: "t", Options: []string{"ro"}}},
 		}}}, &taskapi.CreateTaskResponse{Pid: 7}},
-		{"start", ask((*Service).Start, &taskapi.StartRequest{ID: "c", ExecID: "e"}), call{"start", []any{e}}, &taskapi.StartResponse{Pid: 7}},
+		{
+			"start", ask((*Service).Start, &taskapi.StartRequest{ID: "c", ExecID: "e"}),
+			call{"start", []any{e}},
+			&taskapi.StartResponse{Pid: 7},
+		},
 		{"exec", ask((*Service).Exec, &taskapi.ExecProcessRequest{
 			ID: "c", ExecID: "e", Spec: &anypb.Any{Value: []byte("{}")}, Stdin: "/i", Stdout: "/o", Stderr: "/e", Terminal: true,
 		}), call{"exec", []any{runtime.ExecRequest{Ref: e, Spec: []byte("{}"), Stdio: io}}}, nil},
-		{"delete", ask((*Service).Delete, &taskapi.DeleteRequest{ID: "c"}), call{"delete", []any{c}}, &taskapi.DeleteResponse{Pid: 7, ExitStatus: 3, ExitedAt: at}},
-		{"wait", ask((*Service).Wait, &taskapi.WaitRequest{ID: "c", ExecID: "e"}), call{"wait", []any{e}}, &taskapi.WaitResponse{ExitStatus: 3, ExitedAt: at}},
-		{"pids", ask((*Service).Pids, &taskapi.PidsRequest{ID: "c"}), call{"pids", []any{"c"}}, &taskapi.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: 7}}}},
+		{
+			"delete", ask((*Service).Delete, &taskapi.DeleteRequest{ID: "c"}),
+			call{"delete", []any{c}},
+			&taskapi.DeleteResponse{Pid: 7, ExitStatus: 3, ExitedAt: at},
+		},
+		{
+			"wait", ask((*Service).Wait, &taskapi.WaitRequest{ID: "c", ExecID: "e"}),
+			call{"wait", []any{e}},
+			&taskapi.WaitResponse{ExitStatus: 3, ExitedAt: at},
+		},
+		{
+			"pids", ask((*Service).Pids, &taskapi.PidsRequest{ID: "c"}),
+			call{"pids", []any{"c"}},
+			&taskapi.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: 7}}},
+		},
 		{"pause", ask((*Service).Pause, &taskapi.PauseRequest{ID: "c"}), call{"pause", []any{"c"}}, nil},
 		{"resume", ask((*Service).Resume, &taskapi.ResumeRequest{ID: "c"}), call{"resume", []any{"c"}}, nil},
 		{"kill", ask((*Service).Kill, &taskapi.KillRequest{ID: "c", Signal: 9, All: true}), call{"kill", []any{c, uint32(9), true}}, nil},
-		{"resize", ask((*Service).ResizePty, &taskapi.ResizePtyRequest{ID: "c", Width: 80, Height: 25}), call{"resize", []any{c, uint32(80), uint32(25)}}, nil},
-		{"close stdin", ask((*Service).CloseIO, &taskapi.CloseIORequest{ID: "c", ExecID: "e", Stdin: true}), call{"close stdin", []any{e}}, nil},
-		{"update", ask((*Service).Update, &taskapi.UpdateTaskRequest{ID: "c", Resources: &anypb.Any{Value: []byte("{}")}}), call{"update", []any{"c", "{}"}}, nil},
-		{"stats", ask((*Service).Stats, &taskapi.StatsRequest{ID: "c"}), call{"stats", []any{"c"}}, &taskapi.StatsResponse{Stats: &anypb.Any{TypeUrl: "io.containerd.cgroups.v2.Metrics"}}},
+		{
+			"resize", ask((*Service).ResizePty, &taskapi.ResizePtyRequest{ID: "c", Width: 80, Height: 25}),
+			call{"resize", []any{c, uint32(80), uint32(25)}},
+			nil,
+		},
+		{
+			"close stdin", ask((*Service).CloseIO, &taskapi.CloseIORequest{ID: "c", ExecID: "e", Stdin: true}),
+			call{"close stdin", []any{e}},
+			nil,
+		},
+		{
+			"update", ask((*Service).Update, &taskapi.UpdateTaskRequest{ID: "c", Resources: &anypb.Any{Value: []byte("{}")}}),
+			call{"update", []any{"c", "{}"}},
+			nil,
+		},
+		{
+			"stats", ask((*Service).Stats, &taskapi.StatsRequest{ID: "c"}),
+			call{"stats", []any{"c"}},
+			&taskapi.StatsResponse{Stats: &anypb.Any{TypeUrl: "io.containerd.cgroups.v2.Metrics"}},
+		},
 		{"state", ask((*Service).State, &taskapi.StateRequest{ID: "c"}), call{"state", []any{c}}, &taskapi.StateResponse{
 			ID: "c", Bundle: "/b", Pid: 7, Status: tasktypes.Status_STOPPED, ExitStatus: 3, ExitedAt: at,
 		}},
-		{"connect", ask((*Service).Connect, &taskapi.ConnectRequest{ID: "c"}), call{"pids", []any{"c"}}, &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), TaskPid: 7}},
+		{
+			"connect", ask((*Service).Connect, &taskapi.ConnectRequest{ID: "c"}),
+			call{"pids", []any{"c"}},
+			&taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), TaskPid: 7},
+		},
 	}
 }
 
@@ -158,8 +196,10 @@ func TestRequestsBecomeCalls(t *testing.T) {
 // TestErrorsKeepTheirClass has the runtime fail, and looks at what a client gets.
 func TestErrorsKeepTheirClass(t *testing.T) {
 	for class, want := range map[error]codes.Code{
-		errdefs.ErrNotFound: codes.NotFound, errdefs.ErrAlreadyExists: codes.AlreadyExists, errdefs.ErrFailedPrecondition: codes.FailedPrecondition,
-		errdefs.ErrInvalidArgument: codes.InvalidArgument, errdefs.ErrNotImplemented: codes.Unimplemented, errdefs.ErrUnavailable: codes.Unavailable,
+		errdefs.ErrNotFound: codes.NotFound, errdefs.ErrAlreadyExists: codes.AlreadyExists,
+		errdefs.ErrFailedPrecondition: codes.FailedPrecondition,
+		errdefs.ErrInvalidArgument:    codes.InvalidArgument, errdefs.ErrNotImplemented: codes.Unimplemented,
+		errdefs.ErrUnavailable: codes.Unavailable,
 		errors.New("anything"): codes.Unknown, context.DeadlineExceeded: codes.DeadlineExceeded,
 	} {
 		for _, r := range requests() {
@@ -197,8 +237,12 @@ func TestRefusedRequests(t *testing.T) {
 		{"checkpoint", ask((*Service).Create, &taskapi.CreateTaskRequest{ID: "c", Checkpoint: "/x"}), errdefs.ErrNotImplemented},
 		{"id", ask((*Service).Create, &taskapi.CreateTaskRequest{ID: "../c"}), errdefs.ErrInvalidArgument},
 		{"exec id", ask((*Service).Exec, &taskapi.ExecProcessRequest{ID: "c", ExecID: "a/b"}), errdefs.ErrInvalidArgument},
-		{"options of another type", ask((*Service).Create, &taskapi.CreateTaskRequest{ID: "c", Options: packed(timestamppb.New(died))}), errdefs.ErrInvalidArgument},
-		{"a binary of runc's", ask((*Service).Create, &taskapi.CreateTaskRequest{ID: "c", Options: packed(&runcoptions.Options{BinaryName: "x"})}), errdefs.ErrInvalidArgument},
+		{
+			"options of another type", ask((*Service).Create, &taskapi.CreateTaskRequest{ID: "c", Options: packed(timestamppb.New(died))}),
+			errdefs.ErrInvalidArgument,
+		},
+		{"a binary of runc's", ask((*Service).Create,
+			&taskapi.CreateTaskRequest{ID: "c", Options: packed(&runcoptions.Options{BinaryName: "x"})}), errdefs.ErrInvalidArgument},
 		{"checkpoint of a task", ask((*Service).Checkpoint, &taskapi.CheckpointTaskRequest{ID: "c"}), errdefs.ErrNotImplemented},
 	} {
 		f := &fake{}
@@ -210,7 +254,8 @@ func TestRefusedRequests(t *testing.T) {
 		}
 	}
 	f := &fake{}
-	if _, err := New(f, "ns", func() {}).Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c", Options: packed(&optionsapi.Options{ConfigPath: "/x.toml"})}); err != nil {
+	if _, err := New(f, "ns", func() {}).Create(t.Context(),
+		&taskapi.CreateTaskRequest{ID: "c", Options: packed(&optionsapi.Options{ConfigPath: "/x.toml"})}); err != nil {
 		t.Fatal(err)
 	}
 	if got, ok := f.call.(call); !ok || got.Args[0].(runtime.CreateRequest).Config != "/x.toml" { //nolint:forcetypeassert // the fake's own

@@ -11,7 +11,10 @@ import (
 // postgres is the beginning of its scripts: D is the cluster.
 const postgres = `
 as() { setpriv --reuid=postgres --regid=postgres --clear-groups env HOME=/tmp PATH=/usr/lib/postgresql/15/bin:$PATH PGHOST=/tmp "$@"; }
-start() { as pg_ctl --pgdata=$D --wait --timeout=600 --log=/tmp/log --options="-k /tmp -c listen_addresses= -c shared_buffers=16MB" start >/dev/null || { cat /tmp/log; exit 1; }; }
+start() {
+	as pg_ctl --pgdata=$D --wait --timeout=600 --log=/tmp/log --options="-k /tmp -c listen_addresses= -c shared_buffers=16MB" \
+		start >/dev/null || { cat /tmp/log; exit 1; }
+}
 sql() { as psql -qAtc "$1" postgres; }
 D=`
 
@@ -34,7 +37,8 @@ until [ $(sql 'select count(*) from pgbench_history') -ge 100 ]; do sleep 0.2; d
 			c.again()
 			return c.sh(postgres + folder + `
 start
-sql "select count(*) >= 100, (select sum(abalance) from pgbench_accounts) = sum(delta), (select sum(tbalance) from pgbench_tellers) = sum(delta),
+sql "select count(*) >= 100, (select sum(abalance) from pgbench_accounts) = sum(delta),
+	(select sum(tbalance) from pgbench_tellers) = sum(delta),
 	(select sum(bbalance) from pgbench_branches) = sum(delta) from pgbench_history"
 as pgbench --no-vacuum --client=4 --transactions=10 postgres | grep -o 'number of transactions actually processed.*'
 as pg_ctl --pgdata=$D --mode=fast --wait stop >/dev/null`)

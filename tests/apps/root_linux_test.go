@@ -33,7 +33,8 @@ func debian() recipe {
 		finish: `
 rm -rf /var/cache/apt/archives/*.deb /var/lib/apt/lists/* /usr/share/doc /usr/share/man /usr/share/locale /var/lib/postgresql/15
 install -d -o postgres -g postgres -m 700 /srv/pg
-setpriv --reuid=postgres --regid=postgres --clear-groups /usr/lib/postgresql/15/bin/initdb --pgdata=/srv/pg --no-sync --auth=trust --locale=C.UTF-8 >/dev/null
+setpriv --reuid=postgres --regid=postgres --clear-groups /usr/lib/postgresql/15/bin/initdb \
+	--pgdata=/srv/pg --no-sync --auth=trust --locale=C.UTF-8 >/dev/null
 useradd --uid 2000 --create-home user
 `,
 	}

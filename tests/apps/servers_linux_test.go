@@ -94,7 +94,8 @@ func watcherApp() app {
 		use: func(_ *testing.T, c *container) string {
 			return c.sh(`
 (inotifywait --monitor --recursive --event create --format '%w%f' /data/watched >/tmp/events 2>/tmp/err &)
-until grep -q 'Watches established' /tmp/err; do if grep -q -i 'couldn.t\|failed\|limit' /tmp/err; then cat /tmp/err; exit 1; fi; sleep 0.2; done
+until grep -q 'Watches established' /tmp/err; do if grep -q -i 'couldn.t\|failed\|limit' /tmp/err; then cat /tmp/err; exit 1; fi
+	sleep 0.2; done
 touch /data/watched/199/99/file
 until [ -s /tmp/events ]; do sleep 0.1; done
 cat /tmp/events`)

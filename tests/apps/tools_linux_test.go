@@ -23,7 +23,8 @@ func gitApp() app {
 export HOME=/tmp GIT_AUTHOR_DATE='2026-01-01T00:00:00Z' GIT_COMMITTER_DATE='2026-01-01T00:00:00Z'
 git config --global user.name someone; git config --global user.email someone@example.org
 git init --quiet --initial-branch=main /mnt/repo; cd /mnt/repo
-for d in $(seq 50); do mkdir dir$d; (cd dir$d; seq $((d * 1000)) $((d * 1000 + 99)) | split --lines=1 --suffix-length=3 --numeric-suffixes - file); done
+for d in $(seq 50); do mkdir dir$d; (cd dir$d; seq $((d * 1000)) $((d * 1000 + 99)) |
+	split --lines=1 --suffix-length=3 --numeric-suffixes - file); done
 git add .; git commit --quiet --message=first`)
 		},
 		use: func(_ *testing.T, c *container) string {
@@ -52,12 +53,14 @@ func aptApp() app {
 		use: func(_ *testing.T, c *container) string {
 			return c.sh(`
 mkdir -p /repo /build/DEBIAN /build/usr/bin /build/usr/share/hello /etc/apt/sources.list.d
-printf 'Package: hello-apps\nVersion: 1.0\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: says hello\n' >/build/DEBIAN/control
+printf 'Package: %s\nVersion: 1.0\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: says hello\n' \
+	hello-apps >/build/DEBIAN/control
 printf '#!/bin/sh\necho configured >/var/lib/hello\n' >/build/DEBIAN/postinst; chmod 755 /build/DEBIAN/postinst
 printf '#!/bin/sh\necho hello\n' >/build/usr/bin/hello-apps; chmod 755 /build/usr/bin/hello-apps
 for i in $(seq 100); do echo $i >/build/usr/share/hello/$i; done
 dpkg-deb --root-owner-group --build /build /repo/hello.deb >/dev/null
-(cat /build/DEBIAN/control; echo Filename: ./hello.deb; echo Size: $(stat --format=%s /repo/hello.deb); echo SHA256: $(sha256sum /repo/hello.deb | cut -d' ' -f1)) >/repo/Packages
+(cat /build/DEBIAN/control; echo Filename: ./hello.deb; echo Size: $(stat --format=%s /repo/hello.deb)
+	echo SHA256: $(sha256sum /repo/hello.deb | cut -d' ' -f1)) >/repo/Packages
 rm -f /etc/apt/sources.list; echo 'deb [trusted=yes] file:/repo ./' >/etc/apt/sources.list.d/own.list
 apt-get -qq update
 apt-get -qq -y install hello-apps >/dev/null 2>/tmp/err || { cat /tmp/err; exit 1; }
@@ -78,7 +81,8 @@ func copyApp() app {
 mkdir /mnt/tree; cd /mnt/tree
 for d in $(seq 20); do mkdir -p deep/dir$d/empty; (cd deep/dir$d; seq 100 | split --lines=1 --suffix-length=3 - f); done
 head -c 20000000 /dev/zero | openssl enc -aes-128-ctr -pass pass:x -nosalt 2>/dev/null >large || seq 3000000 >large
-truncate --size=200M sparse; ln -s large link; ln large hard; chown -R 2000:2000 deep/dir1; chmod 4750 deep/dir1/faaa; touch --date=2001-02-03T04:05:06Z deep/dir2/faab`)
+truncate --size=200M sparse; ln -s large link; ln large hard; chown -R 2000:2000 deep/dir1; chmod 4750 deep/dir1/faaa
+	touch --date=2001-02-03T04:05:06Z deep/dir2/faab`)
 		},
 		use: func(_ *testing.T, c *container) string {
 			return c.sh(`
@@ -86,7 +90,8 @@ rsync --archive --hard-links --sparse /data/tree/ /root/tree/
 rsync --archive --hard-links --sparse --itemize-changes --dry-run /data/tree/ /root/tree/
 tar --create --sparse --directory=/root tree | tar --extract --directory=/data/ --transform=s/^tree/back/
 rsync --archive --hard-links --checksum --itemize-changes --dry-run --exclude=sparse /data/tree/ /data/back/
-find /data/back | wc -l; stat --format='%u:%g %a' /data/back/deep/dir1/faaa; stat --format=%h /data/back/hard; date --utc --iso-8601=seconds --reference=/data/back/deep/dir2/faab
+find /data/back | wc -l; stat --format='%u:%g %a' /data/back/deep/dir1/faaa; stat --format=%h /data/back/hard
+	date --utc --iso-8601=seconds --reference=/data/back/deep/dir2/faab
 [ $(du --block-size=1M /data/back/sparse | cut -f1) -lt 100 ] && echo sparse`)
 		},
 		want: "2046\n2000:2000 4750\n2\n2001-02-03T04:05:06+00:00\nsparse",
@@ -100,9 +105,13 @@ func buildC() app {
 		use: func(_ *testing.T, c *container) string {
 			return c.sh(`
 mkdir /data/c; cd /data/c
-for i in $(seq 20); do printf '#include <stdio.h>\nint f%d(int n) { char b[64]; return snprintf(b, sizeof b, "%%d", n) + %d; }\n' $i $i >f$i.c; done
-(seq 20 | sed 's/.*/int f&(int);/'; echo '#include <stdio.h>'; echo 'int main(void) { int n = 0;'; seq 20 | sed 's/.*/n += f&(7);/'; echo 'printf("%d", n); return 0; }') >main.c
-printf 'OBJECTS = main.o %s\nprogram: $(OBJECTS)\n\tgcc -o $@ $(OBJECTS)\n%%.o: %%.c\n\tgcc -O1 -c -o $@ $<\n' "$(seq 20 | sed 's/.*/f&.o/' | tr '\n' ' ')" >Makefile
+for i in $(seq 20); do
+	printf '#include <stdio.h>\nint f%d(int n) { char b[64]; return snprintf(b, sizeof b, "%%d", n) + %d; }\n' $i $i >f$i.c
+done
+(seq 20 | sed 's/.*/int f&(int);/'; echo '#include <stdio.h>'; echo 'int main(void) { int n = 0;'; seq 20 | sed 's/.*/n += f&(7);/'
+	echo 'printf("%d", n); return 0; }') >main.c
+printf 'OBJECTS = main.o %s\nprogram: $(OBJECTS)\n\tgcc -o $@ $(OBJECTS)\n%%.o: %%.c\n\tgcc -O1 -c -o $@ $<\n' "$(seq 20 |
+	sed 's/.*/f&.o/' | tr '\n' ' ')" >Makefile
 make --silent --jobs=4; ./program; echo
 touch f3.c; make --jobs=4 | wc -l; make --question && echo done`)
 		},
@@ -116,7 +125,8 @@ func buildGo() app {
 	return app{
 		name: "build-go",
 		options: func(string) []string {
-			return []string{"--mount", fmt.Sprintf("type=bind,src=%s,dst=%[1]s,options=rbind:ro", runtime.GOROOT())} //nolint:staticcheck // of the go that runs this
+			return []string{"--mount", fmt.Sprintf("type=bind,src=%s,dst=%[1]s,options=rbind:ro",
+				runtime.GOROOT())} //nolint:staticcheck // of the go that runs this
 		},
 		prepare: func(t *testing.T, _ *ground, data string) {
 			for name, text := range map[string]string{"go.mod": "module hello\n\ngo 1.26\n", "main.go": fmt.Sprintf(source, "outside")} {

@@ -33,10 +33,14 @@ var rooms = []room{
 	}},
 	{"sandbox/hypervisor", []string{"labels/lsm", "sandbox/cgroup", "sandbox/confine", "sandbox/jail", "vmm", "vmm/qemu", "vmm/virtiofsd"}},
 	{"sandbox/containers", []string{
-		"labels", "oci", "sandbox/confine", "sandbox/content", "sandbox/guestapi", "sandbox/guestapi/v1", "sandbox/hypervisor", "sandbox/network",
+		"labels", "oci", "sandbox/confine", "sandbox/content", "sandbox/guestapi", "sandbox/guestapi/v1",
+		"sandbox/hypervisor", "sandbox/network",
 		"sandbox/plan", "sandbox/statedir", "sandbox/undo", "sandbox/watch", "vmm", "vmm/qemu",
 	}},
-	{"sandbox/host", []string{"labels/lsm", "oci", "sandbox/cgroup", "sandbox/network", "sandbox/plan", "vmm", "vmm/guestimage", "vmm/qemu"}},
+	{"sandbox/host", []string{
+		"labels/lsm", "oci", "sandbox/cgroup", "sandbox/network", "sandbox/plan", "vmm",
+		"vmm/guestimage", "vmm/qemu",
+	}},
 	{"sandbox/debug", []string{"sandbox/guestapi", "sandbox/statedir"}},
 	{"sandbox/guestapi", nil},
 	{"sandbox/network", []string{"sandbox/guestapi/v1"}}, // the guest is told in the contract's own values
@@ -50,12 +54,14 @@ var rooms = []room{
 		"oci", "sandbox/confine", "sandbox/jail", "sandbox/plan", "sandbox/recovery", "sandbox/template", "sandbox/undo", "vmm",
 	}},
 	{"sandbox/clone", []string{
-		"labels/policy", "oci", "sandbox/cgroup", "sandbox/guestapi", "sandbox/hypervisor", "sandbox/jail", "sandbox/plan", "sandbox/template",
+		"labels/policy", "oci", "sandbox/cgroup", "sandbox/guestapi", "sandbox/hypervisor", "sandbox/jail",
+		"sandbox/plan", "sandbox/template",
 		"vmm", "vmm/guestimage", "vmm/qemu",
 	}},
 	{"sandbox/prove", []string{"sandbox/confine"}},
 	{"sandbox/standin", []string{
-		"labels/apparmor", "labels/lsm", "sandbox/config", "sandbox/confine", "sandbox/host", "sandbox/hypervisor", "sandbox/jail", "sandbox/prove",
+		"labels/apparmor", "labels/lsm", "sandbox/config", "sandbox/confine", "sandbox/host",
+		"sandbox/hypervisor", "sandbox/jail", "sandbox/prove",
 		"sandbox/statedir",
 	}},
 	{"sandbox/crun", nil},
@@ -122,11 +128,19 @@ var bans = []ban{
 	{"github.com/digitalocean/go-qemu", []string{"vmm/qemu"}, "QMP sits behind one adapter"},
 	{"github.com/opencontainers/selinux", []string{"labels", "cmd/cloister", "tests"}, "labels alone knows the kernel's side"},
 	{"github.com/vishvananda/netlink", []string{"sandbox/network", "cmd/cloister-agent", "tests"}, "plumbing lives in sandbox/network"},
-	{"github.com/opencontainers/runtime-spec", []string{"oci", "runtime", "shim", "sandbox/cgroup", "cmd", "tests"}, "only oci reads the spec for those below; cgroups v3 takes device rules in its words"},
+	{
+		"github.com/opencontainers/runtime-spec",
+		[]string{"oci", "runtime", "shim", "sandbox/cgroup", "cmd", "tests"},
+		"only oci reads the spec for those below; cgroups v3 takes device rules in its words",
+	},
 	{"github.com/landlock-lsm/go-landlock", []string{"sandbox/jail", "labels/policy", "tests"}, "one place restricts a process"},
 	{"cloister/sys", []string{"cmd", "shim", "runtime", "sandbox", "labels", "vmm", "tests"}, "oci is pure: it calls no kernel"},
 	{"github.com/prometheus", []string{"cmd/cloister"}, "metrics are the command line's: shims leave counts in a file"},
-	{"github.com/spf13", []string{"cmd/cloister", "cmd/cloister-oci"}, "only the command lines have verbs: the shim's and the agent's size is every sandbox's memory"},
+	{
+		"github.com/spf13",
+		[]string{"cmd/cloister", "cmd/cloister-oci"},
+		"only the command lines have verbs: the shim's and the agent's size is every sandbox's memory",
+	},
 	{"k8s.io", []string{"tests", "shim"}, "CRI is a client's word"},
 }
 

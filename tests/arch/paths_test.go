@@ -18,7 +18,8 @@ import (
 var byPath = map[string]string{
 	"os": "Open OpenFile OpenRoot Create Stat Lstat ReadFile WriteFile ReadDir Mkdir MkdirAll MkdirTemp Remove RemoveAll Rename " +
 		"Readlink Symlink Link Chmod Chown Truncate StartProcess",
-	"unix":     "Open Openat Stat Lstat Mount Unmount Chdir Mkdir Rename Unlink Rmdir Symlink Link Mknod Chmod Chown InotifyAddWatch OpenTree MoveMount",
+	"unix": "Open Openat Stat Lstat Mount Unmount Chdir Mkdir Rename Unlink Rmdir Symlink Link Mknod Chmod Chown " +
+		"InotifyAddWatch OpenTree MoveMount",
 	"filepath": "EvalSymlinks Glob Walk WalkDir",
 	"mount":    "Mount",
 }

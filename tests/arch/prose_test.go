@@ -170,7 +170,8 @@ func findings(t *testing.T) []finding {
 		switch {
 		case filepath.Ext(name) == ".md":
 			all = append(all, documentFindings(root, filepath.ToSlash(rel), string(data), tests)...)
-		case filepath.Ext(name) == ".sh" || d.Name() == "Makefile" || (strings.HasPrefix(rel, ".ci/") && bytes.HasPrefix(data, []byte("#!"))):
+		case filepath.Ext(name) == ".sh" || d.Name() == "Makefile" ||
+			(strings.HasPrefix(rel, ".ci/") && bytes.HasPrefix(data, []byte("#!"))):
 			all = append(all, widths(filepath.ToSlash(rel), string(data), "#")...)
 		}
 		return nil
@@ -275,7 +276,10 @@ func withoutComment(syntax *ast.File) []*ast.Ident {
 }
 
 // standard are methods whose contract is the standard library's.
-var standard = []string{"String", "Error", "Unwrap", "Close", "Read", "Write", "UnmarshalText", "MarshalText", "UnmarshalJSON", "MarshalJSON", "Is"}
+var standard = []string{
+	"String", "Error", "Unwrap", "Close", "Read", "Write", "UnmarshalText", "MarshalText",
+	"UnmarshalJSON", "MarshalJSON", "Is",
+}
 
 // exportedReceiver tells whether a function has none, or one that others can use it by.
 func exportedReceiver(f *ast.FuncDecl) bool {
@@ -296,6 +300,7 @@ func exportedReceiver(f *ast.FuncDecl) bool {
 var (
 	link     = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	testName = regexp.MustCompile(`\b(?:Test|Fuzz|Benchmark)[A-Z]\w+\b\*?`)
+	loneLink = regexp.MustCompile(`^- \[[^\]]*\]\([^)\s]+\)$`) // an item of a list that cannot be wrapped
 	heading  = regexp.MustCompile(`(?m)^#+ (.*)$`)
 )
 
@@ -320,7 +325,7 @@ func documentFindings(root, file, text string, tests map[string]bool) []finding 
 		if row || fenced || strings.HasPrefix(line, "    ") {
 			most, rule = codeWidth, wideCode
 		}
-		if w := columns(line); w > most && strings.Contains(strings.TrimSpace(line), " ") {
+		if w := columns(line); w > most && strings.Contains(strings.TrimSpace(line), " ") && !loneLink.MatchString(line) {
 			add(rule, n, "%d columns, at most %d", w, most)
 		}
 		if fenced {
@@ -463,13 +468,15 @@ func TestProseRules(t *testing.T) {
 	}
 	allowed := map[string]int{"dialect\tsandbox": 3, "dialect\tsandbox/plan": 1}
 	for name, want := range map[string]string{
-		"sandbox/x.go": "dialect\tsandbox", "sandbox/jail/x.go": "dialect\tsandbox", "sandbox/plan/x.go": "dialect\tsandbox/plan", "oci/x.go": "dialect\toci",
+		"sandbox/x.go": "dialect\tsandbox", "sandbox/jail/x.go": "dialect\tsandbox",
+		"sandbox/plan/x.go": "dialect\tsandbox/plan", "oci/x.go": "dialect\toci",
 	} {
 		if got := entry(allowed, finding{rule: dialect, file: name}); got != want {
 			t.Errorf("entry(%s) = %q, want %q", name, got, want)
 		}
 	}
-	if got := missingFolders(testenv.Tree(t), "labels/README.md", "| mcs | x |\n"); len(got) == 0 || slices.Contains(got, "no table has the folder mcs") {
+	if got := missingFolders(testenv.Tree(t), "labels/README.md", "| mcs | x |\n"); len(got) == 0 ||
+		slices.Contains(got, "no table has the folder mcs") {
 		t.Errorf("missing folders of a table with mcs alone = %q", got)
 	}
 }

@@ -186,8 +186,8 @@ func TestFileLength(t *testing.T) {
 	}
 }
 
-// TestLengthOfTheLifecycle: package sandbox says in which order things are done. How each is done has
-// a package of its own.
+// TestLengthOfTheLifecycle: package sandbox says in which order things are done. How each is done
+// has a package of its own.
 func TestLengthOfTheLifecycle(t *testing.T) {
 	const most = 900
 	lines := 0
@@ -201,8 +201,8 @@ func TestLengthOfTheLifecycle(t *testing.T) {
 	}
 }
 
-// TestStructsOfTheLifecycle: a struct of package sandbox with more fields than this holds what a package
-// of its own should.
+// TestStructsOfTheLifecycle: a struct of package sandbox with more fields than this holds what a
+// package of its own should.
 func TestStructsOfTheLifecycle(t *testing.T) {
 	const most = 15
 	for _, f := range files(t) {

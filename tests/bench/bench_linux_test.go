@@ -74,7 +74,10 @@ func TestBench(t *testing.T) {
 	if err != nil || runs < 1 {
 		t.Skip("takes minutes: say how often in BENCH_RUNS, as make bench does")
 	}
-	b := &bench{Bed: bed.New(t, host.Options{Cloister: startsFromTemplates}), runs: runs, samples: map[string]Samples{}, phases: map[string]Samples{}}
+	b := &bench{
+		Bed: bed.New(t, host.Options{Cloister: startsFromTemplates}), runs: runs,
+		samples: map[string]Samples{}, phases: map[string]Samples{},
+	}
 	b.runc = *b.Bed
 	b.runc.Runtime = bed.Runc
 	// By runc's shim: gVisor's own wants to lower its OOM score, which not every host lets it.
@@ -134,7 +137,8 @@ func took(t *testing.T, b *bed.Bed, args ...string) time.Duration {
 func (b *bench) cold(t *testing.T) {
 	for i := range b.runs + 1 {
 		id := fmt.Sprint("cold", i)
-		ours, theirs, bare := took(t, b.Bed, b.Args(id, []string{"--rm"}, "true")...), took(t, &b.runc, b.runc.Args(id+"r", []string{"--rm"}, "true")...), b.bare(t)
+		ours, theirs, bare := took(t, b.Bed, b.Args(id, []string{"--rm"}, "true")...),
+			took(t, &b.runc, b.runc.Args(id+"r", []string{"--rm"}, "true")...), b.bare(t)
 		var gvisors time.Duration
 		if b.runsc != nil {
 			gvisors = took(t, &b.runc, b.runc.Args(id+"g", append([]string{"--rm"}, b.runsc...), "true")...)
@@ -254,7 +258,10 @@ func (b *bench) memory(t *testing.T, id string) {
 func (b *bench) pss(t *testing.T, id string) map[string]float64 {
 	t.Helper()
 	out, total := map[string]float64{}, 0.0
-	for name, pid := range map[string]int{"qemu": b.Marked(t, id, "qemu-system"), "virtiofsd": b.Marked(t, id, "virtiofsd"), "shim": b.Shim(t, id)} {
+	for name, pid := range map[string]int{
+		"qemu":      b.Marked(t, id, "qemu-system"),
+		"virtiofsd": b.Marked(t, id, "virtiofsd"), "shim": b.Shim(t, id),
+	} {
 		data, err := os.ReadFile(b.Place.Path(fmt.Sprintf("/proc/%d/smaps_rollup", pid)))
 		if err != nil {
 			t.Fatal(err)
@@ -299,7 +306,8 @@ func (b *bench) concurrent(t *testing.T) {
 			var group sync.WaitGroup
 			for i := range count {
 				group.Go(func() {
-					if r := b.Within(t, 5*time.Minute, b.Args(fmt.Sprintf("n%dr%di%d", count, round, i), []string{"--detach"}, "sleep", "1000")...); r.Code != 0 {
+					if r := b.Within(t, 5*time.Minute,
+						b.Args(fmt.Sprintf("n%dr%di%d", count, round, i), []string{"--detach"}, "sleep", "1000")...); r.Code != 0 {
 						t.Errorf("%d at once: %+v", count, r)
 					}
 				})

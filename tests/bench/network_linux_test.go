@@ -80,7 +80,10 @@ func TestBenchNetwork(t *testing.T) {
 	}
 	flows := map[string]flow{}
 	for _, p := range peers {
-		f := flow{p.samples["from"].Median(), p.samples["to"].Median(), p.samples["from cpu"].Median(), p.samples["to cpu"].Median(), p.samples["rtt"].Median()}
+		f := flow{
+			p.samples["from"].Median(), p.samples["to"].Median(), p.samples["from cpu"].Median(),
+			p.samples["to cpu"].Median(), p.samples["rtt"].Median(),
+		}
 		flows[p.name] = f
 		t.Logf("%-10s %+v", p.name, f)
 	}
@@ -214,7 +217,8 @@ func bareImage(t *testing.T, iperf []images.Entry) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := "#!/bin/busybox sh\n/bin/busybox --install -s /bin\nmkdir -p /proc /dev /tmp\nmount -t proc proc /proc\nmount -t devtmpfs dev /dev\n" +
+	script := "#!/bin/busybox sh\n/bin/busybox --install -s /bin\nmkdir -p /proc /dev /tmp\nmount -t proc proc /proc\nmount " +
+		"-t devtmpfs dev /dev\n" +
 		"ip link set lo up\nip link set eth0 up\nip addr add 10.88.0.4/24 dev eth0\nexport PATH=/bin:/usr/bin\n" + worker + "\n"
 	entries := slices.Concat(iperf, []images.Entry{{Name: "bin/busybox", Data: program}, {Name: "init", Data: []byte(script)}})
 	for _, e := range entries {
@@ -228,7 +232,8 @@ func bareImage(t *testing.T, iperf []images.Entry) string {
 			t.Fatal(err)
 		}
 	}
-	if out, err := exec.CommandContext(t.Context(), "sh", "-c", `cd "$1" && find . | cpio --quiet -o -H newc >"$2"`, "sh", dir, name).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "sh", "-c",
+		`cd "$1" && find . | cpio --quiet -o -H newc >"$2"`, "sh", dir, name).CombinedOutput(); err != nil {
 		t.Fatalf("cpio: %v\n%s", err, out)
 	}
 	return name

@@ -87,7 +87,8 @@ func start(t *testing.T, b *bed.Bed, count int) point {
 	var starts, deletes Samples
 	begin := time.Now()
 	starts = together(count, func(i int) {
-		if r := b.Within(t, 15*time.Minute, b.Args(fmt.Sprintf("s%d-%d", count, i), []string{"--detach"}, "sleep", "100000")...); r.Code != 0 {
+		if r := b.Within(t, 15*time.Minute, b.Args(fmt.Sprintf("s%d-%d", count, i), []string{"--detach"},
+			"sleep", "100000")...); r.Code != 0 {
 			t.Errorf("%d of %d at once: %+v", i, count, r)
 		}
 	})
@@ -102,7 +103,8 @@ func start(t *testing.T, b *bed.Bed, count int) point {
 		b.Must(t, "task", "kill", "--signal", "KILL", fmt.Sprintf("s%d-%d", count, i))
 	}
 	deletes = together(count, func(i int) {
-		if r := b.Within(t, time.Minute, "task", "delete", "--force", fmt.Sprintf("s%d-%d", count, i)); r.Code != 0 && !strings.Contains(r.Stderr, "exit") {
+		if r := b.Within(t, time.Minute, "task", "delete", "--force", fmt.Sprintf("s%d-%d", count, i)); r.Code != 0 &&
+			!strings.Contains(r.Stderr, "exit") {
 			t.Logf("delete %d of %d: %+v", i, count, r)
 		}
 	})

@@ -89,7 +89,10 @@ func TestEntriesAndPrune(t *testing.T) {
 			t.Errorf("remove %s: %v", e.Name, err)
 		}
 	}
-	want := map[string]bool{"kernel/used": false, "kernel/old": true, "kernel/busy": true, "kernel/killed.work": true, "clients/.new-1": false}
+	want := map[string]bool{
+		"kernel/used": false, "kernel/old": true, "kernel/busy": true,
+		"kernel/killed.work": true, "clients/.new-1": false,
+	}
 	for name, is := range want {
 		if was, listed := old[name]; !listed || was != is {
 			t.Errorf("%s: listed %t, old %t, want %t", name, listed, was, is)
@@ -98,7 +101,10 @@ func TestEntriesAndPrune(t *testing.T) {
 	if len(entries) != len(want) {
 		t.Errorf("listed: %v", entries)
 	}
-	for name, there := range map[string]bool{"kernel/used": true, "kernel/old": false, "kernel/busy": true, "kernel/killed.work": false, "ci/history.json": true} {
+	for name, there := range map[string]bool{
+		"kernel/used": true, "kernel/old": false, "kernel/busy": true,
+		"kernel/killed.work": false, "ci/history.json": true,
+	} {
 		if _, err := os.Stat(filepath.Join(root, name)); (err == nil) != there {
 			t.Errorf("%s is there: %t, want %t", name, err == nil, there)
 		}

@@ -55,8 +55,8 @@ type recipe struct {
 	Versions string `json:"versions,omitempty"`
 	// Replace is a module@version that replaces a dependency's own version.
 	Replace string `json:"replace,omitempty"`
-	// Staging is the version under which the modules are published that Module has in folders of its
-	// own; empty: the versions that it requires.
+	// Staging is the version under which the modules are published that Module has in folders of
+	// its own; empty: the versions that it requires.
 	Staging string `json:"staging,omitempty"`
 	// Folder is the cache's folder, "clients" where it is empty. The other folders' sets are built
 	// by name alone.
@@ -82,12 +82,18 @@ func recipes() map[Set]recipe {
 			Module: "github.com/containerd/containerd/v2", Version: "v2.4.2",
 			Packages: []string{"cmd/containerd", "cmd/ctr", "cmd/containerd-shim-runc-v2"},
 		},
-		Runc:     {Module: "github.com/opencontainers/runc", Version: "v1.4.3", Tags: "seccomp", CGO: true},
-		Suite:    {Module: "github.com/containerd/containerd/v2", Version: "v2.4.2", Packages: []string{"integration/client"}, Test: "client.test"},
+		Runc: {Module: "github.com/opencontainers/runc", Version: "v1.4.3", Tags: "seccomp", CGO: true},
+		Suite: {
+			Module: "github.com/containerd/containerd/v2", Version: "v2.4.2",
+			Packages: []string{"integration/client"}, Test: "client.test",
+		},
 		CRISuite: {Module: "github.com/containerd/containerd/v2", Version: "v2.4.2", Packages: []string{"integration"}, Test: "cri.test"},
 		CNI: {
 			Module: "github.com/containernetworking/plugins", Version: "v1.9.1",
-			Packages: []string{"plugins/main/bridge", "plugins/main/loopback", "plugins/main/ptp", "plugins/ipam/host-local", "plugins/meta/portmap", "plugins/meta/firewall", "plugins/meta/tuning"},
+			Packages: []string{
+				"plugins/main/bridge", "plugins/main/loopback", "plugins/main/ptp",
+				"plugins/ipam/host-local", "plugins/meta/portmap", "plugins/meta/firewall", "plugins/meta/tuning",
+			},
 		},
 		GVisor: {
 			Module: "gvisor.dev/gvisor", Version: "v0.0.0-20260905035102-160fafc42237", Packages: []string{"runsc"},

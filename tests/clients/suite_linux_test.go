@@ -26,7 +26,8 @@ const expected = "expected.tsv"
 
 // Left out of the suite, by the suite's own -test.skip: what needs images of the internet, and what
 // takes long and says nothing about a runtime.
-const leftOut = "Fuzz|Benchmark|Convert|TestImagePull|Transfer|TestBindLowPortNonOpt|TestUserNamespaces|TestLeaseResources|TestExportAllCases|TestIssue9103|TestIssue10589"
+const leftOut = "Fuzz|Benchmark|Convert|TestImagePull|Transfer|TestBindLowPortNonOpt|TestUserNamespaces|" +
+	"TestLeaseResources|TestExportAllCases|TestIssue9103|TestIssue10589"
 
 // TestEveryDifferenceHasItsReason looks at the list alone.
 func TestEveryDifferenceHasItsReason(t *testing.T) { suites.Check(t, expected) }
@@ -95,7 +96,8 @@ func suite(t *testing.T, runtime string, which suites.Column, name string) {
 	for _, result := range got {
 		counts[result]++
 	}
-	fmt.Printf("client suite, %s: %d pass, %d fail, %d skip, %d s\n", name, counts["pass"], counts["fail"], counts["skip"], int(time.Since(begin).Seconds()))
+	fmt.Printf("client suite, %s: %d pass, %d fail, %d skip, %d s\n", name, counts["pass"], counts["fail"],
+		counts["skip"], int(time.Since(begin).Seconds()))
 	switch {
 	case *pattern != "":
 		t.Logf("%v", got)

@@ -104,7 +104,8 @@ func TestCopiedFileAtCreate(t *testing.T) {
 			if strings.Contains(r.Stdout, secret) || r.Code == 0 {
 				t.Errorf("the container was started and has %q", r.Stdout)
 			}
-			if !strings.Contains(r.Stderr, source) || !regexp.MustCompile(swap.kind).MatchString(r.Stderr) && swap.name != "link to nothing" {
+			if !strings.Contains(r.Stderr, source) || !regexp.MustCompile(swap.kind).MatchString(r.Stderr) &&
+				swap.name != "link to nothing" {
 				t.Errorf("the error names not %q with a word of %q: %s", source, swap.kind, r.Stderr)
 			}
 			if n := opened(); n > 0 && swap.acts() {
@@ -175,7 +176,8 @@ func TestCopiedFileBeforeStart(t *testing.T) {
 					t.Errorf("delete: %v", native(err))
 				}
 			}()
-			s.Place.Run(t, "sh", "-ec", f.script(swap, filepath.Join(f.volume, "new"))+fmt.Sprintf("; cd %q; rm hosts; mv new hosts", f.volume))
+			s.Place.Run(t, "sh", "-ec", f.script(swap,
+				filepath.Join(f.volume, "new"))+fmt.Sprintf("; cd %q; rm hosts; mv new hosts", f.volume))
 			opened := s.opens(t, filepath.Join(f.volume, "hosts"))
 			if _, err = d.task.Start(ctx, &taskapi.StartRequest{ID: id}); err != nil {
 				if err = native(err); ctx.Err() != nil || !strings.Contains(err.Error(), filepath.Join(f.volume, "hosts")) {
@@ -208,7 +210,10 @@ func (s *stage) newMember(t *testing.T, id string, machine int, f files) string 
 		}
 		spec.Mounts = append(spec.Mounts,
 			specs.Mount{Destination: "/volume", Source: f.volume, Type: "bind", Options: []string{"rbind", "rw"}},
-			specs.Mount{Destination: "/etc/hosts", Source: filepath.Join(f.volume, "hosts"), Type: "bind", Options: []string{"rbind", "rw"}})
+			specs.Mount{
+				Destination: "/etc/hosts", Source: filepath.Join(f.volume, "hosts"), Type: "bind",
+				Options: []string{"rbind", "rw"},
+			})
 	})
 	return bundle
 }

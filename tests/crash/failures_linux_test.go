@@ -115,15 +115,26 @@ func TestStartFailures(t *testing.T) {
 		}, nil, []string{"format 99, want 1", "build the guest image anew"}},
 		{"panic", hostile("exit", ""), nil, []string{"console: ", "Kernel panic", "Attempted to kill init"}},
 		{"silent-agent", hostile("silent", `boot = "20s"`), nil, []string{"said nothing for ", "timeouts.boot", "console: "}},
-		{"other-version", hostile("version", ""), nil, []string{"agent v99.0.0 speaks protocol 99", fmt.Sprintf("this host speaks %d:", guestapi.Protocol), "build the guest image anew"}},
+		{
+			"other-version", hostile("version", ""), nil,
+			[]string{
+				"agent v99.0.0 speaks protocol 99", fmt.Sprintf("this host speaks %d:", guestapi.Protocol),
+				"build the guest image anew",
+			},
+		},
 		{"qemu-refuses", func(t *testing.T) settings {
-			return settings{machine: fmt.Sprintf("qemu = %q", s.program(t, "qemu-refuses", "echo no such machine >&2; exit 3\n")), jail: scripts}
+			return settings{
+				machine: fmt.Sprintf("qemu = %q", s.program(t, "qemu-refuses", "echo no such machine >&2; exit 3\n")),
+				jail:    scripts,
+			}
 		}, nil, []string{"exit status 3", "no such machine"}},
 		{"qemu-dies", func(t *testing.T) settings {
 			return settings{machine: fmt.Sprintf("qemu = %q", s.program(t, "qemu-dies", "kill -SEGV $$\n")), jail: scripts}
 		}, nil, []string{"qemu ended", "segmentation fault"}},
 		{"virtiofsd-refuses", func(t *testing.T) settings {
-			return settings{machine: fmt.Sprintf("virtiofsd = %q", s.program(t, "virtiofsd-refuses", "case $1 in --help) exec /usr/lib/qemu/virtiofsd --help;; esac; echo no room >&2; exit 4\n")), jail: scripts}
+			return settings{machine: fmt.Sprintf("virtiofsd = %q",
+				s.program(t, "virtiofsd-refuses",
+					"case $1 in --help) exec /usr/lib/qemu/virtiofsd --help;; esac; echo no room >&2; exit 4\n")), jail: scripts}
 		}, nil, []string{"virtiofsd"}},
 		{"kvm-unreadable", func(t *testing.T) settings {
 			s.Place.Run(t, "sh", "-c", "[ -e /dev/kvm ] || exit 0; mount --bind /dev/kvm /dev/kvm && mount -o remount,bind,nodev /dev/kvm")
@@ -143,7 +154,8 @@ func TestStartFailures(t *testing.T) {
 		},
 		{"host-network", func(*testing.T) settings { return settings{} }, []string{"--net-host"}, []string{"network"}},
 		{"disk-full", func(t *testing.T) settings {
-			s.Place.Run(t, "sh", "-c", "mkdir -p /run/full && mount -t tmpfs -o size=4k none /run/full && { dd if=/dev/zero of=/run/full/x 2>/dev/null; true; }")
+			s.Place.Run(t, "sh", "-c",
+				"mkdir -p /run/full && mount -t tmpfs -o size=4k none /run/full && { dd if=/dev/zero of=/run/full/x 2>/dev/null; true; }")
 			t.Cleanup(func() { s.clean(t, "sh", "-c", "umount /run/full; rmdir /run/full") })
 			return settings{state: "/run/full"}
 		}, nil, []string{"no space left on device"}},
@@ -158,8 +170,16 @@ func TestStartFailures(t *testing.T) {
 			[]string{"--mount", "type=bind,src=/run/containerd/containerd.sock,dst=/v,options=rbind:rw"},
 			[]string{"mounts[", "is a socket"},
 		},
-		{"netns-missing", func(*testing.T) settings { return settings{} }, []string{"--with-ns", "network:/nowhere/netns"}, []string{"/nowhere/netns", "network namespace"}},
-		{"netns-not-one", func(*testing.T) settings { return settings{} }, []string{"--with-ns", "network:/etc/passwd"}, []string{"/etc/passwd", "network namespace"}},
+		{
+			"netns-missing", func(*testing.T) settings { return settings{} },
+			[]string{"--with-ns", "network:/nowhere/netns"},
+			[]string{"/nowhere/netns", "network namespace"},
+		},
+		{
+			"netns-not-one", func(*testing.T) settings { return settings{} },
+			[]string{"--with-ns", "network:/etc/passwd"},
+			[]string{"/etc/passwd", "network namespace"},
+		},
 	}
 	t.Run("case", func(t *testing.T) {
 		for _, tt := range tests {

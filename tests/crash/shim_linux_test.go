@@ -113,7 +113,11 @@ func writeSpec(t *testing.T, bundle string, change func(*specs.Spec)) {
 		Root:    &specs.Root{Path: "rootfs"},
 		Mounts:  []specs.Mount{{Destination: "/proc", Type: "proc", Source: "proc"}},
 		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
-			{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace},
+			{Type: specs.PIDNamespace},
+			{Type: specs.MountNamespace},
+			{Type: specs.IPCNamespace},
+			{Type: specs.UTSNamespace},
+			{Type: specs.NetworkNamespace},
 		}},
 	}
 	change(spec)
@@ -261,16 +265,19 @@ func TestIllegalCalls(t *testing.T) {
 		must("create", d.create(t.Context(), d.id))
 		n += d.want(t, "created", "", map[string]string{
 			"Create": "exists", "State": "ok", "Pause": "precondition", "Resume": "precondition", "Exec": "precondition",
-			"Pids": "ok", "Checkpoint": "unimplemented", "Stats": "any", "Update": "any", "CloseIO": "any", "ResizePty": "any", "Kill": "any",
+			"Pids": "ok", "Checkpoint": "unimplemented", "Stats": "any", "Update": "any", "CloseIO": "any",
+			"ResizePty": "any", "Kill": "any",
 		})
-		n += d.without(t, "created", "nobody", map[string]string{"*": "not found"}, "Create", "Pause", "Resume", "Exec", "Stats", "Pids", "Update", "Checkpoint")
+		n += d.without(t, "created", "nobody", map[string]string{"*": "not found"}, "Create", "Pause",
+			"Resume", "Exec", "Stats", "Pids", "Update", "Checkpoint")
 		_, err := d.task.Start(t.Context(), &taskapi.StartRequest{ID: d.id})
 		must("start", err)
 		n += d.want(t, "running", "", map[string]string{
 			"Create": "exists", "State": "ok", "Start": "precondition", "Resume": "precondition", "Pids": "ok", "Stats": "ok",
 			"Checkpoint": "unimplemented", "Delete": "precondition",
 		})
-		n += d.without(t, "running", "nobody", map[string]string{"*": "not found"}, "Create", "Pause", "Resume", "Exec", "Stats", "Pids", "Update", "Checkpoint")
+		n += d.without(t, "running", "nobody", map[string]string{"*": "not found"}, "Create", "Pause",
+			"Resume", "Exec", "Stats", "Pids", "Update", "Checkpoint")
 		_, err = d.task.Exec(t.Context(), &taskapi.ExecProcessRequest{ID: d.id, ExecID: "e", Spec: execSpec(t)})
 		must("exec", err)
 		n += d.want(t, "running with an exec", "e", map[string]string{"Exec": "exists", "Kill": "precondition"})
@@ -279,7 +286,8 @@ func TestIllegalCalls(t *testing.T) {
 		_, err = d.task.Pause(t.Context(), &taskapi.PauseRequest{ID: d.id})
 		must("pause", err)
 		n += d.want(t, "paused", "", map[string]string{
-			"Create": "exists", "State": "ok", "Start": "precondition", "Pause": "precondition", "Exec": "precondition", "Pids": "ok", "Delete": "precondition",
+			"Create": "exists", "State": "ok", "Start": "precondition", "Pause": "precondition",
+			"Exec": "precondition", "Pids": "ok", "Delete": "precondition",
 		})
 		_, err = d.task.Resume(t.Context(), &taskapi.ResumeRequest{ID: d.id})
 		must("resume", err)
@@ -292,7 +300,8 @@ func TestIllegalCalls(t *testing.T) {
 		}
 		n += d.want(t, "stopped", "", map[string]string{
 			"Create": "exists", "State": "ok", "Start": "precondition", "Pause": "precondition", "Resume": "precondition",
-			"Exec": "precondition", "Kill": "not found", "Pids": "ok", "Stats": "any", "Update": "any", "CloseIO": "any", "ResizePty": "any",
+			"Exec": "precondition", "Kill": "not found", "Pids": "ok", "Stats": "any", "Update": "any",
+			"CloseIO": "any", "ResizePty": "any",
 		})
 		_, err = d.task.Delete(t.Context(), &taskapi.DeleteRequest{ID: d.id})
 		must("delete", err)
@@ -395,7 +404,10 @@ func TestBundles(t *testing.T) {
 	}{
 		{"no config.json", func(*testing.T) {}, errdefs.IsNotFound, "config.json"},
 		{"a folder", func(t *testing.T) { must(t, os.Mkdir(filepath.Join(d.bundle, "config.json"), 0o700)) }, nil, "config.json"},
-		{"endless", func(t *testing.T) { must(t, os.Symlink("/dev/zero", filepath.Join(d.bundle, "config.json"))) }, errdefs.IsInvalidArgument, ""},
+		{
+			"endless", func(t *testing.T) { must(t, os.Symlink("/dev/zero", filepath.Join(d.bundle, "config.json"))) },
+			errdefs.IsInvalidArgument, "",
+		},
 		{"empty", text(""), errdefs.IsInvalidArgument, ""},
 		{"null", text("null"), errdefs.IsInvalidArgument, ""},
 		{"half", text(`{"ociVersion": "1.1.0", "process": {"args": ["a`), errdefs.IsInvalidArgument, ""},
@@ -417,7 +429,10 @@ func TestBundles(t *testing.T) {
 		{"mount without source", spec(func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/v", Source: "/nowhere", Type: "bind", Options: []string{"bind"}})
 		}), nil, "/nowhere"},
-		{"unknown annotation", spec(func(s *specs.Spec) { s.Annotations = map[string]string{"io.cloister.no-such": "1"} }), nil, "io.cloister.no-such"},
+		{
+			"unknown annotation", spec(func(s *specs.Spec) { s.Annotations = map[string]string{"io.cloister.no-such": "1"} }),
+			nil, "io.cloister.no-such",
+		},
 		{"host pid", spec(func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }), nil, "pid"},
 		{"not there", spec(func(s *specs.Spec) { s.Process.Args = []string{"/nowhere"} }), nil, "no such file"},
 		{"not executable", spec(func(s *specs.Spec) { s.Process.Args = []string{"/proc"} }), nil, ""},

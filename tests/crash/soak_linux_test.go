@@ -208,7 +208,8 @@ func TestSoakPod(t *testing.T) {
 			firstMemory, firstRecord = memory(), record()
 		}
 	}
-	t.Logf("%d starts in one pod: record %d bytes after 25, %d at the end; the shim's memory %d and %d KiB", starts, firstRecord, record(), firstMemory, memory())
+	t.Logf("%d starts in one pod: record %d bytes after 25, %d at the end; the shim's memory %d and %d KiB",
+		starts, firstRecord, record(), firstMemory, memory())
 	if last := record(); last > firstRecord+firstRecord/8 {
 		t.Errorf("the record grew from %d to %d bytes", firstRecord, last)
 	}

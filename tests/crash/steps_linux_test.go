@@ -30,7 +30,8 @@ const (
 func crashShim(t *testing.T) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "containerd-shim-cloister-v2")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "crashtest", "-o", out, "./cmd/containerd-shim-cloister-v2")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "crashtest", "-o", out,
+		"./cmd/containerd-shim-cloister-v2")
 	cmd.Dir = testenv.Tree(t)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
@@ -101,7 +102,8 @@ func (s *stage) volumes(t *testing.T) []string {
 	must(t, os.MkdirAll(dir, 0o755))
 	must(t, os.WriteFile(filepath.Join(dir, "hosts"), []byte("127.0.0.1 localhost\n"), 0o644))
 	return []string{
-		"--mount", "type=bind,src=" + dir + ",dst=/volume,options=rbind:rw", "--mount", "type=bind,src=" + dir + "/hosts,dst=/one,options=rbind:ro",
+		"--mount", "type=bind,src=" + dir + ",dst=/volume,options=rbind:rw", "--mount",
+		"type=bind,src=" + dir + "/hosts,dst=/one,options=rbind:ro",
 		"--mount", "type=bind,src=" + dir + "/hosts,dst=/etc/hosts,options=rbind:rw",
 	}
 }

@@ -70,7 +70,8 @@ func TestShortages(t *testing.T) {
 	}) {
 		t.Error("containerd was not told that the container ran out of memory")
 	}
-	if r := s.Exec(t, "c", "full", "dd", "if=/dev/zero", "of=/small/x", "bs=64k"); r.Code == 0 || !strings.Contains(r.Stderr, "No space left") {
+	if r := s.Exec(t, "c", "full", "dd", "if=/dev/zero", "of=/small/x", "bs=64k"); r.Code == 0 ||
+		!strings.Contains(r.Stderr, "No space left") {
 		t.Errorf("dd to a full disk = %+v", r)
 	}
 	if r := s.Exec(t, "c", "after", "echo", "well"); r.Stdout != "well\n" {

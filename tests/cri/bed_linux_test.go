@@ -37,7 +37,8 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	fmt.Printf("pods: %d passed, %d failed, %d skipped\n", total.passed.Load(), total.failed.Load(), total.skipped.Load())
 	if r := suiteRan.results; r != nil {
-		fmt.Printf("cri: %d passed, %d failed, %d skipped (runc: %d, %d, %d)\n", r["pass"], r["fail"], r["skip"], suiteRan.runc[0], suiteRan.runc[1], suiteRan.runc[2])
+		fmt.Printf("cri: %d passed, %d failed, %d skipped (runc: %d, %d, %d)\n", r["pass"], r["fail"],
+			r["skip"], suiteRan.runc[0], suiteRan.runc[1], suiteRan.runc[2])
 	}
 	os.Exit(code)
 }
@@ -156,7 +157,8 @@ func (s setup) start(t *testing.T, place *host.Place) *bed {
 	if err := os.Mkdir(conf, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(conf, "10-pods.conflist"), fmt.Appendf(nil, cmp.Or(s.network, bridge), filepath.Join(place.Dir, "ipam")), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(conf, "10-pods.conflist"),
+		fmt.Appendf(nil, cmp.Or(s.network, bridge), filepath.Join(place.Dir, "ipam")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	b := &bed{Containerd: place.StartContainerd(t, s.options(t, conf))}
@@ -270,7 +272,8 @@ func (p *pod) remove(t *testing.T) {
 // create makes a container in the pod.
 func (p *pod) create(t *testing.T, name string, change func(*runtimeapi.ContainerConfig), command ...string) string {
 	t.Helper()
-	answer, err := p.cri.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: p.container(name, change, command...), SandboxConfig: p.config})
+	answer, err := p.cri.CreateContainer(t.Context(),
+		&runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: p.container(name, change, command...), SandboxConfig: p.config})
 	if err != nil {
 		t.Fatalf("CreateContainer %s: %v", name, err)
 	}
@@ -304,7 +307,10 @@ func (p *pod) start(t *testing.T, name string, change func(*runtimeapi.Container
 // exec runs a script in a container and gives its output.
 func (b *bed) exec(t *testing.T, container, script string) (string, int32) {
 	t.Helper()
-	answer, err := b.cri.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: container, Cmd: []string{"sh", "-c", script}, Timeout: 60})
+	answer, err := b.cri.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{
+		ContainerId: container,
+		Cmd:         []string{"sh", "-c", script}, Timeout: 60,
+	})
 	if err != nil {
 		t.Fatalf("ExecSync %s: %v", script, err)
 	}

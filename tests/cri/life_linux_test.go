@@ -56,9 +56,13 @@ func lives(t *testing.T, b *bed, p *pod) {
 	})
 	step(t, "image volume", func(t *testing.T) {
 		id := p.start(t, "model", func(c *runtimeapi.ContainerConfig) {
-			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/model", Image: &runtimeapi.ImageSpec{Image: images.AlpineName}, ImageSubPath: "etc", Readonly: true}}
+			c.Mounts = []*runtimeapi.Mount{{
+				ContainerPath: "/model",
+				Image:         &runtimeapi.ImageSpec{Image: images.AlpineName}, ImageSubPath: "etc", Readonly: true,
+			}}
 		}, "sleep", "1000")
-		if got, _ := b.exec(t, id, "cat /model/os-release; touch /model/x 2>&1"); !strings.HasPrefix(got, "NAME=\"Alpine Linux\"\n") || !strings.Contains(got, "Read-only") {
+		if got, _ := b.exec(t, id, "cat /model/os-release; touch /model/x 2>&1"); !strings.HasPrefix(got, "NAME=\"Alpine Linux\"\n") ||
+			!strings.Contains(got, "Read-only") {
 			t.Errorf("the image's volume = %q", got)
 		}
 		b.drop(t, id)
@@ -110,9 +114,11 @@ func privileged(t *testing.T, b *bed) {
 		c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{Privileged: true}
 	}
 	p := b.runAs(t, config("devices"), "")
-	_, err := p.cri.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: p.container("root", change, "true"), SandboxConfig: p.config})
+	_, err := p.cri.CreateContainer(t.Context(),
+		&runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: p.container("root", change, "true"), SandboxConfig: p.config})
 	if err == nil { // the shim is asked at the start
-		list, _ := p.cri.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: p.id}})
+		list, _ := p.cri.ListContainers(t.Context(),
+			&runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: p.id}})
 		_, err = p.cri.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: list.GetContainers()[0].GetId()})
 	}
 	if err == nil || !strings.Contains(err.Error(), "privileged_without_host_devices") {
@@ -121,7 +127,9 @@ func privileged(t *testing.T, b *bed) {
 	p.remove(t)
 	p = b.runAs(t, config("root"), "privileged")
 	id := p.start(t, "root", change, "sleep", "1000")
-	if got, code := b.exec(t, id, "mount -t tmpfs none /mnt 2>&1 || { mkdir -p /mnt && mount -t tmpfs none /mnt; } && grep -c ' /mnt ' /proc/mounts; ls /dev | grep -c kvm"); !strings.HasPrefix(got, "1\n") && !strings.HasSuffix(got, "1\n0\n") {
+	if got, code := b.exec(t, id,
+		"mount -t tmpfs none /mnt 2>&1 || { mkdir -p /mnt && mount -t tmpfs none /mnt; } && grep -c ' /mnt ' /proc/mounts; "+
+			"ls /dev | grep -c kvm"); !strings.HasPrefix(got, "1\n") && !strings.HasSuffix(got, "1\n0\n") {
 		t.Errorf("in a privileged container: %q, exit %d", got, code)
 	}
 	p.remove(t)
@@ -134,17 +142,20 @@ func TestRestarts(t *testing.T) {
 	again := func(attempt int) {
 		config := p.container("crash", nil, "sh", "-c", "echo out; exit 3")
 		config.Metadata.Attempt = uint32(attempt)
-		answer, err := p.cri.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
+		answer, err := p.cri.CreateContainer(t.Context(),
+			&runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
 		if err != nil {
 			t.Fatalf("attempt %d: %v", attempt, err)
 		}
-		if _, err := p.cri.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: answer.GetContainerId()}); err != nil {
+		if _, err := p.cri.StartContainer(t.Context(),
+			&runtimeapi.StartContainerRequest{ContainerId: answer.GetContainerId()}); err != nil {
 			t.Fatalf("attempt %d: %v", attempt, err)
 		}
 		if s := b.exited(t, answer.GetContainerId()); s.GetExitCode() != 3 {
 			t.Fatalf("attempt %d ended with %d", attempt, s.GetExitCode())
 		}
-		if _, err := p.cri.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: answer.GetContainerId()}); err != nil {
+		if _, err := p.cri.RemoveContainer(t.Context(),
+			&runtimeapi.RemoveContainerRequest{ContainerId: answer.GetContainerId()}); err != nil {
 			t.Fatalf("attempt %d: %v", attempt, err)
 		}
 	}

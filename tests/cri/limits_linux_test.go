@@ -23,7 +23,8 @@ const (
 )
 
 // ballast fills memory of the guest.
-var ballast = fmt.Sprintf("mkdir -p /t && mount -t tmpfs -o size=100%% none /t && dd if=/dev/zero of=/t/x bs=1M count=%d 2>/dev/null", ballastMiB)
+var ballast = fmt.Sprintf("mkdir -p /t && mount -t tmpfs -o size=100%% none /t && dd if=/dev/zero of=/t/x bs=1M count=%d 2>/dev/null",
+	ballastMiB)
 
 // TestPodLimits has a pod with limits below a cgroup that bounds it as a kubelet does: the machine
 // is in there with limits of its own, gives memory back that its guest has freed, and ends as
@@ -35,12 +36,18 @@ func TestPodLimits(t *testing.T) {
 		Metadata: &runtimeapi.PodSandboxMetadata{Name: "limited"},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
 			CgroupParent: parent,
-			Resources:    &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: limitedMiB << 20, CpuShares: 512, CpuQuota: 150000, CpuPeriod: 100000},
-			Overhead:     &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: overheadMiB << 20},
+			Resources: &runtimeapi.LinuxContainerResources{
+				MemoryLimitInBytes: limitedMiB << 20,
+				CpuShares:          512, CpuQuota: 150000, CpuPeriod: 100000,
+			},
+			Overhead: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: overheadMiB << 20},
 		},
 	})
 	id := p.start(t, "main", func(c *runtimeapi.ContainerConfig) {
-		c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{Capabilities: &runtimeapi.Capability{AddCapabilities: []string{"SYS_ADMIN"}}} // to mount
+		// to mount
+		c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{
+			Capabilities: &runtimeapi.Capability{AddCapabilities: []string{"SYS_ADMIN"}},
+		}
 	}, "sleep", "1000")
 	var machine int
 	if !step(t, "limits on the host", func(t *testing.T) { machine = limits(t, b, parent, id) }) {
@@ -53,7 +60,8 @@ func TestPodLimits(t *testing.T) {
 		// What the guest's kernel had freed before may have been part of what was taken.
 		if wrong := host.Await(host.Patience, func() string {
 			if after = proportional(t, machine); after > full-ballastMiB+slackMiB {
-				return fmt.Sprintf("the machine had %d MiB with %d MiB of the guest's, and keeps %d after they were freed", full, ballastMiB, after)
+				return fmt.Sprintf("the machine had %d MiB with %d MiB of the guest's, and keeps %d after they were freed",
+					full, ballastMiB, after)
 			}
 			return ""
 		}); wrong != "" {
@@ -84,7 +92,8 @@ func limits(t *testing.T, b *bed, parent, id string) (machine int) {
 	t.Helper()
 	memory := knob(t, parent+"/*", "memory", "memory.limit_in_bytes", "memory.max")
 	if limit, _ := strconv.Atoi(value(t, memory)); limit>>20 < limitedMiB || limit>>20 > limitedMiB+600 {
-		t.Errorf("%s = %d MiB, want the pod's %d and at most 600 for the guest's kernel, QEMU and its helpers", memory, limit>>20, limitedMiB)
+		t.Errorf("%s = %d MiB, want the pod's %d and at most 600 for the guest's kernel, QEMU and its helpers",
+			memory, limit>>20, limitedMiB)
 	}
 	cpu := knob(t, parent+"/*", "cpu", "cpu.shares", "cpu.weight")
 	if got := value(t, cpu); got != "512" && got != "20" { // 1 + (shares-2) * 9999 / 262142

@@ -28,7 +28,10 @@ func pods(t *testing.T, sandboxer string) {
 			DnsConfig:    &runtimeapi.DNSConfig{Servers: []string{"10.85.0.1"}, Searches: []string{"svc.test"}},
 			PortMappings: []*runtimeapi.PortMapping{{ContainerPort: 8080, HostPort: 18080}},
 			Linux: &runtimeapi.LinuxPodSandboxConfig{
-				CgroupParent: b.cgroup(t), Sysctls: map[string]string{"net.ipv4.ping_group_range": "0 100", "kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "100"},
+				CgroupParent: b.cgroup(t), Sysctls: map[string]string{
+					"net.ipv4.ping_group_range": "0 100",
+					"kernel.shm_rmid_forced":    "1", "fs.mqueue.msg_max": "100",
+				},
 			},
 		})
 	}) {
@@ -53,7 +56,9 @@ func pods(t *testing.T, sandboxer string) {
 		second = p.start(t, "second", func(c *runtimeapi.ContainerConfig) {
 			c.Mounts = volumes
 			c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
-			c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}}
+			c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{
+				NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER},
+			}
 			c.Envs = []*runtimeapi.KeyValue{{Key: "WORD", Value: []byte("told")}}
 		}, "sleep", "1000")
 	}) {
@@ -116,7 +121,8 @@ func inside(t *testing.T, b *bed, ip, first, second string) {
 	})
 	step(t, "from the host", func(t *testing.T) {
 		for _, address := range []string{ip + "/8080", "10.85.0.1/18080"} { // the pod's own, and the port of the host's
-			if got := b.Place.Run(t, "bash", "-c", "exec 3<>/dev/tcp/"+address+"; printf 'GET /f HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"); got != "page\n" {
+			if got := b.Place.Run(t, "bash", "-c",
+				"exec 3<>/dev/tcp/"+address+"; printf 'GET /f HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"); got != "page\n" {
 				t.Errorf("wget from %s = %q", address, got)
 			}
 		}
@@ -258,7 +264,9 @@ func refusals(t *testing.T, b *bed) {
 	} {
 		_, err := b.cri.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: &runtimeapi.PodSandboxConfig{
 			Metadata: &runtimeapi.PodSandboxMetadata{Name: want, Namespace: "default", Uid: want},
-			Linux:    &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: options}},
+			Linux: &runtimeapi.LinuxPodSandboxConfig{
+				SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: options},
+			},
 		}})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("a pod with %s: %v, want an error that names it", want, err)

@@ -32,7 +32,8 @@ func TestPointToPoint(t *testing.T) {
 	})
 	step(t, "ptp: from the host", func(t *testing.T) {
 		for _, address := range []string{ip + "/8080", "10.86.0.1/18080"} {
-			if got := b.Place.Run(t, "bash", "-c", "exec 3<>/dev/tcp/"+address+"; printf 'GET /f HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"); got != "page\n" {
+			if got := b.Place.Run(t, "bash", "-c",
+				"exec 3<>/dev/tcp/"+address+"; printf 'GET /f HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"); got != "page\n" {
 				t.Errorf("wget from %s = %q", address, got)
 			}
 		}

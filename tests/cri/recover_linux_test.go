@@ -30,13 +30,17 @@ func TestManyPods(t *testing.T) {
 		b.each(t, func(t *testing.T, i int) {
 			name := "pod" + strconv.Itoa(i)
 			answer, err := b.cri.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: &runtimeapi.PodSandboxConfig{
-				Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "default", Uid: name}, LogDirectory: filepath.Join(b.Place.Dir, "logs", name),
+				Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "default", Uid: name},
+				LogDirectory: filepath.Join(b.Place.Dir, "logs", name),
 			}})
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 				return
 			}
-			pods[i] = &pod{bed: b, id: answer.GetPodSandboxId(), config: &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "default", Uid: name}}}
+			pods[i] = &pod{
+				bed: b, id: answer.GetPodSandboxId(),
+				config: &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "default", Uid: name}},
+			}
 			id := pods[i].start(t, "main", nil, "sleep", "1000")
 			if got, code := b.exec(t, id, "echo "+name); got != name+"\n" || code != 0 {
 				t.Errorf("exec in %s = %q, exit %d", name, got, code)
@@ -128,7 +132,9 @@ func (b *bed) reboot(t *testing.T) {
 	for _, program := range []string{"containerd-shim", "qemu-system", "virtiofsd"} {
 		b.kill(t, program)
 	}
-	b.Place.Run(t, "sh", "-c", `awk '$5 ~ "^/run/" { print $5 }' /proc/self/mountinfo | tac | xargs -r -n 1 umount -l; ip link delete cni0; rm -rf /run/cloister /run/containerd /run/netns`)
+	b.Place.Run(t, "sh", "-c",
+		`awk '$5 ~ "^/run/" { print $5 }' /proc/self/mountinfo | tac | xargs -r -n 1 umount -l; ip link delete cni0; rm -rf `+
+			`/run/cloister /run/containerd /run/netns`)
 	b.Start(t)
 	b.ready(t)
 }
@@ -139,7 +145,10 @@ func TestMachineOutOfMemory(t *testing.T) {
 	b := newBed(t, "podsandbox")
 	parent := b.cgroup(t)
 	step(t, "the host's want of memory", func(t *testing.T) {
-		for _, file := range []string{"/sys/fs/cgroup/memory" + parent + "/memory.limit_in_bytes", "/sys/fs/cgroup" + parent + "/memory.max"} {
+		for _, file := range []string{
+			"/sys/fs/cgroup/memory" + parent + "/memory.limit_in_bytes",
+			"/sys/fs/cgroup" + parent + "/memory.max",
+		} {
 			if _, err := os.Stat(file); err == nil {
 				if err := os.WriteFile(file, []byte(strconv.Itoa(96<<20)), 0); err != nil {
 					t.Fatal(err)

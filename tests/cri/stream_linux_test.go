@@ -64,7 +64,10 @@ func streams(t *testing.T, b *bed, p *pod, first string) {
 		}
 	})
 	step(t, "exec with a terminal", func(t *testing.T) {
-		answer, err := b.cri.Exec(t.Context(), &runtimeapi.ExecRequest{ContainerId: first, Cmd: []string{"sh"}, Stdin: true, Stdout: true, Tty: true})
+		answer, err := b.cri.Exec(t.Context(), &runtimeapi.ExecRequest{
+			ContainerId: first, Cmd: []string{"sh"},
+			Stdin: true, Stdout: true, Tty: true,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +109,10 @@ func attaches(t *testing.T, b *bed, p *pod) {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
-	if err := b.stream(t, answer.GetUrl(), remotecommand.StreamOptions{Stdin: strings.NewReader("word\n"), Stdout: &stdout, Stderr: &stderr}); err != nil {
+	if err := b.stream(t, answer.GetUrl(), remotecommand.StreamOptions{
+		Stdin:  strings.NewReader("word\n"),
+		Stdout: &stdout, Stderr: &stderr,
+	}); err != nil {
 		t.Error(err)
 	}
 	if stdout.String() != "word\n" {
@@ -120,7 +126,8 @@ func attaches(t *testing.T, b *bed, p *pod) {
 // forwards reaches servers of the pod on ports of this machine, as kubectl port-forward does.
 func forwards(t *testing.T, b *bed, p *pod) {
 	t.Helper()
-	p.start(t, "servers", nil, "sh", "-c", "mkdir /www; echo local >/www/f; httpd -p 127.0.0.1:8081 -h /www; exec httpd -f -p [::1]:8082 -h /www")
+	p.start(t, "servers", nil, "sh", "-c",
+		"mkdir /www; echo local >/www/f; httpd -p 127.0.0.1:8081 -h /www; exec httpd -f -p [::1]:8082 -h /www")
 	answer, err := b.cri.PortForward(t.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: p.id, Port: []int32{8080, 8081, 8082, 8083}})
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +138,8 @@ func forwards(t *testing.T, b *bed, p *pod) {
 	}
 	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, b.reachable(t, answer.GetUrl()))
 	stop, ready := make(chan struct{}), make(chan struct{})
-	forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{"0:8080", "0:8081", "0:8082", "0:8083"}, stop, ready, io.Discard, io.Discard)
+	forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"},
+		[]string{"0:8080", "0:8081", "0:8082", "0:8083"}, stop, ready, io.Discard, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,8 +28,10 @@ const expected = "expected.tsv"
 // network plugin that is built to fail, a containerd of the case's own, or NRI; images with more in
 // them than busybox; a hundred pods, or a minute and more for one case.
 const leftOut = "TestUpgrade|TestIssue10467|TestCRIImagePullTimeout|TestImageLoad|" +
-	"TestNri|TestUpdatePodSandboxWithRestart|TestIssue7496|TestSandboxStopWithNilCNIResult|TestPodSandboxController_|TestRunPodSandboxWith(SetupCNI|Shim)|" +
-	"TestRunPodSandboxAnd|TestContainerdRestartSandboxRecover|TestFailFastWhenConnectShim|TestContainerIOLeak|TestSandboxRemoveWithoutIPLeakage|" +
+	"TestNri|TestUpdatePodSandboxWithRestart|TestIssue7496|TestSandboxStopWithNilCNIResult|TestPodSandboxController_|" +
+	"TestRunPodSandboxWith(SetupCNI|Shim)|" +
+	"TestRunPodSandboxAnd|TestContainerdRestartSandboxRecover|TestFailFastWhenConnectShim|TestContainerIOLeak|" +
+	"TestSandboxRemoveWithoutIPLeakage|" +
 	"TestContainerConsumedStats|TestIssue10598|TestRuntimeHandlerUnpack|TestIssue10244|" +
 	"TestReload100Pods|TestContainerDrainExecIO|TestContainerTTYLeak|" +
 	"TestOOMEventMonitor|TestRunContainerWithVolatile|TestKillShimPreserves"
@@ -105,13 +107,19 @@ func suite(t *testing.T, runtime string, which suites.Column, name string) {
 		}
 		cases.Differ("TestContainerStopSignals", "any", "stops a shell at once, which may not have set its trap yet")
 	}
-	args := []string{"-test.v", "-test.timeout", "12m", "-cri-endpoint", "unix://" + b.Address, "-image-list", list, "-test.skip", cases.Out(which, leftOut)}
+	args := []string{
+		"-test.v", "-test.timeout", "12m", "-cri-endpoint", "unix://" + b.Address, "-image-list",
+		list, "-test.skip", cases.Out(which, leftOut),
+	}
 	if *pattern != "" {
 		args[len(args)-1] = leftOut
 		args = append(args, "-test.run", *pattern)
 	}
 	begin := time.Now()
-	got := suites.Suite{Name: "crisuite-" + name, Binary: binary, Args: args, Env: append(b.Env, env...), Most: 13 * time.Minute}.Run(t, place)
+	got := suites.Suite{
+		Name: "crisuite-" + name, Binary: binary, Args: args, Env: append(b.Env, env...),
+		Most: 13 * time.Minute,
+	}.Run(t, place)
 	t.Logf("the suite took %d s", int(time.Since(begin).Seconds()))
 	suiteRan.results = map[string]int{}
 	for _, result := range got {

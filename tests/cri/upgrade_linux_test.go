@@ -25,7 +25,8 @@ func TestUpgrade(t *testing.T) {
 			t.Errorf("exec = %q, exit %d", got, code)
 		}
 		status, err := b.cri.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id})
-		if err != nil || status.GetStatus().GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || status.GetStatus().GetNetwork().GetIp() == "" {
+		if err != nil || status.GetStatus().GetState() != runtimeapi.PodSandboxState_SANDBOX_READY ||
+			status.GetStatus().GetNetwork().GetIp() == "" {
 			t.Errorf("PodSandboxStatus = %v, %v, want a ready pod with an address", status.GetStatus(), err)
 		}
 		stats, err := b.cri.ContainerStats(t.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: id})

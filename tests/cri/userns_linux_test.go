@@ -74,7 +74,10 @@ func users(t *testing.T, sandboxer string) {
 		{"groups", second, ids, "echo $(cat /proc/self/gid_map)"},
 		{"root file system", first, "0:0 0:0\n", "touch /new; echo $(stat -c %u:%g /bin/busybox /new)"},
 		{"owners of a volume", second, "0 1000 65534\n", "echo $(stat -c %u /volume /volume/user /volume/beyond)"},
-		{"writes to a volume", first, "0:0 5:6\n", "cd /volume; mkdir made; touch given; chown 5:6 given; chmod 4755 given; echo $(stat -c %u:%g made given)"},
+		{
+			"writes to a volume", first, "0:0 5:6\n",
+			"cd /volume; mkdir made; touch given; chown 5:6 given; chmod 4755 given; echo $(stat -c %u:%g made given)",
+		},
 		{"shared memory", first, "0\n", "touch /dev/shm/f; stat -c %u /dev/shm/f"},
 		{"files of the engine", first, "0\n", "echo '# more' >>/etc/hosts; stat -c %u /etc/hosts"},
 		{"host name", second, "users-0\n", "hostname"},
@@ -83,7 +86,10 @@ func users(t *testing.T, sandboxer string) {
 		{"raw sockets", second, "0\n", "ping -c 1 -W 5 10.85.0.1 >/dev/null; echo $?"},
 		{"the pod's processes", first, "shared\n", "[ $(pidof httpd) != 1 ] && echo shared"},
 		{"own processes", second, "sleep\n", "cat /proc/1/comm"},
-		{"sysfs and mqueue", first, "sysfs mqueue\n", "echo $(awk '$2 == \"/sys\" || $2 == \"/dev/mqueue\" {print $3}' /proc/mounts | sort -r)"},
+		{
+			"sysfs and mqueue", first, "sysfs mqueue\n",
+			"echo $(awk '$2 == \"/sys\" || $2 == \"/dev/mqueue\" {print $3}' /proc/mounts | sort -r)",
+		},
 		{"streams by name", first, "said\n", "echo said >/dev/stdout"},
 	} {
 		step(t, test.name, func(t *testing.T) {

@@ -121,7 +121,8 @@ func (b *engine) fetch(t *testing.T, address, port string) {
 	const want = "page"
 	var got []byte
 	if !await(func() bool {
-		got, _ = b.Place.Command(t.Context(), "bash", "-ec", "exec 3<>/dev/tcp/"+address+"/"+port+`; printf 'GET /f HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3`).CombinedOutput()
+		got, _ = b.Place.Command(t.Context(), "bash", "-ec",
+			"exec 3<>/dev/tcp/"+address+"/"+port+`; printf 'GET /f HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3`).CombinedOutput()
 		return strings.TrimSpace(string(got)) == want
 	}) {
 		t.Errorf("port %s of %s gives %q, want %q", port, address, got, want)

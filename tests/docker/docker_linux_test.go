@@ -44,7 +44,8 @@ func (b *engine) look(t *testing.T) leaks.Snapshot {
 	t.Helper()
 	return leaks.Look(t, leaks.Host{Place: b.Place, CgroupParent: b.CgroupParent, Folders: []string{
 		"/run/cloister", "/run/containerd/s", "/run/containerd/io.containerd.runtime.v2.task/moby", "/run/docker/netns",
-		filepath.Join(b.Place.Dir, "cloister"), filepath.Join(b.Place.Dir, "docker", "containers"), filepath.Join(b.Place.Dir, "docker", "volumes"),
+		filepath.Join(b.Place.Dir, "cloister"), filepath.Join(b.Place.Dir, "docker", "containers"),
+		filepath.Join(b.Place.Dir, "docker", "volumes"),
 	}})
 }
 
@@ -78,9 +79,15 @@ func run(t *testing.T, b *engine) {
 		code         int
 		wantNotEqual string
 	}{
-		{name: "a kernel of its own, without a network", args: []string{byName, "--network=none", image, "uname", "-r"}, wantNotEqual: string(uname)},
+		{
+			name: "a kernel of its own, without a network", args: []string{byName, "--network=none", image, "uname", "-r"},
+			wantNotEqual: string(uname),
+		},
 		{name: "none has loopback alone", args: []string{"--network=none", image, "ls", "/sys/class/net"}, want: "lo\n"},
-		{name: "input, both outputs, exit code", in: "words", args: []string{"-i", image, "sh", "-c", "cat; echo err >&2; exit 7"}, want: "words", wantErr: "err\n", code: 7},
+		{
+			name: "input, both outputs, exit code", in: "words",
+			args: []string{"-i", image, "sh", "-c", "cat; echo err >&2; exit 7"}, want: "words", wantErr: "err\n", code: 7,
+		},
 		{name: "no such program", args: []string{image, "nothing"}, wantErr: "nothing", code: 127},
 		{name: "no program", args: []string{image, "/etc"}, wantErr: "permission denied", code: 126},
 	} {
@@ -88,13 +95,16 @@ func run(t *testing.T, b *engine) {
 			cmd := b.Docker(t.Context(), append([]string{"run", "--rm"}, tt.args...)...)
 			cmd.Stdin = strings.NewReader(tt.in)
 			r := b.Finish(t.Context(), t, cmd)
-			if r.Code != tt.code || tt.wantNotEqual == "" && r.Stdout != tt.want || tt.wantNotEqual != "" && (r.Stdout == tt.wantNotEqual || r.Stdout == "") || !strings.Contains(r.Stderr, tt.wantErr) {
-				t.Errorf("docker run %s: exit %d, stdout %q, stderr %q, want %d, %q, %q", strings.Join(tt.args, " "), r.Code, r.Stdout, r.Stderr, tt.code, tt.want, tt.wantErr)
+			if r.Code != tt.code || tt.wantNotEqual == "" && r.Stdout != tt.want || tt.wantNotEqual != "" &&
+				(r.Stdout == tt.wantNotEqual || r.Stdout == "") || !strings.Contains(r.Stderr, tt.wantErr) {
+				t.Errorf("docker run %s: exit %d, stdout %q, stderr %q, want %d, %q, %q",
+					strings.Join(tt.args, " "), r.Code, r.Stdout, r.Stderr, tt.code, tt.want, tt.wantErr)
 			}
 		})
 	}
 	t.Run("terminal", func(t *testing.T) {
-		if got := b.terminal(t, "run", "--rm", "-it", image, "tty"); !strings.Contains(got, "/dev/pts/") && !strings.Contains(got, "/dev/console") {
+		if got := b.terminal(t, "run", "--rm", "-it", image, "tty"); !strings.Contains(got, "/dev/pts/") &&
+			!strings.Contains(got, "/dev/console") {
 			t.Errorf("tty = %q", got)
 		}
 	})
@@ -121,8 +131,10 @@ func run(t *testing.T, b *engine) {
 // by one.
 func options(t *testing.T, b *engine) {
 	b.start(t, "tight", []string{
-		"--user=1000:100", "--read-only", "--tmpfs=/scratch:size=1m,mode=1777", "--cap-drop=ALL", "--cap-add=NET_BIND_SERVICE", "--security-opt=no-new-privileges",
-		"--ulimit=nofile=100:200", "--shm-size=3m", "--sysctl=net.ipv4.ip_forward=1", "--sysctl=kernel.msgmax=4096", "--init", "--pids-limit=50",
+		"--user=1000:100", "--read-only", "--tmpfs=/scratch:size=1m,mode=1777", "--cap-drop=ALL",
+		"--cap-add=NET_BIND_SERVICE", "--security-opt=no-new-privileges",
+		"--ulimit=nofile=100:200", "--shm-size=3m", "--sysctl=net.ipv4.ip_forward=1",
+		"--sysctl=kernel.msgmax=4096", "--init", "--pids-limit=50",
 		"--memory=128m", "--cpus=0.5", "--hostname=box", "--domainname=example.org",
 		"--env=WORD=told", "--workdir=/tmp", "--add-host=far:10.9.8.7", "--dns=10.1.1.1", "--dns-search=svc.test",
 		"--cgroupns=private", "--group-add=10", "--label=a=b",
@@ -147,13 +159,17 @@ func options(t *testing.T, b *engine) {
 		{"HOME of a user without an entry", "/", "echo $HOME"},
 		{"--env and --workdir", "told /tmp", "echo $WORD $(pwd)"},
 		{"--add-host", "1", "grep -c '10.9.8.7.*far' /etc/hosts"},
-		{"--dns", "10.1.1.1 svc.test", "echo $(awk '/^nameserver/{print $2}' /etc/resolv.conf) $(awk '/^search/{print $2}' /etc/resolv.conf)"},
+		{
+			"--dns", "10.1.1.1 svc.test",
+			"echo $(awk '/^nameserver/{print $2}' /etc/resolv.conf) $(awk '/^search/{print $2}' /etc/resolv.conf)",
+		},
 		{"--cgroupns", "0::/", "cat /proc/self/cgroup"},
 	} {
 		t.Run(tt.name, func(t *testing.T) { b.say(t, "tight", tt.name, tt.want, tt.script) })
 	}
 	b.start(t, "loose", []string{
-		"--security-opt=seccomp=unconfined", "--security-opt=systempaths=unconfined", "--cap-add=ALL", "--device=/dev/fuse", "--device=/dev/net/tun:/dev/net/tun:rw",
+		"--security-opt=seccomp=unconfined", "--security-opt=systempaths=unconfined", "--cap-add=ALL",
+		"--device=/dev/fuse", "--device=/dev/net/tun:/dev/net/tun:rw",
 		"--cgroupns=host", "--ipc=shareable", "--cpuset-cpus=0", "--cpu-shares=512", "--oom-score-adj=100", "--stop-signal=USR1",
 	})
 	for _, tt := range []struct{ name, want, script string }{
@@ -162,7 +178,11 @@ func options(t *testing.T, b *engine) {
 		{"--cap-add=ALL", "mounted", "mount -t tmpfs none /mnt 2>/dev/null || mkdir -p /mnt && mount -t tmpfs none /mnt && echo mounted"},
 		{"--device /dev/fuse", "opens", "exec 3<>/dev/fuse && echo opens"},
 		{"--device /dev/net/tun", "1", "cat /dev/net/tun 2>&1 | grep -c 'bad state'"},
-		{"a tun of its own", "10.8.0.1", "tunctl -t tun8 >/dev/null && ip addr add 10.8.0.1/24 dev tun8 && ip link set tun8 up && ping -c 1 -W 5 10.8.0.1 | sed -n 's/.*from \\([^:]*\\):.*/\\1/p'"},
+		{
+			"a tun of its own", "10.8.0.1",
+			"tunctl -t tun8 >/dev/null && ip addr add 10.8.0.1/24 dev tun8 && ip link set tun8 up && ping -c 1 -W 5 10.8.0.1 " +
+				"| sed -n 's/.*from \\([^:]*\\):.*/\\1/p'",
+		},
 		{"--oom-score-adj", "100", "cat /proc/1/oom_score_adj"},
 	} {
 		t.Run(tt.name, func(t *testing.T) { b.say(t, "loose", tt.name, tt.want, tt.script) })
@@ -210,7 +230,8 @@ func restart(t *testing.T, b *engine) {
 			if !await(func() bool { return strings.Contains(b.MustDocker(t, "logs", "stays"), "said "+signal) }) {
 				t.Errorf("logs after the restart = %q", b.MustDocker(t, "logs", "stays"))
 			}
-			if got := b.MustDocker(t, "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}", "stays"); !strings.HasPrefix(got, "stays ") || strings.HasPrefix(got, "stays 0B") {
+			if got := b.MustDocker(t, "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}",
+				"stays"); !strings.HasPrefix(got, "stays ") || strings.HasPrefix(got, "stays 0B") {
 				t.Errorf("stats after the restart = %q", got)
 			}
 		})
@@ -237,7 +258,8 @@ func (b *engine) reboot(t *testing.T) {
 	b.Stop(t, "KILL")
 	b.Containerd.Stop(t, "KILL")
 	for pid, line := range b.Place.Processes(t) {
-		if slices.Contains([]string{"containerd-shim-cloister-v2", "qemu-system-x86_64", "virtiofsd"}, filepath.Base(strings.Fields(line)[0])) {
+		if slices.Contains([]string{"containerd-shim-cloister-v2", "qemu-system-x86_64", "virtiofsd"},
+			filepath.Base(strings.Fields(line)[0])) {
 			b.Place.Kill(t, pid)
 		}
 	}
@@ -246,7 +268,8 @@ for l in $(ls /sys/class/net); do [ $l = lo ] || ip link delete $l; done # the o
 iptables -F; iptables -t nat -F; rm -rf /run/cloister /run/containerd /run/docker /run/netns
 rm -rf "$0"/mcs/*-*-*-*-* # reservations are of one boot`, filepath.Join(b.Place.Dir, "cloister"))
 	if !await(func() bool { // once the kernel has buried who was killed
-		const script = "for d in /sys/fs/cgroup/$0 /sys/fs/cgroup/*/$0; do [ ! -d $d ] || find $d -mindepth 1 -depth -type d ! -exec rmdir {} \\; -print; done 2>/dev/null"
+		const script = "for d in /sys/fs/cgroup/$0 /sys/fs/cgroup/*/$0; do [ ! -d $d ] || find $d -mindepth 1 -depth -type d " +
+			"! -exec rmdir {} \\; -print; done 2>/dev/null"
 		return b.Place.Run(t, "sh", "-c", script, b.CgroupParent) == ""
 	}) {
 		t.Error("cgroups of the time before are still there")

@@ -30,9 +30,15 @@ func volumes(t *testing.T, b *engine) {
 	}{
 		{"named", "", []string{"--volume=kept:/data", image, "sh", "-c", "mkdir /data/d; echo word >/data/f; echo deep >/data/d/f"}},
 		{"named, again", "word\n", []string{"--volume=kept:/data:ro", image, "sh", "-c", "cat /data/f; touch /data/g 2>/dev/null"}},
-		{"a part of a named one", "deep\n", []string{"--mount=type=volume,source=kept,target=/data,volume-subpath=d", image, "cat", "/data/f"}},
+		{"a part of a named one", "deep\n", []string{
+			"--mount=type=volume,source=kept,target=/data,volume-subpath=d",
+			image, "cat", "/data/f",
+		}},
 		{"anonymous, filled from the image", "test_content\n", []string{volumeImage, "cat", "/test_dir/test_file"}},
-		{"folder, read-only", "host\n", []string{"--mount=type=bind,source=" + source + ",target=/s,readonly", image, "sh", "-c", "cat /s/f; touch /s/g 2>/dev/null"}},
+		{"folder, read-only", "host\n", []string{
+			"--mount=type=bind,source=" + source + ",target=/s,readonly",
+			image, "sh", "-c", "cat /s/f; touch /s/g 2>/dev/null",
+		}},
 		{
 			"folder with a mount below, read-only", "Read-only file system\n",
 			[]string{"--volume=" + below + ":/b:ro", image, "sh", "-c", "touch /b/sub/x 2>&1 | sed 's/.*: //'"},
@@ -40,12 +46,16 @@ func volumes(t *testing.T, b *engine) {
 		{"folder with a mount below", "", []string{"--volume=" + below + ":/b", image, "touch", "/b/sub/y"}},
 		{
 			"folder without the mount below", "0\n",
-			[]string{"--mount=type=bind,source=" + below + ",target=/b,readonly,bind-recursive=disabled", image, "sh", "-c", "ls /b/sub | wc -l"},
+			[]string{
+				"--mount=type=bind,source=" + below + ",target=/b,readonly,bind-recursive=disabled",
+				image, "sh", "-c", "ls /b/sub | wc -l",
+			},
 		},
 		{"folder, writable", "", []string{"--volume=" + source + ":/s:z", image, "sh", "-c", "echo guest >/s/f"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if r := b.RunDocker(t, append([]string{"run", "--rm"}, tt.args...)...); r.Stdout != tt.want || r.Code != 0 && !strings.Contains(tt.name, ",") {
+			if r := b.RunDocker(t, append([]string{"run", "--rm"}, tt.args...)...); r.Stdout != tt.want ||
+				r.Code != 0 && !strings.Contains(tt.name, ",") {
 				t.Errorf("docker run %s = %q, exit %d, %s, want %q", strings.Join(tt.args, " "), r.Stdout, r.Code, r.Stderr, tt.want)
 			}
 		})

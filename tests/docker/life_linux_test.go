@@ -14,7 +14,8 @@ import (
 // life is one container from its start to its end, and what can be done to it meanwhile.
 func life(t *testing.T, b *engine) {
 	b.start(t, "web", []string{byName, "--publish=8080:80", "--memory=128m"}, "sh", "-c",
-		`mkdir /www; echo page >/www/f; httpd -p 80 -h /www; trap 'echo ends; exit 3' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.2; done`)
+		`mkdir /www; echo page >/www/f; httpd -p 80 -h /www; trap 'echo ends; exit 3' TERM; n=0; while :; do n=$((n+1)); echo line `+
+			`$n; sleep 0.2; done`)
 	t.Run("publish", func(t *testing.T) {
 		for _, address := range []string{"127.0.0.1", "172.17.0.1"} {
 			b.fetch(t, address, "8080")
@@ -23,7 +24,8 @@ func life(t *testing.T, b *engine) {
 	t.Run("logs --follow", func(t *testing.T) { follow(t, b, "web") })
 	t.Run("exec", func(t *testing.T) {
 		b.say(t, "web", "exec", "page", "cat /www/f")
-		if r := b.RunDocker(t, "exec", "--user=1000", "--env=WORD=told", "--workdir=/www", "web", "sh", "-c", "echo $(id -u) $WORD $(pwd); exit 9"); r.Code != 9 || r.Stdout != "1000 told /www\n" {
+		if r := b.RunDocker(t, "exec", "--user=1000", "--env=WORD=told", "--workdir=/www", "web", "sh", "-c",
+			"echo $(id -u) $WORD $(pwd); exit 9"); r.Code != 9 || r.Stdout != "1000 told /www\n" {
 			t.Errorf("exec: exit %d, %q, %q", r.Code, r.Stdout, r.Stderr)
 		}
 		for program, code := range map[string]int{"nothere": 127, "/etc/passwd": 126, "/etc": 126} {
@@ -45,7 +47,8 @@ func life(t *testing.T, b *engine) {
 		if got := b.MustDocker(t, "stats", "--no-stream", "--format", "{{.BlockIO}}", "web"); strings.HasPrefix(got, "0B / 0B") {
 			t.Errorf("stats = %q, want what was written as block I/O", got)
 		}
-		got := strings.Fields(b.MustDocker(t, "stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}} {{.NetIO}} {{.CPUPerc}}", "web"))
+		got := strings.Fields(b.MustDocker(t, "stats", "--no-stream", "--format",
+			"{{.Name}} {{.PIDs}} {{.MemUsage}} {{.NetIO}} {{.CPUPerc}}", "web"))
 		if len(got) < 9 || got[8] == "0.00%" || got[1] == "0" || got[2] == "0B" || got[4] != "128MiB" || got[5] == "0B" {
 			t.Errorf("stats = %q, want processes, memory used of 128MiB, network and processor", got)
 		}
@@ -56,7 +59,9 @@ func life(t *testing.T, b *engine) {
 		}
 	})
 	t.Run("inspect", func(t *testing.T) {
-		if got := b.inspect(t, "web", "{{.State.Status}} {{.HostConfig.Runtime}} {{.NetworkSettings.Networks.bridge.IPAddress}}"); !strings.HasPrefix(got, "running io.containerd.cloister.v2 172.17.0.") {
+		if got := b.inspect(t, "web",
+			"{{.State.Status}} {{.HostConfig.Runtime}} {{.NetworkSettings.Networks.bridge.IPAddress}}"); !strings.HasPrefix(got,
+			"running io.containerd.cloister.v2 172.17.0.") {
 			t.Errorf("inspect = %q", got)
 		}
 	})
@@ -68,8 +73,10 @@ func life(t *testing.T, b *engine) {
 	})
 	t.Run("update", func(t *testing.T) {
 		b.MustDocker(t, "update", "--memory=64m", "--memory-swap=64m", "--cpus=0.25", "--pids-limit=77", "web")
-		b.say(t, "web", "limits", "67108864 25000 100000 77", "echo $(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/pids.max)")
-		if r := b.RunDocker(t, "update", "--memory=8g", "--memory-swap=8g", "web"); r.Code == 0 || !strings.Contains(r.Stderr, "fixed at start") {
+		b.say(t, "web", "limits", "67108864 25000 100000 77",
+			"echo $(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/pids.max)")
+		if r := b.RunDocker(t, "update", "--memory=8g", "--memory-swap=8g", "web"); r.Code == 0 ||
+			!strings.Contains(r.Stderr, "fixed at start") {
 			t.Errorf("update beyond the machine: exit %d, %s", r.Code, r.Stderr)
 		}
 	})
@@ -158,7 +165,8 @@ func folders(t *testing.T, b *engine, container, name string) {
 	}
 	b.MustDocker(t, "cp", there, container+":/www/"+name)
 	b.MustDocker(t, "cp", container+":/www/"+name, back)
-	if got := b.sh(t, "cd "+back+"/sub; stat -c '%n %a %F' . *; cat l"); got != ". 750 directory\nf 604 regular file\nl 777 symbolic link\nword" {
+	if got := b.sh(t,
+		"cd "+back+"/sub; stat -c '%n %a %F' . *; cat l"); got != ". 750 directory\nf 604 regular file\nl 777 symbolic link\nword" {
 		t.Errorf("%s came back as %q", name, got)
 	}
 }

@@ -19,21 +19,29 @@ func await(done func() bool) bool { return bed.Await(host.Patience, done) }
 
 // network is about networks of the user's own, where names are looked up at 127.0.0.11.
 func network(t *testing.T, b *engine) {
-	b.MustDocker(t, "network", "create", "--subnet=10.91.0.0/24", "--gateway=10.91.0.1", "--ipv6", "--subnet=fd91::/64", "--opt=com.docker.network.driver.mtu=1380", "front")
+	b.MustDocker(t, "network", "create", "--subnet=10.91.0.0/24", "--gateway=10.91.0.1", "--ipv6",
+		"--subnet=fd91::/64", "--opt=com.docker.network.driver.mtu=1380", "front")
 	b.MustDocker(t, "network", "create", "--subnet=10.92.0.0/24", "back")
 	upstream(t, b, "10.91.0.1")
-	b.start(t, "db", []string{"--network=front", "--network-alias=database", "--ip=10.91.0.5", "--ip6=fd91::5"}, "sh", "-c", "mkdir /www; echo rows >/www/f; httpd -f -p 80 -h /www")
+	b.start(t, "db", []string{"--network=front", "--network-alias=database", "--ip=10.91.0.5", "--ip6=fd91::5"},
+		"sh", "-c", "mkdir /www; echo rows >/www/f; httpd -f -p 80 -h /www")
 	b.start(t, "app", []string{"--network=front", "--dns=10.91.0.1", "--dns-opt=timeout:3"})
 	for _, tt := range []struct{ name, want, script string }{
 		{"a container", "10.91.0.5", "nslookup -type=a db | awk '/^Address/ {a=$2} END {print a}'"},
 		{"an alias", "10.91.0.5", "nslookup -type=a database | awk '/^Address/ {a=$2} END {print a}'"},
 		{"a name of elsewhere", "10.9.8.7", "nslookup -type=a elsewhere.test | awk '/^Address/ {a=$2} END {print a}'"},
 		{"the reverse", "db.front", "nslookup 10.91.0.5 | sed -n 's/.*name = //p'"},
-		{"over IPv6", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 $(nslookup -type=aaaa db | awk '/^Address/ {a=$2} END {print a}') 80 | tail -n 1`},
+		{
+			"over IPv6", "rows",
+			`printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 $(nslookup -type=aaaa db | awk '/^Address/ {a=$2} END {print a}') 80 | tail -n 1`,
+		},
 		{"MTU and IPv6 default route", "1380 1", "echo $(cat /sys/class/net/eth0/mtu) $(ip -6 route | grep -c '^default via fd91::1 ')"},
 		// A message behind its length (RFC 1035, 4.2.2), for "db"; the answer's last four bytes are
 		// the address.
-		{"over TCP", "0a 5b 00 05", `printf '\0\024\0\1\1\0\0\1\0\0\0\0\0\0\2db\0\0\1\0\1' | nc -w 5 127.0.0.11 53 | tail -c 4 | od -An -tx1 | sed 's/^ *//'`},
+		{
+			"over TCP", "0a 5b 00 05",
+			`printf '\0\024\0\1\1\0\0\1\0\0\0\0\0\0\2db\0\0\1\0\1' | nc -w 5 127.0.0.11 53 | tail -c 4 | od -An -tx1 | sed 's/^ *//'`,
+		},
 		{"port 53 is the workload's", "bound", "httpd -p 53 && echo bound"},
 		{"by name", "rows", `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 10.91.0.5 80 | tail -n 1`},
 	} {
@@ -62,7 +70,10 @@ func network(t *testing.T, b *engine) {
 	t.Run("what a container changed in the engine's files stays", func(t *testing.T) { changedFiles(t, b) })
 	t.Run("container:NAME", func(t *testing.T) {
 		b.start(t, "donor", []string{"--network=front", "--ipc=shareable"})
-		joined := []string{"run", "--rm", "--network=container:donor", "--pid=container:donor", "--ipc=container:donor", image, "cat", "/proc/1/comm"}
+		joined := []string{
+			"run", "--rm", "--network=container:donor", "--pid=container:donor",
+			"--ipc=container:donor", image, "cat", "/proc/1/comm",
+		}
 		if got := b.MustDocker(t, joined...); got != "sleep\n" {
 			t.Errorf("process 1 where the other's processes are shared is %q, want the other's", got)
 		}
@@ -156,7 +167,9 @@ services:
     networks: [inner]
   client:
     image: cloister/busybox
-    command: sh -c "until printf 'GET /f HTTP/1.0\\r\\n\\r\\n' | nc -w 5 web 80 | tail -n 1 | tee /data/got | grep page; do sleep 1; done; sleep 1000"
+    command: >-
+      sh -c "until printf 'GET /f HTTP/1.0\\r\\n\\r\\n' | nc -w 5 web 80 | tail -n 1 | tee /data/got | grep page;
+      do sleep 1; done; sleep 1000"
     depends_on: [web]
     networks: [inner, outer]
     volumes: ["data:/data"]
@@ -173,7 +186,8 @@ func compose(t *testing.T, b *engine) {
 	}
 	call := func(args ...string) string {
 		t.Helper()
-		cmd := b.Place.Command(context.WithoutCancel(t.Context()), program, append([]string{"--project-name", "p", "--file", file}, args...)...)
+		cmd := b.Place.Command(context.WithoutCancel(t.Context()), program,
+			append([]string{"--project-name", "p", "--file", file}, args...)...)
 		// Version 1 asks for an API that is older than the daemon's oldest.
 		cmd.Env = append(b.Docker(t.Context()).Env, "COMPOSE_API_VERSION=1.44", "COMPOSE_HTTP_TIMEOUT=300")
 		out, err := cmd.CombinedOutput()

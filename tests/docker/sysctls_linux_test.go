@@ -28,11 +28,20 @@ func sysctls(t *testing.T, b *engine) {
 		{"an IPv6 network", []string{"--network=six"}, map[string]string{"ipv6/conf/eth0/disable_ipv6": "0"}},
 		{
 			"of the endpoint",
-			[]string{`--network=name=six,"driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1,net.ipv6.conf.IFNAME.accept_ra=0"`},
+			[]string{`--network=name=six,"driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1,` +
+				`net.ipv6.conf.IFNAME.accept_ra=0"`},
 			map[string]string{"ipv4/conf/eth0/log_martians": "1", "ipv6/conf/eth0/accept_ra": "0"},
 		},
-		{"IPv6 off for all, by the workload", []string{"--network=six", "--sysctl=net.ipv6.conf.all.disable_ipv6=1"}, map[string]string{"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/eth0/disable_ipv6": "1"}},
-		{"IPv6 off for links to come, by the workload", []string{"--network=six", "--sysctl=net.ipv6.conf.default.disable_ipv6=1"}, map[string]string{"ipv6/conf/default/disable_ipv6": "1"}},
+		{
+			"IPv6 off for all, by the workload",
+			[]string{"--network=six", "--sysctl=net.ipv6.conf.all.disable_ipv6=1"},
+			map[string]string{"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/eth0/disable_ipv6": "1"},
+		},
+		{
+			"IPv6 off for links to come, by the workload",
+			[]string{"--network=six", "--sysctl=net.ipv6.conf.default.disable_ipv6=1"},
+			map[string]string{"ipv6/conf/default/disable_ipv6": "1"},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var had [2]linkState
@@ -62,8 +71,11 @@ func sysctls(t *testing.T, b *engine) {
 	}
 	t.Run("connect", func(t *testing.T) {
 		b.start(t, "later", nil)
-		b.MustDocker(t, "network", "connect", "--driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.arp_notify=1", "apart", "later")
-		b.awaitIn(t, "later", "1 1", "cat /sys/class/net/eth1/carrier >/dev/null && echo $(cat /proc/sys/net/ipv4/conf/eth1/arp_notify /proc/sys/net/ipv6/conf/eth1/disable_ipv6)")
+		b.MustDocker(t, "network", "connect", "--driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.arp_notify=1",
+			"apart", "later")
+		b.awaitIn(t, "later", "1 1",
+			"cat /sys/class/net/eth1/carrier >/dev/null && echo $(cat /proc/sys/net/ipv4/conf/eth1/arp_notify "+
+				"/proc/sys/net/ipv6/conf/eth1/disable_ipv6)")
 		b.say(t, "later", "IPv6 addresses of links without IPv6", "", "grep -v ' lo$' /proc/net/if_inet6")
 		b.MustDocker(t, "rm", "--force", "later")
 	})
@@ -92,9 +104,14 @@ type linkState struct {
 func (b *engine) linkState(t *testing.T, name string) linkState {
 	t.Helper()
 	// What differs by design: each has a MAC address, and addresses, of its own.
-	s := linkState{settings: map[string]string{}, network: b.in(t, name, `ip -6 -o addr show dev eth0 scope global | awk '{print $3}'; ip -o -4 addr show dev eth0 | awk '{print $3}'
-ip route | awk '/^default/ {print $1, $2, $3}'; ip -6 route | awk '/^default/ {print $1, $2, $3}'; grep -c . /proc/net/if_inet6`)}
-	list := b.in(t, name, `cd /proc/sys/net; for i in all default eth0; do for d in ipv4/conf ipv6/conf ipv4/neigh ipv6/neigh; do grep . $d/$i/* 2>/dev/null; done; done`)
+	s := linkState{
+		settings: map[string]string{},
+		network: b.in(t, name, `ip -6 -o addr show dev eth0 scope global | awk '{print $3}'; ip -o -4 addr show dev eth0 | awk '{print $3}'
+ip route | awk '/^default/ {print $1, $2, $3}'; ip -6 route | awk '/^default/ {print $1, $2, $3}'; grep -c . /proc/net/if_inet6`),
+	}
+	list := b.in(t, name,
+		`cd /proc/sys/net; for i in all default eth0; do for d in ipv4/conf ipv6/conf ipv4/neigh ipv6/neigh; do grep . $d/$i/* `+
+			`2>/dev/null; done; done`)
 	for line := range strings.Lines(list) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
 		s.settings[key] = value
@@ -116,7 +133,10 @@ func linkLocal(t *testing.T, mac string) string {
 		}
 		m[i%len(m)] = value
 	}
-	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]}).String()
+	return netip.AddrFrom16([16]byte{
+		0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe,
+		13: m[3], 14: m[4], 15: m[5],
+	}).String()
 }
 
 // forgedRouter sends a router advertisement over Docker's bridge, as any container there can. A
@@ -125,7 +145,9 @@ func forgedRouter(t *testing.T, b *engine) {
 	for _, runtime := range []string{"runc", "cloister"} {
 		b.start(t, "victim-"+runtime, []string{"--runtime=" + runtime})
 	}
-	b.sh(t, "ip netns add open && ip link add v-open type veth peer name eth0 netns open && ip link set v-open master docker0 up && ip -n open link set eth0 up")
+	b.sh(t,
+		"ip netns add open && ip link add v-open type veth peer name eth0 netns open && ip link set v-open master docker0 up "+
+			"&& ip -n open link set eth0 up")
 	defer b.sh(t, "ip netns del open && umount /run/netns && rmdir /run/netns")
 	b.sh(t, "until ip -n open -6 -o addr show dev eth0 | grep fe80 | grep -vq tentative; do sleep 0.1; done")
 	if !await(func() bool {
@@ -138,7 +160,8 @@ func forgedRouter(t *testing.T, b *engine) {
 		name := "victim-" + runtime
 		// Behind the advertisement in the same queues.
 		b.sh(t, "busybox ping -c 1 -W 20 "+b.inspect(t, name, "{{.NetworkSettings.Networks.bridge.IPAddress}}"))
-		b.say(t, name, "addresses and routes of a forged advertisement", "0", "cat /proc/net/if_inet6 /proc/net/ipv6_route | grep -v ' lo$' | grep -c eth0")
+		b.say(t, name, "addresses and routes of a forged advertisement", "0",
+			"cat /proc/net/if_inet6 /proc/net/ipv6_route | grep -v ' lo$' | grep -c eth0")
 		b.MustDocker(t, "rm", "--force", name)
 	}
 }

@@ -43,7 +43,8 @@ func newBed(t *testing.T) *bed {
 	testenv.NeedVirtiofsd(t)
 	b := &bed{Place: host.New(t), program: filepath.Join(testenv.Build(t), "cloister-oci"), class: os.Getenv("CLOISTER_TEST_CLASS")}
 	b.parent = filepath.Base(b.Dir)
-	b.env = append(os.Environ(), "CLOISTER_CONFIG="+b.WriteCloisterConfig(t, ""), "PATH="+testenv.Build(t)+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	b.env = append(os.Environ(), "CLOISTER_CONFIG="+b.WriteCloisterConfig(t, ""),
+		"PATH="+testenv.Build(t)+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	if b.class != "" {
 		b.WriteClass(t, b.class)
 	}
@@ -98,7 +99,8 @@ func (b *bed) run(t *testing.T, name string, args ...string) result {
 // input is run with something on stdin.
 func (b *bed) input(t *testing.T, stdin, name string, args ...string) result {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(t.Context()), host.CallLimit, fmt.Errorf("not over after %s", host.CallLimit))
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(t.Context()), host.CallLimit,
+		fmt.Errorf("not over after %s", host.CallLimit))
 	defer cancel()
 	cmd := b.Command(ctx, name, args...)
 	cmd.Env = b.env

@@ -207,9 +207,11 @@ func TestRefused(t *testing.T) {
 	}
 	bundle := b.bundle(t, []string{"true"}, hostNet)
 	log := filepath.Join(bundle, "errors")
-	r := b.run(t, b.program, "--log", log, "--log-format", "json", "create", "--bundle", bundle, "--pid-file", filepath.Join(bundle, "pid"), "one")
+	r := b.run(t, b.program, "--log", log, "--log-format", "json", "create", "--bundle", bundle, "--pid-file",
+		filepath.Join(bundle, "pid"), "one")
 	data, err := os.ReadFile(log)
-	if err != nil || r.code != 1 || !strings.Contains(r.err, "linux.namespaces") || !strings.Contains(string(data), `"level":"error","msg":"`) {
+	if err != nil || r.code != 1 || !strings.Contains(r.err, "linux.namespaces") ||
+		!strings.Contains(string(data), `"level":"error","msg":"`) {
 		t.Errorf("create = %+v, log %s, %v", r, data, err)
 	}
 	for _, args := range [][]string{

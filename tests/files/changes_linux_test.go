@@ -22,10 +22,12 @@ func TestHostChanges(t *testing.T) {
 	before := g.Look(t)
 	for name, runtime := range runtimes() {
 		t.Run(name, func(t *testing.T) {
-			volume, single, alone := g.folder(t, "home/"+name, "f", "gone"), g.folder(t, "home/"+name+"-single", "one"), g.folder(t, "home/"+name+"-alone", "f")
+			volume, single, alone := g.folder(t, "home/"+name, "f", "gone"),
+				g.folder(t, "home/"+name+"-single", "one"), g.folder(t, "home/"+name+"-alone", "f")
 			reports := g.folder(t, "reports-"+name)
 			defer g.Place.Run(t, "sh", "-c", "[ ! -e "+volume+"/a ] || chattr -a "+volume+"/a") // else nobody can remove it
-			g.start(t, name, runtime, bind(volume, "/volume", "rbind:rw"), bind(single+"/one", "/one", "rbind:rw"), bind(alone, "/alone", "rbind:rw"), bind(reports, "/reports", "rbind:rw"))
+			g.start(t, name, runtime, bind(volume, "/volume", "rbind:rw"),
+				bind(single+"/one", "/one", "rbind:rw"), bind(alone, "/alone", "rbind:rw"), bind(reports, "/reports", "rbind:rw"))
 			if got := g.sh(t, name, "for w in /volume /one '/alone f'; do probe watch $w >/reports/${w##*/} 2>&1 & done"); got != "" {
 				t.Fatal(got)
 			}
@@ -48,11 +50,17 @@ func TestHostChanges(t *testing.T) {
 					}
 					return os.WriteFile(volume+"/d/e/x", []byte("x"), 0o644)
 				}},
-				{"in the new folder", "volume", "d/e/x=y f=forth now=new", func() error { return os.WriteFile(volume+"/d/e/x", []byte("y"), 0o644) }},
+				{
+					"in the new folder", "volume", "d/e/x=y f=forth now=new",
+					func() error { return os.WriteFile(volume+"/d/e/x", []byte("y"), 0o644) },
+				},
 				{"folder renamed", "volume", "d/g/x=y f=forth now=new", func() error { return os.Rename(volume+"/d/e", volume+"/d/g") }},
 				{"in the renamed folder", "volume", "d/g/x=z f=forth now=new", func() error { return replace(volume+"/d/g/x", "z") }},
 				{"folder removed", "volume", "f=forth now=new", func() error { return os.RemoveAll(volume + "/d") }},
-				{"a name that is no text", "volume", "f=forth now=new \xff=raw", func() error { return os.WriteFile(volume+"/\xff", []byte("raw"), 0o644) }},
+				{
+					"a name that is no text", "volume", "f=forth now=new \xff=raw",
+					func() error { return os.WriteFile(volume+"/\xff", []byte("raw"), 0o644) },
+				},
 				{"and its end", "volume", "f=forth now=new", func() error { return os.Remove(volume + "/\xff") }},
 				{"beside one that cannot be touched", "volume", "a=a1 f=fifth now=new", func() error {
 					g.Place.Run(t, "sh", "-c", "cd "+volume+"; printf a >a; chattr +a a; printf 1 >>a")
@@ -85,7 +93,10 @@ func unchanged(t *testing.T, g ground, container, volume string) {
 	t.Helper()
 	then := time.Unix(1_000_000_000, 123_456_789)
 	file := volume + "/f.new"
-	for _, err := range []error{os.WriteFile(file, []byte("last"), 0o644), os.Chtimes(file, then, then), os.Chmod(file, 0o640), os.Rename(file, volume+"/f")} {
+	for _, err := range []error{
+		os.WriteFile(file, []byte("last"), 0o644), os.Chtimes(file, then, then),
+		os.Chmod(file, 0o640), os.Rename(file, volume+"/f"),
+	} {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -30,7 +30,10 @@ func sums(t *testing.T, number byte) []byte {
 			Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT),
 			Entry: base + page, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
 		},
-		elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Vaddr: base, Paddr: base, Filesz: (pages + 2) * page, Memsz: (pages + 2) * page, Align: page},
+		elf.Prog64{
+			Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Vaddr: base, Paddr: base,
+			Filesz: (pages + 2) * page, Memsz: (pages + 2) * page, Align: page,
+		},
 	} {
 		if err := binary.Write(&out, binary.LittleEndian, header); err != nil {
 			t.Fatal(err)

@@ -28,7 +28,8 @@ func TestFiles(t *testing.T) {
 	mkfs := testenv.NeedTool(t, "mkfs.ext4")
 	testenv.NeedTool(t, "mkfs.btrfs")
 	scratch := filepath.Join(t.TempDir(), "scratch.ext4")
-	if out, err := exec.CommandContext(t.Context(), mkfs, "-q", "-O", "^has_journal", "-E", "root_owner=0:0", scratch, "96M").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), mkfs, "-q", "-O", "^has_journal", "-E", "root_owner=0:0",
+		scratch, "96M").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	g := newGround(t, host.Options{Config: fmt.Sprintf(`
@@ -45,10 +46,12 @@ recreate_scratch = true
 // look runs the probe on every kind of place under one runtime.
 func (g ground) look(t *testing.T, name, runtime string) results {
 	t.Helper()
-	outer, inner, small, limited := g.folder(t, name+"/outer", "nested-here"), g.folder(t, name+"/inner"), g.smallDisk(t, name), g.quota(t, name)
+	outer, inner, small, limited := g.folder(t, name+"/outer", "nested-here"), g.folder(t, name+"/inner"),
+		g.smallDisk(t, name), g.quota(t, name)
 	common := []string{"--user=0", "--cap-add=CAP_SYS_ADMIN"} // trusted.* attributes
 	g.start(t, name, runtime, append(common,
-		bind(outer, "/bind", "rbind:rw"), bind(inner, "/bind/nested", "rbind:rw"), bind(small, "/full", "rbind:rw"), bind(limited, "/quota", "rbind:rw"),
+		bind(outer, "/bind", "rbind:rw"), bind(inner, "/bind/nested", "rbind:rw"),
+		bind(small, "/full", "rbind:rw"), bind(limited, "/quota", "rbind:rw"),
 		"--mount=type=tmpfs,src=tmpfs,dst=/tmpfs,options=rw:nosuid:nodev:size=128m")...)
 	g.start(t, name+"-disk", runtime, append(common, "--snapshotter=blockfile")...)
 	many := os.Getenv(manyEnv)
@@ -57,7 +60,11 @@ func (g ground) look(t *testing.T, name, runtime string) results {
 	}
 	found := results{}
 	for _, p := range []struct{ place, container, args string }{
-		{"root", name, "/home/probe open. mkdir. name. rename. link. symlink. suid. sgid. groups. chown. fallocate. seek. xattr. acl. exec.suid exec.capability device. mmap. socket."},
+		{
+			"root", name,
+			"/home/probe open. mkdir. name. rename. link. symlink. suid. sgid. groups. chown. fallocate. seek. xattr. acl. " +
+				"exec.suid exec.capability device. mmap. socket.",
+		},
 		{"bind", name, "/bind/probe"},
 		// By the same file server as bind, and the guest's own: what may still differ there.
 		{"nested", name, "/bind/nested/probe rename. link. mmap. xattr. suid. groups. posix. exec.suid"},
@@ -174,7 +181,8 @@ func compare(t *testing.T, runc, cloister results) {
 	for _, d := range listed {
 		for place := range strings.SplitSeq(d.places, ",") {
 			if runc[place][d.name] != d.runc || cloister[place][d.name] != d.cloister {
-				t.Errorf("in differences.tsv and not so: %s: %s: runc %q, cloister %q", place, d.name, runc[place][d.name], cloister[place][d.name])
+				t.Errorf("in differences.tsv and not so: %s: %s: runc %q, cloister %q", place, d.name,
+					runc[place][d.name], cloister[place][d.name])
 			}
 		}
 	}

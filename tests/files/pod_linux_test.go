@@ -149,7 +149,10 @@ func meetings() []shared {
 		{"inotify", []act{
 			{"b", "mkdir /both/watched; " + background("probe watch /both/watched", "/tmp/watch"), ""},
 			{"a", "echo x >/both/watched/new", ""},
-			{"b", "for i in $(seq 200); do ! grep -q new=x /tmp/watch || break; sleep 0.1; done; grep -o new=x /tmp/watch | head -n 1", "new=x\n"},
+			{
+				"b", "for i in $(seq 200); do ! grep -q new=x /tmp/watch || break; sleep 0.1; done; grep -o new=x /tmp/watch | head -n 1",
+				"new=x\n",
+			},
 		}},
 	}
 }
@@ -183,7 +186,10 @@ func replacements() []shared {
 			{"a", "probe helper replace-and-ask /both/replaced", "0 of 40 are old\n"},
 		}},
 		{"a volume of one file", []act{
-			{"a", "printf from-a >/file", ""}, {"b", "cat /file", "from-a"}, {"b", "printf from-b >>/file", ""}, {"a", "cat /file", "from-afrom-b"},
+			{"a", "printf from-a >/file", ""},
+			{"b", "cat /file", "from-a"},
+			{"b", "printf from-b >>/file", ""},
+			{"a", "cat /file", "from-afrom-b"},
 		}},
 		{"size of a file that grows", []act{
 			{"a", "printf 12345 >/both/grows", ""},
@@ -217,10 +223,12 @@ for i in $(seq 30); do echo $i >/both/t; mv /both/t /both/u; [ "$(cat /again/u)"
 		}}},
 		{"one volume twice: the same file", []act{{"a", "[ /both/u -ef /again/u ] && echo same", "same\n"}}},
 		{"one volume twice: unix socket", []act{
-			{"a", background("probe listen /again/twice", "/tmp/listen-twice"), ""}, {"a", "printf word | probe dial /both/twice 2>&1", "got word"},
+			{"a", background("probe listen /again/twice", "/tmp/listen-twice"), ""},
+			{"a", "printf word | probe dial /both/twice 2>&1", "got word"},
 		}},
 		{"one volume twice: lock", []act{
-			{"a", background("probe helper lock-hold flock /again/l", "/tmp/lock-twice"), ""}, {"a", "probe helper lock flock /both/l", "EAGAIN\n"},
+			{"a", background("probe helper lock-hold flock /again/l", "/tmp/lock-twice"), ""},
+			{"a", "probe helper lock flock /both/l", "EAGAIN\n"},
 		}},
 	}
 }
@@ -320,7 +328,8 @@ func (p pair) leaves(t *testing.T, at func(string) string) {
 	p.try(t, []shared{{"without the first", works("b")}})
 	p.startOne(t, "e", "b", options...)
 	p.try(t, []shared{{"with another in its place", append(works("e"), works("b")...)}, {"and a lock", []act{
-		{"b", background("probe helper lock-hold flock /both/last", "/tmp/last"), ""}, {"e", "probe helper lock flock /both/last", "EAGAIN\n"},
+		{"b", background("probe helper lock-hold flock /both/last", "/tmp/last"), ""},
+		{"e", "probe helper lock flock /both/last", "EAGAIN\n"},
 	}}})
 	for name, want := range map[string]string{"both/a": "a\n", "both/b": "b\n", "both/d": "d\n", "both/e": "e\n", "file": "b"} {
 		if data, err := os.ReadFile(at(name)); string(data) != want {

@@ -44,7 +44,8 @@ func TestVolumes(t *testing.T) {
 			g.Place.Run(t, "mount", "-t", "tmpfs", "-o", "size=1m,mode=1777", "memory", memory)
 			g.start(t, name, runtime,
 				bind(volume+"/sub", "/sub", "rbind:rw"),
-				bind(volume, "/volume", "rbind:ro"), bind(other, "/volume/sub", "rbind:rw"), bind(other+"/of-other", "/volume/sibling", "bind:rw"),
+				bind(volume, "/volume", "rbind:ro"), bind(other, "/volume/sub", "rbind:rw"),
+				bind(other+"/of-other", "/volume/sibling", "bind:rw"),
 				bind(parent, "/whole", "rbind:rw"), bind(parent, "/alone", "bind:rw"), bind(parent, "/closed", "rbind:rro"),
 				bind(memory, "/memory", "rbind:rw"),
 				"--mount=type=tmpfs,src=tmpfs,dst=/tmpfs,options=size=1m:mode=1750:uid=7:gid=8:nr_inodes=10:noexec",
@@ -53,15 +54,34 @@ func TestVolumes(t *testing.T) {
 				{"the image's user", "id -u", "1000\n"},
 				{"a folder below a volume, and nothing beside it", "ls /sub /sub/..|grep -x -e in-sub -e sibling", "in-sub\n"},
 				{"written to", "echo new >/sub/new; cat /sub/new", "new\n"},
-				{"a bind in a bind", "ls /volume/sub; echo x >/volume/sub/y && cat /volume/sub/y; cat /volume/sibling", "of-other\nx\nof-other"},
-				{"writable in a read-only one", "echo w >/volume/sibling; cat /volume/sub/of-other; touch /volume/z 2>&1", "w\ntouch: /volume/z: Read-only file system\nexit 1\n"},
-				{"with what is mounted below, and without", "ls /whole/below /alone/below; touch /whole/below/w && ls /whole/below", "/alone/below:\n\n/whole/below:\nmounted\nmounted\nw\n"},
-				{"read-only with what is mounted below", "ls /closed/below; touch /closed/below/x 2>&1", "mounted\nw\ntouch: /closed/below/x: Read-only file system\nexit 1\n"},
 				{
-					"tmpfs", "stat -c '%a %u:%g' /tmpfs; df -k /tmpfs | awk 'END { print $2 }'; cp /bin/probe /tmpfs 2>&1; i=0; while touch /tmpfs/$i 2>/dev/null; do i=$((i+1)); done; ls /tmpfs | wc -l; grep -o noexec /proc/mounts | head -1",
+					"a bind in a bind", "ls /volume/sub; echo x >/volume/sub/y && cat /volume/sub/y; cat /volume/sibling",
+					"of-other\nx\nof-other",
+				},
+				{
+					"writable in a read-only one", "echo w >/volume/sibling; cat /volume/sub/of-other; touch /volume/z 2>&1",
+					"w\ntouch: /volume/z: Read-only file system\nexit 1\n",
+				},
+				{
+					"with what is mounted below, and without",
+					"ls /whole/below /alone/below; touch /whole/below/w && ls /whole/below",
+					"/alone/below:\n\n/whole/below:\nmounted\nmounted\nw\n",
+				},
+				{
+					"read-only with what is mounted below", "ls /closed/below; touch /closed/below/x 2>&1",
+					"mounted\nw\ntouch: /closed/below/x: Read-only file system\nexit 1\n",
+				},
+				{
+					"tmpfs",
+					"stat -c '%a %u:%g' /tmpfs; df -k /tmpfs | awk 'END { print $2 }'; cp /bin/probe /tmpfs 2>&1; i=0; while " +
+						"touch /tmpfs/$i 2>/dev/null; do i=$((i+1)); done; ls /tmpfs | wc -l; grep -o noexec /proc/mounts | head -1",
 					"1750 7:8\n1024\ncp: write error: No space left on device\n9\nnoexec\n",
 				},
-				{"an emptyDir in memory", "dd if=/dev/zero of=/memory/f bs=64k count=64 2>&1 | grep -o 'No space.*'; df -k /memory | awk 'END { print $2 }'; ls -s /memory/f | awk '{ print $1 }'", "No space left on device\n1024\n1024\n"},
+				{
+					"an emptyDir in memory",
+					"dd if=/dev/zero of=/memory/f bs=64k count=64 2>&1 | grep -o 'No space.*'; df -k /memory | awk 'END { " +
+						"print $2 }'; ls -s /memory/f | awk '{ print $1 }'", "No space left on device\n1024\n1024\n",
+				},
 			} {
 				user := "0"
 				if tt.what == "the image's user" {
@@ -86,7 +106,8 @@ func TestPropagation(t *testing.T) {
 			dir := g.folder(t, name+"/shared", "before")
 			g.Place.Run(t, "mount", "--bind", dir, dir)
 			g.Place.Run(t, "mount", "--make-shared", dir)
-			g.start(t, name, runtime, bind(dir, "/private", "rbind:rw:rprivate"), bind(dir, "/slave", "rbind:rw:rslave"), bind(dir, "/unsaid", "rbind:rw"))
+			g.start(t, name, runtime, bind(dir, "/private", "rbind:rw:rprivate"),
+				bind(dir, "/slave", "rbind:rw:rslave"), bind(dir, "/unsaid", "rbind:rw"))
 			later := g.folder(t, name+"/shared/later")
 			sees := func(what, script, want string) {
 				t.Helper()
@@ -206,14 +227,21 @@ func TestHostSockets(t *testing.T) {
 	served := listen(t, dir+"/open", 0o666)
 	listen(t, dir+"/roots", 0o600)
 	clients := speak(t, dir+"/endless")
-	g.start(t, "client", bed.Cloister, bind(dir+"/open", "/run/open", "rbind:rw"), bind(dir+"/roots", "/run/roots", "rbind:ro"), bind(dir+"/endless", "/run/endless", "rbind:rw"))
+	g.start(t, "client", bed.Cloister, bind(dir+"/open", "/run/open", "rbind:rw"),
+		bind(dir+"/roots", "/run/roots", "rbind:ro"), bind(dir+"/endless", "/run/endless", "rbind:rw"))
 	for _, tt := range []struct{ name, user, want, script string }{
 		{"an answer", "1000", "got word", "printf word | probe dial /run/open"},
 		{"much", "1000", "1000004", "head -c 1000000 /dev/zero | probe dial /run/open | wc -c"},
 		{"many at once", "1000", "40", "for i in $(seq 40); do (echo $i | probe dial /run/open) & done | grep -c got"},
-		{"many that leave in the middle", "1000", "34", "for i in $(seq 34); do (probe dial /run/endless </dev/null 2>/dev/null | head -c 100000 | wc -c) & done | grep -c 100000"},
+		{
+			"many that leave in the middle", "1000", "34",
+			"for i in $(seq 34); do (probe dial /run/endless </dev/null 2>/dev/null | head -c 100000 | wc -c) & done | grep -c 100000",
+		},
 		{"one that reads no more", "1000", "", "(probe dial /run/endless </dev/null | sleep 1000) >/dev/null 2>&1 &"},
-		{"others beside it", "1000", "100000\ngot word", "probe dial /run/endless </dev/null 2>/dev/null | head -c 100000 | wc -c; printf word | probe dial /run/open"},
+		{
+			"others beside it", "1000", "100000\ngot word",
+			"probe dial /run/endless </dev/null 2>/dev/null | head -c 100000 | wc -c; printf word | probe dial /run/open",
+		},
 		{"the host's mode", "1000", "EACCES", "printf word | probe dial /run/roots 2>&1 | grep -o EACCES"},
 		{"the host's owner", "0", "got word", "printf word | probe dial /run/roots"},
 	} {
@@ -268,10 +296,15 @@ func TestBlockDevices(t *testing.T) {
 	for name, runtime := range runtimes() {
 		for access, want := range map[string]string{"rwm": "8388608\n" + name, "rm": "8388608\ndenied\n"} {
 			t.Run(name+"-"+access, func(t *testing.T) {
-				script := "blockdev --getsize64 /dev/volume; { echo -n " + name + " | dd of=/dev/volume conv=notrunc,fsync; } 2>/dev/null || { echo denied; exit; }; head -c " + strconv.Itoa(len(name)) + " /dev/volume"
+				script := "blockdev --getsize64 /dev/volume; { echo -n " + name +
+					" | dd of=/dev/volume conv=notrunc,fsync; } 2>/dev/null || { echo denied; exit; }; head -c " +
+					strconv.Itoa(len(name)) + " /dev/volume"
 				config := g.spec(t, name+access, func(spec map[string]any) {
 					linux := spec["linux"].(map[string]any)
-					linux["devices"] = []map[string]any{{"path": "/dev/volume", "type": "b", "major": major, "minor": minor, "fileMode": 0o660}}
+					linux["devices"] = []map[string]any{{
+						"path": "/dev/volume", "type": "b", "major": major,
+						"minor": minor, "fileMode": 0o660,
+					}}
 					linux["resources"] = map[string]any{"devices": []map[string]any{
 						{"allow": false, "access": "rwm"},
 						{"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"},

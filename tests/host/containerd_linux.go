@@ -137,7 +137,8 @@ func (p *Place) WriteCloisterConfig(t testing.TB, more string) string {
 	if flavour == "" {
 		flavour = "small"
 	}
-	text := fmt.Sprintf("state = %q\nroot = %q\n[labels]\nmac = \"none\"\n[guest]\nimage = %q\n%s", "/run/cloister", filepath.Join(p.Dir, "cloister"),
+	text := fmt.Sprintf("state = %q\nroot = %q\n[labels]\nmac = \"none\"\n[guest]\nimage = %q\n%s",
+		"/run/cloister", filepath.Join(p.Dir, "cloister"),
 		filepath.Join(testenv.Build(t), "guest", flavour), more)
 	name := filepath.Join(p.Dir, "cloister.toml")
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
@@ -211,7 +212,8 @@ func (c *Containerd) Keep(t testing.TB) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := c.Place.Command(context.WithoutCancel(t.Context()), "sh", "-c", `while :; do "$1" --config "$2"; sleep 2; done`, "keep", filepath.Join(c.bin, "containerd"), c.config)
+	cmd := c.Place.Command(context.WithoutCancel(t.Context()), "sh", "-c",
+		`while :; do "$1" --config "$2"; sleep 2; done`, "keep", filepath.Join(c.bin, "containerd"), c.config)
 	cmd.Env, cmd.Stdout, cmd.Stderr = c.Env, log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

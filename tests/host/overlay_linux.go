@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Overlay has what is written below folders of the host stay in the place, where programs have fixed
-// names for them. The place's own /etc/hosts is no longer seen then.
+// Overlay has what is written below folders of the host stay in the place, where programs have
+// fixed names for them. The place's own /etc/hosts is no longer seen then.
 func (p *Place) Overlay(t testing.TB, folders ...string) {
 	t.Helper()
 	for _, folder := range folders {

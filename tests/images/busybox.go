@@ -64,7 +64,8 @@ func Busybox(ctx context.Context, program string) (v1.Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s --list: %w", program, err)
 	}
-	entries := folders("bin", "dev", "etc", "home", "proc", "sys", "usr", "usr/bin", "usr/sbin", "var", "var/spool", "var/spool/mail", "var/www")
+	entries := folders("bin", "dev", "etc", "home", "proc", "sys", "usr", "usr/bin", "usr/sbin", "var",
+		"var/spool", "var/spool/mail", "var/www")
 	entries = append(entries,
 		Entry{Name: "root", Mode: fs.ModeDir | 0o700},
 		Entry{Name: "tmp", Mode: fs.ModeDir | fs.ModeSticky | 0o777},
@@ -142,7 +143,8 @@ func Set(ctx context.Context, program string) (map[string]v1.Image, error) {
 		return nil, err
 	}
 	// A pod's first container under runc has only to stay.
-	pause, err := New(busybox, []Entry{{Name: "pause", Mode: 0o755, Data: []byte("#!/bin/sh\nexec sleep 2147483647\n")}}, v1.Config{Entrypoint: []string{"/bin/sleep", "2147483647"}, Env: env})
+	pause, err := New(busybox, []Entry{{Name: "pause", Mode: 0o755, Data: []byte("#!/bin/sh\nexec sleep 2147483647\n")}},
+		v1.Config{Entrypoint: []string{"/bin/sleep", "2147483647"}, Env: env})
 	if err != nil {
 		return nil, err
 	}

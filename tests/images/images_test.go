@@ -69,7 +69,8 @@ func TestServe(t *testing.T) {
 	}
 	defer registry.Close()
 	client := http.Client{Transport: trusting(t, registry.CA)}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodHead, "https://"+l.Addr().String()+"/v2/containerd/busybox/manifests/1.36", nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodHead,
+		"https://"+l.Addr().String()+"/v2/containerd/busybox/manifests/1.36", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,7 +115,8 @@ func push(ctx context.Context, handler http.Handler, tag name.Tag, image v1.Imag
 	if err != nil {
 		return err
 	}
-	return send(ctx, handler, http.MethodPut, "/v2/"+tag.RepositoryStr()+"/manifests/"+tag.TagStr(), string(media), bytes.NewReader(manifest))
+	return send(ctx, handler, http.MethodPut, "/v2/"+tag.RepositoryStr()+"/manifests/"+tag.TagStr(),
+		string(media), bytes.NewReader(manifest))
 }
 
 func send(ctx context.Context, handler http.Handler, method, target, media string, body io.Reader) error {
@@ -149,5 +150,6 @@ func certify() (tls.Certificate, []byte, error) {
 	if err != nil {
 		return tls.Certificate{}, nil, err
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key},
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }

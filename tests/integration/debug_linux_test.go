@@ -28,12 +28,21 @@ func TestDebug(t *testing.T) {
 		code              int
 		args              []string
 	}{
-		{"a command", "", "init\nlooked\n", 3, []string{tool, "debug", "looked", "sh", "-c", "cat /proc/1/comm; ls /run/cloister/c; exit 3"}},
-		{"the container's processes", "", "1000\n", 0, []string{tool, "debug", "looked", "sh", "-c", "tr '\\0' '\\n' </proc/$(pidof sleep)/cmdline | tail -n 1"}},
+		{"a command", "", "init\nlooked\n", 3, []string{
+			tool, "debug", "looked", "sh", "-c",
+			"cat /proc/1/comm; ls /run/cloister/c; exit 3",
+		}},
+		{
+			"the container's processes", "", "1000\n", 0,
+			[]string{tool, "debug", "looked", "sh", "-c", "tr '\\0' '\\n' </proc/$(pidof sleep)/cmdline | tail -n 1"},
+		},
 		{"words as they are", "", "[a b][*][-l]", 0, []string{tool, "debug", "looked", "printf", "[%s]", "a b", "*", "-l"}},
 		{"standard input", "echo from $((40+2)); exit 5", "from 42\n", 5, []string{tool, "debug", "looked"}},
 		{"much", "", "4000000\n", 0, []string{"sh", "-c", tool + " debug looked head -c 4000000 /dev/zero | wc -c"}},
-		{"a terminal", "tty; stty size; exit 4\n", "/dev/pts/0\n33 44\n", 4, []string{script, "-qec", "stty rows 33 cols 44; exec " + tool + " debug looked", "/dev/null"}},
+		{
+			"a terminal", "tty; stty size; exit 4\n", "/dev/pts/0\n33 44\n", 4,
+			[]string{script, "-qec", "stty rows 33 cols 44; exec " + tool + " debug looked", "/dev/null"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cmd := b.Place.Command(t.Context(), test.args[0], test.args[1:]...)

@@ -126,9 +126,13 @@ func TestProgramsThatCannotStart(t *testing.T) {
 	}
 	events := b.watch(t)
 	b.start(t, "c", nil)
-	for name, text := range map[string]string{"nothere": "executable file not found in $PATH", "/etc/passwd": "permission denied", "/etc": ""} {
+	for name, text := range map[string]string{
+		"nothere":     "executable file not found in $PATH",
+		"/etc/passwd": "permission denied", "/etc": "",
+	} {
 		r := b.exec(t, "c", "x", name)
-		if r.Code == 0 || !strings.Contains(r.Stderr, `"`+name+`"`) || !strings.Contains(r.Stderr, text) || strings.Count(r.Stderr, "\n") != 1 {
+		if r.Code == 0 || !strings.Contains(r.Stderr, `"`+name+`"`) || !strings.Contains(r.Stderr, text) ||
+			strings.Count(r.Stderr, "\n") != 1 {
 			t.Errorf("exec %s = %+v, want one line with its name and %q", name, r, text)
 		}
 	}

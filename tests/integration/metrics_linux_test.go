@@ -11,7 +11,8 @@ import (
 	"cloister/tests/testenv"
 )
 
-// TestMetricsCountStartsAndFailures: a shim's start and another's failure are both in the metrics, after both shims have gone.
+// TestMetricsCountStartsAndFailures: a shim's start and another's failure are both in the metrics,
+// after both shims have gone.
 func TestMetricsCountStartsAndFailures(t *testing.T) {
 	if !isCloister() {
 		t.Skip("runc counts nothing")

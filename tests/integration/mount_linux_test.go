@@ -27,8 +27,8 @@ func (b *bed) folder(t *testing.T, name string, files map[string]string) string 
 	return dir
 }
 
-// TestMountErrorsNameTheUsersPaths: an error about a mount names its source on the host and its destination, and no path that
-// only the guest has.
+// TestMountErrorsNameTheUsersPaths: an error about a mount names its source on the host and its
+// destination, and no path that only the guest has.
 func TestMountErrorsNameTheUsersPaths(t *testing.T) {
 	b := newBed(t, host.Options{})
 	dir := b.folder(t, "data", map[string]string{"file": "text"})
@@ -37,7 +37,8 @@ func TestMountErrorsNameTheUsersPaths(t *testing.T) {
 		"folder-onto-file": {dir, "/etc/passwd"},
 	} {
 		r := b.run(t, name, []string{"--mount", "type=bind,src=" + mount[0] + ",dst=" + mount[1] + ",options=rbind:ro"}, "true")
-		if r.Code == 0 || !strings.Contains(r.Stderr, mount[0]) || !strings.Contains(r.Stderr, mount[1]) || strings.Contains(r.Stderr, "/run/cloister") {
+		if r.Code == 0 || !strings.Contains(r.Stderr, mount[0]) || !strings.Contains(r.Stderr, mount[1]) ||
+			strings.Contains(r.Stderr, "/run/cloister") {
 			t.Errorf("%s: %+v, want an error that names %s and %s", name, r, mount[0], mount[1])
 		}
 	}
@@ -57,7 +58,9 @@ func TestBindMounts(t *testing.T) {
 	readOnly := []string{"--mount", "type=bind,src=" + dir + ",dst=/data,options=rbind:ro"}
 
 	b.want(t, "read", "from the host", writable, "cat", "/data/in")
-	b.want(t, "write", "", writable, "sh", "-c", "echo w >/data/new && chown 1234:5678 /data/new && chmod 2640 /data/new && ln -s in /data/link && ln /data/in /data/hard && mkfifo /data/fifo")
+	b.want(t, "write", "", writable, "sh", "-c",
+		"echo w >/data/new && chown 1234:5678 /data/new && chmod 2640 /data/new && ln -s in /data/link && ln /data/in "+
+			"/data/hard && mkfifo /data/fifo")
 	info, err := os.Stat(filepath.Join(dir, "new"))
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +76,8 @@ func TestBindMounts(t *testing.T) {
 			t.Errorf("a link leads out of the mount: %+v", r)
 		}
 	}
-	r := b.run(t, "refused", readOnly, "sh", "-c", "cat /data/in; echo x >/data/no; echo x >/data/in; rm /data/in; chmod 777 /data/in; mkdir /data/d; true")
+	r := b.run(t, "refused", readOnly, "sh", "-c",
+		"cat /data/in; echo x >/data/no; echo x >/data/in; rm /data/in; chmod 777 /data/in; mkdir /data/d; true")
 	if r.Stdout != "from the host\n" || strings.Count(r.Stderr, "Read-only file system") != 5 {
 		t.Errorf("writes to a read-only mount: %+v, want five refusals", r)
 	}
@@ -113,7 +117,9 @@ func TestSystemMounts(t *testing.T) {
 	b.say(t, "sys", "no", "echo x 2>/dev/null >/sys/kernel/profiling || echo no")
 	b.say(t, "masked", "0", "cat /proc/keys /proc/timer_list /proc/kcore 2>/dev/null | wc -c")
 	b.say(t, "read-only", "no", "echo 1 2>/dev/null >/proc/sys/vm/overcommit_memory || echo no")
-	b.say(t, "devices", "ok", "for d in null zero full random urandom tty; do test -c /dev/$d || echo no $d; done; head -c 8 /dev/urandom >/dev/null && echo x >/dev/null && echo ok")
+	b.say(t, "devices", "ok",
+		"for d in null zero full random urandom tty; do test -c /dev/$d || echo no $d; done; head -c 8 /dev/urandom "+
+			">/dev/null && echo x >/dev/null && echo ok")
 	b.say(t, "fds", "/proc/self/fd", "readlink /dev/fd")
 	b.say(t, "kept", "refused", "umount /proc 2>/dev/null || echo refused")
 }
@@ -128,7 +134,9 @@ func TestRootFileSystem(t *testing.T) {
 	b.say(t, "setuid", "4755 0", "stat -c '%a %u' /bin/busybox-suid")
 	b.say(t, "hard-links", "same", "test /bin/ls -ef /bin/cat && echo same")
 	b.say(t, "chown", "4294967294:1", "touch /f && chown 4294967294:1 /f && stat -c %u:%g /f")
-	b.say(t, "sparse", "100000000 small", "dd if=/dev/zero of=/s bs=1 count=0 seek=100000000 2>/dev/null; echo $(stat -c %s /s) $(test $(stat -c %b /s) -lt 100 && echo small)")
+	b.say(t, "sparse", "100000000 small",
+		"dd if=/dev/zero of=/s bs=1 count=0 seek=100000000 2>/dev/null; echo $(stat -c %s /s) $(test $(stat -c %b /s) -lt "+
+			"100 && echo small)")
 	b.say(t, "sticky", "1777", "stat -c %a /tmp")
 	b.say(t, "rename", "x", "mkdir /a && echo x >/a/f && mv /a /b && mv /b/f /g && cat /g && rmdir /b")
 	b.say(t, "open-unlinked", "kept", "echo kept >/u; exec 3</u; rm /u; cat <&3")

@@ -63,7 +63,10 @@ func TestExitCodes(t *testing.T) {
 			}
 		})
 	}
-	for name, text := range map[string]string{"/nowhere": "no such file or directory", "/etc/passwd": "permission denied", "nowhere": "executable file not found"} {
+	for name, text := range map[string]string{
+		"/nowhere":    "no such file or directory",
+		"/etc/passwd": "permission denied", "nowhere": "executable file not found",
+	} {
 		r := b.run(t, "refused", nil, name)
 		if r.Code == 0 || !strings.Contains(r.Stderr, text) {
 			t.Errorf("run %s: exit %d, %q, want an error with %q", name, r.Code, r.Stderr, text)
@@ -81,7 +84,8 @@ func TestProcess(t *testing.T) {
 	if r.Stdout != "out\n" || r.Stderr != "err\n" {
 		t.Errorf("stdout %q, stderr %q, want out and err", r.Stdout, r.Stderr)
 	}
-	b.want(t, "arguments", `100000|a b|"c"|$d|;|`, nil, "sh", "-c", `echo "${#1}|$2|$3|$4|$5|"`, "sh", strings.Repeat("x", 100000), "a b", `"c"`, "$d", ";")
+	b.want(t, "arguments", `100000|a b|"c"|$d|;|`, nil, "sh", "-c", `echo "${#1}|$2|$3|$4|$5|"`, "sh",
+		strings.Repeat("x", 100000), "a b", `"c"`, "$d", ";")
 }
 
 func TestStdin(t *testing.T) {
@@ -206,7 +210,8 @@ func TestTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The size comes with ctr's resize after the start: wait for it inside.
-	script := "test -t 0 && test -t 1 && echo terminal; until stty size | grep -q '37 91'; do sleep 0.1; done; stty size; read line; echo got:$line; exit 7"
+	script := "test -t 0 && test -t 1 && echo terminal; until stty size | grep -q '37 91'; do sleep 0.1; done; stty size; " +
+		"read line; echo got:$line; exit 7"
 	cmd := b.Ctr(ctx, b.args("tty", []string{"--rm", "--tty"}, "sh", "-c", script)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	var out strings.Builder
@@ -256,7 +261,8 @@ func TestEntropy(t *testing.T) {
 	b := newBed(t, host.Options{})
 	var seen [2]string
 	for i := range seen {
-		r := b.run(t, fmt.Sprint("c", i), nil, "sh", "-c", "head -c 16 /dev/random | od -A n -t x1; cat /proc/sys/kernel/random/entropy_avail")
+		r := b.run(t, fmt.Sprint("c", i), nil, "sh", "-c",
+			"head -c 16 /dev/random | od -A n -t x1; cat /proc/sys/kernel/random/entropy_avail")
 		random, bits, _ := strings.Cut(strings.TrimSpace(r.Stdout), "\n")
 		if bits != "256" || r.Code != 0 {
 			t.Errorf("run = %+v, want 256 bits of entropy", r)

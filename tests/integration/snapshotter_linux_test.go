@@ -66,7 +66,8 @@ default_size = %q
 			}
 			b.want(t, "c", "4755 same kept", nil, "sh", "-c",
 				"echo kept >/etc/new; echo $(stat -c %a /bin/busybox-suid) $(test /bin/ls -ef /bin/cat && echo same) $(cat /etc/new)")
-			if r := b.run(t, "ro", []string{"--read-only"}, "touch", "/f"); r.Code == 0 || !strings.Contains(r.Stderr, "Read-only file system") {
+			if r := b.run(t, "ro", []string{"--read-only"}, "touch", "/f"); r.Code == 0 ||
+				!strings.Contains(r.Stderr, "Read-only file system") {
 				t.Errorf("touch on a read-only root = %+v", r)
 			}
 			dir := b.folder(t, "data", map[string]string{"f": "bound\n"})

@@ -81,7 +81,10 @@ func TestSpans(t *testing.T) {
 		t.Fatal("no span of the sandbox's end has come")
 	}
 	for call, phases := range map[string][]string{
-		"containerd.task.v3.Task/Create": {"plan", "promise", "label", "prepare", "files", "qemu", "verify", "kernel", "agent", "rootfs", "create"},
+		"containerd.task.v3.Task/Create": {
+			"plan", "promise", "label", "prepare", "files", "qemu", "verify",
+			"kernel", "agent", "rootfs", "create",
+		},
 		"containerd.task.v3.Task/Start":  {"start"},
 		"containerd.task.v3.Task/Delete": {"drain", "halt", "remove", "destroy", "undo folder"},
 	} {
@@ -97,7 +100,8 @@ func TestSpans(t *testing.T) {
 	place.mu.Lock()
 	defer place.mu.Unlock()
 	for _, r := range place.spans {
-		if got := attribute(r.GetResource().GetAttributes(), "service.name"); got != "containerd-shim-traced" { // containerd's choice, by OTEL_SERVICE_NAME
+		// containerd's choice, by OTEL_SERVICE_NAME
+		if got := attribute(r.GetResource().GetAttributes(), "service.name"); got != "containerd-shim-traced" {
 			t.Errorf("service.name = %q", got)
 		}
 	}
@@ -111,7 +115,8 @@ func within(t *testing.T, call *spans.Span, phase string, found []*spans.Span) {
 		return
 	}
 	s := found[0]
-	if !slices.Equal(s.GetTraceId(), call.GetTraceId()) || s.GetStartTimeUnixNano() < call.GetStartTimeUnixNano() || s.GetEndTimeUnixNano() > call.GetEndTimeUnixNano() {
+	if !slices.Equal(s.GetTraceId(), call.GetTraceId()) || s.GetStartTimeUnixNano() < call.GetStartTimeUnixNano() ||
+		s.GetEndTimeUnixNano() > call.GetEndTimeUnixNano() {
 		t.Errorf("phase %q = %v, want it within %v", phase, s, call)
 	}
 }

@@ -63,8 +63,10 @@ func TestPrivileges(t *testing.T) {
 	b.want(t, "more", "00000000a82425fb 0 0", []string{"--cap-add", "CAP_SYS_ADMIN", "--allow-new-privs"}, "sh", "-c", status)
 	b.want(t, "less", "00000000a80425fa 1 2", []string{"--cap-drop", "CAP_CHOWN", "--seccomp"}, "sh", "-c", status)
 	b.want(t, "user", "0000000000000000 1 0", []string{"--user", "1000"}, "sh", "-c", status)
-	b.want(t, "unshare", "refused", []string{"--seccomp", "--cap-add", "CAP_SYS_CHROOT"}, "sh", "-c", "unshare -m true 2>/dev/null || echo refused")
-	b.want(t, "rlimit", "100 200 guest-name", []string{"--rlimit-nofile", "100:200", "--hostname", "guest-name"}, "sh", "-c", "echo $(ulimit -Sn) $(ulimit -Hn) $(hostname)")
+	b.want(t, "unshare", "refused", []string{"--seccomp", "--cap-add", "CAP_SYS_CHROOT"}, "sh", "-c",
+		"unshare -m true 2>/dev/null || echo refused")
+	b.want(t, "rlimit", "100 200 guest-name", []string{"--rlimit-nofile", "100:200", "--hostname", "guest-name"},
+		"sh", "-c", "echo $(ulimit -Sn) $(ulimit -Hn) $(hostname)")
 }
 
 func TestSpecFields(t *testing.T) {
@@ -79,10 +81,16 @@ func TestSpecFields(t *testing.T) {
 			process["user"] = map[string]any{"uid": 5, "gid": 6, "additionalGids": []int{7, 8}, "umask": 0o27}
 		}, "echo $(id -u) $(id -G); umask", "5 6 7 8\n0027"},
 		{"rlimits", func(_, process map[string]any) {
-			process["rlimits"] = []map[string]any{{"type": "RLIMIT_CORE", "soft": 4096, "hard": 8192}, {"type": "RLIMIT_NPROC", "soft": 77, "hard": 99}}
+			process["rlimits"] = []map[string]any{
+				{"type": "RLIMIT_CORE", "soft": 4096, "hard": 8192},
+				{"type": "RLIMIT_NPROC", "soft": 77, "hard": 99},
+			}
 		}, "grep 'Max processes' /proc/self/limits | tr -s ' ' | cut -d ' ' -f 3,4", "77 99"},
 		{"sysctl", func(spec, _ map[string]any) {
-			spec["linux"].(map[string]any)["sysctl"] = map[string]string{"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1"}
+			spec["linux"].(map[string]any)["sysctl"] = map[string]string{
+				"net.ipv4.ip_unprivileged_port_start": "80",
+				"kernel.shm_rmid_forced":              "1",
+			}
 		}, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced", "80\n1"},
 		{"domainname", func(spec, _ map[string]any) {
 			spec["hostname"], spec["domainname"] = "h", "d.example"
@@ -96,7 +104,10 @@ func TestSpecFields(t *testing.T) {
 			spec["linux"].(map[string]any)["readonlyPaths"] = []string{"/home"}
 		}, "cat /etc/passwd; ls -A /var; touch /home/f 2>/dev/null || echo read-only", "read-only"},
 		{"device", func(spec, _ map[string]any) {
-			spec["linux"].(map[string]any)["devices"] = []map[string]any{{"path": "/dev/mine", "type": "c", "major": 1, "minor": 5, "fileMode": 0o640, "uid": 3, "gid": 4}}
+			spec["linux"].(map[string]any)["devices"] = []map[string]any{{
+				"path": "/dev/mine", "type": "c",
+				"major": 1, "minor": 5, "fileMode": 0o640, "uid": 3, "gid": 4,
+			}}
 		}, "stat -c '%a %u:%g %t,%T' /dev/mine; head -c 4 /dev/mine | wc -c", "640 3:4 1,5\n4"},
 		{"env", func(_, process map[string]any) { process["env"] = []string{"PATH=/bin", "E=x=y"} }, "echo $E", "x=y"},
 	}
@@ -128,8 +139,12 @@ func TestHooks(t *testing.T) {
 	b := newBed(t, host.Options{})
 	log := filepath.Join(b.Place.Dir, "hooks.log")
 	hook := func(name string) []map[string]any {
-		script := fmt.Sprintf(`state=$(cat); echo %s $(echo "$state" | tr -d ' \n\t' | grep -o '"status":"[a-z]*"') $(test -n "$(echo "$state" | grep pid)" && echo pid) $(readlink /proc/self/ns/mnt) >>%s`, name, log)
-		return []map[string]any{{"path": "/bin/sh", "args": []string{"sh", "-c", script}, "env": []string{"PATH=/usr/bin:/bin"}, "timeout": 10}}
+		script := fmt.Sprintf(`state=$(cat); echo %s $(echo "$state" | tr -d ' \n\t' | grep -o '"status":"[a-z]*"') $(test -n `+
+			`"$(echo "$state" | grep pid)" && echo pid) $(readlink /proc/self/ns/mnt) >>%s`, name, log)
+		return []map[string]any{{
+			"path": "/bin/sh", "args": []string{"sh", "-c", script},
+			"env": []string{"PATH=/usr/bin:/bin"}, "timeout": 10,
+		}}
 	}
 	r := b.withSpec(t, "c", func(spec, _ map[string]any) {
 		hooks := map[string]any{}
@@ -183,7 +198,8 @@ func TestMemoryLimit(t *testing.T) {
 	b := newBed(t, host.Options{})
 	const limit = 64 << 20
 	options := []string{"--memory-limit", fmt.Sprint(limit)}
-	b.want(t, "limit", fmt.Sprint(limit), append(cgroups, options...), "sh", "-c", "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes")
+	b.want(t, "limit", fmt.Sprint(limit), append(cgroups, options...), "sh", "-c",
+		"cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes")
 	events := b.watch(t)
 	b.start(t, "oom", options, "tail", "/dev/zero")
 	b.awaitStatus(t, "oom", "STOPPED")
@@ -211,7 +227,8 @@ func TestMemoryLimit(t *testing.T) {
 func TestProcessorLimit(t *testing.T) {
 	b := newBed(t, host.Options{})
 	b.want(t, "cpus", "50000 100000", append(cgroups, "--cpus", "0.5"), "sh", "-c",
-		"cat /sys/fs/cgroup/cpu.max 2>/dev/null || echo $(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us) $(cat /sys/fs/cgroup/cpu/cpu.cfs_period_us)")
+		"cat /sys/fs/cgroup/cpu.max 2>/dev/null || echo $(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us) $(cat "+
+			"/sys/fs/cgroup/cpu/cpu.cfs_period_us)")
 }
 
 // TestNetworkNamespace gives a namespace to the container, and looks where the task's pid lives.

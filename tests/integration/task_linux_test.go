@@ -123,7 +123,8 @@ func TestProcesses(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", []string{"--memory-limit", fmt.Sprint(128 << 20)}, "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 1000")
+	b.start(t, "c", []string{"--memory-limit", fmt.Sprint(128 << 20)}, "sh", "-c",
+		"i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 1000")
 	var metrics map[string]any
 	wrong := host.Await(host.Patience, func() string {
 		out := b.Must(t, "task", "metrics", "--format", "json", "c")
@@ -196,7 +197,8 @@ func TestLogFile(t *testing.T) {
 func TestLogBinary(t *testing.T) {
 	b := newBed(t, host.Options{})
 	logger, log := filepath.Join(b.Place.Dir, "logger"), filepath.Join(b.Place.Dir, "binary.log")
-	script := "#!/bin/bash\nexec 5>&-\necho $CONTAINER_NAMESPACE/$CONTAINER_ID $1 $2 >" + log + "\ncat <&3 >>" + log + " &\ncat <&4 >>" + log + "\nwait\n"
+	script := "#!/bin/bash\nexec 5>&-\necho $CONTAINER_NAMESPACE/$CONTAINER_ID $1 $2 >" + log +
+		"\ncat <&3 >>" + log + " &\ncat <&4 >>" + log + "\nwait\n"
 	if err := os.WriteFile(logger, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}

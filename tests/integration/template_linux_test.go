@@ -197,7 +197,8 @@ func (b *templates) machine(t *testing.T, id string) int {
 	return 0
 }
 
-// sharedMemory is what the memory cgroup of a process is charged with of tmpfs and memfds, in bytes.
+// sharedMemory is what the memory cgroup of a process is charged with of tmpfs and memfds, in
+// bytes.
 func (b *templates) sharedMemory(t *testing.T, pid int) int64 {
 	t.Helper()
 	groups, err := os.ReadFile(b.Place.Path("/proc/" + strconv.Itoa(pid) + "/cgroup"))
@@ -299,7 +300,8 @@ func TestTenantCannotSetTemplateAside(t *testing.T) {
 	b.cloister(t, "template", "build")
 	for i := range 2 {
 		r := b.withSpec(t, "bad"+strconv.Itoa(i), func(spec, _ map[string]any) {
-			spec["linux"].(map[string]any)["sysctl"] = map[string]any{"net.ipv4.ip_forward": "neither"} //nolint:forcetypeassert // a spec has it
+			linux := spec["linux"].(map[string]any) //nolint:forcetypeassert // a spec has it
+			linux["sysctl"] = map[string]any{"net.ipv4.ip_forward": "neither"}
 		}, "true")
 		if r.Code == 0 {
 			t.Errorf("a sysctl that the kernel refuses was taken: %+v", r)

@@ -16,7 +16,8 @@ import (
 func TestUpgrade(t *testing.T) {
 	b := newBed(t, host.Options{Version: host.Distribution})
 	log := filepath.Join(b.Place.Dir, "kept.log")
-	b.start(t, "kept", []string{"--log-uri", "file://" + log}, "sh", "-c", "echo old; until [ -e /go ]; do sleep 0.1; done; echo new; exec sleep 1000")
+	b.start(t, "kept", []string{"--log-uri", "file://" + log}, "sh", "-c",
+		"echo old; until [ -e /go ]; do sleep 0.1; done; echo new; exec sleep 1000")
 	b.Upgrade(t, host.Options{})
 	b.awaitStatus(t, "kept", "RUNNING")
 	if out := b.Must(t, "version"); strings.Contains(out, "1.6.") {

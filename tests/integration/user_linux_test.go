@@ -23,7 +23,10 @@ func TestHome(t *testing.T) {
 	b.want(t, "given", "[/x]", []string{"--user", "1000:2000", "--env", "HOME=/x"}, "sh", "-c", echo)
 	b.want(t, "empty", "[/]", []string{"--user", "1000:2000", "--env", "HOME="}, "sh", "-c", echo)
 	b.want(t, "root", "[/root]", nil, "sh", "-c", echo)
-	b.start(t, "c", []string{"--user", "1000:1000", "--mount", "type=bind,src=" + filepath.Join(users, "passwd") + ",dst=/etc/passwd,options=bind:ro"},
+	b.start(t, "c", []string{
+		"--user", "1000:1000", "--mount",
+		"type=bind,src=" + filepath.Join(users, "passwd") + ",dst=/etc/passwd,options=bind:ro",
+	},
 		"sh", "-c", "echo $HOME >/tmp/home; exec sleep 1000")
 	b.say(t, "bound", "/home/user [/home/user]", "until grep . /tmp/home; do sleep 0.1; done | tr '\n' ' '; "+echo)
 	r := b.Run(t, "task", "exec", "--exec-id", "e", "--user", "4321", "c", "sh", "-c", echo)
@@ -54,10 +57,15 @@ func TestUserNamespace(t *testing.T) {
 		b.want(t, "plain", "0 65536 1000", ids, "sh", "-c", "echo $(cat /proc/self/uid_map)")
 		return
 	}
-	const script = `echo $(cat /proc/self/uid_map) $(cat /proc/self/gid_map); stat -c %u:%g / /bin/busybox /data/of-5 /data/of-1500 /data/beyond
+	const script = `echo $(cat /proc/self/uid_map) $(cat /proc/self/gid_map)
+stat -c %u:%g / /bin/busybox /data/of-5 /data/of-1500 /data/beyond
 mkdir /mine; touch /data/new; chown 1001:7 /data/new; chmod 4750 /data/new; ip link set lo mtu 1400; cat /sys/class/net/lo/mtu`
 	const want = "0 65536 1000 1000 200000 1000 0 65536 2000\n0:0\n0:0\n5:5\n1500:1500\n65534:65534\n1400\n"
-	for name, options := range map[string][]string{"mapped": slices.Concat(users, []string{"--remap-labels", "--cap-add", "CAP_NET_ADMIN"}), "chowned": slices.Concat(users, []string{"--cap-add", "CAP_NET_ADMIN"})} {
+	for name, options := range map[string][]string{
+		"mapped": slices.Concat(users,
+			[]string{"--remap-labels", "--cap-add", "CAP_NET_ADMIN"}),
+		"chowned": slices.Concat(users, []string{"--cap-add", "CAP_NET_ADMIN"}),
+	} {
 		if r := b.run(t, name, options, "sh", "-c", script); r.Stdout != want || r.Code != 0 {
 			t.Errorf("%s: %+v, want %q", name, r, want)
 		}
@@ -73,7 +81,8 @@ mkdir /mine; touch /data/new; chown 1001:7 /data/new; chmod 4750 /data/new; ip l
 		return
 	}
 	terminals := slices.Concat(users, []string{"--mount", "type=bind,src=/dev/pts,dst=/k,options=rbind:ro:idmap"})
-	if r := b.run(t, "refused", terminals, "true"); r.Code == 0 || !strings.Contains(r.Stderr, ".uidMappings") || !strings.Contains(r.Stderr, "/dev/pts") {
+	if r := b.run(t, "refused", terminals, "true"); r.Code == 0 ||
+		!strings.Contains(r.Stderr, ".uidMappings") || !strings.Contains(r.Stderr, "/dev/pts") {
 		t.Errorf("a volume that cannot be mapped: %+v, want an error that names it", r)
 	}
 }

@@ -26,7 +26,8 @@ spec:
     livenessProbe: {exec: {command: [test, -e, /alive]}, periodSeconds: 2, timeoutSeconds: 20, failureThreshold: 1}
   - name: etcd
     image: `+etcdImage+`
-    args: [--data-dir=/tmp/d, --log-level=error, "--listen-client-urls=http://0.0.0.0:2379", "--advertise-client-urls=http://127.0.0.1:2379"]
+    args: [--data-dir=/tmp/d, --log-level=error,
+      "--listen-client-urls=http://0.0.0.0:2379", "--advertise-client-urls=http://127.0.0.1:2379"]
     readinessProbe: {grpc: {port: 2379}, periodSeconds: 2, timeoutSeconds: 20}
 `)
 	s.ready(t, "probed")
@@ -38,8 +39,8 @@ spec:
 	s.ready(t, "probed")
 }
 
-// ended: how containers end is told as with runc: exit code, reason, termination message, and what
-// is said of a program that is missing.
+// ended: containers end as under runc: exit code, reason, termination message, and the message about
+// a program that is missing.
 func ended(t *testing.T, s *space) {
 	for _, class := range []string{"cloister", "plain"} {
 		s.apply(t, fmt.Sprintf(`
@@ -67,7 +68,9 @@ spec:
 	for _, pod := range []string{"plain", "cloister"} {
 		s.awaitField(t, "pod/"+pod, ".status.phase", "Failed")
 		got := s.must(t, "get", "pod", pod, "-o", "jsonpath="+each)
-		for _, want := range []string{"message 7 Error the end", "log 3 Error last words", "killed 137 OOMKilled", "missing 128 StartError"} {
+		for _, want := range []string{
+			"message 7 Error the end", "log 3 Error last words", "killed 137 OOMKilled", "missing 128 StartError",
+		} {
 			if !strings.Contains(got, want) {
 				t.Errorf("the containers of %s ended as\n%s\nwant %q", pod, got, want)
 			}

@@ -4,7 +4,8 @@ package lab
 
 import "cloister/labels/policy"
 
-// row is an attempt of one domain in short: its name, what is tried, the denial's target, class and permission.
+// row is an attempt of one domain in short: its name, what is tried, the denial's target, class and
+// permission.
 type row struct {
 	name, try                 string
 	target, class, permission string
@@ -63,7 +64,10 @@ func qemuPair() []attempt {
 // qemuHanded is what comes as a descriptor, with the program or through a socket.
 func qemuHanded() []attempt {
 	handed := func(name, try, open, send, target, class, permission string) attempt {
-		return attempt{name: name, from: "qemu", tag: mcs, try: try, open: open, send: send, want: want{policy.QEMUType, target, class, permission}}
+		return attempt{
+			name: name, from: "qemu", tag: mcs, try: try, open: open, send: send,
+			want: want{policy.QEMUType, target, class, permission},
+		}
 	}
 	return []attempt{
 		handed("disk of B, inherited", "inherited", "rw:{dir}/image", "", policy.ImageType, "file", "read"),
@@ -74,7 +78,8 @@ func qemuHanded() []attempt {
 		handed("disk of B through a socket: write", "received write", "", "rw:{dir}/image", policy.ImageType, "file", "write"),
 		handed("block device of B through a socket", "received", "", "r:{dir}/disk", policy.ImageType, "blk_file", "read"),
 		handed("log of B through a socket", "received-append", "", "a:{dir}/log", policy.RunType, "file", "append"),
-		handed("memory of B through a socket", "received-map", "", "rw:/proc/{qemu.pid}/fd/{qemu.memfd}", "cloister_qemu_tmpfs_t", "file", "read"),
+		handed("memory of B through a socket", "received-map", "", "rw:/proc/{qemu.pid}/fd/{qemu.memfd}",
+			"cloister_qemu_tmpfs_t", "file", "read"),
 		handed("memory of B, inherited", "inherited", "rw:/proc/{qemu.pid}/fd/{qemu.memfd}", "", "cloister_qemu_tmpfs_t", "file", "write"),
 	}
 }
@@ -140,7 +145,10 @@ func qemuCapabilities() []attempt {
 		{"memory that stays", "mlock", policy.QEMUType, "capability", "ipc_lock"},
 		{"namespace of its own: network", "unshare net", policy.QEMUType, "capability", "sys_admin"},
 		{"namespace of its own: mounts", "unshare mount", policy.QEMUType, "capability", "sys_admin"},
-		{"a label on its own disk", "setcon {dir}/image system_u:object_r:cloister_image_t:" + levelB, policy.ImageType, "file", "relabelfrom"},
+		{
+			"a label on its own disk", "setcon {dir}/image system_u:object_r:cloister_image_t:" + levelB,
+			policy.ImageType, "file", "relabelfrom",
+		},
 	}, nil)
 	for i := range list {
 		switch list[i].name {

@@ -76,8 +76,8 @@ func adapt(a *attempt) {
 	}
 }
 
-// processesFromAll is one party's processes against another's of the same type, by the pair, and what the type has not even
-// towards its own.
+// processesFromAll is one party's processes against another's of the same type, by the pair, and
+// what the type has not even towards its own.
 func processesFromAll() []attempt {
 	var all []attempt
 	for _, from := range froms() {

@@ -4,8 +4,9 @@ package lab
 
 import "cloister/labels/policy"
 
-// onRunning is what a process with the label of one sandbox's own QEMU, or of its file server, tries on another sandbox that the
-// shim under test has made: its memory, its root, its records, its sockets.
+// onRunning is what a process with the label of one sandbox's own QEMU, or of its file server,
+// tries on another sandbox that the shim under test has made: its memory, its root, its records,
+// its sockets.
 func onRunning() []attempt {
 	var all []attempt
 	for _, from := range []string{"qemu", "virtiofsd"} {
@@ -50,7 +51,8 @@ func onRunning() []attempt {
 		all = append(all, list...)
 	}
 	all = append(all, attempt{
-		name: "running: root file system through a socket", from: "virtiofsd", tag: mcs, try: "received-dir", send: "d:/proc/{virtiofsd.pid}/root",
+		name: "running: root file system through a socket", from: "virtiofsd", tag: mcs, try: "received-dir",
+		send: "d:/proc/{virtiofsd.pid}/root",
 		want: want{policy.VirtiofsdType, policy.RootfsType, "dir", "read"},
 	})
 	all = append(all, attempt{
@@ -63,7 +65,8 @@ func onRunning() []attempt {
 	return all
 }
 
-// unmediated is what SELinux does not keep one sandbox from, as far as this kernel and policy go: shown, and not counted.
+// unmediated is what SELinux does not keep one sandbox from, as far as this kernel and policy go:
+// shown, and not counted.
 func unmediated() []attempt {
 	list := []attempt{
 		{name: "that B's process is there", from: "qemu", try: "kill {qemu.pid} 0"},

@@ -4,7 +4,8 @@ package lab
 
 import "cloister/labels/policy"
 
-// serverPair is what the file server does for its own guest all day and must not do to another's files.
+// serverPair is what the file server does for its own guest all day and must not do to another's
+// files.
 func serverPair() []attempt {
 	list := each("virtiofsd", mcs, []row{
 		{"root file system of B: read", "open {dir}/rootfs-top", policy.RootfsType, "file", "read"},
@@ -30,13 +31,17 @@ func serverPair() []attempt {
 		}
 	}
 	handed := func(name, try, open, send, target, class, permission string) attempt {
-		return attempt{name: name, from: "virtiofsd", tag: mcs, try: try, open: open, send: send, want: want{policy.VirtiofsdType, target, class, permission}}
+		return attempt{
+			name: name, from: "virtiofsd", tag: mcs, try: try, open: open, send: send,
+			want: want{policy.VirtiofsdType, target, class, permission},
+		}
 	}
 	list = append(list,
 		handed("file of B, inherited", "inherited write", "rw:{dir}/rootfs-top", "", policy.RootfsType, "file", "write"),
 		handed("file of B through a socket", "received", "", "rw:{dir}/rootfs-top", policy.RootfsType, "file", "read"),
 		handed("folder of B through a socket", "received-dir", "", "d:{dir}/rootfs", policy.RootfsType, "dir", "read"),
-		handed("memory of B's guest through a socket", "received-map", "", "rw:/proc/{qemu.pid}/fd/{qemu.memfd}", "cloister_qemu_tmpfs_t", "file", "read"),
+		handed("memory of B's guest through a socket", "received-map", "",
+			"rw:/proc/{qemu.pid}/fd/{qemu.memfd}", "cloister_qemu_tmpfs_t", "file", "read"),
 		handed("log of B through a socket", "received-append", "", "a:{dir}/log", policy.RunType, "file", "append"),
 	)
 	list = append(list, each("virtiofsd", mcs, []row{
@@ -48,7 +53,8 @@ func serverPair() []attempt {
 	}, func(a *attempt) { a.against = "c" })...)
 }
 
-// serverMakes is the way around by a node that the guest may make and nobody may open, and by a label of its own choosing.
+// serverMakes is the way around by a node that the guest may make and nobody may open, and by a
+// label of its own choosing.
 func serverMakes() []attempt {
 	list := each("virtiofsd", te, []row{
 		{"memory device made in its own root: open", "mknod {fresh}/mem c 1 1 open", policy.RootfsType, "chr_file", "read"},
@@ -57,7 +63,10 @@ func serverMakes() []attempt {
 		{"loop device made in its own root: open", "mknod {fresh}/loop b 7 7 open", policy.RootfsType, "blk_file", "read"},
 		{"its file to B's pair", "setcon {fresh} system_u:object_r:cloister_rootfs_t:" + levelB, policy.RootfsType, "dir", "relabelfrom"},
 		{"its file to no pair", "setcon {fresh} system_u:object_r:cloister_rootfs_t:s0", policy.RootfsType, "dir", "relabelfrom"},
-		{"its file to the disks' type", "setcon {fresh} system_u:object_r:cloister_image_t:" + levelA, policy.RootfsType, "dir", "relabelfrom"},
+		{
+			"its file to the disks' type", "setcon {fresh} system_u:object_r:cloister_image_t:" + levelA,
+			policy.RootfsType, "dir", "relabelfrom",
+		},
 	}, func(a *attempt) { a.fresh, a.against = policy.RootfsType+"/", "a" })
 	return list
 }
@@ -120,8 +129,14 @@ func containerType() []attempt {
 		{"mount", "mount /mnt", "mnt_t", "dir", "mounton"},
 		{"device node of its own", "mknod {fresh}/node c 1 3", policy.ContainerFileType, "chr_file", "create"},
 		{"disk node of its own", "mknod {fresh}/node b 254 0", policy.ContainerFileType, "blk_file", "create"},
-		{"its file to B's pair", "setcon {fresh} system_u:object_r:cloister_container_file_t:" + levelB, policy.ContainerFileType, "dir", "relabelfrom"},
-		{"its file to no pair", "setcon {fresh} system_u:object_r:cloister_container_file_t:s0", policy.ContainerFileType, "dir", "relabelfrom"},
+		{
+			"its file to B's pair", "setcon {fresh} system_u:object_r:cloister_container_file_t:" + levelB,
+			policy.ContainerFileType, "dir", "relabelfrom",
+		},
+		{
+			"its file to no pair", "setcon {fresh} system_u:object_r:cloister_container_file_t:s0",
+			policy.ContainerFileType, "dir", "relabelfrom",
+		},
 	}, func(a *attempt) {
 		if contains(a.try, "{fresh}") {
 			a.fresh, a.against = policy.ContainerFileType+"/", "a"

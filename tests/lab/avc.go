@@ -92,15 +92,18 @@ func (w want) String() string {
 	return fmt.Sprintf("%s -> %s:%s { %s }", w.source, w.target, w.class, w.permission)
 }
 
-// in tells whether the denial is among those given. levels is the source's and the target's; an empty target's level is any.
+// in tells whether the denial is among those given. levels is the source's and the target's; an
+// empty target's level is any.
 func (w want) in(list []denial, source, target string) bool {
 	return slices.ContainsFunc(list, func(d denial) bool {
-		return d.Source.Type == w.source && d.Target.Type == w.target && d.Class == w.class && slices.Contains(d.Permissions, w.permission) &&
+		return d.Source.Type == w.source && d.Target.Type == w.target && d.Class == w.class &&
+			slices.Contains(d.Permissions, w.permission) &&
 			d.Source.Range.String() == source && (target == "" || d.Target.Range.String() == target)
 	})
 }
 
-// silent tells a denial that the module does not log outside of the lab: what QEMU asks for at each start and does well without.
+// silent tells a denial that the module does not log outside of the lab: what QEMU asks for at each
+// start and does well without.
 func silent(d denial) bool {
 	if d.Source.Type != policy.QEMUType && d.Source.Type != policy.QEMUTCGType {
 		return false

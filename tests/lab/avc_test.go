@@ -9,8 +9,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const record = `type=1400 audit(1795330289.511:13): avc:  denied  { read write } for  pid=159 comm="probe-qemu" path="/usr/lab/b/image" dev="vda" ` +
-	`ino=2176 scontext=system_u:system_r:cloister_qemu_t:s0:c100,c200 tcontext=system_u:object_r:cloister_image_t:s0:c300,c400 tclass=file permissive=0`
+const record = `type=1400 audit(1795330289.511:13): avc:  denied  { read write } for  pid=159 comm="probe-qemu" ` +
+	`path="/usr/lab/b/image" dev="vda" ` +
+	`ino=2176 scontext=system_u:system_r:cloister_qemu_t:s0:c100,c200 tcontext=system_u:object_r:cloister_image_t:s0:c300,c400 ` +
+	`tclass=file permissive=0`
 
 func TestParseDenial(t *testing.T) {
 	d, ok := parseDenial(record)
@@ -23,7 +25,10 @@ func TestParseDenial(t *testing.T) {
 	if d.PID != 159 || d.Command != "probe-qemu" || d.Path != "/usr/lab/b/image" || d.Class != "file" || d.Permissive {
 		t.Errorf("parseDenial(record) = %+v", d)
 	}
-	for _, other := range []string{"", "type=1300 audit(1:1): arch=c000003e syscall=257", "avc:  denied  { read", strings.Replace(record, "tclass=file", "", 1)} {
+	for _, other := range []string{
+		"", "type=1300 audit(1:1): arch=c000003e syscall=257",
+		"avc:  denied  { read", strings.Replace(record, "tclass=file", "", 1),
+	} {
 		if _, ok := parseDenial(other); ok {
 			t.Errorf("parseDenial(%q): want no denial", other)
 		}

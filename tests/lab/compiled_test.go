@@ -16,7 +16,8 @@ import (
 	"cloister/tests/testenv"
 )
 
-// answer asks a compiled policy about one access at two levels. A target is a process's context or a file's, whichever the policy knows.
+// answer asks a compiled policy about one access at two levels. A target is a process's context or
+// a file's, whichever the policy knows.
 func answer(k policy.Kernel, w want, source, target string) (bool, error) {
 	from := process(w.source, source)
 	got, err := k.Allowed(from, process(w.target, target), w.class, w.permission)
@@ -26,7 +27,8 @@ func answer(k policy.Kernel, w want, source, target string) (bool, error) {
 	return got.Allowed, err
 }
 
-// questions asks a compiled policy what the matrix will try in the machine, and what the shim asks before it starts a sandbox.
+// questions asks a compiled policy what the matrix will try in the machine, and what the shim asks
+// before it starts a sandbox.
 func questions(t *testing.T, path string) {
 	t.Helper()
 	k, err := policy.OpenCompiled(t.Context(), path)
@@ -67,8 +69,9 @@ func questions(t *testing.T, path string) {
 	t.Logf("%s: %d of the matrix's accesses asked, %d denied", path, asked, denied)
 }
 
-// onFedora are accesses that a host with Fedora's conditions needs, or must not give: engines of both kinds start the shim, the file
-// server uses what they labelled at its own pair, libvirt and Kata keep the file server's program, and id-mapped volumes work.
+// onFedora are accesses that a host with Fedora's conditions needs, or must not give: engines of
+// both kinds start the shim, the file server uses what they labelled at its own pair, libvirt and
+// Kata keep the file server's program, and id-mapped volumes work.
 func onFedora() []struct {
 	want
 	source, target string
@@ -117,7 +120,8 @@ func fedoraQuestions(t *testing.T, path string) {
 	}
 }
 
-// TestCompiledPolicy asks a policy that COMPILED_POLICY names, with cloister's module in it: any distribution's, without a machine.
+// TestCompiledPolicy asks a policy that COMPILED_POLICY names, with cloister's module in it: any
+// distribution's, without a machine.
 func TestCompiledPolicy(t *testing.T) {
 	testenv.NeedTool(t, "checkpolicy")
 	path := os.Getenv("COMPILED_POLICY")

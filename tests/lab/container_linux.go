@@ -13,8 +13,9 @@ import (
 	"cloister/tests/lab/wire"
 )
 
-// plain runs a program in a plain container of runc's, under the container types and a pair: as containerd does with
-// enable_selinux. It shares the host's processes, so that it could attack them.
+// plain runs a program in a plain container of runc's, under the container types and a pair: as
+// containerd does with enable_selinux. It shares the host's processes, so that it could attack
+// them.
 func plain(m *machine, id, level string, argv ...string) (wire.Answer, error) {
 	bundle := "/run/lab/" + id
 	label := object(policy.ContainerFileType, level)
@@ -26,7 +27,10 @@ func plain(m *machine, id, level string, argv ...string) (wire.Answer, error) {
 			{Destination: "/proc", Type: "proc", Source: "proc"},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755"}},
 		},
-		Linux: &specs.Linux{MountLabel: label, Namespaces: []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.IPCNamespace}}},
+		Linux: &specs.Linux{MountLabel: label, Namespaces: []specs.LinuxNamespace{
+			{Type: specs.MountNamespace},
+			{Type: specs.IPCNamespace},
+		}},
 	}
 	text, err := json.Marshal(spec)
 	if err != nil {

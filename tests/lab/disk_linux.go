@@ -21,8 +21,8 @@ type file struct {
 	kind string // its type; bin_t if empty
 }
 
-// programs builds the lab's own programs and says where they go: one program under several labels, since it is the file
-// that is the entrance to a domain.
+// programs builds the lab's own programs and says where they go: one program under several labels,
+// since it is the file that is the entrance to a domain.
 func programs(ctx context.Context, work string) ([]file, error) {
 	for _, name := range []string{"guest", "probe"} {
 		cmd := []string{"CGO_ENABLED=0", "go", "build", "-trimpath", "-o", filepath.Join(work, name), "cloister/tests/lab/" + name}
@@ -30,7 +30,8 @@ func programs(ctx context.Context, work string) ([]file, error) {
 			return nil, err
 		}
 	}
-	if err := tool(ctx, "env", "CGO_ENABLED=0", "go", "test", "-c", "-trimpath", "-o", filepath.Join(work, "labels.test"), "cloister/labels"); err != nil {
+	if err := tool(ctx, "env", "CGO_ENABLED=0", "go", "test", "-c", "-trimpath", "-o",
+		filepath.Join(work, "labels.test"), "cloister/labels"); err != nil {
 		return nil, err
 	}
 	guest, probe := filepath.Join(work, "guest"), filepath.Join(work, "probe")

@@ -21,7 +21,8 @@ import (
 	"cloister/tests/lab/wire"
 )
 
-// engineFiles are the built programs, the guest's image and an image of containers, for the second disk.
+// engineFiles are the built programs, the guest's image and an image of containers, for the second
+// disk.
 func engineFiles(ctx context.Context, m mac, work, build, guest, busybox string) ([]file, error) {
 	all, err := images.Set(ctx, busybox)
 	if err != nil {
@@ -31,7 +32,10 @@ func engineFiles(ctx context.Context, m mac, work, build, guest, busybox string)
 		return nil, err
 	}
 	archive := filepath.Join(work, "images.tar")
-	if err := images.Save(archive, map[string]v1.Image{images.BusyboxName: all[images.BusyboxName], images.PauseName: all[images.PauseName]}); err != nil {
+	if err := images.Save(archive, map[string]v1.Image{
+		images.BusyboxName: all[images.BusyboxName],
+		images.PauseName:   all[images.PauseName],
+	}); err != nil {
 		return nil, err
 	}
 	settings := filepath.Join(work, "cloister.toml")
@@ -43,7 +47,8 @@ func engineFiles(ctx context.Context, m mac, work, build, guest, busybox string)
 		return nil, err
 	}
 	held := filepath.Join(work, "held")
-	if err := tool(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-tags", "crashtest,grpcnotrace", "-o", held, "cloister/cmd/containerd-shim-cloister-v2"); err != nil {
+	if err := tool(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-tags", "crashtest,grpcnotrace",
+		"-o", held, "cloister/cmd/containerd-shim-cloister-v2"); err != nil {
 		return nil, err
 	}
 	return []file{
@@ -61,7 +66,8 @@ func engineFiles(ctx context.Context, m mac, work, build, guest, busybox string)
 // withProbe adds to an image what speaks to sockets.
 func withProbe(ctx context.Context, work string, image v1.Image) (v1.Image, error) {
 	program := filepath.Join(work, "files-probe")
-	if err := tool(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "cloister/tests/files/probe"); err != nil {
+	if err := tool(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program,
+		"cloister/tests/files/probe"); err != nil {
 		return nil, err
 	}
 	data, err := os.ReadFile(program)
@@ -78,8 +84,8 @@ func withProbe(ctx context.Context, work string, image v1.Image) (v1.Image, erro
 // heldFolder is where the shim that can be held is told at which step.
 const heldFolder = "/run/lab/held"
 
-// labConfig gives guests time: they run under KVM that is emulated. What is given goes before all tables, into the one of
-// labels, and behind all.
+// labConfig gives guests time: they run under KVM that is emulated. What is given goes before all
+// tables, into the one of labels, and behind all.
 func labConfig(m mac, top, label, rest string) string {
 	return top + "[guest]\nimage = \"/lab/guest\"\n[labels]\nmac = \"" + string(m) + "\"\n" + label + "[timeouts]\nboot = \"5m\"\n" + rest
 }
@@ -92,10 +98,14 @@ type engine struct {
 }
 
 func labEnv() []string {
-	return []string{"PATH=/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CLOISTER_CONFIG=/lab/cloister.toml", "CLOISTER_CRASHTEST=" + heldFolder}
+	return []string{
+		"PATH=/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"CLOISTER_CONFIG=/lab/cloister.toml", "CLOISTER_CRASHTEST=" + heldFolder,
+	}
 }
 
-// restoreLabels does what restorecon does when the module is installed, and makes the folders that tests use.
+// restoreLabels does what restorecon does when the module is installed, and makes the folders that
+// tests use.
 func restoreLabels(m *machine) error {
 	kind, err := chosenPolicy()
 	if err != nil {
@@ -139,7 +149,8 @@ func (e *engine) ctr(args ...string) (string, error) {
 		return "", err
 	}
 	if answer.Exit != 0 {
-		return answer.Out, fmt.Errorf("ctr %s: exit %d: %s; %s", strings.Join(args, " "), answer.Exit, strings.TrimSpace(answer.Out), brief(denials(answer.Audit)))
+		return answer.Out, fmt.Errorf("ctr %s: exit %d: %s; %s", strings.Join(args, " "), answer.Exit,
+			strings.TrimSpace(answer.Out), brief(denials(answer.Audit)))
 	}
 	return answer.Out, nil
 }
@@ -199,11 +210,15 @@ func (w *world) sandboxes(e *engine) error {
 		return err
 	}
 	for _, id := range ids() {
-		record, err := w.m.ask(wire.Request{Read: &wire.Read{Path: "/run/containerd/io.containerd.runtime.v2.task/default/" + id + "/address"}}, longAsk)
+		record, err := w.m.ask(wire.Request{Read: &wire.Read{Path: "/run/containerd/io.containerd.runtime.v2.task/default/" +
+			id + "/address"}}, longAsk)
 		if err != nil {
 			return err
 		}
-		words := map[string]string{"dir": "/run/cloister/default/" + id, "shim.socket": strings.TrimPrefix(strings.TrimSpace(record.Out), "unix://")}
+		words := map[string]string{
+			"dir":         "/run/cloister/default/" + id,
+			"shim.socket": strings.TrimPrefix(strings.TrimSpace(record.Out), "unix://"),
+		}
 		mine, err := w.owner(id, list)
 		if err != nil {
 			return err

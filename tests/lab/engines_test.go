@@ -14,8 +14,9 @@ import (
 	"cloister/tests/lab/wire"
 )
 
-// clash has another engine's container come up at the pair that a sandbox has drawn, between the draw and the guest's first
-// instruction: the sandbox gets another pair. Its memory is of huge pages, and at the pair as well.
+// clash has another engine's container come up at the pair that a sandbox has drawn, between the
+// draw and the guest's first instruction: the sandbox gets another pair. Its memory is of huge
+// pages, and at the pair as well.
 func clash(t *testing.T, l *lab) {
 	t.Helper()
 	l.engine(t)
@@ -38,9 +39,11 @@ for n in $(seq 100); do ps -eo label= | grep -q "`+policy.ContainerType+`:$level
 	if steps := l.steps(t, "clash"); strings.Count(steps, "kernel reached") != 1 || !strings.Contains(steps, launched+" #2\n") {
 		t.Errorf("want two machines and one that ran:\n%s", steps)
 	}
-	huge := strings.TrimSpace(l.sh(t, fmt.Sprintf(`for f in /proc/%[1]d/fd/*; do case $(readlink $f) in /memfd:*) stat -L -c %%C $f;; esac; done`, pid)))
+	huge := strings.TrimSpace(l.sh(t,
+		fmt.Sprintf(`for f in /proc/%[1]d/fd/*; do case $(readlink $f) in /memfd:*) stat -L -c %%C $f;; esac; done`, pid)))
 	level := strings.SplitN(now, ":", 4)[3]
-	if used := l.sh(t, "grep HugePages_Free /proc/meminfo"); !strings.HasSuffix(huge, object("cloister_qemu_tmpfs_t", level)) || strings.Contains(used, " 150\n") {
+	if used := l.sh(t, "grep HugePages_Free /proc/meminfo"); !strings.HasSuffix(huge, object("cloister_qemu_tmpfs_t", level)) ||
+		strings.Contains(used, " 150\n") {
 		t.Errorf("memory of huge pages: %s; %s, want %s", huge, used, object("cloister_qemu_tmpfs_t", level))
 	}
 	if told := l.sh(t, "cloister labels"); strings.Contains(told, "is held by") {
@@ -57,14 +60,16 @@ for n in $(seq 100); do ps -eo label= | grep -q "`+policy.ContainerType+`:$level
 // narrow has 28 pairs.
 const narrow = "range = \"s0:c0.c7\"\n"
 
-// engines has two containerds at once, with registries that know nothing of each other, and another engine's containers at all
-// but two of the pairs there are: no pair is given twice, and none is left for a third sandbox.
+// engines has two containerds at once, with registries that know nothing of each other, and another
+// engine's containers at all but two of the pairs there are: no pair is given twice, and none is
+// left for a third sandbox.
 func engines(t *testing.T, l *lab) {
 	t.Helper()
 	l.engine(t)
 	second := l.config(t, "second", "state = \"/run/cloister2\"\nroot = \"/var/lib/cloister2\"\n", narrow, "")
 	first := l.config(t, "first", "", narrow, "")
-	l.sh(t, `mkdir -p /run/cloister2 /var/lib/cloister2; chcon -t `+policy.RunType+` /run/cloister2; chcon -t `+policy.VarLibType+` /var/lib/cloister2`)
+	l.sh(t, `mkdir -p /run/cloister2 /var/lib/cloister2; chcon -t `+policy.RunType+
+		` /run/cloister2; chcon -t `+policy.VarLibType+` /var/lib/cloister2`)
 	var taken []string
 	for a := range 8 {
 		for b := a + 1; b < 8; b++ {
@@ -72,13 +77,17 @@ func engines(t *testing.T, l *lab) {
 		}
 	}
 	taken = taken[:len(taken)-2] // c5,c7 and c6,c7 are left
-	l.sh(t, fmt.Sprintf(`for l in %s; do runcon system_u:system_r:%s:$l /lab/probe/probe-container hold lab-other-$l 0 >/dev/null 2>&1 & done
-for n in $(seq 100); do [ $(ps -eo label= | grep -c %[2]s) -lt %d ] || exit 0; sleep 0.2; done; exit 1`, strings.Join(taken, " "), policy.ContainerType, len(taken)))
+	l.sh(t,
+		fmt.Sprintf(`for l in %s; do runcon system_u:system_r:%s:$l /lab/probe/probe-container hold lab-other-$l 0 >/dev/null 2>&1 & done
+for n in $(seq 100); do [ $(ps -eo label= | grep -c %[2]s) -lt %d ] || exit 0; sleep 0.2; done
+	exit 1`, strings.Join(taken, " "), policy.ContainerType, len(taken)))
 	l.second(t)
 	run := func(ctr, config, id string) string {
-		return fmt.Sprintf("%s run --detach --runtime io.containerd.cloister.v2 --runtime-config-path %s %s %s sleep 600", ctr, config, images.BusyboxName, id)
+		return fmt.Sprintf("%s run --detach --runtime io.containerd.cloister.v2 --runtime-config-path %s %s %s sleep 600",
+			ctr, config, images.BusyboxName, id)
 	}
-	out := l.sh(t, fmt.Sprintf("( %s; echo \"exit $?\" ) 2>&1 & ( %s; echo \"exit $?\" ) 2>&1 & wait", run("ctr", first, "alpha"), run(two, second, "beta")))
+	out := l.sh(t, fmt.Sprintf("( %s; echo \"exit $?\" ) 2>&1 & ( %s; echo \"exit $?\" ) 2>&1 & wait",
+		run("ctr", first, "alpha"), run(two, second, "beta")))
 	if strings.Count(out, "exit 0") != 2 {
 		t.Fatalf("two engines at once: %s", out)
 	}
@@ -118,7 +127,8 @@ for n in $(seq 100); do [ $(ps -eo label= | grep -c %[2]s) -lt %d ] || exit 0; s
 // two is the client of the second containerd.
 const two = "/lab/two/ctr --address /run/containerd2/containerd.sock"
 
-// second starts the clients' containerd, a newer one, with CRI and its labels, beside the distribution's.
+// second starts the clients' containerd, a newer one, with CRI and its labels, beside the
+// distribution's.
 func (l *lab) second(t *testing.T) {
 	t.Helper()
 	if l.twoPID != 0 {
@@ -134,13 +144,17 @@ func (l *lab) second(t *testing.T) {
 	l.sh(t, "for ns in default k8s.io; do "+two+" --namespace $ns images import /lab/images.tar; done")
 }
 
-// pods has containerd's CRI start pods with enable_selinux: what it labels is kept at its level, and swapped in type.
+// pods has containerd's CRI start pods with enable_selinux: what it labels is kept at its level,
+// and swapped in type.
 func pods(t *testing.T, l *lab) {
 	t.Helper()
 	l.seen = nil
 	l.second(t)
 	pod := func(args ...string) string {
-		answer, err := l.run(wire.Run{Argv: append([]string{"/lab/bin/pods", "unix:///run/containerd2/containerd.sock"}, args...), Env: labEnv(), Seconds: 200})
+		answer, err := l.run(wire.Run{
+			Argv: append([]string{"/lab/bin/pods", "unix:///run/containerd2/containerd.sock"}, args...),
+			Env:  labEnv(), Seconds: 200,
+		})
 		if err != nil || answer.Exit != 0 {
 			t.Fatalf("pods %q: %v, exit %d: %s; %s", args, err, answer.Exit, answer.Out, brief(denials(answer.Audit)))
 		}
@@ -179,8 +193,8 @@ func pods(t *testing.T, l *lab) {
 	l.nothingLeft(t, plain, "/var/lib/cloister")
 }
 
-// users has a pod with a user namespace: its root file system is an overlay of id-mapped layers with the sandbox's label, its
-// volume an id-mapped mount with a label that fits.
+// users has a pod with a user namespace: its root file system is an overlay of id-mapped layers
+// with the sandbox's label, its volume an id-mapped mount with a label that fits.
 func (l *lab) users(t *testing.T, pod func(...string) string) {
 	t.Helper()
 	const level = "s0:c810,c811"
@@ -196,7 +210,8 @@ func (l *lab) users(t *testing.T, pod func(...string) string) {
 	pod("remove", id)
 }
 
-// wantPod looks at the pod's processes: QEMU and file server in their domains, at one level, which is the one given or a pair.
+// wantPod looks at the pod's processes: QEMU and file server in their domains, at one level, which
+// is the one given or a pair.
 func (l *lab) wantPod(t *testing.T, id, level string) {
 	t.Helper()
 	text, pid := l.level(t, id)

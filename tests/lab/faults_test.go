@@ -40,58 +40,77 @@ func faultyHosts() []fault {
 	}
 	unreadable := func(dir string) string { return "mkdir -p $root/" + dir + "; chcon -t shadow_t $root/" + dir }
 	volume := func(sharing string) []string {
-		return []string{"--mount", "type=bind,src=/srv/fault,dst=/data,options=rbind", "--annotation", "io.cloister.labels.mounts=/data=" + sharing}
+		return []string{
+			"--mount", "type=bind,src=/srv/fault,dst=/data,options=rbind", "--annotation",
+			"io.cloister.labels.mounts=/data=" + sharing,
+		}
 	}
 	const allowed = "[workloads]\nannotations = [\"io.cloister.labels.mounts\"]\n"
 	const tree = "mkdir -p /srv/fault; cd /srv/fault; for n in a b c d e f; do echo $n >$n; done; chcon -R -t usr_t -l s0 /srv/fault"
 	return []fault{
-		{name: "permissive", spoil: "echo 0 >/sys/fs/selinux/enforce", mend: "echo 1 >/sys/fs/selinux/enforce", says: "SELinux is permissive", remedy: "setenforce 1"},
+		{
+			name: "permissive", spoil: "echo 0 >/sys/fs/selinux/enforce", mend: "echo 1 >/sys/fs/selinux/enforce",
+			says: "SELinux is permissive", remedy: "setenforce 1",
+		},
 		{
 			name: "permissive-after-plan", step: planned, spoil: "echo 0 >/sys/fs/selinux/enforce", mend: "echo 1 >/sys/fs/selinux/enforce",
 			says: "SELinux is permissive", remedy: "setenforce 1",
 		},
 		{
-			name: "permissive-before-cont", step: launched, spoil: "echo 0 >/sys/fs/selinux/enforce", mend: "echo 1 >/sys/fs/selinux/enforce",
+			name: "permissive-before-cont", step: launched, spoil: "echo 0 >/sys/fs/selinux/enforce",
+			mend: "echo 1 >/sys/fs/selinux/enforce",
 			says: "SELinux is permissive", remedy: "setenforce 1",
 		},
 		{
 			name: "reads-back-wrong", step: launched, says: "wrong label", remedy: "cloister check",
-			spoil: "printf system_u:system_r:" + policy.QEMUType + ":" + level + " >/run/lab/wrong\necho 0 >/sys/fs/selinux/enforce; " + // only so can anybody come between
-				"nsenter -t $shim -m busybox mount --bind /run/lab/wrong /proc/$qemu/task/$qemu/attr/current; echo 1 >/sys/fs/selinux/enforce",
+			// only so can anybody come between
+			spoil: "printf system_u:system_r:" + policy.QEMUType + ":" + level + " >/run/lab/wrong\necho 0 >/sys/fs/selinux/enforce; " +
+				"nsenter -t $shim -m busybox mount --bind /run/lab/wrong /proc/$qemu/task/$qemu/attr/current; echo 1 " +
+				">/sys/fs/selinux/enforce",
 		},
 		{
-			name: "entrance", spoil: "chcon -t lib_t /usr/lib/qemu/virtiofsd", mend: "chcon -t " + policy.VirtiofsdExecType + " /usr/lib/qemu/virtiofsd",
+			name: "entrance", spoil: "chcon -t lib_t /usr/lib/qemu/virtiofsd",
+			mend: "chcon -t " + policy.VirtiofsdExecType + " /usr/lib/qemu/virtiofsd",
 			says: "virtiofsd", remedy: "restorecon",
 		},
 		{name: "without-module", load: "base", says: "no domain for guests works", remedy: "cloister policy install"},
 		{name: "type-missing", label: "base = \"system_u:system_r:no_such_t:s0\"\n", says: "no_such_t", remedy: "seinfo -t"},
 		{
-			name: "no-labels-on-state", top: "state = \"/run/nolabels/cloister\"\n", spoil: "mkdir -p /run/nolabels; busybox mount -t tmpfs -o context=system_u:object_r:tmp_t:s0 none /run/nolabels",
-			mend: "busybox umount /run/nolabels", says: "file system takes no labels", remedy: "context=",
+			name: "no-labels-on-state", top: "state = \"/run/nolabels/cloister\"\n",
+			spoil: "mkdir -p /run/nolabels; busybox mount -t tmpfs -o context=system_u:object_r:tmp_t:s0 none /run/nolabels",
+			mend:  "busybox umount /run/nolabels", says: "file system takes no labels", remedy: "context=",
 		},
 		{
 			name: "registry-corrupt", label: "mode = \"static\"\nlabel = \"system_u:system_r:" + policy.QEMUType + ":" + level + "\"\n",
-			spoil: garbage("mcs/$(cat /proc/sys/kernel/random/boot_id)/pairs", "c1022,c1023"), says: "corrupt registry entry", remedy: "remove the file",
+			spoil: garbage("mcs/$(cat /proc/sys/kernel/random/boot_id)/pairs", "c1022,c1023"),
+			says:  "corrupt registry entry", remedy: "remove the file",
 		},
 		{name: "registry-unreadable", spoil: unreadable("mcs"), says: "registry of levels", remedy: "restorecon"},
-		{name: "journal-corrupt", spoil: garbage("relabel/sandboxes/default%2Fdead", "head.json"), says: "head.json", remedy: "cloister labels"},
+		{
+			name: "journal-corrupt", spoil: garbage("relabel/sandboxes/default%2Fdead", "head.json"),
+			says: "head.json", remedy: "cloister labels",
+		},
 		{name: "journal-unreadable", spoil: unreadable("relabel"), says: "relabel journal", remedy: "restorecon"},
 		{
 			name: "half-relabelled", spoil: tree + "; chattr +i c", mend: "chattr -i /srv/fault/c", flags: volume("private"), rest: allowed,
 			says: "operation not permitted", remedy: "chattr -i",
 		},
 		{
-			name: "label-write-denied", spoil: tree + "; chcon -t shadow_t d", mend: "chcon -t usr_t /srv/fault/d", flags: volume("private"), rest: allowed,
+			name: "label-write-denied", spoil: tree + "; chcon -t shadow_t d",
+			mend: "chcon -t usr_t /srv/fault/d", flags: volume("private"), rest: allowed,
 			says: "permission denied", remedy: "restorecon",
 		},
 		{
-			name: "no-labels-on-volume", spoil: "mkdir -p /srv/fault; busybox mount -t tmpfs -o context=system_u:object_r:tmp_t:s0 none /srv/fault", mend: "busybox umount /srv/fault", flags: volume("private"), rest: allowed,
+			name:  "no-labels-on-volume",
+			spoil: "mkdir -p /srv/fault; busybox mount -t tmpfs -o context=system_u:object_r:tmp_t:s0 none /srv/fault",
+			mend:  "busybox umount /srv/fault", flags: volume("private"), rest: allowed,
 			says: "takes no labels", remedy: "context=",
 		},
 	}
 }
 
-// faults start a sandbox on each: the error says why and what to do, no guest has run an instruction, and nothing is left.
+// faults start a sandbox on each: the error says why and what to do, no guest has run an
+// instruction, and nothing is left.
 func faults(t *testing.T, l *lab) {
 	t.Helper()
 	l.engine(t)

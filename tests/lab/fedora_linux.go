@@ -11,7 +11,8 @@ import (
 	"strings"
 )
 
-// The policies that the lab's host may have: Debian's own, and Debian's built with Fedora's conditions.
+// The policies that the lab's host may have: Debian's own, and Debian's built with Fedora's
+// conditions.
 const (
 	debianPolicy = "debian"
 	fedoraPolicy = "fedora"
@@ -29,7 +30,8 @@ func chosenPolicy() (string, error) {
 	}
 }
 
-// engineTypes are what the two engines' programs are labelled with: on Debian they run as init's scripts do.
+// engineTypes are what the two engines' programs are labelled with: on Debian they run as init's
+// scripts do.
 func engineTypes(kind string) (first, second string) {
 	if kind == fedoraPolicy {
 		return "container_runtime_exec_t", "unconfined_service_exec_t"
@@ -64,14 +66,18 @@ func fedoraDigest() string {
 	return all.String()
 }
 
-// makeFedora puts Fedora's conditions into a store of Debian's policy: its base module is built again with other constraints and the class
-// user_namespace, and a module brings the types of Fedora's policy and container-selinux. /run is rewritten to /var/run, as on RHEL 9.
+// makeFedora puts Fedora's conditions into a store of Debian's policy: its base module is built
+// again with other constraints and the class user_namespace, and a module brings the types of
+// Fedora's policy and container-selinux. /run is rewritten to /var/run, as on RHEL 9.
 func makeFedora(ctx context.Context, work, store string) error {
 	if err := tool(ctx, "tar", "--zstd", "-C", work, "-xf", policySource); err != nil {
 		return fmt.Errorf("install the package selinux-policy-src: %w", err)
 	}
 	source := filepath.Join(work, "selinux-policy-src")
-	for from, to := range map[string]string{"labfedora.te": "policy/modules/services", "labfedora.fc": "policy/modules/services", "labfedora.if": "policy/modules/services"} {
+	for from, to := range map[string]string{
+		"labfedora.te": "policy/modules/services",
+		"labfedora.fc": "policy/modules/services", "labfedora.if": "policy/modules/services",
+	} {
 		text, err := fedoraSources.ReadFile("fedora/" + from)
 		if err != nil {
 			return err
@@ -111,7 +117,8 @@ func makeFedora(ctx context.Context, work, store string) error {
 			return err
 		}
 	}
-	if err := tool(ctx, "make", "-C", source, "NAME=default", "TYPE=mcs", "DISTRO=debian", "DIRECT_INITRC=y", "MONOLITHIC=n", "UBAC=y", "SYSTEMD=y",
+	if err := tool(ctx, "make", "-C", source, "NAME=default", "TYPE=mcs", "DISTRO=debian", "DIRECT_INITRC=y",
+		"MONOLITHIC=n", "UBAC=y", "SYSTEMD=y",
 		"UNK_PERMS=allow", "MLS_CATS=1024", "MCS_CATS=1024", "MLS_SENS=16", "base.pp", "labfedora.pp"); err != nil {
 		return err
 	}

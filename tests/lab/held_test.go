@@ -12,16 +12,19 @@ import (
 	"cloister/tests/lab/wire"
 )
 
-// held runs a container, and a script once its shim has come to a step: the host changes under a start. The script has
-// $id, $shim, and $qemu once there is one. It gives what ctr printed, and an error when the container was not started.
+// held runs a container, and a script once its shim has come to a step: the host changes under a
+// start. The script has $id, $shim, and $qemu once there is one. It gives what ctr printed, and an
+// error when the container was not started.
 func (l *lab) held(t *testing.T, id, step, config, script string, more ...string) (string, error) {
 	t.Helper()
 	l.engine(t)
 	flags := append([]string{"--runtime-config-path", config}, more...)
 	text := fmt.Sprintf(`id=%s; cd %s && mkfifo $id.held $id.go && echo '%s' >$id.hold || exit 99
-( ctr run --detach --runtime io.containerd.held.v2 %s %s $id sleep 600 >$id.out 2>&1; echo "exit $?" >>$id.out; timeout 1 sh -c ": >$id.held" ) & started=$!
+( ctr run --detach --runtime io.containerd.held.v2 %s %s $id sleep 600 >$id.out 2>&1; echo "exit $?" >>$id.out
+	timeout 1 sh -c ": >$id.held" ) & started=$!
 read nothing <$id.held
-for q in $(pgrep qemu-system); do s=$(ps -o ppid= $q | tr -d ' '); tr '\0' ' ' </proc/$s/cmdline | grep -q -- "-id $id " && shim=$s qemu=$q; done
+for q in $(pgrep qemu-system); do s=$(ps -o ppid= $q | tr -d ' '); tr '\0' ' ' </proc/$s/cmdline | grep -q -- "-id $id " &&
+	shim=$s qemu=$q; done
 %s
 grep -qs "^exit" $id.out || timeout 20 sh -c "echo >$id.go"
 wait $started; cat $id.out`, id, heldFolder, step, strings.Join(flags, " "), images.BusyboxName, script)
@@ -58,8 +61,8 @@ func (l *lab) sh(t *testing.T, script string) string {
 	return answer.Out
 }
 
-// config writes a configuration of cloister into the machine and gives its path: top is before all tables, label in the one of
-// labels, rest behind all.
+// config writes a configuration of cloister into the machine and gives its path: top is before all
+// tables, label in the one of labels, rest behind all.
 func (l *lab) config(t *testing.T, name, top, label, rest string) string {
 	t.Helper()
 	path := "/run/lab/config/" + name + ".toml"
@@ -69,12 +72,14 @@ func (l *lab) config(t *testing.T, name, top, label, rest string) string {
 	return path
 }
 
-// nothingLeft looks for what a sandbox that was refused may have left: processes, its folder, a reserved level, an entry
-// of the journal. root is where registry and journal are.
+// nothingLeft looks for what a sandbox that was refused may have left: processes, its folder, a
+// reserved level, an entry of the journal. root is where registry and journal are.
 func (l *lab) nothingLeft(t *testing.T, id, root string) {
 	t.Helper()
 	pattern := "[" + id[:1] + "]" + id[1:] // matches the name, and not this script
-	left := l.sh(t, fmt.Sprintf(`pgrep -af -- '%[1]s' | grep -v 'pgrep -af' || true; find /run/cloister* /run/nolabels -name '%[1]s' -prune 2>/dev/null || true
+	left := l.sh(t,
+		fmt.Sprintf(`pgrep -af -- '%[1]s' | grep -v 'pgrep -af' || true
+	find /run/cloister* /run/nolabels -name '%[1]s' -prune 2>/dev/null || true
 grep -rl '%[1]s' %[2]s/mcs 2>/dev/null || true; ls %[2]s/relabel/sandboxes 2>/dev/null | grep '%[1]s' || true`, pattern, root))
 	if left = strings.TrimSpace(left); left != "" {
 		t.Errorf("%s: left:\n%s", id, left)

@@ -11,13 +11,17 @@ import (
 	"cloister/tests/lab/wire"
 )
 
-// install has the command line build, load, check and remove the module itself, on a host that comes without it: a sandbox
-// runs with it, keeps it from being removed, and does not start once it is gone.
+// install has the command line build, load, check and remove the module itself, on a host that
+// comes without it: a sandbox runs with it, keeps it from being removed, and does not start once it
+// is gone.
 func install(t *testing.T, l *lab) {
 	t.Helper()
 	l.seen = nil
 	// The root's own store is of Debian's policy, whatever the lab's is.
-	if answer, err := l.run(wire.Run{Argv: []string{"/bin/tar", "-C", "/", "-xf", "/lab/policy/store.tar"}, Env: labEnv(), Seconds: 100}); err != nil || answer.Exit != 0 {
+	if answer, err := l.run(wire.Run{
+		Argv: []string{"/bin/tar", "-C", "/", "-xf", "/lab/policy/store.tar"},
+		Env:  labEnv(), Seconds: 100,
+	}); err != nil || answer.Exit != 0 {
 		t.Fatalf("unpack the policy's store: %v: %+v", err, answer)
 	}
 	if _, err := l.ask(wire.Request{Policy: &wire.Policy{Load: "/lab/policy/base"}}, 2*time.Minute); err != nil {
@@ -65,7 +69,8 @@ func (l *lab) policy(t *testing.T, exit int, says string, args ...string) {
 	begin := time.Now()
 	answer, err := l.run(wire.Run{Argv: append([]string{"/lab/bin/cloister", "policy"}, args...), Env: labEnv(), Seconds: 400})
 	if err != nil || answer.Exit != exit || !strings.Contains(answer.Out, says) {
-		t.Errorf("cloister policy %s: %v, exit %d, want %d and %q: %s; %s", args[0], err, answer.Exit, exit, says, answer.Out, brief(denials(answer.Audit)))
+		t.Errorf("cloister policy %s: %v, exit %d, want %d and %q: %s; %s", args[0], err, answer.Exit, exit,
+			says, answer.Out, brief(denials(answer.Audit)))
 	}
 	t.Logf("cloister policy %s: %.1f s, exit %d\n%s", args[0], time.Since(begin).Seconds(), answer.Exit, answer.Out)
 }

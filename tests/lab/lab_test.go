@@ -18,8 +18,8 @@ import (
 // labTime bounds the whole lab, with a root to be made.
 const labTime = 25 * time.Minute
 
-// tries is how many machines are used at most: an emulated one may lock up. The runner of the stages
-// counts each machine that was lost as a second try.
+// tries is how many machines are used at most: an emulated one may lock up. The runner of the
+// stages counts each machine that was lost as a second try.
 const tries = 2
 
 // scenario is one part of the lab. Each starts what it needs, so that any of them can be run alone
@@ -88,9 +88,10 @@ func (l *lab) sandboxes(t *testing.T) *engine {
 	return e
 }
 
-// TestLab is one machine for all: sandboxes of the built shim under a real containerd, what a broken-out process tries on
-// them and on what was made by hand, then hosts on which no guest may start. A machine that is lost is begun again with
-// what is still to be done; what has failed stays failed.
+// TestLab is one machine for all: sandboxes of the built shim under a real containerd, what a
+// broken-out process tries on them and on what was made by hand, then hosts on which no guest may
+// start. A machine that is lost is begun again with what is still to be done; what has failed stays
+// failed.
 func TestLab(t *testing.T) {
 	m, err := chosenMAC()
 	if err != nil {

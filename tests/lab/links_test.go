@@ -43,7 +43,8 @@ func links(t *testing.T, l *lab) {
 	e := l.engine(t)
 	l.sh(t, severalLinks)
 	join := func(namespace string) []string { return []string{"--with-ns", "network:/run/netns/" + namespace} }
-	if err := e.run("refused", join("y")...); err == nil || !strings.Contains(err.Error(), "link eth0 of kind ipvlan cannot be a guest's: in mode l3s") {
+	if err := e.run("refused", join("y")...); err == nil ||
+		!strings.Contains(err.Error(), "link eth0 of kind ipvlan cannot be a guest's: in mode l3s") {
 		t.Errorf("ipvlan in mode l3s: %v, want a refusal that names it", err)
 	}
 	l.sh(t, "ctr container delete refused")
@@ -64,9 +65,13 @@ func links(t *testing.T, l *lab) {
 			t.Errorf("the guest gets %q from %s", got, address)
 		}
 	}
-	for from, addresses := range map[string]string{"peer": "10.90.0.2 fd90::2 10.91.0.2 fd91::2 10.94.0.2 fd94::2", "z": "10.90.0.2 fd90::2"} {
+	for from, addresses := range map[string]string{
+		"peer": "10.90.0.2 fd90::2 10.91.0.2 fd91::2 10.94.0.2 fd94::2",
+		"z":    "10.90.0.2 fd90::2",
+	} {
 		for address := range strings.FieldsSeq(addresses) {
-			got := l.sh(t, "nsenter --net=/run/netns/"+from+" timeout 10 bash -c 'exec 3<>/dev/tcp/"+address+"/8080; printf \"GET /f HTTP/1.0\\r\\n\\r\\n\" >&3; tail -n 1 <&3' 2>&1 || true")
+			got := l.sh(t, "nsenter --net=/run/netns/"+from+" timeout 10 bash -c 'exec 3<>/dev/tcp/"+address+
+				"/8080; printf \"GET /f HTTP/1.0\\r\\n\\r\\n\" >&3; tail -n 1 <&3' 2>&1 || true")
 			if got != "of the guest\n" {
 				t.Errorf("%s gets %q from %s", from, got, address)
 			}

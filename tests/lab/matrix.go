@@ -50,7 +50,10 @@ func domains() map[string]domain {
 	return map[string]domain{
 		"qemu":      {"qemu", policy.QEMUType, "/lab/bin/enter-shim", "/lab/probe/probe-qemu", "open-rw {dir}/image"},
 		"virtiofsd": {"virtiofsd", policy.VirtiofsdType, "/lab/bin/enter-shim", "/lab/probe/probe-virtiofsd", "open-rw {dir}/rootfs/file"},
-		"container": {"container", policy.ContainerType, "/lab/bin/enter-runtime", "/lab/probe/probe-container", "open-rw {dir}/volume/file"},
+		"container": {
+			"container", policy.ContainerType, "/lab/bin/enter-runtime",
+			"/lab/probe/probe-container", "open-rw {dir}/volume/file",
+		},
 	}
 }
 

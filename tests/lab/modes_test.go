@@ -41,7 +41,8 @@ chcon -R -t usr_t -l s0 /srv; chcon -R -t %s -l %s /srv/kept`, policy.RootfsType
 	if err := e.run("static", flags...); err != nil {
 		t.Fatal(err)
 	}
-	group := append(annotate("share=group", "mounts=/group=private;/ref=readonly;/all=shared"), append(mount("group"), append(mount("ref"), mount("all")...)...)...)
+	group := append(annotate("share=group", "mounts=/group=private;/ref=readonly;/all=shared"),
+		append(mount("group"), append(mount("ref"), mount("all")...)...)...)
 	for _, id := range []string{"member1", "member2"} {
 		if err := e.run(id, group...); err != nil {
 			t.Fatal(err)
@@ -124,7 +125,8 @@ chcon -R -t usr_t -l s0 /srv; chcon -R -t %s -l %s /srv/kept`, policy.RootfsType
 func (l *lab) wantLabels(t *testing.T, want map[string]string) {
 	t.Helper()
 	for name, label := range want {
-		if wrong := strings.TrimSpace(l.sh(t, "cd /srv/"+name+"; stat -c %C . * | grep -vx '.*:"+strings.SplitN(label, ":", 3)[2]+"' || true")); wrong != "" {
+		if wrong := strings.TrimSpace(l.sh(t, "cd /srv/"+name+"; stat -c %C . * | grep -vx '.*:"+strings.SplitN(label,
+			":", 3)[2]+"' || true")); wrong != "" {
 			t.Errorf("labels in /srv/%s: %s, want %s", name, wrong, label)
 		}
 	}
@@ -138,17 +140,24 @@ func translated(t *testing.T, l *lab) {
 	config := l.config(t, "translated", "", "base = \"staff_u:staff_r:"+policy.QEMUTCGType+":s0:c1,c2\"\n", "[machine]\naccel = \"tcg\"\n")
 	l.sh(t, "( "+ctrRun(config, "translated")+" >/run/lab/translated 2>&1; echo \"exit $?\" >>/run/lab/translated ) >/dev/null 2>&1 &")
 	// A quiet host needs 190 s, one that has but one processor for the lab more than twice that.
-	answer, err := l.run(wire.Run{Argv: []string{"/bin/sh", "-c", "until grep -q ^exit /run/lab/translated; do sleep 0.2; done; cat /run/lab/translated"}, Seconds: 550})
+	answer, err := l.run(wire.Run{Argv: []string{
+		"/bin/sh", "-c",
+		"until grep -q ^exit /run/lab/translated; do sleep 0.2; done; cat /run/lab/translated",
+	}, Seconds: 550})
 	out := answer.Out
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(out, "exit 0") {
-		t.Fatalf("the translated sandbox: %s\n%s", out, l.sh(t, "set +e; cloister inspect translated; tail -n 20 /run/cloister/default/translated/console.log; ps -eo pid,label,time,comm | grep -E 'cloister|ctr'; true"))
+		t.Fatalf("the translated sandbox: %s\n%s", out,
+			l.sh(t,
+				"set +e; cloister inspect translated; tail -n 20 /run/cloister/default/translated/console.log; ps -eo "+
+					"pid,label,time,comm | grep -E 'cloister|ctr'; true"))
 	}
 	text, _ := l.level(t, "translated")
 	label, err := labels.Parse(text)
-	if err != nil || label.User != "system_u" || label.Role != "system_r" || label.Type != policy.QEMUTCGType || label.Range.String() == "s0:c1,c2" {
+	if err != nil || label.User != "system_u" || label.Role != "system_r" ||
+		label.Type != policy.QEMUTCGType || label.Range.String() == "s0:c1,c2" {
 		t.Errorf("QEMU runs as %s, %v, want type %s and no more of the base label", text, err, policy.QEMUTCGType)
 	}
 	out, err = l.made.ctr("task", "exec", "--exec-id", "x", "translated", "uname", "-r")
@@ -163,7 +172,8 @@ func translated(t *testing.T, l *lab) {
 
 // ctrRun is the command that starts a sandbox with a configuration of its own.
 func ctrRun(config, id string) string {
-	return "ctr run --detach --runtime io.containerd.cloister.v2 --runtime-config-path " + config + " docker.io/cloister/busybox:latest " + id + " sleep 3000"
+	return "ctr run --detach --runtime io.containerd.cloister.v2 --runtime-config-path " + config +
+		" docker.io/cloister/busybox:latest " + id + " sleep 3000"
 }
 
 // why has a sandbox of the shim attacked, and the command line explain what the kernel wrote.

@@ -184,7 +184,8 @@ func (l *lab) noProfileOf(t *testing.T, id string) {
 	}
 	loaded := len(strings.Fields(l.sh(t, "sed -n 's/^\\(cloister-[^ /]*\\) (enforce)$/\\1/p' /sys/kernel/security/apparmor/profiles")))
 	if loaded != len(l.live) {
-		t.Errorf("%d profiles are loaded, %d sandboxes run:\n%s", loaded, len(l.live), l.sh(t, "cat "+profilesFile+"; ls -R "+profilesJournal))
+		t.Errorf("%d profiles are loaded, %d sandboxes run:\n%s", loaded, len(l.live),
+			l.sh(t, "cat "+profilesFile+"; ls -R "+profilesJournal))
 	}
 	if noted := strings.Fields(l.sh(t, "ls "+profilesJournal+" | grep cloister- || true")); len(noted) != len(l.live) {
 		t.Errorf("the journal has %q, %d sandboxes run", noted, len(l.live))

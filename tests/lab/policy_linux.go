@@ -66,7 +66,8 @@ func makePolicies(ctx context.Context, folder string, r root, kind string) (poli
 	if kind == fedoraPolicy {
 		conditions += fedoraDigest() + "systemd"
 	}
-	sum := sha256.Sum256([]byte(r.dir + conditions + policy.Digest() + strings.Join(permissiveDomains(), ",") + siteRule + probeRules + "4"))
+	sum := sha256.Sum256([]byte(r.dir + conditions + policy.Digest() + strings.Join(permissiveDomains(),
+		",") + siteRule + probeRules + "4"))
 	made := policies{filepath.Join(folder, "lab", "policy-"+hex.EncodeToString(sum[:8]))}
 	return made, cache.Make(made.dir, func() error { return makePoliciesInto(ctx, r, made, kind) })
 }

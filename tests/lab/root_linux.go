@@ -30,7 +30,8 @@ func labRecipe() recipe {
 	return recipe{
 		suite: "bookworm",
 		packages: []string{
-			"linux-image-cloud-amd64", "selinux-policy-default", "policycoreutils", "selinux-utils", "checkpolicy", "semodule-utils", "apparmor",
+			"linux-image-cloud-amd64", "selinux-policy-default", "policycoreutils", "selinux-utils",
+			"checkpolicy", "semodule-utils", "apparmor",
 			"qemu-system-x86", "containerd", "runc", "busybox-static", "iproute2", "procps", "kmod", "e2fsprogs", "iptables",
 		},
 		modules: []string{

@@ -62,7 +62,8 @@ func (w *world) control(r *result, name, operation, by, against string) error {
 		r.held++
 		return nil
 	}
-	r.notes = append(r.notes, fmt.Sprintf("control %s: exit %d: %s: %s", name, answer.Exit, strings.TrimSpace(answer.Out), brief(denials(answer.Audit))))
+	r.notes = append(r.notes, fmt.Sprintf("control %s: exit %d: %s: %s", name, answer.Exit,
+		strings.TrimSpace(answer.Out), brief(denials(answer.Audit))))
 	return nil
 }
 
@@ -73,7 +74,8 @@ func (w *world) withoutPolicy(r *result) error {
 		return err
 	}
 	switch {
-	case r.permissive == "usage" && answer.Exit == 2, r.permissive == "" && answer.Exit == 0, r.permissive != "" && strings.HasPrefix(answer.Out, "errno "+r.permissive+" "):
+	case r.permissive == "usage" && answer.Exit == 2, r.permissive == "" && answer.Exit == 0,
+		r.permissive != "" && strings.HasPrefix(answer.Out, "errno "+r.permissive+" "):
 		r.permissiveHeld = true
 	default:
 		r.notes = append(r.notes, fmt.Sprintf("permissive: exit %d, want %q: %s", answer.Exit, r.permissive, strings.TrimSpace(answer.Out)))

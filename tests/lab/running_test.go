@@ -55,7 +55,8 @@ func room(t *testing.T, l *lab) {
 	t.Helper()
 	m := l.machine
 	answer, err := m.run(wire.Run{
-		Argv: []string{"/lab/bin/labels.test", "-test.run=Enforcing", "-test.v"}, Env: append(labEnv(), "REQUIRE=enforcing,lab,qemu,virtiofsd"), Seconds: 200,
+		Argv: []string{"/lab/bin/labels.test", "-test.run=Enforcing", "-test.v"},
+		Env:  append(labEnv(), "REQUIRE=enforcing,lab,qemu,virtiofsd"), Seconds: 200,
 	})
 	if err != nil || answer.Exit != 0 || !strings.Contains(answer.Out, "--- PASS: TestEnforcing") {
 		t.Errorf("tests of labels: %v, exit %d:\n%s\n%s", err, answer.Exit, answer.Out, brief(denials(answer.Audit)))
@@ -84,7 +85,11 @@ func container(t *testing.T, l *lab) {
 		argv []string
 		want want
 	}{
-		{"map", []string{"open", "/proc/" + strconv.Itoa(list[0].pid) + "/maps"}, want{policy.ContainerType, policy.QEMUType, "dir", "search"}},
+		{
+			"map",
+			[]string{"open", "/proc/" + strconv.Itoa(list[0].pid) + "/maps"},
+			want{policy.ContainerType, policy.QEMUType, "dir", "search"},
+		},
 		{"signal", []string{"kill", strconv.Itoa(list[0].pid), "18"}, want{policy.ContainerType, policy.QEMUType, "process", "signal"}},
 	} {
 		answer, err := plain(m, test.name, levelA, append([]string{"/bin/probe-container"}, test.argv...)...)

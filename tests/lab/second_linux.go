@@ -55,7 +55,10 @@ func secondFiles(ctx context.Context, m mac, work, bin, cni string) ([]file, err
 	for _, name := range []string{"bridge", "host-local", "loopback"} {
 		list = append(list, file{"two/cni/" + name, filepath.Join(cni, name), "bin_t"})
 	}
-	for name, text := range map[string]string{"containerd.toml": fmt.Sprintf(secondConfig, m == selinuxMAC), "10-pods.conflist": secondNetwork, "contexts": secondContexts} {
+	for name, text := range map[string]string{
+		"containerd.toml":  fmt.Sprintf(secondConfig, m == selinuxMAC),
+		"10-pods.conflist": secondNetwork, "contexts": secondContexts,
+	} {
 		path := filepath.Join(work, name)
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return nil, fmt.Errorf("the second engine's %s: %w", name, err)

@@ -44,7 +44,8 @@ func sockets(t *testing.T, l *lab) {
 		t.Fatal(err)
 	}
 	talk := func(name string) string {
-		out, err := e.ctr("task", "exec", "--exec-id", "x", "talker", "sh", "-c", "printf word | probe dial /run/"+name+" 2>/dev/null; echo .")
+		out, err := e.ctr("task", "exec", "--exec-id", "x", "talker", "sh", "-c",
+			"printf word | probe dial /run/"+name+" 2>/dev/null; echo .")
 		if err != nil {
 			t.Error(err)
 		}
@@ -110,7 +111,10 @@ func shells(t *testing.T, l *lab, id string) {
 	}
 	attack := func(d domain, level string) {
 		l.seen = nil
-		answer, err := l.run(wire.Run{Argv: []string{d.probe, "connect", "/run/cloister/default/" + id + "/debug"}, Entry: entry(d, level), Seconds: 30})
+		answer, err := l.run(wire.Run{
+			Argv:  []string{d.probe, "connect", "/run/cloister/default/" + id + "/debug"},
+			Entry: entry(d, level), Seconds: 30,
+		})
 		w := want{d.kind, policy.RunType, "dir", "search"}
 		if err != nil || answer.Exit != 1 || !w.in(denials(l.seen), level, "") {
 			t.Errorf("%s at %s: %v, exit %d: %s: %s, want %s", d.name, level, err, answer.Exit, answer.Out, brief(denials(l.seen)), w)

@@ -46,10 +46,12 @@ func ways() []way {
 func fromGuest(t *testing.T, l *lab) []result {
 	t.Helper()
 	g := &guestRoot{l: l, e: l.engine(t)}
-	l.sh(t, fmt.Sprintf("mkdir -p %[1]s; echo good >%[1]s/hosts; ln -f %[1]s/hosts %[1]s/first; echo secret of the host >%[2]s", wayVolume, waySecret))
+	l.sh(t, fmt.Sprintf("mkdir -p %[1]s; echo good >%[1]s/hosts; ln -f %[1]s/hosts %[1]s/first; echo secret of the host >%[2]s",
+		wayVolume, waySecret))
 	config := l.config(t, "ways", "", "", "[workloads]\nannotations = [\"io.cloister.labels.mounts\"]\n[debug]\nshell = \"/bin/busybox\"\n")
 	err := g.e.run("ways", "--runtime-config-path", config, "--annotation", "io.cloister.labels.mounts=/data=private",
-		"--mount", "type=bind,src="+wayVolume+",dst=/data,options=rbind", "--mount", "type=bind,src="+wayVolume+"/hosts,dst=/etc/hosts,options=rbind")
+		"--mount", "type=bind,src="+wayVolume+",dst=/data,options=rbind", "--mount",
+		"type=bind,src="+wayVolume+"/hosts,dst=/etc/hosts,options=rbind")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +98,8 @@ const folders = "mount -o remount,rw " + guestapi.Share + " 2>/dev/null; for d i
 
 // written changes the file that the host may watch until /etc/hosts has a text, for ten seconds.
 func written(text string) string {
-	return "for i in 1 2 3 4 5 6 7 8 9 10; do : >>/data/first; grep -q \"" + text + "\" /etc/hosts && echo has it && break; sleep 1; done; true"
+	return "for i in 1 2 3 4 5 6 7 8 9 10; do : >>/data/first; grep -q \"" + text +
+		"\" /etc/hosts && echo has it && break; sleep 1; done; true"
 }
 
 func copiedPlain(t *testing.T, g *guestRoot) string {
@@ -122,8 +125,9 @@ func volumeNames(t *testing.T, g *guestRoot) string {
 
 func shareNames(t *testing.T, g *guestRoot) string {
 	t.Helper()
-	out := g.root(t, folders+"echo tried >&2; touch $d/x && echo file in $d; mkdir $d/y && echo folder in $d; ln -s / $d/z && echo link in $d; "+
-		"for e in $d/*; do [ ! -e $e ] || ! mv $e $d/moved || echo moved $e; done; done")
+	out := g.root(t,
+		folders+"echo tried >&2; touch $d/x && echo file in $d; mkdir $d/y && echo folder in $d; ln -s / $d/z && echo link in $d; "+
+			"for e in $d/*; do [ ! -e $e ] || ! mv $e $d/moved || echo moved $e; done; done")
 	return got(out)
 }
 
@@ -147,22 +151,29 @@ func got(out string) string {
 
 func ownRoot(t *testing.T, g *guestRoot) string {
 	t.Helper()
-	return strings.TrimSpace(g.l.sh(t, fmt.Sprintf("ls /proc/%d/root/bin/busybox >/dev/null 2>&1 || echo QEMU shows no files of the container", g.qemu)))
+	return strings.TrimSpace(g.l.sh(t,
+		fmt.Sprintf("ls /proc/%d/root/bin/busybox >/dev/null 2>&1 || echo QEMU shows no files of the container", g.qemu)))
 }
 
 // hostsRoot puts links in the place of root file systems, has a second container leave, and looks
 // at what is QEMU's root then.
 func hostsRoot(t *testing.T, g *guestRoot) string {
 	t.Helper()
-	join := []string{"run", "--detach", "--runtime", "io.containerd.cloister.v2", "--with-ns", fmt.Sprintf("network:/proc/%d/ns/net", g.qemu)}
+	join := []string{
+		"run", "--detach", "--runtime", "io.containerd.cloister.v2", "--with-ns",
+		fmt.Sprintf("network:/proc/%d/ns/net", g.qemu),
+	}
 	if _, err := g.e.ctr(append(join, images.BusyboxName, "leaver", "sleep", "600")...); err != nil {
 		t.Fatal(err)
 	}
-	g.root(t, "cd "+guestapi.Share+"/"+guestapi.ShareContainers+"; for c in *; do mv $c moved; mkdir $c; ln -s / $c/rootfs; done; mount | grep -c nothing; true")
+	g.root(t, "cd "+guestapi.Share+"/"+guestapi.ShareContainers+
+		"; for c in *; do mv $c moved; mkdir $c; ln -s / $c/rootfs; done; mount | grep -c nothing; true")
 	if err := g.e.remove("leaver"); err != nil {
 		t.Error(err)
 	}
-	return strings.TrimSpace(g.l.sh(t, fmt.Sprintf("for f in /lab/guest /etc/debian_version /usr/lib/qemu; do [ ! -e /proc/%d/root$f ] || echo $f of the host is in QEMU root; done", g.qemu)))
+	return strings.TrimSpace(g.l.sh(t,
+		fmt.Sprintf("for f in /lab/guest /etc/debian_version /usr/lib/qemu; do [ ! -e /proc/%d/root$f ] || echo $f of the "+
+			"host is in QEMU root; done", g.qemu)))
 }
 
 func fillVolume(t *testing.T, g *guestRoot) string {

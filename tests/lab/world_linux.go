@@ -73,7 +73,8 @@ func (w *world) files(number int, p party) error {
 		folder("/rootfs", policy.RootfsType, p.level), of("/rootfs/file", policy.RootfsType),
 		of("/rootfs-top", policy.RootfsType), of("/rootfs-map", policy.RootfsType),
 		{Path: dir + "/rootfs-link", Link: "image", Context: object(policy.RootfsType, p.level)},
-		folder("/volume", policy.ContainerFileType, p.level), of("/volume/file", policy.ContainerFileType), of("/volume-top", policy.ContainerFileType),
+		folder("/volume", policy.ContainerFileType, p.level), of("/volume/file", policy.ContainerFileType),
+		of("/volume-top", policy.ContainerFileType),
 		{Path: dir + "/backing", Mode: 0o600, Size: 1 << 20, Context: object("usr_t", "s0")},
 		{Path: dir + "/disk", Device: [2]uint32{7, uint32(number)}, Context: object(policy.ImageType, p.level)},
 	}

@@ -260,12 +260,13 @@ func (h Host) files(t testing.TB, s Snapshot, folder string) {
 }
 
 // isStore tells the folders and locks that the registry of levels and the journals of labels and
-// profiles are made of, and the host's counts, which the first sandbox makes and no one removes. What sandboxes put there is not among
-// them.
+// profiles are made of, and the host's counts, which the first sandbox makes and no one removes.
+// What sandboxes put there is not among them.
 func isStore(name string) bool {
 	for _, pattern := range []string{
 		"mcs", "mcs/lock", "mcs/kept", "mcs/*-*-*-*-*", "mcs/*-*-*-*-*/pairs", "mcs/*-*-*-*-*/shares", "mcs/*-*-*-*-*/wide",
-		"verified.json", "relabel", "relabel/files", "relabel/locks", "relabel/locks/file-??", "relabel/locks/sandbox-??", "relabel/sandboxes", "relabel/files/*-*-*-*-*",
+		"verified.json", "relabel", "relabel/files", "relabel/locks", "relabel/locks/file-??",
+		"relabel/locks/sandbox-??", "relabel/sandboxes", "relabel/files/*-*-*-*-*",
 		"apparmor", "apparmor/lock", ".tally.json", ".tally.lock",
 	} {
 		if ok, err := filepath.Match(pattern, name); err == nil && ok {

@@ -22,7 +22,10 @@ func testJail(t *testing.T, board vmm.MachineType) {
 	_, server := share(t)
 	m := describe(t, board)
 	m.Share = &vmm.Share{Tag: "cloister"}
-	p, err := qemu.Start(t.Context(), m, qemu.Options{Binary: testenv.NeedQEMU(t), Starter: jailed(forQEMU), Dir: t.TempDir(), Share: server.Socket()})
+	p, err := qemu.Start(t.Context(), m, qemu.Options{
+		Binary: testenv.NeedQEMU(t), Starter: jailed(forQEMU),
+		Dir: t.TempDir(), Share: server.Socket(),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -128,7 +128,8 @@ func removeCgroups(t *testing.T, parent string) {
 			t.Fatal(err)
 		}
 		for _, top := range tops {
-			find := exec.CommandContext(context.WithoutCancel(t.Context()), "find", top, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";")
+			find := exec.CommandContext(context.WithoutCancel(t.Context()), "find", top, "-depth", "-type",
+				"d", "-exec", "rmdir", "{}", ";")
 			if out, err := find.CombinedOutput(); err != nil {
 				t.Logf("%v: %s", err, out)
 			}
@@ -144,7 +145,8 @@ func (e *engine) prepare(t *testing.T, runtime string) {
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	text := fmt.Sprintf("#!/bin/sh\nexec %s/dockerd \"$@\" --default-runtime=%s --cgroup-parent=/%s\n", dockerd, runtime, filepath.Base(e.Place.Dir))
+	text := fmt.Sprintf("#!/bin/sh\nexec %s/dockerd \"$@\" --default-runtime=%s --cgroup-parent=/%s\n",
+		dockerd, runtime, filepath.Base(e.Place.Dir))
 	if err := os.WriteFile(filepath.Join(bin, "dockerd"), []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,8 @@ func live(t *testing.T, b *bed.Bed, namespace string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	task, err := container.NewTask(t.Context(), cio.LogURI(&url.URL{Scheme: "binary", Path: program, RawQuery: url.Values{loggerVerb: {dir}}.Encode()}))
+	task, err := container.NewTask(t.Context(),
+		cio.LogURI(&url.URL{Scheme: "binary", Path: program, RawQuery: url.Values{loggerVerb: {dir}}.Encode()}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +68,8 @@ func live(t *testing.T, b *bed.Bed, namespace string) {
 	}
 	var page []byte
 	if !bed.Await(host.Patience, func() bool {
-		page, err = b.Place.Command(t.Context(), "bash", "-ec", `exec 3<>/dev/tcp/10.4.0.1/8088; printf 'GET /f HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3`).CombinedOutput()
+		page, err = b.Place.Command(t.Context(), "bash", "-ec",
+			`exec 3<>/dev/tcp/10.4.0.1/8088; printf 'GET /f HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3`).CombinedOutput()
 		return string(page) == "page\n"
 	}) {
 		t.Errorf("the published port gives %q", page)
@@ -79,7 +81,8 @@ func live(t *testing.T, b *bed.Bed, namespace string) {
 		joins(t, b, engine, task.Pid())
 	}
 	copies(t, b, task.Pid())
-	if links := b.Place.Run(t, "nsenter", "-t", fmt.Sprint(task.Pid()), "-n", "ip", "-o", "link", "show", "up"); !strings.Contains(links, "cloister0") ||
+	if links := b.Place.Run(t, "nsenter", "-t", fmt.Sprint(task.Pid()), "-n", "ip", "-o", "link", "show",
+		"up"); !strings.Contains(links, "cloister0") ||
 		strings.Index(links, "cloister0") < strings.Index(links, "eth0") {
 		t.Errorf("links of the container's process:\n%swant the engine's before the machine's", links)
 	}
@@ -122,7 +125,8 @@ func joins(t *testing.T, b *bed.Bed, engine *client.Client, pid uint32) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Remove(t, "side") })
-	container, err := engine.NewContainer(t.Context(), "side", client.WithImage(image), client.WithNewSnapshot("side", image), client.WithRuntime(b.Runtime, nil),
+	container, err := engine.NewContainer(t.Context(), "side", client.WithImage(image),
+		client.WithNewSnapshot("side", image), client.WithRuntime(b.Runtime, nil),
 		client.WithNewSpec(oci.WithDefaultSpec(), oci.WithImageConfigArgs(image, []string{"sleep", "1000"}),
 			oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", pid)}),
 			func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
@@ -142,7 +146,8 @@ func joins(t *testing.T, b *bed.Bed, engine *client.Client, pid uint32) {
 	if got := b.Exec(t, "c", "port", "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start").Stdout; got != "7\n" {
 		t.Errorf("sysctl of the shared network = %q", got)
 	}
-	if files, err := os.ReadDir(b.Place.Path(fmt.Sprintf("/proc/%d/root/", task.Pid()))); task.Pid() != pid || err != nil || len(files) != 0 {
+	if files, err := os.ReadDir(b.Place.Path(fmt.Sprintf("/proc/%d/root/", task.Pid()))); task.Pid() != pid ||
+		err != nil || len(files) != 0 {
 		t.Errorf("pid %d, the other's %d, files %v, %v, want none", pid, task.Pid(), files, err)
 	}
 	b.Remove(t, "side")
@@ -178,7 +183,8 @@ func create(t *testing.T, b *bed.Bed, engine *client.Client, dir, namespace stri
 	}
 	options := []oci.SpecOpts{
 		oci.WithDefaultSpec(), oci.WithImageConfigArgs(image, []string{
-			"sh", "-c", "trap 'exit 3' TERM; mkdir /www; echo page >/www/f; echo out; echo err >&2; httpd -p 80 -h /www; while :; do sleep 0.1; done",
+			"sh", "-c",
+			"trap 'exit 3' TERM; mkdir /www; echo page >/www/f; echo out; echo err >&2; httpd -p 80 -h /www; while :; do sleep 0.1; done",
 		}),
 		oci.WithMounts(mounts), oci.WithAnnotations(annotations), oci.WithHostname("box"), oci.WithDefaultUnixDevices,
 		func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
@@ -208,7 +214,8 @@ func left(t *testing.T, dir, namespace string) {
 		}
 		return string(data)
 	}
-	if got := read("createRuntime.json"); strings.Contains(got, "Pid:0") || !strings.Contains(got, fmt.Sprintf("%s:%s", "nerdctl/name", "web")) || namespace != "" && !strings.Contains(got, namespace) {
+	if got := read("createRuntime.json"); strings.Contains(got, "Pid:0") ||
+		!strings.Contains(got, fmt.Sprintf("%s:%s", "nerdctl/name", "web")) || namespace != "" && !strings.Contains(got, namespace) {
 		t.Errorf("createRuntime was told %s", got)
 	}
 	if got := read("poststop.json"); !strings.Contains(got, "nerdctl/name:web") {

@@ -81,7 +81,10 @@ func hook(ctx context.Context, event, dir string) error {
 	command, kept := "ADD", filepath.Join(dir, "result.json")
 	bridge := map[string]any{
 		"cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "nerdctl0", "isGateway": true,
-		"ipam": map[string]any{"type": "host-local", "dataDir": filepath.Join(dir, "ipam"), "ranges": [][]map[string]string{{{"subnet": "10.4.0.0/24"}}}, "routes": []map[string]string{{"dst": "0.0.0.0/0"}}},
+		"ipam": map[string]any{
+			"type": "host-local", "dataDir": filepath.Join(dir, "ipam"),
+			"ranges": [][]map[string]string{{{"subnet": "10.4.0.0/24"}}}, "routes": []map[string]string{{"dst": "0.0.0.0/0"}},
+		},
 	}
 	portmap := map[string]any{
 		"cniVersion": "1.0.0", "name": "net", "type": "portmap",
@@ -115,7 +118,8 @@ func plugin(ctx context.Context, command, id, namespace string, config map[strin
 	}
 	dir := clients.Dir(clients.CNI)
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, config["type"].(string)))
-	cmd.Env = append(os.Environ(), "CNI_COMMAND="+command, "CNI_CONTAINERID="+id, "CNI_NETNS="+namespace, "CNI_IFNAME=eth0", "CNI_PATH="+dir)
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+command, "CNI_CONTAINERID="+id, "CNI_NETNS="+namespace,
+		"CNI_IFNAME=eth0", "CNI_PATH="+dir)
 	cmd.Stdin = bytes.NewReader(text)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

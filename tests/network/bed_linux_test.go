@@ -46,7 +46,10 @@ func newBed(t *testing.T, cloister string) *bed {
 	// time, have its name.
 	b := &bed{t: t, namespace: filepath.Base(place.Dir)}
 	t.Cleanup(func() { leaks.RemoveCgroups(t, b.namespace) })
-	b.Containerd = place.StartContainerd(t, host.Options{Version: host.Current, Cloister: cloister, Env: []string{"CONTAINERD_NAMESPACE=" + b.namespace}})
+	b.Containerd = place.StartContainerd(t, host.Options{
+		Version: host.Current, Cloister: cloister,
+		Env: []string{"CONTAINERD_NAMESPACE=" + b.namespace},
+	})
 	archive := filepath.Join(b.Place.Dir, "busybox.tar")
 	if err := images.Save(archive, map[string]v1.Image{images.BusyboxName: image}); err != nil {
 		t.Fatal(err)
@@ -54,7 +57,8 @@ func newBed(t *testing.T, cloister string) *bed {
 	b.Must(t, "images", "import", archive)
 	// With an address of its own: a bridge's is the lowest of its ports, else, and changes with
 	// them.
-	b.sh("ip link add br0 address 02:00:00:00:88:01 type bridge && ip addr add 10.88.0.1/24 dev br0 && ip addr add fd88::1/64 dev br0 nodad && ip link set br0 up")
+	b.sh("ip link add br0 address 02:00:00:00:88:01 type bridge && ip addr add 10.88.0.1/24 dev br0 && ip addr add " +
+		"fd88::1/64 dev br0 nodad && ip link set br0 up")
 	return b
 }
 
@@ -82,7 +86,10 @@ func (b *bed) run(id, namespace string, command ...string) {
 	if len(command) == 0 {
 		command = []string{"sleep", "1000"}
 	}
-	args := []string{"run", "--detach", "--runtime", "io.containerd.cloister.v2", "--with-ns", "network:/run/netns/" + namespace, images.BusyboxName, id}
+	args := []string{
+		"run", "--detach", "--runtime", "io.containerd.cloister.v2", "--with-ns",
+		"network:/run/netns/" + namespace, images.BusyboxName, id,
+	}
 	b.t.Cleanup(func() { b.remove(id) })
 	b.Must(b.t, append(args, command...)...)
 }

@@ -17,7 +17,10 @@ func TestJoin(t *testing.T) {
 	b.run("c", "y", "sh", "-c", "mkdir /www; echo of the first >/www/f; httpd -f -p 8080 -h /www")
 	pid := b.sh("pgrep qemu-system")
 	join := func(id, network string) []string {
-		return []string{"run", "--detach", "--runtime", "io.containerd.cloister.v2", "--with-ns", "network:" + network, images.BusyboxName, id, "sleep", "1000"}
+		return []string{
+			"run", "--detach", "--runtime", "io.containerd.cloister.v2", "--with-ns",
+			"network:" + network, images.BusyboxName, id, "sleep", "1000",
+		}
 	}
 	t.Cleanup(func() { b.remove("d") })
 	b.Must(t, join("d", "/proc/"+pid+"/ns/net")...)

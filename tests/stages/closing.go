@@ -30,7 +30,8 @@ func Announce(p Plan) []string {
 	if p.Cold {
 		kind = "with cold caches"
 	}
-	lines := []string{fmt.Sprintf("%d stages on %d processors %s: about %s, at most %s", len(p.Stages), p.Processors, kind, minutes(p.Forecast(0)), minutes(p.Total))}
+	lines := []string{fmt.Sprintf("%d stages on %d processors %s: about %s, at most %s", len(p.Stages),
+		p.Processors, kind, minutes(p.Forecast(0)), minutes(p.Total))}
 	for _, s := range p.Stages {
 		lines = append(lines, fmt.Sprintf("  %-12s %6s  %s", s.Name, seconds(p.estimate(s)), s.About))
 	}
@@ -38,7 +39,8 @@ func Announce(p Plan) []string {
 		lines = append(lines, "first, since the last run left them out: "+strings.Join(p.LeftOut, ", "))
 	}
 	if p.Cold && len(p.Turn) > 0 {
-		lines = append(lines, "if time is short, in this order (changed since they last passed, then longest ago): "+strings.Join(p.Turn, ", "))
+		lines = append(lines, "if time is short, in this order (changed since they last passed, then longest ago): "+
+			strings.Join(p.Turn, ", "))
 	}
 	return lines
 }
@@ -99,7 +101,8 @@ func Closing(o Outcome) []string {
 		lines = append(lines, "second try: "+line)
 	}
 	for _, test := range o.TooOften {
-		lines = append(lines, fmt.Sprintf("failed: %s had a second try in more than %d of the last %d runs: find out why", test, MostAgain, Kept))
+		lines = append(lines, fmt.Sprintf("failed: %s had a second try in more than %d of the last %d runs: find out why",
+			test, MostAgain, Kept))
 		failed++
 	}
 	for _, s := range o.Stages {
@@ -111,7 +114,8 @@ func Closing(o Outcome) []string {
 		lines = append(lines, "not run: "+name+": "+o.Left[name])
 	}
 	return append(lines,
-		fmt.Sprintf("stages: %d, of these passed: %d, failed: %d, not run: %d", len(o.Stages)+len(o.Left), good, bad, len(o.NotRun)+len(o.Left)),
+		fmt.Sprintf("stages: %d, of these passed: %d, failed: %d, not run: %d", len(o.Stages)+len(o.Left),
+			good, bad, len(o.NotRun)+len(o.Left)),
 		"total: "+seconds(o.Took),
 		fmt.Sprintf("%d passed, %d failed, %d skipped", passed, failed, skipped))
 }

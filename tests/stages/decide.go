@@ -78,7 +78,8 @@ func Decide(p Plan, now time.Duration) Decision {
 		case now+p.scaled(s) > kept && !s.Background:
 		case tight && p.Cold && s.Optional && !p.fits(s, now):
 			if len(p.in(Running)) == 0 && len(d.Start) == 0 && !p.requiredWait() {
-				d.NotRun[s.Name] = fmt.Sprintf("the machine is cold: it needs about %s, and %s are left", seconds(p.estimate(s)), seconds(p.Total-now))
+				d.NotRun[s.Name] = fmt.Sprintf("the machine is cold: it needs about %s, and %s are left",
+					seconds(p.estimate(s)), seconds(p.Total-now))
 			}
 		default:
 			d.Start = append(d.Start, p.launch(s, now))

@@ -15,15 +15,24 @@ import (
 // fakes are stages small enough to be followed: seconds stand for what takes minutes.
 func fakes() []Stage {
 	stage := func(name string, weight, warm int, needs ...string) Stage {
-		return Stage{Name: name, Weight: weight, Warm: time.Duration(warm) * time.Second, Limit: time.Duration(2*warm) * time.Second, Needs: needs}
+		return Stage{
+			Name: name, Weight: weight, Warm: time.Duration(warm) * time.Second,
+			Limit: time.Duration(2*warm) * time.Second, Needs: needs,
+		}
 	}
-	list := []Stage{stage("arch", 1, 10), stage("build", 1, 20), stage("unit", 1, 100), stage("guests", 1, 200, "build"), stage("pods", 1, 100, "build"), stage("lab", 2, 300, "build")}
+	list := []Stage{
+		stage("arch", 1, 10), stage("build", 1, 20), stage("unit", 1, 100),
+		stage("guests", 1, 200, "build"), stage("pods", 1, 100, "build"), stage("lab", 2, 300, "build"),
+	}
 	list[4].Optional, list[5].Optional = true, true
 	return list
 }
 
 func fakePlan(total int, statuses map[string]Status) Plan {
-	return Plan{Stages: fakes(), Statuses: statuses, Processors: 2, Total: time.Duration(total) * time.Second, Turn: []string{"lab", "pods"}}
+	return Plan{
+		Stages: fakes(), Statuses: statuses, Processors: 2,
+		Total: time.Duration(total) * time.Second, Turn: []string{"lab", "pods"},
+	}
 }
 
 func passed(took int) Status {
@@ -60,13 +69,24 @@ func TestDecide(t *testing.T) {
 		notRun map[string]string // stage -> part of the reason
 	}{
 		{name: "two side by side", plan: fakePlan(1000, nil), want: []string{"arch", "build"}},
-		{name: "what needs nothing starts beside the build", plan: fakePlan(1000, map[string]Status{"arch": passed(10), "build": running(0)}), now: 10, want: []string{"unit"}},
-		{name: "a free processor takes the next", plan: fakePlan(1000, with(map[string]Status{"unit": running(10)})), now: 20, want: []string{"guests"}},
-		{name: "both busy", plan: fakePlan(1000, with(map[string]Status{"unit": running(10), "guests": running(20)})), now: 30},
-		{name: "the lab waits for both processors", plan: fakePlan(1000, with(map[string]Status{"unit": passed(100), "guests": passed(200), "pods": running(110)})), now: 220},
-		{name: "the lab is alone", plan: fakePlan(1000, with(map[string]Status{"unit": passed(100), "guests": passed(200), "pods": passed(100)})), now: 220, want: []string{"lab"}},
 		{
-			name: "the background beside two guests", plan: fakePlan(1000, with(map[string]Status{"guests": running(20), "pods": running(20)})),
+			name: "what needs nothing starts beside the build",
+			plan: fakePlan(1000, map[string]Status{"arch": passed(10), "build": running(0)}), now: 10, want: []string{"unit"},
+		},
+		{
+			name: "a free processor takes the next", plan: fakePlan(1000, with(map[string]Status{"unit": running(10)})),
+			now: 20, want: []string{"guests"},
+		},
+		{name: "both busy", plan: fakePlan(1000, with(map[string]Status{"unit": running(10), "guests": running(20)})), now: 30},
+		{
+			name: "the lab waits for both processors",
+			plan: fakePlan(1000, with(map[string]Status{"unit": passed(100), "guests": passed(200), "pods": running(110)})), now: 220,
+		},
+		{name: "the lab is alone", plan: fakePlan(1000,
+			with(map[string]Status{"unit": passed(100), "guests": passed(200), "pods": passed(100)})), now: 220, want: []string{"lab"}},
+		{
+			name:   "the background beside two guests",
+			plan:   fakePlan(1000, with(map[string]Status{"guests": running(20), "pods": running(20)})),
 			change: func(p *Plan) { p.Stages[2].Background = true }, now: 30, want: []string{"unit"},
 		},
 		{
@@ -74,7 +94,8 @@ func TestDecide(t *testing.T) {
 			change: func(p *Plan) { p.Stages[2].Background, p.Stages[3].Background = true, true }, now: 30, want: []string{"pods"},
 		},
 		{
-			name: "on one processor all are alone", plan: fakePlan(1000, with(map[string]Status{"unit": passed(100), "guests": passed(200), "pods": passed(100)})),
+			name:   "on one processor all are alone",
+			plan:   fakePlan(1000, with(map[string]Status{"unit": passed(100), "guests": passed(200), "pods": passed(100)})),
 			change: func(p *Plan) { p.Processors = 1 }, now: 430, want: []string{"lab"},
 		},
 		{
@@ -90,33 +111,44 @@ func TestDecide(t *testing.T) {
 			change: func(p *Plan) { p.LeftOut = []string{"lab"} }, now: 20, want: []string{"unit"},
 		},
 		{
-			name: "a failed build stops those that need it", plan: fakePlan(1000, map[string]Status{"arch": passed(10), "build": {Phase: Failed}}), now: 20, want: []string{"unit"},
-			notRun: map[string]string{"guests": "needs build, which failed", "pods": "needs build, which failed", "lab": "needs build, which failed"},
+			name: "a failed build stops those that need it",
+			plan: fakePlan(1000, map[string]Status{"arch": passed(10), "build": {Phase: Failed}}), now: 20, want: []string{"unit"},
+			notRun: map[string]string{
+				"guests": "needs build, which failed",
+				"pods":   "needs build, which failed", "lab": "needs build, which failed",
+			},
 		},
 		{
-			name: "a failed test stops nothing", plan: fakePlan(1000, with(map[string]Status{"unit": {Phase: Failed}})), now: 120, want: []string{"guests", "pods"},
+			name: "a failed test stops nothing", plan: fakePlan(1000, with(map[string]Status{"unit": {Phase: Failed}})),
+			now: 120, want: []string{"guests", "pods"},
 		},
 		{
 			name: "cold and short of time: what must run is first", plan: fakePlan(400, with(map[string]Status{"unit": running(10)})),
 			change: func(p *Plan) { p.Cold = true }, now: 20, want: []string{"guests"},
 		},
 		{
-			name: "cold: an optional one starts where it fits", plan: fakePlan(400, with(map[string]Status{"unit": passed(100), "guests": running(110)})),
+			name:   "cold: an optional one starts where it fits",
+			plan:   fakePlan(400, with(map[string]Status{"unit": passed(100), "guests": running(110)})),
 			change: func(p *Plan) { p.Cold = true }, now: 120, want: []string{"pods"},
 		},
 		{
-			name: "cold: what does not fit is left out", plan: fakePlan(400, with(map[string]Status{"unit": passed(100), "guests": passed(200), "pods": passed(100)})),
+			name:   "cold: what does not fit is left out",
+			plan:   fakePlan(400, with(map[string]Status{"unit": passed(100), "guests": passed(200), "pods": passed(100)})),
 			change: func(p *Plan) { p.Cold = true }, now: 310, notRun: map[string]string{"lab": "needs about 300 s, and 90 s are left"},
 		},
 		{
-			name: "warm: it starts, and its end is the run's", plan: fakePlan(400, with(map[string]Status{"unit": passed(100), "guests": passed(200), "pods": passed(100)})), now: 310, want: []string{"lab"},
+			name: "warm: it starts, and its end is the run's",
+			plan: fakePlan(400, with(map[string]Status{"unit": passed(100), "guests": passed(200), "pods": passed(100)})),
+			now:  310, want: []string{"lab"},
 		},
 		{
-			name: "time is over", plan: fakePlan(400, with(map[string]Status{"unit": passed(100), "guests": passed(200), "pods": {Phase: Failed}})), now: 400,
+			name: "time is over", plan: fakePlan(400,
+				with(map[string]Status{"unit": passed(100), "guests": passed(200), "pods": {Phase: Failed}})), now: 400,
 			notRun: map[string]string{"lab": "no time was left after 400 s"},
 		},
 		{
-			name: "time is over before the build", plan: fakePlan(400, map[string]Status{"arch": passed(400), "build": running(0)}), now: 400,
+			name: "time is over before the build",
+			plan: fakePlan(400, map[string]Status{"arch": passed(400), "build": running(0)}), now: 400,
 			notRun: map[string]string{"unit": "no time", "guests": "no time", "pods": "no time", "lab": "no time"},
 		},
 	}
@@ -201,7 +233,10 @@ func whole() []Stage {
 }
 
 func TestWholeRuns(t *testing.T) {
-	all := Plan{Stages: whole(), Processors: 2, Total: 84 * time.Minute, Estimates: History(nil).Estimates(whole(), func(string) bool { return false })}
+	all := Plan{
+		Stages: whole(), Processors: 2, Total: 84 * time.Minute,
+		Estimates: History(nil).Estimates(whole(), func(string) bool { return false }),
+	}
 	order, notRun, end := play(t, all, nil)
 	if len(notRun) != 0 || len(order) != len(whole()) {
 		t.Errorf("warm: %v ran, %v did not", order, notRun)
@@ -277,7 +312,10 @@ func TestTotalBoundsEveryStage(t *testing.T) {
 }
 
 func TestElasticStageTakesWhatIsLeft(t *testing.T) {
-	stage := Stage{Name: "fuzz", Weight: 1, Warm: 400 * time.Second, Elastic: 100 * time.Second, Budget: 420 * time.Second, Limit: 800 * time.Second}
+	stage := Stage{
+		Name: "fuzz", Weight: 1, Warm: 400 * time.Second, Elastic: 100 * time.Second,
+		Budget: 420 * time.Second, Limit: 800 * time.Second,
+	}
 	for _, tt := range []struct{ total, want int }{{5000, 420}, {410, 410}, {300, 300}, {120, 120}, {50, 50}} {
 		d := Decide(Plan{Stages: []Stage{stage}, Processors: 2, Total: time.Duration(tt.total) * time.Second}, 0)
 		if got := int(d.Start[0].Grant.Seconds()); got != tt.want {
@@ -341,7 +379,10 @@ func TestStages(t *testing.T) {
 }
 
 func TestPackages(t *testing.T) {
-	packages := []string{"cloister/oci", "cloister/tests/arch", "cloister/tests/bench", "cloister/tests/lab", "cloister/tests/lab/wire", "cloister/tests/labels"}
+	packages := []string{
+		"cloister/oci", "cloister/tests/arch", "cloister/tests/bench", "cloister/tests/lab",
+		"cloister/tests/lab/wire", "cloister/tests/labels",
+	}
 	list, err := Select(All(), "unit")
 	if err != nil {
 		t.Fatal(err)

@@ -44,7 +44,8 @@ func TestStagesAreDocumented(t *testing.T) {
 		if !strings.Contains(document, row(s)+"\n") {
 			t.Errorf("docs/testing.md lacks the row:\n%s", row(s))
 		}
-		needed := strings.Contains(workflow, "make test-guest test-clients") && (s.Name == "guest" || s.Name == "clients" || s.Name == "build")
+		needed := strings.Contains(workflow, "make test-guest test-clients") &&
+			(s.Name == "guest" || s.Name == "clients" || s.Name == "build")
 		if !needed && !strings.Contains(", "+jobs+",", ", "+s.Name+",") {
 			t.Errorf("the workflow has no job %s: %s", s.Name, jobs)
 		}

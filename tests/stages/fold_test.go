@@ -49,7 +49,9 @@ func TestFold(t *testing.T) {
 	}{
 		{
 			name: "subtests count", want: [3]int{3, 0, 1},
-			source: imports + `func TestA(t *testing.T) { t.Run("x", func(*testing.T) {}); t.Run("y", func(*testing.T) {}); t.Run("z", func(t *testing.T) { t.Skip("needs kvm: none") }) }`,
+			source: imports +
+				`func TestA(t *testing.T) { t.Run("x", func(*testing.T) {}); t.Run("y", func(*testing.T) {}); t.Run("z", func(t ` +
+				`*testing.T) { t.Skip("needs kvm: none") }) }`,
 		},
 		{
 			name: "a failed test says what it said", want: [3]int{1, 1, 0}, failures: []string{"TestA"}, said: "one and two",
@@ -71,7 +73,8 @@ func TestB(t *testing.T) { panic("broken") }`,
 func TestB(t *testing.T) { os.Exit(3) }`,
 		},
 		{
-			name: "a timeout", want: [3]int{1, 1, 0}, failures: []string{"TestB"}, said: "timed out", panicked: true, flags: []string{"-timeout", "1s"},
+			name: "a timeout", want: [3]int{1, 1, 0}, failures: []string{"TestB"}, said: "timed out",
+			panicked: true, flags: []string{"-timeout", "1s"},
 			source: imports + `func TestA(t *testing.T) {}
 func TestB(t *testing.T) { select {} }`,
 		},
@@ -109,14 +112,16 @@ func TestB(t *testing.T) { select {} }`,
 func TestFoldPlain(t *testing.T) {
 	var fold Fold
 	for _, line := range []string{
-		"not run: oci:FuzzSpec: no time was left", "pods: 92 passed, 0 failed, 0 skipped", "attacks: 3 tried, 2 denied, 1 succeeded; controls: 3 of 3",
+		"not run: oci:FuzzSpec: no time was left", "pods: 92 passed, 0 failed, 0 skipped",
+		"attacks: 3 tried, 2 denied, 1 succeeded; controls: 3 of 3",
 		"    lab_test.go:112: machine 1 was lost, pods is begun again on another one: no answer", "something else",
 	} {
 		fold.Line(line)
 	}
 	want := Results{
 		Closing: []string{"pods: 92 passed, 0 failed, 0 skipped", "attacks: 3 tried, 2 denied, 1 succeeded; controls: 3 of 3"},
-		NotRun:  []string{"oci:FuzzSpec: no time was left"}, Lost: []string{"machine 1 was lost, pods is begun again on another one: no answer"},
+		NotRun:  []string{"oci:FuzzSpec: no time was left"},
+		Lost:    []string{"machine 1 was lost, pods is begun again on another one: no answer"},
 	}
 	if diff := cmp.Diff(want, fold.Results()); diff != "" {
 		t.Errorf("results (-want +got):\n%s", diff)
@@ -136,9 +141,14 @@ func TestDeadline(t *testing.T) {
 		return `{"Action":"output","Package":"cloister/oci","Test":"` + test + `","Output":"` + text + `\n"}`
 	}
 	const run, fail, whole = `{"Action":"run","Package":"cloister/oci","Test":"FuzzSpec"}`,
-		`{"Action":"fail","Package":"cloister/oci","Test":"FuzzSpec","Elapsed":3.1}`, `{"Action":"fail","Package":"cloister/oci","Elapsed":3.1}`
+		`{"Action":"fail","Package":"cloister/oci","Test":"FuzzSpec","Elapsed":3.1}`,
+		`{"Action":"fail","Package":"cloister/oci","Elapsed":3.1}`
 	lines := func(said ...string) []string {
-		all := []string{run, output("FuzzSpec", "=== RUN   FuzzSpec"), output("FuzzSpec", "fuzz: elapsed: 3s, execs: 12 (4/sec), new interesting: 0 (total: 9)"), output("FuzzSpec", "--- FAIL: FuzzSpec (3.10s)")}
+		all := []string{
+			run, output("FuzzSpec", "=== RUN   FuzzSpec"),
+			output("FuzzSpec", "fuzz: elapsed: 3s, execs: 12 (4/sec), new interesting: 0 (total: 9)"),
+			output("FuzzSpec", "--- FAIL: FuzzSpec (3.10s)"),
+		}
 		for _, text := range said {
 			all = append(all, output("FuzzSpec", "    "+text))
 		}

@@ -32,7 +32,11 @@ func TestLeftOutIsTheLastRuns(t *testing.T) {
 }
 
 func TestEstimates(t *testing.T) {
-	all := []Stage{{Name: "unit", Warm: time.Minute}, {Name: "lab", Warm: time.Minute, Cold: time.Hour, Caches: []string{"lab"}}, {Name: "demo", Warm: time.Second}}
+	all := []Stage{
+		{Name: "unit", Warm: time.Minute},
+		{Name: "lab", Warm: time.Minute, Cold: time.Hour, Caches: []string{"lab"}},
+		{Name: "demo", Warm: time.Second},
+	}
 	h := History{{Passed: map[string]float64{"unit": 50, "lab": 70}}, {Passed: map[string]float64{"lab": 80.5}}}
 	there := func(string) bool { return false }
 	want := map[string]time.Duration{"unit": 50 * time.Second, "lab": 80500 * time.Millisecond, "demo": time.Second}
@@ -46,7 +50,13 @@ func TestEstimates(t *testing.T) {
 }
 
 func TestTurn(t *testing.T) {
-	all := []Stage{{Name: "unit"}, {Name: "never", Optional: true}, {Name: "long ago", Optional: true}, {Name: "changed", Optional: true}, {Name: "just now", Optional: true}}
+	all := []Stage{
+		{Name: "unit"},
+		{Name: "never", Optional: true},
+		{Name: "long ago", Optional: true},
+		{Name: "changed", Optional: true},
+		{Name: "just now", Optional: true},
+	}
 	h := History{
 		{Commit: "1", Passed: map[string]float64{"long ago": 1, "just now": 1, "changed": 1}},
 		{Commit: "2", Passed: map[string]float64{"just now": 1, "changed": 1}},
@@ -125,7 +135,13 @@ func TestSecondTries(t *testing.T) {
 }
 
 func TestLeft(t *testing.T) {
-	all := []Stage{{Name: "unit"}, {Name: "apps", ByName: "is long"}, {Name: "lab"}, {Name: "one", Turns: "labs"}, {Name: "two", Turns: "labs"}}
+	all := []Stage{
+		{Name: "unit"},
+		{Name: "apps", ByName: "is long"},
+		{Name: "lab"},
+		{Name: "one", Turns: "labs"},
+		{Name: "two", Turns: "labs"},
+	}
 	for _, tt := range []struct {
 		name string
 		turn []string
@@ -158,7 +174,8 @@ func TestClosing(t *testing.T) {
 			"unit": {Passed: 5, Skipped: 1, Skips: []Told{{"cloister/oci", "TestX", "needs kvm: none"}}},
 			"cri":  {Passed: 2, NotRun: []string{"oci:FuzzSpec: no time was left"}},
 		},
-		NotRun: map[string]string{"lab": "the machine is cold"}, Again: []string{"cri TestA: in 1 of the last 3 runs"}, Cold: true, Took: 90 * time.Second,
+		NotRun: map[string]string{"lab": "the machine is cold"},
+		Again:  []string{"cri TestA: in 1 of the last 3 runs"}, Cold: true, Took: 90 * time.Second,
 	}
 	want := strings.Split(`== closing
 skipped: unit TestX: needs kvm: none

@@ -44,7 +44,8 @@ type Stage struct {
 	Optional bool
 	// ByName is why a run of all stages leaves this one out; empty: it does not.
 	ByName string
-	// Turns names a group of optional stages of which a run of all takes one: the one that is due first.
+	// Turns names a group of optional stages of which a run of all takes one: the one that is due
+	// first.
 	Turns string
 	// Guests tells that its tests run in guests, which an emulated machine may lose.
 	Guests bool
@@ -64,9 +65,15 @@ var apart = []string{"./tests/bench", "./tests/moby"}
 func All() []Stage {
 	const s, m = time.Second, time.Minute
 	guest := []string{"build", "guest", "clients"}
-	return append([]Stage{
-		{Name: "arch", About: "rules about the tree", Tests: []string{"./tests/arch"}, Weight: 1, Warm: 10 * s, Cold: 30 * s, Budget: 20 * s, Limit: 3 * m},
-		{Name: "build", About: "the programs", Command: []string{".ci/build"}, Weight: 1, Warm: 10 * s, Cold: 60 * s, Budget: 60 * s, Limit: 15 * m},
+	return slices.Concat([]Stage{
+		{
+			Name: "arch", About: "rules about the tree", Tests: []string{"./tests/arch"}, Weight: 1, Warm: 10 * s,
+			Cold: 30 * s, Budget: 20 * s, Limit: 3 * m,
+		},
+		{
+			Name: "build", About: "the programs", Command: []string{".ci/build"}, Weight: 1, Warm: 10 * s,
+			Cold: 60 * s, Budget: 60 * s, Limit: 15 * m,
+		},
 		{
 			Name: "guest", About: "the guest's kernel and initial image", Needs: []string{"build"}, Command: []string{".ci/guest"},
 			Weight: 1, Caches: []string{"kernel"}, Warm: 5 * s, Cold: 11 * m, Budget: 60 * s, Limit: 45 * m,
@@ -76,30 +83,68 @@ func All() []Stage {
 			Weight: 1, Caches: []string{"clients"}, Warm: 3 * s, Cold: 7 * m, Budget: 10 * s, Limit: 35 * m,
 		},
 		{
-			Name: "unit", About: "unit tests with the race detector", Tests: []string{Rest}, Flags: []string{"-race"}, Env: []string{"CGO_ENABLED=1"},
+			Name: "unit", About: "unit tests with the race detector", Tests: []string{Rest},
+			Flags: []string{"-race"}, Env: []string{"CGO_ENABLED=1"},
 			Background: true, Warm: 280 * s, Cold: 3 * m, Budget: 10 * m, Limit: 40 * m,
 		},
-		{Name: "machine", About: "the vmm room with real machines", Needs: guest, Tests: []string{"./tests/machine/..."}, Weight: 1, Warm: 100 * s, Budget: 5 * m, Limit: 10 * m, Guests: true},
-		{Name: "integration", About: "the Task API by containerd and ctr", Needs: guest, Tests: []string{"./tests/integration/..."}, Weight: 1, Warm: 510 * s, Budget: 12 * m, Limit: 24 * m, Guests: true},
+		{
+			Name: "machine", About: "the vmm room with real machines", Needs: guest,
+			Tests: []string{"./tests/machine/..."}, Weight: 1, Warm: 100 * s, Budget: 5 * m, Limit: 10 * m, Guests: true,
+		},
+		{
+			Name: "integration", About: "the Task API by containerd and ctr", Needs: guest,
+			Tests: []string{"./tests/integration/..."}, Weight: 1, Warm: 510 * s, Budget: 12 * m, Limit: 24 * m, Guests: true,
+		},
 		{
 			// Its containers have the names, and so the cgroups, of those of the stage integration.
-			Name: "process", About: "the Task API with plain containers", Needs: []string{"build"}, Tests: []string{"./tests/integration/..."},
-			Env: []string{"CLOISTER_TEST_CLASS=process"}, Weight: 2, Warm: 70 * s, Budget: 3 * m, Limit: 8 * m,
+			Name: "process", About: "the Task API with plain containers", Needs: []string{"build"},
+			Tests: []string{"./tests/integration/..."},
+			Env:   []string{"CLOISTER_TEST_CLASS=process"}, Weight: 2, Warm: 70 * s, Budget: 3 * m, Limit: 8 * m,
 		},
 		{
-			Name: "fuzz", About: "each fuzz test for some seconds, least lately run first", Command: []string{"go", "run", "./tests/stages/fuzz"},
-			Weight: 1, Warm: 414 * s, Cold: 60 * s, Budget: 7 * m, Limit: 14 * m, Elastic: 4 * m,
+			Name: "fuzz", About: "each fuzz test for some seconds, least lately run first",
+			Command: []string{"go", "run", "./tests/stages/fuzz"},
+			Weight:  1, Warm: 414 * s, Cold: 60 * s, Budget: 7 * m, Limit: 14 * m, Elastic: 4 * m,
 		},
-		{Name: "files", About: "files in a guest beside runc", Needs: guest, Tests: []string{"./tests/files/..."}, Weight: 1, Warm: 300 * s, Budget: 7 * m, Limit: 15 * m, Guests: true},
 		{
-			Name: "cri", About: "pods, containerd's CRI suite, networks", Needs: guest, Tests: []string{"./tests/cri/...", "./tests/network/..."}, Flags: []string{"-p", "1"},
+			Name: "files", About: "files in a guest beside runc", Needs: guest,
+			Tests: []string{"./tests/files/..."}, Weight: 1, Warm: 300 * s, Budget: 7 * m, Limit: 15 * m, Guests: true,
+		},
+		{
+			Name: "cri", About: "pods, containerd's CRI suite, networks", Needs: guest,
+			Tests: []string{"./tests/cri/...", "./tests/network/..."}, Flags: []string{"-p", "1"},
 			Weight: 1, Warm: 456 * s, Budget: 10 * m, Limit: 20 * m, Optional: true, Guests: true,
 		},
-		{Name: "crash", About: "kills at every step, hostile guests, load", Needs: guest, Tests: []string{"./tests/crash/..."}, Weight: 1, Warm: 660 * s, Budget: 14 * m, Limit: 25 * m, Optional: true, Guests: true},
 		{
-			Name: "docker", About: "Docker's daemon and command line, nerdctl's contract", Needs: guest, Tests: []string{"./tests/docker/...", "./tests/nerdctl/..."}, Flags: []string{"-p", "1"},
+			Name: "crash", About: "kills at every step, hostile guests, load", Needs: guest,
+			Tests: []string{"./tests/crash/..."}, Weight: 1, Warm: 660 * s, Budget: 14 * m, Limit: 25 * m, Optional: true, Guests: true,
+		},
+		{
+			Name: "docker", About: "Docker's daemon and command line, nerdctl's contract", Needs: guest,
+			Tests: []string{"./tests/docker/...", "./tests/nerdctl/..."}, Flags: []string{"-p", "1"},
 			Weight: 1, Warm: 167 * s, Budget: 6 * m, Limit: 12 * m, Optional: true, Guests: true,
 		},
+	}, engines(guest), []Stage{
+		{
+			Name: "demo", About: "make demo", Needs: []string{"build"},
+			Command: []string{"make", "--no-print-directory", "demo"}, Weight: 1, Warm: 19 * s, Budget: 2 * m, Limit: 4 * m,
+		},
+		{
+			Name: "lint", About: "golangci-lint, dead code, values on another system", Command: []string{".ci/lint"},
+			Background: true, Caches: []string{"tools"}, Warm: 130 * s, Cold: 4 * m, Budget: 5 * m, Limit: 30 * m,
+		},
+		// It gives a container a second or two to be there again, by its own clock.
+		{
+			Name: "suite", About: "containerd's client suite", Needs: guest,
+			Tests: []string{"./tests/clients/..."}, Weight: 2, Warm: 145 * s, Budget: 10 * m, Limit: 20 * m, Optional: true, Guests: true,
+		},
+	}, machines(guest))
+}
+
+// engines are the stages of programs that call the OCI command line, and of users' programs.
+func engines(guest []string) []Stage {
+	const s, m = time.Second, time.Minute
+	return []Stage{
 		{
 			Name: "engines", About: "the OCI command line, by conmon, Podman, buildah and as CRI-O calls it", Needs: guest,
 			Tests:  []string{"./tests/engines/..."},
@@ -130,11 +175,7 @@ func All() []Stage {
 			Weight: 2, Caches: []string{"apps"}, Warm: 260 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m, Optional: true, Guests: true,
 			ByName: "takes longer than a run of all has room for: make test-apps",
 		},
-		{Name: "demo", About: "make demo", Needs: []string{"build"}, Command: []string{"make", "--no-print-directory", "demo"}, Weight: 1, Warm: 19 * s, Budget: 2 * m, Limit: 4 * m},
-		{Name: "lint", About: "golangci-lint, dead code, values on another system", Command: []string{".ci/lint"}, Background: true, Caches: []string{"tools"}, Warm: 130 * s, Cold: 4 * m, Budget: 5 * m, Limit: 30 * m},
-		// It gives a container a second or two to be there again, by its own clock.
-		{Name: "suite", About: "containerd's client suite", Needs: guest, Tests: []string{"./tests/clients/..."}, Weight: 2, Warm: 145 * s, Budget: 10 * m, Limit: 20 * m, Optional: true, Guests: true},
-	}, machines(guest)...)
+	}
 }
 
 // machines are the stages that bring a machine or a cluster of their own.
@@ -142,10 +183,15 @@ func machines(guest []string) []Stage {
 	const s, m = time.Second, time.Minute
 	return []Stage{
 		// Its machine, which has machines in it, has two processors.
-		{Name: "lab", About: "an enforcing host in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."}, Weight: 2, Caches: []string{"lab"}, Warm: 600 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true},
 		{
-			Name: "lab-fedora", About: "the same host with Fedora's conditions", Needs: guest, Tests: []string{"./tests/lab/..."}, Env: []string{"POLICY=fedora"},
-			Weight: 2, Caches: []string{"lab"}, Warm: 600 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true, Turns: "labs",
+			Name: "lab", About: "an enforcing host in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
+			Weight: 2, Caches: []string{"lab"}, Warm: 600 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true,
+		},
+		{
+			Name: "lab-fedora", About: "the same host with Fedora's conditions", Needs: guest,
+			Tests: []string{"./tests/lab/..."}, Env: []string{"POLICY=fedora"},
+			Weight: 2, Caches: []string{"lab"}, Warm: 600 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m,
+			Optional: true, Guests: true, Turns: "labs",
 		},
 		{
 			Name: "lab-apparmor", About: "a host with AppArmor in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
@@ -219,7 +265,8 @@ func Left(all []Stage, turn []string) map[string]string {
 		case s.ByName != "":
 			left[s.Name] = s.ByName
 		case s.Turns != "" && due[s.Turns].Name != s.Name:
-			left[s.Name] = "takes turns with " + due[s.Turns].Name + ", which was due first (changed since it last passed, then longest ago): make test-" + s.Name
+			left[s.Name] = "takes turns with " + due[s.Turns].Name +
+				", which was due first (changed since it last passed, then longest ago): make test-" + s.Name
 		}
 	}
 	return left

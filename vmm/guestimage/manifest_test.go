@@ -19,10 +19,13 @@ func goodManifest() Manifest {
 	sum := strings.Repeat("0f", 32)
 	return Manifest{
 		Format: 1, Flavour: Distro, Arch: "amd64",
-		Kernel:      Kernel{Version: "6.1.0-56-cloud-amd64", Format: BzImage, SHA256: sum, Bytes: 10},
-		Initrd:      Initrd{Compression: "zstd", SHA256: sum, Bytes: 20, UnpackedBytes: 40},
-		Agent:       Agent{Version: "v0.0.0-20260101000000-0123456789ab+dirty", Protocol: 1, SHA256: sum},
-		Packages:    []Package{{Kind: "deb", Name: "crun", Version: "1.8.1-1+deb12u1", Licence: "GPL-2+", Files: []string{"/usr/bin/crun"}}},
+		Kernel: Kernel{Version: "6.1.0-56-cloud-amd64", Format: BzImage, SHA256: sum, Bytes: 10},
+		Initrd: Initrd{Compression: "zstd", SHA256: sum, Bytes: 20, UnpackedBytes: 40},
+		Agent:  Agent{Version: "v0.0.0-20260101000000-0123456789ab+dirty", Protocol: 1, SHA256: sum},
+		Packages: []Package{{
+			Kind: "deb", Name: "crun", Version: "1.8.1-1+deb12u1", Licence: "GPL-2+",
+			Files: []string{"/usr/bin/crun"},
+		}},
 		Modules:     []string{"/lib/modules/6.1/virtio.ko"},
 		LateModules: []string{},
 		Cmdline:     []string{"cryptomgr.notests", "a.b=c"},
@@ -114,8 +117,9 @@ func FuzzParseManifest(f *testing.F) {
 func TestOpenRemedy(t *testing.T) {
 	top := t.TempDir()
 	for name, want := range map[string]string{
-		"small": "`cloister guest build --kernel=small --output=" + top + "/small`", "distro": "--kernel=distro --output=" + top + "/distro`",
-		"mine": "`cloister guest build --output=" + top + "/mine`",
+		"small":  "`cloister guest build --kernel=small --output=" + top + "/small`",
+		"distro": "--kernel=distro --output=" + top + "/distro`",
+		"mine":   "`cloister guest build --output=" + top + "/mine`",
 	} {
 		dir := filepath.Join(top, name)
 		if _, err := Open(dir); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), want) {

@@ -27,10 +27,12 @@ func write(t *testing.T, dir string, files map[string]string) {
 func TestDebs(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{
-		"var/lib/dpkg/status":                     "Package: libx1\nStatus: install ok installed\nVersion: 1.2-3\nDescription: x\n more\n\nPackage: crun\nVersion: 1.8\n",
-		"var/lib/dpkg/info/libx1:amd64.list":      "/.\n/lib\n/lib/libx.so.1\n",
-		"var/lib/dpkg/info/crun.list":             "/usr/bin/crun\n",
-		"usr/share/doc/libx1/copyright":           "Format: https://x\n\nFiles: *\nCopyright: me\nLicense: MIT\n text\n\nFiles: a\nLicense: GPL-2+\n\nLicense: MIT\n text\n",
+		"var/lib/dpkg/status": "Package: libx1\nStatus: install ok installed\nVersion: " +
+			"1.2-3\nDescription: x\n more\n\nPackage: crun\nVersion: 1.8\n",
+		"var/lib/dpkg/info/libx1:amd64.list": "/.\n/lib\n/lib/libx.so.1\n",
+		"var/lib/dpkg/info/crun.list":        "/usr/bin/crun\n",
+		"usr/share/doc/libx1/copyright": "Format: https://x\n\nFiles: *\nCopyright: me\nLicense: MIT\n " +
+			"text\n\nFiles: a\nLicense: GPL-2+\n\nLicense: MIT\n text\n",
 		"usr/share/doc/other-unrelated/copyright": "",
 	})
 	d, err := readDebs(root(dir))
@@ -58,7 +60,11 @@ func TestDebLicences(t *testing.T) {
 		name, in, want string
 		others         []string
 	}{
-		{"free form", "It is at /usr/share/common-licenses/LGPL-2.1.\nAnd `/usr/share/common-licenses/GPL-2'.", "LGPL-2.1", []string{"GPL-2"}},
+		{
+			"free form", "It is at /usr/share/common-licenses/LGPL-2.1.\nAnd `/usr/share/common-licenses/GPL-2'.",
+			"LGPL-2.1",
+			[]string{"GPL-2"},
+		},
 		{"no word of it", "All rights reserved.", unknown, nil},
 		{"no main part", "Format: x\n\nFiles: a\nLicense: ISC\n", unknown, []string{"ISC"}},
 	} {

@@ -57,14 +57,34 @@ func TestVerifyOnceFinds(t *testing.T) {
 			st, err := os.Stat(i.Kernel())
 			return errors.Join(err, os.WriteFile(i.Kernel(), []byte("kernes"), 0o644), os.Chtimes(i.Kernel(), time.Now(), st.ModTime()))
 		}, ErrDamaged, []string{KernelName, "cloister guest build --kernel=small --output="}},
-		{"a damaged initial image", func(i *Image) error { return os.WriteFile(i.Initrd(), []byte("initre"), 0o644) }, ErrDamaged, []string{InitrdName}},
+		{
+			"a damaged initial image", func(i *Image) error { return os.WriteFile(i.Initrd(), []byte("initre"), 0o644) },
+			ErrDamaged,
+			[]string{InitrdName},
+		},
 		{"another kernel in its place", func(i *Image) error {
 			return errors.Join(os.WriteFile(i.Kernel()+".new", []byte("kernes"), 0o644), os.Rename(i.Kernel()+".new", i.Kernel()))
 		}, ErrDamaged, []string{KernelName}},
-		{"somebody's kernel", func(i *Image) error { return os.Chown(i.Kernel(), somebody, 0) }, errdefs.ErrPermissionDenied, []string{KernelName, "chown root:root"}},
-		{"an initial image that others write", func(i *Image) error { return os.Chmod(i.Initrd(), 0o666) }, errdefs.ErrPermissionDenied, []string{InitrdName, "chmod go-w"}},
-		{"a folder that others write", func(i *Image) error { return os.Chmod(i.Dir, 0o777) }, errdefs.ErrPermissionDenied, []string{"chmod go-w"}},
-		{"somebody's manifest", func(i *Image) error { return os.Chown(filepath.Join(i.Dir, ManifestName), somebody, 0) }, errdefs.ErrPermissionDenied, []string{ManifestName}},
+		{
+			"somebody's kernel", func(i *Image) error { return os.Chown(i.Kernel(), somebody, 0) },
+			errdefs.ErrPermissionDenied,
+			[]string{KernelName, "chown root:root"},
+		},
+		{
+			"an initial image that others write", func(i *Image) error { return os.Chmod(i.Initrd(), 0o666) },
+			errdefs.ErrPermissionDenied,
+			[]string{InitrdName, "chmod go-w"},
+		},
+		{
+			"a folder that others write", func(i *Image) error { return os.Chmod(i.Dir, 0o777) },
+			errdefs.ErrPermissionDenied,
+			[]string{"chmod go-w"},
+		},
+		{
+			"somebody's manifest", func(i *Image) error { return os.Chown(filepath.Join(i.Dir, ManifestName), somebody, 0) },
+			errdefs.ErrPermissionDenied,
+			[]string{ManifestName},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			i, cache := smallImage(t), filepath.Join(t.TempDir(), "verified.json")

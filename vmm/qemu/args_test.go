@@ -165,7 +165,8 @@ func TestArgsRefuses(t *testing.T) {
 // either it is refused, or everything but its own place stays as it is.
 func FuzzArgs(f *testing.F) {
 	for _, s := range []string{
-		"plain", "a,b", "a,,b", "x,fd=0", "-S", "a b", "a\nb", "\x00", `"`, "=", "on,elevateprivileges=allow", "id=x,chardev=qmp", "", "é", "/dev/null",
+		"plain", "a,b", "a,,b", "x,fd=0", "-S", "a b", "a\nb", "\x00", `"`, "=", "on,elevateprivileges=allow",
+		"id=x,chardev=qmp", "", "é", "/dev/null",
 	} {
 		f.Add(s)
 	}

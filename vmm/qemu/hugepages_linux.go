@@ -25,7 +25,8 @@ func checkHugePages(m vmm.Machine) error {
 	const free = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
 	text, err := os.ReadFile(free)
 	if err != nil {
-		return fmt.Errorf("machine.hugepages: the host has none of %d MiB: %w: set hugepages = false, or boot a kernel with them", hugePageMiB, err)
+		return fmt.Errorf("machine.hugepages: the host has none of %d MiB: %w: set hugepages = false, or boot a kernel with them",
+			hugePageMiB, err)
 	}
 	have, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {

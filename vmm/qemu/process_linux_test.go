@@ -277,7 +277,8 @@ func openFiles(t *testing.T) map[string]int {
 	}
 	files := map[string]int{}
 	for _, e := range entries {
-		if target, err := os.Readlink(filepath.Join(own, e.Name())); err == nil && !strings.HasPrefix(target, "anon_inode:[event") { // but the list itself
+		// but the list itself
+		if target, err := os.Readlink(filepath.Join(own, e.Name())); err == nil && !strings.HasPrefix(target, "anon_inode:[event") {
 			files[target]++
 		}
 	}

@@ -80,7 +80,8 @@ type Process struct {
 func Start(ctx context.Context, c Config) (*Process, error) {
 	switch {
 	case c.Starter == nil:
-		return nil, fmt.Errorf("start virtiofsd: no Starter: name the one that labels it, or the one that labels nothing: %w", errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("start virtiofsd: no Starter: name the one that labels it, or the one that labels nothing: %w",
+			errdefs.ErrInvalidArgument)
 	case c.Dir == "":
 		return nil, fmt.Errorf("start virtiofsd: no Dir: name the sandbox's own folder: %w", errdefs.ErrInvalidArgument)
 	case c.Source == nil:

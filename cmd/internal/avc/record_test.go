@@ -14,9 +14,14 @@ import (
 )
 
 const (
-	auditLine = `type=AVC msg=audit(1700000000.123:456): avc:  denied  { read write } for  pid=1234 comm="qemu-system-x86" name="disk.img" dev="dm-0" ino=77 scontext=system_u:system_r:cloister_qemu_t:s0:c1,c2 tcontext=system_u:object_r:cloister_image_t:s0:c3,c4 tclass=file permissive=0`
-	kmsgLine  = `5,1234,98765,-;audit: type=1400 audit(1700000001.005:457): avc:  denied  { connectto } for  pid=9 comm="a b" path=002F746D7020 scontext=system_u:system_r:cloister_qemu_t:s0:c1,c2 tcontext=system_u:system_r:init_t:s0 tclass=unix_stream_socket permissive=1`
-	pathLine  = `type=PATH msg=audit(1700000000.123:456): item=0 name="/srv/guests/disk.img" inode=77 dev=fd:00 mode=0100600 nametype=NORMAL`
+	auditLine = `type=AVC msg=audit(1700000000.123:456): avc:  denied  { read write } for  pid=1234 comm="qemu-system-x86" ` +
+		`name="disk.img" dev="dm-0" ino=77 scontext=system_u:system_r:cloister_qemu_t:s0:c1,c2 ` +
+		`tcontext=system_u:object_r:cloister_image_t:s0:c3,c4 tclass=file permissive=0`
+	kmsgLine = `5,1234,98765,-;audit: type=1400 audit(1700000001.005:457): avc:  denied  { connectto } for  pid=9 comm="a b" ` +
+		`path=002F746D7020 scontext=system_u:system_r:cloister_qemu_t:s0:c1,c2 tcontext=system_u:system_r:init_t:s0 ` +
+		`tclass=unix_stream_socket permissive=1`
+	pathLine = `type=PATH msg=audit(1700000000.123:456): item=0 name="/srv/guests/disk.img" inode=77 dev=fd:00 mode=0100600 ` +
+		`nametype=NORMAL`
 )
 
 func label(t *testing.T, text string) labels.Label {
@@ -45,7 +50,8 @@ func TestParse(t *testing.T) {
 	}{
 		{"audit.log", auditLine, first(t), true},
 		{"kernel log, hexadecimal", kmsgLine, Denial{
-			Event: "1700000001.005:457", Time: time.UnixMilli(1700000001005).UTC(), Permissions: []string{"connectto"}, Class: "unix_stream_socket",
+			Event: "1700000001.005:457", Time: time.UnixMilli(1700000001005).UTC(),
+			Permissions: []string{"connectto"}, Class: "unix_stream_socket",
 			PID: 9, Command: "a b", Path: "\x00/tmp ", Permissive: true,
 			Source: label(t, "system_u:system_r:cloister_qemu_t:s0:c1,c2"), Target: label(t, "system_u:system_r:init_t:s0"),
 		}, true},

@@ -29,7 +29,8 @@ func write(t *testing.T, name, text string) string {
 
 func TestLoad(t *testing.T) {
 	dir := t.TempDir()
-	main := write(t, filepath.Join(dir, "config.toml"), "state = \"/a\"\nroot = \"/r\"\n[timeouts]\nboot = \"2m\"\n[labels]\nmac = \"none\"\n")
+	main := write(t, filepath.Join(dir, "config.toml"),
+		"state = \"/a\"\nroot = \"/r\"\n[timeouts]\nboot = \"2m\"\n[labels]\nmac = \"none\"\n")
 	write(t, filepath.Join(dir, "config.d", "20.toml"), "state = \"/c\"\n")
 	write(t, filepath.Join(dir, "config.d", "10.toml"), "state = \"/b\"\n[machine]\naccel = \"tcg\"\n")
 	write(t, filepath.Join(dir, "config.d", "30.txt"), "nonsense")
@@ -43,7 +44,8 @@ func TestLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.State != "/c" || c.Root != "/r" || c.Machine.Accel != "tcg" || c.Labels.MAC != "none" || c.Timeouts.Boot.Duration != 2*time.Minute {
+		if c.State != "/c" || c.Root != "/r" || c.Machine.Accel != "tcg" || c.Labels.MAC != "none" ||
+			c.Timeouts.Boot.Duration != 2*time.Minute {
 			t.Errorf("Load(%q) = %+v", path, c)
 		}
 	}
@@ -56,7 +58,10 @@ func TestLoadErrors(t *testing.T) {
 	}{
 		{"unknown key", "[machine]\naccell = \"kvm\"\n", "accell", errdefs.ErrInvalidArgument},
 		{"wrong kind", "[machine]\nnics = \"two\"\n", "nics", errdefs.ErrInvalidArgument},
-		{"memory below zero", "[sizing]\ndefault_memory_mib = -1\n", "sizing.default_memory_mib = -1: want 4 to 1048576", errdefs.ErrInvalidArgument},
+		{
+			"memory below zero", "[sizing]\ndefault_memory_mib = -1\n",
+			"sizing.default_memory_mib = -1: want 4 to 1048576", errdefs.ErrInvalidArgument,
+		},
 		{"no CPU", "[sizing]\ndefault_cpus = 0\n", "sizing.default_cpus = 0: want 1 to 254", errdefs.ErrInvalidArgument},
 		{"too many CPUs", "[sizing]\ndefault_cpus = 500\n", "sizing.default_cpus = 500", errdefs.ErrInvalidArgument},
 		{"no bound", "[sizing]\nmax_memory_mib = 0\n", "sizing.max_memory_mib = 0", errdefs.ErrInvalidArgument},
@@ -91,7 +96,8 @@ func TestFolders(t *testing.T) {
 		main := write(t, filepath.Join(dir, "config.toml"), "state = \"/a\"\n")
 		name := write(t, filepath.Join(dir, "config.d", "10.toml"), tt.text)
 		c, problem, err := Folders(main)
-		if err != nil || c.State != tt.state || !errors.Is(problem, errdefs.ErrInvalidArgument) || !strings.Contains(problem.Error(), name) {
+		if err != nil || c.State != tt.state || !errors.Is(problem, errdefs.ErrInvalidArgument) ||
+			!strings.Contains(problem.Error(), name) {
 			t.Errorf("%s: state %q, problem %v, error %v", tt.name, c.State, problem, err)
 		}
 	}

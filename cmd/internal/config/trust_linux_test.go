@@ -44,10 +44,12 @@ func TestTrusted(t *testing.T) {
 			return errors.Join(os.Mkdir(d+"/s", 0o755), os.Chown(d+"/s", somebody, 0), os.Remove(d+"/state"), os.Symlink("s/x", d+"/state"))
 		}, "/s"},
 		{"somebody's link", func(d string) error {
-			return errors.Join(os.Mkdir(d+"/s", 0o755), os.Remove(d+"/state"), os.Symlink("s", d+"/state"), os.Lchown(d+"/state", somebody, 0))
+			return errors.Join(os.Mkdir(d+"/s", 0o755), os.Remove(d+"/state"), os.Symlink("s", d+"/state"),
+				os.Lchown(d+"/state", somebody, 0))
 		}, "/state"},
 		{"a folder that .. leads out of", func(d string) error {
-			return errors.Join(os.MkdirAll(d+"/s/a/b", 0o755), os.Chown(d+"/s", somebody, 0), os.Remove(d+"/state"), os.Mkdir(d+"/x", 0o755),
+			return errors.Join(os.MkdirAll(d+"/s/a/b", 0o755), os.Chown(d+"/s", somebody, 0),
+				os.Remove(d+"/state"), os.Mkdir(d+"/x", 0o755),
 				os.Symlink(d+"/s/a/b", d+"/x/link"), os.Symlink("x/link/../state", d+"/state"))
 		}, "/s"},
 		{"root's link", func(d string) error {
@@ -68,7 +70,8 @@ func TestTrusted(t *testing.T) {
 				}
 				return
 			}
-			if !errors.Is(err, errdefs.ErrPermissionDenied) || !strings.Contains(err.Error(), tt.names) || !strings.Contains(err.Error(), "chown root:root") {
+			if !errors.Is(err, errdefs.ErrPermissionDenied) || !strings.Contains(err.Error(), tt.names) ||
+				!strings.Contains(err.Error(), "chown root:root") {
 				t.Errorf("Load = %v, want a refusal that names %s and the remedy", err, tt.names)
 			}
 			if _, _, err := Folders(main); !errors.Is(err, errdefs.ErrPermissionDenied) {

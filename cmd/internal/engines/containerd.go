@@ -138,7 +138,8 @@ func (c Containerd) version(doc table) (int, error) {
 		return 0, fmt.Errorf("%w: %s has version %d, want 2 to 4: containerd config migrate prints it in a newer one", ErrConfig, c.Path, v)
 	case nil:
 		if _, has := doc["plugins"]; has {
-			return 0, fmt.Errorf("%w: %s has no version, which means 1: containerd config migrate prints it in a newer one", ErrConfig, c.Path)
+			return 0, fmt.Errorf("%w: %s has no version, which means 1: containerd config migrate prints it in a newer one",
+				ErrConfig, c.Path)
 		}
 		return 0, fmt.Errorf("%w: %s has no version, which means 1: put version = %d at its start", ErrConfig, c.Path, c.Version)
 	}
@@ -274,7 +275,8 @@ func appendBlock(text, block []byte) []byte {
 func verify(change Change, bare []byte) error {
 	doc, err := parse(change.Path, change.After)
 	if err != nil {
-		return fmt.Errorf("%w: with the runtimes added: write the table runtimes as sections, or put %q into it by hand:\n%s", err, Runtime, change.After[min(len(bare), len(change.After)):])
+		return fmt.Errorf("%w: with the runtimes added: write the table runtimes as sections, or put %q into it by hand:\n%s",
+			err, Runtime, change.After[min(len(bare), len(change.After)):])
 	}
 	if runtimeIn(doc, Runtime) == nil || runtimeIn(doc, ProcessRuntime) == nil {
 		return fmt.Errorf("%w: %s has sections of both versions' plugins", ErrConfig, change.Path)

@@ -82,19 +82,34 @@ func TestContainerdAdd(t *testing.T) {
 		},
 		{
 			"an import has it already",
-			Containerd{Text: []byte(mainV3), Imported: folder(map[string]string{"/etc/containerd/conf.d/mine.toml": "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.cloister]\nruntime_type='x'\n"})},
+			Containerd{
+				Text: []byte(mainV3),
+				Imported: folder(map[string]string{
+					"/etc/containerd/conf.d/mine.toml": "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.cloister]\n" +
+						"runtime_type='x'\n",
+				}),
+			},
 			"", ErrConfig,
 		},
 		{"version 1", Containerd{Text: []byte("[plugins.cri]\n"), Version: 2}, "", ErrConfig},
 		{"version 9", Containerd{Text: []byte("version = 9\n")}, "", ErrConfig},
 		{"no TOML", Containerd{Text: []byte("{")}, "", ErrConfig},
-		{"somebody else's", Containerd{Text: []byte(mainV2 + "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.cloister]\nruntime_type='x'\n")}, "", ErrConfig},
 		{
-			"the second is somebody else's",
-			Containerd{Text: []byte(mainV2 + "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.cloister-process]\nruntime_type='x'\n")},
+			"somebody else's",
+			Containerd{Text: []byte(mainV2 + "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.cloister]\nruntime_type='x'\n")},
 			"", ErrConfig,
 		},
-		{"runtimes in one line", Containerd{Text: []byte("version = 2\nplugins.'io.containerd.grpc.v1.cri'.containerd.runtimes = {}\n")}, "", ErrConfig},
+		{
+			"the second is somebody else's",
+			Containerd{Text: []byte(mainV2 +
+				"[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.cloister-process]\nruntime_type='x'\n")},
+			"", ErrConfig,
+		},
+		{
+			"runtimes in one line",
+			Containerd{Text: []byte("version = 2\nplugins.'io.containerd.grpc.v1.cri'.containerd.runtimes = {}\n")},
+			"", ErrConfig,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -157,7 +172,10 @@ func again(t *testing.T, in Containerd, first Change) {
 // its own.
 func TestContainerdMoves(t *testing.T) {
 	const own = "/etc/containerd/conf.d/cloister.toml"
-	c := Containerd{Path: "/etc/containerd/config.toml", Text: []byte(mainV3 + criV3[len("version = 3\n"):]), Imported: folder(map[string]string{own: "version = 3\n"})}
+	c := Containerd{
+		Path: "/etc/containerd/config.toml", Text: []byte(mainV3 + criV3[len("version = 3\n"):]),
+		Imported: folder(map[string]string{own: "version = 3\n"}),
+	}
 	got, err := c.Add()
 	if err != nil || len(got) != 2 {
 		t.Fatalf("Add gave %d changes and %v, want 2", len(got), err)

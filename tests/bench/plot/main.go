@@ -86,7 +86,10 @@ func draw(data []byte) (string, error) {
 	group("Phases of a start of cloister", "#2e8b57", r.Phases, phases, phases)
 	kinds := []string{"start, cold", "start, template", "start, runc"}
 	group("Start until the container runs", "#2e6fb0", r.Times, kinds, []string{"cloister, cold", "cloister, template", "runc"})
-	restore := []string{"plan", "label", "content", "prepare", "memory", "files", "qemu", "load", "verify", "kernel", "agent", "rootfs", "create", "start"}
+	restore := []string{
+		"plan", "label", "content", "prepare", "memory", "files", "qemu", "load", "verify",
+		"kernel", "agent", "rootfs", "create", "start",
+	}
 	keys := make([]string, len(restore))
 	for i, name := range restore {
 		keys[i] = "template start: " + name
@@ -96,7 +99,8 @@ func draw(data []byte) (string, error) {
 		return "", fmt.Errorf("no times in the file: want what make bench writes into BENCH_JSON")
 	}
 	const head = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<!-- SPDX-License-Identifier: Apache-2.0 -->\n" +
-		"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%[1]d\" height=\"%[2]d\" viewBox=\"0 0 %[1]d %[2]d\" font-family=\"sans-serif\" font-size=\"13\" fill=\"#222\">\n" +
+		"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%[1]d\" height=\"%[2]d\" viewBox=\"0 0 %[1]d %[2]d\" " +
+		"font-family=\"sans-serif\" font-size=\"13\" fill=\"#222\">\n" +
 		"<rect width=\"%[1]d\" height=\"%[2]d\" fill=\"#fff\"/>\n"
 	return fmt.Sprintf(head, width, y+margin) + b.String() + "</svg>\n", nil
 }

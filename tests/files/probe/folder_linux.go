@@ -24,7 +24,8 @@ func folderCases() []check {
 	return []check{
 		{"mkdir.errors", func() string {
 			with(write("f", ""))
-			return seen(unix.Mkdir("d", 0o755), unix.Mkdir("d", 0o755), unix.Mkdir("f", 0o755), unix.Mkdir("none/d", 0o755), unix.Mkdir("f/d", 0o755))
+			return seen(unix.Mkdir("d", 0o755), unix.Mkdir("d", 0o755), unix.Mkdir("f", 0o755),
+				unix.Mkdir("none/d", 0o755), unix.Mkdir("f/d", 0o755))
 		}},
 		{"mkdir.mode", func() string {
 			with(unix.Mkdir("a", 0o777), unix.Mkdir("b", 0o700), unix.Mkdir("c", 0o1777))
@@ -36,7 +37,8 @@ func folderCases() []check {
 		}},
 		{"rmdir.errors", func() string {
 			with(os.MkdirAll("full/sub", 0o755), write("f", ""), os.Symlink("full", "link"))
-			return seen(unix.Rmdir("full"), unix.Rmdir("f"), unix.Rmdir("none"), unix.Rmdir("full/."), unix.Rmdir("link"), unix.Rmdir("full/sub"), unix.Rmdir("full"))
+			return seen(unix.Rmdir("full"), unix.Rmdir("f"), unix.Rmdir("none"), unix.Rmdir("full/."),
+				unix.Rmdir("link"), unix.Rmdir("full/sub"), unix.Rmdir("full"))
 		}},
 		{"rmdir.open", func() string {
 			with(os.Mkdir("d", 0o755))
@@ -61,7 +63,8 @@ func folderCases() []check {
 			var st unix.Stat_t
 			serr := unix.Fstat(fd(f), &st)
 			with(write("f", "another"))
-			return seen(err, werr, rerr, string(data), serr, st.Nlink, st.Size, unix.Ftruncate(fd(f), 3), unix.Fchmod(fd(f), 0o600), text("f"))
+			return seen(err, werr, rerr, string(data), serr, st.Nlink, st.Size, unix.Ftruncate(fd(f), 3),
+				unix.Fchmod(fd(f), 0o600), text("f"))
 		}},
 		{"unlink.denied", func() string {
 			with(write("f", ""), os.Mkdir("d", 0o777), os.Chmod("d", 0o777), write("d/f", ""))
@@ -201,7 +204,10 @@ func nameCases() []check {
 		}},
 		{"name.bytes", func() string {
 			// What folders give back is what was written, byte for byte.
-			names := []string{"new\nline", "\xff\xfe not utf-8", " ", "back\\slash", "quote\"'", "\x01", "über", "u\u0308ber", "Case", "case", "a:b", "...", "*"}
+			names := []string{
+				"new\nline", "\xff\xfe not utf-8", " ", "back\\slash", "quote\"'", "\x01",
+				"über", "u\u0308ber", "Case", "case", "a:b", "...", "*",
+			}
 			for i, n := range names {
 				if err := write(n, fmt.Sprint(i)); err != nil {
 					return seen(strconv.Quote(n), err)

@@ -21,19 +21,22 @@ func lockCases() []check {
 			a, b := file("f", unix.O_CREAT|unix.O_RDWR), file("f", unix.O_RDWR)
 			defer b.Close()
 			const other = unix.LOCK_EX | unix.LOCK_NB
-			return seen(unix.Flock(fd(a), unix.LOCK_EX), unix.Flock(fd(b), other), second("lock", "flock", "f"), a.Close(), unix.Flock(fd(b), other))
+			return seen(unix.Flock(fd(a), unix.LOCK_EX), unix.Flock(fd(b), other),
+				second("lock", "flock", "f"), a.Close(), unix.Flock(fd(b), other))
 		}},
 		{"flock.shared", func() string {
 			a, b := file("f", unix.O_CREAT|unix.O_RDWR), file("f", unix.O_RDONLY)
 			defer a.Close()
 			defer b.Close()
-			return seen(unix.Flock(fd(a), unix.LOCK_SH), unix.Flock(fd(b), unix.LOCK_SH|unix.LOCK_NB), unix.Flock(fd(a), unix.LOCK_EX|unix.LOCK_NB),
+			return seen(unix.Flock(fd(a), unix.LOCK_SH), unix.Flock(fd(b), unix.LOCK_SH|unix.LOCK_NB),
+				unix.Flock(fd(a), unix.LOCK_EX|unix.LOCK_NB),
 				unix.Flock(fd(b), unix.LOCK_UN), unix.Flock(fd(a), unix.LOCK_EX|unix.LOCK_NB))
 		}},
 		{"posix.exclusive", func() string {
 			f := file("f", unix.O_CREAT|unix.O_RDWR)
 			defer f.Close()
-			return seen(lock(f, unix.F_SETLK, unix.F_WRLCK, 0, 10), second("lock", "posix", "f"), lock(f, unix.F_SETLK, unix.F_UNLCK, 0, 10), second("lock", "posix", "f"))
+			return seen(lock(f, unix.F_SETLK, unix.F_WRLCK, 0, 10), second("lock", "posix", "f"),
+				lock(f, unix.F_SETLK, unix.F_UNLCK, 0, 10), second("lock", "posix", "f"))
 		}},
 		{"posix.shared", func() string {
 			f := file("f", unix.O_CREAT|unix.O_RDWR)
@@ -72,7 +75,8 @@ func lockCases() []check {
 		{"ofd.exclusive", func() string {
 			a, b := file("f", unix.O_CREAT|unix.O_RDWR), file("f", unix.O_RDWR)
 			defer b.Close()
-			return seen(lock(a, unix.F_OFD_SETLK, unix.F_WRLCK, 0, 10), lock(b, unix.F_OFD_SETLK, unix.F_WRLCK, 5, 10), lock(b, unix.F_OFD_SETLK, unix.F_WRLCK, 10, 10),
+			return seen(lock(a, unix.F_OFD_SETLK, unix.F_WRLCK, 0, 10),
+				lock(b, unix.F_OFD_SETLK, unix.F_WRLCK, 5, 10), lock(b, unix.F_OFD_SETLK, unix.F_WRLCK, 10, 10),
 				second("lock", "ofd", "f"), second("lock", "posix", "f"), a.Close(), second("lock", "ofd", "f"))
 		}},
 		{"lease", func() string {

@@ -22,11 +22,14 @@ type check struct {
 }
 
 func all() []check {
-	return slices.Concat(openCases(), accessCases(), folderCases(), nameCases(), renameCases(), renameFlagCases(), linkCases(), modeCases(), ownerCases(), timeCases(),
-		sizeCases(), spaceCases(), xattrCases(), aclCases(), execCases(), nodeCases(), memoryCases(), mapEdgeCases(), lockCases(), watchCases())
+	return slices.Concat(openCases(), accessCases(), folderCases(), nameCases(), renameCases(),
+		renameFlagCases(), linkCases(), modeCases(), ownerCases(), timeCases(),
+		sizeCases(), spaceCases(), xattrCases(), aclCases(), execCases(), nodeCases(), memoryCases(),
+		mapEdgeCases(), lockCases(), watchCases())
 }
 
-const usage = "usage: probe FOLDER [PREFIX...] | probe full FOLDER [PREFIX...] | probe user | probe dial SOCKET | probe listen SOCKET | probe watch FOLDER [FILE]"
+const usage = "usage: probe FOLDER [PREFIX...] | probe full FOLDER [PREFIX...] | probe user | probe dial SOCKET | probe " +
+	"listen SOCKET | probe watch FOLDER [FILE]"
 
 func main() {
 	args := os.Args[1:]

@@ -114,7 +114,8 @@ func mapEdgeCases() []check {
 			defer f.Close()
 			defer unmap(m)
 			copy(m, "x")
-			return seen(unix.Msync(m, unix.MS_ASYNC), unix.Msync(m, unix.MS_SYNC), f.Sync(), unix.Madvise(m, unix.MADV_DONTNEED), string(m[:1]))
+			return seen(unix.Msync(m, unix.MS_ASYNC), unix.Msync(m, unix.MS_SYNC), f.Sync(),
+				unix.Madvise(m, unix.MADV_DONTNEED), string(m[:1]))
 		}},
 		{"mmap.grown", func() string {
 			f := file("f", unix.O_CREAT|unix.O_RDWR)

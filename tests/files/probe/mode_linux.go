@@ -29,7 +29,8 @@ func modeCases() []check {
 		{"chmod.sgid-foreign", func() string {
 			// Who is not in the file's group cannot give the group away.
 			with(write("f", ""), os.Chown("f", 1000, 50))
-			return seen(user(func() string { return seen(unix.Chmod("f", 0o2755)) }), mode("f"), as(1000, 1000, []uint32{50}, func() string { return seen(unix.Chmod("f", 0o2755)) }), mode("f"))
+			return seen(user(func() string { return seen(unix.Chmod("f", 0o2755)) }), mode("f"),
+				as(1000, 1000, []uint32{50}, func() string { return seen(unix.Chmod("f", 0o2755)) }), mode("f"))
 		}},
 		{"suid.write", func() string {
 			with(write("f", "x"), os.Chown("f", 0, 0), unix.Chmod("f", 0o6777))
@@ -60,7 +61,8 @@ func modeCases() []check {
 			with(os.Mkdir("d", 0o755), os.Chown("d", 1000, 77), unix.Chmod("d", 0o2775))
 			with(write("d/f", ""), unix.Mkdir("d/sub", 0o755), write("d/sub/f", ""), os.Symlink("x", "d/s"))
 			own := user(func() string { return seen(write("d/mine", ""), unix.Mkdir("d/my", 0o755)) })
-			return seen(owner("d/f"), owner("d/sub"), mode("d/sub"), owner("d/sub/f"), owner("d/s"), own, owner("d/mine"), owner("d/my"), mode("d/my"))
+			return seen(owner("d/f"), owner("d/sub"), mode("d/sub"), owner("d/sub/f"), owner("d/s"), own,
+				owner("d/mine"), owner("d/my"), mode("d/my"))
 		}},
 		{"sgid.create-foreign", func() string {
 			// A new file with the bit, in a folder of a group that its maker is not in.
@@ -75,7 +77,8 @@ func modeCases() []check {
 			with(os.Mkdir("d", 0o755), unix.Chmod("d", 0o1777), write("d/root", ""))
 			return seen(user(func() string {
 				return seen(write("d/own", ""), unix.Unlink("d/root"), unix.Rename("d/root", "d/x"), unix.Rename("d/own", "d/root"))
-			}), as(1001, 1001, nil, func() string { return seen(unix.Unlink("d/own")) }), user(func() string { return seen(unix.Unlink("d/own")) }))
+			}), as(1001, 1001, nil, func() string { return seen(unix.Unlink("d/own")) }),
+				user(func() string { return seen(unix.Unlink("d/own")) }))
 		}},
 		{"umask", func() string {
 			old := unix.Umask(0o27)
@@ -102,12 +105,14 @@ func ownerCases() []check {
 	return []check{
 		{"chown.any", func() string {
 			with(write("f", ""), os.Symlink("f", "s"))
-			return seen(unix.Chown("f", 1<<32-2, 1<<31), owner("f"), unix.Chown("f", -1, 7), owner("f"), unix.Chown("f", 8, -1), owner("f"), unix.Lchown("s", 9, 9), owner("s"), owner("f"))
+			return seen(unix.Chown("f", 1<<32-2, 1<<31), owner("f"), unix.Chown("f", -1, 7), owner("f"),
+				unix.Chown("f", 8, -1), owner("f"), unix.Lchown("s", 9, 9), owner("s"), owner("f"))
 		}},
 		{"chown.denied", func() string {
 			with(write("f", ""), write("own", ""), os.Chown("own", 1000, 1000))
 			return as(1000, 1000, []uint32{60}, func() string {
-				return seen(unix.Chown("f", 1000, -1), unix.Chown("own", 1001, -1), unix.Chown("own", -1, 61), unix.Chown("own", -1, 60), owner("own"))
+				return seen(unix.Chown("f", 1000, -1), unix.Chown("own", 1001, -1), unix.Chown("own", -1, 61),
+					unix.Chown("own", -1, 60), owner("own"))
 			})
 		}},
 		{"chown.descriptor", func() string {
@@ -118,7 +123,8 @@ func ownerCases() []check {
 		{"create.owner", func() string {
 			with(unix.Chmod(".", 0o777))
 			made := as(1234, 5678, []uint32{9}, func() string {
-				return seen(write("f", ""), unix.Mkdir("d", 0o755), os.Symlink("x", "s"), unix.Mkfifo("p", 0o644), unix.Mknod("n", unix.S_IFSOCK|0o644, 0))
+				return seen(write("f", ""), unix.Mkdir("d", 0o755), os.Symlink("x", "s"),
+					unix.Mkfifo("p", 0o644), unix.Mknod("n", unix.S_IFSOCK|0o644, 0))
 			})
 			return seen(made, owner("f"), owner("d"), owner("s"), owner("p"), owner("n"))
 		}},
@@ -131,7 +137,8 @@ func ownerCases() []check {
 			// groups makes files there.
 			with(os.Mkdir("d", 0o755), os.Chown("d", 0, 70), unix.Chmod("d", 0o2775))
 			return seen(as(1000, 1000, []uint32{69, 70}, func() string {
-				return seen(write("d/f", "x"), unix.Mkdir("d/d", 0o755), os.Symlink("x", "d/s"), os.Link("d/f", "d/l"), unix.Mkfifo("d/p", 0o644), unix.Rename("d/f", "d/g"), unix.Unlink("d/g"))
+				return seen(write("d/f", "x"), unix.Mkdir("d/d", 0o755), os.Symlink("x", "d/s"),
+					os.Link("d/f", "d/l"), unix.Mkfifo("d/p", 0o644), unix.Rename("d/f", "d/g"), unix.Unlink("d/g"))
 			}), user(func() string { return seen(write("d/other", "")) }))
 		}},
 		{"groups.forty", func() string {
@@ -179,7 +186,8 @@ func timeCases() []check {
 			with(write("f", ""), unix.Chmod("f", 0o666), write("closed", ""))
 			return user(func() string {
 				now := []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}
-				return seen(set("f", old, 0), unix.UtimesNanoAt(unix.AT_FDCWD, "f", now, 0), unix.UtimesNanoAt(unix.AT_FDCWD, "closed", now, 0))
+				return seen(set("f", old, 0), unix.UtimesNanoAt(unix.AT_FDCWD, "f", now, 0),
+					unix.UtimesNanoAt(unix.AT_FDCWD, "closed", now, 0))
 			})
 		}},
 		{"times.follow", func() string {
@@ -189,7 +197,8 @@ func timeCases() []check {
 			_ = f.Close()
 			words := []any{err, changed("d/f"), changed("d"), write("d/new", ""), changed("d")}
 			with(set("d", old, 0), set("d/f", old, 0))
-			return seen(append(words, unix.Chmod("d/f", 0o600), changed("d/f"), unix.Unlink("d/new"), changed("d"), unix.Truncate("d/f", 0), changed("d/f"))...)
+			return seen(append(words, unix.Chmod("d/f", 0o600), changed("d/f"), unix.Unlink("d/new"),
+				changed("d"), unix.Truncate("d/f", 0), changed("d/f"))...)
 		}},
 		{"times.ctime", func() string {
 			with(write("f", ""))

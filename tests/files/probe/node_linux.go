@@ -43,7 +43,8 @@ func nodeCases() []check {
 		{"device.denied", func() string {
 			with(unix.Chmod(".", 0o777))
 			return user(func() string {
-				return seen(device("n", unix.S_IFCHR, 1, 3), unix.Mkfifo("p", 0o644), unix.Mknod("f", unix.S_IFREG|0o644, 0), unix.Mknod("s", unix.S_IFSOCK|0o644, 0))
+				return seen(device("n", unix.S_IFCHR, 1, 3), unix.Mkfifo("p", 0o644),
+					unix.Mknod("f", unix.S_IFREG|0o644, 0), unix.Mknod("s", unix.S_IFSOCK|0o644, 0))
 			})
 		}},
 		{"fifo.pass", func() string {
@@ -71,7 +72,8 @@ func nodeCases() []check {
 			return seen(connect("s"), again, open("s", 0))
 		}},
 		{"node.kinds", func() string {
-			with(unix.Mkfifo("p", 0o640), unix.Mknod("s", unix.S_IFSOCK|0o600, 0), device("c", unix.S_IFCHR, 10, 200), device("b", unix.S_IFBLK, 259, 65536))
+			with(unix.Mkfifo("p", 0o640), unix.Mknod("s", unix.S_IFSOCK|0o600, 0),
+				device("c", unix.S_IFCHR, 10, 200), device("b", unix.S_IFBLK, 259, 65536))
 			var words []string
 			for n := range strings.FieldsSeq("p s c b") {
 				st := lstat(n)

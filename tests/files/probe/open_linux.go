@@ -19,11 +19,13 @@ func openCases() []check {
 		}},
 		{"open.nofollow", func() string {
 			with(write("f", ""), os.Symlink("f", "link"))
-			return seen(open("f", unix.O_NOFOLLOW), open("link", unix.O_NOFOLLOW), open("link", unix.O_NOFOLLOW|unix.O_PATH), open("link", 0))
+			return seen(open("f", unix.O_NOFOLLOW), open("link", unix.O_NOFOLLOW),
+				open("link", unix.O_NOFOLLOW|unix.O_PATH), open("link", 0))
 		}},
 		{"open.directory", func() string {
 			with(write("f", ""), os.Mkdir("d", 0o755))
-			return seen(open("f", unix.O_DIRECTORY), open("d", unix.O_DIRECTORY), open("d", unix.O_WRONLY), open("d", unix.O_RDWR|unix.O_CREAT))
+			return seen(open("f", unix.O_DIRECTORY), open("d", unix.O_DIRECTORY), open("d", unix.O_WRONLY),
+				open("d", unix.O_RDWR|unix.O_CREAT))
 		}},
 		{"open.missing", func() string {
 			with(write("f", ""))
@@ -109,12 +111,14 @@ func accessCases() []check {
 				}
 				return err
 			}
-			return seen(try("../f", unix.RESOLVE_BENEATH), try("link", unix.RESOLVE_BENEATH), try("link", unix.RESOLVE_NO_SYMLINKS), try("link", 0))
+			return seen(try("../f", unix.RESOLVE_BENEATH), try("link", unix.RESOLVE_BENEATH),
+				try("link", unix.RESOLVE_NO_SYMLINKS), try("link", 0))
 		}},
 		{"open.access", func() string {
 			with(write("x", ""), os.Chmod("x", 0o711))
 			return seen(unix.Access("x", unix.X_OK), user(func() string {
-				return seen(unix.Faccessat2(unix.AT_FDCWD, "x", unix.X_OK, unix.AT_EACCESS), unix.Faccessat2(unix.AT_FDCWD, "x", unix.R_OK, unix.AT_EACCESS))
+				return seen(unix.Faccessat2(unix.AT_FDCWD, "x", unix.X_OK, unix.AT_EACCESS),
+					unix.Faccessat2(unix.AT_FDCWD, "x", unix.R_OK, unix.AT_EACCESS))
 			}))
 		}},
 	}

@@ -40,8 +40,10 @@ func renameCases() []check {
 			return seen(err, werr, text("b"), unix.Fstat(fd(f), &st), st.Nlink, open("a", 0))
 		}},
 		{"rename.folder", func() string {
-			with(os.MkdirAll("a/sub", 0o755), write("a/sub/f", "x"), os.Mkdir("empty", 0o755), os.Mkdir("full", 0o755), write("full/f", ""), write("f", ""))
-			return seen(unix.Rename("a", "full"), unix.Rename("a", "f"), unix.Rename("f", "a"), unix.Rename("a", "a/sub/a"), unix.Rename("a", "empty"), text("empty/sub/f"), open("a", 0))
+			with(os.MkdirAll("a/sub", 0o755), write("a/sub/f", "x"), os.Mkdir("empty", 0o755),
+				os.Mkdir("full", 0o755), write("full/f", ""), write("f", ""))
+			return seen(unix.Rename("a", "full"), unix.Rename("a", "f"), unix.Rename("f", "a"),
+				unix.Rename("a", "a/sub/a"), unix.Rename("a", "empty"), text("empty/sub/f"), open("a", 0))
 		}},
 		{"rename.open-folder", func() string {
 			with(os.Mkdir("a", 0o755), write("a/f", "x"))
@@ -59,7 +61,8 @@ func renameCases() []check {
 		}},
 		{"rename.missing", func() string {
 			with(write("f", ""))
-			return seen(unix.Rename("none", "x"), unix.Rename("f", "none/x"), unix.Rename("f", "f"), unix.Rename("f", "g/"), unix.Rename("f", strings.Repeat("n", 256)))
+			return seen(unix.Rename("none", "x"), unix.Rename("f", "none/x"), unix.Rename("f", "f"),
+				unix.Rename("f", "g/"), unix.Rename("f", strings.Repeat("n", 256)))
 		}},
 		{"rename.same-file", func() string {
 			with(write("a", "x"), os.Link("a", "b"))

@@ -24,7 +24,8 @@ func sizeCases() []check {
 			with(write("f", ""), os.Mkdir("d", 0o755))
 			f := file("f", unix.O_RDONLY)
 			defer f.Close()
-			return seen(unix.Truncate("f", -1), unix.Truncate("d", 0), unix.Truncate("none", 0), unix.Ftruncate(fd(f), 0), user(func() string { return seen(unix.Truncate("f", 0)) }))
+			return seen(unix.Truncate("f", -1), unix.Truncate("d", 0), unix.Truncate("none", 0),
+				unix.Ftruncate(fd(f), 0), user(func() string { return seen(unix.Truncate("f", 0)) }))
 		}},
 		{"truncate.huge", func() string {
 			with(write("f", ""))
@@ -49,7 +50,8 @@ func sizeCases() []check {
 			defer f.Close()
 			r := file("f", unix.O_RDONLY)
 			defer r.Close()
-			return seen(unix.Fallocate(fd(f), 0, -1, 1), unix.Fallocate(fd(f), 0, 0, 0), unix.Fallocate(fd(r), 0, 0, 1), unix.Fallocate(fd(f), unix.FALLOC_FL_PUNCH_HOLE, 0, 1))
+			return seen(unix.Fallocate(fd(f), 0, -1, 1), unix.Fallocate(fd(f), 0, 0, 0),
+				unix.Fallocate(fd(r), 0, 0, 1), unix.Fallocate(fd(f), unix.FALLOC_FL_PUNCH_HOLE, 0, 1))
 		}},
 		{"seek.data-hole", func() string {
 			f := file("f", unix.O_CREAT|unix.O_RDWR)
@@ -144,7 +146,8 @@ func spaceCases() []check {
 			defer f.Close()
 			defer d.Close()
 			_, err := f.WriteString("x")
-			return seen(err, unix.Fsync(fd(f)), unix.Fdatasync(fd(f)), unix.Fsync(fd(d)), unix.Syncfs(fd(f)), unix.SyncFileRange(fd(f), 0, 1, unix.SYNC_FILE_RANGE_WRITE), unix.Fadvise(fd(f), 0, 0, unix.FADV_DONTNEED))
+			return seen(err, unix.Fsync(fd(f)), unix.Fdatasync(fd(f)), unix.Fsync(fd(d)), unix.Syncfs(fd(f)),
+				unix.SyncFileRange(fd(f), 0, 1, unix.SYNC_FILE_RANGE_WRITE), unix.Fadvise(fd(f), 0, 0, unix.FADV_DONTNEED))
 		}},
 		{"vectors", func() string {
 			f := file("f", unix.O_CREAT|unix.O_RDWR)

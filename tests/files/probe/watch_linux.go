@@ -17,7 +17,8 @@ func watchCases() []check {
 		{"inotify.folder", func() string {
 			with(os.Mkdir("d", 0o755))
 			return watched("d", func() {
-				with(write("d/f", "x"), unix.Chmod("d/f", 0o600), unix.Rename("d/f", "d/g"), unix.Mkdir("d/sub", 0o755), unix.Unlink("d/g"), unix.Rmdir("d/sub"))
+				with(write("d/f", "x"), unix.Chmod("d/f", 0o600), unix.Rename("d/f", "d/g"),
+					unix.Mkdir("d/sub", 0o755), unix.Unlink("d/g"), unix.Rmdir("d/sub"))
 			})
 		}},
 		{"inotify.file", func() string {

@@ -46,13 +46,16 @@ func xattrCases() []check {
 	return []check{
 		{"xattr.user", func() string {
 			with(write("f", ""), os.Mkdir("d", 0o755))
-			return seen(set("f", "user.a", "1"), set("f", "user.b", ""), set("d", "user.c", "\x00\xff"), attr("f", "user.a"), attr("f", "user.b"), attr("d", "user.c"), list("f", "user."),
+			return seen(set("f", "user.a", "1"), set("f", "user.b", ""), set("d", "user.c", "\x00\xff"),
+				attr("f", "user.a"), attr("f", "user.b"), attr("d", "user.c"), list("f", "user."),
 				unix.Removexattr("f", "user.a"), attr("f", "user.a"), list("f", "user."))
 		}},
 		{"xattr.flags", func() string {
 			with(write("f", ""))
-			return seen(unix.Setxattr("f", "user.a", []byte("1"), unix.XATTR_REPLACE), unix.Setxattr("f", "user.a", []byte("1"), unix.XATTR_CREATE),
-				unix.Setxattr("f", "user.a", []byte("2"), unix.XATTR_CREATE), unix.Setxattr("f", "user.a", []byte("3"), unix.XATTR_REPLACE), attr("f", "user.a"))
+			return seen(unix.Setxattr("f", "user.a", []byte("1"), unix.XATTR_REPLACE),
+				unix.Setxattr("f", "user.a", []byte("1"), unix.XATTR_CREATE),
+				unix.Setxattr("f", "user.a", []byte("2"), unix.XATTR_CREATE),
+				unix.Setxattr("f", "user.a", []byte("3"), unix.XATTR_REPLACE), attr("f", "user.a"))
 		}},
 		{"xattr.size", func() string {
 			with(write("f", ""))
@@ -60,16 +63,20 @@ func xattrCases() []check {
 			err := set("f", "user.large", value)
 			n, qerr := unix.Lgetxattr("f", "user.large", nil)
 			_, serr := unix.Lgetxattr("f", "user.large", make([]byte, 10))
-			return seen(err, n, qerr, serr, set("f", "user.toolarge", strings.Repeat("v", 1<<16+1)), set("f", "user."+strings.Repeat("n", 251), ""))
+			return seen(err, n, qerr, serr, set("f", "user.toolarge", strings.Repeat("v", 1<<16+1)),
+				set("f", "user."+strings.Repeat("n", 251), ""))
 		}},
 		{"xattr.errors", func() string {
 			with(write("f", ""), os.Symlink("f", "s"))
-			return seen(set("s", "user.a", "1"), set("f", "unknown.a", "1"), set("f", "user.", "1"), set("none", "user.a", "1"), attr("f", "user.none"), unix.Removexattr("f", "user.none"))
+			return seen(set("s", "user.a", "1"), set("f", "unknown.a", "1"), set("f", "user.", "1"),
+				set("none", "user.a", "1"), attr("f", "user.none"), unix.Removexattr("f", "user.none"))
 		}},
 		{"xattr.denied", func() string {
-			with(write("f", ""), unix.Chmod("f", 0o600), set("f", "user.a", "1"), write("r", ""), set("r", "user.a", "1"), os.Mkdir("t", 0o755), unix.Chmod("t", 0o1777))
+			with(write("f", ""), unix.Chmod("f", 0o600), set("f", "user.a", "1"), write("r", ""),
+				set("r", "user.a", "1"), os.Mkdir("t", 0o755), unix.Chmod("t", 0o1777))
 			return user(func() string {
-				return seen(attr("f", "user.a"), set("r", "user.a", "2"), attr("r", "user.a"), set("t", "user.a", "1"), set("r", "trusted.a", "1"), set("r", "security.a", "1"))
+				return seen(attr("f", "user.a"), set("r", "user.a", "2"), attr("r", "user.a"),
+					set("t", "user.a", "1"), set("r", "trusted.a", "1"), set("r", "security.a", "1"))
 			})
 		}},
 		{"xattr.trusted", func() string {
@@ -138,13 +145,16 @@ func aclCases() []check {
 		{"acl.denies", func() string {
 			// The mode's group bits are the mask: without the list the group would read.
 			with(write("f", "x"))
-			err := set("f", aclAccess, acl([3]uint32{1, 6, noID}, [3]uint32{2, 4, 1000}, [3]uint32{4, 0, noID}, [3]uint32{16, 4, noID}, [3]uint32{32, 4, noID}))
-			return seen(err, mode("f"), as(1001, 0, nil, func() string { return text("f") }), as(1001, 1001, nil, func() string { return text("f") }))
+			err := set("f", aclAccess, acl([3]uint32{1, 6, noID}, [3]uint32{2, 4, 1000}, [3]uint32{4, 0, noID},
+				[3]uint32{16, 4, noID}, [3]uint32{32, 4, noID}))
+			return seen(err, mode("f"), as(1001, 0, nil, func() string { return text("f") }),
+				as(1001, 1001, nil, func() string { return text("f") }))
 		}},
 		{"acl.mask", func() string {
 			with(write("f", "x"), unix.Chmod("f", 0o600))
 			err := set("f", aclAccess, readable())
-			return seen(err, unix.Chmod("f", 0o600), user(func() string { return text("f") }), unix.Chmod("f", 0o640), user(func() string { return text("f") }))
+			return seen(err, unix.Chmod("f", 0o600), user(func() string { return text("f") }),
+				unix.Chmod("f", 0o640), user(func() string { return text("f") }))
 		}},
 		{"acl.default", func() string {
 			with(os.Mkdir("d", 0o755))
@@ -166,11 +176,13 @@ func aclCases() []check {
 		{"acl.removed", func() string {
 			with(write("f", "x"), unix.Chmod("f", 0o600))
 			err := set("f", aclAccess, readable())
-			return seen(err, list("f", "system."), unix.Removexattr("f", aclAccess), list("f", "system."), user(func() string { return text("f") }))
+			return seen(err, list("f", "system."), unix.Removexattr("f", aclAccess), list("f", "system."),
+				user(func() string { return text("f") }))
 		}},
 		{"acl.errors", func() string {
 			with(write("f", ""), os.Mkdir("d", 0o755), os.Symlink("f", "s"))
-			return seen(set("f", aclAccess, "nonsense"), set("f", aclDefault, readable()), set("s", aclAccess, readable()), user(func() string { return seen(set("f", aclAccess, readable())) }),
+			return seen(set("f", aclAccess, "nonsense"), set("f", aclDefault, readable()),
+				set("s", aclAccess, readable()), user(func() string { return seen(set("f", aclAccess, readable())) }),
 				bytes.ContainsRune([]byte(list("d", "system.")), 'p'))
 		}},
 	}

@@ -28,7 +28,8 @@ const (
 	maskBacklog = 0x10
 )
 
-// audit is the connection of the host's audit daemon, which the lab's service is: no record goes past it.
+// audit is the connection of the host's audit daemon, which the lab's service is: no record goes
+// past it.
 type audit struct {
 	socket int
 	marks  int

@@ -19,7 +19,8 @@ import (
 // disk is where the second disk is mounted in the root.
 const disk = "/lab"
 
-// boot is process 1 of the initial image: modules, disks, root, policy; then it goes on as labinit, in init's domain.
+// boot is process 1 of the initial image: modules, disks, root, policy; then it goes on as labinit,
+// in init's domain.
 func boot() error {
 	for _, m := range []mount{
 		{"devtmpfs", "/dev", "devtmpfs", ""}, {"proc", "/proc", "proc", ""}, {"sysfs", "/sys", "sysfs", ""},
@@ -70,7 +71,8 @@ func boot() error {
 	if err := enforce(); err != nil {
 		return err
 	}
-	// The file's type is the entrance: the policy takes the kernel's process 1 from it to init's domain.
+	// The file's type is the entrance: the policy takes the kernel's process 1 from it to init's
+	// domain.
 	return unix.Exec(disk+"/bin/labinit", []string{"labinit"}, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C"})
 }
 
@@ -115,7 +117,8 @@ func shareKVM() error {
 	return errors.Join(err, os.Chmod("/dev/kvm", 0o660))
 }
 
-// labelEarly labels what was made before the policy was there, as restorecon would: a tmpfs has no contexts of its own.
+// labelEarly labels what was made before the policy was there, as restorecon would: a tmpfs has no
+// contexts of its own.
 func labelEarly() error {
 	for path, t := range map[string]string{
 		"/run": "var_run_t", "/tmp": "tmp_t", "/dev": "device_t", "/dev/kvm": "kvm_device_t", "/dev/null": "null_device_t",
@@ -151,7 +154,8 @@ func setContext(path, context string) error {
 	return nil
 }
 
-// watch is process 1 from then on: it starts the service, buries orphans, and switches off when the service ends.
+// watch is process 1 from then on: it starts the service, buries orphans, and switches off when the
+// service ends.
 func watch() error {
 	cmd := exec.CommandContext(context.Background(), disk+"/bin/labd")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -202,7 +206,8 @@ func pause() {
 	_ = unix.Nanosleep(&ts, nil)
 }
 
-// modules loads the modules of a folder in the order that its list gives, with the parameters that it gives and those on the kernel's line.
+// modules loads the modules of a folder in the order that its list gives, with the parameters that
+// it gives and those on the kernel's line.
 func modules(dir string) error {
 	list, err := os.ReadFile(filepath.Join(dir, "list"))
 	if err != nil {

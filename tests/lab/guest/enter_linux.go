@@ -15,8 +15,8 @@ import (
 	"cloister/tests/lab/wire"
 )
 
-// enter is started with an entry, an output file and a command line. It opens what is to be handed on, asks for the label
-// and becomes the command: as the shim does, from the shim's domain.
+// enter is started with an entry, an output file and a command line. It opens what is to be handed
+// on, asks for the label and becomes the command: as the shim does, from the shim's domain.
 func enter() error {
 	runtime.LockOSThread()
 	var entry wire.Entry
@@ -115,7 +115,8 @@ func tap(name string) (int, error) {
 	return fd, nil
 }
 
-// send leaves opened files in a socket pair made under the label, and returns the half they can be received from.
+// send leaves opened files in a socket pair made under the label, and returns the half they can be
+// received from.
 func send(entry wire.Entry) (int, error) {
 	if err := attribute("sockcreate", entry.Label); err != nil {
 		return 0, fmt.Errorf("socket label: %w", err)

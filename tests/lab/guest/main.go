@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command guest is the lab's program in its machine: process 1 that mounts the root and loads the policy, the service that
-// does what the host asks, and the small programs that enter a label. Which of them it is, its name says.
+// Command guest is the lab's program in its machine: process 1 that mounts the root and loads the
+// policy, the service that does what the host asks, and the small programs that enter a label.
+// Which of them it is, its name says.
 package main
 
 import (

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command pods is the lab's client of CRI: it starts and removes pods and containers, with a level or without.
+// Command pods is the lab's client of CRI: it starts and removes pods and containers, with a level
+// or without.
 package main
 
 import (
@@ -90,7 +91,9 @@ func container(ctx context.Context, cri runtimeapi.RuntimeServiceClient, pod, na
 		Config: &runtimeapi.ContainerConfig{
 			Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: &runtimeapi.ImageSpec{Image: images.BusyboxName},
 			Command: []string{"sleep", "600"}, LogPath: name + ".log",
-			Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{SelinuxOptions: options(level)}},
+			Linux: &runtimeapi.LinuxContainerConfig{
+				SecurityContext: &runtimeapi.LinuxContainerSecurityContext{SelinuxOptions: options(level)},
+			},
 		},
 	})
 	if err != nil {
@@ -100,8 +103,8 @@ func container(ctx context.Context, cri runtimeapi.RuntimeServiceClient, pod, na
 	return made.GetContainerId(), err
 }
 
-// users starts a pod with a user namespace, and a container in it that writes to a volume. It gives the pod's id and what the
-// container has seen.
+// users starts a pod with a user namespace, and a container in it that writes to a volume. It gives
+// the pod's id and what the container has seen.
 func users(ctx context.Context, cri runtimeapi.RuntimeServiceClient, name, level, volume string) (string, error) {
 	ids := []*runtimeapi.IDMapping{{HostId: 65536, Length: 65536}}
 	namespaces := &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Uids: ids, Gids: ids}}
@@ -116,7 +119,9 @@ func users(ctx context.Context, cri runtimeapi.RuntimeServiceClient, name, level
 			Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: &runtimeapi.ImageSpec{Image: images.BusyboxName},
 			Command: []string{"sleep", "600"}, LogPath: name + ".log",
 			Mounts: []*runtimeapi.Mount{{ContainerPath: "/volume", HostPath: volume, UidMappings: ids, GidMappings: ids}},
-			Linux:  &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{SelinuxOptions: options(level), NamespaceOptions: namespaces}},
+			Linux: &runtimeapi.LinuxContainerConfig{
+				SecurityContext: &runtimeapi.LinuxContainerSecurityContext{SelinuxOptions: options(level), NamespaceOptions: namespaces},
+			},
 		},
 	})
 	if err != nil {
@@ -127,7 +132,11 @@ func users(ctx context.Context, cri runtimeapi.RuntimeServiceClient, name, level
 	}
 	seen, err := cri.ExecSync(ctx, &runtimeapi.ExecSyncRequest{
 		ContainerId: made.GetContainerId(), Timeout: 60,
-		Cmd: []string{"sh", "-c", "touch /root-file /volume/made; chown 7:7 /volume/made; echo $(cat /proc/self/uid_map) $(stat -c %u /bin/busybox /root-file /volume /volume/made)"},
+		Cmd: []string{
+			"sh", "-c",
+			"touch /root-file /volume/made; chown 7:7 /volume/made; echo $(cat /proc/self/uid_map) $(stat -c %u /bin/busybox " +
+				"/root-file /volume /volume/made)",
+		},
 	})
 	return id + "\n" + string(seen.GetStdout()) + string(seen.GetStderr()), err
 }

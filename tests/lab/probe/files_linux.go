@@ -150,8 +150,8 @@ func setcap(a []string) error {
 	return unix.Lsetxattr(a[0], "security.capability", data, 0)
 }
 
-// inherited reads from a descriptor that came with the program: the kernel puts /dev/null in the place of one that the
-// domain may not have.
+// inherited reads from a descriptor that came with the program: the kernel puts /dev/null in the
+// place of one that the domain may not have.
 func inherited(a []string) error {
 	link, err := os.Readlink("/proc/self/fd/3")
 	if err != nil {
@@ -175,7 +175,8 @@ func received(a []string) error {
 	})
 }
 
-// receive takes a descriptor from the socket that is descriptor 3. A message without it is what a refusal looks like.
+// receive takes a descriptor from the socket that is descriptor 3. A message without it is what a
+// refusal looks like.
 func receive(do func(int) error) error {
 	space := make([]byte, unix.CmsgSpace(4))
 	_, n, flags, _, err := unix.Recvmsg(3, make([]byte, 1), space, 0)

@@ -19,8 +19,9 @@ type held struct {
 	Errors map[string]string `json:"errors"`
 }
 
-// hold makes things for others to attack, says what they are and stays: abstract sockets @NAME and @NAME.dgram, a memfd,
-// System V objects under the number given, a key. Arguments: NAME NUMBER [SOCKET].
+// hold makes things for others to attack, says what they are and stays: abstract sockets @NAME and
+// @NAME.dgram, a memfd, System V objects under the number given, a key. Arguments: NAME NUMBER
+// [SOCKET].
 func hold(a []string) error {
 	number, err := strconv.Atoi(a[1])
 	if err != nil {

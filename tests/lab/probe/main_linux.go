@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command probe is the lab's attacker: it does one thing that a program broken out of a guest would try, says how it went,
-// and nothing else. Its name on disk decides nothing; the label of its file is the entrance to a domain.
+// Command probe is the lab's attacker: it does one thing that a program broken out of a guest would
+// try, says how it went, and nothing else. Its name on disk decides nothing; the label of its file
+// is the entrance to a domain.
 //
 //	probe OPERATION ARGUMENT...
 //
@@ -56,7 +57,11 @@ func main() {
 // operations is the table of them all.
 func operations() map[string]operation {
 	all := map[string]operation{}
-	for _, some := range []map[string]operation{fileOperations(), processOperations(), descriptorOperations(), socketOperations(), memoryOperations(), systemOperations(), {"hold": hold}} {
+	for _, some := range []map[string]operation{
+		fileOperations(), processOperations(), descriptorOperations(),
+		socketOperations(), memoryOperations(), systemOperations(),
+		{"hold": hold},
+	} {
 		maps.Copy(all, some)
 	}
 	return all

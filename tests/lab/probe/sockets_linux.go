@@ -25,9 +25,11 @@ func socketOperations() map[string]operation {
 		},
 		"socket": func(a []string) error {
 			families := map[string][3]int{
-				"inet": {unix.AF_INET, unix.SOCK_STREAM, 0}, "inet6": {unix.AF_INET6, unix.SOCK_STREAM, 0}, "udp": {unix.AF_INET, unix.SOCK_DGRAM, 0},
+				"inet": {unix.AF_INET, unix.SOCK_STREAM, 0}, "inet6": {unix.AF_INET6, unix.SOCK_STREAM, 0},
+				"udp": {unix.AF_INET, unix.SOCK_DGRAM, 0},
 				"raw": {unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP}, "packet": {unix.AF_PACKET, unix.SOCK_RAW, 0},
-				"route": {unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE}, "audit": {unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_AUDIT},
+				"route":     {unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE},
+				"audit":     {unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_AUDIT},
 				"netfilter": {unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER}, "vsock": {unix.AF_VSOCK, unix.SOCK_STREAM, 0},
 				"alg": {unix.AF_ALG, unix.SOCK_SEQPACKET, 0}, "uevent": {unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_KOBJECT_UEVENT},
 				"diag": {unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG}, "unix": {unix.AF_UNIX, unix.SOCK_STREAM, 0},
@@ -65,7 +67,8 @@ func socketOperations() map[string]operation {
 	}
 }
 
-// serve listens on a socket and gives back what comes, until it is killed. Arguments: PATH [LABEL of the socket].
+// serve listens on a socket and gives back what comes, until it is killed. Arguments: PATH [LABEL
+// of the socket].
 func serve(a []string) error {
 	if len(a) > 1 {
 		if err := os.WriteFile("/proc/thread-self/attr/sockcreate", []byte(a[1]), 0); err != nil {

@@ -68,7 +68,10 @@ func systemOperations() map[string]operation {
 			return call(unix.SYS_BPF, 0, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
 		},
 		"perf": func([]string) error {
-			attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_CPU_CLOCK, Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{}))}
+			attr := unix.PerfEventAttr{
+				Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_CPU_CLOCK,
+				Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
+			}
 			_, err := unix.PerfEventOpen(&attr, -1, 0, -1, 0)
 			return err
 		},

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package wire is what the lab's host and the program in its machine say to each other: one JSON object a line, requests
-// one way and one answer each the other.
+// Package wire is what the lab's host and the program in its machine say to each other: one JSON
+// object a line, requests one way and one answer each the other.
 package wire
 
 // Port is the name of the virtio-serial port.
@@ -32,7 +32,8 @@ type Answer struct {
 type Run struct {
 	Argv []string `json:"argv"`
 	Env  []string `json:"env,omitempty"`
-	// Entry says under what label and with which files it runs; without one it runs as the lab's program does.
+	// Entry says under what label and with which files it runs; without one it runs as the lab's
+	// program does.
 	Entry *Entry `json:"entry,omitempty"`
 	// Stay leaves it running: the answer comes with its first line of output.
 	Stay    bool `json:"stay,omitempty"`
@@ -48,11 +49,13 @@ type Entry struct {
 	Output string `json:"output"`
 	// Open are files opened by the entering program; their descriptors are 3 and up.
 	Open []File `json:"open,omitempty"`
-	// Send are files opened by the entering program and waiting in a socket pair whose other half comes after Open's.
+	// Send are files opened by the entering program and waiting in a socket pair whose other half
+	// comes after Open's.
 	Send []File `json:"send,omitempty"`
 }
 
-// File is a file to be opened: flags of r, w, a(ppend), d(irectory), p(ath); tap makes a tap of that name.
+// File is a file to be opened: flags of r, w, a(ppend), d(irectory), p(ath); tap makes a tap of
+// that name.
 type File struct {
 	Path  string `json:"path"`
 	Flags string `json:"flags"`

@@ -35,7 +35,10 @@ func newBed(t *testing.T, more string) *bed {
 	testenv.NeedGuest(t)
 	b := &bed{Place: host.New(t), program: filepath.Join(testenv.Build(t), "cloister")}
 	b.WriteCloisterConfig(t, more)
-	b.watched = leaks.Host{Place: b.Place, CgroupParent: "cloister", Folders: []string{"/run/cloister", filepath.Join(b.Dir, "cloister"), "/dev/shm"}}
+	b.watched = leaks.Host{
+		Place: b.Place, CgroupParent: "cloister",
+		Folders: []string{"/run/cloister", filepath.Join(b.Dir, "cloister"), "/dev/shm"},
+	}
 	return b
 }
 

@@ -65,9 +65,11 @@ func run(ctx context.Context) (bool, error) {
 		fmt.Println("not run: " + target + ": no time was left; the next run begins with it")
 	}
 	for _, target := range f.cut {
-		fmt.Println("fuzz " + target + ": its time ended while an input ran, which Go takes for a failure (go.dev/issue/75804); no input failed")
+		fmt.Println("fuzz " + target +
+			": its time ended while an input ran, which Go takes for a failure (go.dev/issue/75804); no input failed")
 	}
-	fmt.Printf("fuzz %d of %d tests, %d s each at most, %d ended by go.dev/issue/75804\n", f.ran, len(targets), int(f.longest.Seconds()), len(f.cut))
+	fmt.Printf("fuzz %d of %d tests, %d s each at most, %d ended by go.dev/issue/75804\n", f.ran, len(targets),
+		int(f.longest.Seconds()), len(f.cut))
 	return !f.failed && ctx.Err() == nil, write(state, f.last)
 }
 
@@ -167,7 +169,8 @@ func (f *fuzzer) next() (string, time.Duration) {
 func (f *fuzzer) fuzz(ctx context.Context, target string, length time.Duration) {
 	folder, name, _ := strings.Cut(target, ":")
 	begin := time.Now()
-	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-run", "^$", "-fuzz", "^"+name+"$", "-fuzztime", length.String(), "-parallel", "1", "./"+folder)
+	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-run", "^$", "-fuzz", "^"+name+"$", "-fuzztime",
+		length.String(), "-parallel", "1", "./"+folder)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	took := time.Since(begin)

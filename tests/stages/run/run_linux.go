@@ -239,7 +239,8 @@ func (r *runner) settle(e ended) {
 	case e.err == nil && e.results.Failed == 0:
 	case e.cut && r.plan.Cold && e.stage.Optional && e.results.Failed == 0:
 		status.Phase = stages.NotRun
-		r.notRun[e.stage.Name] = fmt.Sprintf("the machine is cold, and the run's time ended it after %.0f s: %d tests had passed, none had failed", status.Took.Seconds(), e.results.Passed)
+		r.notRun[e.stage.Name] = fmt.Sprintf("the machine is cold, and the run's time ended it after %.0f s: %d tests had "+
+			"passed, none had failed", status.Took.Seconds(), e.results.Passed)
 	default:
 		status.Phase = stages.Failed
 		if e.results.Failed == 0 { // none of its tests: the stage itself
@@ -291,7 +292,10 @@ func emulated() bool {
 
 // close records the run and prints its end.
 func (r *runner) close(ctx context.Context) (bool, error) {
-	o := stages.Outcome{Stages: r.plan.Stages, Statuses: r.plan.Statuses, Results: r.results, NotRun: r.notRun, Left: r.left, Cold: r.plan.Cold, Took: r.now()}
+	o := stages.Outcome{
+		Stages: r.plan.Stages, Statuses: r.plan.Statuses, Results: r.results, NotRun: r.notRun,
+		Left: r.left, Cold: r.plan.Cold, Took: r.now(),
+	}
 	record := r.record(ctx)
 	past, err := r.history.update(func(h stages.History) stages.History {
 		if r.whole {

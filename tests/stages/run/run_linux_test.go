@@ -24,7 +24,8 @@ func fake(ctx context.Context, t *testing.T, total time.Duration, cold bool, lis
 	}
 	var out bytes.Buffer
 	r := &runner{
-		out: &out, all: list, began: time.Now(), results: map[string]stages.Results{}, notRun: map[string]string{}, done: make(chan ended), whole: true,
+		out: &out, all: list, began: time.Now(), results: map[string]stages.Results{},
+		notRun: map[string]string{}, done: make(chan ended), whole: true,
 		history: historyFile(filepath.Join(t.TempDir(), "ci", "history.json")),
 		plan:    stages.Plan{Stages: list, Statuses: map[string]stages.Status{}, Processors: 2, Total: total, Cold: cold},
 	}
@@ -42,7 +43,10 @@ func fake(ctx context.Context, t *testing.T, total time.Duration, cold bool, lis
 }
 
 func script(name, text string, needs ...string) stages.Stage {
-	return stages.Stage{Name: name, Command: []string{"sh", "-c", text}, Needs: needs, Weight: 1, Warm: time.Second, Budget: time.Minute, Limit: time.Minute}
+	return stages.Stage{
+		Name: name, Command: []string{"sh", "-c", text}, Needs: needs, Weight: 1,
+		Warm: time.Second, Budget: time.Minute, Limit: time.Minute,
+	}
 }
 
 // last is the line that readers of the output look for.
@@ -64,7 +68,8 @@ func wants(t *testing.T, out string, texts ...string) {
 }
 
 func TestRunCountsEvents(t *testing.T) {
-	events := `printf '{"Action":"pass","Package":"p","Test":"TestA"}\n{"Action":"skip","Package":"p","Test":"TestB"}\n'; echo 'pods: 3 passed, 0 failed, 0 skipped'`
+	events := `printf '{"Action":"pass","Package":"p","Test":"TestA"}\n{"Action":"skip","Package":"p","Test":"TestB"}\n'; echo ` +
+		`'pods: 3 passed, 0 failed, 0 skipped'`
 	out, ok := fake(t.Context(), t, time.Minute, false, script("build", "true"), script("unit", events, "build"))
 	if !ok {
 		t.Error("the run failed")
@@ -73,11 +78,13 @@ func TestRunCountsEvents(t *testing.T) {
 }
 
 func TestFailedBuildStopsWhatNeedsIt(t *testing.T) {
-	out, ok := fake(t.Context(), t, time.Minute, true, script("build", "echo no compiler; exit 3"), script("unit", "true"), script("lab", "true", "build"))
+	out, ok := fake(t.Context(), t, time.Minute, true, script("build", "echo no compiler; exit 3"),
+		script("unit", "true"), script("lab", "true", "build"))
 	if ok {
 		t.Error("the run passed")
 	}
-	wants(t, out, "no compiler", "exit status 3", "not run: lab: needs build, which failed", "unit: passed", "\n0 passed, 1 failed, 0 skipped\n")
+	wants(t, out, "no compiler", "exit status 3", "not run: lab: needs build, which failed", "unit: passed",
+		"\n0 passed, 1 failed, 0 skipped\n")
 }
 
 func TestStageOverItsLimitIsEnded(t *testing.T) {

@@ -21,7 +21,8 @@ func NoCore(pid int) error {
 		return fmt.Errorf("core limit of pid %d: %w", pid, err)
 	}
 	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "Max core file size"); ok && slices.Equal(strings.Fields(rest), []string{"0", "0", "bytes"}) {
+		if rest, ok := strings.CutPrefix(line, "Max core file size"); ok &&
+			slices.Equal(strings.Fields(rest), []string{"0", "0", "bytes"}) {
 			return nil
 		}
 	}

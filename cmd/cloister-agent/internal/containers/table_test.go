@@ -45,10 +45,19 @@ func TestTable(t *testing.T) {
 		want  map[string]error
 	}{
 		{0, map[string]error{"task": errdefs.ErrNotFound}},
-		{preparing, map[string]error{"prepare": errdefs.ErrAlreadyExists, "task": errdefs.ErrAlreadyExists, "remove": errdefs.ErrFailedPrecondition}},
+		{preparing, map[string]error{
+			"prepare": errdefs.ErrAlreadyExists, "task": errdefs.ErrAlreadyExists,
+			"remove": errdefs.ErrFailedPrecondition,
+		}},
 		{prepared, map[string]error{"prepare": errdefs.ErrAlreadyExists}},
-		{tasked, map[string]error{"prepare": errdefs.ErrAlreadyExists, "task": errdefs.ErrAlreadyExists, "remove": errdefs.ErrFailedPrecondition}},
-		{removing, map[string]error{"prepare": errdefs.ErrAlreadyExists, "task": errdefs.ErrAlreadyExists, "remove": errdefs.ErrFailedPrecondition}},
+		{tasked, map[string]error{
+			"prepare": errdefs.ErrAlreadyExists, "task": errdefs.ErrAlreadyExists,
+			"remove": errdefs.ErrFailedPrecondition,
+		}},
+		{removing, map[string]error{
+			"prepare": errdefs.ErrAlreadyExists, "task": errdefs.ErrAlreadyExists,
+			"remove": errdefs.ErrFailedPrecondition,
+		}},
 	} {
 		for name, call := range calls {
 			table := NewTable("/c")

@@ -66,7 +66,8 @@ func serve(ctx context.Context, monitor *reap.Monitor, stream io.ReadWriteCloser
 	delivered := make(chan struct{})
 	go func() {
 		defer close(delivered)
-		_, _ = io.CopyBuffer(guestapi.Frames{Kind: guestapi.FrameOutput, To: stream}, onlyReader{files.out}, make([]byte, guestapi.MaxFrame))
+		_, _ = io.CopyBuffer(guestapi.Frames{Kind: guestapi.FrameOutput, To: stream}, onlyReader{files.out},
+			make([]byte, guestapi.MaxFrame))
 	}()
 	status, err := monitor.Wait(cmd, ended)
 	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // what it has left in its session

@@ -36,7 +36,8 @@ func (s *Service) Notice(ctx context.Context, r *guestv1.NoticeRequest) (*types.
 	}
 	defer unix.Close(root)
 	for _, name := range r.GetNames() {
-		if err := notice(root, string(name)); err != nil && !errors.Is(err, unix.ENOENT) { // append-only, or on a read-only mount: the others go on
+		// append-only, or on a read-only mount: the others go on
+		if err := notice(root, string(name)); err != nil && !errors.Is(err, unix.ENOENT) {
 			log.G(ctx).WithError(err).Debugf("touch %q", name)
 		}
 	}

@@ -54,7 +54,9 @@ type Service struct {
 }
 
 // New makes the service of a guest whose containers have that user namespace.
-func New(monitor *reap.Monitor, queue *events.Queue, table *containers.Table, open *sockets.Registry, users guestapi.UserNamespace) *Service {
+func New(monitor *reap.Monitor, queue *events.Queue, table *containers.Table, open *sockets.Registry,
+	users guestapi.UserNamespace,
+) *Service {
 	return &Service{monitor: monitor, queue: queue, table: table, sockets: open, volumes: containers.NewVolumes(), users: users}
 }
 

@@ -52,7 +52,8 @@ func addEntropy(seed []byte) error {
 	if err != nil {
 		return fmt.Errorf("add entropy: %w", err)
 	}
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0]))) //nolint:gosec // the ioctl takes a pointer
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY,
+		uintptr(unsafe.Pointer(&info[0]))) //nolint:gosec // the ioctl takes a pointer
 	if errno != 0 {
 		return errors.Join(fmt.Errorf("add entropy: %w", errno), f.Close())
 	}

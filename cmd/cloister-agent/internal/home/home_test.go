@@ -11,7 +11,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-const users = "root:x:0:0:root:/root:/bin/sh\n#off:x:7:7::/off:\nshort:x:8:8\nempty:x:9:9:::\nuser:x:1000:1000::/home/user:/bin/sh\nagain:x:1000:1::/home/again:\nlast:x:5:5::/last:"
+const users = "root:x:0:0:root:/root:/bin/sh\n#off:x:7:7::/off:\nshort:x:8:8\nempty:x:9:9:::\n" +
+	"user:x:1000:1000::/home/user:/bin/sh\nagain:x:1000:1::/home/again:\nlast:x:5:5::/last:"
 
 func TestOf(t *testing.T) {
 	for uid, want := range map[uint32]string{0: "/root", 1000: "/home/user", 5: "/last", 7: "/", 8: "/", 9: "/", 100: "/", 1: "/"} {
@@ -52,7 +53,11 @@ func TestInSpec(t *testing.T) {
 		{"given and empty", []string{"HOME=", "A=1"}, nil, []string{"A=1", "HOME=/home/user"}},
 		{"bound file", nil, []specs.Mount{bind("/share/m/1", "/etc/passwd")}, []string{"HOME=/bound"}},
 		{"bound folder", nil, []specs.Mount{bind("/share/etc", "/etc/")}, []string{"HOME=/folder"}},
-		{"the last one counts", nil, []specs.Mount{bind("/share/m/1", "/etc/passwd"), bind("/share/etc", "/etc")}, []string{"HOME=/folder"}},
+		{
+			"the last one counts", nil,
+			[]specs.Mount{bind("/share/m/1", "/etc/passwd"), bind("/share/etc", "/etc")},
+			[]string{"HOME=/folder"},
+		},
 		{"elsewhere", nil, []specs.Mount{bind("/share/etc", "/etcetera"), bind("/share/m/1", "/etc/passwd2")}, []string{"HOME=/home/user"}},
 		{"hidden", nil, []specs.Mount{{Type: "tmpfs", Source: "tmpfs", Destination: "/etc"}}, []string{"HOME=/"}},
 		{"cannot be read", nil, []specs.Mount{bind("/share/none", "/etc/passwd")}, []string{"HOME=/"}},

@@ -144,7 +144,10 @@ func TestApply(t *testing.T) {
 	}
 	link.Addresses = []string{"10.9.9.9/16"}
 	link.Mtu = 1300
-	if err := new(applier).apply(&guestv1.Network{Links: []*guestv1.Link{link}, Routes: []*guestv1.Route{{Link: "eth0", Gateway: "10.9.0.1"}}}, nil); err != nil {
+	if err := new(applier).apply(&guestv1.Network{
+		Links:  []*guestv1.Link{link},
+		Routes: []*guestv1.Route{{Link: "eth0", Gateway: "10.9.0.1"}},
+	}, nil); err != nil {
 		t.Fatal(err)
 	}
 	want.Addresses, want.MTU, want.Routes = []string{"10.9.9.9/16"}, 1300, []string{"0.0.0.0/0 10.9.0.1"}
@@ -153,7 +156,10 @@ func TestApply(t *testing.T) {
 		t.Errorf("after a change: %s", diff)
 	}
 	link.Addresses = []string{"10.9.9.8/16", "10.9.9.7/16"} // of the same subnet as the one that goes
-	if err := new(applier).apply(&guestv1.Network{Links: []*guestv1.Link{link}, Routes: []*guestv1.Route{{Link: "eth0", Gateway: "10.9.0.1"}}}, nil); err != nil {
+	if err := new(applier).apply(&guestv1.Network{
+		Links:  []*guestv1.Link{link},
+		Routes: []*guestv1.Route{{Link: "eth0", Gateway: "10.9.0.1"}},
+	}, nil); err != nil {
 		t.Fatal(err)
 	}
 	want.Addresses = []string{"10.9.9.7/16", "10.9.9.8/16"}
@@ -190,8 +196,18 @@ func TestApplyRules(t *testing.T) {
 		routes []*guestv1.Route
 		want   []string
 	}{
-		{"both", []*guestv1.Rule{from, marked}, other, []string{"4 <nil>-<nil> 99", "5 10.0.0.0/24-<nil> 100", "6 <nil>-fd00::/64 1000", "via 10.0.0.9 100"}},
-		{"again", []*guestv1.Rule{from, marked}, other, []string{"4 <nil>-<nil> 99", "5 10.0.0.0/24-<nil> 100", "6 <nil>-fd00::/64 1000", "via 10.0.0.9 100"}},
+		{
+			"both",
+			[]*guestv1.Rule{from, marked},
+			other,
+			[]string{"4 <nil>-<nil> 99", "5 10.0.0.0/24-<nil> 100", "6 <nil>-fd00::/64 1000", "via 10.0.0.9 100"},
+		},
+		{
+			"again",
+			[]*guestv1.Rule{from, marked},
+			other,
+			[]string{"4 <nil>-<nil> 99", "5 10.0.0.0/24-<nil> 100", "6 <nil>-fd00::/64 1000", "via 10.0.0.9 100"},
+		},
 		{"one less", []*guestv1.Rule{marked}, nil, []string{"4 <nil>-<nil> 99", "6 <nil>-fd00::/64 1000"}},
 		{"none", nil, nil, []string{"4 <nil>-<nil> 99"}},
 	} {
@@ -244,11 +260,17 @@ func TestApplyRefuses(t *testing.T) {
 	}{
 		{"no such NIC", &guestv1.Network{Links: []*guestv1.Link{{Mac: "02:00:00:00:00:77", Name: "eth0"}}}, errdefs.ErrNotFound},
 		{"bad MAC", &guestv1.Network{Links: []*guestv1.Link{{Mac: "x", Name: "eth0"}}}, errdefs.ErrInvalidArgument},
-		{"bad address", &guestv1.Network{Links: []*guestv1.Link{{Mac: machineMAC, Name: "eth0", Addresses: []string{"x"}}}}, errdefs.ErrInvalidArgument},
+		{
+			"bad address", &guestv1.Network{Links: []*guestv1.Link{{Mac: machineMAC, Name: "eth0", Addresses: []string{"x"}}}},
+			errdefs.ErrInvalidArgument,
+		},
 		{"route by no link", &guestv1.Network{Links: eth0, Routes: []*guestv1.Route{{Link: "eth7"}}}, errdefs.ErrInvalidArgument},
 		{"bad rule", &guestv1.Network{Links: eth0, Rules: []*guestv1.Rule{{Source: "x"}}}, errdefs.ErrInvalidArgument},
 		{"bad gateway", &guestv1.Network{Links: eth0, Routes: []*guestv1.Route{{Link: "eth0", Gateway: "x"}}}, errdefs.ErrInvalidArgument},
-		{"bad neighbour", &guestv1.Network{Links: eth0, Neighbours: []*guestv1.Neighbour{{Link: "eth0", Ip: "", Mac: machineMAC}}}, errdefs.ErrInvalidArgument},
+		{
+			"bad neighbour", &guestv1.Network{Links: eth0, Neighbours: []*guestv1.Neighbour{{Link: "eth0", Ip: "", Mac: machineMAC}}},
+			errdefs.ErrInvalidArgument,
+		},
 	} {
 		if err := new(applier).apply(tt.in, nil); !errors.Is(err, tt.wantErr) {
 			t.Errorf("%s: Apply = %v, want %v", tt.name, err, tt.wantErr)

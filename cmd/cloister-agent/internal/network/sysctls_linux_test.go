@@ -98,7 +98,8 @@ func TestSysctlsBeforeUp(t *testing.T) {
 	}
 	state := ""
 	named := func() error {
-		state = settings(t, "ipv6/conf/eth0/disable_ipv6", "ipv6/conf/eth0/accept_ra", "ipv4/conf/eth0/log_martians") + fmt.Sprint(" ", look(t, "eth0").Up)
+		state = settings(t, "ipv6/conf/eth0/disable_ipv6", "ipv6/conf/eth0/accept_ra",
+			"ipv4/conf/eth0/log_martians") + fmt.Sprint(" ", look(t, "eth0").Up)
 		return set("ipv4/conf/eth0/arp_notify", "1")
 	}
 	if err := a.apply(&guestv1.Network{Links: []*guestv1.Link{link}}, named); err != nil {
@@ -128,7 +129,8 @@ func TestSysctlsBeforeUp(t *testing.T) {
 	if err := a.apply(&guestv1.Network{Links: []*guestv1.Link{link}}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := settings(t, "ipv6/conf/eth1/disable_ipv6", "ipv6/conf/eth1/accept_ra", "ipv4/conf/eth1/log_martians"), "0 1 0"; got != want {
+	if got, want := settings(t, "ipv6/conf/eth1/disable_ipv6", "ipv6/conf/eth1/accept_ra", "ipv4/conf/eth1/log_martians"),
+		"0 1 0"; got != want {
 		t.Errorf("of another link: %s, want %s", got, want)
 	}
 }
@@ -153,7 +155,8 @@ func TestWithoutIPv6(t *testing.T) {
 		{name: "off for all, by the engine", all: map[string]string{"ipv6/conf/all/disable_ipv6": "1"}},
 		{
 			name: "off for all but this one, by the engine", wantSix: six,
-			all: map[string]string{"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"}, link: map[string]string{"ipv6/conf/disable_ipv6": "0"},
+			all:  map[string]string{"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"},
+			link: map[string]string{"ipv6/conf/disable_ipv6": "0"},
 		},
 		{name: "off for the link, by the workload", named: map[string]string{"ipv6/conf/eth0/disable_ipv6": "1"}},
 		{name: "off for all, by the workload", named: map[string]string{"ipv6/conf/all/disable_ipv6": "1"}},
@@ -174,7 +177,11 @@ func TestWithoutIPv6(t *testing.T) {
 				Mac: machineMAC, Name: "eth0", Up: true, Sysctls: tt.link,
 				Addresses: []string{"10.0.0.1/24", "fd00::3/64"},
 			}},
-			Routes:     []*guestv1.Route{{Link: "eth0", Gateway: "10.0.0.9"}, {Link: "eth0", Gateway: "fd00::1"}, {Link: "eth0", Destination: "fd77::/64", Family: 6}},
+			Routes: []*guestv1.Route{
+				{Link: "eth0", Gateway: "10.0.0.9"},
+				{Link: "eth0", Gateway: "fd00::1"},
+				{Link: "eth0", Destination: "fd77::/64", Family: 6},
+			},
 			Neighbours: []*guestv1.Neighbour{{Link: "eth0", Ip: "fd00::9", Mac: "02:00:00:00:00:09"}},
 		}
 		named := func() error {

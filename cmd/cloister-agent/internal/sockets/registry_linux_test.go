@@ -45,7 +45,8 @@ func TestServe(t *testing.T) {
 	r, dir := NewRegistry(), filepath.Join(t.TempDir(), strings.Repeat("long", 30))
 	options := []string{"mode=620", "uid=0", "gid=0"}
 	for _, name := range []string{"a", "b"} {
-		if err := r.Listen(name, filepath.Join(dir, name), step("token:"+name, "sockets/0", options...)); err != nil && !errors.Is(err, fs.ErrPermission) {
+		if err := r.Listen(name, filepath.Join(dir, name), step("token:"+name, "sockets/0", options...)); err != nil &&
+			!errors.Is(err, fs.ErrPermission) {
 			t.Fatal(err)
 		}
 	}

@@ -9,8 +9,10 @@ import (
 
 func TestExecFailure(t *testing.T) {
 	for _, tt := range []struct{ name, in, want string }{
-		{"format", `{"msg":"exec container process ` + "`/run.sh`" + `: Exec format error","level":"error","time":"2026-11-23T10:00:00.000000Z"}` + "\n", "exec /run.sh: exec format error\n"},
-		{"interpreter", `{ "msg": "exec container process (missing dynamic library?) ` + "`/x`" + `: No such file or directory", "level": "error", "time": "t" }` + "\n", "exec /x: no such file or directory\n"},
+		{"format", `{"msg":"exec container process ` + "`/run.sh`" +
+			`: Exec format error","level":"error","time":"2026-11-23T10:00:00.000000Z"}` + "\n", "exec /run.sh: exec format error\n"},
+		{"interpreter", `{ "msg": "exec container process (missing dynamic library?) ` + "`/x`" +
+			`: No such file or directory", "level": "error", "time": "t" }` + "\n", "exec /x: no such file or directory\n"},
 		{"terminal", `{"msg":"exec container process '/x': Exec format error","level":"error"}` + "\r\n", "exec /x: exec format error\r\n"},
 		{"another error", `{"msg":"something else","level":"error"}` + "\n", ""},
 		{"a program's JSON", `{"msg":"exec container process ` + "`/x`" + `: y","level":"info"}` + "\n", ""},

@@ -191,7 +191,10 @@ func TestOpenRefuses(t *testing.T) {
 	r, _ := ends(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	for name, want := range map[string]error{"never-opened": errdefs.ErrNotFound, "../x": errdefs.ErrInvalidArgument, strings.Repeat("a", 65): errdefs.ErrInvalidArgument} {
+	for name, want := range map[string]error{
+		"never-opened": errdefs.ErrNotFound,
+		"../x":         errdefs.ErrInvalidArgument, strings.Repeat("a", 65): errdefs.ErrInvalidArgument,
+	} {
 		if _, err := r.Open(ctx, t.TempDir(), false, Names{Stdout: name}); !errors.Is(err, want) {
 			t.Errorf("Open(%q) = %v, want %v", name, err, want)
 		}

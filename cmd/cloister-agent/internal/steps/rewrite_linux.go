@@ -37,7 +37,8 @@ func RewriteFile(dir, rel string, sent, data []byte) error {
 		return err
 	}
 	if len(have) > maxRewritten {
-		return fmt.Errorf("the container has made it larger than %d bytes: it stays as it is: %w", maxRewritten, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("the container has made it larger than %d bytes: it stays as it is: %w",
+			maxRewritten, errdefs.ErrFailedPrecondition)
 	}
 	merged := merge(sent, have, data)
 	// Never empty, for who reads meanwhile.

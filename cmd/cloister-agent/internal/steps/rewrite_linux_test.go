@@ -21,7 +21,10 @@ func TestRewriteKeepsChanges(t *testing.T) {
 		{"not changed", sent, later, later},
 		{"appended", sent + "10.9.9.9 mine\n", later, later + "10.9.9.9 mine\n"},
 		{"appended without a newline", sent + "10.9.9.9 mine", later, later + "10.9.9.9 mine\n"},
-		{"appended, and the engine takes a line away", sent + "10.9.9.9 mine\n", "127.0.0.1 localhost\n", "127.0.0.1 localhost\n10.9.9.9 mine\n"},
+		{
+			"appended, and the engine takes a line away", sent + "10.9.9.9 mine\n", "127.0.0.1 localhost\n",
+			"127.0.0.1 localhost\n10.9.9.9 mine\n",
+		},
 		{"a line removed", "10.0.0.2 me\n", later, "10.0.0.2 me\n10.1.0.2 me\n"},
 		{"a line replaced", "127.0.0.1 localhost\n10.0.0.3 me\n", later, "127.0.0.1 localhost\n10.1.0.2 me\n10.0.0.3 me\n"},
 		{"both appended the same", sent + "10.1.0.2 me\n", later, later},

@@ -22,7 +22,8 @@ func (s *Service) withHome(ctx context.Context, id string, spec *anypb.Any) (*an
 		return nil, crun.Words(err, "")
 	}
 	root := fmt.Sprintf("/proc/%d/root", state.GetPid())
-	value, err := home.InProcess(spec.GetValue(), root, func(root, rel string) ([]byte, error) { return steps.ReadFile(root, rel, home.MaxPasswd) })
+	value, err := home.InProcess(spec.GetValue(), root,
+		func(root, rel string) ([]byte, error) { return steps.ReadFile(root, rel, home.MaxPasswd) })
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 	}

@@ -320,7 +320,8 @@ func (s *Service) openPipes(ctx context.Context, p process, terminal bool, names
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.pipes[p]; ok {
-		return nil, errors.Join(fmt.Errorf("process %s of container %s: %w", p.exec, p.container, errdefs.ErrAlreadyExists), pipes.Close(ctx))
+		return nil, errors.Join(fmt.Errorf("process %s of container %s: %w", p.exec, p.container, errdefs.ErrAlreadyExists),
+			pipes.Close(ctx))
 	}
 	s.pipes[p] = pipes
 	return pipes, nil

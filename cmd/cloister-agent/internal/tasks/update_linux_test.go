@@ -27,7 +27,8 @@ func TestComplete(t *testing.T) {
 		c := &specs.LinuxCPU{Quota: &tt.quota, Period: &tt.period}
 		err := complete(c, tt.now)
 		if (err != nil) != tt.bad || err == nil && (*c.Quota != tt.wantQuota || *c.Period != tt.wantPeriod) {
-			t.Errorf("complete(%d %d, %q) = %d %d, %v, want %d %d", tt.quota, tt.period, tt.now, *c.Quota, *c.Period, err, tt.wantQuota, tt.wantPeriod)
+			t.Errorf("complete(%d %d, %q) = %d %d, %v, want %d %d", tt.quota, tt.period, tt.now, *c.Quota,
+				*c.Period, err, tt.wantQuota, tt.wantPeriod)
 		}
 	}
 }
