@@ -68,10 +68,8 @@ func (s *Sandbox) planner() containers.Planner {
 
 // plan decides everything that can be decided without an effect.
 func (s *Sandbox) plan(ctx context.Context, p *starting) (err error) {
-	if p.first, err = s.planner().Plan(Container{
-		ID: s.request.ID, Bundle: s.request.Bundle,
-		Workload: s.request.Workload, Rootfs: s.request.Rootfs,
-	}); err != nil {
+	first := Container{ID: s.request.ID, Bundle: s.request.Bundle, Workload: s.request.Workload, Rootfs: s.request.Rootfs}
+	if p.first, err = s.planner().Plan(first); err != nil {
 		return err
 	}
 	if err := s.planMachine(ctx, p); err != nil {
@@ -166,8 +164,8 @@ func (s *Sandbox) facts(ctx context.Context, mac confine.MAC) (plan.Facts, error
 		s.notes.Set(name, value)
 	}
 	f.Board, f.Devices = c.Machine.Type, c.Jail.Has(jail.Devices)
-	f.Host.HugePages, f.Host.NestedVirtualization, f.Host.PerformanceCounters = c.Machine.HugePages,
-		c.Machine.NestedVirtualization, c.Machine.PerformanceCounters
+	f.Host.HugePages, f.Host.NestedVirtualization = c.Machine.HugePages, c.Machine.NestedVirtualization
+	f.Host.PerformanceCounters = c.Machine.PerformanceCounters
 	f.Wish, err = confine.Wish(mac, c.Labels, w.Settings.Labels, w.Labels)
 	return f, err
 }
