@@ -42,7 +42,8 @@ func (f *fake) withAppArmor() apparmor.Host {
 	}
 }
 
-// tell loads and removes profiles. The names of those that are loaded are in a file, as the kernel has it.
+// tell loads and removes profiles. The names of those that are loaded are in a file, as the kernel
+// has it.
 func (f *fake) tell(file string, message []byte) error {
 	text, err := os.ReadFile(filepath.Join(f.root, "security/profiles"))
 	if err != nil {
@@ -241,7 +242,8 @@ func TestAppArmorRefusesPlainContainers(t *testing.T) {
 	}
 }
 
-// TestAutoNeverFallsBack opens hosts that have a driver enabled which cannot confine: each is an error.
+// TestAutoNeverFallsBack opens hosts that have a driver enabled which cannot confine: each is an
+// error.
 func TestAutoNeverFallsBack(t *testing.T) {
 	f := newFake(t)
 	f.write("selinux/enforce", "0")

@@ -17,14 +17,15 @@ import (
 
 // Config is the part [labels] of the configuration: which mandatory access control sandboxes get.
 type Config struct {
-	// MAC is auto, selinux, apparmor or none. auto is SELinux where it is enabled, else AppArmor where it
-	// is enabled, else none with a warning. none is refused where SELinux enforces; default auto.
+	// MAC is auto, selinux, apparmor or none. auto is SELinux where it is enabled, else AppArmor
+	// where it is enabled, else none with a warning. none is refused where SELinux enforces;
+	// default auto.
 	MAC string `toml:"mac"`
-	// AllowPermissive starts sandboxes on a host that labels and does not enforce, to try things out;
-	// default false.
+	// AllowPermissive starts sandboxes on a host that labels and does not enforce, to try things
+	// out; default false.
 	AllowPermissive bool `toml:"allow_permissive"`
-	// Mode is dynamic (a level is drawn for each sandbox) or static (Label is used as it is); default
-	// dynamic.
+	// Mode is dynamic (a level is drawn for each sandbox) or static (Label is used as it is);
+	// default dynamic.
 	Mode string `toml:"mode"`
 	// Label is QEMU's whole label, for static.
 	Label string `toml:"label"`
@@ -36,15 +37,15 @@ type Config struct {
 	Relabel *bool `toml:"relabel"`
 	// Share names a group of sandboxes that hold one level on purpose; default none.
 	Share string `toml:"share"`
-	// EngineLevels is keep or ignore: whether a level that an engine or a pod asks for is used. It must
-	// be a pair of categories; default keep.
+	// EngineLevels is keep or ignore: whether a level that an engine or a pod asks for is used. It
+	// must be a pair of categories; default keep.
 	EngineLevels string `toml:"engine_levels"`
-	// EngineDisable is refuse or confine: what becomes of a container whose engine was told to give it no
-	// label (label=disable, as far as the engine passes it on: Podman does). confine gives it a label as
-	// every other; default refuse.
+	// EngineDisable is refuse or confine: what becomes of a container whose engine was told to give
+	// it no label (label=disable, as far as the engine passes it on: Podman does). confine gives it
+	// a label as every other; default refuse.
 	EngineDisable string `toml:"engine_disable"`
-	// Range is what levels are drawn from, such as s0:c0.c1023; default: the range of the shim's own
-	// label.
+	// Range is what levels are drawn from, such as s0:c0.c1023; default: the range of the shim's
+	// own label.
 	Range string `toml:"range"`
 	// AllowWholeDisks lets a guest have a disk that is not a partition or a volume; default false.
 	AllowWholeDisks bool `toml:"allow_whole_disks"`
@@ -73,8 +74,8 @@ type Options struct {
 	Sandbox, Tenant string
 	// Annotations are what the workload asks for. A host that labels nothing refuses them.
 	Annotations oci.LabelSettings
-	// Wish is what is asked for; see the function Wish. Types are sets of types: the first that works on
-	// this host is used.
+	// Wish is what is asked for; see the function Wish. Types are sets of types: the first that
+	// works on this host is used.
 	Wish  labels.Wish
 	Types []labels.Types
 	// Programs are the files that will be started; none for plain containers, which run files of
@@ -103,8 +104,8 @@ const (
 	auto     MAC = "auto"
 )
 
-// Choose names the driver for a host. It decides by what the kernel has enabled, never by what works: a
-// host that enforces and lacks something is an error later, not another driver.
+// Choose names the driver for a host. It decides by what the kernel has enabled, never by what
+// works: a host that enforces and lacks something is an error later, not another driver.
 func Choose(c Config, host lsm.Host, profiles apparmor.Host) (MAC, error) {
 	switch asked := MAC(cmp.Or(c.MAC, string(auto))); asked {
 	case SELinux, AppArmor, None:
@@ -150,8 +151,8 @@ func (c Config) labelled() string {
 	return ""
 }
 
-// Open finds out, without an effect, how a sandbox will be confined. What this host cannot honour is
-// an error.
+// Open finds out, without an effect, how a sandbox will be confined. What this host cannot honour
+// is an error.
 func Open(o Options) (Driver, error) {
 	chosen, err := Choose(o.Config, o.Host, o.AppArmor)
 	if err != nil {
@@ -170,8 +171,8 @@ func Open(o Options) (Driver, error) {
 	return openSELinux(host, o)
 }
 
-// Wish is what configuration, annotations and engine ask for together. An annotation counts instead of
-// the configuration's setting. A driver that labels nothing is asked for nothing.
+// Wish is what configuration, annotations and engine ask for together. An annotation counts instead
+// of the configuration's setting. A driver that labels nothing is asked for nothing.
 func Wish(chosen MAC, c Config, said oci.LabelSettings, engine oci.Labels) (labels.Wish, error) {
 	if chosen != SELinux {
 		return labels.Wish{}, nil

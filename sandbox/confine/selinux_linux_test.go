@@ -334,7 +334,8 @@ func TestNone(t *testing.T) {
 	}
 }
 
-// TestRecover: what a sandbox of a dead shim holds is found and given back, and a living one's is not.
+// TestRecover: what a sandbox of a dead shim holds is found and given back, and a living one's is
+// not.
 func TestRecover(t *testing.T) {
 	if enabled, err := (lsm.Host{}).Enabled(); err != nil || enabled {
 		t.Skip("asks the real host, which must not label")

@@ -45,7 +45,8 @@ clean() {
 	if [ -n "$daemon" ] && kill "$daemon" 2>/dev/null; then wait "$daemon" 2>/dev/null || true; fi
 	[ "$rc" = 0 ] || { echo "-- containerd's log:"; grep -v 'loading plugin' "$dir/containerd.log" | tail -n 25; }
 	grep -E "^[^ ]+ $dir" /proc/mounts | cut -d ' ' -f 2 | sort -r | while read -r target; do umount -l "$target" || true; done
-	left=$(pgrep -f "$dir" | grep -vx -e $$ -e $BASHPID | xargs -r ps -o pid=,args= -p 2>/dev/null | grep -v -e demo.sh -e pgrep | cut -c 1-120 || true)
+	left=$(pgrep -f "$dir" | grep -vx -e $$ -e $BASHPID | xargs -r ps -o pid=,args= -p 2>/dev/null |
+		grep -v -e demo.sh -e pgrep | cut -c 1-120 || true)
 	rm -rf "$dir"
 	if [ -n "$left" ]; then
 		note "still there: $left"

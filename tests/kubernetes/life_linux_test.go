@@ -39,8 +39,8 @@ spec:
 	s.ready(t, "probed")
 }
 
-// ended: containers end as under runc: exit code, reason, termination message, and the message about
-// a program that is missing.
+// ended: containers end as under runc: exit code, reason, termination message, and the message
+// about a program that is missing.
 func ended(t *testing.T, s *space) {
 	for _, class := range []string{"cloister", "plain"} {
 		s.apply(t, fmt.Sprintf(`

@@ -58,7 +58,8 @@ func TestLeftOut(t *testing.T) {
 		}
 		for _, s := range scenarios() {
 			if reason := out[s.name]; names[s.name] == (reason != "") {
-				t.Errorf("MAC=%s, scenario %s: it is there: %t, reason to leave it out: %q: want one of the two", m, s.name, names[s.name], reason)
+				t.Errorf("MAC=%s, scenario %s: it is there: %t, reason to leave it out: %q: want one of the two",
+					m, s.name, names[s.name], reason)
 			}
 		}
 	}

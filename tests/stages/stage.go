@@ -159,7 +159,10 @@ func engines(guest []string) []Stage {
 		{
 			Name: "engines-process", About: "the same programs with plain containers, and kills at every step", Needs: guest,
 			Tests: []string{"./tests/engines/..."}, Env: []string{"CLOISTER_TEST_CLASS=process"},
-			Flags:  []string{"-run", "^(TestPodmanProcess|TestPodmanCNI|TestCRIO|TestRuncShim|TestKilledAtEveryStep|TestAtOnce|TestOutputBeforeStopped)$"},
+			Flags: []string{
+				"-run",
+				"^(TestPodmanProcess|TestPodmanCNI|TestCRIO|TestRuncShim|TestKilledAtEveryStep|TestAtOnce|TestOutputBeforeStopped)$",
+			},
 			Weight: 1, Warm: 130 * s, Budget: 3 * m, Limit: 8 * m, Optional: true, Turns: "engines",
 		},
 		// The suites give containers times of their own.
