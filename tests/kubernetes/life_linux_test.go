@@ -89,14 +89,16 @@ func classLine(pod string) string {
 	return "runtimeClassName: " + pod
 }
 
-// crashing: a container that ends again and again is backed off, and its log of before stays.
+// crashing: a container that ends again and again is backed off, and its log of before stays, as
+// with runc.
 func crashing(t *testing.T, s *space) {
-	s.apply(t, `
+	for _, class := range []string{"cloister", "plain"} {
+		s.apply(t, fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
-metadata: {name: crashing}
+metadata: {name: %s}
 spec:
-  runtimeClassName: cloister
+  %s
   terminationGracePeriodSeconds: 1
   volumes: [{name: v, emptyDir: {}}]
   containers:
@@ -104,21 +106,25 @@ spec:
     image: IMAGE
     command: [sh, -c, "echo run >>/v/runs; echo run $(wc -l </v/runs); exit 1"]
     volumeMounts: [{name: v, mountPath: /v}]
-`)
-	s.awaitField(t, "pod/crashing", ".status.containerStatuses[0].state.waiting.reason", "CrashLoopBackOff")
-	if got := s.must(t, "logs", "crashing", "--previous"); !strings.HasPrefix(got, "run ") {
-		t.Errorf("log of the run before = %q", got)
+`, class, classLine(class)))
+	}
+	for _, pod := range []string{"plain", "cloister"} {
+		s.awaitField(t, "pod/"+pod, ".status.containerStatuses[0].state.waiting.reason", "CrashLoopBackOff")
+		if got := s.must(t, "logs", pod, "--previous"); !strings.HasPrefix(got, "run ") {
+			t.Errorf("%s: log of the run before = %q", pod, got)
+		}
 	}
 }
 
-// stopped: deleting a pod runs its hook, then sends the signal, and waits.
+// stopped: deleting a pod runs its hook, then sends the signal, and waits, as with runc.
 func stopped(t *testing.T, s *space) {
-	s.apply(t, `
+	for _, class := range []string{"cloister", "plain"} {
+		s.apply(t, fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
-metadata: {name: stopped}
+metadata: {name: %s}
 spec:
-  runtimeClassName: cloister
+  %s
   terminationGracePeriodSeconds: 60
   containers:
   - name: main
@@ -127,13 +133,15 @@ spec:
     lifecycle:
       postStart: {exec: {command: [sh, -c, "echo hook >/proc/1/fd/1"]}}
       preStop: {exec: {command: [sh, -c, "echo before >/proc/1/fd/1"]}}
-`)
-	s.ready(t, "stopped")
-	follow := s.background(t, "logs", "--follow", "stopped")
-	s.must(t, "delete", "pod", "stopped")
-	got := follow()
-	if !strings.Contains(got, "started") || !strings.Contains(got, "hook") || !strings.Contains(got, "before\nsignal\n") {
-		t.Errorf("the log that was followed:\n%s", got)
+`, class, classLine(class)))
+	}
+	s.ready(t, "cloister", "plain")
+	for _, pod := range []string{"plain", "cloister"} {
+		follow := s.background(t, "logs", "--follow", pod)
+		s.must(t, "delete", "pod", pod)
+		if got := follow(); !strings.Contains(got, "started") || !strings.Contains(got, "hook") || !strings.Contains(got, "before\nsignal\n") {
+			t.Errorf("the log of %s that was followed:\n%s", pod, got)
+		}
 	}
 }
 
