@@ -210,14 +210,12 @@ func machines(guest []string) []Stage {
 			Name: "k8s-programs", About: "Kubernetes, etcd and CoreDNS",
 			Command: []string{"go", "run", "./tests/clients/build", "kubernetes", "etcd", "coredns"},
 			Weight:  2, Caches: []string{"kubernetes"}, Warm: 3 * s, Cold: 16 * m, Budget: 10 * s, Limit: 50 * m, Optional: true,
-			ByName: "takes long to build, and only k8s needs it: make test-k8s",
 		},
 		// Its pods are two at a time, beside the control plane.
 		{
 			Name: "k8s", About: "a cluster of one node, by kubectl", Needs: []string{"build", "guest", "clients", "k8s-programs"},
 			Tests: []string{"./tests/kubernetes/..."}, Flags: []string{"-parallel", "2"}, Weight: 2,
-			Warm: 400 * s, Budget: 12 * m, Limit: 20 * m, Optional: true, Guests: true,
-			ByName: "its cases in guests have not run yet: make test-k8s",
+			Warm: 330 * s, Budget: 8 * m, Limit: 16 * m, Optional: true, Guests: true,
 		},
 	}
 }
