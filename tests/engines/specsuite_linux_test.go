@@ -40,6 +40,10 @@ func TestSpecSuite(t *testing.T) {
 		os.WriteFile(config, fmt.Appendf(nil, "[process]\nruntime = %q\n", runc), 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	// In one case runc works in the mount namespace that it is called in, and makes its mounts
+	// private.
+	peer := specRun{place: host.New(t), dir: dir, runtime: runc, env: b.env, log: "runc"}
+	here := specRun{place: b.Place, dir: dir, runtime: b.program, env: b.env, log: class}
 	listed := specListed(t, class)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -53,7 +57,7 @@ func TestSpecSuite(t *testing.T) {
 		}
 		all++
 		t.Run(name, func(t *testing.T) {
-			want, got := b.specCase(t, dir, name, runc), b.specCase(t, dir, name, b.program)
+			want, got := peer.run(t, name), here.run(t, name)
 			if want.ended {
 				passed++
 			}
@@ -141,29 +145,39 @@ func (r specResult) beyond(other specResult) []string {
 	return less
 }
 
-// specCase runs one case, with a folder of its own for its bundle.
-func (b *bed) specCase(t *testing.T, dir, name, runtime string) specResult {
+// specRun runs cases with one runtime in one place.
+type specRun struct {
+	place             *host.Place
+	env               []string
+	dir, runtime, log string
+}
+
+// run runs one case, with a folder of its own for its bundle.
+func (r specRun) run(t *testing.T, name string) specResult {
 	t.Helper()
-	scratch := filepath.Join(b.Dir, "spec")
+	scratch := filepath.Join(r.place.Dir, "spec")
 	if err := os.Mkdir(scratch, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
 	defer cancel()
-	cmd := b.Command(ctx, "sh", "-c", `cd "$1" && exec "./$2"`, "case", dir, name)
-	cmd.Env = append(slices.Clone(b.env), "RUNTIME="+runtime, "TMPDIR="+scratch)
+	cmd := r.place.Command(ctx, "sh", "-c", `cd "$1" && exec "./$2"`, "case", r.dir, name)
+	cmd.Env = append(slices.Clone(r.env), "RUNTIME="+r.runtime, "TMPDIR="+scratch)
 	out, err := cmd.CombinedOutput()
 	logs := filepath.Join(testenv.Tree(t), specLogs)
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	log := strings.Join([]string{name, filepath.Base(runtime), cmp.Or(b.class, "vm")}, "-")
-	if err := os.WriteFile(filepath.Join(logs, log), fmt.Appendf(out, "%v\n", err), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(logs, name+"-"+r.log), fmt.Appendf(out, "%v\n", err), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// Many cases do not delete their container.
-	for id := range strings.FieldsSeq(b.must(t, runtime, "list", "--quiet")) {
-		b.must(t, runtime, "delete", "--force", id)
+	// Many cases do not delete their container, and none the cgroups above it.
+	const clear = `for id in $("$1" list --quiet); do "$1" delete --force "$id" || exit 1; done
+for top in /sys/fs/cgroup /sys/fs/cgroup/*; do rmdir $top/testdir/cgrouptest $top/testdir 2>/dev/null || true; done`
+	cmd = r.place.Command(ctx, "sh", "-c", clear, "sh", r.runtime)
+	cmd.Env = r.env
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("delete what %s has left: %v\n%s", name, err, out)
 	}
 	if err := os.RemoveAll(scratch); err != nil {
 		t.Error(err)

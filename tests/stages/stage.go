@@ -167,10 +167,17 @@ func engines(guest []string) []Stage {
 		},
 		// The suites give containers times of their own.
 		{
-			Name: "suites-process", About: "containerd's suites and runtime-spec's with plain containers", Needs: guest,
-			Tests: []string{"./tests/clients/...", "./tests/cri/...", "./tests/engines/..."}, Env: []string{"CLOISTER_TEST_CLASS=process"},
-			Flags:  []string{"-p", "2", "-run", "^(TestClientSuiteProcess|TestSuiteProcess|TestSpecSuite)$"},
+			Name: "suites-process", About: "containerd's suites with plain containers", Needs: []string{"build", "clients"},
+			Tests: []string{"./tests/clients/...", "./tests/cri/..."}, Env: []string{"CLOISTER_TEST_CLASS=process"},
+			Flags:  []string{"-p", "2", "-run", "^(TestClientSuiteProcess|TestSuiteProcess)$"},
 			Weight: 2, Warm: 200 * s, Budget: 4 * m, Limit: 12 * m, Optional: true,
+		},
+		{
+			Name: "suite-spec", About: "runtime-spec's validation suite with plain containers, beside runc", Needs: guest,
+			Tests: []string{"./tests/engines/..."},
+			Env:   []string{"CLOISTER_TEST_CLASS=process"}, Flags: []string{"-run", "^TestSpecSuite$"},
+			Weight: 2, Warm: 5 * m, Budget: 8 * m, Limit: 20 * m, Optional: true,
+			ByName: "its cases wait for most of their time: make test-suite-spec",
 		},
 		// Two programs at a time, each in a guest.
 		{
