@@ -124,7 +124,7 @@ func (v *VM) Serve(ctx context.Context, source string, log *os.File) (pid int, e
 	}
 	v.jails[confine.FileServer] = j
 	v.Files, err = virtiofsd.Start(ctx, virtiofsd.Config{
-		Binary: v.config.Programs.Virtiofsd, Source: v.served, Rooted: j.Root != nil, Starter: j,
+		Binary: v.config.Programs.Virtiofsd, Source: v.served, Starter: j,
 		Sockets: v.config.Driver.Sockets, Log: log, Dir: v.config.Dir,
 	})
 	if err != nil {

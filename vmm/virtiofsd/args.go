@@ -45,23 +45,20 @@ func kindOf(help string) (Kind, error) {
 	}
 }
 
-// args returns the server's arguments. socket is the descriptor of a listening
-// socket, folder that of the folder to serve: no path of anyone's choosing gets
-// between the options. openFiles bounds the inodes the guest may hold. With rooted the caller makes
-// the folder the server's root, and the Rust server does not need to.
-func args(kind Kind, socket, folder int, openFiles uint64, rooted bool) []string {
+// args returns the server's arguments. socket is the descriptor of a listening socket, folder that
+// of the folder to serve: no path of anyone's choosing gets between the options. openFiles bounds
+// the inodes the guest may hold. The folder becomes the server's root before it serves, also where
+// the caller makes it the root of the mount namespace later: the Rust server opens its root by name
+// when the guest mounts it, and the name is of the folder then.
+func args(kind Kind, socket, folder int, openFiles uint64) []string {
 	// With a final dot, since the C server asks whether it is a link.
 	source := fmt.Sprintf("/proc/self/fd/%d/.", folder)
 	nofile := strconv.FormatUint(openFiles, 10)
 	if kind == KindRust {
-		sandbox := "chroot"
-		if rooted {
-			sandbox = "none"
-		}
 		out := []string{
 			"--fd=" + strconv.Itoa(socket),
 			"--shared-dir=" + source,
-			"--sandbox=" + sandbox,
+			"--sandbox=chroot",
 			"--cache=auto",
 			"--announce-submounts",
 			"--inode-file-handles=never",

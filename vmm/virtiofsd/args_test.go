@@ -18,16 +18,14 @@ func TestArgs(t *testing.T) {
 	for _, tt := range []struct {
 		kind      Kind
 		openFiles uint64
-		rooted    bool
 		golden    string
 	}{
-		{KindC, 1 << 20, true, "c.args"},
-		{KindC, 20000, true, "c-few.args"},
-		{KindC, 20000, false, "c-few.args"},
-		{KindRust, 1 << 20, true, "rust.args"},
-		{KindRust, 20000, false, "rust-few.args"},
+		{KindC, 1 << 20, "c.args"},
+		{KindC, 20000, "c-few.args"},
+		{KindRust, 1 << 20, "rust.args"},
+		{KindRust, 20000, "rust-few.args"},
 	} {
-		got := strings.Join(args(tt.kind, 3, 4, tt.openFiles, tt.rooted), "\n") + "\n"
+		got := strings.Join(args(tt.kind, 3, 4, tt.openFiles), "\n") + "\n"
 		golden := filepath.Join("testdata", tt.golden)
 		if *update {
 			if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {

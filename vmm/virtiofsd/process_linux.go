@@ -43,9 +43,6 @@ type Config struct {
 	// Source is the folder to serve, of the mount that the server is to see; O_PATH is enough.
 	// Later mounts in it are served too.
 	Source *os.File
-	// Rooted says that the caller makes Source the root of the server's mount namespace, once it
-	// has answered QEMU.
-	Rooted bool
 	// Starter starts the server; nil is refused.
 	Starter Starter
 	// Sockets runs open where new sockets get the label QEMU may use; nil runs
@@ -112,7 +109,7 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 
 	// The server outlives the call that starts it.
 	most := openFiles(c.OpenFiles)
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, args(c.Kind, 3, 4, most, c.Rooted)...)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, args(c.Kind, 3, 4, most)...)
 	cmd.ExtraFiles = []*os.File{w.server.socket, c.Source}
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}

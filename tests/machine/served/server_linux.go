@@ -53,7 +53,7 @@ func Start(t *testing.T, dir string) *Server {
 	}
 	t.Cleanup(func() { _ = log.Close() })
 	s.Process, err = virtiofsd.Start(t.Context(), virtiofsd.Config{
-		Binary: binary, Starter: s.Jail, Source: s.Served, Rooted: true, Dir: t.TempDir(), Log: log,
+		Binary: binary, Starter: s.Jail, Source: s.Served, Dir: t.TempDir(), Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
