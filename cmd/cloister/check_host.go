@@ -151,20 +151,25 @@ func checkPrograms(ctx context.Context, s *site) []finding {
 	var list []finding
 	for _, p := range s.programs() {
 		path, err := p.find()
+		version := ""
+		if err == nil {
+			version, err = askVersion(ctx, path, p.version)
+		}
 		switch {
 		case err != nil && p.needed:
 			list = append(list, fail(p.name, err.Error(), p.remedy()))
 		case err != nil:
 			list = append(list, warn(p.name, err.Error(), "install "+p.packages+", unless another engine starts the shim"))
 		default:
-			list = append(list, ok(p.name, "%s: %s", path, askVersion(ctx, path, p.version)))
+			list = append(list, ok(p.name, "%s: %s", path, version))
 		}
 	}
 	return list
 }
 
-// askVersion gives the first line a program says of itself.
-func askVersion(ctx context.Context, path, flag string) string {
+// askVersion gives the first line a program says of itself. A program that ends with an error does
+// not run here: a library may be missing.
+func askVersion(ctx context.Context, path, flag string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, flag).CombinedOutput()
@@ -173,10 +178,10 @@ func askVersion(ctx context.Context, path, flag string) string {
 		line, _, _ = strings.Cut(rest, "\n")
 		line = strings.TrimSpace(line)
 	}
-	if err != nil && line == "" {
-		return "says no version: " + err.Error()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w: %.200q", path, flag, err, line)
 	}
-	return line
+	return line, nil
 }
 
 func checkImage(ctx context.Context, s *site) []finding {

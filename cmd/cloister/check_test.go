@@ -160,6 +160,19 @@ func TestRemedies(t *testing.T) {
 	}
 }
 
+// TestProgramThatCannotRun is there, but a library that it needs is not.
+func TestProgramThatCannotRun(t *testing.T) {
+	s := fakeSite(t, nil)
+	s.config.Machine.QEMU = filepath.Join(t.TempDir(), "qemu")
+	if err := os.WriteFile(s.config.Machine.QEMU, []byte("#!/bin/sh\necho libc.so.6 not found >&2\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f := checkPrograms(t.Context(), s)[0]
+	if f.Grade != gradeFail || !strings.Contains(f.Found, "libc.so.6 not found") || f.Remedy == "" {
+		t.Errorf("a program that does not run: %+v, want fail with what it says and a remedy", f)
+	}
+}
+
 // TestCheckConfig: a config that no sandbox starts with is one line that says fail.
 func TestCheckConfig(t *testing.T) {
 	s := fakeSite(t, nil)

@@ -246,7 +246,9 @@ func programVersion(ctx context.Context, name string) (major int, said string, e
 	if err != nil {
 		return 0, "", err
 	}
-	said = askVersion(ctx, path, "--version")
+	if said, err = askVersion(ctx, path, "--version"); err != nil {
+		return 0, "", err
+	}
 	m := versionNumber.FindStringSubmatch(said)
 	if m == nil {
 		return 0, said, fmt.Errorf("%s says %q", path, said)

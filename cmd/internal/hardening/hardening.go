@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 )
 
@@ -39,6 +40,7 @@ type Report struct {
 // The program's headers and symbols are untrusted, so reading them is bounded.
 const (
 	maxComment = 64 << 10
+	maxStrings = 16 << 20
 	maxSymbols = 1 << 20
 )
 
@@ -113,15 +115,27 @@ func dynamicFlags(f *elf.File) (now, pie bool) {
 	return now, has(elf.DT_FLAGS_1, uint64(elf.DF_1_PIE))
 }
 
-// rust looks for the compiler's mark, or for the runtime's names in what a strip
-// has left.
+// compiler is Rust's mark.
+var compiler = regexp.MustCompile(`rustc version`)
+
+// library is where Rust's own library was compiled, as its panics say: /rustc/HASH of Rust's
+// builds, /usr/src/rustc-VERSION of Debian's.
+var library = regexp.MustCompile(`/rustc[-/][A-Za-z0-9._+~-]{1,64}/library/(core|alloc|std)/src/`)
+
+// rust looks for the compiler's mark, and where a strip has removed that, for the files of Rust's
+// own library that messages of panics name.
 func rust(f *elf.File) bool {
-	s := f.Section(".comment")
+	return holds(f, ".comment", maxComment, compiler) || holds(f, ".rodata", maxStrings, library)
+}
+
+// holds tells whether the first bytes of a section match.
+func holds(f *elf.File, section string, limit int64, want *regexp.Regexp) bool {
+	s := f.Section(section)
 	if s == nil {
 		return false
 	}
-	text, err := io.ReadAll(io.LimitReader(s.Open(), maxComment))
-	return err == nil && strings.Contains(string(text), "rustc version")
+	text, err := io.ReadAll(io.LimitReader(s.Open(), limit))
+	return err == nil && want.Match(text)
 }
 
 // symbols looks for the functions that a protected program calls.

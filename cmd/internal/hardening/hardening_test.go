@@ -38,7 +38,8 @@ func TestCompiled(t *testing.T) {
 	}
 	dir := t.TempDir()
 	source := filepath.Join(dir, "a.c")
-	text := "#include <stdio.h>\n#include <string.h>\nint main(int c, char **v) { char b[8]; strcpy(b, v[0]); printf(b); return b[c]; }\n"
+	text := "const char *panic = PANIC;\n#include <stdio.h>\n#include <string.h>\n" +
+		"int main(int c, char **v) { char b[8]; strcpy(b, v[0]); printf(b); return b[c]; }\n"
 	if err := os.WriteFile(source, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -62,11 +63,19 @@ func TestCompiled(t *testing.T) {
 			[]string{"-O0", "-fPIE", "-pie", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-Wl,-z,relro,-z,lazy"},
 			Report{Relro: PartialRelro, PIE: true, NX: true},
 		},
+		{ // as Debian strips it: no compiler's mark is left
+			"Rust",
+			[]string{
+				"-O0", "-fPIE", "-pie", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-Wl,-z,relro,-z,now",
+				"-UPANIC", `-DPANIC="/usr/src/rustc-1.85.0/library/std/src/io/mod.rs"`,
+			},
+			Report{Relro: FullRelro, PIE: true, NX: true, Rust: true},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "a")
-			cmd := exec.CommandContext(t.Context(), cc, append(tt.flags, "-w", "-o", out, source)...)
+			cmd := exec.CommandContext(t.Context(), cc, append([]string{"-DPANIC=\"-\""}, append(tt.flags, "-w", "-o", out, source)...)...)
 			if text, err := cmd.CombinedOutput(); err != nil {
 				t.Skipf("compile: %v: %s", err, text)
 			}
