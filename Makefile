@@ -22,7 +22,7 @@ BUILD := build
 # The program that runs the stages of the tests.
 STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
-.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-engines test-apps test-k8s test-lab test-lab-fedora test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install packages packages-twice release release-twice vuln cluster-image uninstall clean
+.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-engines test-apps test-k8s test-packages test-lab test-lab-fedora test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install packages packages-twice release release-twice vuln cluster-image uninstall clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ test-lab: deps ## hosts in a throwaway machine: MAC=selinux, apparmor or none, a
 test-moby: build guest deps ## the suites of Docker's daemon, for hours; SUITES="network volume" runs those
 	@go run ./tests/clients/build containerd runc dockerd docker moby
 	@go test -count=1 -timeout 0 -v ./tests/moby -args -suite.packages="$(or $(SUITES),volume system bridge network container)"
+
+test-packages: deps ## the packages on fresh Debian 12 and 13 with systemd, and lintian
+	@$(STAGES) packages
 
 test-lab-fedora: deps ## the same host with Fedora's conditions
 	@$(STAGES) lab-fedora

@@ -192,6 +192,13 @@ func engines(guest []string) []Stage {
 func machines(guest []string) []Stage {
 	const s, m = time.Second, time.Minute
 	return []Stage{
+		// Its machines, which have machines in them, have two processors.
+		{
+			Name: "packages", About: "the packages on fresh Debian 12 and 13 with systemd", Needs: guest,
+			Tests: []string{"./tests/packages/..."}, Weight: 2, Caches: []string{"packages"},
+			Warm: 10 * m, Cold: 15 * m, Budget: 15 * m, Limit: 45 * m, Optional: true, Guests: true,
+			ByName: "takes longer than a run of all has room for: make test-packages",
+		},
 		// Its machine, which has machines in it, has two processors.
 		{
 			Name: "lab", About: "an enforcing host in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
