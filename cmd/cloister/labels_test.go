@@ -91,6 +91,26 @@ func TestLabelsGolden(t *testing.T) {
 	}
 }
 
+// TestZombieIsItsParents: no cgroup lists a zombie, which is no other tenant for that.
+func TestZombieIsItsParents(t *testing.T) {
+	files := map[string]string{"sys/fs/selinux/enforce": "1"}
+	for pid, parent := range map[int]int{100: 1, 102: 100} {
+		dir := fmt.Sprintf("proc/%d/", pid)
+		files[dir+"attr/current"] = "system_u:system_r:cloister_container_t:s0:c1,c2\x00"
+		files[dir+"comm"], files[dir+"cgroup"] = "sh\n", "0::/default/one\n"
+		files[dir+"status"] = fmt.Sprintf("Name:\tsh\nPPid:\t%d\n", parent)
+	}
+	s := fakeSite(t, files)
+	s.plant(t, "default", "one", alive(t), func(r *statedir.Record) { r.Effects[0].Process.PID = 100 })
+	p, err := s.look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Levels) != 1 || len(p.Levels[0].Tenants) != 1 || len(p.Levels[0].Processes) != 2 || len(p.Clashes) > 0 {
+		t.Errorf("levels = %+v, clashes = %q, want both processes to be of one tenant", p.Levels, p.Clashes)
+	}
+}
+
 func TestLabelsWithoutSELinux(t *testing.T) {
 	s := fakeSite(t, map[string]string{"proc/filesystems": "\text4\n"})
 	p, err := s.look(t.Context())

@@ -137,7 +137,11 @@ func (s *site) name(seen []labels.Process, boxes []guestBox) []labelled {
 	list := make([]labelled, 0, len(seen))
 	for _, p := range seen {
 		l := labelled{PID: p.PID, Label: p.Label, Command: s.procText(p.PID, "comm")}
-		if own, is := ours[p.PID]; is {
+		own, is := ours[p.PID]
+		if !is { // a zombie, which no cgroup lists
+			own, is = ours[s.eldest(p, seen)]
+		}
+		if is {
 			l.Tenant, l.Engine, l.Class = own.name(), engineCloister, own.class()
 		} else {
 			l.Tenant, l.Engine = tenant(s.procText(p.PID, "cgroup"))
