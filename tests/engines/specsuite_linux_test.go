@@ -172,9 +172,9 @@ func (r specRun) run(t *testing.T, name string) specResult {
 		t.Fatal(err)
 	}
 	// Many cases do not delete their container, and none the cgroups above it.
-	const clear = `for id in $("$1" list --quiet); do "$1" delete --force "$id" || exit 1; done
+	const tidy = `for id in $("$1" list --quiet); do "$1" delete --force "$id" || exit 1; done
 for top in /sys/fs/cgroup /sys/fs/cgroup/*; do rmdir $top/testdir/cgrouptest $top/testdir 2>/dev/null || true; done`
-	cmd = r.place.Command(ctx, "sh", "-c", clear, "sh", r.runtime)
+	cmd = r.place.Command(ctx, "sh", "-c", tidy, "sh", r.runtime)
 	cmd.Env = r.env
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("delete what %s has left: %v\n%s", name, err, out)
