@@ -139,15 +139,18 @@ func TestLeft(t *testing.T) {
 		{Name: "unit"},
 		{Name: "apps", ByName: "is long"},
 		{Name: "lab"},
-		{Name: "one", Turns: "labs"},
-		{Name: "two", Turns: "labs"},
+		{Name: "one", Turns: "labs", Needs: []string{"lab"}},
+		{Name: "two", Turns: "labs", Needs: []string{"lab", "parts"}},
+		{Name: "parts"},
 	}
 	for _, tt := range []struct {
 		name string
 		turn []string
 		want map[string]string // stage -> part of the reason
 	}{
-		{"the first is due", []string{"lab", "one", "two"}, map[string]string{"apps": "is long", "two": "takes turns with one, "}},
+		{"the first is due", []string{"lab", "one", "two"}, map[string]string{
+			"apps": "is long", "two": "takes turns with one, ", "parts": "only two needs it",
+		}},
 		{"the second is due", []string{"two", "lab", "one"}, map[string]string{"apps": "is long", "one": "takes turns with two, "}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -183,7 +183,7 @@ func engines(guest []string) []Stage {
 		{
 			Name: "apps", About: "real programs of Debian beside runc", Needs: guest, Tests: []string{"./tests/apps/..."},
 			Weight: 2, Caches: []string{"apps"}, Warm: 260 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m, Optional: true, Guests: true,
-			ByName: "takes longer than a run of all has room for: make test-apps",
+			Turns: "programs",
 		},
 	}
 }
@@ -205,15 +205,15 @@ func machines(guest []string) []Stage {
 			Weight: 2, Caches: []string{"lab"}, Warm: 600 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true,
 		},
 		{
+			Name: "lab-apparmor", About: "a host with AppArmor in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
+			Env: []string{"MAC=apparmor"}, Weight: 2, Caches: []string{"lab"}, Warm: 360 * s, Cold: 3 * m, Budget: 8 * m, Limit: 20 * m,
+			Optional: true, Guests: true, Turns: "labs",
+		},
+		{
 			Name: "lab-fedora", About: "the same host with Fedora's conditions", Needs: guest,
 			Tests: []string{"./tests/lab/..."}, Env: []string{"POLICY=fedora"},
 			Weight: 2, Caches: []string{"lab"}, Warm: 600 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m,
 			Optional: true, Guests: true, Turns: "labs",
-		},
-		{
-			Name: "lab-apparmor", About: "a host with AppArmor in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
-			Env: []string{"MAC=apparmor"}, Weight: 2, Caches: []string{"lab"}, Warm: 240 * s, Cold: 3 * m, Budget: 8 * m, Limit: 20 * m,
-			Optional: true, Guests: true, ByName: "its scenarios passed one by one, not yet in one run: make test-lab MAC=apparmor",
 		},
 		{
 			Name: "lab-none", About: "the same host without mandatory access control", Needs: guest, Tests: []string{"./tests/lab/..."},
@@ -229,7 +229,7 @@ func machines(guest []string) []Stage {
 		{
 			Name: "k8s", About: "a cluster of one node, by kubectl", Needs: []string{"build", "guest", "clients", "k8s-programs"},
 			Tests: []string{"./tests/kubernetes/..."}, Flags: []string{"-parallel", "2"}, Weight: 2,
-			Warm: 330 * s, Budget: 8 * m, Limit: 16 * m, Optional: true, Guests: true,
+			Warm: 330 * s, Budget: 8 * m, Limit: 16 * m, Optional: true, Guests: true, Turns: "programs",
 		},
 	}
 }
@@ -263,8 +263,9 @@ func Select(all []Stage, names ...string) ([]Stage, error) {
 	return slices.DeleteFunc(slices.Clone(all), func(s Stage) bool { return !wanted[s.Name] }), nil
 }
 
-// Left says of each stage that a run of all leaves out why it does: it runs by name alone, or takes
-// turns with another of its group, which comes earlier in turn (see History.Turn).
+// Left says of each stage that a run of all leaves out why it does: it runs by name alone, takes
+// turns with another of its group, which comes earlier in turn (see History.Turn), or only stages
+// that are left out need it.
 func Left(all []Stage, turn []string) map[string]string {
 	due := map[string]Stage{}
 	rank := func(s Stage) int { return slices.Index(turn, s.Name) }
@@ -282,6 +283,13 @@ func Left(all []Stage, turn []string) map[string]string {
 		case s.Turns != "" && due[s.Turns].Name != s.Name:
 			left[s.Name] = "takes turns with " + due[s.Turns].Name +
 				", which was due first (changed since it last passed, then longest ago): make test-" + s.Name
+		}
+	}
+	for _, s := range all {
+		need := slices.DeleteFunc(slices.Clone(all), func(other Stage) bool { return !slices.Contains(other.Needs, s.Name) })
+		runs := func(other Stage) bool { return left[other.Name] == "" }
+		if len(need) > 0 && left[s.Name] == "" && !slices.ContainsFunc(need, runs) {
+			left[s.Name] = "only " + strings.Join(Names(need), ", ") + " needs it"
 		}
 	}
 	return left

@@ -95,16 +95,16 @@ func prepare(ctx context.Context, names []string) (*runner, error) {
 		r.say("stages: the last runs are not known: " + err.Error())
 	}
 	estimates := past.Estimates(chosen, missing)
-	cold := slices.ContainsFunc(chosen, func(s stages.Stage) bool { return slices.ContainsFunc(s.Caches, missing) })
 	r.plan = stages.Plan{
 		Stages: chosen, Statuses: map[string]stages.Status{}, Estimates: estimates, Processors: min(runtime.NumCPU(), 2),
-		Total: total, Cold: cold, Turn: past.Turn(chosen, changed(ctx)),
+		Total: total, Turn: past.Turn(chosen, changed(ctx)),
 	}
 	if r.whole {
 		r.left = stages.Left(all, r.plan.Turn)
 		r.plan.Stages = slices.DeleteFunc(r.plan.Stages, func(s stages.Stage) bool { return r.left[s.Name] != "" })
 		r.plan.LeftOut = past.LeftOut()
 	}
+	r.plan.Cold = slices.ContainsFunc(r.plan.Stages, func(s stages.Stage) bool { return slices.ContainsFunc(s.Caches, missing) })
 	return r, nil
 }
 
