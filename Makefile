@@ -22,7 +22,10 @@ BUILD := build
 # The program that runs the stages of the tests.
 STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
-.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri test-docker test-engines test-apps test-k8s test-packages test-lab test-lab-fedora test-one fmt tidy lint golden fuzz bench soak cache cache-prune check demo install packages packages-twice release release-twice vuln cluster-image uninstall clean
+.PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri \
+	test-docker test-engines test-apps test-k8s test-packages test-lab test-lab-fedora test-one fmt \
+	tidy lint golden fuzz bench soak cache cache-prune check demo install packages packages-twice \
+	release release-twice vuln cluster-image uninstall clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,7 +104,8 @@ lint: deps ## golangci-lint, and the values on another system
 	@$(STAGES) lint
 
 golden: deps ## write the golden files anew; read the diff
-	@go list -f '{{if .TestGoFiles}}{{.Dir}}{{end}}{{if .XTestGoFiles}} {{.Dir}}{{end}}' ./... | tr ' ' '\n' | sort -u | while read -r dir; do \
+	@go list -f '{{if .TestGoFiles}}{{.Dir}}{{end}}{{if .XTestGoFiles}} {{.Dir}}{{end}}' ./... | \
+	tr ' ' '\n' | sort -u | while read -r dir; do \
 		[ -n "$$dir" ] || continue; \
 		if grep -qs 'flag.Bool("update"' "$$dir"/*_test.go; then (cd "$$dir" && go test . -update); fi; \
 	done
@@ -110,7 +114,8 @@ golden: deps ## write the golden files anew; read the diff
 fuzz: deps ## every fuzz test for FUZZTIME each, or those of the pattern FUZZ=; FUZZJOBS=2 runs two at once
 	@export CLOISTER_MINUTES=100000 FUZZTIME=$(FUZZTIME); $(STAGES) fuzz
 
-bench: build guest clients ## what starts, execs and files cost beside runc and a bare QEMU; JSON into $$BENCH_JSON; PART= cold, inside, tasks, concurrent, template
+# PART is cold, inside, tasks, concurrent or template; none is all of them.
+bench: build guest clients ## costs of starts, execs and files, beside runc and a bare QEMU; PART=; JSON into $$BENCH_JSON
 	@go run ./tests/clients/build gvisor || echo 'gVisor is not built: the table has no column for it'
 	@BENCH_PART=$(PART) BENCH_RUNS=$${RUNS:-10} go test -count=1 -timeout 60m -v -run Bench ./tests/bench/...
 

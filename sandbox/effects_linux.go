@@ -54,9 +54,9 @@ func (s *Sandbox) enterCgroup(p plan.Cgroup) (*cgroup.Group, error) {
 	}, func(ctx context.Context) error { return group.Remove(ctx) })
 }
 
-// claimNetwork writes down what is to be put right in the engine's namespace when
-// the sandbox is gone, and takes the host side's part of the ports. A namespace
-// of the sandbox's own goes with it.
+// claimNetwork records what the cleanup has to restore in the engine's namespace, and
+// takes the host side's part of the ports. A namespace that the shim made for the
+// sandbox ends with it.
 func (s *Sandbox) claimNetwork(path string) error {
 	if path == "" {
 		return s.netns.KeepHostPorts()

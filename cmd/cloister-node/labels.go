@@ -29,7 +29,7 @@ type api struct {
 	token  string // file
 }
 
-// inCluster is the API server that a pod is told of.
+// inCluster returns the API server that the kubelet names in a pod's environment.
 func inCluster(node string) (*api, error) {
 	server, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
 	if server == "" || node == "" {

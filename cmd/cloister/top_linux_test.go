@@ -212,7 +212,7 @@ func TestTopOnTerminal(t *testing.T) {
 	}
 }
 
-// readUntil reads what is drawn until text is in it.
+// readUntil reads the drawn output until it contains text.
 func readUntil(t *testing.T, from io.Reader, text string) string {
 	t.Helper()
 	var all bytes.Buffer

@@ -66,7 +66,7 @@ func (s *Source) String() string {
 }
 
 // Recall makes the machine's memory and begins to copy the template's into it, while the machine is
-// being made. What is copied is charged to the cgroup. The file stays the Source's.
+// being made. The copied memory is charged to the cgroup. The Source keeps the file and closes it.
 func (s *Source) Recall(m vmm.Machine, owner jail.Owner, group *cgroup.Group) (memory *os.File, err error) {
 	if s == nil {
 		return nil, nil

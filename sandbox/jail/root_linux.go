@@ -91,8 +91,8 @@ func (r *Root) Do(f func() error) error {
 	}
 }
 
-// Folder opens a folder as the namespace has it, with O_PATH: what is mounted there is another
-// mount than the caller's. The caller closes it.
+// Folder opens a folder with O_PATH inside the namespace: it belongs to the namespace's mount, not
+// to the caller's. The caller closes it.
 func (r *Root) Folder(path string) (f *os.File, err error) {
 	err = r.Do(func() (err error) {
 		f, err = sys.OpenNoLinks(path, unix.O_PATH|unix.O_DIRECTORY)

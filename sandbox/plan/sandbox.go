@@ -47,7 +47,7 @@ type Cgroup struct {
 	Limits cgroup.Limits
 }
 
-// Configure is what the guest is told of itself, besides network, time and entropy.
+// Configure describes the guest to its agent; network, time and entropy are sent apart from it.
 type Configure struct {
 	Hostname string
 	Sysctls  map[string]string

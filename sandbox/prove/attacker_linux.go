@@ -125,7 +125,7 @@ var attacks = map[string]func(target string) error{
 	"perf":        perf,
 	"kernel log":  func(string) error { _, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, make([]byte, 64)); return err },
 	"ioperm":      func(string) error { return call(unix.SYS_IOPERM, 0x80, 1, 1) },
-	// What is loaded is no module: that is found out after the rights.
+	// The file is not a module. The kernel finds that out after it has checked the rights.
 	"finit_module": func(string) error {
 		fd, err := unix.MemfdCreate("module", 0)
 		if err != nil {

@@ -22,9 +22,9 @@ const Limit = time.Minute
 // tracer names the source of the spans.
 const tracer = "cloister/sandbox"
 
-// Trace is told of each effect on the host before it happens, after it, and once the record has it
-// as done, and of each step that was done or taken back. Crash tests set it; nil is told nothing.
-// It must not block.
+// Trace is called for each effect on the host: before it happens, after it, and once the record has
+// it as done. It is also called for each step that was done or taken back. Crash tests set it; nil
+// is not called. It must not block.
 type Trace func(what, moment string)
 
 // Tell passes a moment on.

@@ -7,7 +7,7 @@
 // never in another order. The queue holds 4096 events. When it is full the oldest event goes that
 // is neither a TaskExit nor a TaskDelete, because a client waits for those; when there are only
 // such, the oldest of them. An event that containerd refuses by itself is dropped after three
-// attempts. What is dropped is logged.
+// attempts. Each dropped event is logged.
 //
 // A Publisher may be used by any goroutine.
 package events

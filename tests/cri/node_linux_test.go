@@ -129,7 +129,7 @@ func (n *installed) node(t *testing.T, payload, verb string) string {
 	return string(out)
 }
 
-// label is the last one that the API server was told of.
+// label checks the last label that the API server received.
 func (n *installed) label(t *testing.T, want string) {
 	t.Helper()
 	got := ""

@@ -108,7 +108,10 @@ shim=$(pgrep -f -- "containerd-shim-cloister-v2 .*-id shown .*$dir" | head -n 1)
 printf '  %7s %9s  %s\n' PID RSS-KIB COMMAND
 # shellcheck disable=SC2046
 ps -o pid=,rss=,args= -p "$(printf '%s,' "$shim" $(descendants "$shim") | sed 's/,$//')" | cut -c 1-110 | sed 's/^/  /'
-note "in the container: $(ctr task exec --exec-id look shown sh -c 'echo "$(ps | grep -c .) lines of ps, memory $(free -m | awk "/Mem/ { print \$3 }") of $(free -m | awk "/Mem/ { print \$2 }") MiB, pid 1 is $(cat /proc/1/comm)"')"
+# shellcheck disable=SC2016
+look='echo "$(ps | grep -c .) lines of ps, memory $(free -m | awk "/Mem/ { print \$3 }") of \
+$(free -m | awk "/Mem/ { print \$2 }") MiB, pid 1 is $(cat /proc/1/comm)"'
+note "in the container: $(ctr task exec --exec-id look shown sh -c "$look")"
 
 say "The phases of its start, in milliseconds"
 record=$dir/cloister/default/shown/record.json

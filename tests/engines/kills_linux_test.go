@@ -168,8 +168,8 @@ func TestAtOnce(t *testing.T) {
 	}
 }
 
-// TestBadBundles: what is wrong with a bundle is said in the engine's words for it, and nothing is
-// left.
+// TestBadBundles: an error about a bundle uses the engine's names for its parts, and nothing is
+// left behind.
 func TestBadBundles(t *testing.T) {
 	b := newBed(t)
 	bundle := b.bundle(t, []string{"true"}, nil)

@@ -123,7 +123,8 @@ func TestLab(t *testing.T) {
 	}
 }
 
-// round runs scenarios on a machine of their own. It says why the machine was lost and which were not done, if it was.
+// round runs scenarios on a machine of their own. If the machine was lost, it says why, and which
+// scenarios were not done.
 func round(ctx context.Context, t *testing.T, kind mac, hardware config, todo []scenario) (lost string, left []scenario) {
 	t.Helper()
 	m, err := start(ctx, hardware)
@@ -237,7 +238,8 @@ func compiled(ctx context.Context, t *testing.T, made root) []file {
 	return all.files()
 }
 
-// unexpected fails for every denial that is nobody's attempt: of the shim, the engine and the sandboxes' own processes.
+// unexpected fails for every denial that no attempt provoked: of the shim, of the engine and of the
+// sandboxes' own processes.
 func unexpected(t *testing.T, m *machine) {
 	t.Helper()
 	for _, d := range denials(m.seen) {

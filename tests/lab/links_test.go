@@ -7,11 +7,18 @@ import (
 	"testing"
 )
 
-// entering defines `at NAMESPACE COMMAND`: the policy does not let ip mount a sysfs for one of its own.
+// entering defines `at NAMESPACE COMMAND`. It replaces `ip netns exec`, because the policy does not
+// let ip mount a sysfs.
 const entering = "at() { to=$1; shift; nsenter --net=/run/netns/$to \"$@\"; }\n"
 
-// severalLinks makes three parents, each with a cable to the namespace peer, and upon them what a guest in x is to have: eth0 is ipvlan in mode l2,
-// where slaves share the parent's address on the wire, eth1 in mode l3, where the parent's host routes for them, eth2 a VLAN. In z is a slave of the first parent that no guest has, and in y a kind of slave that no guest can have.
+// severalLinks makes three parents, each with a cable to the namespace peer, and upon them the links
+// of a guest in x:
+//   - eth0 is ipvlan in mode l2, where slaves share the parent's address on the wire
+//   - eth1 is ipvlan in mode l3, where the parent's host routes for them
+//   - eth2 is a VLAN
+//
+// In z is a slave of the first parent that no guest has, and in y a kind of slave that no guest can
+// have.
 const severalLinks = entering + `modprobe -a ipvlan 8021q
 for n in peer x y z; do ip netns add $n; at $n ip link set lo up; done
 for n in 0 1 2; do
@@ -37,7 +44,8 @@ at x ip route add 10.91.0.0/24 dev eth1; at x ip route add fd91::/64 dev eth1
 mkdir -p /run/lab/www; echo of the host >/run/lab/www/f
 for n in peer z; do at $n busybox httpd -p 8081 -h /run/lab/www; done`
 
-// links has a guest speak through them, both ways, with a peer behind the parent and with another slave.
+// links has a guest speak through them, both ways, with a peer behind the parent and with another
+// slave.
 func links(t *testing.T, l *lab) {
 	t.Helper()
 	e := l.engine(t)

@@ -45,8 +45,8 @@ func (m mac) parameters() []string {
 	return []string{"apparmor=0", "selinux=0", "lsm=landlock,yama"}
 }
 
-// enforced asks the machine whether its kernel has this control and no other. It is the first request: the machine starts
-// meanwhile.
+// enforced asks the machine whether its kernel has this control and no other. It is the first
+// request: the machine starts meanwhile.
 func (m mac) enforced(l *machine) error {
 	file, want := "/sys/fs/selinux/enforce", "1"
 	switch m {

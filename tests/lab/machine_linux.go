@@ -47,7 +47,8 @@ type machine struct {
 	lost string
 }
 
-// start starts the machine. Its service answers some 20 s later; until then the first request waits.
+// start starts the machine. Its service answers some 20 s later; until then the first request
+// waits.
 func start(ctx context.Context, c config) (*machine, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -120,8 +121,9 @@ func (m *machine) ask(r wire.Request, atMost time.Duration) (wire.Answer, error)
 
 var stuck = regexp.MustCompile(`BUG: soft lockup[^\n]*|Kernel panic[^\n]*|rcu: INFO:[^\n]*stall[^\n]*|lab: [^\n]*`)
 
-// lose gives the machine up. Its own service bounds every request, so one that gets no answer says that the machine does
-// nothing any more, or has ended: under emulation it locks up now and then with a virtual machine in it.
+// lose gives the machine up. The machine's service limits the time of every request. So a request
+// without an answer means that the machine hangs or has ended: under emulation it locks up now and
+// then with a virtual machine in it.
 func (m *machine) lose(err error) error {
 	text, _ := os.ReadFile(m.console)
 	m.lost = fmt.Sprintf("%v; its console: %q", err, stuck.FindAllString(string(text), 4))

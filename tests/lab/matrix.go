@@ -20,8 +20,8 @@ const (
 	own tag = "own" // what the shim does itself, whatever the policy says
 )
 
-// The parties. A and B are two sandboxes; C shares one category with A; S is a pair that two sandboxes
-// have in common on purpose.
+// The parties. A and B are two sandboxes; C shares one category with A; S is a pair that two
+// sandboxes have in common on purpose.
 const (
 	levelA = "s0:c100,c200"
 	levelB = "s0:c300,c400"
@@ -62,19 +62,22 @@ type attempt struct {
 	name string
 	from string
 	tag  tag
-	// try is the probe's operation. {dir} is the target's folder, {qemu.pid} and the like are its processes' belongings,
-	// {fresh} and {victim} are made anew for each run.
+	// try is the probe's operation. {dir} is the target's folder, {qemu.pid} and the like belong to
+	// its processes, {fresh} and {victim} are made anew for each run.
 	try string
 	// open and send are files handed to the attacker: flags, a colon, the path.
 	open, send string
-	// fresh is the type of a file that is made at the target's level for each run; a trailing slash makes it a folder.
+	// fresh is the type of a file that is made at the target's level for each run; a trailing slash
+	// makes it a folder.
 	fresh string
-	// own is what works on a resource of its own, when it is not the same operation or the domain's usual one.
+	// own is an operation that works on a resource of its own. It is set when that is neither the
+	// same operation nor the domain's usual one.
 	own string
 	// against is another party than B, by another than A.
 	against, by string
 	want        want
-	// permissive is the error predicted for a permissive domain, or usage if it is the probe that runs; empty is success.
+	// permissive is the error predicted for a permissive domain, or usage if it is the probe that
+	// runs; empty is success.
 	permissive string
 }
 

@@ -71,7 +71,8 @@ func matrix(t *testing.T, l *lab) {
 	t.Logf("not mediated, and not counted:\n%s", strings.Join(open, "\n"))
 }
 
-// refusedWhilePermissive starts a sandbox while its domains are permissive: it has to be refused, with the reason.
+// refusedWhilePermissive starts a sandbox while its domains are permissive. The start has to be
+// refused, with the reason.
 func refusedWhilePermissive(t *testing.T, e *engine) {
 	t.Helper()
 	err := e.run("third")

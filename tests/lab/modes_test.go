@@ -17,8 +17,9 @@ const byAnnotation = `[workloads]
 annotations = ["io.cloister.labels.mode", "io.cloister.labels.label", "io.cloister.labels.share", "io.cloister.labels.mounts"]
 `
 
-// modes starts sandboxes in each of the modes beside the usual one: static without relabelling, by annotation; two that share
-// a pair on purpose, with a folder of their own and one to read; and each is asked what it can write.
+// modes starts sandboxes in each mode beside the usual one, and asks each what it can write. One is
+// static without relabelling, by annotation. Two share a pair on purpose; they have a folder of
+// their own and one to read.
 func modes(t *testing.T, l *lab) {
 	t.Helper()
 	e := l.engine(t)
@@ -132,8 +133,8 @@ func (l *lab) wantLabels(t *testing.T, want map[string]string) {
 	}
 }
 
-// translated has a sandbox whose QEMU translates code, with a base label of which only the type counts. It takes minutes
-// inside a machine that is emulated itself.
+// translated has a sandbox whose QEMU translates code, with a base label of which only the type
+// counts. It takes minutes inside a machine that is emulated itself.
 func translated(t *testing.T, l *lab) {
 	t.Helper()
 	l.engine(t)

@@ -65,7 +65,8 @@ func TestLeftOut(t *testing.T) {
 	}
 }
 
-// confinedBy says how the processes of sandboxes run: a line for each with role, sandbox, profile and uid.
+// confinedBy says how the processes of sandboxes run: a line for each with role, sandbox, profile
+// and uid.
 func (l *lab) confinedBy(t *testing.T) [][]string {
 	t.Helper()
 	out := l.sh(t, `for p in $(pgrep qemu-system; pgrep virtiofsd); do
@@ -80,8 +81,8 @@ done | sort -u`)
 	return list
 }
 
-// startOther runs two sandboxes: every thread of QEMU and of the file server runs in the sandbox's own profile, which is
-// enforced, or in none where the kernel has none, and the two differ.
+// startOther runs two sandboxes. Every thread of QEMU and of the file server runs in its sandbox's
+// profile. The profiles differ and are enforced. Without AppArmor, no thread has one.
 func startOther(t *testing.T, l *lab) {
 	t.Helper()
 	l.seen = nil
@@ -176,7 +177,8 @@ func volumes(t *testing.T, l *lab) {
 	l.noProfileOf(t, "volumes")
 }
 
-// noProfileOf wants that nothing of a sandbox is left, and no profile but those of the sandboxes that run.
+// noProfileOf wants that nothing of a sandbox is left, and no profile but those of the sandboxes
+// that run.
 func (l *lab) noProfileOf(t *testing.T, id string) {
 	t.Helper()
 	l.nothingLeft(t, id, "/var/lib/cloister")
@@ -215,7 +217,8 @@ func endOther(t *testing.T, l *lab) {
 	l.unconfinedDenials(t)
 }
 
-// crashOther kills a shim while its engine stands still: the next start, of another engine, takes back what it has left.
+// crashOther kills a shim while its engine is stopped. The next start, by another engine, removes
+// what the shim left behind.
 func crashOther(t *testing.T, l *lab) {
 	t.Helper()
 	l.second(t)
@@ -267,7 +270,8 @@ func podsOther(t *testing.T, l *lab) {
 	l.noProfileOf(t, id)
 }
 
-// complain has the kernel enforce no profile, before a start and in the middle of one: no guest runs.
+// complain has the kernel enforce no profile, before a start and in the middle of one: no guest
+// runs.
 func complain(t *testing.T, l *lab) {
 	t.Helper()
 	const mode = "/sys/module/apparmor/parameters/mode"

@@ -15,8 +15,9 @@ import (
 	"cloister/tests/cache"
 )
 
-// policies are compiled policies with the module in them: one that enforces, one whose guest-side domains are permissive.
-// base is without the module, and store is what it is made from. The first two have no dontaudit rules, so that every denial is logged.
+// policies are compiled policies with the module in them: one that enforces, and one whose
+// guest-side domains are permissive. Both have no dontaudit rules, so that every denial is logged.
+// base is without the module; store is the policy store that base is made from.
 type policies struct{ dir string }
 
 func (p policies) enforcing() string  { return filepath.Join(p.dir, "policy") }
@@ -30,15 +31,17 @@ func permissiveDomains() []string {
 	return []string{policy.QEMUType, policy.QEMUTCGType, policy.VirtiofsdType, policy.ContainerType}
 }
 
-// The one domain whose sockets a site lets guests use, by what `cloister why` says, and another one.
+// The one domain whose sockets a site lets guests use, with the rule that `cloister why` names, and
+// another one.
 const (
 	servingDomain = "postgresql_t"
 	otherDomain   = "httpd_t"
 	siteRule      = "(optional cloister_socket_" + servingDomain + " (typeattributeset cloister_socket_server (" + servingDomain + ")))\n"
 )
 
-// probeRules give the matrix's attackers rights that guests' domains do without: to open disks by name, to make sockets and talk to
-// each other's, to map and execute what is served, to change priorities and limits. So the pair alone is in the way.
+// probeRules give the matrix's attackers rights that guests' domains lack: to open disks by name, to
+// make sockets and talk to each other's, to map and execute served files, to change priorities and
+// limits. So the category pair alone is in the way.
 const probeRules = `(allow cloister_machine_domain cloister_image_t (file (open)))
 (allow cloister_machine_domain cloister_image_t (blk_file (open)))
 (allow cloister_guest_domain self (unix_stream_socket (create setattr bind connect listen accept read write connectto)))
@@ -59,8 +62,8 @@ func addRules(ctx context.Context, store, name, rules string) error {
 	return tool(ctx, "semodule", "-n", "-D", "-p", store, "-s", "default", "-i", file)
 }
 
-// makePolicies returns them from the cache, or compiles them with the module as it is now. Every neverallow rule, the base
-// policy's and the module's, is checked on the way.
+// makePolicies returns them from the cache, or compiles them with the module as it is now. Every
+// neverallow rule, the base policy's and the module's, is checked on the way.
 func makePolicies(ctx context.Context, folder string, r root, kind string) (policies, error) {
 	conditions := kind
 	if kind == fedoraPolicy {

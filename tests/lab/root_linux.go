@@ -48,7 +48,8 @@ func (r recipe) digest() string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// root is a made root: a file system image, the kernel and its modules, and the policy store that images are labelled by.
+// root is the folder of a root that was made: a file system image, the kernel and its modules, and
+// the policy store that images are labelled by.
 type root struct{ dir string }
 
 func (r root) kernel() string  { return filepath.Join(r.dir, "vmlinuz") }
@@ -56,7 +57,8 @@ func (r root) image() string   { return filepath.Join(r.dir, "root.ext4") }
 func (r root) modules() string { return filepath.Join(r.dir, "modules") }
 func (r root) store() string   { return filepath.Join(r.dir, "store") }
 
-// makeRoot returns the root from the cache, and makes it when it is not there: some minutes, and the network.
+// makeRoot returns the root from the cache, and makes it when it is not there. That takes some
+// minutes, and the network.
 func makeRoot(ctx context.Context, folder string, r recipe) (root, error) {
 	made := root{filepath.Join(folder, "lab", "root-"+r.digest())}
 	return made, cache.Make(made.dir, func() error { return makeRootInto(ctx, r, made) })
@@ -149,7 +151,8 @@ func moduleName(path string) string {
 	return strings.ReplaceAll(strings.TrimSuffix(filepath.Base(path), ".ko"), "-", "_")
 }
 
-// makeImage labels the tree from outside, as the installed policy says, and makes it a file system image.
+// makeImage labels the tree from outside, as the installed policy says, and makes it a file system
+// image.
 func makeImage(ctx context.Context, r recipe, tree string, parts root) error {
 	for _, dir := range []string{"var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"} {
 		if err := os.RemoveAll(filepath.Join(tree, dir)); err != nil {

@@ -67,7 +67,8 @@ func (w *world) control(r *result, name, operation, by, against string) error {
 	return nil
 }
 
-// withoutPolicy runs the attempt with its domain permissive: it shows that nothing but the policy stood in the way.
+// withoutPolicy runs the attempt with its domain permissive: it shows that nothing but the policy
+// stood in the way.
 func (w *world) withoutPolicy(r *result) error {
 	answer, err := w.try(r.attempt, r.try, r.attacker(), r.target())
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"cloister/tests/lab/wire"
 )
 
-// startShim runs two sandboxes of the built shim under a real containerd: each process has the label it should have, the
-// pairs differ, and nothing was denied.
+// startShim runs two sandboxes of the built shim under a real containerd: each process has the
+// label it should have, the pairs differ, and nothing was denied.
 func startShim(t *testing.T, l *lab) {
 	t.Helper()
 	m := l.machine
@@ -66,7 +66,8 @@ func room(t *testing.T, l *lab) {
 	m.seen = nil // its refusals are denials too
 }
 
-// container runs a plain container of runc's under the container types, and has it attack a sandbox that runs.
+// container runs a plain container of runc's under the container types, and has it attack a running
+// sandbox.
 func container(t *testing.T, l *lab) {
 	t.Helper()
 	e, m := l.sandboxes(t), l.machine

@@ -11,7 +11,8 @@ import (
 	"cloister/labels/policy"
 )
 
-// secondConfig is the clients' containerd: CRI labels pods, and takes the types from secondContexts.
+// secondConfig configures the clients' containerd: CRI labels pods, and takes the types from
+// secondContexts.
 const secondConfig = `version = 3
 root = "/var/lib/containerd2"
 state = "/run/containerd2"
@@ -35,14 +36,16 @@ const secondNetwork = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"b
 "ipam":{"type":"host-local","dataDir":"/run/lab/ipam","ranges":[[{"subnet":"10.85.0.0/24"}]]}}]}
 `
 
-// secondContexts is what engines read their containers' types from; Debian's own file names types that its policy has not.
+// secondContexts is the file from which engines read their containers' types. Debian's own file
+// names types that its policy does not have.
 const secondContexts = `process = "system_u:system_r:` + policy.ContainerType + `:s0"
 content = "system_u:object_r:` + policy.ContentType + `:s0"
 file = "system_u:object_r:` + policy.ContainerFileType + `:s0"
 ro_file = "system_u:object_r:` + policy.ContentType + `:s0"
 `
 
-// secondFiles are a containerd of the clients', in bin, the network plugins in cni, and a client of CRI.
+// secondFiles are a containerd of the clients', in bin, the network plugins in cni, and a client of
+// CRI.
 func secondFiles(ctx context.Context, m mac, work, bin, cni string) ([]file, error) {
 	pods := filepath.Join(work, "pods")
 	if err := tool(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-o", pods, "cloister/tests/lab/pods"); err != nil {

@@ -12,8 +12,9 @@ import (
 	"cloister/tests/lab/wire"
 )
 
-// sockets has a guest speak to servers of the host whose sockets are its volumes: an engine's neighbour, one whose domain the
-// site has allowed, and one whose domain it has not. Then a shell looks into the guest, and those who must not get to it try.
+// sockets has a guest speak to servers of the host whose sockets are its volumes: an engine's
+// neighbour, one whose domain the site has allowed, and one whose domain it has not. Then a debug
+// shell enters the guest, and parties that must not reach that shell try to.
 func sockets(t *testing.T, l *lab) {
 	t.Helper()
 	e := l.engine(t)
@@ -73,7 +74,8 @@ func sockets(t *testing.T, l *lab) {
 	l.nothingLeft(t, "talker", "/var/lib/cloister")
 }
 
-// refusalIsTold looks for the denial, for the shim's message in the engine's log, and for the command that `cloister why` names.
+// refusalIsTold looks for the denial, for the shim's message in the engine's log, and for the
+// command that `cloister why` names.
 func (l *lab) refusalIsTold(t *testing.T, w want) {
 	t.Helper()
 	if !w.in(denials(l.seen), "s0", "s0") {

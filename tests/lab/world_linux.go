@@ -197,7 +197,8 @@ func (w *world) engine() error {
 	return nil
 }
 
-// entry is how a program gets into a domain at a level. A container's runtime gives it its own file for output.
+// entry is how a program gets into a domain at a level. A container's runtime gives it its own file
+// for output.
 func entry(d domain, level string) *wire.Entry {
 	output := policy.RunType
 	if d.name == "container" {

@@ -41,7 +41,7 @@ const (
 	answerSize = 0x20000
 )
 
-// patience catches a server that hangs.
+// One limit for each wait, which only catches a server that hangs.
 const patience = 20 * time.Second
 
 // front is QEMU's side of a file server, with a guest's memory.
