@@ -11,8 +11,8 @@ import (
 // let ip mount a sysfs.
 const entering = "at() { to=$1; shift; nsenter --net=/run/netns/$to \"$@\"; }\n"
 
-// severalLinks makes three parents, each with a cable to the namespace peer, and upon them the links
-// of a guest in x:
+// severalLinks makes three parents, each with a cable to the namespace peer, and upon them the
+// links of a guest in x:
 //   - eth0 is ipvlan in mode l2, where slaves share the parent's address on the wire
 //   - eth1 is ipvlan in mode l3, where the parent's host routes for them
 //   - eth2 is a VLAN

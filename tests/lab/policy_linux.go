@@ -39,9 +39,9 @@ const (
 	siteRule      = "(optional cloister_socket_" + servingDomain + " (typeattributeset cloister_socket_server (" + servingDomain + ")))\n"
 )
 
-// probeRules give the matrix's attackers rights that guests' domains lack: to open disks by name, to
-// make sockets and talk to each other's, to map and execute served files, to change priorities and
-// limits. So the category pair alone is in the way.
+// probeRules give the matrix's attackers rights that guests' domains lack: to open disks by name,
+// to make sockets and talk to each other's, to map and execute served files, to change priorities
+// and limits. So the category pair alone is in the way.
 const probeRules = `(allow cloister_machine_domain cloister_image_t (file (open)))
 (allow cloister_machine_domain cloister_image_t (blk_file (open)))
 (allow cloister_guest_domain self (unix_stream_socket (create setattr bind connect listen accept read write connectto)))
