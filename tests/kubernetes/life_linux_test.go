@@ -139,7 +139,8 @@ spec:
 	for _, pod := range []string{"plain", "cloister"} {
 		follow := s.background(t, "logs", "--follow", pod)
 		s.must(t, "delete", "pod", pod)
-		if got := follow(); !strings.Contains(got, "started") || !strings.Contains(got, "hook") || !strings.Contains(got, "before\nsignal\n") {
+		if got := follow(); !strings.Contains(got, "started") || !strings.Contains(got, "hook") ||
+			!strings.Contains(got, "before\nsignal\n") {
 			t.Errorf("the log of %s that was followed:\n%s", pod, got)
 		}
 	}
