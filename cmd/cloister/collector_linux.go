@@ -38,10 +38,11 @@ func newCollector(s *site) collector {
 		failures:  describe("start_failures_total", "Starts of sandboxes that failed, by phase and reason.", "phase", "reason"),
 		phases:    describe("start_phase_duration_seconds", "Duration of the phases of successful starts.", "phase"),
 		leaks:     describe("leaks_found_total", "Sandboxes that a dead shim left and that were cleaned up."),
-		denials:   describe("denials_logged", "Denials of the policy about guests in the host's log, by verdict.", "verdict"),
-		clashes:   describe("label_clashes", "Levels by which two tenants can reach each other."),
-		scrape:    describe("scrape_success", "Whether a source of metrics could be read.", "source"),
-		time:      describe("scrape_timestamp_seconds", "When the metrics were taken."),
+		denials: describe("denials_logged", "Denials about guests in the host's log (SELinux, AppArmor, system calls), by verdict.",
+			"verdict"),
+		clashes: describe("label_clashes", "Levels by which two tenants can reach each other."),
+		scrape:  describe("scrape_success", "Whether a source of metrics could be read.", "source"),
+		time:    describe("scrape_timestamp_seconds", "When the metrics were taken."),
 	}}
 }
 
@@ -161,30 +162,29 @@ func (c collector) labels(out chan<- prometheus.Metric) error {
 	return nil
 }
 
-// denials are those that the log holds now: the number falls when the log is rotated.
+// denials are those that the log holds now: the number falls when the log is rotated. A host
+// without SELinux may have none that can be read.
 func (c collector) denials(out chan<- prometheus.Metric) error {
 	enabled, err := c.site.host.Enabled()
 	if err != nil {
 		return err
 	}
-	count := map[judgement]int{judgedAttack: 0, judgedMistake: 0, judgedHarmless: 0}
+	logged, err := c.site.denials("")
+	if err != nil && enabled {
+		return err
+	}
+	view := scene{state: c.site.config.State, root: c.site.config.Root, image: c.site.config.Guest.Image}
 	if enabled {
-		logged, err := c.site.denials("")
-		if err != nil {
-			return err
-		}
 		p, err := c.site.look(context.Background())
 		if err != nil {
 			return err
 		}
-		view := scene{
-			levels: p.Levels, files: p.Files, state: c.site.config.State, root: c.site.config.Root,
-			image: c.site.config.Guest.Image,
-		}
-		for _, d := range logged {
-			if (subject{}).has(d) {
-				count[view.explain(d).Judgement]++
-			}
+		view.levels, view.files = p.Levels, p.Files
+	}
+	count := map[judgement]int{judgedAttack: 0, judgedMistake: 0, judgedHarmless: 0}
+	for _, d := range logged {
+		if (subject{all: true}).has(d) {
+			count[view.explain(d).Judgement]++
 		}
 	}
 	for verdict, n := range count {

@@ -53,6 +53,9 @@ const (
 // partOf tells by its type what a process is. One domain for QEMU and its file server, as
 // container-selinux and libvirt have, is told apart by the command.
 func partOf(d avc.Denial) part {
+	if d.By == avc.AppArmor || d.By == avc.Seccomp {
+		return partOfOther(d)
+	}
 	switch d.Source.Type {
 	case "cloister_qemu_t", "cloister_qemu_tcg_t":
 		return partQEMU
@@ -92,6 +95,12 @@ func rules() []rule {
 // explain judges one denial. What no rule knows, done by a guest's side, is taken for an attack.
 func (s scene) explain(d avc.Denial) answer {
 	p := partOf(d)
+	switch d.By {
+	case avc.Seccomp:
+		return explainCall(p, d)
+	case avc.AppArmor:
+		return explainProfile(p, d)
+	}
 	for _, r := range rules() {
 		if a, ok := r(s, p, d); ok {
 			return a

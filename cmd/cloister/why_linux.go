@@ -38,8 +38,9 @@ const (
 
 func runWhy(std stdio) *cobra.Command {
 	c := newCommand(std, "why [--level LEVEL] [--log FILE] [--json] [ID]",
-		"Explains what the policy denied a sandbox: which file or socket, whose, and the one command that helps,\n"+
-			"or that it looks like an attack. Without ID and --level: every denial that has to do with guests.\n"+
+		"Explains what SELinux's policy, an AppArmor profile or a list of system calls denied a sandbox: which\n"+
+			"file or socket, whose, and the one command that helps, or that it looks like an attack. Without ID\n"+
+			"and --level: every denial that has to do with guests.\n"+
 			"Ends with status 3 when something looks like an attack.")
 	c.withOutput("table")
 	text := c.Flags().String("level", "", "the `level` of a sandbox that is gone, as s0:c1,c2")
@@ -80,10 +81,12 @@ func runWhy(std stdio) *cobra.Command {
 
 // subject is what is asked about.
 type subject struct {
-	name  string
-	level *labels.Level
-	pids  []int
-	since time.Time // levels are used again
+	name    string
+	level   *labels.Level
+	profile string
+	pids    []int
+	since   time.Time // levels are used again
+	all     bool      // every guest of the host
 }
 
 func (s *site) subject(rest []string, text string) (subject, error) {
@@ -92,23 +95,18 @@ func (s *site) subject(rest []string, text string) (subject, error) {
 		return subject{name: "level " + text, level: &level}, err
 	}
 	if len(rest) == 0 {
-		return subject{name: "guests of this host"}, nil
+		return subject{name: "guests of this host", all: true}, nil
 	}
 	b, err := s.find(rest[0])
 	if err != nil {
 		return subject{}, fmt.Errorf("%w; for one that is gone give its level: --level", err)
 	}
-	about := subject{name: "sandbox " + b.name() + " (class " + b.class() + ")", since: b.record.Created}
-	if profile := b.record.Facts["profile"]; profile != "" {
-		return subject{}, fmt.Errorf("sandbox %s runs in the AppArmor profile %s: only SELinux's denials are explained: "+
-			"search the audit log, or dmesg, for %s//", b.name(), profile, profile)
+	about := subject{
+		name: "sandbox " + b.name() + " (class " + b.class() + ")", since: b.record.Created, profile: b.record.Facts["profile"],
 	}
-	level, single := b.label().Range.Single()
-	if b.label().IsZero() || !single {
-		return subject{}, fmt.Errorf("sandbox %s runs without a label, so that the policy denies it nothing: see `cloister check`",
-			b.name())
+	if level, single := b.label().Range.Single(); !b.label().IsZero() && single {
+		about.level = &level
 	}
-	about.level = &level
 	for _, e := range b.record.Effects {
 		if e.Process.PID != 0 {
 			about.pids = append(about.pids, e.Process.PID)
@@ -119,15 +117,22 @@ func (s *site) subject(rest []string, text string) (subject, error) {
 
 // has tells whether a denial is about the subject, as the one denied or the one protected.
 func (a subject) has(d avc.Denial) bool {
-	if a.level == nil {
+	if a.all {
 		return partOf(d).guestSide() || partOf(d) == partShim || strings.HasPrefix(d.Target.Type, "cloister_")
 	}
 	if !a.since.IsZero() && !d.Time.IsZero() && d.Time.Before(a.since.Add(-time.Second)) {
 		return false
 	}
+	if slices.Contains(a.pids, d.PID) {
+		return true
+	}
+	if d.By != avc.SELinux {
+		sandbox, _, _ := strings.Cut(d.Profile, "//")
+		return a.profile != "" && sandbox == a.profile
+	}
 	source, _ := d.Source.Range.Single()
 	target, _ := d.Target.Range.Single()
-	return source == *a.level || target == *a.level || slices.Contains(a.pids, d.PID)
+	return a.level != nil && (source == *a.level || target == *a.level)
 }
 
 // denials reads the log named, or those of the host.
@@ -203,7 +208,8 @@ func (s scene) all(denials []avc.Denial) []explained {
 	list := []explained{}
 	place := map[string]int{}
 	for _, d := range denials {
-		key := fmt.Sprintf("%v %v %s %v %q %s %d", d.Source, d.Target, d.Class, d.Permissions, d.Path, d.Device, d.Inode)
+		key := fmt.Sprintf("%s %v %v %q %q %s %v %q %s %d", d.By, d.Source, d.Target, d.Profile, d.Program, d.Class, d.Permissions,
+			d.Path, d.Device, d.Inode)
 		if i, known := place[key]; known {
 			list[i].Count++
 			list[i].Last = d.Time
@@ -238,8 +244,8 @@ func printWhy(out io.Writer, about subject, list []explained) error {
 		if e.Count > 1 {
 			when = fmt.Sprintf("%d times, last %s", e.Count, when)
 		}
-		fmt.Fprintf(out, "%s (%s, pid %d, %s) was denied { %s } on %s\n", e.Who, plain(e.Command), e.PID,
-			e.Source, strings.Join(e.Permissions, " "), e.what())
+		fmt.Fprintf(out, "%s (%s, pid %d%s) was denied { %s } on %s\n", e.Who, plain(e.Command), e.PID,
+			e.as(), strings.Join(e.Permissions, " "), e.what())
 		fmt.Fprintf(out, "  %s%s\n", when, map[bool]string{true: "; let through, since the host or the domain is permissive"}[e.Permissive])
 		switch e.Judgement {
 		case judgedAttack:
@@ -254,11 +260,25 @@ func printWhy(out io.Writer, about subject, list []explained) error {
 	return err
 }
 
+// as is the label or profile that the process had.
+func (e explained) as() string {
+	switch e.By {
+	case avc.SELinux:
+		return ", " + e.Source.String()
+	case avc.AppArmor:
+		return ", profile " + plain(e.Profile)
+	}
+	return ""
+}
+
 // what names the thing that was reached for.
 func (e explained) what() string {
 	text := e.Class
 	if e.Path != "" {
 		text += " " + plain(e.Path)
+	}
+	if e.By != avc.SELinux {
+		return text
 	}
 	if e.Inode != 0 {
 		text += fmt.Sprintf(" (%s, inode %d)", plain(e.Device), e.Inode)

@@ -12,6 +12,7 @@ import (
 	"cloister/cmd/internal/avc"
 	"cloister/labels/relabel"
 	"cloister/sandbox/statedir"
+	"cloister/sys"
 )
 
 // denied writes a denial as the kernel does; source and target are types with levels.
@@ -197,9 +198,86 @@ func TestWhy(t *testing.T) {
 	if _, err := s.subject(nil, "s0:c1.c0"); err == nil {
 		t.Error("a level that is none was taken")
 	}
-	s.plant(t, "default", "profiled", alive(t), func(r *statedir.Record) { r.Facts = map[string]string{"profile": "cloister-c1-c2"} })
-	if _, err := s.subject([]string{"profiled"}, ""); err == nil || !strings.Contains(err.Error(), "cloister-c1-c2//") {
-		t.Errorf("a sandbox with an AppArmor profile: %v, want what to search for", err)
+}
+
+// TestWhyOfOtherLayers has records as kernels wrote them: Debian's with AppArmor, and one without
+// any module.
+func TestWhyOfOtherLayers(t *testing.T) {
+	s := crowdedHost(t)
+	s.plant(t, "default", "profiled", alive(t), func(r *statedir.Record) {
+		r.Facts = map[string]string{"profile": "cloister-c182-c916"}
+		r.Effects = []statedir.Effect{{Seq: 1, Kind: statedir.KindProcess, Process: sys.Process{PID: 28302}}}
+	})
+	about, err := s.subject([]string{"profiled"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	profile := func(operation, child, rest string) string {
+		return `audit: type=1400 audit(1795961318.335:68): apparmor="DENIED" operation="` + operation + `" profile="cloister-c182-c916//` +
+			child + `" pid=584 comm="cloister" ` + rest
+	}
+	call := func(pid, number, program string) string {
+		return `audit: type=1326 audit(1795963477.066:34326): auid=4294967295 uid=1879400423 gid=1879400423 ses=4294967295 pid=` + pid +
+			` comm="x" exe="` + program + `" sig=0 arch=c000003e syscall=` + number + ` compat=0 ip=0x7fab8e437447 code=0x50000`
+	}
+	const qemu = "/usr/bin/qemu-system-x86_64"
+	tests := []struct {
+		name, line string
+		has        bool
+		want       judgement
+		says       string
+	}{
+		{
+			"passwords", profile("open", "virtiofsd", `name="/etc/shadow" requested_mask="r" denied_mask="r" fsuid=0 ouid=0`), true,
+			judgedAttack, "the file server (virtiofsd) has no reason for open of /etc/shadow",
+		},
+		{
+			"another process", profile("ptrace", "qemu", `requested_mask="trace" denied_mask="trace" peer="unconfined"`), true,
+			judgedAttack, "QEMU has no reason for ptrace",
+		},
+		{
+			"a shell", profile("exec", "qemu", `name="/usr/bin/dash" requested_mask="x" denied_mask="x"`), true,
+			judgedAttack, "/usr/bin/dash",
+		},
+		{"a capability", profile("capable", "virtiofsd", `capability=19  capname="sys_ptrace"`), true, judgedAttack, "capable"},
+		{"priorities", profile("capable", "virtiofsd", `capability=23  capname="sys_nice"`), true, judgedHarmless, "priorities"},
+		{
+			"host features", profile("open", "qemu", `name="/proc/3/cgroup" requested_mask="r" denied_mask="r"`),
+			true, judgedHarmless, "features",
+		},
+		{
+			"a newer library", profile("open", "qemu", `name="/usr/lib/x.so" requested_mask="r" denied_mask="r"`),
+			true, judgedMistake, "newer",
+		},
+		{
+			"another sandbox's", strings.Replace(profile("open", "qemu", `name="/x" denied_mask="r"`), "c182", "c183", 1),
+			false, judgedAttack, "/x",
+		},
+		{"a call at the start", call("28302", "425", qemu), true, judgedHarmless, "newer way"},
+		{"a call of one taken over", call("28302", "101", qemu), true, judgedAttack, "QEMU never calls ptrace"},
+		{"a call that may be missing", call("28302", "28", qemu), true, judgedMistake, "has not madvise"},
+		{"a call of another's", call("28303", "101", "/usr/lib/qemu/virtiofsd"), false, judgedAttack, "virtiofsd"},
+	}
+	for _, tt := range tests {
+		d, ok := avc.Parse(tt.line)
+		if !ok {
+			t.Errorf("%s: no denial: %s", tt.name, tt.line)
+			continue
+		}
+		if got := about.has(d); got != tt.has {
+			t.Errorf("%s: of the sandbox: %t, want %t", tt.name, got, tt.has)
+		}
+		if !(subject{all: true}).has(d) {
+			t.Errorf("%s: of no guest", tt.name)
+		}
+		got := (scene{}).explain(d)
+		if got.Judgement != tt.want || !strings.Contains(got.Reason, tt.says) || (got.Remedy != "") != (tt.want == judgedMistake) {
+			t.Errorf("%s: explain = %+v, want %s, %q", tt.name, got, tt.want, tt.says)
+		}
+		var out bytes.Buffer
+		if err := printWhy(&out, about, scene{}.all([]avc.Denial{d})); err != nil || strings.Contains(out.String(), "%!") {
+			t.Errorf("%s: %v\n%s", tt.name, err, out.String())
+		}
 	}
 }
 
@@ -214,6 +292,8 @@ func TestKernelLog(t *testing.T) {
 
 func FuzzExplain(f *testing.F) {
 	f.Add(`avc:  denied  { read } for  pid=1 comm="qemu" path="/a" scontext=u:r:cloister_qemu_t:s0:c1,c2 tcontext=u:r:t:s0 tclass=file`)
+	f.Add(`audit(1.2:3): apparmor="DENIED" operation="open" profile="cloister-c1-c2//qemu" name="/a" denied_mask="r"`)
+	f.Add(`type=1326 audit(1.2:3): pid=1 exe="/usr/bin/qemu-system-x86_64" arch=c000003e syscall=101 code=0x50000`)
 	f.Fuzz(func(t *testing.T, line string) {
 		d, ok := avc.Parse(line)
 		if !ok {

@@ -52,6 +52,9 @@ func NameOf(level labels.Level) (string, error) {
 	return fmt.Sprintf("%s%v-%v", prefix, pair.Low, pair.High), nil
 }
 
+// IsName tells whether a profile's name is one that NameOf gives.
+func IsName(name string) bool { return goodName.MatchString(name) }
+
 // Child is the name of the profile of one program.
 func Child(name, program string) string { return name + "//" + program }
 

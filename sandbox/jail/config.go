@@ -61,7 +61,7 @@ type Config struct {
 	// Disable names parts of the jail of QEMU and virtiofsd that are left out; default none.
 	Disable []Part `toml:"disable"`
 	// Seccomp says what becomes of a system call that is not in the list: enforce has it fail with
-	// EPERM, log lets it through. The kernel's audit log names it; default enforce.
+	// EPERM, log lets it through. `cloister why` names it from the kernel's log; default enforce.
 	Seccomp string `toml:"seccomp"`
 	// UIDBase is the first of the 523,777 uids and gids that sandboxes draw theirs from. Nobody
 	// else may have an id of that range; default 1879048192.

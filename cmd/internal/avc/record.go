@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package avc reads the access vector cache's denials from an audit log or the
-// kernel's log.
+// Package avc reads denials from an audit log or the kernel's log: those of SELinux's access vector
+// cache, of AppArmor's profiles and of lists of system calls.
 //
-// It says what a record says and judges nothing. A sandbox can influence what is
-// in a record (the names of its files and processes): every field is bounded, and
-// text is only ever text. Functions may be called at once.
+// It says what a record says and judges nothing. A sandbox can influence what is in a record (the
+// names of its files and processes): every field is bounded, and text is only ever text. Functions
+// may be called at once.
 package avc
 
 import (
@@ -31,39 +31,61 @@ const (
 	maxEvents  = 1024 // events whose records may stand apart from each other
 )
 
-// Denial is one access that the policy refused, or would have refused.
+// Layer is what refused an access.
+type Layer string
+
+// The layers that write records.
+const (
+	SELinux  Layer = "selinux"
+	AppArmor Layer = "apparmor"
+	Seccomp  Layer = "seccomp"
+)
+
+// Denial is one access that a layer refused, or would have refused.
 type Denial struct {
+	By Layer `json:"by"`
 	// Event is the audit's "seconds.milliseconds:serial", which joins the records of one system
 	// call.
-	Event       string       `json:"event"`
-	Time        time.Time    `json:"time,omitzero"`
-	Permissions []string     `json:"permissions"`
-	Class       string       `json:"class"`
-	PID         int          `json:"pid,omitempty"`
-	Command     string       `json:"command,omitempty"`
-	Path        string       `json:"path,omitempty"` // the whole one where the log has it, else the last part
-	Device      string       `json:"device,omitempty"`
-	Inode       uint64       `json:"inode,omitempty"`
-	Source      labels.Label `json:"source"`
-	Target      labels.Label `json:"target"`
+	Event       string    `json:"event"`
+	Time        time.Time `json:"time,omitzero"`
+	Permissions []string  `json:"permissions"`
+	// Class is what was reached for. With AppArmor it is the operation, as "open" or "capable".
+	// With Seccomp it is "system call", whose name is the only permission.
+	Class   string `json:"class"`
+	PID     int    `json:"pid,omitempty"`
+	Command string `json:"command,omitempty"`
+	Path    string `json:"path,omitempty"` // the whole one where the log has it, else the last part
+	Device  string `json:"device,omitempty"`
+	Inode   uint64 `json:"inode,omitempty"`
+	// Source and Target are labels of SELinux, and zero with the other layers.
+	Source labels.Label `json:"source,omitzero"`
+	Target labels.Label `json:"target,omitzero"`
+	// Profile is that of the process where AppArmor confines it.
+	Profile string `json:"profile,omitempty"`
+	// Program is the file that the process runs, with Seccomp. The kernel names it, not the
+	// process.
+	Program string `json:"program,omitempty"`
 	// Permissive: it was let through.
 	Permissive bool `json:"permissive,omitempty"`
 }
 
 const deniedMark = "avc:  denied  { "
 
-// Parse reads one line of /var/log/audit/audit.log, /dev/kmsg or dmesg. A line that
-// holds no denial gives false.
+// Parse reads one line of /var/log/audit/audit.log, /dev/kmsg or dmesg. A line that holds no denial
+// gives false.
 func Parse(line string) (Denial, bool) {
-	head, rest, found := strings.Cut(line, deniedMark)
-	if !found || len(line) > maxLine {
+	if len(line) > maxLine {
 		return Denial{}, false
+	}
+	head, rest, found := strings.Cut(line, deniedMark)
+	if !found {
+		return parseOther(line)
 	}
 	permissions, rest, found := strings.Cut(rest, " }")
 	if !found {
 		return Denial{}, false
 	}
-	d := Denial{Permissions: strings.Fields(permissions)}
+	d := Denial{By: SELinux, Permissions: strings.Fields(permissions)}
 	d.Event, d.Time = event(head)
 	for key, value := range fields(rest) {
 		if !d.set(key, value) {

@@ -36,6 +36,7 @@ func label(t *testing.T, text string) labels.Label {
 func first(t *testing.T) Denial {
 	t.Helper()
 	return Denial{
+		By:    SELinux,
 		Event: "1700000000.123:456", Time: time.UnixMilli(1700000000123).UTC(), Permissions: []string{"read", "write"}, Class: "file",
 		PID: 1234, Command: "qemu-system-x86", Path: "disk.img", Device: "dm-0", Inode: 77,
 		Source: label(t, "system_u:system_r:cloister_qemu_t:s0:c1,c2"), Target: label(t, "system_u:object_r:cloister_image_t:s0:c3,c4"),
@@ -49,7 +50,31 @@ func TestParse(t *testing.T) {
 		wantOK   bool
 	}{
 		{"audit.log", auditLine, first(t), true},
+		{"AppArmor", `type=AVC msg=audit(1700000000.123:456): apparmor="DENIED" operation="open" profile="cloister-c1-c2//qemu" ` +
+			`name=2F6120 pid=584 comm="cloister" requested_mask="rw" denied_mask="rw" fsuid=0 ouid=0`, Denial{
+			By: AppArmor, Event: "1700000000.123:456", Time: time.UnixMilli(1700000000123).UTC(), Permissions: []string{"rw"},
+			Class: "open", PID: 584, Command: "cloister", Path: "/a ", Profile: "cloister-c1-c2//qemu",
+		}, true},
+		{"AppArmor's status", `type=1400 audit(1700000000.123:456): apparmor="STATUS" operation="profile_load" profile="unconfined" ` +
+			`name="cloister-c1-c2" pid=5 comm="apparmor_parser"`, Denial{}, false},
+		{"a list of system calls, let through", `type=SECCOMP msg=audit(1700000000.123:456): auid=4294967295 uid=0 gid=0 ses=4294967295 ` +
+			`subj=cloister-c1-c2//virtiofsd (enforce) pid=9 comm="virtiofsd" exe="/usr/libexec/virtiofsd" sig=0 arch=c000003e ` +
+			`syscall=435 compat=0 ip=0x7f code=0x7ffc0000`, Denial{
+			By: Seccomp, Event: "1700000000.123:456", Time: time.UnixMilli(1700000000123).UTC(), Permissions: []string{"clone3"},
+			Class: "system call", PID: 9, Command: "virtiofsd", Profile: "cloister-c1-c2//virtiofsd", Program: "/usr/libexec/virtiofsd",
+			Permissive: true,
+		}, true},
+		{"a system call of another kind of program", `type=1326 audit(1.2:3): pid=9 exe="/x" arch=40000003 syscall=1 code=0x50000`, Denial{
+			By: Seccomp, Event: "1.2:3", Time: time.UnixMilli(1002).UTC(), Permissions: []string{"number 1"}, Class: "system call", PID: 9,
+			Program: "/x",
+		}, true},
+		{"a file named as a record", strings.Replace(auditLine, `"disk.img"`, `"x type=1326 audit(1.2:3): y"`, 1), func() Denial {
+			d := first(t)
+			d.Path = "x type=1326 audit(1.2:3): y"
+			return d
+		}(), true},
 		{"kernel log, hexadecimal", kmsgLine, Denial{
+			By:    SELinux,
 			Event: "1700000001.005:457", Time: time.UnixMilli(1700000001005).UTC(),
 			Permissions: []string{"connectto"}, Class: "unix_stream_socket",
 			PID: 9, Command: "a b", Path: "\x00/tmp ", Permissive: true,
