@@ -29,7 +29,7 @@ type Kept struct {
 
 // Keep notes that path carries level and is tenant's. It is called when a sandbox that holds the
 // level uses a file whose label stays. A level without categories keeps nobody out and is not
-// noted.
+// noted. A pair that is another tenant's gives ErrClash: the two would have each other's files.
 func (r *Registry) Keep(ctx context.Context, tenant string, level labels.Level, path string) error {
 	pair, ok := level.Pair()
 	if !ok {
@@ -57,7 +57,9 @@ func (r *Registry) Keep(ctx context.Context, tenant string, level labels.Level, 
 }
 
 // kept reads what is noted of a pair, without the paths that carry it no more. The zero value means
-// that nobody keeps it. The lock is held.
+// that nobody keeps it. Paths are asked each time: an administrator may have labelled or removed
+// the files since, and then the pair is free without a word to cloister. A label that cannot be
+// read is an error, not a path less. The lock is held.
 func (r *Registry) kept(pair labels.Pair) (Kept, error) {
 	path := r.keptPath(pair)
 	text, err := os.ReadFile(path)
@@ -97,7 +99,8 @@ func (r *Registry) kept(pair labels.Pair) (Kept, error) {
 
 var errNoTenant = errors.New("want a tenant and paths")
 
-// checkKept refuses a pair that another tenant's files carry.
+// checkKept refuses a pair that another tenant's files carry. Otherwise a pod's author could ask
+// for the level of a stopped tenant and read what that tenant has left. The lock is held.
 func (r *Registry) checkKept(tenant string, level labels.Level) error {
 	pair, ok := level.Pair()
 	if !ok {
@@ -110,12 +113,14 @@ func (r *Registry) checkKept(tenant string, level labels.Level) error {
 	return k.refusal(level)
 }
 
+// refusal names one of the files, so that the operator can see whose they are and label them anew.
 func (k Kept) refusal(level labels.Level) error {
 	return fmt.Errorf("%w: %v is the level of %s, which belongs to tenant %s: choose another level, or give the files "+
 		"another label (chcon -R -l)", ErrClash, level, k.Paths[0], k.Tenant)
 }
 
-// sweepKept forgets pairs that no file carries any more. The lock is held.
+// sweepKept forgets pairs that no file carries any more. It asks for every kept file, so it runs
+// only when drawing at random has found nothing. The lock is held.
 func (r *Registry) sweepKept() error {
 	entries, err := os.ReadDir(filepath.Join(r.options.Dir, keptFolder))
 	if err != nil {
@@ -139,7 +144,8 @@ func (r *Registry) keptPath(pair labels.Pair) string {
 	return filepath.Join(r.options.Dir, keptFolder, pair.String())
 }
 
-// storeKept puts a note in place at once. The lock is held.
+// storeKept puts a note in place at once, by a rename. The lock is held, so one temporary name is
+// enough.
 func (r *Registry) storeKept(pair labels.Pair, k Kept) error {
 	text, err := json.Marshal(k)
 	if err != nil {

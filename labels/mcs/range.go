@@ -8,10 +8,11 @@ import (
 	"cloister/labels"
 )
 
-// minCategories is what libvirt asks for: fewer give too few pairs to draw from.
+// minCategories is what libvirt asks for: fewer give too few pairs to draw from. 8 give 28 pairs.
 const minCategories = 8
 
 // Range is what pairs are drawn from: the categories Min to Max, both included, at one sensitivity.
+// A host whose other engines have a range of their own can be given a separate one.
 type Range struct {
 	Sensitivity labels.Sensitivity
 	Min, Max    labels.Category
@@ -21,7 +22,8 @@ type Range struct {
 func Whole() Range { return Range{Max: labels.Categories - 1} }
 
 // RangeOf takes the range from the daemon's own label as libvirt does: its low sensitivity, and the
-// categories of its low level or else of its high one, which must be one span; none means all.
+// categories of its low level or else of its high one, which must be one span; none means all. A
+// process confined to some categories may hand out no others.
 func RangeOf(own labels.Label) (Range, error) {
 	r, err := rangeOf(own.Range)
 	if err != nil {
@@ -30,7 +32,8 @@ func RangeOf(own labels.Label) (Range, error) {
 	return r, nil
 }
 
-// ParseRange reads the config's text, as in "s0:c100.c199".
+// ParseRange reads the config's text, as in "s0:c100.c199". A range with gaps or with fewer than 8
+// categories is an error. Text without categories means all of them.
 func ParseRange(text string) (Range, error) {
 	level, err := labels.ParseLevel(text)
 	if err != nil {
@@ -76,6 +79,7 @@ func (r Range) Pairs() int {
 // String writes "s0:c0.c1023".
 func (r Range) String() string { return fmt.Sprintf("%v:%v.%v", r.Sensitivity, r.Min, r.Max) }
 
+// check refuses what is no range of at least minCategories, as a Range that was not parsed may be.
 func (r Range) check() error {
 	if r.Max >= labels.Categories || r.Min > r.Max || int(r.Max-r.Min)+1 < minCategories {
 		return fmt.Errorf("range %v: want at least %d categories of c0 to c%d", r, minCategories, labels.Categories-1)
@@ -84,7 +88,7 @@ func (r Range) check() error {
 }
 
 // covers tells whether a level has all of the range's categories: such a level is the system's and
-// no tenant's.
+// no tenant's. An administrator's shell and most daemons have it as their high level.
 func (r Range) covers(level labels.Level) bool {
 	for c := r.Min; c <= r.Max; c++ {
 		if !level.Categories.Has(c) {

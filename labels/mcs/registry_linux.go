@@ -18,34 +18,40 @@ import (
 	"cloister/sys"
 )
 
+// The lock and the kept pairs lie beside the boots' folders: both outlive a boot.
 const (
 	lockFile     = "lock"
 	sharesFolder = "shares"
 	tempFile     = "tmp" // written under the lock only, so one name is enough
 )
 
-// Options are what the registry is told.
+// Options are what the registry is told. Every function may be called at once. Alive is required;
+// so is the boot in Self.
 type Options struct {
 	// Dir is the registry's folder; it is made when absent.
 	Dir string
 	// Range is what is drawn from; zero means Whole.
 	Range Range
-	// Self is the process that answers for what is reserved.
+	// Self is the process that answers for what is reserved. Its boot names the folder of entries.
 	Self sys.Process
-	// Alive tells whether an owner still runs.
+	// Alive tells whether an owner still runs: the same process, not another with its pid. An error
+	// leaves the level held.
 	Alive func(sys.Process) (bool, error)
-	// Scan looks at what runs on the host, whoever started it; nil sees nothing.
+	// Scan looks at what runs on the host, whoever started it; nil sees nothing. It finds the
+	// guests and containers of engines that do not know this registry.
 	Scan func(context.Context) ([]labels.Process, error)
 	// Pending tells whether something of a sandbox is still to be undone; its level is kept until
-	// then. nil: never.
+	// then, since its files still carry the level and a new holder could read them. nil: never.
 	Pending func(sandbox string) (bool, error)
-	// Held lists levels that files still carry from an earlier boot. nil: none.
+	// Held lists levels that files still carry from an earlier boot, whose entries are gone with
+	// the boot's folder. nil: none.
 	Held func() ([]labels.Level, error)
 	// Carries tells whether a file that was given to Keep still carries a pair. nil: always.
 	Carries func(path string, pair labels.Pair) (bool, error)
 }
 
-// Registry is the host's table of levels.
+// Registry is the host's table of levels. It holds nothing in memory but its options: each call
+// reads the folder under the lock, so that all cloister processes of the host see one state.
 type Registry struct {
 	options Options
 	boot    string // the folder of this boot
@@ -53,7 +59,8 @@ type Registry struct {
 }
 
 // Open prepares the folder. What an earlier boot left holds nothing, since none of its processes
-// lives; it is removed.
+// lives; it is removed. Levels that files still carry are the journal's to tell (Options.Held). A
+// folder that cannot be made usually has the wrong label, and the error says how to put that right.
 func Open(o Options) (*Registry, error) {
 	if o.Range == (Range{}) {
 		o.Range = Whole()
@@ -61,6 +68,7 @@ func Open(o Options) (*Registry, error) {
 	if err := o.Range.check(); err != nil {
 		return nil, fmt.Errorf("open the registry of levels: %w", err)
 	}
+	// The boot is a folder's name: one with a slash or a dot would lead elsewhere.
 	if o.Alive == nil || o.Self.Boot == "" || strings.ContainsAny(o.Self.Boot, "/.") {
 		return nil, errors.New("open the registry of levels: no owner to answer for what is reserved")
 	}
@@ -81,6 +89,8 @@ func Open(o Options) (*Registry, error) {
 	return r, nil
 }
 
+// removeEarlierBoots removes the folders of all boots but this one. Kept pairs stay: they describe
+// files, which a reboot does not touch.
 func (r *Registry) removeEarlierBoots() error {
 	found, err := os.ReadDir(r.options.Dir)
 	if err != nil {
@@ -96,7 +106,8 @@ func (r *Registry) removeEarlierBoots() error {
 	return nil
 }
 
-// lock takes the registry's lock; the caller closes the file to give it back.
+// lock takes the registry's lock; the caller closes the file to give it back. The kernel gives it
+// back when its holder dies, so a killed process blocks nobody.
 func (r *Registry) lock(ctx context.Context) (*os.File, error) {
 	f, err := flock.Take(ctx, filepath.Join(r.options.Dir, lockFile))
 	if err != nil {
@@ -106,7 +117,8 @@ func (r *Registry) lock(ctx context.Context) (*os.File, error) {
 }
 
 // read gives the entry in a file of the boot's folder, and its bytes; fs.ErrNotExist when it is
-// free.
+// free. Files are replaced by a rename, so a reader without the lock sees an old entry or a new
+// one, never half of one.
 func (r *Registry) read(file string) (Entry, []byte, error) {
 	path := filepath.Join(r.boot, file)
 	text, err := os.ReadFile(path)
@@ -117,7 +129,8 @@ func (r *Registry) read(file string) (Entry, []byte, error) {
 	return e, text, err
 }
 
-// write puts an entry in place at once. The lock is held.
+// write puts an entry in place at once. The lock is held. Nothing is synced to disk: after a crash
+// of the host the boot's folder means nothing.
 func (r *Registry) write(e Entry) error {
 	text, err := e.encode()
 	if err != nil {
@@ -142,7 +155,7 @@ func (r *Registry) exists(file string) (bool, error) {
 	return err == nil, err
 }
 
-// files lists the entries' files of a folder.
+// files lists the entries' files of a folder, in no order.
 func (r *Registry) files(folder string) ([]string, error) {
 	f, err := os.Open(filepath.Join(r.boot, folder))
 	if err != nil {

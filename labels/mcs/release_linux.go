@@ -16,8 +16,10 @@ import (
 	"cloister/sys"
 )
 
-// Release gives a sandbox's hold on a level back. A level that the sandbox does not hold is left
-// alone without an error, so that an undo can be repeated.
+// Release gives a sandbox's hold on a level back. It is called when the sandbox's processes have
+// ended and its files have their old labels back: from then on somebody else may draw the level. A
+// level that the sandbox does not hold is left alone without an error, so that an undo can be
+// repeated. A shared level stays with those who still hold it.
 func (r *Registry) Release(ctx context.Context, sandbox string, level labels.Level) error {
 	lock, err := r.lock(ctx)
 	if err != nil {
@@ -38,7 +40,8 @@ func (r *Registry) Release(ctx context.Context, sandbox string, level labels.Lev
 }
 
 // Redraw gives a sandbox another pair in place of a drawn one that somebody else has come to carry.
-// The old one is given back last, so the sandbox always holds one.
+// The old one is given back last, so the sandbox always holds one. A level that was asked for, or
+// is shared, is ErrLevel: nobody but who chose it can say what to take instead.
 func (r *Registry) Redraw(ctx context.Context, sandbox string, old Entry) (Entry, error) {
 	if old.Kind != Dynamic {
 		return Entry{}, fmt.Errorf("redraw %v: %w: it is %s", old.Level, ErrLevel, old.Kind)
@@ -53,7 +56,9 @@ func (r *Registry) Redraw(ctx context.Context, sandbox string, old Entry) (Entry
 	return e, nil
 }
 
-// drop takes holders out, and the entry with the last one. The lock is held.
+// drop takes holders out, and the entry with the last one. The entry goes before the share's name:
+// a name without an entry is not followed, but an entry without a name would be held by nobody who
+// can join it. The lock is held.
 func (r *Registry) drop(e Entry, gone func(Holder) bool) error {
 	left := slices.DeleteFunc(slices.Clone(e.Holders), gone)
 	switch len(left) {
@@ -87,8 +92,9 @@ func (r *Registry) dropShare(e Entry) error {
 }
 
 // Reclaim gives back what dead owners hold, unless a process still carries the level or something
-// of the sandbox is still to be undone. It returns the entries as they were. Entries that cannot be
-// read stay held, and the error names them.
+// of the sandbox is still to be undone. The first keeps a level from being given out while the dead
+// owner's QEMU runs, the second while the sandbox's files carry it. It returns the entries as they
+// were. Entries that cannot be read stay held, and the error names them.
 func (r *Registry) Reclaim(ctx context.Context) ([]Entry, error) {
 	dead, problems := r.dead()
 	if len(dead) == 0 {
@@ -115,13 +121,16 @@ func (r *Registry) Reclaim(ctx context.Context) ([]Entry, error) {
 	return freed, problems
 }
 
-// corpse is an entry with holders whose owner is dead, as it was read.
+// corpse is an entry with holders whose owner is dead, as it was read. The bytes tell later, under
+// the lock, whether the entry is still the same.
 type corpse struct {
 	entry Entry
 	text  []byte
 	gone  []Holder
 }
 
+// dead finds entries with dead holders, without the lock: asking for thousands of owners would hold
+// up every start on the host. One entry that cannot be read keeps no other from being found.
 func (r *Registry) dead() ([]corpse, error) {
 	var found []corpse
 	var problems []error
@@ -152,6 +161,8 @@ func (r *Registry) dead() ([]corpse, error) {
 	return found, errors.Join(problems...)
 }
 
+// deadHolders lists the holders whose owner is dead and whose sandbox has nothing left to undo.
+// alive remembers the answers: one shim can be the owner of many holds.
 func (r *Registry) deadHolders(e Entry, alive map[sys.Process]bool) ([]Holder, error) {
 	var gone []Holder
 	for _, h := range e.Holders {
@@ -180,6 +191,8 @@ func (r *Registry) deadHolders(e Entry, alive map[sys.Process]bool) ([]Holder, e
 	return gone, nil
 }
 
+// reclaimOne drops the dead holders of one entry, under the lock. An entry that has changed since
+// it was looked at is left for the next time.
 func (r *Registry) reclaimOne(ctx context.Context, d corpse) (bool, error) {
 	lock, err := r.lock(ctx)
 	if err != nil {
