@@ -22,8 +22,10 @@ type Decision struct {
 	Missing []string
 }
 
-// Access asks the kernel, constraints included, whether source may do perms on target. A class or
-// permission that the policy does not have is an error that wraps fs.ErrNotExist.
+// Access asks the kernel, constraints included, whether source may do perms on target. The question
+// is put to the security server and leaves no denial in the audit log. A class or permission that
+// the policy does not have is an error that wraps fs.ErrNotExist: the kernel allows or denies such
+// classes as a whole (Status.DenyUnknown), and the caller decides what that means.
 func (h Host) Access(source, target labels.Label, class string, perms ...string) (Decision, error) {
 	index, err := h.number("class", class, "index")
 	if err != nil {
@@ -43,6 +45,7 @@ func (h Host) Access(source, target labels.Label, class string, perms ...string)
 		if err != nil {
 			return Decision{}, fmt.Errorf("ask SELinux: permission %s of class %s: %w", perm, class, err)
 		}
+		// Permissions are numbered from 1; the answer is a mask of 32 bits.
 		if bit < 1 || bit > 32 || allowed&(1<<(bit-1)) == 0 {
 			decision.Missing = append(decision.Missing, perm)
 		}
@@ -52,7 +55,7 @@ func (h Host) Access(source, target labels.Label, class string, perms ...string)
 }
 
 // parseDecision reads "allowed decided auditallow auditdeny sequence flags": words in hex, the
-// sequence in decimal.
+// sequence in decimal. See sel_write_access in the kernel's security/selinux/selinuxfs.c.
 func parseDecision(answer string) (allowed uint32, permissive bool, err error) {
 	const permissiveFlag = 1 // AVD_FLAGS_PERMISSIVE
 	fields := strings.Fields(answer)
@@ -70,7 +73,9 @@ func parseDecision(answer string) (allowed uint32, permissive bool, err error) {
 	return uint32(bits), flags&permissiveFlag != 0, nil
 }
 
-// Valid asks whether the loaded policy knows the label.
+// Valid asks whether the loaded policy knows the label: its user, role, type and range together. An
+// unknown one would be refused later by attr/exec or setxattr with a bare EINVAL; here the error
+// says what to look at.
 func (h Host) Valid(label labels.Label) error {
 	if label.IsZero() {
 		return fmt.Errorf("%w: there is none", ErrInvalid)
@@ -82,6 +87,8 @@ func (h Host) Valid(label labels.Label) error {
 	return nil
 }
 
+// number reads a small number from a file of selinuxfs. The parts become a path, so a class or
+// permission with a slash or a dot is refused.
 func (h Host) number(parts ...string) (int, error) {
 	for _, part := range parts {
 		if part == "" || strings.ContainsAny(part, "/.") {

@@ -9,7 +9,8 @@ import (
 	"cloister/labels"
 )
 
-// ErrNoDomain is wrapped when no set of types works on this host.
+// ErrNoDomain is wrapped when no set of types works on this host. The error names the reason for
+// each set that was tried.
 var ErrNoDomain = errors.New("no domain for guests works on this host: run: cloister policy install")
 
 // Programs are the files that are started under a label, as the kernel will see them. None means
@@ -20,7 +21,9 @@ type Programs struct {
 
 // ChooseTypes gives the first of the candidates that the kernel, asked now, says works: labels of
 // its types are valid, this process may enter its domains through the programs, no domain is
-// permissive by itself, and selfTest, if not nil, passes. That a type exists says nothing.
+// permissive by itself, and selfTest, if not nil, passes. That a type exists says nothing: Debian's
+// policy has svirt_t, but lets libvirt's daemon alone enter it. With the driver "none" it gives no
+// types.
 func (d *Driver) ChooseTypes(candidates []labels.Types, programs Programs, selfTest func(labels.Types) error) (labels.Types, error) {
 	if d.mode == ModeNone {
 		return labels.Types{}, nil
@@ -39,6 +42,8 @@ func (d *Driver) ChooseTypes(candidates []labels.Types, programs Programs, selfT
 	return labels.Types{}, errors.Join(problems...)
 }
 
+// checkTypes asks about one set. Programs that are not given are those of containers, which carry
+// the label of the root file system: that must be an entry point then.
 func (d *Driver) checkTypes(types labels.Types, programs Programs) error {
 	// Any pair will do for the question; it is asked at a level as guests have.
 	pair, err := labels.NewPair(1022, 1023)
@@ -64,7 +69,8 @@ func (d *Driver) checkTypes(types labels.Types, programs Programs) error {
 }
 
 // CheckDomain asks whether this process may start program under label, and whether the label's
-// domain is enforced.
+// domain is enforced. It starts nothing. Entering a domain needs three things of the policy: the
+// transition, a program that is an entry point of the domain, and a domain whose denials count.
 func (d *Driver) CheckDomain(label labels.Label, program string) error {
 	file, err := d.host.programLabel(program)
 	if err != nil {
@@ -92,6 +98,8 @@ func (d *Driver) checkEntry(label, file labels.Label, remedy string) error {
 			return fmt.Errorf("%v has no %s of class %s on %v: %s", q.source, q.perm, q.class, q.target, q.remedy)
 		}
 	}
+	// No permission is asked for: the flags of the answer tell whether the domain is permissive by
+	// itself (semanage permissive -a), which the mode of the host does not show.
 	decision, err := d.host.Access(label, label, "process")
 	if err != nil {
 		return err
@@ -102,6 +110,7 @@ func (d *Driver) checkEntry(label, file labels.Label, remedy string) error {
 	return nil
 }
 
+// programLabel is what the kernel sees at exec: the label of the file that a link leads to.
 func (h Host) programLabel(program string) (labels.Label, error) {
 	if h.Program != nil {
 		return h.Program(program)

@@ -9,7 +9,9 @@ import (
 	"cloister/labels"
 )
 
-// Errors that a caller tells apart.
+// Errors that a caller tells apart. ErrEnforcing, ErrPermissive and ErrInvalid are about the host
+// or the config and come before anything is started. ErrWrongLabel and ErrWrongProgram are about a
+// process that runs: the caller kills it.
 var (
 	ErrEnforcing = errors.New("SELinux is enforcing: the driver \"none\" is refused: set mac = \"selinux\" and run: " +
 		"cloister policy install")
@@ -29,7 +31,7 @@ const (
 	ModeNone    Mode = "none"
 )
 
-// Options are what the config says about labels.
+// Options are what the config says about labels. The zero value wants SELinux to enforce.
 type Options struct {
 	// Mode is "selinux" when empty: no label must be asked for by name.
 	Mode Mode
@@ -39,7 +41,8 @@ type Options struct {
 	Host Host
 }
 
-// Driver labels processes and sockets, or, as "none", says that it does not.
+// Driver labels processes and sockets, or, as "none", says that it does not. It does not change
+// after Open; its methods may be called at once.
 type Driver struct {
 	mode            Mode
 	allowPermissive bool
@@ -48,7 +51,8 @@ type Driver struct {
 }
 
 // Open checks that the host can do what is asked: "selinux" needs it enabled with a policy, "none"
-// needs it not enforcing.
+// needs it not enforcing. It never falls back from one to the other: a host whose SELinux fails to
+// come up would otherwise run its guests without labels, and nobody would notice.
 func Open(o Options) (*Driver, error) {
 	d := &Driver{mode: o.Mode, allowPermissive: o.AllowPermissive, host: o.Host}
 	switch o.Mode {
@@ -71,7 +75,8 @@ func Open(o Options) (*Driver, error) {
 	return d, nil
 }
 
-// checkHost is asked again before every start: the mode may change under us.
+// checkHost is asked again before every start: the mode may change under us. So it is not kept in
+// the Driver, as go-selinux keeps it for the life of a process.
 func (d *Driver) checkHost() error {
 	enabled, err := d.host.Enabled()
 	if err != nil {
@@ -81,6 +86,7 @@ func (d *Driver) checkHost() error {
 	switch {
 	case err != nil:
 		return err
+	// QEMU would run in the shim's own domain, which may do far more than a guest's.
 	case d.mode == ModeNone && enforcing:
 		return ErrEnforcing
 	case d.mode == ModeNone:
@@ -93,7 +99,8 @@ func (d *Driver) checkHost() error {
 	return nil
 }
 
-// ready is what holds before label is used for anything.
+// ready is what holds before label is used for anything: the host still is what Open found, and the
+// policy knows the label. A label that a driver "none" cannot honour is an error, not ignored.
 func (d *Driver) ready(label labels.Label) error {
 	if d == nil {
 		return errors.New("no driver: open one by name")
@@ -116,10 +123,13 @@ func (d *Driver) Mode() Mode { return d.mode }
 // Host is what the driver asks.
 func (d *Driver) Host() Host { return d.host }
 
-// OwnLabel is the label this process had when the driver was opened; zero with "none".
+// OwnLabel is the label this process had when the driver was opened; zero with "none". User and
+// role of all labels that a sandbox gets come from it.
 func (d *Driver) OwnLabel() labels.Label { return d.own }
 
-// As is the driver as a process with another label would have it, to ask what that process may do.
+// As is the driver as a process with another label would have it, to ask what that process may do:
+// `cloister check` asks so for the shim, in whose domain it does not run. Verify and Sockets act as
+// this process all the same.
 func (d *Driver) As(own labels.Label) *Driver {
 	other := *d
 	other.own = own
@@ -150,8 +160,10 @@ type Proof struct {
 }
 
 // Verify reads back the label of every thread of pid and its program. It is called while the
-// process cannot have been reaped, before it does anything for a guest. With the driver "none" it
-// checks that the host still does not enforce, and the program. An empty program is not checked.
+// process cannot have been reaped, since another process could have its pid by then, and before it
+// does anything for a guest. Threads are read one by one, because a label belongs to a thread, not
+// to a process. With the driver "none" it checks that the host still does not enforce, and the
+// program. An empty program is not checked. Any error means that the process must be killed.
 func (d *Driver) Verify(pid int, want labels.Label, program string) (Proof, error) {
 	if err := d.checkHost(); err != nil {
 		return Proof{}, fmt.Errorf("verify pid %d: %w", pid, err)
@@ -175,7 +187,8 @@ func (d *Driver) Verify(pid int, want labels.Label, program string) (Proof, erro
 }
 
 // VerifyWaiting is Verify for a process that waits to execute its program: the label that it will
-// run under is read back (attr/exec). program has no meaning.
+// run under is read back (attr/exec). This is the first process of a plain container, which the OCI
+// runtime has created and not started. program has no meaning.
 func (d *Driver) VerifyWaiting(pid int, want labels.Label, _ string) (Proof, error) {
 	return d.verifyBy(pid, want, d.host.checkNext)
 }
@@ -186,6 +199,8 @@ func (d *Driver) VerifyStarted(pid int, want labels.Label, _ string) (Proof, err
 	return d.verifyBy(pid, want, d.host.checkStarted)
 }
 
+// verifyBy is what VerifyWaiting and VerifyStarted share: the host is asked again, a label is
+// expected, and check reads it back.
 func (d *Driver) verifyBy(pid int, want labels.Label, check func(int, labels.Label) (int, error)) (Proof, error) {
 	if err := d.checkHost(); err != nil {
 		return Proof{}, fmt.Errorf("verify pid %d: %w", pid, err)

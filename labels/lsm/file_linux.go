@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// fileAttribute is where every file system keeps SELinux's label (XATTR_NAME_SELINUX).
 const fileAttribute = "security.selinux"
 
 // Errors of labels on files.
@@ -26,7 +27,8 @@ var (
 	ErrUnsupported = errors.New("file system takes no labels")
 )
 
-// FileLabel is the label that an open file carries; a descriptor opened with O_PATH will do.
+// FileLabel is the label that an open file carries; a descriptor opened with O_PATH will do. A
+// label of another form, as of a policy without levels, is an error.
 func FileLabel(f *os.File) (labels.Label, error) {
 	text, err := RawFileLabel(f)
 	if err != nil {
@@ -52,8 +54,10 @@ func PathLabel(path string) (labels.Label, error) {
 }
 
 // RawFileLabel is the label as it is written on the file, be it one this host's policy knows or
-// not.
+// not: a file from another host must get back exactly what it had. ErrNoLabel and ErrUnsupported
+// are told apart, as only the former can be labelled.
 func RawFileLabel(f *os.File) (string, error) {
+	// The kernel takes a context of at most a page.
 	buffer := make([]byte, 4096)
 	n, err := unix.Getxattr(descriptorPath(f), fileAttribute, buffer)
 	switch {
@@ -68,7 +72,8 @@ func RawFileLabel(f *os.File) (string, error) {
 }
 
 // SetRawFileLabel writes a label on the file that a descriptor stands for; O_PATH will do, links
-// are not followed. Empty text removes the label.
+// are not followed. Empty text removes the label, which gives a file back that had none. It does
+// not read back: not every label that is given back is one that the policy knows.
 func SetRawFileLabel(f *os.File, label string) error {
 	var err error
 	if label == "" {
@@ -87,7 +92,8 @@ func SetRawFileLabel(f *os.File, label string) error {
 	return nil
 }
 
-// SetFileLabel writes a label on an open file and reads it back.
+// SetFileLabel writes a label on an open file and reads it back: what counts is what the kernel
+// will use.
 func SetFileLabel(f *os.File, label labels.Label) error {
 	if label.IsZero() {
 		return fmt.Errorf("label %s: %w: there is none", f.Name(), ErrInvalid)
@@ -106,5 +112,5 @@ func SetFileLabel(f *os.File, label labels.Label) error {
 }
 
 // descriptorPath names what a descriptor stands for, whatever has happened to its path; only so
-// does O_PATH take attributes.
+// does O_PATH take attributes: fgetxattr and fsetxattr refuse such a descriptor with EBADF.
 func descriptorPath(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }

@@ -17,11 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrDisabled is wrapped when SELinux was asked for and is not enabled.
+// ErrDisabled is wrapped when SELinux was asked for and is not enabled. No label is written then:
+// attr/exec would give EINVAL, or reach another security module.
 var ErrDisabled = errors.New("SELinux is not enabled on this host")
 
 // Host is where the kernel is asked. The zero value is this machine; tests put a far end of their
-// own in its place.
+// own in its place. It holds no state: each method asks anew and may be called at once.
 type Host struct {
 	// Proc and SELinux are /proc and /sys/fs/selinux when empty.
 	Proc, SELinux string
@@ -36,12 +37,14 @@ type Host struct {
 }
 
 // ThreadAttributes are set on the calling thread, which the caller has locked. Empty text takes the
-// attribute back.
+// attribute back. An error means that the thread's state is not known: the thread is not used
+// again.
 type ThreadAttributes interface {
 	SetExec(label string) error
 	SetSocket(label string) error
 }
 
+// kernelThread writes attr/exec and attr/sockcreate of the thread, through go-selinux.
 type kernelThread struct{}
 
 func (kernelThread) SetExec(label string) error   { return selinux.SetExecLabel(label) }
@@ -91,7 +94,8 @@ func (h Host) Enabled() (bool, error) {
 	return false, nil
 }
 
-// Enforcing tells whether the kernel denies; false where SELinux is not enabled.
+// Enforcing tells whether the kernel denies; false where SELinux is not enabled. It is the mode of
+// the host: a domain can be permissive by itself all the same (Access tells).
 func (h Host) Enforcing() (bool, error) {
 	enabled, err := h.Enabled()
 	if err != nil || !enabled {
@@ -104,7 +108,8 @@ func (h Host) Enforcing() (bool, error) {
 	return strings.TrimSpace(string(mode)) == "1", nil
 }
 
-// Status is the kernel's status page.
+// Status is the kernel's status page. A caller compares two of them to see whether what it asked
+// before still holds.
 type Status struct {
 	// Sequence changes with every load of a policy and every change of the mode.
 	Sequence uint32
@@ -115,7 +120,8 @@ type Status struct {
 	DenyUnknown bool
 }
 
-// Status reads the page until it holds still.
+// Status reads the page until it holds still: the kernel makes Sequence odd while it writes. 100
+// tries bound the loop where the page never does.
 func (h Host) Status() (Status, error) {
 	const size, tries = 20, 100 // struct selinux_kernel_status: five words of 32 bits
 	for range tries {
@@ -134,7 +140,9 @@ func (h Host) Status() (Status, error) {
 	return Status{}, fmt.Errorf("read SELinux's status: it did not hold still in %d readings", tries)
 }
 
-// Boolean gives the value of a policy boolean, and whether this policy has it.
+// Boolean gives the value of a policy boolean, and whether this policy has it. A boolean that a
+// policy lacks is no error: names differ between distributions. Of "current pending", current
+// counts.
 func (h Host) Boolean(name string) (value, known bool, err error) {
 	if name == "" || strings.ContainsAny(name, "/.") {
 		return false, false, fmt.Errorf("boolean %q is not a policy name", name)
@@ -149,7 +157,8 @@ func (h Host) Boolean(name string) (value, known bool, err error) {
 	return strings.HasPrefix(string(text), "1"), true, nil
 }
 
-// transact is one question and answer on one descriptor, as selinuxfs wants it.
+// transact is one question and answer on one descriptor, as selinuxfs wants it: a write starts the
+// transaction, a read on the same descriptor gives its answer. The answer fits a page.
 func (h Host) transact(file, request string) (string, error) {
 	if h.Transact != nil {
 		return h.Transact(file, request)

@@ -17,7 +17,8 @@ import (
 // LevelMemory gives the memory files of a process its level, and reads it back. They are a guest's
 // memory. On Debian's policy they have it already; Fedora's and RHEL's give a new file the level of
 // where it is made (default_range), which for a memfd is s0, and every guest could use it. It is
-// called before the guest runs, as Verify is. A file system that takes no labels is an error.
+// called before the guest runs, as Verify is. A file system that takes no labels is an error. The
+// type stays as the policy's own transition has made it.
 func (d *Driver) LevelMemory(pid int, level labels.Level) error {
 	if d.mode == ModeNone {
 		return nil
@@ -42,6 +43,8 @@ func (d *Driver) LevelMemory(pid int, level labels.Level) error {
 	return nil
 }
 
+// levelFile changes the level of one file. It is opened through /proc/PID/fd with O_PATH, so the
+// descriptor is the process's file and is not read or mapped.
 func levelFile(path string, level labels.Level) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -15,8 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sockets runs create on a thread whose new sockets get label, and takes the label back. With the
-// driver "none" the label must be zero and create simply runs.
+// Sockets runs create on a thread whose new sockets get label, and takes the label back. The kernel
+// labels a socket when it is made, so an inherited one carries the label of whoever made it; at the
+// shim's own level, QEMU could not use it. With the driver "none" the label must be zero and create
+// simply runs. What create makes belongs to the caller, also when an error comes after it.
 func (d *Driver) Sockets(label labels.Label, create func() error) error {
 	if err := d.ready(label); err != nil {
 		return fmt.Errorf("make a socket: %w", err)
@@ -34,7 +36,8 @@ func (d *Driver) Sockets(label labels.Label, create func() error) error {
 }
 
 // Socketpair is a pair of connected stream sockets, both under label, closed on exec. The label is
-// read back.
+// read back. The caller closes both. A pipe would not do: pipefs ignores labels for new files, and
+// an inherited descriptor that the policy denies becomes the null device without an error.
 func (d *Driver) Socketpair(label labels.Label) (ours, theirs *os.File, err error) {
 	err = d.Sockets(label, func() error {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -54,7 +57,9 @@ func (d *Driver) Socketpair(label labels.Label) (ours, theirs *os.File, err erro
 	return ours, theirs, err
 }
 
-// CheckPeer holds the label of the other end of a connected unix socket against want.
+// CheckPeer holds the label of the other end of a connected unix socket against want. The kernel
+// takes it (SO_PEERSEC) when the two are connected, so it does not change afterwards. With the
+// driver "none" there is nothing to compare.
 func (d *Driver) CheckPeer(socket syscall.Conn, want labels.Label) error {
 	if d.mode == ModeNone {
 		return nil
@@ -69,6 +74,8 @@ func (d *Driver) CheckPeer(socket syscall.Conn, want labels.Label) error {
 	return nil
 }
 
+// peer asks for SO_PEERSEC without taking the descriptor out of the runtime's poller, as File
+// would.
 func (d *Driver) peer(socket syscall.Conn) (labels.Label, error) {
 	connection, err := socket.SyscallConn()
 	if err != nil {

@@ -18,6 +18,10 @@ import (
 //
 // There is no label for the child's sockets here: the kernel forgets attr/sockcreate at exec.
 // Sockets that a child inherits are made by Sockets.
+//
+// The label belongs to the OS thread. On a thread that goes back to the scheduler, another
+// goroutine would start its program under a guest's label, or this one's program would start
+// without.
 func (d *Driver) SetExec(label labels.Label) (unset func(), err error) {
 	if err := d.ready(label); err != nil {
 		return nil, err
@@ -34,7 +38,8 @@ func (d *Driver) SetExec(label labels.Label) (unset func(), err error) {
 
 // Exec replaces the calling process by a program under label: for a helper that restricts itself
 // first. It returns only on failure, with the label taken back. The zero label replaces without
-// one.
+// one. If the label cannot be taken back, the thread stays locked, so that nothing else is started
+// from it.
 func (d *Driver) Exec(label labels.Label, program string, args, env []string) error {
 	if err := d.ready(label); err != nil {
 		return fmt.Errorf("exec %s: %w", program, err)
