@@ -17,10 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrInUse is wrapped when another sandbox uses a file under another label.
+// ErrInUse is wrapped when another sandbox uses a file under another label. Taking the file over
+// would cut that sandbox off from a disk that it has open.
 var ErrInUse = errors.New("file is in use by another sandbox")
 
-// Report is what was met on the way and was no reason to stop.
+// Report is what was met on the way and was no reason to stop. Paths are for people: the file may
+// have another name by then.
 type Report struct {
 	// Unlabelled lists what could not be given its label. A sandbox does not start with it.
 	Unlabelled []Unlabelled
@@ -32,7 +34,7 @@ type Report struct {
 // Unlabelled is a file on a file system that takes no labels, or is read-only.
 type Unlabelled struct {
 	Path, FileSystem string
-	// ReadOnly means that the file system could carry the label.
+	// ReadOnly means that the file system could carry the label, were it writable.
 	ReadOnly bool
 }
 
@@ -50,7 +52,8 @@ func (r *Report) add(o Report) {
 	r.Left = append(r.Left, o.Left...)
 }
 
-// inUseError tells who is in the way, so that a dead one can be undone.
+// inUseError tells who is in the way, so that a dead one can be undone. It is never given out as a
+// type of its own: callers see ErrInUse.
 type inUseError struct {
 	path, label string
 	holders     []string
@@ -63,7 +66,10 @@ func (e inUseError) Error() string {
 func (inUseError) Unwrap() error { return ErrInUse }
 
 // Apply labels items for a sandbox at level. It may be called again for more. When it fails, what
-// it did is undone, items that are not remembered included.
+// it did is undone, items that are not remembered included; items of earlier calls stay. A file
+// that a dead sandbox holds is given back first, and the whole is tried again: without that, a
+// crash would block the file until somebody runs gc. A file on a file system without labels is no
+// error here but in the Report; the caller decides.
 func (j *Journal) Apply(ctx context.Context, sandbox string, level labels.Level, items []Item) (Report, error) {
 	for {
 		report, err := j.applyAll(ctx, sandbox, level, items)
@@ -78,6 +84,9 @@ func (j *Journal) Apply(ctx context.Context, sandbox string, level labels.Level,
 	}
 }
 
+// applyAll is one attempt. All items are opened and checked before the first is labelled, so that a
+// refused one changes nothing. The sandbox's lock keeps a Restore of the same sandbox, as gc's,
+// from running at the same time.
 func (j *Journal) applyAll(ctx context.Context, sandbox string, level labels.Level, items []Item) (Report, error) {
 	folder, err := j.folder(sandbox)
 	if err != nil {
@@ -107,6 +116,8 @@ func (j *Journal) applyAll(ctx context.Context, sandbox string, level labels.Lev
 			report.add(found)
 			continue
 		}
+		// The caller's context may have ended, which may be why this failed; the undo must run all
+		// the same.
 		err = advise(err, t.Path)
 		undo := context.WithoutCancel(ctx)
 		for _, name := range slices.Backward(done) {
@@ -118,6 +129,9 @@ func (j *Journal) applyAll(ctx context.Context, sandbox string, level labels.Lev
 	return report, j.closeFolder(folder)
 }
 
+// openAll opens every item. It returns what it has opened with an error too, and the caller closes
+// it. The descriptors stay open until the labels are set: the file that was checked is the one that
+// is labelled.
 func (j *Journal) openAll(items []Item) ([]target, error) {
 	var targets []target
 	for _, item := range items {
@@ -139,7 +153,9 @@ func closeAll(targets []target) {
 	}
 }
 
-// promise makes a sandbox's folder with its head.
+// promise makes a sandbox's folder with its head, on disk before anything is labelled. From then on
+// Pending is true and the level is kept for the sandbox. Another level for the same sandbox is an
+// error: the files that it has labelled would be left at a level that nobody holds.
 func (j *Journal) promise(folder string, h head) error {
 	if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -155,7 +171,8 @@ func (j *Journal) promise(folder string, h head) error {
 }
 
 // applyOne labels one item. The name it gives, if any, is a hold that is new and is left again on
-// failure.
+// failure. The lock is the file's, not the sandbox's: two sandboxes that share a file each read,
+// count and write its record, and without the lock one of them would be lost.
 func (j *Journal) applyOne(ctx context.Context, sandbox, folder string, t target) (string, Report, error) {
 	name := filepath.Join(j.options.Self.Boot, t.id.key())
 	lock, err := j.lock(ctx, "file", name)
@@ -174,6 +191,8 @@ func (j *Journal) applyOne(ctx context.Context, sandbox, folder string, t target
 		}
 	case err != nil:
 		return "", Report{}, err
+	// An inode number is used again after its file was deleted; the time of birth tells the two
+	// apart.
 	case r.ID.Birth != t.id.Birth:
 		return "", Report{}, fmt.Errorf("%w: %s is of another file with the inode of %s: cloister labels shows who holds it",
 			ErrCorrupt, j.recordPath(name), t.Path)
@@ -193,6 +212,8 @@ func (j *Journal) applyOne(ctx context.Context, sandbox, folder string, t target
 	}
 	first := t.Recursive && !r.Tree // a tree's labels are written down once: later they are ours
 	r.Tree = r.Tree || t.Recursive
+	// The record has the old label on disk before the new one is set. A crash in between leaves a
+	// file that still has its old label, which giveBack leaves as it is.
 	if err := store(j.recordPath(name), r); err != nil {
 		return name, Report{}, err
 	}
@@ -203,11 +224,14 @@ func (j *Journal) applyOne(ctx context.Context, sandbox, folder string, t target
 	return name, found, err
 }
 
-// note writes the name of a record into a sandbox's folder.
+// note writes the name of a record into a sandbox's folder. The file's name is "key@boot", so that
+// records of several boots have notes of their own.
 func note(folder, name string) error {
 	return store(filepath.Join(folder, filepath.Base(name)+"@"+filepath.Dir(name)), name)
 }
 
+// newRecord reads what the file carries now. It also notes the top of the file's file system: after
+// a reboot, a file that is gone must be told from one that is not mounted yet.
 func (j *Journal) newRecord(t target) (record, error) {
 	before, err := j.attr.Read(t.file)
 	if err != nil && !errors.Is(err, lsm.ErrNoLabel) {
@@ -224,7 +248,7 @@ func (j *Journal) newRecord(t target) (record, error) {
 }
 
 // set labels what is below the item, then the item: it is not reachable at its new label before it
-// is done.
+// is done. What has the label already is not written, so that a read-only file that fits passes.
 func (j *Journal) set(ctx context.Context, name string, r record, t target, remember bool) (Report, error) {
 	var report Report
 	if t.Recursive {
@@ -246,7 +270,7 @@ func (j *Journal) set(ctx context.Context, name string, r record, t target, reme
 	return report, err
 }
 
-// write sets a label and reads it back.
+// write sets a label and reads it back. What counts is what the kernel will use.
 func (j *Journal) write(f *os.File, label string) error {
 	if err := j.attr.Write(f, label); err != nil {
 		return err
@@ -261,7 +285,8 @@ func (j *Journal) write(f *os.File, label string) error {
 	return err
 }
 
-// advise adds what would help where labelling was not let.
+// advise adds what would help where labelling was not let. Root gets EPERM from an immutable file,
+// and EACCES from the policy.
 func advise(err error, path string) error {
 	switch {
 	case errors.Is(err, unix.EPERM):
@@ -272,7 +297,8 @@ func advise(err error, path string) error {
 	return err
 }
 
-// unlabelled tells a file that cannot carry a label from other failures.
+// unlabelled tells a file that cannot carry a label from other failures. Such files are reported,
+// each with its file system, so that the error of the start names all of them at once.
 func unlabelled(f *os.File, err error) (Report, bool) {
 	readOnly := errors.Is(err, unix.EROFS)
 	if !readOnly && !errors.Is(err, lsm.ErrUnsupported) {
@@ -286,13 +312,16 @@ func unlabelled(f *os.File, err error) (Report, bool) {
 	return Report{Unlabelled: []Unlabelled{u}}, true
 }
 
-// volatile tells a file system that a reboot empties.
+// volatile tells a file system that a reboot empties. A record of an earlier boot on one of these
+// needs no restore: the file is gone and nothing waits for a mount.
 func volatile(f *os.File) bool {
 	var stat unix.Statfs_t
 	return unix.Fstatfs(int(f.Fd()), &stat) == nil &&
 		(stat.Type == unix.TMPFS_MAGIC || stat.Type == unix.RAMFS_MAGIC || stat.Type == unix.HUGETLBFS_MAGIC)
 }
 
+// fileSystem names the file systems that a user is likely to have a volume on; others by their
+// magic number, as in the kernel's include/uapi/linux/magic.h.
 func fileSystem(magic int64) string {
 	switch uint32(magic) {
 	case unix.NFS_SUPER_MAGIC:

@@ -15,7 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrRefused is wrapped when a path is one that cloister does not label.
+// ErrRefused is wrapped when a path is one that cloister does not label: a link, one of the
+// system's folders, a character device, a whole disk, or a file with a name outside its tree. A
+// label on it would take it from the host's own programs.
 var ErrRefused = errors.New("refused to relabel")
 
 // Item is one file, block device or tree and the label it is to carry.
@@ -25,7 +27,8 @@ type Item struct {
 	// followed once, and the device it led to is the item. Path is left out where File is given.
 	Path string
 	// File, when not nil, is what is labelled, whatever has come to have its name; O_PATH will do.
-	// It stays the caller's.
+	// It is for sources that were opened when the container was planned: a name may be exchanged
+	// since. It stays the caller's.
 	File  *os.File
 	Label labels.Label
 	// Recursive labels all below a directory too; mounts below it and device nodes in it are left
@@ -46,7 +49,7 @@ type target struct {
 }
 
 // identity tells a file from another that has taken its path. The device's number may differ after
-// a reboot.
+// a reboot, and the number of an inode is used again.
 type identity struct {
 	Dev   uint64 `json:"dev"`
 	Inode uint64 `json:"inode"`
@@ -54,13 +57,17 @@ type identity struct {
 	Birth int64 `json:"birth"`
 }
 
+// key names the file's record within a boot, in which device numbers do not change. It is the
+// inode, not the path: two names of one file have one record, and so one count.
 func (i identity) key() string { return fmt.Sprintf("%x-%x", i.Dev, i.Inode) }
 
-// same leaves the device out: it is asked after a reboot too.
+// same leaves the device out: it is asked after a reboot too. It follows that a file with the same
+// inode number and time of birth on another file system counts as the same.
 func (i identity) same(o identity) bool { return i.Inode == o.Inode && i.Birth == o.Birth }
 
 // open reaches an item without following a link and refuses what is not to be labelled. The caller
-// closes the file.
+// closes the file. An item that is given open gets the path that the kernel has for it now, which
+// is what the checks are about and what Restore opens later.
 func (j *Journal) open(item Item) (target, error) {
 	file, err := item.open()
 	if err != nil {
@@ -84,6 +91,8 @@ func (j *Journal) open(item Item) (target, error) {
 	return t, nil
 }
 
+// open gives a descriptor of the journal's own, with O_PATH: it is closed here and not by the
+// caller.
 func (i Item) open() (*os.File, error) {
 	if i.File == nil {
 		return openPath(i.Path)
@@ -106,7 +115,9 @@ func followDevice(file *os.File) (*os.File, error) {
 }
 
 // openDeviceLink follows a link of udev's to a block device, once: the descriptor is what is
-// labelled, under the name that it has.
+// labelled, under the name that it has. The devmapper snapshotter hands over /dev/mapper/NAME,
+// which is such a link. Links that lead out of /dev or to anything else are refused: whoever can
+// make one would choose what is labelled.
 func openDeviceLink(path string) (*os.File, error) {
 	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS})
 	if err != nil {
@@ -125,6 +136,7 @@ func openDeviceLink(path string) (*os.File, error) {
 	if stat.Mode&unix.S_IFMT != unix.S_IFBLK || !strings.HasPrefix(name, "/dev/") {
 		return nil, fmt.Errorf("%w: %s leads to %s, which is no block device in /dev: give its own path", ErrRefused, path, name)
 	}
+	// A descriptor of its own is returned under the resolved name, since an os.File keeps its name.
 	copied, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -147,6 +159,8 @@ func openPath(path string) (*os.File, error) {
 	return file, nil
 }
 
+// check refuses what must not be labelled, by what the descriptor is. A path that the kernel shows
+// otherwise than it was given went through a bind mount or was renamed meanwhile.
 func (j *Journal) check(t *target) error {
 	stat, id, err := identify(t.file)
 	if err != nil {
@@ -179,6 +193,7 @@ func (j *Journal) check(t *target) error {
 	return nil
 }
 
+// identify asks statx for the file that a descriptor stands for, not for its path.
 func identify(f *os.File) (unix.Statx_t, identity, error) {
 	var stat unix.Statx_t
 	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &stat)
@@ -192,7 +207,8 @@ func identify(f *os.File) (unix.Statx_t, identity, error) {
 	return stat, id, nil
 }
 
-// mountOf goes up from path as long as the device is the same.
+// mountOf goes up from path as long as the device is the same. It gives the top of the file system
+// and that folder's identity, by which a later boot tells that the file system is mounted there.
 func mountOf(path string, id identity) (string, identity, error) {
 	for path != "/" {
 		above, err := openPath(filepath.Dir(path))
@@ -200,6 +216,7 @@ func mountOf(path string, id identity) (string, identity, error) {
 			return "", identity{}, err
 		}
 		_, aboveID, err := identify(above)
+		// Only the identity of the folder above counts; its descriptor is not needed any more.
 		if err := errors.Join(err, above.Close()); err != nil {
 			return "", identity{}, err
 		}
@@ -211,8 +228,9 @@ func mountOf(path string, id identity) (string, identity, error) {
 	return path, id, nil
 }
 
-// wholeDisk tells a disk from a partition of one and from a volume (device mapper, RAID, loop).
-// A device that is not in sysfs counts as a disk.
+// wholeDisk tells a disk from a partition of one and from a volume (device mapper, RAID, loop,
+// zvol). A guest with a whole disk could write the partition table and what else is on it. A device
+// that is not in sysfs counts as a disk.
 func wholeDisk(major, minor uint32) bool {
 	device := fmt.Sprintf("/sys/dev/block/%d:%d", major, minor)
 	if _, err := os.Stat(device + "/partition"); err == nil {

@@ -27,7 +27,8 @@ const (
 	treeSuffix      = ".tree" // labels in a tree that are not its top's
 )
 
-// Attributes read and write labels on open files; nil means the kernel's, through lsm.
+// Attributes read and write labels on open files; nil means the kernel's, through lsm. A file
+// without a label gives lsm.ErrNoLabel; writing the empty label removes it.
 type Attributes interface {
 	Read(f *os.File) (string, error)
 	Write(f *os.File, label string) error
@@ -38,13 +39,15 @@ type kernelAttributes struct{}
 func (kernelAttributes) Read(f *os.File) (string, error)      { return lsm.RawFileLabel(f) }
 func (kernelAttributes) Write(f *os.File, label string) error { return lsm.SetRawFileLabel(f, label) }
 
-// Options are what the journal is told.
+// Options are what the journal is told. Dir, Self with its boot, and Alive are required.
 type Options struct {
-	// Dir is the journal's folder, on a disk that survives a reboot; it is made when absent.
+	// Dir is the journal's folder, on a disk that survives a reboot, as labels on files do; it is
+	// made when absent.
 	Dir string
 	// Self is the process that answers for what is labelled.
 	Self sys.Process
-	// Alive tells whether an owner still runs.
+	// Alive tells whether an owner still runs: the same process, not another with its pid. An error
+	// keeps its sandbox from being replayed.
 	Alive func(sys.Process) (bool, error)
 	// Carried tells whether a process carries a level: what a dead owner's machine still uses is
 	// left. nil: never.
@@ -55,14 +58,16 @@ type Options struct {
 	Attributes Attributes
 }
 
-// Journal labels files and remembers.
+// Journal labels files and remembers. It keeps nothing of its files in memory: all is read from
+// disk under locks, so that any number of processes may have one open.
 type Journal struct {
 	options Options
 	attr    Attributes
 	system  system
 }
 
-// Open prepares the folder. Replay is called next, before anything is labelled.
+// Open prepares the folder. Replay is called next, before anything is labelled. The system's
+// folders are looked up now; a bind mount that is made later has other names but the same inodes.
 func Open(o Options) (*Journal, error) {
 	if o.Alive == nil || o.Self.Boot == "" || strings.ContainsAny(o.Self.Boot, "/.") {
 		return nil, errors.New("open the relabel journal: no owner to answer for what is labelled")
@@ -80,7 +85,8 @@ func Open(o Options) (*Journal, error) {
 	return j, nil
 }
 
-// folder is where a sandbox's part of the journal lies.
+// folder is where a sandbox's part of the journal lies. Names are escaped, since they may have a
+// slash, and bounded: a file name may have 255 bytes.
 func (j *Journal) folder(sandbox string) (string, error) {
 	name := url.PathEscape(sandbox)
 	if sandbox == "" || len(name) > 250 || name[0] == '.' {
@@ -94,12 +100,15 @@ func (j *Journal) recordPath(name string) string {
 	return filepath.Join(j.options.Dir, filesFolder, name) + ".json"
 }
 
+// treePath is the log of labels below a record's file. It is beside the record and not in it: it
+// can have a line for each file of a volume, and only grows while the tree is labelled.
 func (j *Journal) treePath(name string) string {
 	return filepath.Join(j.options.Dir, filesFolder, name) + treeSuffix
 }
 
-// lock takes one of a fixed number of locks; what has the same lock only waits. A sandbox's is
-// taken before a file's.
+// lock takes one of a fixed number of locks; what has the same lock only waits. So the folder of
+// locks does not grow with the files that were ever labelled. A sandbox's is taken before a file's,
+// and never two of one kind, so that nobody waits in a circle.
 func (j *Journal) lock(ctx context.Context, kind, name string) (*os.File, error) {
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(name))
@@ -111,7 +120,8 @@ func (j *Journal) lock(ctx context.Context, kind, name string) (*os.File, error)
 	return f, nil
 }
 
-// Pending tells whether something of a sandbox is still to be undone.
+// Pending tells whether something of a sandbox is still to be undone. The registry asks it before
+// it gives a dead owner's level out.
 func (j *Journal) Pending(sandbox string) (bool, error) {
 	folder, err := j.folder(sandbox)
 	if err != nil {
@@ -125,6 +135,8 @@ func (j *Journal) Pending(sandbox string) (bool, error) {
 }
 
 // Held lists the levels that files still carry from an earlier boot: those must not be given out.
+// The registry's own entries went with that boot. Levels of this boot are in the registry. A
+// journal that cannot be read is an error, since nobody could tell what is held.
 func (j *Journal) Held() ([]labels.Level, error) {
 	heads, err := j.heads()
 	if err != nil {
@@ -139,7 +151,8 @@ func (j *Journal) Held() ([]labels.Level, error) {
 	return levels, nil
 }
 
-// heads lists the sandboxes that have labelled something.
+// heads lists the sandboxes that have labelled something. It returns those it can read, and an
+// error for the others.
 func (j *Journal) heads() ([]head, error) {
 	entries, err := os.ReadDir(filepath.Join(j.options.Dir, sandboxesFolder))
 	if err != nil {
@@ -162,7 +175,7 @@ func (j *Journal) heads() ([]head, error) {
 	return heads, errors.Join(problems...)
 }
 
-// Use is one file that a sandbox has labelled.
+// Use is one file that a sandbox has labelled, as `cloister labels` shows it.
 type Use struct {
 	Sandbox string
 	Owner   sys.Process

@@ -14,10 +14,11 @@ import (
 	"cloister/sys"
 )
 
-// ErrCorrupt is wrapped when a file of the journal cannot be what cloister wrote.
+// ErrCorrupt is wrapped when a file of the journal cannot be what cloister wrote. Nothing is
+// guessed: the file stays, the level stays held, and the error names what to do.
 var ErrCorrupt = errors.New("corrupt relabel journal")
 
-// head is what a sandbox's folder begins with.
+// head is what a sandbox's folder begins with. While it is there the sandbox is pending.
 type head struct {
 	Sandbox string       `json:"sandbox"`
 	Owner   sys.Process  `json:"owner"`
@@ -41,7 +42,8 @@ type record struct {
 	Holders  []string `json:"holders"`
 }
 
-// goal is the label that the file gets when its last user is gone.
+// goal is the label that the file gets when its last user is gone. After is for disks that cloister
+// made: their old label is one that a guest may read.
 func (r record) goal() string {
 	if r.After != "" {
 		return r.After
@@ -49,6 +51,7 @@ func (r record) goal() string {
 	return r.Before
 }
 
+// without is the record after a sandbox has left it; the original is not changed.
 func (r record) without(sandbox string) record {
 	r.Holders = slices.DeleteFunc(slices.Clone(r.Holders), func(h string) bool { return h == sandbox })
 	return r
@@ -66,6 +69,8 @@ func load(path string, into any) error {
 	return nil
 }
 
+// loadHead reads the head of a sandbox's folder. One that names no owner could never be replayed,
+// so it is corrupt.
 func (j *Journal) loadHead(folder string) (head, error) {
 	var h head
 	err := load(filepath.Join(folder, headFile), &h)
@@ -75,6 +80,8 @@ func (j *Journal) loadHead(folder string) (head, error) {
 	return h, err
 }
 
+// loadRecord reads a record. One without a holder, a label or an absolute path was not written
+// here.
 func (j *Journal) loadRecord(name string) (record, error) {
 	var r record
 	path := j.recordPath(name)
@@ -85,7 +92,9 @@ func (j *Journal) loadRecord(name string) (record, error) {
 	return r, err
 }
 
-// store writes a file so that after a crash it is there whole or not at all.
+// store writes a file so that after a crash it is there whole or not at all: the content is synced
+// before the rename, and the folder after it. The temporary file has a random name, since several
+// sandboxes may write records of one folder.
 func store(path string, value any) error {
 	text, err := json.Marshal(value)
 	if err != nil {
@@ -106,6 +115,8 @@ func store(path string, value any) error {
 	return syncFolder(filepath.Dir(path))
 }
 
+// syncFolder makes a rename or a new folder survive a power cut: a file's own sync does not write
+// the folder's entry.
 func syncFolder(path string) error {
 	f, err := os.Open(path)
 	if err != nil {

@@ -15,7 +15,8 @@ import (
 )
 
 // Restore ends a sandbox's use of all it has labelled; files that nobody else uses get back what
-// they had. It is repeated until it gives no error: what could not be given back stays in the
+// they had. It is called when the sandbox's processes have ended: a guest that still runs would
+// lose its disks. It is repeated until it gives no error: what could not be given back stays in the
 // journal. A sandbox that has labelled nothing is no error.
 func (j *Journal) Restore(ctx context.Context, sandbox string) (Report, error) {
 	folder, err := j.folder(sandbox)
@@ -34,6 +35,8 @@ func (j *Journal) Restore(ctx context.Context, sandbox string) (Report, error) {
 	return report, nil
 }
 
+// restoreFolder leaves every file that the sandbox notes. One failure keeps no other file from
+// getting its label back; the folder stays for the next attempt.
 func (j *Journal) restoreFolder(ctx context.Context, sandbox, folder string) (Report, error) {
 	if _, err := os.Lstat(folder); errors.Is(err, fs.ErrNotExist) {
 		return Report{}, nil
@@ -55,7 +58,8 @@ func (j *Journal) restoreFolder(ctx context.Context, sandbox, folder string) (Re
 	return report, j.closeFolder(folder)
 }
 
-// closeFolder removes a sandbox's folder once it has no notes.
+// closeFolder removes a sandbox's folder once it has no notes, and with it the head: the sandbox's
+// level may be given out from then on.
 func (j *Journal) closeFolder(folder string) error {
 	names, err := notesIn(folder)
 	if err != nil || len(names) > 0 {
@@ -66,7 +70,8 @@ func (j *Journal) closeFolder(folder string) error {
 
 // leave ends a sandbox's use of one file. The label comes first, then the record, then the note:
 // whoever comes after a crash does the same again. undo gives back labels that are not remembered
-// too: of an Apply that has failed.
+// too: of an Apply that has failed. Restoring them on stop would take them from others who use them
+// by their shared label.
 func (j *Journal) leave(ctx context.Context, sandbox, folder, name string, undo bool) (Report, error) {
 	lock, err := j.lock(ctx, "file", name)
 	if err != nil {
@@ -98,7 +103,9 @@ func (j *Journal) leave(ctx context.Context, sandbox, folder, name string, undo 
 	return report, os.Remove(filepath.Join(folder, filepath.Base(name)+"@"+filepath.Dir(name)))
 }
 
-// giveBack puts the old labels back and ends the record.
+// giveBack puts the old labels back and ends the record. A file that is gone ends its record too,
+// and is reported. A file that may only be not mounted keeps it: its label is still the sandbox's,
+// and so the level stays held.
 func (j *Journal) giveBack(ctx context.Context, name string, r record) (Report, error) {
 	var report Report
 	if r.Remember {
@@ -130,6 +137,7 @@ func (j *Journal) giveBack(ctx context.Context, name string, r record) (Report, 
 // later.
 var errNotMounted = errors.New("file system is not mounted")
 
+// mounted tells whether the folder that was the top of the file's file system is that folder still.
 func mounted(r record) bool {
 	f, err := openPath(r.Mount)
 	if err != nil {
@@ -139,7 +147,9 @@ func mounted(r record) bool {
 	return errors.Join(err, f.Close()) == nil && id.same(r.MountID)
 }
 
-// reopen finds a record's file again; nil and a reason when it is gone.
+// reopen finds a record's file again; nil and a reason when it is gone. It goes by the path and
+// then compares the identity, so that a file which somebody put in its place keeps the label that
+// it has.
 func reopen(r record) (*os.File, string, error) {
 	file, err := openPath(r.Path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrRefused) {
@@ -158,6 +168,8 @@ func reopen(r record) (*os.File, string, error) {
 	return file, "", nil
 }
 
+// giveBackFile puts back the labels of one file that is there. What is below it comes first, as in
+// set: after a crash the top still has the sandbox's label, and all is done again.
 func (j *Journal) giveBackFile(ctx context.Context, name string, r record, file *os.File) (Report, error) {
 	var report Report
 	if r.Tree {
@@ -175,6 +187,7 @@ func (j *Journal) giveBackFile(ctx context.Context, name string, r record, file 
 		return report, err
 	case now == r.goal():
 		return report, nil
+	// A label that neither we nor the file had before is an administrator's choice, made since.
 	case now != r.Label && now != r.Before:
 		report.Left = append(report.Left, fmt.Sprintf("%s: somebody has labelled it %s since", r.Path, now))
 		return report, nil
@@ -190,6 +203,9 @@ func (j *Journal) giveBackFile(ctx context.Context, name string, r record, file 
 // Replay restores for every sandbox whose owner is dead and whose level no process carries, of this
 // boot or an earlier one. It is called before anything is labelled and before any level is given
 // out. An unreadable journal is an error: nobody could tell which files carry whose level.
+//
+// A level that a process still carries belongs to a machine that outlived its shim: its files keep
+// their labels until cleanup has killed it.
 func (j *Journal) Replay(ctx context.Context) ([]string, error) {
 	heads, err := j.heads()
 	if err != nil {
@@ -237,6 +253,8 @@ func (j *Journal) replayDead(ctx context.Context, sandboxes []string) (bool, err
 	return some, nil
 }
 
+// replayOne restores for one sandbox if it is dead. Carried is asked only about this boot: no
+// process of an earlier one lives. An owner who is alive restores by itself.
 func (j *Journal) replayOne(ctx context.Context, h head) (bool, error) {
 	alive, err := j.options.Alive(h.Owner)
 	if err != nil || alive {
@@ -255,7 +273,8 @@ func (j *Journal) replayOne(ctx context.Context, h head) (bool, error) {
 }
 
 // sweep removes what a crash has left and nobody holds: sandboxes' folders without a head, and
-// earlier boots' empty folders.
+// earlier boots' empty folders. A folder without a head has labelled nothing, since the head comes
+// first.
 func (j *Journal) sweep(ctx context.Context) error {
 	folders, err := os.ReadDir(filepath.Join(j.options.Dir, sandboxesFolder))
 	if err != nil {

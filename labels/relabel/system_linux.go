@@ -11,7 +11,8 @@ import (
 	"syscall"
 )
 
-// closed are folders of which nothing at all is labelled: the system's own.
+// closed are folders of which nothing at all is labelled: the system's own. A wrong label there
+// takes a file from the host's own programs.
 func closed() []string {
 	return []string{
 		"/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/lost+found", "/proc", "/root",
@@ -21,6 +22,7 @@ func closed() []string {
 }
 
 // tops are folders that are not labelled themselves, nor their parents; what is in them may be.
+// They hold other users' and engines' files, which a recursive label would take away.
 func tops() []string {
 	return []string{
 		"/dev", "/home", "/media", "/mnt", "/opt", "/run", "/srv", "/tmp", "/var", "/var/cache", "/var/lib", "/var/lib/cloister",
@@ -30,7 +32,7 @@ func tops() []string {
 }
 
 // system knows the system's folders by path and, since a bind mount has other names for them, by
-// device and inode.
+// device and inode. It is a value and does not change.
 type system struct {
 	closed, tops       []string
 	closedIDs, topsIDs map[[2]uint64]string
@@ -40,6 +42,7 @@ func newSystem(closed, tops []string) system {
 	return system{closed: closed, tops: tops, closedIDs: identities(closed), topsIDs: identities(tops)}
 }
 
+// identities gives device and inode of each folder that this host has.
 func identities(folders []string) map[[2]uint64]string {
 	ids := map[[2]uint64]string{}
 	for _, folder := range folders {
@@ -50,6 +53,7 @@ func identities(folders []string) map[[2]uint64]string {
 	return ids
 }
 
+// fileID is what a path leads to, by device and inode; false where there is nothing.
 func fileID(path string) ([2]uint64, bool) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -62,7 +66,9 @@ func fileID(path string) ([2]uint64, bool) {
 	return [2]uint64{stat.Dev, stat.Ino}, true
 }
 
-// check refuses the system's folders, what is in the closed ones, and the parents of all.
+// check refuses the system's folders, what is in the closed ones, and the parents of all. The path
+// is one that the kernel gave for an open descriptor, so no link is in it. Homes are refused as a
+// whole: a home's label is what its user's other programs need.
 func (s system) check(path string) error {
 	for _, folder := range slices.Concat(s.closed, s.tops) {
 		if path == "/" || path == folder || strings.HasPrefix(folder, path+"/") {
@@ -77,6 +83,7 @@ func (s system) check(path string) error {
 			return fmt.Errorf("%w: %s is %s by another name", ErrRefused, path, folder)
 		}
 	}
+	// Each folder above is compared by inode: a bind mount of /etc at /srv/x has the same one.
 	for above := path; above != "/"; above = filepath.Dir(above) {
 		id, ok := fileID(above)
 		folder, found := s.closedIDs[id]

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Descriptors bound both: a guest chooses how deep and how wide its folders are.
 const (
 	maxDepth = 512 // each level of a tree holds one descriptor
 	batch    = 128 // files of a directory that are open at once
@@ -52,7 +53,9 @@ func (c child) before(log map[string]string) (label string, known bool) {
 }
 
 // walker goes through what is below a directory by descriptor, never through a link or onto another
-// mount.
+// mount: a guest with the tree in its hands can exchange names while it is walked. visit gets the
+// files of a directory in batches, directories before what is in them, and does not keep them. left
+// gets what was passed over, with the reason.
 type walker struct {
 	visit func([]child) error
 	// lenient leaves what is too deep: a guest may have made it so, and must not be able to stop a
@@ -61,6 +64,8 @@ type walker struct {
 	left    []string
 }
 
+// walk visits all below one directory. rel is its path below the item, depth the number of folders
+// above it. A file that is renamed while the folder is read may be visited twice or not at all.
 func (w *walker) walk(ctx context.Context, top *os.File, rel string, depth int) error {
 	if depth > maxDepth && w.lenient {
 		w.left = append(w.left, fmt.Sprintf("%s: it is more than %d folders deep", clip(rel), maxDepth))
@@ -91,6 +96,7 @@ func (w *walker) walk(ctx context.Context, top *os.File, rel string, depth int) 
 	}
 }
 
+// visitNames visits one batch of names and then goes into its directories.
 func (w *walker) visitNames(ctx context.Context, folder *os.File, rel string, names []string, depth int) error {
 	folders, err := w.visitBatch(folder, rel, names)
 	if err != nil {
@@ -149,6 +155,8 @@ func (w *walker) visitBatch(folder *os.File, rel string, names []string) ([]stri
 	return folders, w.visit(children)
 }
 
+// openChild opens one name of a folder. A mount point gives EXDEV: what is mounted there has an
+// item of its own, or none.
 func openChild(folder *os.File, name string) (child, error) {
 	file, err := sys.OpenBelowHere(folder, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -161,7 +169,8 @@ func openChild(folder *os.File, name string) (child, error) {
 	return c, nil
 }
 
-// reopenFolder makes a directory that is open with O_PATH readable.
+// reopenFolder makes a directory that is open with O_PATH readable. "." is looked up in the
+// descriptor itself, so it is the same directory.
 func reopenFolder(f *os.File) (*os.File, error) {
 	fd, err := unix.Openat(int(f.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -172,7 +181,8 @@ func reopenFolder(f *os.File) (*os.File, error) {
 
 // setTree labels what is below an item. It looks at everything first, so that what it refuses is
 // refused before anything has changed. With remember, labels that are not the top's are written
-// down before they are replaced.
+// down before they are replaced: most trees have one label, and the record has that already. A file
+// that cannot be labelled is reported and does not stop the rest.
 func (j *Journal) setTree(ctx context.Context, name string, r record, t target, remember bool) (Report, error) {
 	log := &treeLog{path: j.treePath(name)}
 	links, left, err := j.lookAt(ctx, r, t, log)
@@ -203,7 +213,8 @@ func (j *Journal) setTree(ctx context.Context, name string, r record, t target, 
 	return report, setting.walk(ctx, t.file, "", 0)
 }
 
-// hardLinks counts the names seen of files that have several, by inode, and keeps the last one.
+// hardLinks counts the names seen of files that have several, by inode, and keeps the last one. The
+// walk does not leave the file system, so an inode number names one file.
 type hardLinks struct {
 	seen map[uint64]uint32
 	last map[uint64]child
@@ -216,7 +227,8 @@ func (h hardLinks) add(c child) {
 	}
 }
 
-// outside refuses a file that has a name elsewhere: its label would change there too.
+// outside refuses a file that has a name elsewhere: its label would change there too. A user who
+// can write to a volume could otherwise link a file of the system's into it and have it labelled.
 func (h hardLinks) outside(top string) error {
 	for inode, seen := range h.seen {
 		if c := h.last[inode]; c.stat.Nlink > seen {
@@ -248,7 +260,8 @@ func (j *Journal) lookAt(ctx context.Context, r record, t target, log *treeLog) 
 }
 
 // relabelled picks the files that are to change, and writes down the labels that the top does not
-// tell.
+// tell. The log is flushed before its caller changes a label. A file that has got another name
+// since lookAt is refused: that name may be elsewhere.
 func (j *Journal) relabelled(children []child, r record, log *treeLog, links hardLinks) ([]child, error) {
 	var changed []child
 	for _, c := range children {
@@ -283,7 +296,8 @@ func (l *treeLog) add(key, label string) {
 	l.pending.WriteString(key + "\x00" + label + "\x00")
 }
 
-// begin puts the log in place with what has been added, before anything is touched.
+// begin puts the log in place with what has been added, before anything is touched. It is there
+// whole or not at all: half of a log would give the files that it lacks the top's old label.
 func (l *treeLog) begin() error {
 	temp := l.path + ".tmp"
 	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
@@ -301,6 +315,7 @@ func (l *treeLog) begin() error {
 	return syncFolder(filepath.Dir(l.path))
 }
 
+// flush appends what was added and syncs it, once for each batch of files.
 func (l *treeLog) flush() error {
 	if l.pending.Len() == 0 {
 		return nil
@@ -334,7 +349,8 @@ func readTree(text []byte) map[string]string {
 	}
 }
 
-// restoreTree gives back what was, where the label is still the one that was set.
+// restoreTree gives back what was, where the label is still the one that was set. A file that the
+// log does not know had the top's label, or was made by the guest; both get the top's old one.
 func (j *Journal) restoreTree(ctx context.Context, name string, r record, top *os.File) (Report, error) {
 	text, err := os.ReadFile(j.treePath(name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -360,7 +376,8 @@ func (j *Journal) restoreTree(ctx context.Context, name string, r record, top *o
 	return Report{Left: w.left}, err
 }
 
-// restoreChild changes a label that is still the one that was set.
+// restoreChild changes a label that is still the one that was set. On a file system that has become
+// read-only the label stays: nothing else can be done.
 func (j *Journal) restoreChild(c child, set, goal string) error {
 	now, err := j.attr.Read(c.file)
 	if errors.Is(err, lsm.ErrNoLabel) || errors.Is(err, lsm.ErrUnsupported) {
@@ -375,7 +392,8 @@ func (j *Journal) restoreChild(c child, set, goal string) error {
 	return nil
 }
 
-// clip bounds what a report repeats of a guest's names.
+// clip bounds what a report repeats of a guest's names. A path can be 4096 bytes long and the
+// report names many.
 func clip(text string) string {
 	const most = 256
 	if len(text) > most {
