@@ -7,4 +7,10 @@
 // each program of the sandbox, so that all of them are loaded and removed at once. The package
 // must not know containers, and never decides which sandbox gets which pair: that is
 // labels/mcs. Its functions may be called at once.
+//
+// Main types: Host asks and tells the kernel, Profile is what differs between two sandboxes,
+// Journal remembers what is loaded for whom. A caller opens the Journal and calls Replay, then Load
+// before it starts the sandbox's programs, Host.SetExec on the thread that starts each of them, and
+// Host.Verify while the guest is stopped. Restore follows when the programs have ended. The pair is
+// given back after that, since its number is the profile's name.
 package apparmor

@@ -14,7 +14,9 @@ import (
 	"strings"
 )
 
-// Errors that a caller tells apart.
+// Errors that a caller tells apart. ErrDisabled and ErrComplain are the host's state, ErrExists a
+// profile that somebody else has loaded, ErrUnconfined a process that must be killed, ErrInUse one
+// that must end first.
 var (
 	ErrDisabled    = errors.New("AppArmor is not enabled on this host")
 	ErrComplain    = errors.New("AppArmor is in complain mode, which denies nothing")
@@ -24,15 +26,16 @@ var (
 	errNotReadable = errors.New("cannot be asked about profiles")
 )
 
-// Host is where the kernel is asked. The zero value is this machine; tests put files in its
-// place.
+// Host is where the kernel is asked. The zero value is this machine; tests put files in its place.
+// It holds no state; its methods may be called at once.
 type Host struct {
 	// Proc, Security and Module are /proc, /sys/kernel/security/apparmor and
 	// /sys/module/apparmor when empty.
 	Proc, Security, Module string
 	// Compile turns a profile's text into the kernel's form; nil runs apparmor_parser.
 	Compile func(ctx context.Context, text string) ([]byte, error)
-	// Tell writes a message to a file below Security; nil writes the kernel's.
+	// Tell writes a message to a file below Security; nil writes the kernel's. The message is one
+	// write: the kernel takes it as a whole or refuses it.
 	Tell func(file string, message []byte) error
 	// Enter writes to an attribute of the calling thread; nil writes the kernel's.
 	Enter func(text string) error
@@ -46,6 +49,7 @@ func (h Host) security(parts ...string) string {
 
 func (h Host) module(parts ...string) string { return below(h.Module, "/sys/module/apparmor", parts) }
 
+// below joins parts below root, or below the usual place if root is empty.
 func below(root, usual string, parts []string) string {
 	if root == "" {
 		root = usual
@@ -53,7 +57,8 @@ func below(root, usual string, parts []string) string {
 	return filepath.Join(append([]string{root}, parts...)...)
 }
 
-// Enabled tells whether the kernel enforces profiles or could.
+// Enabled tells whether the kernel enforces profiles or could. A kernel without the module has no
+// such file, and that is no error.
 func (h Host) Enabled() (bool, error) {
 	text, err := os.ReadFile(h.module("parameters", "enabled"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -65,8 +70,9 @@ func (h Host) Enabled() (bool, error) {
 	return strings.TrimSpace(string(text)) == "Y", nil
 }
 
-// Ready reports what keeps this host from confining a sandbox, with the remedy; nil is nothing.
-// The mode may change at any time: it is asked again before each use.
+// Ready reports what keeps this host from confining a sandbox, with the remedy; nil is nothing. The
+// mode may change at any time: it is asked again before each use. A host that asks for AppArmor and
+// cannot have it starts no guest; it never goes on without.
 func (h Host) Ready() error {
 	enabled, err := h.Enabled()
 	if err != nil {
@@ -88,7 +94,9 @@ func (h Host) Ready() error {
 	return err
 }
 
-// enforcing refuses a kernel that was told to enforce no profile, whatever its own mode.
+// enforcing refuses a kernel that was told to enforce no profile, whatever its own mode. In
+// complain mode a denial is a line in the log and the access happens, so a guest would be confined
+// by nothing.
 func (h Host) enforcing() error {
 	text, err := os.ReadFile(h.module("parameters", "mode"))
 	if err != nil {
@@ -113,6 +121,9 @@ func parser() (string, error) {
 	return "", fmt.Errorf("%s: %w: install the package apparmor, or set another mac", name, exec.ErrNotFound)
 }
 
+// compile turns text into the kernel's form. The parser reads and writes no cache and loads nothing
+// itself: with a load by the parser, a profile of the same name would be replaced. Its environment
+// is fixed, since an engine's may have a locale or a PATH of its own.
 func (h Host) compile(ctx context.Context, text string) ([]byte, error) {
 	if h.Compile != nil {
 		return h.Compile(ctx, text)

@@ -15,7 +15,8 @@ import (
 	"cloister/sys"
 )
 
-// ErrCorrupt is wrapped when a file of the journal cannot be what cloister wrote.
+// ErrCorrupt is wrapped when a file of the journal cannot be what cloister wrote. The profile stays
+// loaded, and the error names the file.
 var ErrCorrupt = errors.New("corrupt journal of profiles")
 
 const (
@@ -23,9 +24,11 @@ const (
 	tempFile = "tmp" // written under the lock only, so one name is enough
 )
 
-// Options are what the journal is told.
+// Options are what the journal is told. Alive and the boot in Self are required.
 type Options struct {
 	// Dir is the journal's folder, on a disk that survives a reboot; it is made when absent.
+	// Profiles do not survive one: the entries of an earlier boot are removed without asking the
+	// kernel.
 	Dir string
 	// Self is the process that answers for what is loaded.
 	Self sys.Process
@@ -36,7 +39,8 @@ type Options struct {
 }
 
 // Journal loads profiles and remembers which sandbox each is for: one file for each profile,
-// written before the profile is loaded and removed after it is.
+// written before the profile is loaded and removed after it is. So a profile of ours that no entry
+// names does not exist. It may be used by any number of processes at once.
 type Journal struct{ options Options }
 
 // entry is a file of the journal. Its name is the profile's.
@@ -57,7 +61,9 @@ func Open(o Options) (*Journal, error) {
 }
 
 // Load notes the sandbox's profile and gives it to the kernel. A profile of that name that the
-// journal does not know is ErrExists, and is not touched.
+// journal does not know is ErrExists, and is not touched: it may be an administrator's, or may
+// confine a process that nobody remembers. After a crash in here the entry is there and the profile
+// may be; Replay removes both.
 func (j *Journal) Load(ctx context.Context, sandbox string, p Profile) error {
 	lock, err := j.lock(ctx)
 	if err != nil {
@@ -76,7 +82,8 @@ func (j *Journal) Load(ctx context.Context, sandbox string, p Profile) error {
 	return nil
 }
 
-// Restore removes the profiles of a sandbox, whose processes have ended. It may be repeated.
+// Restore removes the profiles of a sandbox, whose processes have ended: removing the profile of
+// one that runs would set it free, and is ErrInUse. It may be repeated.
 func (j *Journal) Restore(ctx context.Context, sandbox string) error {
 	return j.remove(ctx, func(e entry) (bool, error) { return e.Sandbox == sandbox, nil }, nil)
 }
@@ -90,7 +97,9 @@ func (j *Journal) Replay(ctx context.Context) error {
 	}, ErrInUse)
 }
 
-// Pending tells whether a profile of the sandbox is still to be removed.
+// Pending tells whether a profile of the sandbox is still to be removed. Until then its pair is not
+// given out: the next sandbox with it would find its profile's name taken. With an error it says
+// true where the entry may be the sandbox's.
 func (j *Journal) Pending(sandbox string) (bool, error) {
 	names, err := j.names()
 	for _, name := range names {
@@ -134,6 +143,8 @@ func (j *Journal) remove(ctx context.Context, chosen func(entry) (bool, error), 
 	return errors.Join(errs...)
 }
 
+// drop removes one profile and then its entry. A crash in between leaves an entry without a
+// profile, which the next removal does not mind.
 func (j *Journal) drop(name string, e entry) error {
 	if e.Owner.Boot == j.options.Self.Boot { // another boot's profiles are gone
 		if err := j.options.Host.Remove(name); err != nil {
@@ -145,6 +156,7 @@ func (j *Journal) drop(name string, e entry) error {
 
 func (j *Journal) path(name string) string { return filepath.Join(j.options.Dir, name) }
 
+// lock keeps two processes from loading one name between the check and the note.
 func (j *Journal) lock(ctx context.Context) (*os.File, error) {
 	f, err := flock.Take(ctx, j.path(lockFile))
 	if err != nil {
@@ -153,6 +165,7 @@ func (j *Journal) lock(ctx context.Context) (*os.File, error) {
 	return f, nil
 }
 
+// names lists the entries. Lock and temporary file have names that no profile has.
 func (j *Journal) names() ([]string, error) {
 	found, err := os.ReadDir(j.options.Dir)
 	var names []string
@@ -164,6 +177,7 @@ func (j *Journal) names() ([]string, error) {
 	return names, err
 }
 
+// read gives an entry, which must name a sandbox and an owner: without them nobody could remove it.
 func (j *Journal) read(name string) (entry, error) {
 	var e entry
 	text, err := os.ReadFile(j.path(name))

@@ -14,7 +14,7 @@ import (
 )
 
 // Load gives the kernel a profile that it does not have yet: one of that name is ErrExists, and
-// stays as it is.
+// stays as it is. The profile confines nobody until a program is started in it (SetExec).
 func (h Host) Load(ctx context.Context, p Profile) error {
 	text, err := p.Text()
 	if err != nil {
@@ -38,6 +38,7 @@ func (h Host) Load(ctx context.Context, p Profile) error {
 	return nil
 }
 
+// exists is ErrExists with the remedy, or nil.
 func exists(loaded bool, name string) error {
 	if !loaded {
 		return nil
@@ -46,9 +47,10 @@ func exists(loaded bool, name string) error {
 		"printf %s >/sys/kernel/security/apparmor/.remove", name, ErrExists, name)
 }
 
-// Remove takes a profile from the kernel, with its children. One that is not loaded is no
-// error. One that confines a process is ErrInUse: the kernel would leave the process
-// unconfined.
+// Remove takes a profile from the kernel, with its children. One that is not loaded is no error.
+// One that confines a process is ErrInUse: the kernel would leave the process unconfined. The
+// caller has seen to it that none can be started in the profile while it is removed. Any name but a
+// sandbox's is refused, since the journal's folder is where the names come from.
 func (h Host) Remove(name string) error {
 	if !goodName.MatchString(name) {
 		return fmt.Errorf("remove profile %q: want %scN-cM", name, prefix)
@@ -91,14 +93,15 @@ func (h Host) tell(file string, message []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// Loaded tells whether the kernel has a profile of that name.
+// Loaded tells whether the kernel has a profile of that name, in any mode.
 func (h Host) Loaded(name string) (bool, error) {
 	all, err := h.Profiles()
 	_, found := all[name]
 	return found, err
 }
 
-// Profiles are the modes of the profiles that are loaded, by name.
+// Profiles are the modes of the profiles that are loaded, by name; children are listed as
+// "NAME//CHILD". It needs root.
 func (h Host) Profiles() (map[string]string, error) {
 	text, err := os.ReadFile(h.security("profiles"))
 	if err != nil {
@@ -130,4 +133,5 @@ func parse(text string) (name, mode string, err error) {
 	return head[:at], head[at+2:], nil
 }
 
+// gone tells that a process or thread has ended.
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }

@@ -14,8 +14,9 @@ import (
 )
 
 // SetExec has the next program that the calling thread starts run in a profile. The caller has
-// locked the thread, never unlocks it, and starts one program: the kernel has no way to take
-// the wish back.
+// locked the thread, never unlocks it, and starts one program: the kernel has no way to take the
+// wish back. If the thread went back to the scheduler, any program that was started from it next
+// would run in the guest's profile.
 func (h Host) SetExec(profile string) error {
 	if err := h.Ready(); err != nil {
 		return err
@@ -31,8 +32,8 @@ func (h Host) SetExec(profile string) error {
 	return nil
 }
 
-// enter writes the attribute of AppArmor alone, which kernels have since 5.1; before, the
-// shared one.
+// enter writes the attribute of AppArmor alone, which kernels have since 5.1; before, the shared
+// one. It is one write, as the kernel wants it.
 func (h Host) enter(text string) error {
 	fd, err := unix.Open(h.proc("thread-self", "attr", "apparmor", "exec"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
@@ -45,9 +46,10 @@ func (h Host) enter(text string) error {
 	return errors.Join(err, unix.Close(fd))
 }
 
-// Verify reads back that every thread of the process is confined by the profile, which is
-// enforced, and that the process runs the program. It is called while the process cannot have
-// been reaped.
+// Verify reads back that every thread of the process is confined by the profile, which is enforced,
+// and that the process runs the program. It is called while the process cannot have been reaped,
+// since another could have its pid by then, and before the guest runs. A profile can be in complain
+// mode by itself, so its own mode is compared too. Any error means that the process must be killed.
 func (h Host) Verify(pid int, profile, program string) (threads int, err error) {
 	if err := h.enforcing(); err != nil {
 		return 0, fmt.Errorf("verify pid %d: %w", pid, err)
@@ -80,7 +82,7 @@ func (h Host) Verify(pid int, profile, program string) (threads int, err error) 
 	return threads, nil
 }
 
-// runs compares /proc/PID/exe with the file at path.
+// runs compares /proc/PID/exe with the file at path, by device and inode.
 func (h Host) runs(pid int, path string) error {
 	want, err := os.Stat(path)
 	if err != nil {
@@ -98,7 +100,8 @@ func (h Host) runs(pid int, path string) error {
 	return nil
 }
 
-// current reads what confines a process or thread.
+// current reads what confines a process or thread. Kernels before 5.1 have the shared attribute
+// alone.
 func (h Host) current(parts ...string) (name, mode string, err error) {
 	at := func(more ...string) string { return h.proc(append(append([]string{}, parts...), more...)...) }
 	text, err := os.ReadFile(at("attr", "apparmor", "current"))

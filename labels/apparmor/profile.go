@@ -25,25 +25,30 @@ const prefix = "cloister-"
 //go:embed profile.tmpl
 var text string
 
-// Profile is everything that differs between the profiles of two sandboxes. All paths are
-// absolute and as the kernel resolves them: no component is a symbolic link.
+// Profile is everything that differs between the profiles of two sandboxes. All paths are absolute
+// and as the kernel resolves them: no component is a symbolic link. AppArmor compares the path of
+// the file that is opened, after links, so a rule for a link's name would allow nothing.
 type Profile struct {
 	// Name is what NameOf gives.
 	Name string
 	// QEMU and Virtiofsd are the programs.
 	QEMU, Virtiofsd string
-	// Guest are the files that QEMU opens by name: kernel and initial image.
+	// Guest are the files that QEMU opens by name: kernel and initial image. All else it gets as
+	// open descriptors, which an unconfined shim opened and which are not checked again.
 	Guest []string
 	// Share is the folder that virtiofsd serves, with all that is mounted below it.
 	Share string
 	// KVM is whether QEMU may open /dev/kvm.
 	KVM bool
 	// Attacker is a program that stands for one that a guest has taken over, for `cloister prove`;
-	// empty: none.
+	// empty: none. It may be mapped and gets no right that the program in whose place it runs has
+	// not.
 	Attacker string
 }
 
-// NameOf is the name of the profile of the sandbox at a level, which has to be a pair.
+// NameOf is the name of the profile of the sandbox at a level, which has to be a pair: pairs are
+// unique on the host, and so the names are. It is "cloister-cN-cM", which Remove and the journal
+// insist on.
 func NameOf(level labels.Level) (string, error) {
 	pair, ok := level.Pair()
 	if !ok {
@@ -55,7 +60,7 @@ func NameOf(level labels.Level) (string, error) {
 // IsName tells whether a profile's name is one that NameOf gives.
 func IsName(name string) bool { return goodName.MatchString(name) }
 
-// Child is the name of the profile of one program.
+// Child is the name of the profile of one program, as the kernel shows it and SetExec takes it.
 func Child(name, program string) string { return name + "//" + program }
 
 var (
@@ -64,7 +69,8 @@ var (
 	goodPath = regexp.MustCompile(`^/[A-Za-z0-9/._+:=~%-]*$`)
 )
 
-// Text is the profile as apparmor_parser reads it.
+// Text is the profile as apparmor_parser reads it. It is pure. Paths with a character that has a
+// meaning in a rule are refused and not quoted: a folder's name could otherwise add rules.
 func (p Profile) Text() (string, error) {
 	if !goodName.MatchString(p.Name) {
 		return "", fmt.Errorf("profile name %q: want %scN-cM", p.Name, prefix)
