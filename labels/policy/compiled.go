@@ -16,8 +16,9 @@ import (
 )
 
 // Compiled answers for a compiled policy that no kernel has loaded: checkpolicy's debug mode is
-// asked, constraints included. It does not tell permissive domains. Its methods are for one
-// goroutine at a time; Close ends the program.
+// asked, constraints included. So a distribution's policy can be tried on a host without SELinux.
+// It does not tell permissive domains. Its methods are for one goroutine at a time, since question
+// and answer share one pipe; Close ends the program.
 type Compiled struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
@@ -25,10 +26,12 @@ type Compiled struct {
 	ids map[string]string
 }
 
+// choosePrompt ends each answer of checkpolicy's menu.
 const choosePrompt = "\nChoose:  "
 
 // OpenCompiled starts checkpolicy on a compiled policy with MLS. The context bounds the program's
-// life.
+// life. An error usually means that the file is no policy, has no MLS, or is of a newer version
+// than checkpolicy reads; it repeats what the program said.
 func OpenCompiled(ctx context.Context, path string) (*Compiled, error) {
 	if _, err := exec.LookPath("checkpolicy"); err != nil {
 		return nil, fmt.Errorf("checkpolicy is not here: install the package checkpolicy: %w", err)
@@ -53,7 +56,7 @@ func OpenCompiled(ctx context.Context, path string) (*Compiled, error) {
 	return c, nil
 }
 
-// Close ends the program.
+// Close ends the program. It has nothing to save.
 func (c *Compiled) Close() error {
 	err := errors.Join(c.in.Close(), c.cmd.Process.Kill())
 	_ = c.cmd.Wait() // killed
@@ -61,7 +64,8 @@ func (c *Compiled) Close() error {
 }
 
 // Allowed implements Kernel. A context that the policy does not know gives EINVAL, as the kernel
-// does.
+// does; a class that it does not know gives fs.ErrNotExist. Permissions that it does not know are
+// not allowed.
 func (c *Compiled) Allowed(source, target, class, permission string) (Answer, error) {
 	from, err := c.id(source)
 	if err != nil {
@@ -83,7 +87,8 @@ func (c *Compiled) Allowed(source, target, class, permission string) (Answer, er
 	return Answer{Allowed: slices.Contains(strings.Fields(list), permission)}, nil
 }
 
-// id gives the number that the program has for a context.
+// id gives the number that the program has for a context. Numbers stay valid as long as the program
+// runs, so each context is asked for once.
 func (c *Compiled) id(label string) (string, error) {
 	if id, ok := c.ids[label]; ok {
 		return id, nil
@@ -100,6 +105,7 @@ func (c *Compiled) id(label string) (string, error) {
 	return c.ids[label], nil
 }
 
+// ask sends a choice of the menu and what it asks for, a line each.
 func (c *Compiled) ask(lines ...string) (string, error) {
 	if _, err := io.WriteString(c.in, strings.Join(lines, "\n")+"\n"); err != nil {
 		return "", err
@@ -107,7 +113,7 @@ func (c *Compiled) ask(lines ...string) (string, error) {
 	return c.answer()
 }
 
-// answer reads up to the next prompt.
+// answer reads up to the next prompt. It reads byte by byte, as the prompt ends without a line end.
 func (c *Compiled) answer() (string, error) {
 	var text strings.Builder
 	for !strings.HasSuffix(text.String(), choosePrompt) {

@@ -15,7 +15,9 @@ import (
 )
 
 // Names of the modules in the policy store: the types and rules, and beside them the constraints,
-// which the module language does not have. They are installed and removed together.
+// which the module language does not have. They are installed and removed together. A module
+// without the constraints would load, and would leave sockets and pipes of two sandboxes open to
+// each other on Fedora's policy.
 const (
 	Name            = "cloister"
 	ConstraintsName = "cloister_mcs"
@@ -56,7 +58,7 @@ func Source(kind string) ([]byte, error) {
 // sourceKinds are what the module is made of.
 func sourceKinds() []string { return []string{"te", "fc", "if", "cil"} }
 
-// Digest tells one version of the module's sources from another.
+// Digest tells one version of the module's sources from another, in hex. It needs no policy tools.
 func Digest() string {
 	sum := sha256.New()
 	for _, kind := range sourceKinds() {
@@ -69,14 +71,15 @@ func Digest() string {
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
-// Built are the files that a policy store takes.
+// Built are the files that a policy store takes, in the folder that Build was given.
 type Built struct {
 	Package     string // the module, compiled
 	Constraints string // in the common intermediate language
 }
 
 // Build compiles the module in dir, which exists, with checkmodule and semodule_package. The
-// sources are left beside it.
+// sources are left beside it. It needs no root and touches no store. The module is plain: it
+// compiles without the headers of the host's policy.
 func Build(ctx context.Context, dir string) (Built, error) {
 	file := func(kind string) string {
 		if kind == "cil" {
@@ -111,7 +114,8 @@ var packages = map[string]string{ //nolint:gochecknoglobals // a table
 }
 
 // run runs a program of the policy tools and returns what it printed; its messages are in the
-// error.
+// error. LC_ALL is C, because the output of semodule is parsed. A program that is missing is named
+// with the package that has it.
 func run(ctx context.Context, name string, args ...string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {

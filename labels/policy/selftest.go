@@ -19,17 +19,19 @@ type Answer struct {
 	Permissive bool
 }
 
-// Kernel answers for the policy that is loaded.
+// Kernel answers for the policy that is loaded, or for a compiled one.
 type Kernel interface {
 	// Allowed asks whether source has the permission on target; both are contexts as the kernel
 	// writes them. An unknown context, class or permission is an error.
 	Allowed(source, target, class, permission string) (Answer, error)
 }
 
-// ErrPolicy is the class of a policy that does not keep its promise.
+// ErrPolicy is the class of a policy that does not keep its promise. The set of types that was
+// asked about is not used then.
 var ErrPolicy = errors.New("policy does not separate sandboxes")
 
-// question is one thing that must be so.
+// question is one thing that must be so. Most are denials; a few rights that a guest cannot do
+// without show that the questions name what the policy has.
 type question struct {
 	source, target string // context without level
 	own            bool   // asked at one level for both; otherwise the target has another pair
@@ -42,7 +44,9 @@ func process(t string) string { return "system_u:system_r:" + t + ":" }
 func object(t string) string  { return "system_u:object_r:" + t + ":" }
 
 // questions are asked for one domain of the machine and its file server, with the types its files
-// have.
+// have. A process must not change its label (setcurrent, setexec) even at its own pair: it would
+// leave its pair so. A guest makes device nodes through the file server, and so neither side may
+// open one of the served type: it may be a disk of the host.
 func questions(machine, server, image, rootfs string) []question {
 	list := []question{
 		{process(machine), object(image), true, "file", "write", true},
@@ -109,9 +113,10 @@ func Of(t labels.Types) Domains {
 }
 
 // SelfTest asks the kernel whether the loaded policy keeps two pairs apart and lets each have its
-// own: a pair that nothing constrains is worth nothing. It asks before the first start and after
-// each load of a policy. The error names every answer that is wrong, and is an ErrPolicy; or the
-// kernel's, if it could not be asked.
+// own: a pair that nothing constrains is worth nothing. That a domain exists and can be entered
+// does not say so. It is asked before each start, since a policy may be loaded at any time. The
+// error names every answer that is wrong, and is an ErrPolicy; or the kernel's, if it could not be
+// asked.
 func SelfTest(k Kernel, d Domains) error {
 	wrong, err := answers(k, d)
 	if err != nil || len(wrong) == 0 {
@@ -136,7 +141,9 @@ func (m mistake) String() string {
 		m.target, m.class, m.source, !m.want, m.want)
 }
 
-// answers asks every question and gives the wrong answers.
+// answers asks every question and gives the wrong answers, those of one source, target and class in
+// one. It stops at a permissive domain, of which no answer is worth anything. The level is of s0:
+// the constraints of pairs do not look at the sensitivity.
 func answers(k Kernel, d Domains) ([]mistake, error) {
 	own, err := labels.NewPair(100, 101)
 	if err != nil {
@@ -176,7 +183,8 @@ func answers(k Kernel, d Domains) ([]mistake, error) {
 }
 
 // Unconstrained lists, as "class { permissions }", what the pairs of this policy do not keep the
-// given domains from doing to each other; nothing when the policy keeps them apart.
+// given domains from doing to each other; nothing when the policy keeps them apart. It is for
+// people, as `cloister check` shows it.
 func Unconstrained(k Kernel, d Domains) ([]string, error) {
 	wrong, err := answers(k, d)
 	var list []string

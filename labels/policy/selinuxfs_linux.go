@@ -13,7 +13,7 @@ import (
 )
 
 // Selinuxfs is the kernel's, asked through the file system of SELinux. The zero value asks at
-// /sys/fs/selinux.
+// /sys/fs/selinux. Its methods may be called at once: each question has a descriptor of its own.
 type Selinuxfs struct {
 	Root string
 }
@@ -22,7 +22,9 @@ type Selinuxfs struct {
 // security/selinux/include/security.h.
 const permissiveFlag = 1
 
-// Allowed asks /sys/fs/selinux/access.
+// Allowed asks /sys/fs/selinux/access: the question is written, and the answer read from the same
+// descriptor. Nothing is logged as a denial. A class or permission that the policy has not is an
+// error that wraps fs.ErrNotExist.
 func (s Selinuxfs) Allowed(source, target, class, permission string) (Answer, error) {
 	index, err := s.number("class", class, "index")
 	if err != nil {
@@ -69,6 +71,8 @@ func parseAnswer(text string, bit uint) (Answer, error) {
 	return Answer{Allowed: allowed&(1<<bit) != 0, Permissive: flags&permissiveFlag != 0}, nil
 }
 
+// number reads the number that the loaded policy has for a class or permission; it changes with
+// each load.
 func (s Selinuxfs) number(parts ...string) (uint64, error) {
 	text, err := os.ReadFile(s.path(parts...))
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"strings"
 )
 
-// Store is a host's store of policy modules. The zero value is this host's.
+// Store is a host's store of policy modules. The zero value is this host's. It holds no state; the
+// store's own lock is semodule's.
 type Store struct {
 	// Root is the folder that the host's root is at; empty is this host. Elsewhere nothing is
 	// loaded or relabelled.
@@ -25,7 +26,7 @@ type Store struct {
 	Audit bool
 }
 
-// State is what a store says about the module.
+// State is what a store says about the module. The zero value means that none is installed.
 type State struct {
 	// Installed says that both modules of our names are in the store.
 	Installed bool `json:"installed"`
@@ -38,7 +39,8 @@ type State struct {
 	Checksums map[string]string `json:"checksums,omitempty"`
 }
 
-// Labelled are the paths whose labels the module's file contexts change.
+// Labelled are the paths whose labels the module's file contexts change. They are labelled after an
+// install and after a removal. /var/run/cloister is not among them: it is /run/cloister.
 func Labelled() []string {
 	return []string{
 		"/usr/bin/containerd-shim-cloister-v2", "/usr/local/bin/containerd-shim-cloister-v2",
@@ -48,7 +50,7 @@ func Labelled() []string {
 	}
 }
 
-// Plan says, a line each, what Install will do here.
+// Plan says, a line each, what Install will do here. It changes nothing, for --dry-run.
 func (s Store) Plan(ctx context.Context) ([]string, error) {
 	state, err := s.State(ctx)
 	if err != nil {
@@ -100,7 +102,7 @@ func (s Store) Install(ctx context.Context) error {
 
 // Remove takes the module and its constraints out of the store in one transaction and relabels what
 // they had named. Running sandboxes lose their labels' meaning: the caller sees to it that there
-// are none.
+// are none. A module of an earlier install that is there alone is removed as well.
 func (s Store) Remove(ctx context.Context) error {
 	state, err := s.State(ctx)
 	if err != nil {
@@ -122,7 +124,9 @@ func (s Store) Remove(ctx context.Context) error {
 	return s.restore(ctx)
 }
 
-// State asks the store. It needs root, as the store's folder does.
+// State asks the store. It needs root, as the store's folder does. To tell whether the module is
+// current, it compiles the one that this program carries and compares checksums: semodule keeps no
+// version.
 func (s Store) State(ctx context.Context) (State, error) {
 	out, err := run(ctx, "semodule", s.args("-m", "--list-modules=full")...)
 	if err != nil {
@@ -143,7 +147,8 @@ func (s Store) State(ctx context.Context) (State, error) {
 	return state, nil
 }
 
-// parseState reads semodule's long list: priority, name, language, checksum.
+// parseState reads semodule's long list: priority, name, language, checksum. Versions of semodule
+// without checksums leave the last one out.
 func parseState(list string) State {
 	found := map[string]string{}
 	for line := range strings.Lines(list) {
@@ -167,7 +172,8 @@ func parseState(list string) State {
 	return State{Partial: true, Checksums: found}
 }
 
-// name is the policy's, as configured on the host or at the root.
+// name is the policy's, as configured on the host or at the root; "default", as Debian calls its
+// own, where nothing is configured.
 func (s Store) name() string {
 	if s.Policy != "" {
 		return s.Policy
@@ -193,7 +199,8 @@ func Configured(root string) string {
 	return ""
 }
 
-// args are semodule's, for this store.
+// args are semodule's, for this store. At another root nothing is loaded (-n), and the policy must
+// be named, as semodule would otherwise take this host's.
 func (s Store) args(more ...string) []string {
 	var args []string
 	if s.Root != "" {
@@ -230,6 +237,7 @@ func present() []string {
 }
 
 // converter turns a package into the text that the store keeps and takes the checksum of.
+// Distributions have it in one of two places.
 func converter() (string, error) {
 	for _, path := range []string{"/usr/libexec/selinux/hll/pp", "/usr/lib/selinux/hll/pp"} {
 		if _, err := os.Stat(path); err == nil {
@@ -239,7 +247,8 @@ func converter() (string, error) {
 	return "", fmt.Errorf("the converter of policy packages is not here: install the package %s: %w", packages["semodule"], os.ErrNotExist)
 }
 
-// checksums are what the store will say about the modules that this program carries.
+// checksums are what the store will say about the modules that this program carries. semodule takes
+// them of the intermediate language, into which the package is converted as the store does it.
 func checksums(ctx context.Context) (map[string]string, error) {
 	dir, err := os.MkdirTemp("", "cloister-policy-")
 	if err != nil {
