@@ -9,13 +9,14 @@ import (
 	"strings"
 )
 
-// Categories is how many categories a policy has: c0 to c1023 in every policy this was read for.
+// Categories is how many categories a policy has: c0 to c1023 in every policy this was read for. A
+// policy with fewer refuses the label (lsm.Host.Valid).
 const Categories = 1024
 
 // Category is one of c0 to c1023.
 type Category uint16
 
-// NewCategory refuses what no policy has.
+// NewCategory refuses what no policy has. All other constructors and parsers go through it.
 func NewCategory(n int) (Category, error) {
 	if n < 0 || n >= Categories {
 		return 0, fmt.Errorf("category c%d: want c0 to c%d", n, Categories-1)
@@ -49,7 +50,9 @@ func NewSet(categories ...Category) Set {
 	return s
 }
 
-// ParseSet reads every written form: "c1", "c1,c3.c5", in any order; a span must rise.
+// ParseSet reads every written form: "c1", "c1,c3.c5", in any order; a span must rise. The kernel
+// writes spans and libraries write lists, so two texts can mean one set: sets are compared, never
+// their text.
 func ParseSet(text string) (Set, error) {
 	var s Set
 	for part := range strings.SplitSeq(text, ",") {
@@ -74,6 +77,7 @@ func ParseSet(text string) (Set, error) {
 	return s, nil
 }
 
+// with is a copy of s that has c too; a Set is a value.
 func (s Set) with(c Category) Set {
 	s.words[c/64] |= 1 << (c % 64)
 	return s
@@ -146,8 +150,8 @@ func (s Set) String() string {
 	return b.String()
 }
 
-// Pair is two different categories, the lower first: what one sandbox holds. The zero value is not
-// a pair.
+// Pair is two different categories, the lower first: what one sandbox holds. Two different pairs
+// never lie within each other, which is why a guest has exactly two. The zero value is not a pair.
 type Pair struct {
 	Low, High Category
 }
@@ -170,7 +174,8 @@ func (p Pair) Set() Set { return NewSet(p.Low, p.High) }
 // Pairs is how many pairs there are.
 const Pairs = Categories * (Categories - 1) / 2
 
-// Rank numbers the pairs from 0 to Pairs-1 by their low category, then by their high one.
+// Rank numbers the pairs from 0 to Pairs-1 by their low category, then by their high one. Uids of
+// QEMU follow from it.
 func (p Pair) Rank() int {
 	low, high := int(p.Low), int(p.High)
 	return low*(2*Categories-low-1)/2 + high - low - 1
@@ -196,7 +201,7 @@ func number(text string, letter byte) (int, error) {
 	return strconv.Atoi(digits)
 }
 
-// clip bounds what an error repeats of foreign text.
+// clip bounds what an error repeats of foreign text: an annotation may be long.
 func clip(text string) string {
 	const most = 64
 	if len(text) > most {

@@ -16,7 +16,8 @@ import (
 // 	wish.Level()                  the level to ask the registry for; nil lets it draw
 // 	Choose(wish, own, types, lv)  the labels of everything, at the level that was reserved
 
-// ErrWish is wrapped when what is asked for makes no sense or cannot be honoured.
+// ErrWish is wrapped when what is asked for makes no sense or cannot be honoured. The start is
+// refused: a sandbox never gets less than was asked for.
 var ErrWish = errors.New("label settings")
 
 // Mode is where a sandbox's label comes from.
@@ -48,7 +49,9 @@ type Wish struct {
 	Disabled bool
 }
 
-// Validate holds a wish against libvirt's rules. enforcing is whether the host enforces.
+// Validate holds a wish against libvirt's rules, whose reasons are the same here: a contradiction
+// in the settings is refused and not decided by precedence. enforcing is whether the host enforces.
+// Under a host that does, no guest goes without a label. The error says what to change.
 func (w Wish) Validate(enforcing bool) error {
 	if w.Disabled && enforcing {
 		return fmt.Errorf("%w: label=disable: nothing runs without a label on a host that enforces: leave it out, label the "+
@@ -88,6 +91,8 @@ func (w Wish) Validate(enforcing bool) error {
 	return w.checkEngine()
 }
 
+// checkStatic holds a given label against what makes a guest's: one level, which keeps it apart,
+// and disks at the same one.
 func (w Wish) checkStatic() error {
 	level, single := w.Label.Range.Single()
 	if !single {
@@ -116,6 +121,8 @@ func (w Wish) EngineType() string {
 	return ""
 }
 
+// checkEngine holds what the engine sends against what a pod's author may choose: a level that is a
+// pair, and the same one for processes and files.
 func (w Wish) checkEngine() error {
 	if t := w.EngineType(); t != "" && t != w.Base.Type {
 		return fmt.Errorf("%w: the spec's label %v: type %s is a container's, and the processes that run are of a machine: leave the "+
@@ -180,7 +187,7 @@ type Chosen struct {
 }
 
 // Types are the types that a sandbox really gets of a set: a base label or a static one has its
-// own.
+// own. The kernel is asked about these, not about the set's.
 func (w Wish) Types(t Types) Types {
 	switch {
 	case w.Mode == Static:
@@ -204,8 +211,9 @@ func (w Wish) Candidates(kvm bool) []Types {
 }
 
 // Choose gives the labels of a sandbox. own is this process's label, whose user (and role, for
-// processes) are taken; level is what was reserved for the wish. An engine's type is not taken: it
-// is a container's.
+// processes) are taken, since the policy lets a process enter only domains of its user and role;
+// level is what was reserved for the wish. An engine's type is not taken: it is a container's. It
+// is pure; that the labels are valid on this host is asked elsewhere (lsm.Driver).
 func Choose(w Wish, own Label, types Types, level Level) (Chosen, error) {
 	if w.Mode == None {
 		return Chosen{}, nil

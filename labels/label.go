@@ -10,8 +10,8 @@ import (
 // maxText bounds what is parsed: the kernel takes a context of at most a page.
 const maxText = 4096
 
-// Label is a security context of four fields. The zero value means no label; it is never written to
-// the kernel.
+// Label is a security context of four fields, in the raw form. The zero value means no label; it is
+// never written to the kernel, where empty text would take a label back.
 type Label struct {
 	User, Role, Type string
 	Range            Range

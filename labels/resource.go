@@ -28,7 +28,8 @@ const (
 	Given    Sharing = "label"    // a label of its own is given
 )
 
-// Treatment is what is done to a resource.
+// Treatment is what is done to a resource. A resource that must carry a label, may not be
+// relabelled and carries another is an error of the start.
 type Treatment struct {
 	// Label is what it must carry; zero when it stays as it is.
 	Label Label
@@ -39,7 +40,8 @@ type Treatment struct {
 	Remember bool
 }
 
-// Treat says what is done to a resource of the sandbox. label is for the sharing "label" alone.
+// Treat says what is done to a resource of the sandbox. label is for the sharing "label" alone, and
+// must be one that the sandbox may read. In mode None nothing is done to anything.
 func (c Chosen) Treat(r Resource, s Sharing, label Label) (Treatment, error) {
 	if (s == Given) != !label.IsZero() {
 		return Treatment{}, fmt.Errorf("%w: %s with sharing %q and label %q: a label goes with sharing \"label\", and only with it",
@@ -85,7 +87,8 @@ func (c Chosen) Settled(r Resource, s Sharing, want, have Label) bool {
 
 // Fits tells whether a resource that keeps its label can be used by the sandbox: it has the type
 // wanted, or is content, or, for a folder, has the type that engines give to containers' files, at
-// a level that the sandbox's dominates.
+// a level that the sandbox's dominates. QEMU has no right on engines' types, so a disk must have
+// its own. The error has the command that would make it fit.
 func (c Chosen) Fits(r Resource, have Label) error {
 	want, engines := c.Image, []string{}
 	if r == Folder {

@@ -25,7 +25,7 @@ type Types struct {
 }
 
 // Own are the types of cloister's module. Without KVM, QEMU translates code and needs memory that
-// is written and executed.
+// is written and executed; its domain is another, so that guests with KVM do not have that right.
 func Own(kvm bool) Types {
 	t := Types{
 		Name: own, QEMU: "cloister_qemu_t", Virtiofsd: "cloister_virtiofsd_t",
@@ -40,7 +40,8 @@ func Own(kvm bool) Types {
 }
 
 // Plain are the types of a set as plain containers of the host use them: they are run as Container,
-// and their files are ContainerFile. What they share with other sandboxes has the machines' type.
+// and their files are ContainerFile. What they share with other sandboxes has the machines' type,
+// so that both classes can use one shared volume.
 func (t Types) Plain() Types {
 	if t.Name == own {
 		t.Shared = t.Rootfs
@@ -74,5 +75,5 @@ func Svirt(kvm bool) Types {
 	return t
 }
 
-// Candidates are the sets in the order they are tried.
+// Candidates are the sets in the order they are tried: cloister's own first, which grant least.
 func Candidates(kvm bool) []Types { return []Types{Own(kvm), ContainerKVM(), Svirt(kvm)} }

@@ -12,7 +12,7 @@ import (
 )
 
 // Take waits for the lock of the file path, which it makes if need be, until ctx ends. Closing the
-// file gives the lock back.
+// file gives the lock back; so does the end of the process, even by SIGKILL. The file stays.
 func Take(ctx context.Context, path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -37,6 +37,8 @@ func Take(ctx context.Context, path string) (*os.File, error) {
 	}
 }
 
+// wait blocks in flock, which no context ends; it has a goroutine for it. A signal to its thread
+// interrupts the call, which is then repeated.
 func wait(f *os.File, taken chan<- error) {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
