@@ -19,7 +19,9 @@ const (
 
 // ClassOf says which class a container is to have: the configured one, empty for the default, or
 // the one that the annotation io.cloister.class asks for. The annotation may only raise the
-// isolation, and only where the configuration switches it on.
+// isolation, and only where the configuration switches it on: whoever writes a pod must not choose
+// how well the host is protected from it. It reads no more than the annotations, so that both
+// parsers can come after it.
 func ClassOf(config []byte, configured Class, opts Options) (Class, error) {
 	var p problems
 	switch configured {

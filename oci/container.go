@@ -15,7 +15,8 @@ import (
 
 // ParseContainer reads the config.json of a container of class process. Like Parse, it refuses
 // every field that cannot be honoured by name; the rest goes to the host's OCI runtime, hooks
-// included.
+// included. It is stricter than an OCI runtime: those drop fields that they do not know without a
+// word.
 func ParseContainer(config []byte, opts Options) (*Workload, error) {
 	var spec specs.Spec
 	if err := decode(config, &spec); err != nil {
@@ -37,6 +38,7 @@ func ParseContainer(config []byte, opts Options) (*Workload, error) {
 	}
 	w.containerMounts(&p)
 	w.settings(opts, &p)
+	// An ignored size would be taken for a limit that holds.
 	if w.Settings.MemoryMiB != 0 || w.Settings.CPUs != 0 || w.Settings.Machine != "" {
 		p.refuse("annotations."+AnnotationPrefix, nil,
 			"memory-mib, cpus and machine size a machine, which class process has none of: remove them")
@@ -74,7 +76,8 @@ func (p *problems) containerProcess(field string, s *specs.Process) {
 }
 
 // containerMounts checks the mounts. The OCI runtime makes them; only the sources of bind mounts
-// are cloister's to open and to label.
+// are cloister's to open and to label. Owners that are mapped are noted in Mapped: whether the
+// host's OCI runtime maps them is not known here.
 func (w *Workload) containerMounts(p *problems) {
 	for i, m := range w.spec.Mounts {
 		field := fmt.Sprintf("mounts[%d]", i)
@@ -120,6 +123,8 @@ func (p *problems) containerBind(field string, options []string, m *Mount) {
 	}
 }
 
+// containerLinux checks the linux section for the host's OCI runtime. What it refuses here is
+// either unknown to some of these runtimes, or belongs to the whole host.
 func (w *Workload) containerLinux(p *problems) {
 	l := w.spec.Linux
 	w.CgroupsPath, w.Labels.Mount = l.CgroupsPath, l.MountLabel
@@ -164,7 +169,8 @@ func (w *Workload) containerLinux(p *problems) {
 }
 
 // containerNamespaces checks the namespaces. A type that is not listed is the host's, as OCI has
-// it.
+// it, and is allowed but for the mounts: the root file system would be set up among the host's.
+// Paths are those of the host.
 func (w *Workload) containerNamespaces(p *problems) {
 	seen := map[specs.LinuxNamespaceType]bool{}
 	for i, ns := range w.spec.Linux.Namespaces {
@@ -229,7 +235,8 @@ func (p *problems) containerResources(field string, r *specs.LinuxResources) {
 	}
 }
 
-// ContainerInput is what the host decides for a container of class process.
+// ContainerInput is what the host decides for a container of class process. The spec's own labels,
+// sources and cgroup are replaced by it.
 type ContainerInput struct {
 	Root    string         // absolute path of the root file system
 	Sources map[int]string // by index into Workload.Mounts: what a bind mount's source is to be
@@ -241,7 +248,9 @@ type ContainerInput struct {
 }
 
 // ContainerSpec gives the config.json for the host's OCI runtime: the engine's own, with the labels
-// and sources that were decided here. The workload must be ParseContainer's.
+// and sources that were decided here. The workload must be ParseContainer's, and is not changed.
+// With NoDevices, volumes are nodev, since a device node has the label of its file, whatever it is
+// a node of.
 func (w *Workload) ContainerSpec(in ContainerInput) ([]byte, error) {
 	out, process, linux := *w.spec, *w.spec.Process, *w.spec.Linux
 	process.SelinuxLabel, linux.MountLabel, linux.CgroupsPath = in.Label, in.MountLabel, in.CgroupsPath
@@ -259,7 +268,8 @@ func (w *Workload) ContainerSpec(in ContainerInput) ([]byte, error) {
 	return json.Marshal(out)
 }
 
-// ParseContainerProcess reads the Process of an Exec call in a container of class process.
+// ParseContainerProcess reads the Process of an Exec call in a container of class process. It
+// refuses what ParseContainer refuses.
 func ParseContainerProcess(data []byte) (*Process, error) {
 	var s specs.Process
 	if err := decode(data, &s); err != nil {
@@ -281,7 +291,7 @@ func (p *Process) ContainerProcess(label string) ([]byte, error) {
 }
 
 // ParseContainerResources checks the LinuxResources of an Update call of a container of class
-// process.
+// process. The OCI runtime gets the bytes as they are.
 func ParseContainerResources(data []byte) error {
 	var r specs.LinuxResources
 	if err := decode(data, &r); err != nil {

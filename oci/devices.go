@@ -29,7 +29,7 @@ const (
 	HostBlock                          // a host's block device, handed over as a disk
 )
 
-// Device is one device node that the workload gets.
+// Device is one device node that the workload gets. Devices are in the order of linux.devices.
 type Device struct {
 	Kind   DeviceKind
 	Path   string // absolute, in the container
@@ -52,8 +52,9 @@ func (n DeviceNumber) String() string {
 	return fmt.Sprintf("c %d:%d", n.Major, n.Minor)
 }
 
-// guestHas says that the guest's kernel offers the device under this number
-// (numbers: Documentation/admin-guide/devices.txt).
+// guestHas says that the guest's kernel offers the device under this number (numbers:
+// Documentation/admin-guide/devices.txt). These are of drivers that every kernel has; a number of
+// another driver can be a disk of another container in the guest.
 func guestHas(n DeviceNumber, offered []GuestDevice) bool {
 	if n.Block {
 		return false
@@ -82,7 +83,8 @@ const privilegedText = "the host's devices are not handed over: for privileged c
 	"(nerdctl: --security-opt privileged-without-host-devices); Docker, which has no such setting, gives the same by --cap-add=ALL " +
 	"--security-opt=seccomp=unconfined --security-opt=systempaths=unconfined instead of --privileged"
 
-// devices checks linux.devices and, with them, the device rules.
+// devices checks linux.devices and, with them, the device rules. The default is to refuse: a device
+// of the host means a driver of the host's kernel, which a guest cannot reach.
 func (w *Workload) devices(opts Options, p *problems) {
 	var refused []string
 	for i, d := range w.spec.Linux.Devices {
@@ -114,6 +116,8 @@ func (w *Workload) devices(opts Options, p *problems) {
 		}
 	}
 	allowAll := allowsAll(w.spec.Linux.Resources)
+	// A privileged container lists every disk of the host. Handing all of them to a guest is not
+	// what workloads.block_devices was switched on for; one that is named alone is.
 	if allowAll && len(w.Devices)+len(refused) > 1 && slices.ContainsFunc(w.Devices, func(d Device) bool { return d.Kind == HostBlock }) {
 		refused = append(refused, "block devices")
 	}
@@ -141,7 +145,8 @@ func allowsAll(r *specs.LinuxResources) bool {
 	})
 }
 
-// writable says that a rule lets the workload write a block device.
+// writable says that a rule lets the workload write a block device. The last rule that fits wins,
+// as in the kernel. Without rules a disk is read-only.
 func writable(r *specs.LinuxResources, n DeviceNumber) bool {
 	if r == nil {
 		return false
@@ -158,6 +163,7 @@ func writable(r *specs.LinuxResources, n DeviceNumber) bool {
 	return yes
 }
 
+// wild says that a rule's number means all numbers.
 func wild(n *int64) bool { return n == nil || *n < 0 }
 
 // deviceRules refuses rules that would open a device of the guest which the
@@ -169,9 +175,13 @@ func (p *problems) deviceRules(rules []specs.LinuxDeviceCgroup, devices []Device
 			p.refuse(field, ruleString(r), "type is a, b or c, access of r, w, m")
 			continue
 		}
+		// Denials open nothing. Making a node without opening it opens nothing either. A rule for
+		// all character devices, or for everything, is a privileged container's: the guest is its
+		// boundary.
 		if !r.Allow || r.Access == "m" || r.Type != "b" && wild(r.Major) || r.Type == "b" && wild(r.Major) && wild(r.Minor) {
 			continue
 		}
+		// All numbers of pts are terminals of the guest's.
 		if r.Type == "c" && *r.Major == 136 {
 			continue
 		}

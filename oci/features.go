@@ -11,7 +11,7 @@ import (
 )
 
 // Features says what of a configuration is honoured, in the form of runtime-spec's features
-// document.
+// document. containerd asks for it with -info. It must say no more than Parse accepts.
 func Features() *features.Features {
 	yes, no := true, false
 	return &features.Features{

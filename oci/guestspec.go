@@ -13,18 +13,20 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// guestVersion is one that the guest's runtime knows: crun 1.8 refuses 1.3.
+// guestVersion is one that the guest's runtime knows: crun 1.8 refuses 1.3. No field that is newer
+// is passed on.
 const guestVersion = "1.0.2"
 
-// GuestInput is what the host's side adds to a workload for the guest. All
-// paths are the guest's.
+// GuestInput is what the host's side adds to a workload for the guest. All paths are the guest's,
+// but for those in SandboxNamespaces.
 type GuestInput struct {
 	// ID names the container in the guest; its cgroup is /ID.
 	ID string
 	// Sources gives, by index into Workload.Mounts, where the guest finds a
 	// BindMount. Every BindMount needs one, unless it is in Skip.
 	Sources map[int]string
-	// Below says, by the same index, that the host has mounts below a BindMount's source.
+	// Below says, by the same index, that the host has mounts below a BindMount's source. The guest
+	// then leaves read-only to the host (WritableBelow).
 	Below map[int]bool
 	// Skip lists indices into Workload.Mounts that are left out.
 	Skip []int
@@ -49,9 +51,11 @@ type GuestInput struct {
 	Devices map[int]DeviceNumber
 }
 
-// GuestSpec gives the config.json for the guest's runtime. It is made anew
-// from what the guest may know: nothing of the host's configuration is in it
-// but what is copied here field by field. root.path is "rootfs".
+// GuestSpec gives the config.json for the guest's runtime. It is made anew from what the guest may
+// know: nothing of the host's configuration is in it but what is copied here field by field.
+// Annotations do not cross, since crun gives some of them a meaning. root.path is "rootfs". The
+// workload is not changed. A namespace or device that the input lacks is ErrFailedPrecondition: a
+// fault of the caller's, not of the user's.
 func (w *Workload) GuestSpec(in GuestInput) ([]byte, error) {
 	if err := w.checkPod(in); err != nil {
 		return nil, err
@@ -80,7 +84,9 @@ func (w *Workload) GuestSpec(in GuestInput) ([]byte, error) {
 	return json.Marshal(out)
 }
 
-// checkPod refuses namespaces of another pod than the one the workload joins.
+// checkPod refuses namespaces of another pod than the one the workload joins. A Member names its
+// pod's by the pid of the pod's process or by the file that the engine keeps; anything else would
+// be silently replaced by the pod's own.
 func (w *Workload) checkPod(in GuestInput) error {
 	var p problems
 	if !w.Namespaces.IDs.IsZero() && !w.Namespaces.IDs.Equal(in.IDs) {
@@ -104,6 +110,8 @@ func (w *Workload) checkPod(in GuestInput) error {
 	return p.err()
 }
 
+// guestMounts gives the mounts in their order, which matters where one lies below another. A
+// BindMount binds from the guest's path for it.
 func (w *Workload) guestMounts(in GuestInput) ([]specs.Mount, error) {
 	var out []specs.Mount
 	for i, m := range w.Mounts {
@@ -123,6 +131,8 @@ func (w *Workload) guestMounts(in GuestInput) ([]specs.Mount, error) {
 			}
 			g.Options = append([]string{bindFlag(m)}, g.Options...)
 		}
+		// The guest's kernel would make mounts below read-only as well. Where they must stay
+		// writable, the host's mount alone is read-only.
 		if m.ReadOnly && !m.WritableBelow(in.Below[i]) {
 			g.Options = append(g.Options, "ro")
 		}
@@ -141,6 +151,8 @@ func bindFlag(m Mount) string {
 	return "bind"
 }
 
+// guestLinux copies what of the linux section the guest's runtime honours. Labels, the host's
+// cgroup path and what the host enforces by itself stay behind.
 func (w *Workload) guestLinux(in GuestInput) (*specs.Linux, error) {
 	l := w.spec.Linux
 	namespaces, err := w.guestNamespaces(in)
@@ -169,9 +181,10 @@ func (w *Workload) guestLinux(in GuestInput) (*specs.Linux, error) {
 	return out, nil
 }
 
-// guestNamespaces: mount and cgroup are always new. Engines on
-// cgroup v1 leave the cgroup namespace out; without one the workload would read
-// the root's limits under /sys/fs/cgroup.
+// guestNamespaces: mount and cgroup are always new. Engines on cgroup v1 leave the cgroup namespace
+// out; without one the workload would read the root's limits under /sys/fs/cgroup. There is no
+// network entry unless the caller has a path: the container is then in the network of the guest's
+// runtime.
 func (w *Workload) guestNamespaces(in GuestInput) ([]specs.LinuxNamespace, error) {
 	out := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}}
 	if in.Network != "" {
@@ -201,8 +214,8 @@ func (w *Workload) guestNamespaces(in GuestInput) ([]specs.LinuxNamespace, error
 	return out, nil
 }
 
-// guestSysctls are those that the guest's runtime may set: of namespaces that
-// it makes or joins.
+// guestSysctls are those that the guest's runtime may set: of namespaces that it makes or joins. It
+// refuses net.* without a network namespace path; the agent sets those itself.
 func (w *Workload) guestSysctls(in GuestInput) map[string]string {
 	var out map[string]string
 	for given, value := range w.spec.Linux.Sysctl {
@@ -214,8 +227,8 @@ func (w *Workload) guestSysctls(in GuestInput) map[string]string {
 	return out
 }
 
-// guestDevices gives nodes and rules, with a handed-over disk's number in
-// place of the host's.
+// guestDevices gives nodes and rules, with a handed-over disk's number in place of the host's: in
+// the guest the host's number may be another disk's.
 func (w *Workload) guestDevices(in GuestInput) ([]specs.LinuxDevice, *specs.LinuxResources, error) {
 	resources := guestResources(w.spec.Linux.Resources, in.MemoryMax)
 	var out []specs.LinuxDevice
@@ -242,6 +255,7 @@ func (w *Workload) guestDevices(in GuestInput) ([]specs.LinuxDevice, *specs.Linu
 	return out, resources, nil
 }
 
+// renumber changes the rules of one block device from the host's number to the guest's.
 func renumber(rules []specs.LinuxDeviceCgroup, host, guest DeviceNumber) {
 	for i, r := range rules {
 		if r.Type == "b" && !wild(r.Major) && !wild(r.Minor) && *r.Major == host.Major && *r.Minor == host.Minor {
@@ -250,6 +264,7 @@ func renumber(rules []specs.LinuxDeviceCgroup, host, guest DeviceNumber) {
 	}
 }
 
+// guestSeccomp copies the filter without its listener, which would be a host program.
 func guestSeccomp(s *specs.LinuxSeccomp) *specs.LinuxSeccomp {
 	if s == nil {
 		return nil

@@ -9,7 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// maxRanges bounds a map: it goes to the guest on its kernel's line.
+// maxRanges bounds a map: it goes to the guest on its kernel's line, whose length is limited.
 const maxRanges = 8
 
 // IDRange says that Size ids from Container on are those from Host on for whoever is in no user
@@ -23,19 +23,21 @@ type IDMap struct{ UIDs, GIDs []IDRange }
 // IsZero says that there is no map.
 func (m IDMap) IsZero() bool { return len(m.UIDs)+len(m.GIDs) == 0 }
 
-// Equal says that both make the same of every id.
+// Equal says that both make the same of every id, and list their ranges in one order. Maps that
+// differ in their order alone count as different.
 func (m IDMap) Equal(o IDMap) bool {
 	return slices.Equal(m.UIDs, o.UIDs) && slices.Equal(m.GIDs, o.GIDs)
 }
 
 // Host is what a mount with the map shows of a file's owners; ok is false for one that has no id
-// there.
+// there, whom the kernel shows as nobody.
 func (m IDMap) Host(uid, gid uint32) (_, _ uint32, ok bool) {
 	uid, hasUser := onHost(m.UIDs, uid)
 	gid, hasGroup := onHost(m.GIDs, gid)
 	return uid, gid, hasUser && hasGroup
 }
 
+// onHost maps one id by the first range that has it.
 func onHost(list []IDRange, id uint32) (uint32, bool) {
 	for _, r := range list {
 		if id >= r.Container && id-r.Container < r.Size {
@@ -46,7 +48,9 @@ func onHost(list []IDRange, id uint32) (uint32, bool) {
 }
 
 // user checks the user namespace of linux.namespaces, and its mappings. One that exists is known by
-// its mappings.
+// its mappings: the name that an engine gives for it, such as /proc/PID/ns/user, means nothing in a
+// guest. Container id 0 must be mapped, since the runtime sets the container up as root of that
+// namespace.
 func (w *Workload) user(p *problems, listed bool) {
 	l := w.spec.Linux
 	if !listed {
@@ -76,6 +80,8 @@ func (p *problems) idMap(section string, uids, gids []specs.LinuxIDMapping) IDMa
 	return IDMap{UIDs: p.ranges(section+".uidMappings", uids), GIDs: p.ranges(section+".gidMappings", gids)}
 }
 
+// ranges checks one list. Ids are 0 to 4294967294, and no two ranges have one in common, as the
+// kernel demands of /proc/PID/uid_map.
 func (p *problems) ranges(field string, list []specs.LinuxIDMapping) []IDRange {
 	if len(list) > maxRanges {
 		p.refuse(field, len(list), fmt.Sprintf("is more than %d ranges: join them", maxRanges))
@@ -97,6 +103,8 @@ func (p *problems) ranges(field string, list []specs.LinuxIDMapping) []IDRange {
 	return out
 }
 
+// overlaps says that two ranges share an id, inside or outside. The differences cannot wrap: each
+// is taken from the larger one.
 func (r IDRange) overlaps(o IDRange) bool {
 	overlap := func(a, b uint32) bool { return max(a, b)-a < r.Size && max(a, b)-b < o.Size }
 	return overlap(r.Container, o.Container) || overlap(r.Host, o.Host)

@@ -34,7 +34,8 @@ const (
 )
 
 // Follows says that what the host mounts below a BindMount later is seen in the container: when
-// asked for, and where nothing is said, as with runc.
+// asked for, and where nothing is said, as with runc. A recursive read-only mount does not: a later
+// mount would be writable.
 func (m Mount) Follows() bool {
 	return m.slave() || m.Propagation == "" && !m.RecursiveRO
 }
@@ -64,7 +65,8 @@ func (p Purpose) Copied() bool {
 	return p == ResolvFile || p == HostsFile || p == HostnameFile
 }
 
-// Mount is one mount of the configuration.
+// Mount is one mount of the configuration. A Mount of a checked Workload can be honoured as it
+// stands.
 type Mount struct {
 	Kind        MountKind
 	Purpose     Purpose // of a BindMount
@@ -82,7 +84,8 @@ type Mount struct {
 	Options     []string
 }
 
-// mounts checks and classifies the mounts.
+// mounts checks and classifies the mounts. They stay in order, and every index into Workload.Mounts
+// is one into the configuration's.
 func (w *Workload) mounts(p *problems) {
 	for i, m := range w.spec.Mounts {
 		field := fmt.Sprintf("mounts[%d]", i)
@@ -123,7 +126,7 @@ const procFiles = "/proc/cpuinfo /proc/diskstats /proc/meminfo /proc/stat /proc/
 	"/proc/sys/kernel/ns_last_pid /proc/sys/crypto/fips_enabled"
 
 // procDestination refuses what would hide the container's /proc, by which the runtime and many
-// programs know of processes.
+// programs know of processes. runc refuses the same.
 func (p *problems) procDestination(field, kind, destination string) {
 	inside := destination == "/proc" || strings.HasPrefix(destination, "/proc/")
 	if inside && kind != "proc" && !contains(procFiles, destination) {
@@ -131,6 +134,7 @@ func (p *problems) procDestination(field, kind, destination string) {
 	}
 }
 
+// isBind takes a mount for a bind mount by its type or its options, as OCI runtimes do.
 func isBind(m specs.Mount) bool {
 	if m.Type == "bind" {
 		return true
@@ -143,6 +147,8 @@ func isBind(m specs.Mount) bool {
 	return false
 }
 
+// purpose tells by the destination what an engine has bound a file for. /dev/shm of a pod is not
+// shared: the host's and a guest's processes have no memory in common.
 func purpose(r Role, destination string) Purpose {
 	switch destination {
 	case "/etc/resolv.conf":
@@ -168,6 +174,8 @@ const flagOptions = "nosuid suid nodev dev noexec exec noatime atime relatime no
 // bindOptions are what else a bind mount takes.
 const bindOptions = "bind rbind ro rro rw rrw private rprivate slave rslave unbindable runbindable idmap ridmap"
 
+// bindOptions reads a bind mount's options; later ones win, as with mount(8). An unknown option is
+// refused, since it may be one that takes a right away.
 func (p *problems) bindOptions(field string, options []string, m *Mount) {
 	for _, o := range options {
 		switch o {
@@ -205,6 +213,9 @@ func (p *problems) bindOptions(field string, options []string, m *Mount) {
 	}
 }
 
+// guestOptions reads the options of a mount that the guest makes. Types and keys are allow lists: a
+// file system of a host's device or network does not exist in the guest, and a comma in a value
+// would add an option.
 func (p *problems) guestOptions(field string, in specs.Mount, m *Mount) {
 	var keys string
 	switch in.Type {

@@ -32,7 +32,8 @@ type Namespace struct {
 // Shared says that the namespace is an existing one.
 func (n Namespace) Shared() bool { return n.Path != "" }
 
-// namespaces checks linux.namespaces.
+// namespaces checks linux.namespaces. A type that is missing means the host's in OCI, which a guest
+// cannot have; each gets an error in the words of the engines' options for it.
 func (w *Workload) namespaces(p *problems) {
 	seen := make(map[specs.LinuxNamespaceType]bool)
 	for i, ns := range w.spec.Linux.Namespaces {
@@ -111,14 +112,15 @@ func (w *Workload) userNamespace(p *problems, field string, n Namespace) Namespa
 	return w.podNamespace(p, field, n)
 }
 
+// onlyNew refuses an existing namespace of a type that is made anew for each container.
 func (p *problems) onlyNew(field string, n Namespace) {
 	if n.Shared() {
 		p.refuse(field+".path", n.Path, "a guest cannot join it: leave the path out")
 	}
 }
 
-// missing refuses namespaces of the host: a type that is not listed means the
-// runtime's own.
+// missing refuses namespaces of the host: a type that is not listed means the runtime's own. To run
+// such a container with namespaces of the guest's would give it something else than was asked for.
 func (w *Workload) missing(p *problems, seen map[specs.LinuxNamespaceType]bool) {
 	need := func(t specs.LinuxNamespaceType, text string) {
 		if !seen[t] {

@@ -12,10 +12,12 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// MaxBytes bounds a document that Parse, ParseProcess or ParseResources reads.
+// MaxBytes bounds a document that Parse, ParseProcess or ParseResources reads: engines pass on what
+// users write.
 const MaxBytes = 16 << 20
 
-// Options is what a host's configuration allows workloads, and what its guest image offers.
+// Options is what a host's configuration allows workloads, and what its guest image offers. The
+// zero value has the defaults; a workload can raise none of them.
 type Options struct {
 	// Annotations are the io.cloister.* annotations that are switched on; default none.
 	Annotations []string `toml:"annotations"`
@@ -39,8 +41,9 @@ func (o Options) devices() []GuestDevice {
 	return o.GuestDevices
 }
 
-// Parse reads a config.json. Its error lists every field that cannot be
-// honoured and is of the class errdefs.ErrInvalidArgument.
+// Parse reads a config.json. Its error lists every field that cannot be honoured and is of the
+// class errdefs.ErrInvalidArgument. Unknown JSON keys are skipped, as config.md of the
+// specification demands.
 func Parse(config []byte, opts Options) (*Workload, error) {
 	var spec specs.Spec
 	if err := decode(config, &spec); err != nil {
@@ -49,6 +52,8 @@ func Parse(config []byte, opts Options) (*Workload, error) {
 	return understand(&spec, opts)
 }
 
+// understand is Parse for a document that is decoded. Checks go on after a problem, so that a user
+// sees all of them at once. settings comes after mounts, because an annotation can name mounts.
 func understand(spec *specs.Spec, opts Options) (*Workload, error) {
 	var p problems
 	w := &Workload{
@@ -89,6 +94,7 @@ func decode(data []byte, into any) error {
 	return nil
 }
 
+// version accepts every 1.x: the specification promises that minor versions only add.
 func (p *problems) version(v string) {
 	major, _, ok := strings.Cut(v, ".")
 	if !ok || major != "1" {
@@ -96,6 +102,7 @@ func (p *problems) version(v string) {
 	}
 }
 
+// platforms refuses sections of other platforms, which would otherwise be dropped.
 func (p *problems) platforms(s *specs.Spec) {
 	const text = "is of another platform: remove it"
 	if s.Solaris != nil {
@@ -115,6 +122,8 @@ func (p *problems) platforms(s *specs.Spec) {
 	}
 }
 
+// root checks the root file system. Its path may be relative to the bundle, which is not known
+// here.
 func (w *Workload) root(p *problems) {
 	r := w.spec.Root
 	if r == nil || r.Path == "" {
@@ -127,6 +136,8 @@ func (w *Workload) root(p *problems) {
 	w.Rootfs = Rootfs{Path: path.Clean(r.Path), ReadOnly: r.Readonly}
 }
 
+// hooks sorts the hooks. Those that OCI runs in the container's namespaces are refused: those are
+// in the guest, and the program is on the host.
 func (w *Workload) hooks(p *problems) {
 	h := w.spec.Hooks
 	if h == nil {
@@ -147,6 +158,7 @@ func (w *Workload) hooks(p *problems) {
 	}
 }
 
+// hooks checks the hooks of one point in a container's life. A timeout is in whole seconds.
 func (p *problems) hooks(name string, in []specs.Hook) []Hook {
 	out := make([]Hook, 0, len(in))
 	for i, h := range in {

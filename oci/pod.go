@@ -9,8 +9,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Pod is what an engine says of a pod that comes without a config.json: through
-// containerd's Sandbox API.
+// Pod is what an engine says of a pod that comes without a config.json: through containerd's
+// Sandbox API. Fields that are not given in the form of OCI are here so that NewPod can refuse them
+// by the same rules.
 type Pod struct {
 	ID           string
 	Namespace    string // its namespace in Kubernetes
@@ -27,9 +28,10 @@ type Pod struct {
 	Size         PodSize
 }
 
-// NewPod is Parse for a Pod: the Sandbox workload that it describes, or an error
-// with all that cannot be honoured. Its GuestSpec is of no use: a pod's sandbox
-// runs no process of its own.
+// NewPod is Parse for a Pod: the Sandbox workload that it describes, or an error with all that
+// cannot be honoured. It writes the configuration that an engine would have written and checks
+// that, so that the two ways cannot differ. Its GuestSpec is of no use: a pod's sandbox runs no
+// process of its own.
 func NewPod(pod Pod, opts Options) (*Workload, error) {
 	spec := &specs.Spec{
 		Version:  specs.Version,
@@ -67,7 +69,8 @@ func NewPod(pod Pod, opts Options) (*Workload, error) {
 	return w, nil
 }
 
-// cgroupsPath is what an engine would have written for the pod's first container.
+// cgroupsPath is what an engine would have written for the pod's first container: a path, or for a
+// slice the form SLICE:PREFIX:NAME of the systemd driver.
 func (p Pod) cgroupsPath() string {
 	switch {
 	case p.CgroupParent == "":

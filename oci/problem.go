@@ -12,7 +12,7 @@ import (
 // maxValueBytes bounds what of a foreign value is repeated in an error.
 const maxValueBytes = 96
 
-// maxProblems bounds how many problems one error lists.
+// maxProblems bounds how many problems one error lists; more are counted.
 const maxProblems = 32
 
 // Problem is one field that cannot be honoured, or (in Workload.Ignored) one
@@ -31,8 +31,8 @@ func (p Problem) String() string {
 	return p.Field + " = " + p.Value + ": " + p.Text
 }
 
-// UnsupportedError lists every field of a document that cannot be honoured.
-// It is of the class errdefs.ErrInvalidArgument.
+// UnsupportedError lists every field of a document that cannot be honoured. It is of the class
+// errdefs.ErrInvalidArgument: the same document will fail again.
 type UnsupportedError struct {
 	Problems []Problem
 }
@@ -71,6 +71,7 @@ func (p *problems) ignore(field string, value any, text string) {
 	p.ignored = append(p.ignored, Problem{field, shorten(value), text})
 }
 
+// err is nil or an UnsupportedError; never a typed nil.
 func (p *problems) err() error {
 	if len(p.refused) == 0 {
 		return nil

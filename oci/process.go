@@ -12,7 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Process is a checked process of an Exec call.
+// Process is a checked process of an Exec call. It is read only.
 type Process struct {
 	Terminal bool
 	Args     []string
@@ -22,7 +22,8 @@ type Process struct {
 	spec *specs.Process
 }
 
-// ParseProcess reads the Process of an Exec call.
+// ParseProcess reads the Process of an Exec call. It refuses what Parse refuses of a first process:
+// an exec must not get more than its container.
 func ParseProcess(data []byte, _ Options) (*Process, error) {
 	var s specs.Process
 	if err := decode(data, &s); err != nil {
@@ -39,7 +40,8 @@ func ParseProcess(data []byte, _ Options) (*Process, error) {
 	return &Process{Terminal: s.Terminal, Args: s.Args, Label: s.SelinuxLabel, Ignored: p.ignored, spec: &s}, nil
 }
 
-// GuestProcess gives the JSON of the process for the guest's runtime.
+// GuestProcess gives the JSON of the process for the guest's runtime, built field by field as
+// GuestSpec is.
 func (p *Process) GuestProcess() ([]byte, error) {
 	return json.Marshal(guestProcess(p.spec))
 }
@@ -59,6 +61,8 @@ func (w *Workload) process(p *problems) {
 	w.Labels.Process = s.SelinuxLabel
 }
 
+// process checks a process of class vm. Capabilities that the guest's kernel does not know are
+// ignored, since it cannot grant them. All others are allowed: the guest is the boundary.
 func (p *problems) process(field string, s *specs.Process) {
 	p.anyProcess(field, s)
 	switch name := s.ApparmorProfile; {
@@ -77,7 +81,8 @@ func (p *problems) process(field string, s *specs.Process) {
 	}
 }
 
-// anyProcess checks what a process of either class must have.
+// anyProcess checks what a process of either class must have. The kernel or the OCI runtime would
+// refuse most of it too, but late and without the field's name.
 func (p *problems) anyProcess(field string, s *specs.Process) {
 	p.processPlatform(field, s)
 	if s.User.Umask != nil && *s.User.Umask > 0o777 {
@@ -121,6 +126,7 @@ func (p *problems) id(field string, id uint32) {
 	}
 }
 
+// processPlatform refuses what names a program or a user in another platform's way.
 func (p *problems) processPlatform(field string, s *specs.Process) {
 	if s.CommandLine != "" {
 		p.refuse(field+".commandLine", s.CommandLine, "is of another platform: use args")
@@ -158,6 +164,7 @@ func plainScheduler(c *specs.Scheduler) bool {
 		c.Runtime == 0 && c.Deadline == 0 && c.Period == 0
 }
 
+// knownRlimit is the list of getrlimit(2).
 func knownRlimit(t string) bool {
 	return slices.Contains([]string{
 		"RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_LOCKS", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE",
@@ -165,14 +172,16 @@ func knownRlimit(t string) bool {
 	}, t)
 }
 
-// capabilities: include/uapi/linux/capability.h, complete as of Linux 6.12.
+// capabilities: include/uapi/linux/capability.h, complete as of Linux 6.12. Newer ones than the
+// guest's kernel has would make crun fail.
 const capabilities = "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID CAP_SETUID CAP_SETPCAP " +
 	"CAP_LINUX_IMMUTABLE CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_ADMIN CAP_NET_RAW CAP_IPC_LOCK CAP_IPC_OWNER CAP_SYS_MODULE " +
 	"CAP_SYS_RAWIO CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYS_PACCT CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_NICE CAP_SYS_RESOURCE CAP_SYS_TIME " +
 	"CAP_SYS_TTY_CONFIG CAP_MKNOD CAP_LEASE CAP_AUDIT_WRITE CAP_AUDIT_CONTROL CAP_SETFCAP CAP_MAC_OVERRIDE CAP_MAC_ADMIN CAP_SYSLOG " +
 	"CAP_WAKE_ALARM CAP_BLOCK_SUSPEND CAP_AUDIT_READ CAP_PERFMON CAP_BPF CAP_CHECKPOINT_RESTORE"
 
-// guestCapabilities keeps the known ones and lists the others once each.
+// guestCapabilities keeps the known ones and lists the others once each. Names are compared without
+// regard to case, and crun gets them in upper case.
 func guestCapabilities(c *specs.LinuxCapabilities) (*specs.LinuxCapabilities, []string) {
 	if c == nil {
 		return nil, nil

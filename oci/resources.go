@@ -13,8 +13,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Resources are the limits that the host's side reads: for the machine's size
-// and for its cgroup. Zero means not set.
+// Resources are the limits that the host's side reads: for the machine's size and for its cgroup.
+// Zero means not set. In an Update, zero means that nothing changes.
 type Resources struct {
 	MemoryLimit       int64 // bytes
 	MemoryReservation int64 // bytes
@@ -27,7 +27,8 @@ type Resources struct {
 	BlockIO           BlockIO
 }
 
-// BlockIO limits what the machine does to host disks.
+// BlockIO limits what the machine does to host disks. A guest has none of these disks, so the
+// host's cgroup enforces it.
 type BlockIO struct {
 	Weight        uint16 // 10 to 1000
 	WeightDevices []BlockIOLimit
@@ -37,7 +38,7 @@ type BlockIO struct {
 	WriteIOPS     []BlockIOLimit
 }
 
-// BlockIOLimit is a rate or weight for one host disk.
+// BlockIOLimit is a rate or weight for one host disk: bytes or operations a second.
 type BlockIOLimit struct {
 	Major, Minor int64
 	Value        uint64
@@ -66,7 +67,8 @@ type Update struct {
 	spec *specs.LinuxResources
 }
 
-// ParseResources reads the LinuxResources of an Update call.
+// ParseResources reads the LinuxResources of an Update call. Devices that it would newly allow are
+// refused: the container was not given them.
 func ParseResources(data []byte, _ Options) (*Update, error) {
 	var r specs.LinuxResources
 	if err := decode(data, &r); err != nil {
@@ -82,8 +84,10 @@ func ParseResources(data []byte, _ Options) (*Update, error) {
 	return u, nil
 }
 
-// GuestResources gives the JSON of the LinuxResources for the guest's runtime.
-// memoryMax is the ceiling of a container's memory in bytes, 0 for none.
+// GuestResources gives the JSON of the LinuxResources for the guest's runtime. memoryMax is the
+// ceiling of a container's memory in bytes, 0 for none. A limit above it is refused: the machine's
+// memory is fixed at its start, and the container would be killed below the limit that it was
+// promised.
 func (u *Update) GuestResources(memoryMax int64) ([]byte, error) {
 	if err := withinMachine("resources.memory.limit", u.Resources.MemoryLimit, memoryMax); err != nil {
 		return nil, err
@@ -115,7 +119,8 @@ func withinMachine(field string, limit, ceiling int64) error {
 	}}}
 }
 
-// resources checks the limits and gives the host's part.
+// resources checks the limits and gives the host's part. Limits that nobody would enforce are
+// refused, but for those that engines send by default and whose absence changes nothing.
 func (p *problems) resources(field string, r *specs.LinuxResources) Resources {
 	var out Resources
 	if r == nil {
@@ -150,6 +155,8 @@ func (p *problems) resources(field string, r *specs.LinuxResources) Resources {
 	return out
 }
 
+// unified checks one file of cgroup v2. What concerns the host's disks, CPUs or nodes means
+// something else in the guest; memory.max would miss the machine, which is sized by memory.limit.
 func (p *problems) unified(field, key, value string) {
 	controller, file, ok := strings.Cut(key, ".")
 	switch {
@@ -168,6 +175,8 @@ func (p *problems) unified(field, key, value string) {
 	}
 }
 
+// memory reads limits in bytes; -1 means no limit, 0 not set. Swap stays on the host: the guest has
+// none.
 func (p *problems) memory(field string, m *specs.LinuxMemory, out *Resources) {
 	bytes := func(name string, v *int64, unlimited int64) int64 {
 		switch {
@@ -207,6 +216,8 @@ func (p *problems) memory(field string, m *specs.LinuxMemory, out *Resources) {
 	}
 }
 
+// cpu reads limits in microseconds. Bounds are the kernel's: it would refuse others with EINVAL
+// when the cgroup is written, long after the field's name is known.
 func (p *problems) cpu(field string, c *specs.LinuxCPU, out *Resources) {
 	if c.Shares != nil {
 		out.CPUShares = *c.Shares
@@ -241,6 +252,8 @@ func (p *problems) cpu(field string, c *specs.LinuxCPU, out *Resources) {
 	out.CPUs, out.Mems = c.Cpus, c.Mems
 }
 
+// blockIO reads weights and rates for disks of the host. Leaf weights were removed from kernels
+// with CFQ.
 func (p *problems) blockIO(field string, b *specs.LinuxBlockIO) BlockIO {
 	var out BlockIO
 	if b.LeafWeight != nil && *b.LeafWeight != 0 {
@@ -272,9 +285,9 @@ func (p *problems) blockIO(field string, b *specs.LinuxBlockIO) BlockIO {
 	return out
 }
 
-// guestResources gives the guest's part. ceiling bounds the memory in bytes;
-// a container without a limit of its own gets it. Swap, cpusets and disks are
-// the host's.
+// guestResources gives the guest's part. ceiling bounds the memory in bytes; a container without a
+// limit of its own gets it, so that it is killed by its own cgroup and not the guest as a whole.
+// Swap, cpusets and disks are the host's.
 func guestResources(r *specs.LinuxResources, ceiling int64) *specs.LinuxResources {
 	out := &specs.LinuxResources{}
 	if r == nil {

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// Annotations of the engines.
+// Annotations of the engines. containerd's and CRI-O's; both are read, so that one shim serves
+// both.
 const (
 	annotationContainerType = "io.kubernetes.cri.container-type"
 	annotationSandboxID     = "io.kubernetes.cri.sandbox-id"
@@ -22,7 +23,9 @@ const (
 	annotationPodShares     = "io.kubernetes.cri.sandbox-cpu-shares"
 )
 
-// role finds the container's place in a pod.
+// role finds the container's place in a pod by what the engine annotates. Without an annotation it
+// is a container of its own. CRI-O is known by the name of its annotation, since it alone keeps a
+// pod's namespaces in files.
 func (w *Workload) role(p *problems) {
 	a := w.Annotations
 	w.Group = a[annotationGroup]
@@ -58,7 +61,7 @@ func (w *Workload) role(p *problems) {
 	}
 }
 
-// number reads a whole number from an annotation; absent or empty is 0.
+// number reads a whole number from an annotation; absent or empty is 0, which means not said.
 func (p *problems) number(a map[string]string, name string) int64 {
 	v := strings.TrimSpace(a[name])
 	if v == "" {

@@ -48,7 +48,8 @@ const (
 	AnnotationMounts = "io.cloister.labels.mounts"
 )
 
-// Settings are the io.cloister.* annotations that are switched on.
+// Settings are the io.cloister.* annotations that are switched on. Zero values mean that the
+// configuration of the host decides.
 type Settings struct {
 	MemoryMiB int    // io.cloister.memory-mib; 0: not set
 	CPUs      int    // io.cloister.cpus; 0: not set
@@ -66,7 +67,9 @@ type LabelSettings struct {
 	Share              string // name of a group of sandboxes
 }
 
-// settings reads cloister's own annotations. It is called once the mounts are known.
+// settings reads cloister's own annotations. It is called once the mounts are known. An annotation
+// that is misspelled or switched off is refused: to ignore it would leave the user with another
+// sandbox than the one that was asked for.
 func (w *Workload) settings(opts Options, p *problems) {
 	w.Labels.Disable = disables(w.Annotations)
 	readers := w.readers(p)
@@ -97,7 +100,8 @@ func disables(annotations map[string]string) bool {
 	return slices.Contains(strings.Split(annotations[annotationPodmanLabel], ",label="), "disable")
 }
 
-// readers are what each annotation is read by.
+// readers are what each annotation is read by. A name that is not here is no annotation of
+// cloister's.
 func (w *Workload) readers(p *problems) map[string]func(field, value string) {
 	s := &w.Settings
 	text := func(into *string) func(string, string) {
@@ -138,8 +142,9 @@ func (w *Workload) readers(p *problems) map[string]func(field, value string) {
 	}
 }
 
-// mountLabels reads DESTINATION=SHARING for each of several mounts, with semicolons
-// between them; the sharing "label" is followed by a blank and the label.
+// mountLabels reads DESTINATION=SHARING for each of several mounts, with semicolons between them;
+// the sharing "label" is followed by a blank and the label. The destination names the mount, since
+// a pod's author does not know the source on the host.
 func (w *Workload) mountLabels(p *problems, field, value string) {
 	for part := range strings.SplitSeq(value, ";") {
 		destination, rest, _ := strings.Cut(strings.TrimSpace(part), "=")
@@ -163,6 +168,7 @@ func (w *Workload) mountLabels(p *problems, field, value string) {
 	}
 }
 
+// positive reads a number above zero; 2^30 bounds it, so that MiB fit into 64 bits as bytes.
 func (p *problems) positive(field, value string) int {
 	n, err := strconv.Atoi(value)
 	if err != nil || n <= 0 || n > 1<<30 {

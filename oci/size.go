@@ -32,7 +32,7 @@ type Sizing struct {
 }
 
 // OnHost returns the rules for a host with that many CPUs: no machine gets more, whatever MaxCPUs
-// says.
+// says. A quota above the host's CPUs means nothing on the host either.
 func (s Sizing) OnHost(cpus int) Sizing {
 	s.MaxCPUs = min(cmp.Or(s.MaxCPUs, cpus), cpus)
 	return s
@@ -49,7 +49,7 @@ const (
 	maxListed        = 8192    // NR_CPUS of the largest distributions' kernels
 )
 
-// Size is a machine's size.
+// Size is a machine's size, which is fixed at its start.
 type Size struct {
 	MemoryMiB int // of the machine, reserve included
 	CPUs      int
@@ -88,6 +88,9 @@ func (w *Workload) Size(s Sizing) (Size, error) {
 	return size, p.err()
 }
 
+// memoryMiB is the containers' memory, rounded up to MiB: a limit that is rounded down would kill a
+// container that stays within it. An open pod gets the default on top, as its annotation is the sum
+// of its limited containers only.
 func (w *Workload) memoryMiB(s Sizing, p *problems) int {
 	field, bytes := "annotations."+AnnotationMemoryMiB, int64(w.Settings.MemoryMiB)<<20
 	if bytes == 0 {
@@ -116,6 +119,9 @@ func (w *Workload) memoryMiB(s Sizing, p *problems) int {
 	return int(mib)
 }
 
+// cpus is the number of CPUs. It is rounded up from the quota, which the guest's cgroup enforces
+// below that number. An annotation beyond the bound is refused, since a user chose it; a quota is
+// lowered.
 func (w *Workload) cpus(s Sizing, p *problems) int {
 	if n := w.Settings.CPUs; n > 0 {
 		if n > s.MaxCPUs {
@@ -146,7 +152,8 @@ func (w *Workload) cpus(s Sizing, p *problems) int {
 	return min(n, s.MaxCPUs)
 }
 
-// listCount counts a kernel list such as 0-2,7. Empty counts 0.
+// listCount counts a kernel list such as 0-2,7. Empty counts 0. maxListed bounds what a list of a
+// few bytes can make of memory here.
 func listCount(list string) (int, error) {
 	list = strings.TrimSpace(list)
 	if list == "" {

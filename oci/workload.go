@@ -16,8 +16,9 @@ const (
 	Member  Role = "container" // a further container of a pod
 )
 
-// Workload is a checked configuration: everything in it can be honoured. Its
-// fields are plain values for the host's side; GuestSpec gives the guest's.
+// Workload is a checked configuration: everything in it can be honoured. Its fields are plain
+// values for the host's side; GuestSpec gives the guest's. It is not changed after parsing but by
+// ReadOnlyBelow. A copy that was stored as JSON has no spec and can give no configuration.
 type Workload struct {
 	Class     Class
 	Role      Role
@@ -56,14 +57,15 @@ type Rootfs struct {
 	ReadOnly bool
 }
 
-// Labels are the SELinux labels the engine asked for, unparsed; empty: none.
+// Labels are the SELinux labels the engine asked for, unparsed; empty: none. What they mean is
+// decided in package labels.
 type Labels struct {
 	Process string
 	Mount   string
 	Disable bool `json:",omitempty"` // the engine was told to give no label
 }
 
-// Hooks are those that run on the host.
+// Hooks are those that run on the host, in the order of the configuration.
 type Hooks struct {
 	Prestart      []Hook
 	CreateRuntime []Hook
@@ -85,7 +87,8 @@ type Sysctls struct {
 	Kernel  map[string]string // of the guest's kernel as a whole, and a pod's of its ipc namespace; never for a Member
 }
 
-// PodSize is what the engine says of a whole pod by annotation. Zero: not said.
+// PodSize is what the engine says of a whole pod by annotation. Zero: not said. Memory is in bytes,
+// quota and period in microseconds.
 type PodSize struct {
 	MemoryBytes int64
 	CPUQuota    int64
