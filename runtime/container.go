@@ -15,8 +15,9 @@ import (
 	"cloister/oci"
 )
 
-// container is one container, or the pause container of a pod, which exists
-// here alone: its guest half is the agent.
+// container is one container, or the pause container of a pod, which exists here alone: its guest
+// half is the agent. All fields above mu are set before the container is in the Runtime's map and
+// do not change.
 type container struct {
 	id       string
 	bundle   string
@@ -31,7 +32,8 @@ type container struct {
 	oom   time.Time // of the last TaskOOM; zero for none
 }
 
-// oomDue says whether a TaskOOM may be published now, and notes that it is.
+// oomDue says whether a TaskOOM may be published now, and notes that it is. Two goroutines that ask
+// at once get one yes.
 func (c *container) oomDue(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -42,7 +44,8 @@ func (c *container) oomDue(now time.Time) bool {
 	return true
 }
 
-// process finds a process by exec id; the first one when it is empty.
+// process finds a process by exec id; the first one when it is empty. An exec that was deleted is
+// ErrNotFound, as clients expect after a Delete.
 func (c *container) process(exec string) (*process, error) {
 	if exec == "" {
 		return c.init, nil
@@ -56,7 +59,8 @@ func (c *container) process(exec string) (*process, error) {
 	return p, nil
 }
 
-// add adds an exec under an id that is free.
+// add adds an exec under an id that is free. An id is taken until the exec is deleted, also when it
+// has ended.
 func (c *container) add(p *process) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,14 +77,15 @@ func (c *container) drop(exec string) {
 	delete(c.execs, exec)
 }
 
-// all are the container's processes, execs first: a container's own exit is told last.
+// all are the container's processes, execs first: a container's own exit is told last. It is a
+// copy, so that no lock is held while the caller does something with them.
 func (c *container) all() []*process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append(slices.Collect(maps.Values(c.execs)), c.init)
 }
 
-// died ends the container's processes with their machine.
+// died ends the container's processes with their machine. Those that have ended keep their status.
 func (c *container) died() {
 	for _, p := range c.all() {
 		p.exited(Exited{Status: exitGuestDied, At: time.Now()})

@@ -34,12 +34,16 @@ type CreateRequest struct {
 }
 
 // docker is containerd's namespace of Docker's containers, unless the daemon is told another one.
+// Docker cannot ask a containerd shim for its features, and so says "ro" where it means "rro".
 const docker = "moby"
 
-// Create makes a container, starting the sandbox for the first one, and returns
-// the machine's pid. On an error nothing of the container is left, and nothing
-// of the sandbox if it was started for this container.
+// Create makes a container, starting the sandbox for the first one, and returns the machine's pid.
+// On an error nothing of the container is left, and nothing of the sandbox if it was started for
+// this container. An id that is taken is ErrAlreadyExists, a configuration that cannot be honoured
+// ErrInvalidArgument. A client that disconnects meanwhile takes the container for not made, so it
+// is taken back then.
 func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err error) {
+	// The id is taken before anything slow: of two calls with one id, the second fails at once.
 	if err := r.reserve(req.ID); err != nil {
 		return 0, err
 	}
@@ -76,6 +80,8 @@ func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err 
 		}
 		return 0, err
 	}
+	// It is published before the container can be found: any later event of it comes from a call
+	// that finds it.
 	r.publish(&eventsapi.TaskCreate{
 		ContainerID: c.id, Bundle: c.bundle, Rootfs: rootfsEvent(req.Rootfs), Pid: uint32(m.Pid),
 		IO: &eventsapi.TaskIO{Stdin: req.Stdio.Stdin, Stdout: req.Stdio.Stdout, Stderr: req.Stdio.Stderr, Terminal: req.Stdio.Terminal},
@@ -92,6 +98,8 @@ func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err 
 	return uint32(m.Pid), nil
 }
 
+// reserve takes an id. The nil value keeps it from being used before its container is complete, and
+// keeps the sandbox from being taken for empty.
 func (r *Runtime) reserve(id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -102,6 +110,7 @@ func (r *Runtime) reserve(id string) error {
 	return nil
 }
 
+// forget frees an id.
 func (r *Runtime) forget(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -109,7 +118,9 @@ func (r *Runtime) forget(id string) {
 }
 
 // enter gives the machine a container goes to, started if it is the first. A container that has
-// ended may come back to its own machine, which others have kept running.
+// ended may come back to its own machine, which others have kept running. Only one call starts a
+// machine; another one meanwhile, and a pod's container before its pod, is ErrFailedPrecondition.
+// The machine is started without the lock held, since that takes seconds.
 func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config, rootfs []Mount) (m *Machine, started bool, err error) {
 	if c.workload.Role == oci.Single && c.workload.Namespaces.Network.Pid != 0 {
 		m, err = r.joined(c.workload)
@@ -143,20 +154,24 @@ func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config
 	}
 	r.machine, r.config = m, config
 	m.ended = make(chan struct{})
+	// Both end with the machine.
 	go r.watch(m)
 	go r.listen(m)
 	return m, true, nil
 }
 
-// last is true for a container of no pod that nobody shares a guest with.
+// last is true for a container of no pod that nobody shares a guest with: its machine may be killed
+// in place of a delete in the guest.
 func (r *Runtime) last(c *container) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return c.workload.Role == oci.Single && c.workload.Group == "" && len(r.containers) == 1
 }
 
-// joined gives the sandbox to a container that is to share another's network, which
-// it can only in the same guest.
+// joined gives the sandbox to a container that is to share another's network, which it can only in
+// the same guest: two guests behind one network namespace would both answer for one address. The
+// shim's start has led the call here by the pid in the namespace's path; it is checked again, as
+// the machine may be another one by now.
 func (r *Runtime) joined(w *oci.Workload) (*Machine, error) {
 	network := w.Namespaces.Network
 	if r.Pid() != uint32(network.Pid) {
@@ -173,7 +188,9 @@ func (r *Runtime) joined(w *oci.Workload) (*Machine, error) {
 	return r.running()
 }
 
-// admit puts the container into the sandbox and its first process into state created.
+// admit puts the container into the sandbox and its first process into state created. The order is
+// that of the effects: files first, then streams, since the guest connects its process to them when
+// it makes it. Whatever fails takes the earlier steps back, also when the client has gone.
 func (r *Runtime) admit(ctx context.Context, m *Machine, c *container, req CreateRequest) error {
 	if err := r.before(ctx, c); err != nil || c.pause {
 		return err
@@ -211,7 +228,8 @@ func (r *Runtime) admit(ctx context.Context, m *Machine, c *container, req Creat
 	return nil
 }
 
-// configFor is the sandbox's configuration, read once for all its containers.
+// configFor is the sandbox's configuration, read once for all its containers: a file that is
+// changed while a pod runs would give its containers different rules.
 func (r *Runtime) configFor(req CreateRequest) (sandbox.Config, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -221,6 +239,8 @@ func (r *Runtime) configFor(req CreateRequest) (sandbox.Config, error) {
 	return r.load(req.Bundle, req.Config)
 }
 
+// readWorkload reads and checks a bundle's config.json. One byte more than allowed is read, so that
+// oci refuses a larger file instead of parsing a part of it.
 func readWorkload(opts oci.Options, bundle string) (*oci.Workload, error) {
 	name := filepath.Join(bundle, "config.json")
 	f, err := os.Open(name)
@@ -235,6 +255,7 @@ func readWorkload(opts oci.Options, bundle string) (*oci.Workload, error) {
 	return oci.Parse(data, opts)
 }
 
+// rootfsEvent is the root file system as the event has it.
 func rootfsEvent(mounts []sandbox.Mount) []*types.Mount {
 	out := make([]*types.Mount, 0, len(mounts))
 	for _, m := range mounts {

@@ -17,9 +17,10 @@ import (
 	"cloister/sandbox/hooks"
 )
 
-// Delete forgets a process that has ended or never ran, after its output has
-// been delivered. With a container's first process the container goes, and with
-// the last container the sandbox.
+// Delete forgets a process that has ended or never ran, after its output has been delivered. With a
+// container's first process the container goes, and with the last container the sandbox. A process
+// that runs is ErrFailedPrecondition. When a guest that is there refuses, the process stays and
+// Delete may be repeated.
 func (r *Runtime) Delete(ctx context.Context, ref Ref) (pid uint32, _ Exited, _ error) {
 	c, p, err := r.claimDelete(ctx, ref)
 	if err != nil {
@@ -30,6 +31,7 @@ func (r *Runtime) Delete(ctx context.Context, ref Ref) (pid uint32, _ Exited, _ 
 	if err := r.deleteGuest(ctx, c, p); err != nil {
 		return 0, Exited{}, err
 	}
+	// A process that never ran must have an exit before it is deleted: containerd waits for it.
 	p.exited(neverStarted(ref))
 	if err := p.apply(Delete, func() {}); err != nil {
 		return 0, Exited{}, err
@@ -44,7 +46,8 @@ func (r *Runtime) Delete(ctx context.Context, ref Ref) (pid uint32, _ Exited, _ 
 	return pid, exited, nil
 }
 
-// claimDelete finds a process that may be deleted, once nobody else starts or deletes it.
+// claimDelete finds a process that may be deleted, once nobody else starts or deletes it. After the
+// wait it looks again: the other call may have deleted the process, which is then not found.
 func (r *Runtime) claimDelete(ctx context.Context, ref Ref) (*container, *process, error) {
 	for {
 		c, p, err := r.process(ref)
@@ -66,8 +69,8 @@ func (r *Runtime) claimDelete(ctx context.Context, ref Ref) (*container, *proces
 	}
 }
 
-// neverStarted is the end of a process that is deleted without having run: a
-// container's is killed, an exec's never was.
+// neverStarted is the end of a process that is deleted without having run: a container's is killed,
+// an exec's never was.
 func neverStarted(ref Ref) Exited {
 	if ref.Exec != "" {
 		return Exited{At: time.Now()}
@@ -75,8 +78,10 @@ func neverStarted(ref Ref) Exited {
 	return Exited{Status: exitGuestDied, At: time.Now()}
 }
 
-// deleteGuest drains the process's output and has the guest forget it. A guest
-// that is gone has forgotten, and one that nobody else will use is ended.
+// deleteGuest drains the process's output and has the guest forget it. A guest that is gone has
+// forgotten, and one that nobody else will use is ended. The order matters: output is in the
+// guest's memory until it is drained, and a stream is closed only when the guest's process is gone,
+// since closing it earlier would give that process an error.
 func (r *Runtime) deleteGuest(ctx context.Context, c *container, p *process) error {
 	m, err := r.running()
 	if err != nil || c.pause {
@@ -92,6 +97,8 @@ func (r *Runtime) deleteGuest(ctx context.Context, c *container, p *process) err
 	}
 	done()
 	if p == c.init && r.last(c) {
+		// Killing the machine is quicker than a delete in the guest. Halt declines where the guest
+		// still has something to write back.
 		halted, err := m.Sandbox.Halt(ctx)
 		if halted || err != nil {
 			return errors.Join(err, p.closeIO())
@@ -106,8 +113,9 @@ func (r *Runtime) deleteGuest(ctx context.Context, c *container, p *process) err
 	return p.closeIO()
 }
 
-// retire takes a container out, and the sandbox with the last one. Its errors
-// cannot be the client's: the container is gone either way.
+// retire takes a container out, and the sandbox with the last one. Its errors cannot be the
+// client's: the container is gone either way, and a failed Delete would be repeated for ever. What
+// could not be taken back is in the sandbox's record, for delete or gc.
 func (r *Runtime) retire(ctx context.Context, c *container) {
 	m, err := r.running()
 	if err == nil && !c.pause {
@@ -121,6 +129,7 @@ func (r *Runtime) retire(ctx context.Context, c *container) {
 		}
 	}
 	r.after(ctx, c, c.workload.Hooks.Poststop, hooks.Stopped)
+	// The id is freed before the sandbox is closed: only then is the runtime empty.
 	r.forget(c.id)
 	if c.pause || r.Empty() {
 		if err := r.Close(ctx); err != nil {
@@ -129,7 +138,8 @@ func (r *Runtime) retire(ctx context.Context, c *container) {
 	}
 }
 
-// gone is true when the guest has nothing left to be asked about.
+// gone is true when the guest has nothing left to be asked about: it does not know the process, or
+// the connection has ended with the machine.
 func gone(err error) bool {
 	return errdefs.IsNotFound(err) || errdefs.IsUnavailable(err)
 }

@@ -13,7 +13,8 @@ import (
 	"cloister/sandbox/guestapi"
 )
 
-// endLimit is how long a machine may take to end once its guest has hung up.
+// endLimit is how long a machine may take to end once its guest has hung up. It is for the log
+// alone: watch tells of the end.
 const endLimit = 5 * time.Second
 
 // oomInterval is the least time between two TaskOOM events of a container. The guest decides how
@@ -25,6 +26,8 @@ const oomInterval = time.Second
 // exit for each process, one TaskOOM a second for each container, one log line for all unknown ids.
 func (r *Runtime) listen(m *Machine) {
 	var unknown sync.Once
+	// No error of an event ends the loop: a guest that sends nonsense must not keep others' exits
+	// back.
 	err := m.Guest.Events(r.ctx, func(e guestapi.Event) error {
 		known := true
 		switch body := e.Body.(type) {
@@ -45,6 +48,8 @@ func (r *Runtime) listen(m *Machine) {
 	}
 }
 
+// logUnknown writes the one line about events of ids that do not exist here. The id is a guest's
+// text: it is shortened, and control characters are shown.
 func (r *Runtime) logUnknown(e guestapi.Event) {
 	id := ""
 	if body, ok := e.Body.(interface{ GetContainerID() string }); ok {
@@ -54,11 +59,12 @@ func (r *Runtime) logUnknown(e guestapi.Event) {
 		e.Topic, guestapi.Text(id, maxLoggedID))
 }
 
-// maxLoggedID is how much of an id of the guest's reaches the log.
+// maxLoggedID is how much of an id of the guest's reaches the log, in bytes. containerd's ids are
+// at most 76 long.
 const maxLoggedID = 80
 
 // guestOOM publishes that a container is out of memory. Within oomInterval of the last time it is
-// the same event.
+// the same event. known is false for a container that is not here.
 func (r *Runtime) guestOOM(id string) (known bool) {
 	c, err := r.container(id)
 	if err != nil {
@@ -70,7 +76,9 @@ func (r *Runtime) guestOOM(id string) (known bool) {
 	return true
 }
 
-// guestExit settles a process whose exit the guest reports for the first time.
+// guestExit settles a process whose exit the guest reports for the first time. The time is the
+// host's: the guest's clock is the guest's to set. settle waits for output, and so has a goroutine
+// of its own; there is at most one for each process.
 func (r *Runtime) guestExit(e *eventsapi.TaskExit) (known bool) {
 	ref := Ref{Container: e.GetContainerID()}
 	if e.GetID() != e.GetContainerID() {
@@ -86,15 +94,17 @@ func (r *Runtime) guestExit(e *eventsapi.TaskExit) (known bool) {
 	return true
 }
 
-// settle tells of an exit once the output has arrived, and of a container's own
-// after those of its execs, which the guest has told before. It ends with them, or
-// when nothing moves any more.
+// settle tells of an exit once the output has arrived, and of a container's own after those of its
+// execs, which the guest has told before. It ends with them, or when nothing moves any more.
+// Clients stop reading when they learn of the exit, so an exit that overtakes the output would cut
+// it off.
 func (r *Runtime) settle(c *container, p *process, e Exited) {
 	if io := p.streams(); io != nil {
 		io.Settle(r.ctx)
 	}
 	if p == c.init {
 		for _, exec := range c.all() {
+			// An exec that was never started has no exit that would come.
 			if exec != p && exec.hasRun() {
 				select {
 				case <-exec.done:
@@ -106,7 +116,8 @@ func (r *Runtime) settle(c *container, p *process, e Exited) {
 	p.exited(e)
 }
 
-// exited publishes an exit; the process calls it once.
+// exited publishes an exit; the process calls it once, with its mu held, so that no other event of
+// the process comes after it.
 func (r *Runtime) exited(ref Ref, e Exited) {
 	id := ref.Exec
 	if id == "" {
@@ -115,6 +126,8 @@ func (r *Runtime) exited(ref Ref, e Exited) {
 	r.publish(exitEvent(ref.Container, id, r.Pid(), e))
 }
 
+// exitEvent is the event, in which the pid is the machine's and a container's own process has the
+// container's id.
 func exitEvent(container, id string, pid uint32, e Exited) *eventsapi.TaskExit {
 	return &eventsapi.TaskExit{ContainerID: container, ID: id, Pid: pid, ExitStatus: e.Status, ExitedAt: timestamppb.New(e.At)}
 }

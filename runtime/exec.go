@@ -19,14 +19,17 @@ import (
 // processType names an OCI process as JSON in an Any: containerd's core/runtime, typeurl.
 const processType = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 
-// ExecRequest asks for another process in a container.
+// ExecRequest asks for another process in a container. Ref.Exec is an id that is free in the
+// container.
 type ExecRequest struct {
 	Ref   Ref
 	Spec  []byte // the OCI process, as JSON
 	Stdio stdio.Config
 }
 
-// Exec adds a process; Start runs it.
+// Exec adds a process; Start runs it. The guest learns of it at Start, as clients rely on with
+// runc: a client may open its ends of the FIFOs in between. So nothing has to be taken back if the
+// client goes. The container must run; the specification is checked here and can be refused.
 func (r *Runtime) Exec(_ context.Context, req ExecRequest) error {
 	c, err := r.container(req.Ref.Container)
 	if err != nil {
@@ -48,6 +51,7 @@ func (r *Runtime) Exec(_ context.Context, req ExecRequest) error {
 	}
 	p := newProcess(req.Ref, req.Stdio, r.exited)
 	p.spec = spec
+	// The event must not come after the container's exit.
 	return c.init.whileRunning(func() error {
 		if err := c.add(p); err != nil {
 			return err
@@ -57,8 +61,9 @@ func (r *Runtime) Exec(_ context.Context, req ExecRequest) error {
 	})
 }
 
-// exec gives the guest the process. That is part of its start: clients expect
-// their streams to be opened no earlier.
+// exec gives the guest the process. That is part of its start: clients expect their streams to be
+// opened no earlier. The guest's answer is waited for without the client, since nobody else could
+// tell whether the guest has the process; one that nobody wants is deleted.
 func (p *process) exec(ctx context.Context, m *Machine) error {
 	tokens, err := p.openIO(ctx, m.Guest)
 	if err != nil {
@@ -81,6 +86,7 @@ func (p *process) exec(ctx context.Context, m *Machine) error {
 	return nil
 }
 
+// guestProcess wraps the process as containerd's typeurl does it, for the guest's Task API.
 func guestProcess(p *oci.Process) (*anypb.Any, error) {
 	spec, err := p.GuestProcess()
 	if err != nil {

@@ -9,4 +9,5 @@ import (
 )
 
 // Features is runtime-spec's features document, in JSON: what of a configuration is honoured.
+// containerd gets it with -info, without a sandbox.
 func Features() ([]byte, error) { return json.Marshal(oci.Features()) }

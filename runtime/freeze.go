@@ -11,16 +11,19 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Pause freezes a container's processes; the machine runs on.
+// Pause freezes a container's processes; the machine runs on, and so do other containers of the
+// pod. A container that does not run is ErrFailedPrecondition.
 func (r *Runtime) Pause(ctx context.Context, id string) error {
 	return r.freeze(ctx, id, Pause)
 }
 
-// Resume thaws them.
+// Resume thaws them. The guest's clock is set before, since it may have stood still.
 func (r *Runtime) Resume(ctx context.Context, id string) error {
 	return r.freeze(ctx, id, Resume)
 }
 
+// freeze is Pause and Resume. The state changes after the guest has done it; of two calls at once,
+// the second finds a state in which its event is illegal.
 func (r *Runtime) freeze(ctx context.Context, id string, on Event) error {
 	c, p, err := r.process(Ref{Container: id})
 	if err != nil {

@@ -12,8 +12,9 @@ import (
 	"cloister/sandbox/hooks"
 )
 
-// before runs the hooks that must succeed before the container exists in the
-// guest: engines attach networks by them, with the machine's pid in the state.
+// before runs the hooks that must succeed before the container exists in the guest: engines attach
+// networks by them, with the machine's pid in the state. The first one that fails ends the Create,
+// as OCI has it. The client's context bounds them.
 func (r *Runtime) before(ctx context.Context, c *container) error {
 	state := r.hookState(c, hooks.Creating)
 	if err := hooks.Run(ctx, c.workload.Hooks.Prestart, state, r.hooks); err != nil {
@@ -33,6 +34,8 @@ func (r *Runtime) after(ctx context.Context, c *container, list []oci.Hook, stat
 	}
 }
 
+// hookState is what a hook reads on its stdin. The pid is the machine's, whose network namespace is
+// the container's; a stopped container has none.
 func (r *Runtime) hookState(c *container, status hooks.Status) hooks.State {
 	s := hooks.State{ID: c.id, Status: status, Bundle: c.bundle, Annotations: c.workload.Annotations}
 	if status != hooks.Stopped {

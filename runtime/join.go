@@ -15,7 +15,8 @@ import (
 
 // joins gives the process of the guest whose namespaces the container is to join, 0 for none: those
 // of another container beside it in the guest (--pid container:NAME, kubectl debug --target). What
-// a pod shares among all its containers is the sandbox's.
+// a pod shares among all its containers is the sandbox's. The pid is the guest's and goes back to
+// the guest alone.
 func (r *Runtime) joins(ctx context.Context, m *Machine, c *container) (pid uint32, err error) {
 	id, err := target(c.workload, r.beside(c))
 	if err != nil || id == "" {
@@ -31,12 +32,15 @@ func (r *Runtime) joins(ctx context.Context, m *Machine, c *container) (pid uint
 	return state.GetPid(), nil
 }
 
-// neighbour is a container that runs in the same guest.
+// neighbour is a container that runs in the same guest; ownPID says that it has a pid namespace of
+// its own.
 type neighbour struct {
 	id     string
 	ownPID bool
 }
 
+// beside lists the containers that c could mean: not itself, no pause container, none that has
+// ended.
 func (r *Runtime) beside(c *container) []neighbour {
 	var out []neighbour
 	for _, other := range r.all() {
@@ -51,7 +55,7 @@ func (r *Runtime) beside(c *container) []neighbour {
 // target decides whose namespaces a workload joins, empty for nobody's. Engines name them by a pid
 // of the host, and there all containers of a guest have the machine's: so it is known where only
 // one comes into question. A member of a pod joins the pod's pid namespace where no other container
-// has one of its own.
+// has one of its own. To guess among several would show one container's processes to another.
 func target(w *oci.Workload, beside []neighbour) (string, error) {
 	n := w.Namespaces
 	var candidates []string

@@ -12,13 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kill sends a signal to a process, or to all of a container. A process that has
-// ended is ErrNotFound, as runc's users know it.
+// Kill sends a signal to a process, or to all of a container. A process that has ended is
+// ErrNotFound, as runc's users know it. An exec that has not started is ErrFailedPrecondition. The
+// exit comes as an event and not from here.
 func (r *Runtime) Kill(ctx context.Context, ref Ref, signal uint32, all bool) error {
 	c, p, err := r.process(ref)
 	if err != nil {
 		return err
 	}
+	// A client whose exec timed out kills it at once, while the guest may still be starting it.
 	if err := p.settled(ctx); err != nil {
 		return err
 	}
@@ -41,7 +43,8 @@ func (r *Runtime) Kill(ctx context.Context, ref Ref, signal uint32, all bool) er
 	return err
 }
 
-// killPause ends a pause container as the real one would end.
+// killPause ends a pause container as the real one would end: it handles SIGINT and SIGTERM, and
+// being process 1 of its pid namespace it ignores what it does not handle.
 func killPause(p *process, signal unix.Signal) {
 	switch signal {
 	case unix.SIGINT, unix.SIGTERM:

@@ -32,7 +32,8 @@ type IDMap = oci.IDMap
 // IDRange is a part of an IDMap.
 type IDRange = oci.IDRange
 
-// PodRequest asks for a sandbox that containers will join.
+// PodRequest asks for a sandbox that containers will join. It comes by containerd's Sandbox API,
+// where a pod has no pause container.
 type PodRequest struct {
 	Pod    Pod
 	Bundle string            // absolute folder of the pod
@@ -73,6 +74,8 @@ func (r *Runtime) another(id string) string {
 	return ""
 }
 
+// newPod checks the pod and writes its files. They are on the host, below the bundle, and are
+// copied into the guest with each container.
 func (r *Runtime) newPod(req PodRequest) (*container, error) {
 	config, err := r.configFor(CreateRequest{ID: req.Pod.ID, Bundle: req.Bundle})
 	if err != nil {
@@ -100,10 +103,12 @@ func (r *Runtime) newPod(req PodRequest) (*container, error) {
 	return c, nil
 }
 
-// podFile is a file of /etc that a pod's containers get, in the pod's bundle.
+// podFile is a file of /etc that a pod's containers get, in the pod's bundle. The prefix keeps it
+// apart from the engine's own files there.
 func podFile(bundle, name string) string { return filepath.Join(bundle, "pod-"+name) }
 
-// StartPod starts the pod's machine and returns its pid.
+// StartPod starts the pod's machine and returns its pid. A pod that was not created, or was started
+// before, is ErrFailedPrecondition. When it fails, the pod stays created and ClosePod ends it.
 func (r *Runtime) StartPod(ctx context.Context, id string) (uint32, error) {
 	c, err := r.pod(id)
 	if errdefs.IsNotFound(err) {
@@ -135,8 +140,8 @@ func (r *Runtime) StartPod(ctx context.Context, id string) (uint32, error) {
 	return uint32(m.Pid), nil
 }
 
-// StopPod ends the pod's machine and whatever still runs in it. A pod that has
-// stopped already is no error.
+// StopPod ends the pod's machine and whatever still runs in it. A pod that has stopped already is
+// no error. Its own exit is noted first, so that the end of the machine does not count as a death.
 func (r *Runtime) StopPod(ctx context.Context, id string) error {
 	c, err := r.pod(id)
 	if err != nil {
@@ -146,7 +151,8 @@ func (r *Runtime) StopPod(ctx context.Context, id string) error {
 	return r.Close(ctx)
 }
 
-// ClosePod is StopPod, and forgets the pod.
+// ClosePod is StopPod, and forgets the pod. It may be repeated, and is called for a pod that never
+// started too.
 func (r *Runtime) ClosePod(ctx context.Context, id string) error {
 	if err := r.StopPod(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return err
@@ -155,6 +161,7 @@ func (r *Runtime) ClosePod(ctx context.Context, id string) error {
 	return nil
 }
 
+// pod finds a pod that was made by CreatePod; a pause container is none.
 func (r *Runtime) pod(id string) (*container, error) {
 	c, err := r.container(id)
 	if err != nil {
@@ -166,7 +173,8 @@ func (r *Runtime) pod(id string) (*container, error) {
 	return c, nil
 }
 
-// PodInfo is what people ask of a pod: its machine's facts and its containers.
+// PodInfo is what people ask of a pod: its machine's facts and its containers. It is for
+// SandboxStatus with verbose.
 func (r *Runtime) PodInfo(id string) (map[string]string, error) {
 	c, err := r.pod(id)
 	if err != nil {
@@ -189,7 +197,8 @@ func (r *Runtime) PodInfo(id string) (map[string]string, error) {
 	return info, nil
 }
 
-// PodStats is the sum of what the pod's containers use.
+// PodStats is the sum of what the pod's containers use, as the guest measures them. Memory is in
+// bytes, times in microseconds. What the machine itself needs is not in it.
 func (r *Runtime) PodStats(ctx context.Context, id string) (*metrics.Metrics, error) {
 	if _, err := r.pod(id); err != nil {
 		return nil, err
@@ -219,8 +228,9 @@ func (r *Runtime) PodStats(ctx context.Context, id string) (*metrics.Metrics, er
 	return sum, nil
 }
 
-// equip gives a pod's container what the engine left to the runtime: the files of
-// /etc, and the pod's shared memory instead of one of its own.
+// equip gives a pod's container what the engine left to the runtime: the files of /etc, and the
+// pod's shared memory instead of one of its own. A container that brings one of these files keeps
+// it.
 func (r *Runtime) equip(w *oci.Workload) {
 	r.mu.Lock()
 	c := r.containers[w.SandboxID]

@@ -28,14 +28,17 @@ func (r Ref) String() string {
 	return r.Container + " exec " + r.Exec
 }
 
-// Exited is how and when a process ended.
+// Exited is how and when a process ended, by the host's clock. Status is 128 and the signal for one
+// that was killed.
 type Exited struct {
 	Status uint32
 	At     time.Time
 }
 
-// process is one process of a container as clients see it. The guest decides
-// when it ends; this value decides when that is told.
+// process is one process of a container as clients see it. The guest decides when it ends; this
+// value decides when that is told. Every change of state goes through next, under mu, and what is
+// announced is published with mu held: so events of a process are in the order of its states,
+// whichever calls meet.
 type process struct {
 	ref    Ref
 	stdio  stdio.Config
@@ -58,8 +61,10 @@ func newProcess(ref Ref, cfg stdio.Config, onExit func(Ref, Exited)) *process {
 	return &process{ref: ref, stdio: cfg, done: make(chan struct{}), onExit: onExit}
 }
 
-// start runs call, which starts the process in the guest, and then announces it.
-// An exit that overtakes the answer is held until the start is announced.
+// start runs call, which starts the process in the guest, and then announces it. An exit that
+// overtakes the answer is held until the start is announced: clients take an exit of what never
+// started for an error. call runs without mu, since it may take as long as the guest does; starting
+// keeps others out.
 func (p *process) start(call func() error, announce func()) error {
 	p.mu.Lock()
 	if _, err := next(p.state, Start); err != nil || p.starting != nil || p.deleting != nil {
@@ -78,6 +83,8 @@ func (p *process) start(call func() error, announce func()) error {
 	defer p.mu.Unlock()
 	close(p.starting)
 	p.starting = nil
+	// The machine may have died meanwhile, or a Kill ended a pause container: then the state has
+	// moved.
 	if err == nil && p.state == Created {
 		p.state = Running
 		announce()
@@ -95,7 +102,8 @@ func (p *process) start(call func() error, announce func()) error {
 }
 
 // reported records that the guest has reported the process's exit, and says whether this is the
-// first report of a process that the guest may have. Only then does the host act on it.
+// first report of a process that the guest may have. Only then does the host act on it: a guest
+// could report one exit a million times, or that of an exec which it was never given.
 func (p *process) reported() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -181,7 +189,8 @@ func (p *process) snapshot() (State, Exited) {
 	return p.state, p.exit
 }
 
-// hasRun is true from the moment the guest is told to start the process.
+// hasRun is true from the moment the guest is told to start the process: it may have written
+// output, and it will have an exit.
 func (p *process) hasRun() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -189,7 +198,8 @@ func (p *process) hasRun() bool {
 }
 
 // beginDelete claims the process for one Delete, which calls endDelete. While a start or another
-// Delete is under way it gives a channel to wait on instead, which is closed afterwards.
+// Delete is under way it gives a channel to wait on instead, which is closed afterwards. Without
+// the claim, two Deletes at once would both take the sandbox away.
 func (p *process) beginDelete() (busy <-chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -206,6 +216,7 @@ func (p *process) beginDelete() (busy <-chan struct{}, err error) {
 	return nil, nil
 }
 
+// endDelete gives the claim back and wakes who waits for it.
 func (p *process) endDelete() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -230,7 +241,8 @@ func (p *process) settled(ctx context.Context) error {
 	}
 }
 
-// wait blocks until the process has ended or ctx is done.
+// wait blocks until the process has ended or ctx is done. Any number may wait, and later ones get
+// the same answer.
 func (p *process) wait(ctx context.Context) (Exited, error) {
 	select {
 	case <-p.done:

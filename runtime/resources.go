@@ -18,7 +18,9 @@ import (
 // resourcesType names OCI resources as JSON in an Any: containerd's core/runtime, typeurl.
 const resourcesType = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 
-// Update changes a container's limits; resources is the OCI document as JSON.
+// Update changes a container's limits; resources is the OCI document as JSON. It changes the
+// container's cgroup in the guest: the machine's memory and CPUs are fixed at its start, and a
+// limit above them is refused. An update of a pause container is checked and changes nothing.
 func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error {
 	c, err := r.container(id)
 	if err != nil {
@@ -70,6 +72,7 @@ func (r *Runtime) Stats(ctx context.Context, id string) (*metrics.Metrics, error
 	return out, err
 }
 
+// ioStat is the host's count in the form of cgroup v2's io.stat, by the host's disks.
 func ioStat(read func() ([]cgroup.DiskIO, error)) (*metrics.IOStat, error) {
 	disks, err := read()
 	if err != nil {

@@ -17,14 +17,15 @@ import (
 	"cloister/sandbox/hooks"
 )
 
-// exitGuestDied is what a process ends with when its machine is gone: as if killed.
+// exitGuestDied is what a process ends with when its machine is gone: as if killed, 128 and
+// SIGKILL.
 const exitGuestDied = 137
 
-// exitNotStarted is the status of an exec that never ran.
+// exitNotStarted is the status of an exec that never ran, as runc's clients see it.
 const exitNotStarted = 255
 
-// Publisher takes containerd's task events in the order in which they happened.
-// Publish must not block: it is called while states are held.
+// Publisher takes containerd's task events in the order in which they happened. Publish must not
+// block: it is called while states are held. An error loses the event, and is logged.
 type Publisher interface {
 	Publish(ctx context.Context, event any) error
 }
@@ -33,7 +34,9 @@ type Publisher interface {
 // sandbox whose first container has that bundle.
 type Load func(bundle, path string) (sandbox.Config, error)
 
-// Runtime holds the containers of one sandbox. Its zero value is not usable.
+// Runtime holds the containers of one sandbox. Its zero value is not usable. Locks are taken in the
+// order closing, a process's mu, then mu or a container's mu. Only closing is held during a call to
+// the sandbox, and none during a call to the guest.
 type Runtime struct {
 	load      Load
 	launch    StartSandbox
@@ -53,6 +56,7 @@ type Runtime struct {
 
 // New makes the runtime of a shim: launch starts its sandbox, namespace is containerd's, mounts the
 // mount namespace for hooks. What happens without anybody's call is logged to ctx and ends with it.
+// Nothing is started.
 func New(ctx context.Context, load Load, launch StartSandbox, namespace string, mounts *os.File, events Publisher) *Runtime {
 	return &Runtime{
 		ctx: ctx, load: load, launch: launch, namespace: namespace, hooks: hooks.Namespaces{Mount: mounts}, events: events,
@@ -60,6 +64,8 @@ func New(ctx context.Context, load Load, launch StartSandbox, namespace string, 
 	}
 }
 
+// publish sends an event with the daemon's own context: an event about what has happened is sent
+// also when the client that caused it has gone.
 func (r *Runtime) publish(event any) {
 	if err := r.events.Publish(r.ctx, event); err != nil {
 		log.G(r.ctx).WithError(err).Errorf("publish %T", event)
@@ -77,6 +83,7 @@ func (r *Runtime) container(id string) (*container, error) {
 	return c, nil
 }
 
+// process finds the container and the process that a client means.
 func (r *Runtime) process(ref Ref) (*container, *process, error) {
 	c, err := r.container(ref.Container)
 	if err != nil {
@@ -86,7 +93,8 @@ func (r *Runtime) process(ref Ref) (*container, *process, error) {
 	return c, p, err
 }
 
-// running is the machine, or an error once it is gone.
+// running is the machine, or an error once it is gone. A machine that has just died is still given;
+// calls to its guest then fail with the reason of its end.
 func (r *Runtime) running() (*Machine, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,14 +104,16 @@ func (r *Runtime) running() (*Machine, error) {
 	return r.machine, nil
 }
 
+// options are the rules of the machine's configuration for workloads.
 func (r *Runtime) options() oci.Options {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.config.Workloads
 }
 
-// Pid is the host's pid of the machine, 0 when there is none: the only pid that
-// leaves the shim.
+// Pid is the host's pid of the machine, 0 when there is none: the only pid that leaves the shim. A
+// pid of the guest would name another process on the host, and engines send signals and read /proc
+// by it.
 func (r *Runtime) Pid() uint32 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -113,16 +123,19 @@ func (r *Runtime) Pid() uint32 {
 	return uint32(r.machine.Pid)
 }
 
-// Empty is true when no container is left or being created.
+// Empty is true when no container is left or being created. The daemon ends then.
 func (r *Runtime) Empty() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.containers) == 0
 }
 
-// watch ends every process of a machine when the machine has ended.
+// watch ends every process of a machine when the machine has ended, however that came. Clients wait
+// for exits and would otherwise wait for ever: the guest cannot report any more.
 func (r *Runtime) watch(m *Machine) {
 	end := m.Sandbox.Wait()
+	// It is closed before the containers are listed: a Create that is not yet in the list sees it
+	// closed.
 	close(m.ended)
 	if end.Reason != nil {
 		log.G(r.ctx).WithError(end.Reason).Error("the machine has ended, which nobody asked for")
@@ -140,7 +153,7 @@ func (r *Runtime) watch(m *Machine) {
 	}
 }
 
-// all gives the containers whose create is over.
+// all gives the containers whose create is over, in no order.
 func (r *Runtime) all() []*container {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -159,6 +172,8 @@ func (r *Runtime) Close(ctx context.Context) error {
 	r.closing.Lock()
 	defer r.closing.Unlock()
 	r.mu.Lock()
+	// The machine is taken out first: calls from now on fail instead of meeting a guest that is
+	// being ended.
 	m := r.machine
 	r.machine = nil
 	r.mu.Unlock()

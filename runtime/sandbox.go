@@ -46,7 +46,8 @@ type Guest interface {
 	Events(ctx context.Context, handle func(guestapi.Event) error) error
 }
 
-// Machine is a started sandbox: its fixed facts and its two faces, host and guest.
+// Machine is a started sandbox: its fixed facts and its two faces, host and guest. It is not
+// changed after StartSandbox has returned it, but for ended.
 type Machine struct {
 	ID              string                          // the name of its first container
 	Pid             int                             // QEMU's, on the host
@@ -60,17 +61,19 @@ type Machine struct {
 	ended chan struct{} // closed when the machine has ended; the runtime's
 }
 
-// StartSandbox starts a sandbox for its first container. On an error nothing is left.
+// StartSandbox starts a sandbox for its first container. On an error nothing is left. It returns
+// when the guest has answered: its labels have been read back by then.
 type StartSandbox func(ctx context.Context, cfg sandbox.Config, req sandbox.Request) (*Machine, error)
 
-// Trace records the phases of calls: as spans, in the sandbox's record, and for crash tests. A
-// nil function records nothing.
+// Trace records the phases of calls: as spans, in the sandbox's record, and for crash tests, which
+// kill the shim at each part that is reached. A nil function records nothing.
 type Trace struct {
 	Begin   func(ctx context.Context, phase string) (end func()) // times a phase of a start or a stop
 	Reach   func(part string)                                    // tells that a part with an effect is over
 	Started func(ctx context.Context)                            // writes down the phases after a container's start
 }
 
+// phase times a phase, until end is called.
 func (t Trace) phase(ctx context.Context, name string) (end func()) {
 	if t.Begin == nil {
 		return func() {}
@@ -78,12 +81,14 @@ func (t Trace) phase(ctx context.Context, name string) (end func()) {
 	return t.Begin(ctx, name)
 }
 
+// reached tells that a part is over.
 func (t Trace) reached(part string) {
 	if t.Reach != nil {
 		t.Reach(part)
 	}
 }
 
+// started writes down the phases after a container's start.
 func (t Trace) started(ctx context.Context) {
 	if t.Started != nil {
 		t.Started(ctx)

@@ -11,7 +11,9 @@ import (
 	"cloister/sandbox/hooks"
 )
 
-// Start starts a created process and returns the machine's pid.
+// Start starts a created process and returns the machine's pid. A process that was started before
+// is ErrFailedPrecondition. A container whose start fails stays created until the client deletes
+// it; an exec is over. Errors of poststart hooks are logged alone: the process runs.
 func (r *Runtime) Start(ctx context.Context, ref Ref) (uint32, error) {
 	c, p, err := r.process(ref)
 	if err != nil {
@@ -43,6 +45,8 @@ func startInGuest(ctx context.Context, m *Machine, c *container, p *process) err
 		}
 		defer m.Trace.reached("exec started")
 	} else {
+		// Engines attach networks and write hosts files between Create and Start. The guest must
+		// have them before the first program of the container runs.
 		if err := m.Sandbox.Sync(ctx, c.id); err != nil {
 			return err
 		}
@@ -52,7 +56,7 @@ func startInGuest(ctx context.Context, m *Machine, c *container, p *process) err
 	return err
 }
 
-// announce publishes a start.
+// announce publishes a start. It is called with the process's mu held, before any exit of it.
 func (r *Runtime) announce(m *Machine, ref Ref) {
 	if ref.Exec == "" {
 		r.publish(&eventsapi.TaskStart{ContainerID: ref.Container, Pid: uint32(m.Pid)})

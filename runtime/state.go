@@ -37,7 +37,7 @@ func (s State) String() string {
 	return fmt.Sprintf("state %d", uint8(s))
 }
 
-// Event is what happens to a process.
+// Event is what happens to a process. It is an event of the state table, not one of containerd's.
 type Event uint8
 
 // The events that move a process from state to state.
@@ -66,12 +66,15 @@ func (e Event) String() string {
 	return fmt.Sprintf("event %d", uint8(e))
 }
 
+// transition is a state and what happens in it.
 type transition struct {
 	from State
 	on   Event
 }
 
-// next is the whole life of a process: a pair that is not here is illegal.
+// next is the whole life of a process: a pair that is not here is illegal and gives
+// ErrFailedPrecondition with both names. A container that was created can be deleted and can die;
+// one that is paused cannot be deleted.
 func next(from State, on Event) (State, error) {
 	to, ok := map[transition]State{
 		{Created, Start}:  Running,

@@ -8,7 +8,7 @@ import (
 	"cloister/runtime/stdio"
 )
 
-// Status is what State tells of a process.
+// Status is what State tells of a process, all of it taken at one moment but Pid.
 type Status struct {
 	Bundle string
 	Pid    uint32 // 0 once it has stopped
@@ -17,7 +17,8 @@ type Status struct {
 	Exited Exited // when State is Stopped
 }
 
-// State tells where a process stands.
+// State tells where a process stands. It does not ask the guest, so it answers while the guest is
+// busy or gone.
 func (r *Runtime) State(ref Ref) (Status, error) {
 	c, p, err := r.process(ref)
 	if err != nil {
@@ -27,7 +28,8 @@ func (r *Runtime) State(ref Ref) (Status, error) {
 	return Status{Bundle: c.bundle, Pid: r.Pid(), State: state, Stdio: p.stdio, Exited: exited}, nil
 }
 
-// Pids gives the machine's pid for a container that exists.
+// Pids gives the machine's pid for a container that exists; 0 when there is no machine. Processes
+// of the guest have no pid here.
 func (r *Runtime) Pids(id string) (uint32, error) {
 	if _, err := r.container(id); err != nil {
 		return 0, err
@@ -35,7 +37,7 @@ func (r *Runtime) Pids(id string) (uint32, error) {
 	return r.Pid(), nil
 }
 
-// Wait blocks until a process has ended.
+// Wait blocks until a process has ended. It returns after the exit has been published.
 func (r *Runtime) Wait(ctx context.Context, ref Ref) (Exited, error) {
 	_, p, err := r.process(ref)
 	if err != nil {

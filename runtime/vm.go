@@ -26,6 +26,7 @@ func StartVM(ctx context.Context, cfg sandbox.Config, req sandbox.Request) (*Mac
 // vmGuest is a client whose streams are stdio's.
 type vmGuest struct{ *guestapi.Client }
 
+// OpenStream implements Guest.
 func (g vmGuest) OpenStream(ctx context.Context, token guestapi.Token) (stdio.Stream, error) {
 	s, err := g.Client.OpenStream(ctx, token)
 	if err != nil {
