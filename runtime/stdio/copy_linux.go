@@ -19,11 +19,13 @@ const (
 	// settlePoll and settleAfter are how often Settle looks, and how long output may pause.
 	settlePoll  = 5 * time.Millisecond
 	settleAfter = 250 * time.Millisecond
-	// stuckAfter is how long a write must hang before Wait asks whether anybody reads.
+	// stuckAfter is how long a write must hang before Wait asks whether anybody reads. To ask, the
+	// FIFO is without our reader for a moment, so it is not done for a reader that is just slow.
 	stuckAfter = time.Second
 )
 
-// output copies one stream of the guest into a sink.
+// output copies one stream of the guest into a sink. The counters are read by Wait and Settle while
+// the copy runs.
 type output struct {
 	name    string
 	sink    sink
@@ -41,7 +43,8 @@ func newOutput(name string, s sink) *output {
 }
 
 // copyFrom copies until the stream ends. A sink that refuses data (a full disk, a dead logger) must
-// not stop the container: what follows is read and dropped.
+// not stop the container: what follows is read and dropped. If nobody read the stream, the process
+// in the guest would hang in its next write.
 func (o *output) copyFrom(stream Stream) {
 	defer close(o.done)
 	buf := make([]byte, bufferSize)
@@ -64,6 +67,7 @@ func (o *output) copyFrom(stream Stream) {
 	o.err = errors.Join(o.err, o.sink.finish())
 }
 
+// write hands bytes to the sink. After the first that were lost no more are written, only counted.
 func (o *output) write(p []byte) {
 	if o.lost.Load() > 0 {
 		o.lost.Add(int64(len(p)))
@@ -78,7 +82,8 @@ func (o *output) write(p []byte) {
 	}
 }
 
-// stuck says that a write has hung for a while because nobody reads.
+// stuck says that a write has hung for a while because nobody reads. A reader that is there and
+// slow is waited for.
 func (o *output) stuck(now time.Time) bool {
 	since := o.writing.Load()
 	return since != 0 && now.Sub(time.Unix(0, since)) >= stuckAfter && o.sink.absent()
@@ -86,7 +91,8 @@ func (o *output) stuck(now time.Time) bool {
 
 // Wait returns when all output of the guest is delivered, which takes the end of the streams: call
 // it after the process has ended. It gives up on an output that nobody reads, and on all when ctx
-// is done; the error names what was not delivered.
+// is done; the error names what was not delivered. It may be called more than once, and at once
+// with Settle.
 func (i *IO) Wait(ctx context.Context) error {
 	var err error
 	for _, o := range i.out {
@@ -100,10 +106,10 @@ func (i *IO) Wait(ctx context.Context) error {
 	return err
 }
 
-// Settle returns when the output of a process that has ended has reached its
-// readers, or when it has not moved for a moment: nobody reads it, or something
-// else still holds the guest's end. Clients stop reading when they learn of the
-// exit, so the exit waits for this.
+// Settle returns when the output of a process that has ended has reached its readers, or when it
+// has not moved for a moment: nobody reads it, or something else still holds the guest's end.
+// Clients stop reading when they learn of the exit, so the exit waits for this. The pause is 250
+// ms: an exit must not be held back for a client that reads nothing.
 func (i *IO) Settle(ctx context.Context) {
 	tick := time.NewTicker(settlePoll)
 	defer tick.Stop()
@@ -128,8 +134,8 @@ func (i *IO) Settle(ctx context.Context) {
 	}
 }
 
-// pending tells whether output is still on its way, and a number that changes
-// whenever some of it moves.
+// pending tells whether output is still on its way, and a number that changes whenever some of it
+// moves: bytes that come from the guest raise it, bytes that a reader takes raise it as well.
 func (i *IO) pending() (pending bool, state int64) {
 	for _, o := range i.out {
 		if o == nil || !o.isRunning(i) {
@@ -142,17 +148,21 @@ func (i *IO) pending() (pending bool, state int64) {
 		default:
 			pending = true
 		}
+		// Twice, so that a byte which only goes from the guest into the FIFO changes the number
+		// too.
 		state += 2*o.moved.Load() - int64(unread)
 	}
 	return pending, state
 }
 
+// isRunning says that Start has begun the copy; an IO that was only opened has nothing to wait for.
 func (o *output) isRunning(i *IO) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return o.running
 }
 
+// wait returns when the copy has ended, when nobody reads, or when ctx is done.
 func (o *output) wait(ctx context.Context) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -170,7 +180,8 @@ func (o *output) wait(ctx context.Context) error {
 	}
 }
 
-// copyStdin copies until stdin ends on the host or the guest does not want more.
+// copyStdin copies until stdin ends on the host or the guest does not want more. StdinEOF is called
+// for the first alone: in the second case the process has closed its stdin itself, or has ended.
 func (i *IO) copyStdin() {
 	buf := make([]byte, bufferSize)
 	_, err := io.CopyBuffer(onlyWriter{i.streams.Stdin}, onlyReader{i.stdin.r}, buf)

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sink is where one output goes.
+// sink is where one output goes. Write is called by one goroutine; the others may be called
+// meanwhile.
 type sink interface {
 	io.Writer
 	// finish says that nothing will be written any more, so that readers see the end.
@@ -27,7 +28,8 @@ type sink interface {
 
 // fifoSink writes to a FIFO. It keeps the FIFO open for reading as well: readers come and go
 // without the writer noticing more than a full pipe, and what was written while nobody read is
-// there for the next reader.
+// there for the next reader. So a client that detaches and attaches again, or a containerd that
+// restarts, loses nothing.
 type fifoSink struct {
 	path string
 	w    *os.File
@@ -37,6 +39,8 @@ type fifoSink struct {
 	closed bool
 }
 
+// openFIFOSink opens both ends without waiting for anybody: a client may open its end after the
+// call that named the FIFO, or never.
 func openFIFOSink(path string) (*fifoSink, error) {
 	r, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -50,6 +54,8 @@ func openFIFOSink(path string) (*fifoSink, error) {
 	return &fifoSink{path: path, w: w, r: r}, nil
 }
 
+// Write blocks while the pipe is full, in the runtime's poller: Close ends it. EPIPE comes only
+// while absent has closed our reader.
 func (s *fifoSink) Write(p []byte) (int, error) {
 	written := 0
 	for {
@@ -72,6 +78,7 @@ func (s *fifoSink) holdReader() error {
 	return s.openReader()
 }
 
+// openReader opens our reader if it is not open. mu is held.
 func (s *fifoSink) openReader() error {
 	if s.closed {
 		return os.ErrClosed
@@ -89,7 +96,8 @@ func (s *fifoSink) openReader() error {
 }
 
 // absent lets go of our own reader for a moment: if it was the last one, poll(2) reports an error
-// for the writer. The pipe keeps its contents meanwhile.
+// for the writer. The pipe keeps its contents meanwhile, since its writer is open. A Write that
+// meets the moment gets EPIPE and is repeated.
 func (s *fifoSink) absent() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,6 +113,8 @@ func (s *fifoSink) absent() bool {
 	return alone
 }
 
+// unread asks for the bytes in the pipe. Clients that read from it stop when they learn of the
+// exit.
 func (s *fifoSink) unread() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,8 +128,11 @@ func (s *fifoSink) unread() int {
 	return n
 }
 
+// finish closes the writer; our reader stays, so that what is in the pipe is not lost before it is
+// read.
 func (s *fifoSink) finish() error { return closeOnce(s.w) }
 
+// Close closes both ends. What nobody has read is gone then.
 func (s *fifoSink) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +147,8 @@ func (s *fifoSink) Close() error {
 	return err
 }
 
-// fileSink appends to a file, or writes to what the path is (a device, say).
+// fileSink appends to a file, or writes to what the path is (a device, say). Nobody can tell
+// whether a file is read, so nothing waits for it.
 type fileSink struct{ f *os.File }
 
 func (s fileSink) Write(p []byte) (int, error) { return s.f.Write(p) }
@@ -152,7 +166,7 @@ func (s pipeSink) unread() int                 { return 0 }
 func (s pipeSink) absent() bool                { return hasError(s.w) }
 func (s pipeSink) Close() error                { return closeOnce(s.w) }
 
-// closeOnce closes a file that may be closed already.
+// closeOnce closes a file that may be closed already: finish and Close may both come.
 func closeOnce(f *os.File) error {
 	if err := f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return err
@@ -171,13 +185,15 @@ func hasError(f *os.File) bool {
 	return found
 }
 
+// descriptorPath is a name for an open file that opens that very file again.
 func descriptorPath(f *os.File) (string, error) {
 	path := ""
 	err := control(f, func(fd int) { path = fmt.Sprintf("/proc/self/fd/%d", fd) })
 	return path, err
 }
 
-// control runs fn with f's descriptor, without changing its mode as Fd would.
+// control runs fn with f's descriptor, without changing its mode as Fd would: a blocking descriptor
+// could not be ended by Close.
 func control(f *os.File, fn func(fd int)) error {
 	c, err := f.SyscallConn()
 	if err != nil {
@@ -186,7 +202,8 @@ func control(f *os.File, fn func(fd int)) error {
 	return c.Control(func(fd uintptr) { fn(int(fd)) })
 }
 
-// source is the host's end of stdin.
+// source is the host's end of stdin: a FIFO that clients write to, or any file that is read to its
+// end.
 type source struct {
 	r *os.File
 
@@ -196,6 +213,7 @@ type source struct {
 	hold *os.File
 }
 
+// openSource opens stdin without waiting for a writer.
 func openSource(path string) (*source, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -216,6 +234,7 @@ func openSource(path string) (*source, error) {
 	return s, nil
 }
 
+// release closes our own writer. The copy then ends as soon as no client has the FIFO open.
 func (s *source) release() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -18,7 +18,8 @@ import (
 )
 
 // Config is what a Create or Exec request says about stdio, as it stands there. An empty string is
-// no stream.
+// no stream. The addresses are the engine's, which is trusted; the files that they name may lie
+// where a guest can write.
 type Config struct {
 	Stdin, Stdout, Stderr string
 	Terminal              bool   // stderr is not used: a terminal has one output
@@ -44,7 +45,8 @@ type Streams struct {
 	StdinEOF func()
 }
 
-// IO is the host's side of one process's stdio.
+// IO is the host's side of one process's stdio. mu guards the moves from open to started to closed;
+// the copies run without it.
 type IO struct {
 	stdin  *source
 	out    [2]*output // stdout, stderr
@@ -58,7 +60,8 @@ type IO struct {
 }
 
 // Open opens what cfg names and starts its logging binary. It never waits for a FIFO's other end.
-// What it returns has to be closed.
+// What it returns has to be closed; on an error nothing is left open. ctx bounds the wait for the
+// logging binary alone. An address that is not understood is ErrInvalidArgument.
 func Open(ctx context.Context, cfg Config) (_ *IO, err error) {
 	i := &IO{}
 	defer func() {
@@ -91,7 +94,8 @@ func Open(ctx context.Context, cfg Config) (_ *IO, err error) {
 	return i, i.openOutput(1, "stderr", stderr)
 }
 
-// openLogger starts the one binary that takes both outputs.
+// openLogger starts the one binary that takes both outputs. An output that the process does not
+// have ends at once for the logger.
 func (i *IO) openLogger(ctx context.Context, cfg Config, stdout, stderr target) error {
 	t := stdout
 	if cfg.Stdout == "" {
@@ -119,6 +123,7 @@ func (i *IO) openLogger(ctx context.Context, cfg Config, stdout, stderr target) 
 	return nil
 }
 
+// openOutput opens one output: number 0 is stdout, 1 stderr.
 func (i *IO) openOutput(n int, name string, t target) error {
 	s, err := openSink(t)
 	if err != nil {
@@ -130,7 +135,8 @@ func (i *IO) openOutput(n int, name string, t target) error {
 	return nil
 }
 
-// openSink opens what is not a logging binary; nil for none.
+// openSink opens what is not a logging binary; nil for none. A plain path must exist: engines make
+// their FIFOs before they call.
 func openSink(t target) (sink, error) {
 	switch t.kind {
 	case kindNone, kindBinary, kindBinaryV2:
@@ -153,7 +159,8 @@ func openSink(t target) (sink, error) {
 
 // openLog opens a log file, which is made where it is missing. Its folder may be one that a guest
 // can write to, a volume for one: so the file must be a regular one, or the null device, and no
-// link.
+// link. Otherwise a guest could have the host's root append its output to any file, or write to a
+// device.
 func openLog(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
@@ -171,6 +178,8 @@ func openLog(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	// It is opened non-blocking and looked at then: a FIFO or device in its place does no harm
+	// before.
 	var st unix.Stat_t
 	err = unix.Fstat(int(f.Fd()), &st)
 	if null := st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3); err == nil &&
@@ -189,7 +198,8 @@ func (i *IO) Wants() (stdin, stdout, stderr bool) {
 }
 
 // Start copies between the host and the guest until each stream ends or Close is called. It takes
-// over s in every case.
+// over s in every case: the caller never closes a stream after it. A second Start, or one after
+// Close, is ErrFailedPrecondition.
 func (i *IO) Start(s Streams) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -210,7 +220,7 @@ func (i *IO) Start(s Streams) error {
 }
 
 // CloseStdin ends stdin as soon as every client has closed its end of it and what they wrote is
-// delivered. It may be called more than once.
+// delivered. It does not wait. It may be called more than once.
 func (i *IO) CloseStdin() error {
 	if i.stdin == nil {
 		return nil
@@ -219,7 +229,8 @@ func (i *IO) CloseStdin() error {
 }
 
 // Close ends all copies, closes everything and waits for the logging binary, bounded. What was not
-// drained is lost: call Wait before. It may be called more than once.
+// drained is lost: call Wait before. It may be called more than once. Streams are closed first,
+// which ends the copies.
 func (i *IO) Close() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -243,6 +254,7 @@ func (i *IO) Close() error {
 	return err
 }
 
+// close closes every stream that is there.
 func (s Streams) close() error {
 	var err error
 	for _, stream := range []Stream{s.Stdin, s.Stdout, s.Stderr} {

@@ -31,7 +31,8 @@ type target struct {
 
 func (t target) isBinary() bool { return t.kind == kindBinary || t.kind == kindBinaryV2 }
 
-// parseTarget reads what containerd's clients write into a request: nothing, a path, or a URI.
+// parseTarget reads what containerd's clients write into a request: nothing, a path, or a URI. What
+// cannot be honoured is ErrInvalidArgument, with what to use instead.
 func parseTarget(s string) (target, error) {
 	if s == "" {
 		return target{}, nil
@@ -63,6 +64,7 @@ func parseTarget(s string) (target, error) {
 		s, scheme, errdefs.ErrInvalidArgument)
 }
 
+// absolute refuses a relative path, which would be taken from the shim's own folder.
 func absolute(t target, s string) (target, error) {
 	if !filepath.IsAbs(t.path) || strings.ContainsRune(t.path, 0) {
 		return target{}, fmt.Errorf("stdio %q: want an absolute path: %w", s, errdefs.ErrInvalidArgument)
@@ -71,7 +73,7 @@ func absolute(t target, s string) (target, error) {
 }
 
 // parseBinary reads binary:///path?key=value&...: the query's keys and values are the logger's
-// arguments, here in the order they are written in.
+// arguments, here in the order they are written in. url.Values would lose the order.
 func parseBinary(s, scheme string) (target, error) {
 	u, err := url.Parse(s)
 	if err != nil {
