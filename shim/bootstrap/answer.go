@@ -49,20 +49,22 @@ func decideForm(sentParams bool, address, maxVersion, callerExe string) form {
 }
 
 // isContainerd2 says whether the Go executable at path is a containerd of the module's second major
-// version.
+// version. A file that cannot be read, or is no Go program, is none.
 func isContainerd2(path string) bool {
 	info, err := buildinfo.ReadFile(path)
 	return err == nil && strings.HasPrefix(info.Path, "github.com/containerd/containerd/v2/")
 }
 
-// legacyAnswer is what containerd 1.7 to 2.2 decode.
+// legacyAnswer is what containerd 1.7 to 2.2 decode. Its field names are theirs.
 type legacyAnswer struct {
 	Version  int    `json:"version"`
 	Address  string `json:"address"`
 	Protocol string `json:"protocol"`
 }
 
-// encode writes the answer of start.
+// encode writes the answer of start, byte for byte what that containerd decodes: no line end. Mount
+// capabilities are sent even when they are empty, since containerd runs -info once more without
+// them.
 func (f form) encode(address string, mounts *types.MountCapabilities) ([]byte, error) {
 	switch f {
 	case formPlain:

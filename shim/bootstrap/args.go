@@ -29,7 +29,9 @@ type arguments struct {
 	group  string // serve: what the socket's address was made of
 }
 
-// parseArguments reads argv without the program's name. Ids are checked here and nowhere else.
+// parseArguments reads argv without the program's name. Ids are checked here and nowhere else: they
+// become names of files and of cgroups. Flags that containerd knows and this shim does not need are
+// accepted.
 func parseArguments(argv []string) (arguments, error) {
 	var a arguments
 	fs := flag.NewFlagSet("shim", flag.ContinueOnError)
@@ -56,6 +58,7 @@ func parseArguments(argv []string) (arguments, error) {
 	return a, a.check()
 }
 
+// check refuses ids that containerd would not make, and actions that do not exist.
 func (a *arguments) check() error {
 	if err := identifiers.Validate(a.request.Namespace); err != nil {
 		return fmt.Errorf("-namespace: %w", err)

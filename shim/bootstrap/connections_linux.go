@@ -11,7 +11,8 @@ import (
 )
 
 // connections counts the connections of a server. ttrpc's own Shutdown takes a connection for idle
-// while its call runs, and closes it before the answer.
+// while its call runs, and closes it before the answer. So a daemon that is told to leave waits
+// here until its clients have hung up.
 type connections struct {
 	first func() // called when the first client has come
 
@@ -24,7 +25,8 @@ func newConnections(first func()) *connections {
 	return &connections{first: sync.OnceFunc(first), left: make(chan struct{})}
 }
 
-// Handshake lets in who has the daemon's uid.
+// Handshake lets in who has the daemon's uid, and no other local user: whoever may call the task
+// API can start containers.
 func (c *connections) Handshake(ctx context.Context, conn net.Conn) (net.Conn, any, error) {
 	conn, info, err := ttrpc.UnixSocketRequireSameUser().Handshake(ctx, conn)
 	if err != nil {
@@ -37,6 +39,7 @@ func (c *connections) Handshake(ctx context.Context, conn net.Conn) (net.Conn, a
 	return &connection{Conn: conn, leave: sync.OnceFunc(c.leave)}, info, nil
 }
 
+// leave counts one client less and wakes who waits.
 func (c *connections) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -68,6 +71,7 @@ type connection struct {
 	leave func()
 }
 
+// Close may be called more than once; the connection is counted once.
 func (c *connection) Close() error {
 	c.leave()
 	return c.Conn.Close()

@@ -41,7 +41,8 @@ type Daemon struct {
 	ready *os.File // nil once start has been told
 }
 
-// serve is the daemon's main.
+// serve is the daemon's main. It ends with the socket's name gone, and with the machine, since
+// nothing of a sandbox outlives its daemon.
 func (cfg Config) serve(ctx context.Context, a arguments) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -49,6 +50,8 @@ func (cfg Config) serve(ctx context.Context, a arguments) error {
 		Request: a.request, Group: a.group, socket: a.socket, cancel: cancel,
 		ready: os.NewFile(fdReady, "ready"), Mounts: os.NewFile(fdMounts, "mounts"),
 	}
+	// Inherited files must not reach QEMU and other children: Go sets the flag for what it opens
+	// itself alone.
 	for fd := fdSocket; fd <= fdMounts; fd++ {
 		unix.CloseOnExec(fd)
 	}
@@ -65,11 +68,14 @@ func (cfg Config) serve(ctx context.Context, a arguments) error {
 }
 
 // enter settles the process where it was started: host mounts are seen, ours are not, and no folder
-// is held.
+// is held. Slave, and not private: volumes that the host mounts later must arrive. The root folder
+// keeps no bundle's file system busy.
 func (d *Daemon) enter() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("make the daemon's mounts a slave of the host's: %w", err)
 	}
+	// As for runc's shim: QEMU inherits the cookie, and no other workload runs on its core's other
+	// thread.
 	if os.Getenv("SCHED_CORE") != "" {
 		if err := unix.Prctl(unix.PR_SCHED_CORE, unix.PR_SCHED_CORE_CREATE, 0, unix.PR_SCHED_CORE_SCOPE_PROCESS_GROUP, 0); err != nil {
 			return fmt.Errorf("core scheduling was asked for by SCHED_CORE: %w", err)
@@ -78,7 +84,8 @@ func (d *Daemon) enter() error {
 	return os.Chdir("/")
 }
 
-// tell gives start its answer, once; later errors go to the log and the exit status.
+// tell gives start its answer, once; later errors go to the log and the exit status. An error of
+// Serve before it serves thus becomes the error that the user of the engine reads.
 func (d *Daemon) tell(err error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -90,6 +97,7 @@ func (d *Daemon) tell(err error) error {
 		d.ready = nil
 	}()
 	if err == nil {
+		// A start that was killed has told nobody the address: no client would ever come.
 		if _, werr := d.ready.WriteString(readyOK); werr != nil {
 			return fmt.Errorf("start is gone: %w", werr)
 		}
@@ -132,6 +140,7 @@ func (d *Daemon) ServeTTRPC(ctx context.Context, intercept ttrpc.UnaryServerInte
 	defer cancelCalls()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(calls, l) }()
+	// Clients connect as soon as they know the address; the server accepts by now.
 	if err := d.tell(nil); err != nil {
 		return errors.Join(err, server.Close())
 	}
@@ -147,7 +156,8 @@ func (d *Daemon) ServeTTRPC(ctx context.Context, intercept ttrpc.UnaryServerInte
 	return errors.Join(err, server.Close())
 }
 
-// listener is the inherited socket.
+// listener is the inherited socket. start made it, so that a client that connects at once waits in
+// its backlog.
 func (d *Daemon) listener() (net.Listener, error) {
 	f := os.NewFile(fdSocket, d.socket)
 	l, err := net.FileListener(f)
@@ -172,6 +182,7 @@ func (d *Daemon) watchSignals(ctx context.Context) (stop func()) {
 	}
 }
 
+// handleSignals runs until the channel is closed. SIGHUP and SIGPIPE are received and do nothing.
 func (d *Daemon) handleSignals(ctx context.Context, signals <-chan os.Signal, done chan<- struct{}) {
 	defer close(done)
 	for s := range signals {

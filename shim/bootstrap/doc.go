@@ -9,4 +9,9 @@
 //
 // The package knows nothing of containers or machines. Main is called once per process; the methods
 // of Daemon may be called from any goroutine.
+//
+// Main types: Config is what a shim is, filled in by the program; Request is what containerd says
+// in every invocation; Daemon is the process that serves. `start` is short: it finds the group's
+// daemon or makes one, waits until that serves or says why it cannot, and prints the address.
+// `delete` runs in a process of its own, also when the daemon is dead.
 package bootstrap

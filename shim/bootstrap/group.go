@@ -27,7 +27,8 @@ type membership struct {
 
 // groupOf says which tasks share a daemon with this one: those of the same group; the owner of the
 // process whose network it shares, which owner tells; else the task alone. The shim sandboxer
-// writes no config.json; then the sandbox is a group of its own.
+// writes no config.json; then the sandbox is a group of its own. It follows one owner and no
+// further: the owner's own group is what its first task's config.json says.
 func groupOf(bundle, id string, owner func(pid int) (id, bundle string, err error)) (string, error) {
 	f, err := os.Open(filepath.Join(bundle, "config.json"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -57,6 +58,8 @@ func groupOf(bundle, id string, owner func(pid int) (id, bundle string, err erro
 	return groupOf(bundle2, id2, nil)
 }
 
+// parseMembership reads no more of config.json than it needs: what is wrong elsewhere in it is for
+// Create to say, by the name of the field.
 func parseMembership(r io.Reader) (membership, error) {
 	var spec struct {
 		Annotations map[string]string `json:"annotations"`

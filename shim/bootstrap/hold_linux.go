@@ -27,6 +27,8 @@ func registerHold(server *ttrpc.Server, svc taskapi.TTRPCTaskService) {
 	}})
 }
 
+// hold waits like Wait, and kills the process when the connection breaks first. The caller's
+// context has ended by then.
 func hold(ctx context.Context, svc taskapi.TTRPCTaskService, req *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
 	resp, err := svc.Wait(ctx, req)
 	if err == nil || ctx.Err() == nil {

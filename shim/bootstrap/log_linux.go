@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLogFile bounds a log that is a file.
+// maxLogFile bounds a log that is a file, in bytes. What the guest does must not fill the disk.
 const maxLogFile = 1 << 20
 
 // logPipe writes to stderr, the bundle's log. Nobody may be reading a FIFO: when the pipe is full,
@@ -22,6 +22,8 @@ type logPipe struct {
 	dropped int
 }
 
+// Write takes one line and always says that it was written: logrus would print an error for each
+// otherwise. The count of dropped lines goes first once there is room again.
 func (p *logPipe) Write(line []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -42,6 +44,7 @@ func (p *logPipe) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
+// writeStderr writes all of b, or says that it could not; the descriptor does not block.
 func writeStderr(b []byte) bool {
 	for len(b) > 0 {
 		n, err := unix.Write(unix.Stderr, b)
@@ -56,7 +59,7 @@ func writeStderr(b []byte) bool {
 	return true
 }
 
-// stacks is every goroutine's stack, cut at 1 MiB.
+// stacks is every goroutine's stack, cut at 1 MiB, for SIGUSR1.
 func stacks() []byte {
 	buf := make([]byte, 1<<20)
 	return buf[:runtime.Stack(buf, true)]

@@ -30,7 +30,8 @@ import (
 const dismissTimeout = time.Second
 
 // Main does what the process was called for and returns its exit status. It uses os.Args, the
-// environment, stdin, stdout and stderr.
+// environment, stdin, stdout and stderr. An error is one line on stderr: containerd shows it to the
+// user.
 func Main(ctx context.Context, cfg Config) int {
 	a, err := parseArguments(os.Args[1:])
 	if err == nil {
@@ -47,6 +48,7 @@ func Main(ctx context.Context, cfg Config) int {
 	return 1
 }
 
+// run sorts the invocations. -v and -info need neither id nor namespace.
 func run(ctx context.Context, cfg Config, a arguments) error {
 	switch {
 	case a.version:
@@ -88,12 +90,14 @@ func (r *Request) complete() error {
 	return nil
 }
 
+// printVersion prints what runc's shim prints, in its form.
 func (cfg Config) printVersion() error {
 	_, err := fmt.Fprintf(os.Stdout, "%s:\n  Version:  %s\n  Revision: %s\n  Go version: %s\n",
 		filepath.Base(os.Args[0]), cfg.Version, cfg.Revision, runtime.Version())
 	return err
 }
 
+// printInfo answers -info: containerd sends the runtime's options on stdin and reads a RuntimeInfo.
 func (cfg Config) printInfo(ctx context.Context) error {
 	input, err := readInput(os.Stdin)
 	if err != nil {
@@ -129,6 +133,9 @@ func allowedMounts(mounts *types.MountCapabilities) string {
 	return strings.Join(allowed, ",")
 }
 
+// delete cleans up and answers how the task ended. containerd calls it when it has lost the daemon,
+// and after a failed start; the answer becomes the task's exit. The socket goes last, since until
+// then a daemon that lives can still be asked to leave.
 func (cfg Config) delete(ctx context.Context, r Request) error {
 	exit, err := cfg.Delete(ctx, r)
 	if err != nil {
@@ -151,7 +158,8 @@ func (cfg Config) delete(ctx context.Context, r Request) error {
 }
 
 // dismiss has the daemon leave if it is alive and has neither tasks nor a sandbox, as containerd's
-// own Shutdown after each task does.
+// own Shutdown after each task does. A daemon that serves other tasks stays. It is asked in the
+// only way that cannot end a workload.
 func dismiss(ctx context.Context, path, id string) {
 	ctx, cancel := context.WithTimeout(ctx, dismissTimeout)
 	defer cancel()
@@ -166,6 +174,7 @@ func dismiss(ctx context.Context, path, id string) {
 	}
 }
 
+// printMessage writes a message to stdout, where nothing else may be written.
 func printMessage(m proto.Message) error {
 	data, err := proto.Marshal(m)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// maxInput bounds what is read from stdin: options are a path or a small document.
+// maxInput bounds what is read from stdin, in bytes: options are a path or a small document.
 const maxInput = 4 << 20
 
 // readInput reads stdin to its end.
@@ -42,7 +42,8 @@ func parseParams(input []byte, id, namespace string) *bootapi.BootstrapParams {
 }
 
 // shimCgroup is the cgroup for the daemon that runc's options name, which engines send whatever the
-// runtime; empty when there is none. input is used when params is nil.
+// runtime; empty when there is none. input is used when params is nil. Options of other runtimes
+// are left alone here: Create refuses those that it does not know.
 func shimCgroup(params *bootapi.BootstrapParams, input []byte) (string, error) {
 	candidates := []*anypb.Any{}
 	for _, e := range params.GetExtensions() {

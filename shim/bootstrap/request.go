@@ -4,7 +4,8 @@ package bootstrap
 
 import "time"
 
-// Request is what containerd says about itself and the task in every invocation.
+// Request is what containerd says about itself and the task in every invocation. It does not change
+// once the process has begun its work.
 type Request struct {
 	ID        string // the task's id, checked
 	Namespace string // containerd's namespace, checked
@@ -16,7 +17,7 @@ type Request struct {
 	ContainerdBinary string // containerd's own executable
 }
 
-// Exit is the answer of delete: how a task ended.
+// Exit is the answer of delete: how a task ended. containerd publishes it if the daemon did not.
 type Exit struct {
 	Pid    uint32
 	Status uint32

@@ -31,7 +31,8 @@ const (
 )
 
 // socketPath names the socket of a group. The runtime's name is part of it, so that two runtimes
-// never meet at one socket.
+// never meet at one socket, and so are containerd's address and namespace: two containerds on one
+// host may use the same ids. A sum has one length whatever the ids are, and fits.
 func socketPath(dir, runtime string, r Request, group string) (string, error) {
 	if dir == "" {
 		dir = defaultSocketDir
@@ -44,7 +45,8 @@ func socketPath(dir, runtime string, r Request, group string) (string, error) {
 }
 
 // listen returns the group's new socket, or nil when a daemon serves it already. A socket that
-// nobody listens on is replaced.
+// nobody listens on is replaced: its daemon was killed. The folder's lock orders two starts of one
+// group, of which the second finds the first one's daemon.
 func listen(path string) (*net.UnixListener, error) {
 	unlock, err := lockDir(filepath.Dir(path))
 	if err != nil {
@@ -67,13 +69,15 @@ func listen(path string) (*net.UnixListener, error) {
 	}
 	// Only the daemon's copy outlives start; closing ours must leave the file.
 	l.SetUnlinkOnClose(false)
+	// Until here only the folder's mode keeps others out, which is why it is 0700.
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, l.Close(), os.Remove(path))
 	}
 	return l, nil
 }
 
-// probe connects and hangs up.
+// probe connects and hangs up. ECONNREFUSED means that the name is there and nobody listens; a
+// daemon whose start is under way listens already.
 func probe(path string) error {
 	c, err := (&net.Dialer{Timeout: time.Second}).Dial("unix", path)
 	if err != nil {
@@ -82,7 +86,8 @@ func probe(path string) error {
 	return c.Close()
 }
 
-// removeStale removes a socket file unless somebody listens on it.
+// removeStale removes a socket file unless somebody listens on it. The lock keeps a start from
+// making the socket anew in between.
 func removeStale(path string) error {
 	unlock, err := lockDir(filepath.Dir(path))
 	if err != nil {

@@ -41,7 +41,9 @@ const (
 )
 
 // start answers with the address of the group's daemon, which it makes when there is none.
-// containerd reads stdout and stderr as one answer: nothing else may be printed.
+// containerd reads stdout and stderr as one answer: nothing else may be printed. On an error no
+// daemon is left that this call has made. A start that is killed leaves a daemon that nobody knows:
+// it leaves by itself when no client comes (firstClientTimeout).
 func (cfg Config) start(ctx context.Context, r Request) (err error) {
 	input, err := readInput(os.Stdin)
 	if err != nil {
@@ -80,6 +82,7 @@ func (cfg Config) start(ctx context.Context, r Request) (err error) {
 		defer func() { err = orEnd(daemon, path, err) }()
 	}
 	address := unixScheme + path
+	// It is written for a daemon that was there already too: each task has a bundle of its own.
 	if err := os.WriteFile(filepath.Join(r.Bundle, addressFile), []byte(address), 0o600); err != nil {
 		return err
 	}
@@ -101,7 +104,8 @@ func orEnd(daemon *os.Process, path string, err error) error {
 	return errors.Join(err, daemon.Kill(), removeSocket(path))
 }
 
-// apply takes over what the params say better than the arguments.
+// apply takes over what the params say better than the arguments. An address that they leave out is
+// the arguments'.
 func (r *Request) apply(params *bootapi.BootstrapParams) {
 	r.Debug = r.Debug || params.GetLogLevel() <= bootapi.LogLevel_LOG_LEVEL_DEBUG
 	for _, v := range []struct {
@@ -155,6 +159,8 @@ func (cfg Config) startDaemon(r Request, group, path, joined string, l *net.Unix
 	if err != nil {
 		return nil, fmt.Errorf("start the daemon: %w", err)
 	}
+	// It is moved before it serves: QEMU and the helpers, started later, are to be counted there
+	// too.
 	if joined != "" {
 		err = cfg.Join(joined, cmd.Process.Pid)
 	}
@@ -188,7 +194,8 @@ func daemonCommand(r Request, group, path string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// waitReady reads the daemon's verdict on itself.
+// waitReady reads the daemon's verdict on itself: readyOK, or an error's text. The end of the pipe
+// without a word means that the daemon has died.
 func waitReady(ready *os.File) error {
 	if err := ready.SetReadDeadline(time.Now().Add(readyTimeout)); err != nil {
 		return err

@@ -10,7 +10,8 @@ import (
 )
 
 // RegisterTask serves the task API under both names that start can announce: version 3, and version
-// 2 for containerd 1.6 and 1.7. The messages of the two are the same on the wire.
+// 2 for containerd 1.6 and 1.7. The messages of the two are the same on the wire. So a containerd
+// that was upgraded while a container runs finds the name that it knows.
 func RegisterTask(server *ttrpc.Server, svc taskapi.TTRPCTaskService) {
 	taskapi.RegisterTTRPCTaskService(server, svc)
 	registerHold(server, svc)

@@ -19,7 +19,7 @@ type Backend interface {
 	Empty() bool
 }
 
-// Choose says which class a container is to have.
+// Choose says which class a container is to have. Its error is the client's.
 type Choose func(ctx context.Context, r *taskapi.CreateTaskRequest) (class string, err error)
 
 // Open gives the service of a class. It is called when the sandbox has no container yet.
@@ -43,6 +43,8 @@ func New(class string, first Backend, choose Choose, open Open) *Service {
 
 var _ taskapi.TTRPCTaskService = (*Service)(nil)
 
+// now is the backend of the sandbox. A call takes it once: it does not change while there is a
+// container.
 func (s *Service) now() Backend {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,6 +86,7 @@ func (s *Service) enter(ctx context.Context, id, class string) (Backend, error) 
 	return s.backend, nil
 }
 
+// leave ends what enter has begun.
 func (s *Service) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
+// forwardTimeout bounds one attempt. Waits between attempts double from firstRetry to lastRetry.
 const (
 	forwardTimeout = 5 * time.Second
 	firstRetry     = 50 * time.Millisecond
@@ -79,7 +80,8 @@ func (p *Publisher) Publish(ctx context.Context, event any) error {
 }
 
 // Close sends what is queued, for as long as ctx lasts, and ends the Publisher. The error says how
-// many events were not sent.
+// many events were not sent. The daemon calls it last: an exit that is still queued would be lost
+// with it.
 func (p *Publisher) Close(ctx context.Context) error {
 	p.queue.close()
 	select {
@@ -121,7 +123,8 @@ func (p *Publisher) send(ctx context.Context) {
 	}
 }
 
-// deliver sends one event, however long containerd is away; false when ctx has ended first.
+// deliver sends one event, however long containerd is away; false when ctx has ended first. No
+// later event is sent meanwhile, which keeps the order.
 func (p *Publisher) deliver(ctx context.Context, c *connection, e *types.Envelope) bool {
 	if p.address == "" {
 		return true
@@ -165,6 +168,8 @@ type connection struct {
 	client  *ttrpc.Client
 }
 
+// forward makes one attempt. A connection that containerd's restart has broken is noticed by the
+// first use of it only, so that use is repeated at once on a new one.
 func (c *connection) forward(ctx context.Context, e *types.Envelope) error {
 	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
@@ -177,6 +182,8 @@ func (c *connection) forward(ctx context.Context, e *types.Envelope) error {
 	return err
 }
 
+// try dials if need be and sends. After any error but a refusal the connection is closed: it may be
+// one on which an answer is still to come.
 func (c *connection) try(ctx context.Context, e *types.Envelope) error {
 	if c.client == nil {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.address)
@@ -192,6 +199,7 @@ func (c *connection) try(ctx context.Context, e *types.Envelope) error {
 	return err
 }
 
+// close may be repeated; the next try dials.
 func (c *connection) close() error {
 	if c.client == nil {
 		return nil

@@ -62,6 +62,7 @@ func (q *queue) pop() {
 	q.taken = 0
 }
 
+// close refuses what comes from now on; what is queued stays to be sent.
 func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -75,6 +76,7 @@ func (q *queue) len() int {
 	return len(q.items)
 }
 
+// signal wakes the sender. One signal may stand for several events: the sender looks at the queue.
 func (q *queue) signal() {
 	select {
 	case q.wake <- struct{}{}:

@@ -35,7 +35,8 @@ func topicOf(event any) (string, error) {
 	return "", fmt.Errorf("event %T has no topic: %w", event, errdefs.ErrInvalidArgument)
 }
 
-// mayDrop says whether an event of the topic may go when the queue is full.
+// mayDrop says whether an event of the topic may go when the queue is full. Clients wait for exits
+// and deletes, and containerd's own state depends on them.
 func mayDrop(topic string) bool {
 	return topic != runtime.TaskExitEventTopic && topic != runtime.TaskDeleteEventTopic
 }

@@ -19,7 +19,8 @@ import (
 )
 
 // Unary is the interceptor for a ttrpc server. It logs through the logger of the call's context,
-// with the fields method, task, exec and took.
+// with the fields method, task, exec and took. Internal errors are logged as such, since they are
+// the shim's fault; others are the client's to report.
 func Unary(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
 	fields := log.Fields{"method": info.FullMethod}
 	ctx = log.WithLogger(ctx, log.G(ctx).WithFields(fields))
@@ -60,7 +61,8 @@ type classified struct {
 func (e classified) Error() string { return e.text }
 func (e classified) Unwrap() error { return e.class }
 
-// call runs the method and turns a panic into an error.
+// call runs the method and turns a panic into an error. Without it, a fault in one call would end
+// the daemon and with it every container of the sandbox.
 func call(ctx context.Context, unmarshal ttrpc.Unmarshaler, method ttrpc.Method) (resp any, err error) {
 	defer func() {
 		if r := recover(); r != nil {

@@ -4,4 +4,7 @@
 // container with a pause image.
 //
 // It decodes what CRI says of a pod and decides nothing: states and cleaning up are the runtime's.
+//
+// Service is its one type: it is registered beside the task service, and its calls go to the same
+// Runtime. It may be used by any number of goroutines.
 package sandboxapi

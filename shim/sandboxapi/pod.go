@@ -48,7 +48,8 @@ func checkUsers(users *runtimeapi.UserNamespace) error {
 	return nil
 }
 
-// newPod takes from a configuration what a sandbox is made of.
+// newPod takes from a configuration what a sandbox is made of. Nothing is checked here: what cannot
+// be honoured is refused by package oci, in the same words as for a config.json.
 func newPod(id, netns string, config *runtimeapi.PodSandboxConfig) runtime.Pod {
 	linux := config.GetLinux()
 	namespaces := linux.GetSecurityContext().GetNamespaceOptions()
@@ -73,6 +74,7 @@ func newPod(id, netns string, config *runtimeapi.PodSandboxConfig) runtime.Pod {
 	return pod
 }
 
+// ranges are CRI's mappings in the runtime's form.
 func ranges(list []*runtimeapi.IDMapping) []runtime.IDRange {
 	var out []runtime.IDRange
 	for _, m := range list {
@@ -81,7 +83,8 @@ func ranges(list []*runtimeapi.IDMapping) []runtime.IDRange {
 	return out
 }
 
-// label is a pod's SELinux label; without a level the sandbox gets one of its own.
+// label is a pod's SELinux label; without a level the sandbox gets one of its own. The type is
+// replaced later.
 func label(o *runtimeapi.SELinuxOption) string {
 	if o.GetLevel() == "" {
 		return ""
@@ -92,7 +95,8 @@ func label(o *runtimeapi.SELinuxOption) string {
 	}, ":")
 }
 
-// files are those of /etc that a pod's containers share.
+// files are those of /etc that a pod's containers share. containerd's CRI makes them for pods with
+// a pause container; with the Sandbox API they are the shim's to make, in the same way.
 func files(config *runtimeapi.PodSandboxConfig) (map[string][]byte, error) {
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil {
@@ -110,7 +114,7 @@ func files(config *runtimeapi.PodSandboxConfig) (map[string][]byte, error) {
 	return out, nil
 }
 
-// resolv is a resolv.conf, nil when the configuration says nothing.
+// resolv is a resolv.conf, nil when the configuration says nothing: then the host's is used.
 func resolv(dns *runtimeapi.DNSConfig) []byte {
 	var b strings.Builder
 	if s := dns.GetSearches(); len(s) > 0 {
@@ -128,6 +132,7 @@ func resolv(dns *runtimeapi.DNSConfig) []byte {
 	return []byte(b.String())
 }
 
+// checkBundle refuses a path that would depend on the working folder.
 func checkBundle(bundle string) error {
 	if !filepath.IsAbs(bundle) {
 		return fmt.Errorf("bundle %q is not absolute: %w", bundle, errdefs.ErrInvalidArgument)

@@ -40,7 +40,8 @@ func New(r *runtime.Runtime, shutdown func()) *Service {
 
 var _ sandboxv1.TTRPCSandboxService = (*Service)(nil)
 
-// CreateSandbox checks the pod; its machine is started by StartSandbox.
+// CreateSandbox checks the pod; its machine is started by StartSandbox. So everything that a pod's
+// author can have wrong is an error here.
 func (s *Service) CreateSandbox(_ context.Context, r *sandboxv1.CreateSandboxRequest) (*sandboxv1.CreateSandboxResponse, error) {
 	if err := checkBundle(r.GetBundlePath()); err != nil {
 		return nil, err
@@ -63,7 +64,8 @@ func (s *Service) CreateSandbox(_ context.Context, r *sandboxv1.CreateSandboxReq
 	return &sandboxv1.CreateSandboxResponse{}, nil
 }
 
-// StartSandbox starts the machine. The pid is QEMU's, in the pod's network namespace.
+// StartSandbox starts the machine. The pid is QEMU's, in the pod's network namespace. A failed
+// start leaves the pod created.
 func (s *Service) StartSandbox(ctx context.Context, r *sandboxv1.StartSandboxRequest) (*sandboxv1.StartSandboxResponse, error) {
 	pid, err := s.runtime.StartPod(ctx, r.GetSandboxID())
 	if err != nil {
@@ -93,7 +95,7 @@ func (s *Service) StopSandbox(ctx context.Context, r *sandboxv1.StopSandboxReque
 	return &sandboxv1.StopSandboxResponse{}, nil
 }
 
-// WaitSandbox blocks until the machine has ended.
+// WaitSandbox blocks until the machine has ended; containerd learns so that a pod is gone.
 func (s *Service) WaitSandbox(ctx context.Context, r *sandboxv1.WaitSandboxRequest) (*sandboxv1.WaitSandboxResponse, error) {
 	exited, err := s.runtime.Wait(ctx, runtime.Ref{Container: r.GetSandboxID()})
 	if err != nil {
@@ -136,7 +138,7 @@ func (s *Service) PingSandbox(_ context.Context, r *sandboxv1.PingRequest) (*san
 	return &sandboxv1.PingResponse{}, nil
 }
 
-// ShutdownSandbox ends the pod and then the shim.
+// ShutdownSandbox ends the pod and then the shim. It may be repeated.
 func (s *Service) ShutdownSandbox(ctx context.Context, r *sandboxv1.ShutdownSandboxRequest) (*sandboxv1.ShutdownSandboxResponse, error) {
 	if err := s.runtime.ClosePod(ctx, r.GetSandboxID()); err != nil {
 		return nil, err

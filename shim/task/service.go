@@ -43,7 +43,8 @@ type Runtime interface { //nolint:interfacebloat // as many methods as the Task 
 	Empty() bool
 }
 
-// Service answers containerd's task calls from a runtime.
+// Service answers containerd's task calls from a runtime. Its errors are of errdefs' classes;
+// package interceptor makes gRPC of them.
 type Service struct {
 	dismissed atomic.Bool // Shutdown came, and no task since
 	runtime   Runtime
@@ -51,8 +52,8 @@ type Service struct {
 	shutdown  func()
 }
 
-// New makes the service. shutdown is called once no container is left and
-// containerd asks for it.
+// New makes the service. shutdown is called once no container is left and containerd asks for it;
+// it may be called more than once.
 func New(r Runtime, namespace string, shutdown func()) *Service {
 	return &Service{runtime: r, namespace: namespace, shutdown: shutdown}
 }
@@ -94,7 +95,8 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	return &taskapi.CreateTaskResponse{Pid: pid}, nil
 }
 
-// ConfigPath is where an engine's runtime options say that the configuration is.
+// ConfigPath is where an engine's runtime options say that the configuration is; empty for the
+// host's own. Options of another type are an error: a user who set them expects that they work.
 func ConfigPath(options *anypb.Any) (string, error) {
 	// containerd's CRI sends runc's options, whatever the runtime, for pods of the Sandbox API.
 	// Their cgroup for the shim is seen to at its start.
@@ -122,6 +124,7 @@ func ConfigPath(options *anypb.Any) (string, error) {
 	return o.GetConfigPath(), nil
 }
 
+// streams is what Create and Exec requests have in common.
 type streams interface {
 	GetStdin() string
 	GetStdout() string
@@ -129,6 +132,7 @@ type streams interface {
 	GetTerminal() bool
 }
 
+// stdio takes the addresses as they are; package stdio reads them.
 func (s *Service) stdio(id string, r streams) stdio.Config {
 	return stdio.Config{
 		Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: r.GetTerminal(),
@@ -178,6 +182,7 @@ func (s *Service) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.St
 	return out, nil
 }
 
+// status is a state in containerd's enumeration. A deleted process is not found, and has no state.
 func status(s runtime.State) tasktypes.Status {
 	switch s {
 	case runtime.Created:
@@ -276,14 +281,15 @@ func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskap
 	return &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), TaskPid: pid}, nil
 }
 
-// Shutdown ends the shim when nothing runs in it any more; containerd calls it
-// after every task's delete.
+// Shutdown ends the shim when nothing runs in it any more; containerd calls it after every task's
+// delete, also while other containers of the pod run. So it is no error and does nothing then.
 func (s *Service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	s.dismissed.Store(true)
 	s.leave()
 	return &emptypb.Empty{}, nil
 }
 
+// processRequest is a request about a process.
 type processRequest interface {
 	GetID() string
 	GetExecID() string
@@ -297,6 +303,7 @@ func (s *Service) leave() {
 	}
 }
 
+// ref names the process that a request is about.
 func ref(r processRequest) runtime.Ref {
 	return runtime.Ref{Container: r.GetID(), Exec: r.GetExecID()}
 }

@@ -30,7 +30,8 @@ const protocol = "http/protobuf"
 type Tracer struct{ provider *sdk.TracerProvider }
 
 // Start begins to send spans when the environment asks for it. Call it once: the receiver is the
-// whole process's. A collector that is away is no error, here or later.
+// whole process's. A collector that is away is no error, here or later. With an error the Tracer is
+// off and may be used: a container must not fail for its tracing.
 func Start(ctx context.Context, version string) (*Tracer, error) {
 	if !wanted() {
 		return &Tracer{}, nil
@@ -76,7 +77,7 @@ func (t *Tracer) Unary(next ttrpc.UnaryServerInterceptor) ttrpc.UnaryServerInter
 	}
 }
 
-// Close sends what has not been sent, until ctx ends.
+// Close sends what has not been sent, until ctx ends. It is called when the daemon leaves.
 func (t *Tracer) Close(ctx context.Context) error {
 	if t.provider == nil {
 		return nil
