@@ -23,9 +23,8 @@ const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_N
 
 // OpenBelow opens name, a relative path, below the folder dir. A symbolic link in any component is
 // ELOOP; a path that leaves dir is EXDEV. Mounts below dir are followed. perm counts with O_CREAT
-// and O_TMPFILE alone. The caller closes the file, whose name is for people.
-//
-// A FIFO blocks and a device is opened unless flags has O_PATH or O_NONBLOCK.
+// and O_TMPFILE alone. The caller closes the file, whose name is for people. It is one call of the
+// kernel's (openat2): whoever exchanges names meanwhile cannot get between a check and the open.
 func OpenBelow(dir *os.File, name string, flags int, perm uint32) (*os.File, error) {
 	return openAt(dir, name, flags, perm, beneath)
 }
@@ -35,7 +34,9 @@ func OpenBelowHere(dir *os.File, name string, flags int, perm uint32) (*os.File,
 	return openAt(dir, name, flags, perm, beneath|unix.RESOLVE_NO_XDEV)
 }
 
-// OpenNoLinks opens an absolute path of which no component is a link; one that is, is ELOOP.
+// OpenNoLinks opens an absolute path of which no component is a link; one that is, is ELOOP. It is
+// for callers that have no descriptor to begin at: a folder on the way that others may write to can
+// still be exchanged for another folder, never for a link.
 func OpenNoLinks(path string, flags int) (*os.File, error) {
 	if !filepath.IsAbs(path) {
 		return nil, &os.PathError{Op: "open", Path: path, Err: errors.New("want an absolute path")}
@@ -44,7 +45,8 @@ func OpenNoLinks(path string, flags int) (*os.File, error) {
 }
 
 // Reopen opens the file of a descriptor again with other flags: for reading what was opened with
-// O_PATH. It needs /proc. No name is resolved, so nothing can be put in the file's place.
+// O_PATH. It needs /proc. No name is resolved, so nothing can be put in the file's place. The
+// caller closes the new file; f stays as it is.
 func Reopen(f *os.File, flags int) (*os.File, error) {
 	defer runtime.KeepAlive(f)
 	fd, err := retry(func() (int, error) {
@@ -57,7 +59,7 @@ func Reopen(f *os.File, flags int) (*os.File, error) {
 }
 
 // MkdirBelow makes the folder name, one component, in dir and opens it with O_PATH. One that exists
-// already is EEXIST. The umask applies to perm.
+// already is EEXIST: it may be somebody else's. The umask applies to perm.
 func MkdirBelow(dir *os.File, name string, perm uint32) (*os.File, error) {
 	defer runtime.KeepAlive(dir)
 	if err := component(name); err != nil {
@@ -69,6 +71,8 @@ func MkdirBelow(dir *os.File, name string, perm uint32) (*os.File, error) {
 	return OpenBelow(dir, name, unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
+// openAt is openat2 with retries. A mode without O_CREAT is EINVAL to openat2, so perm is dropped
+// then.
 func openAt(dir *os.File, name string, flags int, perm uint32, resolve uint64) (*os.File, error) {
 	defer runtime.KeepAlive(dir)
 	at, full := unix.AT_FDCWD, name
@@ -86,6 +90,7 @@ func openAt(dir *os.File, name string, flags int, perm uint32, resolve uint64) (
 	return os.NewFile(uintptr(fd), full), nil
 }
 
+// retry repeats a call that a signal or a rename has interrupted.
 func retry(open func() (int, error)) (fd int, err error) {
 	for range openRetries {
 		fd, err = open()

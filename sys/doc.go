@@ -6,4 +6,9 @@
 //
 // It imports nothing of this module and decides nothing: no label, no container, no machine. All
 // functions may be called at once. Errors wrap the kernel's errno.
+//
+// Main types: Process is an identity that survives the reuse of its pid, PIDFD a process that can
+// be signalled without a race, Namespaces what a thread enters. Rooms that meet a path which
+// somebody else may change call OpenBelow, OpenNoLinks or RemoveBelow; who changes a thread's state
+// does so in OnThread; who obeys a file as root asks Trusted first.
 package sys

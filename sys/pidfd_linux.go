@@ -13,7 +13,8 @@ import (
 )
 
 // PIDFD is a descriptor of one process, which its pid may outlive. Its methods may be called at
-// once.
+// once. A signal by pid could reach another process that got the pid in between; one by PIDFD
+// cannot.
 type PIDFD struct {
 	file *os.File
 	pid  int
@@ -54,6 +55,8 @@ func (p *PIDFD) Wait(ctx context.Context) error {
 	if err := p.file.SetReadDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("wait for %d: %w", p.pid, err)
 	}
+	// A deadline in the past wakes the Read below. Go's poller watches the descriptor, so waiting
+	// takes no thread.
 	defer context.AfterFunc(ctx, func() { _ = p.file.SetReadDeadline(time.Unix(1, 0)) })()
 	err = conn.Read(func(fd uintptr) bool {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BootID names the host's boot.
+// BootID names the host's boot: another one after each. Containers of the host have the same.
 func BootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return string(bytes.TrimSpace(b)), err
@@ -24,7 +24,8 @@ func BootID() (string, error) {
 // Self is the identity of the calling process.
 func Self() (Process, error) { return ProcessOf(os.Getpid()) }
 
-// ProcessOf is the identity of the process that has pid now.
+// ProcessOf is the identity of the process that has pid now. Who was told the pid by somebody else
+// must check that it is the process meant.
 func ProcessOf(pid int) (Process, error) {
 	s, err := readStat(pid)
 	if err != nil {
@@ -43,7 +44,8 @@ func ProcessOf(pid int) (Process, error) {
 
 // Alive reports whether p still runs. A zombie does not, once its last thread has ended: of a
 // killed process the main thread may have ended while others still hold its files. A process that
-// is counted in another pid namespace of this boot cannot be looked up and counts as alive.
+// is counted in another pid namespace of this boot cannot be looked up and counts as alive: what it
+// holds is not taken from it by mistake. With an error nothing is known.
 func (p Process) Alive() (bool, error) {
 	if p.PID <= 0 {
 		return false, nil
@@ -97,6 +99,7 @@ func (p Process) Kill(ctx context.Context) error {
 	return nil
 }
 
+// stat is what is needed of /proc/PID/stat.
 type stat struct {
 	start   uint64
 	state   byte
@@ -126,6 +129,7 @@ func parseStat(text []byte) (s stat, err error) {
 	return s, err
 }
 
+// pidNamespace is the inode of the caller's pid namespace.
 func pidNamespace() (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Stat("/proc/self/ns/pid", &st); err != nil {
@@ -134,4 +138,5 @@ func pidNamespace() (uint64, error) {
 	return st.Ino, nil
 }
 
+// gone tells that a process has ended, before its files were opened or after.
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }

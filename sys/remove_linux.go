@@ -17,7 +17,8 @@ const maxDepth = 512
 
 // RemoveBelow removes name, one component in the folder dir, with all that is below it. Links are
 // removed, not followed. It never crosses into a mount, bind mounts of the same file system
-// included: what is mounted there stays, with the folders that lead to it, and is an error. A name
+// included: what is mounted there stays, with the folders that lead to it, and is an error.
+// Otherwise the cleanup of a sandbox whose volume is still mounted would empty the volume. A name
 // that does not exist is no error. It goes on after an error and returns all of them.
 func RemoveBelow(dir *os.File, name string) error {
 	defer runtime.KeepAlive(dir)
@@ -44,6 +45,8 @@ func RemoveTree(path string) error {
 	return RemoveBelow(parent, filepath.Base(path))
 }
 
+// removeAt removes one name of an open folder: as a file first, which needs no look at what it is
+// and so leaves nothing to exchange in between.
 func removeAt(parent int, name string, depth int) error {
 	err := unix.Unlinkat(parent, name, 0)
 	if err == nil || errors.Is(err, unix.ENOENT) {

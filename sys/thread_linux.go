@@ -26,6 +26,8 @@ func OnThread(f func() error) error {
 
 func onThread(f func() error, done chan<- error) {
 	runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
+	// The goroutine got the main thread. It keeps it busy until another goroutine has another
+	// thread.
 	if unix.Gettid() == unix.Getpid() {
 		locked := make(chan struct{})
 		go func() { // cannot run on this thread while it is locked
@@ -40,6 +42,7 @@ func onThread(f func() error, done chan<- error) {
 	run(f, done)
 }
 
+// run sends f's error, or ErrGoexit when f has ended its goroutine, as a test's Fatal does.
 func run(f func() error, done chan<- error) {
 	err := ErrGoexit
 	defer func() { done <- err }()
@@ -63,7 +66,9 @@ func (n Namespaces) Do(f func() error) error {
 }
 
 // Enter moves the calling thread, which must be one of OnThread's. A mount namespace changes the
-// thread's root and working directory too.
+// thread's root and working directory too. The user namespace comes first: the others may be its
+// own, and then only who is in it may enter them. After an error the thread may be in some of them;
+// it ends with its function.
 func (n Namespaces) Enter() error {
 	for _, ns := range []struct {
 		name string

@@ -18,9 +18,11 @@ import (
 // maxLinks bounds the symbolic links of one path, as the kernel does (MAXSYMLINKS).
 const maxLinks = 40
 
-// Trusted is an error when somebody other than root could change what path, or a folder or
-// link on the way to it, is. What does not exist yet has no owner. Only root asks: nobody
-// else's mistake gives power away.
+// Trusted is an error when somebody other than root could change what path, or a folder or link on
+// the way to it, is. What does not exist yet has no owner. Only root asks: nobody else's mistake
+// gives power away. It is a check of configuration, not of names that change: between it and the
+// use, nobody but root can change the path, which is what it has found. The error has the command
+// that mends it.
 func Trusted(path string) error {
 	if os.Geteuid() != 0 {
 		return nil
