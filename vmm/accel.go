@@ -12,7 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// HostCPU is what is known of a host's ability to run guests natively.
+// HostCPU is what is known of a host's ability to run guests natively. It is a value, so that the
+// choice can be tested without such a host.
 type HostCPU struct {
 	// Arch is the host's, as GOARCH spells it.
 	Arch string

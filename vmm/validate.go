@@ -31,7 +31,8 @@ var (
 	nicID        = regexp.MustCompile(`\A[A-Za-z][A-Za-z0-9_.-]{0,31}\z`)
 )
 
-// FieldError is one field of a machine that cannot be run as it is.
+// FieldError is one field of a machine that cannot be run as it is. QEMU would say the same later,
+// in its own words and without the field.
 type FieldError struct {
 	// Field is the field's path, as NICs[1].MAC.
 	Field string
@@ -114,6 +115,8 @@ func (m Machine) VirtioDevices() int {
 	return n
 }
 
+// origin refuses what a saved machine cannot have: a state fits only a machine with the same
+// devices, and a share is a connection to a process that will have ended.
 func (f *fieldErrors) origin(m Machine) {
 	switch m.Origin {
 	case FromKernel:
@@ -129,11 +132,14 @@ func (f *fieldErrors) origin(m Machine) {
 	f.add(len(m.Disks) == 0, "Disks", len(m.Disks), "add disks once the guest runs")
 }
 
+// path refuses what QEMU's or this side's working folder could change the meaning of.
 func (f *fieldErrors) path(field, p string) {
 	f.add(path.IsAbs(p) && path.Clean(p) == p && !strings.ContainsRune(p, 0), field, p,
 		"use an absolute, clean path")
 }
 
+// cmdline refuses parameters that the kernel would split or join, and a line that it would cut off
+// without a word.
 func (f *fieldErrors) cmdline(params []string) {
 	for i, p := range params {
 		f.add(cmdlineParam.MatchString(p), fmt.Sprintf("Cmdline[%d]", i), p,
@@ -145,6 +151,7 @@ func (f *fieldErrors) cmdline(params []string) {
 	f.add(n < MaxCmdline-room, "Cmdline", n, fmt.Sprintf("use less than %d bytes in all", MaxCmdline-room))
 }
 
+// nics refuses ids that QEMU would take for one device, and addresses that are not one NIC's alone.
 func (f *fieldErrors) nics(nics []NIC) {
 	ids, macs := map[string]bool{}, map[string]bool{}
 	for i, n := range nics {
@@ -171,6 +178,7 @@ func (f *fieldErrors) disks(disks []Disk) {
 	}
 }
 
+// disk checks what Disks and a disk that is added later have in common.
 func (f *fieldErrors) disk(at string, d Disk) {
 	f.add(d.LUN >= 0 && d.LUN <= MaxLUN, at+"LUN", d.LUN, fmt.Sprintf("use 0 to %d", MaxLUN))
 	f.path(at+"Path", d.Path)

@@ -20,9 +20,9 @@ const (
 	KindRust    Kind = "rust"
 )
 
-// xattrMap keeps the attributes by which a host protects files away from the
-// guest, in both directions: labels, and what needs CAP_SYS_ADMIN anyway. File
-// capabilities go through.
+// xattrMap keeps the attributes by which a host protects files away from the guest, in both
+// directions: labels, and what needs CAP_SYS_ADMIN anyway. File capabilities go through. The guest
+// sees EOPNOTSUPP for the rest, as on a file system without such attributes.
 const xattrMap = ":ok:all:security.capability:security.capability:" +
 	":unsupported:all:security.:security.:" +
 	":unsupported:all:trusted.:trusted.:" +
@@ -33,7 +33,7 @@ const xattrMap = ":ok:all:security.capability:security.capability:" +
 // all there are before it is asked to.
 const fewFiles = 1 << 17
 
-// kindOf tells the kind from the binary's --help.
+// kindOf tells the kind from the binary's --help: both have the same name.
 func kindOf(help string) (Kind, error) {
 	switch {
 	case strings.Contains(help, "--shared-dir"):
@@ -49,7 +49,8 @@ func kindOf(help string) (Kind, error) {
 // of the folder to serve: no path of anyone's choosing gets between the options. openFiles bounds
 // the inodes the guest may hold. The folder becomes the server's root before it serves, also where
 // the caller makes it the root of the mount namespace later: the Rust server opens its root by name
-// when the guest mounts it, and the name is of the folder then.
+// when the guest mounts it, and the name is of the folder then. Locks are not passed to the host, in
+// either server: the C one refuses to wait for one, the Rust one has none.
 func args(kind Kind, socket, folder int, openFiles uint64) []string {
 	// With a final dot, since the C server asks whether it is a link.
 	source := fmt.Sprintf("/proc/self/fd/%d/.", folder)

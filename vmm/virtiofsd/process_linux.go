@@ -59,8 +59,8 @@ type Config struct {
 	OpenFiles uint64
 }
 
-// Process is a server that has been started. It ends by itself once QEMU hangs
-// up, or, before QEMU has the socket, this process does.
+// Process is a server that has been started. It ends by itself once QEMU hangs up, or, before QEMU
+// has the socket, this process does. Its methods may be called at once and after its end.
 type Process struct {
 	cmd    *exec.Cmd
 	socket *os.File
@@ -73,7 +73,9 @@ type Process struct {
 	err  error
 }
 
-// Start starts a server for one machine. ctx bounds Start alone.
+// Start starts a server for one machine. ctx bounds Start alone. Nothing of the guest reaches the
+// server before QEMU runs the guest, so its label and jail can be read back in between. On an error
+// no process is left.
 func Start(ctx context.Context, c Config) (*Process, error) {
 	switch {
 	case c.Starter == nil:
@@ -134,7 +136,7 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 	return p, nil
 }
 
-// find returns the server's path.
+// find returns the server's path. Distributions keep it outside of PATH, each elsewhere.
 func find(binary string) (string, error) {
 	candidates := []string{binary}
 	if binary == "" {
@@ -209,8 +211,8 @@ func (p *Process) Err() error {
 	}
 }
 
-// Stop kills the server, which keeps nothing that could be lost, and returns once
-// it is gone; the error is one that does not die.
+// Stop kills the server, which keeps nothing that could be lost, and returns once it is gone; the
+// error is one that does not die, as a process that waits for a disk or a network file system.
 func (p *Process) Stop() error {
 	p.stopping.Store(true)
 	_ = p.socket.Close()
@@ -223,6 +225,8 @@ func (p *Process) Stop() error {
 	}
 }
 
+// wait collects the server. Its log ends before its error is made, so that the last words are in
+// it.
 func (p *Process) wait() {
 	err := p.cmd.Wait()
 	p.log.Wait()

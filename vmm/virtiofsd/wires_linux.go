@@ -44,11 +44,13 @@ func (w *wires) open(dir string) error {
 	return err
 }
 
+// closeServer gives up the server's ends: with them open here, its death would be no hang-up.
 func (w *wires) closeServer() {
 	_ = w.server.socket.Close()
 	_ = w.server.log.Close()
 }
 
+// closeClient gives up this side's ends, for a server that did not start.
 func (w *wires) closeClient() {
 	_ = w.socket.Close()
 	_ = w.log.Close()

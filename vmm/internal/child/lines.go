@@ -7,8 +7,9 @@ import (
 	"unicode/utf8"
 )
 
-// LastLines returns the last lines of a log that others wrote, fit for an error:
-// at most lines of them and limit bytes, of printable ASCII.
+// LastLines returns the last lines of a log that others wrote, fit for an error: at most lines of
+// them and limit bytes, of printable ASCII. A guest chooses what is in its log, and a terminal
+// obeys escape sequences.
 func LastLines(log []byte, lines, limit int) string {
 	if len(log) > limit {
 		log = log[len(log)-limit:]

@@ -11,7 +11,7 @@ import (
 	"sync"
 )
 
-// recorderTail is how much stays in memory and survives when the log starts over.
+// recorderTail is how many bytes stay in memory and survive when the log starts over.
 const recorderTail = 16 << 10
 
 // Recorder keeps what a process, or the guest in it, writes to a socket: the tail
@@ -28,8 +28,9 @@ type Recorder struct {
 	tail *ring
 }
 
-// Record reads in until it ends, which Wait waits for. log, a regular file, may be
-// nil; the Recorder works on a duplicate of it.
+// Record reads in until it ends, which Wait waits for. log, a regular file, may be nil; the
+// Recorder works on a duplicate of it. maxBytes bounds the log on disk. in is always read on, also
+// when the log cannot be written: a writer whose socket is full would stop.
 func Record(in io.ReadCloser, log *os.File, maxBytes int) (*Recorder, error) {
 	r := &Recorder{in: in, max: maxBytes, tail: newRing(min(recorderTail, maxBytes/2)), done: make(chan struct{})}
 	if log != nil {
@@ -49,6 +50,7 @@ func Record(in io.ReadCloser, log *os.File, maxBytes int) (*Recorder, error) {
 	return r, nil
 }
 
+// read ends when every process that has the other end is gone.
 func (r *Recorder) read() {
 	defer close(r.done)
 	buf := make([]byte, 8<<10)
@@ -72,6 +74,8 @@ func (r *Recorder) keep(b []byte) {
 	_, _ = r.tail.Write(b)
 }
 
+// append writes to the log, which begins anew when it is full. The tail is carried over, so that
+// the last lines are always there.
 func (r *Recorder) append(b []byte) error {
 	if r.size+len(b) > r.max {
 		if err := r.log.Truncate(0); err != nil {
@@ -90,8 +94,8 @@ func (r *Recorder) append(b []byte) error {
 	return err
 }
 
-// Wait waits for the end of what is recorded, which comes when the last process
-// that could write is gone, and lets go of the log.
+// Wait waits for the end of what is recorded, which comes when the last process that could write is
+// gone, and lets go of the log. It is called once. LastLines works on after it.
 func (r *Recorder) Wait() {
 	<-r.done
 	_ = r.in.Close()

@@ -2,7 +2,7 @@
 
 package child
 
-// ring keeps the last bytes written to it.
+// ring keeps the last bytes written to it. It has no lock of its own.
 type ring struct {
 	buf  []byte
 	next int

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Private lends use the path of a unix socket that listens in a folder of its own
-// in dir, which nobody else can write to. Path and folder are gone when Private
-// returns; the listener is use's to keep or close.
+// Private lends use the path of a unix socket that listens in a folder of its own in dir, which
+// nobody else can write to. Path and folder are gone when Private returns; the listener is use's to
+// keep or close. It is for libraries that can only dial a path: no other process can come first.
 func Private(dir string, use func(l *net.UnixListener, path string) error) (err error) {
 	private, err := os.MkdirTemp(dir, ".socket-")
 	if err != nil {
@@ -36,7 +36,8 @@ func Private(dir string, use func(l *net.UnixListener, path string) error) (err 
 	return use(l, path)
 }
 
-// Dup returns another descriptor of the same open file; nil for nil.
+// Dup returns another descriptor of the same open file; nil for nil. It is closed on exec, and is
+// never one of the first three.
 func Dup(f *os.File) (*os.File, error) {
 	if f == nil {
 		return nil, nil
@@ -48,7 +49,8 @@ func Dup(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// Socketpair returns the two ends of a stream socket.
+// Socketpair returns the two ends of a stream socket, both closed on exec; only the first is
+// non-blocking. It is a socket and no pipe, since a pipe's label cannot be chosen.
 func Socketpair(name string) (host, guest *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
