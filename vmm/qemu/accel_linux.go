@@ -35,6 +35,7 @@ func DetectAccel(want vmm.Accel, h Host) (accel vmm.Accel, warning string, err e
 	return vmm.ChooseAccel(want, vmm.HostCPU{Arch: runtime.GOARCH, Info: info, KVM: h.OpenKVM()})
 }
 
+// openKVM opens the node as QEMU would: it may be there and not be this user's.
 func openKVM() error {
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {

@@ -45,9 +45,9 @@ type FDs struct {
 	Taps []int
 }
 
-// Args returns QEMU's arguments, without the binary's name, for a valid machine
-// whose Accel is resolved. It is pure: the same values give the same arguments,
-// and no value can become an option of its own.
+// Args returns QEMU's arguments, without the binary's name, for a valid machine whose Accel is
+// resolved. It is pure: the same values give the same arguments, and no value can become an option
+// of its own. An invalid machine is a *vmm.FieldError.
 func Args(m vmm.Machine, fds FDs) ([]string, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
@@ -60,8 +60,12 @@ func Args(m vmm.Machine, fds FDs) ([]string, error) {
 		return nil, fmt.Errorf("machine has %d NICs but %d taps: %w", len(m.NICs), len(fds.Taps), errdefs.ErrInvalidArgument)
 	}
 	var a arguments
+	// -S: the guest runs nothing before its labels are read back. -nodefaults and -no-user-config:
+	// no device but those named here. -no-reboot: a microvm's reset is its end.
 	a.flags("-S", "-nodefaults", "-no-user-config", "-no-reboot")
 	a.plain("-display", "none")
+	// QEMU's own list of system calls, below the jail's: no setuid, no new processes, no
+	// scheduling.
 	a.option("-sandbox", "on", kv("obsolete", "deny"), kv("elevateprivileges", "deny"), kv("spawn", "deny"), kv("resourcecontrol", "deny"))
 	a.option("-name", "", kv("guest", m.Name), kv("debug-threads", "on"))
 	a.board(m, fds)
@@ -95,7 +99,9 @@ func (a *arguments) start(m vmm.Machine) {
 	a.plain("-append", strings.Join(line, " "))
 }
 
-// board says what is there before any device: machine, processor, memory.
+// board says what is there before any device: machine, processor, memory. Switched off is what a
+// guest has no use for: each emulated device is code of QEMU's that a guest can reach. Memory is
+// left out of core dumps, and is not merged with other guests' pages.
 func (a *arguments) board(m vmm.Machine, fds FDs) {
 	common := []property{kv("memory-backend", "ram"), kv("dump-guest-core", "off"), kv("mem-merge", "off")}
 	switch m.Type {
@@ -270,11 +276,13 @@ func nicDevice(n vmm.NIC) string { return "nic-" + n.ID }
 // property is one key=value of an option.
 type property struct{ key, value string }
 
+// kv is a property.
 func kv(key, value string) property { return property{key, value} }
 
 // arguments grow option by option.
 type arguments []string
 
+// flags adds options without a value.
 func (a *arguments) flags(names ...string) { *a = append(*a, names...) }
 
 // plain adds an option whose value QEMU takes as a whole.

@@ -14,8 +14,8 @@ import (
 	"cloister/vmm"
 )
 
-// OpenDisk opens what a disk is made of, a regular file or a block device, as
-// AddDisk wants it.
+// OpenDisk opens what a disk is made of, a regular file or a block device, as AddDisk wants it. The
+// caller closes it. Anything else is ErrInvalidArgument.
 func OpenDisk(d vmm.Disk) (*os.File, error) {
 	if err := d.Validate(); err != nil {
 		return nil, err
@@ -53,8 +53,10 @@ func blockDriver(f *os.File) (string, error) {
 // diskID names a disk's device, block node and descriptor set.
 func diskID(lun int) string { return fmt.Sprintf("disk%d", lun) }
 
-// AddDisk puts a disk into a free LUN, before or after Continue; file is d's, open
-// as OpenDisk does, and stays the caller's. QEMU opens no path.
+// AddDisk puts a disk into a free LUN, before or after Continue; file is d's, open as OpenDisk
+// does, and stays the caller's. QEMU opens no path. The format is always raw: QEMU never probes
+// content that a guest can write, which could name other files of the host's. A LUN that is taken
+// is ErrAlreadyExists.
 func (p *Process) AddDisk(ctx context.Context, d vmm.Disk, file *os.File) error {
 	if err := d.Validate(); err != nil {
 		return err
@@ -75,6 +77,7 @@ func (p *Process) AddDisk(ctx context.Context, d vmm.Disk, file *os.File) error 
 	return nil
 }
 
+// addDisk does the three steps of QMP, and takes back those that were done when one fails.
 func (p *Process) addDisk(ctx context.Context, d vmm.Disk, file *os.File, driver string) error {
 	id := diskID(d.LUN)
 	err := p.monitor.run(ctx, "add-fd", map[string]any{"fdset-id": d.LUN}, file)
@@ -97,7 +100,8 @@ func (p *Process) addDisk(ctx context.Context, d vmm.Disk, file *os.File, driver
 	return nil
 }
 
-// RemoveDisk takes a disk away. The guest is expected to have unmounted it.
+// RemoveDisk takes a disk away. The guest is expected to have unmounted it. It waits until the
+// guest has let go of the device; a guest that does not keeps the disk, and the LUN stays taken.
 func (p *Process) RemoveDisk(ctx context.Context, lun int) error {
 	p.disks.Lock()
 	defer p.disks.Unlock()
@@ -114,7 +118,8 @@ func (p *Process) RemoveDisk(ctx context.Context, lun int) error {
 	return nil
 }
 
-// removeDevice returns once QEMU says that the device is gone.
+// removeDevice returns once QEMU says that the device is gone: device_del only asks the guest for
+// it.
 func (p *Process) removeDevice(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -135,6 +140,7 @@ func (p *Process) removeDevice(ctx context.Context, id string) error {
 	}
 }
 
+// removeNode closes the disk in QEMU: the block node first, then the descriptor that it uses.
 func (p *Process) removeNode(ctx context.Context, lun int) error {
 	err := p.monitor.run(ctx, "blockdev-del", map[string]any{"node-name": diskID(lun)}, nil)
 	if err != nil {

@@ -35,6 +35,7 @@ func checkHugePages(m vmm.Machine) error {
 	return enoughHugePages(m.MemoryMiB, have)
 }
 
+// enoughHugePages compares what is free with what the machine takes.
 func enoughHugePages(memoryMiB, have int) error {
 	if want := (memoryMiB + hugePageMiB - 1) / hugePageMiB; have < want {
 		return fmt.Errorf("machine.hugepages: %d pages of %d MiB are free, the machine's %d MiB take %d: "+

@@ -54,6 +54,7 @@ func connect(sock *qmp.SocketMonitor, events func(qmp.Event)) (*monitor, error) 
 	return m, nil
 }
 
+// drain hands on events until the connection ends.
 func (m *monitor) drain(events <-chan qmp.Event) {
 	defer close(m.drained)
 	for e := range events {
@@ -72,7 +73,8 @@ func (m *monitor) run(ctx context.Context, name string, args any, file *os.File)
 	return err
 }
 
-// ask executes a command and gives QEMU's answer, JSON.
+// ask executes a command and gives QEMU's answer, JSON. Commands are sent one after the other. When
+// ctx ends or commandTimeout is over, the monitor is closed and every later command fails.
 func (m *monitor) ask(ctx context.Context, name string, args any, file *os.File) ([]byte, error) {
 	command, err := json.Marshal(qmp.Command{Execute: name, Args: args})
 	if err != nil {

@@ -128,7 +128,8 @@ func (p *Process) Err() error {
 }
 
 // Sockets are this process's ends of the agent's, the console's and the log's connections, to read
-// back whose the other ends are. They stay the Process's.
+// back whose the other ends are. They stay the Process's. The monitor's is not among them, as its
+// library does not show it.
 func (p *Process) Sockets() []syscall.Conn {
 	all := []syscall.Conn{p.wires.console, p.wires.log}
 	if agent, ok := p.wires.agent.(syscall.Conn); ok {
@@ -137,7 +138,7 @@ func (p *Process) Sockets() []syscall.Conn {
 	return all
 }
 
-// Continue lets the machine run.
+// Continue lets the machine run. It is called once its labels, ids and jail have been read back.
 func (p *Process) Continue(ctx context.Context) error {
 	return p.monitor.run(ctx, "cont", nil, nil)
 }
@@ -210,7 +211,8 @@ func (p *Process) Kill() error {
 
 func (p *Process) kill() { _ = p.cmd.Process.Kill() }
 
-// wait collects the process and ends all that belongs to it.
+// wait collects the process and ends all that belongs to it. What QEMU and guest wrote last is read
+// to its end before the error is made.
 func (p *Process) wait() {
 	err := p.cmd.Wait()
 	// The other ends are gone, so all readers meet an end by themselves.
@@ -241,7 +243,8 @@ func (p *Process) wait() {
 // guestShutdown is what ending says when the guest powered off.
 const guestShutdown = "SHUTDOWN guest-shutdown"
 
-// event notes what QEMU tells by itself.
+// event notes what QEMU tells by itself. It must not wait: the monitor's events all come through
+// it.
 func (p *Process) event(e qmp.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

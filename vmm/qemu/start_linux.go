@@ -98,6 +98,8 @@ func Start(ctx context.Context, m vmm.Machine, o Options) (*Process, error) {
 		p.log.Wait()
 		return nil, err
 	}
+	// A crash of this process before the line is armed leaves a QEMU whose guest has run nothing;
+	// cleanup kills it by its pid.
 	limits := errors.Join(w.lifeline.arm(p.Pid()), child.NoCore(p.Pid()))
 	w.closeGuest()
 	if err := errors.Join(limits, p.prepare(ctx, o)); err != nil {
@@ -142,7 +144,8 @@ func (o Options) check(m vmm.Machine) error {
 	return nil
 }
 
-// command is QEMU, ready for the Starter.
+// command is QEMU, ready for the Starter. Its environment is fixed, and its folder is the root: it
+// keeps no mount busy.
 func command(ctx context.Context, m vmm.Machine, o Options, w *wires) (*exec.Cmd, error) {
 	if o.Binary == "" {
 		o.Binary = DefaultBinary
@@ -193,7 +196,8 @@ func (p *Process) prepare(ctx context.Context, o Options) error {
 	return nil
 }
 
-// abandon ends a machine that did not start, and says what it said.
+// abandon ends a machine that did not start, and says what it said. The agent's connection is
+// closed here, as no caller gets the Process that has it.
 func (p *Process) abandon(cause error) error {
 	killErr := p.Kill()
 	if killErr == nil {

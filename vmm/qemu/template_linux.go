@@ -88,6 +88,7 @@ func (p *Process) before(major, minor int) bool {
 	return v.Major < major || v.Major == major && v.Minor < minor
 }
 
+// realizeShare takes the file server's device from the guest's bus, or puts it there.
 func (p *Process) realizeShare(ctx context.Context, yes bool) error {
 	args := map[string]any{"path": "/machine/peripheral/" + shareDevice, "property": "realized", "value": yes}
 	return p.monitor.run(ctx, "qom-set", args, nil)

@@ -37,6 +37,7 @@ func newWires(dir string) (*wires, error) {
 	return w, nil
 }
 
+// open makes one connection after the other; newWires closes those that were made before an error.
 func (w *wires) open(dir string) (err error) {
 	if w.qmp, w.guest.qmp, err = dialMonitor(dir); err != nil {
 		return err
