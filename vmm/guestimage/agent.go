@@ -19,13 +19,15 @@ import (
 	"time"
 )
 
-// ErrAgent is wrapped when a binary cannot be the guest's first process.
+// ErrAgent is wrapped when a binary cannot be the guest's first process. Without the check the
+// mistake would show as a kernel that panics in each guest.
 var ErrAgent = errors.New("not a guest agent")
 
 // agentName is the last element of the agent's package path.
 const agentName = "cloister-agent"
 
-// agentBinary is what a build needs to know of the agent.
+// agentBinary is what a build needs to know of the agent. sum is the binary's SHA-256; version is
+// for people.
 type agentBinary struct {
 	version string
 	sum     string
@@ -33,8 +35,9 @@ type agentBinary struct {
 	modules []Package
 }
 
-// inspectAgent checks that a file can be the guest's first process: the
-// agent's program, for the guest's architecture, with nothing to load.
+// inspectAgent checks that a file can be the guest's first process: the agent's program, for the
+// guest's architecture, with nothing to load. It looks at Go's build information and the ELF
+// headers; the file's name says nothing.
 func inspectAgent(ctx context.Context, file, arch string) (agentBinary, error) {
 	info, err := buildinfo.ReadFile(file)
 	if err != nil {
@@ -88,7 +91,8 @@ func agentVersion(ctx context.Context, file string, info *debug.BuildInfo) strin
 	return "devel"
 }
 
-// goPackages lists Go's own library and the modules a binary is linked from.
+// goPackages lists Go's own library and the modules a binary is linked from. They belong to what is
+// shipped, with their licences, as the distribution's packages do.
 func goPackages(info *debug.BuildInfo) []Package {
 	out := []Package{{Kind: "go", Name: "std", Version: info.GoVersion, Licence: "BSD-3-Clause"}}
 	for _, m := range info.Deps {
@@ -100,8 +104,9 @@ func goPackages(info *debug.BuildInfo) []Package {
 	return out
 }
 
-// moduleLicence reads a module's licence from the module cache, where the
-// build of the agent has put it.
+// moduleLicence reads a module's licence from the module cache, where the build of the agent has
+// put it. A module that is not there, as with an agent that was built elsewhere, has the licence
+// "unknown".
 func moduleLicence(module, version string) string {
 	cache := os.Getenv("GOMODCACHE")
 	if cache == "" {
@@ -131,7 +136,8 @@ func escapeModule(s string) string {
 
 var capital = regexp.MustCompile(`[A-Z]`)
 
-// licenceOf names a licence by sentences that only it has.
+// licenceOf names a licence by sentences that only it has. The order matters: longer licences
+// contain sentences of shorter ones.
 func licenceOf(text string) string {
 	text = strings.Join(strings.Fields(text), " ")
 	for _, l := range []struct{ name, has string }{

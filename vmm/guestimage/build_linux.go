@@ -24,17 +24,19 @@ import (
 // shall give other bytes.
 const imageRecipe = "4"
 
-// MaxInitrd is the most an initial image may have on disk.
+// MaxInitrd is the most an initial image may have on disk, in bytes. It is unpacked into the
+// guest's memory before anything else runs; vmm.MinMemoryMiB is for an image of this size.
 const MaxInitrd = 32 << 20
 
 // crunPath is where the guest's OCI runtime is in the image.
 const crunPath = "/usr/bin/crun"
 
-// Options say what Build makes and from what.
+// Options say what Build makes and from what. Flavour, Output, Agent, Crun and Cache are required.
 type Options struct {
 	// Flavour is Distro or Small.
 	Flavour Flavour
-	// Output is the image's folder. An image already there is replaced.
+	// Output is the image's folder. An image already there is replaced. Sandboxes that run on the
+	// old one keep its files open and are not disturbed.
 	Output string
 	// Agent is the guest's first process, a static Go binary.
 	Agent string
@@ -58,14 +60,18 @@ type Options struct {
 // progress tells a person what is being done.
 type progress struct{ w io.Writer }
 
+// say writes one line, or nothing where nobody listens. An error of the writer is no error of the
+// build.
 func (p progress) say(format string, args ...any) {
 	if p.w != nil {
 		_, _ = fmt.Fprintf(p.w, "guest image: "+format+"\n", args...)
 	}
 }
 
-// Build makes kernel and initial image and puts them into opts.Output in one
-// step. When an image from the same inputs is there already it is left alone.
+// Build makes kernel and initial image and puts them into opts.Output in one step. When an image
+// from the same inputs is there already it is left alone. It may be killed at any time: the image
+// at Output is the old one or the new one, and the next build removes what was left. Two builds of
+// one folder take turns. ctx ends the tools that it runs.
 func Build(ctx context.Context, opts Options) (*Image, error) {
 	log := progress{opts.Progress}
 	if opts.Root == "" {
@@ -81,6 +87,7 @@ func Build(ctx context.Context, opts Options) (*Image, error) {
 	return opts.build(ctx, m, log)
 }
 
+// build gathers everything before it takes the folder's lock, since making a kernel takes minutes.
 func (o Options) build(ctx context.Context, m maker, log progress) (*Image, error) {
 	agent, err := inspectAgent(ctx, o.Agent, runtime.GOARCH)
 	if err != nil {
@@ -107,6 +114,8 @@ func (o Options) build(ctx context.Context, m maker, log progress) (*Image, erro
 		return nil, err
 	}
 	inputs := o.inputs(k, agent, c)
+	// Compared under the lock: another build may have written it meanwhile. A damaged image is made
+	// anew, whatever its manifest says.
 	if i, err := Open(o.Output); err == nil && i.Manifest.Inputs == inputs && i.Verify() == nil {
 		log.say("%s is up to date", o.Output)
 		return i, nil
@@ -128,10 +137,11 @@ func (o Options) place() (parent, base string, err error) {
 }
 
 // freshPattern names the folders of images that are being written. The dash keeps the names of two
-// flavours apart.
+// flavours apart: the one's pattern must not match the other's. The dot hides them from people.
 func freshPattern(base string) string { return "." + base + "-*" }
 
-// removeUnfinished removes what killed builds have left. The caller holds the folder's lock.
+// removeUnfinished removes what killed builds have left. The caller holds the folder's lock, so no
+// folder of the pattern is in use.
 func removeUnfinished(parent, base string) error {
 	left, err := filepath.Glob(filepath.Join(parent, freshPattern(base)))
 	if err != nil {
@@ -145,6 +155,7 @@ func removeUnfinished(parent, base string) error {
 	return nil
 }
 
+// validate refuses options with a path missing, before anything is made.
 func (o Options) validate() error {
 	if _, err := ParseFlavour(string(o.Flavour)); err != nil {
 		return err
@@ -157,7 +168,8 @@ func (o Options) validate() error {
 	return nil
 }
 
-// maker chooses who makes the kernel.
+// maker chooses who makes the kernel: for Small the source package, for Distro the distribution's
+// package, or an installed kernel on a system without apt.
 func (o Options) maker(ctx context.Context, log progress) (maker, error) {
 	if o.Flavour == Small {
 		return smallKernel{root: root(o.Root), jobs: o.Jobs, log: log}, nil
@@ -169,7 +181,8 @@ func (o Options) maker(ctx context.Context, log progress) (maker, error) {
 	return deb, err
 }
 
-// inputs is a digest over everything the image depends on.
+// inputs is a digest over everything the image depends on: what is packed, by content, and the
+// packages' names, versions and licences, which the manifest repeats.
 func (o Options) inputs(k kernelSet, a agentBinary, c content) string {
 	words := []string{imageRecipe, string(o.Flavour), runtime.GOARCH, k.digest, a.sum, fmt.Sprint(o.Protocol)}
 	for _, f := range c.files {
@@ -182,7 +195,8 @@ func (o Options) inputs(k kernelSet, a agentBinary, c content) string {
 	return digest(words...)
 }
 
-// write makes the image's three files in a new folder and swaps it in.
+// write makes the image's three files in a new folder and swaps it in. Everything is in memory
+// until then: an initial image has at most MaxInitrd bytes.
 func (o Options) write(ctx context.Context, k kernelSet, a agentBinary, c content, inputs string, log progress) (_ *Image, err error) {
 	t, m, err := compose(k, a, c, o.Agent)
 	if err != nil {
@@ -220,10 +234,13 @@ func (o Options) write(ctx context.Context, k kernelSet, a agentBinary, c conten
 	return Open(o.Output)
 }
 
+// mib is for people.
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 // store writes files into a fresh folder beside the image's, tries the image that they are, and
-// swaps the two. The caller holds the lock of the folder above.
+// swaps the two. The caller holds the lock of the folder above. The fresh folder is beside the
+// image's because a rename does not leave a file system. Files are synced before the swap: after a
+// power cut the new name must not lead to empty files.
 func (o Options) store(ctx context.Context, files map[string][]byte) (err error) {
 	defer func() {
 		if err != nil {
@@ -239,6 +256,7 @@ func (o Options) store(ctx context.Context, files map[string][]byte) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(fresh)) }()
+	// MkdirTemp makes it 0700, and QEMU runs as a user of its own.
 	if err := os.Chmod(fresh, publicDir); err != nil {
 		return err
 	}
@@ -266,13 +284,15 @@ type content struct {
 	packages []Package
 }
 
+// contentFile is one file, by its path in the image.
 type contentFile struct {
 	name string
 	data []byte
 }
 
-// gather reads the OCI runtime and the libraries it needs, and says which
-// packages they come from.
+// gather reads the OCI runtime and the libraries it needs, and says which packages they come from.
+// All of it comes from the distribution, so that the distribution's security updates reach guests
+// with the next build.
 func gather(ctx context.Context, r root, crun string) (content, error) {
 	program, err := r.resolve(crun)
 	if err != nil {
@@ -315,12 +335,13 @@ func gather(ctx context.Context, r root, crun string) (content, error) {
 	return c, nil
 }
 
+// comparePackages is the manifest's order.
 func comparePackages(a, b Package) int {
 	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 }
 
-// imagePath is where a library goes: the folder it was found in, which the
-// loader knows. The image has only the merged /usr.
+// imagePath is where a library goes: the folder it was found in, which the loader knows. The image
+// has only the merged /usr. The loader's own path is in the program and must be there exactly.
 func imagePath(l library) string {
 	if l.name == crunPath {
 		return crunPath

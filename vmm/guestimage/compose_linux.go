@@ -28,7 +28,8 @@ const (
 	nsswitch = "passwd: files\ngroup: files\nhosts: files dns\n"
 )
 
-// compose lays out the initial image and begins its manifest.
+// compose lays out the initial image and begins its manifest. There is no shell and no other
+// program. The agent is /init, which the kernel starts without being told.
 func compose(k kernelSet, a agentBinary, c content, agent string) (tree, Manifest, error) {
 	binary, err := readBounded(agent, maxModule)
 	if err != nil {
@@ -69,7 +70,9 @@ func compose(k kernelSet, a agentBinary, c content, agent string) (tree, Manifes
 	return t, m, nil
 }
 
-// addModules adds modules and the list that says in which order they load.
+// addModules adds modules and the list that says in which order they load. pack compresses each,
+// for modules that most guests never load: files of the initial image are memory that the guest
+// cannot take back.
 func addModules(t tree, k kernelSet, names []string, list string, pack bool) ([]string, error) {
 	paths := []string{}
 	for _, name := range names {
@@ -93,7 +96,8 @@ func addModules(t tree, k kernelSet, names []string, list string, pack bool) ([]
 	return paths, nil
 }
 
-// gzipped packs with gzip; its header has neither time nor name.
+// gzipped packs with gzip; its header has neither time nor name, so that the same module gives the
+// same bytes.
 func gzipped(data []byte) ([]byte, error) {
 	var b bytes.Buffer
 	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)

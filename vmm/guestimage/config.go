@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// ErrConfig is wrapped when the kernel's configuration is not what we asked.
+// ErrConfig is wrapped when the kernel's configuration is not what we asked. The build stops: a
+// kernel that lacks an option would fail in a guest, far from its cause.
 var ErrConfig = errors.New("kernel configuration")
 
 //go:embed config/small.config
@@ -19,8 +20,10 @@ var smallConfig string
 // optionLine is one wish: CONFIG_X=y, or "# CONFIG_X is not set".
 var optionLine = regexp.MustCompile(`^(?:(CONFIG_[A-Za-z0-9_]+)=.+|# (CONFIG_[A-Za-z0-9_]+) is not set)$`)
 
-// checkConfig tells whether every wish of the fragment came true in the
-// kernel's final configuration. An option that is off may also be absent.
+// checkConfig tells whether every wish of the fragment came true in the kernel's final
+// configuration. An option that is off may also be absent. olddefconfig drops options whose
+// dependencies are missing without a word, as after an update of the source. The error names the
+// fragment's line.
 func checkConfig(fragment, final string) error {
 	have := map[string]bool{}
 	set := map[string]string{}

@@ -20,19 +20,21 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// debKernel takes the kernel from the distribution's package archive, without
-// installing it on the host.
+// debKernel takes the kernel from the distribution's package archive, without installing it on the
+// host. apt checks the package against its signed lists.
 type debKernel struct {
 	log progress
 	// name and version are the real package's, once resolved.
 	name, version string
 }
 
-// dependency is one alternative of a Depends field with an exact version.
+// dependency is one alternative of a Depends field with an exact version. The meta package names
+// the real one so.
 var dependency = regexp.MustCompile(`^(linux-image-[a-z0-9.+-]+)(?: \(= ([A-Za-z0-9.+~:-]+)\))?$`)
 
-// newDebKernel resolves the cloud kernel's package by apt's lists. It gives
-// fs.ErrNotExist on a system without apt or such a package.
+// newDebKernel resolves the cloud kernel's package by apt's lists. It gives fs.ErrNotExist on a
+// system without apt or such a package. The cloud kernel lacks drivers for hardware that no guest
+// has. The lists may be old; they are not refreshed here.
 func newDebKernel(ctx context.Context, log progress) (*debKernel, error) {
 	if _, err := findTool("apt-cache"); err != nil {
 		return nil, fs.ErrNotExist
@@ -58,12 +60,16 @@ func newDebKernel(ctx context.Context, log progress) (*debKernel, error) {
 	return nil, fmt.Errorf("%s: depends on no kernel package: %w", meta, fs.ErrNotExist)
 }
 
+// inputs implements maker. A package's name and version stand for its content.
 func (d *debKernel) inputs(context.Context) ([]string, error) {
 	return append([]string{"deb", runtime.GOARCH, d.name, d.version}, moduleNames()...), nil
 }
 
+// make implements maker: it fetches the package, unpacks it and runs depmod, which a package does
+// when it is installed.
 func (d *debKernel) make(ctx context.Context, dir, work string) (kernelSet, error) {
 	d.log.say("fetching %s %s", d.name, d.version)
+	// apt would drop to a user who cannot write to the work folder.
 	get := command{dir: work, name: "apt-get", args: []string{
 		"-qq", "-o", "APT::Sandbox::User=root", "download", d.name + "=" + d.version,
 	}}
@@ -83,6 +89,7 @@ func (d *debKernel) make(ctx context.Context, dir, work string) (kernelSet, erro
 		return kernelSet{}, fmt.Errorf("%s: %d kernels in it, want 1", d.name, len(images))
 	}
 	release := strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-")
+	// depmod looks below /lib alone; newer packages have /usr/lib.
 	if _, err := os.Stat(filepath.Join(tree, "lib")); errors.Is(err, fs.ErrNotExist) {
 		if err := os.Symlink("usr/lib", filepath.Join(tree, "lib")); err != nil {
 			return kernelSet{}, fmt.Errorf("%s: %w", d.name, err)
@@ -96,8 +103,8 @@ func (d *debKernel) make(ctx context.Context, dir, work string) (kernelSet, erro
 	return k, err
 }
 
-// hostKernel takes a kernel that is installed on the host: what there is on a
-// system without Debian's packages.
+// hostKernel takes a kernel that is installed on the host: what there is on a system without
+// Debian's packages.
 type hostKernel struct {
 	root             root
 	release, vmlinuz string
@@ -129,6 +136,8 @@ func newHostKernel(r root) (*hostKernel, error) {
 	return found, nil
 }
 
+// inputs implements maker. The files are read, since an installed kernel can be replaced under its
+// name.
 func (h *hostKernel) inputs(context.Context) ([]string, error) {
 	words := []string{"host", runtime.GOARCH, h.release}
 	for _, file := range []string{h.vmlinuz, "/lib/modules/" + h.release + "/modules.dep"} {
@@ -141,6 +150,7 @@ func (h *hostKernel) inputs(context.Context) ([]string, error) {
 	return append(words, moduleNames()...), nil
 }
 
+// make implements maker.
 func (h *hostKernel) make(ctx context.Context, dir, _ string) (kernelSet, error) {
 	packages, err := readDebs(h.root)
 	if err != nil {
@@ -155,12 +165,13 @@ func (h *hostKernel) make(ctx context.Context, dir, _ string) (kernelSet, error)
 	return k, err
 }
 
+// moduleNames are part of a kernel's inputs: a list that changes must give another set of modules.
 func moduleNames() []string {
 	return slices.Concat(bootModules(), diskModules(), []string{"late"}, lateModules())
 }
 
-// collect copies a kernel and the modules the guest needs into dir and writes
-// down in k in which order they load.
+// collect copies a kernel and the modules the guest needs into dir and writes down in k in which
+// order they load. depmod's lists are parsed here, so that the agent needs no modprobe.
 func collect(ctx context.Context, k *kernelSet, image, modules, dir string) error {
 	data, err := readBounded(image, maxKernel)
 	if err != nil {
@@ -217,8 +228,9 @@ func collect(ctx context.Context, k *kernelSet, image, modules, dir string) erro
 	return nil
 }
 
-// readModule returns a module's object, unpacked: the agent hands it to the
-// kernel as it is.
+// readModule returns a module's object, unpacked: the agent hands it to the kernel as it is. What a
+// compressed file makes is bounded, as any file here. The bytes are the package's own, signature
+// included.
 func readModule(ctx context.Context, file string) ([]byte, error) {
 	if strings.HasSuffix(file, ".xz") {
 		return command{name: "xz", args: []string{"-dc", file}}.output(ctx)

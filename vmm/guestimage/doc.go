@@ -10,4 +10,9 @@
 // It must not know what labels, containers or the contract with the guest are:
 // the agent is one binary to it. Every function may be called at once with
 // others; builders of one kernel wait for each other.
+//
+// Main types: Options say what Build makes and from what, Image is one image on disk, Manifest what
+// is in it. `cloister guest build` and `cloister guest update` call Build; a start calls Open and
+// VerifyOnce, and gives the paths of kernel and initial image to QEMU; `cloister check` asks
+// Manifest.Newer.
 package guestimage

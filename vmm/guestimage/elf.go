@@ -43,7 +43,8 @@ type object struct {
 }
 
 // closure returns every library the program needs, the loader included, in the order found. Nothing
-// is run. systemd is replaced by a stand-in, unless another library needs it as well.
+// is run: ldd would start the program of a foreign root. systemd is replaced by a stand-in, unless
+// another library needs it as well, since a stand-in has the program's functions alone.
 func closure(r root, program string) ([]library, error) {
 	libs, err := libraries(r, program, systemd)
 	if errors.Is(err, errShared) {
@@ -101,7 +102,8 @@ type closing struct {
 	todo     []object // found, with what they need not yet looked at
 }
 
-// add finds what an object needs.
+// add finds what an object needs. Each name is looked for once, as the loader does it; what a
+// stand-in's original needs is not needed.
 func (c *closing) add(o object) error {
 	for _, name := range o.needed {
 		if c.seen[name] {
@@ -125,7 +127,8 @@ func (c *closing) add(o object) error {
 	return nil
 }
 
-// replace makes a stand-in for a library of a program's; nil if there can be none.
+// replace makes a stand-in for a library of a program's; nil if there can be none, and then the
+// library itself is taken.
 func replace(r root, program, name string) ([]byte, error) {
 	f, err := elf.Open(r.host(program))
 	if err != nil {
@@ -139,6 +142,8 @@ func replace(r root, program, name string) ([]byte, error) {
 	return standIn(name, functions)
 }
 
+// findLibrary looks for a library in folders, in their order, as the loader does. A file for
+// another architecture is passed over.
 func findLibrary(r root, dirs []string, name string, like object) (library, object, error) {
 	for _, dir := range dirs {
 		asked := path.Join(dir, name)
@@ -158,6 +163,7 @@ func findLibrary(r root, dirs []string, name string, like object) (library, obje
 	return library{}, object{}, fmt.Errorf("%w: %s", ErrLibrary, name)
 }
 
+// readObject reads what the loader would read of an ELF file.
 func readObject(r root, name string) (object, error) {
 	file, err := r.resolve(name)
 	if err != nil {

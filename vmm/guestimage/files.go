@@ -18,7 +18,7 @@ const (
 	publicDir  = 0o755
 )
 
-// readBounded reads a file of at most limit bytes.
+// readBounded reads a file of at most limit bytes. A larger one is an error and not a part of it.
 func readBounded(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -49,6 +49,7 @@ func fileSum(path string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
+// writeFile writes a file that all may read, without a sync: for the cache, which can be made anew.
 func writeFile(path string, data []byte) error {
 	return os.WriteFile(path, data, publicFile)
 }
@@ -66,7 +67,7 @@ func writeSynced(path string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// syncFolder brings the names in a folder to the disk.
+// syncFolder brings the names in a folder to the disk, as after a rename.
 func syncFolder(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -75,6 +76,7 @@ func syncFolder(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
+// makeDirs makes a folder and those above it, which all may read.
 func makeDirs(path string) error {
 	return os.MkdirAll(path, publicDir)
 }

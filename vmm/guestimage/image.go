@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 )
 
-// ErrDamaged is wrapped by errors about files that are not what the manifest
-// says.
+// ErrDamaged is wrapped by errors about files that are not what the manifest says. QEMU would boot
+// a damaged kernel, and the start would fail a minute later with a guest that says nothing.
 var ErrDamaged = errors.New("guest image is damaged")
 
 // Image is one guest image on disk: a folder with kernel, initial image and
@@ -23,8 +23,9 @@ type Image struct {
 	Manifest Manifest
 }
 
-// Open reads the image in dir. It checks that the manifest is good and that
-// the files it names are there in the right size; Verify checks their content.
+// Open reads the image in dir. It checks that the manifest is good and that the files it names are
+// there in the right size; Verify checks their content. Every error names the command that builds
+// this image.
 func Open(dir string) (*Image, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -54,8 +55,9 @@ func (i *Image) Kernel() string { return filepath.Join(i.Dir, KernelName) }
 // Initrd is the absolute path of the initial image.
 func (i *Image) Initrd() string { return filepath.Join(i.Dir, InitrdName) }
 
-// Verify reads kernel and initial image and compares their SHA-256 with the
-// manifest's. It takes tens of milliseconds.
+// Verify reads kernel and initial image and compares their SHA-256 with the manifest's. It takes
+// tens of milliseconds. It finds damage, not an attacker: who can write the files can write the
+// manifest too, which is why VerifyOnce asks who can.
 func (i *Image) Verify() error {
 	err := errors.Join(
 		checkSum(i.Kernel(), i.Manifest.Kernel.SHA256),
@@ -77,6 +79,7 @@ func rebuild(dir string, err error) error {
 	return fmt.Errorf("guest image %q: %w: build it with `%s --output=%s`", dir, err, command, dir)
 }
 
+// checkSize is the quick look: a build that was cut off, or a file that was exchanged.
 func checkSize(path string, want int64) error {
 	st, err := os.Stat(path)
 	if err != nil {
@@ -88,6 +91,7 @@ func checkSize(path string, want int64) error {
 	return nil
 }
 
+// checkSum reads the whole file.
 func checkSum(path, want string) error {
 	got, err := fileSum(path)
 	if err != nil {

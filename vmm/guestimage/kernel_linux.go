@@ -30,8 +30,8 @@ const (
 	maxKernelIn = 1 << 20
 )
 
-// kernelSet is one kernel in the cache: a folder with the kernel, its modules
-// and this description.
+// kernelSet is one kernel in the cache: a folder with the kernel, its modules and this description.
+// The description is the last file written, and the folder is swapped in whole.
 type kernelSet struct {
 	dir string
 	// digest is over everything it was made from.
@@ -56,7 +56,8 @@ type maker interface {
 	make(ctx context.Context, dir, work string) (kernelSet, error)
 }
 
-// digest is a SHA-256 over words; no two lists of words have the same.
+// digest is a SHA-256 over words; no two lists of words have the same, since each word's length is
+// in it.
 func digest(words ...string) string {
 	h := sha256.New()
 	for _, w := range words {
@@ -65,8 +66,8 @@ func digest(words ...string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// kernel returns the kernel from the cache, making it first when it is not
-// there or damaged.
+// kernel returns the kernel from the cache, making it first when it is not there or damaged. Two
+// builds of one kernel wait for each other.
 func kernel(ctx context.Context, cache string, m maker, log progress) (kernelSet, error) {
 	inputs, err := m.inputs(ctx)
 	if err != nil {
@@ -101,7 +102,9 @@ func kernel(ctx context.Context, cache string, m maker, log progress) (kernelSet
 	return openKernel(dir, sum)
 }
 
-// makeKernel wants the kernel's lock held.
+// makeKernel wants the kernel's lock held. It works in a folder beside the cache's and swaps the
+// result in, so that a build which is killed leaves no half of a kernel under a name that means a
+// whole one.
 func makeKernel(ctx context.Context, m maker, dir string) (err error) {
 	work := dir + ".work"
 	if err := os.RemoveAll(work); err != nil { // of a build that was killed
@@ -129,6 +132,8 @@ func makeKernel(ctx context.Context, m maker, dir string) (err error) {
 	return swapIn(out, dir)
 }
 
+// openKernel reads a cached kernel and checks it. Names of modules become paths: they are plain
+// file names.
 func openKernel(dir, sum string) (kernelSet, error) {
 	data, err := readBounded(filepath.Join(dir, kernelInfo), maxKernelIn)
 	if err != nil {
@@ -152,6 +157,8 @@ func openKernel(dir, sum string) (kernelSet, error) {
 	return k, nil
 }
 
+// path is the kernel's file.
 func (k kernelSet) path() string { return filepath.Join(k.dir, kernelFile) }
 
+// module is the file of a module by its name in the list.
 func (k kernelSet) module(name string) string { return filepath.Join(k.dir, modulesDir, name) }

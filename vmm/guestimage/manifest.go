@@ -22,6 +22,7 @@ const (
 	InitrdName   = "initrd"
 )
 
+// maxManifest bounds what is read, maxEntries each list in it.
 const (
 	manifestFormat = 1
 	maxManifest    = 1 << 20
@@ -43,7 +44,7 @@ const (
 	Small Flavour = "small"
 )
 
-// ParseFlavour returns the flavour of that name.
+// ParseFlavour returns the flavour of that name, as the command line and the folder's name have it.
 func ParseFlavour(name string) (Flavour, error) {
 	switch f := Flavour(name); f {
 	case Distro, Small:
@@ -124,7 +125,8 @@ type Package struct {
 	Files []string `json:"files,omitempty"`
 }
 
-// ParseManifest reads and checks a manifest. Errors wrap ErrManifest.
+// ParseManifest reads and checks a manifest. Errors wrap ErrManifest. Unknown fields are refused:
+// they come from another version of cloister, whose meaning is not known here.
 func ParseManifest(data []byte) (Manifest, error) {
 	if len(data) > maxManifest {
 		return Manifest{}, fmt.Errorf("%w: %d bytes, at most %d allowed", ErrManifest, len(data), maxManifest)
@@ -144,7 +146,7 @@ func ParseManifest(data []byte) (Manifest, error) {
 	return m, nil
 }
 
-// encode returns the manifest's file.
+// encode returns the manifest's file. What Open would refuse is not written.
 func (m Manifest) encode() ([]byte, error) {
 	if err := m.validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrManifest, err)
@@ -156,6 +158,8 @@ func (m Manifest) encode() ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
+// validate checks every word of a manifest that goes elsewhere: versions into output, parameters
+// onto a kernel's line, paths to the agent.
 func (m Manifest) validate() error {
 	if m.Format != manifestFormat {
 		return fmt.Errorf("format %d, want %d: build the guest image anew", m.Format, manifestFormat)
@@ -198,9 +202,10 @@ func (m Manifest) validate() error {
 // plainWord is what versions look like. It keeps them printable and short.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9(][A-Za-z0-9()._+~:-]{0,127}$`)
 
-// parameter is a kernel parameter without blanks or quotes.
+// parameter is a kernel parameter without blanks or quotes, which would make several of one.
 var parameter = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*(=[A-Za-z0-9_.,:/-]*)?$`)
 
+// validateModules checks the lists that the agent reads one path a line.
 func validateModules(paths []string) error {
 	if len(paths) > maxEntries {
 		return fmt.Errorf("%d modules, at most %d allowed", len(paths), maxEntries)

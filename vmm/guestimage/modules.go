@@ -12,11 +12,12 @@ import (
 	"strings"
 )
 
-// ErrModule is wrapped when the kernel lacks a module the guest needs.
+// ErrModule is wrapped when the kernel lacks a module the guest needs. The build fails then, and
+// not each guest.
 var ErrModule = errors.New("kernel module not found")
 
-// bootModules are what the agent loads before it greets the host, the channel
-// to the host first. Names are those of modprobe.
+// bootModules are what the agent loads before it greets the host, the channel to the host first:
+// virtio_pci on a q35, virtio_mmio on a microvm. Names are those of modprobe.
 func bootModules() []string {
 	return []string{
 		"virtio_pci", "virtio_mmio", "virtio_console", "virtio_scsi", "sd_mod",
@@ -29,8 +30,8 @@ func bootModules() []string {
 // package that need not be there.
 func diskModules() []string { return []string{"erofs"} }
 
-// lateModules are what containers may ask for; those the kernel lacks are left
-// out.
+// lateModules are what containers may ask for; those the kernel lacks are left out. Most are what
+// iptables, nftables and container engines in a container need.
 func lateModules() []string {
 	return []string{
 		"loop", "squashfs", "xfs", "binfmt_misc", "tun", "veth", "bridge", "br_netfilter", "dummy", "macvlan", "ipvlan",
@@ -55,7 +56,8 @@ type moduleTable struct {
 	builtin map[string]bool
 }
 
-// parseModules reads modules.dep and modules.builtin.
+// parseModules reads modules.dep and modules.builtin, which depmod and the kernel's build have
+// written.
 func parseModules(dep, builtin []byte) (moduleTable, error) {
 	t := moduleTable{file: map[string]string{}, needs: map[string][]string{}, builtin: map[string]bool{}}
 	for s := bufio.NewScanner(bytes.NewReader(dep)); s.Scan(); {
@@ -81,20 +83,21 @@ func parseModules(dep, builtin []byte) (moduleTable, error) {
 	return t, nil
 }
 
-// localPath tells whether a path stays below its folder.
+// localPath tells whether a path stays below its folder: modules.dep of a foreign root names files
+// that are read.
 func localPath(file string) bool {
 	return file != "" && !path.IsAbs(file) && path.Clean(file) == file && file != ".." && !strings.HasPrefix(file, "../")
 }
 
-// moduleName is what modprobe calls a file: no folder, no endings, and one
-// spelling of the blank.
+// moduleName is what modprobe calls a file: no folder, no endings, and one spelling of the blank.
+// File names have dashes or underscores, and the kernel takes both for the same.
 func moduleName(file string) string {
 	name, _, _ := strings.Cut(path.Base(file), ".ko")
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-// order returns the paths of the named modules and all they need, in load
-// order. Unless all must be there, names the kernel lacks are left out.
+// order returns the paths of the named modules and all they need, in load order. Unless all must be
+// there, names the kernel lacks are left out. done has what earlier calls have given, and grows.
 func (t moduleTable) order(names []string, all bool, done map[string]bool) ([]string, error) {
 	var out []string
 	for _, name := range names {
@@ -106,6 +109,7 @@ func (t moduleTable) order(names []string, all bool, done map[string]bool) ([]st
 		if !ok {
 			continue
 		}
+		// modules.dep lists the nearest need first; the farthest must be loaded first.
 		needs := t.needs[file]
 		for _, need := range slices.Backward(needs) {
 			if !localPath(need) {

@@ -23,7 +23,7 @@ type Newer struct {
 
 // Newer compares the packages of the distribution in an image, kernel and crun among them, with
 // what is installed and with what the package manager's lists offer. It changes no list: what apt
-// has not heard of is not found.
+// has not heard of is not found. It knows Debian's packages alone; for others it finds nothing.
 func (m Manifest) Newer(ctx context.Context) ([]Newer, error) {
 	d, err := readDebs(root("/"))
 	if err != nil {
@@ -56,6 +56,8 @@ func (m Manifest) Newer(ctx context.Context) ([]Newer, error) {
 	if err != nil || kernel == nil {
 		return list, err
 	}
+	// The old kernel's package may have a newer version too; the distribution's choice is the one
+	// that counts.
 	list = slices.DeleteFunc(list, func(n Newer) bool { return n.Package == kernel.Package })
 	return append(list, *kernel), nil
 }
@@ -141,7 +143,8 @@ func parsePolicy(text string) map[string]string {
 	return found
 }
 
-// later compares two versions as dpkg does.
+// later compares two versions as dpkg does, by asking it: epochs, tildes and revisions have an
+// order of their own.
 func later(a, b string) (bool, error) {
 	bin, err := findTool("dpkg")
 	if err != nil {

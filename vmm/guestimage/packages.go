@@ -17,9 +17,11 @@ import (
 // unknown stands where a package says nothing.
 const unknown = "unknown"
 
+// maxStatus bounds each of dpkg's files, in bytes.
 const maxStatus = 64 << 20
 
-// debs is what dpkg knows of the packages installed below a root.
+// debs is what dpkg knows of the packages installed below a root. Its files are read directly,
+// since the root may be another system's.
 type debs struct {
 	root root
 	// version is by package name.
@@ -58,8 +60,8 @@ func readDebs(r root) (*debs, error) {
 	return d, nil
 }
 
-// of returns the package that a file comes from; ok is false if none claims
-// it. Packages may name /lib/x for what is now /usr/lib/x.
+// of returns the package that a file comes from; ok is false if none claims it. Packages may name
+// /lib/x for what is now /usr/lib/x. The first of the paths that is known counts.
 func (d *debs) of(paths ...string) (Package, bool) {
 	for _, p := range paths {
 		for _, p := range []string{p, strings.TrimPrefix(p, "/usr"), path.Join("/usr", p)} {
@@ -76,7 +78,8 @@ func (d *debs) named(name string) Package {
 	return debPackage(d.root, name, d.version[name])
 }
 
-// debPackage describes a package whose documentation is below the root.
+// debPackage describes a package whose documentation is below the root. Without the copyright file,
+// which small systems leave out, the licence is "unknown".
 func debPackage(r root, name, version string) Package {
 	p := Package{Kind: "deb", Name: name, Version: version, Licence: unknown}
 	file, err := r.resolve("/usr/share/doc/" + name + "/copyright")
@@ -144,12 +147,14 @@ func commonLicences(text string) []string {
 	}
 }
 
+// alphanumeric is of ASCII alone.
 func alphanumeric(r rune) bool {
 	return r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z'
 }
 
-// parseStanzas reads Debian's control form: fields, one stanza after the
-// other, empty lines between. A later line of a field starts with a blank.
+// parseStanzas reads Debian's control form: fields, one stanza after the other, empty lines
+// between. A later line of a field starts with a blank. It reads dpkg's status, apt's answers and
+// copyright files.
 func parseStanzas(data []byte) []map[string]string {
 	var out []map[string]string
 	for block := range strings.SplitSeq(string(data), "\n\n") {

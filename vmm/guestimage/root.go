@@ -15,14 +15,16 @@ import (
 // maxLinks is the kernel's own bound (MAXSYMLINKS).
 const maxLinks = 40
 
-// root is the folder a distribution is installed in, "/" for the host's own.
+// root is the folder a distribution is installed in, "/" for the host's own. Paths are those that a
+// process inside would use, until host makes them the builder's.
 type root string
 
 // host is the place of a resolved path on the machine that builds.
 func (r root) host(name string) string { return filepath.Join(string(r), name) }
 
-// resolve follows symbolic links of a path as a process with this root would,
-// so that a foreign root's absolute links stay in it.
+// resolve follows symbolic links of a path as a process with this root would, so that a foreign
+// root's absolute links stay in it. It is for a root that nobody changes meanwhile: it looks at
+// names, one after the other.
 func (r root) resolve(name string) (string, error) {
 	done, todo := "/", strings.Split(path.Clean("/"+name), "/")
 	for links := 0; len(todo) > 0; {

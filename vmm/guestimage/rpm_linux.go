@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// rpmPackage describes the RPM package a file of the host comes from. Without
-// one it describes the file itself, by the given name and version.
+// rpmPackage describes the RPM package a file of the host comes from. Without one it describes the
+// file itself, by the given name and version. It never fails: a package's name is for the manifest
+// alone.
 func rpmPackage(ctx context.Context, file, name, version string) Package {
 	none := Package{Kind: "file", Name: name, Version: version, Licence: unknown}
 	if _, err := findTool("rpm"); err != nil {

@@ -18,14 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopGrace is how long a command has to end once its context is over.
+// stopGrace is how long a command has to end once its context is over, before it is killed.
 const stopGrace = 10 * time.Second
 
 // maxErrorLines is how much of a command's output goes into its error.
 const maxErrorLines = 20
 
-// command runs one of the distribution's tools. Its environment is fixed, so
-// that the caller's cannot change what comes out.
+// command runs one of the distribution's tools. Its environment is fixed, so that the caller's
+// cannot change what comes out. out gets a copy of its standard output; nil for none.
 type command struct {
 	dir  string
 	env  []string
@@ -34,6 +34,8 @@ type command struct {
 	args []string
 }
 
+// run runs the command to its end. The error has the last lines that it wrote. When ctx ends, the
+// tool and everything that it has started gets SIGTERM.
 func (c command) run(ctx context.Context) error {
 	bin, err := findTool(c.name)
 	if err != nil {
@@ -74,6 +76,7 @@ func (c command) output(ctx context.Context) ([]byte, error) {
 // toolPath is where distributions keep tools, depmod's folder included.
 const toolPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// findTool looks in toolPath and not in the caller's PATH.
 func findTool(name string) (string, error) {
 	for _, dir := range filepath.SplitList(toolPath) {
 		p := filepath.Join(dir, name)
@@ -90,6 +93,7 @@ type tailWriter struct {
 	part  string
 }
 
+// Write keeps the last maxErrorLines lines; a line without an end is cut at 4096 bytes.
 func (t *tailWriter) Write(p []byte) (int, error) {
 	all := strings.Split(t.part+string(p), "\n")
 	t.part = all[len(all)-1]
@@ -108,7 +112,8 @@ func (t *tailWriter) String() string {
 }
 
 // lock takes an exclusive lock on a file, waiting for who has it, and returns what gives it back.
-// The lock ends with its process.
+// The lock ends with its process. waiting is called once if there is somebody to wait for. The file
+// stays.
 func lock(ctx context.Context, path string, waiting func()) (func(), error) {
 	f, err := lockFile(ctx, path, waiting)
 	if err != nil {
@@ -117,7 +122,8 @@ func lock(ctx context.Context, path string, waiting func()) (func(), error) {
 	return func() { _ = f.Close() }, nil
 }
 
-// lockPlace is lock with a file that is gone afterwards.
+// lockPlace is lock with a file that is gone afterwards. Who waited may then have locked a file
+// without a name, and looks again.
 func lockPlace(ctx context.Context, path string, waiting func()) (func(), error) {
 	for {
 		f, err := lockFile(ctx, path, waiting)
@@ -136,7 +142,9 @@ func lockPlace(ctx context.Context, path string, waiting func()) (func(), error)
 	}
 }
 
-// lockFile opens a file that only its owner can open, and locks it.
+// lockFile opens a file that only its owner can open, and locks it: a lock on the folder itself
+// could be held by every user of the host. It tries again every 200 ms, since flock does not end
+// with a context.
 func lockFile(ctx context.Context, path string, waiting func()) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -165,8 +173,9 @@ func lockFile(ctx context.Context, path string, waiting func()) (*os.File, error
 	}
 }
 
-// swapIn puts the folder at fresh in place of the one at dir, if any, in one
-// step, and removes the old one.
+// swapIn puts the folder at fresh in place of the one at dir, if any, in one step, and removes the
+// old one. A reader that has opened the old folder's files keeps them; one that opens by name gets
+// old or new.
 func swapIn(fresh, dir string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
 	if err == nil {

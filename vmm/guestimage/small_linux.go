@@ -35,7 +35,8 @@ const maxConfig = 4 << 20
 // it.
 var sourceName = regexp.MustCompile(`^(linux-source-(\d+)\.(\d+))\.tar\.xz$`)
 
-// source returns the newest kernel source archive and its package's name.
+// source returns the newest kernel source archive and its package's name. Versions are compared as
+// numbers: 6.9 is older than 6.12.
 func (s smallKernel) source() (string, string, error) {
 	entries, err := os.ReadDir(s.root.host("/usr/src"))
 	if err != nil {
@@ -62,6 +63,7 @@ func (s smallKernel) source() (string, string, error) {
 	return s.root.host(filepath.Join("/usr/src", at)), sourceName.FindStringSubmatch(at)[1], nil
 }
 
+// inputs implements maker. Compiler and linker are among them: another version gives other bytes.
 func (s smallKernel) inputs(ctx context.Context) ([]string, error) {
 	if runtime.GOARCH != "amd64" {
 		return nil, fmt.Errorf("the small kernel has a configuration for amd64 only, this is %s: use --kernel=distro", runtime.GOARCH)
@@ -86,6 +88,8 @@ func (s smallKernel) inputs(ctx context.Context) ([]string, error) {
 	return words, nil
 }
 
+// make implements maker. The kernel is the stripped vmlinux, which both boards start by its PVH
+// entry: a bzImage would be decompressed in each guest.
 func (s smallKernel) make(ctx context.Context, dir, work string) (kernelSet, error) {
 	archive, name, err := s.source()
 	if err != nil {
@@ -119,8 +123,9 @@ func (s smallKernel) make(ctx context.Context, dir, work string) (kernelSet, err
 	return kernelSet{Release: strings.TrimSpace(string(release)), Format: Vmlinux, Package: p}, nil
 }
 
-// configure writes the kernel's configuration, keeps a copy in dir and checks
-// that it is what the fragment asks for.
+// configure writes the kernel's configuration, keeps a copy in dir and checks that it is what the
+// fragment asks for. It begins with tinyconfig, where everything is off: what the fragment does not
+// name is not in the kernel.
 func (s smallKernel) configure(ctx context.Context, dir, work string) error {
 	if err := s.kbuild(work, nil, "tinyconfig").run(ctx); err != nil {
 		return err
@@ -146,6 +151,7 @@ func (s smallKernel) configure(ctx context.Context, dir, work string) error {
 	return checkConfig(smallConfig, string(final))
 }
 
+// compile makes vmlinux alone. There are no modules, so nothing else is needed.
 func (s smallKernel) compile(ctx context.Context, work string) error {
 	jobs := s.jobs
 	if jobs <= 0 {
@@ -161,7 +167,8 @@ func (s smallKernel) compile(ctx context.Context, work string) error {
 	return nil
 }
 
-// kbuild is a call of the kernel's make in which nothing of the builder shows.
+// kbuild is a call of the kernel's make in which nothing of the builder shows: time, user, host and
+// the number of the build would be in the kernel's version otherwise.
 func (s smallKernel) kbuild(work string, out io.Writer, args ...string) command {
 	return command{
 		dir: work, out: out, name: "make", args: args,
@@ -179,6 +186,7 @@ type compileCounter struct {
 	started, next time.Time
 }
 
+// Write counts lines of make that name a compiled file.
 func (c *compileCounter) Write(p []byte) (int, error) {
 	for _, word := range []string{"  CC ", "  AS "} {
 		c.files += bytes.Count(p, []byte(word))

@@ -19,7 +19,8 @@ const systemd = "libsystemd.so.0"
 const answer = "\xb8\xda\xff\xff\xff\xc3" // mov $-38, %eax; ret
 
 // imports are the functions that a program takes from a library. It is false if a stand-in cannot
-// give them: the program takes variables, or is for another processor.
+// give them: the program takes variables, or is for another processor. A symbol tells its library
+// by its version.
 func imports(f *elf.File, library string) (functions []elf.Symbol, ok bool, err error) {
 	if f.Class != elf.ELFCLASS64 || f.Machine != elf.EM_X86_64 {
 		return nil, false, nil
@@ -42,7 +43,9 @@ func imports(f *elf.File, library string) (functions []elf.Symbol, ok bool, err 
 
 // standIn makes a shared library with those functions in those versions, for x86-64. It has no code
 // but answer, and needs no other library. The layout is that of the System V ABI, with GNU's symbol
-// versions. The loader writes to the second of its two segments.
+// versions, which the loader compares with those that the program was linked against. The loader
+// writes to the second of its two segments. No compiler is needed, so an image can be built on a
+// host without one.
 func standIn(name string, functions []elf.Symbol) ([]byte, error) {
 	const headers, page = 64 + 4*56, 0x1000
 	s := newStrings()
@@ -106,11 +109,13 @@ func standIn(name string, functions []elf.Symbol) ([]byte, error) {
 	return o.bytes, nil
 }
 
+// segment is a program header of a part that has the same place in file and memory.
 func segment(t elf.ProgType, flags elf.ProgFlag, at, size, align uint64) elf.Prog64 {
 	return elf.Prog64{Type: uint32(t), Flags: uint32(flags), Off: at, Vaddr: at, Paddr: at, Filesz: size, Memsz: size, Align: align}
 }
 
-// image grows part by part. Its parts have the addresses that they have in the file.
+// image grows part by part. Its parts have the addresses that they have in the file. err is the
+// first or a later error of add.
 type image struct {
 	bytes []byte
 	err   error
@@ -127,7 +132,8 @@ func (o *image) add(values any) uint64 {
 	return at
 }
 
-// stringTable is a table of strings that end with a zero.
+// stringTable is a table of strings that end with a zero; offset 0 is the empty one, as ELF wants
+// it.
 type stringTable struct{ bytes []byte }
 
 func newStrings() *stringTable { return &stringTable{make([]byte, 1)} }
@@ -138,7 +144,8 @@ func (s *stringTable) add(text string) uint32 {
 	return at
 }
 
-// oneBucket is a hash table in which every symbol is looked at.
+// oneBucket is a hash table in which every symbol is looked at. There are few symbols, and the
+// loader needs some hash table.
 func oneBucket(symbols int) []uint32 {
 	table := []uint32{1, uint32(symbols), 1 % uint32(symbols), 0}
 	for i := 1; i < symbols; i++ {
@@ -154,12 +161,14 @@ type versionDefinition struct {
 	Name, NextName               uint32
 }
 
+// Sizes in bytes, and a flag, of glibc's elf.h.
 const (
 	definitionBytes = 28
 	auxOffset       = 20
 	flagBase        = 1 // VER_FLG_BASE
 )
 
+// versionDefinitions defines the library itself and each version, one after the other.
 func versionDefinitions(s *stringTable, names []string) []versionDefinition {
 	out := make([]versionDefinition, len(names))
 	for i, name := range names {

@@ -15,11 +15,11 @@ import (
 	"github.com/u-root/u-root/pkg/cpio"
 )
 
-// zstdWindow bounds what the guest's kernel sets aside to decompress.
+// zstdWindow bounds what the guest's kernel sets aside to decompress, in bytes.
 const zstdWindow = 4 << 20
 
-// tree is a file system to be archived, by clean path without leading slash.
-// Owners are root and times are zero.
+// tree is a file system to be archived, by clean path without leading slash. Owners are root and
+// times are zero, so that the same content gives the same archive.
 type tree map[string]node
 
 type node struct {
@@ -29,6 +29,7 @@ type node struct {
 	data []byte
 }
 
+// dir adds a folder; a later node of the same name replaces an earlier one.
 func (t tree) dir(name string, perm uint64) { t[clean(name)] = node{mode: cpio.S_IFDIR | perm} }
 
 func (t tree) file(name string, perm uint64, data []byte) {
@@ -39,6 +40,7 @@ func (t tree) link(name, target string) {
 	t[clean(name)] = node{mode: cpio.S_IFLNK | 0o777, data: []byte(target)}
 }
 
+// clean is a name as the archive has it.
 func clean(name string) string { return strings.TrimPrefix(path.Clean("/"+name), "/") }
 
 // parents adds the folders that files need and nobody named.
@@ -74,8 +76,9 @@ func (t tree) archive(w io.Writer) error {
 	return nil
 }
 
-// pack leaves an archive as it is when it is not beyond limit: an emulated
-// guest takes a fifth of its boot to decompress it. Otherwise it compresses.
+// pack leaves an archive as it is when it is not beyond limit: an emulated guest takes a fifth of
+// its boot to decompress it. Otherwise it compresses. limit is in bytes; what is larger even so is
+// an error. The second value is the compression's name in the manifest.
 func pack(raw []byte, limit int) ([]byte, string, error) {
 	if len(raw) <= limit {
 		return raw, "none", nil

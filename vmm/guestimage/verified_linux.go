@@ -18,8 +18,8 @@ import (
 // maxVerified bounds the file that VerifyOnce keeps.
 const maxVerified = 4 << 10
 
-// verified is what one file was when its digest was right. The kernel changes its ctime with
-// every write, and nobody can set it.
+// verified is what one file was when its digest was right. The kernel changes its ctime with every
+// write, and nobody can set it. An mtime alone can be put back by who writes.
 type verified struct {
 	Dev    uint64 `json:"dev"`
 	Inode  uint64 `json:"inode"`
@@ -55,7 +55,8 @@ func (i *Image) VerifyOnce(cache string) error {
 	return nil
 }
 
-// look describes kernel and initial image as they are, with the digests that they must have.
+// look describes kernel and initial image as they are, with the digests that they must have. With a
+// new manifest the digests differ, and the files are read again.
 func (i *Image) look() (out [2]verified, err error) {
 	for n, file := range []struct{ name, sum string }{{i.Kernel(), i.Manifest.Kernel.SHA256}, {i.Initrd(), i.Manifest.Initrd.SHA256}} {
 		var st unix.Stat_t
@@ -67,6 +68,7 @@ func (i *Image) look() (out [2]verified, err error) {
 	return out, nil
 }
 
+// readVerified reads the cache. What cannot be read counts as nothing: the files are read again.
 func readVerified(cache string) (out [2]verified, err error) {
 	data, err := readBounded(cache, maxVerified)
 	if err != nil {
@@ -75,7 +77,8 @@ func readVerified(cache string) (out [2]verified, err error) {
 	return out, json.Unmarshal(data, &out)
 }
 
-// writeVerified replaces the file at once: other sandboxes read it meanwhile.
+// writeVerified replaces the file at once: other sandboxes read it meanwhile. It is not synced, as
+// it can be made anew.
 func writeVerified(cache string, v [2]verified) error {
 	data, err := json.Marshal(v)
 	if err != nil {
