@@ -114,6 +114,7 @@ func (p *problems) containerBind(field string, options []string, m *Mount) {
 			m.ReadOnly = false
 		case "idmap", "ridmap":
 			p.refuse(field+".options", o, "not every OCI runtime maps owners of a mount: leave it out, or use class vm")
+		// Unlike a guest's, these mounts can reach the host, as the user asks.
 		case "shared", "rshared":
 		default:
 			if !contains(flagOptions, o) && !contains(bindOptions, o) && !contains("copy nocopy z Z", o) {
@@ -203,6 +204,7 @@ func (w *Workload) containerNamespaces(p *problems) {
 		p.refuse("linux.namespaces", nil,
 			"no mount entry means the host's mounts, in which a root file system cannot be set up: list a mount namespace")
 	}
+	// A user namespace that exists has its map already.
 	if l := w.spec.Linux; seen[specs.UserNamespace] && w.Namespaces.User.Path == "" {
 		w.Namespaces.IDs = p.idMap("linux", l.UIDMappings, l.GIDMappings)
 	} else if !seen[specs.UserNamespace] && len(l.UIDMappings)+len(l.GIDMappings) > 0 {
@@ -212,6 +214,7 @@ func (w *Workload) containerNamespaces(p *problems) {
 
 // containerResources refuses limits of cgroup v1 alone, which a runtime on v2 drops.
 func (p *problems) containerResources(field string, r *specs.LinuxResources) {
+	// Values are only checked: the OCI runtime enforces them.
 	var seen Resources
 	if r.Memory != nil {
 		p.memory(field+".memory", r.Memory, &seen)
@@ -256,6 +259,7 @@ func (w *Workload) ContainerSpec(in ContainerInput) ([]byte, error) {
 	process.SelinuxLabel, linux.MountLabel, linux.CgroupsPath = in.Label, in.MountLabel, in.CgroupsPath
 	linux.TimeOffsets, linux.MemoryPolicy = nil, nil // no more than the defaults
 	process.Scheduler, process.ExecCPUAffinity = nil, nil
+	// The version is one that older OCI runtimes accept; what a newer one added has been refused.
 	out.Version, out.Process, out.Linux = guestVersion, &process, &linux
 	out.Root = &specs.Root{Path: in.Root, Readonly: w.Rootfs.ReadOnly}
 	out.Mounts = slices.Clone(w.spec.Mounts)

@@ -185,11 +185,14 @@ func (p *problems) deviceRules(rules []specs.LinuxDeviceCgroup, devices []Device
 		if r.Type == "c" && *r.Major == 136 {
 			continue
 		}
+		// Of one class of devices all numbers, as b 8:*: in the guest that can be every container's
+		// disk.
 		if wild(r.Major) || wild(r.Minor) {
 			p.refuse(field, ruleString(r), "opens numbers that mean other devices in a guest: name one device")
 			continue
 		}
 		n := DeviceNumber{Block: r.Type == "b", Major: *r.Major, Minor: *r.Minor}
+		// A rule without its device is harmless only for devices that every container may have.
 		given := slices.ContainsFunc(devices, func(d Device) bool { return d.Number == n })
 		if !given && !harmlessRule(n) {
 			p.refuse(field, ruleString(r),
@@ -198,6 +201,7 @@ func (p *problems) deviceRules(rules []specs.LinuxDeviceCgroup, devices []Device
 	}
 }
 
+// ruleString is a rule in the form of cgroup v1's devices.allow, which people know.
 func ruleString(r specs.LinuxDeviceCgroup) string {
 	num := func(n *int64) string {
 		if wild(n) {

@@ -78,6 +78,7 @@ func (w *Workload) GuestSpec(in GuestInput) ([]byte, error) {
 		Mounts:  mounts,
 		Linux:   linux,
 	}
+	// A name belongs to a UTS namespace: a shared one is the pod's and has its name already.
 	if in.UTS == "" || !w.Namespaces.UTS.Shared() {
 		out.Hostname, out.Domainname = cmp.Or(w.Hostname, in.Hostname), w.Domainname
 	}
@@ -144,6 +145,7 @@ func (w *Workload) guestMounts(in GuestInput) ([]specs.Mount, error) {
 	return out, nil
 }
 
+// bindFlag is the option that makes a mount a bind mount.
 func bindFlag(m Mount) string {
 	if m.Recursive {
 		return "rbind"

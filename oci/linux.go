@@ -53,6 +53,7 @@ func (w *Workload) linux(opts Options, p *problems) {
 	}
 }
 
+// absolute refuses paths that would depend on a working folder.
 func (p *problems) absolute(field string, list []string) {
 	for _, v := range list {
 		if !path.IsAbs(v) || strings.ContainsRune(v, 0) {
@@ -74,6 +75,7 @@ func (w *Workload) sysctls(p *problems) {
 			p.refuse(field, value, "is not the name or value of a sysctl")
 		case strings.HasPrefix(name, "net."):
 			put(&w.Sysctls.Network, name, value)
+		// A Single or Member has an ipc namespace that crun makes or joins, so crun sets it.
 		case ipcSysctl(name):
 			if w.Role == Sandbox { // a pod's containers are in the guest's own ipc namespace, and its pause process is in none
 				put(&w.Sysctls.Kernel, name, value)
@@ -179,6 +181,7 @@ func (p *problems) seccomp(s *specs.LinuxSeccomp) {
 const seccompActions = "SCMP_ACT_KILL SCMP_ACT_KILL_PROCESS SCMP_ACT_KILL_THREAD SCMP_ACT_TRAP SCMP_ACT_ERRNO SCMP_ACT_TRACE " +
 	"SCMP_ACT_ALLOW SCMP_ACT_LOG"
 
+// action refuses an action of a filter that the guest's runtime could not carry out.
 func (p *problems) action(field string, a specs.LinuxSeccompAction) {
 	switch {
 	case contains(seccompActions, string(a)):

@@ -63,10 +63,13 @@ type problems struct {
 	ignored []Problem
 }
 
+// refuse notes a field that cannot be honoured. text follows field and value in the error, so it
+// begins with a verb, and ends with what to do.
 func (p *problems) refuse(field string, value any, text string) {
 	p.refused = append(p.refused, Problem{field, shorten(value), text})
 }
 
+// ignore notes a field that has no meaning here and whose absence changes nothing for the workload.
 func (p *problems) ignore(field string, value any, text string) {
 	p.ignored = append(p.ignored, Problem{field, shorten(value), text})
 }

@@ -301,9 +301,12 @@ func guestResources(r *specs.LinuxResources, ceiling int64) *specs.LinuxResource
 	}
 	m := cmp.Or(r.Memory, &specs.LinuxMemory{})
 	memory := specs.LinuxMemory{Limit: m.Limit, Reservation: m.Reservation, CheckBeforeUpdate: m.CheckBeforeUpdate}
+	// No limit means the machine's. A container that has none of its own must still not take the
+	// memory of kernel and agent.
 	if limit := m.Limit; ceiling > 0 && (limit == nil || *limit <= 0) {
 		memory.Limit = &ceiling
 	}
+	// 0 means not set; a cgroup would take it literally.
 	if memory.Limit != nil && *memory.Limit == 0 {
 		memory.Limit = nil
 	}

@@ -79,6 +79,7 @@ func (w *Workload) Size(s Sizing) (Size, error) {
 	}
 	var p problems
 	memory := w.memoryMiB(s, &p)
+	// A smaller limit holds all the same: it is the container's cgroup's, in the guest.
 	memory = max(memory, minMachineMiB-s.ReserveMiB)
 	size := Size{
 		MemoryMiB:       memory + s.ReserveMiB,
@@ -130,6 +131,7 @@ func (w *Workload) cpus(s Sizing, p *problems) int {
 		}
 		return n
 	}
+	// An open pod's quota is the sum of its limited containers, and the others need CPUs too.
 	open := w.Pod.CPUQuota > 0 && s.PodCPUOpen
 	quota, period := w.Pod.CPUQuota, w.Pod.CPUPeriod
 	if quota <= 0 {
@@ -143,6 +145,8 @@ func (w *Workload) cpus(s Sizing, p *problems) int {
 	if open {
 		n = max(n, s.DefaultCPUs)
 	}
+	// Without a quota a container may use all CPUs that it is bound to; with one, no more than
+	// those.
 	if listed, err := listCount(w.Resources.CPUs); err == nil && listed > 0 {
 		if quota <= 0 {
 			n = listed

@@ -106,6 +106,7 @@ type stat struct {
 	threads int
 }
 
+// readStat gives fs.ErrNotExist or ESRCH for a process that has ended (gone).
 func readStat(pid int) (stat, error) {
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {

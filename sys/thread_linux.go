@@ -24,6 +24,7 @@ func OnThread(f func() error) error {
 	return <-done
 }
 
+// onThread is OnThread's goroutine. Its thread ends with it, because it is still locked then.
 func onThread(f func() error, done chan<- error) {
 	runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
 	// The goroutine got the main thread. It keeps it busy until another goroutine has another

@@ -168,6 +168,7 @@ func (f *fieldErrors) nics(nics []NIC) {
 	}
 }
 
+// disks checks every disk, and that no two have one address.
 func (f *fieldErrors) disks(disks []Disk) {
 	luns := map[int]bool{}
 	for i, d := range disks {

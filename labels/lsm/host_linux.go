@@ -50,6 +50,7 @@ type kernelThread struct{}
 func (kernelThread) SetExec(label string) error   { return selinux.SetExecLabel(label) }
 func (kernelThread) SetSocket(label string) error { return selinux.SetSocketLabel(label) }
 
+// thread is the kernel's attributes unless a test has put others there.
 func (h Host) thread() ThreadAttributes {
 	if h.Thread != nil {
 		return h.Thread
@@ -57,6 +58,7 @@ func (h Host) thread() ThreadAttributes {
 	return kernelThread{}
 }
 
+// proc is a path below /proc.
 func (h Host) proc(parts ...string) string {
 	root := h.Proc
 	if root == "" {
@@ -65,6 +67,7 @@ func (h Host) proc(parts ...string) string {
 	return filepath.Join(append([]string{root}, parts...)...)
 }
 
+// selinux is a path below selinuxfs.
 func (h Host) selinux(parts ...string) string {
 	root := h.SELinux
 	if root == "" {

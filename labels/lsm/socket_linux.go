@@ -96,6 +96,7 @@ func (d *Driver) peer(socket syscall.Conn) (labels.Label, error) {
 	return label, nil
 }
 
+// peerLabel is SO_PEERSEC as text.
 func (h Host) peerLabel(fd uintptr) (string, error) {
 	if h.Peer != nil {
 		return h.Peer(fd)

@@ -139,6 +139,7 @@ func (r *Registry) write(e Entry) error {
 	return r.replace(name(e.Level), text)
 }
 
+// replace writes a file of the boot's folder by a rename. The lock is held.
 func (r *Registry) replace(file string, text []byte) error {
 	temp := filepath.Join(r.boot, tempFile)
 	if err := os.WriteFile(temp, text, 0o600); err != nil {
@@ -147,6 +148,7 @@ func (r *Registry) replace(file string, text []byte) error {
 	return os.Rename(temp, filepath.Join(r.boot, file))
 }
 
+// exists tells whether a level is held, without reading by whom.
 func (r *Registry) exists(file string) (bool, error) {
 	_, err := os.Lstat(filepath.Join(r.boot, file))
 	if errors.Is(err, fs.ErrNotExist) {

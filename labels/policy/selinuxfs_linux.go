@@ -81,6 +81,7 @@ func (s Selinuxfs) number(parts ...string) (uint64, error) {
 	return strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
 }
 
+// path is a file of selinuxfs.
 func (s Selinuxfs) path(parts ...string) string {
 	root := s.Root
 	if root == "" {

@@ -220,6 +220,7 @@ type hardLinks struct {
 	last map[uint64]child
 }
 
+// add counts a name of a file that has several.
 func (h hardLinks) add(c child) {
 	if c.linked() {
 		h.seen[c.stat.Ino]++

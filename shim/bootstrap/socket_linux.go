@@ -105,6 +105,7 @@ func removeStale(path string) error {
 // of those it removed.
 func RemoveStale() ([]string, error) { return removeAllStale(defaultSocketDir) }
 
+// removeAllStale goes on after an error: one socket that cannot be removed keeps no other.
 func removeAllStale(dir string) ([]string, error) {
 	paths, err := filepath.Glob(filepath.Join(dir, socketPrefix+"*"))
 	if err != nil {

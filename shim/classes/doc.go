@@ -6,4 +6,8 @@
 //
 // It knows neither what a class is nor where its name comes from. A Service may be used by any
 // number of goroutines.
+//
+// Main types: Service is registered in place of one class's service, Backend is such a service. A
+// shim makes a Service with the class of its configuration, so that calls before the first Create
+// have somebody to answer them.
 package classes

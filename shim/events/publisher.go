@@ -106,6 +106,8 @@ func (p *Publisher) send(ctx context.Context) {
 	for {
 		e, closed := p.queue.front()
 		switch {
+		// It leaves the queue only when it is delivered: a daemon that is stopped in between still
+		// counts it.
 		case e != nil:
 			if !p.deliver(ctx, c, e) {
 				return

@@ -13,7 +13,7 @@ import (
 // this is at most a few MiB.
 const maxQueue = 4096
 
-// queue is a bounded first-in first-out of events.
+// queue is a bounded first-in first-out of events. Any goroutine pushes; one takes.
 type queue struct {
 	mu     sync.Mutex
 	items  []*types.Envelope
@@ -33,6 +33,7 @@ func (q *queue) push(e *types.Envelope) (dropped *types.Envelope, ok bool) {
 		return nil, false
 	}
 	if len(q.items) >= maxQueue {
+		// The front may be on its way: dropping it would have the sender remove another one.
 		n := slices.IndexFunc(q.items[q.taken:], func(e *types.Envelope) bool { return mayDrop(e.GetTopic()) })
 		n = max(n, 0) + q.taken
 		dropped = q.items[n]

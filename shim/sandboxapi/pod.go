@@ -33,7 +33,8 @@ func parseConfig(options *anypb.Any) (*runtimeapi.PodSandboxConfig, error) {
 	return config, checkUsers(config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions())
 }
 
-// checkUsers refuses what is neither no user namespace (NODE) nor one of the pod's own.
+// checkUsers refuses what is neither no user namespace (NODE) nor one of the pod's own. A pod must
+// not run without the user namespace that it asked for.
 func checkUsers(users *runtimeapi.UserNamespace) error {
 	const field = "linux.security_context.namespace_options.userns_options"
 	switch mode := users.GetMode(); {

@@ -24,7 +24,7 @@ const (
 	notReady = "SANDBOX_NOTREADY"
 )
 
-// Service answers containerd's sandbox calls from a runtime.
+// Service answers containerd's sandbox calls from a runtime. Its errors are of errdefs' classes.
 type Service struct {
 	runtime  *runtime.Runtime
 	shutdown func()
@@ -82,12 +82,13 @@ func emptySpec() *anypb.Any {
 	return &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Spec", Value: []byte(`{"ociVersion":"1.0.2","linux":{}}`)}
 }
 
-// Platform is what the guest runs.
+// Platform is what the guest runs. It does not ask the guest: an image is built for the host's
+// architecture.
 func (s *Service) Platform(context.Context, *sandboxv1.PlatformRequest) (*sandboxv1.PlatformResponse, error) {
 	return &sandboxv1.PlatformResponse{Platform: &types.Platform{OS: "linux", Architecture: goruntime.GOARCH}}, nil
 }
 
-// StopSandbox ends the machine with all that runs in it.
+// StopSandbox ends the machine with all that runs in it. A sandbox that has stopped is no error.
 func (s *Service) StopSandbox(ctx context.Context, r *sandboxv1.StopSandboxRequest) (*sandboxv1.StopSandboxResponse, error) {
 	if err := s.runtime.StopPod(ctx, r.GetSandboxID()); err != nil {
 		return nil, err
@@ -104,7 +105,8 @@ func (s *Service) WaitSandbox(ctx context.Context, r *sandboxv1.WaitSandboxReque
 	return &sandboxv1.WaitSandboxResponse{ExitStatus: exited.Status, ExitedAt: timestamppb.New(exited.At)}, nil
 }
 
-// SandboxStatus tells whether the pod can take containers.
+// SandboxStatus tells whether the pod can take containers. It asks nothing of the guest, so that it
+// answers while the guest is busy.
 func (s *Service) SandboxStatus(_ context.Context, r *sandboxv1.SandboxStatusRequest) (*sandboxv1.SandboxStatusResponse, error) {
 	status, err := s.runtime.State(runtime.Ref{Container: r.GetSandboxID()})
 	if err != nil {
@@ -162,7 +164,7 @@ func (s *Service) SandboxMetrics(ctx context.Context, r *sandboxv1.SandboxMetric
 	return &sandboxv1.SandboxMetricsResponse{Metrics: &types.Metric{Timestamp: timestamppb.Now(), ID: r.GetSandboxID(), Data: data}}, nil
 }
 
-// UpdateSandbox cannot change a machine that runs.
+// UpdateSandbox cannot change a machine that runs: its memory and CPUs are fixed at the start.
 func (s *Service) UpdateSandbox(context.Context, *sandboxv1.UpdateSandboxRequest) (*sandboxv1.UpdateSandboxResponse, error) {
 	return nil, fmt.Errorf("update: a machine keeps its size: %w", errdefs.ErrNotImplemented)
 }

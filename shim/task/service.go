@@ -63,7 +63,9 @@ var _ taskapi.TTRPCTaskService = (*Service)(nil)
 // Empty is true when no container is left or being created.
 func (s *Service) Empty() bool { return s.runtime.Empty() }
 
-// Create makes the container, and the sandbox if there is none yet.
+// Create makes the container, and the sandbox if there is none yet. The id is checked here, since
+// it becomes the name of folders and cgroups. A container that cannot be made leaves nothing, and a
+// daemon that was asked to leave meanwhile leaves then.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	if r.GetCheckpoint() != "" || r.GetParentCheckpoint() != "" {
 		return nil, fmt.Errorf("checkpoint %q: a guest cannot be restored from one: %w", r.GetCheckpoint(), errdefs.ErrNotImplemented)
@@ -149,7 +151,8 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	return &taskapi.StartResponse{Pid: pid}, nil
 }
 
-// Delete forgets a stopped process and cleans up after it.
+// Delete forgets a stopped process and cleans up after it. The pid is the machine's, as in every
+// answer.
 func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	pid, exited, err := s.runtime.Delete(ctx, ref(r))
 	if err != nil {
@@ -158,7 +161,8 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	return &taskapi.DeleteResponse{Pid: pid, ExitStatus: exited.Status, ExitedAt: timestamppb.New(exited.At)}, nil
 }
 
-// Exec adds a process to a container; Start runs it.
+// Exec adds a process to a container; Start runs it. Its id is checked for the same reason as a
+// container's.
 func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
 	if err := identifiers.Validate(r.GetExecID()); err != nil {
 		return nil, fmt.Errorf("exec: %w", err)
@@ -257,7 +261,8 @@ func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wa
 	return &taskapi.WaitResponse{ExitStatus: exited.Status, ExitedAt: timestamppb.New(exited.At)}, nil
 }
 
-// Stats gives the guest's cgroup v2 metrics of a container.
+// Stats gives the guest's cgroup v2 metrics of a container: the host's cgroups know the machine
+// alone.
 func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
 	metrics, err := s.runtime.Stats(ctx, r.GetID())
 	if err != nil {
@@ -272,7 +277,8 @@ func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.
 	return &taskapi.StatsResponse{Stats: stats}, nil
 }
 
-// Connect tells who answers; task_pid is 0 when the container is gone.
+// Connect tells who answers; task_pid is 0 when the container is gone. containerd calls it after
+// its own restart to learn the daemon's pid.
 func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
 	pid, err := s.runtime.Pids(r.GetID())
 	if err != nil && !errdefs.IsNotFound(err) {
@@ -308,6 +314,7 @@ func ref(r processRequest) runtime.Ref {
 	return runtime.Ref{Container: r.GetID(), Exec: r.GetExecID()}
 }
 
+// empty is the answer of a call that has none.
 func empty(err error) (*emptypb.Empty, error) {
 	if err != nil {
 		return nil, err

@@ -314,11 +314,13 @@ func gather(ctx context.Context, r root, crun string) (content, error) {
 			return content{}, fmt.Errorf("%s: %w", l.name, err)
 		}
 		name := imagePath(l)
+		// A stand-in comes from no package, and so has no licence of one to name.
 		if l.instead != nil {
 			c.files = append(c.files, contentFile{name: name, data: l.instead})
 			continue
 		}
 		c.files = append(c.files, contentFile{name: name, data: data})
+		// dpkg knows a library by its file or by the link that the loader looks for.
 		p, ok := packages.of(l.real, l.asked)
 		if !ok {
 			p = rpmPackage(ctx, r.host(l.real), path.Base(l.name), unknown)

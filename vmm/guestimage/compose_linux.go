@@ -40,6 +40,8 @@ func compose(k kernelSet, a agentBinary, c content, agent string) (tree, Manifes
 		t.dir(dir, 0o755)
 	}
 	t.dir("tmp", 0o1777)
+	// Libraries and the loader are asked for by both names; the image has the merged /usr of
+	// current distributions.
 	for link, target := range map[string]string{
 		"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sbin": "usr/bin", "usr/sbin": "bin", "var/run": "../run",
 	} {

@@ -192,6 +192,7 @@ func collect(ctx context.Context, k *kernelSet, image, modules, dir string) erro
 	if err != nil {
 		return err
 	}
+	// A module that two lists need is in the first one alone: it is loaded by then.
 	done := map[string]bool{}
 	boot, err := table.order(bootModules(), true, done)
 	if err != nil {

@@ -71,6 +71,7 @@ func libraries(r root, program, replaced string) ([]library, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w: %w", program, ErrLibrary, err)
 		}
+		// Libraries name the loader as a library too.
 		c.seen[path.Base(first.interp)] = true
 		c.found = append(c.found, library{name: first.interp, asked: first.interp, real: loader})
 	}
@@ -185,6 +186,7 @@ func readObject(r root, name string) (object, error) {
 		}
 		o.interp = strings.TrimRight(string(raw), "\x00")
 	}
+	// A static program has no such table.
 	if f.SectionByType(elf.SHT_DYNAMIC) == nil {
 		return o, nil
 	}

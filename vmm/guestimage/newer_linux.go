@@ -152,6 +152,7 @@ func later(a, b string) (bool, error) {
 	}
 	err = exec.Command(bin, "--compare-versions", a, "gt", b).Run() //nolint:noctx // it ends at once
 	var exit *exec.ExitError
+	// dpkg says no by its status.
 	if errors.As(err, &exit) && exit.ExitCode() == 1 {
 		return false, nil
 	}

@@ -52,6 +52,7 @@ func readDebs(r root) (*debs, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read dpkg's lists: %w", err)
 		}
+		// Packages of several architectures have theirs in the file's name, as libc6:amd64.list.
 		name, _, _ := strings.Cut(strings.TrimSuffix(filepath.Base(list), ".list"), ":")
 		for file := range strings.SplitSeq(string(data), "\n") {
 			d.owner[file] = name

@@ -48,6 +48,7 @@ func (r root) resolve(name string) (string, error) {
 		if links++; links > maxLinks {
 			return "", fmt.Errorf("resolve %q: too many symbolic links", name)
 		}
+		// From this root's top, not from the builder's.
 		if path.IsAbs(target) {
 			done = "/"
 		}

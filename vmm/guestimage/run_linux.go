@@ -177,6 +177,7 @@ func lockFile(ctx context.Context, path string, waiting func()) (*os.File, error
 // old one. A reader that has opened the old folder's files keeps them; one that opens by name gets
 // old or new.
 func swapIn(fresh, dir string) error {
+	// A plain rename does not replace a folder that has something in it.
 	err := unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
 	if err == nil {
 		return nil

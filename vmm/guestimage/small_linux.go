@@ -135,6 +135,7 @@ func (s smallKernel) configure(ctx context.Context, dir, work string) error {
 	if err != nil {
 		return fmt.Errorf("kernel: %w", err)
 	}
+	// Of two lines for one option kbuild takes the last, so the fragment wins.
 	if err := writeFile(path, append(tiny, smallConfig...)); err != nil {
 		return fmt.Errorf("kernel: %w", err)
 	}

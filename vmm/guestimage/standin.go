@@ -47,6 +47,7 @@ func imports(f *elf.File, library string) (functions []elf.Symbol, ok bool, err 
 // writes to the second of its two segments. No compiler is needed, so an image can be built on a
 // host without one.
 func standIn(name string, functions []elf.Symbol) ([]byte, error) {
+	// The ELF header has 64 bytes, and each of the four program headers 56.
 	const headers, page = 64 + 4*56, 0x1000
 	s := newStrings()
 	soname := s.add(name)
@@ -66,6 +67,7 @@ func standIn(name string, functions []elf.Symbol) ([]byte, error) {
 	definitions := versionDefinitions(s, versions)
 	o := &image{bytes: make([]byte, headers)}
 	code := o.add([]byte(answer))
+	// All functions are one piece of code.
 	for i := range symbols[1:] {
 		symbols[i+1].Value = code
 	}
@@ -81,6 +83,8 @@ func standIn(name string, functions []elf.Symbol) ([]byte, error) {
 		{Tag: int64(elf.DT_VERDEFNUM), Val: uint64(len(versions))},
 		{},
 	}
+	// The second segment begins on a page of its own: the loader writes to it, and the first is not
+	// writable.
 	text := uint64(len(o.bytes))
 	o.bytes = append(o.bytes, make([]byte, page-len(o.bytes)%page)...)
 	data := o.add(dynamic)

@@ -98,6 +98,7 @@ func writeVerified(cache string, v [2]verified) error {
 	return nil
 }
 
+// ignoreMissing drops the error of removing what is not there.
 func ignoreMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

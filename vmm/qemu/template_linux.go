@@ -123,6 +123,7 @@ func (p *Process) migrate(ctx context.Context, command string, move func(*os.Fil
 	return errors.Join(err, <-moved, ignoreClosed(host.Close()))
 }
 
+// ignoreClosed drops the error of a second Close.
 func ignoreClosed(err error) error {
 	if errors.Is(err, os.ErrClosed) {
 		return nil
