@@ -25,6 +25,8 @@ const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_N
 // ELOOP; a path that leaves dir is EXDEV. Mounts below dir are followed. perm counts with O_CREAT
 // and O_TMPFILE alone. The caller closes the file, whose name is for people. It is one call of the
 // kernel's (openat2): whoever exchanges names meanwhile cannot get between a check and the open.
+//
+// A FIFO blocks and a device is opened unless flags has O_PATH or O_NONBLOCK.
 func OpenBelow(dir *os.File, name string, flags int, perm uint32) (*os.File, error) {
 	return openAt(dir, name, flags, perm, beneath)
 }
