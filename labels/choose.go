@@ -210,10 +210,10 @@ func (w Wish) Candidates(kvm bool) []Types {
 	return all
 }
 
-// Choose gives the labels of a sandbox. own is this process's label, whose user (and role, for
-// processes) are taken, since the policy lets a process enter only domains of its user and role;
-// level is what was reserved for the wish. An engine's type is not taken: it is a container's. It
-// is pure; that the labels are valid on this host is asked elsewhere (lsm.Driver).
+// Choose gives the labels of a sandbox. own is this process's label. Its user, and for processes
+// its role, are taken, since the policy lets a process enter only domains of its user and role.
+// level was reserved for the wish. An engine's type is not taken: it is a container's. It is pure;
+// that the labels are valid on this host is asked elsewhere (lsm.Driver).
 func Choose(w Wish, own Label, types Types, level Level) (Chosen, error) {
 	if w.Mode == None {
 		return Chosen{}, nil

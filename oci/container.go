@@ -170,8 +170,8 @@ func (w *Workload) containerLinux(p *problems) {
 }
 
 // containerNamespaces checks the namespaces. A type that is not listed is the host's, as OCI has
-// it, and is allowed but for the mounts: the root file system would be set up among the host's.
-// Paths are those of the host.
+// it, and is allowed. The mount namespace must be listed: the root file system would otherwise be
+// set up among the host's mounts. Paths are those of the host.
 func (w *Workload) containerNamespaces(p *problems) {
 	seen := map[specs.LinuxNamespaceType]bool{}
 	for i, ns := range w.spec.Linux.Namespaces {

@@ -17,8 +17,8 @@ func (e *mountError) Error() string { return e.text }
 func (e *mountError) Unwrap() error { return e.err }
 
 // ExplainMount gives an error of the guest's runtime about a bind mount with the mount's source on
-// the host, where the guest has another path for it: its own path would tell the user nothing.
-// Other errors stay as they are. The class of the error stays too. The package is linked into small
+// the host, where the guest has another path for it. That path would tell the user nothing. Other
+// errors stay as they are. The class of the error stays too. The package is linked into small
 // programs, and so does without regular expressions.
 func (w *Workload) ExplainMount(err error) error {
 	if err == nil {

@@ -286,7 +286,7 @@ func (p *problems) blockIO(field string, b *specs.LinuxBlockIO) BlockIO {
 }
 
 // guestResources gives the guest's part. ceiling bounds the memory in bytes; a container without a
-// limit of its own gets it, so that it is killed by its own cgroup and not the guest as a whole.
+// limit of its own gets it. So its own cgroup kills it, before the guest as a whole has no memory.
 // Swap, cpusets and disks are the host's.
 func guestResources(r *specs.LinuxResources, ceiling int64) *specs.LinuxResources {
 	out := &specs.LinuxResources{}

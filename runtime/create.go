@@ -169,7 +169,7 @@ func (r *Runtime) last(c *container) bool {
 }
 
 // joined gives the sandbox to a container that is to share another's network, which it can only in
-// the same guest: two guests behind one network namespace would both answer for one address. The
+// the same guest. Two guests behind one network namespace would both answer for one address. The
 // shim's start has led the call here by the pid in the namespace's path; it is checked again, as
 // the machine may be another one by now.
 func (r *Runtime) joined(w *oci.Workload) (*Machine, error) {

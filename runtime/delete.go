@@ -80,8 +80,8 @@ func neverStarted(ref Ref) Exited {
 
 // deleteGuest drains the process's output and has the guest forget it. A guest that is gone has
 // forgotten, and one that nobody else will use is ended. The order matters: output is in the
-// guest's memory until it is drained, and a stream is closed only when the guest's process is gone,
-// since closing it earlier would give that process an error.
+// guest's memory until it is drained. A stream is closed only when the guest's process is gone,
+// since that process would get an error otherwise.
 func (r *Runtime) deleteGuest(ctx context.Context, c *container, p *process) error {
 	m, err := r.running()
 	if err != nil || c.pause {

@@ -97,7 +97,7 @@ func (p *process) closeStdin() error {
 	return nil
 }
 
-// drain waits until the output has been delivered, nobody reads it, or the limit. What is lost is a
+// drain waits until the output has been delivered, nobody reads it, or the limit. Lost output is a
 // warning in the log: a Delete must not fail for a client that reads no more.
 func (p *process) drain(ctx context.Context) {
 	io := p.streams()

@@ -43,8 +43,8 @@ func (r *Runtime) Kill(ctx context.Context, ref Ref, signal uint32, all bool) er
 	return err
 }
 
-// killPause ends a pause container as the real one would end: it handles SIGINT and SIGTERM, and
-// being process 1 of its pid namespace it ignores what it does not handle.
+// killPause ends a pause container as the real one would end. That handles SIGINT and SIGTERM; as
+// process 1 of its pid namespace it ignores all signals without a handler.
 func killPause(p *process, signal unix.Signal) {
 	switch signal {
 	case unix.SIGINT, unix.SIGTERM:

@@ -36,9 +36,9 @@ type Exited struct {
 }
 
 // process is one process of a container as clients see it. The guest decides when it ends; this
-// value decides when that is told. Every change of state goes through next, under mu, and what is
-// announced is published with mu held: so events of a process are in the order of its states,
-// whichever calls meet.
+// value decides when that is told. Every change of state goes through next, under mu, and its event
+// is published with mu held. So events of a process are in the order of its states, whichever calls
+// meet.
 type process struct {
 	ref    Ref
 	stdio  stdio.Config

@@ -37,8 +37,8 @@ func OpenBelowHere(dir *os.File, name string, flags int, perm uint32) (*os.File,
 }
 
 // OpenNoLinks opens an absolute path of which no component is a link; one that is, is ELOOP. It is
-// for callers that have no descriptor to begin at: a folder on the way that others may write to can
-// still be exchanged for another folder, never for a link.
+// for callers that have no descriptor to begin at. Who may write to a folder on the way can still
+// put another folder there, but never a link.
 func OpenNoLinks(path string, flags int) (*os.File, error) {
 	if !filepath.IsAbs(path) {
 		return nil, &os.PathError{Op: "open", Path: path, Err: errors.New("want an absolute path")}

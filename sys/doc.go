@@ -8,7 +8,7 @@
 // functions may be called at once. Errors wrap the kernel's errno.
 //
 // Main types: Process is an identity that survives the reuse of its pid, PIDFD a process that can
-// be signalled without a race, Namespaces what a thread enters. Rooms that meet a path which
-// somebody else may change call OpenBelow, OpenNoLinks or RemoveBelow; who changes a thread's state
-// does so in OnThread; who obeys a file as root asks Trusted first.
+// be signalled without a race, Namespaces what a thread enters. OpenBelow, OpenNoLinks and
+// RemoveBelow are for paths that somebody else may change. A thread's state is changed in OnThread.
+// Who obeys a file as root asks Trusted first.
 package sys

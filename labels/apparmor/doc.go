@@ -10,7 +10,7 @@
 //
 // Main types: Host asks and tells the kernel, Profile is what differs between two sandboxes,
 // Journal remembers what is loaded for whom. A caller opens the Journal and calls Replay, then Load
-// before it starts the sandbox's programs, Host.SetExec on the thread that starts each of them, and
-// Host.Verify while the guest is stopped. Restore follows when the programs have ended. The pair is
-// given back after that, since its number is the profile's name.
+// before it starts the sandbox's programs. Host.SetExec is called on the thread that starts each of
+// them, Host.Verify while the guest is stopped. Restore follows when the programs have ended. The
+// pair is given back after that, since its number is the profile's name.
 package apparmor

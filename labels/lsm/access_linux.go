@@ -24,8 +24,8 @@ type Decision struct {
 
 // Access asks the kernel, constraints included, whether source may do perms on target. The question
 // is put to the security server and leaves no denial in the audit log. A class or permission that
-// the policy does not have is an error that wraps fs.ErrNotExist: the kernel allows or denies such
-// classes as a whole (Status.DenyUnknown), and the caller decides what that means.
+// the policy does not have is an error that wraps fs.ErrNotExist. The kernel allows or denies such
+// classes as a whole (Status.DenyUnknown).
 func (h Host) Access(source, target labels.Label, class string, perms ...string) (Decision, error) {
 	index, err := h.number("class", class, "index")
 	if err != nil {

@@ -7,8 +7,8 @@
 // own that ends with it. Every function may be called at once.
 //
 // Main types: Host asks the kernel, Driver is what the config chose ("selinux" or "none") and does
-// nothing that it cannot read back. A caller opens a Driver, has it choose the types (ChooseTypes),
-// makes the sockets (Sockets, Socketpair), sets the label on the thread that starts the program
-// (SetExec), and calls Verify while the guest is stopped. Each step asks the kernel anew whether it
-// still enforces: an answer kept from the start would outlive a setenforce 0.
+// nothing that it cannot read back. A caller opens a Driver, has it choose the types (ChooseTypes)
+// and makes the sockets (Sockets, Socketpair). It sets the label on the thread that starts the
+// program (SetExec), and calls Verify while the guest is stopped. Each step asks the kernel anew
+// whether it still enforces: an answer kept from the start would outlive a setenforce 0.
 package lsm

@@ -127,7 +127,7 @@ func (d *Driver) Host() Host { return d.host }
 // role of all labels that a sandbox gets come from it.
 func (d *Driver) OwnLabel() labels.Label { return d.own }
 
-// As is the driver as a process with another label would have it, to ask what that process may do:
+// As is the driver as a process with another label would have it, to ask what that process may do.
 // `cloister check` asks so for the shim, in whose domain it does not run. Verify and Sockets act as
 // this process all the same.
 func (d *Driver) As(own labels.Label) *Driver {

@@ -54,7 +54,7 @@ func PathLabel(path string) (labels.Label, error) {
 }
 
 // RawFileLabel is the label as it is written on the file, be it one this host's policy knows or
-// not: a file from another host must get back exactly what it had. ErrNoLabel and ErrUnsupported
+// not. A file from another host must get back exactly what it had. ErrNoLabel and ErrUnsupported
 // are told apart, as only the former can be labelled.
 func RawFileLabel(f *os.File) (string, error) {
 	// The kernel takes a context of at most a page.

@@ -142,8 +142,8 @@ func (h Host) checkThreads(pid int, want labels.Label) (int, error) {
 	return count, nil
 }
 
-// checkProgram holds /proc/PID/exe against the file at path, by device and inode: /proc/PID/exe is
-// the file that runs, while its text is a path that may mean another file by now.
+// checkProgram holds /proc/PID/exe against the file at path, by device and inode. The text of that
+// link is a path, which may mean another file by now.
 func (h Host) checkProgram(pid int, path string) error {
 	want, err := os.Stat(path)
 	if err != nil {

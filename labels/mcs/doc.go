@@ -8,9 +8,9 @@
 // knows of processes only what it is told by Options. Every method may be called at once, in as
 // many processes as there are.
 //
-// It must not know what a process or a file is for: whether an owner lives, what processes and
-// files carry, and what is still to be undone are questions in Options. Types: Registry is the
-// folder, Request is what a sandbox wants, Entry is what it got, Kept is a pair that files of a
+// It must not know what a process or a file is for. Options answer whether an owner lives, which
+// levels processes and files carry, and whether something is still to be undone. Types: Registry is
+// the folder, Request is what a sandbox wants, Entry is what it got, Kept is a pair that files of a
 // stopped tenant carry.
 //
 // A sandbox calls Reserve before it labels anything and Release after its files have their old

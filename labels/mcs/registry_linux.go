@@ -41,7 +41,7 @@ type Options struct {
 	// guests and containers of engines that do not know this registry.
 	Scan func(context.Context) ([]labels.Process, error)
 	// Pending tells whether something of a sandbox is still to be undone; its level is kept until
-	// then, since its files still carry the level and a new holder could read them. nil: never.
+	// then. Its files still carry the level, and a new holder could read them. nil: never.
 	Pending func(sandbox string) (bool, error)
 	// Held lists levels that files still carry from an earlier boot, whose entries are gone with
 	// the boot's folder. nil: none.

@@ -46,8 +46,9 @@ type Request struct {
 
 // Reserve holds a level for a sandbox until it is released, or reclaimed from a dead owner. The
 // caller records the wish to reserve before it calls, since a crash right after leaves an entry
-// whose owner is dead. A level that is held, or seen on the host, is ErrClash; no free pair is
-// ErrExhausted, with the counts that tell why; a level that keeps nobody apart is ErrLevel.
+// whose owner is dead. A level that is held, or seen on the host, is ErrClash. A level that keeps
+// nobody apart is ErrLevel. ErrExhausted means that no pair is free, and has the counts that tell
+// why.
 func (r *Registry) Reserve(ctx context.Context, q Request) (Entry, error) {
 	if err := q.check(); err != nil {
 		return Entry{}, fmt.Errorf("reserve a level: %w", err)

@@ -172,7 +172,7 @@ func (j *Journal) promise(folder string, h head) error {
 
 // applyOne labels one item. The name it gives, if any, is a hold that is new and is left again on
 // failure. The lock is the file's, not the sandbox's: two sandboxes that share a file each read,
-// count and write its record, and without the lock one of them would be lost.
+// count and write its record. Without the lock one of them would be lost.
 func (j *Journal) applyOne(ctx context.Context, sandbox, folder string, t target) (string, Report, error) {
 	name := filepath.Join(j.options.Self.Boot, t.id.key())
 	lock, err := j.lock(ctx, "file", name)

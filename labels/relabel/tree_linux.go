@@ -53,7 +53,7 @@ func (c child) before(log map[string]string) (label string, known bool) {
 }
 
 // walker goes through what is below a directory by descriptor, never through a link or onto another
-// mount: a guest with the tree in its hands can exchange names while it is walked. visit gets the
+// mount. A guest that can write to the tree can exchange names while it is walked. visit gets the
 // files of a directory in batches, directories before what is in them, and does not keep them. left
 // gets what was passed over, with the reason.
 type walker struct {

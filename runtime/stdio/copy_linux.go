@@ -135,7 +135,7 @@ func (i *IO) Settle(ctx context.Context) {
 }
 
 // pending tells whether output is still on its way, and a number that changes whenever some of it
-// moves: bytes that come from the guest raise it, bytes that a reader takes raise it as well.
+// moves. Bytes that come from the guest raise it, and so do bytes that a reader takes.
 func (i *IO) pending() (pending bool, state int64) {
 	for _, o := range i.out {
 		if o == nil || !o.isRunning(i) {

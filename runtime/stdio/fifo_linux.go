@@ -128,8 +128,7 @@ func (s *fifoSink) unread() int {
 	return n
 }
 
-// finish closes the writer; our reader stays, so that what is in the pipe is not lost before it is
-// read.
+// finish closes the writer; our reader stays, so that the pipe keeps its bytes until they are read.
 func (s *fifoSink) finish() error { return closeOnce(s.w) }
 
 // Close closes both ends. What nobody has read is gone then.

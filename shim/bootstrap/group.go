@@ -58,8 +58,8 @@ func groupOf(bundle, id string, owner func(pid int) (id, bundle string, err erro
 	return groupOf(bundle2, id2, nil)
 }
 
-// parseMembership reads no more of config.json than it needs: what is wrong elsewhere in it is for
-// Create to say, by the name of the field.
+// parseMembership reads no more of config.json than it needs: errors elsewhere in it are reported
+// by Create, with the name of the field.
 func parseMembership(r io.Reader) (membership, error) {
 	var spec struct {
 		Annotations map[string]string `json:"annotations"`

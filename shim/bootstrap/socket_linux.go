@@ -31,8 +31,8 @@ const (
 )
 
 // socketPath names the socket of a group. The runtime's name is part of it, so that two runtimes
-// never meet at one socket, and so are containerd's address and namespace: two containerds on one
-// host may use the same ids. A sum has one length whatever the ids are, and fits.
+// never meet at one socket. So are containerd's address and namespace: two containerds on one host
+// may use the same ids. A sum has one length whatever the ids are, and fits.
 func socketPath(dir, runtime string, r Request, group string) (string, error) {
 	if dir == "" {
 		dir = defaultSocketDir

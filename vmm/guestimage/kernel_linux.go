@@ -103,8 +103,7 @@ func kernel(ctx context.Context, cache string, m maker, log progress) (kernelSet
 }
 
 // makeKernel wants the kernel's lock held. It works in a folder beside the cache's and swaps the
-// result in, so that a build which is killed leaves no half of a kernel under a name that means a
-// whole one.
+// result in. So a build that is killed leaves no half of a kernel under the name of a whole one.
 func makeKernel(ctx context.Context, m maker, dir string) (err error) {
 	work := dir + ".work"
 	if err := os.RemoveAll(work); err != nil { // of a build that was killed

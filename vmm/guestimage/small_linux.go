@@ -168,7 +168,7 @@ func (s smallKernel) compile(ctx context.Context, work string) error {
 	return nil
 }
 
-// kbuild is a call of the kernel's make in which nothing of the builder shows: time, user, host and
+// kbuild is a call of the kernel's make in which nothing of the builder shows. Time, user, host and
 // the number of the build would be in the kernel's version otherwise.
 func (s smallKernel) kbuild(work string, out io.Writer, args ...string) command {
 	return command{

@@ -77,8 +77,8 @@ func (t tree) archive(w io.Writer) error {
 }
 
 // pack leaves an archive as it is when it is not beyond limit: an emulated guest takes a fifth of
-// its boot to decompress it. Otherwise it compresses. limit is in bytes; what is larger even so is
-// an error. The second value is the compression's name in the manifest.
+// its boot to decompress it. Otherwise it compresses. limit is in bytes; an archive that is larger
+// when compressed is an error. The second value is the compression's name in the manifest.
 func pack(raw []byte, limit int) ([]byte, string, error) {
 	if len(raw) <= limit {
 		return raw, "none", nil

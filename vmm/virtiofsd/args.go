@@ -49,7 +49,7 @@ func kindOf(help string) (Kind, error) {
 // of the folder to serve: no path of anyone's choosing gets between the options. openFiles bounds
 // the inodes the guest may hold. The folder becomes the server's root before it serves, also where
 // the caller makes it the root of the mount namespace later: the Rust server opens its root by name
-// when the guest mounts it, and the name is of the folder then. Locks are not passed to the host, in
+// when the guest mounts it, and the name is of the folder then. Locks are not passed to the host in
 // either server: the C one refuses to wait for one, the Rust one has none.
 func args(kind Kind, socket, folder int, openFiles uint64) []string {
 	// With a final dot, since the C server asks whether it is a link.

@@ -211,7 +211,7 @@ func (p *Process) Err() error {
 	}
 }
 
-// Stop kills the server, which keeps nothing that could be lost, and returns once it is gone; the
+// Stop kills the server, which keeps nothing that could be lost, and returns once it is gone. The
 // error is one that does not die, as a process that waits for a disk or a network file system.
 func (p *Process) Stop() error {
 	p.stopping.Store(true)
