@@ -272,7 +272,7 @@ func (p *problems) mountValue(field, fstype, o string) {
 	}
 	var err error
 	switch key {
-	// A plain number of 32 bits: the kernel would cut off more of it, or take -1 for nobody.
+	// A plain number of 32 bits, as the guest's kernel takes it; -1 is nobody's id.
 	case "uid", "gid":
 		var id uint64
 		if id, err = strconv.ParseUint(value, 10, 32); err == nil {

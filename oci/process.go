@@ -172,8 +172,7 @@ func knownRlimit(t string) bool {
 	}, t)
 }
 
-// capabilities: include/uapi/linux/capability.h, complete as of Linux 6.12. Newer ones than the
-// guest's kernel has would make crun fail.
+// capabilities: include/uapi/linux/capability.h, complete as of Linux 6.12.
 const capabilities = "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID CAP_SETUID CAP_SETPCAP " +
 	"CAP_LINUX_IMMUTABLE CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_ADMIN CAP_NET_RAW CAP_IPC_LOCK CAP_IPC_OWNER CAP_SYS_MODULE " +
 	"CAP_SYS_RAWIO CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYS_PACCT CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_NICE CAP_SYS_RESOURCE CAP_SYS_TIME " +

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Annotations of the engines. containerd's and CRI-O's; both are read, so that one shim serves
+// Annotations of the engines, containerd's and CRI-O's. Both are read, so that one shim serves
 // both.
 const (
 	annotationContainerType = "io.kubernetes.cri.container-type"

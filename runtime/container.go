@@ -16,8 +16,8 @@ import (
 )
 
 // container is one container, or the pause container of a pod, which exists here alone: its guest
-// half is the agent. All fields above mu are set before the container is in the Runtime's map and
-// do not change.
+// half is the agent. The fields above mu, but for machine, are set before the container is in the
+// Runtime's map and do not change.
 type container struct {
 	id       string
 	bundle   string

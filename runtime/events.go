@@ -49,7 +49,7 @@ func (r *Runtime) listen(m *Machine) {
 }
 
 // logUnknown writes the one line about events of ids that do not exist here. The id is a guest's
-// text: it is shortened, and control characters are shown.
+// text: it is shortened and made fit for a log.
 func (r *Runtime) logUnknown(e guestapi.Event) {
 	id := ""
 	if body, ok := e.Body.(interface{ GetContainerID() string }); ok {

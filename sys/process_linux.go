@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BootID names the host's boot: another one after each. Containers of the host have the same.
+// BootID names the host's boot; each boot has another name. Containers of the host have the same.
 func BootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return string(bytes.TrimSpace(b)), err

@@ -121,9 +121,9 @@ func parser() (string, error) {
 	return "", fmt.Errorf("%s: %w: install the package apparmor, or set another mac", name, exec.ErrNotFound)
 }
 
-// compile turns text into the kernel's form. The parser reads and writes no cache and loads nothing
-// itself: with a load by the parser, a profile of the same name would be replaced. Its environment
-// is fixed, since an engine's may have a locale or a PATH of its own.
+// compile turns text into the kernel's form. The parser reads and writes no cache, and loads
+// nothing itself: Load does, in one step with the check of the name. Its environment is fixed,
+// since an engine's may have a locale or a PATH of its own.
 func (h Host) compile(ctx context.Context, text string) ([]byte, error) {
 	if h.Compile != nil {
 		return h.Compile(ctx, text)

@@ -25,8 +25,8 @@ const (
 	tempFile     = "tmp" // written under the lock only, so one name is enough
 )
 
-// Options are what the registry is told. Every function may be called at once. Alive is required;
-// so is the boot in Self.
+// Options are what the registry is told. Its functions are called from any goroutine. Alive and the
+// boot in Self are required.
 type Options struct {
 	// Dir is the registry's folder; it is made when absent.
 	Dir string
@@ -51,7 +51,8 @@ type Options struct {
 }
 
 // Registry is the host's table of levels. It holds nothing in memory but its options: each call
-// reads the folder under the lock, so that all cloister processes of the host see one state.
+// reads the folder, and changes it under the lock. So all cloister processes of the host see one
+// state.
 type Registry struct {
 	options Options
 	boot    string // the folder of this boot

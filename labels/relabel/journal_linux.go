@@ -101,7 +101,7 @@ func (j *Journal) recordPath(name string) string {
 }
 
 // treePath is the log of labels below a record's file. It is beside the record and not in it: it
-// can have a line for each file of a volume, and only grows while the tree is labelled.
+// can have an entry for each file of a volume, and only grows while the tree is labelled.
 func (j *Journal) treePath(name string) string {
 	return filepath.Join(j.options.Dir, filesFolder, name) + treeSuffix
 }

@@ -159,8 +159,7 @@ func (cfg Config) startDaemon(r Request, group, path, joined string, l *net.Unix
 	if err != nil {
 		return nil, fmt.Errorf("start the daemon: %w", err)
 	}
-	// It is moved before it serves: QEMU and the helpers, started later, are to be counted there
-	// too.
+	// It is moved before anybody can call it.
 	if joined != "" {
 		err = cfg.Join(joined, cmd.Process.Pid)
 	}

@@ -79,8 +79,8 @@ func (d *debs) named(name string) Package {
 	return debPackage(d.root, name, d.version[name])
 }
 
-// debPackage describes a package whose documentation is below the root. Without the copyright file,
-// which small systems leave out, the licence is "unknown".
+// debPackage describes a package whose documentation is below the root. Without the copyright file
+// the licence is "unknown".
 func debPackage(r root, name, version string) Package {
 	p := Package{Kind: "deb", Name: name, Version: version, Licence: unknown}
 	file, err := r.resolve("/usr/share/doc/" + name + "/copyright")

@@ -47,7 +47,7 @@ type FDs struct {
 
 // Args returns QEMU's arguments, without the binary's name, for a valid machine whose Accel is
 // resolved. It is pure: the same values give the same arguments, and no value can become an option
-// of its own. An invalid machine is a *vmm.FieldError.
+// of its own. The errors of an invalid machine are those of Validate.
 func Args(m vmm.Machine, fds FDs) ([]string, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
