@@ -109,6 +109,8 @@ func (w *Workload) devices(opts Options, p *problems) {
 			w.Devices = append(w.Devices, out)
 		case d.Type == "b" && opts.BlockDevices:
 			out.Kind = HostBlock
+			// The node's mode says nothing of it: engines give a device read-only by its rule
+			// alone.
 			out.ReadOnly = !writable(w.spec.Linux.Resources, out.Number)
 			w.Devices = append(w.Devices, out)
 		default:

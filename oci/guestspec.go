@@ -90,6 +90,7 @@ func (w *Workload) GuestSpec(in GuestInput) ([]byte, error) {
 // be silently replaced by the pod's own.
 func (w *Workload) checkPod(in GuestInput) error {
 	var p problems
+	// The guest's one user namespace was made with its first container.
 	if !w.Namespaces.IDs.IsZero() && !w.Namespaces.IDs.Equal(in.IDs) {
 		p.refuse("linux.uidMappings", fmt.Sprint(w.Namespaces.IDs),
 			fmt.Sprintf("a guest has one user namespace at most, here %v: give the pod, or whatever else the guest was "+
@@ -236,6 +237,7 @@ func (w *Workload) guestDevices(in GuestInput) ([]specs.LinuxDevice, *specs.Linu
 	var out []specs.LinuxDevice
 	next := 0
 	for _, d := range w.spec.Linux.Devices {
+		// Every device of the configuration is in Devices, in order: any other was refused.
 		dev := w.Devices[next]
 		number := dev.Number
 		if dev.Kind == HostBlock {
@@ -243,6 +245,7 @@ func (w *Workload) guestDevices(in GuestInput) ([]specs.LinuxDevice, *specs.Linu
 			if !ok {
 				return nil, nil, fmt.Errorf("device %q has no number in the guest: %w", dev.Path, errdefs.ErrFailedPrecondition)
 			}
+			// The rules are a copy: the workload keeps the host's numbers.
 			renumber(resources.Devices, dev.Number, n)
 			number = n
 		}

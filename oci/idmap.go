@@ -70,6 +70,7 @@ func (w *Workload) user(p *problems, listed bool) {
 		p.refuse("linux.uidMappings", fmt.Sprint(w.Namespaces.IDs),
 			"without a root nobody can set the container up: map containerID 0, of users and of groups")
 	}
+	// Who joins a guest by its network joins the guest's one user namespace or none.
 	if n := w.Namespaces.User; w.Role == Single && n.Pid != w.Namespaces.Network.Pid && n.Shared() {
 		p.refuse("linux.namespaces", n.Path, "the user namespace is not of the container whose network is shared: leave its path out")
 	}

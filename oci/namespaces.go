@@ -43,6 +43,7 @@ func (w *Workload) namespaces(p *problems) {
 			continue
 		}
 		seen[ns.Type] = true
+		// The pid tells whose namespace it is; the path itself is never opened here.
 		got := Namespace{Path: ns.Path, Pid: procPid(ns.Path, ns.Type)}
 		if ns.Path != "" && (!path.IsAbs(ns.Path) || strings.ContainsRune(ns.Path, 0)) {
 			p.refuse(field+".path", ns.Path, "must be absolute")

@@ -45,6 +45,7 @@ func NewPod(pod Pod, opts Options) (*Workload, error) {
 		},
 	}
 	spec.Annotations = maps.Clone(pod.Annotations)
+	// These replace what the pod's author may have written under the same names.
 	put(&spec.Annotations, annotationContainerType, "sandbox")
 	put(&spec.Annotations, annotationSandboxID, pod.ID)
 	put(&spec.Annotations, annotationPodNamespace, pod.Namespace)
@@ -63,6 +64,8 @@ func NewPod(pod Pod, opts Options) (*Workload, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The Sandbox API has the sizes as fields; annotations, which a pod's author may write, count
+	// only where it says none.
 	if pod.Size != (PodSize{}) {
 		w.Pod = pod.Size
 	}

@@ -96,6 +96,7 @@ func shorten(v any) string {
 		s = fmt.Sprintf("%v", v)
 	}
 	if len(s) > maxValueBytes {
+		// The cut may be inside of a character.
 		s = strings.ToValidUTF8(s[:maxValueBytes], "") + "..."
 	}
 	return s

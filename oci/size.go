@@ -110,6 +110,7 @@ func (w *Workload) memoryMiB(s Sizing, p *problems) int {
 		p.refuse(field, bytes, fmt.Sprintf("no process starts in so little: give at least %d bytes", minMemoryBytes))
 		return s.DefaultMemoryMiB
 	}
+	// Rounded up, in a way that cannot overflow.
 	mib := (bytes-1)>>20 + 1
 	if mib > int64(s.MaxMemoryMiB) {
 		p.refuse(field, bytes,
@@ -140,6 +141,7 @@ func (w *Workload) cpus(s Sizing, p *problems) int {
 	n := s.DefaultCPUs
 	if quota > 0 {
 		period = cmp.Or(period, defaultPeriod)
+		// Rounded up, and bounded before the conversion: a quota may be any number of 63 bits.
 		n = int(min((uint64(quota)-1)/period+1, maxListed))
 	}
 	if open {

@@ -138,6 +138,7 @@ func (p *Publisher) deliver(ctx context.Context, c *connection, e *types.Envelop
 			return true
 		}
 		if isRefusal(err) {
+			// An event that is refused for what it is would keep all later ones waiting.
 			if refusals++; refusals >= maxRefusals {
 				log.G(ctx).WithError(err).WithField("topic", e.GetTopic()).Error("event dropped: containerd refuses it")
 				return true

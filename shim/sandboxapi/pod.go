@@ -99,6 +99,7 @@ func label(o *runtimeapi.SELinuxOption) string {
 // files are those of /etc that a pod's containers share. containerd's CRI makes them for pods with
 // a pause container; with the Sandbox API they are the shim's to make, in the same way.
 func files(config *runtimeapi.PodSandboxConfig) (map[string][]byte, error) {
+	// The host's, as containerd's CRI does it; the kubelet binds a pod's own over it.
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil {
 		return nil, fmt.Errorf("hosts of the pod: %w", err)
