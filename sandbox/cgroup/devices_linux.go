@@ -15,7 +15,8 @@ import (
 
 // setDevices has the leaf's processes open no device but these. They may make nodes of all devices,
 // as a file server does for its guest: opening one is refused. What a group above refuses stays
-// refused.
+// refused. A host without a devices controller on v1 and without cgroup v2 has nowhere to put the
+// list; QEMU's seccomp list and its uid are what is left there, and the start does not fail for it.
 func (g *Group) setDevices(allowed []Device) error {
 	if h, ok := g.v1("devices"); ok {
 		return g.setDevicesV1(h, allowed)
@@ -28,6 +29,9 @@ func (g *Group) setDevices(allowed []Device) error {
 	return nil
 }
 
+// setDevicesV1 writes the list into the devices controller. The order matters: "a" in devices.deny
+// empties the list that a new group inherits, and all after it adds to nothing. The leaf has no
+// process yet, so nobody runs between the two with the wider list.
 func (g *Group) setDevicesV1(h hierarchy, allowed []Device) error {
 	list := []string{"c *:* m", "b *:* m"}
 	for _, d := range allowed {
@@ -38,6 +42,8 @@ func (g *Group) setDevicesV1(h hierarchy, allowed []Device) error {
 	}
 	for _, rule := range list {
 		err := g.put(h, setting{controller: "devices", file: "devices.allow", value: rule})
+		// The kernel answers EPERM for an entry that the parent group does not have. Fewer devices
+		// than asked for is no hole: a missing /dev/kvm shows when QEMU opens it.
 		if err != nil && !errors.Is(err, unix.EPERM) { // a group above does not allow it
 			return err
 		}
@@ -46,8 +52,11 @@ func (g *Group) setDevicesV1(h hierarchy, allowed []Device) error {
 }
 
 // attachDevices has the kernel ask a BPF program before a process of a v2 group opens a device: v2
-// has no file for it. The program lives as long as the group.
+// has no file for it. The program lives as long as the group. It is attached before a process is in
+// the group: a descriptor that is open already stays usable.
 func attachDevices(group string, allowed []Device) error {
+	// The device filter of containerd/cgroups takes -1 for every number. It looks at the rules from
+	// the last to the first, so the refusal of all devices stands first.
 	every := int64(-1)
 	rules := []specs.LinuxDeviceCgroup{
 		{Allow: false, Type: "a", Major: &every, Minor: &every, Access: "rwm"},

@@ -13,4 +13,9 @@
 // hierarchy, v1 or v2, while hybrid hosts have both and a limit must go where its controller is; it
 // reports no limit that the kernel has no file for; it leaves a group half made on an error; and it
 // has no kill that a pid given out again cannot misdirect.
+//
+// A start calls Leaf, which is pure, writes the leaf to the record, and then At, Create and Add.
+// Whoever cleans up, perhaps another process after a crash, calls At with the leaf of the record,
+// or Find where there is no record, and then Kill and Remove. Create, Add, Kill and Remove may be
+// repeated.
 package cgroup

@@ -8,9 +8,10 @@ import (
 	"slices"
 )
 
-// Find lists the leaves on this host that carry the name of a sandbox, in any parent. Two
-// engines may have sandboxes of one name, and a leaf that has the bare id as its name may be
-// anybody's.
+// Find lists the leaves on this host that carry the name of a sandbox, in any parent. Two engines
+// may have sandboxes of one name, and a leaf that has the bare id as its name may be anybody's.
+// Find is for a sandbox whose record cannot be read. The caller must tell by the processes' marks
+// whether a leaf is the sandbox's own before it kills anything in it.
 func Find(id string) ([]*Group, error) {
 	hosts, err := hierarchies(realFiles{}, used)
 	if err != nil {
@@ -18,6 +19,8 @@ func Find(id string) ([]*Group, error) {
 	}
 	var leaves []string
 	for _, h := range hosts {
+		// Groups come and go during the walk. One that has gone is no leaf of a dead sandbox, so no
+		// error of the walk counts.
 		_ = filepath.WalkDir(h.mount, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.IsDir() {
 				return nil //nolint:nilerr // a cgroup that has gone meanwhile

@@ -12,14 +12,17 @@ import (
 	"strings"
 )
 
-// DiskIO is what a sandbox's processes have read from and written to one disk of the host.
+// DiskIO is what a sandbox's processes have read from and written to one disk of the host. The
+// counts are totals since the leaf was made, in bytes and calls.
 type DiskIO struct {
 	Major, Minor          uint64
 	ReadBytes, WriteBytes uint64
 	Reads, Writes         uint64
 }
 
-// DiskIO lists the disks that the leaf's processes have used; none where the host does not count.
+// DiskIO lists the disks that the leaf's processes have used; none where the host does not count. A
+// guest's own counters are of no use here: it reads files through the file server, and counts
+// nothing. An error means that the kernel's text was not understood, not that a disk failed.
 func (g *Group) DiskIO() ([]DiskIO, error) {
 	if h, ok := g.unified("io"); ok {
 		text, err := g.stat(h, "io.stat")
@@ -32,6 +35,8 @@ func (g *Group) DiskIO() ([]DiskIO, error) {
 	if !ok {
 		return nil, nil
 	}
+	// The throttle files count every request; blkio.io_service_bytes without "throttle" counts
+	// those of one scheduler alone.
 	bytes, err := g.stat(h, "blkio.throttle.io_service_bytes")
 	if err != nil {
 		return nil, err
@@ -43,6 +48,8 @@ func (g *Group) DiskIO() ([]DiskIO, error) {
 	return parseIOv1(bytes, calls)
 }
 
+// stat reads a file of the leaf. One that does not exist is empty: a v2 group has io.stat only
+// where the controller is delegated.
 func (g *Group) stat(h hierarchy, file string) (string, error) {
 	text, err := g.files.read(path.Join(h.mount, g.leaf, file))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -51,7 +58,8 @@ func (g *Group) stat(h hierarchy, file string) (string, error) {
 	return text, err
 }
 
-// parseIO reads io.stat: "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0".
+// parseIO reads io.stat: "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0". Fields that are not
+// known, such as those of discards, are passed over: kernels add some.
 func parseIO(text string) ([]DiskIO, error) {
 	var out []DiskIO
 	for line := range strings.Lines(text) {
@@ -75,7 +83,8 @@ func parseIO(text string) ([]DiskIO, error) {
 	return out, nil
 }
 
-// parseIOv1 reads two files with lines as "8:0 Read 4096".
+// parseIOv1 reads two files with lines as "8:0 Read 4096". Both files are folded into one list, in
+// the order in which the disks appear.
 func parseIOv1(bytes, calls string) ([]DiskIO, error) {
 	var out []DiskIO
 	add := func(text string, read, write func(*DiskIO) *uint64) error {
@@ -119,6 +128,7 @@ func blkio(fields []string) (DiskIO, uint64, error) {
 	return d, n, nil
 }
 
+// disk reads MAJOR:MINOR.
 func disk(number string) (d DiskIO, err error) {
 	if _, err := fmt.Sscanf(number, "%d:%d", &d.Major, &d.Minor); err != nil {
 		return d, fmt.Errorf("disk %q: %w", number, err)

@@ -11,7 +11,9 @@ import (
 )
 
 // Join moves a process into somebody else's group, in every hierarchy that has it; none is
-// ErrNotFound.
+// ErrNotFound. The shim joins the group that the engine has asked for (ShimCgroup) with it. That
+// group must exist: an engine that names one has made it, and a group made here would have nobody
+// who removes it.
 func Join(group string, pid int) error {
 	if err := checkLeaf(group); err != nil {
 		return err
@@ -24,6 +26,8 @@ func Join(group string, pid int) error {
 	return join(f, all, group, pid)
 }
 
+// join needs one hierarchy that has the group. An engine on a hybrid host makes its groups in some
+// of them only.
 func join(f files, all []hierarchy, group string, pid int) error {
 	joined := false
 	for _, h := range all {

@@ -7,9 +7,9 @@ import (
 	"strconv"
 )
 
-// Limits of a sandbox's processes together. A zero field sets nothing. A workload's
-// CPU quota is held in its guest: repeated here, the machine's own work would be
-// taken from it.
+// Limits of a sandbox's processes together. A zero field sets nothing. A workload's CPU quota is
+// held in its guest: repeated here, the machine's own work would be taken from it. The zero Limits
+// set nothing. Pids bounds what a QEMU that was taken over can fork.
 type Limits struct {
 	MemoryBytes int64 // of the machine with all overhead
 	// SwapBytes is how much may be swapped out: nil not set, -1 no limit. It
@@ -28,7 +28,8 @@ type Limits struct {
 // Device is a character device that the processes of a leaf may open for reading and writing.
 type Device struct{ Major, Minor int64 }
 
-// BlockIO limits what the machine does to host disks.
+// BlockIO limits what the machine does to host disks. Rates are per second, bytes or calls. They
+// bound the whole machine: page cache that its guest writes back counts as the file server's.
 type BlockIO struct {
 	Weight        uint16 // 10 to 1000
 	WeightDevices []DiskLimit
@@ -44,7 +45,7 @@ type DiskLimit struct {
 	Value        uint64
 }
 
-// setting is one write to a control file.
+// setting is one write to a control file. A setting is written as it is; value has no newline.
 type setting struct {
 	controller string
 	file       string
@@ -53,7 +54,9 @@ type setting struct {
 	either     string // another kernel's name of the file
 }
 
-// cpuWeight maps cpu.shares' range of 2 to 262144 to cpu.weight's of 1 to 10000.
+// cpuWeight maps cpu.shares' range of 2 to 262144 to cpu.weight's of 1 to 10000. It is the straight
+// line that runc and crun have had, so that a machine weighs as much as their containers with the
+// same shares. Out of range is clamped, as the kernel does on v1.
 func cpuWeight(shares uint64) uint64 {
 	shares = min(max(shares, 2), 262144)
 	return 1 + (shares-2)*9999/262142
@@ -62,6 +65,9 @@ func cpuWeight(shares uint64) uint64 {
 // defaultPeriod is the kernel's cpu.cfs_period_us.
 const defaultPeriod = 100000
 
+// v1 gives the writes for cgroup v1 but for memory, whose order depends on what is set now. The
+// period comes before the quota: the kernel checks a quota against the period that holds at that
+// moment.
 func (l Limits) v1() []setting {
 	var out []setting
 	add := func(controller, file, value string) {
@@ -110,8 +116,8 @@ func (l Limits) v1() []setting {
 	return out
 }
 
-// memoryV1 gives memory and memory with swap, -1 for no limit; ok is false when
-// neither is set.
+// memoryV1 gives memory and memory with swap, -1 for no limit; ok is false when neither is set. v1
+// has no limit of swap alone: SwapBytes is added to the memory, as its files count the sum.
 func (l Limits) memoryV1() (memory, both int64, ok bool) {
 	if l.MemoryBytes == 0 {
 		return 0, 0, false
@@ -123,6 +129,8 @@ func (l Limits) memoryV1() (memory, both int64, ok bool) {
 	return l.MemoryBytes, both, true
 }
 
+// v2 gives the writes for cgroup v2. cpu.max is one file with quota and period, so one that is not
+// given gets its default again: who changes one passes both.
 func (l Limits) v2() []setting {
 	var out []setting
 	add := func(controller, file, value string) {
@@ -165,6 +173,7 @@ func (l Limits) v2() []setting {
 	return append(out, l.ioV2()...)
 }
 
+// ioV2 gives those of the io controller. A rate of zero lifts the limit there, as it does on v1.
 func (l Limits) ioV2() []setting {
 	var out []setting
 	add := func(s setting) { s.controller = "io"; out = append(out, s) }
@@ -189,6 +198,7 @@ func (l Limits) ioV2() []setting {
 	return out
 }
 
+// device writes a rate or weight as both kinds of cgroup take it: MAJOR:MINOR VALUE.
 func device(d DiskLimit) string {
 	return fmt.Sprintf("%d:%d %d", d.Major, d.Minor, d.Value)
 }

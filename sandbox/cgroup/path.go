@@ -13,13 +13,16 @@ import (
 // defaultParent is where sandboxes go whose engine names no cgroup.
 const defaultParent = "/cloister"
 
-// maxPath bounds a cgroup path: PATH_MAX, less the mount point and a file name.
+// maxPath bounds a cgroup path: PATH_MAX, less the mount point and a file name. A path beyond it
+// would give ENAMETOOLONG after the first effect; so it is refused while nothing has happened.
 const maxPath = 3500
 
-// Leaf gives the sandbox's cgroup, relative to a hierarchy's root. It is the one
-// that the engine has named if that ends in the sandbox's id: the kubelet finds a
-// pod's statistics by it. Else it is named after the sandbox, beside the container's
-// of cgroupsPath. That is a path, or SLICE:PREFIX:NAME as systemd's drivers write it.
+// Leaf gives the sandbox's cgroup, relative to a hierarchy's root. It is the one that the engine
+// has named if that ends in the sandbox's id: the kubelet finds a pod's statistics by it. Else it
+// is named after the sandbox, beside the container's of cgroupsPath. That is a path, or
+// SLICE:PREFIX:NAME as systemd's drivers write it. Leaf is pure: nothing is made, and whether the
+// parent exists does not matter. Errors are errdefs.ErrInvalidArgument and name the field. A "..",
+// which path.Join resolves, cannot lead above a hierarchy's root.
 func Leaf(cgroupsPath, id string) (string, error) {
 	name := leafName(id)
 	if id == "" || strings.ContainsAny(id, "/\x00\n") || len(name) > 255 {
@@ -29,6 +32,8 @@ func Leaf(cgroupsPath, id string) (string, error) {
 	parts := strings.Split(cgroupsPath, ":")
 	switch {
 	case cgroupsPath == "":
+	// A slash in the first part makes it a path whose names happen to have colons, as a cgroupfs
+	// driver may give.
 	case len(parts) == 3 && !strings.Contains(parts[0], "/"):
 		slice, err := expandSlice(parts[0])
 		if err != nil {
@@ -39,6 +44,9 @@ func Leaf(cgroupsPath, id string) (string, error) {
 		var last string
 		parent, last = path.Split(path.Join("/", cgroupsPath))
 		if last == id {
+			// cAdvisor, and with it the kubelet, knows a container by the last part of its group's
+			// path. With a slice it reads only the last part of a scope's name, so
+			// cloister-ID.scope is found as it is.
 			name = id
 		}
 	}
@@ -50,7 +58,8 @@ func Leaf(cgroupsPath, id string) (string, error) {
 
 // Given gives the leaf that an OCI runtime makes for cgroupsPath, relative to a hierarchy's root,
 // and whether systemd makes it. A path that is empty is errdefs.ErrInvalidArgument: runtimes differ
-// in what they take it for.
+// in what they take it for. Given is for class process, where an OCI runtime makes the group; the
+// record must name it before.
 func Given(cgroupsPath string) (leaf string, systemd bool, err error) {
 	parts := strings.Split(cgroupsPath, ":")
 	switch {
@@ -69,6 +78,7 @@ func Given(cgroupsPath string) (leaf string, systemd bool, err error) {
 	if parts[1] != "" {
 		name = parts[1] + "-" + name
 	}
+	// As runc does: a name that ends in .slice is a unit of its own.
 	if !strings.HasSuffix(name, ".slice") {
 		name += scope
 	}
@@ -78,10 +88,14 @@ func Given(cgroupsPath string) (leaf string, systemd bool, err error) {
 // scope ends the name of a leaf in a slice of systemd's.
 const scope = ".scope"
 
-// leafName is what a sandbox's leaf is called, but for scope.
+// leafName is what a sandbox's leaf is called, but for scope. The prefix tells a sandbox's leaf
+// from a group of the engine's that has the bare id.
 func leafName(id string) string { return "cloister-" + id }
 
-// expandSlice gives the path of a slice: each dash is a level (systemd.slice(5)).
+// expandSlice gives the path of a slice: each dash is a level (systemd.slice(5)). The slice
+// a-b.slice is /a.slice/a-b.slice; "-.slice" is the root, and no slice at all is system.slice, the
+// default of systemd's drivers. A cgroupsPath is the pod author's in part: depth and length are
+// bounded.
 func expandSlice(slice string) (string, error) {
 	if slice == "" {
 		return "/system.slice", nil

@@ -11,12 +11,15 @@ import (
 	"strings"
 )
 
-// Open says which limits a pod's own cgroup does not have.
+// Open says which limits a pod's own cgroup does not have. A field is true where the pod may use as
+// much as the node has.
 type Open struct{ Memory, CPU bool }
 
-// PodOpen reads the limits of the cgroup above the leaf, which a kubelet has made for the
-// pod. It sets each one only where every container of the pod has such a limit. Other
-// engines' parents say nothing of a pod, and none of their limits counts as open.
+// PodOpen reads the limits of the cgroup above the leaf, which a kubelet has made for the pod. It
+// sets each one only where every container of the pod has such a limit. Other engines' parents say
+// nothing of a pod, and none of their limits counts as open. The machine's size depends on it. The
+// pod's annotations have the sum of its limited containers only, and a pod with one container
+// without a limit would get a machine for the others alone.
 func (g *Group) PodOpen() (Open, error) {
 	pod := path.Dir(g.leaf)
 	if !kubelets(pod) {
@@ -50,7 +53,9 @@ func kubelets(group string) bool {
 	return false
 }
 
-// podLimit reads a limit by its name in cgroup v2 or v1; empty where the host has none.
+// podLimit reads a limit by its name in cgroup v2 or v1; empty where the host has none. A group
+// that is gone, or a controller that is not delegated, has no limit that could be read; it is not
+// taken for open.
 func (g *Group) podLimit(pod, controller, unified, v1 string) (string, error) {
 	h, ok := g.v1(controller)
 	file := v1
