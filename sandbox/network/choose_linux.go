@@ -18,7 +18,8 @@ import (
 // veth, docker or lo.
 const tapPrefix = "vethcloister"
 
-// chosen is a link that is the guest's, and the NIC that stands for it.
+// chosen is a link that is the guest's, and the NIC that stands for it. The pair holds for one look
+// at the namespace: the link may be gone when the kernel is asked about it.
 type chosen struct {
 	link netlink.Link
 	card *card
@@ -26,8 +27,12 @@ type chosen struct {
 
 // choose gives the NICs to the links that an engine has put into the namespace, and says of every
 // other link why the guest cannot have it. A link that has a NIC keeps it; the others come in the
-// order of their making. Nothing is changed.
+// order of their making. Nothing is changed. It decides without the kernel, so that its tests need
+// no namespace. A reason in left is ErrFailedPrecondition where the link is of the wrong kind and
+// ErrResourceExhausted where NICs are lacking.
 func choose(all []netlink.Link, cards []*card) (mine []chosen, left []error) {
+	// The kernel lists links in the order of its hash table. By index the first link of an engine
+	// becomes the first NIC, in every start the same one.
 	all = slices.SortedFunc(slices.Values(all), func(a, b netlink.Link) int { return cmp.Compare(a.Attrs().Index, b.Attrs().Index) })
 	leave := func(l netlink.Link, reason string, class error) {
 		left = append(left, fmt.Errorf("link %s of kind %s cannot be a guest's: %s: %w", l.Attrs().Name, l.Type(), reason, class))
@@ -51,6 +56,8 @@ func choose(all []netlink.Link, cards []*card) (mine []chosen, left []error) {
 		}
 		more = append(more, l)
 	}
+	// Links that have a NIC were served first: a new link with a lower index must not move a
+	// running guest's eth0 to another NIC.
 	for i, l := range more {
 		if i < len(spare) {
 			mine = append(mine, chosen{l, spare[i]})
@@ -62,6 +69,7 @@ func choose(all []netlink.Link, cards []*card) (mine []chosen, left []error) {
 	return mine, left
 }
 
+// holder finds the NIC that stands for a link, by index: engines rename links while the guest runs.
 func holder(cards []*card, l netlink.Link) *card {
 	i := slices.IndexFunc(cards, func(c *card) bool { return c.link == l.Attrs().Index })
 	if i < 0 {
@@ -85,16 +93,22 @@ func stacked(l netlink.Link, all []netlink.Link, cards []*card) string {
 	return ""
 }
 
+// standsOn reports whether upper is made on lower in this namespace. A ParentIndex counts there
+// only if the kernel names no other namespace for it. The index of a veth's parent is that of its
+// other end.
 func standsOn(upper, lower netlink.Link) bool {
 	a := upper.Attrs()
 	return a.ParentIndex != 0 && a.ParentIndex == lower.Attrs().Index && a.NetNsID < 0 && upper.Type() != "veth"
 }
 
 // unfit says why frames cannot be redirected between a link and a tap; "" where it has been seen to
-// work.
+// work. The list is of kinds that have been tried, not of those that are known to fail: a link
+// whose frames are lost would be a guest that starts and reaches nobody.
 func unfit(l netlink.Link) string {
 	const instead = "give the namespace a veth, macvlan or ipvlan (mode l2 or l3)"
 	kinds := []string{"device", "veth", "macvlan", "ipvlan", "vlan"}
+	// l3s hands packets to the IP layer by netfilter, behind the place where tc's ingress filters
+	// are.
 	if v, ok := l.(*netlink.IPVlan); ok && v.Mode == netlink.IPVLAN_MODE_L3S {
 		return "in mode l3s what comes goes to the sockets of the host and never to the link: make it in mode l2 or l3"
 	}
@@ -104,8 +118,9 @@ func unfit(l netlink.Link) string {
 	return ""
 }
 
-// engineMade is false for loopback, for our taps, and for the devices that a
-// kernel puts into every namespace.
+// engineMade is false for loopback, for our taps, and for the devices that a kernel puts into every
+// namespace. The names are those that the modules of tunnels make in each new namespace
+// (fb_tunnels_only_for_init_net is 0).
 func engineMade(l netlink.Link) bool {
 	a := l.Attrs()
 	kernel := []string{"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"}

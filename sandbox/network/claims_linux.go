@@ -17,14 +17,17 @@ import (
 // range is not known (inet_init_net of the kernel's net/ipv4/af_inet.c).
 const DefaultPorts = "32768 60999"
 
-// Claim is a network namespace whose host side has the ports that a sandbox leaves it.
+// Claim is a network namespace whose host side has the ports that a sandbox leaves it. Claims are
+// for a sandbox whose record cannot be read: the range of ports is the only mark in the namespace
+// itself.
 type Claim struct {
 	Path     string // where it is mounted, or below /proc/PID/ns
 	Identity string // as Identity gives it
 }
 
-// Claims lists the claimed namespaces of this host that a mount or a process holds. The
-// caller's own is never among them.
+// Claims lists the claimed namespaces of this host that a mount or a process holds. The caller's
+// own is never among them. Any claimed namespace may be another sandbox's that lives: the caller
+// tells by InNamespace whose processes are in it.
 func Claims() ([]Claim, error) {
 	paths, err := mountedNamespaces()
 	if err != nil {
@@ -38,6 +41,8 @@ func Claims() ([]Claim, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The caller's namespace is the host's. An administrator who has set the same range there would
+	// have it changed by a cleanup.
 	seen := map[string]bool{own: true}
 	var out []Claim
 	for _, path := range append(paths, processes...) {
@@ -53,12 +58,15 @@ func Claims() ([]Claim, error) {
 	return out, nil
 }
 
-// InNamespace reports whether a process is in a namespace, by the namespace's identity.
+// InNamespace reports whether a process is in a namespace, by the namespace's identity. A process
+// that has ended is in none.
 func InNamespace(pid int, identity string) bool {
 	have, err := identityOf("/proc/" + strconv.Itoa(pid) + "/ns/net")
 	return err == nil && have == identity
 }
 
+// claimed compares the whole range, not its first port: a host may well begin its range at the same
+// port.
 func claimed(path string) bool {
 	n, err := Open(path)
 	if err != nil {
@@ -69,6 +77,8 @@ func claimed(path string) bool {
 	return err == nil && ports == ownPorts()
 }
 
+// identityOf gives device and inode of a namespace, which name it until the last reference is gone.
+// The number may be given out again after that, so a record keeps the boot as well.
 func identityOf(path string) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -78,6 +88,7 @@ func identityOf(path string) (string, error) {
 }
 
 // mountedNamespaces are the files that network namespaces are mounted on (proc_pid_mountinfo(5)).
+// CNI and Docker keep a namespace without a process by such a mount.
 func mountedNamespaces() ([]string, error) {
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -9,7 +9,8 @@ import (
 )
 
 // dumps bounds how often an interrupted dump is asked for. The kernel interrupts one when what it
-// lists changes meanwhile.
+// lists changes meanwhile. A list of which a part is old would take an address or a route from the
+// guest.
 const dumps = 20
 
 // whole repeats a netlink dump until the kernel says that it is complete.

@@ -16,7 +16,9 @@ import (
 
 // describe is what the guest is to have of its links: names, addresses, routes, rules and
 // neighbours, as the engine made them. Each link is called by its NIC's address. Routes and rules
-// that the guest's kernel would not take are left out, with the reason.
+// that the guest's kernel would not take are left out, with the reason. A guest's network is told
+// as a whole each time: the agent compares and changes what differs, so that a message that was
+// lost costs nothing.
 func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left []error, err error) {
 	guest = &guestv1.Network{}
 	names, local := map[int]string{}, map[string]bool{}
@@ -48,16 +50,20 @@ func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left [
 }
 
 // routes are those by links of these names, in all tables. One that asks for a source that is not
-// the guest's would be an error there, and is left out, as is one with several next hops.
+// the guest's would be an error there, and is left out, as is one with several next hops. A route
+// of the kernel's own (table local, protocol kernel) comes with the address in the guest. Routes of
+// router advertisements are left out, since the guest gets the advertisement itself.
 func routes(h *netlink.Handle, names map[int]string, local map[string]bool, out *guestv1.Network) (left []error, err error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		list, err := whole(func() ([]netlink.Route, error) {
+			// The library lists the main table alone without this filter; 0 asks for all.
 			return h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range list {
+			// It has no LinkIndex of its own, and so is passed over below.
 			if slices.ContainsFunc(r.MultiPath, func(hop *netlink.NexthopInfo) bool { return names[hop.LinkIndex] != "" }) {
 				left = append(left, fmt.Errorf("route to %s with %d next hops cannot be a guest's: give it one: %w",
 					r.Dst, len(r.MultiPath), errdefs.ErrFailedPrecondition))
@@ -81,6 +87,8 @@ func routes(h *netlink.Handle, names map[int]string, local map[string]bool, out 
 	return left, nil
 }
 
+// guestRoute leaves out what is the kernel's default: no destination is "everywhere", no table is
+// main.
 func guestRoute(r netlink.Route, link string, family int) *guestv1.Route {
 	route := &guestv1.Route{
 		Link: link, Scope: uint32(r.Scope), Metric: uint32(r.Priority), Mtu: uint32(r.MTU),
@@ -104,7 +112,8 @@ func guestRoute(r netlink.Route, link string, family int) *guestv1.Route {
 	return route
 }
 
-// neighbours are those that somebody entered for good; the others are learnt.
+// neighbours are those that somebody entered for good; the others are learnt. They are sorted since
+// the order of the map would make two equal networks differ.
 func neighbours(h *netlink.Handle, names map[int]string, out *guestv1.Network) error {
 	for index, name := range names {
 		list, err := whole(func() ([]netlink.Neigh, error) { return h.NeighList(index, netlink.FAMILY_ALL) })

@@ -18,12 +18,15 @@ import (
 // rules that lead port 53 to the engine.
 const NameServer = "127.0.0.11"
 
-// nameLimit is longer than an engine's own tries at several servers.
+// nameLimit is longer than an engine's own tries at several servers. After it the guest's resolver
+// has given the question up, and the slot is free for another.
 const nameLimit = 20 * time.Second
 
-// AskName puts a DNS message to the name server in the namespace and gives its
-// answer, or none. Nothing else can be reached by it. It may be called by several
-// goroutines at once.
+// AskName puts a DNS message to the name server in the namespace and gives its answer, or none.
+// Nothing else can be reached by it. It may be called by several goroutines at once. The question
+// is the guest's: the bytes go on as they are, and 127.0.0.11 of this namespace is all that they
+// can reach. The caller bounds its length; no answer at all is what the guest sees as a server that
+// is silent.
 func (n *Namespace) AskName(ctx context.Context, tcp bool, question []byte) []byte {
 	ctx, cancel := context.WithTimeout(ctx, nameLimit)
 	defer cancel()
@@ -35,6 +38,7 @@ func (n *Namespace) AskName(ctx context.Context, tcp bool, question []byte) []by
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(deadline)
 	}
+	// The deadline ends a read in time; this ends it when the sandbox does.
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	if !tcp {
 		return askDatagram(conn, question)
@@ -42,6 +46,8 @@ func (n *Namespace) AskName(ctx context.Context, tcp bool, question []byte) []by
 	return askStream(conn, question)
 }
 
+// dialNames opens a connected socket in the namespace. Each one takes a thread that is never used
+// again: without the bound, a guest that asks in a loop makes threads of the shim without end.
 func (n *Namespace) dialNames(ctx context.Context, tcp bool) (conn net.Conn, err error) {
 	select {
 	case n.dials <- struct{}{}:
@@ -60,7 +66,8 @@ func (n *Namespace) dialNames(ctx context.Context, tcp bool) (conn net.Conn, err
 	return conn, err
 }
 
-// askDatagram takes memory for the answer once its size is known: many questions wait at once.
+// askDatagram takes memory for the answer once its size is known: many questions wait at once. A
+// guest may have 256 questions open, and 64 KiB for each would be 16 MiB of the shim.
 func askDatagram(conn net.Conn, question []byte) (answer []byte) {
 	if _, err := conn.Write(question); err != nil {
 		return nil
@@ -71,6 +78,7 @@ func askDatagram(conn net.Conn, question []byte) (answer []byte) {
 	}
 	var size int
 	peek := func(fd uintptr) bool {
+		// MSG_TRUNC gives the datagram's whole length, MSG_PEEK leaves it in the queue.
 		size, _, err = unix.Recvfrom(int(fd), nil, unix.MSG_PEEK|unix.MSG_TRUNC)
 		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
 	}
@@ -85,7 +93,8 @@ func askDatagram(conn net.Conn, question []byte) (answer []byte) {
 	return answer[:size]
 }
 
-// askStream frames messages by their length (RFC 1035, 4.2.2).
+// askStream frames messages by their length (RFC 1035, 4.2.2). The length is two bytes, so an
+// answer is 64 KiB at most.
 func askStream(conn net.Conn, question []byte) []byte {
 	frame := binary.BigEndian.AppendUint16(nil, uint16(len(question)))
 	if _, err := conn.Write(append(frame, question...)); err != nil {
@@ -102,7 +111,8 @@ func askStream(conn net.Conn, question []byte) []byte {
 	return answer
 }
 
-// AsksEngine reports whether a resolv.conf(5) names the engine's name server.
+// AsksEngine reports whether a resolv.conf(5) names the engine's name server. Where it does not,
+// the guest's questions go over the network like all its traffic, and no relay is needed.
 func AsksEngine(resolvConf []byte) bool {
 	for line := range strings.Lines(string(resolvConf)) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" && f[1] == NameServer {

@@ -12,19 +12,24 @@ import (
 	"cloister/sys"
 )
 
-// Namespace is the network namespace that a sandbox lives in.
+// Namespace is the network namespace that a sandbox lives in. The descriptor keeps it alive after
+// the engine has unmounted it or its process has gone.
 type Namespace struct {
 	file  *os.File
 	cards []*card       // one for each tap, in order
 	dials chan struct{} // one slot for each thread that opens a socket for a question
 }
 
-// maxDials bounds the threads that open sockets inside the namespace at once.
+// maxDials bounds the threads that open sockets inside the namespace at once. A thread that has
+// entered another namespace is not given back to Go's scheduler, and costs a stack and a task of
+// the shim's cgroup until its call returns.
 const maxDials = 8
 
-// Open takes the namespace at path; a new one when path is empty. The new one
-// lives as long as a process, or the Namespace, holds it. The namespace that this process is in is
-// the host's, whatever its path is: a guest would take the host's links.
+// Open takes the namespace at path; a new one when path is empty. The new one lives as long as a
+// process, or the Namespace, holds it. The namespace that this process is in is the host's,
+// whatever its path is: a guest would take the host's links. A path that is no network namespace is
+// an error: setns would move the shim's thread into whatever it is. The Namespace is the caller's
+// to close.
 func Open(path string) (*Namespace, error) {
 	if path == "" {
 		return fresh()
@@ -33,6 +38,7 @@ func Open(path string) (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("network namespace: %w", err)
 	}
+	// Asked of the descriptor, not of the path: the path may be another file's by the next call.
 	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
 	if err != nil || kind != unix.CLONE_NEWNET {
 		f.Close()
@@ -46,8 +52,11 @@ func Open(path string) (*Namespace, error) {
 	return &Namespace{file: f, dials: make(chan struct{}, maxDials)}, nil
 }
 
+// notOwn refuses the shim's namespace by inode. Docker before 23 gives the host's as a path of its
+// own, so the path tells nothing.
 func notOwn(f *os.File) error {
 	var own, given unix.Stat_t
+	// thread-self: the main thread, which /proc/self shows, may be in a sandbox's namespace.
 	if err := unix.Stat("/proc/thread-self/ns/net", &own); err != nil {
 		return fmt.Errorf("network namespace of this process: %w", err)
 	}
@@ -61,6 +70,8 @@ func notOwn(f *os.File) error {
 	return nil
 }
 
+// fresh makes a namespace on a thread that ends with it, so that no other goroutine runs there by
+// accident.
 func fresh() (*Namespace, error) {
 	n := &Namespace{dials: make(chan struct{}, maxDials)}
 	err := sys.OnThread(func() error {
@@ -86,7 +97,8 @@ func (n *Namespace) File() *os.File { return n.file }
 // Close lets go of the namespace.
 func (n *Namespace) Close() error { return n.file.Close() }
 
-// do runs f on a thread inside the namespace.
+// do runs f on a thread inside the namespace. do returns f's error. f must not start goroutines
+// that count on the namespace: they run on other threads.
 func (n *Namespace) do(f func() error) error {
 	return sys.Namespaces{Network: n.file}.Do(f)
 }

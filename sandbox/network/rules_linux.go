@@ -16,7 +16,9 @@ import (
 )
 
 // rules are those that somebody has added to the kernel's own three. One with a condition that the
-// guest's contract does not know, or of a link that the guest has not, is left out.
+// guest's contract does not know, or of a link that the guest has not, is left out. A rule that is
+// left out silently could send traffic past a VPN or a policy, so each one is an error for the
+// caller to judge.
 func rules(h *netlink.Handle, names map[int]string, out *guestv1.Network) (left []error, err error) {
 	links := map[string]bool{"": true, "lo": true}
 	for _, name := range names {
@@ -28,6 +30,7 @@ func rules(h *netlink.Handle, names map[int]string, out *guestv1.Network) (left 
 			number = 6
 		}
 		list, err := whole(func() ([]netlink.Rule, error) { return h.RuleList(family) })
+		// CONFIG_IP_MULTIPLE_TABLES may be off for one family.
 		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) {
 			continue // a kernel without
 		}
@@ -50,17 +53,21 @@ func rules(h *netlink.Handle, names map[int]string, out *guestv1.Network) (left 
 	return left, nil
 }
 
-// kernelRule is one of those with which every namespace begins.
+// kernelRule is one of those with which every namespace begins. Priority and table are not enough:
+// an engine may put a rule with conditions beside it, at the same priority.
 func kernelRule(r netlink.Rule) bool {
 	own := map[int]int{0: unix.RT_TABLE_LOCAL, 32766: unix.RT_TABLE_MAIN, 32767: unix.RT_TABLE_DEFAULT}
 	return own[r.Priority] == r.Table && unconditional(r)
 }
 
+// unconditional is true for a rule that holds for every packet.
 func unconditional(r netlink.Rule) bool {
 	return plain(r) && r.Src == nil && r.Dst == nil && r.IifName == "" && r.OifName == "" && r.Mark == 0 && !r.Invert
 }
 
-// plain is true for a rule that says no more than the contract can.
+// plain is true for a rule that says no more than the contract can. It compares with a rule that
+// has the known fields alone. A field that a later version of the library reads makes the rule
+// foreign by itself, where a list of unknown fields would let it pass.
 func plain(r netlink.Rule) bool {
 	known := *netlink.NewRule()
 	known.Priority, known.Family, known.Table, known.Protocol, known.Type = r.Priority, r.Family, r.Table, r.Protocol, r.Type
@@ -69,6 +76,7 @@ func plain(r netlink.Rule) bool {
 	return r.Table != unix.RT_TABLE_UNSPEC && reflect.DeepEqual(r, known)
 }
 
+// guestRule is only for rules that plain has let pass.
 func guestRule(r netlink.Rule, family uint32) *guestv1.Rule {
 	rule := &guestv1.Rule{
 		Family: family, Priority: uint32(r.Priority), Source: text(r.Src), Destination: text(r.Dst),

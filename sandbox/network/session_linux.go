@@ -14,7 +14,9 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// Session keeps a guest's network equal to a namespace's. Its methods may be called at once.
+// Session keeps a guest's network equal to a namespace's. Its methods may be called at once. It has
+// one of two strictnesses: before the first container has started, what the guest cannot have is an
+// error of that start; a running guest loses nothing because of a link that came later.
 type Session struct {
 	ns    *Namespace
 	apply func(context.Context, *guestv1.Network) error
@@ -26,7 +28,8 @@ type Session struct {
 }
 
 // NewSession reads the network that the guest is configured with. apply sends the guest a later
-// one. A part of the network that a guest cannot have is an error.
+// one. A part of the network that a guest cannot have is an error. Links are redirected when it
+// returns, and the guest has not been told yet: the network is a part of its first configuration.
 func NewSession(ns *Namespace, apply func(context.Context, *guestv1.Network) error) (*Session, *guestv1.Network, error) {
 	wanted, left, err := ns.Sync()
 	if err := errors.Join(append(left, err)...); err != nil {
@@ -36,7 +39,8 @@ func NewSession(ns *Namespace, apply func(context.Context, *guestv1.Network) err
 }
 
 // Follow sends the guest every change until ctx ends, and those since NewSession at once. Errors of
-// later changes are logged, unless ended says that the guest is gone.
+// later changes are logged, unless ended says that the guest is gone. It returns once it watches;
+// the watch goes on until ctx ends.
 func (s *Session) Follow(ctx context.Context, ended func() bool) error {
 	changed := func() error {
 		s.mu.Lock()
@@ -52,12 +56,15 @@ func (s *Session) Follow(ctx context.Context, ended func() bool) error {
 	if err != nil {
 		return err
 	}
+	// The watch is there first: a change between NewSession and the subscription would be seen by
+	// nobody.
 	return changed()
 }
 
 // Sync gives the guest the network that the namespace has now. Until a container has been started,
 // a part that the guest cannot have is an error. Later the rest reaches the guest, and the log says
-// what does not.
+// what does not. It is called before each start of a container: engines put links into the
+// namespace between Create and Start, and the workload must find them.
 func (s *Session) Sync(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,17 +85,20 @@ func (s *Session) update(ctx context.Context) (left []error, err error) {
 	if s.settled {
 		s.warn(ctx, left)
 	}
+	// Engines touch neighbours and counters often. An equal network is not sent again: each call
+	// wakes the guest.
 	if proto.Equal(wanted, s.told) {
 		return left, nil
 	}
 	if err = s.apply(ctx, wanted); err != nil {
 		return left, err
 	}
+	// After an error told stays what it was, and the next change sends the whole again.
 	s.told = wanted
 	return left, nil
 }
 
-// warn logs what the guest does not get, once for as long as it stays so.
+// warn logs what the guest does not get, once for as long as it stays so. The caller holds mu.
 func (s *Session) warn(ctx context.Context, left []error) {
 	var missing []string
 	for _, err := range left {

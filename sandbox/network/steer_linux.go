@@ -30,17 +30,21 @@ const (
 )
 
 // steering is a program that gives connections to localhost to our listeners. The kernel takes it
-// away when its descriptors are closed, by whatever end of this process.
+// away when its descriptors are closed, by whatever end of this process. It holds map, program and
+// link, in this order.
 type steering []io.Closer
 
 // steer has every TCP connection to 127.0.0.1 or ::1 of the namespace, whatever its port, arrive at
-// the listener in the slot of its family; where there is none, nothing changes.
+// the listener in the slot of its family; where there is none, nothing changes. The program is
+// attached to the network namespace, so it sees lookups of this namespace alone, and needs no rule
+// that a crash could leave.
 func (n *Namespace) steer(listeners map[uint32]int) (s steering, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("steer connections to localhost: %w", err), s.Close())
 		}
 	}()
+	// A sockmap holds references to sockets: no number of a descriptor can go stale in it.
 	slots, err := ebpf.NewMap(&ebpf.MapSpec{Name: "cloister", Type: ebpf.SockMap, KeySize: 4, ValueSize: 4, MaxEntries: 2})
 	if err != nil {
 		return s, err
@@ -51,6 +55,7 @@ func (n *Namespace) steer(listeners map[uint32]int) (s steering, err error) {
 			return s, err
 		}
 	}
+	// The helpers that lookup calls are open to programs of any licence.
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "cloister", Type: ebpf.SkLookup, AttachType: ebpf.AttachSkLookup, License: "Apache-2.0", Instructions: lookup(slots.FD()),
 	})
@@ -65,7 +70,8 @@ func (n *Namespace) steer(listeners map[uint32]int) (s steering, err error) {
 	return append(s, attached), nil
 }
 
-// Close takes the program away.
+// Close takes the program away. Backwards: the link first, so that the program never runs without
+// its map.
 func (s steering) Close() error {
 	var errs []error
 	for _, c := range slices.Backward(s) {
@@ -75,7 +81,8 @@ func (s steering) Close() error {
 }
 
 // lookup is the program: it looks the listener up by the connection's family, and lets pass what is
-// not for localhost.
+// not for localhost. The context has the local address and port, which the client asked for. The
+// remote side is not looked at: only processes inside the namespace reach its loopback.
 func lookup(slots int) asm.Instructions {
 	return asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1),
@@ -100,6 +107,8 @@ func lookup(slots int) asm.Instructions {
 		asm.LoadMapPtr(asm.R1, slots).WithSymbol("assign"),
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, -4),
+		// A socket from a sockmap comes with a reference that the program must release, or the
+		// verifier refuses it.
 		asm.FnMapLookupElem.Call(),
 		asm.JEq.Imm(asm.R0, 0, "pass"),
 		asm.Mov.Reg(asm.R7, asm.R0),
@@ -114,7 +123,8 @@ func lookup(slots int) asm.Instructions {
 	}
 }
 
-// onWire is a word of an address as a machine reads it that took it from a packet.
+// onWire is a word of an address as a machine reads it that took it from a packet. The kernel gives
+// addresses in network byte order, and the constants of a program are the host's.
 func onWire(word uint32) int32 {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], word)

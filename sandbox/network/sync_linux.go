@@ -14,7 +14,8 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// NIC is one of the machine's NICs and the link it stands for.
+// card is one of the machine's NICs and the link that it stands for. The machine has a fixed number
+// of them from boot: microvm has no hot-plug.
 type card struct {
 	tap  string
 	mac  string // what the machine calls it by
@@ -23,11 +24,13 @@ type card struct {
 	wired bool // link's traffic is redirected
 }
 
-// ErrEnded is Sync's error when a NIC's tap is gone, which the machine takes with it.
+// ErrEnded is Sync's error when a NIC's tap is gone, which the machine takes with it. It is no
+// fault of the network: QEMU holds the tap's descriptor, and its end takes the link away.
 var ErrEnded = errors.New("the machine has ended: its NICs are gone")
 
 // Check looks whether all that is in the namespace now can be handed to the machine, and changes
-// nothing there.
+// nothing there. It is asked before a machine is made, so that a link of the wrong kind fails the
+// start while nothing has to be taken back.
 func (n *Namespace) Check() error {
 	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
@@ -48,7 +51,8 @@ const changes = 8
 
 // Sync redirects the links that are in the namespace now to the machine's NICs. It returns what the
 // guest is to have, and why the guest does not have the rest, which is not redirected. It may be
-// called whenever something has changed.
+// called whenever something has changed. Sync may be called in any state of the namespace and may
+// be repeated: what is redirected stays so without a gap. One call at a time, as for every method.
 func (n *Namespace) Sync() (guest *guestv1.Network, left []error, err error) {
 	for range changes {
 		if guest, left, err = n.sync(); !errors.Is(err, errChanged) {
@@ -69,15 +73,18 @@ func (n *Namespace) sync() (guest *guestv1.Network, left []error, err error) {
 		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
 	mine, left := choose(all, n.cards)
+	// First: a NIC that is freed here serves a new link in the same call.
 	if err := n.release(h, all, mine); err != nil {
 		return nil, nil, err
 	}
 	var wired []chosen
 	for _, m := range mine {
+		// The list was made before; a tap that is not in it has been gone for good.
 		i := slices.IndexFunc(all, func(l netlink.Link) bool { return l.Attrs().Name == m.card.tap })
 		if i < 0 {
 			return nil, nil, ErrEnded
 		}
+		// One link that cannot be redirected must not cost the guest the others.
 		err := m.card.connect(h, m.link, all[i])
 		if err == nil {
 			wired = append(wired, m)
@@ -92,12 +99,16 @@ func (n *Namespace) sync() (guest *guestv1.Network, left []error, err error) {
 	return guest, append(left, routes...), n.readSysctls(guest)
 }
 
-// release makes the NICs spare again whose links are gone, or are the guest's no longer.
+// release makes the NICs spare again whose links are gone, or are the guest's no longer. Links that
+// are stacked on each other may change places: a NIC is given up when its link became another's
+// parent.
 func (n *Namespace) release(h *netlink.Handle, all []netlink.Link, mine []chosen) error {
 	for _, c := range n.cards {
 		if c.link == 0 || slices.ContainsFunc(mine, func(m chosen) bool { return m.card == c && m.link.Attrs().Index == c.link }) {
 			continue
 		}
+		// Both ends lose their filters, or the tap would go on sending to an index that the kernel
+		// may give to a new link.
 		for _, l := range all { // what is gone has taken its filters away
 			if l.Attrs().Index != c.link && l.Attrs().Name != c.tap {
 				continue
@@ -112,7 +123,8 @@ func (n *Namespace) release(h *netlink.Handle, all []netlink.Link, mine []chosen
 }
 
 // connect redirects a link's traffic, once, and has the tap take frames of its size. After an error
-// nothing is redirected.
+// nothing is redirected. A frame longer than the tap's MTU would be dropped between the two,
+// without a word to the sender.
 func (c *card) connect(h *netlink.Handle, link, tap netlink.Link) (err error) {
 	c.link = link.Attrs().Index
 	defer func() {
@@ -125,6 +137,8 @@ func (c *card) connect(h *netlink.Handle, link, tap netlink.Link) (err error) {
 			return fmt.Errorf("mtu %d of %s: %w", link.Attrs().MTU, c.tap, err)
 		}
 	}
+	// Wiring anew takes the queues off for a moment, and a running guest would lose frames at each
+	// look.
 	if c.wired && hasIngress(h, link) {
 		return nil
 	}

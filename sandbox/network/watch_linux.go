@@ -15,19 +15,22 @@ import (
 )
 
 // queue is more messages than the kernel keeps for a socket (net.core.rmem_default by the least
-// size of one).
+// size of one). It is counted in messages since nothing tells how many of them wait.
 const queue = 1024
 
-// Watch calls changed after links, addresses, routes, rules or neighbours have changed,
-// once for all changes that came in the meantime, until ctx is done. Of sysctls the
-// kernel reports a few (rtnetlink's netconf); engines set the others before a link goes
-// up, which is reported.
+// Watch calls changed after links, addresses, routes, rules or neighbours have changed, once for
+// all changes that came in the meantime, until ctx is done. Of sysctls the kernel reports a few
+// (rtnetlink's netconf); engines set the others before a link goes up, which is reported. changed
+// is called by one goroutine, never twice at once, and has to look for itself: it is not told what
+// has changed.
 func (n *Namespace) Watch(ctx context.Context, changed func()) error {
 	socket, err := n.subscribe()
 	if err != nil {
 		return fmt.Errorf("watch network namespace: %w", err)
 	}
 	context.AfterFunc(ctx, socket.Close)
+	// One place: a change that comes while changed runs is looked at after it, and any more of them
+	// are the same look.
 	wake := make(chan struct{}, 1)
 	go listen(ctx, socket, wake)
 	go func() {
@@ -43,6 +46,7 @@ func (n *Namespace) Watch(ctx context.Context, changed func()) error {
 	return nil
 }
 
+// subscribe opens the socket inside the namespace, whose events it gets from then on.
 func (n *Namespace) subscribe() (socket *nl.NetlinkSocket, err error) {
 	err = n.do(func() (err error) {
 		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
@@ -67,6 +71,8 @@ func listen(ctx context.Context, socket *nl.NetlinkSocket, wake chan<- struct{})
 			}
 			doubtful = queue
 		}
+		// A busy network learns neighbours all the time, and each look at the namespace is dozens
+		// of calls.
 		if doubtful <= 0 && !slices.ContainsFunc(messages, relevant) {
 			continue
 		}
@@ -77,7 +83,8 @@ func listen(ctx context.Context, socket *nl.NetlinkSocket, wake chan<- struct{})
 	}
 }
 
-// relevant is false for our taps and for neighbours that were learnt: the guest gets neither.
+// relevant is false for our taps and for neighbours that were learnt: the guest gets neither. What
+// cannot be parsed is relevant: a look too many costs time, one too few a link.
 func relevant(m syscall.NetlinkMessage) bool {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
