@@ -18,7 +18,7 @@ const calm = 50 * time.Millisecond
 
 // Changes tells when an engine writes to files that were copied: into the file that was there, or
 // by putting another in its place. It has one inotify instance for a whole sandbox, since a host
-// has few of them.
+// has few of them. Follow and Forget may be called at once.
 type Changes struct {
 	file *os.File
 
@@ -27,7 +27,9 @@ type Changes struct {
 }
 
 // NewChanges begins to watch, and calls changed after a change until Close. Calls do not overlap.
+// changed runs on a goroutine of its own and is expected to compare each file with Copied.Refresh.
 func NewChanges(changed func()) (*Changes, error) {
+	// Nonblocking, so that Go's poller waits and Close ends a read.
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("inotify: raise fs.inotify.max_user_instances: %w", err)
@@ -38,7 +40,8 @@ func NewChanges(changed func()) (*Changes, error) {
 }
 
 // run ends with the watch. What has changed is found by comparing, so the events themselves say
-// nothing.
+// nothing. Events that the kernel has dropped (IN_Q_OVERFLOW) are an event, too, so nothing is
+// lost.
 func (c *Changes) run(changed func()) {
 	events := make([]byte, 4096)
 	for {
@@ -59,6 +62,8 @@ func (c *Changes) Follow(list []*Copied) error {
 		return nil
 	}
 	for _, one := range list {
+		// An engine may write into the file, or rename a new one over it. The second raises an
+		// event in the folder alone.
 		for _, w := range []struct {
 			file *os.File
 			mask uint32
@@ -73,7 +78,8 @@ func (c *Changes) Follow(list []*Copied) error {
 	return nil
 }
 
-// Forget ends the watches of copied files, and lets go of the files.
+// Forget ends the watches of copied files, and lets go of the files. It is called once for each
+// list that Follow was called with, also after an error of Follow.
 func (c *Changes) Forget(list []*Copied) {
 	defer closeCopies(list)
 	if c == nil {
@@ -86,10 +92,13 @@ func (c *Changes) Forget(list []*Copied) {
 	}
 }
 
+// add watches an open file. Two files of one inode have one watch in the kernel, with one number:
+// drop removes it with the last of them.
 func (c *Changes) add(f *os.File, mask uint32) (watch int32, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err = c.control(func(fd int) error {
+		// IN_MASK_ADD: a second use must not take events from the first.
 		n, err := unix.InotifyAddWatch(fd, fdPath(f), mask|unix.IN_MASK_ADD)
 		watch = int32(n)
 		return err
@@ -104,6 +113,7 @@ func (c *Changes) add(f *os.File, mask uint32) (watch int32, err error) {
 	return watch, nil
 }
 
+// drop lets go of one use of a watch.
 func (c *Changes) drop(watch int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

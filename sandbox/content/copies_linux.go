@@ -17,14 +17,16 @@ import (
 	"cloister/sandbox/plan"
 )
 
-// maxCopied bounds a file that is copied into the guest instead of shared.
+// maxCopied bounds a file that is copied into the guest instead of shared. The shim keeps the bytes
+// for comparison, and sends them to the guest as a whole.
 const maxCopied = 1 << 20
 
 // errRefused marks a file that is not fit to be copied.
 var errRefused = errors.New("refused")
 
 // Copied is a file of the engine's whose bytes a container has. Its methods are not to be called at
-// once.
+// once. Data is what was read last and was fit. folder and name find the file again; file is the
+// one that was there when the container was made.
 type Copied struct {
 	plan.Copy
 
@@ -37,7 +39,9 @@ type Copied struct {
 	refused string // what the log has been told
 }
 
-// OpenCopies reads the files that a container gets copies of. They keep their own descriptors.
+// OpenCopies reads the files that a container gets copies of. They keep their own descriptors. The
+// Files may be closed before: the copies live as long as the container. An error closes what was
+// opened.
 func (f *Files) OpenCopies(copies []plan.Copy) (_ []*Copied, err error) {
 	var out []*Copied
 	defer func() {
@@ -75,7 +79,8 @@ func closeCopies(list []*Copied) {
 // Refresh reads the file again and says whether its bytes have changed since. A file that is gone
 // keeps its bytes: the engine is taking the container away. So does one that is not fit to be
 // copied any more, which is an error of the first call that sees it; later calls are silent until
-// the reason changes.
+// the reason changes. A guest that can write to the folder could otherwise fill the log by one bad
+// file.
 func (c *Copied) Refresh() (changed bool, err error) {
 	data, err := c.read()
 	switch {
@@ -94,7 +99,8 @@ func (c *Copied) Refresh() (changed bool, err error) {
 	return changed, nil
 }
 
-// read reads what has the file's name in its folder now.
+// read reads what has the file's name in its folder now. Only the last name is resolved, below a
+// descriptor: nobody can move the folder's path under the reader.
 func (c *Copied) read() ([]byte, error) {
 	file, err := openLeaf(c.folder, c.name)
 	if err != nil {
@@ -104,6 +110,7 @@ func (c *Copied) read() ([]byte, error) {
 	return ReadCopied(file)
 }
 
+// One byte more than allowed is read to tell "too large" from "as large as allowed".
 func readBounded(f *os.File) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(f, maxCopied+1))
 	if err == nil && len(data) > maxCopied {
@@ -112,6 +119,7 @@ func readBounded(f *os.File) ([]byte, error) {
 	return data, err
 }
 
+// duplicate gives a second descriptor of an open file, closed on exec: QEMU must not inherit it.
 func duplicate(f *os.File) (*os.File, error) {
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {

@@ -9,4 +9,9 @@
 //
 // It must know nothing of machines, of the guest's Task API or of the record on disk. Functions may
 // be called at once unless they say otherwise.
+//
+// A start calls Open, then OpenRootfs, and gives what was found to package plan. NewShare makes the
+// tree that the file server shows; Share.MountRootfs and Volumes.Add fill it from the plan and the
+// Files. What they have done goes with RemoveContainer, Use.Release and Close, or with the mount
+// namespace when the shim dies.
 package content

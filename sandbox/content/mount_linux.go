@@ -12,8 +12,11 @@ import (
 )
 
 // clone gives a copy of the mount at a file, or at a folder, that is mounted nowhere; recursive
-// says with those below it.
+// says with those below it. The copy has its own flags, so that it can be restricted before anybody
+// sees it, and the original stays as it is. Unless it is mounted, it goes with the descriptor.
 func clone(f *os.File, recursive bool) (*os.File, error) {
+	// os.File closes its descriptor when it is collected, which may be before a call that has only
+	// the number.
 	defer runtime.KeepAlive(f)
 	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
 	if recursive {
@@ -26,7 +29,8 @@ func clone(f *os.File, recursive bool) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// setAttr changes a mount, and with recursive those below it.
+// setAttr changes a mount, and with recursive those below it. The kernel changes all of the mounts
+// or none.
 func setAttr(tree *os.File, recursive bool, attr *unix.MountAttr) error {
 	defer runtime.KeepAlive(tree)
 	flags := uint(unix.AT_EMPTY_PATH)
@@ -36,7 +40,8 @@ func setAttr(tree *os.File, recursive bool, attr *unix.MountAttr) error {
 	return unix.MountSetattr(int(tree.Fd()), "", flags, attr)
 }
 
-// moveOnto mounts a tree that is mounted nowhere on an open file or folder.
+// moveOnto mounts a tree that is mounted nowhere on an open file or folder. No path is resolved:
+// both ends are descriptors.
 func moveOnto(tree, point *os.File) error {
 	defer runtime.KeepAlive(tree)
 	defer runtime.KeepAlive(point)
@@ -47,7 +52,8 @@ func moveOnto(tree, point *os.File) error {
 	return nil
 }
 
-// moveTo is moveOnto for a folder that nobody but root can change.
+// moveTo is moveOnto for a folder that nobody but root can change. The last name must be no link;
+// those before it are root's.
 func moveTo(tree *os.File, folder string) error {
 	point, err := os.OpenFile(folder, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -58,9 +64,13 @@ func moveTo(tree *os.File, folder string) error {
 }
 
 // detach unmounts the mount whose top is open, with all that is mounted below it. One that is
-// unmounted already is no error.
+// unmounted already is no error. MNT_DETACH: the mount leaves the tree at once, and goes for good
+// when the file server closes what it has open in it. A wait for that would let a guest hold up the
+// removal.
 func detach(top *os.File) error {
 	defer runtime.KeepAlive(top)
+	// The link of procfs leads to the very mount that is open. EINVAL: it is mounted nowhere any
+	// more.
 	err := unix.Unmount(fdPath(top), unix.MNT_DETACH)
 	if err != nil && !errors.Is(err, unix.EINVAL) {
 		return &os.PathError{Op: "unmount", Path: top.Name(), Err: err}
@@ -68,7 +78,8 @@ func detach(top *os.File) error {
 	return nil
 }
 
-// mountID tells one mount from another.
+// mountID tells one mount from another. Device and inode do not: a bind mount has those of what it
+// shows.
 func mountID(f *os.File) (uint64, error) {
 	defer runtime.KeepAlive(f)
 	var st unix.Statx_t

@@ -21,7 +21,8 @@ import (
 	"cloister/sys"
 )
 
-// BlockDevices says which sources of an engine's mounts are block devices of the host.
+// BlockDevices says which sources of an engine's mounts are block devices of the host. A source
+// that is missing or no device is left out: what it is instead is found when it is mounted.
 func BlockDevices(mounts []plan.Mount) map[string]bool {
 	out := map[string]bool{}
 	for _, m := range mounts {
@@ -34,15 +35,19 @@ func BlockDevices(mounts []plan.Mount) map[string]bool {
 }
 
 // OpenRootfs opens what is bound as the root file system: a folder that the engine has mounted, or
-// a snapshot's. It has no effect where a mount makes the root file system, or disks do.
+// a snapshot's. It has no effect where a mount makes the root file system, or disks do. A missing
+// folder is errdefs.ErrNotFound.
 func (f *Files) OpenRootfs(c Container, r plan.Rootfs) error {
 	name := ""
 	switch {
 	case len(r.Disks) > 0:
 		return nil
+	// Docker and CRI-O mount the root file system themselves, and send no mounts.
 	case len(r.Host) == 0:
 		name = c.absolute(c.Workload.Rootfs.Path)
 	default:
+		// Mounts on a place in the root file system (Target) come after it and do not change what
+		// its top is.
 		if top := r.Host[len(r.Host)-1]; top.Target == "" && isBind(top) {
 			name = top.Source
 		}
@@ -58,23 +63,27 @@ func (f *Files) OpenRootfs(c Container, r plan.Rootfs) error {
 	return nil
 }
 
-// Rootfs is what is bound as root file system, nil where a mount makes it.
+// Rootfs is what is bound as root file system, nil where a mount makes it. It stays the Files'.
 func (f *Files) Rootfs() *os.File { return f.rootfs }
 
-// AddContainer makes a container's folder in the share.
+// AddContainer makes a container's folder in the share. 0711: the file server acts for users of the
+// guest that are not root, who must pass through it and need not list it.
 func (s *Share) AddContainer(id string) error { return s.addFolder(guestapi.ShareContainer(id), 0o711) }
 
 // RemoveContainer takes a container's folder away, with the root file system in it. What was never
-// there is no error.
+// there is no error. The order is from the inside out. It may be repeated after an error.
 func (s *Share) RemoveContainer(id string) error {
 	return errors.Join(s.remove(guestapi.ShareRootfs(id)), s.remove(guestapi.ShareContainer(id)))
 }
 
 // MountRootfs makes a container's root file system visible in the share, and opens its top. The
 // label, unless zero, takes the place of the engine's on what is mounted. RemoveContainer takes it
-// away, also after an error.
+// away, also after an error. The descriptor is the caller's. QEMU's root is made from it, and no
+// name is resolved for that again.
 func (s *Share) MountRootfs(id string, r plan.Rootfs, files *Files, label labels.Label) (*os.File, error) {
 	rel := guestapi.ShareRootfs(id)
+	// The engine's mount is copied, not bound by name, and nothing that the engine mounts there
+	// later appears.
 	if len(r.Host) == 0 {
 		tree, err := clone(files.rootfs, true)
 		if err != nil {
@@ -94,6 +103,8 @@ func (s *Share) MountRootfs(id string, r plan.Rootfs, files *Files, label labels
 		return nil, err
 	}
 	_ = point.Close() // O_PATH
+	// Each mount covers the one before: an overlay may need the layers that the earlier ones have
+	// mounted.
 	for i, m := range r.Host {
 		m.Options = WithContext(m, label)
 		var source *os.File // nil: opened by its name
@@ -109,7 +120,8 @@ func (s *Share) MountRootfs(id string, r plan.Rootfs, files *Files, label labels
 
 // mountOne makes one of an engine's mounts on top of what is at a place of the share. It is as
 // restricted on the host as it can be: the guest alone decides what a device node or a set-uid bit
-// in it means.
+// in it means. The place is opened in the read-only view, so a link in an image cannot lead the
+// mount out of the root file system (OpenBelow refuses links).
 func (s *Share) mountOne(m plan.Mount, rel string, source *os.File) error {
 	m, ids, err := plan.CutIDs(m)
 	if err != nil {
@@ -142,9 +154,10 @@ func (s *Share) mountOne(m plan.Mount, rel string, source *os.File) error {
 	return errors.Join(mountAt(m.Source, fdPath(at), m.Type, mapped), undo())
 }
 
-// bind makes an engine's bind mount.
+// bind makes an engine's bind mount. nodev and nosuid are in restrict.
 func bind(m plan.Mount, source, at *os.File, ids oci.IDMap) (err error) {
 	if source == nil {
+		// Its name is the engine's, below folders that only root can change.
 		if source, err = os.OpenFile(m.Source, unix.O_PATH, 0); err != nil {
 			return err
 		}
@@ -167,7 +180,9 @@ func bind(m plan.Mount, source, at *os.File, ids oci.IDMap) (err error) {
 }
 
 // WithContext gives a mount's options with the label for all its files. A bind mount gets none: it
-// would take one without a word and do nothing.
+// would take one without a word and do nothing. containerd adds context= from the spec's mount
+// label. The label of the sandbox replaces it, and a mount that has both would be refused by the
+// kernel.
 func WithContext(m plan.Mount, label labels.Label) []string {
 	options := slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return strings.HasPrefix(o, "context=") })
 	if label.IsZero() || isBind(m) {
@@ -176,12 +191,14 @@ func WithContext(m plan.Mount, label labels.Label) []string {
 	return append(options, `context="`+label.String()+`"`)
 }
 
+// isBind knows both ways in which engines write it.
 func isBind(m plan.Mount) bool {
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
 // mountAt is mount.Mount for any number of overlay layers: the kernel takes one page of options, so
-// a longer list is made relative to the layers' common folder.
+// a longer list is made relative to the layers' common folder. The margin of 512 bytes is that of
+// containerd's own check.
 func mountAt(source, target, fsType string, options []string) error {
 	data := strings.Join(options, ",")
 	if len(data) < os.Getpagesize()-512 || fsType != "overlay" {
@@ -192,6 +209,8 @@ func mountAt(source, target, fsType string, options []string) error {
 		return mount.Mount(source, target, fsType, data)
 	}
 	return sys.OnThread(func() error {
+		// All threads of a process share one working folder; a chdir without it would move every
+		// relative path of the shim.
 		if err := unix.Unshare(unix.CLONE_FS); err != nil { // the working folder becomes this thread's own
 			return err
 		}
@@ -203,7 +222,7 @@ func mountAt(source, target, fsType string, options []string) error {
 }
 
 // relativeLowers rewrites lowerdir= relative to the folder that all layers share; base is empty
-// when they share none.
+// when they share none. Options without lowerdir= come back as they are, with an empty base.
 func relativeLowers(options []string) (base string, out []string) {
 	out = slices.Clone(options)
 	for i, o := range out {
@@ -218,6 +237,8 @@ func relativeLowers(options []string) (base string, out []string) {
 				base = filepath.Dir(base)
 			}
 		}
+		// The folder of all layers would be the host's root: nothing is gained by it, and mapLayers
+		// would copy all of the host's tree.
 		if base == "/" {
 			return "", options
 		}
@@ -231,7 +252,8 @@ func relativeLowers(options []string) (base string, out []string) {
 
 // mapLayers shows an overlay's layers with other owners, in a folder beside the share that the
 // guest cannot see: an overlay itself has no map. The overlay holds what it needs of them; undo
-// takes the folder away once it is mounted.
+// takes the folder away once it is mounted. A crash before undo leaves a mount in the shim's mount
+// namespace alone, which goes with it.
 func (s *Share) mapLayers(options []string, ids oci.IDMap) (mapped []string, undo func() error, err error) {
 	const aside = "layers"
 	base, short := relativeLowers(options)
@@ -248,12 +270,15 @@ func (s *Share) mapLayers(options []string, ids oci.IDMap) (mapped []string, und
 		return nil, nil, err
 	}
 	defer tree.Close() // the mount stays until undo
+	// Private: the copy must not take over what the engine mounts below its snapshots in the
+	// meantime.
 	if err := setAttr(tree, false, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE}); err != nil {
 		return nil, nil, fmt.Errorf("restrict %q: %w", base, err)
 	}
 	if err := mapOwners(tree, ids, false); err != nil {
 		return nil, nil, fmt.Errorf("layers in %q: %w", base, err)
 	}
+	// overlayfs takes its layers by name, so the mapped copy needs one for the moment of the mount.
 	folder, err := os.MkdirTemp(s.own.Name(), aside)
 	if err != nil {
 		return nil, nil, err
@@ -276,7 +301,8 @@ func (s *Share) mapLayers(options []string, ids oci.IDMap) (mapped []string, und
 }
 
 // MappableRootfs refuses a root file system that cannot have the map which the engine asks for,
-// before there is a machine.
+// before there is a machine. The error is errdefs.ErrInvalidArgument or ErrNotImplemented and names
+// the mount.
 func MappableRootfs(mounts []plan.Mount) error {
 	for i, m := range mounts {
 		m, ids, err := plan.CutIDs(m)
@@ -290,6 +316,7 @@ func MappableRootfs(mounts []plan.Mount) error {
 	return nil
 }
 
+// An overlay is mapped by the folder that its layers share, since mapLayers maps that one.
 func mappableMount(m plan.Mount, ids oci.IDMap, all []plan.Mount) error {
 	source := m.Source
 	if !isBind(m) {

@@ -13,7 +13,8 @@ import (
 )
 
 // Rules are the configuration's lists of names, each name without links. A name that leads nowhere
-// on this host matches no file and is left out.
+// on this host matches no file and is left out. Sources are compared by their real path, which the
+// kernel gives without links; so the lists must have none either.
 func Rules(sockets, watch []string, labels []plan.LabelRule) (plan.Rules, error) {
 	r := plan.Rules{Labels: make([]plan.LabelRule, 0, len(labels))}
 	var errs []error

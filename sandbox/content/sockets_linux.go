@@ -29,9 +29,13 @@ const (
 )
 
 // Relay carries connections from the guest to a socket of the host, whose name has no links in it,
-// until ctx is done or the guest has gone. accept waits for the guest's next connection.
+// until ctx is done or the guest has gone. accept waits for the guest's next connection. It returns
+// when all is over. Connections that are being carried end with ctx or with their own two sides.
+// name must have been checked against workloads.sockets.
 func Relay(ctx context.Context, name string, accept func(context.Context) (*guestapi.Stream, error)) {
 	to := &server{path: name}
+	// A slot is taken before accept: a guest that connects without end costs the shim no more than
+	// these streams and descriptors.
 	slots := make(chan struct{}, socketClients)
 	for {
 		select {
@@ -62,7 +66,8 @@ type server struct {
 	told string // why the last connection failed; the guest may try as often as it likes
 }
 
-// carry ends when the host's side has, or the guest's client has gone.
+// carry ends when the host's side has, or the guest's client has gone. The guest learns of a
+// refused connection by the end of its stream.
 func (h *server) carry(ctx context.Context, stream *guestapi.Stream) {
 	defer stream.Close()
 	conn, err := dialSocket(ctx, h.path)
@@ -73,6 +78,7 @@ func (h *server) carry(ctx context.Context, stream *guestapi.Stream) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _, _ = conn.Close(), stream.Close() })()
 	go func() {
+		// The client has gone: the server's answer is wanted by nobody, and the copy below ends.
 		hear(stream, conn)
 		_, _ = conn.Close(), stream.Close()
 	}()
@@ -80,6 +86,7 @@ func (h *server) carry(ctx context.Context, stream *guestapi.Stream) {
 }
 
 // hear passes on what the client says until it has gone. After its last word it may go on reading.
+// An empty frame is the client's half-close: the end of the stream says that the client has gone.
 func hear(client io.Reader, conn *net.UnixConn) {
 	for {
 		frame, err := guestapi.ReadFrame(client, guestapi.FrameInput)
@@ -94,7 +101,7 @@ func hear(client io.Reader, conn *net.UnixConn) {
 	}
 }
 
-// tell logs a failure, once until it is another one.
+// tell logs a failure, once until it is another one. The text has no bytes of the guest's.
 func (h *server) tell(ctx context.Context, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -109,7 +116,9 @@ func (h *server) tell(ctx context.Context, err error) {
 }
 
 // dialSocket connects to what is at a path now, if no link leads there: who can put a link in the
-// socket's place, as a guest can that has its folder for a volume, would choose the server.
+// socket's place, as a guest can that has its folder for a volume, would choose the server. An open
+// descriptor is connected to by its name in /proc: between the check and the connect nothing is
+// resolved again.
 func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 	socket, err := sys.OpenNoLinks(path, unix.O_PATH)
 	if errors.Is(err, unix.ELOOP) {
@@ -139,7 +148,8 @@ func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 }
 
 // dialPatiently waits while the server's queue is full, as a client does whose connect may block.
-// No event tells of its end.
+// No event tells of its end. A nonblocking connect to a stream socket gives EAGAIN while the
+// backlog is full; there is no event to wait for, so it is tried every 20 ms.
 func dialPatiently(ctx context.Context, path string) (net.Conn, error) {
 	var full error
 	for {

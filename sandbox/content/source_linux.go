@@ -19,7 +19,7 @@ import (
 	"cloister/sys"
 )
 
-// Container is what an engine says of a container's files.
+// Container is what an engine says of a container's files. Nothing in it is resolved until Open.
 type Container struct {
 	ID       string
 	Bundle   string // absolute
@@ -28,7 +28,7 @@ type Container struct {
 	Joins    uint32       // process of the guest whose namespaces it joins; 0: none but the pod's
 }
 
-// absolute is a path of the configuration.
+// absolute is a path of the configuration. The OCI configuration has paths relative to its bundle.
 func (c Container) absolute(name string) string {
 	if filepath.IsAbs(name) {
 		return name
@@ -36,7 +36,8 @@ func (c Container) absolute(name string) string {
 	return filepath.Join(c.Bundle, name)
 }
 
-// Files are a container's sources, each opened once.
+// Files are a container's sources, each opened once. A Files is used by one goroutine at a time.
+// Descriptors are O_PATH: they give no right to read, block on no FIFO and wake no device.
 type Files struct {
 	sources []*source // by the workload's mounts; nil for what needs none
 	rootfs  *os.File  // what is bound as root file system; nil where a mount makes it
@@ -48,7 +49,8 @@ type source struct {
 	folder *os.File // of a copied file: the folder that it is in
 }
 
-// Close lets go of the files.
+// Close lets go of the files. Mounts and copies that were made from them stay. A nil Files has
+// none.
 func (f *Files) Close() {
 	if f == nil {
 		return
@@ -81,18 +83,23 @@ func (f *Files) Source(mount int) *os.File {
 }
 
 // Open opens what a container's mounts name, and says what was found: the sources of the
-// container's plan, by the workload's mounts. What cannot be opened is among what was found.
+// container's plan, by the workload's mounts. What cannot be opened is among what was found. A
+// Problem is for the plan to report, beside all others of the container: a user who corrects one
+// mount after the other starts it as often as it has mounts.
 func Open(c Container) (*Files, []plan.Source, error) {
 	f := &Files{sources: make([]*source, len(c.Workload.Mounts))}
 	found := make([]plan.Source, len(c.Workload.Mounts))
 	if c.Workload.Role == oci.Sandbox {
 		return f, found, nil // nothing runs on the first container's files
 	}
+	// Once for all sources: the table of a host with many containers has thousands of lines.
 	mounts, err := mountPoints()
 	if err != nil {
 		return nil, nil, err
 	}
 	for i, m := range c.Workload.Mounts {
+		// Shared memory is a tmpfs of the guest's own: the host's /dev/shm of the pod is left
+		// alone.
 		if m.Kind != oci.BindMount || m.Purpose == oci.SharedMemory {
 			continue
 		}
@@ -111,6 +118,7 @@ func Open(c Container) (*Files, []plan.Source, error) {
 			continue
 		}
 		if err := tryOwners(s.file, m.IDs, m.Recursive, m.MapsBelow); err != nil {
+			// It is asked now since the answer must come before there is a machine.
 			found[i].Unmappable = err.Error()
 		}
 	}
@@ -119,7 +127,8 @@ func Open(c Container) (*Files, []plan.Source, error) {
 
 // openSource opens a file whose name is an engine's or a user's. The folder's name may go through
 // links, as the user means it. A copied file itself must not be one: it is read again by its name
-// while the guest runs, and the guest may be able to change that name.
+// while the guest runs, and the guest may be able to change that name. The source that is returned
+// beside an error may hold what was opened before it; close takes that away.
 func openSource(name string, copied bool) (*source, error) {
 	if !copied {
 		file, err := os.OpenFile(name, unix.O_PATH, 0)
@@ -133,7 +142,8 @@ func openSource(name string, copied bool) (*source, error) {
 	return &source{file: file, folder: folder}, err
 }
 
-// openLeaf opens a file of a folder, or the link that is there in its stead.
+// openLeaf opens a file of a folder, or the link that is there in its stead. O_PATH with O_NOFOLLOW
+// opens the link itself, so that describe can name it as what it is.
 func openLeaf(folder *os.File, name string) (*os.File, error) {
 	defer runtime.KeepAlive(folder)
 	fd, err := unix.Openat(int(folder.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -143,7 +153,8 @@ func openLeaf(folder *os.File, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), filepath.Join(folder.Name(), name)), nil
 }
 
-// describe says what the file is.
+// describe says what the file is. All is read from the descriptor: a name would be a second answer,
+// perhaps of another file. Real is what /proc calls the file now, for rules and errors.
 func (s *source) describe(to *plan.Source) error {
 	defer runtime.KeepAlive(s)
 	var st unix.Statx_t
@@ -164,6 +175,7 @@ func (s *source) describe(to *plan.Source) error {
 	return nil
 }
 
+// A device is what is nothing else; plan refuses it as a volume.
 func kindOf(mode uint16) plan.FileKind {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFDIR:
@@ -181,7 +193,8 @@ func kindOf(mode uint16) plan.FileKind {
 	}
 }
 
-// problem is why a source could not be opened, as a user understands it.
+// problem is why a source could not be opened, as a user understands it. The text follows the
+// mount's name in an error.
 func problem(err error) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -193,7 +206,8 @@ func problem(err error) string {
 	}
 }
 
-// mountPoints are all places of this mount namespace where something is mounted.
+// mountPoints are all places of this mount namespace where something is mounted. The shim's mount
+// namespace is a slave of the host's, so it has what the engine has mounted.
 func mountPoints() ([]string, error) {
 	infos, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -206,6 +220,7 @@ func mountPoints() ([]string, error) {
 	return points, nil
 }
 
+// What is mounted on dir itself is not below it.
 func mountedBelow(dir string, points []string) bool {
 	prefix := strings.TrimSuffix(dir, "/") + "/"
 	for _, p := range points {
@@ -228,6 +243,8 @@ func isFolder(f *os.File) (bool, error) {
 
 // ReadCopied reads a file that is copied into a guest: a regular file, of a bounded size, reached
 // through no link. Nothing that somebody puts in its place can block the reader or be opened by it.
+// A FIFO in the place of /etc/hosts would hold up the start, a device could do anything when it is
+// opened: the kind is asked of the O_PATH descriptor first, and that very file is opened then.
 func ReadCopied(file *os.File) ([]byte, error) {
 	defer runtime.KeepAlive(file)
 	var st unix.Stat_t

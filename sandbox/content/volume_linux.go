@@ -20,7 +20,9 @@ import (
 
 // Volumes are the folders and files of the host that a sandbox's containers have. Each of them is
 // mounted in the share once, under a name that is never used again while the sandbox lives: the
-// guest may remember what a name led to.
+// guest may remember what a name led to. Containers of a pod that share a volume meet in one mount:
+// sockets, FIFOs, locks, shared mappings and inotify events work between them. Its methods may be
+// called at once.
 type Volumes struct {
 	share *Share
 
@@ -39,12 +41,13 @@ type volume struct {
 	writers int
 }
 
-// NewVolumes makes the volumes of a share, of which there are none yet.
+// NewVolumes makes the volumes of a share, of which there are none yet. It is made once for a
+// sandbox, since the names are counted there.
 func NewVolumes(share *Share) *Volumes {
 	return &Volumes{share: share, list: map[plan.VolumeKey]*volume{}}
 }
 
-// Use is a container's hold on a volume.
+// Use is a container's hold on a volume. Top is the Volumes' to close, and good until Release.
 type Use struct {
 	Name string // in the share
 	Top  *os.File
@@ -55,7 +58,9 @@ type Use struct {
 }
 
 // Add shows a volume of a container in the share, unless it is there already. Release ends the
-// container's use of it.
+// container's use of it. files must be those that p was planned from. The key has device, inode,
+// mount, owners and what holds below, so two volumes with one key differ in nothing that the guest
+// could see.
 func (v *Volumes) Add(p plan.Volume, files *Files) (*Use, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -67,6 +72,8 @@ func (v *Volumes) Add(p plan.Volume, files *Files) (*Use, error) {
 		}
 		v.list[p.Key] = one
 	}
+	// All who have it so far have it read-only, and so has the host. The guest's bind mounts keep
+	// it read-only for them.
 	if !p.ReadOnly && one.writers == 0 && one.readers > 0 && !one.locked {
 		if err := v.share.setReadOnly(one, false); err != nil {
 			return nil, fmt.Errorf("make %q writable, which a container has read-only: %w", p.Destination, err)
@@ -80,12 +87,14 @@ func (v *Volumes) Add(p plan.Volume, files *Files) (*Use, error) {
 	return &Use{Name: one.name, Top: one.top, volumes: v, key: p.Key, readOnly: p.ReadOnly}, nil
 }
 
-// mount shows a file of the host in the share.
+// mount shows a file of the host in the share. The mount stays restricted in the order of the
+// calls: it is read-only before it has a place that the guest sees.
 func (v *Volumes) mount(p plan.Volume, file *os.File) (*volume, error) {
 	folder, err := isFolder(file)
 	if err != nil {
 		return nil, err
 	}
+	// A mount that the host has read-only must not become writable by way of a copy.
 	locked, err := isReadOnly(file)
 	if err != nil {
 		return nil, err
@@ -104,14 +113,17 @@ func (v *Volumes) mount(p plan.Volume, file *os.File) (*volume, error) {
 	if err := v.share.attach(tree, guestapi.ShareVolume(name), folder); err != nil {
 		return nil, errors.Join(err, tree.Close())
 	}
+	// A name counts as used once it was visible, even if the container's start fails later.
 	v.next++
 	return &volume{name: name, top: tree, locked: locked}, nil
 }
 
-// Watch begins to watch what the host changes in the volume.
+// Watch begins to watch what the host changes in the volume. It is opened by the mount in the
+// share, so that it sees what the guest sees, and is the caller's to close.
 func (u *Use) Watch() (*watch.Tree, error) { return watch.Open(fdPath(u.Top)) }
 
-// Release ends a container's use of a volume, which goes with the last of them.
+// Release ends a container's use of a volume, which goes with the last of them. It is called once.
+// On an error the volume counts as released, and what is left goes with the mount namespace.
 func (u *Use) Release() error {
 	v := u.volumes
 	v.mu.Lock()
@@ -137,7 +149,8 @@ func (u *Use) Release() error {
 }
 
 // restrict prepares a tree that is mounted nowhere for the file server: the guest alone decides
-// what a device node or a set-uid bit means.
+// what a device node or a set-uid bit means. A volume whose mount asks for it follows what the host
+// mounts below it later (slave); all others are cut off from the host's (private).
 func restrict(tree *os.File, p plan.Volume) error {
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID, Propagation: unix.MS_PRIVATE}
 	if p.Key.ReadOnlyBelow {
@@ -155,7 +168,8 @@ func restrict(tree *os.File, p plan.Volume) error {
 	return nil
 }
 
-// isReadOnly says whether the mount through which a file was opened is read-only on the host.
+// isReadOnly says whether the mount through which a file was opened is read-only on the host. A
+// read-only file system shows the same flag, and stays read-only all the same.
 func isReadOnly(f *os.File) (bool, error) {
 	defer runtime.KeepAlive(f)
 	var st unix.Statfs_t
@@ -184,7 +198,8 @@ func (s *Share) setReadOnly(v *volume, readOnly bool) error {
 	return setReadOnly(v.top, readOnly)
 }
 
-// setReadOnly changes the mount itself, and none below it.
+// setReadOnly changes the mount itself, and none below it. What is mounted below was decided by the
+// plan when the tree was made.
 func setReadOnly(tree *os.File, readOnly bool) error {
 	attr := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
 	if readOnly {

@@ -11,7 +11,8 @@ import (
 )
 
 // Follow tells what the host changes in a volume, until ctx is done or tell fails. No watch is no
-// reason not to run: the log says what does without.
+// reason not to run: the log says what does without. names are relative to the volume; tell sends
+// them to the guest. It runs as long as a container has the volume.
 func Follow(ctx context.Context, tree *watch.Tree, tell func(ctx context.Context, names []string) error) {
 	var err error
 	for full := false; err == nil; {
