@@ -16,7 +16,9 @@ import (
 	"cloister/sandbox/network"
 )
 
-// addCopies reads the files that the container gets copies of, and follows them.
+// addCopies reads the files that the container gets copies of, and follows them. The undo step is
+// pushed before the watch begins, so that descriptors go also when only a part of the files can be
+// watched.
 func (s *Set) addCopies(ctx context.Context, r *resident, a *Planned, req *guestv1.PrepareContainerRequest) (err error) {
 	copied, err := a.files.OpenCopies(a.Copies)
 	if err != nil {
@@ -40,7 +42,9 @@ func (s *Set) addCopies(ctx context.Context, r *resident, a *Planned, req *guest
 }
 
 // Refresh sends a container those of its copied files that the engine has changed since: Docker
-// writes hosts and resolv.conf between Create and Start, and again when a network comes or goes.
+// writes hosts and resolv.conf between Create and Start, and again when a network comes or goes. A
+// container that is not in the guest (any more) is no error: an event may come late. An error means
+// that the guest has the old bytes; the next change sends all that differ from what was read last.
 func (s *Set) Refresh(ctx context.Context, id string) error {
 	s.mu.Lock()
 	r := s.containers[id]
@@ -48,6 +52,8 @@ func (s *Set) Refresh(ctx context.Context, id string) error {
 	if r == nil {
 		return nil
 	}
+	// Held over the call to the guest: two refreshes of one container would otherwise send an older
+	// file last.
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	req := &guestv1.PrepareContainerRequest{Id: id}
@@ -73,7 +79,7 @@ func (s *Set) Refresh(ctx context.Context, id string) error {
 
 // FollowFiles sends every container the copied files that the engine changes from now on, until
 // stop is called. A host without a free inotify instance still runs the sandbox: most engines never
-// change them.
+// change them. It is called once, before the first Add. ctx gives values alone.
 func (s *Set) FollowFiles(ctx context.Context) (stop func() error) {
 	ctx = context.WithoutCancel(ctx)
 	changes, err := content.NewChanges(func() { s.refreshAll(ctx) })
@@ -85,7 +91,8 @@ func (s *Set) FollowFiles(ctx context.Context) (stop func() error) {
 	return changes.Close
 }
 
-// refreshAll sends all containers what the engine has changed of their files.
+// refreshAll sends all containers what the engine has changed of their files. A container that is
+// removed meanwhile is left out without a word.
 func (s *Set) refreshAll(ctx context.Context) {
 	s.mu.Lock()
 	ids := slices.Collect(maps.Keys(s.containers))
@@ -97,9 +104,10 @@ func (s *Set) refreshAll(ctx context.Context) {
 	}
 }
 
-// serveNames has the guest reach the engine's name server once a container is told
-// to use it. Docker has one on the loopback device of every user-defined network,
-// which in a guest is the guest's own.
+// serveNames has the guest reach the engine's name server once a container is told to use it.
+// Docker has one on the loopback device of every user-defined network, which in a guest is the
+// guest's own. The relay is started for the first container that needs it and serves the whole
+// guest. One that failed is tried again with the next container.
 func (s *Set) serveNames(ctx context.Context, c *content.Copied) error {
 	if c.Purpose != oci.ResolvFile || !network.AsksEngine(c.Data) {
 		return nil

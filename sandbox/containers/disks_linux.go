@@ -13,11 +13,14 @@ import (
 	"cloister/vmm/qemu"
 )
 
-// addDisk puts an image or block device into a free LUN.
+// addDisk puts an image or block device into a free LUN. The controller is in the machine from
+// boot, so adding a LUN is no hot-plug of a device that microvm would lack.
 func (s *Set) addDisk(ctx context.Context, r *resident, d plan.Disk) (lun int, err error) {
 	if err := prepareDisk(ctx, s.config.Driver, d); err != nil {
 		return 0, err
 	}
+	// The number is taken before the disk is plugged and given back after it is unplugged: two
+	// containers that are added at once never get one LUN.
 	lun = s.takeLUN()
 	r.undo.Push("lun", func(context.Context) error { s.dropLUN(lun); return nil })
 	if err := s.plug(ctx, lun, d); err != nil {
@@ -28,7 +31,8 @@ func (s *Set) addDisk(ctx context.Context, r *resident, d plan.Disk) (lun int, e
 }
 
 // addDevices hands over the block devices that the plan names, and says which numbers they have in
-// the guest, by the index into the workload's devices.
+// the guest, by the index into the workload's devices. The guest's kernel draws the numbers, so
+// they are asked for after the disk is there, and go into the guest's spec in place of the host's.
 func (s *Set) addDevices(ctx context.Context, r *resident, a *Planned) (map[int]oci.DeviceNumber, error) {
 	numbers := map[int]oci.DeviceNumber{}
 	for _, d := range a.Devices {
@@ -45,13 +49,16 @@ func (s *Set) addDevices(ctx context.Context, r *resident, a *Planned) (map[int]
 	return numbers, nil
 }
 
-// HasDisks reports whether the guest has disks, which it has to unmount.
+// HasDisks reports whether the guest has disks, which it has to unmount. A guest without disks may
+// be killed as soon as its last container has ended: what it wrote is with the file server by then.
+// With disks it must write back its cache first.
 func (s *Set) HasDisks() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.luns) > 0
 }
 
+// takeLUN gives the lowest free number. One above vmm.MaxLUN is refused when the disk is plugged.
 func (s *Set) takeLUN() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,6 +76,8 @@ func (s *Set) dropLUN(lun int) {
 	delete(s.luns, lun)
 }
 
+// plug opens the disk here and passes the descriptor: QEMU opens no file by name once its guest
+// runs.
 func (s *Set) plug(ctx context.Context, lun int, d plan.Disk) error {
 	disk := vmm.Disk{LUN: lun, Path: d.Path, ReadOnly: d.ReadOnly}
 	f, err := qemu.OpenDisk(disk)
@@ -79,6 +88,8 @@ func (s *Set) plug(ctx context.Context, lun int, d plan.Disk) error {
 	return s.config.VM.AddDisk(ctx, disk, f)
 }
 
+// unplug has nothing to do when QEMU has ended: there is nobody to ask, and QEMU's descriptors are
+// closed.
 func (s *Set) unplug(ctx context.Context, lun int) error {
 	select {
 	case <-s.config.Done:

@@ -6,4 +6,10 @@
 // A container is planned (Planner), admitted by the MAC driver (Planned.Admit), and added to the
 // guest (Set.Add). It knows nothing of how the guest was started and nothing of tasks. The methods
 // of a Set may be called at once, those of a Planned may not.
+//
+// The first container is planned and admitted before the machine is made, since its labels and
+// disks decide what the machine is; later ones in Set.Add. Each container has an undo stack of its
+// own, which Remove runs: it takes back the same steps whether the container ends, its start fails
+// or the machine has gone. Nothing here is in the record on disk, because all of it goes with the
+// shim's mount namespace or with QEMU.
 package containers

@@ -15,6 +15,8 @@ import (
 )
 
 // furnish makes on the host what a container's plan says, and gives what the guest is to do.
+// Nothing is decided here: what a mount becomes is in the plan. Each step pushes its undo to r at
+// once, and the caller runs them on an error.
 func (s *Set) furnish(ctx context.Context, r *resident, a *Planned) (*guestv1.PrepareContainerRequest, error) {
 	luns, err := s.addRootfs(ctx, r, a)
 	if err != nil {
@@ -40,6 +42,8 @@ func (s *Set) furnish(ctx context.Context, r *resident, a *Planned) (*guestv1.Pr
 	if err := s.addCopies(ctx, r, a, req); err != nil {
 		return nil, err
 	}
+	// Last, since the spec needs what all steps before have found: names of volumes and numbers of
+	// disks.
 	if guest.Numbers, err = s.addDevices(ctx, r, a); err != nil {
 		return nil, err
 	}
@@ -47,7 +51,9 @@ func (s *Set) furnish(ctx context.Context, r *resident, a *Planned) (*guestv1.Pr
 	return req, err
 }
 
-// guestOf is what the container's spec needs to know of this guest.
+// guestOf is what the container's spec needs to know of this guest. First is true for the container
+// that names the sandbox, and only before any other is there: it decides what the pod's namespaces
+// begin with.
 func (s *Set) guestOf(a *Planned) plan.Guest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,7 +65,7 @@ func (s *Set) guestOf(a *Planned) plan.Guest {
 }
 
 // addRootfs makes the root file system reachable for the guest: in the share, or on disks, whose
-// LUNs it gives.
+// LUNs it gives. Disks and a share never serve one root file system together.
 func (s *Set) addRootfs(ctx context.Context, r *resident, a *Planned) (luns []int, err error) {
 	if len(a.Rootfs.Disks) == 0 {
 		return nil, s.shareRootfs(ctx, r, a)
@@ -74,6 +80,9 @@ func (s *Set) addRootfs(ctx context.Context, r *resident, a *Planned) (luns []in
 	return luns, nil
 }
 
+// shareRootfs mounts the root file system in the share and has the driver look at it there. For a
+// bound one the engine's folder is what is labelled; where a mount makes it, the mounted top is all
+// there is.
 func (s *Set) shareRootfs(ctx context.Context, r *resident, a *Planned) error {
 	top, err := s.config.Share.MountRootfs(a.ID, a.Rootfs, a.files, s.config.Rootfs)
 	if err != nil {
@@ -87,6 +96,8 @@ func (s *Set) shareRootfs(ctx context.Context, r *resident, a *Planned) error {
 	if err := admitFolder(ctx, s.config.Driver, source, top, plan.Treatment{}); err != nil {
 		return err
 	}
+	// Engines that copy files by /proc/PID/root do so for a container of its own. A pod's
+	// containers have one pid between them, and no root could be the right one.
 	if w := a.source.Workload; w.Role == oci.Single {
 		r.rootfs, r.readOnly = top, w.Rootfs.ReadOnly
 		r.undo.Push("files of the machine's process", func(context.Context) error { return s.showFiles(nil) })
@@ -95,7 +106,9 @@ func (s *Set) shareRootfs(ctx context.Context, r *resident, a *Planned) error {
 	return nil
 }
 
-// addVolume shows a volume to the guest, labelled as it is to be.
+// addVolume shows a volume to the guest, labelled as it is to be. It is admitted after it is
+// mounted, so that a driver that looks at the file server's side (Shown) finds the mount. The guest
+// does not know its name yet.
 func (s *Set) addVolume(ctx context.Context, r *resident, a *Planned, v plan.Volume) (*content.Use, error) {
 	use, err := s.volumes.Add(v, a.files)
 	if err != nil {
@@ -107,8 +120,10 @@ func (s *Set) addVolume(ctx context.Context, r *resident, a *Planned, v plan.Vol
 
 // showFiles makes the files of a container QEMU's root directory, where engines look for them,
 // while it is the only container: all containers have QEMU's pid. coming is one that is not added
-// yet, or nil.
+// yet, or nil. A second container takes QEMU's root away from the first, and gives it back when it
+// goes.
 func (s *Set) showFiles(coming *resident) error {
+	// Held over the replacement: two that come at once would leave the root of whoever was slower.
 	s.showing.Lock()
 	defer s.showing.Unlock()
 	s.mu.Lock()

@@ -13,7 +13,8 @@ import (
 )
 
 // rootfsSteps is what the guest does for a container's root file system; luns are those of its
-// disks.
+// disks. The prefixes of a source are the contract's (guestapi): share: a path of the share, lun: a
+// disk, ctr: a place in the guest's bundle.
 func rootfsSteps(c plan.Container, luns []int) []*guestv1.MountStep {
 	if len(luns) == 0 {
 		return []*guestv1.MountStep{{Type: "bind", Source: "share:" + guestapi.ShareRootfs(c.ID), Target: "rootfs"}}
@@ -39,7 +40,8 @@ func watchedStep(v plan.Volume, name string) *guestv1.MountStep {
 }
 
 // socketStep has the guest listen as the host's socket would, with its mode and its owners in the
-// container.
+// container. The token is the stream's name and the only right to connect: a container cannot ask
+// for another container's socket.
 func socketStep(s plan.HostSocket) *guestv1.MountStep {
 	return &guestv1.MountStep{
 		Type: "socket", Source: "token:" + s.Token, Target: s.Path,
@@ -47,9 +49,11 @@ func socketStep(s plan.HostSocket) *guestv1.MountStep {
 	}
 }
 
-// copiedMode is the mode of a copied file in the guest.
+// copiedMode is the mode of a copied file in the guest. Engines give these files 0644, and programs
+// of all users read them.
 const copiedMode = 0o644
 
+// fileOf is a copied file as the guest writes it.
 func fileOf(c *content.Copied) *guestv1.File {
 	return &guestv1.File{Path: c.Path, Mode: copiedMode, Data: c.Data}
 }

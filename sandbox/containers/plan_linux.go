@@ -19,13 +19,16 @@ import (
 	"cloister/sandbox/statedir"
 )
 
-// Planner plans containers by the host's configuration.
+// Planner plans containers by the host's configuration. It holds no state: one Planner plans for a
+// whole sandbox, and again for each later container.
 type Planner struct {
 	Workloads oci.Options
 	Labels    []plan.LabelRule
 }
 
-// Planned is a container's plan, and the files that it speaks of.
+// Planned is a container's plan, and the files that it speaks of. The descriptors in it are what
+// the plan was made from. They are used until the container is added, so that no name is resolved a
+// second time.
 type Planned struct {
 	plan.Container
 
@@ -41,8 +44,10 @@ func (a *Planned) Close() {
 }
 
 // Plan opens what a container's configuration names, and plans the container. It changes nothing on
-// the host. The caller closes the result.
+// the host. The caller closes the result. Errors of all fields come together. An id that is no file
+// name is errdefs.ErrInvalidArgument.
 func (p Planner) Plan(c content.Container) (_ *Planned, err error) {
+	// First: the id becomes a name in the share and in the state folder.
 	if _, err := statedir.ParseID(c.ID); err != nil {
 		return nil, err
 	}
@@ -60,6 +65,7 @@ func (p Planner) Plan(c content.Container) (_ *Planned, err error) {
 	if a.files, found, err = content.Open(c); err != nil {
 		return nil, err
 	}
+	// The error waits, so that a user sees it together with those of the plan.
 	nodes, nodesErr := content.Nodes(c.Workload)
 	a.Container, err = plan.NewContainer(plan.Request{
 		ID: c.ID, Workload: c.Workload, Rootfs: c.Rootfs, Blocks: content.BlockDevices(c.Rootfs),
@@ -75,7 +81,9 @@ func (p Planner) Plan(c content.Container) (_ *Planned, err error) {
 }
 
 // Admit has the driver label what is shared with the guest, or refuse it. No file is labelled of a
-// pause container, which stays on the host.
+// pause container, which stays on the host. It is called before a guest has run, for the first
+// container: a label that is refused costs no machine. Labels are in the relabel journal before
+// they change, and Driver.Release gives the files back what they had.
 func (a *Planned) Admit(ctx context.Context, driver confine.Driver) error {
 	if a.Pause {
 		return nil
@@ -101,7 +109,8 @@ func (a *Planned) Admit(ctx context.Context, driver confine.Driver) error {
 }
 
 // admitCopies admits the files that the guest gets a copy of. Only the shim reads them, so the
-// label that the engine gave the container's mounts is enough.
+// label that the engine gave the container's mounts is enough. The driver looks only whether the
+// shim may read the file.
 func (a *Planned) admitCopies(ctx context.Context, driver confine.Driver) error {
 	var label labels.Label
 	if text := a.source.Workload.Labels.Mount; text != "" && len(a.Copies) > 0 {
@@ -118,7 +127,9 @@ func (a *Planned) admitCopies(ctx context.Context, driver confine.Driver) error 
 	return nil
 }
 
-// prepareDisk makes a disk's file system, unless it is there, and has the driver admit the disk.
+// prepareDisk makes a disk's file system, unless it is there, and has the driver admit the disk. It
+// is called for a first container's disks twice, in Admit and when the disk is plugged; the second
+// time everything is there already.
 func prepareDisk(ctx context.Context, driver confine.Driver, d plan.Disk) error {
 	if d.MkfsBytes > 0 {
 		if err := content.MakeFileSystem(ctx, d); err != nil {
@@ -134,12 +145,13 @@ func prepareDisk(ctx context.Context, driver confine.Driver, d plan.Disk) error 
 }
 
 // admitFolder admits what is shown to the guest. host is the file on the host, shown the same file
-// as the file server sees it.
+// as the file server sees it. Before the container is in the share the two are the same descriptor.
 func admitFolder(ctx context.Context, driver confine.Driver, host, shown *os.File, t plan.Treatment) error {
 	return driver.Admit(ctx, confine.File{Kind: confine.Folder, Host: host, Shown: shown, Sharing: t.Sharing, Label: t.Label})
 }
 
-// tokens are random names for the streams of sockets.
+// tokens are random names for the streams of sockets. One is drawn for each source, used or not:
+// the plan is pure and can draw none.
 func tokens(n int) []string {
 	out := make([]string, n)
 	for i := range out {

@@ -20,11 +20,12 @@ import (
 const noticing = 90 * time.Second
 
 // serveSockets carries connections from the guest's sockets to the host's until the container is
-// removed.
+// removed. It begins after the guest has made its listeners, which PrepareContainer does.
 func (s *Set) serveSockets(ctx context.Context, r *resident, a *Planned) {
 	if len(a.Sockets) == 0 {
 		return
 	}
+	// The call that adds the container ends long before its sockets do.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	for _, socket := range a.Sockets {
 		token := guestapi.Token(socket.Token)
@@ -41,7 +42,7 @@ func (s *Set) serveSockets(ctx context.Context, r *resident, a *Planned) {
 }
 
 // watchVolume has what the host changes in a volume raise events in the guest. No watch is no
-// reason not to run.
+// reason not to run. A host out of inotify watches is one reason.
 func (s *Set) watchVolume(ctx context.Context, r *resident, id string, v plan.Volume, use *content.Use) {
 	logger := log.G(ctx).WithField("volume", v.Destination)
 	tree, err := use.Watch()
@@ -50,6 +51,7 @@ func (s *Set) watchVolume(ctx context.Context, r *resident, id string, v plan.Vo
 		return
 	}
 	ctx, cancel := context.WithCancel(log.WithLogger(context.WithoutCancel(ctx), logger))
+	// Closing the tree ends a Next that waits; the context ends a call to the guest.
 	r.undo.Push("watch of "+v.Destination, func(context.Context) error {
 		cancel()
 		return tree.Close()
@@ -57,13 +59,15 @@ func (s *Set) watchVolume(ctx context.Context, r *resident, id string, v plan.Vo
 	go s.notice(ctx, tree, &guestv1.NoticeRequest{Id: id, Target: v.WatchedTarget()})
 }
 
-// notice ends with the container, or when the guest does not take what it is told.
+// notice ends with the container, or when the guest does not take what it is told. One call at a
+// time: a guest that is slow gets fewer and longer lists, and nothing is queued for it.
 func (s *Set) notice(ctx context.Context, tree *watch.Tree, req *guestv1.NoticeRequest) {
 	content.Follow(ctx, tree, func(ctx context.Context, names []string) error {
 		ctx, cancel := context.WithTimeout(ctx, noticing)
 		defer cancel()
 		req.Names = nil
 		for _, name := range names {
+			// Names of files are bytes on Linux, and a string of protobuf must be UTF-8.
 			req.Names = append(req.Names, []byte(name))
 		}
 		_, err := s.config.Guest.Guest().Notice(ctx, req)

@@ -20,7 +20,8 @@ import (
 	"cloister/sandbox/undo"
 )
 
-// Config is the sandbox that the containers are in. Everything in it stays the caller's.
+// Config is the sandbox that the containers are in. Everything in it stays the caller's. A Set does
+// not change it.
 type Config struct {
 	ID       string        // the sandbox's, which is its first container's
 	Workload *oci.Workload // the first container's
@@ -39,7 +40,9 @@ type Config struct {
 	Phase    func(ctx context.Context, name string) (end func())
 }
 
-// Set is the containers of a guest.
+// Set is the containers of a guest. Calls to the guest are made under pod and never under mu, which
+// is held for the maps alone: a guest that does not answer must not hold up what only looks into
+// them.
 type Set struct {
 	config  Config
 	volumes *content.Volumes
@@ -58,7 +61,8 @@ type Set struct {
 	luns       map[int]bool
 }
 
-// resident is a container in the guest.
+// resident is a container in the guest. undo is used by whoever has taken the resident out of the
+// map, so by one goroutine.
 type resident struct {
 	undo     undo.Stack
 	rootfs   *os.File // top of the root file system that QEMU may show; nil for none
@@ -68,13 +72,16 @@ type resident struct {
 	copied []*content.Copied // guarded by mu
 }
 
-// New makes an empty set. The sandbox is started for first, which becomes the set's.
+// New makes an empty set. The sandbox is started for first, which becomes the set's. The machine
+// runs and the agent has said hello.
 func New(c Config, first *Planned) *Set {
 	return &Set{config: c, volumes: content.NewVolumes(c.Share), containers: map[string]*resident{}, first: first, luns: map[int]bool{}}
 }
 
 // Add makes a container's files visible in the guest and gives the guest's bundle. On an error
-// nothing of it is left.
+// nothing of it is left. The bundle is a path in the guest, for the Task API's Create. ctx may end
+// in the middle: what was made is taken back all the same. Two calls for one id are the caller's to
+// keep apart.
 func (s *Set) Add(ctx context.Context, c content.Container) (bundle string, err error) {
 	r := &resident{undo: undo.Stack{Trace: s.config.Trace}}
 	defer func() {
@@ -87,6 +94,7 @@ func (s *Set) Add(ctx context.Context, c content.Container) (bundle string, err 
 		return "", err
 	}
 	defer a.Close()
+	// Before the container's spec, which joins that namespace.
 	if err := s.sharePID(ctx, c); err != nil {
 		return "", err
 	}
@@ -112,13 +120,16 @@ func (s *Set) Add(ctx context.Context, c content.Container) (bundle string, err 
 		}
 	}
 	s.mu.Lock()
+	// Only now does Refresh see the container. The engine's changes up to here are in the bytes
+	// that were read, or raise an event that finds it.
 	s.containers[c.ID] = r
 	s.mu.Unlock()
 	return resp.GetBundle(), nil
 }
 
 // takeFirst returns the container that the sandbox was started for, which is planned and admitted,
-// or plans and admits another.
+// or plans and admits another. A first container whose Add fails is planned anew the next time: its
+// files are closed by then.
 func (s *Set) takeFirst(ctx context.Context, c content.Container) (*Planned, error) {
 	s.mu.Lock()
 	first := s.first
@@ -142,12 +153,15 @@ func (s *Set) takeFirst(ctx context.Context, c content.Container) (*Planned, err
 	return a, nil
 }
 
-// Remove takes a container's files out of the guest. The task must be gone.
+// Remove takes a container's files out of the guest. The task must be gone. An id that is not
+// there, or no longer, is no error: delete may come twice. An error means that something is left
+// until the sandbox ends.
 func (s *Set) Remove(ctx context.Context, id string) error {
 	s.removing.RLock()
 	defer s.removing.RUnlock()
 	s.mu.Lock()
 	r := s.containers[id]
+	// Out of the map before the undo runs: of two calls for one id only one runs it.
 	delete(s.containers, id)
 	s.mu.Unlock()
 	if r == nil {
@@ -158,7 +172,8 @@ func (s *Set) Remove(ctx context.Context, id string) error {
 }
 
 // Close removes the containers that are left when the machine has ended. It waits for those that
-// are being removed, because their mounts lie in the sandbox's folder. It may be called of nil.
+// are being removed, because their mounts lie in the sandbox's folder. It may be called of nil. No
+// Add may come after it.
 func (s *Set) Close(ctx context.Context) error {
 	if s == nil {
 		return nil
@@ -173,12 +188,14 @@ func (s *Set) Close(ctx context.Context) error {
 	for _, id := range left {
 		errs = append(errs, s.Remove(ctx, id))
 	}
+	// Every Remove that has begun holds it for reading.
 	s.removing.Lock()
 	defer s.removing.Unlock()
 	return errors.Join(errs...)
 }
 
-// forget has the guest forget a container, unless the machine has ended.
+// forget has the guest forget a container, unless the machine has ended. The guest may answer with
+// an error while a process still has a file open there; the host's mounts go all the same.
 func (s *Set) forget(ctx context.Context, id string) error {
 	select {
 	case <-s.config.Done:
@@ -190,7 +207,8 @@ func (s *Set) forget(ctx context.Context, id string) error {
 }
 
 // sharePID has the guest start the first process of the pod's shared pid namespace, once the first
-// container needs it.
+// container needs it. A pod of containers with namespaces of their own never has one. It is a
+// process of the guest's, so it is not made before somebody needs it.
 func (s *Set) sharePID(ctx context.Context, c content.Container) error {
 	if c.Workload.Role != oci.Member || !c.Workload.Namespaces.PID.Shared() || c.Joins != 0 {
 		return nil
