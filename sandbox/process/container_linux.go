@@ -30,7 +30,8 @@ import (
 	"cloister/sys"
 )
 
-// container is a container's part of the sandbox.
+// container is a container's part of the sandbox. Its fields are written by Create alone, before
+// the container is visible to other calls or by the call that makes it.
 type container struct {
 	id, bundle string // the engine's
 	workload   *oci.Workload
@@ -43,7 +44,8 @@ type container struct {
 	pid        int
 }
 
-// volume is a bind mount whose source was opened here.
+// volume is a bind mount whose source was opened here. The descriptor belongs to the content.Files
+// that prepare returns, and is closed with them.
 type volume struct {
 	index int // of the workload's mounts
 	file  *os.File
@@ -51,7 +53,9 @@ type volume struct {
 
 // prepare does all that the OCI runtime finds done: label and mount the root file system, label the
 // volumes, write the configuration. keep are files that must stay open until the container is
-// created.
+// created. The bundle that the OCI runtime gets is ours, in the sandbox's folder: the engine's
+// config.json is not changed, and what the runtime reads is written here alone. After an error
+// remove takes back what there is.
 func (c *container) prepare(ctx context.Context, mounts []plan.Mount) (keep *content.Files, err error) {
 	leaf, systemd, err := cgroup.Given(c.cgroups)
 	if err != nil {
@@ -68,10 +72,13 @@ func (c *container) prepare(ctx context.Context, mounts []plan.Mount) (keep *con
 	}
 	root := filepath.Join(c.bundle, "rootfs")
 	if len(mounts) == 0 {
+		// Docker, Podman and CRI-O have mounted it themselves.
 		root = absolute(c.bundle, c.workload.Rootfs.Path)
 	} else if err := c.mountRootfs(mounts, root); err != nil {
 		return nil, fmt.Errorf("rootfs: %w", err)
 	}
+	// Before the volumes: a root file system that cannot have the label makes the rest pointless,
+	// and relabelling volumes is the costly part.
 	if err := c.admitRootfs(ctx, root); err != nil {
 		return nil, fmt.Errorf("rootfs: %w", err)
 	}
@@ -93,8 +100,10 @@ func (c *container) prepare(ctx context.Context, mounts []plan.Mount) (keep *con
 	return files, nil
 }
 
+// ours is the bundle that the OCI runtime gets.
 func (c *container) ours() string { return c.sandbox.bundle(c.id) }
 
+// absolute is a path of the configuration, which may be relative to the bundle.
 func absolute(bundle, name string) string {
 	if filepath.IsAbs(name) {
 		return name
@@ -102,7 +111,8 @@ func absolute(bundle, name string) string {
 	return filepath.Join(bundle, name)
 }
 
-// labelled says that the sandbox's files have labels.
+// labelled says that the sandbox's files have labels. Without labels nothing of the engine's files
+// is touched.
 func (c *container) labelled() bool { return !c.sandbox.identity.Label.IsZero() }
 
 // text is a label in a configuration; empty for none.
@@ -115,13 +125,16 @@ func text(l labels.Label) string {
 
 // mountRootfs mounts the engine's root file system, with the sandbox's label where a mount can
 // carry one. Then a device node of an image would have that label as well, whatever it is a node
-// of: none is opened.
+// of: none is opened. It is mounted in the shim's mount namespace, a slave of the host's, which the
+// OCI runtime inherits.
 func (c *container) mountRootfs(mounts []plan.Mount, root string) error {
 	if err := os.Mkdir(root, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	all := make([]mount.Mount, 0, len(mounts))
 	for _, m := range mounts {
+		// Under the class's own shim name containerd is told that the shim takes no such mounts.
+		// Another handler's name has the capabilities of class vm.
 		if kind, _, transformed := strings.Cut(m.Type, "/"); transformed {
 			return fmt.Errorf("mount of type %q: class process has no %s: use a snapshotter whose mounts the host can make: %w", m.Type,
 				kind, errdefs.ErrInvalidArgument)
@@ -132,6 +145,7 @@ func (c *container) mountRootfs(mounts []plan.Mount, root string) error {
 		}
 		all = append(all, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: options})
 	}
+	// Before the mounts: when the third of three fails, remove unmounts the two.
 	c.rootfs = root
 	if err := mount.All(all, root); err != nil || !c.labelled() {
 		return err
@@ -141,7 +155,9 @@ func (c *container) mountRootfs(mounts []plan.Mount, root string) error {
 	return unix.MountSetattr(unix.AT_FDCWD, root, unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV})
 }
 
-// admitRootfs labels a bound root file system, and reads the label of any other back.
+// admitRootfs labels a bound root file system, and reads the label of any other back. For what a
+// mount makes, the label came with the option context=. A driver that finds another label there
+// refuses the container.
 func (c *container) admitRootfs(ctx context.Context, root string) error {
 	top, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -154,7 +170,8 @@ func (c *container) admitRootfs(ctx context.Context, root string) error {
 // admitVolumes labels what the container's bind mounts name, or refuses it, and gives the paths by
 // which the OCI runtime is to reach them. checkVolumes holds what it mounted against what was
 // opened here: a name could lead elsewhere by then, and a descriptor is of no use to a process in
-// another mount namespace.
+// another mount namespace. Sockets and watched folders have no rules here: a container of the host
+// sees both by itself.
 func (c *container) admitVolumes(ctx context.Context, files *content.Files, found []plan.Source) (map[int]string, error) {
 	rules, err := content.Rules(nil, nil, c.sandbox.config.Rules)
 	if err != nil {
@@ -167,6 +184,7 @@ func (c *container) admitVolumes(ctx context.Context, files *content.Files, foun
 		}
 		sources[i] = absolute(c.bundle, m.Source)
 		f := files.Source(i)
+		// hosts, hostname, resolv.conf and shared memory are the engine's, not a user's volumes.
 		if m.Purpose != oci.Volume && m.Purpose != oci.TerminationLog {
 			if sources[i], err = c.admitEngines(ctx, i, m, f); err != nil {
 				return nil, fmt.Errorf("mount %q: %w", m.Destination, err)
@@ -187,6 +205,8 @@ func (c *container) admitVolumes(ctx context.Context, files *content.Files, foun
 		if err != nil {
 			return nil, fmt.Errorf("mount %q: %w", m.Destination, err)
 		}
+		// The runtime gets the name without links, so that nothing on the way can be led elsewhere
+		// by who owns a link.
 		sources[i] = found[i].Real
 		c.volumes = append(c.volumes, volume{index: i, file: f})
 	}
@@ -196,13 +216,14 @@ func (c *container) admitVolumes(ctx context.Context, files *content.Files, foun
 // admitEngines has a file of the engine's own fit for the container, and gives what is mounted:
 // where nothing is labelled, the file itself; else a pod's shared memory, labelled, or a labelled
 // copy of a file of /etc. The engine may have given the host's own file of /etc, which must keep
-// its label.
+// its label. A copy does not follow the engine's later changes.
 func (c *container) admitEngines(ctx context.Context, i int, m oci.Mount, f *os.File) (string, error) {
 	name := absolute(c.bundle, m.Source)
 	if !c.labelled() {
 		return name, nil
 	}
 	if m.Purpose == oci.SharedMemory {
+		// The last name must be no link: it is labelled.
 		memory, err := os.OpenFile(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return "", err
@@ -217,15 +238,19 @@ func (c *container) admitEngines(ctx context.Context, i int, m oci.Mount, f *os.
 	if err != nil {
 		return "", err
 	}
+	// The folder is root's, and O_EXCL keeps a leftover of a killed create from being taken.
 	out, err := os.OpenFile(filepath.Join(c.ours(), "file-"+strconv.Itoa(i)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return "", err
 	}
 	_, err = out.Write(data)
+	// Labelled by its descriptor, before the container has it.
 	err = errors.Join(err, c.sandbox.confine.Admit(ctx, confine.File{Kind: confine.Share, Host: out}), out.Close())
 	return out.Name(), err
 }
 
+// writeSpec writes config.json for the OCI runtime: 0600, since it has the container's environment,
+// where secrets are.
 func (c *container) writeSpec(in oci.ContainerInput) error {
 	spec, err := c.workload.ContainerSpec(in)
 	if err != nil {
@@ -235,7 +260,8 @@ func (c *container) writeSpec(in oci.ContainerInput) error {
 }
 
 // effects are those of the container in the record, oldest first: the cgroup outlives what is in
-// it.
+// it. Whoever cleans up after a dead shim has the OCI runtime delete the container by these alone:
+// Path is its state, Detail its program.
 func (c *container) effects() []statedir.Effect {
 	return []statedir.Effect{
 		{Kind: statedir.KindCgroup, Path: c.group.String()},
@@ -244,16 +270,19 @@ func (c *container) effects() []statedir.Effect {
 }
 
 // verify reads back that the first process waits to run under the sandbox's label, or with running
-// that it does. One that has ended meanwhile has nothing to read.
+// that it does. One that has ended meanwhile has nothing to read. What the configuration asked for
+// proves nothing: the kernel is asked.
 func (c *container) verify(ctx context.Context, pid int, waiting bool) error {
 	err := c.sandbox.confine.Verify(ctx, confine.Process{Role: confine.Container, PID: pid, Waiting: waiting})
+	// A waiting process that is gone is an error: nothing may start in its place.
 	if err != nil && !waiting && ended(pid) {
 		return nil
 	}
 	return err
 }
 
-// ended says that a process is gone or a zombie, which has no label to read.
+// ended says that a process is gone or a zombie, which has no label to read. The text of stat is
+// PID (NAME) STATE and more.
 func ended(pid int) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -265,8 +294,10 @@ func ended(pid int) bool {
 }
 
 // checkVolumes refuses a container whose bind mounts are not the files that were admitted. What a
-// later mount of the configuration hides cannot be seen, by the container neither.
+// later mount of the configuration hides cannot be seen, by the container neither. It is called
+// while the first process waits, so nothing of the container has run yet.
 func (c *container) checkVolumes() error {
+	// The view of the process itself, whose mount namespace the runtime has made.
 	root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", c.pid), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
@@ -298,6 +329,8 @@ func hides(over, place string) bool {
 }
 
 // sameFile says that a name below root, whose links stay below it, is a file that is open.
+// RESOLVE_IN_ROOT: an image may have links on the way to a mount point, and they mean the
+// container's root.
 func sameFile(root *os.File, name string, file *os.File) (bool, error) {
 	fd, err := unix.Openat2(int(root.Fd()), name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
 	if err != nil {
@@ -311,12 +344,17 @@ func sameFile(root *os.File, name string, file *os.File) (bool, error) {
 	return got.Dev == want.Dev && got.Ino == want.Ino, nil
 }
 
-// remove takes back what prepare and the OCI runtime did, whatever of it there is.
+// remove takes back what prepare and the OCI runtime did, whatever of it there is. The order is
+// processes, cgroup, mounts, folder: each of them is busy as long as the one before is there. ctx
+// gives values alone, because a client that has gone must not stop a cleanup. Only when all of it
+// has succeeded are the effects struck out; else gc finds them in the record. It may be repeated.
 func (c *container) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo.Limit)
 	defer cancel()
 	s := c.sandbox
 	var errs []error
+	// containerd's service has deleted it as a rule. What is left here is of a create that failed
+	// half-way.
 	if _, err := os.Stat(filepath.Join(s.runtimeRoot(), c.id)); err == nil {
 		runtime := &runc.Runc{Command: s.config.Runtime, Root: s.runtimeRoot(), SystemdCgroup: c.systemd}
 		errs = append(errs, runtime.Delete(ctx, c.id, &runc.DeleteOpts{Force: true}))
@@ -336,6 +374,7 @@ func (c *container) remove(ctx context.Context) error {
 	})
 }
 
+// mountsOf are the root file system's mounts as the engine sent them, outermost first.
 func mountsOf(r *taskapi.CreateTaskRequest) []plan.Mount {
 	out := make([]plan.Mount, 0, len(r.GetRootfs()))
 	for _, m := range r.GetRootfs() {

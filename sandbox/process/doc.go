@@ -8,4 +8,8 @@
 // sandbox's label, a root file system and volumes that the label fits, and a record of every
 // effect. A container starts only after the label that it will run under has been read back from
 // its waiting first process. A Service may be used by any number of goroutines.
+//
+// It must know nothing of machines and of guests. shim/classes makes a Service with New when the
+// first container of a shim is of this class, and passes all its calls on. A shim that dies leaves
+// the containers running: package recovery takes them back from the record.
 package process

@@ -11,11 +11,14 @@ import (
 )
 
 // Publisher takes containerd's task events in the order in which they happened. It must not block.
+// containerd's service logs an error and goes on: whoever implements it keeps what could not be
+// sent.
 type Publisher interface {
 	Publish(ctx context.Context, event any) error
 }
 
 // publisher is containerd's shim.Publisher. It gives events the engine's bundle in place of ours.
+// Engines look for a container by the bundle that they gave.
 type publisher struct {
 	to     Publisher
 	bundle func(id string) string
@@ -23,6 +26,7 @@ type publisher struct {
 	once   sync.Once
 }
 
+// The topic is left out: the shim's queue finds it by the event's type.
 func (p *publisher) Publish(ctx context.Context, _ string, event events.Event) error {
 	if create, ok := event.(*eventsapi.TaskCreate); ok {
 		create.Bundle = p.bundle(create.GetContainerID())
@@ -30,6 +34,7 @@ func (p *publisher) Publish(ctx context.Context, _ string, event events.Event) e
 	return p.to.Publish(ctx, event)
 }
 
+// containerd's service calls it after its last event.
 func (p *publisher) Close() error {
 	p.once.Do(func() { close(p.ended) })
 	return nil

@@ -17,7 +17,8 @@ const pendingDeaths = 32
 
 // reap makes this process the parent of its containers, whose OCI runtime leaves them to it, and
 // collects every child that ends. From here on, commands are started through go-runc's monitor
-// alone: os/exec would find that its child has been collected.
+// alone: os/exec would find that its child has been collected. A subreaper gets the orphans of its
+// descendants: crun forks the container's first process and ends.
 var reap = sync.OnceValue(func() error { //nolint:gochecknoglobals // a process has one parent's duties
 	if err := reaper.SetSubreaper(1); err != nil {
 		return err

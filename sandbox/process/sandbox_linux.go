@@ -19,7 +19,8 @@ import (
 	"cloister/sandbox/undo"
 )
 
-// sandbox is what the containers of a pod, or one container alone, have in common.
+// sandbox is what the containers of a pod, or one container alone, have in common. It is made by
+// open, does not change after it, and ends with close.
 type sandbox struct {
 	config   Config
 	dir      statedir.Dir
@@ -28,7 +29,9 @@ type sandbox struct {
 	identity confine.Identity
 }
 
-// suits refuses a later container whose engine asks for another type than the sandbox has.
+// suits refuses a later container whose engine asks for another type than the sandbox has. All
+// containers of a pod run in one domain: two would need two labels on the pod's shared files. A
+// type that nobody chose, such as container_t, is no wish and suits.
 func (s *sandbox) suits(w *oci.Workload) error {
 	if s.identity.Label.IsZero() {
 		return nil
@@ -45,7 +48,8 @@ func (s *sandbox) suits(w *oci.Workload) error {
 }
 
 // open reserves an identity for a sandbox that is named after its first container. On an error
-// nothing is left.
+// nothing is left. The order is that of a machine's start: what cannot be honoured is refused
+// first, then the record is made, then the identity is reserved.
 func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.Workload) (s *sandbox, err error) {
 	s = &sandbox{config: cfg}
 	owner := namespace + "/" + id
@@ -74,6 +78,7 @@ func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.
 	if s.dir, err = statedir.New(cfg.Host.State, namespace, id); err != nil {
 		return nil, err
 	}
+	// A sandbox of that name whose shim was killed is taken back first; a living one is an error.
 	if err := cfg.Host.Collect(ctx, s.dir); err != nil {
 		return nil, err
 	}
@@ -91,6 +96,7 @@ func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.
 	}); err != nil {
 		return nil, err
 	}
+	// What ps, inspect and why show of a sandbox without asking its shim.
 	facts := map[string]string{"class": string(oci.ClassProcess), "runtime": cfg.Runtime, "level": s.identity.Level.String()}
 	if !s.identity.Label.IsZero() {
 		facts["label"] = s.identity.Label.String()
@@ -98,7 +104,9 @@ func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.
 	return s, s.journal.Note(facts, nil)
 }
 
-// do makes an effect, which is on disk before it happens.
+// do makes an effect, which is on disk before it happens. An error of act leaves the promise in the
+// record: the effect may have happened in part. The caller's remove, or gc after a crash, takes it
+// back.
 func (s *sandbox) do(e statedir.Effect, act func(*statedir.Effect) error) error {
 	seq, err := s.journal.Promise(e)
 	if err != nil {
@@ -109,12 +117,14 @@ func (s *sandbox) do(e statedir.Effect, act func(*statedir.Effect) error) error 
 		return err
 	}
 	s.trace(e, "made")
+	// The process is known only now. A cleanup that finds none kills by the cgroup.
 	err = s.journal.Done(seq, func(stored *statedir.Effect) { stored.Process = e.Process })
 	s.trace(e, "written")
 	return err
 }
 
-// forget strikes out the effects that have been taken back.
+// forget strikes out the effects that have been taken back. It is called after the undo has
+// succeeded, never before.
 func (s *sandbox) forget(gone func(statedir.Effect) bool) error {
 	var errs []error
 	for _, e := range s.journal.Record().Effects {
@@ -126,12 +136,15 @@ func (s *sandbox) forget(gone func(statedir.Effect) bool) error {
 	return errors.Join(errs...)
 }
 
+// trace tells crash tests of each moment; they kill the shim there.
 func (s *sandbox) trace(e statedir.Effect, moment string) { s.config.Host.Trace.Effect(e, moment) }
 
 // reached says that a part of a call is over; for crash tests.
 func (s *sandbox) reached(part string) { s.config.Host.Trace.Tell(part, "reached") }
 
-// close gives back the identity and removes the record. All containers are gone.
+// close gives back the identity and removes the record. All containers are gone. The identity goes
+// before the record: a record without an identity costs a cleanup nothing, an identity without a
+// record would be held until the registry finds its owner dead.
 func (s *sandbox) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo.Limit)
 	defer cancel()
@@ -148,7 +161,8 @@ func (s *sandbox) close(ctx context.Context) error {
 // bundle is our bundle of a container.
 func (s *sandbox) bundle(id string) string { return filepath.Join(s.dir.String(), "containers", id) }
 
-// runtimeRoot is where containerd's service has the OCI runtime keep its state of a namespace.
+// runtimeRoot is where containerd's service has the OCI runtime keep its state of a namespace. The
+// service adds the namespace to the root that it is given.
 func (s *sandbox) runtimeRoot() string {
 	return filepath.Join(s.dir.RuntimeRoot(), string(s.dir.Namespace()))
 }

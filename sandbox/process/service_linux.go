@@ -50,20 +50,24 @@ type Service struct {
 	containers map[string]*container
 }
 
-// Load reads the configuration for the first container of a sandbox, whose bundle that is.
+// Load reads the configuration for the first container of a sandbox, whose bundle that is. An error
+// refuses the container and leaves no effect.
 type Load func(bundle string, r *taskapi.CreateTaskRequest) (Config, error)
 
 // closeLimit bounds the wait for the last events.
 const closeLimit = 5 * time.Second
 
 // New starts the service of containers of an engine's namespace. stop is called once no container
-// is left and the engine asks for it. From now on this process collects all its children.
+// is left and the engine asks for it. From now on this process collects all its children. ctx gives
+// values alone.
 func New(ctx context.Context, load Load, namespace string, events Publisher, stop func()) (*Service, error) {
 	if err := reap(); err != nil {
 		return nil, err
 	}
 	s := &Service{load: load, namespace: namespace, stop: stop, containers: map[string]*container{}}
 	s.publisher = &publisher{to: events, bundle: s.bundleOf, ended: make(chan struct{})}
+	// containerd's service ends by this, not by the caller's context: its goroutines must outlive
+	// the call.
 	ctx, sd := shutdown.WithShutdown(context.WithoutCancel(ctx))
 	var err error
 	s.TTRPCTaskService, err = runctask.NewTaskService(ctx, s.publisher, sd)
@@ -77,6 +81,7 @@ func (s *Service) Empty() bool {
 	return len(s.containers) == 0
 }
 
+// bundleOf is the engine's bundle; empty for a container that is not there.
 func (s *Service) bundleOf(id string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,6 +91,7 @@ func (s *Service) bundleOf(id string) string {
 	return ""
 }
 
+// find gives a container, or errdefs.ErrNotFound as clients expect it of runc's shim.
 func (s *Service) find(id string) (*container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,7 +103,8 @@ func (s *Service) find(id string) (*container, error) {
 }
 
 // Create makes a container, whose first process waits under the sandbox's label. On an error
-// nothing of it is left, and nothing of the sandbox if there is no other container.
+// nothing of it is left, and nothing of the sandbox if there is no other container. A client that
+// disconnects before the answer gets no container: it takes it for not made.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	if r.GetCheckpoint() != "" || r.GetParentCheckpoint() != "" {
 		return nil, fmt.Errorf("checkpoint %q: restored processes would have the labels of those that were saved: %w", r.GetCheckpoint(),
@@ -107,6 +114,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
+	// All that can be refused by the configuration is refused here, before the first effect.
 	w, err := readWorkload(r.GetBundle(), cfg.Workloads)
 	if err != nil {
 		return nil, err
@@ -137,7 +145,8 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 }
 
 // checkMapped refuses mounts with owners of their own if the OCI runtime says that it cannot make
-// them, or is too old to say it: it would drop the mappings.
+// them, or is too old to say it: it would drop the mappings. The features are asked of the very
+// program that will run, since the field is ignored and not refused by older ones.
 func checkMapped(ctx context.Context, program string, fields []string) error {
 	if len(fields) == 0 {
 		return nil
@@ -159,6 +168,7 @@ func count(ctx context.Context, cfg Config, change func(*tally.Counts)) {
 	}
 }
 
+// oci.MaxBytes bounds what an engine can have the shim parse.
 func readWorkload(bundle string, opts oci.Options) (*oci.Workload, error) {
 	f, err := os.Open(filepath.Join(bundle, "config.json"))
 	if err != nil {
@@ -172,7 +182,9 @@ func readWorkload(bundle string, opts oci.Options) (*oci.Workload, error) {
 	return oci.ParseContainer(data, opts)
 }
 
-// add enters a container, and opens the sandbox for the first one.
+// add enters a container, and opens the sandbox for the first one. opening is held over the whole
+// of it: a delete of the last container must not close the sandbox that another create has just
+// found.
 func (s *Service) add(ctx context.Context, cfg Config, r *taskapi.CreateTaskRequest, w *oci.Workload) (*container, error) {
 	s.opening.Lock()
 	defer s.opening.Unlock()
@@ -198,6 +210,7 @@ func (s *Service) add(ctx context.Context, cfg Config, r *taskapi.CreateTaskRequ
 	}
 	c := &container{id: r.GetID(), bundle: r.GetBundle(), workload: w, sandbox: sandbox, cgroups: w.CgroupsPath}
 	if c.cgroups == "" {
+		// runc and crun differ in what an empty path means, and the record needs to know it.
 		c.cgroups = filepath.Join("/cloister", s.namespace, c.id)
 	}
 	s.mu.Lock()
@@ -206,12 +219,15 @@ func (s *Service) add(ctx context.Context, cfg Config, r *taskapi.CreateTaskRequ
 	return c, nil
 }
 
-// create prepares the container and has the OCI runtime make it.
+// create prepares the container and has the OCI runtime make it. A container whose label or volumes
+// are wrong is killed while its first process still waits.
 func (s *Service) create(ctx context.Context, c *container, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	keep, err := c.prepare(ctx, mountsOf(r))
 	if err != nil {
 		return nil, err
 	}
+	// The files stay open until they have been compared: an inode that is held cannot be given to
+	// another file.
 	defer keep.Close()
 	c.sandbox.reached("prepare")
 	opts, err := typeurl.MarshalAnyToProto(&options.Options{
@@ -230,6 +246,7 @@ func (s *Service) create(ctx context.Context, c *container, r *taskapi.CreateTas
 		})
 		return int(resp.GetPid()), err
 	}
+	// pid is 0 if the runtime made nothing. Else the container exists, whatever the record says.
 	recorded := c.record(act)
 	if c.pid == 0 {
 		return nil, crun.Words(recorded, program(c.workload.Args))
@@ -253,7 +270,8 @@ func program(args []string) string {
 	return args[0]
 }
 
-// record writes the container's effects down around act, which makes them and gives process 1.
+// record writes the container's effects down around act, which makes them and gives process 1. The
+// cgroup is promised first, so that it is undone last.
 func (c *container) record(act func() (pid int, err error)) error {
 	return c.sandbox.do(c.effects()[0], func(*statedir.Effect) error {
 		return c.sandbox.do(c.effects()[1], func(e *statedir.Effect) (err error) {
@@ -265,7 +283,9 @@ func (c *container) record(act func() (pid int, err error)) error {
 	})
 }
 
-// discard has containerd's service forget a container that is not to run.
+// discard has containerd's service forget a container that is not to run. The service deletes only
+// what has ended, so it is killed and waited for. Its exit event goes out as for any other
+// container.
 func (s *Service) discard(ctx context.Context, id string) error {
 	_, err := s.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
 	if _, waitErr := s.TTRPCTaskService.Wait(ctx, &taskapi.WaitRequest{ID: id}); waitErr != nil {
@@ -275,7 +295,9 @@ func (s *Service) discard(ctx context.Context, id string) error {
 	return err
 }
 
-// Start runs a created container or exec, and reads back the label that it runs under.
+// Start runs a created container or exec, and reads back the label that it runs under. The pending
+// label is read again: between create and start somebody with rights on the process may have
+// changed it. An exec has no such moment and is read once it runs; a wrong one is killed.
 func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	c, err := s.find(r.GetID())
 	if err != nil {
@@ -302,7 +324,8 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	return resp, nil
 }
 
-// Exec adds a process, under the sandbox's label.
+// Exec adds a process, under the sandbox's label. The spec is built anew from an allow list.
+// Whatever label the client asked for is replaced.
 func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
 	c, err := s.find(r.GetID())
 	if err != nil {
@@ -321,7 +344,8 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 	return resp, crun.Words(err, "")
 }
 
-// Update changes a container's limits.
+// Update changes a container's limits. Fields that not every OCI runtime honours are refused, as in
+// Create.
 func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
 	if err := oci.ParseContainerResources(r.GetResources().GetValue()); err != nil {
 		return nil, err
@@ -329,7 +353,8 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	return s.TTRPCTaskService.Update(ctx, r)
 }
 
-// State tells where a process stands.
+// State tells where a process stands. containerd's service has our bundle; the engine knows its
+// own.
 func (s *Service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
 	resp, err := s.TTRPCTaskService.State(ctx, r)
 	if err == nil {
@@ -339,7 +364,8 @@ func (s *Service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.
 }
 
 // Delete forgets a process that has ended. With a container's first process the container goes, and
-// with the last container the sandbox.
+// with the last container the sandbox. An error before the service has deleted it leaves all as it
+// is, and Delete may be repeated.
 func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	c, err := s.find(r.GetID())
 	if err != nil {
@@ -356,7 +382,9 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	return resp, nil
 }
 
-// drop takes a container out, and the sandbox with the last one.
+// drop takes a container out, and the sandbox with the last one. The container goes out of the
+// table even if remove fails: its name must be free for the engine, and the record still has what
+// is left.
 func (s *Service) drop(ctx context.Context, c *container) error {
 	s.opening.Lock()
 	defer s.opening.Unlock()
@@ -379,7 +407,8 @@ func (s *Service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*
 	return nil, fmt.Errorf("checkpoint: a restored container would have the label of the one that was saved: %w", errdefs.ErrNotImplemented)
 }
 
-// Shutdown ends the shim when nothing runs in it any more.
+// Shutdown ends the shim when nothing runs in it any more. It comes after each delete and means the
+// shim only once nothing is left.
 func (s *Service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	s.dismissed.Store(true)
 	s.leave()
@@ -393,7 +422,8 @@ func (s *Service) leave() {
 	}
 }
 
-// Close passes on the last events. It is called once no call is under way.
+// Close passes on the last events. It is called once no call is under way. Containers that are left
+// are removed: there is nobody who could serve them.
 func (s *Service) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
 	defer cancel()
