@@ -25,13 +25,20 @@ const (
 	denied = "denied: "
 )
 
-// final tells an attack that leaves its process another one: after a success it makes no more.
+// final tells an attack that leaves its process another one: after a success it makes no more. The
+// process is ended by the runner then: what it became must not decide about the next attack.
 func final(name string) bool {
 	return slices.Contains([]string{"exec", "chroot", "unshare", "user namespace", "setns", "setuid", "ptrace"}, name)
 }
 
 // attacks are by name. Each returns nil if it has succeeded. target is what the host has prepared:
-// a pid, a path, an address.
+// a pid, a path, an address. What an attack that succeeds leaves behind is the victim's, or
+// runner.tidy takes it away.
+//
+// A user namespace is made by clone: the kernel refuses unshare for it to a process with threads,
+// which Go's always is. setuid is the raw call: the library's changes all threads, and ends the
+// program if one of them differs. chmod sets set-uid, which is what a captured server would want of
+// a file of root's.
 //
 //nolint:gochecknoglobals // a table that nobody changes
 var attacks = map[string]func(target string) error{
@@ -141,7 +148,8 @@ var attacks = map[string]func(target string) error{
 
 // Attacker is the attacker's program. It reads attacks, one a line, with a tab before the target,
 // and answers each with a line. It ends when there are no more, or when an attack has made another
-// process of it.
+// process of it. It is the whole of a process that may be confined to a few system calls, so it
+// uses nothing but its two streams. A line that it does not know is an error of the runner's.
 func Attacker(in io.Reader, out io.Writer) error {
 	if _, err := fmt.Fprintln(out, done); err != nil { // it runs
 		return err
@@ -167,7 +175,8 @@ func Attacker(in io.Reader, out io.Writer) error {
 	return lines.Err()
 }
 
-// Victim is a program that is attacked: it says that it runs and waits for its end.
+// Victim is a program that is attacked: it says that it runs and waits for its end. in ends when
+// whoever started it is gone, so that no victim outlives a killed run.
 func Victim(in io.Reader, out io.Writer) error {
 	if _, err := fmt.Fprintln(out, done); err != nil {
 		return err
@@ -176,7 +185,9 @@ func Victim(in io.Reader, out io.Writer) error {
 	return err
 }
 
-// past takes an error that comes after the rights were checked for a success.
+// past takes an error that comes after the rights were checked for a success. Kernels check the
+// rights of a call before its arguments as a rule: an argument that is wrong on purpose makes an
+// attack that does nothing.
 func past(err error, later ...error) error {
 	for _, l := range later {
 		if errors.Is(err, l) {
@@ -186,6 +197,8 @@ func past(err error, later ...error) error {
 	return err
 }
 
+// A clone that succeeds returns twice, and the child must end without running any of Go's code: it
+// has one thread of a program that has several.
 func call(number, a, b, c uintptr) error {
 	pid, _, errno := unix.RawSyscall6(number, a, b, c, 0, 0, 0)
 	switch {
@@ -197,6 +210,7 @@ func call(number, a, b, c uintptr) error {
 	return nil
 }
 
+// number reads a pid or key. What is none becomes -1, which names no process.
 func number(target string) uintptr {
 	n, err := strconv.Atoi(target)
 	if err != nil {
@@ -205,6 +219,7 @@ func number(target string) uintptr {
 	return uintptr(n)
 }
 
+// stealFile takes the standard output of a process.
 func stealFile(target string) error {
 	fd, err := unix.PidfdOpen(int(number(target)), 0)
 	if err != nil {
@@ -221,7 +236,7 @@ func stealFile(target string) error {
 type remoteCall func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error)
 
 // remoteMemory reads or writes a process's memory, at an address that the target has behind its
-// pid.
+// pid. Eight bytes are written as zeroes where the victim keeps data: victims do nothing with it.
 func remoteMemory(target string, do remoteCall) error {
 	var pid int
 	var address uintptr
@@ -233,6 +248,8 @@ func remoteMemory(target string, do remoteCall) error {
 	return err
 }
 
+// O_NONBLOCK: a FIFO or device in that place must not hold the attack up. A file that opens and
+// cannot be read, as environ of others, counts as denied.
 func open(name string, flags int) error {
 	fd, err := unix.Open(name, flags|unix.O_NONBLOCK, 0o600)
 	if err != nil {
@@ -245,6 +262,7 @@ func open(name string, flags int) error {
 	return err
 }
 
+// An empty folder is no success: it is what the jail's root shows.
 func list(name string) error {
 	entries, err := os.ReadDir(name)
 	if err == nil && len(entries) == 0 {
@@ -253,7 +271,7 @@ func list(name string) error {
 	return err
 }
 
-// fill writes more than a sandbox's own file system holds.
+// fill writes more than a sandbox's own file system holds. It has 8 MiB.
 func fill(name string) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
@@ -263,6 +281,7 @@ func fill(name string) error {
 	return errors.Join(err, f.Close())
 }
 
+// socket makes one and closes it: having it is the attack.
 func socket(domain, kind int) error {
 	fd, err := unix.Socket(domain, kind, 0)
 	if err != nil {
@@ -271,6 +290,7 @@ func socket(domain, kind int) error {
 	return unix.Close(fd)
 }
 
+// Nothing is sent: a connection is the attack.
 func connect(network, address string) error {
 	conn, err := (&net.Dialer{}).DialContext(context.Background(), network, address)
 	if err != nil {
@@ -279,16 +299,19 @@ func connect(network, address string) error {
 	return conn.Close()
 }
 
-// manyForks is more than a sandbox's cgroup allows.
+// manyForks is more than a sandbox's cgroup allows. That bound is 1,024 processes and threads.
 const manyForks = 1100
 
-// forks makes processes, which have ended when it returns.
+// forks makes processes, which have ended when it returns. Each child waits for the end of a pipe,
+// so that all of them exist at once; the raw calls are those that a child of a Go program may make.
 func forks(string) error {
 	var ends [2]int
 	if err := unix.Pipe(ends[:]); err != nil {
 		return err
 	}
 	defer func() {
+		// The children's reads end with the last descriptor of the write end, which they have
+		// closed themselves.
 		_, _ = unix.Close(ends[0]), unix.Close(ends[1])
 		for {
 			if _, err := unix.Wait4(-1, nil, unix.WALL, nil); err != nil && !errors.Is(err, unix.EINTR) {
@@ -312,11 +335,13 @@ func forks(string) error {
 	return nil
 }
 
+// bpf makes a map, the least that needs the right.
 func bpf(string) error {
 	attr := [18]uint32{2, 4, 4, 1}                                                    // an array of one element
 	return call(unix.SYS_BPF, 0, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)) //nolint:gosec // a union bpf_attr
 }
 
+// perf counts what the first CPU runs, of all processes.
 func perf(string) error {
 	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_CPU_CLOCK}
 	attr.Size = uint32(unsafe.Sizeof(attr))

@@ -8,4 +8,9 @@
 // must succeed, or it would show nothing; and with each layer alone, which tells the layers that
 // stop it by themselves. The package must not know how a layer is made: a Domain starts the
 // attacker with the layers that it is given. Run is called once at a time.
+//
+// `cloister prove` makes two throwaway sandboxes and gives Run their Domains; tests/machine does
+// the same without guests. The attacker is a program in place of QEMU, because a real one would
+// have to be broken into first, and everything that keeps it is given to it by the shim before its
+// first instruction.
 package prove

@@ -11,7 +11,8 @@ import (
 	"text/tabwriter"
 )
 
-// Layer is something that may stop an attack.
+// Layer is something that may stop an attack. Its value is what docs/threats.md and the JSON of a
+// Report call it.
 type Layer string
 
 // The layers, in the order in which they are shown.
@@ -28,7 +29,8 @@ const (
 // All are all layers.
 func All() []Layer { return []Layer{MAC, User, Seccomp, Landlock, Root, Namespaces, Cgroup} }
 
-// Outcome is what has come of one attack.
+// Outcome is what has come of one attack. The JSON of a Report is read by scripts: fields are
+// added, not renamed.
 type Outcome struct {
 	By     string `json:"by"`     // qemu or virtiofsd
 	Attack string `json:"attack"` // what was tried
@@ -43,7 +45,8 @@ type Outcome struct {
 	Layers []Layer `json:"layers"`
 }
 
-// Report is what Run has found.
+// Report is what Run has found. A Report is complete: Run gives none if it could not make all
+// attacks.
 type Report struct {
 	MAC      string    `json:"mac"`    // selinux, apparmor or none
 	Layers   []Layer   `json:"layers"` // that are on
@@ -54,17 +57,20 @@ type Report struct {
 	Verdict string    `json:"verdict"` // the closing line
 }
 
-// Succeeded are the attacks that no layer has stopped.
+// Succeeded are the attacks that no layer has stopped. `cloister prove` ends with status 3 if there
+// are any.
 func (r Report) Succeeded() []Outcome {
 	return r.chosen(func(o Outcome) bool { return !o.Denied })
 }
 
-// Void are the attacks that root cannot make either on this host.
+// Void are the attacks that root cannot make either on this host. A denial of one of them says
+// nothing about the sandbox.
 func (r Report) Void() []Outcome {
 	return r.chosen(func(o Outcome) bool { return !o.Control })
 }
 
-// Single are the attacks that one layer alone stops: targets that one fault opens.
+// Single are the attacks that one layer alone stops: targets that one fault opens. Attacks that
+// only several layers stop together are among them: they fail when one of those layers does.
 func (r Report) Single() []Outcome {
 	return r.chosen(func(o Outcome) bool { return o.Denied && o.Control && len(o.Layers) < 2 })
 }
@@ -79,7 +85,9 @@ func (r Report) chosen(want func(Outcome) bool) []Outcome {
 	return list
 }
 
-// settle puts aside what this host does not have, and makes the closing line.
+// settle puts aside what this host does not have, and makes the closing line. Only root's own
+// failure tells that something is absent: an attacker in its jail gets ENOENT for what is hidden
+// from it, which is a denial.
 func (r Report) settle() Report {
 	missing := func(o Outcome) bool { // ENOENT, ENOSYS
 		said := func(text string) bool { return strings.Contains(o.Without, text) }
@@ -92,7 +100,7 @@ func (r Report) settle() Report {
 }
 
 // Closing is the last line: how many attacks were tried, denied and shown to be possible, and how
-// many layers stop one, at least and in the middle.
+// many layers stop one, at least and in the middle. Tests look for it by its form.
 func (r Report) Closing() string {
 	denied, controls := 0, 0
 	var counts []int

@@ -11,7 +11,7 @@ import (
 	"cloister/sandbox/confine"
 )
 
-// attack is one attack of one role.
+// attack is one attack of one role. The same attack on the same thing is one row of the report.
 type attack struct {
 	by     confine.Role
 	name   string
@@ -28,7 +28,9 @@ const (
 )
 
 // rows are all attacks, in order. dir is a folder that all users may write to, with the files of
-// prepare; tcp and socket are addresses of servers, key that of shared memory.
+// prepare; tcp and socket are addresses of servers, key that of shared memory. Both roles make the
+// same attacks, but for what is a server's work. A target is what a captured process would go for:
+// names that any user of the host can find out, or that it could guess.
 func rows(dir, tcp, socket string, key int, peerFiles map[string]string) []attack {
 	var all []attack
 	add := func(by confine.Role, name, on, target string) { all = append(all, attack{by, name, on, target}) }
@@ -47,6 +49,7 @@ func rows(dir, tcp, socket string, key int, peerFiles map[string]string) []attac
 		add(by, "list root", rootsProcess, "/proc/"+pidWord+"/root/")
 		add(by, "setns", rootsProcess, pidWord)
 		add(by, "prlimit", rootsProcess, pidWord)
+		// Sorted, so that two reports of one host can be compared line by line.
 		for _, name := range slices.Sorted(maps.Keys(peerFiles)) {
 			verb, on := "read", "another sandbox's "+name
 			if path := peerFiles[name]; path[len(path)-1] == '/' {
@@ -84,7 +87,8 @@ const (
 	linkFile    = secretFile + "-link"
 )
 
-// inMemory is a file that attacks make in /dev/shm.
+// inMemory is a file that attacks make in /dev/shm. The name is unique to a run, as the folder's
+// is.
 func inMemory(dir string) string { return "/dev/shm/" + filepath.Base(dir) }
 
 // onHost are the attacks on files of the host.

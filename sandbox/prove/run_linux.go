@@ -20,7 +20,8 @@ import (
 	"cloister/sandbox/confine"
 )
 
-// Domain is the place of one sandbox's processes.
+// Domain is the place of one sandbox's processes. The package asks for a role and layers, and must
+// not know how either is made. The real one is in package standin.
 type Domain interface {
 	// Start starts cmd in the place of the role, with these layers alone. Standard input and output
 	// are sockets of NewSockets.
@@ -29,7 +30,8 @@ type Domain interface {
 	NewSockets() (ours, theirs *os.File, err error)
 }
 
-// Site is what is attacked, and from where.
+// Site is what is attacked, and from where. Peer is a second sandbox of the same host, so that
+// attacks between sandboxes meet its real labels and ids.
 type Site struct {
 	MAC    string
 	Layers []Layer // that are on
@@ -41,7 +43,9 @@ type Site struct {
 	PeerFiles map[string]string
 }
 
-// Run makes all attacks.
+// Run makes all attacks. It needs root and a mount namespace of the caller's own, makes sockets and
+// shared memory on the host, and leaves nothing. An error means that an attack could not be made,
+// not that one has succeeded.
 func Run(ctx context.Context, s Site) (_ Report, err error) {
 	r := &runner{Site: s, victims: map[string]*process{}}
 	defer func() { err = errors.Join(err, r.close()) }()
@@ -61,7 +65,8 @@ func Run(ctx context.Context, s Site) (_ Report, err error) {
 	return report.settle(), nil
 }
 
-// rounds makes a role's attacks with all layers, with none, and with each alone.
+// rounds makes a role's attacks with all layers, with none, and with each alone. The round without
+// a layer is the control.
 func (r *runner) rounds(ctx context.Context, by confine.Role, all []Outcome) error {
 	err := r.round(ctx, by, r.Layers, func(i int, said string) {
 		all[i].Denied, all[i].Seen = said != done, strings.TrimPrefix(said, denied)
@@ -88,7 +93,7 @@ func (r *runner) rounds(ctx context.Context, by confine.Role, all []Outcome) err
 	return nil
 }
 
-// runner makes attacks.
+// runner makes attacks. It is used by one goroutine.
 type runner struct {
 	Site
 	dir     string // root's folder that all users may write to
@@ -99,13 +104,16 @@ type runner struct {
 	rows    []attack
 }
 
-// process is an attacker or victim that runs.
+// process is an attacker or victim that runs. conn is a socket, since a pipe would be the shim's
+// own by label, which a confined program may not use.
 type process struct {
 	cmd   *exec.Cmd
 	conn  *os.File
 	lines *bufio.Reader
 }
 
+// ask sends a line and waits for the answer. There is no limit but ctx of start: an attack that
+// hangs is ended with the process.
 func (p *process) ask(text string) (string, error) {
 	if _, err := fmt.Fprintln(p.conn, text); err != nil {
 		return "", err
@@ -113,6 +121,7 @@ func (p *process) ask(text string) (string, error) {
 	return p.hear()
 }
 
+// hear waits for a line; io.EOF says that the process has ended.
 func (p *process) hear() (string, error) {
 	line, err := p.lines.ReadString('\n')
 	return strings.TrimSuffix(line, "\n"), err
@@ -141,7 +150,9 @@ func (r *runner) start(ctx context.Context, d Domain, argv []string, by confine.
 	return &process{cmd, ours, bufio.NewReader(ours)}, nil
 }
 
-// round makes all attacks of a role with some layers, and tells what the attacker said of each.
+// round makes all attacks of a role with some layers, and tells what the attacker said of each. One
+// attacker makes as many attacks as it survives, since each start in a jail costs milliseconds and
+// there are over a thousand attacks in all.
 func (r *runner) round(ctx context.Context, by confine.Role, with []Layer, tell func(i int, said string)) error {
 	var attacker *process
 	defer func() {
@@ -177,7 +188,8 @@ func (r *runner) round(ctx context.Context, by confine.Role, with []Layer, tell 
 	return nil
 }
 
-// restore makes the host ready for the attack after a.
+// restore makes the host ready for the attack after a. A file that one attack has made would turn
+// the next attack's success into EEXIST.
 func (r *runner) restore(ctx context.Context, a attack, said string) error {
 	if said == done && strings.HasSuffix(a.name, "kill") { // the signal may be on its way
 		r.bury(a.on)
@@ -198,7 +210,8 @@ func (r *runner) attacker(ctx context.Context, by confine.Role, with []Layer) (*
 	return p, nil
 }
 
-// attack has the process make an attack, and says whether it has ended with it.
+// attack has the process make an attack, and says whether it has ended with it. A process that is
+// killed by the filter or ends by itself counts as denied, with its end as the reason.
 func (p *process) attack(name, target string) (said string, ended bool, err error) {
 	said, failed := p.ask(name + "\t" + target)
 	switch {
@@ -214,7 +227,8 @@ func (p *process) attack(name, target string) (said string, ended bool, err erro
 }
 
 // lastWords says what has come of an attack whose process ended without an answer: a program that
-// it has become, and that has done well, or its end by a signal.
+// it has become, and that has done well, or its end by a signal. exec is the one attack whose
+// success cannot be told by the attacker.
 func lastWords(name, said string, ended error) string {
 	if name == "exec" && said == "" && ended == nil {
 		return done
@@ -222,7 +236,8 @@ func lastWords(name, said string, ended error) string {
 	return fmt.Sprintf("%sit ended: %v %s", denied, ended, said)
 }
 
-// prepare makes what is attacked.
+// prepare makes what is attacked. All of it is open to all users by its mode, so that only the
+// layers stand between it and the attacker.
 func (r *runner) prepare(ctx context.Context) (err error) {
 	if r.dir, err = os.MkdirTemp("", "cloister-prove-"); err != nil {
 		return err
@@ -246,13 +261,14 @@ func (r *runner) prepare(ctx context.Context) (err error) {
 	if r.unix, err = (&net.ListenConfig{}).Listen(ctx, "unix", "@"+filepath.Base(r.dir)); err != nil {
 		return err
 	}
+	// IPC_EXCL: a segment with that key that is somebody's must not be attacked.
 	if r.shared, err = unix.SysvShmGet(r.key(), 4096, unix.IPC_CREAT|unix.IPC_EXCL|0o666); err != nil {
 		return fmt.Errorf("shared memory: %w", err)
 	}
 	return nil
 }
 
-// key is that of the shared memory.
+// key is that of the shared memory. It has the pid in it, so that two runs do not meet.
 func (*runner) key() int { return 0x636c6f00 + os.Getpid()&0xff }
 
 func (r *runner) path(name string) string { return filepath.Join(r.dir, name) }
@@ -262,7 +278,7 @@ func (r *runner) leftovers() []string {
 	return []string{r.path(newFile), r.path(fullFile), r.path(nodeFile), r.path(linkFile), inMemory(r.dir)}
 }
 
-// tidy takes away what an attack has made.
+// tidy takes away what an attack has made. EINVAL: nothing is mounted there.
 func (r *runner) tidy() error {
 	for _, name := range r.leftovers() {
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -275,6 +291,7 @@ func (r *runner) tidy() error {
 	return nil
 }
 
+// close ends the victims and takes away what prepare made, as far as it came.
 func (r *runner) close() error {
 	var errs []error
 	for _, v := range r.victims {
@@ -297,7 +314,8 @@ func (r *runner) close() error {
 	return errors.Join(errs...)
 }
 
-// aim gives the target of an attack as the attacker is told it.
+// aim gives the target of an attack as the attacker is told it. Only victims of the run's own are
+// attacked: never a process of the host's.
 func (r *runner) aim(ctx context.Context, a attack) (string, error) {
 	if !slices.Contains([]string{rootsProcess, peersQEMU, peersServer}, a.on) {
 		return a.target, nil
@@ -319,7 +337,8 @@ func (r *runner) aim(ctx context.Context, a attack) (string, error) {
 	return target, nil
 }
 
-// writable is the start of the first part of a process's memory that it may write to.
+// writable is the start of the first part of a process's memory that it may write to. It is where
+// "process_vm_writev" writes.
 func writable(maps string) (string, error) {
 	for line := range strings.Lines(maps) {
 		if fields := strings.Fields(line); len(fields) > 1 && strings.HasPrefix(fields[1], "rw") {
@@ -330,7 +349,9 @@ func writable(maps string) (string, error) {
 	return "", errors.New("the victim has no memory that can be written to")
 }
 
-// victim is the pid of a process of somebody's that runs.
+// victim is the pid of a process of somebody's that runs. One is started when there is none: the
+// last may have been killed. root's has no layer; those of the peer have all, as its QEMU and
+// server would.
 func (r *runner) victim(ctx context.Context, whose string) (int, error) {
 	if v := r.victims[whose]; v != nil {
 		return v.cmd.Process.Pid, nil
@@ -353,7 +374,8 @@ func (r *runner) victim(ctx context.Context, whose string) (int, error) {
 	return v.cmd.Process.Pid, nil
 }
 
-// bury ends a victim: the next attack has another one.
+// bury ends a victim: the next attack has another one. A victim that has a signal coming might die
+// in the middle of the next attack and make it look denied.
 func (r *runner) bury(whose string) {
 	_ = r.victims[whose].end() // killed
 	delete(r.victims, whose)
