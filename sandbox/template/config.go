@@ -8,7 +8,8 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Config says whether sandboxes start from saved guests.
+// Config says whether sandboxes start from saved guests. It is a section of the host's
+// configuration. A template that does not fit is never an error of a start.
 type Config struct {
 	// Mode is auto or off. auto starts a sandbox from a template of `cloister template build` if
 	// one fits, and else cold; default off.
@@ -24,7 +25,7 @@ const (
 	Auto Mode = "auto"
 )
 
-// Check refuses an unknown mode.
+// Check refuses an unknown mode. The error is errdefs.ErrInvalidArgument and names the key.
 func (c Config) Check() error {
 	switch c.Mode {
 	case "", Off, Auto:

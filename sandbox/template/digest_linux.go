@@ -11,11 +11,12 @@ import (
 )
 
 // maxDigests bounds what is kept of digests: two for each template and one for QEMU, and some that
-// are outdated.
+// are outdated. The oldest go first. One that is lost costs reading that file once more.
 const maxDigests = 4 * maxTemplates
 
 // seen tells that a file is still the same one. The kernel changes its ctime with every write, and
-// nobody can set it.
+// nobody can set it. Size and mtime alone would not do: whoever has written to a file can set both
+// back.
 type seen struct {
 	Dev    uint64 `json:"dev"`
 	Inode  uint64 `json:"inode"`
@@ -26,8 +27,10 @@ type seen struct {
 }
 
 // Digest is the SHA-256 of a file. It is read only when the store has not seen it since its last
-// change; a cache that cannot be written costs that each time and is no error.
+// change; a cache that cannot be written costs that each time and is no error. Reading memory and
+// QEMU whole at each start (about 80 MiB) would cost more than a template saves.
 func (s Store) Digest(f *os.File) (string, error) {
+	// Looked at before it is read, so that what is kept never is of a later state than the digest.
 	now, err := look(f)
 	if err != nil {
 		return "", err
@@ -48,6 +51,7 @@ func (s Store) Digest(f *os.File) (string, error) {
 	return now.SHA256, nil
 }
 
+// look is what the kernel says of an open file; SHA256 stays empty.
 func look(f *os.File) (seen, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -56,6 +60,7 @@ func look(f *os.File) (seen, error) {
 	return seen{Dev: st.Dev, Inode: st.Ino, Bytes: st.Size, MTime: st.Mtim.Nano(), CTime: st.Ctim.Nano()}, nil
 }
 
+// readDigests gives none where the file is missing or damaged: it is a cache in a folder of root's.
 func (s Store) readDigests() (all []seen) {
 	data, err := readBounded(s.path(digestsName), 64<<10)
 	if err != nil || json.Unmarshal(data, &all) != nil {
@@ -64,7 +69,8 @@ func (s Store) readDigests() (all []seen) {
 	return all
 }
 
-// writeDigests replaces the file at once: others read it meanwhile.
+// writeDigests replaces the file at once: others read it meanwhile. Two writers at once lose one's
+// entries, which are made again.
 func (s Store) writeDigests(all []seen) error {
 	data, err := json.Marshal(all[max(0, len(all)-maxDigests):])
 	if err != nil {

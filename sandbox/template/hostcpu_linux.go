@@ -11,7 +11,8 @@ import (
 )
 
 // HostCPU describes the host's CPU as far as a guest can tell it from another: model, and a digest
-// of features and microcode.
+// of features and microcode. A guest that was saved under one CPU and goes on under another may use
+// instructions that are not there. Microcode counts because it switches features and mitigations.
 func HostCPU() (string, error) {
 	data, err := os.ReadFile("/proc/cpuinfo")
 	return hostCPU(string(data)), err
@@ -19,6 +20,8 @@ func HostCPU() (string, error) {
 
 // hostCPU reads the first CPU of a /proc/cpuinfo.
 func hostCPU(cpuinfo string) string {
+	// The other CPUs are taken to be alike; frequencies and ids differ between them and are left
+	// out.
 	first, _, _ := strings.Cut(cpuinfo, "\n\n")
 	model := "unknown"
 	var rest []string

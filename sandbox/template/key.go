@@ -9,7 +9,9 @@ import (
 )
 
 // Key says what a saved guest depends on. Guests with the same key may start from the same
-// template.
+// template. What is not in it must not make a difference to a saved guest. A field that is missing
+// would have guests resume on what they were not booted for; one too many costs a template that
+// nobody finds.
 type Key struct {
 	Image      string   `json:"image"`      // digest of the guest image's inputs
 	Kernel     string   `json:"kernel"`     // SHA-256 of its kernel
@@ -27,10 +29,12 @@ type Key struct {
 	Policy     string   `json:"policy"`     // which mandatory access control, and the digest of cloister's policy
 }
 
-// idDigits is how much of the digest names a template.
+// idDigits is how much of the digest names a template. 128 bits: nobody finds two keys with one
+// name.
 const idDigits = 32
 
-// ID is a name for the key, fit to be a file's.
+// ID is a name for the key, fit to be a file's. It is part of the format on disk: a field that is
+// renamed or moved makes all templates unfindable, and GC removes them in time.
 func (k Key) ID() string {
 	data, err := json.Marshal(k)
 	if err != nil {

@@ -15,13 +15,14 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// ErrDamaged is wrapped by errors about a template that is not what its manifest says.
+// ErrDamaged is wrapped by errors about a template that is not what its manifest says. Who meets it
+// starts cold and notes a failure, so that the template is not tried for ever.
 var ErrDamaged = errors.New("template is damaged")
 
-// format is the version of manifest and files.
+// format is the version of manifest and files. Another one is refused: the template is built anew.
 const format = 1
 
-// Bounds of what is read.
+// Bounds of what is read. maxManifest = 4 << 20
 const (
 	maxManifest = 4 << 20
 	maxExtents  = 1 << 16
@@ -29,7 +30,8 @@ const (
 	pageBytes   = 4096
 )
 
-// Extent is a part of the memory that is not all zeroes.
+// Extent is a part of the memory that is not all zeroes. Both are multiples of the page size; so is
+// the guest's memory.
 type Extent struct {
 	Offset int64 `json:"offset"` // in the guest's memory
 	Bytes  int64 `json:"bytes"`
@@ -41,7 +43,8 @@ type Blob struct {
 	SHA256 string `json:"sha256"`
 }
 
-// Manifest says what a template is and what it was made with.
+// Manifest says what a template is and what it was made with. The ID is written twice, as the
+// folder's name and here, so that a folder that was renamed is found out.
 type Manifest struct {
 	Format      int       `json:"format"`
 	ID          string    `json:"id"` // the key's
@@ -55,13 +58,16 @@ type Manifest struct {
 	Extents     []Extent  `json:"extents"` // ascending
 }
 
-// ParseManifest reads a manifest and checks all of it but the files.
+// ParseManifest reads a manifest and checks all of it but the files. The folder is root's alone,
+// and even so nothing in it is believed: extents decide where bytes are written in a guest's
+// memory. Every error wraps ErrDamaged.
 func ParseManifest(data []byte) (Manifest, error) {
 	var m Manifest
 	if len(data) > maxManifest {
 		return m, fmt.Errorf("%w: a manifest of %d bytes: %w", ErrDamaged, len(data), errdefs.ErrInvalidArgument)
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
+	// A manifest of a later version may say something that matters.
 	d.DisallowUnknownFields()
 	if err := d.Decode(&m); err != nil {
 		return m, fmt.Errorf("%w: manifest: %w: %w", ErrDamaged, err, errdefs.ErrInvalidArgument)
@@ -75,6 +81,7 @@ func ParseManifest(data []byte) (Manifest, error) {
 	return m, nil
 }
 
+// check compares the fields with each other, not with the files.
 func (m Manifest) check() error {
 	if m.Format != format {
 		return fmt.Errorf("format %d, want %d", m.Format, format)
@@ -98,11 +105,13 @@ func (m Manifest) check() error {
 	return m.checkExtents()
 }
 
-// checkExtents holds the extents to the guest's memory and to the bytes there are.
+// checkExtents holds the extents to the guest's memory and to the bytes there are. Ascending
+// extents that do not overlap and whose sum is the file's size leave Fill nothing to check.
 func (m Manifest) checkExtents() error {
 	if len(m.Extents) > maxExtents {
 		return fmt.Errorf("%d extents, want at most %d", len(m.Extents), maxExtents)
 	}
+	// 2^24 MiB keep the sums far from an overflow.
 	if m.Key.MemoryMiB <= 0 || m.Key.MemoryMiB > 1<<24 {
 		return fmt.Errorf("memory of %d MiB", m.Key.MemoryMiB)
 	}

@@ -54,7 +54,8 @@ var (
 	ErrSetAside = fmt.Errorf("the template has failed %d times: cloister template build: %w", maxFailures, errdefs.ErrFailedPrecondition)
 )
 
-// Store is a folder of templates, as /var/lib/cloister/templates.
+// Store is a folder of templates, as /var/lib/cloister/templates. It is a name and holds no lock:
+// every call looks at the folder anew. All errors of a Store end in a cold start.
 type Store struct{ dir string }
 
 // NewStore names the folder. It is made when there is something to keep.
@@ -62,6 +63,8 @@ func NewStore(dir string) Store { return Store{dir} }
 
 func (s Store) path(name string) string { return filepath.Join(s.dir, name) }
 
+// make makes the folder for root alone. A folder that others can change, or that a link of theirs
+// leads to, is refused: whoever writes a template writes the memory of guests.
 func (s Store) make() error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
@@ -69,13 +72,15 @@ func (s Store) make() error {
 	return sys.Trusted(s.dir)
 }
 
-// Empty reports whether there is no template at all.
+// Empty reports whether there is no template at all. It saves a start on a host without templates
+// the digest of QEMU.
 func (s Store) Empty() bool {
 	all, err := os.ReadDir(s.dir)
 	return err != nil || !slices.ContainsFunc(all, func(e fs.DirEntry) bool { return idPattern.MatchString(e.Name()) })
 }
 
-// Template is one that fits and is undamaged. Close it.
+// Template is one that fits and is undamaged. Close it. The descriptors stay good when the template
+// is removed meanwhile.
 type Template struct {
 	Manifest Manifest
 	State    *os.File // read-only, at its start
@@ -89,12 +94,14 @@ func (t *Template) Memory() *os.File { return t.memory }
 func (t *Template) Close() error { return errors.Join(t.State.Close(), t.memory.Close()) }
 
 // Open gives the template of a key, or says why there is none to start from. Nobody but root can
-// have written it, and its digests are right.
+// have written it, and its digests are right. It may be called by many starts at once, beside a
+// build and GC. Errors are ErrNone, ErrDisabled, ErrSetAside and ErrDamaged, or of the file system.
 func (s Store) Open(key Key) (*Template, error) {
 	if s.Disabled() {
 		return nil, ErrDisabled
 	}
 	id := key.ID()
+	// Before the files are read: a template that is set aside costs a start nothing.
 	if s.Failures(id) >= maxFailures {
 		return nil, fmt.Errorf("%s: %w", id, ErrSetAside)
 	}
@@ -113,6 +120,8 @@ func (s Store) Open(key Key) (*Template, error) {
 	return t, nil
 }
 
+// open opens the files without looking into memory and state. Each path is checked up to the root,
+// since a folder above that others can write to could be exchanged.
 func (s Store) open(id string) (_ *Template, err error) {
 	dir := s.path(id)
 	for _, name := range []string{ManifestName, StateName, MemoryName} {
@@ -141,7 +150,8 @@ func (s Store) open(id string) (_ *Template, err error) {
 }
 
 // verify compares both files with the manifest. A digest that was right once is taken for right,
-// where trusting, as long as the file is the same and unchanged.
+// where trusting, as long as the file is the same and unchanged. The comparison is with open
+// descriptors: what was verified is what will be read.
 func (s Store) verify(t *Template, trusting bool) error {
 	for _, f := range []struct {
 		file *os.File
@@ -170,7 +180,8 @@ func (s Store) verify(t *Template, trusting bool) error {
 	return nil
 }
 
-// Verify reads a template whole.
+// Verify reads a template whole. It does not trust the digests that are kept; `cloister template
+// verify` is for an administrator who doubts the disk.
 func (s Store) Verify(id string) error {
 	if !idPattern.MatchString(id) {
 		return fmt.Errorf("template %.40q: no id of one: %w", id, errdefs.ErrInvalidArgument)
@@ -194,7 +205,8 @@ type Entry struct {
 	Problem  string    `json:"problem,omitempty"` // why there is no manifest
 }
 
-// List gives all templates, the one that was used last first.
+// List gives all templates, the one that was used last first. A damaged one is listed with its
+// Problem, so that it can be seen and removed. Digests are not computed.
 func (s Store) List() ([]Entry, error) {
 	all, err := os.ReadDir(s.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -230,7 +242,7 @@ func (s Store) List() ([]Entry, error) {
 }
 
 // Remove takes a template away, with what is known of its failures. Sandboxes that started from it
-// do not need it.
+// do not need it. The pattern keeps an id of a command line from leading out of the store.
 func (s Store) Remove(id string) error {
 	if !idPattern.MatchString(id) {
 		return fmt.Errorf("template %.40q: no id of one: %w", id, errdefs.ErrInvalidArgument)
@@ -238,7 +250,8 @@ func (s Store) Remove(id string) error {
 	return errors.Join(os.RemoveAll(s.path(id)), ignoreMissing(os.Remove(s.path(failedPrefix+id))))
 }
 
-// Fail notes that a start from a template has failed. The second time sets it aside.
+// Fail notes that a start from a template has failed. The second time sets it aside. A line is
+// appended by one write: two shims that fail at once both count.
 func (s Store) Fail(id, reason string) error {
 	if !idPattern.MatchString(id) {
 		return fmt.Errorf("template %.40q: no id of one: %w", id, errdefs.ErrInvalidArgument)
@@ -255,6 +268,7 @@ func (s Store) Fail(id, reason string) error {
 }
 
 // Failures is how often Fail was called for a template since it was built, as far as that matters.
+// maxFailures is reached by counting lines, whatever is in them.
 func (s Store) Failures(id string) int {
 	data, err := readBounded(s.path(failedPrefix+id), 64<<10)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -272,7 +286,8 @@ func (s Store) Failures(id string) int {
 	return n
 }
 
-// Disable has Open refuse all templates until Enable.
+// Disable has Open refuse all templates until Enable. It is a file and not a setting, so that
+// `cloister template disable` works at once, without any change of the configuration.
 func (s Store) Disable() error {
 	if err := s.make(); err != nil {
 		return err
@@ -284,18 +299,19 @@ func (s Store) Disable() error {
 	return f.Close()
 }
 
-// Enable ends Disable.
+// Enable ends Disable. Failures are kept.
 func (s Store) Enable() error { return ignoreMissing(os.Remove(s.path(disabledName))) }
 
 // Disabled reports whether Disable was called. A folder that cannot be looked at counts as
-// disabled.
+// disabled. Of two errors, a cold start is the cheaper one.
 func (s Store) Disabled() bool {
 	_, err := os.Lstat(s.path(disabledName))
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // GC removes what nobody finishes, what is damaged or set aside, and what exceeds the bounds, the
-// longest unused first. It gives the names of what it removed.
+// longest unused first. It gives the names of what it removed. A start that has opened a template
+// keeps its files. It runs after each build and by `cloister template gc`.
 func (s Store) GC() ([]string, error) {
 	removed, err := s.Sweep()
 	if err != nil {
@@ -360,6 +376,7 @@ func (s Store) Sweep() (removed []string, err error) {
 		if err != nil {
 			return removed, err
 		}
+		// The lock is held while the folder goes: a builder that has just made it fails to lock it.
 		if err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
 			err = os.RemoveAll(name)
 			removed = append(removed, filepath.Base(name))
@@ -373,6 +390,7 @@ func (s Store) Sweep() (removed []string, err error) {
 	return removed, nil
 }
 
+// readBounded reads a small file, and refuses a larger one before it has taken the memory for it.
 func readBounded(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
