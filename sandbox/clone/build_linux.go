@@ -18,7 +18,8 @@ import (
 	"cloister/vmm"
 )
 
-// Build is a template that is being made of a machine.
+// Build is a template that is being made of a machine. Fields are filled in the order of the
+// methods; Close takes what there is.
 type Build struct {
 	store    template.Store
 	machine  vmm.Machine
@@ -28,7 +29,9 @@ type Build struct {
 	agent    net.Conn
 }
 
-// NewBuild plans the machine that is saved so that machines like m may start from it.
+// NewBuild plans the machine that is saved so that machines like m may start from it. The returned
+// machine has no share, no taps of an engine and no descriptors of a tenant: what is saved must be
+// nobody's. An error says why no machine like m can start from a template, and costs nothing.
 func (h Host) NewBuild(m vmm.Machine) (*Build, vmm.Machine, error) {
 	if reason := plan.NoTemplate(m, guestapi.UserNamespace{}); reason != "" {
 		return nil, m, fmt.Errorf("no template for such a machine: %s", reason)
@@ -44,7 +47,8 @@ func (h Host) NewBuild(m vmm.Machine) (*Build, vmm.Machine, error) {
 	return b, b.machine, b.machine.Validate()
 }
 
-// Begin makes the draft and the memory that will be kept, which stays the Build's.
+// Begin makes the draft and the memory that will be kept, which stays the Build's. owner is the
+// user of the sandbox that is saved.
 func (b *Build) Begin(owner jail.Owner) (memory *os.File, err error) {
 	if b.draft, err = b.store.Begin(); err != nil {
 		return nil, err
@@ -55,7 +59,7 @@ func (b *Build) Begin(owner jail.Owner) (memory *os.File, err error) {
 
 // settle is how long a guest that waits is left running: what the kernel puts off until it is idle
 // is not put off in every clone. The guest gives what it does not use to its balloon, a part every
-// two seconds.
+// two seconds. Three seconds have one such part in them.
 const settle = 3 * time.Second
 
 // Await waits until the agent waits for the host.
@@ -76,7 +80,8 @@ func (b *Build) Await(ctx context.Context, vm *hypervisor.VM) error {
 	}
 }
 
-// Hello waits for the first line of an agent, says no more to it and hangs up.
+// Hello waits for the first line of an agent, says no more to it and hangs up. It is for the trial
+// of a guest image: the hello shows that kernel and agent start on this host.
 func Hello(ctx context.Context, vm *hypervisor.VM) error {
 	agent := vm.Machine.Agent()
 	defer agent.Close() // its guest is not used any further
@@ -97,7 +102,8 @@ func (b *Build) Save(ctx context.Context, vm *hypervisor.VM) error {
 	return nil
 }
 
-// Keep makes the draft a template of the host.
+// Keep makes the draft a template of the host. It is called after QEMU has ended, so that nothing
+// writes to the memory that is read.
 func (b *Build) Keep() (template.Manifest, error) { return b.draft.Commit(b.manifest, b.memory) }
 
 // Close removes what was not kept. The machine has ended.

@@ -19,16 +19,18 @@ import (
 	"cloister/sandbox/template"
 )
 
-// CopierName is what this program is called where it copies a template's memory: see Copier.
+// CopierName is what this program is called where it copies a template's memory: see Copier. Every
+// program that starts sandboxes must look at it first thing in main, before it opens or logs
+// anything.
 const CopierName = "cloister-copy"
 
-// Descriptors of a copier. It learns on its standard input what to copy.
+// Descriptors of a copier. It learns on its standard input what to copy. fdTo = 3
 const (
 	fdTo   = 3
 	fdFrom = 4
 )
 
-// IsCopier finds CopierName in a program's arguments.
+// IsCopier finds CopierName in a program's arguments. args are os.Args.
 func IsCopier(args []string) bool { return len(args) > 0 && args[0] == CopierName }
 
 // Copier is the whole of a copier; it returns the exit status. A page of memory is charged to the
@@ -37,6 +39,7 @@ func IsCopier(args []string) bool { return len(args) > 0 && args[0] == CopierNam
 func Copier() int {
 	var extents []template.Extent
 	err := json.NewDecoder(os.Stdin).Decode(&extents)
+	// No order came: the start has ended before the copier did.
 	if errors.Is(err, io.EOF) {
 		return 1 // who started it gave up
 	}
@@ -50,13 +53,15 @@ func Copier() int {
 	return 0
 }
 
-// copying is a copy that goes on. It ends with the process that began it.
+// copying is a copy that goes on. It ends with the process that began it. err may be read once done
+// is closed.
 type copying struct {
 	done chan struct{} // closed once err is set
 	err  error
 }
 
-// startCopy begins to copy a template's memory, in a cgroup.
+// startCopy begins to copy a template's memory, in a cgroup. It returns as soon as the copier runs:
+// the copy goes on beside virtiofsd's and QEMU's start, whose time it hides in.
 func startCopy(to *os.File, from *template.Template, group *cgroup.Group) (*copying, error) {
 	order, orders, err := os.Pipe()
 	if err != nil {
@@ -66,11 +71,16 @@ func startCopy(to *os.File, from *template.Template, group *cgroup.Group) (*copy
 	if err != nil {
 		return nil, errors.Join(err, order.Close(), orders.Close())
 	}
+	// The running program, even if its file has been replaced by an update.
 	cmd := exec.Command("/proc/self/exe") //nolint:noctx // it ends by itself, and with this process
 	cmd.Args = []string{CopierName}
 	cmd.Stdin, cmd.Stderr, cmd.ExtraFiles = order, says, []*os.File{fdTo - 3: to, fdFrom - 3: from.Memory()}
+	// A shim that is killed here leaves no copier behind that would keep the cgroup busy.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	// No label, filter or user: it is the shim's own program on the shim's own files, and no byte
+	// of a guest comes near it.
 	err = jail.Jail{Group: group}.Start(cmd)
+	// The child has them. An end that stays open here would keep the reads below from ending.
 	err = errors.Join(err, order.Close(), says.Close())
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("copy the template's memory: %w", err), orders.Close(), said.Close())
@@ -83,6 +93,8 @@ func startCopy(to *os.File, from *template.Template, group *cgroup.Group) (*copy
 // maxSaid bounds what a copier says of its error.
 const maxSaid = 4 << 10
 
+// run sends the order only when the process is in its cgroup, since Start has returned: not one
+// page is charged elsewhere.
 func (c *copying) run(cmd *exec.Cmd, orders, said *os.File, extents []template.Extent) {
 	defer close(c.done)
 	err := errors.Join(json.NewEncoder(orders).Encode(extents), orders.Close())
@@ -96,7 +108,7 @@ func (c *copying) run(cmd *exec.Cmd, orders, said *os.File, extents []template.E
 	}
 }
 
-// wait blocks until the copy is over.
+// wait blocks until the copy is over. It may be called more than once.
 func (c *copying) wait() error {
 	<-c.done
 	return c.err

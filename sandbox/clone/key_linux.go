@@ -17,20 +17,24 @@ import (
 	"cloister/vmm/qemu"
 )
 
-// Host is where a host keeps its templates, and what they depend on besides the machine.
+// Host is where a host keeps its templates, and what they depend on besides the machine. MAC is in
+// the key since a guest's labels and the policy's version decide what its QEMU may do.
 type Host struct {
 	Store template.Store
 	QEMU  string // path of the binary
 	MAC   string // the driver, as labels.mac names it
 }
 
-// key says which templates a machine may start from.
+// key says which templates a machine may start from. The key is made of QEMU's own arguments, so
+// that a device or flag that plan adds later changes it without anybody's thinking of it.
 func (h Host) key(machine vmm.Machine) (template.Key, error) {
 	image, err := guestimage.Open(filepath.Dir(machine.Kernel)) // the plan has verified it
 	if err != nil {
 		return template.Key{}, err
 	}
 	m := plan.ForTemplate(machine)
+	// What differs from sandbox to sandbox is made the same: name, addresses and descriptors. The
+	// guest does not depend on them.
 	m.Name = "template"
 	m.NICs = plan.NICs(make([][4]byte, len(m.NICs)))
 	args, err := qemu.Args(m, qemu.FDs{Taps: make([]int, len(m.NICs))})
@@ -60,6 +64,7 @@ func (h Host) key(machine vmm.Machine) (template.Key, error) {
 	}, nil
 }
 
+// A version is not enough: a rebuilt QEMU with the same one may load another format of state.
 func (h Host) digestQEMU() (string, error) {
 	binary, err := os.Open(h.QEMU)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 )
 
 // Source is the template that a machine starts from. The nil Source is that of a cold start: its
-// methods do nothing.
+// methods do nothing. So the order of a start is the same for both, without a branch at each step.
 type Source struct {
 	template *template.Template
 	memory   *os.File // the machine's own
@@ -28,7 +28,8 @@ type Source struct {
 }
 
 // Choose finds the template that a machine may start from, and gives the machine as it starts from
-// it. An error is no more than the reason for a cold start.
+// it. An error is no more than the reason for a cold start. The reasons are asked in the order of
+// what they cost: an annotation, the plan, a look at the folder, then digests.
 func (h Host) Choose(m vmm.Machine, w *oci.Workload) (*Source, vmm.Machine, error) {
 	if w.Settings.ColdStart {
 		return nil, m, errors.New("its annotation asks for that")
@@ -45,6 +46,7 @@ func (h Host) Choose(m vmm.Machine, w *oci.Workload) (*Source, vmm.Machine, erro
 	}
 	t, err := h.Store.Open(key)
 	if err != nil {
+		// Noted, so that a damaged template is set aside and not read whole at each start.
 		if errors.Is(err, template.ErrDamaged) {
 			err = errors.Join(err, h.Store.Fail(key.ID(), err.Error()))
 		}
@@ -57,7 +59,7 @@ func (h Host) Choose(m vmm.Machine, w *oci.Workload) (*Source, vmm.Machine, erro
 	return &Source{template: t}, from, nil
 }
 
-// String says what a sandbox was started from.
+// String says what a sandbox was started from. `cloister ps` and inspect show it.
 func (s *Source) String() string {
 	if s == nil {
 		return "cold"
@@ -67,6 +69,7 @@ func (s *Source) String() string {
 
 // Recall makes the machine's memory and begins to copy the template's into it, while the machine is
 // being made. The copied memory is charged to the cgroup. The Source keeps the file and closes it.
+// After an error Close still has to be called. ctx plays no part: the copy ends by itself.
 func (s *Source) Recall(m vmm.Machine, owner jail.Owner, group *cgroup.Group) (memory *os.File, err error) {
 	if s == nil {
 		return nil, nil
@@ -78,7 +81,9 @@ func (s *Source) Recall(m vmm.Machine, owner jail.Owner, group *cgroup.Group) (m
 	return s.memory, err
 }
 
-// newMemory makes the file of a machine's memory, which is its QEMU's alone.
+// newMemory makes the file of a machine's memory, which is its QEMU's alone. QEMU opens it by name
+// (/proc/self/fd/N) as its own user, which must be its owner: 0600 keeps every other sandbox's user
+// from it.
 func newMemory(m vmm.Machine, owner jail.Owner) (*os.File, error) {
 	f, err := template.NewMemory(m.MemoryMiB)
 	if err != nil {
@@ -91,7 +96,7 @@ func newMemory(m vmm.Machine, owner jail.Owner) (*os.File, error) {
 }
 
 // Load gives QEMU the state of the devices, once the memory is there. No instruction of the guest
-// runs.
+// runs. QEMU is stopped, and stays so.
 func (s *Source) Load(ctx context.Context, vm *hypervisor.VM) error {
 	if s == nil {
 		return nil
@@ -99,13 +104,17 @@ func (s *Source) Load(ctx context.Context, vm *hypervisor.VM) error {
 	if err := s.copying.wait(); err != nil {
 		return err
 	}
+	// Migration between versions is not supported on microvm, and the key has the digest of the
+	// program alone, which may start another one.
 	if have, want := vm.Machine.Version(), s.template.Manifest.QEMUVersion; have != want {
 		return fmt.Errorf("QEMU is %s, the template was made by %s", have, want)
 	}
 	return vm.Machine.Load(ctx, s.template.State)
 }
 
-// Wake has the guest become one of its own, before its agent says hello.
+// Wake has the guest become one of its own, before its agent says hello. It comes before all else
+// that the guest is told: keys that the agent draws for anything before it would be the same in all
+// clones.
 func (s *Source) Wake(ctx context.Context, vm *hypervisor.VM) error {
 	if s == nil {
 		return nil
@@ -132,6 +141,8 @@ func (s *Source) Close() {
 }
 
 // StartError is a start from a template that failed before its guest did anything for the workload.
+// The caller repeats the start cold, and calls Note only if that succeeds: wishes of a workload
+// that no machine can meet must not set the template aside for others.
 type StartError struct {
 	id  string
 	err error
@@ -141,7 +152,8 @@ func (e *StartError) Error() string { return fmt.Sprintf("start from template %s
 func (e *StartError) Unwrap() error { return e.err }
 
 // Blame makes an error of a start one of its template, if it has one and nobody has ended the
-// start.
+// start. A client that has gone, or a shim that is asked to end, makes a start fail that would have
+// gone well.
 func (s *Source) Blame(ctx context.Context, err error) error {
 	if err == nil || s == nil || ctx.Err() != nil {
 		return err
