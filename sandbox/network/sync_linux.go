@@ -14,7 +14,7 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// card is one of the machine's NICs and the link that it stands for. The machine has a fixed number
+// NIC is one of the machine's NICs and the link that it stands for. The machine has a fixed number
 // of them from boot: microvm has no hot-plug.
 type card struct {
 	tap  string
