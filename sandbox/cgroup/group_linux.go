@@ -264,8 +264,8 @@ func (g *Group) setMemoryV1(h hierarchy, l Limits) error {
 }
 
 // Add moves a process with all its threads into the leaf. The caller makes sure that pid is still
-// its process: a pid says nothing about which one. A helper is added as soon as it runs: what it has
-// touched before stays charged to the shim's group.
+// its process: a pid says nothing about which one. A helper is added as soon as it runs: memory
+// that it has touched before stays charged to the shim's group.
 func (g *Group) Add(pid int) error {
 	for _, h := range g.hosts {
 		if err := g.files.write(path.Join(h.mount, g.leaf, "cgroup.procs"), strconv.Itoa(pid)); err != nil {

@@ -220,7 +220,7 @@ func mountPoints() ([]string, error) {
 	return points, nil
 }
 
-// What is mounted on dir itself is not below it.
+// mountedBelow does not count a mount on dir itself.
 func mountedBelow(dir string, points []string) bool {
 	prefix := strings.TrimSuffix(dir, "/") + "/"
 	for _, p := range points {

@@ -353,8 +353,7 @@ func (c *container) remove(ctx context.Context) error {
 	defer cancel()
 	s := c.sandbox
 	var errs []error
-	// containerd's service has deleted it as a rule. What is left here is of a create that failed
-	// half-way.
+	// containerd's service has deleted it as a rule. A create that failed half-way leaves it here.
 	if _, err := os.Stat(filepath.Join(s.runtimeRoot(), c.id)); err == nil {
 		runtime := &runc.Runc{Command: s.config.Runtime, Root: s.runtimeRoot(), SystemdCgroup: c.systemd}
 		errs = append(errs, runtime.Delete(ctx, c.id, &runc.DeleteOpts{Force: true}))
