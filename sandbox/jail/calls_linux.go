@@ -10,9 +10,11 @@ import (
 )
 
 // calls are the system calls of every role: memory, threads, time, and what is done with open
-// files. They were taken from traces of QEMU 7.2 and of virtiofsd under emulation, with what
-// KVM, other versions of glibc and QEMU 10 use for the same ends. There are no sockets among
-// them but those of socketpair.
+// files. They were taken from traces of QEMU 7.2 and of virtiofsd under emulation, with what KVM,
+// other versions of glibc and QEMU 10 use for the same ends. There are no sockets among them but
+// those of socketpair. A call that is missing here makes the program fail with EPERM, so a new
+// version of QEMU may need more: jail.seccomp = "log" names them. One that is here in vain widens
+// the kernel's surface for a process that was taken over.
 const calls = `
 	arch_prctl brk madvise mbind membarrier memfd_create mincore mlock mlock2 mlockall mmap mprotect mremap msync munlock munlockall
 	munmap get_mempolicy set_mempolicy set_mempolicy_home_node
@@ -50,7 +52,8 @@ const serverCalls = `
 // gains nothing by them.
 const startCalls = `execve setgid setgroups setuid wait4 waitid pidfd_open`
 
-// condition is a system call that is allowed if the bits of mask in an argument are value.
+// condition is a system call that is allowed if the bits of mask in an argument are value. Only
+// numbers can be compared: a filter sees pointers and not what they point to.
 type condition struct {
 	name        string
 	argument    uint32
@@ -58,7 +61,8 @@ type condition struct {
 }
 
 // Calls are the system calls that a process may make. Every other fails with EPERM; clone3 with
-// ENOSYS, since a filter cannot see its arguments and glibc then uses clone.
+// ENOSYS, since a filter cannot see its arguments and glibc then uses clone. Calls are made by
+// callsOfQEMU and callsOfVirtiofsd, and do not change.
 type Calls struct {
 	names      []string
 	conditions []condition
@@ -70,13 +74,13 @@ type Calls struct {
 	Log bool
 }
 
-// callsOfQEMU is the list of a machine's process.
+// callsOfQEMU is the list of a machine's process. It may make threads, and no process.
 func callsOfQEMU() Calls {
 	return Calls{names: fields(calls, startCalls), conditions: []condition{newThread(), ownLimits()}, OwnFilters: 1}
 }
 
-// callsOfVirtiofsd is the list of a file server. Each of its threads has a working directory of
-// its own.
+// callsOfVirtiofsd is the list of a file server. Each of its threads has a working directory of its
+// own. The C server makes that directory by unshare(CLONE_FS), which gives no namespace.
 func callsOfVirtiofsd() Calls {
 	return Calls{
 		names:      fields(calls, serverCalls, startCalls),
@@ -85,10 +89,13 @@ func callsOfVirtiofsd() Calls {
 	}
 }
 
-// newThread allows clone to make a thread.
+// newThread allows clone to make a thread. Without CLONE_THREAD the call would make a process, or a
+// namespace with its flags.
 func newThread() condition { return condition{"clone", 0, unix.CLONE_THREAD, unix.CLONE_THREAD} }
 
-// ownLimits allows prlimit64 on the calling process, which it names by 0.
+// ownLimits allows prlimit64 on the calling process, which it names by 0. A captured server could
+// otherwise change the limits of root's processes: prlimit64 asks for the same ids, and the server
+// has root's.
 func ownLimits() condition { return condition{"prlimit64", 0, ^uint64(0), 0} }
 
 // fields gives each name once.

@@ -21,7 +21,8 @@ const (
 // Set is a set of capabilities, one bit each, as /proc/PID/status writes it.
 type Set uint64
 
-// NewSet is the set of these capabilities (unix.CAP_CHOWN, ...).
+// NewSet is the set of these capabilities (unix.CAP_CHOWN, ...). None gives the empty set, which
+// bound treats as "no program gets any".
 func NewSet(capabilities ...int) Set {
 	var s Set
 	for _, c := range capabilities {
@@ -33,10 +34,14 @@ func NewSet(capabilities ...int) Set {
 // String writes the set as the kernel does.
 func (s Set) String() string { return fmt.Sprintf("%016x", uint64(s)) }
 
-// bound limits what a program that the calling thread starts can have to the set. The thread
-// keeps its own capabilities. With the empty set no program gets any, be it root's or setuid,
-// and the securebits that say so are locked.
+// bound limits what a program that the calling thread starts can have to the set. The thread keeps
+// its own capabilities. With the empty set no program gets any, be it root's or setuid, and the
+// securebits that say so are locked. It changes the calling thread for good, so that thread must
+// start the program and nothing else. The bounding set can only shrink, and an exec cannot go
+// around it.
 func (s Set) bound() error {
+	// The kernel's own last capability ends the loop: a newer kernel has more than this program's
+	// headers, and all of them must go.
 	for c := range 64 {
 		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0)
 		if errors.Is(err, unix.EINVAL) {
@@ -65,6 +70,7 @@ func (s Set) bound() error {
 	if err := unix.Capset(&header, &data[0]); err != nil {
 		return fmt.Errorf("clear inheritable capabilities: %w", err)
 	}
+	// A server's root must get its capabilities at the exec, which noRoot would forbid.
 	if s != 0 {
 		return nil
 	}

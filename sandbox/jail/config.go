@@ -26,7 +26,8 @@ const (
 	RLimits      Part = "limits"
 )
 
-// Parts are all parts, in the order in which they are shown.
+// Parts are all parts, in the order in which they are shown. The order is that of the documents,
+// and of the rows of cloister check.
 func Parts() []Part {
 	return []Part{Users, Capabilities, NoNewPrivs, Seccomp, Landlock, Namespaces, Devices, RootDir, RLimits}
 }
@@ -68,7 +69,8 @@ type Config struct {
 	UIDBase uint32 `toml:"uid_base"`
 }
 
-// Check refuses a name that is no part's.
+// Check refuses a name that is no part's. It is called before a sandbox has any effect: a misspelt
+// name must not leave a part on that an administrator believes off, nor the reverse.
 func (c Config) Check() error {
 	for _, p := range c.Disable {
 		if !slices.Contains(Parts(), p) {
@@ -84,11 +86,12 @@ func (c Config) Check() error {
 	return nil
 }
 
-// Has reports whether a part is on.
+// Has reports whether a part is on. A part that is on and that the kernel lacks is an error of the
+// start, but for Landlock.
 func (c Config) Has(p Part) bool { return !slices.Contains(c.Disable, p) }
 
 // On lists the parts that are on, for people, as "users seccomp landlock:7". landlockABI is the
-// version of Landlock that the kernel has, 0 for none.
+// version of Landlock that the kernel has, 0 for none. The text is in the record of each sandbox.
 func (c Config) On(landlockABI int) string {
 	var on []string
 	for _, p := range Parts() {

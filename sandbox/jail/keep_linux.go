@@ -13,9 +13,10 @@ import (
 // allows it.
 var ErrKeepsRoot = errors.New("the root directory cannot be replaced")
 
-// RootError says what an error of Root.Replace means for the start. pivot_root(2) gives EINVAL
-// on a host that runs from its initial ramdisk: nothing can replace that root. The start fails
-// then, unless the part "root" is disabled; in that case the error is ErrKeepsRoot.
+// RootError says what an error of Root.Replace means for the start. pivot_root(2) gives EINVAL on a
+// host that runs from its initial ramdisk: nothing can replace that root. The start fails then,
+// unless the part "root" is disabled; in that case the error is ErrKeepsRoot. Other errors are
+// passed on as they are.
 func (c Config) RootError(err error) error {
 	switch {
 	case !errors.Is(err, unix.EINVAL):

@@ -16,7 +16,8 @@ import (
 
 // Files are what a process may open by name, on a host with Landlock. Descriptors that it inherits
 // or is sent stay usable. It may not connect to TCP ports or abstract sockets, and may not signal
-// other processes, as far as the kernel's version of Landlock knows of these.
+// other processes, as far as the kernel's version of Landlock knows of these. Landlock looks at
+// names when they are opened, so the paths are those of the namespace that the process is in.
 type Files struct {
 	// Read are files and folders to read, beside the libraries and what the C library reads.
 	Read []string
@@ -26,7 +27,8 @@ type Files struct {
 	Tree string
 }
 
-// LandlockABI is the version of Landlock that the kernel has; 0: none, or it is off.
+// LandlockABI is the version of Landlock that the kernel has; 0: none, or it is off. Each version
+// knows more: ABI 4 TCP ports, 5 ioctl on devices, 6 abstract sockets and signals.
 func LandlockABI() int {
 	version, err := ll.LandlockGetABIVersion()
 	if err != nil {
@@ -42,7 +44,8 @@ const (
 )
 
 // restrict confines the calling thread and what it starts, which is program. A kernel without
-// Landlock confines nothing: LandlockABI tells.
+// Landlock confines nothing: LandlockABI tells. It needs no_new_privs or CAP_SYS_ADMIN, and cannot
+// be taken back.
 func (f Files) restrict(program string) error {
 	if LandlockABI() == 0 {
 		return nil
@@ -51,6 +54,8 @@ func (f Files) restrict(program string) error {
 	if err != nil {
 		return fmt.Errorf("landlock: %w", err)
 	}
+	// BestEffort drops what the kernel does not know yet and keeps the rest; a refusal of a known
+	// right is an error.
 	fd, flags, err := landlock.V11.BestEffort().EnableLoggingForSubprocesses().NewRulesetFD(rules...)
 	if err != nil {
 		return fmt.Errorf("landlock: %w", err)
@@ -63,6 +68,7 @@ func (f Files) restrict(program string) error {
 	return nil
 }
 
+// /proc and /sys may be read, as the programs do: the /proc of the process is its namespace's own.
 func (f Files) rules(program string) ([]landlock.Rule, error) {
 	rules := []landlock.Rule{
 		landlock.PathAccess(execute, program),
@@ -71,6 +77,8 @@ func (f Files) rules(program string) ([]landlock.Rule, error) {
 		landlock.RWFiles("/dev/null"), // os/exec opens it too
 		landlock.PathAccess(readFile, "/dev/urandom"),
 	}
+	// The kernel executes the loader, which maps the program: a right to execute the program alone
+	// gives EACCES.
 	loader, err := loaderOf(program)
 	if err != nil {
 		return nil, err
@@ -80,6 +88,7 @@ func (f Files) rules(program string) ([]landlock.Rule, error) {
 	}
 	for _, path := range f.Read {
 		access := readFile
+		// Landlock refuses a rule for a file that has rights of folders (EINVAL).
 		if info, err := os.Stat(path); err != nil {
 			return nil, err
 		} else if info.IsDir() {
@@ -91,12 +100,14 @@ func (f Files) rules(program string) ([]landlock.Rule, error) {
 		rules = append(rules, landlock.RWFiles(f.Devices...).WithIoctlDev())
 	}
 	if f.Tree != "" {
+		// Refer: a guest may rename and link between folders of its volumes.
 		rules = append(rules, landlock.RWDirs(f.Tree).WithRefer())
 	}
 	return rules, nil
 }
 
-// loaderOf is the dynamic loader that the kernel executes with a program; empty: none.
+// loaderOf is the dynamic loader that the kernel executes with a program; empty: none. A script
+// would run by its interpreter, whose files are not in the list.
 func loaderOf(program string) (string, error) {
 	f, err := elf.Open(program)
 	if _, script := errors.AsType[*elf.FormatError](err); script {
@@ -118,7 +129,8 @@ func loaderOf(program string) (string, error) {
 	return "", nil
 }
 
-// MayOpen gives the jail with the files, unless the part landlock is off.
+// MayOpen gives the jail with the files, unless the part landlock is off. It is a method of a
+// value: j itself stays as it is.
 func (j Jail) MayOpen(c Config, f Files) Jail {
 	if c.Has(Landlock) {
 		j.Files = &f

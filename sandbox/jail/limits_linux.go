@@ -15,7 +15,8 @@ import (
 
 // Limits are resource limits that a process can lower and not raise. A limit on the number of
 // processes is not among them: it counts all processes of a user, and sandboxes that share a level
-// share the user. The pids controller of the sandbox's cgroup counts instead.
+// share the user. The pids controller of the sandbox's cgroup counts instead. The core limit is in
+// force whatever the fields say.
 type Limits struct {
 	// FileBytes bounds the size of every file that the process writes or makes, shared memory
 	// included; 0: no limit.
@@ -32,6 +33,7 @@ type limit struct {
 	most     uint64
 }
 
+// list is both what Start sets and what Verify reads back, so that neither can forget one.
 func (l Limits) list() []limit {
 	out := []limit{{unix.RLIMIT_CORE, "Max core file size", 0}}
 	if l.NoLocked {
@@ -45,9 +47,11 @@ func (l Limits) list() []limit {
 
 // limitFrom sets the limits of a running process. The calling thread takes on the process's user
 // first: a limit of another user's process can be set with CAP_SYS_RESOURCE alone, which an engine
-// may not have.
+// may not have. They are set from outside, since limits that the shim's thread had before the fork
+// would hold for the shim as well.
 func (l Limits) limitFrom(pid int, o Owner) error {
 	return sys.OnThread(func() error {
+		// Of the process's own user prlimit asks for no capability.
 		if o.ID != 0 {
 			if err := become(o.ID); err != nil {
 				return fmt.Errorf("limits of pid %d: %w", pid, err)
@@ -62,7 +66,9 @@ func (l Limits) limitFrom(pid int, o Owner) error {
 	})
 }
 
-// become gives the calling thread, and no other, another user and group.
+// become gives the calling thread, and no other, another user and group. The raw calls change one
+// thread; the library's change all of the shim's. The group goes first, since the user may not
+// change it afterwards.
 func become(id uint32) error {
 	for _, call := range []uintptr{unix.SYS_SETRESGID, unix.SYS_SETRESUID} {
 		if _, _, errno := unix.RawSyscall(call, uintptr(id), uintptr(id), uintptr(id)); errno != 0 {
@@ -72,7 +78,8 @@ func become(id uint32) error {
 	return nil
 }
 
-// lower sets a limit unless the process has a lower one.
+// lower sets a limit unless the process has a lower one. Raising one takes CAP_SYS_RESOURCE, which
+// an engine in a container lacks.
 func lower(pid int, l limit) error {
 	var have unix.Rlimit
 	if err := unix.Prlimit(pid, l.resource, nil, &have); err != nil {
@@ -89,7 +96,8 @@ func lower(pid int, l limit) error {
 }
 
 // AllowFile raises the file size limit of a running process to at least size bytes, for a file that
-// it gets later. Raising it takes CAP_SYS_RESOURCE.
+// it gets later. Raising it takes CAP_SYS_RESOURCE. It is for a disk that is added to a running
+// machine and is larger than all before.
 func AllowFile(pid int, size uint64) error {
 	var have unix.Rlimit
 	err := unix.Prlimit(pid, unix.RLIMIT_FSIZE, nil, &have)
@@ -103,7 +111,8 @@ func AllowFile(pid int, size uint64) error {
 	return nil
 }
 
-// check reads the limits back.
+// check reads the limits back. A limit that is lower than wanted is no escape: the engine may have
+// been started with it.
 func (l Limits) check(pid int) error {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
 	if err != nil {
@@ -122,7 +131,8 @@ func (l Limits) check(pid int) error {
 	return nil
 }
 
-// parseLimit finds a limit in the text of /proc/PID/limits.
+// parseLimit finds a limit in the text of /proc/PID/limits. A name may be a prefix of nothing else
+// in that text; the columns after it are soft limit, hard limit and unit.
 func parseLimit(text, name string) (soft, hard uint64, err error) {
 	for line := range strings.Lines(text) {
 		rest, ok := strings.CutPrefix(line, name+" ")
@@ -141,6 +151,7 @@ func parseLimit(text, name string) (soft, hard uint64, err error) {
 	return 0, 0, fmt.Errorf("%s: not among the limits", name)
 }
 
+// limitValue reads a limit as the kernel writes it.
 func limitValue(word string) (uint64, error) {
 	if word == "unlimited" {
 		return unix.RLIM_INFINITY, nil

@@ -11,7 +11,8 @@ import (
 
 // raiseOOMScore sets how readily the kernel kills a process when memory is short. The score is
 // inherited from the engine, which is protected; a sandbox must not be. It never becomes lower than
-// what is inherited.
+// what is inherited. Engines run at -999: QEMU with that score would outlive everything else on a
+// host that is out of memory. Lowering it takes CAP_SYS_RESOURCE.
 func raiseOOMScore(pid, score int) error {
 	name := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
 	data, err := os.ReadFile(name)

@@ -18,8 +18,8 @@ import (
 	"cloister/sys"
 )
 
-// Ranks is how many identities sandboxes of a host can have: one for each pair of 1,024
-// categories, and one that all sandboxes share whose level is not a pair.
+// Ranks is how many identities sandboxes of a host can have: one for each pair of 1,024 categories,
+// and one that all sandboxes share whose level is not a pair. It is 523,777.
 const Ranks = 1024*1023/2 + 1
 
 // Bounds of uid_base. systemd's UIDS-GIDS.md leaves the range from the default to 2147483647 to
@@ -32,14 +32,17 @@ const (
 
 func (c Config) uidBase() uint32 { return cmp.Or(c.UIDBase, defaultBase) }
 
-// Owner is whom a process belongs to on the host. Its zero value is whoever starts it.
+// Owner is whom a process belongs to on the host. Its zero value is whoever starts it. An owner
+// owns no file: disks, taps and logs come to it as descriptors.
 type Owner struct {
 	ID     uint32   // both uid and gid
 	Groups []uint32 // supplementary groups
 }
 
-// Owner is that of the sandbox of a rank. With kvm its processes may open /dev/kvm. It is an
-// error if the host has given some of the ids to others.
+// Owner is that of the sandbox of a rank. With kvm its processes may open /dev/kvm. It is an error
+// if the host has given some of the ids to others. The rank is the sandbox's category pair's, so
+// two sandboxes never share one while both are held in the registry. With the part users off it is
+// the starter, root.
 func (c Config) Owner(rank int, kvm bool) (Owner, error) {
 	if !c.Has(Users) {
 		return Owner{}, nil
@@ -47,6 +50,7 @@ func (c Config) Owner(rank int, kvm bool) (Owner, error) {
 	if rank < 0 || rank >= Ranks {
 		return Owner{}, fmt.Errorf("user of a sandbox: rank %d: want 0 to %d", rank, Ranks-1)
 	}
+	// Asked at each start: a user with such an id may have been added since the host was set up.
 	if err := c.CheckHost("/etc"); err != nil {
 		return Owner{}, err
 	}
@@ -66,7 +70,8 @@ func (c Config) Owner(rank int, kvm bool) (Owner, error) {
 }
 
 // CheckHost looks into passwd, group, subuid and subgid below etc for somebody who has one of the
-// sandboxes' ids. A file that is not there names nobody.
+// sandboxes' ids. A file that is not there names nobody. Users of directory services (LDAP) are not
+// seen there; the range is one that systemd's conventions leave to nobody.
 func (c Config) CheckHost(etc string) error {
 	for _, name := range []string{"passwd", "group", "subuid", "subgid"} {
 		path := filepath.Join(etc, name)
@@ -85,9 +90,9 @@ func (c Config) CheckHost(etc string) error {
 	return nil
 }
 
-// clash gives the first line that has an id of the range. A line is name:first:count where
-// spans is set (subuid(5)), else name:password:id:... (passwd(5), group(5)). Lines that are
-// neither are the host's own business.
+// clash gives the first line that has an id of the range. A line is name:first:count where spans is
+// set (subuid(5)), else name:password:id:... (passwd(5), group(5)). Lines that are neither are the
+// host's own business. The bound of 32 bits keeps the sums from an overflow.
 func clash(text string, spans bool, base uint64) (line string, found bool) {
 	for line := range strings.Lines(text) {
 		fields := strings.Split(strings.TrimSpace(line), ":")
@@ -108,7 +113,8 @@ func clash(text string, spans bool, base uint64) (line string, found bool) {
 }
 
 // MayOpen asks the kernel whether the owner may use a file: mode is some of unix.R_OK, W_OK and
-// X_OK. An Owner that is the starter may, as far as is known here.
+// X_OK. An Owner that is the starter may, as far as is known here. A start asks before anything has
+// happened, so that a mode that is wrong is an error with a remedy instead of QEMU's own.
 func (o Owner) MayOpen(path string, mode uint32) error {
 	if o.ID == 0 {
 		return nil
@@ -128,6 +134,7 @@ func (o Owner) MayOpen(path string, mode uint32) error {
 		if now, err := unix.SetfsuidRetUid(-1); err != nil || now != int(o.ID) { // a refusal is no error
 			return fmt.Errorf("fsuid is %d, %w", now, cmp.Or(err, error(unix.EPERM)))
 		}
+		// AT_EACCESS asks with the effective rights; the real ones are root's.
 		return unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS)
 	})
 	if err != nil {

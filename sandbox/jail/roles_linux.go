@@ -5,7 +5,8 @@ package jail
 import "golang.org/x/sys/unix"
 
 // ForQEMU is the jail of a machine's process, which has the owner's rights on the host and no
-// capability: everything that needs more comes to it as an open descriptor.
+// capability: everything that needs more comes to it as an open descriptor. The caller adds what is
+// the sandbox's: label, network namespace, cgroup, root and files.
 func ForQEMU(c Config, o Owner) Jail {
 	j := c.of(NewSet(), callsOfQEMU())
 	j.Owner = o
@@ -26,7 +27,8 @@ func serving() Set {
 // ForVirtiofsd is the jail of a file server. Both servers bound their own capabilities before they
 // serve (SETPCAP), and the C server changes its root (SYS_CHROOT): they have given these up when
 // the jail is read back. A server that becomes one of its guest's users keeps its capabilities,
-// without the groups that may have let that user: the guest's kernel has checked that.
+// without the groups that may have let that user: the guest's kernel has checked that. It has no
+// Owner: it acts for all users of its guest, with root's id.
 func ForVirtiofsd(c Config) Jail {
 	serves := serving()
 	j := c.of(serves|NewSet(unix.CAP_SETPCAP, unix.CAP_SYS_CHROOT), callsOfVirtiofsd())
@@ -40,6 +42,7 @@ func ForVirtiofsd(c Config) Jail {
 	return j
 }
 
+// of is what both roles have, as the configuration leaves it.
 func (c Config) of(bounding Set, calls Calls) Jail {
 	j := Jail{NoNewPrivs: c.Has(NoNewPrivs)}
 	if c.Has(Capabilities) {

@@ -14,10 +14,11 @@ import (
 	"cloister/sys"
 )
 
-// Root is a mount namespace for one process. The process finds its program and libraries there
-// as on the host. Once it has everything open that it needs, Replace or Pivot gives it another root
+// Root is a mount namespace for one process. The process finds its program and libraries there as
+// on the host. Once it has everything open that it needs, Replace or Pivot gives it another root
 // directory, which is also what others see below /proc/PID/root. The nil Root is the host's
-// namespace.
+// namespace. Its methods may be called at once; changes happen one after the other, on its own
+// thread.
 type Root struct {
 	ns     *os.File
 	top    *os.File // its root directory, which a chroot of this process makes another than the namespace's
@@ -34,7 +35,8 @@ type wish struct {
 
 // NewRoot makes the namespace. With follow, what is mounted later on shared mounts of the caller's
 // namespace appears in it too. A Jail that is started with it closes it when its process ends;
-// without one the caller calls Close.
+// without one the caller calls Close. It needs CAP_SYS_ADMIN. Nothing that is mounted in it appears
+// outside.
 func NewRoot(follow bool) (*Root, error) {
 	r := &Root{wishes: make(chan wish), ended: make(chan struct{})}
 	propagation := uintptr(unix.MS_PRIVATE)
@@ -54,7 +56,9 @@ func NewRoot(follow bool) (*Root, error) {
 	return r, nil
 }
 
-// serve runs on a thread of its own, which is in the namespace as long as the Root is open.
+// serve runs on a thread of its own, which is in the namespace as long as the Root is open. A mount
+// namespace cannot be entered by a process with several threads unless the thread has its own fs
+// (working and root directory): so one thread stays there for all changes.
 func (r *Root) serve(propagation uintptr, ready chan<- error) (err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil { // implies CLONE_FS
 		return err
@@ -62,6 +66,8 @@ func (r *Root) serve(propagation uintptr, ready chan<- error) (err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|propagation, ""); err != nil {
 		return err
 	}
+	// The shim may itself run in a chroot. setns would lead its helpers to the namespace's root,
+	// which is another one.
 	if r.top, err = os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
 		return err
 	}
@@ -80,7 +86,7 @@ func (r *Root) serve(propagation uintptr, ready chan<- error) (err error) {
 }
 
 // Do runs f on a thread that is in the namespace: it can change mounts there. It does nothing when
-// the process has ended.
+// the process has ended. f must not wait for another Do, which would wait for the same thread.
 func (r *Root) Do(f func() error) error {
 	w := wish{do: f, done: make(chan error, 1)}
 	select {
@@ -92,7 +98,8 @@ func (r *Root) Do(f func() error) error {
 }
 
 // Folder opens a folder with O_PATH inside the namespace: it belongs to the namespace's mount, not
-// to the caller's. The caller closes it.
+// to the caller's. The caller closes it. A process that has ended is os.ErrProcessDone. No link is
+// followed.
 func (r *Root) Folder(path string) (f *os.File, err error) {
 	err = r.Do(func() (err error) {
 		f, err = sys.OpenNoLinks(path, unix.O_PATH|unix.O_DIRECTORY)
@@ -104,15 +111,18 @@ func (r *Root) Folder(path string) (f *os.File, err error) {
 	return f, err
 }
 
-// Replace makes tree, a detached mount of open_tree, the root of the running process. It stays
-// the caller's, who may close it. A process that has ended is no error. EINVAL means that the
-// host's root is an initial ram disk, which nothing can replace.
+// Replace makes tree, a detached mount of open_tree, the root of the running process. It stays the
+// caller's, who may close it. A process that has ended is no error. EINVAL means that the host's
+// root is an initial ram disk, which nothing can replace. It may be called again: the tree before
+// is unmounted.
 func (r *Root) Replace(tree int) error {
 	return r.Do(func() error { return replaceRoot(tree) })
 }
 
 // Pivot makes a mount of the namespace its root, and takes everything away that is not below it.
-// Its top was opened by Folder. See Replace for errors.
+// Its top was opened by Folder. See Replace for errors. It is for a file server, whose volumes are
+// mounted below that top and must stay. Descriptors that the process has open outside of it stay
+// open, but nothing is mounted there any more in this namespace.
 func (r *Root) Pivot(top *os.File) error {
 	return r.Do(func() (err error) {
 		defer runtime.KeepAlive(top)
@@ -126,6 +136,7 @@ func (r *Root) Pivot(top *os.File) error {
 }
 
 // Close gives the namespace up, which lives on as long as a process is in it. It may be repeated.
+// The thread that was in it ends.
 func (r *Root) Close() error {
 	if r == nil {
 		return nil
@@ -137,7 +148,9 @@ func (r *Root) Close() error {
 	return nil
 }
 
-// enter moves the calling thread, which must be one of sys.OnThread's.
+// enter moves the calling thread, which must be one of sys.OnThread's. The root directory is that
+// of whoever made the Root, by its descriptor: a path would be resolved in the namespace's own
+// root.
 func (r *Root) enter() error {
 	if r == nil {
 		return nil
@@ -154,7 +167,8 @@ func (r *Root) enter() error {
 	return nil
 }
 
-// replaceRoot makes tree the root of everybody whose root is this thread's.
+// replaceRoot makes tree the root of everybody whose root is this thread's. The tree is mounted
+// over the old root first, since pivot_root wants a mount point.
 func replaceRoot(tree int) (err error) {
 	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -168,7 +182,9 @@ func replaceRoot(tree int) (err error) {
 }
 
 // pivot makes a mount of this thread's namespace the root of everybody whose root is old, this
-// thread's, and unmounts old.
+// thread's, and unmounts old. pivot_root(".", ".") stacks the old root over the new one
+// (pivot_root(2)), so that no folder for it is needed in a tree that is read-only. The kernel moves
+// every process whose root was the old one.
 func pivot(top, old int) error {
 	for _, step := range []struct {
 		name string

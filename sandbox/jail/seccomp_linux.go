@@ -15,8 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// install puts the filter onto the calling thread, which must have no_new_privs or
-// CAP_SYS_ADMIN. The thread may then start one program, with cloneflags.
+// install puts the filter onto the calling thread, which must have no_new_privs or CAP_SYS_ADMIN.
+// The thread may then start one program, with cloneflags. It holds for the thread and what it
+// starts, through every exec, and cannot be taken off. FilterFlagLog has what it refuses in the
+// audit log.
 func (c Calls) install(cloneflags uintptr) error {
 	policy, err := c.policy(cloneflags)
 	if err != nil {
@@ -29,7 +31,8 @@ func (c Calls) install(cloneflags uintptr) error {
 	return nil
 }
 
-// policy leaves out names that this processor has no system call of: arm64 has no open.
+// policy leaves out names that this processor has no system call of: arm64 has no open. It is pure,
+// so that tests can evaluate it.
 func (c Calls) policy(cloneflags uintptr) (seccomp.Policy, error) {
 	info, err := arch.GetInfo("")
 	if err != nil {
@@ -39,10 +42,13 @@ func (c Calls) policy(cloneflags uintptr) (seccomp.Policy, error) {
 		_, known := info.SyscallNames[name]
 		return !known
 	})
-	// os/exec starts the program by a clone with these flags alone.
+	// os/exec starts the program by a clone with these flags alone. Any other clone that makes a
+	// process stays forbidden, to the thread and to the program.
 	start := uint64(unix.CLONE_VFORK | unix.CLONE_VM | unix.CLONE_PIDFD | uintptr(unix.SIGCHLD) | cloneflags)
 	allow := seccomp.SyscallGroup{Action: seccomp.ActionAllow, Names: names}
 	for _, d := range append(slices.Clone(c.conditions), condition{"clone", 0, ^uint64(0), start}) {
+		// "Bits set" is weaker than equal: a clone with more flags than CLONE_THREAD passes. The
+		// kernel itself refuses new namespaces together with CLONE_THREAD or asks for capabilities.
 		operation := seccomp.BitsSet
 		if d.mask == ^uint64(0) {
 			operation = seccomp.Equal
@@ -61,7 +67,8 @@ func (c Calls) policy(cloneflags uintptr) (seccomp.Policy, error) {
 }
 
 // check compares the filters of a process with those that it should have: this process's, the
-// jail's and the program's own.
+// jail's and the program's own. Their number is all that the kernel tells; it does not show what a
+// filter lets through.
 func (c Calls) check(fields map[string]string) error {
 	if fields["Seccomp"] != "2" {
 		return fmt.Errorf("%w: Seccomp is %q, want 2, a filter", ErrEscaped, fields["Seccomp"])
@@ -70,6 +77,7 @@ func (c Calls) check(fields map[string]string) error {
 	if err != nil {
 		return err
 	}
+	// A shim that runs in a container has filters itself, which every child gets.
 	inherited, err := strconv.Atoi(statusOf(text)["Seccomp_filters"])
 	if err != nil {
 		return fmt.Errorf("count filters: %w: this needs Linux 5.9", err)
@@ -85,7 +93,7 @@ func (c Calls) check(fields map[string]string) error {
 	return nil
 }
 
-// statusOf reads the lines of /proc/PID/status.
+// statusOf reads the lines of /proc/PID/status. A line without a colon is left out.
 func statusOf(text []byte) map[string]string {
 	fields := map[string]string{}
 	for line := range bytes.Lines(text) {

@@ -73,6 +73,8 @@ func (j Jail) Start(cmd *exec.Cmd) error {
 	return nil
 }
 
+// start returns when the process runs in its jail. Its parent is a thread of this process, so
+// cmd.Wait works as always.
 func (j Jail) start(cmd *exec.Cmd) error {
 	for _, stream := range []any{cmd.Stdin, cmd.Stdout, cmd.Stderr} {
 		if _, file := stream.(*os.File); stream != nil && !file {
@@ -81,6 +83,8 @@ func (j Jail) start(cmd *exec.Cmd) error {
 	}
 	cmd.Env = append(cmd.Env, j.Env...)
 	started := make(chan error, 1)
+	// A thread whose label, namespaces, filter or capabilities were changed must not be given to
+	// another goroutine: it starts the one program, waits for its end and dies.
 	go func() {
 		err := sys.OnThread(func() error {
 			pidfd, err := j.startHere(cmd)
@@ -98,13 +102,15 @@ func (j Jail) start(cmd *exec.Cmd) error {
 	if err := <-started; err != nil {
 		return err
 	}
+	// The program may have begun to run, but no guest has: it is killed.
 	if err := j.place(cmd.Process.Pid); err != nil {
 		return errors.Join(err, cmd.Process.Kill(), ended(cmd.Wait()))
 	}
 	return nil
 }
 
-// startHere runs on a thread that nobody else will use.
+// startHere runs on a thread that nobody else will use. A step that fails has changed a thread that
+// ends.
 func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 	if j.Label != nil { // first: the /proc that the thread enters does not have the thread
 		unset, err := j.Label()
@@ -149,11 +155,13 @@ func (j Jail) startHere(cmd *exec.Cmd) (pidfd int, err error) {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: j.Owner.ID, Gid: j.Owner.ID, Groups: j.Owner.Groups}
 	}
 	err = cmd.Start()
+	// It points to a variable of this call.
 	cmd.SysProcAttr.PidFD = nil
 	return pidfd, err
 }
 
-// enter moves the calling thread into the namespaces that the process is to be in.
+// enter moves the calling thread into the namespaces that the process is to be in. /proc comes
+// last: it shows the pid namespace of who mounts it, in the mount namespace of this thread.
 func (j Jail) enter() error {
 	if err := (sys.Namespaces{Network: j.Network}).Enter(); err != nil {
 		return err

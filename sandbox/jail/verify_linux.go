@@ -16,12 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrEscaped is wrapped when a process is not in the jail that it was started in.
+// ErrEscaped is wrapped when a process is not in the jail that it was started in. It means a fault
+// of this program, of the kernel or of the configuration of the host, and never of a workload. The
+// sandbox must not start.
 var ErrEscaped = errors.New("process is not in its jail")
 
 // Verify reads back from the kernel what every thread of the process has: user and groups,
-// capabilities, no_new_privs, system call filters and namespaces. It is called while the
-// process cannot have been reaped, before it does anything for a guest.
+// capabilities, no_new_privs, system call filters and namespaces. It is called while the process
+// cannot have been reaped, before it does anything for a guest. A thread that begins during the
+// look inherits what its maker has. The pid must still be the process's own.
 func (j Jail) Verify(pid int) error {
 	folder := filepath.Join("/proc", strconv.Itoa(pid), "task")
 	tasks, err := os.ReadDir(folder)
@@ -42,6 +45,7 @@ func (j Jail) Verify(pid int) error {
 		}
 		seen++
 	}
+	// A process without threads has ended; nothing was verified.
 	if seen == 0 {
 		return fmt.Errorf("verify the jail of pid %d: no thread is left", pid)
 	}
@@ -51,7 +55,8 @@ func (j Jail) Verify(pid int) error {
 	return j.checkNamespaces(pid)
 }
 
-// checkStatus compares /proc/PID/status with the jail.
+// checkStatus compares /proc/PID/status with the jail. "At most" and not "equal": fewer rights are
+// no escape.
 func (j Jail) checkStatus(text []byte) error {
 	fields := statusOf(text)
 	if err := j.Owner.check(fields); err != nil {
@@ -81,7 +86,8 @@ func (j Jail) checkStatus(text []byte) error {
 	return nil
 }
 
-// check compares the real, effective, saved and file system ids, and the groups.
+// check compares the real, effective, saved and file system ids, and the groups. Groups are
+// compared in order, as the kernel sorts them.
 func (o Owner) check(fields map[string]string) error {
 	if o.ID == 0 {
 		return nil
@@ -140,7 +146,8 @@ func (j Jail) checkNamespaces(pid int) error {
 	return nil
 }
 
-// identityOf is the inode that tells one namespace from another.
+// identityOf is the inode that tells one namespace from another. All namespaces are in one file
+// system, nsfs, so the inode is enough.
 func identityOf(link string) (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(link, &st); err != nil {
@@ -149,7 +156,8 @@ func identityOf(link string) (uint64, error) {
 	return st.Ino, nil
 }
 
-// VerifyRoot reads back that the root directory of a process is the top of that mount.
+// VerifyRoot reads back that the root directory of a process is the top of that mount. The mount is
+// compared as well: the same folder in another mount may be writable.
 func VerifyRoot(pid int, top *os.File) error {
 	defer runtime.KeepAlive(top)
 	var have, want unix.Statx_t
@@ -173,7 +181,8 @@ type namespace struct {
 	flag uintptr
 }
 
-// namespaces are those that a process can be in alone.
+// namespaces are those that a process can be in alone. The user namespace is not among them: both
+// processes stay in the host's.
 func namespaces() []namespace {
 	return []namespace{
 		{"ipc", unix.CLONE_NEWIPC},
