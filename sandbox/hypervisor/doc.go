@@ -6,4 +6,8 @@
 // directory, and tells what the host knows of a guest that does not answer. It knows nothing of
 // containers and nothing of the sandbox's record. Start methods are called once and in order:
 // Serve, Launch, Verify, LeaveHost, Greeted, Watch. The others may be called at once.
+//
+// A process that dies ends the other one: neither is of use alone. Whoever made the VM calls Watch
+// in a goroutine and gets the End from Wait; errors of calls to the guest go through Explain, so
+// that a client reads why the machine has ended and not only that its connection is closed.
 package hypervisor

@@ -24,9 +24,11 @@ const (
 
 // Look says what the host sees of a guest that does not answer. A machine that runs and uses no CPU
 // waits for an interrupt. A file server that is stopped, or whose threads wait for the host's disk,
-// explains a guest that waits for its files.
+// explains a guest that waits for its files. It takes up to six seconds, changes nothing, and is
+// asked when a call has had no answer.
 func (v *VM) Look() string { return v.lookAtMachine() + "; " + v.lookAtFiles() }
 
+// lookAtMachine asks QEMU only when it can answer.
 func (v *VM) lookAtMachine() string {
 	select {
 	case <-v.Machine.Done():
@@ -44,6 +46,7 @@ func (v *VM) lookAtMachine() string {
 	if err != nil {
 		status = err.Error()
 	}
+	// Read again, since the question may have taken seconds.
 	before = threads(pid)
 	time.Sleep(lookTime) //nolint:forbidigo // the time over which CPU time is measured
 	after := threads(pid)
@@ -51,6 +54,7 @@ func (v *VM) lookAtMachine() string {
 		pid, status, after.cpu-before.cpu, lookTime, after.blocked())
 }
 
+// lookAtFiles has no question to ask: virtiofsd has no monitor.
 func (v *VM) lookAtFiles() string {
 	select {
 	case <-v.Files.Done():
@@ -86,7 +90,7 @@ func (w work) blocked() string {
 }
 
 // threads reads what the host's kernel says of a process's threads; those that are gone count
-// nothing.
+// nothing. State D (uninterruptible) is how a hung disk or network file system looks from outside.
 func threads(pid int) (w work) {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 	for _, task := range tasks {
@@ -109,6 +113,7 @@ func threads(pid int) (w work) {
 }
 
 // statOf reads state, utime and stime of a /proc/PID/stat, whose second field may hold any byte.
+// That field is the program's name in parentheses, so the last parenthesis ends it.
 func statOf(stat []byte) (state string, cpu time.Duration) {
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	const utime, stime = 11, 12 // after the name

@@ -21,7 +21,8 @@ const (
 )
 
 // Patience bounds ctx by Config.Boot. Time in which the host had no CPU for QEMU does not count:
-// the guest could not run. The cause of ctx's end says why it ended.
+// the guest could not run. The cause of ctx's end says why it ended. The caller calls the
+// CancelFunc in any case: it ends the goroutine that measures.
 func (v *VM) Patience(ctx context.Context, why string) (context.Context, context.CancelFunc) {
 	before := v.Starved()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -31,11 +32,13 @@ func (v *VM) Patience(ctx context.Context, why string) (context.Context, context
 	return ctx, func() { cancel(nil) }
 }
 
-// Starved is how long QEMU has waited for a CPU of the host since it started.
+// Starved is how long QEMU has waited for a CPU of the host since it started. A host that runs 30
+// guests on two CPUs gives each a small part of the time; a fixed limit would take them all for
+// hung.
 func (v *VM) Starved() time.Duration { return queued(v.Machine.Pid()) }
 
 // endure returns an error when limit has passed, less the time that waited returns, or nil when ctx
-// ends.
+// ends. So a limit of one minute ends after ten at most, however little CPU the host had.
 func endure(ctx context.Context, limit time.Duration, waited func() time.Duration, why string) error {
 	begin := time.Now()
 	timer := time.NewTimer(limit)
@@ -52,12 +55,15 @@ func endure(ctx context.Context, limit time.Duration, waited func() time.Duratio
 			return fmt.Errorf("%s for %s, %s of them without a processor: timeouts.boot: %w",
 				why, passed.Round(time.Second), lost.Round(time.Second), context.DeadlineExceeded)
 		}
+		// After a check only the time that was lost is waited for again; the step keeps that from
+		// becoming a loop.
 		timer.Reset(max(patienceStep, left))
 	}
 }
 
 // queued is the longest time that a thread of the process has waited for a CPU. It is 0 if the
-// kernel does not count it (CONFIG_SCHED_INFO).
+// kernel does not count it (CONFIG_SCHED_INFO). The longest and not the sum: threads wait at the
+// same time.
 func queued(pid int) (most time.Duration) {
 	names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	for _, name := range names {

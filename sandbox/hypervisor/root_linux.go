@@ -18,7 +18,7 @@ import (
 // Show makes a folder QEMU's root directory in place of the one before. QEMU opens nothing by name,
 // but engines look for a container's files below /proc/PID/root (nerdctl cp). The folder is known
 // by its descriptor, because guests can change names. Without a root that can be replaced it does
-// nothing.
+// nothing. top may be closed afterwards. It is called again for each change of what is shown.
 func (v *VM) Show(top *os.File, readOnly bool) error {
 	if v.root == nil {
 		return nil
@@ -28,6 +28,7 @@ func (v *VM) Show(top *os.File, readOnly bool) error {
 		return fmt.Errorf("open %q: %w", top.Name(), err)
 	}
 	defer unix.Close(tree)
+	// The copy has these flags alone: the mount that the guest uses keeps its own.
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE}
 	if readOnly {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
@@ -40,7 +41,9 @@ func (v *VM) Show(top *os.File, readOnly bool) error {
 
 // LeaveHost replaces the root directories of QEMU and the file server, which are the host's: by an
 // empty folder, and by what the file server serves. It is called before the guest runs, when QEMU
-// has an answer of the file server's.
+// has an answer of the file server's. Before that answer the server still opens files by the host's
+// names. A host whose root cannot be replaced fails the start, unless the administrator has allowed
+// it.
 func (v *VM) LeaveHost(ctx context.Context, empty *os.File) error {
 	err := v.config.Jail.RootError(v.Show(empty, true))
 	if errors.Is(err, jail.ErrKeepsRoot) {

@@ -14,6 +14,7 @@ import (
 )
 
 // StandIn says what a program that stands for a process of the sandbox has of that process's place.
+// It is for package prove alone; no workload runs in one.
 type StandIn struct {
 	Role       confine.Role
 	Jail       jail.Config // the parts that it has
@@ -25,8 +26,11 @@ type StandIn struct {
 }
 
 // Replace starts cmd in the place of a process of the sandbox. It is called when the guest runs,
-// and cmd does nothing before it is told to.
+// and cmd does nothing before it is told to. The sandbox's own processes go on. cmd is killed after
+// an error.
 func (v *VM) Replace(ctx context.Context, cmd *exec.Cmd, s StandIn) (err error) {
+	// A VM of its own, so that the parts that are left out are left out of no process of the
+	// sandbox.
 	own := &VM{config: v.config, fileBytes: v.fileBytes}
 	own.config.Jail = s.Jail
 	if !s.Jail.Has(jail.Users) {
@@ -58,7 +62,8 @@ func (v *VM) Replace(ctx context.Context, cmd *exec.Cmd, s StandIn) (err error) 
 	return err
 }
 
-// standIn is the jail of a stand-in, and what becomes the root of one for the file server.
+// standIn is the jail of a stand-in, and what becomes the root of one for the file server. files
+// are what the process itself may open; a stand-in's own program is added by the jail.
 func (v *VM) standIn(s StandIn, files *jail.Files) (j jail.Jail, served *os.File, err error) {
 	j = v.jailOf(s.Role)
 	if s.Jail.Has(jail.Landlock) {
@@ -66,6 +71,7 @@ func (v *VM) standIn(s StandIn, files *jail.Files) (j jail.Jail, served *os.File
 			j.Files = &jail.Files{}
 		}
 	}
+	// It installs no filter of its own, as QEMU does.
 	if j.Calls != nil {
 		j.Calls.OwnFilters = 0
 	}

@@ -37,7 +37,9 @@ type Config struct {
 	Boot     time.Duration // how long the guest may take to say hello
 }
 
-// VM is the two processes. A process that has not been started is nil.
+// VM is the two processes. A process that has not been started is nil. Its fields are set by the
+// start methods, in the order that the package's comment gives, and do not change later but for
+// root.
 type VM struct {
 	Files   *virtiofsd.Process
 	Machine *qemu.Process
@@ -52,7 +54,7 @@ type VM struct {
 	fileBytes uint64 // the largest file that QEMU starts with
 }
 
-// New makes a VM without processes.
+// New makes a VM without processes. Nothing is started.
 func New(c Config) *VM {
 	return &VM{config: c, end: ending{done: make(chan struct{})}, jails: map[confine.Role]jail.Jail{}}
 }
@@ -77,7 +79,8 @@ func (v *VM) jailOf(r confine.Role) jail.Jail {
 
 // house gives a process's jail namespaces of its own. follow says whether later mounts of this
 // process's appear there. The jail closes them with the process; see leave for one that does not
-// start.
+// start. PIDs come with Namespaces; the mount namespace is there always, since the root is replaced
+// in it.
 func (v *VM) house(j *jail.Jail, follow bool) (err error) {
 	if j.Root, err = jail.NewRoot(follow); err != nil {
 		return err
@@ -88,10 +91,12 @@ func (v *VM) house(j *jail.Jail, follow bool) (err error) {
 	return err
 }
 
-// leave closes the namespaces of a process that has not started.
+// leave closes the namespaces of a process that has not started. It may be called of a jail without
+// any.
 func leave(j jail.Jail) error { return errors.Join(j.Root.Close(), j.PIDs.Close()) }
 
-// Reachable refuses files that QEMU opens by name and that its user may not open.
+// Reachable refuses files that QEMU opens by name and that its user may not open. Without it QEMU
+// would end with a message of its own loader. All errors come together.
 func Reachable(owner jail.Owner, program string, m vmm.Machine) error {
 	errs := []error{owner.MayOpen(program, unix.X_OK), owner.MayOpen(m.Kernel, unix.R_OK)}
 	if m.Initrd != "" {
@@ -103,7 +108,9 @@ func Reachable(owner jail.Owner, program string, m vmm.Machine) error {
 	return errors.Join(errs...)
 }
 
-// Serve starts the file server, which serves the folder source, and returns its pid.
+// Serve starts the file server, which serves the folder source, and returns its pid. The path must
+// be root's alone; the server gets a descriptor of it. The process serves nobody until QEMU
+// connects.
 func (v *VM) Serve(ctx context.Context, source string, log *os.File) (pid int, err error) {
 	j := v.jailOf(confine.FileServer).MayOpen(v.config.Jail, jail.Files{Tree: source})
 	defer func() {
@@ -115,6 +122,8 @@ func (v *VM) Serve(ctx context.Context, source string, log *os.File) (pid int, e
 		if err := v.house(&j, true); err != nil {
 			return 0, err
 		}
+		// As the server's own namespace has it: a descriptor of the shim's mount would show mounts
+		// of the shim's namespace.
 		v.served, err = j.Root.Folder(source)
 	} else {
 		v.served, err = sys.OpenNoLinks(source, unix.O_PATH|unix.O_DIRECTORY)
@@ -134,12 +143,13 @@ func (v *VM) Serve(ctx context.Context, source string, log *os.File) (pid int, e
 }
 
 // Served is the mount namespace of the file server and the folder that it serves, there. The folder
-// is the caller's to close; the namespace is nil if it is this process's.
+// is the caller's to close; the namespace is nil if it is this process's. Nil before Serve.
 func (v *VM) Served() (ns *jail.Root, top *os.File) {
 	return v.jails[confine.FileServer].Root, v.served
 }
 
-// StopFiles ends the file server, if it was started.
+// StopFiles ends the file server, if it was started. It is an undo step, and so may be called when
+// nothing was started.
 func (v *VM) StopFiles() error {
 	if v.Files == nil {
 		return nil
@@ -150,7 +160,8 @@ func (v *VM) StopFiles() error {
 // Logs are the files that get QEMU's messages and the guest's console.
 type Logs struct{ QEMU, Console *os.File }
 
-// filesOf are the files that QEMU opens by name.
+// filesOf are the files that QEMU opens by name. Disks are not among them: they come as
+// descriptors.
 func filesOf(m vmm.Machine) jail.Files {
 	f := jail.Files{Read: []string{m.Kernel}}
 	if m.Initrd != "" {
@@ -163,8 +174,11 @@ func filesOf(m vmm.Machine) jail.Files {
 }
 
 // Launch starts QEMU, whose guest does not run yet, and returns its pid. memory is nil but with a
-// template.
+// template. memory and taps stay the caller's and may be closed when it returns. QEMU has answered
+// on its monitor by then, and its CPUs are stopped (-S).
 func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.File, taps []*os.File) (pid int, err error) {
+	// The memory is a file that QEMU makes; nothing that it writes needs to be larger, until a disk
+	// is added.
 	v.fileBytes = uint64(m.MemoryMiB) << 20
 	j := v.jailOf(confine.Machine).MayOpen(v.config.Jail, filesOf(m))
 	defer func() {
@@ -172,6 +186,7 @@ func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.Fi
 			err = errors.Join(err, leave(j))
 		}
 	}()
+	// QEMU's namespace follows no mounts: it opens nothing by name any more.
 	if err := v.house(&j, false); err != nil {
 		return 0, err
 	}
@@ -190,13 +205,15 @@ func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.Fi
 	return v.Machine.Pid(), nil
 }
 
-// AddDisk gives the running machine a disk, whose file stays the caller's.
+// AddDisk gives the running machine a disk, whose file stays the caller's. The limit of file sizes
+// is raised first: a write beyond it would end QEMU with SIGXFSZ.
 func (v *VM) AddDisk(ctx context.Context, d vmm.Disk, f *os.File) error {
 	if v.config.Jail.Has(jail.RLimits) && !d.ReadOnly {
 		info, err := f.Stat()
 		if err != nil {
 			return err
 		}
+		// A block device cannot grow.
 		if info.Mode().IsRegular() && info.Size() > int64(v.fileBytes) {
 			if err := jail.AllowFile(v.Machine.Pid(), uint64(info.Size())); err != nil {
 				return err
@@ -206,7 +223,7 @@ func (v *VM) AddDisk(ctx context.Context, d vmm.Disk, f *os.File) error {
 	return v.Machine.AddDisk(ctx, d, f)
 }
 
-// Stop ends QEMU, if it was started.
+// Stop ends QEMU, if it was started. It asks by the monitor first and then kills.
 func (v *VM) Stop(ctx context.Context) error {
 	if v.Machine == nil {
 		return nil
@@ -225,8 +242,12 @@ func (v *VM) processes() []confine.Process {
 }
 
 // Verify reads back from the kernel how the processes run: driver and jail. The guest has not run.
+// An error means that the sandbox must not start; the caller's undo ends both processes. Labels are
+// the driver's, the rest the jail's.
 func (v *VM) Verify(ctx context.Context) error {
 	started := v.processes()
+	// The driver reads the label of the other ends (SO_PEERSEC): a socket must not lead to another
+	// process than the one that was started.
 	started[0].Peers = v.Machine.Sockets()
 	if v.Files != nil {
 		started[1].Peers = []syscall.Conn{v.Files.Socket()}
@@ -246,7 +267,8 @@ func (v *VM) Verify(ctx context.Context) error {
 }
 
 // OutOfMemory is an error if the host killed QEMU or the file server because their cgroup, or one
-// above it, was out of memory.
+// above it, was out of memory. The count is of this cgroup since it was made; a kill for the lack
+// of memory above it counts there as well.
 func (v *VM) OutOfMemory() error {
 	if n, _ := v.config.Group.OOMKills(); n == 0 { // also when the cgroup is gone
 		return nil
