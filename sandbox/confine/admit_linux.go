@@ -15,7 +15,9 @@ import (
 )
 
 // Admit labels what the sandbox made itself. Of everything else, it takes what fits and relabels
-// what may be relabelled.
+// what may be relabelled. Files are given as descriptors, so the file whose label was read is the
+// one that is labelled. A refusal wraps labels.ErrWish or names the file system that takes no
+// labels, with a remedy.
 func (s *selinux) Admit(ctx context.Context, f File) error {
 	switch f.Kind {
 	case State:
@@ -32,6 +34,8 @@ func (s *selinux) Admit(ctx context.Context, f File) error {
 	return fmt.Errorf("%q: kind of file %q is not known", f.Host.Name(), f.Kind)
 }
 
+// own labels a file that the sandbox has just made. No journal is needed: the file goes with the
+// sandbox.
 func own(f *os.File, label labels.Label) error {
 	err := lsm.SetFileLabel(f, label)
 	if errors.Is(err, lsm.ErrUnsupported) {
@@ -40,6 +44,8 @@ func own(f *os.File, label labels.Label) error {
 	return err
 }
 
+// The comparison is with the label as the file server sees it: a mount with context= shows another
+// one than the file has. A new label goes to the host's file.
 func (s *selinux) admitFolder(ctx context.Context, f File) error {
 	shown := f.Shown
 	if shown == nil {
@@ -65,16 +71,20 @@ func (s *selinux) admitFolder(ctx context.Context, f File) error {
 	}); err != nil {
 		return err
 	}
+	// Read back: a file system may take the label and show another, as one that is mounted with
+	// context= does.
 	return s.fits(labels.Folder, shown)
 }
 
 // noteKept notes a volume that keeps its label, if that is at the sandbox's own pair: after the
-// sandbox's end its tenant alone may be given that pair.
+// sandbox's end its tenant alone may be given that pair. Its files stay on the host at that pair,
+// and a sandbox of another tenant that drew it could open them.
 func (s *selinux) noteKept(ctx context.Context, shown, host *os.File) error {
 	have, err := lsm.FileLabel(shown)
 	if err != nil || have.Range.High.Categories != s.chosen.Level.Categories {
 		return err
 	}
+	// The path is for carriesPair, which asks later whether the volume still has the pair.
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", host.Fd()))
 	if err != nil {
 		return err
@@ -84,7 +94,8 @@ func (s *selinux) noteKept(ctx context.Context, shown, host *os.File) error {
 
 // admitCopy refuses a file that is another sandbox's. An engine labels its own file with the label
 // that it gives the container, which may be at another level than the pod's. The shim reads the
-// file, so the policy decides about its type.
+// file, so the policy decides about its type. The bytes of another sandbox's file would otherwise
+// reach this guest by way of the shim, which may read both.
 func (s *selinux) admitCopy(f File) error {
 	have, err := lsm.FileLabel(f.Host)
 	switch {
@@ -102,6 +113,7 @@ func (s *selinux) admitCopy(f File) error {
 	return nil
 }
 
+// A read-only disk may have many readers; a writable one is this sandbox's alone.
 func (s *selinux) admitDisk(ctx context.Context, f File) error {
 	sharing := labels.Private
 	if f.ReadOnly {
@@ -120,6 +132,7 @@ func (s *selinux) admitDisk(ctx context.Context, f File) error {
 	}
 	item := relabel.Item{File: f.Host, Label: treatment.Label, Remember: treatment.Remember}
 	if f.New {
+		// The file was made at this start and has no label to go back to.
 		item.After = s.chosen.PoweredOff
 	}
 	return s.relabel(ctx, item)
@@ -140,7 +153,8 @@ func (s *selinux) keep(r labels.Resource, shown *os.File, name string, t labels.
 		cmp.Or(misfit, err), want, name)
 }
 
-// fits compares a file's label with the sandbox's.
+// fits compares a file's label with the sandbox's. nil: it fits. A file without a label is a
+// misfit, since nothing would keep other sandboxes from it.
 func (s *selinux) fits(r labels.Resource, f *os.File) error {
 	have, err := lsm.FileLabel(f)
 	switch {
@@ -152,6 +166,8 @@ func (s *selinux) fits(r labels.Resource, f *os.File) error {
 	return s.chosen.Fits(r, have)
 }
 
+// The journal has the old label before the new one is set. Files that could not be labelled are an
+// error here: the guest would have no access to them, or somebody else would.
 func (s *selinux) relabel(ctx context.Context, item relabel.Item) error {
 	report, err := s.relabels.Apply(ctx, s.owner, s.chosen.Level, []relabel.Item{item})
 	if err != nil {

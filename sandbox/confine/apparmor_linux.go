@@ -19,7 +19,8 @@ import (
 
 // profiled is the driver of a host with AppArmor. The sandbox's pair names its profile, which is
 // loaded when the pair is reserved and removed before the pair is given back. It labels no file: it
-// refuses what only a label could do.
+// refuses what only a label could do. A profile goes by paths, so the driver resolves them once,
+// before Reserve.
 type profiled struct {
 	host     apparmor.Host
 	keepers  keepers
@@ -30,6 +31,7 @@ type profiled struct {
 	programs map[Role]string
 }
 
+// It has no effect: what this host or driver cannot honour is refused here.
 func openAppArmor(o Options) (Driver, error) {
 	if o.Annotations != (oci.LabelSettings{}) {
 		return nil, fmt.Errorf("annotations %s*: AppArmor labels nothing: leave them out, or set mac = \"selinux\": %w",
@@ -63,7 +65,8 @@ func openAppArmor(o Options) (Driver, error) {
 	return p, nil
 }
 
-// resolved resolves the links of a path whose last components need not exist yet.
+// resolved resolves the links of a path whose last components need not exist yet. The share's
+// folder is made later in the start.
 func resolved(path string) (string, error) {
 	if path == "" || !filepath.IsAbs(path) {
 		return "", fmt.Errorf("share %q: want an absolute path: %w", path, errdefs.ErrInvalidArgument)
@@ -82,6 +85,7 @@ func resolved(path string) (string, error) {
 	return filepath.Join(parent, last), nil
 }
 
+// After an error nothing is held: the pair is given back even if ctx has ended.
 func (p *profiled) Reserve(ctx context.Context) (Identity, error) {
 	if err := p.keepers.profiles.Replay(ctx); err != nil { // before a pair is given out whose profile is left
 		return Identity{}, err
@@ -95,6 +99,8 @@ func (p *profiled) Reserve(ctx context.Context) (Identity, error) {
 	if err == nil {
 		err = p.keepers.profiles.Load(ctx, p.owner, p.profile)
 	}
+	// A profile of that name that the registry does not know of may confine somebody's process.
+	// Replacing it would change that process's rules.
 	if errors.Is(err, apparmor.ErrExists) {
 		err = fmt.Errorf("%w: %w", ErrClash, err) // another pair may be free
 	}
@@ -104,6 +110,7 @@ func (p *profiled) Reserve(ctx context.Context) (Identity, error) {
 	return Identity{MAC: AppArmor, Level: p.level, Rank: rankOf(p.level), Profile: p.profile.Name}, nil
 }
 
+// The kernel takes the profile at the exec of the calling thread's child.
 func (p *profiled) Exec(r Role) (unset func(), err error) {
 	if p.profile.Name == "" {
 		return nil, errors.New("no profile: Reserve comes first")
@@ -111,12 +118,14 @@ func (p *profiled) Exec(r Role) (unset func(), err error) {
 	return func() {}, p.host.SetExec(p.child(r)) // the starting thread runs nothing else
 }
 
+// child names the profile of one role. Each role has its own, with the paths of its program alone.
 func (p *profiled) child(r Role) string { return apparmor.Child(p.profile.Name, p.programs[r]) }
 
 func (*profiled) Sockets(create func() error) error { return create() }
 
 func (*profiled) Admit(_ context.Context, f File) error { return unlabelled(f, AppArmor) }
 
+// A profile or kernel in complain mode is an error: it would log what it should refuse.
 func (p *profiled) Verify(_ context.Context, all ...Process) error {
 	for _, process := range all {
 		if _, err := p.host.Verify(process.PID, p.child(process.Role), process.Program); err != nil {
@@ -126,6 +135,8 @@ func (p *profiled) Verify(_ context.Context, all ...Process) error {
 	return nil
 }
 
+// The kernel leaves a process whose profile is removed unconfined, so the processes must have
+// ended.
 func (p *profiled) Release(ctx context.Context) error {
 	if err := p.keepers.profiles.Restore(ctx, p.owner); err != nil {
 		return err // the pair stays held while its profile is loaded

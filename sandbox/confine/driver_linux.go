@@ -12,7 +12,7 @@ import (
 )
 
 // ErrClash is wrapped when somebody else has come to have the identity of a sandbox: it is started
-// anew with another.
+// anew with another. Package sandbox takes such a start back and repeats it.
 var ErrClash = mcs.ErrClash
 
 // Driver confines the processes and files of one sandbox.
@@ -56,7 +56,8 @@ type Identity struct {
 	Profile string
 }
 
-// rankOf numbers a level; see Identity.Rank.
+// rankOf numbers a level; see Identity.Rank. QEMU's uid follows from it, so two sandboxes with one
+// rank have one user.
 func rankOf(l labels.Level) int {
 	if p, ok := l.Pair(); ok {
 		return p.Rank()
@@ -74,7 +75,8 @@ const (
 	Container  Role = "container" // any process of a plain container
 )
 
-// Process is a running process of a sandbox.
+// Process is a running process of a sandbox. The caller keeps it from being reaped, so that the pid
+// is not another process's by the time it is read.
 type Process struct {
 	Role    Role
 	PID     int
@@ -99,7 +101,7 @@ const (
 	Disk   Kind = "disk"   // an image file or block device of the machine
 )
 
-// File is what Admit decides about.
+// File is what Admit decides about. The descriptors stay the caller's.
 type File struct {
 	Kind Kind
 	// Host is the file as the host has it; O_PATH is enough. Nothing is resolved by name again.

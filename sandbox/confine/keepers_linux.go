@@ -19,6 +19,7 @@ import (
 )
 
 // keepers remember what sandboxes hold on this host, so that whoever comes next can give it back.
+// All sandboxes and engines of the host share them; each locks for itself.
 type keepers struct {
 	registry *mcs.Registry     // of levels
 	relabels *relabel.Journal  // of relabelled files
@@ -26,7 +27,9 @@ type keepers struct {
 }
 
 // Recover gives back what the dead sandbox of that name left: first the labels of files and its
-// profile, then all levels whose owners are dead. It may be repeated.
+// profile, then all levels whose owners are dead. It may be repeated. The order is that of Release:
+// a level that is still on a file or process must not be given out. sandbox is NAMESPACE/ID. An
+// error leaves the rest for the next try.
 func Recover(ctx context.Context, c Config, root, sandbox string) error {
 	k, err := open(c, root, lsm.Host{}, apparmor.Host{})
 	if err != nil {
@@ -42,7 +45,8 @@ func Recover(ctx context.Context, c Config, root, sandbox string) error {
 	return err
 }
 
-// Held reports whether registry or journals have something of a sandbox.
+// Held reports whether registry or journals have something of a sandbox. It is asked where the
+// record cannot be read. It has no effect.
 func Held(c Config, root, sandbox string) (bool, error) {
 	k, err := open(c, root, lsm.Host{}, apparmor.Host{})
 	if err != nil {
@@ -66,7 +70,8 @@ func (k keepers) pending(sandbox string) (bool, error) {
 	return k.profiles.Pending(sandbox)
 }
 
-// open opens the registry and both journals.
+// open opens the registry and both journals. They are folders below root, which are made when there
+// is something to keep. Zero hosts stand for this machine's kernel.
 func open(c Config, root string, host lsm.Host, profiles apparmor.Host) (k keepers, err error) {
 	self, err := sys.Self()
 	if err != nil {
@@ -74,6 +79,8 @@ func open(c Config, root string, host lsm.Host, profiles apparmor.Host) (k keepe
 	}
 	scan := func(ctx context.Context) ([]labels.Process, error) {
 		seen, err := host.Processes(ctx)
+		// A shim in a container, or one that a policy keeps from reading others, sees a part of the
+		// host. The drawn level is still looked at again before the guest runs.
 		if seen.Hidden > 0 {
 			log.G(ctx).WithField("hidden",
 				seen.Hidden).Warn("labels of processes cannot be read: a level that one of them carries may be drawn")
@@ -104,7 +111,8 @@ func open(c Config, root string, host lsm.Host, profiles apparmor.Host) (k keepe
 	return k, err
 }
 
-// span is what pairs are drawn from.
+// span is what pairs are drawn from. A shim whose own range is smaller than the host's must not
+// draw what it could not give to a process.
 func span(c Config, host lsm.Host) (mcs.Range, error) {
 	if c.Range != "" {
 		r, err := mcs.ParseRange(c.Range)
@@ -124,6 +132,8 @@ func span(c Config, host lsm.Host) (mcs.Range, error) {
 	return mcs.RangeOf(own)
 }
 
+// carried reports whether a process runs at exactly that level: its files must keep their label
+// until it has ended.
 func carried(ctx context.Context, scan func(context.Context) ([]labels.Process, error), level labels.Level) (bool, error) {
 	all, err := scan(ctx)
 	for _, p := range all {
@@ -135,7 +145,8 @@ func carried(ctx context.Context, scan func(context.Context) ([]labels.Process, 
 }
 
 // carriesPair reports whether a volume still carries a pair. One that is gone, or whose label is no
-// label any more, does not.
+// label any more, does not. It is asked of volumes that a stopped tenant has kept; one that carries
+// no pair any more frees it.
 func carriesPair(path string, pair labels.Pair) (bool, error) {
 	have, err := lsm.PathLabel(path)
 	if err != nil {

@@ -17,7 +17,8 @@ import (
 
 // none is the driver of a host without mandatory access control. It reserves a pair, which is the
 // sandbox's identity on this host, but labels nothing with it. It refuses what only a label could
-// do, and checks before each step that the host has not begun to enforce.
+// do, and checks before each step that the host has not begun to enforce. The pair still numbers
+// the sandbox: QEMU's uid follows from it.
 type none struct {
 	host     *lsm.Driver
 	registry *mcs.Registry
@@ -27,6 +28,7 @@ type none struct {
 	level    labels.Level // after Reserve
 }
 
+// lsm.Open has refused a host that enforces before this is reached.
 func openNone(host *lsm.Driver, o Options) (Driver, error) {
 	if o.Annotations != (oci.LabelSettings{}) {
 		return nil, fmt.Errorf("annotations %s*: this host labels nothing: leave them out, or set mac = \"selinux\": %w",
@@ -56,7 +58,8 @@ func (n *none) Sockets(create func() error) error { return n.host.Sockets(labels
 
 func (*none) Admit(_ context.Context, f File) error { return unlabelled(f, None) }
 
-// unlabelled refuses a file that is to be labelled, which the driver does not do.
+// unlabelled refuses a file that is to be labelled, which the driver does not do. Taking such a
+// wish in silence would leave a folder open that its owner believes closed.
 func unlabelled(f File, driver MAC) error {
 	if f.Sharing != "" && f.Sharing != labels.Keep {
 		return fmt.Errorf("%w: %q is to be labelled as %s, and mac %q labels nothing: leave one of them out",
@@ -65,6 +68,8 @@ func unlabelled(f File, driver MAC) error {
 	return nil
 }
 
+// The programs are compared all the same. A label that is not empty means that the host has begun
+// to label.
 func (n *none) Verify(_ context.Context, all ...Process) error {
 	for _, p := range all {
 		if p.Waiting {

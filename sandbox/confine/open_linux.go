@@ -105,7 +105,9 @@ const (
 )
 
 // Choose names the driver for a host. It decides by what the kernel has enabled, never by what
-// works: a host that enforces and lacks something is an error later, not another driver.
+// works: a host that enforces and lacks something is an error later, not another driver. "auto"
+// never falls back: a host that enforces and whose policy lacks the module would otherwise run
+// guests without any label.
 func Choose(c Config, host lsm.Host, profiles apparmor.Host) (MAC, error) {
 	switch asked := MAC(cmp.Or(c.MAC, string(auto))); asked {
 	case SELinux, AppArmor, None:
@@ -122,6 +124,8 @@ func Choose(c Config, host lsm.Host, profiles apparmor.Host) (MAC, error) {
 	if enabled {
 		return SELinux, nil
 	}
+	// Before AppArmor is asked: whoever has set a label wants SELinux, on whatever host this file
+	// came to.
 	if wish := c.labelled(); wish != "" {
 		return "", fmt.Errorf("labels.%s is set, and SELinux is not enabled on this host: enable it, or leave that setting out: %w",
 			wish, errdefs.ErrInvalidArgument)
@@ -139,7 +143,8 @@ func Choose(c Config, host lsm.Host, profiles apparmor.Host) (MAC, error) {
 // Chosen names the driver for this machine.
 func Chosen(c Config) (MAC, error) { return Choose(c, lsm.Host{}, apparmor.Host{}) }
 
-// labelled is a setting that SELinux alone can honour; empty: none is set.
+// labelled is a setting that SELinux alone can honour; empty: none is set. Settings that have a
+// meaning for every driver, such as range, are not among them.
 func (c Config) labelled() string {
 	for _, s := range []struct{ name, value string }{
 		{"mode", c.Mode}, {"label", c.Label}, {"image", c.Image}, {"base", c.Base}, {"share", c.Share},
@@ -152,7 +157,8 @@ func (c Config) labelled() string {
 }
 
 // Open finds out, without an effect, how a sandbox will be confined. What this host cannot honour
-// is an error.
+// is an error. The first effect is Reserve's. So a host that lacks something costs an error and no
+// cleanup.
 func Open(o Options) (Driver, error) {
 	chosen, err := Choose(o.Config, o.Host, o.AppArmor)
 	if err != nil {
@@ -172,7 +178,9 @@ func Open(o Options) (Driver, error) {
 }
 
 // Wish is what configuration, annotations and engine ask for together. An annotation counts instead
-// of the configuration's setting. A driver that labels nothing is asked for nothing.
+// of the configuration's setting. A driver that labels nothing is asked for nothing. It decides
+// nothing about whether the wish can be met: labels.Wish.Validate and Driver.Open do. All labels
+// that cannot be parsed are named together.
 func Wish(chosen MAC, c Config, said oci.LabelSettings, engine oci.Labels) (labels.Wish, error) {
 	if chosen != SELinux {
 		return labels.Wish{}, nil

@@ -17,7 +17,8 @@ import (
 	"cloister/oci"
 )
 
-// selinux is a sandbox's labels and who keeps track of them.
+// selinux is a sandbox's labels and who keeps track of them. plain is true for class process, whose
+// containers share one label and have no program of their own to compare.
 type selinux struct {
 	driver   *lsm.Driver
 	wish     labels.Wish
@@ -33,6 +34,8 @@ type selinux struct {
 	seen bool // nobody else had the level when the first container was verified; guarded by mu
 }
 
+// It has no effect. Whether the policy is loaded and knows the types is asked of the kernel now,
+// not of files.
 func openSELinux(driver *lsm.Driver, o Options) (Driver, error) {
 	s := &selinux{driver: driver, owner: o.Sandbox, tenant: o.Tenant, wish: o.Wish, plain: o.Programs == (lsm.Programs{})}
 	enforcing, err := driver.Host().Enforcing()
@@ -51,7 +54,7 @@ func openSELinux(driver *lsm.Driver, o Options) (Driver, error) {
 }
 
 // Types are those that a sandbox without wishes of its own would get from a shim that runs under
-// the driver's label, or why there are none.
+// the driver's label, or why there are none. `cloister check` uses it.
 func Types(driver *lsm.Driver, c Config, kvm bool, programs lsm.Programs) (labels.Types, error) {
 	w, err := Wish(SELinux, c, oci.LabelSettings{}, oci.Labels{})
 	if err != nil {
@@ -60,13 +63,17 @@ func Types(driver *lsm.Driver, c Config, kvm bool, programs lsm.Programs) (label
 	return chooseTypes(driver, w.Candidates(kvm), programs)
 }
 
-// chooseTypes gives the first set of types that the kernel, asked now, says works on this host.
+// chooseTypes gives the first set of types that the kernel, asked now, says works on this host. The
+// self-test asks whether the domain may do what it must and must not do what would open it: a type
+// that works and confines nothing is not taken.
 func chooseTypes(driver *lsm.Driver, candidates []labels.Types, programs lsm.Programs) (labels.Types, error) {
 	return driver.ChooseTypes(candidates, programs, func(t labels.Types) error {
 		return policy.SelfTest(kernel{driver.Host()}, policy.Of(t))
 	})
 }
 
+// After an error nothing is held. A level that was asked for and is taken is an error, not another
+// level.
 func (s *selinux) Reserve(ctx context.Context) (Identity, error) {
 	if _, err := s.relabels.Replay(ctx); err != nil { // before a level is given out that is still on a file
 		return Identity{}, err
@@ -83,6 +90,8 @@ func (s *selinux) Reserve(ctx context.Context) (Identity, error) {
 	return Identity{MAC: SELinux, Level: entry.Level, Rank: rankOf(entry.Level), Label: chosen.QEMU, Files: chosen.Rootfs}, nil
 }
 
+// A file that cannot be given back keeps the level held, so that nobody draws it and reads the
+// file; gc tries again.
 func (s *selinux) Release(ctx context.Context) error {
 	if _, err := s.relabels.Restore(ctx, s.owner); err != nil {
 		return err // the level stays held while a file carries it
@@ -95,6 +104,7 @@ func (s *selinux) Release(ctx context.Context) error {
 
 func (s *selinux) Exec(r Role) (unset func(), err error) { return s.driver.SetExec(s.label(r)) }
 
+// label is what a process of that role runs under.
 func (s *selinux) label(r Role) labels.Label {
 	if r == FileServer {
 		return s.chosen.Virtiofsd
@@ -102,8 +112,11 @@ func (s *selinux) label(r Role) labels.Label {
 	return s.chosen.QEMU
 }
 
+// Sockets get QEMU's label when they are made, since QEMU may use no socket with the shim's.
 func (s *selinux) Sockets(create func() error) error { return s.driver.Sockets(s.chosen.QEMU, create) }
 
+// The memory gets its level here: Fedora's policy makes a memfd at s0, where every guest could use
+// it.
 func (s *selinux) Verify(ctx context.Context, all ...Process) error {
 	if s.plain {
 		return s.verifyContainers(ctx, all)
@@ -146,7 +159,9 @@ func (s *selinux) verifyContainers(ctx context.Context, all []Process) error {
 	return err
 }
 
-// lookAgain is ErrClash when somebody beside these processes has come to have the level.
+// lookAgain is ErrClash when somebody beside these processes has come to have the level. Between
+// draw and start another runtime, libvirt for one, may have taken the same pair by itself.
+// Sandboxes that share a level on purpose are not a clash.
 func (s *selinux) lookAgain(ctx context.Context, all []Process) error {
 	if s.wish.Share != "" {
 		return nil
@@ -163,6 +178,8 @@ func (s *selinux) lookAgain(ctx context.Context, all []Process) error {
 // kernel answers the policy's self-test.
 type kernel struct{ host lsm.Host }
 
+// Allowed asks the loaded policy, by the kernel's access file. A permissive domain is told apart,
+// since everything is allowed to it.
 func (k kernel) Allowed(source, target, class, permission string) (policy.Answer, error) {
 	from, err := labels.Parse(source)
 	if err != nil {
