@@ -15,7 +15,8 @@ import (
 )
 
 // Container is everything that the sandbox does for one container. Nothing about the container is
-// decided elsewhere.
+// decided elsewhere. Indices (Mount, Device) are into the workload's lists, so that the descriptors
+// that were opened for them can be found without a name.
 type Container struct { //nolint:recvcheck // only its building changes it
 	ID      string
 	Pause   bool // a pod's first container: nothing of it runs, and the rest is empty
@@ -41,7 +42,9 @@ type Volume struct {
 	Watched bool
 }
 
-// Copy is a file whose bytes go to the guest. The engine writes to it while the container runs.
+// Copy is a file whose bytes go to the guest. The engine writes to it while the container runs. It
+// is a copy, because a shared file would have to be labelled for the guest, and the engine needs it
+// with its own label.
 type Copy struct {
 	Mount       int
 	Destination string
@@ -49,7 +52,8 @@ type Copy struct {
 	Path        string // relative to the container's folder in the guest
 }
 
-// HostSocket is a listening socket of the host that the guest's processes may connect to.
+// HostSocket is a listening socket of the host that the guest's processes may connect to. The guest
+// gets no file of the host for it: a socket's other end is in another kernel.
 type HostSocket struct {
 	Mount       int
 	Destination string
@@ -67,7 +71,8 @@ type BlockDevice struct {
 	Disk   Disk
 }
 
-// Request is what a container's plan is made from.
+// Request is what a container's plan is made from. All of it was found once, by package content,
+// before anything was decided.
 type Request struct {
 	ID       string
 	Workload *oci.Workload
@@ -88,7 +93,9 @@ type Request struct {
 const nobody = 65534
 
 // NewContainer decides what is done for a container, or says with one error everything that cannot
-// be honoured.
+// be honoured. Errors are errdefs.ErrInvalidArgument or ErrNotImplemented and name the field of
+// config.json. There is no half plan: a container with one mount that cannot be honoured is not
+// started without it.
 func NewContainer(r Request) (Container, error) {
 	c := Container{ID: r.ID, Pause: r.Workload.Role == oci.Sandbox, workload: r.Workload}
 	if c.Pause {
@@ -118,6 +125,8 @@ func NewContainer(r Request) (Container, error) {
 	return c, errors.Join(errs...)
 }
 
+// addMount decides what becomes of one bind mount: a copy, a socket or a volume. Names in the guest
+// are made of the mount's index, never of its destination, which the workload chooses.
 func (c *Container) addMount(r Request, i int, m oci.Mount) error {
 	s := r.Sources[i]
 	if problem := s.problem(m, r.Rules.Sockets); problem != "" {
@@ -154,7 +163,8 @@ func (c *Container) addMount(r Request, i int, m oci.Mount) error {
 }
 
 // WatchedTarget is where the guest has a watched volume, relative to the container's folder: agent
-// and container are to have it from one mount.
+// and container are to have it from one mount. Each mount of virtiofs in the guest has inodes of
+// its own: what the agent touches in another one raises no event in the container's.
 func (v Volume) WatchedTarget() string { return path.Join("watched", strconv.Itoa(v.Mount)) }
 
 // guestPath is where the guest's runtime finds the volume, which has that name in the share.
@@ -165,7 +175,8 @@ func (v Volume) guestPath(id, name string) string {
 	return path.Join(guestapi.Share, guestapi.ShareVolume(name))
 }
 
-// Guest is what a container's spec needs to know of the guest that it goes to.
+// Guest is what a container's spec needs to know of the guest that it goes to. It is known only
+// when the container is added, after the plan was made.
 type Guest struct {
 	Pid        int            // of the machine
 	Namespaces oci.Namespaces // that the machine was started with
@@ -183,7 +194,8 @@ type Guest struct {
 	Numbers map[int]oci.DeviceNumber
 }
 
-// Spec gives the config.json for the guest's runtime.
+// Spec gives the config.json for the guest's runtime. It is pure, too. A volume or device that
+// Guest does not name is a mistake of the caller's.
 func (c Container) Spec(g Guest) ([]byte, error) {
 	w := c.workload
 	in := oci.GuestInput{
@@ -196,6 +208,8 @@ func (c Container) Spec(g Guest) ([]byte, error) {
 	if w.Role == oci.Member {
 		in.IPC, in.UTS, in.PID = guestapi.Namespace("ipc"), guestapi.Namespace("uts"), guestapi.Namespace("pid")
 	}
+	// A pid of the guest: on the host all containers of a guest have the machine's pid, so the
+	// guest has said which process is meant.
 	if g.Joins != 0 {
 		in.PID = fmt.Sprintf("/proc/%d/ns/pid", g.Joins)
 	}

@@ -6,4 +6,9 @@
 // Nothing here opens a file or asks the host; what it needs to know comes in as
 // values, so that each plan can be read in testdata. Functions may be called at
 // once.
+//
+// NewSandbox plans a sandbox and NewContainer each of its containers; what follows carries the
+// values out and decides nothing again. It must not import os, net or time, and builds on other
+// systems than Linux. Errors name the field of the workload or of the configuration that cannot be
+// honoured, and the remedy.
 package plan

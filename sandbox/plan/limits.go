@@ -12,7 +12,8 @@ import (
 )
 
 // fileServerMiB is the memory of the file server. It holds a descriptor and some bytes for each
-// file that the guest knows.
+// file that the guest knows. With too little of it, a guest that opens many files has the host kill
+// its machine.
 const fileServerMiB = 128
 
 // maxTasks bounds the processes and threads of QEMU and the file server: a thread for each CPU, 64
@@ -20,7 +21,8 @@ const fileServerMiB = 128
 const maxTasks = 1024
 
 // openDevices are the devices that QEMU opens itself. It gets disks, taps and everything else as
-// descriptors.
+// descriptors. A QEMU that was taken over could otherwise open every disk of the host that its user
+// may.
 func openDevices() []cgroup.Device {
 	return []cgroup.Device{
 		{Major: 1, Minor: 3},    // null
@@ -30,11 +32,13 @@ func openDevices() []cgroup.Device {
 }
 
 // memoryLimitMiB is what QEMU and the file server may use together: the machine's memory, what QEMU
-// itself needs, and the file server.
+// itself needs, and the file server. The same function gives the overhead of a RuntimeClass: two
+// sums that differ would have the pod's cgroup kill the machine.
 func memoryLimitMiB(m vmm.Machine) int { return m.MemoryMiB + qemu.OverheadMiB(m) + fileServerMiB }
 
 // hostLimits are a workload's limits as they apply to its whole machine. Memory is never the
-// container's own limit: the guest's page cache would have the machine killed.
+// container's own limit: the guest's page cache would have the machine killed. CPU quotas are left
+// to the guest, see cgroup.Limits.
 func hostLimits(r oci.Resources, m vmm.Machine) cgroup.Limits {
 	l := cgroup.Limits{
 		MemoryBytes: int64(memoryLimitMiB(m)) << 20,
@@ -45,6 +49,8 @@ func hostLimits(r oci.Resources, m vmm.Machine) cgroup.Limits {
 			ReadIOPS: diskLimits(r.BlockIO.ReadIOPS), WriteIOPS: diskLimits(r.BlockIO.WriteIOPS),
 		},
 	}
+	// OCI counts memory and swap together; the cgroup's limit is of swap alone. What the container
+	// may swap, the machine may.
 	if swap := r.MemorySwap; swap < 0 {
 		l.SwapBytes = &swap
 	} else if swap > 0 && r.MemoryLimit > 0 {
@@ -54,6 +60,7 @@ func hostLimits(r oci.Resources, m vmm.Machine) cgroup.Limits {
 	return l
 }
 
+// diskLimits carries rates of the engine's over; devices are the host's.
 func diskLimits(in []oci.BlockIOLimit) []cgroup.DiskLimit {
 	out := make([]cgroup.DiskLimit, 0, len(in))
 	for _, d := range in {
@@ -65,7 +72,8 @@ func diskLimits(in []oci.BlockIOLimit) []cgroup.DiskLimit {
 // OverheadMiB is what a sandbox may use beside the memory limit of its containers, on a host with
 // accel: the limit of its cgroup less theirs. podMiB is their limit; 0 takes the default of sizing.
 // A Kubernetes RuntimeClass has to declare it. Otherwise the pod's cgroup is smaller than the
-// sandbox's, and the host kills the machine.
+// sandbox's, and the host kills the machine. It plans such a machine and takes its limit, so that
+// it follows every change of the sizes.
 func OverheadMiB(sizing oci.Sizing, accel vmm.Accel, board vmm.MachineType, hugePages bool, podMiB int) (int, error) {
 	size, err := (&oci.Workload{Resources: oci.Resources{MemoryLimit: int64(podMiB) << 20}}).Size(sizing)
 	if err != nil {

@@ -31,15 +31,17 @@ type Host struct {
 	NestedVirtualization, PerformanceCounters bool
 }
 
-// Machine is the machine of a sandbox. wish is the configured board, empty for
-// the one that suits the guest's kernel: a distribution's kernel finds no
-// virtio-mmio device without ACPI.
+// Machine is the machine of a sandbox. wish is the configured board, empty for the one that suits
+// the guest's kernel: a distribution's kernel finds no virtio-mmio device without ACPI. An error
+// says which configuration cannot be met. The machine is validated, and its defaults are filled in,
+// so that two plans can be compared.
 func Machine(name string, h Host, wish vmm.MachineType, size oci.Size, nics []vmm.NIC) (vmm.Machine, error) {
 	if wish == vmm.MicroVM && !h.Small {
 		return vmm.Machine{},
 			fmt.Errorf("machine.type = %q with a distribution's kernel, which finds no device there: use q35, or a guest "+
 				"image built with --kernel=small: %w", wish, errdefs.ErrFailedPrecondition)
 	}
+	// Pages are of 2 MiB.
 	if h.HugePages {
 		size.MemoryMiB += size.MemoryMiB % 2
 	}

@@ -13,6 +13,7 @@ import (
 )
 
 // CutIDs takes an engine's map out of a root file system's mount: containerd's uidmap= and gidmap=.
+// The kernel's mount knows no such options: the map becomes an id-mapped mount instead.
 func CutIDs(m Mount) (Mount, oci.IDMap, error) {
 	var ids oci.IDMap
 	var options []string
@@ -37,12 +38,13 @@ func CutIDs(m Mount) (Mount, oci.IDMap, error) {
 	return m, ids, nil
 }
 
+// parseIDs reads CONTAINER:HOST:SIZE, with commas between them.
 func parseIDs(list string) ([]oci.IDRange, error) {
 	ranges, err := guestapi.ParseRanges(list)
 	return convert[oci.IDRange](ranges), err
 }
 
-// Users is the guest's user namespace for a workload that asks for one.
+// Users is the guest's user namespace for a workload that asks for one. The zero value is "none".
 func Users(ids oci.IDMap) guestapi.UserNamespace {
 	return guestapi.UserNamespace{UIDs: convert[guestapi.IDRange](ids.UIDs), GIDs: convert[guestapi.IDRange](ids.GIDs)}
 }

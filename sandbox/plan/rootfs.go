@@ -22,7 +22,8 @@ type Mount struct {
 	Options []string
 }
 
-// Disk is an image or a block device that becomes a disk of the machine.
+// Disk is an image or a block device that becomes a disk of the machine. Read-only is enforced on
+// the host: QEMU gets a descriptor that it cannot write to.
 type Disk struct {
 	Path     string
 	ReadOnly bool
@@ -51,7 +52,8 @@ type Step struct {
 
 // NewRootfs decides how the mounts of a create request are honoured. isBlock says of each source
 // whether it is a block device of the host. Layers named in the options of the guest's steps are
-// relative to the container's folder.
+// relative to the container's folder. It is all or nothing: once one of the mounts is a disk, the
+// guest makes all of them.
 func NewRootfs(mounts []Mount, isBlock map[string]bool) (Rootfs, error) {
 	if !slices.ContainsFunc(mounts, func(m Mount) bool { return wantsDisk(m, isBlock) }) {
 		return Rootfs{Host: mounts}, nil
@@ -77,20 +79,24 @@ func wantsDisk(m Mount, isBlock map[string]bool) bool {
 	return slices.Contains(m.Options, "loop") || strings.HasPrefix(m.Type, "mkfs/") || isBlock[m.Source]
 }
 
+// hostUpper is true for an overlay whose writable layer is a folder of the host.
 func hostUpper(m Mount) bool {
 	return slices.ContainsFunc(m.Options, func(o string) bool {
 		return strings.HasPrefix(o, "upperdir=/") || strings.HasPrefix(o, "workdir=/")
 	})
 }
 
-// guestFileSystems are those that both guest kernels mount from a disk.
+// guestFileSystems are those that both guest kernels mount from a disk. Another one is refused
+// here, with its name, instead of in the guest.
 func guestFileSystems() []string { return []string{"erofs", "ext4", "xfs"} }
 
+// A mount may refer to those before it alone.
 type diskPlan struct {
 	isBlock map[string]bool
 	layers  []string // guest folder of each mount so far
 }
 
+// The last mount is the root file system itself, those before it are its layers.
 func (p *diskPlan) add(r *Rootfs, i int, m Mount, last bool) error {
 	target := path.Join("layers", strconv.Itoa(i))
 	if last {
@@ -106,6 +112,7 @@ func (p *diskPlan) add(r *Rootfs, i int, m Mount, last bool) error {
 		return fmt.Errorf("cannot stand on top of disks: want overlay or bind: %w", errdefs.ErrNotImplemented)
 	}
 	for _, k := range kinds[:len(kinds)-1] {
+		// Those that the shim claims in its -info. containerd sends no other.
 		if k != "format" && k != "mkdir" {
 			return fmt.Errorf("unknown transform %q: want format or mkdir: %w", k, errdefs.ErrNotImplemented)
 		}
@@ -134,6 +141,8 @@ func (p *diskPlan) add(r *Rootfs, i int, m Mount, last bool) error {
 	return nil
 }
 
+// addDisk reads containerd's options of a disk. One that is not known is passed on to the guest's
+// mount, but for containerd's own, which it would not know either.
 func (p *diskPlan) addDisk(r *Rootfs, m Mount, target string) error {
 	fsType := strings.TrimPrefix(m.Type, "mkfs/")
 	if !slices.Contains(guestFileSystems(), fsType) {
@@ -173,6 +182,8 @@ func (p *diskPlan) addDisk(r *Rootfs, m Mount, target string) error {
 	if strings.HasPrefix(m.Type, "mkfs/") && d.MkfsBytes == 0 {
 		return fmt.Errorf("mkfs without X-containerd.mkfs.size: %w", errdefs.ErrInvalidArgument)
 	}
+	// An image layer is shared by all containers of its image: a guest that could write to it would
+	// write to all.
 	d.ReadOnly = fsType == "erofs" || slices.Contains(step.Options, "ro")
 	r.Disks = append(r.Disks, d)
 	r.Guest = append(r.Guest, step)
@@ -184,6 +195,8 @@ func template() *regexp.Regexp {
 	return regexp.MustCompile(`\{\{ *([a-z]+) +(\d+)(?: +(\d+))? *\}\}`)
 }
 
+// expand replaces templates by folders in the guest. An index that is not of an earlier mount is an
+// error, whatever text the engine has around it.
 func (p *diskPlan) expand(s string) (string, error) {
 	bad := map[string]bool{}
 	out := template().ReplaceAllStringFunc(s, func(t string) string {

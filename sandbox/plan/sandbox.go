@@ -54,7 +54,7 @@ type Configure struct {
 	ShareTag string
 }
 
-// Facts are what configuration and host contribute to a plan.
+// Facts are what configuration and host contribute to a plan. Package host finds them.
 type Facts struct {
 	Host       Host
 	Board      vmm.MachineType // configured; empty: the one that suits the guest's kernel
@@ -73,7 +73,8 @@ type SandboxRequest struct {
 	Facts         Facts
 }
 
-// NewSandbox decides what is done for a sandbox, or says why a wish cannot be honoured.
+// NewSandbox decides what is done for a sandbox, or says why a wish cannot be honoured. Nothing has
+// happened on the host by then, so an error needs no cleanup.
 func NewSandbox(r SandboxRequest) (Sandbox, error) {
 	w, f := r.Workload, r.Facts
 	size, sizeErr := w.Size(f.Sizing)
@@ -81,6 +82,7 @@ func NewSandbox(r SandboxRequest) (Sandbox, error) {
 	if err := errors.Join(sizeErr, leafErr); err != nil {
 		return Sandbox{}, err
 	}
+	// The guest's user namespace is made while it boots.
 	f.Host.Cmdline = slices.Concat(f.Host.Cmdline, Users(w.Namespaces.IDs).Parameters())
 	m, err := Machine(r.ID, f.Host, cmp.Or(vmm.MachineType(w.Settings.Machine), f.Board), size, NICs(f.NICs))
 	if err != nil {
@@ -100,7 +102,8 @@ func NewSandbox(r SandboxRequest) (Sandbox, error) {
 }
 
 // newIdentity is the wanted identity. The pods of one Kubernetes namespace are one tenant,
-// elsewhere all sandboxes of one namespace of the engine are.
+// elsewhere all sandboxes of one namespace of the engine are. A tenant may get the pair again that
+// its own kept volumes carry, and nobody else may.
 func newIdentity(r SandboxRequest, kvm bool) Identity {
 	wish := r.Facts.Wish
 	return Identity{
@@ -109,7 +112,7 @@ func newIdentity(r SandboxRequest, kvm bool) Identity {
 	}
 }
 
-// guestSysctls are those of the whole guest.
+// guestSysctls are those of the whole guest. The workload's own settings count over the port range.
 func guestSysctls(s oci.Sysctls, ports string) map[string]string {
 	all := map[string]string{"net.ipv4.ip_local_port_range": ports}
 	maps.Copy(all, s.Network)

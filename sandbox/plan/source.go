@@ -22,7 +22,9 @@ const (
 	Link        FileKind = "link" // only of a file that must not be reached through one
 )
 
-// FileID tells one file of the host from every other while somebody holds it open.
+// FileID tells one file of the host from every other while somebody holds it open. Device and inode
+// alone are not enough: the same folder through another mount may be read-only, or hide what is
+// mounted below it.
 type FileID struct {
 	Device string // MAJOR:MINOR of its file system
 	Inode  uint64
@@ -30,7 +32,8 @@ type FileID struct {
 }
 
 // Source is what was found at the source of a bind mount. Whoever found it holds the file open:
-// what becomes of the name later does not matter.
+// what becomes of the name later does not matter. The zero Source is that of a mount that names no
+// file of the host.
 type Source struct {
 	Name string // as the engine gave it, made absolute
 	Real string // the name without links that the file had when it was opened
@@ -57,7 +60,8 @@ type Rules struct {
 	Labels  []LabelRule
 }
 
-// below says that a file is in the list, or below a folder that is.
+// below says that a file is in the list, or below a folder that is. Both are clean paths without
+// links; /a/b is not below /a/bc.
 func below(file string, list []string) bool {
 	for _, name := range list {
 		if file == name || strings.HasPrefix(file, strings.TrimSuffix(name, "/")+"/") {
@@ -81,7 +85,9 @@ func (s Source) copyProblem() string {
 	}
 }
 
-// volumeProblem says why a file cannot be shared with a guest, and what to do; empty: it can.
+// volumeProblem says why a file cannot be shared with a guest, and what to do; empty: it can. The
+// order matters: a file of the kernel's own file systems is refused whatever kind it is, since its
+// size of 0 has the guest read nothing.
 func (s Source) volumeProblem(sockets []string) string {
 	switch {
 	case s.Problem != "":

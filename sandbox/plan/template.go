@@ -11,15 +11,17 @@ import (
 )
 
 // ForTemplate is the machine that is saved so that machines like m may start from it: without the
-// share, and with an agent that waits.
+// share, and with an agent that waits. It has the same devices in the same places, since the state
+// of the saved ones is loaded into them.
 func ForTemplate(m vmm.Machine) vmm.Machine {
 	m.Origin, m.Share = vmm.ForTemplate, nil
 	m.Cmdline = append(slices.Clone(m.Cmdline), guestapi.TemplateParameter)
 	return m
 }
 
-// FromTemplate is m as it starts from a template whose NICs have those addresses. The
-// guest's kernel has read them at boot; they only tell the NICs apart.
+// FromTemplate is m as it starts from a template whose NICs have those addresses. The guest's
+// kernel has read them at boot; they only tell the NICs apart. The links that the NICs stand for
+// give them their addresses later, as in a cold start.
 func FromTemplate(m vmm.Machine, macs []string) (vmm.Machine, error) {
 	if len(macs) != len(m.NICs) {
 		return m, fmt.Errorf("template has %d NICs, the machine %d", len(macs), len(m.NICs))
@@ -32,7 +34,8 @@ func FromTemplate(m vmm.Machine, macs []string) (vmm.Machine, error) {
 }
 
 // NoTemplate says why a machine cannot start from a template; empty: it can. What a template cannot
-// serve starts cold.
+// serve starts cold. Each reason is a state that the saved guest has and cannot change afterwards,
+// or a board that QEMU does not restore with a file server.
 func NoTemplate(m vmm.Machine, users guestapi.UserNamespace) string {
 	switch {
 	case m.Type != vmm.MicroVM:

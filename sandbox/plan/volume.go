@@ -10,7 +10,8 @@ import (
 
 // VolumeKey tells which bind mounts of a sandbox are one volume. The guest's kernel has one
 // superblock for each volume: only within one do sockets, FIFOs, locks, shared mappings, renames
-// and inotify events meet.
+// and inotify events meet. It is comparable, and so the key of a map. Everything that the guest
+// could see a difference by is in it.
 type VolumeKey struct {
 	File      FileID
 	Recursive bool // with what is mounted below it
@@ -25,6 +26,8 @@ type VolumeKey struct {
 	OwnersBelow  bool
 }
 
+// Where nothing is mounted below, options about it make no difference and are left out: two mounts
+// that differ in them alone are one volume.
 func newVolumeKey(m oci.Mount, s Source) VolumeKey {
 	k := VolumeKey{File: s.ID, Follows: m.Follows(), HostReadOnly: m.ReadOnly && m.WritableBelow(s.MountsBelow)}
 	if s.MountsBelow || k.Follows {
