@@ -22,15 +22,18 @@ const DebugSocket = "debug"
 // maxID is containerd's own bound for namespaces and ids.
 const maxID = 76
 
-// ID is a container's, sandbox's or namespace's name, fit to be a file name.
+// ID is a container's, sandbox's or namespace's name, fit to be a file name. Every path below the
+// state folder is made of IDs, so none of them leads out of it.
 type ID string
 
-// ParseID checks a name by containerd's rules: at most 76 letters and digits,
-// with single dots, dashes or underscores between them.
+// ParseID checks a name by containerd's rules: at most 76 letters and digits, with single dots,
+// dashes or underscores between them. Errors are errdefs.ErrInvalidArgument.
 func ParseID(s string) (ID, error) {
 	if s == "" || len(s) > maxID {
 		return "", fmt.Errorf("id %.80q has %d characters, 1 to %d are allowed: %w", s, len(s), maxID, errdefs.ErrInvalidArgument)
 	}
+	// joint: the last character was a separator, or there is none yet. So no id begins with a dot,
+	// and ".." is none.
 	joint := true
 	for _, r := range []byte(s) {
 		switch {
@@ -49,7 +52,8 @@ func ParseID(s string) (ID, error) {
 	return ID(s), nil
 }
 
-// Dir is the run folder of one sandbox. Every file name in it is a method.
+// Dir is the run folder of one sandbox. Every file name in it is a method. It is made by New or
+// List, which have checked its parts.
 type Dir string
 
 // New names the folder of sandbox id of a containerd namespace under state.
@@ -69,7 +73,9 @@ func New(state, namespace, id string) (Dir, error) {
 	return Dir(filepath.Join(state, string(ns), string(name))), nil
 }
 
-// List gives the folders of all sandboxes under state, whatever is in them.
+// List gives the folders of all sandboxes under state, whatever is in them. A folder whose names
+// are no ids is nobody's sandbox. One that has no record is listed: its owner may have died before
+// the first.
 func List(state string) ([]Dir, error) {
 	var out []Dir
 	namespaces, err := os.ReadDir(state)
@@ -121,7 +127,7 @@ const (
 func (d Dir) Own() string { return d.file("own") }
 
 // Log is the path of one of the logs of a sandbox that owner runs: it leads through the owner's
-// mount namespace.
+// mount namespace. After the owner's end the logs are gone with its mount namespace.
 func (d Dir) Log(owner sys.Process, name string) string {
 	return filepath.Join("/proc", strconv.Itoa(owner.PID), "root", d.Own(), name)
 }
@@ -137,8 +143,10 @@ func (d Dir) Share() string { return d.file("share") }
 // the namespace's.
 func (d Dir) RuntimeRoot() string { return d.file("runtime") }
 
-// Marker is a NAME=value for the environment of every process of the sandbox,
-// by which Marked finds one whose pid was not written down.
+// Marker is a NAME=value for the environment of every process of the sandbox, by which Marked finds
+// one whose pid was not written down. It is inherited by what the process starts. A process can
+// change what its environment shows, so a mark helps to find processes and is no proof against a
+// captured one.
 func (d Dir) Marker() string { return markerName + string(d) }
 
 const markerName = "CLOISTER_SANDBOX="
@@ -150,7 +158,7 @@ func (d Dir) damaged() string { return d.file("record.json.damaged") }
 func (d Dir) file(name string) string { return filepath.Join(string(d), name) }
 
 // Make makes the folder for root alone, and those above it. One that exists is
-// errdefs.ErrAlreadyExists.
+// errdefs.ErrAlreadyExists. 0700, since the record has paths of the workload's.
 func (d Dir) Make() error {
 	err := d.mkdir()
 	for range 9 {

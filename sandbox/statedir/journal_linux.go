@@ -26,8 +26,9 @@ const (
 	maxWritten = maxRecord / 4
 )
 
-// Journal is a sandbox's record, held for writing. Each change is on disk when
-// the call returns.
+// Journal is a sandbox's record, held for writing. Each change is on disk when the call returns. It
+// holds a lock on a file of the folder, which the kernel releases when the process ends: that tells
+// a living shim from a dead one.
 type Journal struct {
 	dir  Dir
 	lock *os.File
@@ -37,8 +38,9 @@ type Journal struct {
 	closed bool // the folder is somebody else's
 }
 
-// Create makes the sandbox's folder with an empty record that is owned by the
-// calling process. A folder that exists is errdefs.ErrAlreadyExists.
+// Create makes the sandbox's folder with an empty record that is owned by the calling process. A
+// folder that exists is errdefs.ErrAlreadyExists. The caller owns the sandbox from then on, and
+// closes the Journal.
 func Create(dir Dir, bundle string) (*Journal, error) {
 	boot, err := sys.BootID()
 	if err != nil {
@@ -51,6 +53,8 @@ func Create(dir Dir, bundle string) (*Journal, error) {
 	if err := dir.Make(); err != nil {
 		return nil, err
 	}
+	// A crash before the record is written leaves a folder without one, which Open takes for an
+	// empty record.
 	lock, err := lockFile(dir.lock())
 	if err != nil {
 		return nil, err
@@ -65,9 +69,10 @@ func Create(dir Dir, bundle string) (*Journal, error) {
 	return j, nil
 }
 
-// Open takes over the record of a sandbox whose owner is gone. A missing folder
-// is errdefs.ErrNotFound; an owner that lives is errdefs.ErrUnavailable. A folder
-// whose owner died before its first record gives an empty one.
+// Open takes over the record of a sandbox whose owner is gone. A missing folder is
+// errdefs.ErrNotFound; an owner that lives is errdefs.ErrUnavailable. A folder whose owner died
+// before its first record gives an empty one. It may be called by several at once; one gets the
+// lock, the others ErrUnavailable.
 func Open(dir Dir) (*Journal, error) {
 	if _, err := os.Stat(string(dir)); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
@@ -76,6 +81,7 @@ func Open(dir Dir) (*Journal, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Under the lock, so that nobody changes the record after it was read.
 	r, err := Load(dir)
 	if errors.Is(err, errdefs.ErrNotFound) {
 		r, err = blank(dir), nil
@@ -86,9 +92,9 @@ func Open(dir Dir) (*Journal, error) {
 	return &Journal{dir: dir, lock: lock, record: r}, nil
 }
 
-// Rebuild takes over a sandbox whose owner is gone and whose record cannot be read
-// (IsUnreadable). Its effects are those that find reports, oldest first. The damaged
-// record stays beside the new one for as long as the folder does.
+// Rebuild takes over a sandbox whose owner is gone and whose record cannot be read (IsUnreadable).
+// Its effects are those that find reports, oldest first. The damaged record stays beside the new
+// one for as long as the folder does. find is called under the lock.
 func Rebuild(dir Dir, find func() ([]Effect, error)) (*Journal, error) {
 	lock, err := lockFile(dir.lock())
 	if err != nil {
@@ -103,6 +109,7 @@ func Rebuild(dir Dir, find func() ([]Effect, error)) (*Journal, error) {
 		if err != nil {
 			return err
 		}
+		// Kept for people: it may say what damaged it.
 		if err := os.Rename(dir.Record(), dir.damaged()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -121,7 +128,8 @@ func Rebuild(dir Dir, find func() ([]Effect, error)) (*Journal, error) {
 	return j, nil
 }
 
-// blank is a record of which nothing is known but the name.
+// blank is a record of which nothing is known but the name. Its boot is unknown, so no effect
+// counts as taken back by a reboot.
 func blank(dir Dir) Record {
 	return Record{Version: version, Namespace: dir.Namespace(), ID: dir.ID(), Next: 1}
 }
@@ -132,8 +140,9 @@ func IsUnreadable(err error) bool { return errors.Is(err, errUnreadable) }
 
 var errUnreadable = errors.New("record cannot be read")
 
-// Held reports whether a process has the sandbox open for writing, as its shim does.
-// It takes no lock: a start that wants it at this moment is not disturbed.
+// Held reports whether a process has the sandbox open for writing, as its shim does. It takes no
+// lock: a start that wants it at this moment is not disturbed. Taking the lock to find out would
+// make a start fail that comes at that moment.
 func Held(dir Dir) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(dir.lock(), &st); errors.Is(err, unix.ENOENT) {
@@ -141,6 +150,7 @@ func Held(dir Dir) (bool, error) {
 	} else if err != nil {
 		return false, fmt.Errorf("lock %q: %w", dir.lock(), err)
 	}
+	// The file has locks of all processes of this pid namespace and of those below it.
 	locks, err := os.ReadFile("/proc/locks")
 	if err != nil {
 		return false, err
@@ -155,8 +165,8 @@ func Held(dir Dir) (bool, error) {
 	return false, nil
 }
 
-// Load reads a record without taking it over: what it says may be old by the
-// time it is used.
+// Load reads a record without taking it over: what it says may be old by the time it is used. A
+// missing one is errdefs.ErrNotFound, a damaged one IsUnreadable.
 func Load(dir Dir) (Record, error) {
 	f, err := os.Open(dir.Record())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -177,6 +187,7 @@ func Load(dir Dir) (Record, error) {
 	return r, nil
 }
 
+// Unknown fields are passed over: a later version of cloister may have added some.
 func parseRecord(data []byte) (Record, error) {
 	if len(data) > maxRecord {
 		return Record{}, fmt.Errorf("%w: more than %d bytes: %w", errUnreadable, maxRecord, errdefs.ErrDataLoss)
@@ -185,6 +196,8 @@ func parseRecord(data []byte) (Record, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return Record{}, fmt.Errorf("%w: %w: %w", errUnreadable, errdefs.ErrDataLoss, err)
 	}
+	// A version that is not known may mean another thing by the same field; undoing by it could
+	// take away somebody else's.
 	if r.Version != version {
 		return Record{}, fmt.Errorf("%w: its version is %d, this cloister knows %d: use the cloister that made it: %w",
 			errUnreadable, r.Version, version, errdefs.ErrFailedPrecondition)
@@ -193,7 +206,8 @@ func parseRecord(data []byte) (Record, error) {
 	return r, nil
 }
 
-// lockFile holds the sandbox for the process: the kernel lets go when it ends.
+// lockFile holds the sandbox for the process: the kernel lets go when it ends. Nobody waits for it:
+// a lock that is held is a sandbox in use.
 func lockFile(name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -218,7 +232,8 @@ func (j *Journal) Record() Record {
 	return j.record.clone()
 }
 
-// Promise writes down an effect before it happens and gives its number.
+// Promise writes down an effect before it happens and gives its number. An error means that nothing
+// is written, and the effect must not happen.
 func (j *Journal) Promise(e Effect) (seq int, err error) {
 	err = j.change(func(r *Record) error {
 		e.Seq, seq = r.Next, r.Next
@@ -229,8 +244,8 @@ func (j *Journal) Promise(e Effect) (seq int, err error) {
 	return seq, err
 }
 
-// Done says that a promised effect has happened; set, which may be nil, fills in
-// what is only known now.
+// Done says that a promised effect has happened; set, which may be nil, fills in what is only known
+// now. An error after the effect has happened is no harm: a promise is undone as well.
 func (j *Journal) Done(seq int, set func(*Effect)) error {
 	return j.change(func(r *Record) error {
 		i := slices.IndexFunc(r.Effects, func(e Effect) bool { return e.Seq == seq })
@@ -245,8 +260,8 @@ func (j *Journal) Done(seq int, set func(*Effect)) error {
 	})
 }
 
-// Forget strikes out an effect that has been taken back. One that is not there
-// is no error.
+// Forget strikes out an effect that has been taken back. One that is not there is no error. It is
+// called after the undo has succeeded. A crash between the two has the undo run again.
 func (j *Journal) Forget(seq int) error {
 	return j.change(func(r *Record) error {
 		r.Effects = slices.DeleteFunc(r.Effects, func(e Effect) bool { return e.Seq == seq })
@@ -254,8 +269,8 @@ func (j *Journal) Forget(seq int) error {
 	})
 }
 
-// Note writes down facts and phases; either may be nil. What the record has already,
-// and what is beyond its bounds, is not written again.
+// Note writes down facts and phases; either may be nil. What the record has already, and what is
+// beyond its bounds, is not written again. Facts decide nothing: they are for ps, inspect and why.
 func (j *Journal) Note(facts map[string]string, phases []Phase) error {
 	return j.change(func(r *Record) error {
 		if !r.note(facts, phases) {
@@ -277,7 +292,7 @@ func (j *Journal) End(reason string) error {
 	})
 }
 
-// Close lets go of the record, which stays.
+// Close lets go of the record, which stays. It may be taken over from then on.
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -288,7 +303,8 @@ func (j *Journal) Close() error {
 // errUnchanged tells change that there is nothing to write.
 var errUnchanged = errors.New("unchanged")
 
-// change applies f to a copy, writes it and only then keeps it.
+// change applies f to a copy, writes it and only then keeps it. So what the Journal holds in memory
+// is never ahead of the disk.
 func (j *Journal) change(f func(*Record) error) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -305,13 +321,16 @@ func (j *Journal) change(f func(*Record) error) error {
 	return nil
 }
 
-// write replaces the file as a whole: a reader or a crash sees the old one or
-// the new one.
+// write replaces the file as a whole: a reader or a crash sees the old one or the new one. The file
+// is synced before the rename and the folder after it: after a loss of power the record names at
+// least every effect that has begun.
 func (j *Journal) write(r Record) error {
 	data, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		return err
 	}
+	// Refused while it still can be read: a record that grows past what is read would hide the
+	// whole sandbox from gc.
 	if len(data) > maxWritten {
 		return fmt.Errorf("%d bytes, at most %d are written: a sandbox has too many effects: %w", len(data),
 			maxWritten, errdefs.ErrResourceExhausted)
@@ -329,6 +348,7 @@ func (j *Journal) write(r Record) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
+// O_NOFOLLOW: the folder is root's, and a link in it would be a mistake.
 func writeSync(name string, data []byte) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {

@@ -11,11 +11,13 @@ import (
 	"time"
 )
 
-// maxWaiting bounds the phases that wait to be written down. The oldest are dropped.
+// maxWaiting bounds the phases that wait to be written down. The oldest are dropped. A pod whose
+// containers come and go for months has no end of them.
 const maxWaiting = 64
 
 // Notes is what people ask of a sandbox before it is written to the record: facts, and how long
-// each phase took. Its methods may be called at once.
+// each phase took. Its methods may be called at once. They are kept in memory, since each write of
+// the record is synced to disk.
 type Notes struct {
 	begun time.Time
 
@@ -27,7 +29,7 @@ type Notes struct {
 // NewNotes makes empty notes. Offsets of phases count from now.
 func NewNotes() *Notes { return &Notes{begun: time.Now(), facts: map[string]string{}} }
 
-// Set adds a fact.
+// Set adds a fact. A later value replaces the earlier one.
 func (n *Notes) Set(name, value string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -57,7 +59,7 @@ func (n *Notes) Seen() []Phase {
 	return slices.Clone(n.phases)
 }
 
-// Take returns the phases and forgets them.
+// Take returns the phases and forgets them. The caller writes them to the record.
 func (n *Notes) Take() []Phase {
 	n.mu.Lock()
 	defer n.mu.Unlock()

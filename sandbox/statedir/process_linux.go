@@ -16,8 +16,9 @@ import (
 // maxEnviron bounds what is read of a process's environment.
 const maxEnviron = 2 << 20
 
-// Marked lists the processes whose environment has the line marker (see
-// Dir.Marker), the caller left out.
+// Marked lists the processes whose environment has the line marker (see Dir.Marker), the caller
+// left out. It is for a pid that was not written down: the shim was killed between the start of a
+// process and Done.
 func Marked(marker string) ([]sys.Process, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -36,7 +37,8 @@ func Marked(marker string) ([]sys.Process, error) {
 	return out, nil
 }
 
-// MarkedOthers lists the processes that carry the mark of another sandbox than dir.
+// MarkedOthers lists the processes that carry the mark of another sandbox than dir. The cleanup of
+// one sandbox asks it, so as not to take a namespace from under another.
 func MarkedOthers(dir Dir) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -67,7 +69,8 @@ func Mark(pid int) string {
 
 func hasEnviron(pid int, line string) bool { return slices.Contains(environ(pid), line) }
 
-// environ is a process's environment, one that cannot be read is empty.
+// environ is a process's environment, one that cannot be read is empty. Environments of other
+// users' processes are root's to read; zombies and kernel threads have none.
 func environ(pid int) []string {
 	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
 	if err != nil {

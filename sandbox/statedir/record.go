@@ -11,7 +11,8 @@ import (
 	"cloister/sys"
 )
 
-// version is that of the record's form.
+// version is that of the record's form. Another one is unreadable, and rebuilt from what the host
+// shows.
 const version = 2
 
 // Record is what is known of a sandbox on disk.
@@ -58,7 +59,7 @@ type Phase struct {
 	DurationMs int64  `json:"durationMs"`
 }
 
-// Kind says what an effect is, and so who can take it back.
+// Kind says what an effect is, and so who can take it back. Values are on disk and do not change.
 type Kind string
 
 // The kinds. All but Reservation and Folder are gone after a reboot.
@@ -80,7 +81,8 @@ func (k Kind) volatile() bool {
 	return k != KindReservation && k != KindFolder
 }
 
-// Effect is one thing that the sandbox did, or is about to do, to the host.
+// Effect is one thing that the sandbox did, or is about to do, to the host. It says enough for
+// another process to undo it, without anything that the first one had in memory.
 type Effect struct {
 	Seq     int         `json:"seq"`
 	Kind    Kind        `json:"kind"`
@@ -117,8 +119,9 @@ func (r *Record) clone() Record {
 	return c
 }
 
-// note adds what is new of facts and phases, within the bounds, and reports whether
-// anything is. The first phases that are noted are the start's.
+// note adds what is new of facts and phases, within the bounds, and reports whether anything is.
+// The first phases that are noted are the start's. Texts are clipped, since some of them are an
+// engine's or a user's.
 func (r *Record) note(facts map[string]string, phases []Phase) bool {
 	news := len(phases) > 0
 	for k, v := range facts {
@@ -152,4 +155,5 @@ func (r *Record) trim() {
 	}
 }
 
+// clip counts bytes and may cut a character.
 func clip(s string, most int) string { return s[:min(len(s), most)] }

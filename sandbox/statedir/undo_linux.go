@@ -13,20 +13,23 @@ import (
 	"cloister/sys"
 )
 
-// Undoer takes one kind of effect back. It is called for effects that were only
-// promised too, and more than once for the same one: nothing there is success.
+// Undoer takes one kind of effect back. It is called for effects that were only promised too, and
+// more than once for the same one: nothing there is success. An error keeps the effect in the
+// record.
 type Undoer func(context.Context, Effect) error
 
-// Undo takes back all effects, newest first, and strikes out each one that is
-// gone. It goes on after an error and returns them all; what failed stays in the
-// record for the next try. A kind without an undoer is an error. Effects that
-// a reboot has taken back meanwhile are struck out unasked.
+// Undo takes back all effects, newest first, and strikes out each one that is gone. It goes on
+// after an error and returns them all; what failed stays in the record for the next try. A kind
+// without an undoer is an error. Effects that a reboot has taken back meanwhile are struck out
+// unasked. Newest first: a later effect may need what an earlier one made.
 func (j *Journal) Undo(ctx context.Context, undoers map[Kind]Undoer) error {
 	r := j.Record()
 	boot, err := sys.BootID()
 	if err != nil {
 		return err
 	}
+	// A pid, mount or namespace of an earlier boot is somebody else's by now: undoing it would hit
+	// the wrong one.
 	rebooted := r.BootID != "" && r.BootID != boot
 	var errs []error
 	for _, e := range slices.Backward(r.Effects) {
@@ -48,9 +51,9 @@ func (j *Journal) Undo(ctx context.Context, undoers map[Kind]Undoer) error {
 	return errors.Join(errs...)
 }
 
-// UndoProcess is the Undoer of KindProcess: it kills the process by pid and start
-// time, and while the pid is not known every process that carries the marker in
-// Detail.
+// UndoProcess is the Undoer of KindProcess: it kills the process by pid and start time, and while
+// the pid is not known every process that carries the marker in Detail. It returns when the process
+// is gone, or ctx ends.
 func UndoProcess(ctx context.Context, e Effect) error {
 	if e.Process.PID != 0 {
 		return e.Process.Kill(ctx)
