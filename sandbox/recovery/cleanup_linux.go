@@ -22,7 +22,8 @@ import (
 	"cloister/sys"
 )
 
-// Host says where the sandboxes of a host have their records and labels.
+// Host says where the sandboxes of a host have their records and labels. It is a value of the
+// configuration. State and Root must be those that the sandboxes were started with.
 type Host struct {
 	State  string         // folder of the records
 	Root   string         // folder of the registry of levels and the journal of labels
@@ -31,7 +32,8 @@ type Host struct {
 }
 
 // Cleanup takes back what a sandbox left whose shim is dead. A sandbox whose shim lives, and one
-// that left nothing, is not touched.
+// that left nothing, is not touched. containerd's delete calls it for each task, also while the
+// pod's machine runs, so it must be quick and must not touch what lives.
 func (h Host) Cleanup(ctx context.Context, namespace, id string) error {
 	dir, err := statedir.New(h.State, namespace, id)
 	if err != nil {
@@ -40,7 +42,8 @@ func (h Host) Cleanup(ctx context.Context, namespace, id string) error {
 	return h.Collect(ctx, dir)
 }
 
-// CleanupAll is Cleanup for all sandboxes of the host.
+// CleanupAll is Cleanup for all sandboxes of the host. One that fails does not keep the others from
+// being cleaned up. `cloister gc` calls it.
 func (h Host) CleanupAll(ctx context.Context) error {
 	dirs, err := statedir.List(h.State)
 	if err != nil {
@@ -54,7 +57,8 @@ func (h Host) CleanupAll(ctx context.Context) error {
 }
 
 // Collect is Cleanup by the sandbox's folder. Effects are taken back newest first. If the record
-// cannot be read, Found says what they are.
+// cannot be read, Found says what they are. It is safe against a shim that starts at the same
+// moment: the record's lock decides. On an error the record keeps what is left, for the next try.
 func (h Host) Collect(ctx context.Context, dir statedir.Dir) error {
 	ctx, cancel := context.WithTimeout(ctx, undo.Limit)
 	defer cancel()
@@ -64,6 +68,7 @@ func (h Host) Collect(ctx context.Context, dir statedir.Dir) error {
 			dir.ID()).WithError(err).Warn("the record is unreadable: cleaning up what the host shows of the sandbox")
 		journal, err = statedir.Rebuild(dir, func() ([]statedir.Effect, error) { return h.Found(dir) })
 	}
+	// Nothing was left, or its owner lives.
 	if errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) {
 		return nil
 	}
@@ -74,6 +79,7 @@ func (h Host) Collect(ctx context.Context, dir statedir.Dir) error {
 		return errors.Join(err, journal.Close())
 	}
 	h.Trace.Tell("record", "empty")
+	// Counted once for each sandbox, when all of it is gone: an operator sees how often shims die.
 	if err := tally.Add(h.State, func(c *tally.Counts) { c.Leaks++ }); err != nil {
 		log.G(ctx).WithField("sandbox", dir.ID()).WithError(err).Warn("this cleanup is missing in the metrics")
 	}
@@ -81,7 +87,7 @@ func (h Host) Collect(ctx context.Context, dir statedir.Dir) error {
 }
 
 // RemoveFolder removes a sandbox's state folder, and the folder of its namespace if that is empty
-// then.
+// then. The caller has no Journal of it open. A mount in it is an error: removal never crosses one.
 func RemoveFolder(dir statedir.Dir) error {
 	if err := sys.RemoveTree(dir.String()); err != nil {
 		return err
@@ -103,11 +109,13 @@ func (h Host) traced() map[statedir.Kind]statedir.Undoer {
 	return all
 }
 
-// undoers take back each kind of effect that a sandbox makes.
+// undoers take back each kind of effect that a sandbox makes. A kind that is not here is an error
+// of Undo, and stays in the record.
 func (h Host) undoers() map[statedir.Kind]statedir.Undoer {
 	return map[statedir.Kind]statedir.Undoer{
 		statedir.KindProcess: statedir.UndoProcess,
 		statedir.KindLink: func(_ context.Context, e statedir.Effect) error {
+			// Without a range that is known the host side's is left as it is.
 			identity, ports, _ := strings.Cut(e.Detail, "\t")
 			return network.RestoreAt(e.Path, identity, ports)
 		},
@@ -119,6 +127,7 @@ func (h Host) undoers() map[statedir.Kind]statedir.Undoer {
 			if err != nil {
 				return err
 			}
+			// The leaf is the sandbox's own by its name, so everything in it is.
 			return errors.Join(group.Kill(), group.Remove(ctx))
 		},
 		statedir.KindReservation: func(ctx context.Context, e statedir.Effect) error {

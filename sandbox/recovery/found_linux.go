@@ -19,6 +19,8 @@ import (
 // Found lists what this host shows of a sandbox whose shim is dead, as effects, oldest first. It
 // takes the place of a record that cannot be read: processes carry the sandbox's mark, cgroups its
 // name, namespaces a claim, registry and relabel journal its name. Mounts end with the processes.
+// Whatever another sandbox's record names is left out: better a leftover than somebody's machine.
+// It changes nothing.
 func (h Host) Found(dir statedir.Dir) ([]statedir.Effect, error) {
 	processes, err := statedir.Marked(dir.Marker())
 	if err != nil {
@@ -28,6 +30,8 @@ func (h Host) Found(dir statedir.Dir) ([]statedir.Effect, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Oldest first is the order of a start: the identity is given back last, when nothing runs
+	// under it any more.
 	effects, err := h.foundIdentity(dir)
 	if err != nil {
 		return nil, err
@@ -65,9 +69,10 @@ func (h Host) Found(dir statedir.Dir) ([]statedir.Effect, error) {
 const maxChosen = 31
 
 // ours reports whether a cgroup of the sandbox's name is the sandbox's. Nobody else names one
-// cloister-ID, but another sandbox of that id may. One that has the bare id as its name is
-// ours for its processes, all of which carry the mark; an empty one for an id that is unique, or
-// in a parent that is named after the engine's namespace, as containerd's clients name it.
+// cloister-ID, but another sandbox of that id may. One that has the bare id as its name is ours for
+// its processes, all of which carry the mark; an empty one for an id that is unique, or in a parent
+// that is named after the engine's namespace, as containerd's clients name it. Killing the wrong
+// group kills somebody's machine, so a doubt says no.
 func ours(g *cgroup.Group, pids []int, dir statedir.Dir) bool {
 	bare := filepath.Base(g.String()) == string(dir.ID())
 	for _, pid := range pids {
@@ -79,7 +84,8 @@ func ours(g *cgroup.Group, pids []int, dir statedir.Dir) bool {
 	return !bare || len(pids) > 0 || len(dir.ID()) > maxChosen || filepath.Base(filepath.Dir(g.String())) == string(dir.Namespace())
 }
 
-// program names a sandbox's process as its record would.
+// program names a sandbox's process as its record would. It is for people: the record's list of
+// effects is what inspect shows.
 func program(pid int) string {
 	name, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
 	if strings.HasPrefix(string(name), "virtiofsd") {
@@ -116,7 +122,8 @@ func (h Host) foundIdentity(dir statedir.Dir) ([]statedir.Effect, error) {
 	return []statedir.Effect{{Kind: statedir.KindReservation, Detail: owner}}, nil
 }
 
-// foundLinks are the claimed namespaces in which no other sandbox is.
+// foundLinks are the claimed namespaces in which no other sandbox is. The range of ports before the
+// claim is lost with the record, so the namespace gets the kernel's default.
 func foundLinks(dir statedir.Dir, kept map[string]bool) ([]statedir.Effect, error) {
 	claims, err := network.Claims()
 	if err != nil || len(claims) == 0 {

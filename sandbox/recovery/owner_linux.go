@@ -12,7 +12,10 @@ import (
 
 // OfProcess finds the running sandbox of an engine's namespace that has the process, and gives its
 // id and its first container's bundle. An engine names a sandbox by its machine's pid when another
-// container shares its network. Records decide, not what a process says of itself.
+// container shares its network. Records decide, not what a process says of itself. A mark in the
+// environment would let a process choose the guest that a container joins. The pid must be alive
+// with the start time of the record: it may have been given out again. ErrNotFound means that it is
+// no sandbox's.
 func (h Host) OfProcess(namespace string, pid int) (id, bundle string, err error) {
 	dirs, err := statedir.List(h.State)
 	if err != nil {
