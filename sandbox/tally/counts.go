@@ -14,21 +14,23 @@ import (
 const version = 1
 
 // Bounds are the upper limits of a histogram's buckets in milliseconds. A longer duration is only
-// in Count and SumMs.
+// in Count and SumMs. They reach from a step of a start on a fast host to the limit of a boot.
 func Bounds() [buckets]int64 {
 	return [buckets]int64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000}
 }
 
 const buckets = 15
 
-// Histogram counts durations.
+// Histogram counts durations. Buckets are not cumulative, as Prometheus's are: who prints them adds
+// them up.
 type Histogram struct {
 	Buckets [buckets]uint64 `json:"buckets"` // durations at most Bounds()[i], and above the bound before
 	Count   uint64          `json:"count"`
 	SumMs   int64           `json:"sumMs"`
 }
 
-// Counts are those of a host since it booted.
+// Counts are those of a host since it booted. No name of a sandbox, tenant or image is in it:
+// metrics with such labels would grow without end.
 type Counts struct {
 	Version  int                          `json:"version"`
 	Starts   map[string]uint64            `json:"starts,omitempty"`   // that succeeded, by class
@@ -37,13 +39,14 @@ type Counts struct {
 	Leaks    uint64                       `json:"leaks,omitempty"`    // sandboxes that a dead shim left and that were cleaned up
 }
 
-// maxNames bounds the classes and phases. Further ones are counted as other.
+// maxNames bounds the classes and phases. Further ones are counted as other. An annotation or a
+// fault must not make the file grow.
 const maxNames = 32
 
 // other is the name of what is beyond maxNames, and the reason that has no name.
 const other = "other"
 
-// Started counts a start that succeeded.
+// Started counts a start that succeeded. The methods are called from within Add, under its lock.
 func (c *Counts) Started(class string) {
 	if c.Starts == nil {
 		c.Starts = map[string]uint64{}
@@ -51,7 +54,8 @@ func (c *Counts) Started(class string) {
 	c.Starts[bounded(c.Starts, class)]++
 }
 
-// Failed counts a start that failed in a phase.
+// Failed counts a start that failed in a phase. The error's text is not kept, since it may have a
+// user's names.
 func (c *Counts) Failed(phase string, err error) {
 	if c.Failures == nil {
 		c.Failures = map[string]map[string]uint64{}
@@ -92,7 +96,8 @@ func bounded[V any](m map[string]V, name string) string {
 	return name
 }
 
-// Reason is the class of an error, one of a fixed set.
+// Reason is the class of an error, one of a fixed set. The first that fits counts, so the order is
+// from the cause to the symptom: a timeout while a file was missing is a timeout.
 func Reason(err error) string {
 	for _, r := range []struct {
 		class  error

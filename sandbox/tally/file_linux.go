@@ -32,7 +32,7 @@ const (
 )
 
 // Load reads the counts below a state folder; they are zero if there is no file. A damaged file is
-// an error.
+// an error. It takes no lock: the file is replaced as a whole.
 func Load(state string) (Counts, error) {
 	f, err := os.OpenFile(filepath.Join(state, fileName), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -55,6 +55,7 @@ func Load(state string) (Counts, error) {
 	case c.Version != version:
 		return Counts{}, fmt.Errorf("%w: %q has version %d, this cloister knows %d", errDamaged, f.Name(), c.Version, version)
 	}
+	// "null" in the file would be a nil histogram, on which Took fails.
 	for phase, h := range c.Phases {
 		if h == nil {
 			delete(c.Phases, phase)
@@ -67,11 +68,14 @@ func Load(state string) (Counts, error) {
 var errDamaged = errors.New("unreadable counts")
 
 // Add changes the counts below a state folder, which it makes if need be. It waits for other shims,
-// half a second at most.
+// half a second at most. change is called once at most and should only count. An error means that
+// nothing was counted.
 func Add(state string, change func(*Counts)) (err error) {
 	if err := os.MkdirAll(state, 0o711); err != nil {
 		return err
 	}
+	// A file beside the counts: those are renamed over, and a lock on them would be on the old
+	// file.
 	lock, err := os.OpenFile(filepath.Join(state, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
@@ -99,6 +103,7 @@ func Add(state string, change func(*Counts)) (err error) {
 	return os.Rename(filepath.Join(state, newName), filepath.Join(state, fileName))
 }
 
+// write makes the new file; a half one that a crash left is overwritten.
 func write(name string, data []byte) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -108,6 +113,8 @@ func write(name string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
+// A lock without waiting and a bound on the tries: a shim that was stopped with the lock must not
+// stop the starts of a whole host.
 func take(lock *os.File) error {
 	for range lockTries {
 		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
