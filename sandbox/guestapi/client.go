@@ -22,10 +22,11 @@ var errClosed = fmt.Errorf("guest connection is closed: %w", errdefs.ErrUnavaila
 
 // Client is the host's end of the connection with one guest.
 //
-// A call returns when its context ends, whatever the guest does. What the guest
-// answers with an error has its errdefs class and a text that was cut. When
-// the guest hangs up or breaks the contract, Done is closed, Err tells why,
-// and everything that waits returns errdefs.ErrUnavailable or Err.
+// A call returns when its context ends, whatever the guest does. What the guest answers with an
+// error has its errdefs class and a text that was cut. When the guest hangs up or breaks the
+// contract, Done is closed, Err tells why, and everything that waits returns errdefs.ErrUnavailable
+// or Err. A Client is made by NewClient and ends once; there is no second connection with the same
+// guest.
 type Client struct {
 	guard   *frameGuard
 	session *yamux.Session
@@ -50,13 +51,15 @@ type Machine struct {
 }
 
 // NewClient waits for the agent's preamble and opens the control stream. It takes conn over, and
-// closes it when it returns an error.
+// closes it when it returns an error. ctx bounds the preamble and the control stream, not the
+// session. An agent of another protocol is errdefs.ErrFailedPrecondition.
 func NewClient(ctx context.Context, conn net.Conn, machine Machine) (*Client, Hello, error) {
 	hello, err := greet(ctx, conn)
 	if err != nil {
 		return nil, hello, errors.Join(err, conn.Close())
 	}
 	guard := &frameGuard{Conn: conn}
+	// The guard is below yamux, so a frame that is refused never reaches its code.
 	session, err := yamux.Client(&joiner{ReadWriteCloser: guard}, muxConfig())
 	if err != nil {
 		return nil, hello, errors.Join(err, conn.Close())
@@ -72,6 +75,7 @@ func NewClient(ctx context.Context, conn net.Conn, machine Machine) (*Client, He
 	return c, hello, nil
 }
 
+// The deadline is set by the context's end: a read of a connection knows no context.
 func greet(ctx context.Context, conn net.Conn) (Hello, error) {
 	expired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -79,6 +83,8 @@ func greet(ctx context.Context, conn net.Conn) (Hello, error) {
 		close(expired)
 	})
 	hello, err := readHello(conn)
+	// The context has ended. The deadline is set before greet returns, so that nothing touches conn
+	// later.
 	if !stop() {
 		<-expired
 		return hello, fmt.Errorf("wait for the agent's preamble: %w", context.Cause(ctx))
@@ -115,7 +121,8 @@ func (c *Client) Err() error {
 	return errClosed
 }
 
-// Close hangs up, which powers the guest off. It ends every stream and call.
+// Close hangs up, which powers the guest off. It ends every stream and call. It returns at once.
+// Done is closed a moment later.
 func (c *Client) Close() error {
 	c.end(errClosed)
 	return nil
@@ -128,10 +135,12 @@ func (c *Client) end(reason error) {
 	_ = c.guard.Close()
 }
 
+// controlClosed ends the session: without calls no container can be stopped.
 func (c *Client) controlClosed() {
 	c.end(fmt.Errorf("guest closed the control stream: %w", errdefs.ErrUnavailable))
 }
 
+// awaitEnd closes Done once yamux has ended, whatever ended it.
 func (c *Client) awaitEnd() {
 	<-c.session.CloseChan()
 	// No stream can ever be accepted: this gives the error that yamux ended with.
@@ -158,6 +167,8 @@ func (c *Client) SetTime(ctx context.Context) error {
 	})
 }
 
+// The last try is not cut to shortTrip: on a host where every call is slow, half of a slow trip is
+// the better guess.
 func setTime(now func() time.Time, set func(time.Time) error) error {
 	trip := time.Duration(0)
 	for i := range timeTries {
@@ -186,6 +197,8 @@ func (c *Client) call(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respo
 
 // try gives each call its context: ttrpc alone would wait for a guest that does not read.
 func (c *Client) try(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, invoke ttrpc.Invoker) error {
+	// Calls whose context has ended still wait here until the guest answers. A guest that answers
+	// none could otherwise make this table grow without end.
 	if c.calls.waiting() >= maxCalls {
 		return fmt.Errorf("guest leaves %d calls without an answer: %w", maxCalls, errdefs.ErrResourceExhausted)
 	}
@@ -196,6 +209,8 @@ func (c *Client) try(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respon
 	}
 	answer := make(chan error, 1)
 	var got ttrpc.Response
+	// On its own goroutine, and with a response of its own: the call may go on after try has
+	// returned, and must not write into the caller's.
 	go c.invoke(ctx, req, &got, invoke, answer)
 	if err := c.answer(ctx, req.GetMethod(), answer); err != nil {
 		return err
@@ -220,6 +235,8 @@ func (c *Client) answer(ctx context.Context, method string, answer <-chan error)
 			}
 			return nil
 		case <-ctx.Done():
+			// The answer may still come. What the guest has then done is for the caller to find
+			// out.
 			return ctx.Err()
 		case <-silence.C:
 		}
@@ -234,6 +251,7 @@ func (c *Client) answer(ctx context.Context, method string, answer <-chan error)
 	}
 }
 
+// invoke gives its slot back only when the call is over, so slots bound the goroutines.
 func (c *Client) invoke(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, invoke ttrpc.Invoker, answer chan<- error) {
 	answer <- invoke(ctx, req, resp)
 	<-c.slots
@@ -244,6 +262,7 @@ func (c *Client) callError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	// The request was too large for ttrpc and never left: the session is unharmed.
 	if _, ok := errors.AsType[*ttrpc.OversizedMessageErr](err); ok {
 		return fmt.Errorf("call the guest: %w: %w", errdefs.ErrResourceExhausted, err)
 	}

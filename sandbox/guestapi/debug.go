@@ -35,7 +35,8 @@ const (
 	FrameError   FrameKind = 'e' // why the shell did not start, or was not started
 )
 
-// MaxFrame bounds what a frame holds.
+// MaxFrame bounds what a frame holds. A program of some MiB goes over in many of them, and a guest
+// never makes the host take more than this at once.
 const MaxFrame = 32 << 10
 
 const debugHeader = 3 // kind, length
@@ -60,7 +61,8 @@ type Window struct {
 	Columns uint16 `json:"columns"`
 }
 
-// WriteFrame sends one in one piece.
+// WriteFrame sends one in one piece. Two writers of one stream do not mix frames, since each is one
+// write.
 func WriteFrame(w io.Writer, kind FrameKind, data []byte) error {
 	if len(data) > MaxFrame {
 		return fmt.Errorf("frame of %d bytes: %w", len(data), errdefs.ErrInvalidArgument)
@@ -93,7 +95,9 @@ func WriteFrameJSON(w io.Writer, kind FrameKind, value any) error {
 	return WriteFrame(w, kind, data)
 }
 
-// ReadFrame takes one of the kinds from r and not a byte more.
+// ReadFrame takes one of the kinds from r and not a byte more. The kind and length are checked
+// before memory is taken. A kind that the caller does not expect breaks the contract. io.EOF comes
+// only between frames.
 func ReadFrame(r io.Reader, kinds ...FrameKind) (Frame, error) {
 	var h [debugHeader]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
@@ -110,7 +114,8 @@ func ReadFrame(r io.Reader, kinds ...FrameKind) (Frame, error) {
 	return f, nil
 }
 
-// OpenDebug opens a DebugStream; the frames are the caller's, who closes it.
+// OpenDebug opens a DebugStream; the frames are the caller's, who closes it. Whether the guest
+// offers shells is in its answer: a FrameError says why not.
 func (c *Client) OpenDebug(ctx context.Context) (*Stream, error) {
 	mux, err := c.open(ctx, DebugStream)
 	if err != nil {

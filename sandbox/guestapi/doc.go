@@ -16,6 +16,11 @@
 // anything is allocated, texts are cut, and a frame the contract has no place
 // for ends the session. The package knows nothing of QEMU or of containers.
 // All exported methods may be called from several goroutines.
+//
+// The host calls NewClient with its end of the channel, then Task and Guest for calls, OpenStream
+// for data of processes, and Events in a loop. The agent calls Serve and takes streams by
+// ReadStreamName. A change that an older side would misread raises Protocol: both sides are built
+// from one tree, and a guest image of another version is refused at its hello.
 package guestapi
 
 //go:generate protoc -I ../.. --go_out=../.. --go_opt=module=cloister --go-ttrpc_out=../.. --go-ttrpc_opt=module=cloister,prefix=TTRPC sandbox/guestapi/v1/guest.proto

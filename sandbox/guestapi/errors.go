@@ -21,8 +21,9 @@ var ErrProtocol = fmt.Errorf("guest breaks the contract: %w", errdefs.ErrAborted
 // ErrSilent is the class of errors of a guest that has not answered a call for too long.
 var ErrSilent = fmt.Errorf("the guest does not answer: %w", errdefs.ErrUnavailable)
 
-// guestError re-makes an error that the guest sent: its class and its text,
-// cut; never its details, which would be decoded by type name.
+// guestError re-makes an error that the guest sent: its class and its text, cut; never its details,
+// which would be decoded by type name. A class decides what a client does, so only gRPC's known
+// codes come through; an unknown one is errdefs.ErrUnknown.
 func guestError(s *spb.Status) error {
 	code := codes.Code(uint32(max(0, s.GetCode())))
 	text := Text(s.GetMessage(), maxErrorText)

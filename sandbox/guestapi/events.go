@@ -14,6 +14,7 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
+// // MaxEvents
 const (
 	// MaxEvents is how many events one answer may hold.
 	MaxEvents = 64
@@ -24,8 +25,9 @@ const (
 	googlePrefix = "type.googleapis.com/"
 )
 
-// Event is something that happened to a container in the guest. Its ids are
-// what the guest says they are: the receiver checks that it knows them.
+// Event is something that happened to a container in the guest. Its ids are what the guest says
+// they are: the receiver checks that it knows them. Only exits and lack of memory are taken from a
+// guest; it could say of all else what the host has not asked for.
 type Event struct {
 	Time  time.Time
 	Topic string
@@ -33,8 +35,9 @@ type Event struct {
 	Body proto.Message
 }
 
-// Events calls handle for each event in order, until ctx or the session ends
-// or handle returns an error, and returns why. One caller at a time.
+// Events calls handle for each event in order, until ctx or the session ends or handle returns an
+// error, and returns why. One caller at a time. The call waits in the guest for up to a minute, so
+// no event is polled for. Numbers without a gap show that none was lost between two calls.
 func (c *Client) Events(ctx context.Context, handle func(Event) error) error {
 	guest := c.Guest()
 	var last uint64
@@ -62,13 +65,15 @@ func (c *Client) Events(ctx context.Context, handle func(Event) error) error {
 	}
 }
 
+// violation ends the session: nothing else that such a guest says can be believed.
 func (c *Client) violation(err error) error {
 	c.end(err)
 	return err
 }
 
-// newEventBody makes an empty message for a topic. Topic and type go together;
-// there are no others.
+// newEventBody makes an empty message for a topic. Topic and type go together; there are no others.
+// A fixed list: containerd's typeurl would look any type up that is linked in, and so let a guest
+// choose which code decodes its bytes.
 func newEventBody(topic string) proto.Message {
 	switch topic {
 	case "/tasks/create":
@@ -93,6 +98,7 @@ func newEventBody(topic string) proto.Message {
 	return nil
 }
 
+// Unknown fields are dropped, so they take no memory and reach nobody.
 func decodeEvent(e *guestv1.Event) (Event, error) {
 	body := newEventBody(e.GetTopic())
 	if body == nil {

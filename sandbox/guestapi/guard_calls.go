@@ -21,8 +21,9 @@ const (
 	maxCalls = 4096
 )
 
-// callGuard stands between the control stream and ttrpc, and lets only answers
-// to calls pass that were made and have not been answered.
+// callGuard stands between the control stream and ttrpc, and lets only answers to calls pass that
+// were made and have not been answered. ttrpc alone believes the length and the id of what it
+// reads.
 type callGuard struct {
 	net.Conn
 	violated func(error)
@@ -33,12 +34,14 @@ type callGuard struct {
 	pending map[uint32]struct{} // calls without an answer
 }
 
+// callScanner finds the headers of messages in a sequence of reads of any size.
 type callScanner struct {
 	header [callHeader]byte
 	filled int
 	body   int // 32 bits on the wire
 }
 
+// scan calls check for each header that p completes, and passes over the bodies.
 func (s *callScanner) scan(p []byte, check func(header []byte) error) error {
 	for len(p) > 0 {
 		if s.body > 0 {
@@ -62,6 +65,7 @@ func (s *callScanner) scan(p []byte, check func(header []byte) error) error {
 	return nil
 }
 
+// Nothing of a read with a bad message is passed on.
 func (g *callGuard) Read(p []byte) (int, error) {
 	n, err := g.Conn.Read(p)
 	if bad := g.in.scan(p[:n], g.checkIn); bad != nil {
@@ -71,6 +75,7 @@ func (g *callGuard) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// A call is noted before it is sent: the answer may be there before Write returns.
 func (g *callGuard) Write(p []byte) (int, error) {
 	if err := g.out.scan(p, g.noteOut); err != nil {
 		return 0, err
@@ -87,6 +92,7 @@ func (g *callGuard) noteOut(h []byte) error {
 	return nil
 }
 
+// checkIn takes each answer once: a second answer to a call could reach another call's waiter.
 func (g *callGuard) checkIn(h []byte) error {
 	length, id, kind := binary.BigEndian.Uint32(h), binary.BigEndian.Uint32(h[4:]), h[8]
 	if kind != typeResponse {
@@ -104,6 +110,7 @@ func (g *callGuard) checkIn(h []byte) error {
 	return nil
 }
 
+// waiting counts the calls without an answer, also those whose caller has given up.
 func (g *callGuard) waiting() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()

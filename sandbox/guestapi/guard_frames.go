@@ -70,6 +70,7 @@ func (s *frameScanner) scan(p []byte, check func(header []byte) error) error {
 	return nil
 }
 
+// It is yamux's only reader, so the scanner needs no lock.
 func (g *frameGuard) Read(p []byte) (int, error) {
 	n, err := g.Conn.Read(p)
 	if bad := g.in.scan(p[:n], g.checkIn); bad != nil {
@@ -92,6 +93,7 @@ func (g *frameGuard) Write(p []byte) (int, error) {
 	return g.Conn.Write(p)
 }
 
+// noteOut notes an id before its frame leaves: the guest's answer cannot come earlier.
 func (g *frameGuard) noteOut(h []byte) error {
 	if binary.BigEndian.Uint16(h[2:])&flagSYN != 0 {
 		// Only yamux's one sender writes; it may send a higher id first.
@@ -100,6 +102,8 @@ func (g *frameGuard) noteOut(h []byte) error {
 	return nil
 }
 
+// checkIn refuses what an honest agent never sends. Ids of the host's streams are odd (yamux's
+// spec).
 func (g *frameGuard) checkIn(h []byte) error {
 	kind, flags := h[1], binary.BigEndian.Uint16(h[2:])
 	id, length := binary.BigEndian.Uint32(h[4:]), binary.BigEndian.Uint32(h[8:])

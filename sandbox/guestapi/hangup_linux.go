@@ -10,7 +10,8 @@ import (
 
 // AwaitHangUp waits until the other end of a socket has gone altogether; one that has only said its
 // last word, and may still read, has not. Closing conn ends it as well. It keeps others from
-// reading conn meanwhile.
+// reading conn meanwhile. A read would not tell: it gives EOF for a half-close as well, and takes
+// bytes that another reader wants.
 func AwaitHangUp(conn syscall.Conn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {

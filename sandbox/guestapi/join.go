@@ -7,9 +7,9 @@ import (
 	"io"
 )
 
-// joiner sends a frame's header and its body as one. yamux writes them one
-// after the other, from one goroutine; each write to a virtio-serial port is
-// a system call, a request in its ring and an exit to the host.
+// joiner sends a frame's header and its body as one. yamux writes them one after the other, from
+// one goroutine; each write to a virtio-serial port is a system call, a request in its ring and an
+// exit to the host. It is not safe for concurrent use, and need not be.
 type joiner struct {
 	io.ReadWriteCloser
 	held  bool

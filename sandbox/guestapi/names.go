@@ -44,7 +44,7 @@ type Question struct {
 	Data []byte
 }
 
-// WriteQuestion sends one in one piece.
+// WriteQuestion sends one in one piece. It is the agent's.
 func WriteQuestion(w io.Writer, q Question) error {
 	if len(q.Data) > MaxQuestion {
 		return fmt.Errorf("question of %d bytes: %w", len(q.Data), errdefs.ErrInvalidArgument)
@@ -59,7 +59,8 @@ func WriteQuestion(w io.Writer, q Question) error {
 	return err
 }
 
-// ReadQuestion takes one from r and not a byte more.
+// ReadQuestion takes one from r and not a byte more. A kind or length that the contract does not
+// have is ErrProtocol.
 func ReadQuestion(r io.Reader) (Question, error) {
 	var h [questionHeader]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
@@ -75,7 +76,8 @@ func ReadQuestion(r io.Reader) (Question, error) {
 	return q, err
 }
 
-// WriteAnswer sends the answer to the question with that id in one piece.
+// WriteAnswer sends the answer to the question with that id in one piece. data has at most 65,535
+// bytes, as DNS messages have.
 func WriteAnswer(w io.Writer, id uint16, data []byte) error {
 	frame := binary.BigEndian.AppendUint16(nil, id)
 	frame = binary.BigEndian.AppendUint16(frame, uint16(len(data)))
@@ -83,7 +85,7 @@ func WriteAnswer(w io.Writer, id uint16, data []byte) error {
 	return err
 }
 
-// ReadAnswer takes one from r and not a byte more.
+// ReadAnswer takes one from r and not a byte more. It is the agent's, and trusts the host.
 func ReadAnswer(r io.Reader) (id uint16, data []byte, err error) {
 	var h [answerHeader]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
@@ -99,8 +101,9 @@ func ReadAnswer(r io.Reader) (id uint16, data []byte, err error) {
 // at once.
 type Ask func(ctx context.Context, q Question) []byte
 
-// ServeNames has the agent listen where the engine's name server is for its
-// guests, and answers what it is asked until the session ends.
+// ServeNames has the agent listen where the engine's name server is for its guests, and answers
+// what it is asked until the session ends. It returns once the agent listens: before that a
+// container would get no answer to its first question. It is called once for a guest.
 func (c *Client) ServeNames(ctx context.Context, ask Ask) error {
 	mux, err := c.open(ctx, NamesStream)
 	if err != nil {
@@ -139,6 +142,8 @@ func answer(ctx context.Context, stream io.ReadWriter, ask Ask) error {
 		defer writing.Unlock()
 		_ = WriteAnswer(stream, id, data) // the reader sees the stream's end as well
 	}
+	// A slot is taken before the next question is read. More of them wait in the guest, whose
+	// memory they take.
 	slots := make(chan struct{}, MaxQuestions)
 	for {
 		q, err := ReadQuestion(stream)

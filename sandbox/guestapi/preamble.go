@@ -13,7 +13,9 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Protocol is the version of the contract that this package speaks.
+// Protocol is the version of the contract that this package speaks. A host refuses an agent of
+// another one: an older agent would ignore a setting that it does not know, such as a sysctl that
+// switches IPv6 off.
 const Protocol = 3
 
 // PortName is the name of the virtio-serial port that the agent opens.
@@ -31,7 +33,8 @@ const (
 
 var errPreamble = fmt.Errorf("preamble of the agent: %w", errdefs.ErrInvalidArgument)
 
-// Hello is what the agent tells about itself in its first line.
+// Hello is what the agent tells about itself in its first line. All of it is what the guest claims,
+// for people and measurements. Nothing is decided by it but the protocol.
 type Hello struct {
 	Protocol     int
 	AgentVersion string
@@ -49,8 +52,8 @@ func (h Hello) String() string {
 		fieldUptime, h.Uptime.Milliseconds(), fieldMemUsed, h.MemUsedKiB, fieldInit, h.InitAt.Milliseconds())
 }
 
-// ParseHello reads a preamble line without its newline. Fields it does not
-// know are passed over.
+// ParseHello reads a preamble line without its newline. Fields it does not know are passed over. An
+// error is errdefs.ErrInvalidArgument, with the text cut.
 func ParseHello(line string) (Hello, error) {
 	if len(line) >= maxPreamble {
 		return Hello{}, fmt.Errorf("%w: longer than %d bytes", errPreamble, maxPreamble)
@@ -79,6 +82,7 @@ func ParseHello(line string) (Hello, error) {
 	return h, nil
 }
 
+// setField reads one NAME=NUMBER.
 func setField(h *Hello, word string) error {
 	key, value, ok := strings.Cut(word, "=")
 	// 40 bits: no time in milliseconds or size in KiB is more, and no sum overflows.
@@ -97,6 +101,8 @@ func setField(h *Hello, word string) error {
 	return nil
 }
 
+// isVersion takes letters, digits and a few signs alone: the version is shown to people and stands
+// in logs.
 func isVersion(s string) bool {
 	if s == "" || len(s) > maxVersion {
 		return false

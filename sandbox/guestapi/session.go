@@ -41,8 +41,9 @@ func muxConfig() *yamux.Config {
 	}
 }
 
-// Serve says hello on the agent's end of the channel and gives the session
-// whose streams the agent accepts. Closing the session closes conn.
+// Serve says hello on the agent's end of the channel and gives the session whose streams the agent
+// accepts. Closing the session closes conn. It is for the agent. It returns before the host has
+// read the hello.
 func Serve(conn io.ReadWriteCloser, h Hello) (*yamux.Session, error) {
 	if _, err := io.WriteString(conn, h.String()); err != nil {
 		return nil, fmt.Errorf("say hello: %w", err)

@@ -23,6 +23,7 @@ type silence struct {
 	before      time.Duration // starved until then
 }
 
+// Events and Wait are not bounded: they wait for something to happen in the guest.
 func newSilence(method string, starved func() time.Duration) *silence {
 	switch {
 	case method == "Events" || method == "Wait":
@@ -33,7 +34,8 @@ func newSilence(method string, starved func() time.Duration) *silence {
 	return &silence{Timer: time.NewTimer(maxSilence / 2), starved: starved}
 }
 
-// over is asked when the timer has fired, which it does again if the answer is no.
+// over is asked when the timer has fired, which it does again if the answer is no. Asking how long
+// a guest was starved reads files of /proc, so it is not asked about calls that are quick.
 func (s *silence) over() bool {
 	if s.starved == nil {
 		return true

@@ -26,8 +26,8 @@ type Stream struct {
 	reading sync.Mutex
 }
 
-// OpenStream opens the stream of a token, which a later Create or Exec names.
-// The caller closes it.
+// OpenStream opens the stream of a token, which a later Create or Exec names. The caller closes it.
+// It is opened before that call, so that no byte of the process can come before its reader.
 func (c *Client) OpenStream(ctx context.Context, token Token) (*Stream, error) {
 	if _, err := ParseToken(string(token)); err != nil {
 		return nil, err
@@ -39,8 +39,9 @@ func (c *Client) OpenStream(ctx context.Context, token Token) (*Stream, error) {
 	return &Stream{mux: conn}, nil
 }
 
-// DialTCP connects to a port of the guest's localhost, which is 127.0.0.1 or else
-// ::1. The caller closes it, which ends the far end's connection; CloseWrite ends what that reads.
+// DialTCP connects to a port of the guest's localhost, which is 127.0.0.1 or else ::1. The caller
+// closes it, which ends the far end's connection; CloseWrite ends what that reads. ErrRefused means
+// that the guest lives and nobody listens.
 func (c *Client) DialTCP(ctx context.Context, port uint16) (*Call, error) {
 	s, err := c.connect(ctx, portName(port))
 	if errors.Is(err, ErrRefused) {
@@ -53,6 +54,7 @@ func (c *Client) DialTCP(ctx context.Context, port uint16) (*Call, error) {
 }
 
 // Call is a stream of two directions on which the guest can tell the host's last word from its end.
+// The end of a yamux stream cannot say both: so the last word is an empty frame.
 type Call struct{ *Stream }
 
 // Write sends frames, and blocks while the guest's window is full.
@@ -83,7 +85,8 @@ func (c *Client) AcceptSocket(ctx context.Context, token Token) (*Stream, error)
 // ErrRefused means that the guest is reachable but did not accept the connection.
 var ErrRefused = fmt.Errorf("refused: %w", errdefs.ErrUnavailable)
 
-// connect opens a stream and waits for Connected.
+// connect opens a stream and waits for Connected. A context that ends while the guest connects
+// closes the stream: the guest gives up, too.
 func (c *Client) connect(ctx context.Context, name StreamName) (*Stream, error) {
 	conn, err := c.open(ctx, name)
 	if err != nil {
@@ -93,6 +96,7 @@ func (c *Client) connect(ctx context.Context, name StreamName) (*Stream, error) 
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	var answer [1]byte
 	_, err = io.ReadFull(conn, answer[:])
+	// stop is false if the deadline has been set: the stream would fail at its next read.
 	if err == nil && stop() && answer[0] == Connected {
 		return s, nil
 	}
@@ -126,9 +130,9 @@ func (s *Stream) Write(p []byte) (int, error) { return s.mux.Write(p) }
 // CloseWrite lets the guest read EOF. Reading goes on.
 func (s *Stream) CloseWrite() error { return s.mux.Close() }
 
-// Close lets the guest read EOF and drops what it still sends, so that a
-// writer in the guest is not held up by a reader that has gone. Who reads or
-// writes gets an error, whatever the guest does.
+// Close lets the guest read EOF and drops what it still sends, so that a writer in the guest is not
+// held up by a reader that has gone. Who reads or writes gets an error, whatever the guest does. It
+// returns at once and may be repeated.
 func (s *Stream) Close() error {
 	s.once.Do(func() {
 		s.closed.Store(true)
@@ -138,8 +142,9 @@ func (s *Stream) Close() error {
 	return nil
 }
 
-// drop ends with the guest's EOF or with the session. A guest that takes
-// nothing at all holds it up, and nobody else.
+// drop ends with the guest's EOF or with the session. A guest that takes nothing at all holds it
+// up, and nobody else. A stream that is closed and not read to its end would keep its window full,
+// and with it a writer in the guest.
 func (s *Stream) drop() {
 	_ = s.mux.Close() // who writes returns
 	s.reading.Lock()  // nobody reads from here on
@@ -153,7 +158,9 @@ type opened struct {
 	err    error
 }
 
-// open opens a stream and sends its name, both of which may block in yamux.
+// open opens a stream and sends its name, both of which may block in yamux. A guest that accepts no
+// streams fills yamux's backlog; then OpenStream blocks without a limit, and ctx bounds the caller
+// alone.
 func (c *Client) open(ctx context.Context, name StreamName) (*yamux.Stream, error) {
 	if n := c.session.NumStreams(); n >= MaxStreams {
 		return nil, fmt.Errorf("%d streams are open: %w", n, errdefs.ErrResourceExhausted)
@@ -174,6 +181,7 @@ func (c *Client) open(ctx context.Context, name StreamName) (*yamux.Stream, erro
 	}
 }
 
+// openMux may outlive its caller. A stream that nobody waits for is closed.
 func (c *Client) openMux(ctx context.Context, name StreamName, done chan<- opened) {
 	stream, err := c.session.OpenStream()
 	if err == nil {

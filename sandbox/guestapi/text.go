@@ -8,8 +8,9 @@ import (
 	"unicode/utf8"
 )
 
-// Text makes a string of the guest fit for logs and errors: valid UTF-8, one
-// line, no control characters, at most limit bytes.
+// Text makes a string of the guest fit for logs and errors: valid UTF-8, one line, no control
+// characters, at most limit bytes. Escape sequences of a guest would otherwise reach a terminal
+// that shows a log.
 func Text(s string, limit int) string {
 	cut := len(s) > limit
 	if cut {

@@ -22,8 +22,9 @@ const (
 	maxToken     = 64
 )
 
-// Token names one direction of data of one process. It takes the place of a
-// FIFO's path in the Create and Exec calls that go to the guest.
+// Token names one direction of data of one process. It takes the place of a FIFO's path in the
+// Create and Exec calls that go to the guest. Who knows it may speak for that process or socket, so
+// it is random and goes to one guest alone.
 type Token string
 
 // ParseToken checks that s is 1 to 64 of a-z, 0-9 and "-".
@@ -39,8 +40,8 @@ func ParseToken(s string) (Token, error) {
 	return Token(s), nil
 }
 
-// StreamName is the first thing sent on a stream: one byte with the length,
-// then the name.
+// StreamName is the first thing sent on a stream: one byte with the length, then the name. The
+// agent reads it before anything else of the stream.
 type StreamName string
 
 // Token is the token in an io/ name.
@@ -68,15 +69,17 @@ func (n StreamName) Port() (uint16, bool) {
 	return uint16(port), ok && err == nil && port > 0 && n == portName(uint16(port))
 }
 
+// portName is the one name of a port; "tcp/080" is none.
 func portName(port uint16) StreamName {
 	return StreamName(tcpPrefix + strconv.FormatUint(uint64(port), 10))
 }
 
+// encode gives the header; names are far below 256 bytes.
 func (n StreamName) encode() []byte {
 	return append([]byte{byte(len(n))}, n...)
 }
 
-// ReadStreamName takes a stream's header from r and not a byte more.
+// ReadStreamName takes a stream's header from r and not a byte more. It is the agent's.
 func ReadStreamName(r io.Reader) (StreamName, error) {
 	var length [1]byte
 	if _, err := io.ReadFull(r, length[:]); err != nil {

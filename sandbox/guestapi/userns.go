@@ -26,7 +26,8 @@ type UserNamespace struct{ UIDs, GIDs []IDRange }
 // IsZero says that there is none.
 func (u UserNamespace) IsZero() bool { return len(u.UIDs)+len(u.GIDs) == 0 }
 
-// Parameters are those of the kernel's line.
+// Parameters are those of the kernel's line. They have no blank in them, as the kernel's line wants
+// it.
 func (u UserNamespace) Parameters() []string {
 	if u.IsZero() {
 		return nil
@@ -42,7 +43,8 @@ func ranges(list []IDRange) string {
 	return strings.Join(texts, ",")
 }
 
-// ParseUserNamespace finds it on a kernel's line.
+// ParseUserNamespace finds it on a kernel's line. The agent reads its own kernel's line by it; one
+// kind of ids without the other is an error.
 func ParseUserNamespace(line string) (UserNamespace, error) {
 	var u UserNamespace
 	for parameter := range strings.FieldsSeq(line) {
@@ -63,7 +65,7 @@ func ParseUserNamespace(line string) (UserNamespace, error) {
 	return u, nil
 }
 
-// ParseRanges reads container:host:size,...
+// ParseRanges reads container:host:size,... Whether the ranges overlap is for the kernel to find.
 func ParseRanges(list string) ([]IDRange, error) {
 	var out []IDRange
 	for text := range strings.SplitSeq(list, ",") {

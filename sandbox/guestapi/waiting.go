@@ -14,7 +14,8 @@ import (
 // maxNamed bounds how many calls an error names.
 const maxNamed = 5
 
-// waiting are the calls that the guest has not answered. Its zero value is empty.
+// waiting are the calls that the guest has not answered. Its zero value is empty. They are for the
+// error of a guest that is silent: one call that hangs tells less than the list of all.
 type waiting struct {
 	mu    sync.Mutex
 	last  int

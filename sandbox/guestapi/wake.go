@@ -33,7 +33,8 @@ var errWake = fmt.Errorf("wake message: %w", errdefs.ErrInvalidArgument)
 
 // Wake is the one line that the host sends to a guest from a template. The agent seeds the guest's
 // random pool with it, sets the clock, starts itself anew and says a second hello, from which on
-// the contract is that of any guest.
+// the contract is that of any guest. The seed comes from the host's random pool and is used once.
+// Without it all guests of a template would draw the same keys.
 type Wake struct {
 	TimeUnixNano int64
 	Seed         [WakeSeedBytes]byte
@@ -44,7 +45,8 @@ func (w Wake) String() string {
 	return fmt.Sprintf("%s%d %d %x\n", wakeMagic, Protocol, w.TimeUnixNano, w.Seed)
 }
 
-// ParseWake reads the line without its newline.
+// ParseWake reads the line without its newline. A version that is not this package's is refused:
+// the saved agent is of another build then.
 func ParseWake(line string) (Wake, error) {
 	var w Wake
 	words := strings.Split(line, " ")
@@ -73,7 +75,8 @@ func ReadWake(r io.Reader) (Wake, error) {
 	return ParseWake(line)
 }
 
-// readLine reads a line of less than most bytes, without its newline, byte by byte.
+// readLine reads a line of less than most bytes, without its newline, byte by byte. Byte by byte,
+// since a buffer would take what follows the line from the next reader.
 func readLine(r io.Reader, most int) (string, error) {
 	line := make([]byte, 0, most)
 	for len(line) < most {
