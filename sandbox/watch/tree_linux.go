@@ -53,7 +53,8 @@ type Tree struct {
 	rested  <-chan time.Time
 }
 
-// Open begins to watch a folder or a file.
+// Open begins to watch a folder or a file. A folder that is larger than MaxFolders is watched in
+// part, see Full. Errors name the sysctl to raise.
 func Open(name string) (_ *Tree, err error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -86,13 +87,15 @@ func (t *Tree) Close() error {
 	return errors.Join(t.changes.Close(), t.root.Close())
 }
 
-// Full tells that the tree has folders which are not watched.
+// Full tells that the tree has folders which are not watched. It stays true once it was.
 func (t *Tree) Full() bool { return t.full }
 
 // Next waits until something has changed. A name is relative to the root, and may be gone. The
-// error is os.ErrClosed after Close.
+// error is os.ErrClosed after Close. Names are sorted and no more than maxNames. A folder's name
+// stands for everything in it, Root for the whole tree.
 func (t *Tree) Next() ([]string, error) {
 	if t.rested != nil {
+		// Events wait in the kernel's queue meanwhile; one that overflows says so.
 		<-t.rested
 	}
 	changed := map[string]struct{}{}
@@ -100,6 +103,7 @@ func (t *Tree) Next() ([]string, error) {
 		return nil, err
 	}
 	begin := time.Now()
+	// The first event is waited for without a limit, those that belong to it for settle.
 	err := t.changes.SetReadDeadline(begin.Add(settle))
 	for err == nil && len(changed) <= maxNames {
 		err = t.read(changed)
@@ -126,7 +130,8 @@ func few(names map[string]struct{}) map[string]struct{} {
 	return folders
 }
 
-// read notes what the next events are about.
+// read notes what the next events are about. 64 KiB hold hundreds of events; a single one has at
+// most 16 bytes and a name of 255.
 func (t *Tree) read(changed map[string]struct{}) error {
 	buf := make([]byte, 64<<10)
 	n, err := t.changes.Read(buf)
@@ -144,6 +149,7 @@ func (t *Tree) read(changed map[string]struct{}) error {
 	return nil
 }
 
+// note keeps the watches in step with the tree as it goes through the events.
 func (t *Tree) note(watch int32, mask uint32, name string, changed map[string]struct{}) error {
 	folder, known := t.folders[watch]
 	switch {
@@ -153,6 +159,7 @@ func (t *Tree) note(watch int32, mask uint32, name string, changed map[string]st
 			return nil
 		}
 		return t.grow(Root, nil)
+	// The kernel has removed the watch, with its folder.
 	case mask&unix.IN_IGNORED != 0:
 		delete(t.folders, watch)
 		return nil
@@ -165,6 +172,8 @@ func (t *Tree) note(watch int32, mask uint32, name string, changed map[string]st
 	case mask&unix.IN_ISDIR == 0:
 		return nil
 	case mask&unix.IN_MOVED_FROM != 0:
+		// Its new name comes with IN_MOVED_TO, if that is in the tree. A watch goes with the inode
+		// and not with the name, so the old ones would tell wrong names.
 		return t.cut(name)
 	case mask&(unix.IN_CREATE|unix.IN_MOVED_TO) != 0:
 		return t.grow(name, changed)
@@ -173,7 +182,8 @@ func (t *Tree) note(watch int32, mask uint32, name string, changed map[string]st
 }
 
 // grow watches a folder and those below it, the nearest first. What is in them already may have
-// come before the watch: it is noted too.
+// come before the watch: it is noted too. Nearest first, so that a tree which is too large has its
+// top watched.
 func (t *Tree) grow(name string, changed map[string]struct{}) error {
 	for queue := []string{name}; len(queue) > 0; queue = queue[1:] {
 		below, err := t.enter(queue[0], changed)
@@ -190,7 +200,8 @@ func (t *Tree) grow(name string, changed map[string]struct{}) error {
 }
 
 // enter watches one folder, and lists those that are in it. One that is gone, or a folder no more,
-// is none.
+// is none. os.Root keeps the name below the tree's root, and O_NOFOLLOW its last part from being a
+// link.
 func (t *Tree) enter(name string, changed map[string]struct{}) (below []string, err error) {
 	if len(name) > maxPath || len(t.folders) >= MaxFolders {
 		t.full = true
@@ -201,6 +212,8 @@ func (t *Tree) enter(name string, changed map[string]struct{}) (below []string, 
 		return nil, nil // its folder has been noted
 	}
 	defer f.Close()
+	// By the descriptor: a path could be another folder's by now. Watch first and list then, so
+	// that nothing falls between the two.
 	if err := t.add(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), name, events); err != nil {
 		return nil, err
 	}
@@ -232,7 +245,8 @@ func (t *Tree) cut(name string) error {
 	})
 }
 
-// add watches the file at a path of the host, which has a name in the tree.
+// add watches the file at a path of the host, which has a name in the tree. A folder that is
+// watched already keeps its watch and gets its new name.
 func (t *Tree) add(at, name string, mask uint32) error {
 	return t.control(func(fd int) error {
 		watch, err := unix.InotifyAddWatch(fd, at, mask)
