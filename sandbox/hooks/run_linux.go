@@ -20,7 +20,8 @@ import (
 // behind may hold its standard error for ever.
 const drain = 500 * time.Millisecond
 
-// Namespaces are those of the runtime, in which hooks run. Nil: the caller's.
+// Namespaces are those of the runtime, in which hooks run. Nil: the caller's. The files stay the
+// caller's.
 type Namespaces struct {
 	Mount   *os.File
 	Network *os.File
@@ -54,6 +55,7 @@ func RunAll(ctx context.Context, list []oci.Hook, state State, ns Namespaces) er
 	return errors.Join(errs...)
 }
 
+// The error has the hook's path, why it ended, and the end of its output.
 func runOne(ctx context.Context, h oci.Hook, input []byte, bundle string, ns Namespaces) error {
 	if h.TimeoutSeconds > 0 {
 		limit := time.Duration(h.TimeoutSeconds) * time.Second
@@ -65,6 +67,7 @@ func runOne(ctx context.Context, h oci.Hook, input []byte, bundle string, ns Nam
 	out := &tail{}
 	cmd := command(ctx, h, input, bundle, out)
 	err := execute(cmd, ns)
+	// A daemon that the hook has left behind holds the output open; the hook itself has succeeded.
 	if err == nil || errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success() {
 		return nil
 	}
@@ -77,6 +80,7 @@ func runOne(ctx context.Context, h oci.Hook, input []byte, bundle string, ns Nam
 	return fmt.Errorf("hook %q: %w", h.Path, err)
 }
 
+// The bundle may be gone by poststop; a working folder that is not there would fail the hook.
 func command(ctx context.Context, h oci.Hook, input []byte, bundle string, out *tail) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, h.Path)
 	if len(h.Args) > 0 {
@@ -88,13 +92,15 @@ func command(ctx context.Context, h oci.Hook, input []byte, bundle string, out *
 	}
 	cmd.Stdin = bytes.NewReader(input)
 	cmd.Stdout, cmd.Stderr = out, out
+	// A group of its own, so that a timeout kills what the hook has started as well.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = drain
 	return cmd
 }
 
-// execute starts the command in the namespaces and waits for it.
+// execute starts the command in the namespaces and waits for it. The thread that enters the
+// namespaces is never used again.
 func execute(cmd *exec.Cmd, ns Namespaces) error {
 	if ns.Mount == nil && ns.Network == nil {
 		return wait(cmd, cmd.Start())

@@ -10,7 +10,9 @@ import (
 // tailBytes bounds what of a hook's output shows up in its error.
 const tailBytes = 2048
 
-// tail keeps the end of what is written to it.
+// tail keeps the end of what is written to it. A hook may write without end, and the shim's memory
+// must not grow. It is safe for concurrent use: after the wait for output has ended, a copy may
+// still go on.
 type tail struct {
 	mu  sync.Mutex
 	buf []byte
@@ -32,7 +34,8 @@ func (t *tail) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// String gives the end on one line.
+// String gives the end on one line. Bytes that are no UTF-8 are replaced: the text goes into an
+// error of gRPC.
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
