@@ -5,4 +5,7 @@
 //
 // It starts nothing and changes nothing but the list of images whose digests were verified.
 // Functions may be called at once.
+//
+// Find is called for each sandbox and gives plan.Facts; package plan decides by them. A host
+// changes while shims live, so nothing is remembered between two calls but the digests.
 package host

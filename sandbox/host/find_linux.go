@@ -22,7 +22,7 @@ import (
 	"cloister/vmm/qemu"
 )
 
-// Wanted says what is looked for.
+// Wanted says what is looked for. It is made of the configuration and of the first container.
 type Wanted struct {
 	Image    string    // folder of the guest image; empty: the installed one
 	Root     string    // folder that keeps which images were verified
@@ -39,7 +39,8 @@ type About struct {
 	Warning string
 }
 
-// Find returns the facts of this host. The configuration's part of them is left to the caller.
+// Find returns the facts of this host. The configuration's part of them is left to the caller. An
+// error names what is missing on the host and the remedy. Nothing has happened by then.
 func Find(w Wanted) (f plan.Facts, about About, err error) {
 	image, err := verified(w.Image, w.Root)
 	if err != nil {
@@ -71,7 +72,8 @@ func Find(w Wanted) (f plan.Facts, about About, err error) {
 
 // verified opens the guest image in a folder, or the installed one if dir is empty, and verifies
 // that it is root's and undamaged. Digests are verified once for each image; root is the folder
-// that keeps which.
+// that keeps which. A guest image that another user could have written would run as every guest's
+// kernel.
 func verified(dir, root string) (*guestimage.Image, error) {
 	image, err := open(dir)
 	if err != nil {
@@ -80,6 +82,7 @@ func verified(dir, root string) (*guestimage.Image, error) {
 	return image, image.VerifyOnce(filepath.Join(root, "verified.json"))
 }
 
+// The small kernel's image comes first: it starts faster.
 func open(dir string) (*guestimage.Image, error) {
 	if dir != "" {
 		return guestimage.Open(dir)
@@ -93,7 +96,8 @@ func open(dir string) (*guestimage.Image, error) {
 }
 
 // Programs are the files that will be started, as the kernel will see them. An empty name is looked
-// up.
+// up. Links are resolved, because what is read back of a process (/proc/PID/exe) has none. A
+// configured name is not replaced by another one.
 func Programs(qemu, virtiofsd string) (p lsm.Programs, err error) {
 	if p.QEMU, err = resolve(qemu, "qemu-system-x86_64"); err != nil {
 		return p, err
@@ -102,6 +106,7 @@ func Programs(qemu, virtiofsd string) (p lsm.Programs, err error) {
 	return p, err
 }
 
+// resolve takes the first that can be executed.
 func resolve(configured string, places ...string) (string, error) {
 	if configured != "" {
 		places = []string{configured}
@@ -119,7 +124,8 @@ func resolve(configured string, places ...string) (string, error) {
 }
 
 // openLimits reports which limits the engine has left open in the pod's cgroup. Only the first
-// container of a pod has one.
+// container of a pod has one. The kubelet limits a pod's cgroup only where each of its containers
+// has a limit.
 func openLimits(w *oci.Workload, id string) (memory, cpu bool, err error) {
 	if w.Role != oci.Sandbox {
 		return false, false, nil
@@ -136,7 +142,7 @@ func openLimits(w *oci.Workload, id string) (memory, cpu bool, err error) {
 	return open.Memory, open.CPU, err
 }
 
-// addresses are random bytes that tell n NICs apart.
+// addresses are random bytes that tell n NICs apart. They are drawn here, since plan is pure.
 func addresses(n int) ([][4]byte, error) {
 	out := make([][4]byte, n)
 	for i := range out {
