@@ -19,7 +19,8 @@ import (
 const hybrid = "/sys/fs/cgroup/unified/cgroup.controllers"
 
 // Find gives the path of the OCI runtime: the configured one, or the first of crun and runc in
-// PATH. On a host whose cgroups are hybrid it is runc.
+// PATH. On a host whose cgroups are hybrid it is runc. The path is without links, as it is written
+// to the record: whoever deletes a container later uses the same program.
 func Find(configured string) (string, error) {
 	names := []string{"crun", "runc"}
 	if controllers, _ := os.ReadFile(hybrid); len(bytes.TrimSpace(controllers)) > 0 { // none: not hybrid
@@ -38,7 +39,8 @@ func Find(configured string) (string, error) {
 }
 
 // Delete kills and removes container id below the runtime's folder root. One that does not exist is
-// no error.
+// no error. It is the undo of a container in the record, so it may be repeated. ctx bounds the
+// program, and its output is in the error.
 func Delete(ctx context.Context, runtime, root, id string) error {
 	if _, err := os.Stat(filepath.Join(root, id)); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -52,7 +54,7 @@ func Delete(ctx context.Context, runtime, root, id string) error {
 	return nil
 }
 
-// List gives the containers that are below a runtime's folder.
+// List gives the containers that are below a runtime's folder. A folder that is not there has none.
 func List(root string) ([]string, error) {
 	entries, err := os.ReadDir(root)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -18,6 +18,7 @@ type phrase struct {
 	runc string
 }
 
+// The order matters: the first pattern is the narrower one of the two for a missing file.
 func phrases() []phrase {
 	return []phrase{
 		// A name with a slash is a file, not one of $PATH.
@@ -56,8 +57,8 @@ func systemPhrases() *strings.Replacer {
 // nameless is an error of crun that does not say which program it is about.
 var nameless = regexp.MustCompile(`exec: (permission denied|not a directory|is a directory|no such file or directory|exec format error)`)
 
-// Words gives an error of crun in runc's words, with its class. program, if
-// not empty, is named where crun names none.
+// Words gives an error of crun in runc's words, with its class. program, if not empty, is named
+// where crun names none. An error that is none of gRPC's stays as it is.
 func Words(err error, program string) error {
 	if err == nil {
 		return nil
@@ -74,6 +75,8 @@ func Words(err error, program string) error {
 	if program != "" {
 		text = nameless.ReplaceAllString(text, "exec: "+strings.ReplaceAll(strconv.Quote(program), "$", "$$")+": $1")
 	}
+	// crun has no classes of errors: a call to a container that has ended is told by its text
+	// alone.
 	if code == codes.Unknown && strings.Contains(text, "is not running") {
 		code = codes.FailedPrecondition
 	}
