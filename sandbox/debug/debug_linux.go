@@ -18,7 +18,7 @@ import (
 	"cloister/sandbox/statedir"
 )
 
-// shells bounds the connections of one sandbox.
+// shells bounds the connections of one sandbox. One more is hung up at once.
 const shells = 4
 
 // Guest opens a stream to the program that serves a shell in the guest.
@@ -26,7 +26,7 @@ type Guest interface {
 	OpenDebug(ctx context.Context) (*guestapi.Stream, error)
 }
 
-// Server accepts connections until Close.
+// Server accepts connections until Close. It lives as long as the guest's connection.
 type Server struct {
 	guest  Guest
 	socket *net.UnixListener
@@ -34,7 +34,8 @@ type Server struct {
 }
 
 // Serve listens in a sandbox's folder. Only root may enter the folder, so only root may connect.
-// The bytes of a connection pass through unread.
+// The bytes of a connection pass through unread. It is called only where [debug] shell is set when
+// the sandbox starts. ctx gives values alone.
 func Serve(ctx context.Context, dir statedir.Dir, guest Guest) (*Server, error) {
 	socket, err := listen(dir)
 	if err != nil {
@@ -47,13 +48,15 @@ func Serve(ctx context.Context, dir statedir.Dir, guest Guest) (*Server, error) 
 }
 
 // Close ends the server and all its connections. It does not wait for a guest that no longer reads.
+// It may be called while shells run; they end.
 func (s *Server) Close() error {
 	s.cancel()
 	return s.socket.Close()
 }
 
 // listen makes the socket by the descriptor of the folder, whose path may be longer than a socket's
-// name.
+// name. A socket's name has 108 bytes (sun_path), which a state folder, a namespace and an id may
+// exceed.
 func listen(dir statedir.Dir) (*net.UnixListener, error) {
 	folder, err := os.OpenFile(dir.String(), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -71,6 +74,8 @@ func listen(dir statedir.Dir) (*net.UnixListener, error) {
 	return l, nil
 }
 
+// accept goes on after errors: the shim must not lose its debug socket because it was short of
+// descriptors once.
 func (s *Server) accept(ctx context.Context) {
 	slots := make(chan struct{}, shells)
 	for {
@@ -115,6 +120,7 @@ func (s *Server) carry(ctx context.Context, conn *net.UnixConn) {
 	defer stream.Close()
 	defer context.AfterFunc(ctx, func() { _, _ = conn.Close(), stream.Close() })()
 	go func() {
+		// A copy that is blocked in a write to a guest sees no end of the user's side.
 		_ = guestapi.AwaitHangUp(watched)
 		_ = stream.Close()
 	}()
