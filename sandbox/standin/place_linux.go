@@ -23,7 +23,8 @@ import (
 	"cloister/sandbox/statedir"
 )
 
-// Place is where the processes of a sandbox are.
+// Place is where the processes of a sandbox are. Everything in it is the running sandbox's and
+// stays so; no program changes it.
 type Place struct {
 	VM     *hypervisor.VM
 	Driver confine.Driver
@@ -35,14 +36,15 @@ type Place struct {
 	Disguises map[confine.Role]string
 }
 
-// Layers are those of the place that are on.
+// Layers are those of the place that are on. What [jail] disable names, and what the kernel lacks,
+// is not among them: `cloister prove` attacks the host as it is configured.
 func (p Place) Layers() []prove.Layer {
 	return layersOf(p.Jail, p.MAC != string(confine.None), jail.LandlockABI())
 }
 
 // Disguise copies the attacker's program into a folder, once with the label of each program that it
 // stands for: an SELinux domain is entered through a file of its type. Without SELinux it makes
-// none.
+// none. The folder must be on a file system that takes labels, and be the caller's to remove.
 func Disguise(cfg config.Config, program, folder string) (map[confine.Role]string, error) {
 	chosen, err := confine.Chosen(cfg.Labels)
 	if err != nil || chosen != confine.SELinux {
@@ -80,7 +82,8 @@ func Disguise(cfg config.Config, program, folder string) (map[confine.Role]strin
 	return made, nil
 }
 
-// partsOf are the parts of the jail that make a layer.
+// partsOf are the parts of the jail that make a layer. The mandatory access control is no part of
+// the jail.
 func partsOf(l prove.Layer) []jail.Part {
 	switch l {
 	case prove.User:
@@ -100,7 +103,8 @@ func partsOf(l prove.Layer) []jail.Part {
 	return nil
 }
 
-// layersOf are the layers of a host. A layer counts as on if one of its parts is.
+// layersOf are the layers of a host. A layer counts as on if one of its parts is. Landlock that is
+// configured and not in the kernel stops nothing, and must not be shown as a layer.
 func layersOf(c jail.Config, mac bool, landlockABI int) []prove.Layer {
 	return slices.DeleteFunc(prove.All(), func(l prove.Layer) bool {
 		switch l {
@@ -116,7 +120,9 @@ func layersOf(c jail.Config, mac bool, landlockABI int) []prove.Layer {
 	})
 }
 
-// NewSockets makes two connected sockets, the second one a stand-in's.
+// NewSockets makes two connected sockets, the second one a stand-in's. They are made under the
+// driver, which labels them for the process: with the shim's label a confined program could not use
+// them.
 func (p Place) NewSockets() (ours, theirs *os.File, err error) {
 	err = p.Driver.Sockets(func() error {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -128,7 +134,9 @@ func (p Place) NewSockets() (ours, theirs *os.File, err error) {
 	return ours, theirs, err
 }
 
-// Start starts cmd in the place of one of the sandbox's processes, with these layers alone.
+// Start starts cmd in the place of one of the sandbox's processes, with these layers alone. A
+// stand-in that has all layers is read back as the sandbox's own processes are; one that has fewer
+// differs on purpose.
 func (p Place) Start(ctx context.Context, cmd *exec.Cmd, r confine.Role, with []prove.Layer) error {
 	has := func(l prove.Layer) bool { return slices.Contains(with, l) }
 	s := hypervisor.StandIn{
@@ -137,6 +145,7 @@ func (p Place) Start(ctx context.Context, cmd *exec.Cmd, r confine.Role, with []
 	}
 	for _, l := range prove.All() {
 		if !has(l) {
+			// Cloned, since every Start begins with the same list of the configuration.
 			s.Jail.Disable = append(slices.Clone(s.Jail.Disable), partsOf(l)...)
 		}
 	}
