@@ -16,7 +16,7 @@ import (
 	"cloister/vmm"
 )
 
-// reserve gives the sandbox its identity on this host.
+// reserve gives the sandbox its identity on this host: labels and QEMU's uid follow from the level.
 func (s *Sandbox) reserve(ctx context.Context, p *starting) error {
 	err := s.do(statedir.Effect{Kind: statedir.KindReservation, Detail: p.Identity.Name}, func(*statedir.Effect) (err error) {
 		p.granted, err = s.confine.Reserve(ctx)
@@ -43,7 +43,7 @@ func (s *Sandbox) reserve(ctx context.Context, p *starting) error {
 	return nil
 }
 
-// enterCgroup makes the cgroup that QEMU and the file server will run in.
+// enterCgroup makes the cgroup of QEMU and the file server, with its limits, before they start.
 func (s *Sandbox) enterCgroup(p plan.Cgroup) (*cgroup.Group, error) {
 	group, err := cgroup.At(p.Leaf)
 	if err != nil {
@@ -54,9 +54,8 @@ func (s *Sandbox) enterCgroup(p plan.Cgroup) (*cgroup.Group, error) {
 	}, func(ctx context.Context) error { return group.Remove(ctx) })
 }
 
-// claimNetwork records what the cleanup has to restore in the engine's namespace, and
-// takes the host side's part of the ports. A namespace that the shim made for the
-// sandbox ends with it.
+// claimNetwork records what the cleanup has to restore in the engine's namespace, and takes the
+// host side's part of the ports. A namespace that the shim made for the sandbox ends with it.
 func (s *Sandbox) claimNetwork(path string) error {
 	if path == "" {
 		return s.netns.KeepHostPorts()
@@ -70,8 +69,8 @@ func (s *Sandbox) claimNetwork(path string) error {
 		func(context.Context) error { return s.netns.Restore(ports) })
 }
 
-// forward carries connections to localhost of the namespace's host side into the
-// guest. A host that cannot do it has no port-forward, and all the rest.
+// forward carries connections to localhost of the namespace's host side into the guest. A host that
+// cannot do it has no port-forward, and all the rest.
 func (s *Sandbox) forward(ctx context.Context) {
 	f, err := s.netns.Forward(ctx, func(ctx context.Context, port uint16) (network.Stream, error) {
 		return s.guest.DialTCP(ctx, port)

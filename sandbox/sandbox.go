@@ -101,12 +101,12 @@ func (s *Sandbox) steps(p *starting) []step {
 	}
 }
 
-// draws bounds how often a level is drawn anew because another engine came to
-// use it between the draw and the guest's first instruction.
+// draws bounds how often a level is drawn anew because another engine came to use it between the
+// draw and the guest's first instruction.
 const draws = 3
 
-// Start makes the machine, its label and its guest connection. The guest has run
-// no instruction when a label turns out wrong. On an error nothing is left.
+// Start makes the machine, its label and its guest connection. The guest has run no instruction
+// when a label turns out wrong. On an error nothing is left.
 func Start(ctx context.Context, cfg Config, req Request) (s *Sandbox, err error) {
 	var failed *clone.StartError
 	for range draws {
@@ -191,13 +191,13 @@ func (s *Sandbox) Phase(ctx context.Context, name string) func() {
 // Reached says that a part of a call with an effect is over; for crash tests.
 func (s *Sandbox) Reached(part string) { s.undo.Trace.Tell(part, "reached") }
 
-// Pid is QEMU's pid on the host.
+// Pid is QEMU's pid on the host, which is the pid of every task that leaves the shim.
 func (s *Sandbox) Pid() int { return s.vm.Machine.Pid() }
 
 // ID is the sandbox's name: its first container's.
 func (s *Sandbox) ID() string { return s.request.ID }
 
-// Guest is the connection to the agent.
+// Guest is the connection to the agent. It ends with the machine and stays the Sandbox's to close.
 func (s *Sandbox) Guest() *guestapi.Client { return s.guest }
 
 // DiskIO is what the sandbox's processes have read from and written to disks of the host.
@@ -216,7 +216,7 @@ func (s *Sandbox) Halt(ctx context.Context) (bool, error) {
 	return err == nil, err
 }
 
-// Destroy ends the machine and takes back everything the sandbox did.
+// Destroy ends the machine and takes back all that the sandbox did, also when ctx has ended.
 func (s *Sandbox) Destroy(ctx context.Context) error {
 	done := s.Phase(ctx, "destroy")
 	s.vm.ExpectEnd()
@@ -226,13 +226,13 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	return err
 }
 
-// do makes an effect on the host that the sandbox's record has.
+// do makes an effect on the host. The record has it before it happens, for whoever cleans up.
 func (s *Sandbox) do(e statedir.Effect, act func(*statedir.Effect) error, undo func(context.Context) error) error {
 	return s.undo.Do(s.journal, e, act, undo)
 }
 
-// Note writes down what people ask of a running sandbox: what it runs on and how
-// long each phase of its start took.
+// Note writes down what people ask of a running sandbox: what it runs on and how long each phase of
+// its start took.
 func (s *Sandbox) Note(ctx context.Context) {
 	phases := s.notes.Take()
 	if err := s.journal.Note(s.notes.All(), phases); err != nil {
@@ -277,5 +277,5 @@ func (s *Sandbox) Add(ctx context.Context, c Container) (bundle string, err erro
 	return s.containers.Add(ctx, c)
 }
 
-// Remove takes a container's files out of the guest. The task must be gone.
+// Remove takes a container's files out of the guest. The task must be gone. It may be repeated.
 func (s *Sandbox) Remove(ctx context.Context, id string) error { return s.containers.Remove(ctx, id) }

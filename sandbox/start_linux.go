@@ -97,7 +97,7 @@ func (s *Sandbox) chooseTemplate(ctx context.Context, p *starting) {
 	}
 }
 
-// recall begins to copy the template's memory into the sandbox's own.
+// recall begins to copy the template's memory into the sandbox's own, beside the next steps.
 func (s *Sandbox) recall(_ context.Context, p *starting) (err error) {
 	p.memory, err = p.source.Recall(p.Machine, p.owner, p.group)
 	return err
@@ -105,7 +105,7 @@ func (s *Sandbox) recall(_ context.Context, p *starting) (err error) {
 
 func (s *Sandbox) load(ctx context.Context, p *starting) error { return p.source.Load(ctx, s.vm) }
 
-// planMachine decides what the machine is, and how it is confined.
+// planMachine decides what the machine is, and how it is confined. It has no effect on the host.
 func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 	p.clock = qemu.NewTSC()
 	if err := errors.Join(s.config.Jail.Check(), s.config.Template.Check()); err != nil {
@@ -170,8 +170,8 @@ func (s *Sandbox) facts(ctx context.Context, mac confine.MAC) (plan.Facts, error
 	return f, err
 }
 
-// promise makes the sandbox's folder and its record, which is there before the
-// first effect. What a dead owner left under the same name is taken back first.
+// promise makes the sandbox's folder and its record, which is there before the first effect. What a
+// dead owner left under the same name is taken back first.
 func (s *Sandbox) promise(ctx context.Context) error {
 	dir, err := statedir.New(s.config.State, s.request.Namespace, s.request.ID)
 	if err != nil {
@@ -189,7 +189,7 @@ func (s *Sandbox) promise(ctx context.Context) error {
 	return nil
 }
 
-// prepare opens the sandbox's cgroup, network namespace and taps.
+// prepare makes share, cgroup and network namespace, and all taps: QEMU inherits them as files.
 func (s *Sandbox) prepare(_ context.Context, p *starting) (err error) {
 	if err := s.makeShare(); err != nil {
 		return err
@@ -248,7 +248,7 @@ func (s *Sandbox) makeShare() error {
 	return nil
 }
 
-// run starts a helper, whose pid is promised by its mark.
+// run starts a helper. Its mark is promised, to find it by if the shim dies before the pid is known.
 func (s *Sandbox) run(program string, start func() (pid int, err error), stop func(context.Context) error) error {
 	e := statedir.Effect{Kind: statedir.KindProcess, Path: program, Detail: s.journal.Dir().Marker()}
 	return s.do(e, func(e *statedir.Effect) error {
@@ -278,6 +278,7 @@ func (s *Sandbox) serveFiles(ctx context.Context, p *starting) error {
 	return err
 }
 
+// launch starts QEMU with its guest stopped: nothing of the guest runs before verify.
 func (s *Sandbox) launch(ctx context.Context, p *starting) (err error) {
 	var logs hypervisor.Logs
 	if logs.QEMU, err = s.openLog(statedir.QEMULog); err != nil {
@@ -292,7 +293,7 @@ func (s *Sandbox) launch(ctx context.Context, p *starting) (err error) {
 	return s.run("qemu", func() (int, error) { return s.vm.Launch(ctx, p.Machine, logs, p.memory, p.taps) }, s.vm.Stop)
 }
 
-// verify reads back what the kernel says of the processes, and lets the guest run.
+// verify reads back what the kernel says of the processes. Only after that does the guest run.
 func (s *Sandbox) verify(ctx context.Context) error {
 	if err := s.vm.Verify(ctx); err != nil {
 		return err
@@ -313,7 +314,7 @@ func (s *Sandbox) verify(ctx context.Context) error {
 	return s.vm.Machine.Continue(ctx)
 }
 
-// greet waits for the agent's hello.
+// greet waits for the agent's hello. A template's guest is woken first: its saved keys are others'.
 func (s *Sandbox) greet(ctx context.Context, p *starting) error {
 	ctx, cancel := s.vm.Patience(ctx, "the guest's agent said nothing")
 	defer cancel()
@@ -339,7 +340,7 @@ func (s *Sandbox) greet(ctx context.Context, p *starting) error {
 	return nil
 }
 
-// configure makes the guest this sandbox's.
+// configure makes the guest this sandbox's, then follows what the engine changes on the host.
 func (s *Sandbox) configure(ctx context.Context, p *starting) error {
 	entropy := make([]byte, 256)
 	if _, err := rand.Read(entropy); err != nil {
