@@ -248,7 +248,7 @@ func (s *Sandbox) makeShare() error {
 	return nil
 }
 
-// run starts a helper. Its mark is promised, to find it by if the shim dies before the pid is known.
+// run starts a helper. Its mark is promised: it finds a process whose pid was never written down.
 func (s *Sandbox) run(program string, start func() (pid int, err error), stop func(context.Context) error) error {
 	e := statedir.Effect{Kind: statedir.KindProcess, Path: program, Detail: s.journal.Dir().Marker()}
 	return s.do(e, func(e *statedir.Effect) error {
