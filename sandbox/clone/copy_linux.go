@@ -24,7 +24,7 @@ import (
 // anything.
 const CopierName = "cloister-copy"
 
-// Descriptors of a copier. It learns on its standard input what to copy. fdTo = 3
+// Descriptors of a copier. It learns on its standard input what to copy.
 const (
 	fdTo   = 3
 	fdFrom = 4

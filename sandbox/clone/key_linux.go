@@ -64,7 +64,8 @@ func (h Host) key(machine vmm.Machine) (template.Key, error) {
 	}, nil
 }
 
-// A version is not enough: a rebuilt QEMU with the same one may load another format of state.
+// digestQEMU is the digest of QEMU's program. A version is not enough: a rebuilt QEMU with the same
+// one may load another format of state.
 func (h Host) digestQEMU() (string, error) {
 	binary, err := os.Open(h.QEMU)
 	if err != nil {

@@ -44,8 +44,8 @@ func own(f *os.File, label labels.Label) error {
 	return err
 }
 
-// The comparison is with the label as the file server sees it: a mount with context= shows another
-// one than the file has. A new label goes to the host's file.
+// admitFolder admits what the file server shows. It compares the label as the server sees it, since
+// a mount with context= shows another one than the file has. A new label goes to the host's file.
 func (s *selinux) admitFolder(ctx context.Context, f File) error {
 	shown := f.Shown
 	if shown == nil {
@@ -113,7 +113,8 @@ func (s *selinux) admitCopy(f File) error {
 	return nil
 }
 
-// A read-only disk may have many readers; a writable one is this sandbox's alone.
+// admitDisk admits a disk. A read-only disk may have many readers; a writable one is this sandbox's
+// alone.
 func (s *selinux) admitDisk(ctx context.Context, f File) error {
 	sharing := labels.Private
 	if f.ReadOnly {
@@ -166,8 +167,9 @@ func (s *selinux) fits(r labels.Resource, f *os.File) error {
 	return s.chosen.Fits(r, have)
 }
 
-// The journal has the old label before the new one is set. Files that could not be labelled are an
-// error here: the guest would have no access to them, or somebody else would.
+// relabel labels one file, or a tree. The journal has the old label before the new one is set.
+// Files that could not be labelled are an error here: the guest would have no access to them, or
+// somebody else would.
 func (s *selinux) relabel(ctx context.Context, item relabel.Item) error {
 	report, err := s.relabels.Apply(ctx, s.owner, s.chosen.Level, []relabel.Item{item})
 	if err != nil {

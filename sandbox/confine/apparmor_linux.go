@@ -31,7 +31,7 @@ type profiled struct {
 	programs map[Role]string
 }
 
-// It has no effect: what this host or driver cannot honour is refused here.
+// openAppArmor has no effect: it refuses what this host or driver cannot honour.
 func openAppArmor(o Options) (Driver, error) {
 	if o.Annotations != (oci.LabelSettings{}) {
 		return nil, fmt.Errorf("annotations %s*: AppArmor labels nothing: leave them out, or set mac = \"selinux\": %w",
@@ -85,7 +85,8 @@ func resolved(path string) (string, error) {
 	return filepath.Join(parent, last), nil
 }
 
-// After an error nothing is held: the pair is given back even if ctx has ended.
+// Reserve draws a pair and loads its profile. After an error nothing is held: the pair is given
+// back even if ctx has ended.
 func (p *profiled) Reserve(ctx context.Context) (Identity, error) {
 	if err := p.keepers.profiles.Replay(ctx); err != nil { // before a pair is given out whose profile is left
 		return Identity{}, err
@@ -110,7 +111,7 @@ func (p *profiled) Reserve(ctx context.Context) (Identity, error) {
 	return Identity{MAC: AppArmor, Level: p.level, Rank: rankOf(p.level), Profile: p.profile.Name}, nil
 }
 
-// The kernel takes the profile at the exec of the calling thread's child.
+// Exec sets the profile that the kernel takes at the exec of the calling thread's child.
 func (p *profiled) Exec(r Role) (unset func(), err error) {
 	if p.profile.Name == "" {
 		return nil, errors.New("no profile: Reserve comes first")
@@ -125,7 +126,8 @@ func (*profiled) Sockets(create func() error) error { return create() }
 
 func (*profiled) Admit(_ context.Context, f File) error { return unlabelled(f, AppArmor) }
 
-// A profile or kernel in complain mode is an error: it would log what it should refuse.
+// Verify takes a profile or kernel in complain mode for an error: it would log what it should
+// refuse.
 func (p *profiled) Verify(_ context.Context, all ...Process) error {
 	for _, process := range all {
 		if _, err := p.host.Verify(process.PID, p.child(process.Role), process.Program); err != nil {
@@ -135,8 +137,8 @@ func (p *profiled) Verify(_ context.Context, all ...Process) error {
 	return nil
 }
 
-// The kernel leaves a process whose profile is removed unconfined, so the processes must have
-// ended.
+// Release removes the profile. The kernel leaves a process whose profile is removed unconfined, so
+// the processes must have ended.
 func (p *profiled) Release(ctx context.Context) error {
 	if err := p.keepers.profiles.Restore(ctx, p.owner); err != nil {
 		return err // the pair stays held while its profile is loaded

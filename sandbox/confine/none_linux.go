@@ -28,7 +28,7 @@ type none struct {
 	level    labels.Level // after Reserve
 }
 
-// lsm.Open has refused a host that enforces before this is reached.
+// openNone makes the driver none. lsm.Open has refused a host that enforces before this is reached.
 func openNone(host *lsm.Driver, o Options) (Driver, error) {
 	if o.Annotations != (oci.LabelSettings{}) {
 		return nil, fmt.Errorf("annotations %s*: this host labels nothing: leave them out, or set mac = \"selinux\": %w",
@@ -68,8 +68,7 @@ func unlabelled(f File, driver MAC) error {
 	return nil
 }
 
-// The programs are compared all the same. A label that is not empty means that the host has begun
-// to label.
+// Verify compares programs, and wants no label: another one means that the host has begun to label.
 func (n *none) Verify(_ context.Context, all ...Process) error {
 	for _, p := range all {
 		if p.Waiting {

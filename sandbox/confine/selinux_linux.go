@@ -34,8 +34,8 @@ type selinux struct {
 	seen bool // nobody else had the level when the first container was verified; guarded by mu
 }
 
-// It has no effect. Whether the policy is loaded and knows the types is asked of the kernel now,
-// not of files.
+// openSELinux has no effect. It has no effect. Whether the policy is loaded and knows the types is
+// asked of the kernel now, not of files.
 func openSELinux(driver *lsm.Driver, o Options) (Driver, error) {
 	s := &selinux{driver: driver, owner: o.Sandbox, tenant: o.Tenant, wish: o.Wish, plain: o.Programs == (lsm.Programs{})}
 	enforcing, err := driver.Host().Enforcing()
@@ -72,8 +72,8 @@ func chooseTypes(driver *lsm.Driver, candidates []labels.Types, programs lsm.Pro
 	})
 }
 
-// After an error nothing is held. A level that was asked for and is taken is an error, not another
-// level.
+// Reserve gives the level and chooses all labels at it. After an error nothing is held. A level
+// that was asked for and is taken is an error, not another level.
 func (s *selinux) Reserve(ctx context.Context) (Identity, error) {
 	if _, err := s.relabels.Replay(ctx); err != nil { // before a level is given out that is still on a file
 		return Identity{}, err
@@ -90,8 +90,8 @@ func (s *selinux) Reserve(ctx context.Context) (Identity, error) {
 	return Identity{MAC: SELinux, Level: entry.Level, Rank: rankOf(entry.Level), Label: chosen.QEMU, Files: chosen.Rootfs}, nil
 }
 
-// A file that cannot be given back keeps the level held, so that nobody draws it and reads the
-// file; gc tries again.
+// Release gives files and level back. A file that cannot be given back keeps the level held, so
+// that nobody draws it and reads the file; gc tries again.
 func (s *selinux) Release(ctx context.Context) error {
 	if _, err := s.relabels.Restore(ctx, s.owner); err != nil {
 		return err // the level stays held while a file carries it
@@ -112,11 +112,11 @@ func (s *selinux) label(r Role) labels.Label {
 	return s.chosen.QEMU
 }
 
-// Sockets get QEMU's label when they are made, since QEMU may use no socket with the shim's.
+// Sockets has sockets get QEMU's label when they are made: QEMU may use none with the shim's.
 func (s *selinux) Sockets(create func() error) error { return s.driver.Sockets(s.chosen.QEMU, create) }
 
-// The memory gets its level here: Fedora's policy makes a memfd at s0, where every guest could use
-// it.
+// Verify reads labels, programs and peers back, and looks who else has the level. The memory gets
+// its level here: Fedora's policy makes a memfd at s0, where every guest could use it.
 func (s *selinux) Verify(ctx context.Context, all ...Process) error {
 	if s.plain {
 		return s.verifyContainers(ctx, all)

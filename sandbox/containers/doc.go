@@ -7,9 +7,9 @@
 // guest (Set.Add). It knows nothing of how the guest was started and nothing of tasks. The methods
 // of a Set may be called at once, those of a Planned may not.
 //
-// The first container is planned and admitted before the machine is made, since its labels and
-// disks decide what the machine is; later ones in Set.Add. Each container has an undo stack of its
-// own, which Remove runs: it takes back the same steps whether the container ends, its start fails
-// or the machine has gone. Nothing here is in the record on disk, because all of it goes with the
-// shim's mount namespace or with QEMU.
+// The first container is planned and admitted before the machine is made, so that a file that is
+// refused costs no machine; later ones in Set.Add. Each container has an undo stack of its own,
+// which Remove runs: it takes back the same steps whether the container ends, its start fails or
+// the machine has gone. Nothing here is in the sandbox's record: mounts go with the shim's mount
+// namespace, disks with QEMU, and labels have a journal of their own.
 package containers

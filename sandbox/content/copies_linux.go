@@ -110,7 +110,7 @@ func (c *Copied) read() ([]byte, error) {
 	return ReadCopied(file)
 }
 
-// One byte more than allowed is read to tell "too large" from "as large as allowed".
+// readBounded reads one byte more than allowed, to tell "too large" from "as large as allowed".
 func readBounded(f *os.File) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(f, maxCopied+1))
 	if err == nil && len(data) > maxCopied {

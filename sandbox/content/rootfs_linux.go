@@ -316,7 +316,8 @@ func MappableRootfs(mounts []plan.Mount) error {
 	return nil
 }
 
-// An overlay is mapped by the folder that its layers share, since mapLayers maps that one.
+// mappableMount tries the map of one mount: of an overlay on the folder that its layers share,
+// since mapLayers maps that one.
 func mappableMount(m plan.Mount, ids oci.IDMap, all []plan.Mount) error {
 	source := m.Source
 	if !isBind(m) {

@@ -175,7 +175,8 @@ func (s *source) describe(to *plan.Source) error {
 	return nil
 }
 
-// A device is what is nothing else; plan refuses it as a volume.
+// kindOf reads the kind of a file from its mode. A device is what is nothing else; plan refuses it
+// as a volume.
 func kindOf(mode uint16) plan.FileKind {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFDIR:

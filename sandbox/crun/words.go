@@ -18,7 +18,7 @@ type phrase struct {
 	runc string
 }
 
-// The order matters: the first pattern is the narrower one of the two for a missing file.
+// phrases are tried in order: the first of the two for a missing file is the narrower one.
 func phrases() []phrase {
 	return []phrase{
 		// A name with a slash is a file, not one of $PATH.

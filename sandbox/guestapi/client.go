@@ -75,7 +75,8 @@ func NewClient(ctx context.Context, conn net.Conn, machine Machine) (*Client, He
 	return c, hello, nil
 }
 
-// The deadline is set by the context's end: a read of a connection knows no context.
+// greet reads the agent's preamble. The end of ctx sets a deadline, since a read of a connection
+// knows no context.
 func greet(ctx context.Context, conn net.Conn) (Hello, error) {
 	expired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -167,8 +168,8 @@ func (c *Client) SetTime(ctx context.Context) error {
 	})
 }
 
-// The last try is not cut to shortTrip: on a host where every call is slow, half of a slow trip is
-// the better guess.
+// setTime is SetTime for any clock. The last try is not cut to shortTrip: on a host where every
+// call is slow, half of a slow trip is the better guess.
 func setTime(now func() time.Time, set func(time.Time) error) error {
 	trip := time.Duration(0)
 	for i := range timeTries {

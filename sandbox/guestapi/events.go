@@ -14,7 +14,6 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// // MaxEvents
 const (
 	// MaxEvents is how many events one answer may hold.
 	MaxEvents = 64
@@ -98,7 +97,8 @@ func newEventBody(topic string) proto.Message {
 	return nil
 }
 
-// Unknown fields are dropped, so they take no memory and reach nobody.
+// decodeEvent checks topic, type and size before it decodes. Unknown fields are dropped, so they
+// take no memory and reach nobody.
 func decodeEvent(e *guestv1.Event) (Event, error) {
 	body := newEventBody(e.GetTopic())
 	if body == nil {

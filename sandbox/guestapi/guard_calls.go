@@ -65,7 +65,7 @@ func (s *callScanner) scan(p []byte, check func(header []byte) error) error {
 	return nil
 }
 
-// Nothing of a read with a bad message is passed on.
+// Read passes nothing on of a read that has a bad message.
 func (g *callGuard) Read(p []byte) (int, error) {
 	n, err := g.Conn.Read(p)
 	if bad := g.in.scan(p[:n], g.checkIn); bad != nil {
@@ -75,7 +75,7 @@ func (g *callGuard) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A call is noted before it is sent: the answer may be there before Write returns.
+// Write notes a call before it is sent: the answer may be there before Write returns.
 func (g *callGuard) Write(p []byte) (int, error) {
 	if err := g.out.scan(p, g.noteOut); err != nil {
 		return 0, err

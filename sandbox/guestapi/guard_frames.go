@@ -70,7 +70,7 @@ func (s *frameScanner) scan(p []byte, check func(header []byte) error) error {
 	return nil
 }
 
-// It is yamux's only reader, so the scanner needs no lock.
+// Read checks what yamux gets. yamux has one reader, so the scanner needs no lock.
 func (g *frameGuard) Read(p []byte) (int, error) {
 	n, err := g.Conn.Read(p)
 	if bad := g.in.scan(p[:n], g.checkIn); bad != nil {

@@ -23,7 +23,8 @@ type silence struct {
 	before      time.Duration // starved until then
 }
 
-// Events and Wait are not bounded: they wait for something to happen in the guest.
+// newSilence begins to wait. Events and Wait are not bounded: they wait for something to happen in
+// the guest.
 func newSilence(method string, starved func() time.Duration) *silence {
 	switch {
 	case method == "Events" || method == "Wait":

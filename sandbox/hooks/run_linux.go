@@ -55,7 +55,7 @@ func RunAll(ctx context.Context, list []oci.Hook, state State, ns Namespaces) er
 	return errors.Join(errs...)
 }
 
-// The error has the hook's path, why it ended, and the end of its output.
+// runOne runs one hook. The error has the hook's path, why it ended, and the end of its output.
 func runOne(ctx context.Context, h oci.Hook, input []byte, bundle string, ns Namespaces) error {
 	if h.TimeoutSeconds > 0 {
 		limit := time.Duration(h.TimeoutSeconds) * time.Second
@@ -80,7 +80,8 @@ func runOne(ctx context.Context, h oci.Hook, input []byte, bundle string, ns Nam
 	return fmt.Errorf("hook %q: %w", h.Path, err)
 }
 
-// The bundle may be gone by poststop; a working folder that is not there would fail the hook.
+// command is a hook's process before its start. The bundle may be gone by poststop; a working
+// folder that is not there would fail the hook.
 func command(ctx context.Context, h oci.Hook, input []byte, bundle string, out *tail) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, h.Path)
 	if len(h.Args) > 0 {

@@ -82,7 +82,8 @@ func verified(dir, root string) (*guestimage.Image, error) {
 	return image, image.VerifyOnce(filepath.Join(root, "verified.json"))
 }
 
-// The small kernel's image comes first: it starts faster.
+// open opens the configured image, or the installed one. The small kernel's image comes first: it
+// starts faster.
 func open(dir string) (*guestimage.Image, error) {
 	if dir != "" {
 		return guestimage.Open(dir)

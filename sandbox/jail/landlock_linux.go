@@ -68,7 +68,8 @@ func (f Files) restrict(program string) error {
 	return nil
 }
 
-// /proc and /sys may be read, as the programs do: the /proc of the process is its namespace's own.
+// rules are those of Files, the program and what every program reads. /proc and /sys may be read,
+// as the programs do: the /proc of the process is its namespace's own.
 func (f Files) rules(program string) ([]landlock.Rule, error) {
 	rules := []landlock.Rule{
 		landlock.PathAccess(execute, program),

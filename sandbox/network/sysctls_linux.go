@@ -122,8 +122,8 @@ func (r sysctlReader) read(name string, folders ...string) (map[string]string, e
 	return out, nil
 }
 
-// The folder is opened once: a link that goes and another that gets its name between two reads
-// would give a mixture of both.
+// readFolder reads one folder of settings. The folder is opened once: a link that goes and another
+// that gets its name between two reads would give a mixture of both.
 func (r sysctlReader) readFolder(name, folder string, out map[string]string) error {
 	dir, err := unix.Open(filepath.Join(sysctlRoot, folder, name), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

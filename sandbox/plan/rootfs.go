@@ -90,13 +90,14 @@ func hostUpper(m Mount) bool {
 // here, with its name, instead of in the guest.
 func guestFileSystems() []string { return []string{"erofs", "ext4", "xfs"} }
 
-// A mount may refer to those before it alone.
+// diskPlan is a root file system as far as it is planned. A mount may refer to those before it
+// alone.
 type diskPlan struct {
 	isBlock map[string]bool
 	layers  []string // guest folder of each mount so far
 }
 
-// The last mount is the root file system itself, those before it are its layers.
+// add plans one mount. The last one is the root file system itself, those before it are its layers.
 func (p *diskPlan) add(r *Rootfs, i int, m Mount, last bool) error {
 	target := path.Join("layers", strconv.Itoa(i))
 	if last {

@@ -26,8 +26,8 @@ type VolumeKey struct {
 	OwnersBelow  bool
 }
 
-// Where nothing is mounted below, options about it make no difference and are left out: two mounts
-// that differ in them alone are one volume.
+// newVolumeKey leaves out options about what is mounted below where nothing is: two mounts that
+// differ in them alone are one volume.
 func newVolumeKey(m oci.Mount, s Source) VolumeKey {
 	k := VolumeKey{File: s.ID, Follows: m.Follows(), HostReadOnly: m.ReadOnly && m.WritableBelow(s.MountsBelow)}
 	if s.MountsBelow || k.Follows {

@@ -26,7 +26,7 @@ type publisher struct {
 	once   sync.Once
 }
 
-// The topic is left out: the shim's queue finds it by the event's type.
+// Publish leaves the topic out: the shim's queue finds it by the event's type.
 func (p *publisher) Publish(ctx context.Context, _ string, event events.Event) error {
 	if create, ok := event.(*eventsapi.TaskCreate); ok {
 		create.Bundle = p.bundle(create.GetContainerID())
@@ -34,7 +34,7 @@ func (p *publisher) Publish(ctx context.Context, _ string, event events.Event) e
 	return p.to.Publish(ctx, event)
 }
 
-// containerd's service calls it after its last event.
+// Close is called by containerd's service after its last event.
 func (p *publisher) Close() error {
 	p.once.Do(func() { close(p.ended) })
 	return nil

@@ -168,7 +168,8 @@ func count(ctx context.Context, cfg Config, change func(*tally.Counts)) {
 	}
 }
 
-// oci.MaxBytes bounds what an engine can have the shim parse.
+// readWorkload reads the engine's config.json. oci.MaxBytes bounds what an engine can have the shim
+// parse.
 func readWorkload(bundle string, opts oci.Options) (*oci.Workload, error) {
 	f, err := os.Open(filepath.Join(bundle, "config.json"))
 	if err != nil {

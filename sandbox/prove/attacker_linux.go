@@ -197,8 +197,8 @@ func past(err error, later ...error) error {
 	return err
 }
 
-// A clone that succeeds returns twice, and the child must end without running any of Go's code: it
-// has one thread of a program that has several.
+// call makes a system call. A clone that succeeds returns twice, and the child must end without
+// running any of Go's code: it has one thread of a program that has several.
 func call(number, a, b, c uintptr) error {
 	pid, _, errno := unix.RawSyscall6(number, a, b, c, 0, 0, 0)
 	switch {
@@ -248,8 +248,9 @@ func remoteMemory(target string, do remoteCall) error {
 	return err
 }
 
-// O_NONBLOCK: a FIFO or device in that place must not hold the attack up. A file that opens and
-// cannot be read, as environ of others, counts as denied.
+// open opens a file, and reads a byte of one that it opens for reading. O_NONBLOCK: a FIFO or
+// device in that place must not hold the attack up. A file that opens and cannot be read, as
+// environ of others, counts as denied.
 func open(name string, flags int) error {
 	fd, err := unix.Open(name, flags|unix.O_NONBLOCK, 0o600)
 	if err != nil {
@@ -262,7 +263,7 @@ func open(name string, flags int) error {
 	return err
 }
 
-// An empty folder is no success: it is what the jail's root shows.
+// list reads a folder. An empty folder is no success: it is what the jail's root shows.
 func list(name string) error {
 	entries, err := os.ReadDir(name)
 	if err == nil && len(entries) == 0 {
@@ -290,7 +291,7 @@ func socket(domain, kind int) error {
 	return unix.Close(fd)
 }
 
-// Nothing is sent: a connection is the attack.
+// connect sends nothing: a connection is the attack.
 func connect(network, address string) error {
 	conn, err := (&net.Dialer{}).DialContext(context.Background(), network, address)
 	if err != nil {

@@ -187,7 +187,7 @@ func Load(dir Dir) (Record, error) {
 	return r, nil
 }
 
-// Unknown fields are passed over: a later version of cloister may have added some.
+// parseRecord passes over unknown fields: a later version of cloister may have added some.
 func parseRecord(data []byte) (Record, error) {
 	if len(data) > maxRecord {
 		return Record{}, fmt.Errorf("%w: more than %d bytes: %w", errUnreadable, maxRecord, errdefs.ErrDataLoss)
@@ -348,7 +348,8 @@ func (j *Journal) write(r Record) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// O_NOFOLLOW: the folder is root's, and a link in it would be a mistake.
+// writeSync writes a file and has it on disk when it returns. O_NOFOLLOW: the folder is root's, and
+// a link in it would be a mistake.
 func writeSync(name string, data []byte) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {

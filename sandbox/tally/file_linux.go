@@ -113,8 +113,8 @@ func write(name string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// A lock without waiting and a bound on the tries: a shim that was stopped with the lock must not
-// stop the starts of a whole host.
+// take tries to lock, without waiting in the kernel and a bounded number of times: a shim that was
+// stopped with the lock must not stop the starts of a whole host.
 func take(lock *os.File) error {
 	for range lockTries {
 		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)

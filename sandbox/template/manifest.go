@@ -22,7 +22,7 @@ var ErrDamaged = errors.New("template is damaged")
 // format is the version of manifest and files. Another one is refused: the template is built anew.
 const format = 1
 
-// Bounds of what is read. maxManifest = 4 << 20
+// Bounds of what is read.
 const (
 	maxManifest = 4 << 20
 	maxExtents  = 1 << 16
