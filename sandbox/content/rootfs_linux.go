@@ -46,8 +46,6 @@ func (f *Files) OpenRootfs(c Container, r plan.Rootfs) error {
 	case len(r.Host) == 0:
 		name = c.absolute(c.Workload.Rootfs.Path)
 	default:
-		// Mounts on a place in the root file system (Target) come after it and do not change what
-		// its top is.
 		if top := r.Host[len(r.Host)-1]; top.Target == "" && isBind(top) {
 			name = top.Source
 		}

@@ -30,8 +30,8 @@ const (
 
 // Relay carries connections from the guest to a socket of the host, whose name has no links in it,
 // until ctx is done or the guest has gone. accept waits for the guest's next connection. It returns
-// when all is over. Connections that are being carried end with ctx or with their own two sides.
-// name must have been checked against workloads.sockets.
+// when no further connection will come. Connections that are being carried end with ctx or with
+// their own two sides. name must have been checked against workloads.sockets.
 func Relay(ctx context.Context, name string, accept func(context.Context) (*guestapi.Stream, error)) {
 	to := &server{path: name}
 	// A slot is taken before accept: a guest that connects without end costs the shim no more than
@@ -147,9 +147,9 @@ func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil //nolint:forcetypeassert // what "unix" gives
 }
 
-// dialPatiently waits while the server's queue is full, as a client does whose connect may block.
-// No event tells of its end. A nonblocking connect to a stream socket gives EAGAIN while the
-// backlog is full; there is no event to wait for, so it is tried every 20 ms.
+// dialPatiently waits while the server's queue is full, as a client does whose connect may block. A
+// nonblocking connect to a stream socket gives EAGAIN while the backlog is full. No event tells of
+// the end of that, so it is tried every 20 ms.
 func dialPatiently(ctx context.Context, path string) (net.Conn, error) {
 	var full error
 	for {

@@ -87,8 +87,8 @@ func (v *Volumes) Add(p plan.Volume, files *Files) (*Use, error) {
 	return &Use{Name: one.name, Top: one.top, volumes: v, key: p.Key, readOnly: p.ReadOnly}, nil
 }
 
-// mount shows a file of the host in the share. The mount stays restricted in the order of the
-// calls: it is read-only before it has a place that the guest sees.
+// mount shows a file of the host in the share. The order of the calls matters: a mount is
+// restricted before it has a place that the guest sees.
 func (v *Volumes) mount(p plan.Volume, file *os.File) (*volume, error) {
 	folder, err := isFolder(file)
 	if err != nil {

@@ -96,8 +96,8 @@ func WriteFrameJSON(w io.Writer, kind FrameKind, value any) error {
 }
 
 // ReadFrame takes one of the kinds from r and not a byte more. The kind and length are checked
-// before memory is taken. A kind that the caller does not expect breaks the contract. io.EOF comes
-// only between frames.
+// before memory is taken. A kind that the caller does not expect breaks the contract. A bare io.EOF
+// comes only between frames.
 func ReadFrame(r io.Reader, kinds ...FrameKind) (Frame, error) {
 	var h [debugHeader]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {

@@ -54,7 +54,7 @@ type VM struct {
 	fileBytes uint64 // the largest file that QEMU starts with
 }
 
-// New makes a VM without processes. Nothing is started.
+// New makes a VM without processes.
 func New(c Config) *VM {
 	return &VM{config: c, end: ending{done: make(chan struct{})}, jails: map[confine.Role]jail.Jail{}}
 }
@@ -177,8 +177,7 @@ func filesOf(m vmm.Machine) jail.Files {
 // template. memory and taps stay the caller's and may be closed when it returns. QEMU has answered
 // on its monitor by then, and its CPUs are stopped (-S).
 func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.File, taps []*os.File) (pid int, err error) {
-	// The memory is a file that QEMU makes; nothing that it writes needs to be larger, until a disk
-	// is added.
+	// The guest's memory is a file, too. Nothing that QEMU writes is larger, until a disk is added.
 	v.fileBytes = uint64(m.MemoryMiB) << 20
 	j := v.jailOf(confine.Machine).MayOpen(v.config.Jail, filesOf(m))
 	defer func() {

@@ -80,7 +80,7 @@ func callsOfQEMU() Calls {
 }
 
 // callsOfVirtiofsd is the list of a file server. Each of its threads has a working directory of its
-// own. The C server makes that directory by unshare(CLONE_FS), which gives no namespace.
+// own. The C server gets it by unshare(CLONE_FS), which makes no namespace.
 func callsOfVirtiofsd() Calls {
 	return Calls{
 		names:      fields(calls, serverCalls, startCalls),

@@ -79,7 +79,7 @@ func become(id uint32) error {
 }
 
 // lower sets a limit unless the process has a lower one. Raising one takes CAP_SYS_RESOURCE, which
-// an engine in a container lacks.
+// an engine may lack.
 func lower(pid int, l limit) error {
 	var have unix.Rlimit
 	if err := unix.Prlimit(pid, l.resource, nil, &have); err != nil {

@@ -14,9 +14,9 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
-// Session keeps a guest's network equal to a namespace's. Its methods may be called at once. It has
-// one of two strictnesses: before the first container has started, what the guest cannot have is an
-// error of that start; a running guest loses nothing because of a link that came later.
+// Session keeps a guest's network equal to a namespace's. Its methods may be called at once. Before
+// the first container has started, what the guest cannot have is an error of that start. A running
+// guest loses nothing because of a link that came later.
 type Session struct {
 	ns    *Namespace
 	apply func(context.Context, *guestv1.Network) error

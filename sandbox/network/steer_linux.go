@@ -70,8 +70,7 @@ func (n *Namespace) steer(listeners map[uint32]int) (s steering, err error) {
 	return append(s, attached), nil
 }
 
-// Close takes the program away. Backwards: the link first, so that the program never runs without
-// its map.
+// Close takes the program away. The link goes first: from then on no lookup runs the program.
 func (s steering) Close() error {
 	var errs []error
 	for _, c := range slices.Backward(s) {

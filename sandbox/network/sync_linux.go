@@ -99,9 +99,7 @@ func (n *Namespace) sync() (guest *guestv1.Network, left []error, err error) {
 	return guest, append(left, routes...), n.readSysctls(guest)
 }
 
-// release makes the NICs spare again whose links are gone, or are the guest's no longer. Links that
-// are stacked on each other may change places: a NIC is given up when its link became another's
-// parent.
+// release makes the NICs spare again whose links are gone, or are the guest's no longer.
 func (n *Namespace) release(h *netlink.Handle, all []netlink.Link, mine []chosen) error {
 	for _, c := range n.cards {
 		if c.link == 0 || slices.ContainsFunc(mine, func(m chosen) bool { return m.card == c && m.link.Attrs().Index == c.link }) {

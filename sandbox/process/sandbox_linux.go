@@ -78,7 +78,8 @@ func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.
 	if s.dir, err = statedir.New(cfg.Host.State, namespace, id); err != nil {
 		return nil, err
 	}
-	// A sandbox of that name whose shim was killed is taken back first; a living one is an error.
+	// A sandbox of that name whose shim was killed is taken back first. Beside a living one,
+	// statedir.Create below fails.
 	if err := cfg.Host.Collect(ctx, s.dir); err != nil {
 		return nil, err
 	}

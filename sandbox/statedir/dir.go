@@ -158,7 +158,7 @@ func (d Dir) damaged() string { return d.file("record.json.damaged") }
 func (d Dir) file(name string) string { return filepath.Join(string(d), name) }
 
 // Make makes the folder for root alone, and those above it. One that exists is
-// errdefs.ErrAlreadyExists. 0700, since the record has paths of the workload's.
+// errdefs.ErrAlreadyExists.
 func (d Dir) Make() error {
 	err := d.mkdir()
 	for range 9 {

@@ -141,8 +141,7 @@ func IsUnreadable(err error) bool { return errors.Is(err, errUnreadable) }
 var errUnreadable = errors.New("record cannot be read")
 
 // Held reports whether a process has the sandbox open for writing, as its shim does. It takes no
-// lock: a start that wants it at this moment is not disturbed. Taking the lock to find out would
-// make a start fail that comes at that moment.
+// lock: a start that wants it at this moment is not disturbed.
 func Held(dir Dir) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(dir.lock(), &st); errors.Is(err, unix.ENOENT) {
@@ -270,7 +269,7 @@ func (j *Journal) Forget(seq int) error {
 }
 
 // Note writes down facts and phases; either may be nil. What the record has already, and what is
-// beyond its bounds, is not written again. Facts decide nothing: they are for ps, inspect and why.
+// beyond its bounds, is not written again. Both are for people and tools, such as ps and inspect.
 func (j *Journal) Note(facts map[string]string, phases []Phase) error {
 	return j.change(func(r *Record) error {
 		if !r.note(facts, phases) {

@@ -74,8 +74,8 @@ func Add(state string, change func(*Counts)) (err error) {
 	if err := os.MkdirAll(state, 0o711); err != nil {
 		return err
 	}
-	// A file beside the counts: those are renamed over, and a lock on them would be on the old
-	// file.
+	// The lock is on a file beside the counts: they are replaced by a rename, and a lock on them
+	// would be on the old file.
 	lock, err := os.OpenFile(filepath.Join(state, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err

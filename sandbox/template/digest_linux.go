@@ -30,7 +30,6 @@ type seen struct {
 // change; a cache that cannot be written costs that each time and is no error. Reading memory and
 // QEMU whole at each start (about 80 MiB) would cost more than a template saves.
 func (s Store) Digest(f *os.File) (string, error) {
-	// The look comes before the read: a digest is never kept for a later state than that it is of.
 	now, err := look(f)
 	if err != nil {
 		return "", err

@@ -30,8 +30,8 @@ const (
 	pageBytes   = 4096
 )
 
-// Extent is a part of the memory that is not all zeroes. Both are multiples of the page size; so is
-// the guest's memory.
+// Extent is a part of the memory that is not all zeroes. Offset and Bytes are multiples of the page
+// size.
 type Extent struct {
 	Offset int64 `json:"offset"` // in the guest's memory
 	Bytes  int64 `json:"bytes"`
