@@ -16,7 +16,7 @@ import (
 // setDevices has the leaf's processes open no device but these. They may make nodes of all devices,
 // as a file server does for its guest: opening one is refused. What a group above refuses stays
 // refused. A host without a devices controller on v1 and without cgroup v2 has nowhere to put the
-// list; QEMU's seccomp list and its uid are what is left there, and the start does not fail for it.
+// list. QEMU's seccomp list and its uid are left there, and the start does not fail for it.
 func (g *Group) setDevices(allowed []Device) error {
 	if h, ok := g.v1("devices"); ok {
 		return g.setDevicesV1(h, allowed)

@@ -46,8 +46,8 @@ func at(leaf string, f files) (*Group, error) {
 	return &Group{leaf: leaf, hosts: hosts, files: f}, nil
 }
 
-// checkLeaf keeps a path of a damaged record from naming the root of a hierarchy, whose processes
-// are all of the host's, or a group outside of the mount by "..": Kill kills what is in the leaf.
+// checkLeaf guards what Kill kills: a path of a damaged record must not name the root of a
+// hierarchy, which has all processes of the host, or another group by "..".
 func checkLeaf(leaf string) error {
 	if !path.IsAbs(leaf) || path.Clean(leaf) != leaf || leaf == "/" {
 		return fmt.Errorf("cgroup %.200q: not a clean absolute path: %w", leaf, errdefs.ErrInvalidArgument)
@@ -116,7 +116,7 @@ func (g *Group) delegate(h hierarchy, at string) error {
 		return err
 	}
 	// One write for each controller: the kernel takes a line with several of them as a whole or not
-	// at all, and one controller that cannot be had would cost the others.
+	// at all. One that cannot be had would cost the others.
 	for _, c := range []string{"cpu", "cpuset", "io", "memory", "pids"} {
 		if !slices.Contains(h.controllers, c) || slices.Contains(strings.Fields(on), c) {
 			continue

@@ -67,8 +67,8 @@ func (realFiles) write(path, value string) error {
 }
 
 // hierarchies finds what is mounted, by the process's own mount table, of the v1 controllers that
-// are wanted. The shim has a mount namespace of its own, a slave of the host's: it sees what the
-// host has mounted, and in a container of a test what that container has.
+// are wanted. The shim's mount namespace is a slave of the host's, so it sees what the host has
+// mounted.
 func hierarchies(f files, wanted func(controller string) bool) ([]hierarchy, error) {
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -141,7 +141,7 @@ func (s *Source) Close() {
 }
 
 // StartError is a start from a template that failed before its guest did anything for the workload.
-// The caller repeats the start cold, and calls Note only if that succeeds: wishes of a workload
+// The caller repeats the start cold, and calls Note only if that succeeds. Wishes of a workload
 // that no machine can meet must not set the template aside for others.
 type StartError struct {
 	id  string

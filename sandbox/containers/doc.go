@@ -9,7 +9,7 @@
 //
 // The first container is planned and admitted before the machine is made, so that a file that is
 // refused costs no machine; later ones in Set.Add. Each container has an undo stack of its own,
-// which Remove runs: it takes back the same steps whether the container ends, its start fails or
-// the machine has gone. Nothing here is in the sandbox's record: mounts go with the shim's mount
+// which Remove runs. The steps are the same whether the container ends, its start fails or the
+// machine has gone. Nothing here is in the sandbox's record: mounts go with the shim's mount
 // namespace, disks with QEMU, and labels have a journal of their own.
 package containers

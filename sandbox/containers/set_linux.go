@@ -40,9 +40,8 @@ type Config struct {
 	Phase    func(ctx context.Context, name string) (end func())
 }
 
-// Set is the containers of a guest. Calls to the guest are made under pod and never under mu, which
-// is held for the maps alone: a guest that does not answer must not hold up what only looks into
-// them.
+// Set is the containers of a guest. Calls to the guest are made under pod and never under mu. mu is
+// held for the maps alone: a guest that does not answer must not hold up who only looks into them.
 type Set struct {
 	config  Config
 	volumes *content.Volumes

@@ -84,8 +84,8 @@ func (f *Files) Source(mount int) *os.File {
 
 // Open opens what a container's mounts name, and says what was found: the sources of the
 // container's plan, by the workload's mounts. What cannot be opened is among what was found. A
-// Problem is for the plan to report, beside all others of the container: a user who corrects one
-// mount after the other starts it as often as it has mounts.
+// Problem is for the plan to report, beside all others of the container. A user should not have to
+// correct one mount after the other.
 func Open(c Container) (*Files, []plan.Source, error) {
 	f := &Files{sources: make([]*source, len(c.Workload.Mounts))}
 	found := make([]plan.Source, len(c.Workload.Mounts))
@@ -244,8 +244,9 @@ func isFolder(f *os.File) (bool, error) {
 
 // ReadCopied reads a file that is copied into a guest: a regular file, of a bounded size, reached
 // through no link. Nothing that somebody puts in its place can block the reader or be opened by it.
-// A FIFO in the place of /etc/hosts would hold up the start, a device could do anything when it is
-// opened: the kind is asked of the O_PATH descriptor first, and that very file is opened then.
+// A FIFO in the place of /etc/hosts would hold up the start, and a device could do anything when it
+// is opened. So the kind is asked of the O_PATH descriptor first, and that very file is opened
+// then.
 func ReadCopied(file *os.File) ([]byte, error) {
 	defer runtime.KeepAlive(file)
 	var st unix.Stat_t

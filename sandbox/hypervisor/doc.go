@@ -8,6 +8,6 @@
 // Serve, Launch, Verify, LeaveHost, Greeted, Watch. The others may be called at once.
 //
 // A process that dies ends the other one: neither is of use alone. Whoever made the VM calls Watch
-// in a goroutine and gets the End from Wait; errors of calls to the guest go through Explain, so
-// that a client reads why the machine has ended and not only that its connection is closed.
+// in a goroutine and gets the End from Wait. Errors of calls to the guest go through Explain, so
+// that a client reads why the machine has ended.
 package hypervisor

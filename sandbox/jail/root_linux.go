@@ -56,9 +56,9 @@ func NewRoot(follow bool) (*Root, error) {
 	return r, nil
 }
 
-// serve runs on a thread of its own, which is in the namespace as long as the Root is open. A mount
-// namespace cannot be entered by a process with several threads unless the thread has its own fs
-// (working and root directory): so one thread stays there for all changes.
+// serve runs on a thread of its own, which is in the namespace as long as the Root is open. The
+// kernel lets a thread of several enter a mount namespace only with an fs (working and root
+// directory) of its own. So one thread stays there for all changes.
 func (r *Root) serve(propagation uintptr, ready chan<- error) (err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil { // implies CLONE_FS
 		return err

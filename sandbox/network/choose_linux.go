@@ -102,8 +102,8 @@ func standsOn(upper, lower netlink.Link) bool {
 }
 
 // unfit says why frames cannot be redirected between a link and a tap; "" where it has been seen to
-// work. The list is of kinds that have been tried, not of those that are known to fail: a link
-// whose frames are lost would be a guest that starts and reaches nobody.
+// work. The list is of kinds that have been tried, not of those that are known to fail. With a link
+// whose frames are lost a guest would start and reach nobody.
 func unfit(l netlink.Link) string {
 	const instead = "give the namespace a veth, macvlan or ipvlan (mode l2 or l3)"
 	kinds := []string{"device", "veth", "macvlan", "ipvlan", "vlan"}

@@ -35,7 +35,7 @@ func (n *Namespace) Identity() (identity, ports string, err error) {
 
 // Restore takes every redirect off the namespace's links and gives its host side the local ports
 // back. Restore may be repeated, and may run in a namespace where nothing was done: a link without
-// a queue is no error, and a range that is not ours by now is somebody else's and stays.
+// a queue is no error. A range that is not ours by now is somebody else's and stays.
 func (n *Namespace) Restore(ports string) error {
 	h, err := netlink.NewHandleAt(netns.NsHandle(n.file.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {

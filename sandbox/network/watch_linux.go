@@ -20,9 +20,8 @@ const queue = 1024
 
 // Watch calls changed after links, addresses, routes, rules or neighbours have changed, once for
 // all changes that came in the meantime, until ctx is done. Of sysctls the kernel reports a few
-// (rtnetlink's netconf); engines set the others before a link goes up, which is reported. changed
-// is called by one goroutine, never twice at once, and has to look for itself: it is not told what
-// has changed.
+// (rtnetlink's netconf); engines set the others before a link goes up, which is reported. One
+// goroutine calls changed, never twice at once. It has to look for itself what has changed.
 func (n *Namespace) Watch(ctx context.Context, changed func()) error {
 	socket, err := n.subscribe()
 	if err != nil {

@@ -144,7 +144,7 @@ func (s *sandbox) trace(e statedir.Effect, moment string) { s.config.Host.Trace.
 func (s *sandbox) reached(part string) { s.config.Host.Trace.Tell(part, "reached") }
 
 // close gives back the identity and removes the record. All containers are gone. The identity goes
-// before the record: a record without an identity costs a cleanup nothing, an identity without a
+// before the record: a record without an identity costs a cleanup nothing. An identity without a
 // record would be held until the registry finds its owner dead.
 func (s *sandbox) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo.Limit)

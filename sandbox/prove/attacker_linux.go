@@ -304,7 +304,7 @@ func connect(network, address string) error {
 const manyForks = 1100
 
 // forks makes processes, which have ended when it returns. Each child waits for the end of a pipe,
-// so that all of them exist at once; the raw calls are those that a child of a Go program may make.
+// so that all of them exist at once. The raw calls are those that a child of a Go program may make.
 func forks(string) error {
 	var ends [2]int
 	if err := unix.Pipe(ends[:]); err != nil {

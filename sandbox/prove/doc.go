@@ -10,7 +10,6 @@
 // attacker with the layers that it is given. Run is called once at a time.
 //
 // `cloister prove` makes two throwaway sandboxes and gives Run their Domains; tests/machine does
-// the same without guests. The attacker is a program in place of QEMU, because a real one would
-// have to be broken into first, and everything that keeps it is given to it by the shim before its
-// first instruction.
+// the same without guests. The attacker is a program in place of QEMU: a real one would have to be
+// broken into first. The shim gives it everything that keeps it before its first instruction.
 package prove

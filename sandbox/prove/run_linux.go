@@ -227,8 +227,8 @@ func (p *process) attack(name, target string) (said string, ended bool, err erro
 }
 
 // lastWords says what has come of an attack whose process ended without an answer: a program that
-// it has become, and that has done well, or its end by a signal. exec is the one attack whose
-// success cannot be told by the attacker.
+// it has become, and that has done well, or its end by a signal. Only of exec can the attacker not
+// say itself that it has succeeded.
 func lastWords(name, said string, ended error) string {
 	if name == "exec" && said == "" && ended == nil {
 		return done

@@ -113,7 +113,7 @@ func write(name string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// take tries to lock, without waiting in the kernel and a bounded number of times: a shim that was
+// take tries to lock a bounded number of times, and does not wait in the kernel. A shim that was
 // stopped with the lock must not stop the starts of a whole host.
 func take(lock *os.File) error {
 	for range lockTries {
