@@ -41,7 +41,8 @@ type Config struct {
 	Attacker string `toml:"-"`
 }
 
-// Recovery says where cleanup looks for what dead shims left.
+// Recovery says where cleanup looks for what dead shims left. The defaults are filled in, since a
+// cleanup must find what a sandbox with the same Config made.
 func (c Config) Recovery() recovery.Host {
 	c = c.WithDefaults()
 	return recovery.Host{State: c.State, Root: c.Root, Labels: c.Labels, Trace: c.Trace}
@@ -52,7 +53,8 @@ func (c Config) Templates() template.Store {
 	return template.NewStore(filepath.Join(c.WithDefaults().Root, "templates"))
 }
 
-// LabelRules are the label rules of volumes.
+// LabelRules are the label rules of volumes. Folders are cleaned, since they are compared with the
+// kernel's paths, which are clean.
 func (c Config) LabelRules() []plan.LabelRule {
 	out := make([]plan.LabelRule, len(c.Labels.Mounts))
 	for i, m := range c.Labels.Mounts {

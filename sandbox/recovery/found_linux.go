@@ -45,6 +45,7 @@ func (h Host) Found(dir statedir.Dir) ([]statedir.Effect, error) {
 		if err != nil {
 			return nil, err
 		}
+		// Another sandbox of the same name, in another engine, may live in it.
 		if !kept[g.String()] && ours(g, pids, dir) {
 			effects = append(effects, statedir.Effect{Kind: statedir.KindCgroup, Path: g.String()})
 		}
@@ -142,7 +143,8 @@ func foundLinks(dir statedir.Dir, kept map[string]bool) ([]statedir.Effect, erro
 	return out, nil
 }
 
-// keptByOthers are the cgroups and namespaces that the readable records of other sandboxes name.
+// keptByOthers are the cgroups and namespaces that the readable records of other sandboxes name. It
+// is what a cleanup must not touch, whatever else the host shows.
 func (h Host) keptByOthers(dir statedir.Dir) (map[string]bool, error) {
 	dirs, err := statedir.List(h.State)
 	if err != nil {

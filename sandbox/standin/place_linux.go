@@ -61,6 +61,8 @@ func Disguise(cfg config.Config, program, folder string) (map[confine.Role]strin
 	if err != nil {
 		return nil, err
 	}
+	// One copy for each role: the policy lets a domain be entered only through a file of its own
+	// type.
 	made := map[confine.Role]string{}
 	for role, of := range map[confine.Role]string{confine.Machine: programs.QEMU, confine.FileServer: programs.Virtiofsd} {
 		label, err := lsm.PathLabel(of)

@@ -50,14 +50,16 @@ type step struct {
 	fn   func(context.Context) error
 }
 
-// Push adds the step that takes back what has just been done.
+// Push adds the step that takes back what has just been done. It is called at once after the step:
+// what is made between the two would be left on an error.
 func (s *Stack) Push(what string, fn func(context.Context) error) {
 	s.steps = append(s.steps, step{what, fn})
 	s.Trace.Tell(what, "done")
 }
 
 // Do makes an effect on the host. The record has it before it happens and loses it when it is taken
-// back. undo must succeed when nothing happened.
+// back. undo must succeed when nothing happened. An error of act is returned with the undo pushed,
+// since the effect may have happened in part.
 func (s *Stack) Do(j *statedir.Journal, e statedir.Effect, act func(*statedir.Effect) error, undo func(context.Context) error) error {
 	seq, err := j.Promise(e)
 	if err != nil {
@@ -82,7 +84,8 @@ func (s *Stack) Do(j *statedir.Journal, e statedir.Effect, act func(*statedir.Ef
 }
 
 // Run takes everything back, newest first, also when ctx has been cancelled. It goes on after an
-// error and returns all errors. The stack is empty afterwards.
+// error and returns all errors. The stack is empty afterwards. An effect whose undo fails stays in
+// the record, where gc finds it.
 func (s *Stack) Run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Limit)
 	defer cancel()
