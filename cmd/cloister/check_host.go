@@ -22,14 +22,18 @@ import (
 	"cloister/vmm/qemu"
 )
 
+// checkHost checks the kernel, acceleration, huge pages, tap devices and cgroups.
 func checkHost(_ context.Context, s *site) []finding {
 	list := []finding{s.kernel(), accel(s.config.Machine.Accel, qemu.Host{}), s.hugePages(), s.tun(), s.cgroups()}
+	// Without root, sizes and labels of other processes are hidden, and lines would say less than
+	// they seem to.
 	if os.Geteuid() != 0 {
 		list = append(list, warn("user", fmt.Sprintf("uid %d: some of what follows cannot be seen", os.Geteuid()), "run it as root"))
 	}
 	return list
 }
 
+// kernel only names the kernel: what needs a newer one has a line of its own.
 func (s *site) kernel() finding {
 	text, err := os.ReadFile(s.path("proc/sys/kernel/osrelease"))
 	if err != nil {
@@ -38,14 +42,18 @@ func (s *site) kernel() finding {
 	return ok("kernel", "%s, %s", strings.TrimSpace(string(text)), runtime.GOARCH)
 }
 
+// accel asks the same function as a start, so both decide alike. /dev/kvm alone is not enough: a
+// paravirtual one boots no ordinary kernel.
 func accel(want vmm.Accel, host qemu.Host) finding {
 	got, warning, err := qemu.DetectAccel(want, host)
 	switch {
+	// The error of accel = "kvm" on a host without it has its remedy.
 	case err != nil:
 		return failed("acceleration", err)
 	case warning != "":
 		return warn("acceleration", warning,
 			"on a machine of your own: switch virtualization on in its firmware, load kvm_intel or kvm_amd")
+	// Somebody has asked for emulation: not wrong, but slow.
 	case got == vmm.AccelTCG:
 		return warn("acceleration", "guests are emulated (tcg) and slow, as machine.accel says",
 			"set machine.accel to auto where there is KVM")
@@ -60,7 +68,9 @@ func (s *site) hugePages() finding {
 		return ok("huge pages", "not asked for")
 	}
 	text, err := os.ReadFile(s.path("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"))
+	// QEMU takes pages of 2 MiB; other sizes do not count.
 	free, _ := strconv.Atoi(strings.TrimSpace(string(text))) // none where it cannot be read
+	// All of them in use counts as none: the next guest would not start.
 	if err != nil || free == 0 {
 		return fail("huge pages", "machine.hugepages is on, and no page of 2 MiB is free",
 			"sysctl -w vm.nr_hugepages=N, with 1 for each 2 MiB of guests; or set hugepages = false")
@@ -68,8 +78,10 @@ func (s *site) hugePages() finding {
 	return ok("huge pages", "%d of 2 MiB are free: %d MiB of guests", free, 2*free)
 }
 
+// tun opens the device: that it is there says nothing about the right to use it.
 func (s *site) tun() finding {
 	f, err := os.OpenFile(s.path("dev/net/tun"), os.O_RDWR, 0)
+	// Either the device is missing, or this user may not open it.
 	if err != nil {
 		return fail("tap devices", err.Error(), "modprobe tun, and run it as root")
 	}
@@ -77,6 +89,7 @@ func (s *site) tun() finding {
 	return ok("tap devices", "/dev/net/tun opens")
 }
 
+// cgroups accepts all three forms; the line says which, since limits are set differently in each.
 func (s *site) cgroups() finding {
 	if _, err := os.Stat(s.path("sys/fs/cgroup/cgroup.controllers")); err == nil {
 		return ok("cgroups", "version 2")
@@ -90,7 +103,8 @@ func (s *site) cgroups() finding {
 	return fail("cgroups", "none under /sys/fs/cgroup", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
 }
 
-// program is one that sandboxes need. The places are those that the shim tries.
+// program is one that sandboxes need. The places are those that the shim tries. Looked for as the
+// shim looks, so that check does not find a QEMU that a start would not.
 type program struct {
 	name, configured string
 	places           []string
@@ -99,8 +113,11 @@ type program struct {
 	needed           bool
 }
 
+// programs are those that a sandbox needs. checkHardening takes the first two, domain the first
+// three, in this order.
 func (s *site) programs() []program {
 	return []program{
+		// The packages' names are those of Debian and Fedora.
 		{"QEMU", s.config.Machine.QEMU, []string{"qemu-system-x86_64"}, "--version", "qemu-system-x86 (Debian), qemu-kvm (Fedora)", true},
 		{
 			"virtiofsd", s.config.Machine.Virtiofsd,
@@ -114,6 +131,8 @@ func (s *site) programs() []program {
 
 const shimBinary = "containerd-shim-cloister-v2"
 
+// selfDir is the folder of this program; a shim beside it counts, for installations outside of the
+// PATH.
 func selfDir() string {
 	self, err := os.Executable()
 	if err != nil {
@@ -122,6 +141,7 @@ func selfDir() string {
 	return filepath.Dir(self)
 }
 
+// remedy is for a program that is missing.
 func (p program) remedy() string {
 	if p.name == "shim" {
 		return "put it into a folder of containerd's PATH: make install"
@@ -129,12 +149,15 @@ func (p program) remedy() string {
 	return "install " + p.packages + ", or set its path under [machine] in the config"
 }
 
-// find gives the program's file, links resolved.
+// find gives the program's file, links resolved. The place that the config names is the only one
+// then. A file without the execute bit is told apart: "not found" would send people to the package
+// manager.
 func (p program) find() (string, error) {
 	places := p.places
 	if p.configured != "" {
 		places = []string{p.configured}
 	}
+	// An absolute place is only looked at; a name is searched in PATH.
 	for _, place := range places {
 		path, err := exec.LookPath(place)
 		if err == nil {
@@ -147,6 +170,7 @@ func (p program) find() (string, error) {
 	return "", fmt.Errorf("%s: not found: %w", strings.Join(places, ", "), os.ErrNotExist)
 }
 
+// checkPrograms finds each program and asks it for its version.
 func checkPrograms(ctx context.Context, s *site) []finding {
 	var list []finding
 	for _, p := range s.programs() {
@@ -159,6 +183,7 @@ func checkPrograms(ctx context.Context, s *site) []finding {
 		case err != nil && p.needed:
 			list = append(list, fail(p.name, err.Error(), p.remedy()))
 		case err != nil:
+			// containerd is not needed: Docker and Podman can do without it.
 			list = append(list, warn(p.name, err.Error(), "install "+p.packages+", unless another engine starts the shim"))
 		default:
 			list = append(list, ok(p.name, "%s: %s", path, version))
@@ -168,7 +193,8 @@ func checkPrograms(ctx context.Context, s *site) []finding {
 }
 
 // askVersion gives the first line a program says of itself. A program that ends with an error does
-// not run here: a library may be missing.
+// not run here: a library may be missing. It has one flag and ten seconds: a program that hangs
+// must not hang the check.
 func askVersion(ctx context.Context, path, flag string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -184,14 +210,18 @@ func askVersion(ctx context.Context, path, flag string) (string, error) {
 	return line, nil
 }
 
+// checkImage checks the guest image as a start does: its files are root's alone, and their digests
+// are right. A kernel that others may write would be a way into every guest.
 func checkImage(ctx context.Context, s *site) []finding {
 	image, err := guestimage.Open(s.config.Guest.Image)
 	if err != nil {
 		return []finding{failed("files", err)}
 	}
+	// A digest that does not fit is a damaged disk or a changed file; the remedy is in the error.
 	if err := image.Verify(); err != nil {
 		return []finding{failed("files", err)}
 	}
+	// A folder above that others may write is found too.
 	for _, file := range []string{filepath.Join(image.Dir, guestimage.ManifestName), image.Kernel(), image.Initrd()} {
 		if err := sys.Trusted(file); err != nil {
 			return []finding{failed("files", err)}
@@ -199,6 +229,8 @@ func checkImage(ctx context.Context, s *site) []finding {
 	}
 	m := image.Manifest
 	list := []finding{ok("files", "%s: %s, kernel %s, checksums are right", image.Dir, m.Flavour, m.Kernel.Version)}
+	// Protocol 0 is a manifest without the field. The agent's hello says its protocol again at each
+	// start.
 	if m.Agent.Protocol != 0 && m.Agent.Protocol != guestapi.Protocol {
 		list = append(list, fail("agent", fmt.Sprintf("version %s speaks protocol %d, this host %d",
 			m.Agent.Version, m.Agent.Protocol, guestapi.Protocol),
@@ -209,7 +241,8 @@ func checkImage(ctx context.Context, s *site) []finding {
 	return append(list, newerPackages(ctx, m), s.oldGuests())
 }
 
-// newerPackages tells whether the distribution has newer versions of what the image is made of.
+// newerPackages tells whether the distribution has newer versions of what the image is made of. A
+// failure to compare is a warning only: dpkg is not on every host.
 func newerPackages(ctx context.Context, m guestimage.Manifest) finding {
 	const name = "its packages"
 	list, err := m.Newer(ctx)
@@ -222,21 +255,26 @@ func newerPackages(ctx context.Context, m guestimage.Manifest) finding {
 	lines, absent := make([]string, 0, len(list)), []string{}
 	for _, n := range list {
 		lines = append(lines, n.String())
+		// Packages that are installed already need a rebuild alone; the others have to be upgraded
+		// first.
 		if !n.Installed {
 			absent = append(absent, n.Package)
 		}
 	}
 	remedy := "cloister guest update"
+	// Upgraded alone: an upgrade of everything is the administrator's to decide.
 	if len(absent) > 0 {
 		remedy = "apt-get install --only-upgrade " + strings.Join(absent, " ") + ", then " + remedy
 	}
 	return warn(name, "older than the distribution's: "+strings.Join(lines, ", "), remedy)
 }
 
-// oldGuests tells how many sandboxes run on another image than the folder has.
+// oldGuests tells how many sandboxes run on another image than the folder has. A guest keeps its
+// kernel until it is started anew, so an update of the image does not reach it.
 func (s *site) oldGuests() finding {
 	boxes, err := s.sandboxes()
 	if err != nil {
+		// Without root the records cannot be read, which is a fail of this line only.
 		return failed("running guests", err)
 	}
 	running, old := 0, 0
@@ -255,6 +293,8 @@ func (s *site) oldGuests() finding {
 	return ok("running guests", "%d, none on an older image", running)
 }
 
+// checkHardening reads what compiler and linker did for QEMU and the file server, the two programs
+// that parse a guest's bytes in C.
 func checkHardening(_ context.Context, s *site) []finding {
 	var list []finding
 	for _, p := range s.programs()[:2] {
@@ -267,12 +307,14 @@ func checkHardening(_ context.Context, s *site) []finding {
 	return append(list, s.aslr())
 }
 
+// harden is a warning at most: a program without a canary runs all the same.
 func harden(name, path string) finding {
 	f, err := os.Open(path)
 	if err != nil {
 		return warn(name, err.Error(), "run it as root")
 	}
 	defer f.Close()
+	// A shell script around QEMU has no ELF header, and hides what runs.
 	r, err := hardening.Read(f)
 	if err != nil {
 		return warn(name, fmt.Sprintf("%s: %v", path, err),
@@ -288,6 +330,7 @@ func harden(name, path string) finding {
 	return ok(name, "full RELRO, canary, NX, PIE, FORTIFY")
 }
 
+// aslr is a fail: with a fixed layout, each fault in QEMU is easier to use for all guests at once.
 func (s *site) aslr() finding {
 	text, err := os.ReadFile(s.path("proc/sys/kernel/randomize_va_space"))
 	switch value := strings.TrimSpace(string(text)); {

@@ -11,7 +11,9 @@ import (
 )
 
 // checkJail says which parts of the jail are on. Each sandbox reads them back from the kernel
-// before its guest runs.
+// before its guest runs. A part that is switched off is a warning, since it is the owner's choice;
+// a name in disable that is no part is a fail, since the owner believes something is off or on that
+// is not.
 func checkJail(ctx context.Context, s *site) []finding {
 	if err := s.config.Jail.Check(); err != nil {
 		f := failed("disable", err)
@@ -19,8 +21,11 @@ func checkJail(ctx context.Context, s *site) []finding {
 		return []finding{f}
 	}
 	list := make([]finding, 0, len(jail.Parts())+1)
+	// The users part needs a free range of ids on this host; Landlock depends on the kernel's
+	// version.
 	for _, p := range jail.Parts() {
 		if err := s.config.Jail.CheckHost(s.path("/etc")); p == jail.Users && s.config.Jail.Has(p) && err != nil {
+			// jail.uid_base collides with ids of passwd, subuid and the like: no sandbox starts.
 			list = append(list, failed(string(p), err))
 		} else if abi := jail.LandlockABI(); p == jail.Landlock && s.config.Jail.Has(p) {
 			list = append(list, landlockFinding(abi))
@@ -28,10 +33,12 @@ func checkJail(ctx context.Context, s *site) []finding {
 			list = append(list, ok(string(p), "on: %s", p.About()))
 		} else {
 			list = append(list, warn(string(p), "off, so this does not hold: "+p.About(),
+				// The whole line of the config is named, so that it can be found.
 				"remove \""+string(p)+"\" from disable under [jail]"))
 		}
 	}
-	// A server that is missing is another check's to report.
+	// A server that is missing is another check's to report. It may be one that the config names:
+	// the kind is asked of the program itself.
 	if path, kind, err := virtiofsd.Find(ctx, s.config.Machine.Virtiofsd); err == nil {
 		list = append(list, serverFinding(path, kind))
 	}

@@ -20,24 +20,30 @@ import (
 	"cloister/vmm/qemu"
 )
 
-// checkLabels asks what keeps sandboxes apart beyond their guests.
+// checkLabels asks what keeps sandboxes apart beyond their guests. It asks the same functions as a
+// start (confine.Choose, confine.Types), so what it says is what a start would do.
 func checkLabels(ctx context.Context, s *site) []finding {
 	enabled, err := s.host.Enabled()
 	if err != nil {
 		return []finding{failed("SELinux", err)}
 	}
+	// The same choice as at a start; an error here is that of every start.
 	chosen, err := confine.Choose(s.config.Labels, s.host, s.profiles)
 	if err != nil {
 		return []finding{failed("mac", err)}
 	}
+	// AppArmor has no policy module and no booleans: its profiles are made for each start.
 	if chosen == confine.AppArmor {
 		return s.checkProfiles()
 	}
 	driver, err := lsm.Open(lsm.Options{Mode: lsm.Mode(chosen), AllowPermissive: s.config.Labels.AllowPermissive, Host: s.host})
 	switch {
+	// The config demands SELinux. With mac = "auto" this host would get AppArmor or the jail alone.
 	case err != nil && !enabled:
 		return []finding{fail("SELinux", "is not enabled on this host, and labels.mac is \"selinux\"",
 			"install a policy and boot with security=selinux, or leave mac out under [labels]: the default takes what the host has")}
+	// The driver refuses a permissive host unless the config allows one: a label that nobody
+	// enforces protects nothing.
 	case err != nil: // permissive, or no policy is loaded
 		return append([]finding{failed("SELinux", err)}, s.policyState(ctx)...)
 	case driver.Mode() == lsm.ModeNone:
@@ -50,6 +56,7 @@ func checkLabels(ctx context.Context, s *site) []finding {
 
 // checkNone says what a host without mandatory access control is worth, and what it could have.
 func (s *site) checkNone(d *lsm.Driver) finding {
+	// The host has AppArmor, and the config says none.
 	if enabled, err := s.profiles.Enabled(); err == nil && enabled {
 		return warn("mac", d.Strength(), "this host has AppArmor: mac = \"auto\" under [labels]")
 	}
@@ -57,17 +64,23 @@ func (s *site) checkNone(d *lsm.Driver) finding {
 		"or with apparmor=1 security=apparmor; mac = \"auto\" under [labels] takes it")
 }
 
-// checkProfiles says whether this host can give each sandbox its profile in AppArmor.
+// checkProfiles says whether this host can give each sandbox its profile in AppArmor. Ready asks
+// for the parser and the kernel's interface, both of which each start uses.
 func (s *site) checkProfiles() []finding {
+	// For example no parser is installed, or AppArmor is in complain mode as a whole.
 	if err := s.profiles.Ready(); err != nil {
 		return []finding{failed("AppArmor", err)}
 	}
 	return []finding{
 		ok("AppArmor", "enforcing: each sandbox gets a profile of its own for QEMU and virtiofsd, loaded for the start and read back"),
+		// The shim stays unconfined on purpose: descriptors of a confined program are checked again
+		// in the one that gets them.
 		ok("shim", "not confined by a profile: what it opens for a sandbox keeps its rights in the sandbox"),
 	}
 }
 
+// strength says how strong the labels are on this host. Allowed by the config, permissive is a
+// warning.
 func strength(d *lsm.Driver) finding {
 	if enforcing, err := d.Host().Enforcing(); err != nil || !enforcing {
 		return warn("SELinux", d.Strength(), "setenforce 1")
@@ -84,15 +97,19 @@ func (s *site) basePolicy() finding {
 	}
 	text := fmt.Sprintf("%s, format %s", cmp.Or(policy.Configured(""), "of a name that is not configured"),
 		strings.TrimSpace(string(version)))
+	// A number that rises tells that somebody changes the policy while sandboxes run.
 	if status, err := s.host.Status(); err == nil {
 		text += fmt.Sprintf(", loaded %d times since boot", status.PolicyLoads)
 	}
+	// The base policy is only described: cloister's own types are constrained by cloister's module,
+	// whatever the base leaves open.
 	kernel := policy.Selinuxfs{Root: s.host.SELinux}
 	for _, t := range []labels.Types{labels.ContainerKVM(), labels.Svirt(true)} {
 		missing, err := policy.Unconstrained(kernel, policy.Of(t))
 		switch {
 		case err != nil: // this policy has no such types
 			continue
+		// The pairs of libvirt's types keep everything apart that is asked.
 		case len(missing) == 0:
 			return ok("policy", "%s; its pairs constrain all that is asked, for %s", text, t.QEMU)
 		}
@@ -102,15 +119,21 @@ func (s *site) basePolicy() finding {
 	return ok("policy", "%s", text)
 }
 
+// selinuxfs is where the kernel's interface is; tests have another one.
 func (s *site) selinuxfs() string { return cmp.Or(s.host.SELinux, "/sys/fs/selinux") }
 
+// policyState says whether cloister's module is loaded, and is the one that this program carries.
+// An old module could deny what this version needs.
 func (s *site) policyState(ctx context.Context) []finding {
 	state, err := policy.Store{}.State(ctx)
 	switch {
+	// The policy's tools are not on this host.
 	case errors.Is(err, exec.ErrNotFound):
 		return []finding{warn("module", err.Error(), "")}
 	case err != nil:
 		return []finding{warn("module", err.Error(), "run it as root")}
+	// Both halves are installed in one transaction; one alone means that somebody removed the other
+	// by hand.
 	case state.Partial:
 		return []finding{warn("module", "cloister's policy module is installed without its constraints, or these without it",
 			"cloister policy install")}
@@ -123,7 +146,8 @@ func (s *site) policyState(ctx context.Context) []finding {
 }
 
 // domain asks the kernel, as the shim does before each start, which set of types a sandbox would
-// get.
+// get. It is the line that matters most: with all other lines ok, a start still fails here when no
+// set of types passes the self-test.
 func (s *site) domain(d *lsm.Driver) []finding {
 	accel, _, err := qemu.DetectAccel(s.config.Machine.Accel, qemu.Host{})
 	if err != nil {
@@ -135,7 +159,11 @@ func (s *site) domain(d *lsm.Driver) []finding {
 			return []finding{failed("types", err)}
 		}
 	}
+	// The shim's label depends on its file's label. This program's own domain may differ from the
+	// shim's.
 	shim, found := shimDomain(d, paths[2])
+	// Types are chosen for QEMU with or without KVM: emulation writes code, which needs rights of
+	// its own.
 	t, err := confine.Types(d.As(shim), s.config.Labels, accel == vmm.AccelKVM, lsm.Programs{QEMU: paths[0], Virtiofsd: paths[1]})
 	if err != nil {
 		return []finding{found, fail("types", "no set of types keeps sandboxes apart: "+strings.ReplaceAll(err.Error(), "\n", "; "),
@@ -146,7 +174,8 @@ func (s *site) domain(d *lsm.Driver) []finding {
 }
 
 // shimDomain is the label that the shim gets: its own domain's, if its file has the label that
-// leads there, else this program's, it is assumed.
+// leads there, else this program's, it is assumed. A shim in another place has another label, runs
+// in its starter's domain, and may not start guests then.
 func shimDomain(d *lsm.Driver, path string) (labels.Label, finding) {
 	const name = "shim's domain"
 	own := d.OwnLabel()
@@ -159,9 +188,12 @@ func shimDomain(d *lsm.Driver, path string) (labels.Label, finding) {
 			path, label, policy.ShimExecType),
 			"cloister policy install; for another place: chcon -t "+policy.ShimExecType+" "+quote(path))
 	}
+	// The kernel's transition keeps user and role, and drops the level of the starter for the
+	// domain's own.
 	return own.WithType(policy.ShimType).WithLevel(labels.Level{}), ok(name, "%s leads to %s", path, policy.ShimType)
 }
 
+// fileLabel reads through a descriptor, so that file and label belong together.
 func fileLabel(path string) (labels.Label, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -171,7 +203,7 @@ func fileLabel(path string) (labels.Label, error) {
 	return lsm.FileLabel(f)
 }
 
-// boolean is one of the policies' switches.
+// boolean is one of the policies' switches. gates says what the switch opens when it is on.
 type boolean struct{ name, gates string }
 
 // booleans are those that the hardening guides name (R28, R29), which are about libvirt's domain
@@ -206,9 +238,12 @@ func booleans() []boolean {
 	}
 }
 
+// checkBooleans warns about each switch that is on. Somebody may want it; the warning says what it
+// opens for guests or for programs that could read them.
 func checkBooleans(_ context.Context, s *site) []finding {
 	enabled, err := s.host.Enabled()
 	if err != nil || !enabled {
+		// Under AppArmor and without either there are no booleans.
 		return []finding{ok("all", "not asked: SELinux is not enabled")}
 	}
 	var list []finding
@@ -217,6 +252,7 @@ func checkBooleans(_ context.Context, s *site) []finding {
 		switch {
 		case err != nil:
 			list = append(list, warn(b.name, err.Error(), "run it as root"))
+		// Not in this policy: it cannot be on either.
 		case !known:
 			list = append(list, ok(b.name, "not in this policy (%s)", b.gates))
 		case value:

@@ -22,12 +22,13 @@ type listener struct {
 	Port     uint16
 }
 
+// String is the form of ss: protocol, address and port.
 func (l listener) String() string {
 	return fmt.Sprintf("%s %s", l.Protocol, netip.AddrPortFrom(l.Address, l.Port))
 }
 
 // usual tells whether a virtualization host is expected to listen there (R35): ssh, web, SPICE,
-// migration.
+// migration. Ranges are SPICE's and libvirt's migration ports.
 func (l listener) usual() bool {
 	if l.Protocol != "tcp" {
 		return false
@@ -42,9 +43,12 @@ const (
 	udpBound  = "07"
 )
 
-// maxListeners bounds what is shown.
+// maxListeners bounds what is shown. A busy host has hundreds; a line of the check names the first
+// ones.
 const maxListeners = 12
 
+// checkNetwork looks at the host's own surface. Guests' ports are in their own network namespaces
+// and not seen here.
 func checkNetwork(_ context.Context, s *site) []finding {
 	open, err := s.listeners()
 	if err != nil {
@@ -56,9 +60,12 @@ func checkNetwork(_ context.Context, s *site) []finding {
 	}
 }
 
+// ports warns: an open port is no fault of cloister's, but whoever takes the host by it has all
+// guests.
 func ports(open []listener) finding {
 	var odd []string
 	for _, l := range open {
+		// Loopback is reached by this host's own programs alone.
 		if !l.usual() && !l.Address.IsLoopback() {
 			odd = append(odd, l.String())
 		}
@@ -66,6 +73,7 @@ func ports(open []listener) finding {
 	if len(odd) == 0 {
 		return ok("listening ports", "%d, all usual for a host of guests or on loopback", len(open))
 	}
+	// A service that listens on several addresses of one port is one line.
 	slices.Sort(odd)
 	odd = slices.Compact(odd)
 	more := ""
@@ -76,6 +84,7 @@ func ports(open []listener) finding {
 		"stop what is not needed, and have the firewall admit no others (ss -lntup names the programs)")
 }
 
+// forwarding is never a warning: engines switch it on, and Docker needs it.
 func (s *site) forwarding(name, file string) finding {
 	text, err := os.ReadFile(s.path(file))
 	if err != nil {
@@ -87,6 +96,7 @@ func (s *site) forwarding(name, file string) finding {
 	return ok(name, "on, as engines' bridges need it: have the firewall's forward rules drop what is not theirs")
 }
 
+// listeners reads the tables of this network namespace. No program is started: ss may be missing.
 func (s *site) listeners() ([]listener, error) {
 	var list []listener
 	for _, t := range []struct{ file, protocol, state string }{
@@ -106,7 +116,7 @@ func (s *site) listeners() ([]listener, error) {
 }
 
 // parseListeners reads /proc/net/{tcp,udp}{,6}: words of four bytes in the machine's order, here
-// little-endian.
+// little-endian. The state is a hexadecimal number; the port is in ordinary order.
 func parseListeners(text []byte, protocol, state string) ([]listener, error) {
 	var list []listener
 	lines := bufio.NewScanner(bytes.NewReader(text))
@@ -121,6 +131,7 @@ func parseListeners(text []byte, protocol, state string) ([]listener, error) {
 		if !found || err != nil || len(raw) != 4 && len(raw) != 16 {
 			return nil, fmt.Errorf("address %q: want 8 or 32 hexadecimal digits and a port", fields[1])
 		}
+		// The kernel prints each word of the address as a number of this machine.
 		for word := range slices.Chunk(raw, 4) {
 			slices.Reverse(word)
 		}
@@ -128,6 +139,7 @@ func parseListeners(text []byte, protocol, state string) ([]listener, error) {
 		if err != nil {
 			return nil, fmt.Errorf("port %q: %w", port, err)
 		}
+		// An IPv4 address that is mapped into IPv6 is shown as IPv4.
 		addr, _ := netip.AddrFromSlice(raw)
 		list = append(list, listener{protocol, addr.Unmap(), uint16(n)})
 	}

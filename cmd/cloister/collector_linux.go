@@ -13,21 +13,28 @@ import (
 )
 
 // collector takes the metrics from records, /proc, the host's counts and the log of denials each
-// time it is asked. Labels have values of fixed sets: docs/metrics.md lists them.
+// time it is asked. Labels have values of fixed sets: docs/metrics.md lists them. It keeps nothing
+// between two questions, so a metric is never older than the answer. client_golang calls it from
+// several goroutines, which share no state here.
 type collector struct {
 	site *site
 	desc descriptions
 }
 
+// describe is a metric with cloister's prefix. Its names and labels are a contract: alert rules and
+// dashboards use them.
 func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("cloister_"+name, help, labels, nil)
 }
 
-// descriptions are those of all metrics.
+// descriptions are those of all metrics. They are made once: client_golang compares what Collect
+// sends with them.
 type descriptions struct {
 	info, sandboxes, memory, oldImages, starts, failures, phases, leaks, denials, clashes, scrape, time *prometheus.Desc
 }
 
+// newCollector makes the collector of one host. A label's values are few and fixed, so the number
+// of series does not grow with that of sandboxes.
 func newCollector(s *site) collector {
 	return collector{s, descriptions{
 		info:      describe("build_info", "Version of cloister; the value is 1.", "version"),
@@ -57,7 +64,9 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 }
 
 // Collect is prometheus.Collector's. A source that cannot be read costs its own metrics alone.
+// Whether it could be read is a metric too: a missing number looks like a zero in a graph.
 func (c collector) Collect(out chan<- prometheus.Metric) {
+	// A value of 1 with the version as a label is the form that dashboards join on.
 	out <- prometheus.MustNewConstMetric(c.desc.info, prometheus.GaugeValue, 1, config.Version)
 	out <- prometheus.MustNewConstMetric(c.desc.time, prometheus.GaugeValue, float64(time.Now().UnixMilli())/1000)
 	for _, source := range []struct {
@@ -66,6 +75,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}{
 		{"records", c.records}, {"counts", c.counts}, {"labels", c.labels}, {"denials", c.denials},
 	} {
+		// The error itself is not printed: scrape_success is what alerts look at.
 		success := 1.0
 		if source.read(out) != nil {
 			success = 0
@@ -74,12 +84,14 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
+// records reads state, class and memory of all sandboxes.
 func (c collector) records(out chan<- prometheus.Metric) error {
 	boxes, err := c.site.sandboxes()
 	if err != nil {
 		return err
 	}
 	type kind struct{ state, class string }
+	// Every combination is sent, with zero too: an alert on a series that is not there never fires.
 	count := map[kind]int{}
 	for _, state := range []string{stateRunning, stateStarting, stateEnded, stateDead, stateUnknown} {
 		count[kind{state, classVM}], count[kind{state, classProcess}] = 0, 0
@@ -89,9 +101,11 @@ func (c collector) records(out chan<- prometheus.Metric) error {
 	for _, b := range boxes {
 		state := b.state()
 		count[kind{state, b.class()}]++
+		// Proportional set size reads smaps_rollup of each process, which is the costly part.
 		m := c.site.memory(b)
 		used.QEMU, used.Virtiofsd, used.Shim = used.QEMU+m.QEMU, used.Virtiofsd+m.Virtiofsd, used.Shim+m.Shim
 		used.Containers += m.Containers
+		// Others have no image any more or have not loaded one.
 		if state == stateRunning && b.image().Old {
 			old++
 		}
@@ -114,7 +128,8 @@ const (
 	classProcess = "process"
 )
 
-// class is vm for a record that does not say, and for an unknown name: records are input here.
+// class is vm for a record that does not say, and for an unknown name: records are input here. A
+// tampered record must not make a new label value.
 func (b guestBox) class() string {
 	if b.record.Facts["class"] == classProcess {
 		return classProcess
@@ -122,12 +137,16 @@ func (b guestBox) class() string {
 	return classVM
 }
 
+// counts reads what shims have counted. They are files beside the records, since a record is gone
+// with its sandbox.
 func (c collector) counts(out chan<- prometheus.Metric) error {
 	counts, err := tally.Load(c.site.config.State)
 	if err != nil {
 		return err
 	}
+	// A dead shim's leftovers, as gc or the next start found them.
 	out <- prometheus.MustNewConstMetric(c.desc.leaks, prometheus.CounterValue, float64(counts.Leaks))
+	// A class without a start has a counter of zero.
 	for _, class := range []string{classVM, classProcess} {
 		if _, found := counts.Starts[class]; !found {
 			out <- prometheus.MustNewConstMetric(c.desc.starts, prometheus.CounterValue, 0, class)
@@ -136,6 +155,7 @@ func (c collector) counts(out chan<- prometheus.Metric) error {
 	for class, n := range counts.Starts {
 		out <- prometheus.MustNewConstMetric(c.desc.starts, prometheus.CounterValue, float64(n), class)
 	}
+	// Reasons are a fixed set, chosen by the shim and not taken from an error's text.
 	for phase, reasons := range counts.Failures {
 		for reason, n := range reasons {
 			out <- prometheus.MustNewConstMetric(c.desc.failures, prometheus.CounterValue, float64(n), phase, reason)
@@ -143,6 +163,8 @@ func (c collector) counts(out chan<- prometheus.Metric) error {
 	}
 	bounds := tally.Bounds()
 	for phase, h := range counts.Phases {
+		// Prometheus wants cumulative counts and seconds; the files have counts of each bucket and
+		// milliseconds.
 		buckets, sum := map[float64]uint64{}, uint64(0)
 		for i, n := range h.Buckets {
 			sum += n
@@ -153,6 +175,8 @@ func (c collector) counts(out chan<- prometheus.Metric) error {
 	return nil
 }
 
+// labels counts clashes, which should be zero on every host: an alert on it is the cheapest watch
+// on the registry.
 func (c collector) labels(out chan<- prometheus.Metric) error {
 	p, err := c.site.look(context.Background())
 	if err != nil {
@@ -173,6 +197,7 @@ func (c collector) denials(out chan<- prometheus.Metric) error {
 	if err != nil && enabled {
 		return err
 	}
+	// As why has it, so that both count alike.
 	view := scene{state: c.site.config.State, root: c.site.config.Root, image: c.site.config.Guest.Image}
 	if enabled {
 		p, err := c.site.look(context.Background())
@@ -181,6 +206,7 @@ func (c collector) denials(out chan<- prometheus.Metric) error {
 		}
 		view.levels, view.files = p.Levels, p.Files
 	}
+	// All verdicts are sent, with zero too.
 	count := map[judgement]int{judgedAttack: 0, judgedMistake: 0, judgedHarmless: 0}
 	for _, d := range logged {
 		if (subject{all: true}).has(d) {

@@ -13,7 +13,7 @@ import (
 	"cloister/labels/relabel"
 )
 
-// verdict of a denial.
+// verdict of a denial. Its text is part of the JSON output and a label of a metric.
 type judgement string
 
 // The judgements.
@@ -23,7 +23,8 @@ const (
 	judgedHarmless judgement = "harmless" // the program asks, and goes on without
 )
 
-// answer is what is made of a denial.
+// answer is what is made of a denial. The remedy is empty where no command helps: an attack, or
+// something harmless.
 type answer struct {
 	Judgement judgement `json:"judgement"`
 	Reason    string    `json:"reason"`
@@ -71,17 +72,20 @@ func partOf(d avc.Denial) part {
 	case "cloister_shim_t":
 		return partShim
 	}
+	// The shim without its own domain: somebody started it from a file without the label.
 	if d.Command == "containerd-shim" && strings.HasPrefix(d.Target.Type, "cloister_") { // the kernel keeps 15 characters
 		return partShim
 	}
 	return partOther
 }
 
+// String is for sentences: "... was denied".
 func (p part) String() string {
 	return [...]string{"a program of the host", "QEMU", "the file server (virtiofsd)", "a container", "the shim"}[p]
 }
 
-// rule explains some denials; ok is false for those that are not its own.
+// rule explains some denials; ok is false for those that are not its own. A rule must be sure of
+// what it claims: a remedy that opens something costs more than a wrong alarm.
 type rule func(s scene, p part, d avc.Denial) (a answer, ok bool)
 
 // rules in the order they are tried: what only an attack does, then what goes wrong by mistake.
@@ -93,6 +97,7 @@ func rules() []rule {
 }
 
 // explain judges one denial. What no rule knows, done by a guest's side, is taken for an attack.
+// The first rule that knows the denial decides.
 func (s scene) explain(d avc.Denial) answer {
 	p := partOf(d)
 	switch d.By {
@@ -112,16 +117,20 @@ func (s scene) explain(d avc.Denial) answer {
 // guestSide are the processes that a guest's workload could have taken over.
 func (p part) guestSide() bool { return p == partQEMU || p == partServer || p == partContainer }
 
-// otherTenant: categories that the source has not.
+// otherTenant: categories that the source has not. It comes first: with another's categories on the
+// target, no remedy may be shown, whatever the rest looks like.
 func otherTenant(s scene, p part, d avc.Denial) (answer, bool) {
 	level, single := d.Target.Range.Single()
+	// A target without categories is nobody's. A source that has the target's categories is of the
+	// same tenant.
 	if !p.guestSide() || !single || level.Categories.Len() == 0 || d.Source.Range.High.Categories.Contains(level.Categories) {
 		return answer{}, false
 	}
 	return answer{judgedAttack, fmt.Sprintf("it is at level %s, which is %s", level, s.whose(level)), ""}, true
 }
 
-// whose says to whom a level belongs.
+// whose says to whom a level belongs. A level that nobody holds may be that of files which a
+// stopped sandbox left.
 func (s scene) whose(level labels.Level) string {
 	for _, h := range s.levels {
 		if h.Level == level {
@@ -135,9 +144,11 @@ func (s scene) whose(level labels.Level) string {
 
 // kernelPower: rights over the kernel, or over processes.
 func kernelPower(_ scene, p part, d avc.Denial) (answer, bool) {
+	// execmem has a rule of its own, since emulation needs it.
 	if !p.guestSide() || slices.Contains(d.Permissions, "execmem") {
 		return answer{}, false
 	}
+	// Classes by which a process changes the kernel, other processes, or the policy itself.
 	power := []string{
 		"security", "system", "process", "process2", "bpf", "perf_event", "kernel_service", "user_namespace", "cap_userns", "cap2_userns",
 		"capability2", "key", "memprotect", "io_uring", "lockdown",
@@ -155,6 +166,7 @@ func idle(permission string) bool {
 	return slices.Contains([]string{"sys_resource", "sys_nice", "ipc_lock"}, permission)
 }
 
+// askedInVain: what QEMU and the file server try at each start, and do without.
 func askedInVain(_ scene, p part, d avc.Denial) (answer, bool) {
 	if p != partQEMU && p != partServer {
 		return answer{}, false
@@ -169,9 +181,11 @@ func askedInVain(_ scene, p part, d avc.Denial) (answer, bool) {
 	return answer{}, false
 }
 
-// enteringDomain: a start under a label that the starter may not give.
+// enteringDomain: a start under a label that the starter may not give. Only the shim's domain may
+// enter a guest's, so that nobody else can start a program in it.
 func enteringDomain(_ scene, p part, d avc.Denial) (answer, bool) {
 	target := partOf(avc.Denial{Source: d.Target})
+	// From a part of the host into a guest's domain; a guest's own exec is another matter.
 	if p.guestSide() || !target.guestSide() || d.Class != "process" && d.Class != "process2" {
 		return answer{}, false
 	}
@@ -194,14 +208,18 @@ func enteringDomain(_ scene, p part, d avc.Denial) (answer, bool) {
 	return answer{judgedMistake, "the policy module does not let the shim start guests in this domain", "cloister policy install"}, true
 }
 
-// shimDenied: the shim does what this program's module allows it to.
+// shimDenied: the shim does what this program's module allows it to. A guest's processes cannot be
+// the shim, so a denial here is a fault of the module or of a label.
 func shimDenied(_ scene, p part, d avc.Denial) (answer, bool) {
 	if p != partShim {
 		return answer{}, false
 	}
+	// restorecon gives a file the label that the policy has for its path.
 	if d.Target.Type == "unlabeled_t" && filepath.IsAbs(d.Path) {
 		return answer{judgedMistake, "the file has no label", "restorecon -RFv " + quote(d.Path)}, true
 	}
+	// Which servers of the host a guest may reach is the site's choice, so the remedy adds one
+	// optional rule.
 	if d.Class == "unix_stream_socket" && slices.Contains(d.Permissions, "connectto") {
 		name := "cloister_socket_" + d.Target.Type
 		return answer{
@@ -219,7 +237,8 @@ func shimDenied(_ scene, p part, d avc.Denial) (answer, bool) {
 	}, true
 }
 
-// notOurs: a program of the host that reached for a guest's things.
+// notOurs: a program of the host that reached for a guest's things. The guest is protected by it: a
+// scanner or backup of the host met its files.
 func notOurs(_ scene, p part, d avc.Denial) (answer, bool) {
 	if p.guestSide() || p == partShim {
 		return answer{}, false
@@ -229,7 +248,8 @@ func notOurs(_ scene, p part, d avc.Denial) (answer, bool) {
 }
 
 // entrance: the program started is not one that leads into the domain, as one in a folder of its
-// own is not.
+// own is not. Started from a folder of one's own, QEMU has the label of ordinary files, and the
+// kernel refuses it as an entry into the domain.
 func entrance(_ scene, p part, d avc.Denial) (answer, bool) {
 	kinds := map[part]string{partQEMU: "qemu_exec_t", partServer: "cloister_virtiofsd_exec_t"}
 	if kinds[p] == "" || !slices.Contains(d.Permissions, "entrypoint") || !filepath.IsAbs(d.Path) {
@@ -244,6 +264,7 @@ func entrance(_ scene, p part, d avc.Denial) (answer, bool) {
 // inherited: an open descriptor of the one who started it. The kernel puts the null device in its
 // place.
 func inherited(_ scene, _ part, d avc.Denial) (answer, bool) {
+	// Inherited, and not opened: an open terminal of the one who ran the command.
 	terminal := d.Class == "chr_file" && !slices.Contains(d.Permissions, "open") &&
 		slices.Contains([]string{"tty_device_t", "console_device_t", "devpts_t", "user_devpts_t"}, d.Target.Type)
 	if !terminal && (d.Class != "fd" || !onlyOf(d.Permissions, "use")) {
@@ -261,6 +282,7 @@ func sensitive(_ scene, p part, d avc.Denial) (answer, bool) {
 		"shadow", "passwd", "ssh", "admin_home", "user_home", "user_tmp",
 		"memory_device", "init_t", "selinux", "security_t", "auditd", "container_runtime", "docker", "cloister_var_lib", "cloister_shim",
 	} {
+		// The file server serves volumes, and those may be homes of users.
 		if strings.Contains(d.Target.Type, mark) && (p != partServer || !strings.HasPrefix(mark, "user_")) {
 			return answer{judgedAttack, fmt.Sprintf("no guest is ever given something of type %s", d.Target.Type), ""}, true
 		}
@@ -268,6 +290,7 @@ func sensitive(_ scene, p part, d avc.Denial) (answer, bool) {
 	return answer{}, false
 }
 
+// executableMemory: QEMU without KVM writes code and runs it; nothing else on a guest's side does.
 func executableMemory(_ scene, _ part, d avc.Denial) (answer, bool) {
 	if !onlyOf(d.Permissions, "execmem", "execmod", "execstack", "execheap") {
 		return answer{}, false
@@ -275,6 +298,7 @@ func executableMemory(_ scene, _ part, d avc.Denial) (answer, bool) {
 	if strings.HasPrefix(d.Source.Type, "svirt") {
 		return answer{judgedMistake, "QEMU translates code, for lack of KVM, and svirt_t may not", "setsebool -P virt_use_execmem on"}, true
 	}
+	// QEMU was started in the domain for KVM, which may not write code: then KVM is gone since.
 	if d.Source.Type == "cloister_qemu_t" {
 		return answer{
 			judgedMistake, "QEMU translates code, and runs in the domain for KVM: what the host offers has changed",
@@ -300,7 +324,8 @@ func foreignFileSystem(_ scene, _ part, d avc.Denial) (answer, bool) {
 	}, true
 }
 
-// labelLost: something that cloister labelled, and somebody else since.
+// labelLost: something that cloister labelled, and somebody else since. The journal knows the label
+// that cloister gave; another one now is somebody else's work, as restorecon's.
 func labelLost(s scene, _ part, d avc.Denial) (answer, bool) {
 	level, _ := d.Source.Range.Single()
 	for _, f := range s.files {
@@ -316,6 +341,7 @@ func labelLost(s scene, _ part, d avc.Denial) (answer, bool) {
 	return answer{}, false
 }
 
+// guestImage: kernel and initial image, which every guest may read and none may write.
 func guestImage(s scene, _ part, d avc.Denial) (answer, bool) {
 	name := filepath.Base(d.Path)
 	ofImage := onPath(d.Path, s.image) || d.Target.Type == "usr_t" && (name == "kernel" || name == "initrd")
@@ -328,7 +354,8 @@ func guestImage(s scene, _ part, d avc.Denial) (answer, bool) {
 	}, true
 }
 
-// wholeDisk: QEMU is handed its disks open.
+// wholeDisk: QEMU is handed its disks open. A descriptor that was handed over needs no open. An
+// open of a device by a guest's process is an attack.
 func wholeDisk(_ scene, p part, d avc.Denial) (answer, bool) {
 	if d.Class != "blk_file" && d.Class != "chr_file" {
 		return answer{}, false
@@ -347,10 +374,13 @@ func wholeDisk(_ scene, p part, d avc.Denial) (answer, bool) {
 	return answer{judgedAttack, fmt.Sprintf("%s opens no device node itself", p), ""}, true
 }
 
-// oldModule: the sandbox's own things, or the programs' own files.
+// oldModule: the sandbox's own things, or the programs' own files. New versions of QEMU and
+// libraries need rights that an old module lacks.
 func oldModule(_ scene, p part, d avc.Denial) (answer, bool) {
+	// Both have the sandbox's level: it was refused something of its own.
 	own := d.Source.Range == d.Target.Range && strings.HasPrefix(d.Target.Type, "cloister_") &&
 		!onlyOf(d.Permissions, "relabelfrom", "relabelto", "execute", "entrypoint")
+	// Reading shared libraries is harmless; writing them is not in the list.
 	library := d.Class == "file" && onlyOf(d.Permissions, "read", "open", "getattr", "map", "execute") &&
 		slices.Contains([]string{"lib_t", "ld_so_t", "ld_so_cache_t", "usr_t", "etc_t", "locale_t", "textrel_shlib_t"}, d.Target.Type)
 	if !own && !library {
@@ -365,7 +395,8 @@ func oldModule(_ scene, p part, d avc.Denial) (answer, bool) {
 	}, true
 }
 
-// volume: a folder of the host that was mounted without a label that fits.
+// volume: a folder of the host that was mounted without a label that fits. It comes last: a
+// volume's label may be anything, so every denial of a file would fit it.
 func volume(_ scene, p part, d avc.Denial) (answer, bool) {
 	if p != partServer || !slices.Contains([]string{"file", "dir", "lnk_file", "fifo_file", "sock_file", "filesystem"}, d.Class) {
 		return answer{}, false
@@ -375,6 +406,7 @@ func volume(_ scene, p part, d avc.Denial) (answer, bool) {
 		return answer{}, false
 	}
 	kind := "cloister_rootfs_t"
+	// Types of other policies have their files' type by the same convention.
 	if d.Source.Type != "cloister_virtiofsd_t" {
 		kind = strings.Replace(strings.Replace(d.Source.Type, "svirt_t", "svirt_image_t", 1), "container_kvm_t", "container_file_t", 1)
 	}
@@ -382,6 +414,7 @@ func volume(_ scene, p part, d avc.Denial) (answer, bool) {
 	if filepath.IsAbs(d.Path) {
 		path = quote(d.Path)
 	}
+	// The log has the file's last name only; the inode is what finds it.
 	reason := fmt.Sprintf("a volume whose label, %s, does not fit; mount it with :Z to have it labelled at each start", d.Target)
 	if path == "FOLDER" {
 		reason += fmt.Sprintf(" (the folder mounted that holds %q: find FOLDER -inum %d)", d.Path, d.Inode)
@@ -399,7 +432,8 @@ func onlyOf(list []string, allowed ...string) bool {
 	return len(list) > 0 && !slices.ContainsFunc(list, func(x string) bool { return !slices.Contains(allowed, x) })
 }
 
-// quote makes a word of the shell of any text.
+// quote makes a word of the shell of any text. Remedies are copied into a shell: a file name that a
+// guest chose must stay one word there.
 func quote(s string) string {
 	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("/._-+:,@%", r)

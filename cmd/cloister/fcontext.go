@@ -22,6 +22,8 @@ import (
 	"cloister/labels"
 )
 
+// runFcontext has the verbs for labels that stay. A disk that no guest runs from should not have
+// the host's default label, which other services may read.
 func runFcontext(std stdio) *cobra.Command {
 	return group(std, "fcontext", []verb{
 		{"add", "label a folder or block device as a guest's that is powered off", fcontextAdd},
@@ -30,7 +32,8 @@ func runFcontext(std stdio) *cobra.Command {
 	})
 }
 
-// fileRule is a rule of the policy's file contexts, as semanage takes it.
+// fileRule is a rule of the policy's file contexts, as semanage takes it. Rules are the host's,
+// kept by semanage, so they survive relabelling and updates.
 type fileRule struct {
 	kind    string // semanage's letter of a kind of file: a for all, b for block devices
 	pattern string // a regular expression for whole paths
@@ -39,11 +42,14 @@ type fileRule struct {
 
 // fileRules are those for what is at path. A folder's rule is for all in it; a device's for the
 // name given and, where that is a link, for what it leads to, whose name may change at the next
-// boot.
+// boot. It refuses the system's folders, by the name given and by what it leads to: a rule for /etc
+// would relabel the host.
 func fileRules(path string) ([]fileRule, error) {
+	// semanage matches the text of a path: one with dots would match nothing.
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return nil, fmt.Errorf("path %q: want an absolute one without . and ..: %w", path, errdefs.ErrInvalidArgument)
 	}
+	// The path must exist: its kind decides the rule's form.
 	target, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("path %q: %w: make the folder or device first", path, err)
@@ -54,6 +60,8 @@ func fileRules(path string) ([]fileRule, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Udev may give /dev/mapper/NAME another /dev/dm-N at the next boot; the rule for the link's
+	// name stays right.
 	if st.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice {
 		rules := []fileRule{{"b", regexp.QuoteMeta(path), path}}
 		if target != path {
@@ -63,6 +71,7 @@ func fileRules(path string) ([]fileRule, error) {
 	}
 	for _, p := range []string{path, target} {
 		if above, is := systemFolder(p); is {
+			// The folder above is named in the error, since the path may lead there by a link.
 			return nil,
 				fmt.Errorf("path %q is in %s, which is the system's or somebody's home: take a folder of its own, as in /srv "+
 					"or /var/lib: %w",
@@ -70,6 +79,7 @@ func fileRules(path string) ([]fileRule, error) {
 		}
 	}
 	switch {
+	// The pattern covers the folder itself and all in it.
 	case st.IsDir():
 		return []fileRule{{"a", regexp.QuoteMeta(target) + "(/.*)?", target}}, nil
 	case st.Mode().IsRegular():
@@ -78,6 +88,7 @@ func fileRules(path string) ([]fileRule, error) {
 	return nil, fmt.Errorf("path %q is neither folder, file nor block device: %w", path, errdefs.ErrInvalidArgument)
 }
 
+// fcontextAdd is the verb add. It may be repeated: a rule that is there is changed.
 func fcontextAdd(std stdio) *cobra.Command {
 	c := newCommand(std, "add [--type TYPE] [--now] [--dry-run] PATH...",
 		"Adds file-context rules, so that what is in a disk store, or a block device, has the label of a guest's disk that is\n"+
@@ -86,6 +97,7 @@ func fcontextAdd(std stdio) *cobra.Command {
 	now := c.Flags().Bool("now", true, "also label what is there already")
 	dry := c.Flags().Bool("dry-run", false, "only print the commands")
 	return c.runs(1, -1, func(ctx context.Context, paths []string) error {
+		// It becomes an argument of semanage, and part of a policy.
 		if !typeName.MatchString(*setype) {
 			return fmt.Errorf("type %q: want a name as virt_image_t: %w", *setype, errdefs.ErrInvalidArgument)
 		}
@@ -104,6 +116,7 @@ func fcontextAdd(std stdio) *cobra.Command {
 			if !*now {
 				return nil
 			}
+			// -F also changes user, role and level, which a rule for s0 needs.
 			restore := []string{"restorecon", "-RFv", r.path}
 			if *dry {
 				fmt.Fprintln(std.out, shellLine(restore))
@@ -114,8 +127,11 @@ func fcontextAdd(std stdio) *cobra.Command {
 	})
 }
 
+// typeName is what a type may be called. The text goes to semanage as an argument, so it may not
+// look like a flag.
 var typeName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,126}$`)
 
+// fcontextRemove is the verb remove.
 func fcontextRemove(std stdio) *cobra.Command {
 	c := newCommand(std, "remove [--dry-run] PATH...",
 		"Takes the rules away that add made, and labels what is there as the policy says then.")
@@ -134,6 +150,7 @@ func fcontextRemove(std stdio) *cobra.Command {
 	})
 }
 
+// eachRule stops at the first error: rules before it stay, and the command can be repeated.
 func eachRule(paths []string, do func(fileRule) error) error {
 	for _, path := range paths {
 		rules, err := fileRules(path)
@@ -149,6 +166,8 @@ func eachRule(paths []string, do func(fileRule) error) error {
 	return nil
 }
 
+// fcontextList is the verb list; others' rules for libvirt's types are shown too, since they may
+// cover the same path.
 func fcontextList(std stdio) *cobra.Command {
 	c := newCommand(std, "list", "Prints the rules of the policy and of this host that name guests' types.")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
@@ -167,7 +186,8 @@ func fcontextList(std stdio) *cobra.Command {
 	})
 }
 
-// tool runs one of the policy tools; what it says is in the error.
+// tool runs one of the policy tools; what it says is in the error. The programs are asked for by
+// name: they are part of the distribution, and do under a lock what must not be done twice.
 func tool(ctx context.Context, out io.Writer, line []string) error {
 	packages := map[string]string{"semanage": "policycoreutils-python-utils", "restorecon": "policycoreutils"}
 	path, err := exec.LookPath(line[0])
@@ -183,6 +203,7 @@ func tool(ctx context.Context, out io.Writer, line []string) error {
 	return nil
 }
 
+// shellLine is a command as people can copy it.
 func shellLine(words []string) string {
 	quoted := make([]string, 0, len(words))
 	for _, w := range words {

@@ -15,7 +15,8 @@ import (
 	"cloister/shim/bootstrap"
 )
 
-// taken is a sandbox that a dead shim left, and what became of it.
+// taken is a sandbox that a dead shim left, and what became of it. It is printed before and after,
+// so an operator sees what was on the host.
 type taken struct {
 	Namespace statedir.ID `json:"namespace"`
 	ID        statedir.ID `json:"id"`
@@ -25,12 +26,14 @@ type taken struct {
 	Gone      bool        `json:"gone"`              // all of it has been taken back
 }
 
+// runGC is the verb gc. Each start of a shim cleans up too; gc is for hosts on which none starts.
 func runGC(std stdio) *cobra.Command {
 	c := newCommand(std, "gc [--dry-run] [--json]", "Takes back what dead shims have left: processes, cgroups, labels, levels, files.\n"+
 		"Sandboxes whose shim lives are not touched.")
 	c.withOutput("table")
 	dry := c.Flags().Bool("dry-run", false, "only list it")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		// A wrong key in the config must stop no cleanup: only the folders count.
 		s, err := openFolders(std, configOf(c.Command))
 		if err != nil {
 			return err
@@ -43,15 +46,21 @@ func runGC(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// The record of each dead shim is undone in reverse; whoever comes next goes on where a
+		// crash stops it.
 		if !*dry {
+			// All of them, whatever namespace; one that cannot be undone does not stop the next.
 			err = orRoot(s.config.Recovery().CleanupAll(ctx))
+			// Sockets of shims lie outside of the state folder.
 			stale, staleErr := bootstrap.RemoveStale()
 			for _, path := range stale {
 				fmt.Fprintf(std.err, "took back socket %s\n", path)
 			}
+			// Drafts of templates whose builder was killed.
 			_, draftErr := s.config.Templates().Sweep()
 			err = errors.Join(err, staleErr, draftErr)
 			for i := range left {
+				// Told by the folder: it goes last, so it is there as long as anything is.
 				_, gone := os.Lstat(boxDir(s, left[i]))
 				left[i].Gone = errors.Is(gone, os.ErrNotExist)
 			}
@@ -59,6 +68,7 @@ func runGC(std stdio) *cobra.Command {
 		if done, printed := c.emit(left); done {
 			return errors.Join(err, printed)
 		}
+		// An empty list with an error must not print "nothing was left behind".
 		if len(left) == 0 && err != nil {
 			return err // nobody knows whether something was left
 		}
@@ -67,6 +77,7 @@ func runGC(std stdio) *cobra.Command {
 	})
 }
 
+// leftovers lists sandboxes whose shim is gone, as they are before the cleanup.
 func (s *site) leftovers(boxes []guestBox) ([]taken, error) {
 	left := []taken{}
 	for _, b := range boxes {
@@ -79,8 +90,11 @@ func (s *site) leftovers(boxes []guestBox) ([]taken, error) {
 		}
 		t := taken{Namespace: b.dir.Namespace(), ID: b.dir.ID(), Class: b.knownClass(), Effects: []string{}}
 		if statedir.IsUnreadable(b.broken) {
+			// The effects come from the host itself then: marks in processes, cgroups, registry and
+			// journal.
 			t.Problem = b.broken.Error()
 		}
+		// Newest first is the order in which they are undone.
 		for _, e := range slices.Backward(effects) {
 			if e.Kind == statedir.KindProcess {
 				e.Detail = "" // the mark by which it is found, which says nothing to people
@@ -92,6 +106,7 @@ func (s *site) leftovers(boxes []guestBox) ([]taken, error) {
 	return left, nil
 }
 
+// boxDir is empty for a name that is none; Lstat of it fails, which counts as gone.
 func boxDir(s *site, t taken) string {
 	dir, err := statedir.New(s.config.State, string(t.Namespace), string(t.ID))
 	if err != nil {
@@ -100,6 +115,7 @@ func boxDir(s *site, t taken) string {
 	return dir.String()
 }
 
+// printTaken prints the table; "STILL THERE" is in capitals because somebody has to act.
 func printTaken(std stdio, left []taken, dry bool) {
 	if len(left) == 0 {
 		fmt.Fprintln(std.out, "nothing was left behind")

@@ -19,7 +19,8 @@ import (
 	"cloister/vmm/guestimage"
 )
 
-// Where things are unless said otherwise.
+// Where things are unless said otherwise. The paths are those of the packages. CLOISTER_CACHE moves
+// built kernels, which take minutes to make.
 const (
 	guestDir     = "/usr/share/cloister/guest"
 	guestCrun    = "/usr/bin/crun"
@@ -27,6 +28,7 @@ const (
 	agentBinary  = "cloister-agent"
 )
 
+// runGuest has the verbs of guest images.
 func runGuest(std stdio) *cobra.Command {
 	return group(std, "guest", []verb{
 		{"build", "make kernel and initial image from the distribution's packages", guestBuild},
@@ -35,13 +37,14 @@ func runGuest(std stdio) *cobra.Command {
 	})
 }
 
-// buildFlags are what build and update have in common.
+// buildFlags are what build and update have in common. They are pointers to what cobra fills in.
 type buildFlags struct {
 	agent, crun, cache *string
 	jobs               *int
 	quiet              *bool
 }
 
+// newBuildFlags adds the flags to a verb.
 func newBuildFlags(c command) buildFlags {
 	first := "the guest's first process, a static binary (default " + agentBinary + " of this program's installation)"
 	return buildFlags{
@@ -53,10 +56,13 @@ func newBuildFlags(c command) buildFlags {
 	}
 }
 
+// options turns the flags into those of the build. The protocol is this program's: an agent with
+// another one would not be understood by the shim that came with it.
 func (f buildFlags) options(std stdio, flavour guestimage.Flavour, output string) (guestimage.Options, error) {
 	agent := *f.agent
 	if agent == "" {
 		var err error
+		// Without the agent there is no image; the error names the places.
 		if agent, err = findAgent(); err != nil {
 			return guestimage.Options{}, err
 		}
@@ -64,12 +70,14 @@ func (f buildFlags) options(std stdio, flavour guestimage.Flavour, output string
 	opts := guestimage.Options{
 		Flavour: flavour, Output: output, Agent: agent, Protocol: guestapi.Protocol, Crun: *f.crun, Cache: *f.cache, Jobs: *f.jobs,
 	}
+	// Progress goes to standard error; standard output has the folder alone.
 	if !*f.quiet {
 		opts.Progress = std.err
 	}
 	return opts, nil
 }
 
+// guestBuild is the verb build.
 func guestBuild(std stdio) *cobra.Command {
 	c := newCommand(std, "build [--kernel distro|small] [--output FOLDER]",
 		"Makes a guest's kernel and initial image from the distribution's packages.")
@@ -82,6 +90,7 @@ func guestBuild(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// The default folder is where a start looks for it.
 		opts, err := flags.options(std, flavour, cmp.Or(*output, filepath.Join(guestDir, string(flavour))))
 		if err != nil {
 			return err
@@ -95,7 +104,8 @@ func guestBuild(std stdio) *cobra.Command {
 	})
 }
 
-// updated is what an update of the image came to.
+// updated is what an update of the image came to. Old lists sandboxes that go on with the image
+// they were started with; they are not stopped.
 type updated struct {
 	Image   string             `json:"image"`
 	Changed bool               `json:"changed"`
@@ -105,6 +115,8 @@ type updated struct {
 	Newer   []guestimage.Newer `json:"newer"`               // what the distribution still has newer
 }
 
+// guestUpdate is the verb update. A new image that does not boot never takes the place of the old
+// one.
 func guestUpdate(std stdio) *cobra.Command {
 	c := newCommand(std, "update [--try=false]",
 		"Rebuilds the configured guest image from the distribution's packages that are installed, boots it\n"+
@@ -118,6 +130,7 @@ func guestUpdate(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// Asked before the build, which replaces the folder.
 		before, flavour, err := s.configuredImage()
 		if err != nil {
 			return err
@@ -126,9 +139,12 @@ func guestUpdate(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// The trial boots a sandbox and mounts its share, hence the mount namespace of its own
+		// below.
 		if *try {
 			opts.Try = s.tryImage(opts.Progress)
 		}
+		// The build exchanges the folders in one step, after the trial.
 		image, err := guestimage.Build(ctx, opts)
 		if err != nil {
 			return orRoot(err)
@@ -143,6 +159,7 @@ func guestUpdate(std stdio) *cobra.Command {
 		return printUpdated(std.out, u)
 	}
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		// Without the trial nothing is mounted, and no root is needed.
 		if !*try {
 			return update(ctx)
 		}
@@ -151,7 +168,8 @@ func guestUpdate(std stdio) *cobra.Command {
 }
 
 // configuredImage gives the digest of the image's inputs, empty for one that cannot be read, and
-// its flavour, which the folder's name tells then.
+// its flavour, which the folder's name tells then. A damaged image can be rebuilt so: its manifest
+// is unreadable, and its folder is called small or distro by convention.
 func (s *site) configuredImage() (inputs string, flavour guestimage.Flavour, err error) {
 	image, err := guestimage.Open(s.config.Guest.Image)
 	if err == nil {
@@ -164,7 +182,8 @@ func (s *site) configuredImage() (inputs string, flavour guestimage.Flavour, err
 	return "", flavour, nil
 }
 
-// tryImage boots a fresh image as the config says sandboxes are to be started.
+// tryImage boots a fresh image as the config says sandboxes are to be started. The config's class,
+// accelerator and jail count: an image that boots only without them is of no use.
 func (s *site) tryImage(say io.Writer) func(context.Context, *guestimage.Image) error {
 	return func(ctx context.Context, image *guestimage.Image) error {
 		if say != nil {
@@ -176,6 +195,7 @@ func (s *site) tryImage(say io.Writer) func(context.Context, *guestimage.Image) 
 	}
 }
 
+// updated says what has changed, by the digest of everything that went into the image.
 func (s *site) updated(ctx context.Context, image *guestimage.Image, before string) (updated, error) {
 	m := image.Manifest
 	u := updated{Image: image.Dir, Changed: m.Inputs != before, Kernel: m.Kernel.Version, Agent: m.Agent.Version, Old: []string{}}
@@ -183,6 +203,7 @@ func (s *site) updated(ctx context.Context, image *guestimage.Image, before stri
 	if err != nil {
 		return u, err
 	}
+	// A row is old when its record has another digest than the image in the folder.
 	for _, r := range rows {
 		if r.Image.Old {
 			u.Old = append(u.Old, string(r.Namespace)+"/"+string(r.ID))
@@ -192,6 +213,8 @@ func (s *site) updated(ctx context.Context, image *guestimage.Image, before stri
 	return u, err
 }
 
+// printUpdated tells also what the rebuild could not take in, since a package is not installed in
+// its new version.
 func printUpdated(out io.Writer, u updated) error {
 	word := "is up to date"
 	if u.Changed {
@@ -210,7 +233,8 @@ func printUpdated(out io.Writer, u updated) error {
 	return err
 }
 
-// findAgent looks beside this program and where it may be installed.
+// findAgent looks beside this program and where it may be installed. A link is followed first:
+// /usr/local/bin may hold a link to an installation elsewhere.
 func findAgent() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -229,7 +253,8 @@ func findAgent() (string, error) {
 }
 
 // agentPlaces are those of the agent that belongs to a program: beside it as in build/, then in the
-// same PREFIX and DESTDIR.
+// same PREFIX and DESTDIR. The order matters: an agent of another installation may speak another
+// protocol.
 func agentPlaces(self string) []string {
 	own := filepath.Dir(self)
 	dirs := []string{own, filepath.Join(own, "../libexec/cloister"), "/usr/libexec/cloister", "/usr/local/libexec/cloister"}
@@ -239,11 +264,14 @@ func agentPlaces(self string) []string {
 	return dirs
 }
 
+// guestInspect is the verb inspect: what an image holds, with licences, for whoever has to account
+// for it.
 func guestInspect(std stdio) *cobra.Command {
 	c := newCommand(std, "inspect [FOLDER...]",
 		"Lists what guest images hold, with versions and licences: those in "+guestDir+", or those given.")
 	c.withOutput("table")
 	return c.runs(0, -1, func(_ context.Context, dirs []string) error {
+		// No argument: those of the packages' folder.
 		if len(dirs) == 0 {
 			dirs = installedImages()
 		}
@@ -255,6 +283,7 @@ func guestInspect(std stdio) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			// The digests are compared first: a list of contents of a damaged image would be wrong.
 			if err := image.Verify(); err != nil {
 				return err
 			}
@@ -270,6 +299,7 @@ func guestInspect(std stdio) *cobra.Command {
 	})
 }
 
+// installedImages are those of the packages' folder.
 func installedImages() (dirs []string) {
 	for _, f := range []guestimage.Flavour{guestimage.Distro, guestimage.Small} {
 		dir := filepath.Join(guestDir, string(f))
@@ -280,6 +310,8 @@ func installedImages() (dirs []string) {
 	return dirs
 }
 
+// printImage prints the manifest. Sizes on disk and in the guest differ: the second one is every
+// guest's memory.
 func printImage(out io.Writer, image *guestimage.Image) error {
 	m := image.Manifest
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
@@ -303,4 +335,5 @@ func printImage(out io.Writer, image *guestimage.Image) error {
 	return w.Flush()
 }
 
+// mib is a size in MiB.
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }

@@ -19,7 +19,8 @@ import (
 	"cloister/sys"
 )
 
-// inspected is everything that is known of a sandbox.
+// inspected is everything that is known of a sandbox. The record is embedded, so its fields are at
+// the top of the JSON, as they are on disk.
 type inspected struct {
 	Class string `json:"class,omitempty"`
 	State string `json:"state"`
@@ -32,7 +33,8 @@ type inspected struct {
 	Files files          `json:"files"`
 }
 
-// files are those of a sandbox that people look at.
+// files are those of a sandbox that people look at. A name is empty where the file is not there
+// yet, or no longer.
 type files struct {
 	Folder       string `json:"folder"`
 	Console      string `json:"console,omitempty"`
@@ -41,6 +43,8 @@ type files struct {
 	Share        string `json:"share,omitempty"`
 }
 
+// runInspect is the verb inspect. It reads the record, /proc and the image's folder, and changes
+// nothing.
 func runInspect(std stdio) *cobra.Command {
 	c := newCommand(std, "inspect [--phases] ID",
 		"Prints what is known of a sandbox as JSON: what it runs on, how long each phase of its start\n"+
@@ -61,12 +65,14 @@ func runInspect(std stdio) *cobra.Command {
 			Class: b.knownClass(), State: b.state(), Record: b.record, Facts: typed(b.record.Facts), Image: b.image(),
 			PSS: s.memory(b), Files: filesOf(b.dir, b.record.Owner),
 		}
+		// Namespace and id come from the folder's name then.
 		if b.broken != nil {
 			i.Problem, i.Namespace, i.ID = b.broken.Error(), b.dir.Namespace(), b.dir.ID()
 			if i.Effects, err = s.effects(b); err != nil {
 				return orRoot(err)
 			}
 		}
+		// One of --phases and --output table is enough.
 		if *phases {
 			return printPhases(std, slices.Concat(i.Phases, i.Recent))
 		}
@@ -78,7 +84,8 @@ func runInspect(std stdio) *cobra.Command {
 	})
 }
 
-// typed gives facts that are decimal numbers as numbers.
+// typed gives facts that are decimal numbers as numbers. The record keeps text; scripts want
+// numbers. A number that would print otherwise, as 007, stays text.
 func typed(facts map[string]string) map[string]any {
 	out := map[string]any{}
 	for name, text := range facts {
@@ -90,6 +97,8 @@ func typed(facts map[string]string) map[string]any {
 	return out
 }
 
+// filesOf names the files by the shim's mount namespace (/proc/SHIM/root): logs lie on a tmpfs that
+// only the shim has mounted.
 func filesOf(dir statedir.Dir, owner sys.Process) files {
 	present := func(name string) string {
 		if _, err := os.Lstat(name); err != nil {
@@ -103,12 +112,14 @@ func filesOf(dir statedir.Dir, owner sys.Process) files {
 	}
 }
 
-// printPhases draws when each phase began and how long it took.
+// printPhases draws when each phase began and how long it took. Times are in milliseconds since the
+// start began. The width of the bars is relative to the longest.
 func printPhases(std stdio, phases []statedir.Phase) error {
 	if len(phases) == 0 {
 		return fmt.Errorf("no phases are recorded: they are written when the first container starts: %w", fs.ErrNotExist)
 	}
 	const columns = 50
+	// At least 1, or an empty list of durations would divide by zero.
 	var end int64 = 1
 	for _, p := range phases {
 		end = max(end, p.OffsetMs+p.DurationMs)

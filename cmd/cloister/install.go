@@ -26,6 +26,8 @@ import (
 	"cloister/vmm/qemu"
 )
 
+// runInstall has a verb for each engine. None of them restarts anything: running containers are
+// their owner's.
 func runInstall(std stdio) *cobra.Command {
 	return group(std, "install", []verb{
 		{"containerd", "its config for CRI and Kubernetes; ctr and nerdctl need none", installContainerd},
@@ -37,13 +39,15 @@ func runInstall(std stdio) *cobra.Command {
 	})
 }
 
-// installer are the flags of all the engines.
+// installer are the flags of all the engines. --file is for another place of the config; --dry-run
+// shows the change and writes nothing.
 type installer struct {
 	command
 	file, options *string
 	dry, remove   *bool
 }
 
+// newInstaller makes a verb with those flags.
 func newInstaller(std stdio, engine, file, about string) installer {
 	c := newCommand(std, engine+" [--dry-run] [--remove]",
 		about+"\nDoing it again changes nothing; what else is in the file stays as it is.")
@@ -56,6 +60,8 @@ func newInstaller(std stdio, engine, file, about string) installer {
 	}
 }
 
+// installContainerd is the verb containerd. Its config's form depends on containerd's major
+// version, which is asked of the program on the PATH.
 func installContainerd(std stdio) *cobra.Command {
 	c := newInstaller(std, "containerd", "/etc/containerd/config.toml",
 		"Makes the runtimes \"cloister\" and \"cloister-process\" known to containerd's CRI: in a file of its own where the "+
@@ -65,11 +71,15 @@ func installContainerd(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// Imported reads the files only when Add looks at imports.
 		engine := engines.Containerd{Path: *c.file, Text: text, Missing: missing, Version: 3, Imported: readImports, Options: *c.options}
 		major, said, err := programVersion(ctx, "containerd")
 		if err != nil {
+			// Version 2 is the usual one; an unknown version must not stop an image from being
+			// prepared.
 			fmt.Fprintf(std.err, "which containerd this is for is not known (%v): taken for version 2\n", err)
 		} else if major < 2 {
+			// containerd 1 has the runtimes under another plugin.
 			engine.Version = 2
 		}
 		var changes []engines.Change
@@ -81,6 +91,7 @@ func installContainerd(std stdio) *cobra.Command {
 		if err != nil {
 			return fmt.Errorf("install containerd: %w", err)
 		}
+		// Only where containerd is on this host: its PATH is assumed to be this one.
 		if said != "" && !*c.remove {
 			adviseShim(std)
 		}
@@ -89,15 +100,19 @@ func installContainerd(std stdio) *cobra.Command {
 	})
 }
 
+// installDocker is the verb docker. Docker takes shims from version 23 on; older ones know OCI
+// command lines only.
 func installDocker(std stdio) *cobra.Command {
 	c := newInstaller(std, "docker", "/etc/docker/daemon.json",
 		"Adds the runtimes \"cloister\" and \"cloister-process\" to Docker's daemon.json.")
 	force := c.Flags().Bool("force", false, "also for a Docker that is too old, or not here")
 	legacy := c.Flags().Bool("legacy", false, "by cloister-oci, for a Docker before 23, which takes OCI command lines only")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		// A remove asks nothing about Docker: it may be gone already.
 		program, err := "", error(nil)
 		switch {
 		case *c.remove:
+		// cloister-oci's path is written into daemon.json, so it must be here.
 		case *legacy:
 			program, err = findProgram(engines.Program)
 		case !*force:
@@ -106,6 +121,7 @@ func installDocker(std stdio) *cobra.Command {
 		if err != nil {
 			return fmt.Errorf("install docker: %w", err)
 		}
+		// After the checks: a Docker that takes no shims needs no look at its config.
 		text, missing, err := readConfig(*c.file)
 		if err != nil {
 			return err
@@ -128,7 +144,8 @@ func installDocker(std stdio) *cobra.Command {
 	})
 }
 
-// takesShims refuses a Docker here that is known to take no shims.
+// takesShims refuses a Docker here that is known to take no shims. A Docker that is not here, or
+// whose version is not understood, gets a line and no refusal.
 func takesShims(ctx context.Context, std stdio) error {
 	major, said, err := programVersion(ctx, "dockerd")
 	if err != nil {
@@ -142,6 +159,8 @@ func takesShims(ctx context.Context, std stdio) error {
 	return nil
 }
 
+// installNerdctl is the verb nerdctl. It writes nothing, and exists so that people find out that
+// nothing is needed.
 func installNerdctl(std stdio) *cobra.Command {
 	c := newInstaller(std, "nerdctl", "/etc/nerdctl/nerdctl.toml",
 		"nerdctl takes a runtime by its type and has no setting for it: nothing is written.")
@@ -160,6 +179,8 @@ func installNerdctl(std stdio) *cobra.Command {
 // this.
 const overheadCPU = "100m"
 
+// installKubernetes is the verb kubernetes. It prints to standard output, so that the owner decides
+// how it gets into the cluster.
 func installKubernetes(std stdio) *cobra.Command {
 	c := newCommand(std, "kubernetes [--pod-memory MIB] [--accel kvm|tcg] [--memory MIB] [--cpu CPU]",
 		"Prints the RuntimeClasses that let a pod ask for runtimeClassName: cloister, or cloister-process for plain\n"+
@@ -172,6 +193,7 @@ func installKubernetes(std stdio) *cobra.Command {
 	memory := c.Flags().Int("memory", 0, "`MiB` to print instead of what is reckoned")
 	cpu := c.Flags().String("cpu", overheadCPU, "CPU time a sandbox takes beside its containers, as Kubernetes writes it")
 	return c.runs(0, 0, func(_ context.Context, _ []string) error {
+		// The numbers go into YAML as they are; anything else could add lines to it.
 		if !regexp.MustCompile(`^[0-9]+m?$`).MatchString(*cpu) || *memory < 0 || *pod < 0 {
 			return fmt.Errorf("install kubernetes: overhead of %d MiB and CPU %q for pods of %d MiB: want numbers, as 200 and 100m: %w",
 				*memory, *cpu, *pod, errdefs.ErrInvalidArgument)
@@ -206,7 +228,8 @@ handler: %s
 }
 
 // overheadMiB is what a sandbox takes beside its containers, where accel, or else this host's, runs
-// its guest.
+// its guest. It is the function that sets the limit of the sandbox's cgroup on the host, so that
+// Kubernetes reckons with exactly that. Too small an overhead gets whole pods killed by the host.
 func (s *site) overheadMiB(std stdio, accel vmm.Accel, podMiB int) (int, error) {
 	config := s.config
 	if accel == "" {
@@ -214,16 +237,18 @@ func (s *site) overheadMiB(std stdio, accel vmm.Accel, podMiB int) (int, error) 
 		if err != nil {
 			return 0, err
 		}
+		// Emulated guests need more; on a mixed cluster the node that this runs on decides.
 		if accel = found; warning != "" {
 			fmt.Fprintf(std.err, "%s: the overhead is that of emulated guests; --accel kvm prints that of nodes with KVM\n", warning)
 		}
 	} else if accel != vmm.AccelKVM && accel != vmm.AccelTCG {
 		return 0, fmt.Errorf("--accel %q: want kvm or tcg: %w", accel, errdefs.ErrInvalidArgument)
 	}
+	// OnHost bounds a guest's CPUs by this host's; a node of another size gives another answer.
 	return plan.OverheadMiB(config.Sizing.OnHost(runtime.NumCPU()), accel, config.Machine.Type, config.Machine.HugePages, podMiB)
 }
 
-// after is the line that follows an installation.
+// after is the line that follows an installation. After a removal nothing follows.
 func after(removed bool, line string) string {
 	if removed {
 		return ""
@@ -231,13 +256,16 @@ func after(removed bool, line string) string {
 	return line + "\n"
 }
 
-// adviseShim warns when the engine would not find the shim.
+// adviseShim warns when the engine would not find the shim. It only warns: an engine's unit may
+// have another PATH.
 func adviseShim(std stdio) {
 	if _, err := exec.LookPath(shimBinary); err != nil {
 		fmt.Fprintf(std.err, "%s is in no folder of this PATH: the engine must find it in its own: make install\n", shimBinary)
 	}
 }
 
+// versionNumber finds the major version. "containerd github.com/containerd/containerd v1.6.20" and
+// "Docker version 20.10.24, build ..." both fit.
 var versionNumber = regexp.MustCompile(`\sv?(\d+)\.\d`)
 
 // programVersion asks a program on the PATH.
@@ -257,9 +285,11 @@ func programVersion(ctx context.Context, name string) (major int, said string, e
 	return major, said, err
 }
 
-// maxConfig bounds an engine's config.
+// maxConfig bounds an engine's config. A config is some KiB; the bound is against a wrong path,
+// such as a device.
 const maxConfig = 4 << 20
 
+// readConfig reads an engine's config; one that is missing is none, since install can make it.
 func readConfig(name string) (text []byte, missing bool, err error) {
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -276,6 +306,8 @@ func readConfig(name string) (text []byte, missing bool, err error) {
 	return text, false, err
 }
 
+// readImports reads the files that containerd's imports name; who configures a plugin there decides
+// where install may write.
 func readImports(pattern string) (map[string][]byte, error) {
 	names, err := filepath.Glob(pattern)
 	if err != nil {
@@ -290,7 +322,9 @@ func readImports(pattern string) (map[string][]byte, error) {
 	return files, nil
 }
 
-// apply writes the changes, or prints them, and says what comes next.
+// apply writes the changes, or prints them, and says what comes next. A change that is not needed
+// is said and not written, so that install can be repeated. An error stops: files before it are
+// written.
 func apply(std stdio, changes []engines.Change, dry bool, restart, next string) error {
 	done := false
 	for _, change := range changes {
@@ -304,6 +338,7 @@ func apply(std stdio, changes []engines.Change, dry bool, restart, next string) 
 			continue
 		}
 		if err := writeChange(change); err != nil {
+			// Not writable: run it as root.
 			return orRoot(fmt.Errorf("write %q: %w", change.Path, err))
 		}
 	}
@@ -312,6 +347,7 @@ func apply(std stdio, changes []engines.Change, dry bool, restart, next string) 
 	}
 	switch {
 	case done && dry:
+		// With --dry-run the exit status is 0 either way.
 		fmt.Fprintf(std.out, "(not written: --dry-run) -> %s\n", restart)
 	case done:
 		fmt.Fprintf(std.out, "written -> %s\n%s", restart, next)
@@ -319,10 +355,12 @@ func apply(std stdio, changes []engines.Change, dry bool, restart, next string) 
 	return nil
 }
 
-// printChange shows the lines that differ, which stand together.
+// printChange shows the lines that differ, which stand together. One piece is enough: install
+// changes one place of a file.
 func printChange(out io.Writer, c engines.Change) {
 	before, after := bytes.SplitAfter(c.Before, []byte("\n")), bytes.SplitAfter(c.After, []byte("\n"))
 	start := 0
+	// Equal lines at both ends are left out, so that one sees the change alone.
 	for start < len(before) && start < len(after) && bytes.Equal(before[start], after[start]) {
 		start++
 	}

@@ -18,6 +18,8 @@ import (
 	"cloister/cmd/internal/engines"
 )
 
+// installPodman is the verb podman. Podman reads all files of a folder of drop-ins, so nothing of
+// the owner's is changed.
 func installPodman(std stdio) *cobra.Command {
 	c := newInstaller(std, "podman", "/etc/containers/containers.conf.d/"+engines.DropIn,
 		"Makes the runtime \"cloister\" known to Podman, by a file of its own beside containers.conf.")
@@ -26,6 +28,7 @@ func installPodman(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// Podman has no place for a runtime's arguments in its config, only on its command line.
 		if *c.options != "" {
 			return fmt.Errorf("install podman: --shim-config: Podman gives a runtime no arguments: podman run --runtime-flag config=%s: %w",
 				*c.options, errdefs.ErrInvalidArgument)
@@ -35,6 +38,7 @@ func installPodman(std stdio) *cobra.Command {
 			return c.finish(std, engine.Remove)
 		}
 		if engine.Program, err = findProgram(engines.Program); err == nil {
+			// --remove needs neither the program nor the other files.
 			engine.Others, err = containersConf(*c.file)
 		}
 		if err != nil {
@@ -44,16 +48,21 @@ func installPodman(std stdio) *cobra.Command {
 	})
 }
 
-// containersConf reads the files that Podman reads before the one named.
+// containersConf reads the files that Podman reads before the one named. The later file wins, and a
+// list in it replaces the earlier list as a whole: the lists of these files are what ours must
+// repeat.
 func containersConf(own string) ([][]byte, error) {
 	folder := filepath.Dir(own)
 	beside, err := filepath.Glob(filepath.Join(folder, "*.conf"))
 	if err != nil {
 		return nil, err
 	}
+	// The distribution's file, the administrator's, then the folder of drop-ins, as in
+	// containers.conf(5).
 	names := []string{"/usr/share/containers/containers.conf", filepath.Join(filepath.Dir(folder), "containers.conf")}
 	var all [][]byte
 	for _, name := range append(names, beside...) {
+		// Files behind ours replace our lists themselves; nothing can be done about it here.
 		if name == own {
 			break
 		}
@@ -66,6 +75,8 @@ func containersConf(own string) ([][]byte, error) {
 	return all, nil
 }
 
+// installCRIO is the verb crio. The handler of type vm starts the shim; type oci has conmon call
+// the OCI command line.
 func installCRIO(std stdio) *cobra.Command {
 	c := newInstaller(std, "crio", "/etc/crio/crio.conf.d/"+engines.DropIn,
 		"Makes the runtime handler \"cloister\" known to CRI-O, by a file of its own in crio.conf.d. The handler is of type vm.")
@@ -94,12 +105,14 @@ func installCRIO(std stdio) *cobra.Command {
 	})
 }
 
-// finish applies the change to an engine's own file of cloister's.
+// finish applies the change to an engine's own file of cloister's. next is what follows an
+// installation: with two lines the first one is the restart.
 func (c installer) finish(std stdio, change func() (engines.Change, error), next ...string) error {
 	made, err := change()
 	if err != nil {
 		return fmt.Errorf("install: %w", err)
 	}
+	// A drop-in that is not there needs no line about a change.
 	if *c.remove && !made.Needed() {
 		return apply(std, nil, *c.dry, "", "")
 	}
@@ -110,7 +123,9 @@ func (c installer) finish(std stdio, change func() (engines.Change, error), next
 	return apply(std, []engines.Change{made}, *c.dry, restart, after(*c.remove, strings.Join(next, "\n")))
 }
 
-// findProgram gives the path of a program of cloister's: beside this one, or on the PATH.
+// findProgram gives the path of a program of cloister's: beside this one, or on the PATH. The path
+// is written into an engine's config, so it is absolute; beside this program comes first, as for an
+// installation under another prefix.
 func findProgram(name string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {

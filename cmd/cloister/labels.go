@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// runLabels is the verb labels. It shows all engines' processes, since pairs must be unique on the
+// host and not only among sandboxes.
 func runLabels(std stdio) *cobra.Command {
 	c := newCommand(std, "labels [--all] [--json]",
 		"Shows who holds which label on this host, whatever engine started it: levels, processes, files.\n"+
@@ -29,6 +31,7 @@ func runLabels(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// Ranges are daemons' and users': they are above all pairs by design and no tenant's.
 		if !*all {
 			p.Processes = slices.DeleteFunc(p.Processes, func(l labelled) bool {
 				level, single := l.Label.Range.Single()
@@ -39,6 +42,7 @@ func runLabels(std stdio) *cobra.Command {
 		if !done && err == nil {
 			err = printPicture(std, p)
 		}
+		// Status 3 also for monitoring: two tenants at one level can reach each other's files.
 		if err == nil && len(p.Clashes) > 0 {
 			return notWell("labels: %d clashes: stop one of the two and start it anew: cloister draws a free pair", len(p.Clashes))
 		}
@@ -46,6 +50,8 @@ func runLabels(std stdio) *cobra.Command {
 	})
 }
 
+// printPicture prints the tables; problems go to standard error, clashes to the end, where they are
+// seen.
 func printPicture(std stdio, p picture) error {
 	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "SELinux is %s\n", p.Mode)
@@ -55,6 +61,7 @@ func printPicture(std stdio, p picture) error {
 	if len(p.Levels) > 0 {
 		fmt.Fprintln(w, "\nLEVEL\tKIND\tHELD BY\tPROCESSES\tFILES")
 		for _, h := range p.Levels {
+			// A level that the registry does not have was given by another engine.
 			kind := cmp.Or(string(h.Kind), "not ours")
 			if h.Share != "" {
 				kind += " " + h.Share
@@ -78,6 +85,7 @@ func printPicture(std stdio, p picture) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	// After the tables, since they explain why something may be missing there.
 	for _, problem := range p.Problems {
 		fmt.Fprintf(std.err, "problem: %s\n", problem)
 	}
@@ -88,7 +96,8 @@ func printPicture(std stdio, p picture) error {
 	return err
 }
 
-// plain shows text that a tenant chose: quoted where it would mean something to a terminal.
+// plain shows text that a tenant chose: quoted where it would mean something to a terminal. Both
+// sets of control characters, C0 and C1: a terminal obeys either.
 func plain(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r >= 0x7f && r < 0xa0 }) {
 		return fmt.Sprintf("%q", s)

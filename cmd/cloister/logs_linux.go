@@ -18,6 +18,8 @@ import (
 	"cloister/sandbox/statedir"
 )
 
+// runLogs is the verb logs. It needs no daemon: it reads the file through the shim's mount
+// namespace.
 func runLogs(std stdio) *cobra.Command {
 	c := newCommand(std, "logs [-f] [--tail LINES] [--qemu | --virtiofsd] ID",
 		"Prints what the guest wrote to its console. The guest decides what that is: control characters\n"+
@@ -40,6 +42,7 @@ func runLogs(std stdio) *cobra.Command {
 			return err
 		}
 		name := statedir.Console
+		// QEMU and the file server write little, unless something is wrong.
 		if *qemu {
 			name = statedir.QEMULog
 		} else if *virtiofsd {
@@ -47,9 +50,11 @@ func runLogs(std stdio) *cobra.Command {
 		}
 		out := std.out
 		if !*raw {
+			// A console is text of the guest's, and a terminal obeys it: see visible.
 			out = visible{out}
 		}
 		err = printLog(ctx, out, b.dir.Log(b.record.Owner, name), *tail, *follow)
+		// The sandbox may not have got so far, or its shim is gone and the log with it.
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("sandbox %s is %s and has no such log yet: %w", b.name(), b.state(), err)
 		}
@@ -58,8 +63,10 @@ func runLogs(std stdio) *cobra.Command {
 }
 
 // printLog copies the file, or its last lines if tail is not negative. With follow it goes on with
-// every addition until the file is removed.
+// every addition until the file is removed. The shim bounds a log by starting it over, which the
+// reader must notice; see rewound.
 func printLog(ctx context.Context, out io.Writer, name string, tail int, follow bool) error {
+	// NOFOLLOW: the file is the shim's own, and a link in its place is somebody's attempt.
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -72,18 +79,22 @@ func printLog(ctx context.Context, out io.Writer, name string, tail int, follow 
 		_, err := io.Copy(out, f)
 		return err
 	}
+	// Watched before the first copy, so that nothing added in between is missed.
 	changes, err := watch(name)
 	if err != nil {
 		return err
 	}
 	defer changes.Close()
+	// A read of an inotify descriptor cannot be cancelled otherwise.
 	stop := context.AfterFunc(ctx, func() { _ = changes.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
+	// The events are not decoded: each means "look again".
 	events := make([]byte, 4096)
 	for {
 		if _, err := io.Copy(out, f); err != nil {
 			return err
 		}
+		// The file has no name any more: its sandbox is gone.
 		if removed, err := rewound(f); removed || err != nil {
 			return err
 		}
@@ -95,7 +106,8 @@ func printLog(ctx context.Context, out io.Writer, name string, tail int, follow 
 	}
 }
 
-// seekTail goes to where the last lines of a file begin; to its start when lines is negative.
+// seekTail goes to where the last lines of a file begin; to its start when lines is negative. It
+// reads blocks from the end, so a log of a mebibyte costs little for its last lines.
 func seekTail(f *os.File, lines int) error {
 	if lines < 0 {
 		return nil
@@ -127,7 +139,8 @@ func seekTail(f *os.File, lines int) error {
 	return err
 }
 
-// watch gives a file to read from that has something whenever the named one changed.
+// watch gives a file to read from that has something whenever the named one changed. The descriptor
+// is non-blocking, so Go's poller waits and a deadline ends it.
 func watch(name string) (*os.File, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -142,6 +155,8 @@ func watch(name string) (*os.File, error) {
 }
 
 // rewound goes back to the start of a log that has begun anew, and tells when the file is removed.
+// A log that is full begins anew with its last part; its size is below the reader's place then.
+// What was written in between is lost to the reader.
 func rewound(f *os.File) (removed bool, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -155,9 +170,11 @@ func rewound(f *os.File) (removed bool, err error) {
 }
 
 // visible writes control characters as ^X: a console's text is the guest's, and a
-// terminal obeys it.
+// terminal obeys it. Carriage returns are dropped: the console ends lines with both, and alone they
+// would let text be overwritten.
 type visible struct{ out io.Writer }
 
+// Write counts the bytes of p, not those written, as io.Writer wants.
 func (v visible) Write(p []byte) (int, error) {
 	safe := make([]byte, 0, len(p))
 	for _, b := range p {

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command cloister is the command line: host tools, one file per verb.
+//
+// The verbs look at the host and call what the shim calls; no decision about a sandbox is made
+// here. Output is for people by default, and JSON, YAML or a template for programs. It must not
+// print a guest's text to a terminal as it is.
+//
+// Its types: site is the host and its settings, command a verb with its flags, guestBox a sandbox
+// as its record and /proc show it.
 package main
 
 import (
@@ -19,16 +26,18 @@ import (
 	"cloister/sandbox/clone"
 )
 
-// verb is one thing the command does. about is its line in a list of verbs.
+// verb is one thing the command does. about is its line in a list of verbs. about also stands in
+// man pages and completions.
 type verb struct {
 	name, about string
 	command     func(std stdio) *cobra.Command
 }
 
-// stdio is where a verb writes: results to out, all else to err.
+// stdio is where a verb writes: results to out, all else to err. Tests give buffers.
 type stdio struct{ out, err io.Writer }
 
-// Exit statuses. A program that debug ran gives its own.
+// Exit statuses. A program that debug ran gives its own. They are a contract with scripts, listed
+// in docs/commands.md: a finding is told from a failure to look.
 const (
 	statusFailed  = 1 // it could not be done
 	statusUsage   = 2 // the command line is wrong
@@ -45,18 +54,20 @@ const statusText = `Exit status:
   debug ends with the status of the program that it ran`
 
 // exitError is the exit status of a program which a verb ran, and the command's own. Nothing is
-// said of it.
+// said of it. debug has one: it runs a command in a guest.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// finding errors: errFinding makes the exit status 3, errUsage 2.
+// finding errors: errFinding makes the exit status 3, errUsage 2. Callers ask by errors.Is; the
+// texts are never printed.
 var (
 	errFinding = errors.New("found what is not well")
 	errUsage   = errors.New("usage")
 )
 
-// marked is an error with the mark errFinding or errUsage, of which nothing is said.
+// marked is an error with the mark errFinding or errUsage, of which nothing is said. The mark is
+// found by errors.Is, and the message stays the error's own.
 type marked struct{ error, mark error }
 
 func (m marked) Unwrap() []error { return []error{m.error, m.mark} }
@@ -67,6 +78,7 @@ func notWell(format string, args ...any) error {
 	return marked{fmt.Errorf(format, args...), errFinding}
 }
 
+// verbs are in the order of help: what a new user needs first.
 func verbs() []verb {
 	return []verb{
 		{"check", "is this host ready for sandboxes: each line with its remedy", runCheck},
@@ -100,6 +112,8 @@ const examples = `  cloister check                             is this host read
   cloister debug one ps                      what runs in the guest, where the config allows to look
   cloister why one                           what the policy denied it, and the command that helps`
 
+// main has roles of its own before the verbs: the copier of a template, and the programs of prove.
+// They get no config and must not parse flags.
 func main() {
 	if clone.IsCopier(os.Args) {
 		os.Exit(clone.Copier())
@@ -109,13 +123,15 @@ func main() {
 	}
 	// Threads that enter a namespace must end; the main one never does.
 	goruntime.LockOSThread()
+	// The first signal ends a verb by its context; what it has changed is undone.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, stdio{os.Stdout, os.Stderr}, os.Args[1:])
 	stop()
 	os.Exit(status(os.Stderr, err))
 }
 
-// status says what went wrong, and gives the exit status.
+// status says what went wrong, and gives the exit status. It prints the error once. An error that a
+// program's exit status stands for prints nothing.
 func status(w io.Writer, err error) int {
 	var program exitError
 	switch {
@@ -141,7 +157,8 @@ func run(ctx context.Context, std stdio, args []string) error {
 	return root.ExecuteContext(ctx)
 }
 
-// newRoot is the command with all its verbs.
+// newRoot is the command with all its verbs. It is made anew for each call, so that tests and man
+// pages have one without flags of another.
 func newRoot(std stdio) *cobra.Command {
 	root := group(std, "cloister", verbs())
 	root.Short = "run OCI workloads in guests of their own, and look after them"
@@ -149,6 +166,7 @@ func newRoot(std stdio) *cobra.Command {
 		"access control policy. ID is a sandbox's id, the start of it, or NAMESPACE/ID.\n\n" + statusText
 	root.Example = examples
 	root.Version = config.Version
+	// Errors are printed by status alone.
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetOut(std.out)
 	root.SetErr(std.err)
@@ -157,7 +175,8 @@ func newRoot(std stdio) *cobra.Command {
 	return root
 }
 
-// group is a command that does nothing but lead to its verbs.
+// group is a command that does nothing but lead to its verbs. Without a verb it is wrong usage,
+// with a suggestion for a verb that is misspelt.
 func group(std stdio, name string, table []verb) *cobra.Command {
 	c := &cobra.Command{Use: name, Args: cobra.ArbitraryArgs, ValidArgsFunction: cobra.NoFileCompletions}
 	c.RunE = func(c *cobra.Command, args []string) error {

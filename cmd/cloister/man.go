@@ -16,6 +16,7 @@ import (
 	"cloister/cmd/internal/config"
 )
 
+// runMan is the verb man, for the build. It is hidden: users have man.
 func runMan(std stdio) *cobra.Command {
 	c := newCommand(std, "man FOLDER",
 		"Writes the manual pages into a folder: cloister.1, and one for each verb. Their text is that of --help.")
@@ -28,7 +29,8 @@ func runMan(std stdio) *cobra.Command {
 	})
 }
 
-// writeManuals writes the pages of a command and of those below it.
+// writeManuals writes the pages of a command and of those below it. Names are those that man looks
+// for: cloister-guest-build.1.
 func writeManuals(c *cobra.Command, folder string) error {
 	if c.Hidden || c.Name() == "help" {
 		return nil
@@ -45,7 +47,8 @@ func writeManuals(c *cobra.Command, folder string) error {
 	return nil
 }
 
-// manual is a command's page, in the macros of man(7). It has no date: two builds are equal.
+// manual is a command's page, in the macros of man(7). It has no date: two builds are equal. The
+// sections are those of man-pages(7).
 func manual(c *cobra.Command) []byte {
 	var b bytes.Buffer
 	name := strings.ReplaceAll(c.CommandPath(), " ", "-")
@@ -56,6 +59,7 @@ func manual(c *cobra.Command) []byte {
 		line += " VERB [ARGUMENT...]"
 	}
 	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n", roff(line))
+	// The statuses have a section of their own.
 	about, exit, _ := strings.Cut(c.Long, statusText)
 	if about = strings.TrimSpace(about); about == "" {
 		about = c.Short
@@ -82,6 +86,7 @@ func manual(c *cobra.Command) []byte {
 	return b.Bytes()
 }
 
+// options writes a section of flags, nothing where there are none.
 func options(b *bytes.Buffer, title string, flags *pflag.FlagSet) {
 	if !flags.HasAvailableFlags() {
 		return
@@ -98,7 +103,8 @@ func options(b *bytes.Buffer, title string, flags *pflag.FlagSet) {
 }
 
 // roff shows text as it is: a backslash, a dash and a dot or quote that begins a line mean
-// something to troff.
+// something to troff. Without it, a flag's dashes become hyphens, which cannot be copied into a
+// shell.
 func roff(text string) string {
 	text = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(text)
 	lines := strings.Split(text, "\n")

@@ -22,7 +22,8 @@ const (
 	formatYAML  = "yaml"
 )
 
-// withOutput adds --output, and --json for short.
+// withOutput adds --output, and --json for short. Every verb that lists something has it, so that
+// scripts need not parse tables.
 func (c *command) withOutput(standard string) {
 	c.format = c.Flags().StringP("output", "o", standard,
 		"`form` of the output: table, json, yaml, or a Go template such as '{{.id}}', with the names of the JSON, for each item")
@@ -31,7 +32,8 @@ func (c *command) withOutput(standard string) {
 		cobra.FixedCompletions([]string{formatTable, formatJSON, formatYAML}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// checkOutput tells whether --output, if the verb has it, names a form.
+// checkOutput tells whether --output, if the verb has it, names a form. A wrong template is wrong
+// usage, found before the verb does anything.
 func (c *command) checkOutput() error {
 	if c.format == nil || slices.Contains([]string{formatTable, formatJSON, formatYAML}, *c.format) {
 		return nil
@@ -43,6 +45,7 @@ func (c *command) checkOutput() error {
 	return err
 }
 
+// parseTemplate reads a template of --output. The function json in it prints a part as JSON.
 func parseTemplate(text string) (*template.Template, error) {
 	t, err := template.New("output").Funcs(template.FuncMap{"json": jsonLine}).Parse(text)
 	if err != nil {
@@ -52,8 +55,9 @@ func parseTemplate(text string) (*template.Template, error) {
 }
 
 // emit prints a value for programs. It is false where the output is to be a table, which is
-// the caller's to print.
+// the caller's to print. A verb calls it once for all it prints, or once for each line of a stream.
 func (c *command) emit(value any) (bool, error) {
+	// --json wins over --output.
 	format := *c.format
 	if *c.asJSON {
 		format = formatJSON
@@ -64,6 +68,7 @@ func (c *command) emit(value any) (bool, error) {
 	case formatJSON:
 		return true, printJSON(c.std.out, value)
 	case formatYAML:
+		// YAML is made of the JSON, with the same names.
 		text, err := yaml.Marshal(value)
 		if err == nil {
 			_, err = c.std.out.Write(text)
@@ -74,7 +79,8 @@ func (c *command) emit(value any) (bool, error) {
 }
 
 // printTemplate applies a template to a value, or to each item of a list, a line for each. The
-// value is what its JSON says: names are those that --output json shows.
+// value is what its JSON says: names are those that --output json shows. The value goes through
+// JSON once, so a template sees the same names as a script.
 func printTemplate(out io.Writer, text string, value any) error {
 	t, err := parseTemplate(text)
 	if err != nil {
@@ -95,6 +101,7 @@ func printTemplate(out io.Writer, text string, value any) error {
 		items = []any{plain}
 	}
 	for _, item := range items {
+		// A field that the value does not have is an error of the template, or "<no value>".
 		if err := t.Execute(out, item); err != nil {
 			return fmt.Errorf("--output: %w", err)
 		}
@@ -105,12 +112,13 @@ func printTemplate(out io.Writer, text string, value any) error {
 	return nil
 }
 
-// jsonLine is the function json of templates.
+// jsonLine is the function json of templates. It is for parts that are lists or objects.
 func jsonLine(value any) (string, error) {
 	text, err := json.Marshal(value)
 	return string(text), err
 }
 
+// printJSON indents, for people. HTML is not escaped: a path with an ampersand stays as it is.
 func printJSON(out io.Writer, value any) error {
 	e := json.NewEncoder(out)
 	e.SetIndent("", "  ")

@@ -21,6 +21,7 @@ import (
 	"cloister/labels/policy"
 )
 
+// runPolicy has the verbs about the SELinux module.
 func runPolicy(std stdio) *cobra.Command {
 	return group(std, "policy", []verb{
 		{"install", "build the module, load it, label cloister's files", policyInstall},
@@ -31,7 +32,8 @@ func runPolicy(std stdio) *cobra.Command {
 	})
 }
 
-// storeFlags are those of a verb that works on a store of modules.
+// storeFlags are those of a verb that works on a store of modules. With --root, an image is
+// prepared for another host: nothing of this one is loaded or labelled.
 func storeFlags(c *command) *policy.Store {
 	store := &policy.Store{}
 	c.Flags().StringVar(&store.Root, "root", "", "`folder` that the host's root is at, to prepare an image: nothing is loaded")
@@ -39,6 +41,8 @@ func storeFlags(c *command) *policy.Store {
 	return store
 }
 
+// policyInstall is the verb install. It says what it will do first; module and constraints go in
+// one transaction, so that no moment has one without the other.
 func policyInstall(std stdio) *cobra.Command {
 	c := newCommand(std, "install [--audit] [--dry-run]",
 		"Builds cloister's policy module and its constraints, puts both into the host's store in one transaction, loads the\n"+
@@ -52,6 +56,7 @@ func policyInstall(std stdio) *cobra.Command {
 			return err
 		}
 		if err := hasPolicy(cmp.Or(store.Root, "/"), store.Policy); err != nil {
+			// Not an error: the host has what it needs.
 			if enabled, failed := s.profiles.Enabled(); failed == nil && enabled && store.Root == "" && errors.Is(err, fs.ErrNotExist) {
 				fmt.Fprintln(std.out, "this host has AppArmor: nothing to install: "+
 					"each start loads its sandbox's own profile, and the stop removes it")
@@ -73,6 +78,7 @@ func policyInstall(std stdio) *cobra.Command {
 			return orRoot(fmt.Errorf("policy install: %w", err))
 		}
 		fmt.Fprintln(std.out, "installed")
+		// A module may be installed before the reboot that switches SELinux on.
 		if enabled, err := s.host.Enabled(); err == nil && !enabled && store.Root == "" {
 			fmt.Fprintln(std.err, "SELinux is not enabled: the module has its effect after a boot with security=selinux")
 		}
@@ -81,7 +87,7 @@ func policyInstall(std stdio) *cobra.Command {
 }
 
 // hasPolicy is an error where a host, whose root is at the folder, has no policy that a module
-// could go into.
+// could go into. Said before semodule does, whose message names no package.
 func hasPolicy(root, name string) error {
 	const remedy = "install one first: selinux-policy-default (Debian), selinux-policy-targeted (Fedora)"
 	if name == "" {
@@ -98,12 +104,15 @@ func hasPolicy(root, name string) error {
 			}
 		}
 	}
+	// The config may name a policy whose package is gone.
 	if _, err := os.Stat(filepath.Join(root, "etc/selinux", name, "contexts")); errors.Is(err, fs.ErrNotExist) || name == "" {
 		return fmt.Errorf("the SELinux policy %q of /etc/selinux/config is not on this host: %s: %w", name, remedy, errdefs.ErrNotFound)
 	}
 	return nil
 }
 
+// policyRemove is the verb remove. While sandboxes run their types must stay: the kernel would
+// treat processes and files of unknown types as unlabeled.
 func policyRemove(std stdio) *cobra.Command {
 	c := newCommand(std, "remove [--force]",
 		"Takes cloister's policy module out of the host's store. Sandboxes that run would lose what protects them.")
@@ -118,6 +127,7 @@ func policyRemove(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// --force is for hosts that are taken down; sandboxes at work lose their types' rules.
 		for _, b := range boxes {
 			if l := b.label(); b.state() == stateRunning && strings.HasPrefix(l.Type, "cloister_") && !*force && store.Root == "" {
 				return fmt.Errorf("policy remove: sandbox %s runs as %s: stop it first, or use --force", b.name(), l)
@@ -127,6 +137,7 @@ func policyRemove(std stdio) *cobra.Command {
 		if err != nil {
 			return orRoot(fmt.Errorf("policy remove: %w", err))
 		}
+		// Half a module counts: remove takes away what is there.
 		if !state.Installed && !state.Partial {
 			fmt.Fprintln(std.out, "was not installed")
 			return nil
@@ -139,7 +150,8 @@ func policyRemove(std stdio) *cobra.Command {
 	})
 }
 
-// policyReport is what status says.
+// policyReport is what status says. Problem is set where the store cannot be read, as without root;
+// the kernel's side is shown all the same.
 type policyReport struct {
 	Enabled   bool         `json:"enabled"`
 	Enforcing bool         `json:"enforcing"`
@@ -152,6 +164,7 @@ type policyReport struct {
 	DenyUnknown bool   `json:"denyUnknown,omitempty"`
 }
 
+// policyStatus is the verb status.
 func policyStatus(std stdio) *cobra.Command {
 	c := newCommand(std, "status [--json]", "Says whether SELinux is on, and whether cloister's module is installed and is this program's.")
 	c.withOutput("table")
@@ -183,6 +196,7 @@ func policyStatus(std stdio) *cobra.Command {
 	})
 }
 
+// mode is the line about the kernel.
 func (r policyReport) mode() string {
 	switch {
 	case !r.Enabled:
@@ -193,6 +207,7 @@ func (r policyReport) mode() string {
 	return fmt.Sprintf("enforcing, %d policies loaded since boot", r.Loads)
 }
 
+// module is the line about the store, with the command that helps.
 func (r policyReport) module() string {
 	switch {
 	case r.Problem != "":
@@ -207,7 +222,8 @@ func (r policyReport) module() string {
 	return "installed and current"
 }
 
-// tested is one set of types and how it came out.
+// tested is one set of types and how it came out. A set that the policy does not have is absent,
+// which is not a failure.
 type tested struct {
 	Types   string `json:"types"`
 	QEMU    string `json:"qemu"`
@@ -216,6 +232,8 @@ type tested struct {
 	Problem string `json:"problem,omitempty"`
 }
 
+// policyTest is the verb test. It asks the questions of the self-test that each start asks, for all
+// sets of types.
 func policyTest(std stdio) *cobra.Command {
 	c := newCommand(std, "test [--file POLICY]",
 		"Asks the kernel, for each set of types that a sandbox may get, whether the loaded policy lets a pair of\n"+
@@ -247,6 +265,7 @@ func policyTest(std stdio) *cobra.Command {
 				}
 			}
 		}
+		// One set that passes is enough: a start takes the first that does.
 		if err == nil && passed == 0 {
 			return notWell("policy test: no set of types keeps sandboxes apart: cloister policy install")
 		}
@@ -255,7 +274,8 @@ func policyTest(std stdio) *cobra.Command {
 }
 
 // policyKernel is who answers for the loaded policy, or for one in a file. end is called when
-// nothing more is asked.
+// nothing more is asked. A compiled policy is asked by checkpolicy, so that an image can be tested
+// on a host without SELinux.
 func (s *site) policyKernel(ctx context.Context, file string) (k policy.Kernel, end func(), err error) {
 	if file != "" {
 		compiled, err := policy.OpenCompiled(ctx, file)
@@ -271,6 +291,7 @@ func (s *site) policyKernel(ctx context.Context, file string) (k policy.Kernel, 
 	return policy.Selinuxfs{Root: s.host.SELinux}, func() {}, err
 }
 
+// testTypes asks for guests with KVM and for emulated ones, which write code and have other types.
 func (s *site) testTypes(kernel policy.Kernel) (list []tested, passed int) {
 	for _, kvm := range []bool{true, false} {
 		for _, types := range labels.Candidates(kvm) {
@@ -281,6 +302,7 @@ func (s *site) testTypes(kernel policy.Kernel) (list []tested, passed int) {
 				passed++
 			} else {
 				t.Problem = strings.ReplaceAll(err.Error(), "\n", "; ")
+				// The kernel does not know the type: EINVAL.
 				t.Absent = errors.Is(err, syscall.EINVAL)
 			}
 			list = append(list, t)

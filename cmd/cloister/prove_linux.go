@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// proveHere is the verb as which prove goes on, in a mount namespace of its own.
+// proveHere is the verb as which prove goes on, in a mount namespace of its own. It is a verb of
+// its own, and hidden: only prove may start it.
 const proveHere = "prove-here"
 
 const proveText = `Starts two throwaway sandboxes as the config says, and attacks the host and one of them from the
@@ -26,10 +27,12 @@ nothing about this host, and is listed with the reason.
 It takes no image and no network, and leaves nothing behind. Ends with status 3 if an attack has
 succeeded.`
 
+// runProve is the verb prove. It starts itself again, since what it does needs a mount namespace.
 func runProve(std stdio) *cobra.Command {
 	c := newCommand(std, "prove", proveText)
 	c.withOutput("table")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		// Attacks of another user would prove nothing about the sandbox's layers.
 		if os.Geteuid() != 0 {
 			return errors.New("prove starts sandboxes: run it as root")
 		}
@@ -37,6 +40,7 @@ func runProve(std stdio) *cobra.Command {
 		if *c.asJSON {
 			format = "json"
 		}
+		// The child prints, in the form that was asked for.
 		args := []string{proveHere, "--output", format}
 		if config := configOf(c.Command); config != "" {
 			args = append(args, "--config", config)
@@ -45,7 +49,9 @@ func runProve(std stdio) *cobra.Command {
 	})
 }
 
-// again runs this program in a mount namespace of its own, which takes what is mounted with it.
+// again runs this program in a mount namespace of its own, which takes what is mounted with it. Its
+// signal handling differs from withOwnMounts: an interrupted prove must end its two sandboxes
+// first.
 func again(ctx context.Context, std stdio, args []string) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -53,6 +59,7 @@ func again(ctx context.Context, std stdio, args []string) error {
 	}
 	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Stdout, cmd.Stderr = std.out, std.err
+	// The attacks run in sandboxes that must be destroyed, so not SIGKILL.
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) } // it takes back what it has done
 	// This is the main thread, which lives as long as the program: see main.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGTERM}
@@ -63,11 +70,13 @@ func again(ctx context.Context, std stdio, args []string) error {
 	return err
 }
 
+// runProveHere does what prove is about.
 func runProveHere(std stdio) *cobra.Command {
 	c := newCommand(std, proveHere, "What prove runs.")
 	c.withOutput("table")
 	c.Hidden = true
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
+		// Before anything is mounted.
 		if err := keepMounts(); err != nil {
 			return err
 		}
@@ -90,6 +99,7 @@ func runProveHere(std stdio) *cobra.Command {
 		if !printed && err == nil {
 			err = report.Write(std.out)
 		}
+		// Also with JSON: a script looks at the status.
 		if n := len(report.Succeeded()); err == nil && n > 0 {
 			err = notWell("prove: %d of %d attacks succeeded", n, len(report.Outcomes))
 		}

@@ -17,25 +17,31 @@ import (
 	"cloister/sandbox/statedir"
 )
 
-// proveNamespace is the namespace of the sandboxes that prove starts.
+// proveNamespace is the namespace of the sandboxes that prove starts. Other sandboxes' levels and
+// files are never the target: the victim is one of the two.
 const proveNamespace = "cloister-prove"
 
-// proveSpec is their workload, which is never started: its root file system is an empty folder.
+// proveSpec is their workload, which is never started: its root file system is an empty folder. No
+// image is needed: the layers are around QEMU and virtiofsd, and hold without a workload.
 const proveSpec = `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"cwd":"/","args":["/none"]},
 "linux":{"namespaces":[{"type":"pid"},{"type":"ipc"},{"type":"uts"},{"type":"mount"},{"type":"network"}]}}`
 
 // proveFrom starts two sandboxes and attacks the host and one of them from the place of the other
 // one's processes, for which program stands. Mounts are made in this mount namespace. Nothing is
-// left.
+// left. Both sandboxes are real ones: identity, jail and labels are those of every start. The
+// attacker runs as their QEMU or virtiofsd would.
 func proveFrom(ctx context.Context, cfg sandbox.Config, program string) (_ prove.Report, err error) {
+	// The path that Landlock and labels are about must be the program's own, without links.
 	if program, err = filepath.EvalSymlinks(program); err != nil {
 		return prove.Report{}, err
 	}
+	// The start then admits this program as an attacker: see sandbox/standin.
 	cfg.Attacker = program
 	bundle, err := os.MkdirTemp("", "cloister-bundle-")
 	if err != nil {
 		return prove.Report{}, err
 	}
+	// Errors of the cleanup are joined: a run that leaves something behind must not look well.
 	defer func() { err = errors.Join(err, os.RemoveAll(bundle)) }()
 	if err := os.Mkdir(filepath.Join(bundle, "rootfs"), 0o755); err != nil {
 		return prove.Report{}, err
@@ -50,6 +56,8 @@ func proveFrom(ctx context.Context, cfg sandbox.Config, program string) (_ prove
 		if err != nil {
 			return prove.Report{}, err
 		}
+		// In reverse order at the end, also after an error or a signal. WithoutCancel: an ended
+		// context would leave a guest running.
 		defer func() { err = errors.Join(err, s.Destroy(context.WithoutCancel(ctx))) }()
 		p, err := s.Place()
 		if err != nil {
@@ -59,6 +67,7 @@ func proveFrom(ctx context.Context, cfg sandbox.Config, program string) (_ prove
 		p.Disguises = disguises
 		places = append(places, p)
 	}
+	// The second sandbox is the peer; attacks go for its console, record and files.
 	dir := places[1].Dir
 	return prove.Run(ctx, prove.Site{
 		MAC: places[0].MAC, Layers: places[0].Layers(), From: places[0], Peer: places[1],
@@ -69,12 +78,13 @@ func proveFrom(ctx context.Context, cfg sandbox.Config, program string) (_ prove
 	})
 }
 
-// proveSandbox starts a sandbox with a container's files.
+// proveSandbox starts a sandbox with a container's files. On an error nothing of it is left.
 func proveSandbox(ctx context.Context, cfg sandbox.Config, bundle string) (*sandbox.Sandbox, error) {
 	w, err := oci.Parse([]byte(proveSpec), cfg.Workloads)
 	if err != nil {
 		return nil, err
 	}
+	// Random, so that two runs at once do not meet.
 	id := "prove-" + strings.ToLower(rand.Text()[:12])
 	s, err := sandbox.Start(ctx, cfg, sandbox.Request{ID: id, Namespace: proveNamespace, Bundle: bundle, Workload: w})
 	if err != nil {

@@ -17,7 +17,8 @@ import (
 	"cloister/sandbox/statedir"
 )
 
-// psRow is one sandbox as ps shows it.
+// psRow is one sandbox as ps shows it. The names of the JSON are a contract; a field that is not
+// known is left out.
 type psRow struct {
 	Namespace  statedir.ID `json:"namespace"`
 	ID         statedir.ID `json:"id"`
@@ -39,6 +40,7 @@ type psRow struct {
 	Problem    string      `json:"problem,omitempty"`
 }
 
+// runPs is the verb ps. What dead shims have left is counted and not listed: it does not run.
 func runPs(std stdio) *cobra.Command {
 	c := newCommand(std, "ps [--all] [--quiet] [--filter KEY=VALUE]...", "Lists the sandboxes that run on this host.")
 	c.withOutput("table")
@@ -47,6 +49,7 @@ func runPs(std stdio) *cobra.Command {
 	filters := c.Flags().StringArrayP("filter", "f", nil,
 		"only sandboxes with `KEY=VALUE`: namespace, id (its start), class, state, machine or label; all of several must fit")
 	return c.runs(0, 0, func(_ context.Context, _ []string) error {
+		// Before the records are read: a wrong filter is wrong usage also on an empty host.
 		for _, f := range *filters {
 			if _, err := (psRow{}).has(f); err != nil {
 				return wrongUsage(c.Command, err)
@@ -60,6 +63,8 @@ func runPs(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// With another form than the table nothing is written to standard error, so that both
+		// streams can be parsed.
 		if done, err := c.emit(rows); done {
 			return err
 		}
@@ -75,7 +80,7 @@ func runPs(std stdio) *cobra.Command {
 }
 
 // rows are the sandboxes that fit; those whose shim is dead are left out and counted unless all are
-// wanted.
+// wanted. The list is never nil, so that JSON has [] and not null.
 func (s *site) rows(all bool, filters []string) (rows []psRow, hidden int, err error) {
 	boxes, err := s.sandboxes()
 	if err != nil {
@@ -84,6 +89,7 @@ func (s *site) rows(all bool, filters []string) (rows []psRow, hidden int, err e
 	rows = []psRow{}
 	for _, b := range boxes {
 		state := b.state()
+		// The next start or gc takes them away.
 		if state == stateDead && !all {
 			hidden++
 			continue
@@ -95,7 +101,8 @@ func (s *site) rows(all bool, filters []string) (rows []psRow, hidden int, err e
 	return rows, hidden, nil
 }
 
-// tellRows says what the table has no column for.
+// tellRows says what the table has no column for. A reason may have several lines; it goes to
+// standard error, so that the table stays one for scripts.
 func tellRows(w io.Writer, rows []psRow, hidden int) {
 	if hidden > 0 {
 		fmt.Fprintf(w, "%d more whose shim is dead: `cloister ps --all` shows them, `cloister gc` takes them away\n", hidden)
@@ -107,7 +114,8 @@ func tellRows(w io.Writer, rows []psRow, hidden int) {
 	}
 }
 
-// has reports whether the sandbox is one of KEY=VALUE.
+// has reports whether the sandbox is one of KEY=VALUE. An unknown key is an error, so that a
+// misspelt filter does not show everything.
 func (r psRow) has(filter string) (bool, error) {
 	key, value, _ := strings.Cut(filter, "=")
 	switch key {
@@ -127,7 +135,8 @@ func (r psRow) has(filter string) (bool, error) {
 	return false, fmt.Errorf("--filter %q: want namespace=, id=, class=, state=, machine= or label=", filter)
 }
 
-// fits reports whether all filters, which are known to be right, let the sandbox through.
+// fits reports whether all filters, which are known to be right, let the sandbox through. They were
+// checked when the verb began.
 func (r psRow) fits(filters []string) bool {
 	for _, f := range filters {
 		if ok, _ := r.has(f); !ok {
@@ -137,6 +146,7 @@ func (r psRow) fits(filters []string) bool {
 	return true
 }
 
+// row gathers what the record and /proc say. Facts are text that the shim has written at the start.
 func (s *site) row(b guestBox, state string, now time.Time) psRow {
 	r := b.record
 	row := psRow{
@@ -146,6 +156,7 @@ func (s *site) row(b guestBox, state string, now time.Time) psRow {
 		Start: r.Facts["start"], PSS: s.memory(b), Image: b.image(),
 	}
 	if !r.Created.IsZero() {
+		// Negative when the clock was set back; age prints zero then.
 		row.AgeSeconds = int64(now.Sub(r.Created).Seconds())
 	}
 	switch {
@@ -157,6 +168,7 @@ func (s *site) row(b guestBox, state string, now time.Time) psRow {
 	return row
 }
 
+// printPs prints the table.
 func printPs(out io.Writer, rows []psRow) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAMESPACE\tID\tCLASS\tSTATE\tPID\tAGE\tMACHINE\tSTART\tLABEL\tMEMORY\tKERNEL\tIMAGE")
@@ -175,8 +187,11 @@ func printPs(out io.Writer, rows []psRow) error {
 		}
 		image := "current"
 		switch {
+		// A plain container has no guest image.
 		case r.Class == classProcess:
 			image = "-"
+		// The version is the same and the image is not: it was rebuilt, with a new agent or
+		// library.
 		case r.Image.Old && r.Image.Now == r.Image.Kernel:
 			image = "OLD: rebuilt since"
 		case r.Image.Old:
@@ -191,13 +206,15 @@ func printPs(out io.Writer, rows []psRow) error {
 	return w.Flush()
 }
 
-// startColumn is what a sandbox was started from, without the template's id.
+// startColumn is what a sandbox was started from, without the template's id. The word comes from a
+// record, which root alone writes; it is shown as plain all the same.
 func (r psRow) startColumn() string {
 	word, _, _ := strings.Cut(r.Start, " ")
 	return cmp.Or(plain(word), "-")
 }
 
-// plainLines shows lines that a guest may have written, as plain does, below each other.
+// plainLines shows lines that a guest may have written, as plain does, below each other. The reason
+// of a machine's end has the tail of its console.
 func plainLines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i := range lines {
@@ -206,7 +223,8 @@ func plainLines(s string) string {
 	return strings.Join(lines, "\n  ")
 }
 
-// memoryColumn is what the sandbox holds of the host's memory, and what its machine may take.
+// memoryColumn is what the sandbox holds of the host's memory, and what its machine may take. PSS,
+// so that pages which several guests share are counted once over all rows.
 func memoryColumn(r psRow) string {
 	s := fmt.Sprintf("%.1f MiB", mib(r.PSS.sum()))
 	if r.GuestMiB != 0 {
@@ -215,7 +233,7 @@ func memoryColumn(r psRow) string {
 	return s
 }
 
-// number is a fact's value, 0 for one that is none.
+// number is a fact's value, 0 for one that is none. A record of another version may lack the fact.
 func number(fact string) int {
 	n, err := strconv.Atoi(fact)
 	if err != nil {

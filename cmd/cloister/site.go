@@ -20,7 +20,8 @@ import (
 	"cloister/vmm/guestimage"
 )
 
-// site is the host and its settings as a verb sees them.
+// site is the host and its settings as a verb sees them. A verb opens one and hands it to
+// everything else; nothing is global, so tests have a host of their own.
 type site struct {
 	file   string // the config's, when it was named
 	config sandbox.Config
@@ -31,7 +32,8 @@ type site struct {
 	root     string // goes before every path of the host; empty but in tests
 }
 
-// openSite reads the config, from path when that is not empty.
+// openSite reads the config, from path when that is not empty. Any error of the config is an error
+// of the verb.
 func openSite(path string) (*site, error) {
 	c, err := config.Load(path)
 	if err != nil {
@@ -41,7 +43,8 @@ func openSite(path string) (*site, error) {
 }
 
 // openFolders is openSite for a verb that needs only the folders: a wrong key in the config is a
-// warning, and the verb goes on.
+// warning, and the verb goes on. Cleanup and listing must work with a config that a start refuses:
+// one wrong key must not keep gc from a host that is full.
 func openFolders(std stdio, path string) (*site, error) {
 	c, problem, err := config.Folders(path)
 	if err != nil {
@@ -53,6 +56,8 @@ func openFolders(std stdio, path string) (*site, error) {
 	return &site{file: path, config: withDefaults(c)}, nil
 }
 
+// withDefaults fills in the folders and the image, as the shim does. The small kernel's image is
+// taken where it is installed.
 func withDefaults(c sandbox.Config) sandbox.Config {
 	c.State = cmp.Or(c.State, config.DefaultState)
 	c.Root = cmp.Or(c.Root, config.DefaultRoot)
@@ -66,12 +71,14 @@ func withDefaults(c sandbox.Config) sandbox.Config {
 	return c
 }
 
-// path is where a file of the host is.
+// path is where a file of the host is. Paths of the host go through it, so that a test's folder
+// takes the place of /.
 func (s *site) path(parts ...string) string {
 	return filepath.Join(append([]string{"/", s.root}, parts...)...)
 }
 
-// command is a verb as it is made: its flags, then what it does.
+// command is a verb as it is made: its flags, then what it does. format and asJSON are nil for a
+// verb without withOutput.
 type command struct {
 	*cobra.Command
 	std    stdio
@@ -79,7 +86,8 @@ type command struct {
 	asJSON *bool
 }
 
-// newCommand makes the verb of a line of usage, which begins with its name.
+// newCommand makes the verb of a line of usage, which begins with its name. Completion of file
+// names is off unless a verb asks for it.
 func newCommand(std stdio, usage, about string) command {
 	return command{Command: &cobra.Command{
 		Use: usage, Long: about, DisableFlagsInUseLine: true, ValidArgsFunction: cobra.NoFileCompletions,
@@ -87,6 +95,7 @@ func newCommand(std stdio, usage, about string) command {
 }
 
 // runs says what the verb does, with between least and most arguments; most < 0 is no bound.
+// Arguments and --output are checked before the config is read, so that wrong usage is said first.
 func (c *command) runs(least, most int, do func(ctx context.Context, args []string) error) *cobra.Command {
 	c.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -104,7 +113,8 @@ func (c *command) runs(least, most int, do func(ctx context.Context, args []stri
 	return c.Command
 }
 
-// ofSandboxes completes the first argument with the sandboxes there are.
+// ofSandboxes completes the first argument with the sandboxes there are. Completion runs on each
+// press of the tab key: errors are silent, and without root the list is empty.
 func (c *command) ofSandboxes() {
 	c.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		s, err := openFolders(stdio{io.Discard, io.Discard}, configOf(cmd))
@@ -120,13 +130,14 @@ func (c *command) ofSandboxes() {
 	}
 }
 
-// configOf is the file that --config names.
+// configOf is the file that --config names. The root has the flag, so every verb accepts it.
 func configOf(c *cobra.Command) string {
 	path, _ := c.Flags().GetString("config") // every verb has it from the root
 	return path
 }
 
-// orRoot adds to a refusal who would be let in.
+// orRoot adds to a refusal who would be let in. The usual cause by far: records and journals are
+// root's.
 func orRoot(err error) error {
 	if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
 		return fmt.Errorf("%w: run it as root", err)

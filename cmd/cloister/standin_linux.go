@@ -8,14 +8,16 @@ import (
 	"cloister/sandbox/prove"
 )
 
-// The programs that stand for a sandbox's process, and that are attacked.
+// The programs that stand for a sandbox's process, and that are attacked. They are this program,
+// since the jail's rules and labels are for one known file.
 const (
 	proveAttacker = "prove-attacker"
 	proveVictim   = "prove-victim"
 )
 
 // standsFor is the program that stands for a sandbox's process, or is attacked; false: none is
-// asked for. It reads no config and knows no verbs.
+// asked for. It reads no config and knows no verbs. main asks it first: in the jail there is no
+// config, and cobra would cost time and files.
 func standsFor(args []string) (bool, error) {
 	if len(args) != 1 {
 		return false, nil

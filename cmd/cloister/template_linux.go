@@ -17,6 +17,7 @@ import (
 	"cloister/sandbox/template"
 )
 
+// runTemplate has the verbs of saved guests.
 func runTemplate(std stdio) *cobra.Command {
 	return group(std, "template", []verb{
 		{"build", "boot a guest and save it", templateBuild},
@@ -28,7 +29,8 @@ func runTemplate(std stdio) *cobra.Command {
 	})
 }
 
-// templates are those of the configured host.
+// templates are those of the configured host. The folders are enough: a template can be listed and
+// removed under a config that a start refuses.
 func templates(std stdio, c *cobra.Command) (template.Store, error) {
 	s, err := openFolders(std, configOf(c))
 	if err != nil {
@@ -37,6 +39,8 @@ func templates(std stdio, c *cobra.Command) (template.Store, error) {
 	return s.config.Templates(), nil
 }
 
+// templateBuild is the verb build. It boots a real guest with identity and jail, and saves it
+// before anything of a tenant is in it.
 func templateBuild(std stdio) *cobra.Command {
 	c := newCommand(std, "build [--memory MIB] [--cpus N]",
 		"Boots a guest without network, share and workload, saves it, and keeps it for sandboxes\n"+
@@ -48,15 +52,18 @@ func templateBuild(std stdio) *cobra.Command {
 		if *memory < 0 || *cpus < 0 {
 			return wrongUsage(c.Command, errors.New("--memory and --cpus are above zero"))
 		}
+		// A killed builder's mounts go with its namespace.
 		return withOwnMounts(ctx, std, func() error { return c.buildTemplate(ctx, sandbox.TemplateSize{LimitMiB: *memory, CPUs: *cpus}) })
 	})
 }
 
+// buildTemplate runs in that namespace.
 func (c *command) buildTemplate(ctx context.Context, size sandbox.TemplateSize) error {
 	s, err := openSite(configOf(c.Command))
 	if err != nil {
 		return err
 	}
+	// Tests kill the builder at each step by it.
 	s.config.Trace = crashtest.Trace("template")
 	m, err := sandbox.BuildTemplate(ctx, s.config, size)
 	if err != nil {
@@ -70,6 +77,7 @@ func (c *command) buildTemplate(ctx context.Context, size sandbox.TemplateSize) 
 	return err
 }
 
+// templateList is the verb list.
 func templateList(std stdio) *cobra.Command {
 	c := newCommand(std, "list", "Lists the templates of this host, the one that was used last first.")
 	c.withOutput("table")
@@ -85,6 +93,7 @@ func templateList(std stdio) *cobra.Command {
 		if store.Disabled() {
 			fmt.Fprintln(std.err, "templates are disabled: `cloister template enable`")
 		}
+		// JSON has [] and not null.
 		if list == nil {
 			list = []template.Entry{}
 		}
@@ -95,15 +104,19 @@ func templateList(std stdio) *cobra.Command {
 	})
 }
 
+// printTemplates prints the table. A template whose manifest cannot be read has a row too, with the
+// reason.
 func printTemplates(out io.Writer, list []template.Entry) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tMACHINE\tCPUS\tMEMORY\tKEPT\tBUILT\tUSED\tSTATE")
 	for _, e := range list {
 		if e.Manifest == nil {
+			// Its folder has no readable manifest; gc removes it.
 			fmt.Fprintf(w, "%s\t-\t-\t-\t-\t-\t%s\t%s\n", e.ID, age(time.Since(e.Used)), plainLines(e.Problem))
 			continue
 		}
 		state := "good"
+		// Two failures that the cold start survived set it aside: then the template is at fault.
 		if e.SetAside {
 			state = fmt.Sprintf("set aside: failed %d times", e.Failures)
 		}
@@ -114,6 +127,7 @@ func printTemplates(out io.Writer, list []template.Entry) error {
 	return w.Flush()
 }
 
+// templateVerify is the verb verify. It reads all pages, and changes nothing.
 func templateVerify(std stdio) *cobra.Command {
 	c := newCommand(std, "verify [ID...]", "Reads templates whole, all or those named, and compares their digests.")
 	return c.runs(0, -1, func(_ context.Context, ids []string) error {
@@ -130,6 +144,7 @@ func templateVerify(std stdio) *cobra.Command {
 				ids = append(ids, e.ID)
 			}
 		}
+		// Each template has a line, and one damaged one does not stop the others.
 		bad := 0
 		for _, id := range ids {
 			word := "good"
@@ -145,6 +160,8 @@ func templateVerify(std stdio) *cobra.Command {
 	})
 }
 
+// templateGC is the verb gc. A running sandbox has its own copy of the memory, so nothing that runs
+// needs the files.
 func templateGC(std stdio) *cobra.Command {
 	c := newCommand(std, "gc [--all]",
 		"Removes templates that are damaged, that failed twice, or that are too many or too large\ntogether, the longest "+
@@ -156,6 +173,7 @@ func templateGC(std stdio) *cobra.Command {
 			return err
 		}
 		removed, err := store.GC()
+		// Clear after GC, so that what GC removes is named once.
 		if *all && err == nil {
 			var rest []string
 			rest, err = store.Clear()
@@ -168,15 +186,19 @@ func templateGC(std stdio) *cobra.Command {
 	})
 }
 
+// templateDisable is the verb disable: a switch for the whole host that needs no change of a
+// config, for the time of an incident.
 func templateDisable(std stdio) *cobra.Command {
 	return templateSwitch(std, "disable", "Has all sandboxes that start from now on start cold, whatever the config says.",
 		template.Store.Disable)
 }
 
+// templateEnable is the verb enable.
 func templateEnable(std stdio) *cobra.Command {
 	return templateSwitch(std, "enable", "Ends disable.", template.Store.Enable)
 }
 
+// templateSwitch makes a verb of a method of the store; both may be repeated.
 func templateSwitch(std stdio, name, about string, do func(template.Store) error) *cobra.Command {
 	c := newCommand(std, name, about)
 	return c.runs(0, 0, func(context.Context, []string) error {

@@ -19,7 +19,8 @@ import (
 	"cloister/sys"
 )
 
-// labelled is a process of some tenant.
+// labelled is a process of some tenant. Tenants of other engines are named too, since a clash with
+// one of them is as bad.
 type labelled struct {
 	PID     int          `json:"pid"`
 	Command string       `json:"command"`
@@ -32,10 +33,11 @@ type labelled struct {
 	Class string `json:"class,omitempty"`
 }
 
-// engineCloister marks what is ours.
+// engineCloister marks what is ours. Names of other engines come from engineOf.
 const engineCloister = "cloister"
 
-// held is a level and everyone who has to do with it.
+// held is a level and everyone who has to do with it. Holders have a level in the registry; tenants
+// run at it. The two can differ: a stopped container's files keep a level.
 type held struct {
 	Level     labels.Level `json:"level"`
 	Kind      mcs.Kind     `json:"kind,omitempty"`    // from the registry; empty when the level is not in it
@@ -46,7 +48,7 @@ type held struct {
 	Files     []string     `json:"files,omitempty"`
 }
 
-// picture is who holds which label on this host.
+// picture is who holds which label on this host. It is one look; processes come and go meanwhile.
 type picture struct {
 	Mode      string        `json:"mode"` // enforcing, permissive, disabled
 	Hidden    int           `json:"hidden,omitempty"`
@@ -65,6 +67,7 @@ func (s *site) look(ctx context.Context) (picture, error) {
 		return p, err
 	}
 	if enabled {
+		// Enabled and not enforcing; an error of asking counts as permissive, the weaker word.
 		p.Mode = "permissive"
 		if enforcing, err := s.host.Enforcing(); err == nil && enforcing {
 			p.Mode = "enforcing"
@@ -78,9 +81,11 @@ func (s *site) look(ctx context.Context) (picture, error) {
 	if err != nil {
 		return p, err
 	}
+	// Without root most processes do not show their label.
 	p.Hidden = seen.Hidden
 	p.Processes = append(p.Processes, s.name(seen.Processes, boxes)...)
 	entries, uses, err := s.kept()
+	// A damaged journal is a problem to show, and no reason to hide the processes.
 	if err != nil {
 		p.Problems = append(p.Problems, strings.Split(err.Error(), "\n")...)
 	}
@@ -90,7 +95,8 @@ func (s *site) look(ctx context.Context) (picture, error) {
 	return p, nil
 }
 
-// kept reads the registry of levels and the journal of labelled files, where there are any.
+// kept reads the registry of levels and the journal of labelled files, where there are any. Entries
+// that cannot be read are named in the error; the others are listed all the same.
 func (s *site) kept() ([]mcs.Entry, []relabel.Use, error) {
 	self, err := sys.Self() // this process opens them, wherever the rest is looked for
 	if err != nil {
@@ -99,6 +105,7 @@ func (s *site) kept() ([]mcs.Entry, []relabel.Use, error) {
 	var entries []mcs.Entry
 	var uses []relabel.Use
 	var problems []error
+	// A host on which no sandbox was ever started has neither.
 	if dir := filepath.Join(s.config.Root, "mcs"); there(dir) {
 		registry, err := mcs.Open(mcs.Options{Dir: dir, Self: self, Alive: sys.Process.Alive})
 		if err == nil {
@@ -116,12 +123,14 @@ func (s *site) kept() ([]mcs.Entry, []relabel.Use, error) {
 	return entries, uses, errors.Join(problems...)
 }
 
+// there tells whether a path is there, for this user.
 func there(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
 
-// name tells whose each process is.
+// name tells whose each process is. A process of ours is known by its pid from the record or the
+// container's cgroup, never by its name, which it chooses.
 func (s *site) name(seen []labels.Process, boxes []guestBox) []labelled {
 	ours := map[int]guestBox{}
 	for _, b := range boxes {
@@ -130,6 +139,7 @@ func (s *site) name(seen []labels.Process, boxes []guestBox) []labelled {
 				ours[e.Process.PID] = b
 			}
 		}
+		// Children of plain containers.
 		for _, pid := range b.members() {
 			ours[pid] = b
 		}
@@ -146,6 +156,8 @@ func (s *site) name(seen []labels.Process, boxes []guestBox) []labelled {
 		} else {
 			l.Tenant, l.Engine = tenant(s.procText(p.PID, "cgroup"))
 		}
+		// Neither record nor cgroup tells: it is named by its oldest ancestor at the same level, so
+		// that a tree of processes is one tenant.
 		if l.Tenant == "" {
 			l.Tenant = fmt.Sprintf("pid %d", s.eldest(p, seen))
 		}
@@ -155,10 +167,12 @@ func (s *site) name(seen []labels.Process, boxes []guestBox) []labelled {
 	return list
 }
 
-// eldest goes up from a process to the first one with its label.
+// eldest goes up from a process to the first one with its label. 64 steps: pids are read one by one
+// and may be used again meanwhile, which could make a circle.
 func (s *site) eldest(p labels.Process, seen []labels.Process) int {
 	for range 64 {
 		parent := s.parent(p.PID)
+		// The same range, and not the same type: QEMU and its helpers differ in type.
 		i := slices.IndexFunc(seen, func(o labels.Process) bool { return o.PID == parent && o.Label.Range == p.Label.Range })
 		if i < 0 {
 			break
@@ -179,6 +193,7 @@ func (s *site) parent(pid int) int {
 	return n
 }
 
+// procText is empty for a process that has ended, which is no error in a look.
 func (s *site) procText(pid int, file string) string {
 	text, err := os.ReadFile(s.path("proc", strconv.Itoa(pid), file))
 	if err != nil {
@@ -188,7 +203,8 @@ func (s *site) procText(pid int, file string) string {
 }
 
 // tenant reads from a process's cgroups whose it is and which engine's. Containers of one pod are
-// one tenant.
+// one tenant. The longest of a process's cgroups is the most specific: hybrid hosts have one line
+// for each hierarchy.
 func tenant(cgroups string) (name, engine string) {
 	longest := ""
 	for line := range strings.Lines(cgroups) {
@@ -199,8 +215,10 @@ func tenant(cgroups string) (name, engine string) {
 	}
 	parts := strings.Split(strings.Trim(longest, "/"), "/")
 	name = parts[len(parts)-1]
+	// A pod's containers share its level on purpose, so the pod is the tenant.
 	for _, part := range parts {
 		switch {
+		// kubelet's cgroupfs driver has podUID, its systemd driver kubepods-podUID.slice.
 		case strings.Contains(longest, "kubepods") && (strings.HasPrefix(part, "pod") || strings.Contains(part, "-pod")),
 			strings.Contains(part, "libpod_pod"), strings.HasPrefix(part, "machine-qemu"):
 			return part, engineOf(longest)
@@ -211,6 +229,8 @@ func tenant(cgroups string) (name, engine string) {
 	return name, engineOf(longest)
 }
 
+// engineOf knows engines by words in a cgroup's path. The order matters: a Kubernetes pod of CRI-O
+// has both marks.
 func engineOf(cgroup string) string {
 	for _, e := range []struct{ mark, name string }{
 		{"machine-qemu", "libvirt"},
@@ -228,7 +248,8 @@ func engineOf(cgroup string) string {
 }
 
 // levels gathers by level. Only a single level with categories is a tenant's: ranges are daemons'
-// and users'.
+// and users'. Two tenants at one level, or one whose categories contain the other's, can reach each
+// other's files.
 func levels(processes []labelled, entries []mcs.Entry, uses []relabel.Use) []held {
 	table := map[labels.Level]*held{}
 	at := func(l labels.Level) *held {
@@ -247,6 +268,7 @@ func levels(processes []labelled, entries []mcs.Entry, uses []relabel.Use) []hel
 	for _, p := range processes {
 		level, single := p.Label.Range.Single()
 		if !single || level.Categories.Len() == 0 {
+			// A level without categories is the host's own.
 			continue
 		}
 		h := at(level)
@@ -266,21 +288,25 @@ func levels(processes []labelled, entries []mcs.Entry, uses []relabel.Use) []hel
 	for _, h := range table {
 		slices.Sort(h.Holders)
 		slices.Sort(h.Tenants)
+		// Sorted, so that two runs print alike.
 		list = append(list, *h)
 	}
 	slices.SortFunc(list, func(a, b held) int { return cmp.Compare(a.Level.String(), b.Level.String()) })
 	return list
 }
 
-// clashes says where two tenants can reach each other.
+// clashes says where two tenants can reach each other. A shared level is one that users named
+// together on purpose; then several tenants are no clash.
 func clashes(list []held) []string {
 	var out []string
 	for i, h := range list {
 		who := h.who()
 		if len(who) > 1 && h.Share == "" {
+			// Several holders of one level without a name for the group.
 			out = append(out, fmt.Sprintf("%s is held by %s", h.Level, strings.Join(who, " and ")))
 		}
 		for _, other := range list[i+1:] {
+			// The same tenants in both: an engine may run one tenant at two levels.
 			if h.Level.Clashes(other.Level) && !slices.Equal(who, other.who()) {
 				out = append(out, fmt.Sprintf("%s of %s lies within %s of %s", h.Level,
 					strings.Join(who, ", "), other.Level, strings.Join(other.who(), ", ")))
@@ -290,7 +316,8 @@ func clashes(list []held) []string {
 	return out
 }
 
-// who are the tenants of a level, in the registry and running.
+// who are the tenants of a level, in the registry and running. Sorted and without repetition, so
+// that two of them can be compared.
 func (h held) who() []string {
 	all := slices.Concat(h.Holders, h.Tenants)
 	slices.Sort(all)

@@ -13,7 +13,8 @@ import (
 	"cloister/sys"
 )
 
-// usage is what a sandbox uses of the host, by two looks at its processes.
+// usage is what a sandbox uses of the host, by two looks at its processes. CPU may be above 100
+// with several processors. Names of the JSON are a contract.
 type usage struct {
 	Namespace  statedir.ID `json:"namespace"`
 	ID         statedir.ID `json:"id"`
@@ -28,21 +29,24 @@ type usage struct {
 	AgeSeconds int64       `json:"ageSeconds"`
 }
 
+// name is NAMESPACE/ID, by which rows with equal values are ordered.
 func (u usage) name() string { return string(u.Namespace) + "/" + string(u.ID) }
 
-// counted are a process's counters.
+// counted are a process's counters. They count from the process's start and never fall.
 type counted struct {
 	cpu           float64 // seconds
 	read, written uint64  // bytes from and to disks
 }
 
-// counters are those of all processes of sandboxes at one time.
+// counters are those of all processes of sandboxes at one time. A process is named with its start
+// time, so that a pid that is used again does not give a huge rate.
 type counters struct {
 	at   time.Time
 	each map[sys.Process]counted
 }
 
-// processes are those that the sandbox runs on the host.
+// processes are those that the sandbox runs on the host. The shim is one of them: it works for the
+// sandbox alone, or for its pod.
 func (b guestBox) processes() []sys.Process {
 	list := []sys.Process{b.process(programQEMU), b.process(programVirtiofsd), b.record.Owner}
 	for _, pid := range b.members() {
@@ -54,6 +58,7 @@ func (b guestBox) processes() []sys.Process {
 }
 
 // usages looks at all sandboxes. Rates are since the counters of before; the first look has none.
+// It runs through the records once; what a process did after its own look counts in the next one.
 func (s *site) usages(before counters) ([]usage, counters, error) {
 	boxes, err := s.sandboxes()
 	if err != nil {
@@ -72,7 +77,7 @@ func (s *site) usages(before counters) ([]usage, counters, error) {
 }
 
 // look adds up the processes of one sandbox, and notes their counters in now. A process that ends
-// meanwhile counts nothing.
+// meanwhile counts nothing. A process seen for the first time has no rate yet.
 func look(proc procfs.FS, b guestBox, before, now counters) usage {
 	r := b.record
 	u := usage{
@@ -81,6 +86,7 @@ func look(proc procfs.FS, b guestBox, before, now counters) usage {
 	}
 	seconds := now.at.Sub(before.at).Seconds()
 	for _, process := range b.processes() {
+		// A dead process has no counters.
 		if !running(process) {
 			continue
 		}
@@ -92,6 +98,7 @@ func look(proc procfs.FS, b guestBox, before, now counters) usage {
 		now.each[process] = c
 		u.Memory += memory
 		if was, known := before.each[process]; known && seconds > 0 {
+			// Counters of one process do not fall; max guards against rounding.
 			u.CPU += 100 * max(0, c.cpu-was.cpu) / seconds
 			u.Read += float64(c.read-was.read) / seconds
 			u.Written += float64(c.written-was.written) / seconds
@@ -101,6 +108,7 @@ func look(proc procfs.FS, b guestBox, before, now counters) usage {
 }
 
 // countersOf reads a process's counters and its resident memory. What this user may not see is 0.
+// Reads and writes need root for processes of other users.
 func countersOf(p procfs.Proc) (c counted, memory int64) {
 	if stat, err := p.Stat(); err == nil {
 		c.cpu, memory = stat.CPUTime(), int64(stat.ResidentMemory())
@@ -111,7 +119,8 @@ func countersOf(p procfs.Proc) (c counted, memory int64) {
 	return c, memory
 }
 
-// lastPhase is the phase of which the record says that it ended last.
+// lastPhase is the phase of which the record says that it ended last. The record keeps the first
+// phases and the last ones; the last ones are in Recent.
 func lastPhase(r statedir.Record) string {
 	if n := len(r.Recent); n > 0 {
 		return r.Recent[n-1].Name
@@ -123,13 +132,14 @@ func lastPhase(r statedir.Record) string {
 }
 
 // order is how a list of usages may be sorted: the column's name, the key that asks for it, and
-// which of two comes first.
+// which of two comes first. Ties are ordered by name, so that rows do not jump.
 type order struct {
 	name string
 	key  byte
 	less func(a, b usage) int
 }
 
+// orders are the columns that one can sort by; large numbers come first.
 func orders() []order {
 	down := func(of func(usage) float64) func(a, b usage) int {
 		return func(a, b usage) int {

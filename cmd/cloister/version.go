@@ -16,7 +16,8 @@ import (
 	"cloister/sandbox/guestapi"
 )
 
-// version is what this program is made of.
+// version is what this program is made of. It is what a report of a fault should have. Revision is
+// empty where the build had no git.
 type version struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"`
@@ -27,6 +28,7 @@ type version struct {
 	Policy   string `json:"policyDigest"`
 }
 
+// runVersion is the verb version. It reads no config, so it works on any host.
 func runVersion(std stdio) *cobra.Command {
 	c := newCommand(std, "version [--json]", "Says what this program is made of.")
 	c.withOutput("table")
@@ -35,6 +37,7 @@ func runVersion(std stdio) *cobra.Command {
 			Version: config.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
 			Protocol: guestapi.Protocol, Policy: policy.Digest(),
 		}
+		// Go records it where the build had the repository's history.
 		if info, ok := debug.ReadBuildInfo(); ok {
 			for _, s := range info.Settings {
 				switch s.Key {
@@ -52,6 +55,7 @@ func runVersion(std stdio) *cobra.Command {
 		if v.Modified {
 			revision += " with changes"
 		}
+		// Twelve digits of the digest are enough to compare by eye.
 		fmt.Fprintf(std.out, "cloister %s%s\n%s %s\nguest protocol %d, policy %.12s\n", v.Version, revision,
 			v.Go, v.Platform, v.Protocol, v.Policy)
 		return nil

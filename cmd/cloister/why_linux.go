@@ -21,7 +21,8 @@ import (
 	"cloister/labels"
 )
 
-// explained is one kind of denial, with how often it came.
+// explained is one kind of denial, with how often it came. The embedded answer gives judgement,
+// reason and remedy their place in the JSON.
 type explained struct {
 	avc.Denial
 	Count int       `json:"count"`
@@ -30,12 +31,14 @@ type explained struct {
 	answer
 }
 
-// Where denials are written: by auditd, else by the kernel.
+// Where denials are written: by auditd, else by the kernel. The kernel's log is a ring and
+// rate-limited; auditd's file is complete.
 const (
 	auditLog  = "var/log/audit/audit.log"
 	kernelLog = "dev/kmsg"
 )
 
+// runWhy is the verb why.
 func runWhy(std stdio) *cobra.Command {
 	c := newCommand(std, "why [--level LEVEL] [--log FILE] [--json] [ID]",
 		"Explains what SELinux's policy, an AppArmor profile or a list of system calls denied a sandbox: which\n"+
@@ -51,6 +54,7 @@ func runWhy(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// Before the logs are read: a misspelt id is the usual mistake.
 		about, err := s.subject(rest, *text)
 		if err != nil {
 			return err
@@ -59,9 +63,11 @@ func runWhy(std stdio) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// An incomplete log must not look like a quiet one.
 		if *log == "" && !there(s.path(auditLog)) {
 			fmt.Fprintln(std.err, "only the kernel's log was read, which leaves denials out when many come at once: install auditd")
 		}
+		// Without the picture, rules about other tenants find nothing; the rest still explains.
 		p, err := s.look(ctx)
 		if err != nil {
 			fmt.Fprintf(std.err, "who holds which level is not known: %v\n", err)
@@ -72,6 +78,7 @@ func runWhy(std stdio) *cobra.Command {
 		if !done && err == nil {
 			err = printWhy(std.out, about, list)
 		}
+		// Status 3 also with JSON.
 		if n := attacks(list); err == nil && n > 0 {
 			return notWell("why: %d kinds of denials look like an attack", n)
 		}
@@ -79,7 +86,8 @@ func runWhy(std stdio) *cobra.Command {
 	})
 }
 
-// subject is what is asked about.
+// subject is what is asked about. since matters for a level: another sandbox may have had it
+// before.
 type subject struct {
 	name    string
 	level   *labels.Level
@@ -89,6 +97,8 @@ type subject struct {
 	all     bool      // every guest of the host
 }
 
+// subject turns the arguments into what is asked about. A sandbox is known by its level or its
+// profile, and by its processes.
 func (s *site) subject(rest []string, text string) (subject, error) {
 	if text != "" {
 		level, err := labels.ParseLevel(text)
@@ -107,6 +117,7 @@ func (s *site) subject(rest []string, text string) (subject, error) {
 	if level, single := b.label().Range.Single(); !b.label().IsZero() && single {
 		about.level = &level
 	}
+	// A process that ran before it had its label is found by its pid.
 	for _, e := range b.record.Effects {
 		if e.Process.PID != 0 {
 			about.pids = append(about.pids, e.Process.PID)
@@ -115,8 +126,10 @@ func (s *site) subject(rest []string, text string) (subject, error) {
 	return about, nil
 }
 
-// has tells whether a denial is about the subject, as the one denied or the one protected.
+// has tells whether a denial is about the subject, as the one denied or the one protected. A second
+// of tolerance: the audit's clock and the record's are read at different moments.
 func (a subject) has(d avc.Denial) bool {
+	// All that is about guests, from either side.
 	if a.all {
 		return partOf(d).guestSide() || partOf(d) == partShim || strings.HasPrefix(d.Target.Type, "cloister_")
 	}
@@ -135,7 +148,8 @@ func (a subject) has(d avc.Denial) bool {
 	return a.level != nil && (source == *a.level || target == *a.level)
 }
 
-// denials reads the log named, or those of the host.
+// denials reads the log named, or those of the host. Both are read where both are there: auditd may
+// have started late, or have been stopped.
 func (s *site) denials(log string) ([]avc.Denial, error) {
 	switch log {
 	case "":
@@ -152,6 +166,7 @@ func (s *site) denials(log string) ([]avc.Denial, error) {
 	list, errAudit := readFile(s.path(auditLog))
 	more, errKernel := readKernelLog(s.path(kernelLog))
 	if errAudit != nil && errKernel != nil {
+		// One of them is enough.
 		return nil, orRoot(fmt.Errorf("no log of denials can be read: %w; %w", errAudit, errKernel))
 	}
 	seen := map[string]bool{}
@@ -166,6 +181,7 @@ func (s *site) denials(log string) ([]avc.Denial, error) {
 	return list, nil
 }
 
+// readFile reads a whole log; rotated files are not looked at.
 func readFile(name string) ([]avc.Denial, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -175,12 +191,14 @@ func readFile(name string) ([]avc.Denial, error) {
 	return avc.Read(f)
 }
 
-// maxKernelLog bounds what is read of the kernel's log.
+// maxKernelLog bounds what is read of the kernel's log. The ring is some MiB; a bound is needed
+// since new records may come as fast as they are read.
 const maxKernelLog = 64 << 20
 
 // readKernelLog reads what is there now: one record at a read, until there is none. A record that
 // was overwritten meanwhile is EPIPE, and the next one follows.
 func readKernelLog(name string) ([]avc.Denial, error) {
+	// NONBLOCK: at the end of the ring a read would wait for the next message.
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
@@ -188,6 +206,7 @@ func readKernelLog(name string) ([]avc.Denial, error) {
 	defer func() { _ = unix.Close(fd) }()
 	var text bytes.Buffer
 	record := make([]byte, 8<<10) // PRINTK_MESSAGE_MAX is 2048
+	// One read gives one record, whole.
 	for text.Len() < maxKernelLog {
 		n, err := unix.Read(fd, record)
 		switch {
@@ -203,7 +222,8 @@ func readKernelLog(name string) ([]avc.Denial, error) {
 	return avc.Read(&text)
 }
 
-// all explains denials; those that differ but in time and process are told once.
+// all explains denials; those that differ but in time and process are told once. A denial may come
+// thousands of times; time and pid are those of the first one, with the last time beside.
 func (s scene) all(denials []avc.Denial) []explained {
 	list := []explained{}
 	place := map[string]int{}
@@ -211,6 +231,7 @@ func (s scene) all(denials []avc.Denial) []explained {
 		key := fmt.Sprintf("%s %v %v %q %q %s %v %q %s %d", d.By, d.Source, d.Target, d.Profile, d.Program, d.Class, d.Permissions,
 			d.Path, d.Device, d.Inode)
 		if i, known := place[key]; known {
+			// The order of the log is time's, so the last one that was read is the latest.
 			list[i].Count++
 			list[i].Last = d.Time
 			continue
@@ -221,6 +242,7 @@ func (s scene) all(denials []avc.Denial) []explained {
 	return list
 }
 
+// attacks counts kinds, not denials.
 func attacks(list []explained) int {
 	n := 0
 	for _, e := range list {
@@ -231,6 +253,7 @@ func attacks(list []explained) int {
 	return n
 }
 
+// printWhy prints each kind with its remedy. Text of a process or file is shown as plain.
 func printWhy(out io.Writer, about subject, list []explained) error {
 	if len(list) == 0 {
 		_, err := fmt.Fprintf(out, "nothing was denied to %s\n", about.name)
