@@ -33,14 +33,17 @@ import (
 )
 
 const (
-	// namespace is containerd's word; a guest has one.
+	// namespace is containerd's word; a guest has one. containerd's packages refuse a context
+	// without a namespace. The host's namespaces are not sent: one guest serves one sandbox.
 	namespace = "cloister"
 	crunPath  = "/usr/bin/crun"
 )
 
-// run boots the guest and serves the host until it hangs up.
+// run boots the guest and serves the host until it hangs up. An error means that the guest could
+// not become ready; the host sees it as the end of the console's text.
 func run(ctx context.Context) error {
 	hello := guestapi.Hello{Protocol: guestapi.Protocol, AgentVersion: version, InitAt: boot.Uptime()}
+	// Before anything is started: a child that ends while nobody reaps stays a zombie for good.
 	reap.Start()
 	port, err := openPort(hello)
 	if err != nil {
@@ -55,10 +58,12 @@ func run(ctx context.Context) error {
 	table := containers.NewTable(guestapi.Bundles)
 	monitor := &reap.Monitor{}
 	open := sockets.NewRegistry()
+	// The server is ready before the hello: the host sends its first call right after it.
 	server, err := newServer(ctx, monitor, queue, streams, table, open, users)
 	if err != nil {
 		return err
 	}
+	// After the server is made, so that what is measured and given back includes its memory.
 	if err := guest.KeepFree(); err != nil {
 		return err
 	}
@@ -74,7 +79,9 @@ func run(ctx context.Context) error {
 }
 
 // openPort makes the guest ready and opens the port to the host. A guest that is to be saved gets
-// there a second time, by an agent that finds all but the share done.
+// there a second time, by an agent that finds all but the share done. An agent that was started
+// anew inherits the port: to open it again would fail while it is open, since a virtio-serial port
+// has one opener at a time.
 func openPort(hello guestapi.Hello) (*os.File, error) {
 	port, err := boot.InheritedPort()
 	if err != nil {
@@ -100,9 +107,12 @@ func openPort(hello guestapi.Hello) (*os.File, error) {
 		return nil, err
 	}
 	hello.Uptime = boot.Uptime()
+	// AwaitWake returns only with an error: after the wake, a new agent runs.
 	return nil, guest.AwaitWake(port, hello)
 }
 
+// newServer makes the server of both services. Registration is the last step: no call can arrive
+// before the session accepts streams.
 func newServer(ctx context.Context, monitor *reap.Monitor, queue *events.Queue, streams *stdio.Registry,
 	table *containers.Table, open *sockets.Registry, users guestapi.UserNamespace,
 ) (*ttrpc.Server, error) {
@@ -130,14 +140,16 @@ func intercept(ctx context.Context, decode ttrpc.Unmarshaler, _ *ttrpc.UnaryServ
 	return resp, errgrpc.ToGRPC(err) //nolint:forbidigo // this is the guest's interceptor
 }
 
-// outlets are where the host's streams end, but the control stream.
+// outlets are where the host's streams end, except for the control stream. Only the host opens
+// streams, so there is no way back for a container to reach another outlet.
 type outlets struct {
 	monitor *reap.Monitor
 	streams *stdio.Registry
 	sockets *sockets.Registry
 }
 
-// accept hands out the host's streams until the session ends.
+// accept hands out the host's streams until the session ends. The accept loop must not block: a
+// stream whose name is late would hold up all others, so each is read by a goroutine of its own.
 func accept(ctx context.Context, session *yamux.Session, server *ttrpc.Server, to outlets) error {
 	control := &controlListener{conns: make(chan net.Conn, 1), closed: make(chan struct{})}
 	go serveControl(ctx, server, control)
@@ -154,6 +166,8 @@ func accept(ctx context.Context, session *yamux.Session, server *ttrpc.Server, t
 	}
 }
 
+// handOut reads the stream's name and gives the stream to what it is for. The reader of the stream
+// closes it; a stream without a valid name is closed here.
 func handOut(ctx context.Context, stream *yamux.Stream, control *controlListener, to outlets) {
 	name, err := guestapi.ReadStreamName(stream)
 	if err != nil {
@@ -181,21 +195,25 @@ func handOut(ctx context.Context, stream *yamux.Stream, control *controlListener
 		forward.Serve(ctx, stream, port)
 		return
 	}
+	// ParseStreamName has refused every other name, so this is the control stream.
 	control.conns <- stream
 }
 
+// serveControl serves calls until the session ends. net.ErrClosed is the ordinary end.
 func serveControl(ctx context.Context, server *ttrpc.Server, l net.Listener) {
 	if err := server.Serve(ctx, l); err != nil && !errors.Is(err, net.ErrClosed) {
 		log.G(ctx).WithError(err).Error("control stream")
 	}
 }
 
-// controlListener gives the control stream to ttrpc's server.
+// controlListener gives the control stream to ttrpc's server. The session has one; ttrpc wants a
+// listener.
 type controlListener struct {
 	conns  chan net.Conn
 	closed chan struct{}
 }
 
+// Accept blocks until there is a control stream or Close.
 func (l *controlListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
@@ -205,6 +223,7 @@ func (l *controlListener) Accept() (net.Conn, error) {
 	}
 }
 
+// Close is called by accept alone, once; the select makes a second call harmless.
 func (l *controlListener) Close() error {
 	select {
 	case <-l.closed:
@@ -214,4 +233,5 @@ func (l *controlListener) Close() error {
 	return nil
 }
 
+// Addr is part of net.Listener; ttrpc uses it in log lines only.
 func (l *controlListener) Addr() net.Addr { return &net.UnixAddr{Name: guestapi.PortName, Net: "unix"} }
