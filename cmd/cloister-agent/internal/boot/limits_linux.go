@@ -43,7 +43,9 @@ func kernelLimits() [][2]string {
 	}
 }
 
-// raiseLimits sets what containers inherit and share.
+// raiseLimits sets what containers inherit and share. It runs once, before any container: RLIMITs
+// are inherited at fork, and raising a hard limit later would need CAP_SYS_RESOURCE in the
+// container.
 func raiseLimits() error {
 	for _, l := range []struct {
 		resource int
@@ -52,6 +54,8 @@ func raiseLimits() error {
 		{unix.RLIMIT_NOFILE, openFiles},
 		// As containerd's unit has it: cgroups bound processes.
 		{unix.RLIMIT_NPROC, unix.RLIM_INFINITY},
+		// The kernel derives this one from memory too; queued signals of one user would run out
+		// early in a small guest.
 		{unix.RLIMIT_SIGPENDING, 1 << 16},
 	} {
 		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: l.limit, Max: l.limit}); err != nil {

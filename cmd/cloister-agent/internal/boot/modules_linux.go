@@ -17,7 +17,8 @@ const (
 	// modulesList names one file per line, in the order in which they load.
 	// Files whose name ends in .gz are compressed.
 	modulesList = "/lib/cloister/modules"
-	// lateList is for what a container may turn out to need.
+	// lateList is for what a container may turn out to need. Loaded at boot, they would cost every
+	// guest memory and time, also one that needs none.
 	lateList = "/lib/cloister/modules.late"
 
 	modprobePath = "/proc/sys/kernel/modprobe"
@@ -25,7 +26,8 @@ const (
 	maxModule    = 64 << 20
 )
 
-// loadModules inserts the image's modules, if it has any.
+// loadModules inserts the image's modules, if it has any. An early module that does not load is an
+// error of the boot: without its drivers the guest finds neither the port nor its disks.
 func loadModules() error {
 	errs, err := loadList(modulesList)
 	if err != nil {
@@ -45,7 +47,8 @@ func loadModules() error {
 }
 
 // IsModprobe tells whether the kernel has started the agent to load a module:
-// with "-q", "--" and a name.
+// with "-q", "--" and a name. main checks it before the pid: the kernel runs its modprobe as an
+// ordinary process.
 func IsModprobe(args []string) bool { return len(args) == 4 && args[1] == "-q" && args[2] == "--" }
 
 // LoadLate loads all late modules, whichever the kernel asks for: it knows
@@ -75,6 +78,7 @@ func loadList(name string) ([]error, error) {
 	return errs, nil
 }
 
+// loadModule inserts one file. EEXIST means that it is loaded or built in, and is no error.
 func loadModule(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -92,6 +96,9 @@ func loadModule(path string) error {
 	return err
 }
 
+// loadCompressed inserts a .gz file. It decompresses here because finit_module(2) takes compressed
+// files only where the kernel was built with that. maxModule bounds what a damaged image can take
+// of the guest's memory; the kernel refuses the rest.
 func loadCompressed(f *os.File) error {
 	r, err := gzip.NewReader(f)
 	if err != nil {

@@ -22,12 +22,17 @@ const (
 	folderMode = 0o755
 )
 
+// mountPoint is one row of the table of mounts: type, where, flags, and the file system's own
+// options.
 type mountPoint struct {
 	fstype, target string
 	flags          uintptr
 	data           string
 }
 
+// mountPoints are those that a usual host has, with systemd's flags. The order matters: /dev comes
+// before what is mounted below it. nsdelegate makes a cgroup namespace a border, so that a
+// container with its own cannot move processes out of it.
 func mountPoints() []mountPoint {
 	const quiet = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
 	return []mountPoint{
@@ -44,17 +49,19 @@ func mountPoints() []mountPoint {
 
 // Prepare mounts, loads modules, sets limits, and makes the namespaces that containers share. Call
 // it once, first. Where there is a user namespace it starts the agent a second time, and finds all
-// done then.
+// done then. A caller treats every error as the end of the guest: nothing here is optional.
 func Prepare() error {
 	if held.Has(held.User) {
 		return nil
 	}
+	// In the first root, before it is left: the kernel starts its modprobe there.
 	if err := makeNull(); err != nil {
 		return err
 	}
 	if err := leaveRootfs(); err != nil {
 		return err
 	}
+	// The kernel's first mounts are empty: no step below works without /proc and /sys.
 	for _, m := range mountPoints() {
 		if err := mount(m); err != nil {
 			return err
@@ -66,12 +73,14 @@ func Prepare() error {
 	if err := reap.Protect(); err != nil {
 		return err
 	}
+	// Needs the cgroup mount and no process in a child cgroup; containers come much later.
 	if err := enableControllers(); err != nil {
 		return err
 	}
 	if err := loadModules(); err != nil {
 		return err
 	}
+	// After the modules: a setting of a module exists only once the module is loaded.
 	if err := raiseLimits(); err != nil {
 		return err
 	}
@@ -79,6 +88,8 @@ func Prepare() error {
 	if err != nil {
 		return err
 	}
+	// enter does not return without an error: it executes the agent again, in the namespaces where
+	// the containers are root.
 	if !users.IsZero() {
 		return enter(users)
 	}
@@ -116,6 +127,8 @@ func leaveRootfs() error {
 	return unix.Chdir("/")
 }
 
+// mount makes one mount point and mounts on it. Names are the agent's own, so nothing here resolves
+// foreign paths.
 func mount(m mountPoint) error {
 	if err := os.MkdirAll(m.target, folderMode); err != nil {
 		return fmt.Errorf("make mount point: %w", err)
@@ -130,6 +143,7 @@ func mount(m mountPoint) error {
 	return nil
 }
 
+// linkDescriptors makes the links that programs expect in /dev; devtmpfs does not have them.
 func linkDescriptors() error {
 	for name, target := range map[string]string{
 		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0",
@@ -142,7 +156,9 @@ func linkDescriptors() error {
 	return nil
 }
 
-// enableControllers hands every controller down to the containers' cgroups.
+// enableControllers hands every controller down to the containers' cgroups. A cgroup has a
+// controller only where its parent hands it down. crun does that from its own level only, and fails
+// if the root has not.
 func enableControllers() error {
 	list, err := os.ReadFile(cgroupRoot + "/cgroup.controllers")
 	if err != nil {
@@ -159,7 +175,8 @@ func enableControllers() error {
 }
 
 // holdNamespaces gives names to the agent's namespaces, which are the
-// sandbox's: containers join them by path.
+// sandbox's: containers join them by path. A bind mount of a namespace's file holds the namespace
+// without a process in it.
 func holdNamespaces() error {
 	for _, name := range []string{held.Net, held.IPC, held.UTS} {
 		if err := held.Hold(os.Getpid(), name, name); err != nil {

@@ -20,10 +20,13 @@ const (
 	portWait  = time.Minute
 )
 
-// OpenPort opens the virtio-serial port of a name, and waits for it to come.
+// OpenPort opens the virtio-serial port of a name, and waits for it to come. The limit catches a
+// guest that has no such port; the host's own limit for the boot is as long. An open port has one
+// owner: the caller closes it.
 func OpenPort(name string) (*os.File, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), portWait)
 	defer cancel()
+	// Listen before looking: a port that appears between the look and the wait would be missed.
 	events, err := uevent.Listen()
 	if err != nil {
 		return nil, err
@@ -43,7 +46,9 @@ func OpenPort(name string) (*os.File, error) {
 	}
 }
 
-// findPort gives the device of a named port, empty when there is none yet.
+// findPort gives the device of a named port, empty when there is none yet. Port, name and node
+// appear one after the other, each with an event: a port that is not complete yet is found by a
+// later look.
 func findPort(name string) (string, error) {
 	files, err := filepath.Glob(portNames)
 	if err != nil {
@@ -54,6 +59,7 @@ func findPort(name string) (string, error) {
 		if err != nil || strings.TrimSpace(string(got)) != name {
 			continue // the name comes after the port
 		}
+		// The node is named like its folder in sysfs, as vport1p1.
 		device := filepath.Join("/dev", filepath.Base(filepath.Dir(f)))
 		if _, err := os.Stat(device); err == nil {
 			return device, nil
@@ -62,6 +68,8 @@ func findPort(name string) (string, error) {
 	return "", nil
 }
 
+// openPort opens the device. O_NONBLOCK puts the descriptor into Go's poller: a blocking read would
+// hold a thread for the life of the guest, and Close could not end it.
 func openPort(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {

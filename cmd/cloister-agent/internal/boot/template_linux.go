@@ -17,7 +17,8 @@ import (
 // anew.
 const portVariable = "CLOISTER_PORT"
 
-// IsTemplate says whether the host will save this guest before it serves.
+// IsTemplate says whether the host will save this guest before it serves. The kernel's line is the
+// only word of the host before the port is open.
 func IsTemplate() (bool, error) {
 	line, err := os.ReadFile("/proc/cmdline")
 	return guestapi.IsTemplate(string(line)), err
@@ -25,13 +26,14 @@ func IsTemplate() (bool, error) {
 
 // StartAnew replaces the agent by a new one, which inherits the port. What Go draws when a program
 // starts (the seeds of maps and hashes) is drawn from the guest's random pool then, and not the
-// same in all guests of a template.
+// same in all guests of a template. It returns only with an error.
 func StartAnew(port *os.File) error {
 	raw, err := port.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("start anew: %w", err)
 	}
 	var inherited int
+	// Go opens every file with close-on-exec; the duplicate is the one that survives the exec.
 	controlErr := raw.Control(func(fd uintptr) { inherited, err = unix.Dup(int(fd)) }) // without close-on-exec
 	if err = errors.Join(controlErr, err); err != nil {
 		return fmt.Errorf("start anew: port: %w", err)
@@ -41,7 +43,8 @@ func StartAnew(port *os.File) error {
 }
 
 // InheritedPort is the port that an agent got from the one before it; nil for the first agent of a
-// guest.
+// guest. The caller owns the file. The variable is removed at once, so that no process that the
+// agent starts inherits it.
 func InheritedPort() (*os.File, error) {
 	value := os.Getenv(portVariable)
 	if value == "" {
@@ -51,6 +54,8 @@ func InheritedPort() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s=%q: %w", portVariable, value, err)
 	}
+	// The descriptor came without it, see StartAnew. A container's runtime must not inherit the
+	// port: whoever holds it can speak to the host as the agent.
 	unix.CloseOnExec(fd)
 	return os.NewFile(uintptr(fd), "port"), os.Unsetenv(portVariable)
 }
@@ -62,7 +67,9 @@ const (
 	bindDriver  = "/sys/bus/platform/drivers/virtio-mmio/bind"
 )
 
-// BindShare has the kernel look again at the slot in which the share is now.
+// BindShare has the kernel look again at the slot in which the share is now. The kernel found the
+// slot empty when the template was booted, but keeps its platform device. Binding the driver again
+// probes it. The line of the share's device comes first in the machine, see vmm/qemu.
 func BindShare() error {
 	if err := os.WriteFile(bindDriver, []byte(shareDevice), 0); err != nil {
 		return fmt.Errorf("find the share's device: %w", err)
