@@ -11,13 +11,15 @@ import (
 	"github.com/containerd/errdefs"
 )
 
+// maxID keeps names of files that are made of an id below NAME_MAX (255).
 const maxID = 128
 
 // ID names a container or an exec, and is fit for a file's name.
 type ID string
 
 // ParseID checks that s is what containerd and crun both take for an id:
-// letters, digits and, but not first, any of "._-".
+// letters, digits and, but not first, any of "._-". The host is trusted, but the id becomes a
+// folder's name here: without the check a wrong id would leave the agent's folder.
 func ParseID(s string) (ID, error) {
 	ok := s != "" && len(s) <= maxID && !strings.ContainsAny(s[:1], "._-")
 	for _, c := range []byte(s) {
@@ -29,6 +31,8 @@ func ParseID(s string) (ID, error) {
 	return ID(s), nil
 }
 
+// state is a container's; zero is an id that the table does not have. Two of the four exist to
+// reserve: preparing and removing keep a second call away while the first works without the lock.
 type state int
 
 const (
@@ -38,7 +42,8 @@ const (
 	removing
 )
 
-// Table holds the state of each container.
+// Table holds the state of each container. It is safe for concurrent use. The order of a container
+// is Prepare, Prepared, Task, Untask, Remove, Forget.
 type Table struct {
 	dir string
 
@@ -52,19 +57,23 @@ func NewTable(dir string) *Table { return &Table{dir: dir, states: map[ID]state{
 // Dir is the folder of a container, its bundle.
 func (t *Table) Dir(id ID) string { return filepath.Join(t.dir, string(id)) }
 
-// Prepare reserves an id. Exactly one of Prepared and Forget follows.
+// Prepare reserves an id. Exactly one of Prepared and Forget follows. An id that is known in any
+// state is errdefs.ErrAlreadyExists.
 func (t *Table) Prepare(id ID) error { return t.move(id, preparing, 0) }
 
 // Prepared makes the container fit for a task.
 func (t *Table) Prepared(id ID) { t.set(id, prepared) }
 
-// Task marks that the container has a task; Untask follows when it has none.
+// Task marks that the container has a task; Untask follows when it has none. A container that is
+// not prepared is errdefs.ErrNotFound, one that has a task already errdefs.ErrAlreadyExists.
 func (t *Table) Task(id ID) error { return t.move(id, tasked, prepared) }
 
-// Untask marks that the task was deleted, or never made.
+// Untask marks that the task was deleted, or never made. It is only for the holder of a successful
+// Task.
 func (t *Table) Untask(id ID) { t.set(id, prepared) }
 
-// Check is an error when the container is not there, or comes or goes just now.
+// Check is an error when the container is not there, or comes or goes just now. It holds nothing:
+// the answer may be out of date when it is used, which is fine for rewriting a file.
 func (t *Table) Check(id ID) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -75,7 +84,8 @@ func (t *Table) Check(id ID) error {
 }
 
 // Remove says whether there is a container to remove, and reserves it. Forget
-// follows.
+// follows. A container that is not known is no error: the host repeats a remove whose answer was
+// lost.
 func (t *Table) Remove(id ID) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -97,7 +107,7 @@ func (t *Table) Forget(id ID) {
 	delete(t.states, id)
 }
 
-// IDs gives all containers.
+// IDs gives all containers. The order is random.
 func (t *Table) IDs() []ID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -108,12 +118,15 @@ func (t *Table) IDs() []ID {
 	return ids
 }
 
+// set is for transitions whose caller has reserved the container, so no state can be wrong.
 func (t *Table) set(id ID, s state) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.states[id] = s
 }
 
+// move reserves. Comparing and setting in one critical section is what keeps two creates with one
+// id apart.
 func (t *Table) move(id ID, to, from state) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
