@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/log"
 )
 
+// Values for drop_caches: 2 frees dentries and inodes, and leaves the page cache alone.
 const (
 	dropDentries = "2"
 	dropCaches   = "/proc/sys/vm/drop_caches"
@@ -25,7 +26,8 @@ const (
 	inodeRate = 150_000 // of the bound, in a second
 )
 
-// forgetInodes has the kernel let go of the share's inodes that nobody uses.
+// forgetInodes has the kernel let go of the share's inodes that nobody uses. It is best effort: it
+// frees only what nobody uses, and a failure costs memory and descriptors, not correctness.
 func forgetInodes(ctx context.Context) {
 	if err := os.WriteFile(dropCaches, []byte(dropDentries), 0); err != nil {
 		log.G(ctx).WithError(err).Warn("drop dentries")
@@ -34,15 +36,20 @@ func forgetInodes(ctx context.Context) {
 
 // keepInodes holds the share's inodes below a bound that memory does not hold them to. Each one
 // that the kernel remembers is a descriptor of the host's, and when those are used up no file can
-// be made or opened.
+// be made or opened. most is the number of descriptors that the file server may hold; zero means
+// that the host knows no limit that matters.
 func (s *Service) keepInodes(most uint64) error {
 	m, err := readKiB("/proc/meminfo", "MemTotal")
 	if err != nil {
 		return err
 	}
+	// Memory runs out first: the kernel frees inodes by itself under pressure, and no loop is
+	// needed.
 	if most == 0 || m["MemTotal"]/inodeKiB < most {
 		return nil
 	}
+	// Asked once here, so that a kernel without the counter is an error of Configure and not a line
+	// in the console.
 	if _, err := inodes(); err != nil {
 		return err
 	}
@@ -51,8 +58,10 @@ func (s *Service) keepInodes(most uint64) error {
 }
 
 // watchInodes looks whether the kernel's inodes have grown by a quarter of most since it last let
-// go of them. The kernel tells nobody of that.
+// go of them. The kernel tells nobody of that. A quarter, so that a burst between two looks still
+// fits into the limit.
 func watchInodes(ctx context.Context, most uint64) {
+	// The largest number, so that the first look sets it.
 	held := ^uint64(0) // by whatever it is that still needs them
 	for range time.Tick(max(inodeTick, time.Duration(most)*time.Second/inodeRate)) {
 		n, err := inodes()
@@ -60,10 +69,12 @@ func watchInodes(ctx context.Context, most uint64) {
 			log.G(ctx).WithError(err).Warn("count inodes")
 			return
 		}
+		// Others free inodes too; growth counts from the lowest number seen.
 		held = min(held, n)
 		if n-held < most/4 {
 			continue
 		}
+		// The file server closes its descriptor when the kernel forgets the inode.
 		forgetInodes(ctx)
 		if held, err = inodes(); err != nil {
 			return

@@ -27,10 +27,12 @@ const (
 	minFree = "/proc/sys/vm/min_free_kbytes"
 )
 
+// freeReserve is int_sqrt(lowmem_kbytes * 16), as calculate_min_free_kbytes has it.
 func freeReserve(totalKiB uint64) uint64 { return uint64(math.Sqrt(float64(totalKiB * 16))) }
 
 // KeepFree has the kernel hold back no more than a small guest can spare. What
-// boot has left in the processors' lists goes back with it.
+// boot has left in the processors' lists goes back with it. It is called before each hello, also in
+// a template, since the numbers in the hello are what the host takes for the guest's own use.
 func KeepFree() error {
 	m, err := readKiB("/proc/meminfo", "MemTotal")
 	if err != nil {
@@ -52,7 +54,8 @@ func KeepFree() error {
 	return nil
 }
 
-// MemUsedKiB is MemTotal - MemAvailable.
+// MemUsedKiB is MemTotal - MemAvailable. At the hello no container runs, so it is what the guest
+// itself needs; the host notes it in the record.
 func MemUsedKiB() (uint64, error) {
 	m, err := readKiB("/proc/meminfo", "MemTotal", "MemAvailable")
 	if err != nil {
@@ -71,6 +74,8 @@ func touchPage() error {
 	return unix.Munmap(page)
 }
 
+// memoryInfo reads what the host's metrics and tests show: the guest as a whole and the agent's own
+// part.
 func memoryInfo() (*guestv1.MemoryInfoResponse, error) {
 	m, err := readKiB("/proc/meminfo", "MemTotal", "MemAvailable")
 	if err != nil {
@@ -83,7 +88,8 @@ func memoryInfo() (*guestv1.MemoryInfoResponse, error) {
 	return &guestv1.MemoryInfoResponse{TotalKib: m["MemTotal"], AvailableKib: m["MemAvailable"], AgentRssKib: self["VmRSS"]}, nil
 }
 
-// readKiB reads lines of the form "Name:   123 kB".
+// readKiB reads lines of the form "Name:   123 kB". A name that is missing is an error: a wrong
+// zero would become a limit.
 func readKiB(path string, names ...string) (map[string]uint64, error) {
 	f, err := os.Open(path)
 	if err != nil {

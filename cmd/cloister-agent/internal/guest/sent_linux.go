@@ -10,12 +10,15 @@ import (
 )
 
 // sentFiles are the files of containers as the host has sent them last: what differs from that is
-// the container's own change.
+// the container's own change. It is in the agent's memory and not in a file: containers may not
+// change it. The files are small and three per container (hosts, hostname, resolv.conf).
 type sentFiles struct {
 	mu    sync.Mutex
 	files map[containers.ID]map[string][]byte
 }
 
+// keep remembers the bytes after they were written; before that, a failed write would look like a
+// change of the container's.
 func (s *sentFiles) keep(id containers.ID, f *guestv1.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -28,12 +31,14 @@ func (s *sentFiles) keep(id containers.ID, f *guestv1.File) {
 	s.files[id][f.GetPath()] = f.GetData()
 }
 
+// get is nil for a file that was never sent: then every line of the container's counts as its own.
 func (s *sentFiles) get(id containers.ID, path string) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.files[id][path]
 }
 
+// forget goes with the container: its id may be used again by one with other files.
 func (s *sentFiles) forget(id containers.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -25,6 +25,7 @@ const (
 	sysctlRoot = "/proc/sys"
 )
 
+// setTime sets the wall clock, in nanoseconds since 1970; zero leaves it.
 func setTime(unixNano int64) error {
 	if unixNano == 0 {
 		return nil
@@ -36,7 +37,9 @@ func setTime(unixNano int64) error {
 	return nil
 }
 
-// addEntropy credits random bytes: struct rand_pool_info of random(4).
+// addEntropy credits random bytes: struct rand_pool_info of random(4). The bytes come from the
+// host's generator, so all of them count: without the credit, early reads of the guest's pool would
+// block or be predictable.
 func addEntropy(seed []byte) error {
 	if len(seed) == 0 {
 		return nil
@@ -60,6 +63,8 @@ func addEntropy(seed []byte) error {
 	return f.Close()
 }
 
+// setHostname sets the name of the sandbox's uts namespace, which containers share; empty leaves
+// the kernel's.
 func setHostname(name string) error {
 	if name == "" {
 		return nil
@@ -71,7 +76,7 @@ func setHostname(name string) error {
 }
 
 // setSysctls sets those of the guest. An ipc namespace of another user namespace takes its own from
-// the root there alone.
+// the root there alone. They are in no order, as with runc: a map has none.
 func setSysctls(values map[string]string, users guestapi.UserNamespace) error {
 	for name, value := range values {
 		path, err := sysctlPath(name)
@@ -80,6 +85,8 @@ func setSysctls(values map[string]string, users guestapi.UserNamespace) error {
 		}
 		write := func() error { return os.WriteFile(path, []byte(value), 0) }
 		err = write()
+		// The agent is root of the first user namespace, and for a few of them the kernel wants the
+		// owner of the ipc namespace.
 		if errors.Is(err, os.ErrPermission) && !users.IsZero() {
 			err = asRoot(users, write)
 		}
@@ -90,7 +97,8 @@ func setSysctls(values map[string]string, users guestapi.UserNamespace) error {
 	return nil
 }
 
-// asRoot runs f as the containers' root.
+// asRoot runs f as the containers' root. Only the effective id of one thread changes, which is what
+// the kernel compares; the thread is never used again.
 func asRoot(users guestapi.UserNamespace, f func() error) error {
 	uid, _ := users.Root()
 	return sys.OnThread(func() error {
@@ -115,8 +123,7 @@ func sysctlPath(name string) (string, error) {
 	return filepath.Join(sysctlRoot, path), nil
 }
 
-// mountShare mounts the host's files. Only the containers' binds of it have
-// options of their own.
+// mountShare mounts the host's files. Only the containers' binds of it have options of their own.
 func mountShare(tag string) error {
 	if tag == "" {
 		return nil

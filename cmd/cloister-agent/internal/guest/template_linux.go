@@ -25,14 +25,20 @@ const (
 
 // AwaitWake makes the guest one that can be saved: it says hello, and waits until the host wakes
 // it. From then on it is a guest of its own: the random pool is seeded before another program
-// starts. It returns only with an error.
+// starts. It returns only with an error. From the wake on, the order is what keeps copies apart:
+// seed, new keys, clock, new program. A program that starts before the reseed has secrets that all
+// guests of the template know.
 func AwaitWake(port *os.File, hello guestapi.Hello) error {
 	if err := trim(); err != nil {
 		return err
 	}
+	// The hello goes without a session on top: yamux would have state in both ends, and the host's
+	// end is another one after the start.
 	if _, err := port.WriteString(hello.String()); err != nil {
 		return fmt.Errorf("say hello: %w", err)
 	}
+	// The guest is stopped, saved and loaded while this read waits; the first line after that comes
+	// from another host process.
 	wake, err := guestapi.ReadWake(port)
 	if err != nil {
 		return err
@@ -40,6 +46,8 @@ func AwaitWake(port *os.File, hello guestapi.Hello) error {
 	if err := addEntropy(wake.Seed[:]); err != nil {
 		return err
 	}
+	// Crediting alone is not enough: the kernel's generators draw new keys only now and then, and
+	// each CPU keeps its own.
 	if err := reseed(); err != nil {
 		return err
 	}
@@ -49,7 +57,9 @@ func AwaitWake(port *os.File, hello guestapi.Hello) error {
 	return boot.StartAnew(port)
 }
 
-// Awake does what is left to do in a guest from a template once its agent has started anew.
+// Awake does what is left to do in a guest from a template once its agent has started anew. The
+// share's device was not there at boot, and link-layer addresses that the kernel has made are the
+// same in all copies.
 func Awake() error {
 	return errors.Join(boot.BindShare(), network.NewAddresses())
 }
@@ -67,7 +77,8 @@ func reseed() error {
 }
 
 // trim gives back what booting took, and leaves zeroes in the pages that are free: the host keeps
-// only pages with data.
+// only pages with data. Compaction and a full page cache drop come first, so that free pages are
+// few and whole; then each is touched once, which zeroes it.
 func trim() error {
 	debug.FreeOSMemory()
 	unix.Sync()
@@ -78,9 +89,12 @@ func trim() error {
 	}
 	m, err := readKiB("/proc/meminfo", "MemFree")
 	if err != nil || m["MemFree"] <= keptKiB {
+		// Too little is free to touch any: the template is larger, and nothing fails.
 		return err
 	}
 	size := int(m["MemFree"]-keptKiB) << 10
+	// POPULATE faults all pages in at once; the kernel clears each one. They are private and
+	// anonymous, so unmapping gives them back.
 	pages, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE|unix.MAP_POPULATE)
 	if err != nil {
 		return fmt.Errorf("touch free memory: %w", err)
