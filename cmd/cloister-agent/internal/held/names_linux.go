@@ -30,7 +30,8 @@ const (
 	fileMode   = 0o444
 )
 
-// Hold gives a process's namespace a name: kind is what /proc calls it.
+// Hold gives a process's namespace a name: kind is what /proc calls it. The process may end
+// afterwards: the bind mount holds the namespace. The name must be free.
 func Hold(pid int, kind, name string) error {
 	target := dir + "/" + name
 	err := os.MkdirAll(dir, folderMode)
@@ -42,6 +43,7 @@ func Hold(pid int, kind, name string) error {
 		err = f.Close()
 	}
 	if err == nil {
+		// A file without a mount on it would make Has lie.
 		if err = unix.Mount(fmt.Sprintf("/proc/%d/ns/%s", pid, kind), target, "", unix.MS_BIND, ""); err != nil {
 			err = errors.Join(err, os.Remove(target))
 		}
@@ -52,17 +54,19 @@ func Hold(pid int, kind, name string) error {
 	return nil
 }
 
-// Open opens the namespace of a name; os.ErrNotExist says that there is none.
+// Open opens the namespace of a name; os.ErrNotExist says that there is none. The caller closes the
+// file.
 func Open(name string) (*os.File, error) { return os.Open(dir + "/" + name) }
 
-// Has says whether there is one.
+// Has says whether there is one. It tells of the name alone; Hold leaves none without a namespace.
 func Has(name string) bool {
 	_, err := os.Stat(dir + "/" + name)
 	return err == nil
 }
 
 // InFirst runs f in the network namespace that the kernel began with: it has the kernel's events,
-// of which it tells no other user namespace.
+// of which it tells no other user namespace. It runs on a thread of its own, which never runs
+// anything else. Where the agent has not left the first namespace, f runs as it is.
 func InFirst(f func() error) error {
 	ns, err := Open(First)
 	if errors.Is(err, os.ErrNotExist) {
