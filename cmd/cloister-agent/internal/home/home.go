@@ -20,21 +20,24 @@ const (
 	passwd   = "/etc/passwd"
 )
 
-// MaxPasswd bounds an /etc/passwd that is read.
+// MaxPasswd bounds an /etc/passwd that is read. An image may have a file as large as it likes; a
+// larger one counts as none.
 const MaxPasswd = 1 << 20
 
 // Reader gives the content of a file of a container: rel is below root, and so is
-// every symbolic link on the way.
+// every symbolic link on the way. It must not leave root: the file system is the image's, and its
+// links may point anywhere.
 type Reader func(root, rel string) ([]byte, error)
 
 // InSpec returns the config.json with HOME in the environment of its process. The
 // container's root file system is mounted at root; what the configuration binds over
-// /etc/passwd counts.
+// /etc/passwd counts. A config that has a HOME is returned as it came, byte for byte.
 func InSpec(config []byte, root string, read Reader) ([]byte, error) {
 	var spec specs.Spec
 	if err := json.Unmarshal(config, &spec); err != nil {
 		return nil, fmt.Errorf("read spec: %w", err)
 	}
+	// No process: the container cannot run, and crun says so better.
 	if spec.Process == nil || isSet(spec.Process.Env) {
 		return config, nil
 	}
@@ -50,7 +53,8 @@ func InSpec(config []byte, root string, read Reader) ([]byte, error) {
 }
 
 // InProcess returns the process of an exec, as JSON, with HOME in its environment.
-// root is that of the running container.
+// root is that of the running container. The process's root is looked at, and not the image's: a
+// container may have changed its /etc/passwd since.
 func InProcess(process []byte, root string, read Reader) ([]byte, error) {
 	var p specs.Process
 	if err := json.Unmarshal(process, &p); err != nil {
@@ -60,6 +64,8 @@ func InProcess(process []byte, root string, read Reader) ([]byte, error) {
 		return process, nil
 	}
 	p.Env = with(p.Env, func() []byte {
+		// An unreadable file counts as an absent one, as for runc: a process without a folder can
+		// still run.
 		users, _ := read(root, strings.TrimPrefix(passwd, "/"))
 		return users
 	}, p.User.UID)
@@ -71,12 +77,15 @@ func isSet(env []string) bool {
 	return slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, variable) && v != variable })
 }
 
+// with puts HOME last, and takes an empty one away: a second one of the same name would leave it to
+// the program which counts.
 func with(env []string, users func() []byte, uid uint32) []string {
 	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool { return v == variable })
 	return append(env, variable+of(users(), uid))
 }
 
-// of finds the user's folder among the lines of passwd(5).
+// of finds the user's folder among the lines of passwd(5). Malformed lines are skipped: other
+// programs in the container do so too.
 func of(users []byte, uid uint32) string {
 	const uidField, homeField = 2, 5
 	want := strconv.FormatUint(uint64(uid), 10)
@@ -90,7 +99,8 @@ func of(users []byte, uid uint32) string {
 }
 
 // place is where /etc/passwd lies: in the root file system, or in the last bind over
-// it or a folder above it. ok is false where a new file system hides it.
+// it or a folder above it. ok is false where a new file system hides it. The last mount that covers
+// the path wins, so the list is walked backwards.
 func place(root string, mounts []specs.Mount) (_, rel string, ok bool) {
 	for _, m := range slices.Backward(mounts) {
 		switch rest, over := strings.CutPrefix(passwd, path.Clean(m.Destination)); {
