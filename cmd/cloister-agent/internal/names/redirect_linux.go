@@ -24,13 +24,18 @@ const (
 	userPort = 24
 )
 
-// hook is a place where the kernel asks for the far address of a socket.
+// hook is a place where the kernel asks for the far address of a socket. A back hook makes an
+// answer look as if it came from port 53: resolvers drop datagrams from another port than the one
+// they asked.
 type hook struct {
 	at   ebpf.AttachType
 	six  bool // the address has sixteen bytes
 	back bool // from the server's port to the well-known one
 }
 
+// hooks are all of them. Connect is for connected sockets of both transports, sendmsg and recvmsg
+// for unconnected UDP, getpeername for programs that look at the far end. Programs ask an IPv4
+// server through IPv6 sockets too, by mapped addresses.
 func hooks() []hook {
 	return []hook{
 		{at: ebpf.AttachCGroupInet4Connect},
@@ -45,7 +50,8 @@ func hooks() []hook {
 }
 
 // redirect leads what is sent to the name server's address to the port, and has the answers come
-// from where they are expected, until undo.
+// from where they are expected, until undo. It is all or nothing: with half of the hooks, questions
+// would be led away and their answers dropped.
 func redirect(port uint16) (undo func(), err error) {
 	var links []link.Link
 	undo = func() {
@@ -64,6 +70,8 @@ func redirect(port uint16) (undo func(), err error) {
 	return undo, nil
 }
 
+// attach loads one program and attaches it at the root of all cgroups, so that it holds for every
+// container, also for those that come later.
 func (h hook) attach(port uint16) (link.Link, error) {
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type: ebpf.CGroupSockAddr, AttachType: h.at, Instructions: h.program(port), License: "Apache-2.0",
@@ -79,7 +87,8 @@ func (h hook) attach(port uint16) (link.Link, error) {
 	return l, err
 }
 
-// program changes one port at one address, and lets everything pass.
+// program changes one port at one address, and lets everything pass. Every other address and port
+// runs through it unchanged: the value 1 allows the call.
 func (h hook) program(port uint16) asm.Instructions {
 	const pass = "pass"
 	from, to := networkPort(namesPort), networkPort(port)
@@ -93,6 +102,7 @@ func (h hook) program(port uint16) asm.Instructions {
 	}
 	words[userPort] = from
 	var out asm.Instructions
+	// The order of the comparisons does not matter: each one that differs jumps to the end.
 	for at, value := range words {
 		out = append(out, asm.LoadMem(asm.R2, asm.R1, at, asm.Word), asm.JNE.Imm32(asm.R2, value, pass))
 	}
@@ -102,6 +112,7 @@ func (h hook) program(port uint16) asm.Instructions {
 	)
 }
 
+// word is four bytes as the program loads them, whatever the byte order of the machine.
 func word(b []byte) int32 { return int32(binary.NativeEndian.Uint32(b)) }
 
 // networkPort is a port as the kernel keeps it: two bytes in network order, in a word.

@@ -29,7 +29,8 @@ const (
 
 func address() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 11}) }
 
-// server puts the guest's questions to the host.
+// server puts the guest's questions to the host. It does not read a question: the host passes it
+// on, and the answer back, byte for byte.
 type server struct {
 	stream io.ReadWriteCloser
 	slots  chan struct{} // one for each question that waits for its answer
@@ -41,17 +42,23 @@ type server struct {
 	waiting map[uint16]func(answer []byte)
 }
 
+// newServer has as many slots as the host takes questions at once, so the host never has to refuse
+// one.
 func newServer(stream io.ReadWriteCloser) *server {
 	return &server{stream: stream, slots: make(chan struct{}, guestapi.MaxQuestions), waiting: map[uint16]func([]byte){}}
 }
 
-// Serve listens until the host closes stream, and closes it.
+// Serve listens until the host closes stream, and closes it. There is one for a guest. It returns
+// when the stream has ended or nothing can listen; names are then not resolved, and nothing else
+// fails.
 func Serve(ctx context.Context, stream io.ReadWriteCloser) {
 	if err := serve(ctx, stream); err != nil {
 		log.G(ctx).WithError(err).Error("serve names")
 	}
 }
 
+// serve sets everything up before its first frame: an empty question tells the host that the server
+// is ready.
 func serve(ctx context.Context, stream io.ReadWriteCloser) error {
 	defer stream.Close()
 	datagrams, connections, err := listen(ctx)
@@ -60,6 +67,8 @@ func serve(ctx context.Context, stream io.ReadWriteCloser) error {
 	}
 	defer datagrams.Close()
 	defer connections.Close()
+	// From here on programs reach the server; before, they get "connection refused", as from an
+	// engine without one.
 	undo, err := redirect(uint16(connections.Addr().(*net.TCPAddr).Port)) //nolint:forcetypeassert // a TCP listener's
 	if err != nil {
 		return err
@@ -68,13 +77,15 @@ func serve(ctx context.Context, stream io.ReadWriteCloser) error {
 	s := newServer(stream)
 	go s.serveUDP(datagrams)
 	go s.serveTCP(connections)
+	// The host waits for this frame before it goes on.
 	if err := guestapi.WriteQuestion(stream, guestapi.Question{}); err != nil {
 		return err
 	}
 	return s.readAnswers()
 }
 
-// listen gives one port for both transports.
+// listen gives one port for both transports. The kernel chooses the UDP port, and TCP may be taken
+// on the same number: then both are tried anew.
 func listen(ctx context.Context) (*net.UDPConn, net.Listener, error) {
 	var last error
 	for range tries {
@@ -91,7 +102,8 @@ func listen(ctx context.Context) (*net.UDPConn, net.Listener, error) {
 	return nil, nil, fmt.Errorf("listen for names: %w", last)
 }
 
-// readAnswers hands out what the host answers until it closes the stream.
+// readAnswers hands out what the host answers until it closes the stream. An answer to a question
+// that nobody asked is dropped: ids are matched, and each is used once.
 func (s *server) readAnswers() error {
 	for {
 		id, data, err := guestapi.ReadAnswer(s.stream)
@@ -113,8 +125,10 @@ func (s *server) readAnswers() error {
 
 // ask calls done with the answer once, or with one that says that there is none. It waits while too
 // many questions have no answer: the kernel's queues hold those that come meanwhile, in their
-// order. done must not block.
+// order. done must not block. It writes to the stream under a lock of its own: a host that reads
+// slowly holds up questions, and no answers.
 func (s *server) ask(tcp bool, question []byte, done func(answer []byte)) {
+	// Taken before the id, so that ids never run out: there are far fewer slots than ids.
 	s.slots <- struct{}{}
 	id := s.await(func(answer []byte) {
 		<-s.slots
@@ -128,7 +142,7 @@ func (s *server) ask(tcp bool, question []byte, done func(answer []byte)) {
 	_ = guestapi.WriteQuestion(s.stream, guestapi.Question{ID: id, TCP: tcp, Data: question}) // readAnswers sees the stream's end
 }
 
-// await finds an id that is not in use.
+// await finds an id that is not in use. The loop ends because slots bound how many are in use.
 func (s *server) await(done func([]byte)) (id uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,7 +155,8 @@ func (s *server) await(done func([]byte)) (id uint16) {
 }
 
 // failure is the answer of a server that cannot answer (RFC 1035, 4.1.1): without it, who asks
-// would wait.
+// would wait. It is the question with the bits of a response and SERVFAIL. A question that is too
+// short for a header gets no answer.
 func failure(question []byte) []byte {
 	const header, response, rcode, serverFailure = 12, 0x80, 0x0f, 2
 	if len(question) < header {
@@ -155,6 +170,7 @@ func failure(question []byte) []byte {
 
 // serveUDP ends when the socket is closed.
 func (s *server) serveUDP(conn *net.UDPConn) {
+	// One byte more than a question may have, so that a longer one is noticed and not cut.
 	buffer := make([]byte, guestapi.MaxQuestion+1)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buffer)
@@ -164,6 +180,7 @@ func (s *server) serveUDP(conn *net.UDPConn) {
 		if err != nil || n > guestapi.MaxQuestion {
 			continue // an error about an answer that nobody took
 		}
+		// The buffer is used again at once; the question waits.
 		s.ask(false, append([]byte(nil), buffer[:n]...), func(answer []byte) {
 			if len(answer) > 0 {
 				_, _ = conn.WriteToUDPAddrPort(answer, from) // who asked may have gone
@@ -175,12 +192,15 @@ func (s *server) serveUDP(conn *net.UDPConn) {
 // serveTCP ends when the listener is closed.
 func (s *server) serveTCP(l net.Listener) {
 	slots := make(chan struct{}, maxConns)
+	// The kernel's backlog holds connections that have no slot.
 	for {
 		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil { // of descriptors there may be some again
+			// EMFILE: the listener is fine, and stopping here would end TCP for the life of the
+			// guest.
 			<-time.After(100 * time.Millisecond)
 			continue
 		}
@@ -196,8 +216,10 @@ func (s *server) serveTCP(l net.Listener) {
 	}
 }
 
-// serveOne takes one question from a TCP connection (RFC 1035, 4.2.2) and sends its answer.
+// serveOne takes one question from a TCP connection (RFC 1035, 4.2.2) and sends its answer. An
+// error ends the connection: after a wrong length there is no way to find the next question.
 func (s *server) serveOne(conn net.Conn) error {
+	// A client that connects and says nothing would keep a slot.
 	if err := conn.SetReadDeadline(time.Now().Add(idle)); err != nil {
 		return err
 	}
@@ -213,6 +235,7 @@ func (s *server) serveOne(conn net.Conn) error {
 	if _, err := io.ReadFull(conn, question); err != nil {
 		return err
 	}
+	// Buffered, so that the answer's goroutine never waits for a connection that has gone.
 	answers := make(chan []byte, 1)
 	s.ask(true, question, func(answer []byte) { answers <- answer })
 	answer := <-answers
