@@ -12,7 +12,8 @@ import (
 
 // NewAddresses gives every link that is no NIC and has a link-layer address a new random one: the
 // kernel has made them at boot, which guests of one template have in common. A NIC gets the address
-// of the link that it stands for by Apply.
+// of the link that it stands for by Apply. Loopback has no address that matters, and tunnels have
+// addresses of other lengths.
 func NewAddresses() error {
 	all, err := whole(netlink.LinkList)
 	if err != nil {
@@ -23,6 +24,7 @@ func NewAddresses() error {
 		if isCard(l) || len(a.HardwareAddr) != 6 || a.Flags&net.FlagLoopback != 0 {
 			continue
 		}
+		// A workload that knows the address in one guest would know it in all of them.
 		mac := make(net.HardwareAddr, 6)
 		if _, err := rand.Read(mac); err != nil {
 			return err

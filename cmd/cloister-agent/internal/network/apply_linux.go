@@ -31,7 +31,8 @@ func LoopbackUp() error {
 	return nil
 }
 
-// applier makes the guest's links what the host says they are. It keeps what it has set.
+// applier makes the guest's links what the host says they are. It keeps what it has set. It is not
+// safe for concurrent use.
 type applier struct {
 	sysctls sysctls
 }
@@ -41,10 +42,14 @@ type applier struct {
 // its sysctls are in force: what the host asks for, then what named sets once the links have their
 // names (nil: nothing).
 func (a *applier) apply(n *guestv1.Network, named func() error) error {
+	// Names first: a link cannot be renamed to a name that another one still has.
 	errs := []error{freeNames(n.GetLinks())}
+	// Settings for all and default come before the links': a link that comes up takes the defaults.
 	if err := a.sysctls.apply("", n.GetSysctls(), func(name string) string { return name }); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
+	// A link that failed is left out of everything after it, so that one broken NIC leaves the
+	// others working.
 	links, lost := map[string]netlink.Link{}, map[string]bool{}
 	each := func(f func(want *guestv1.Link) error) {
 		for _, want := range n.GetLinks() {
@@ -62,11 +67,14 @@ func (a *applier) apply(n *guestv1.Network, named func() error) error {
 		links[want.GetName()], err = a.prepareLink(want)
 		return err
 	})
+	// The workload's sysctls may name a link, so they need its final name, and must hold before it
+	// is up: between up and a later sysctl, a forged router advertisement would be taken.
 	if named != nil {
 		if err := named(); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
 	}
+	// IPv6 is looked at only now, since the workload's sysctls may have switched it off.
 	only4 := map[string]bool{}
 	each(func(want *guestv1.Link) error {
 		six, err := hasIPv6(want.GetName())
@@ -76,6 +84,7 @@ func (a *applier) apply(n *guestv1.Network, named func() error) error {
 		}
 		return useLink(links[want.GetName()], want, six)
 	})
+	// Routes over a lost link would be refused one by one and hide the error that matters.
 	routes := slices.DeleteFunc(slices.Clone(n.GetRoutes()), func(r *guestv1.Route) bool {
 		return lost[r.GetLink()] || only4[r.GetLink()] && isRoute6(r)
 	})
@@ -105,7 +114,9 @@ func freeNames(wanted []*guestv1.Link) error {
 }
 
 // findLink looks for a NIC by its address, which is the machine's and not yet
-// changed, or by the name that an earlier Apply gave it.
+// changed, or by the name that an earlier Apply gave it. The permanent address counts first: a NIC
+// whose address was changed to the engine's still has that. Drivers without one are found by the
+// alias, which rename leaves.
 func findLink(want *guestv1.Link) (netlink.Link, error) {
 	mac, err := net.ParseMAC(want.GetMac())
 	if err != nil {
@@ -124,7 +135,8 @@ func findLink(want *guestv1.Link) (netlink.Link, error) {
 	return nil, fmt.Errorf("no NIC has this address: %w", errdefs.ErrNotFound)
 }
 
-// prepareLink gives a NIC its name, address and settings. A new one is still down.
+// prepareLink gives a NIC its name, address and settings. A new one is still down. It does not take
+// an old link down unless it must: connections of the workload go on through it.
 func (a *applier) prepareLink(want *guestv1.Link) (netlink.Link, error) {
 	link, err := findLink(want)
 	if err != nil {
@@ -135,6 +147,7 @@ func (a *applier) prepareLink(want *guestv1.Link) (netlink.Link, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Only what differs is set; a rename takes the link down, and with that its routes.
 	if have.Name != want.GetName() || newMAC != nil {
 		if err := rename(link, want, newMAC); err != nil {
 			return nil, err
@@ -143,6 +156,7 @@ func (a *applier) prepareLink(want *guestv1.Link) (netlink.Link, error) {
 	if err := setMTU(link, int(want.GetMtu())); err != nil {
 		return nil, err
 	}
+	// The host's link is an ipvlan or a tunnel then: who asks for addresses there gets no answer.
 	if want.GetNoArp() != (have.RawFlags&unix.IFF_NOARP != 0) {
 		set := netlink.LinkSetARPOn
 		if want.GetNoArp() {
@@ -156,6 +170,7 @@ func (a *applier) prepareLink(want *guestv1.Link) (netlink.Link, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Keyed by the machine's address and not by name, which may change.
 	return link, a.sysctls.apply(want.GetMac(), settings, ofLink(want.GetName()))
 }
 
@@ -167,6 +182,8 @@ func setMTU(link netlink.Link, mtu int) error {
 	if mtu == 0 || mtu == have {
 		return nil
 	}
+	// The kernel makes the IPv6 part of the link at that moment, with router advertisements
+	// accepted: down, it takes none before its settings are in force.
 	if have < least6 && mtu >= least6 {
 		if err := netlink.LinkSetDown(link); err != nil {
 			return fmt.Errorf("set down: %w", err)
@@ -179,6 +196,7 @@ func setMTU(link netlink.Link, mtu int) error {
 }
 
 // useLink gives a link its addresses, those of IPv6 where it has that, and sets it up or down.
+// Addresses come before up, so that the link never speaks with another one.
 func useLink(link netlink.Link, want *guestv1.Link, six bool) error {
 	if err := applyAddresses(link, want, six); err != nil {
 		return err
@@ -193,6 +211,7 @@ func useLink(link netlink.Link, want *guestv1.Link, six bool) error {
 	return nil
 }
 
+// wantedMAC is nil where the NIC has the address already or is to keep its own.
 func wantedMAC(want *guestv1.Link, have net.HardwareAddr) (net.HardwareAddr, error) {
 	if want.GetNewMac() == "" {
 		return nil, nil
@@ -207,7 +226,8 @@ func wantedMAC(want *guestv1.Link, have net.HardwareAddr) (net.HardwareAddr, err
 	return mac, nil
 }
 
-// rename needs the link down; its alias keeps the machine's address.
+// rename needs the link down; its alias keeps the machine's address. The order is alias, address,
+// name: if it is cut short, findLink finds the link by permanent address or alias.
 func rename(link netlink.Link, want *guestv1.Link, mac net.HardwareAddr) error {
 	if err := netlink.LinkSetDown(link); err != nil {
 		return fmt.Errorf("set down: %w", err)
@@ -230,7 +250,8 @@ func rename(link netlink.Link, want *guestv1.Link, mac net.HardwareAddr) error {
 }
 
 // applyAddresses takes off what is not wanted first: with the first address of a subnet the kernel
-// takes off all others of it.
+// takes off all others of it. Addresses that the kernel made itself stay: a link-local address goes
+// only where the host names another one.
 func applyAddresses(link netlink.Link, want *guestv1.Link, six bool) error {
 	wanted, err := parseAddresses(want, six)
 	if err != nil {
@@ -249,6 +270,7 @@ func applyAddresses(link netlink.Link, want *guestv1.Link, six bool) error {
 		if keep[a.IPNet.String()] || a.IP.IsLinkLocalUnicast() && !linkLocal {
 			continue
 		}
+		// The kernel has taken it off with another address of the subnet.
 		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return fmt.Errorf("remove address %s: %w", a.IPNet, err)
 		}
@@ -276,6 +298,8 @@ func parseAddresses(want *guestv1.Link, six bool) ([]*netlink.Addr, error) {
 			if !six {
 				continue
 			}
+			// Duplicate address detection would make the address tentative, and a server that binds
+			// to it right at its start would fail.
 			addr.Flags |= unix.IFA_F_NODAD // the host's side has seen to it
 		}
 		wanted = append(wanted, addr)
@@ -284,7 +308,8 @@ func parseAddresses(want *guestv1.Link, six bool) ([]*netlink.Addr, error) {
 }
 
 // noOwnLinkLocal keeps the kernel from making an address beside the host's: links of one parent, as
-// ipvlan's, share the address that it would be made of, and only the host's is answered.
+// ipvlan's, share the address that it would be made of, and only the host's is answered. Mode 1
+// makes no link-local address at all (IN6_ADDR_GEN_MODE_NONE of the kernel's if_link.h).
 func noOwnLinkLocal(name string) error {
 	const none = "1"
 	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/addr_gen_mode", []byte(none), 0)

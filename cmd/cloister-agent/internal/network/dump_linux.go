@@ -12,7 +12,8 @@ import (
 // lists changes meanwhile.
 const dumps = 20
 
-// whole repeats a netlink dump until the kernel says that it is complete.
+// whole repeats a netlink dump until the kernel says that it is complete. An incomplete list would
+// be taken for the state: what it lacks would be added again or left in place.
 func whole[T any](dump func() ([]T, error)) (list []T, err error) {
 	for range dumps {
 		if list, err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {

@@ -14,6 +14,8 @@ import (
 	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
+// applyNeighbours sets the fixed neighbours that the engine's links have. One that fails does not
+// stop the others.
 func applyNeighbours(links map[string]netlink.Link, want []*guestv1.Neighbour) error {
 	keep := map[string]bool{}
 	var errs []error
@@ -26,6 +28,7 @@ func applyNeighbours(links map[string]netlink.Link, want []*guestv1.Neighbour) e
 		if err := netlink.NeighSet(n); err != nil {
 			errs = append(errs, fmt.Errorf("add neighbour %s: %w", n.IP, err))
 		}
+		// Kept even after an error: the old entry may still work.
 		keep[fmt.Sprint(n.LinkIndex, n.IP)] = true
 	}
 	for _, link := range links {
@@ -53,6 +56,8 @@ func removeNeighbours(link netlink.Link, keep map[string]bool) error {
 	return nil
 }
 
+// parseNeighbour makes the entry permanent, so that the kernel never asks for it and
+// removeNeighbours can tell it from its own.
 func parseNeighbour(links map[string]netlink.Link, w *guestv1.Neighbour) (*netlink.Neigh, error) {
 	link, ok := links[w.GetLink()]
 	if !ok {

@@ -21,6 +21,8 @@ import (
 // IPv6 route without a metric gets.
 const defaultMetric6 = 1024
 
+// applyRoutes sets what is wanted first and removes the rest then: for a moment there is a route
+// too many, but never none.
 func applyRoutes(links map[string]netlink.Link, want []*guestv1.Route) error {
 	var routes []netlink.Route
 	var errs []error
@@ -32,7 +34,8 @@ func applyRoutes(links map[string]netlink.Link, want []*guestv1.Route) error {
 		}
 		routes = append(routes, r)
 	}
-	// A gateway is reached by a route without one: those come first.
+	// A gateway is reached by a route without one: those come first. The order among equals is the
+	// engine's.
 	sort.SliceStable(routes, func(i, j int) bool { return routes[i].Gw == nil && routes[j].Gw != nil })
 	keep := map[string]bool{}
 	for i := range routes {
@@ -47,8 +50,11 @@ func applyRoutes(links map[string]netlink.Link, want []*guestv1.Route) error {
 	return errors.Join(errs...)
 }
 
-// removeRoutes takes away what is not wanted, but for the kernel's own.
+// removeRoutes takes away what is not wanted, but for the kernel's own. Table local, and routes of
+// an address or of a router advertisement, are made and removed by the kernel with what they belong
+// to.
 func removeRoutes(link netlink.Link, keep map[string]bool) error {
+	// RT_TABLE_UNSPEC lists all tables.
 	all := &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_UNSPEC}
 	have, err := whole(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_ALL, all, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
@@ -61,6 +67,7 @@ func removeRoutes(link netlink.Link, keep map[string]bool) error {
 		if r.Table == unix.RT_TABLE_LOCAL || r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA || keep[routeKey(r)] {
 			continue
 		}
+		// ESRCH: it went with another one, or with its address.
 		if err := netlink.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("remove route %s: %w", r, err)
 		}
@@ -68,6 +75,8 @@ func removeRoutes(link netlink.Link, keep map[string]bool) error {
 	return nil
 }
 
+// routeKey tells whether two routes are the same to the kernel. What a wanted one leaves out is
+// filled in as the kernel does, or removeRoutes would take away what was just set.
 func routeKey(r *netlink.Route) string {
 	dst := "default"
 	if r.Dst != nil {
@@ -82,6 +91,8 @@ func routeKey(r *netlink.Route) string {
 	return fmt.Sprint(cmp.Or(r.Table, unix.RT_TABLE_MAIN), " ", r.LinkIndex, " ", dst, " ", r.Gw, " ", metric)
 }
 
+// parseRoute takes the numbers as the host read them from its kernel; both kernels share their
+// meaning.
 func parseRoute(links map[string]netlink.Link, w *guestv1.Route) (netlink.Route, error) {
 	link, ok := links[w.GetLink()]
 	if !ok {
@@ -127,6 +138,7 @@ func isRoute6(w *guestv1.Route) bool {
 	return w.GetFamily() == 6 || strings.Contains(w.GetDestination()+w.GetGateway()+w.GetSource(), ":")
 }
 
+// parseIP is nil for an empty text.
 func parseIP(s string) (net.IP, error) {
 	if s == "" {
 		return nil, nil

@@ -15,7 +15,8 @@ import (
 )
 
 // ruleProtocol marks the rules that the host has asked for: whoever may, in the guest, makes others
-// beside them.
+// beside them. Values from 4 up are free for programs (rtnetlink.h of the kernel); the workload's
+// own rules have another one and stay.
 const ruleProtocol = 0xc1
 
 // applyRules makes the marked rules those that are wanted.
@@ -24,6 +25,7 @@ func applyRules(want []*guestv1.Rule) error {
 	have := map[string]netlink.Rule{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		list, err := whole(func() ([]netlink.Rule, error) { return netlink.RuleList(family) })
+		// The small kernel may have no rules at all; that matters only where some are wanted.
 		if err != nil && len(want) > 0 {
 			return fmt.Errorf("list rules: %w", err)
 		}
@@ -46,6 +48,7 @@ func applyRules(want []*guestv1.Rule) error {
 			errs = append(errs, fmt.Errorf("add rule %s: %w", r, err))
 		}
 	}
+	// The rules that are still in have are no longer wanted.
 	for _, r := range have {
 		if err := netlink.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("remove rule %s: %w", r, err))
@@ -54,6 +57,7 @@ func applyRules(want []*guestv1.Rule) error {
 	return errors.Join(errs...)
 }
 
+// ruleKey has all that the host can ask for. Numbers and names are kept apart by blanks.
 func ruleKey(r *netlink.Rule) string {
 	var mask uint32
 	if r.Mask != nil {
@@ -62,6 +66,7 @@ func ruleKey(r *netlink.Rule) string {
 	return fmt.Sprint(r.Family, r.Priority, r.Src, r.Dst, r.IifName, " ", r.OifName, " ", r.Mark, mask, r.Invert, r.Table)
 }
 
+// parseRule makes a marked rule. An empty source or destination is no condition.
 func parseRule(w *guestv1.Rule) (r *netlink.Rule, err error) {
 	r = netlink.NewRule()
 	r.Family, r.Priority, r.Table, r.Protocol = netlink.FAMILY_V4, int(w.GetPriority()), int(w.GetTable()), ruleProtocol
@@ -80,6 +85,7 @@ func parseRule(w *guestv1.Rule) (r *netlink.Rule, err error) {
 	return r, err
 }
 
+// parseNet is nil for an empty text.
 func parseNet(s string) (*net.IPNet, error) {
 	if s == "" {
 		return nil, nil //nolint:nilnil // no condition

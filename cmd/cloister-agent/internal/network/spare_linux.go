@@ -24,14 +24,16 @@ import (
 // until the host says what they are: a workload without a network has loopback
 // alone. Where the agent has left the namespace in which the NICs come, that is it.
 //
-// A NIC is down while it is there, and has the kernel's default settings when it comes back.
+// A NIC is down while it is there, and has the kernel's default settings when it comes back. The
+// machine has all its NICs from boot, since microvm has no hot-plug.
 type Spare struct {
 	applier
 	own, spare *os.File
 }
 
 // NewSpare gives a Spare whose namespace is made when a NIC goes there: to make
-// one takes as long as all else that Configure does.
+// one takes as long as all else that Configure does. Errors of the namespace come from the first
+// Apply that needs it.
 func NewSpare() (*Spare, error) {
 	own, err := os.Open("/proc/self/ns/net")
 	if err != nil {
@@ -44,6 +46,8 @@ func NewSpare() (*Spare, error) {
 	return &Spare{own: own, spare: first}, nil
 }
 
+// open is called with the caller's lock. The thread that unshared is never used again: another
+// goroutine on it would be in that namespace.
 func (s *Spare) open() error {
 	if s.spare != nil {
 		return nil
@@ -63,8 +67,10 @@ func (s *Spare) open() error {
 
 // Apply makes the guest's network what n says. The NICs that it needs are brought in
 // first, and those that it does not name are put away, whose names may be wanted. named
-// is called once the links have their names and before any goes up; nil: nothing is.
+// is called once the links have their names and before any goes up; nil: nothing is. It may be
+// called again after an error: what was done is found and not done twice.
 func (s *Spare) Apply(n *guestv1.Network, named func() error) error {
+	// All of them are brought in before any is named, so that names can be swapped.
 	var wanted []net.HardwareAddr
 	for _, l := range n.GetLinks() {
 		mac, err := net.ParseMAC(l.GetMac())
@@ -76,6 +82,8 @@ func (s *Spare) Apply(n *guestv1.Network, named func() error) error {
 		}
 		wanted = append(wanted, mac)
 	}
+	// stash comes before apply, and apply runs even after an error of stash: the links that are
+	// there should work.
 	return errors.Join(s.stash(wanted), s.apply(n, named))
 }
 
@@ -96,12 +104,15 @@ func (s *Spare) stash(wanted []net.HardwareAddr) error {
 		if err := move(&netlink.Handle{}, l, s.spare); err != nil {
 			return err
 		}
+		// A link that leaves a namespace loses its settings; kept, they would be taken for in
+		// force.
 		s.sysctls.forget(machineAddress(l))
 	}
 	return nil
 }
 
-// fetch brings the NIC with that address back, if it is among the spare ones.
+// fetch brings the NIC with that address back, if it is among the spare ones. A NIC that is nowhere
+// is not an error here; apply says which one is missing.
 func (s *Spare) fetch(mac net.HardwareAddr) error {
 	if s.spare == nil {
 		return nil
@@ -124,6 +135,8 @@ func (s *Spare) fetch(mac net.HardwareAddr) error {
 	return nil
 }
 
+// isCard tells NICs of the machine from links that a workload has made: only they have a virtio
+// device below them.
 func isCard(l netlink.Link) bool { return l.Attrs().ParentDevBus == "virtio" }
 
 // isNamed tells whether the machine knows the NIC by that address.
@@ -145,7 +158,8 @@ func machineAddress(l netlink.Link) string {
 	return a.HardwareAddr.String()
 }
 
-// move puts a NIC into another namespace, under a name that is free there.
+// move puts a NIC into another namespace, under a name that is free there. The name may be taken in
+// the other namespace, hence a name that comes from the index.
 func move(h *netlink.Handle, l netlink.Link, to *os.File) error {
 	if err := setAside(h, l); err != nil {
 		return err
@@ -156,7 +170,8 @@ func move(h *netlink.Handle, l netlink.Link, to *os.File) error {
 	return nil
 }
 
-// setAside takes a NIC down and gives it a name that no other has.
+// setAside takes a NIC down and gives it a name that no other has. A link must be down to be
+// renamed. Indexes are unique in a namespace, so the name is too.
 func setAside(h *netlink.Handle, l netlink.Link) error {
 	a := l.Attrs()
 	if err := h.LinkSetDown(l); err != nil {

@@ -30,13 +30,16 @@ type sysctls struct {
 	links map[string]map[string]setting // by the NIC's address, "" for those of no single link, and by name
 }
 
+// setting is one that the host has asked for. before is what it had when the host asked for the
+// first time, not what a workload has set since.
 type setting struct {
 	value  string
 	before string // restored when the host no longer asks for value
 }
 
 // apply makes the settings of one owner what the host wants. inFile gives the path of a name below
-// /proc/sys/net.
+// /proc/sys/net. It stops at the first error: what is set stays noted, so the next call goes on
+// from there.
 func (s *sysctls) apply(owner string, want map[string]string, inFile func(name string) string) error {
 	if s.links == nil {
 		s.links = map[string]map[string]setting{}
@@ -50,8 +53,10 @@ func (s *sysctls) apply(owner string, want map[string]string, inFile func(name s
 		value, wanted := want[name]
 		old, known := have[name]
 		switch {
+		// It is in force, or a workload has changed it since: then that is the workload's own.
 		case wanted && known && old.value == value:
 			continue
+		// What the host no longer asks for gets the value back that it had.
 		case !wanted:
 			value = old.before
 		}
@@ -63,6 +68,7 @@ func (s *sysctls) apply(owner string, want map[string]string, inFile func(name s
 			delete(have, name)
 			continue
 		}
+		// The first value counts, also after several changes by the host.
 		if known {
 			before = old.before
 		}
@@ -71,11 +77,13 @@ func (s *sysctls) apply(owner string, want map[string]string, inFile func(name s
 	return nil
 }
 
-// forget is for a NIC whose settings the kernel has made the defaults again.
+// forget is for a NIC whose settings the kernel has made the defaults again. It is called when a
+// NIC goes to the spare namespace, where the kernel resets it.
 func (s *sysctls) forget(owner string) { delete(s.links, owner) }
 
 // inOrder gives the names of both maps, those first that change others when they are written: for
-// all before default, the switches before the rest.
+// all before default, the switches before the rest. disable_ipv6 of all changes that of every link,
+// and forwarding changes other settings of a link.
 func inOrder(want map[string]string, have map[string]setting) []string {
 	names := slices.AppendSeq(slices.Collect(maps.Keys(want)), maps.Keys(have))
 	slices.SortFunc(names, func(a, b string) int {
@@ -84,6 +92,7 @@ func inOrder(want map[string]string, have map[string]setting) []string {
 	return slices.Compact(names)
 }
 
+// rank is the place in the order of writing; lower comes first.
 func rank(name string) int {
 	if i := slices.Index([]string{disableIPv6, "forwarding"}, path.Base(name)); i >= 0 {
 		return i
@@ -92,8 +101,10 @@ func rank(name string) int {
 }
 
 // exchange writes a setting and gives its value before. Without IPv6 in the kernel, or on the link,
-// there is nothing to switch off.
+// there is nothing to switch off. It returns the old value also where nothing had to be written, so
+// that it can be restored.
 func exchange(name, value string) (before string, err error) {
+	// The host is trusted, but a name with ".." would be written as root.
 	if !filepath.IsLocal(name) {
 		return "", fmt.Errorf("not a name below %s: %w", sysctlRoot, errdefs.ErrInvalidArgument)
 	}
@@ -115,7 +126,8 @@ func exchange(name, value string) (before string, err error) {
 	return before, os.WriteFile(file, []byte(value), 0)
 }
 
-// ofLink gives the path of a link's setting, FOLDER/NAME, below /proc/sys/net.
+// ofLink gives the path of a link's setting, FOLDER/NAME, below /proc/sys/net. A name such as
+// ipv6/conf/accept_ra becomes ipv6/conf/eth0/accept_ra.
 func ofLink(link string) func(string) string {
 	return func(name string) string { return path.Join(path.Dir(name), link, path.Base(name)) }
 }
@@ -127,6 +139,7 @@ func withIPv6(want *guestv1.Link) (map[string]string, error) {
 	const all, own = "ipv6/conf/all/" + disableIPv6, "ipv6/conf/" + disableIPv6
 	settings := want.GetSysctls()
 	if _, ok := settings[own]; ok {
+		// The engine has said what it wants for this link.
 		return settings, nil
 	}
 	data, err := os.ReadFile(filepath.Join(sysctlRoot, all))
@@ -136,6 +149,7 @@ func withIPv6(want *guestv1.Link) (map[string]string, error) {
 	if strings.TrimSpace(string(data)) == "1" {
 		return settings, err
 	}
+	// The request's map is not changed: the caller still has it.
 	settings = maps.Clone(settings)
 	if settings == nil {
 		settings = map[string]string{}
@@ -145,7 +159,7 @@ func withIPv6(want *guestv1.Link) (map[string]string, error) {
 }
 
 // hasIPv6 is false where a sysctl of the engine or of the workload has switched IPv6 off, or the
-// MTU is too small for it.
+// MTU is too small for it. No file means no IPv6: the kernel has none, or the MTU is below 1280.
 func hasIPv6(link string) (bool, error) {
 	data, err := os.ReadFile(filepath.Join(sysctlRoot, "ipv6/conf", link, disableIPv6))
 	if errors.Is(err, fs.ErrNotExist) {
