@@ -25,7 +25,7 @@ type Stdio struct{ Stdin, Stdout, Stderr *os.File }
 // Monitor is containerd's process monitor, with two differences. Its children
 // do not inherit the agent's place with the OOM killer: a container that names
 // none would be unkillable. And processes get their streams from Attach,
-// without a copy in between.
+// without a copy in between. It is safe for concurrent use; the zero value is ready.
 type Monitor struct {
 	// fork is held while the agent's own score is the usual one: the score is
 	// a process's, not a thread's, and a child has its parent's.
@@ -36,7 +36,8 @@ type Monitor struct {
 }
 
 // Attach gives streams to the command that will write this pid file. Detach
-// takes them back.
+// takes them back. It must be called before the command starts, and Detach after it has, whether it
+// started or not. crun inherits the streams and gives them to the container's process.
 func (m *Monitor) Attach(pidFile string, s Stdio) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -53,14 +54,18 @@ func (m *Monitor) Detach(pidFile string) {
 	delete(m.attached, pidFile)
 }
 
-// Start starts a command; Wait ends what it starts.
+// Start starts a command; Wait ends what it starts. The channel must be read or unsubscribed: see
+// Spawn.
 func (m *Monitor) Start(c *exec.Cmd) (chan runc.Exit, error) {
 	m.connect(c)
+	// Without the lock, a second start could take the score back between this one's change and its
+	// fork, and the child would be unkillable.
 	m.fork.Lock()
 	defer m.fork.Unlock()
 	if err := setOOM(oomUsual); err != nil {
 		return nil, err
 	}
+	// It runs after the fork: for that moment the OOM killer may choose the agent.
 	defer m.protect()
 	return reaper.Default.Start(c)
 }
@@ -72,10 +77,13 @@ func (m *Monitor) Spawn(c *exec.Cmd) error {
 	if err != nil {
 		return err
 	}
+	// An end that nobody reads would hold the reaper up, and with it every other process's end.
 	reaper.Default.Unsubscribe(ended)
 	return nil
 }
 
+// connect finds the command by the argument that names its pid file. Commands without one, such as
+// crun kill, keep their streams.
 func (m *Monitor) connect(c *exec.Cmd) {
 	i := slices.Index(c.Args, pidFileFlag)
 	if i < 0 || i+1 >= len(c.Args) {
@@ -95,20 +103,23 @@ func (m *Monitor) connect(c *exec.Cmd) {
 	}
 }
 
+// protect only warns: the agent works without the protection, and the container has started.
 func (m *Monitor) protect() {
 	if err := Protect(); err != nil {
 		log.L.WithError(err).Warn("agent is not protected")
 	}
 }
 
-// StartLocked is Start for a command that dies with the thread that starts it.
+// StartLocked is Start for a command that dies with the thread that starts it. go-runc asks for it
+// where a command has a parent-death signal.
 func (m *Monitor) StartLocked(c *exec.Cmd) (chan runc.Exit, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	return m.Start(c)
 }
 
-// Wait gives the exit status of a started command.
+// Wait gives the exit status of a started command. The status is that of a shell: 128 and the
+// signal for a process that a signal ended.
 func (m *Monitor) Wait(c *exec.Cmd, ended chan runc.Exit) (int, error) {
 	return reaper.Default.Wait(c, ended)
 }

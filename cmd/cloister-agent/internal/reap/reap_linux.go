@@ -22,6 +22,7 @@ func Start() {
 	go reap(died)
 }
 
+// reap waits for all dead children at each signal, so merged signals lose nothing.
 func reap(died <-chan os.Signal) {
 	for range died {
 		if err := reaper.Reap(); err != nil {
@@ -36,9 +37,11 @@ const (
 	oomUsual = "0"
 )
 
-// Protect keeps the OOM killer off the agent.
+// Protect keeps the OOM killer off the agent. Children inherit the score, so commands are started
+// through Monitor alone.
 func Protect() error { return setOOM(oomNever) }
 
+// setOOM writes the score of the whole process, not of a thread.
 func setOOM(score string) error {
 	if err := os.WriteFile(oomPath, []byte(score), 0); err != nil {
 		return fmt.Errorf("set oom score: %w", err)
