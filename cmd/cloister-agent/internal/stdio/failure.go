@@ -20,7 +20,7 @@ const failureWait = 200 * time.Millisecond
 // failure is a writer that knows crun's report of a program that could not be
 // executed. crun notices it after the container's start, when stderr is the
 // container's own already, and writes a line of JSON there. runc writes "exec
-// NAME: REASON", which is sent in its place.
+// NAME: REASON", which is sent in its place. Clients know runc's text.
 type failure struct {
 	to io.Writer
 
@@ -29,7 +29,8 @@ type failure struct {
 	failed bool          // set before seen is closed
 }
 
-// Write passes p on, the first one perhaps in runc's words.
+// Write passes p on, the first one perhaps in runc's words. It returns len(p) also for a shorter
+// text: io.Copy takes anything else for a short write.
 func (f *failure) Write(p []byte) (int, error) {
 	if text := f.examine(p); text != nil {
 		_, err := f.to.Write(text)
@@ -39,7 +40,8 @@ func (f *failure) Write(p []byte) (int, error) {
 }
 
 // examine looks at the first bytes that were written, nil for none, and gives
-// what is to be sent in their place, nil for themselves.
+// what is to be sent in their place, nil for themselves. Only the first write can be the report:
+// crun writes it before the program would have written anything.
 func (f *failure) examine(p []byte) (text []byte) {
 	f.once.Do(func() {
 		text = execFailure(p)
@@ -49,6 +51,8 @@ func (f *failure) examine(p []byte) (text []byte) {
 	return text
 }
 
+// wait says whether the program could not be executed, once that is known. An exit without any
+// output is told as soon as stderr is closed, and after failureWait at the latest.
 func (f *failure) wait() bool {
 	timer := time.NewTimer(failureWait)
 	defer timer.Stop()
@@ -63,7 +67,8 @@ func (f *failure) wait() bool {
 // execMessage is crun's in src/libcrun/container.c.
 var execMessage = regexp.MustCompile("^exec container process (?:\\([^)]*\\) ?)?[`']([^`']*)[`']: (.+)$")
 
-// execFailure gives crun's report in runc's words; nil for anything else.
+// execFailure gives crun's report in runc's words; nil for anything else. Whatever does not have
+// exactly crun's form is the container's own output and passes unchanged.
 func execFailure(line []byte) []byte {
 	if !bytes.HasPrefix(line, []byte("{")) {
 		return nil
@@ -72,6 +77,8 @@ func execFailure(line []byte) []byte {
 	if bytes.HasSuffix(line, []byte("\r\n")) { // a terminal's
 		ending = "\r\n"
 	}
+	// A container could write such a line itself as its first one; it changes its own output and
+	// status then, and nothing else.
 	var report struct {
 		Msg   string `json:"msg"`
 		Level string `json:"level"`
@@ -83,6 +90,7 @@ func execFailure(line []byte) []byte {
 	if m == nil {
 		return nil
 	}
+	// crun begins the reason with a capital letter, as strerror does; runc does not.
 	reason := []rune(strings.TrimSpace(m[2]))
 	reason[0] = unicode.ToLower(reason[0])
 	return []byte("exec " + m[1] + ": " + string(reason) + ending)

@@ -14,7 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// openFIFOs makes the FIFOs that containerd's package copies to and from the terminal. ctx is the
+// call's, long lives until Close: the call ends long before the process does.
 func (r *Registry) openFIFOs(ctx, long context.Context, p *Pipes, dir string, names Names) error {
+	// Only the agent reads and writes here; a container never sees the folder.
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make folder for stdio: %w", err)
 	}
@@ -32,6 +35,8 @@ func (r *Registry) openFIFOs(ctx, long context.Context, p *Pipes, dir string, na
 	return nil // a terminal has no stderr
 }
 
+// makeFIFO takes the stream before it makes the file, so that a wrong token leaves nothing behind.
+// Names are tokens, which are unique.
 func (r *Registry) makeFIFO(ctx context.Context, dir, name string) (string, *yamux.Stream, error) {
 	stream, err := r.stream(ctx, name)
 	if err != nil {
@@ -45,6 +50,7 @@ func (r *Registry) makeFIFO(ctx context.Context, dir, name string) (string, *yam
 	return path, stream, nil
 }
 
+// inputFIFO joins the host's input with a FIFO.
 func (r *Registry) inputFIFO(ctx, long context.Context, p *Pipes, dir, name string) (string, error) {
 	path, stream, err := r.makeFIFO(ctx, dir, name)
 	if err != nil {
@@ -57,7 +63,8 @@ func (r *Registry) inputFIFO(ctx, long context.Context, p *Pipes, dir, name stri
 }
 
 // pumpInFIFO opens the FIFO once its reader is there: the bytes of a writer
-// that is quick to close would be lost.
+// that is quick to close would be lost. The wait ends with ctx, which Close cancels: a process that
+// was never started has no reader.
 func (p *Pipes) pumpInFIFO(ctx context.Context, path string, stream *yamux.Stream) {
 	f, err := fifo.OpenFifo(ctx, path, unix.O_WRONLY, 0)
 	if err != nil { // closed before it was started
@@ -69,12 +76,14 @@ func (p *Pipes) pumpInFIFO(ctx context.Context, path string, stream *yamux.Strea
 }
 
 // outputFIFO holds the FIFO open for writing as well, or it would read EOF
-// before its writer is there.
+// before its writer is there. Started closes that end; from then on the writer's own close is the
+// end of the output.
 func (r *Registry) outputFIFO(ctx context.Context, p *Pipes, dir, name string) (string, error) {
 	path, stream, err := r.makeFIFO(ctx, dir, name)
 	if err != nil {
 		return "", err
 	}
+	// Without NONBLOCK the open would wait for a writer, and the writer is started after this call.
 	holder, err := os.OpenFile(path, unix.O_RDWR|unix.O_NONBLOCK, 0)
 	if err != nil {
 		_ = stream.Close()
@@ -90,6 +99,7 @@ func (r *Registry) outputFIFO(ctx context.Context, p *Pipes, dir, name string) (
 	return path, nil
 }
 
+// removeFIFOs joins errors: one file that stays is no reason to leave the other.
 func (p *Pipes) removeFIFOs() error {
 	var errs []error
 	for _, path := range []string{p.FIFOs.Stdin, p.FIFOs.Stdout} {

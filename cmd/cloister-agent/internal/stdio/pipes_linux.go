@@ -26,7 +26,8 @@ const (
 	// pipeSize lets the process go on while the agent sends.
 	pipeSize = 256 << 10
 	// drain is how long Close waits for bytes that are on their way to the host:
-	// as long as containerd does.
+	// as long as containerd does. A host that never reads must not keep a container from being
+	// deleted.
 	drain = 10 * time.Second
 )
 
@@ -34,7 +35,8 @@ const (
 // Empty: no such stream.
 type Names struct{ Stdin, Stdout, Stderr string }
 
-// Pipes are the standard streams of one process.
+// Pipes are the standard streams of one process. A Pipes belongs to one process. Methods are called
+// by one goroutine at a time, except for ExecFailed.
 type Pipes struct {
 	// FIFOs are the paths of a terminal's data; otherwise empty.
 	FIFOs Names
@@ -56,6 +58,7 @@ type Pipes struct {
 	failure failure
 }
 
+// output is one direction of data to the host.
 type output struct {
 	from    *os.File
 	stream  *yamux.Stream
@@ -63,8 +66,10 @@ type output struct {
 }
 
 // Open takes the streams that names tell of, makes the pipes, or FIFOs below
-// dir for a terminal, and starts to copy. Close undoes it.
+// dir for a terminal, and starts to copy. Close undoes it. On an error nothing is left open, and
+// the tokens are used up: the host has to make new ones.
 func (r *Registry) Open(ctx context.Context, dir string, terminal bool, names Names) (*Pipes, error) {
+	// A call's context ends with the call, the copying with the process.
 	long, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p := &Pipes{cancel: cancel, done: make(chan struct{}), decided: make(chan struct{}), failure: failure{seen: make(chan struct{})}}
 	open := r.openPipes
@@ -72,6 +77,7 @@ func (r *Registry) Open(ctx context.Context, dir string, terminal bool, names Na
 		open = func(ctx context.Context, p *Pipes, names Names) error { return r.openFIFOs(ctx, long, p, dir, names) }
 	}
 	err := open(ctx, p, names)
+	// Started before the error is looked at: Close waits for done.
 	go p.awaitOutputs()
 	if err != nil {
 		return nil, errors.Join(err, p.Close(ctx))
@@ -79,6 +85,7 @@ func (r *Registry) Open(ctx context.Context, dir string, terminal bool, names Na
 	return p, nil
 }
 
+// openPipes makes a pipe for each name. An error leaves what was made to Close.
 func (r *Registry) openPipes(ctx context.Context, p *Pipes, names Names) error {
 	var err error
 	if names.Stdin != "" {
@@ -86,6 +93,7 @@ func (r *Registry) openPipes(ctx context.Context, p *Pipes, names Names) error {
 			return fmt.Errorf("stdin: %w", err)
 		}
 	}
+	// One token for both means one pipe, so that the order of lines is the process's own.
 	if names.Stdout != "" {
 		if p.Stdout, err = r.outputPipe(ctx, p, names.Stdout, names.Stderr == names.Stdout); err != nil {
 			return fmt.Errorf("stdout: %w", err)
@@ -96,6 +104,7 @@ func (r *Registry) openPipes(ctx context.Context, p *Pipes, names Names) error {
 		return nil
 	}
 	if names.Stderr != "" {
+		// Of two outputs, stderr carries the runtime's report.
 		if p.Stderr, err = r.outputPipe(ctx, p, names.Stderr, true); err != nil {
 			return fmt.Errorf("stderr: %w", err)
 		}
@@ -103,6 +112,7 @@ func (r *Registry) openPipes(ctx context.Context, p *Pipes, names Names) error {
 	return nil
 }
 
+// stream takes the host's stream of a token.
 func (r *Registry) stream(ctx context.Context, name string) (*yamux.Stream, error) {
 	token, err := guestapi.ParseToken(name)
 	if err != nil {
@@ -111,6 +121,7 @@ func (r *Registry) stream(ctx context.Context, name string) (*yamux.Stream, erro
 	return r.Take(ctx, token)
 }
 
+// inputPipe gives the process's end of a new pipe, which a goroutine fills.
 func (r *Registry) inputPipe(ctx context.Context, p *Pipes, name string) (*os.File, error) {
 	stream, err := r.stream(ctx, name)
 	if err != nil {
@@ -122,6 +133,7 @@ func (r *Registry) inputPipe(ctx context.Context, p *Pipes, name string) (*os.Fi
 		return nil, err
 	}
 	p.ends = append(p.ends, theirs)
+	// Programs open /dev/stdin and /dev/stdout by name; the kernel then checks the pipe's owner.
 	if err := theirs.Chown(r.uid, r.gid); err != nil {
 		_ = stream.Close()
 		return nil, errors.Join(err, ours.Close())
@@ -132,6 +144,7 @@ func (r *Registry) inputPipe(ctx context.Context, p *Pipes, name string) (*os.Fi
 	return theirs, nil
 }
 
+// outputPipe gives the process's end of a new pipe, which a goroutine empties.
 func (r *Registry) outputPipe(ctx context.Context, p *Pipes, name string, carries bool) (*os.File, error) {
 	stream, err := r.stream(ctx, name)
 	if err != nil {
@@ -152,7 +165,8 @@ func (r *Registry) outputPipe(ctx context.Context, p *Pipes, name string, carrie
 	return theirs, nil
 }
 
-// enlarge is a wish: a pipe of the usual size does as well.
+// enlarge is a wish: a pipe of the usual size does as well. The kernel refuses it to users who hold
+// too many pages in pipes.
 func enlarge(f *os.File) {
 	c, err := f.SyscallConn()
 	if err != nil {
@@ -161,6 +175,8 @@ func enlarge(f *os.File) {
 	_ = c.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
 }
 
+// addOutput starts the copying of one output. Both groups are raised before the goroutine runs, so
+// that no wait misses it.
 func (p *Pipes) addOutput(o output) {
 	p.outputs = append(p.outputs, o)
 	p.pumps.Add(1)
@@ -176,12 +192,15 @@ type plain struct {
 
 // pumpIn copies the host's bytes to the process until the host closes.
 func (p *Pipes) pumpIn(to io.WriteCloser, stream *yamux.Stream) {
+	// The host half-closes the stream, or drops it, to end the input.
 	defer p.pumps.Done()
 	_, err := io.CopyBuffer(plain{Writer: to}, plain{Reader: stream}, make([]byte, buffer))
 	_ = to.Close()
-	// Tell the host that nobody reads any more, and do not hold it up.
+	// Tell the host that nobody reads any more, and do not hold it up. The process has closed its
+	// stdin: the host sees it by the closed stream.
 	_ = stream.Close()
 	if err != nil {
+		// Bytes that are on their way would otherwise fill the window of the stream.
 		_, _ = io.Copy(io.Discard, stream)
 	}
 }
@@ -193,10 +212,12 @@ func (p *Pipes) pumpIn(to io.WriteCloser, stream *yamux.Stream) {
 func (p *Pipes) pumpOut(o output) {
 	defer p.pumps.Done()
 	defer p.outs.Done()
+	// Holds everything back, also for a process that runs: Started follows within the call.
 	<-p.decided
 	buf := make([]byte, buffer)
 	var to io.Writer = o.stream
 	if o.carries {
+		// examine(nil) for a process that wrote nothing: ExecFailed does not wait then.
 		defer p.failure.examine(nil)
 		to = &p.failure
 		p.failure.to = o.stream
@@ -204,6 +225,7 @@ func (p *Pipes) pumpOut(o output) {
 	if p.dropped {
 		to = io.Discard
 	}
+	// A host that went away must not block the process on a full pipe: it would never end.
 	if _, err := io.CopyBuffer(plain{Writer: to}, plain{Reader: o.from}, buf); err != nil {
 		_, _ = io.CopyBuffer(plain{Writer: io.Discard}, plain{Reader: o.from}, buf)
 	}
@@ -211,13 +233,16 @@ func (p *Pipes) pumpOut(o output) {
 	_ = o.stream.Close()
 }
 
+// awaitOutputs closes done when every output is drained. It needs no limit: Close makes the pumps
+// end.
 func (p *Pipes) awaitOutputs() {
 	p.outs.Wait()
 	close(p.done)
 }
 
 // Started tells that the process has its ends of the pipes, or that there is
-// none to have them: from here on EOF is EOF.
+// none to have them: from here on EOF is EOF. The agent's copies of the process's ends are closed
+// here. While it holds one, the pipe has a writer, and its reader never sees EOF.
 func (p *Pipes) Started() {
 	p.decide.Do(func() { close(p.decided) })
 	for _, end := range p.ends {
@@ -227,7 +252,8 @@ func (p *Pipes) Started() {
 }
 
 // Discard tells that there is no process: what the runtime has written into its
-// streams is dropped. The call's error has the same words.
+// streams is dropped. The call's error has the same words. It is Started as well; either may be
+// called twice.
 func (p *Pipes) Discard() {
 	p.decide.Do(func() {
 		p.dropped = true
@@ -237,13 +263,15 @@ func (p *Pipes) Discard() {
 }
 
 // ExecFailed says, of a process that has ended, whether its program could not be
-// executed.
+// executed. Call it before Close. It waits up to failureWait.
 func (p *Pipes) ExecFailed() bool {
 	return slices.ContainsFunc(p.outputs, func(o output) bool { return o.carries }) && p.failure.wait()
 }
 
 // Close ends the copying after the process has ended. It waits for the host to read the output that
-// is still in the pipes, until ctx ends or a limit has passed; the rest is lost.
+// is still in the pipes, until ctx ends or a limit has passed; the rest is lost. Call it once,
+// after the process has ended or was never made. It returns when no goroutine of the process is
+// left, so that a folder or id can be used again.
 func (p *Pipes) Close(ctx context.Context) error {
 	p.Started()
 	timer := time.NewTimer(drain)
@@ -253,6 +281,7 @@ func (p *Pipes) Close(ctx context.Context) error {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
+	// Deadlines in the past end blocked reads and writes without closing the files under them.
 	p.cancel()
 	for _, o := range p.outputs {
 		_ = o.stream.SetWriteDeadline(time.Unix(1, 0))

@@ -15,10 +15,11 @@ import (
 )
 
 // arrival is how long a call waits for a stream that it names. The host sends
-// the stream first, on the same channel.
+// the stream first, on the same channel. Longer means that the stream was lost, as after a host's
+// end that was cut short.
 const arrival = 10 * time.Second
 
-// Registry holds the streams that no call has named yet.
+// Registry holds the streams that no call has named yet. It is safe for concurrent use.
 type Registry struct {
 	uid, gid int // who owns pipes
 
@@ -46,7 +47,8 @@ func (r *Registry) Put(token guestapi.Token, s *yamux.Stream) {
 	}
 }
 
-// Take gives the stream of a token, once.
+// Take gives the stream of a token, once. A stream that does not come within the limit, or before
+// ctx ends, is errdefs.ErrNotFound. Whoever takes a stream closes it.
 func (r *Registry) Take(ctx context.Context, token guestapi.Token) (*yamux.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, arrival)
 	defer cancel()
@@ -63,6 +65,8 @@ func (r *Registry) Take(ctx context.Context, token guestapi.Token) (*yamux.Strea
 	}
 }
 
+// take removes what it gives: a token is good for one use. The channel is read under the same lock,
+// so no Put is missed.
 func (r *Registry) take(token guestapi.Token) (*yamux.Stream, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
