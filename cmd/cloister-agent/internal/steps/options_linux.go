@@ -16,6 +16,8 @@ type flag struct {
 	clear bool
 }
 
+// flags are the known options. Those without an attribute belong to a superblock and cannot be set
+// for a bind; they count for new mounts only.
 func flags() map[string]flag {
 	return map[string]flag{
 		"ro":         {unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY, false},
@@ -35,7 +37,8 @@ func flags() map[string]flag {
 	}
 }
 
-// parsed are the options of a mount step.
+// parsed are the options of a mount step. Both forms are kept, since a step is either a new mount
+// or a clone.
 type parsed struct {
 	mount      uintptr
 	attr       unix.MountAttr
@@ -44,6 +47,8 @@ type parsed struct {
 	propagates uint64
 }
 
+// parseOptions reads a step's options. The last of two options that contradict each other counts,
+// as with mount(8). An option that is not known is data for the file system.
 func parseOptions(options []string) parsed {
 	known := flags()
 	var p parsed
@@ -73,12 +78,15 @@ func parseOptions(options []string) parsed {
 			p.attr.Attr_clr &^= f.attr
 		}
 	}
+	// Without the clear the kernel refuses a change of the mode.
 	if p.attr.Attr_set&unix.MOUNT_ATTR_NOATIME != 0 {
 		p.attr.Attr_clr |= unix.MOUNT_ATTR__ATIME // mount_setattr(2): times are a set of their own
 	}
 	return p
 }
 
+// propagation reads private, slave and shared, and their recursive forms: how far it goes is
+// decided by bind or rbind.
 func propagation(option string) (uint64, bool) {
 	switch strings.TrimPrefix(option, "r") {
 	case "private":

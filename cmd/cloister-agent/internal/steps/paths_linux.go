@@ -15,10 +15,12 @@ import (
 
 const folderMode = 0o755
 
-// fdPath names an open file for calls that take no descriptor.
+// fdPath names an open file for calls that take no descriptor. It is valid while f is open. The
+// kernel follows it to the file itself, whatever the name means by now.
 func fdPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
-// clean checks a path relative to a root.
+// clean checks a path relative to a root. The host never sends another one, so an error here is a
+// fault of the host or of the contract.
 func clean(rel string) (string, error) {
 	if rel == "" || filepath.IsAbs(rel) || strings.ContainsRune(rel, 0) {
 		return "", fmt.Errorf("path %q is not relative: %w", rel, errdefs.ErrInvalidArgument)
@@ -30,7 +32,9 @@ func clean(rel string) (string, error) {
 	return rel, nil
 }
 
-// openIn opens a path inside root, whatever symbolic links say.
+// openIn opens a path inside root, whatever symbolic links say. The kernel keeps the walk inside: a
+// link to "/" or ".." ends at root, and links of /proc are not followed. The caller closes the
+// file.
 func openIn(root *os.File, rel string, flags int, mode uint32) (*os.File, error) {
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_CLOEXEC),
@@ -39,6 +43,8 @@ func openIn(root *os.File, rel string, flags int, mode uint32) (*os.File, error)
 	if flags&unix.O_CREAT != 0 {
 		how.Mode = uint64(mode)
 	}
+	// The kernel gives up where a rename could have led the walk out of root; the caller wants the
+	// answer all the same.
 	for {
 		fd, err := unix.Openat2(int(root.Fd()), rel, &how)
 		switch {
@@ -52,6 +58,8 @@ func openIn(root *os.File, rel string, flags int, mode uint32) (*os.File, error)
 	}
 }
 
+// openRoot opens a root by name. Both roots are folders of the agent's own, which no container can
+// rename.
 func openRoot(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -60,7 +68,8 @@ func openRoot(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// folderIn opens a folder inside root, making what is missing.
+// folderIn opens a folder inside root, making what is missing. It goes component by component:
+// MkdirAll would resolve the whole name anew each time, outside of root's protection.
 func folderIn(root *os.File, rel string, mode uint32) (*os.File, error) {
 	rel, err := clean(rel)
 	if err != nil {
@@ -76,6 +85,8 @@ func folderIn(root *os.File, rel string, mode uint32) (*os.File, error) {
 	return openIn(root, at, unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
+// mkdirIn makes one folder. One that is there is fine, whatever its mode; another kind of file is
+// found by the next open.
 func mkdirIn(root *os.File, at, name string, mode uint32) error {
 	parent, err := openIn(root, at, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -98,14 +109,18 @@ func fileIn(root *os.File, rel string) (*os.File, error) {
 	if err := makeParent(root, rel); err != nil {
 		return nil, err
 	}
+	// NONBLOCK: a FIFO in that place would block the open until it has a writer. For an existing
+	// file CREAT without EXCL changes nothing.
 	f, err := openIn(root, rel, unix.O_CREAT|unix.O_RDONLY|unix.O_NONBLOCK, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	// The second open is for a mount's target, which wants O_PATH.
 	return openIn(root, rel, unix.O_PATH, 0)
 }
 
+// makeParent makes the folder of a file; root itself is there.
 func makeParent(root *os.File, rel string) error {
 	parent := filepath.Dir(rel)
 	if parent == "." {
@@ -118,7 +133,9 @@ func makeParent(root *os.File, rel string) error {
 	return dir.Close()
 }
 
-// WriteFile makes a file of the container's folder.
+// WriteFile makes a file of the container's folder. A file that is there is an error: it would be
+// one of the workload's, or of an earlier step. Owner and mode are set by descriptor, against the
+// umask.
 func WriteFile(dir, rel string, data []byte, mode os.FileMode, uid, gid int) error {
 	root, err := openRoot(dir)
 	if err != nil {

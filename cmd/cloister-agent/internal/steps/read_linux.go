@@ -12,7 +12,8 @@ import (
 )
 
 // ReadFile reads a file of a container, of at most that many bytes: rel is below dir, as
-// every symbolic link on the way. Other than a regular file it does not open.
+// every symbolic link on the way. Other than a regular file it does not open. An image may have a
+// FIFO or a device under the name, at which an open would block or act.
 func ReadFile(dir, rel string, most int64) ([]byte, error) {
 	root, err := openRoot(dir)
 	if err != nil {
@@ -22,6 +23,7 @@ func ReadFile(dir, rel string, most int64) ([]byte, error) {
 	if rel, err = clean(rel); err != nil {
 		return nil, err
 	}
+	// O_PATH opens nothing of the file itself, so its kind can be looked at first.
 	f, err := openIn(root, rel, unix.O_PATH, 0)
 	if err != nil {
 		return nil, err
@@ -31,6 +33,7 @@ func ReadFile(dir, rel string, most int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The size is checked and the read bounded as well: the file may grow in between.
 	if !info.Mode().IsRegular() || info.Size() > most {
 		return nil, fmt.Errorf("%s is not a file of at most %d bytes: %w", f.Name(), most, errdefs.ErrInvalidArgument)
 	}

@@ -16,8 +16,11 @@ import (
 )
 
 // Undo unmounts all that is mounted below a container's folder and on its part
-// of the share, and removes the folder.
+// of the share, and removes the folder. It succeeds when nothing is there, so it is fit for a
+// container that was made by half.
 func Undo(dir, id string) error {
+	// All mounts must be gone first: RemoveAll would otherwise walk into a volume and delete the
+	// files of the host.
 	err := errors.Join(UnmountBelow(dir), UnmountBelow(filepath.Join(guestapi.Share, guestapi.ShareContainer(id))))
 	if err != nil {
 		return err // the folder's files may be others' than ours
@@ -30,7 +33,8 @@ func Undo(dir, id string) error {
 
 // MountVolume has the kernel mount a volume of the share where the agent sees it. Containers
 // inherit that mount. Without it each container's runtime would have the kernel mount the volume
-// anew, in a mount namespace and a superblock of its own.
+// anew, in a mount namespace and a superblock of its own. Opening it with O_DIRECTORY is what has
+// the kernel mount it.
 func MountVolume(name string) error {
 	share, err := openRoot(guestapi.Share)
 	if err != nil {
@@ -49,7 +53,9 @@ func UnmountVolume(name string) error {
 	return UnmountBelow(filepath.Join(guestapi.Share, guestapi.ShareVolume(name)))
 }
 
-// UnmountBelow unmounts everything at dir and below it. A mount in use is synced and detached.
+// UnmountBelow unmounts everything at dir and below it. A mount in use is synced and detached. The
+// kernel lists mounts in the order in which they were made, so going backwards takes the upper ones
+// first. dir must have no links in it: the list has real paths.
 func UnmountBelow(dir string) error {
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
@@ -62,6 +68,8 @@ func UnmountBelow(dir string) error {
 	return errors.Join(errs...)
 }
 
+// unmount unmounts one mount point. A lazy unmount alone would leave dirty pages to nobody, hence
+// the sync before it. UMOUNT_NOFOLLOW: the path may be the workload's by now.
 func unmount(path string) error {
 	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EBUSY) {
@@ -74,6 +82,8 @@ func unmount(path string) error {
 	return nil
 }
 
+// syncFS writes one file system back, and not all of them, which could wait for other containers'
+// disks.
 func syncFS(path string) {
 	f, err := os.Open(path)
 	if err != nil {
