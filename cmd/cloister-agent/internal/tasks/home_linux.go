@@ -15,7 +15,9 @@ import (
 	"cloister/sandbox/crun"
 )
 
-// withHome returns the process of an exec with the HOME of its user in the container.
+// withHome returns the process of an exec with the HOME of its user in the container. The root is
+// that of the container's first process: the exec has none yet. The file is opened below that root,
+// since links in it are the container's.
 func (s *Service) withHome(ctx context.Context, id string, spec *anypb.Any) (*anypb.Any, error) {
 	state, err := s.State(ctx, &taskapi.StateRequest{ID: id})
 	if err != nil {

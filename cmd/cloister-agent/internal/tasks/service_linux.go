@@ -30,16 +30,19 @@ import (
 	"cloister/sandbox/crun"
 )
 
+// Both are on the guest's tmpfs /run: what is there dies with the guest.
 const (
 	crunRoot = "/run/cloister/crun"
 	ioDir    = "/run/cloister/io"
 )
 
-// process names a process of the guest; exec is empty for a container's first.
+// process names a process of the guest; exec is empty for a container's first. It is a map's key;
+// ids are checked, so no two processes have one.
 type process struct{ container, exec containers.ID }
 
 // Service is the Task API for containers that the Guest service has prepared.
-// What it does not say itself, containerd's service says.
+// What it does not say itself, containerd's service says. It is safe for concurrent use;
+// containerd's service orders the calls for one container.
 type Service struct {
 	taskapi.TTRPCTaskService
 	streams *stdio.Registry
@@ -58,12 +61,15 @@ type Service struct {
 func New(ctx context.Context, monitor *reap.Monitor, runtime string, publisher cshim.Publisher, streams *stdio.Registry,
 	table *containers.Table,
 ) (*Service, error) {
+	// The service shuts down with the guest and never before: the host has no call for it.
 	ctx, sd := shutdown.WithShutdown(ctx)
 	exits := newExits(publisher)
 	inner, err := runctask.NewTaskService(ctx, exits, sd)
 	if err != nil {
 		return nil, fmt.Errorf("start task service: %w", err)
 	}
+	// The monitor is a global of go-runc; a command that starts before this would be reaped by the
+	// wrong one.
 	runc.Monitor = monitor // the task service has just set its own
 	s := &Service{
 		TTRPCTaskService: inner, streams: streams, table: table, exits: exits, monitor: monitor, runtime: runtime,
@@ -73,13 +79,15 @@ func New(ctx context.Context, monitor *reap.Monitor, runtime string, publisher c
 	return s, nil
 }
 
-// Statuses of a program that cannot be executed once its container has started.
+// Statuses of a program that cannot be executed once its container has started. exitStatus turns
+// the first into the second.
 const (
 	crunExecFailed = 1
 	runcExecFailed = 255
 )
 
-// exitStatus is the status that runc would have given.
+// exitStatus is the status that runc would have given. A program may end with 1 itself; only crun's
+// own report in the streams tells the two apart.
 func (s *Service) exitStatus(p process, status uint32) uint32 {
 	if status != crunExecFailed {
 		return status
@@ -91,12 +99,14 @@ func (s *Service) exitStatus(p process, status uint32) uint32 {
 }
 
 // Create makes the container of a prepared bundle. Of the request it takes the
-// id, the terminal and the streams; the rest is the guest's own.
+// id, the terminal and the streams; the rest is the guest's own. Runtime options of the host are
+// not taken: they name binaries and folders of the host.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *taskapi.CreateTaskResponse, err error) {
 	id, err := containers.ParseID(r.GetID())
 	if err != nil {
 		return nil, err
 	}
+	// From here on the container cannot be removed, until Delete or an error below.
 	if err := s.table.Task(id); err != nil {
 		return nil, err
 	}
@@ -114,21 +124,28 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err != nil {
 		return nil, err
 	}
+	// The streams are given to the crun that will write this pid file; afterwards nothing else may
+	// find them.
 	defer s.attach(p, pipes)()
 	resp, err := s.TTRPCTaskService.Create(ctx, &taskapi.CreateTaskRequest{
+		// Without FIFOs the names are empty, and the monitor gives the command its streams.
 		ID: string(id), Bundle: s.table.Dir(id), Terminal: r.GetTerminal(), Options: opts,
 		Stdin: pipes.FIFOs.Stdin, Stdout: pipes.FIFOs.Stdout, Stderr: pipes.FIFOs.Stderr,
 	})
 	if err != nil {
+		// What crun has written is in the error as well, which the client sees; the container has
+		// written nothing.
 		pipes.Discard()
 		s.closePipes(ctx, p)
 		return nil, crun.Words(err, s.bundleProgram(id))
 	}
+	// crun and the container's process have their ends by now.
 	pipes.Started()
 	return resp, nil
 }
 
-// bundleProgram is what a container executes; empty when its bundle does not say.
+// bundleProgram is what a container executes; empty when its bundle does not say. It is read only
+// after a failure, for the error's text: runc names the program, crun does not always.
 func (s *Service) bundleProgram(id containers.ID) string {
 	data, err := os.ReadFile(filepath.Join(s.table.Dir(id), "config.json"))
 	if err != nil {
@@ -143,7 +160,8 @@ func (s *Service) bundleProgram(id containers.ID) string {
 	return program(spec.Process)
 }
 
-// program is the first argument of an OCI process; empty for none.
+// program is the first argument of an OCI process; empty for none. The argument is the workload's,
+// and only shown.
 func program(spec []byte) string {
 	var p struct {
 		Args []string `json:"args"`
@@ -154,7 +172,8 @@ func program(spec []byte) string {
 	return p.Args[0]
 }
 
-// Exec adds a process to a container.
+// Exec adds a process to a container. The process is made at Start. Until then, Delete takes the
+// exec back.
 func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*types.Empty, error) {
 	p, err := parse(r.GetID(), r.GetExecID())
 	if err != nil {
@@ -163,6 +182,7 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*typ
 	if p.exec == "" {
 		return nil, fmt.Errorf("exec without an id: %w", errdefs.ErrInvalidArgument)
 	}
+	// Before the spec is read: a wrong token must not leave an exec behind.
 	pipes, err := s.openPipes(ctx, p, r.GetTerminal(), stdio.Names{Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr()})
 	if err != nil {
 		return nil, err
@@ -181,13 +201,15 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*typ
 		s.closePipes(ctx, p)
 		return nil, crun.Words(err, "")
 	}
+	// Kept for Start, whose error names the program.
 	s.mu.Lock()
 	s.programs[p] = program(r.GetSpec().GetValue())
 	s.mu.Unlock()
 	return resp, nil
 }
 
-// Start starts a container or an exec.
+// Start starts a container or an exec. A container's first process has its streams since Create; an
+// exec gets them now.
 func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	p, err := parse(r.GetID(), r.GetExecID())
 	if err != nil {
@@ -212,7 +234,8 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 }
 
 // attach hands the process's ends to the crun that makes it. The function it
-// gives takes them back.
+// gives takes them back. The name of the pid file is containerd's (init.pid, or the exec's id), and
+// the only sign by which the monitor knows the command.
 func (s *Service) attach(p process, pipes *stdio.Pipes) func() {
 	name := "init"
 	if p.exec != "" {
@@ -223,7 +246,8 @@ func (s *Service) attach(p process, pipes *stdio.Pipes) func() {
 	return func() { s.monitor.Detach(pidFile) }
 }
 
-// Wait answers when a process has ended and its TaskExit is on the way.
+// Wait answers when a process has ended and its TaskExit is on the way. The exit is published
+// before the answer, so the host has the event when it sees the status.
 func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
 	resp, err := s.TTRPCTaskService.Wait(ctx, r)
 	if err == nil {
@@ -232,12 +256,15 @@ func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wa
 	return resp, crun.Words(err, "")
 }
 
-// Delete ends a container or an exec that is no more, and its streams.
+// Delete ends a container or an exec that is no more, and its streams. The streams are closed after
+// containerd's service has deleted the process: what it wrote last is still drained then, for at
+// most stdio's limit.
 func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	p, err := parse(r.GetID(), r.GetExecID())
 	if err != nil {
 		return nil, err
 	}
+	// See exits: the event must come before the delete's answer.
 	s.awaitExit(ctx, r.GetID(), r.GetExecID())
 	resp, err := s.TTRPCTaskService.Delete(ctx, r)
 	if err != nil {
@@ -253,7 +280,8 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 }
 
 // awaitExit waits for the TaskExit of a process that has ended. containerd's
-// service lets Wait and Delete go on before it has published that.
+// service lets Wait and Delete go on before it has published that. A process that never ran has pid
+// 0, and no exit will come.
 func (s *Service) awaitExit(ctx context.Context, id, exec string) {
 	state, err := s.State(ctx, &taskapi.StateRequest{ID: id, ExecID: exec})
 	if err != nil || state.GetStatus() != tasktypes.Status_STOPPED || state.GetPid() == 0 {
@@ -263,7 +291,8 @@ func (s *Service) awaitExit(ctx context.Context, id, exec string) {
 }
 
 // Kill sends a signal. To one process it goes without crun, whose start takes
-// longer than all else.
+// longer than all else. A signal to all processes, or to an exec, needs what only containerd's
+// service knows. Under emulation a start of crun takes half a second.
 func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*types.Empty, error) {
 	if !r.GetAll() && r.GetExecID() == "" {
 		return &types.Empty{}, s.killInit(ctx, r)
@@ -272,6 +301,7 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*types.Empt
 	return resp, crun.Words(err, "")
 }
 
+// killInit sends the signal itself. Its errors have the words and classes of containerd's service.
 func (s *Service) killInit(ctx context.Context, r *taskapi.KillRequest) error {
 	state, err := s.State(ctx, &taskapi.StateRequest{ID: r.GetID()})
 	if err != nil {
@@ -281,6 +311,7 @@ func (s *Service) killInit(ctx context.Context, r *taskapi.KillRequest) error {
 		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	}
 	err = unix.Kill(int(state.GetPid()), unix.Signal(r.GetSignal()))
+	// It ended between the state and the signal.
 	if errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	}
@@ -290,16 +321,19 @@ func (s *Service) killInit(ctx context.Context, r *taskapi.KillRequest) error {
 	return err
 }
 
-// Checkpoint is not here: a guest's processes stay in it.
+// Checkpoint is not here: a guest's processes stay in it. Freezing a guest as a whole is the host's
+// to do.
 func (s *Service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*types.Empty, error) {
 	return nil, fmt.Errorf("checkpoint: %w", errdefs.ErrNotImplemented)
 }
 
-// Shutdown is the Guest service's.
+// Shutdown is the Guest service's. The host ends the guest by that one; a client of the Task API
+// must not.
 func (s *Service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*types.Empty, error) {
 	return nil, fmt.Errorf("shutdown of a guest's task service: %w", errdefs.ErrNotImplemented)
 }
 
+// parse checks both ids; an empty exec is the container's first process.
 func parse(container, exec string) (process, error) {
 	id, err := containers.ParseID(container)
 	if err != nil || exec == "" {
@@ -309,6 +343,8 @@ func parse(container, exec string) (process, error) {
 	return process{container: id, exec: execID}, err
 }
 
+// openPipes takes the streams of a process once. The second look is under the lock: two calls with
+// one id may both have passed the first.
 func (s *Service) openPipes(ctx context.Context, p process, terminal bool, names stdio.Names) (*stdio.Pipes, error) {
 	if _, ok := s.lookup(p); ok {
 		return nil, fmt.Errorf("process %s of container %s: %w", p.exec, p.container, errdefs.ErrAlreadyExists)
@@ -327,6 +363,8 @@ func (s *Service) openPipes(ctx context.Context, p process, terminal bool, names
 	return pipes, nil
 }
 
+// lookup tells the streams of a process that has some; without stdio a process has Pipes all the
+// same.
 func (s *Service) lookup(p process) (*stdio.Pipes, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -334,6 +372,8 @@ func (s *Service) lookup(p process) (*stdio.Pipes, bool) {
 	return pipes, ok
 }
 
+// closePipes ends a process's streams. It takes the process out of the maps first, so that two
+// deletes close once.
 func (s *Service) closePipes(ctx context.Context, p process) {
 	s.mu.Lock()
 	pipes := s.pipes[p]
@@ -348,7 +388,8 @@ func (s *Service) closePipes(ctx context.Context, p process) {
 	}
 }
 
-// closeExecs is for execs that were never deleted.
+// closeExecs is for execs that were never deleted. A client may delete a container whose execs it
+// has forgotten; their streams would stay open on the host.
 func (s *Service) closeExecs(ctx context.Context, id containers.ID) {
 	s.mu.Lock()
 	var left []process

@@ -25,7 +25,9 @@ import (
 const cgroupRoot = "/sys/fs/cgroup"
 
 // Update changes limits. A quota comes to crun with the period that the container has, and a period
-// with its quota: crun drops one that comes alone, or takes the other back to its default.
+// with its quota: crun drops one that comes alone, or takes the other back to its default. The
+// answer of crun to a half one is success: without this, docker update --cpu-quota would change
+// nothing and say that it did.
 func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*types.Empty, error) {
 	id, err := containers.ParseID(r.GetID())
 	if err != nil {
@@ -35,6 +37,7 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*ty
 	if err := json.Unmarshal(r.GetResources().GetValue(), &resources); err != nil {
 		return nil, fmt.Errorf("resources: %w: %w", errdefs.ErrInvalidArgument, err)
 	}
+	// Zero means "not given" in the runtime specification.
 	if c := resources.CPU; c != nil && isZero(c.Quota) != isZero(c.Period) {
 		now, err := os.ReadFile(filepath.Join(cgroupRoot, string(id), "cpu.max"))
 		if err != nil {
@@ -54,6 +57,7 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*ty
 	return resp, crun.Words(err, "")
 }
 
+// isZero tells whether a number is not given.
 func isZero[N int64 | uint64](n *N) bool { return n == nil || *n == 0 }
 
 // complete takes what is missing of quota and period from the content of cpu.max: "max 100000" or
@@ -68,6 +72,7 @@ func complete(c *specs.LinuxCPU, cpuMax string) error {
 		c.Period = &n
 		return nil
 	}
+	// -1 is no quota, both for crun and in the runtime specification.
 	none := int64(-1)
 	if c.Quota = &none; quota == "max" {
 		return nil
