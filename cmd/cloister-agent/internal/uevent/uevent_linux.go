@@ -18,13 +18,14 @@ import (
 const kernelGroup = 1
 
 // Listener receives the kernel's events. What happened before Listen is not
-// told: listen first, then look.
+// told: listen first, then look. One goroutine uses it.
 type Listener struct {
 	socket *os.File
 	buf    [4096]byte
 }
 
-// Listen begins to receive.
+// Listen begins to receive. Where the agent has joined another network namespace, the socket is
+// made in the first one: the kernel sends events to no namespace of another user namespace.
 func Listen() (*Listener, error) {
 	var l *Listener
 	err := held.InFirst(func() (err error) {
@@ -34,6 +35,8 @@ func Listen() (*Listener, error) {
 	return l, err
 }
 
+// listen makes the socket in this thread's network namespace. Group 1 needs no helper in the guest:
+// there is no udev.
 func listen() (*Listener, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
@@ -45,8 +48,11 @@ func listen() (*Listener, error) {
 	return &Listener{socket: os.NewFile(uintptr(fd), "uevent")}, nil
 }
 
-// Wait returns when something happened to some device since the last call.
+// Wait returns when something happened to some device since the last call. It may return for a
+// device that nobody wants: look, and wait again. Events that arrived before the call count.
 func (l *Listener) Wait(ctx context.Context) error {
+	// A read on a netlink socket cannot be cancelled; the deadline ends it, and with it the
+	// listener's use.
 	defer context.AfterFunc(ctx, func() { _ = l.socket.SetReadDeadline(time.Unix(1, 0)) })()
 	_, err := l.socket.Read(l.buf[:])
 	switch {
