@@ -22,14 +22,16 @@ import (
 // account is where a pod finds its service account.
 const account = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-// api changes one node through the cluster's API server.
+// api changes one node through the cluster's API server. It knows one request, a merge patch of the
+// node's labels; client-go would bring the whole API along.
 type api struct {
 	client *http.Client
 	url    string // of the node
 	token  string // file
 }
 
-// inCluster returns the API server that the kubelet names in a pod's environment.
+// inCluster returns the API server that the kubelet names in a pod's environment. The certificate
+// is the cluster's own authority; the system's are not asked.
 func inCluster(node string) (*api, error) {
 	server, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
 	if server == "" || node == "" {
@@ -51,7 +53,8 @@ func inCluster(node string) (*api, error) {
 	}, nil
 }
 
-// Label changes labels of the node; an empty value takes one away.
+// Label changes labels of the node; an empty value takes one away. A merge patch leaves other
+// labels alone, and null removes one. It is idempotent.
 func (a *api) Label(ctx context.Context, labels map[string]string) error {
 	values := map[string]any{}
 	for name, value := range labels {
@@ -64,6 +67,7 @@ func (a *api) Label(ctx context.Context, labels map[string]string) error {
 	if err != nil {
 		return err
 	}
+	// Read for each request: the kubelet renews the token while the pod runs.
 	token, err := os.ReadFile(a.token)
 	if err != nil {
 		return fmt.Errorf("the service account's token: %w", err)
@@ -79,17 +83,21 @@ func (a *api) Label(ctx context.Context, labels map[string]string) error {
 		return fmt.Errorf("label the node: %w", err)
 	}
 	defer answer.Body.Close()
+	// Bounded, since the answer is a whole node object and only its status matters.
 	text, err := io.ReadAll(io.LimitReader(answer.Body, 1<<16))
 	if err != nil {
 		return fmt.Errorf("label the node: %w", err)
 	}
+	// Forbidden means that the service account lacks the right to patch nodes.
 	if answer.StatusCode != http.StatusOK {
 		return fmt.Errorf("label the node: the API server says %s: %.500s", answer.Status, text)
 	}
 	return nil
 }
 
-// labelValue is the version that `cloister version` says, as a label's value may be.
+// labelValue is the version that `cloister version` says, as a label's value may be. Kubernetes
+// takes 63 characters of letters, digits, dots, dashes and underscores, with letters or digits at
+// the ends.
 func labelValue(said string) string {
 	fields := strings.Fields(said)
 	if len(fields) < 2 {

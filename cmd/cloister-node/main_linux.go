@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// main ends with 1 on an error: a DaemonSet restarts the program until it ends without an error.
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	err := run(ctx, os.Args[1:], os.Stdout)
@@ -24,7 +25,8 @@ func main() {
 	}
 }
 
-// run is the program with its arguments.
+// run is the program with its arguments. The flags' defaults are the paths in the image and on most
+// nodes.
 func run(ctx context.Context, args []string, out io.Writer) error {
 	n := node{out: out, shell: onHost, pause: 5 * time.Second}
 	flags := flag.NewFlagSet("cloister-node", flag.ContinueOnError)
@@ -44,6 +46,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	// The container that stays has no rights: it only keeps the DaemonSet's pod there. It needs no
+	// API server.
 	verb := flags.Arg(0)
 	if verb == "wait" {
 		<-ctx.Done()

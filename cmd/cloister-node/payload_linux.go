@@ -15,13 +15,15 @@ import (
 )
 
 // place copies the payload to a folder of the node that is named after its bytes, and leads the
-// links there. A version that was there before stays as it is: sandboxes may run from it.
+// links there. A version that was there before stays as it is: sandboxes may run from it. The links
+// are changed last, each in one step: at every moment they lead to a whole version.
 func (n *node) place() (version string, err error) {
 	version, err = digest(n.payload)
 	if err != nil {
 		return "", err
 	}
 	target := n.path(folder + "/" + version)
+	// The bytes are the same, so nothing has to be copied.
 	if _, err := os.Stat(target); errors.Is(err, fs.ErrNotExist) {
 		if err := n.copyTo(target); err != nil {
 			return "", err
@@ -39,7 +41,8 @@ func (n *node) place() (version string, err error) {
 	return version, nil
 }
 
-// copyTo copies the payload beside its place and moves it there when it is whole.
+// copyTo copies the payload beside its place and moves it there when it is whole. A killed copy
+// leaves a folder that begins with a dot; its name is no version's, and it is not used.
 func (n *node) copyTo(target string) error {
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return err
@@ -48,7 +51,9 @@ func (n *node) copyTo(target string) error {
 	if err != nil {
 		return err
 	}
+	// After the rename there is nothing to remove.
 	defer os.RemoveAll(scratch)
+	// MkdirTemp makes it for its owner alone, but programs are run by all users.
 	if err := os.Chmod(scratch, 0o755); err != nil {
 		return err
 	}
@@ -57,6 +62,7 @@ func (n *node) copyTo(target string) error {
 		if mode.IsDir() {
 			return os.Mkdir(to, 0o755)
 		}
+		// No file is writable for the group: root obeys no program that others may write.
 		return copyFile(filepath.Join(n.payload, name), to, mode.Perm()&0o755)
 	})
 	if err != nil {
@@ -65,7 +71,8 @@ func (n *node) copyTo(target string) error {
 	return os.Rename(scratch, target)
 }
 
-// each calls f for every folder and file below top but top itself, in lexical order.
+// each calls f for every folder and file below top but top itself, in lexical order. Anything but
+// folders and files is an error: a link in the payload could lead anywhere on the node.
 func each(top string, f func(name string, mode fs.FileMode) error) error {
 	return filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || path == top {
@@ -86,7 +93,8 @@ func each(top string, f func(name string, mode fs.FileMode) error) error {
 	})
 }
 
-// digest names a folder by all that is in it.
+// digest names a folder by all that is in it. Names and modes are part of it, so a change of a mode
+// is a new version. 16 hexadecimal digits are 64 bits, enough among the few versions of a node.
 func digest(top string) (string, error) {
 	sum := sha256.New()
 	err := each(top, func(name string, mode fs.FileMode) error {
@@ -108,6 +116,8 @@ func digest(top string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil))[:16], nil
 }
 
+// copyFile copies one file. EXCL: the folder is new. Synced, since the rename after it makes the
+// version valid.
 func copyFile(from, to string, mode fs.FileMode) error {
 	in, err := os.Open(from)
 	if err != nil {
@@ -122,7 +132,8 @@ func copyFile(from, to string, mode fs.FileMode) error {
 	return errors.Join(err, out.Chmod(mode), out.Sync(), out.Close())
 }
 
-// link makes name a symbolic link to target, in one step where there was one.
+// link makes name a symbolic link to target, in one step where there was one. A symlink cannot be
+// replaced by symlink(2), hence the second name and the rename.
 func link(name, target string) error {
 	if leads, err := os.Readlink(name); err == nil && leads == target {
 		return nil
@@ -140,11 +151,13 @@ func link(name, target string) error {
 	return os.Rename(next, name)
 }
 
-// configSuffix ends the names of the installer's files in the folder of settings.
+// configSuffix ends the names of the installer's files in the folder of settings. The suffix keeps
+// files of the administrator's apart from those that the installer may remove.
 const configSuffix = ".cluster.toml"
 
 // configure writes what this node needs, and the cluster's own settings, into the node's config.
-// Settings that the cluster has no longer go.
+// Settings that the cluster has no longer go. Files are read in the order of their names: 10 is the
+// node's own, 50 the cluster's, and an administrator's may come after both.
 func (n *node) configure() error {
 	dir := n.path(configs)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -163,6 +176,7 @@ func (n *node) configure() error {
 		}
 		want["50-"+strings.TrimSuffix(filepath.Base(name), ".toml")+configSuffix] = data
 	}
+	// A setting that was removed from the cluster must not go on to hold on the node.
 	there, err := filepath.Glob(filepath.Join(dir, "*"+configSuffix))
 	if err != nil {
 		return err
@@ -182,7 +196,8 @@ func (n *node) configure() error {
 	return nil
 }
 
-// replace writes a file as a whole.
+// replace writes a file as a whole. The config is read by each start of a sandbox, so half a file
+// must never be there.
 func replace(name string, data []byte) error {
 	next := filepath.Join(filepath.Dir(name), ".new-"+filepath.Base(name))
 	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
@@ -196,7 +211,9 @@ func replace(name string, data []byte) error {
 	return os.Rename(next, name)
 }
 
-// prune takes away versions from which no process runs.
+// prune takes away versions from which no process runs. A version in use is one that a process was
+// started from; a sandbox keeps its shim's version for its life. /proc is the node's, since the pod
+// shares its pid namespace.
 func (n *node) prune(version string) error {
 	used := map[string]bool{version: true}
 	programs, err := filepath.Glob("/proc/[0-9]*/exe")
@@ -204,6 +221,8 @@ func (n *node) prune(version string) error {
 		return err
 	}
 	for _, program := range programs {
+		// Programs of other folders do not matter. One that was deleted has " (deleted)" behind its
+		// name.
 		if name, err := os.Readlink(program); err == nil && strings.HasPrefix(name, folder+"/") {
 			first, _, _ := strings.Cut(strings.TrimPrefix(name, folder+"/"), "/")
 			used[first] = true
@@ -214,6 +233,7 @@ func (n *node) prune(version string) error {
 		return err
 	}
 	for _, entry := range entries {
+		// The link current is no folder, and stays.
 		if !entry.IsDir() || used[entry.Name()] {
 			continue
 		}
