@@ -24,13 +24,17 @@ import (
 	"cloister/cmd/internal/config"
 )
 
-// shimProgram is the daemon, which is installed beside this program or on the PATH.
+// shimProgram is the daemon, which is installed beside this program or on the PATH. One beside this
+// program comes first, so that two versions installed side by side do not mix.
 const shimProgram = "containerd-shim-cloister-v2"
 
-// dialTimeout bounds the wait for a daemon whose backlog is full.
+// dialTimeout bounds the wait for a daemon whose backlog is full. A daemon that hangs must not hang
+// every state that an engine polls.
 const dialTimeout = 10 * time.Second
 
 // namespace keeps the containers of this root apart from those of containerd, and of other roots.
+// It is a name in the shim's records, not a Linux namespace. A hash, since a path is longer than
+// the shim's names may be; the default root has a name that people can read.
 func (o *options) namespace() (string, error) {
 	root, err := filepath.Abs(o.root)
 	if err != nil || root == defaultRoot {
@@ -41,6 +45,8 @@ func (o *options) namespace() (string, error) {
 }
 
 // shim runs an action of the shim for a container, as an engine that keeps its own records does.
+// The arguments are containerd's contract. A publish binary that fails and an empty address for
+// events mean that nobody wants events: engines poll.
 func (o *options) shim(ctx context.Context, d dir, action string) (out string, err error) {
 	name, err := shimPath()
 	if err != nil {
@@ -54,20 +60,27 @@ func (o *options) shim(ctx context.Context, d dir, action string) (out string, e
 	if err != nil {
 		return "", err
 	}
+	// The address tells sandboxes of different roots apart, as it does those of different
+	// containerds.
 	cmd := exec.CommandContext(ctx, name, "-namespace", namespace, "-address", root, "-publish-binary", "/bin/false",
 		"-id", d.id(), "-bundle", d.bundle(), action)
 	cmd.Dir = d.bundle()
+	// The shim would take the variables of a containerd that this program happens to run under for
+	// its own.
 	cmd.Env = o.shimEnv(os.Environ())
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
+		// The shim's message is the reason; its exit status says nothing.
 		return "", fmt.Errorf("%s %s: %w: %s", name, action, err, strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
 }
 
 // shimEnv leaves out what containerd would say: with neither a newest version nor an address for
-// events, start answers with the plain address of a daemon that reports to nobody.
+// events, start answers with the plain address of a daemon that reports to nobody. Variables of
+// systemd's socket activation and notification go too: the daemon outlives this program, and would
+// speak for the engine's unit.
 func (o *options) shimEnv(env []string) []string {
 	var out []string
 	for _, v := range env {
@@ -79,12 +92,14 @@ func (o *options) shimEnv(env []string) []string {
 			out = append(out, v)
 		}
 	}
+	// conmon passes no environment on, so --config is the only way to choose a file.
 	if o.config != "" {
 		out = append(out, config.Env+"="+o.config)
 	}
 	return out
 }
 
+// shimPath finds the daemon's program.
 func shimPath() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -102,23 +117,27 @@ func shimPath() (string, error) {
 }
 
 // startDaemon gives the address of the daemon that serves the container's sandbox, started if
-// there is none.
+// there is none. A second container of a pod gets the address of the pod's daemon, which the shim
+// finds by the engine's annotations.
 func (o *options) startDaemon(ctx context.Context, d dir) (string, error) {
 	address, err := o.shim(ctx, d, "start")
 	return socketPath(address), err
 }
 
-// daemon is a connection with the process that serves a container's sandbox.
+// daemon is a connection with the process that serves a container's sandbox. It is one connection,
+// for one verb or for the life of a proxy; close ends it.
 type daemon struct {
 	taskapi.TTRPCTaskService
 
 	client *ttrpc.Client
 }
 
-// errNoDaemon means that nobody serves the container any more: its guest is gone.
+// errNoDaemon means that nobody serves the container any more: its guest is gone. It is not an
+// error of every verb: state and delete work without a daemon.
 var errNoDaemon = errors.New("the daemon of the sandbox does not run")
 
-// connect dials a container's daemon.
+// connect dials a container's daemon. The address is in a file, since the daemon of a pod was
+// started for another container.
 func (d dir) connect(ctx context.Context) (*daemon, error) {
 	address, err := os.ReadFile(d.address())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -130,6 +149,8 @@ func (d dir) connect(ctx context.Context) (*daemon, error) {
 	return dial(ctx, socketPath(string(address)))
 }
 
+// dial connects to a daemon. A refused connection counts as no daemon: the file of a socket
+// outlives a daemon that was killed.
 func dial(ctx context.Context, path string) (*daemon, error) {
 	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", path)
 	if err != nil {
@@ -139,13 +160,16 @@ func dial(ctx context.Context, path string) (*daemon, error) {
 	return &daemon{taskapi.NewTTRPCTaskClient(client), client}, nil
 }
 
+// close ends the connection; the daemon goes on.
 func (d *daemon) close() { _ = d.client.Close() }
 
+// socketPath is the path in the address that start prints.
 func socketPath(address string) string {
 	return strings.TrimPrefix(strings.TrimSpace(address), "unix://")
 }
 
-// plain is the daemon's error in the daemon's words, without the call's class.
+// plain is the daemon's error in the daemon's words, without the call's class. Engines show the
+// text to people and search it for words; the class of the RPC would stand in between.
 func plain(err error) error {
 	if s, ok := status.FromError(err); ok && err != nil {
 		return callError{s.Message(), s.Code()}
@@ -153,7 +177,7 @@ func plain(err error) error {
 	return err
 }
 
-// callError is a daemon's answer.
+// callError is a daemon's answer. The class is kept beside the text for notFound.
 type callError struct {
 	text string
 	code codes.Code

@@ -17,9 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// proxyLimit bounds how long delete waits for a proxy whose process has ended.
+// proxyLimit bounds how long delete waits for a proxy whose process has ended. A proxy may wait
+// outputLimit for a reader itself; five seconds more are for a busy host.
 const proxyLimit = outputLimit + 5*time.Second
 
+// newDelete is the verb delete. With --force, a container that does not exist is no error: engines
+// call it again after a timeout.
 func newDelete(o *options) *cobra.Command {
 	var force bool
 	c := &cobra.Command{
@@ -36,11 +39,14 @@ func newDelete(o *options) *cobra.Command {
 	return c
 }
 
+// deleteContainer takes a container away. Without force it must be stopped, or created and never
+// started, as with runc.
 func (o *options) deleteContainer(ctx context.Context, id string, force bool) error {
 	d, unlock, err := o.open(id)
 	if err != nil {
 		return err
 	}
+	// The lock is the folder's own, so it ends with the folder.
 	defer unlock()
 	if !force {
 		switch status, err := d.status(ctx); {
@@ -53,16 +59,21 @@ func (o *options) deleteContainer(ctx context.Context, id string, force bool) er
 	return o.remove(ctx, d)
 }
 
-// remove takes away everything of a container, whatever state it is in.
+// remove takes away everything of a container, whatever state it is in. It is idempotent: whatever
+// a crash left is found missing, or is taken away now. The folder goes last, since it holds what a
+// second attempt needs.
 func (o *options) remove(ctx context.Context, d dir) error {
 	conn, err := d.connect(ctx)
 	switch {
 	case errors.Is(err, errNoDaemon):
+		// The guest is dead, and nobody can ask it anything; what the shim has recorded is undone
+		// by a new shim process.
 		err = o.removeRest(ctx, d)
 	case err == nil:
 		err = d.removeTask(ctx, conn)
 		conn.close()
 	}
+	// The folder stays: the engine can call delete again.
 	if err != nil {
 		return err
 	}
@@ -73,14 +84,17 @@ func (o *options) remove(ctx context.Context, d dir) error {
 // removeTask has the daemon delete the container, and leave if it was the last one.
 func (d dir) removeTask(ctx context.Context, conn *daemon) error {
 	id := d.id()
+	// Also for a container that has stopped: processes other than the first may be left.
 	_, err := conn.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
 	if err == nil {
 		_, err = conn.Wait(ctx, &taskapi.WaitRequest{ID: id})
 	}
+	// NotFound: the process, or the container, has gone between two calls.
 	if err != nil && !notFound(err) {
 		return plain(err)
 	}
 	reached("delete: process ended")
+	// While the proxy copies output, its cgroup cannot be removed and its engine has no status yet.
 	if r, err := d.load(); err == nil {
 		awaitEnd(r.Proxy, proxyLimit)
 	}
@@ -88,13 +102,16 @@ func (d dir) removeTask(ctx context.Context, conn *daemon) error {
 		return plain(err)
 	}
 	reached("delete: task deleted")
+	// The daemon ends only if it serves nobody else, and answers either way.
 	if _, err := conn.Shutdown(ctx, &taskapi.ShutdownRequest{ID: id}); err != nil {
 		return plain(err)
 	}
 	return nil
 }
 
-// removeRest cleans up after a daemon that is gone, with all that it served.
+// removeRest cleans up after a daemon that is gone, with all that it served. The shim's delete
+// undoes what the record of the sandbox says, and changes nothing for a sandbox that another daemon
+// serves.
 func (o *options) removeRest(ctx context.Context, d dir) error {
 	r, err := d.load()
 	if err == nil {
@@ -102,6 +119,7 @@ func (o *options) removeRest(ctx context.Context, d dir) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	// A create that was killed before it wrote the bundle has started nothing.
 	if _, err := os.Stat(d.bundle()); errors.Is(err, fs.ErrNotExist) {
 		return nil // nothing was started
 	}
@@ -110,11 +128,13 @@ func (o *options) removeRest(ctx context.Context, d dir) error {
 }
 
 // awaitEnd waits for the end of a process, so that its engine has the exit status before the
-// sandbox is taken down.
+// sandbox is taken down. It ends without an error when the time is over: what follows works all the
+// same.
 func awaitEnd(p process, most time.Duration) {
 	if !p.alive() {
 		return
 	}
+	// A pidfd names this very process, so a pid that is used again cannot hold the wait up.
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if err != nil {
 		return
@@ -126,6 +146,7 @@ func awaitEnd(p process, most time.Duration) {
 	}
 }
 
+// newKill is the verb kill.
 func newKill(o *options) *cobra.Command {
 	var all bool
 	c := &cobra.Command{
@@ -146,6 +167,8 @@ func newKill(o *options) *cobra.Command {
 	return c
 }
 
+// kill sends a signal. What has ended is no error with --all, as for runc; without it engines
+// expect an error that says so.
 func (o *options) kill(ctx context.Context, id string, number unix.Signal, all bool) error {
 	err := o.call(ctx, id, func(ctx context.Context, d *daemon) error {
 		_, err := d.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(number), All: all})
@@ -155,12 +178,14 @@ func (o *options) kill(ctx context.Context, id string, number unix.Signal, all b
 	case gone && all:
 		return nil // no process is left that could get it
 	case gone:
+		// Podman and containerd's shim search for exactly these.
 		return fmt.Errorf("container not running: %w", err) // engines look for these words
 	}
 	return err
 }
 
-// parseSignal reads a number, KILL or SIGKILL.
+// parseSignal reads a number, KILL or SIGKILL. 64 is the highest real-time signal. The names are
+// the kernel's, in either case.
 func parseSignal(s string) (unix.Signal, error) {
 	if n, err := strconv.Atoi(s); err == nil && n > 0 && n <= 64 {
 		return unix.Signal(n), nil

@@ -17,7 +17,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// execFlags are those of exec.
+// execFlags are those of exec. Podman and CRI-O use --process, with a file that has everything; the
+// other flags are for people and for scripts.
 type execFlags struct {
 	processFlags
 
@@ -27,10 +28,12 @@ type execFlags struct {
 	terminal, detach, noNewPrivs     bool
 }
 
+// newExec is the verb exec.
 func newExec(o *options) *cobra.Command {
 	f := &execFlags{}
 	c := &cobra.Command{
 		Use: "exec [flags] ID [COMMAND...]", Short: "run a further process in a container", Args: cobra.MinimumNArgs(1),
+		// No context: a signal is for the process in the guest and is sent on by wait.
 		RunE: func(_ *cobra.Command, args []string) error { return o.exec(args[0], args[1:], f) },
 	}
 	f.register(c)
@@ -52,7 +55,8 @@ func newExec(o *options) *cobra.Command {
 	return c
 }
 
-// exec runs a process; without --detach it ends with the process's status.
+// exec runs a process; without --detach it ends with the process's status. With --detach it ends
+// once the pid is written; the proxy stays, and its exit status is the process's.
 func (o *options) exec(id string, command []string, f *execFlags) error {
 	if err := f.check(); err != nil {
 		return err
@@ -72,6 +76,7 @@ func (o *options) exec(id string, command []string, f *execFlags) error {
 	if err != nil {
 		return err
 	}
+	// The daemon's address is read here and the connection made by the proxy: that one has to stay.
 	address, err := os.ReadFile(d.address())
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("container %s is stopped: %w", id, errNoDaemon)
@@ -79,11 +84,13 @@ func (o *options) exec(id string, command []string, f *execFlags) error {
 	if err != nil {
 		return err
 	}
+	// Made before the proxy: a console socket that does not answer must not leave a process behind.
 	terminal, screen, err := openTerminal(p.Terminal, f.console)
 	if err != nil {
 		return err
 	}
 	defer screen.restore()
+	// The id of an exec is no name that anybody else uses; random, so that two at once do not meet.
 	c, err := spawn(order{
 		Socket: socketPath(string(address)), ID: id, Exec: "exec-" +
 			strings.ToLower(rand.Text()), Process: spec, Terminal: p.Terminal, Machine: r.Machine,
@@ -92,7 +99,9 @@ func (o *options) exec(id string, command []string, f *execFlags) error {
 		return err
 	}
 	reached("exec: proxy answered")
+	// The engine reads the file after this program has ended.
 	if err := writePID(f.pidFile, c.PID); err != nil {
+		// The engine would wait for a pid that it does not have.
 		c.drop()
 		return err
 	}
@@ -101,11 +110,13 @@ func (o *options) exec(id string, command []string, f *execFlags) error {
 		return err
 	}
 	err = c.wait()
+	// The proxy has ended; its last output may still be in the terminal.
 	screen.drain()
 	return err
 }
 
-// process is the file's, or else the container's own with what the flags change.
+// process is the file's, or else the container's own with what the flags change. With neither a
+// file nor a command it is an error: there is no default.
 func (f *execFlags) process(d dir, command []string) (*specs.Process, error) {
 	if f.file != "" {
 		data, err := readLimited(f.file)
@@ -118,6 +129,7 @@ func (f *execFlags) process(d dir, command []string) (*specs.Process, error) {
 		}
 		return p, nil
 	}
+	// The bundle that was written for the daemon: the engine's own may be gone by now.
 	data, err := readLimited(d.config())
 	if err != nil {
 		return nil, err
@@ -132,7 +144,10 @@ func (f *execFlags) process(d dir, command []string) (*specs.Process, error) {
 	return spec.Process, f.change(spec.Process, command)
 }
 
+// change applies the flags. A capability is added to three of the sets; the ambient and inheritable
+// ones stay.
 func (f *execFlags) change(p *specs.Process, command []string) error {
+	// The size of the terminal is that of the client, which resize sends.
 	p.Args, p.Terminal, p.ConsoleSize = command, f.terminal, nil
 	p.Env = append(p.Env, f.env...)
 	if f.cwd != "" {
@@ -162,6 +177,7 @@ func (f *execFlags) change(p *specs.Process, command []string) error {
 	if f.user == "" {
 		return nil
 	}
+	// Names of users are not looked up: the file that has them is the guest's.
 	uid, gid, both := strings.Cut(f.user, ":")
 	for _, n := range []struct {
 		text string
@@ -180,7 +196,8 @@ func (f *execFlags) change(p *specs.Process, command []string) error {
 	return nil
 }
 
-// readLimited reads a file of at most maxSpec bytes; "-" is stdin.
+// readLimited reads a file of at most maxSpec bytes; "-" is stdin. update reads its limits by it
+// too.
 func readLimited(name string) ([]byte, error) {
 	var f io.ReadCloser = os.Stdin
 	if name != "-" {

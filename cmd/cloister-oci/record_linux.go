@@ -17,16 +17,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// validID is what both the shim and a folder take for a name.
+// validID is what both the shim and a folder take for a name. Dots alone, or a leading one, would
+// name other folders.
 var validID = regexp.MustCompile(`^[A-Za-z0-9]+(?:[-_.][A-Za-z0-9]+)*$`)
 
-// maxID is the longest id that the shim takes.
+// maxID is the longest id that the shim takes. containerd's identifiers have this bound too.
 const maxID = 76
 
-// errNotExist is worded as engines look for it.
+// errNotExist is worded as engines look for it. Podman searches standard error for "does not
+// exist".
 var errNotExist = errors.New("container does not exist")
 
-// dir is the folder of one container below the root. Its methods name the files in it.
+// dir is the folder of one container below the root. Its methods name the files in it. Below it
+// everything is root's; the methods are the only place that knows the names.
 type dir string
 
 func (d dir) record() string { return filepath.Join(string(d), "state.json") }
@@ -41,7 +44,9 @@ func (d dir) log() string { return filepath.Join(d.bundle(), "log") }
 func (d dir) address() string { return filepath.Join(d.bundle(), "address") }
 func (d dir) id() string      { return filepath.Base(string(d)) }
 
-// record is what is kept of a container between two calls.
+// record is what is kept of a container between two calls. It is written with the proxy still zero
+// before the first effect, and again with the proxy's pid. What changes while the container runs is
+// not in it: the daemon knows that.
 type record struct {
 	ID          string            `json:"id"`
 	Bundle      string            `json:"bundle"` // the engine's
@@ -53,13 +58,15 @@ type record struct {
 	Machine     int               `json:"machine,omitempty"`
 }
 
-// process is a process of this host, told from a later one with its pid by its start.
+// process is a process of this host, told from a later one with its pid by its start. Start ticks
+// count from boot; the default root is on a tmpfs, so no record outlives one.
 type process struct {
 	PID   int    `json:"pid"`
 	Start uint64 `json:"start"` // in clock ticks after boot
 }
 
-// alive reports whether the process has not ended; a zombie has.
+// alive reports whether the process has not ended; a zombie has. A zombie proxy waits for its
+// engine to collect the status; for this program it has ended.
 func (p process) alive() bool {
 	if p.PID == 0 {
 		return false
@@ -68,12 +75,15 @@ func (p process) alive() bool {
 	return err == nil && start == p.Start && state != "Z" && state != "X"
 }
 
-// stat reads the state and the start of a process (proc_pid_stat(5), fields 3 and 22).
+// stat reads the state and the start of a process (proc_pid_stat(5), fields 3 and 22). The name of
+// a program is in parentheses and may hold blanks and parentheses: the fields are counted from the
+// last one.
 func stat(pid int) (state string, start uint64, err error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return "", 0, err
 	}
+	// Field 3 is the first after the name, so field 22 has index 19.
 	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
 	if len(fields) < 20 {
 		return "", 0, fmt.Errorf("/proc/%d/stat: %d fields, want more", pid, len(fields))
@@ -82,7 +92,8 @@ func stat(pid int) (state string, start uint64, err error) {
 	return fields[0], start, err
 }
 
-// container names the folder of an id.
+// container names the folder of an id. The id becomes a folder's name, so nothing that leaves the
+// root may pass.
 func (o *options) container(id string) (dir, error) {
 	if len(id) > maxID || !validID.MatchString(id) {
 		return "", fmt.Errorf("container id %q: want at most %d letters and digits, with a dot, dash or underscore between them", id, maxID)
@@ -91,7 +102,8 @@ func (o *options) container(id string) (dir, error) {
 	return dir(filepath.Join(root, id)), err
 }
 
-// open takes the lock of a container that exists.
+// open takes the lock of a container that exists. The caller unlocks. An id without a folder is
+// errNotExist.
 func (o *options) open(id string) (d dir, unlock func(), err error) {
 	d, err = o.container(id)
 	if err != nil {
@@ -105,7 +117,8 @@ func (o *options) open(id string) (d dir, unlock func(), err error) {
 }
 
 // lock waits until no other call makes or deletes the container of the folder. The lock ends with
-// the process.
+// the process. It is on the folder itself: there is no lock file that could stay behind or be
+// removed under a waiter.
 func lock(path string) (unlock func(), err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -119,13 +132,16 @@ func lock(path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %q: %w", path, err), f.Close())
 	}
+	// The folder that was locked has no name any more; a new one of that name has a lock of its
+	// own.
 	if _, err := os.Lstat(path); err != nil { // deleted while this call waited
 		return nil, errors.Join(err, f.Close())
 	}
 	return func() { _ = f.Close() }, nil
 }
 
-// load reads a container's record.
+// load reads a container's record. It takes no lock: a record is replaced as a whole, so a reader
+// sees the old or the new one.
 func (o *options) load(id string) (dir, *record, error) {
 	d, err := o.container(id)
 	if err != nil {
@@ -138,6 +154,7 @@ func (o *options) load(id string) (dir, *record, error) {
 	return d, r, err
 }
 
+// load reads the record of a folder.
 func (d dir) load() (*record, error) {
 	data, err := os.ReadFile(d.record())
 	if err != nil {
@@ -150,6 +167,7 @@ func (d dir) load() (*record, error) {
 	return r, nil
 }
 
+// save replaces the record.
 func (d dir) save(r *record) error {
 	data, err := json.Marshal(r)
 	if err != nil {
@@ -160,6 +178,9 @@ func (d dir) save(r *record) error {
 
 // replaceFile writes a file that is never seen half written. An engine's pid file may be in a
 // folder that others write to, such as /tmp: they must not know the name that is written first.
+// CreateTemp opens with O_EXCL and a random name, so no link that is there is followed. The file is
+// in place under its name once this returns. It is not synced: after a crash of the host there are
+// no containers.
 func replaceFile(path string, data []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
@@ -175,7 +196,8 @@ func replaceFile(path string, data []byte, mode os.FileMode) error {
 	return nil
 }
 
-// all lists the containers of the root.
+// all lists the containers of the root. A folder without a record is being made or deleted, and is
+// left out.
 func (o *options) all() ([]*record, error) {
 	entries, err := os.ReadDir(o.root)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -20,9 +20,11 @@ import (
 	"cloister/oci"
 )
 
-// resourcesType is the name under which the Task API knows runtime-spec's limits.
+// resourcesType is the name under which the Task API knows runtime-spec's limits. The shim compares
+// it by the text, as containerd's clients send it.
 const resourcesType = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 
+// newPause is the verb pause. The guest freezes the container's cgroup; the machine goes on.
 func newPause(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use: "pause ID", Short: "freeze the processes of a container", Args: cobra.ExactArgs(1),
@@ -35,6 +37,7 @@ func newPause(o *options) *cobra.Command {
 	}
 }
 
+// newResume is the verb resume.
 func newResume(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use: "resume ID", Short: "thaw the processes of a container", Args: cobra.ExactArgs(1),
@@ -47,6 +50,7 @@ func newResume(o *options) *cobra.Command {
 	}
 }
 
+// newUpdate is the verb update. Engines send a file; the flags are runc's, for people.
 func newUpdate(o *options) *cobra.Command {
 	var file, cpus, mems string
 	numbers := map[string]*int64{}
@@ -63,6 +67,8 @@ func newUpdate(o *options) *cobra.Command {
 	s.StringVar(&mems, "cpuset-mems", "", "memory nodes to use")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		data, err := readLimited(file)
+		// A flag of value 0 is something else than one that was not given: 0 or -1 take a limit
+		// away.
 		if file == "" {
 			given := map[string]*int64{}
 			for name, n := range numbers {
@@ -84,6 +90,7 @@ func newUpdate(o *options) *cobra.Command {
 }
 
 // limits are the flags of update in runtime-spec's words; a flag that was not given is nil.
+// Negative numbers become 0 where the specification has no sign.
 func limits(n map[string]*int64, cpus, mems string) *specs.LinuxResources {
 	positive := func(v *int64) *uint64 {
 		if v == nil {
@@ -109,6 +116,7 @@ func limits(n map[string]*int64, cpus, mems string) *specs.LinuxResources {
 	return r
 }
 
+// newEvents is the verb events: one line at once, and further ones until the container ends.
 func newEvents(o *options) *cobra.Command {
 	var once bool
 	var interval time.Duration
@@ -129,11 +137,13 @@ func newEvents(o *options) *cobra.Command {
 	return c
 }
 
-// follow calls tell at each interval until the container has ended.
+// follow calls tell at each interval until the container has ended. An answer that the container is
+// gone is no error: the wait ends in the next moment.
 func follow(ctx context.Context, d *daemon, id string, interval time.Duration, tell func() error) error {
 	if interval <= 0 {
 		return fmt.Errorf("--interval %s: want more than 0", interval)
 	}
+	// Buffered: the goroutine must end also when this function has left first.
 	ended := make(chan error, 1)
 	go func() {
 		_, err := d.Wait(ctx, &taskapi.WaitRequest{ID: id})
@@ -153,13 +163,14 @@ func follow(ctx context.Context, d *daemon, id string, interval time.Duration, t
 	}
 }
 
-// event is a line of events, in the form of runc's.
+// event is a line of events, in the form of runc's. It has a part of runc's fields.
 type event struct {
 	Type string    `json:"type"`
 	ID   string    `json:"id"`
 	Data eventData `json:"data"`
 }
 
+// eventData has runc's names and nesting.
 type eventData struct {
 	CPU struct {
 		Usage struct {
@@ -179,11 +190,13 @@ type eventData struct {
 	} `json:"pids"`
 }
 
+// usage is a pair of runc's; bytes.
 type usage struct {
 	Limit uint64 `json:"limit"`
 	Usage uint64 `json:"usage"`
 }
 
+// printStats writes one line. The daemon's answer is cgroup v2's, whatever the host has.
 func printStats(ctx context.Context, w io.Writer, d *daemon, id string) error {
 	resp, err := d.Stats(ctx, &taskapi.StatsRequest{ID: id})
 	if err != nil {
@@ -196,6 +209,7 @@ func printStats(ctx context.Context, w io.Writer, d *daemon, id string) error {
 	return json.NewEncoder(w).Encode(statsEvent(id, &m))
 }
 
+// statsEvent turns cgroup v2's numbers into runc's, which has CPU time in nanoseconds.
 func statsEvent(id string, m *metrics.Metrics) event {
 	e := event{Type: "stats", ID: id}
 	const microsecond = 1000
@@ -209,6 +223,7 @@ func statsEvent(id string, m *metrics.Metrics) event {
 	return e
 }
 
+// newFeatures is the verb features. An engine that gets an error does without.
 func newFeatures(*options) *cobra.Command {
 	return &cobra.Command{
 		Use: "features", Short: "print what of a configuration is honoured, as JSON", Args: cobra.NoArgs,
@@ -216,5 +231,5 @@ func newFeatures(*options) *cobra.Command {
 	}
 }
 
-// errSpecThere is config.json that spec would replace.
+// errSpecThere is config.json that spec would replace. A config.json may hold a user's work.
 var errSpecThere = errors.New("config.json is there already: remove it first")

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// newRun is the verb run, which BuildKit and people use.
 func newRun(o *options) *cobra.Command {
 	f := &createFlags{}
 	var detach, keep bool
@@ -29,12 +30,16 @@ func newRun(o *options) *cobra.Command {
 	return c
 }
 
+// run is create, start and wait in one. Whatever fails after create, the container is deleted:
+// nobody else knows that it is there.
 func (o *options) run(ctx context.Context, id string, f *createFlags, detach, keep bool) error {
 	c, screen, err := o.create(ctx, id, f, detach)
 	if err != nil {
 		return err
 	}
 	defer screen.restore()
+	// Before start: a process may end at once, and its proxy must be in its place to tell the
+	// status.
 	if err = c.keep(); err == nil {
 		err = o.call(ctx, id, func(ctx context.Context, d *daemon) error {
 			_, err := d.Start(ctx, &taskapi.StartRequest{ID: id})
@@ -48,6 +53,7 @@ func (o *options) run(ctx context.Context, id string, f *createFlags, detach, ke
 		return nil
 	}
 	status := c.wait()
+	// The delete comes before drain: it has the guest deliver what is still in its pipes.
 	if !keep {
 		err = o.deleteContainer(context.WithoutCancel(ctx), id, true) // delivers the rest of the output
 	}
@@ -58,7 +64,8 @@ func (o *options) run(ctx context.Context, id string, f *createFlags, detach, ke
 	return status
 }
 
-// screen connects this program's own terminal with a container's. A nil one does nothing.
+// screen connects this program's own terminal with a container's. A nil one does nothing. It is one
+// session; its goroutines end with this program.
 type screen struct {
 	master console.Console
 	own    console.Console // nil when stdin is no terminal
@@ -66,7 +73,8 @@ type screen struct {
 }
 
 // openTerminal gives the container's end of a pty, nil when none is wanted. The other end is the
-// engine's or, without a socket, this program's.
+// engine's or, without a socket, this program's. The caller gives the file to spawn, which closes
+// it, and calls restore of the screen.
 func openTerminal(wanted bool, socket string) (*os.File, *screen, error) {
 	switch {
 	case !wanted:
@@ -80,6 +88,8 @@ func openTerminal(wanted bool, socket string) (*os.File, *screen, error) {
 		return nil, nil, err
 	}
 	s := &screen{master: master, output: make(chan struct{})}
+	// Raw: the keys, ^C among them, are for the terminal in the guest, which has a line discipline
+	// of its own.
 	if own, err := console.ConsoleFromFile(os.Stdin); err == nil {
 		s.own = own
 		if err := errors.Join(own.SetRaw(), master.ResizeFrom(own)); err != nil {
@@ -108,6 +118,8 @@ func (s *screen) drain() {
 	}
 }
 
+// restore gives the terminal its own mode back. It runs also on errors: a shell after a raw
+// terminal shows nothing that is typed.
 func (s *screen) restore() {
 	if s != nil && s.own != nil {
 		_ = s.own.Reset() // nobody is left to tell

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// newSpec is the verb spec. It never replaces a file.
 func newSpec(*options) *cobra.Command {
 	var folder string
 	c := &cobra.Command{
@@ -38,7 +39,8 @@ func newSpec(*options) *cobra.Command {
 	return c
 }
 
-// example is a shell in a guest, with what engines give a container.
+// example is a shell in a guest, with what engines give a container. It is nearly runc's:
+// capabilities and limits are those that its spec writes.
 func example() *specs.Spec {
 	caps := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
 	mount := func(destination, kind string, options ...string) specs.Mount {

@@ -22,7 +22,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// The states of runtime-spec, and paused.
+// The states of runtime-spec, and paused. The values are runc's, which engines compare as text.
 const (
 	statusCreating = "creating"
 	statusCreated  = "created"
@@ -31,7 +31,8 @@ const (
 	statusStopped  = "stopped"
 )
 
-// state is the answer of state and a line of list, as runc words it.
+// state is the answer of state and a line of list, as runc words it. Podman 4 and buildah read pid
+// and status, the others the whole.
 type state struct {
 	Version     string            `json:"ociVersion"`
 	ID          string            `json:"id"`
@@ -44,7 +45,8 @@ type state struct {
 	Owner       string            `json:"owner"`
 }
 
-// status asks the daemon; a container whose daemon or guest is gone has stopped.
+// status asks the daemon; a container whose daemon or guest is gone has stopped. It never starts a
+// daemon and has no effect: engines call it often.
 func (d dir) status(ctx context.Context) (string, error) {
 	conn, err := d.connect(ctx)
 	if errors.Is(err, errNoDaemon) {
@@ -55,13 +57,15 @@ func (d dir) status(ctx context.Context) (string, error) {
 	}
 	defer conn.close()
 	resp, err := conn.State(ctx, &taskapi.StateRequest{ID: d.id()})
+	// The guest is deleted or was never made; what the record says decides.
 	if notFound(err) {
 		return d.without(), nil
 	}
 	return word(resp.GetStatus()), plain(err)
 }
 
-// without is the status of a container that no daemon knows.
+// without is the status of a container that no daemon knows. A record without a proxy is of a
+// create that is under way, or was killed.
 func (d dir) without() string {
 	if r, err := d.load(); err == nil && r.Proxy.PID == 0 {
 		return statusCreating
@@ -69,6 +73,8 @@ func (d dir) without() string {
 	return statusStopped
 }
 
+// word is the status in runtime-spec's words. What the daemon does not know counts as stopped, so
+// that it can be deleted.
 func word(s tasktypes.Status) string {
 	switch s {
 	case tasktypes.Status_CREATED:
@@ -82,6 +88,7 @@ func word(s tasktypes.Status) string {
 	}
 }
 
+// state is what the verbs state and list print of a container.
 func (o *options) state(ctx context.Context, d dir, r *record) (state, error) {
 	status, err := d.status(ctx)
 	if status == statusStopped && r.Proxy.alive() {
@@ -91,12 +98,14 @@ func (o *options) state(ctx context.Context, d dir, r *record) (state, error) {
 		Version: specs.Version, ID: r.ID, Status: status, Bundle: r.Bundle, Rootfs: r.Rootfs,
 		Created: r.Created, Annotations: r.Annotations, Owner: "root",
 	}
+	// A stopped container has no process; runc prints 0.
 	if status != statusStopped {
 		s.PID = r.Proxy.PID
 	}
 	return s, err
 }
 
+// newState is the verb state.
 func newState(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use: "state ID", Short: "print the state of a container, as JSON", Args: cobra.ExactArgs(1),
@@ -114,6 +123,7 @@ func newState(o *options) *cobra.Command {
 	}
 }
 
+// newList is the verb list. It asks the daemon of each container.
 func newList(o *options) *cobra.Command {
 	var format string
 	var quiet bool
@@ -144,6 +154,7 @@ func newList(o *options) *cobra.Command {
 	return c
 }
 
+// printStates writes ids, JSON or a table, with runc's columns.
 func printStates(w io.Writer, states []state, format string, quiet bool) error {
 	switch {
 	case quiet:
@@ -164,6 +175,8 @@ func printStates(w io.Writer, states []state, format string, quiet bool) error {
 	return t.Flush()
 }
 
+// newPs is the verb ps. The processes in the guest have no pids on the host, and engines would
+// signal what they find; so the proxy is the only one.
 func newPs(o *options) *cobra.Command {
 	var format string
 	c := &cobra.Command{
@@ -191,7 +204,8 @@ func newPs(o *options) *cobra.Command {
 	return c
 }
 
-// psTable prints what ps says of some pids.
+// psTable prints what ps says of some pids. It runs the host's ps with the caller's arguments and
+// keeps the lines of those pids, as runc does.
 func psTable(ctx context.Context, w io.Writer, pids []int, args []string) error {
 	if len(args) == 0 {
 		args = []string{"-ef"}
@@ -210,6 +224,8 @@ func psTable(ctx context.Context, w io.Writer, pids []int, args []string) error 
 			fmt.Fprint(w, line)
 			continue
 		}
+		// A line may have fewer fields than the header: the last one is looked at then, and is no
+		// pid.
 		if pid, err := strconv.Atoi(fields[min(column, len(fields)-1)]); err == nil && slices.Contains(pids, pid) {
 			fmt.Fprint(w, line)
 		}
@@ -217,6 +233,7 @@ func psTable(ctx context.Context, w io.Writer, pids []int, args []string) error 
 	return nil
 }
 
+// printJSON writes a value, indented on standard output.
 func printJSON(w io.Writer, value any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

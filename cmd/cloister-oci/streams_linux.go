@@ -28,13 +28,17 @@ type streams struct {
 	done   sync.WaitGroup
 }
 
-// openStreams prepares the streams of the process; terminal is nil for none.
+// openStreams prepares the streams of the process; terminal is nil for none. It must be called in
+// the process that stays: the names lead to this process's descriptors, and are good while it holds
+// them open.
 func openStreams(terminal *os.File) (*streams, error) {
 	s := &streams{}
 	var err error
 	if s.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
 		return nil, err
 	}
+	// The daemon's /proc is the host's, where this process has another pid than in its own
+	// namespace.
 	pid, err := hostPID()
 	if err != nil {
 		return nil, err
@@ -54,6 +58,8 @@ func openStreams(terminal *os.File) (*streams, error) {
 	return s, err
 }
 
+// read gives the daemon's name for stdin. It is always copied, so that its end can be told by
+// CloseIO.
 func (s *streams) read(f *os.File, name func(*os.File) string) (string, error) {
 	if mode, null := kind(f); mode == 0 || null {
 		return "", nil
@@ -63,6 +69,8 @@ func (s *streams) read(f *os.File, name func(*os.File) string) (string, error) {
 		return "", err
 	}
 	s.ends = append(s.ends, r)
+	// The end is told by a call (CloseIO) after the pipe is closed, since the daemon holds its end
+	// open.
 	s.input = func(eof func()) {
 		_, _ = io.Copy(w, f) // ends with the process, too
 		_ = w.Close()
@@ -71,6 +79,7 @@ func (s *streams) read(f *os.File, name func(*os.File) string) (string, error) {
 	return name(r), nil
 }
 
+// write gives the daemon's name for an output; empty where nobody wants it.
 func (s *streams) write(f *os.File, name func(*os.File) string) (string, error) {
 	if f == nil {
 		return "", nil
@@ -79,9 +88,12 @@ func (s *streams) write(f *os.File, name func(*os.File) string) (string, error) 
 	case mode == 0 || null:
 		return "", nil
 	case mode == unix.S_IFIFO:
+		// The engine's pipe itself: no copy, and backpressure of its reader reaches the guest.
 		s.given = append(s.given, f)
 		return name(f), nil
 	}
+	// A file opened anew by name would be written from its start, and a socket cannot be opened by
+	// name at all.
 	r, w, err := os.Pipe()
 	if err != nil {
 		return "", err
@@ -91,7 +103,8 @@ func (s *streams) write(f *os.File, name func(*os.File) string) (string, error) 
 	return name(w), nil
 }
 
-// kind is the type of an open file, 0 for none, and whether it is /dev/null.
+// kind is the type of an open file, 0 for none, and whether it is /dev/null. A stream that engines
+// leave closed, or lead to /dev/null, is none: the guest then makes no pipe for it.
 func kind(f *os.File) (mode uint32, null bool) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -101,7 +114,8 @@ func kind(f *os.File) (mode uint32, null bool) {
 }
 
 // start begins to copy and lets go of what the daemon has opened. eof is called at the end of
-// stdin.
+// stdin. It is called after the daemon has opened its ends. Before, closing them would leave names
+// that lead nowhere.
 func (s *streams) start(eof func()) error {
 	for _, copying := range s.copies {
 		s.done.Go(copying)
@@ -113,13 +127,16 @@ func (s *streams) start(eof func()) error {
 	for _, f := range s.ends {
 		errs = append(errs, f.Close())
 	}
+	// The descriptor's number stays in use, by /dev/null: closed, the next file that this process
+	// opens would be its stdout. The pipe has to be let go, or the engine would never see its end.
 	for _, f := range s.given {
 		errs = append(errs, unix.Dup3(int(s.null.Fd()), int(f.Fd()), 0))
 	}
 	return errors.Join(append(errs, s.null.Close())...)
 }
 
-// wait returns when all output has been delivered, or after most.
+// wait returns when all output has been delivered, or after most. Pipes that the daemon has opened
+// are not waited for: the daemon waits for those.
 func (s *streams) wait(most time.Duration) {
 	done := make(chan struct{})
 	go func() {

@@ -20,7 +20,8 @@ const crashEnv = "CLOISTER_CRASHTEST"
 // crashFolder is open from the start: the proxy leaves the host's root.
 var crashFolder, _ = os.Open(os.Getenv(crashEnv))
 
-// reached writes down a step, and kills this process at the one that was asked for.
+// reached writes down a step, and kills this process at the one that was asked for. The steps file
+// tells the test which steps there are, so a new one cannot be forgotten.
 func reached(step string) {
 	if crashFolder == nil {
 		return
@@ -38,11 +39,14 @@ func reached(step string) {
 	text, _ := io.ReadAll(at)
 	_ = at.Close()
 	if strings.TrimSpace(string(text)) == step {
+		// SIGKILL, so that no defer and no cleanup runs; syscall.Exit runs none either.
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		syscall.Exit(137) // the proxy is process 1 of its pid namespace, which no signal from itself kills
 	}
 }
 
+// crashFile opens below the folder's descriptor, since a name would be looked up in the container's
+// root.
 func crashFile(name string, flags int) (*os.File, error) {
 	fd, err := unix.Openat(int(crashFolder.Fd()), name, flags|unix.O_CLOEXEC, 0o600)
 	if err != nil {
