@@ -22,8 +22,10 @@ import (
 // started with: delete runs in a process of its own.
 const configFile = "cloister-config"
 
+// load reads the config for a start. path is what the engine names, empty for the host's own.
 func load(bundle, path string) (sandbox.Config, error) {
 	if path != "" {
+		// Before the config is read, so that delete finds it also after a start that failed.
 		if err := os.Symlink(path, filepath.Join(bundle, configFile)); err != nil && !errors.Is(err, os.ErrExist) {
 			return sandbox.Config{}, err
 		}
@@ -37,9 +39,12 @@ func load(bundle, path string) (sandbox.Config, error) {
 }
 
 // deleteLimit is what the program delete has: containerd kills it after 5 s. gc or the next start
-// of that name cleans up the rest.
+// of that name cleans up the rest. Half finished is no harm: each undone effect is struck out of
+// the record, and the next cleanup goes on from there.
 const deleteLimit = 4 * time.Second
 
+// cleanup is the program delete. containerd also runs it after ordinary ends, where it finds
+// nothing and must do nothing to a sandbox that other containers are in.
 func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
 	ctx, cancel := context.WithTimeout(ctx, deleteLimit)
 	defer cancel()
@@ -52,11 +57,14 @@ func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
 		return bootstrap.Exit{}, err
 	}
 	cfg.Trace = crashtest.Trace("delete-" + r.ID)
+	// 137: nobody knows the real status once the shim is gone; containerd shows the container as
+	// killed.
 	return bootstrap.Exit{Status: 137, At: time.Now()}, cfg.Recovery().Cleanup(ctx, r.Namespace, r.ID)
 }
 
 // folders reads the configuration for what needs only its folders: a wrong key stops no
-// cleanup.
+// cleanup. Errors that remain are about the folders themselves: root obeys none that others may
+// write.
 func folders(ctx context.Context, path string) (sandbox.Config, error) {
 	cfg, problem, err := config.Folders(path)
 	if path != "" && errors.Is(err, fs.ErrNotExist) { // taken away since the sandbox was started
@@ -69,7 +77,9 @@ func folders(ctx context.Context, path string) (sandbox.Config, error) {
 	return cfg, err
 }
 
-// owner looks where the host's own configuration has the sandboxes.
+// owner looks where the host's own configuration has the sandboxes. It is asked when a container
+// names a process's network namespace: whose sandbox that is, the records tell. An engine's own
+// config cannot be known at this point.
 func owner(ctx context.Context, namespace string, pid int) (id, bundle string, err error) {
 	cfg, err := folders(ctx, "")
 	if err != nil {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command containerd-shim-cloister-v2 wires the parts and runs the shim.
+// Command containerd-shim-cloister-v2 wires the parts and runs the shim. It must decide nothing:
+// bootstrap has containerd's contract, package runtime the containers, and the class of a container
+// is chosen in class.go.
 package main
 
 import (
@@ -17,6 +19,8 @@ import (
 	"cloister/shim/bootstrap"
 )
 
+// main runs the shim. The copier of a template is this program too, and must not do anything else
+// first.
 func main() {
 	if clone.IsCopier(os.Args) {
 		os.Exit(clone.Copier())
@@ -36,7 +40,8 @@ func main() {
 }
 
 // mounts are those that containerd leaves to a shim of that name: a guest makes its own. For plain
-// containers containerd makes them all.
+// containers containerd makes them all. A guest makes file systems on block devices itself, so
+// containerd passes images on unmounted; -info tells it so.
 func mounts(shim string) *types.MountCapabilities {
 	if shim == processName {
 		return nil

@@ -20,18 +20,25 @@ import (
 	"cloister/shim/tracing"
 )
 
+// serve is the daemon's life: it returns when the last sandbox has ended and containerd said
+// Shutdown, or on a signal. The order of the end matters: containers first, then their events, then
+// the spans about them.
 func serve(ctx context.Context, d *bootstrap.Daemon) error {
+	// Tracing is off unless the environment names a collector.
 	spans, err := tracing.Start(ctx, config.Version)
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("no spans are sent") // the workload counts for more
 	}
 	publisher := events.New(ctx, d.TTRPCAddress, d.Namespace)
 	containers := runtime.New(ctx, load, runtime.StartVM, d.Namespace, d.Mounts, publisher)
+	// Both APIs are registered before the first call, since containerd asks for the sandbox API at
+	// once.
 	tasks := newBackends(d, containers, publisher)
 	err = d.ServeTTRPC(ctx, spans.Unary(interceptor.Unary), func(s *ttrpc.Server) {
 		bootstrap.RegisterTask(s, tasks.service())
 		sandboxv1.RegisterTTRPCSandboxService(s, sandboxapi.New(containers, d.Stop))
 	})
+	// WithoutCancel: the context is what ended the daemon, and closing still has to undo effects.
 	err = errors.Join(err, containers.Close(context.WithoutCancel(ctx)), tasks.close(ctx))
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second) // containerd, or who takes the spans, may be gone
 	defer cancel()
