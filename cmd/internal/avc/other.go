@@ -37,7 +37,8 @@ func parseOther(line string) (Denial, bool) {
 	return Denial{}, false
 }
 
-// seccomp reads a system call that a filter refused or logged.
+// seccomp reads a system call that a filter refused or logged. A call of another architecture, or
+// one that the list of names does not have, is shown by its number.
 func seccomp(line, rest string) (Denial, bool) {
 	d := Denial{By: Seccomp, Class: "system call"}
 	d.Event, d.Time = event(line)
@@ -72,7 +73,8 @@ func seccomp(line, rest string) (Denial, bool) {
 	return d, d.Program != ""
 }
 
-// appArmor reads what a profile denied or, in complain mode, would have denied.
+// appArmor reads what a profile denied or, in complain mode, would have denied. Other verdicts, as
+// of a profile that was loaded, are no denials.
 func appArmor(line, rest string) (Denial, bool) {
 	d := Denial{By: AppArmor}
 	d.Event, d.Time = event(line)

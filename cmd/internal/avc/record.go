@@ -3,9 +3,9 @@
 // Package avc reads denials from an audit log or the kernel's log: those of SELinux's access vector
 // cache, of AppArmor's profiles and of lists of system calls.
 //
-// It says what a record says and judges nothing. A sandbox can influence what is in a record (the
-// names of its files and processes): every field is bounded, and text is only ever text. Functions
-// may be called at once.
+// It says what a record says and must not judge it. A sandbox can influence what is in a record
+// (the names of its files and processes): every field is bounded, and text is only ever text. Its
+// type is Denial. All functions are safe for concurrent use.
 package avc
 
 import (
@@ -23,7 +23,8 @@ import (
 	"cloister/labels"
 )
 
-// Bounds of what is read.
+// Bounds of what is read. A guest can cause denials without end, and lines of any length by the
+// names of its files.
 const (
 	maxLine    = 64 << 10
 	maxDenials = 100_000
@@ -69,10 +70,12 @@ type Denial struct {
 	Permissive bool `json:"permissive,omitempty"`
 }
 
+// deniedMark begins a denial. Granted accesses are logged with another word and are left out.
 const deniedMark = "avc:  denied  { "
 
 // Parse reads one line of /var/log/audit/audit.log, /dev/kmsg or dmesg. A line that holds no denial
-// gives false.
+// gives false, and so does one that is cut short or in which a field is not what the kernel writes:
+// half a record would be judged wrongly.
 func Parse(line string) (Denial, bool) {
 	if len(line) > maxLine {
 		return Denial{}, false
@@ -95,7 +98,8 @@ func Parse(line string) (Denial, bool) {
 	return d, len(d.Permissions) > 0 && d.Class != "" && !d.Source.IsZero() && !d.Target.IsZero()
 }
 
-// set takes one field; false when it cannot be what the kernel writes.
+// set takes one field; false when it cannot be what the kernel writes. Unknown keys are skipped, as
+// newer kernels have more.
 func (d *Denial) set(key, value string) bool {
 	var err error
 	switch key {
@@ -105,6 +109,8 @@ func (d *Denial) set(key, value string) bool {
 		d.Command = text(value)
 	case "path":
 		d.Path = text(value)
+	// The last part of a path; path is the whole one, which the kernel writes for files that are
+	// open.
 	case "name":
 		d.Path = cmp.Or(d.Path, text(value))
 	case "dev":
@@ -123,7 +129,8 @@ func (d *Denial) set(key, value string) bool {
 	return err == nil
 }
 
-// fields gives key and value of each key=value; a quoted value may hold blanks.
+// fields gives key and value of each key=value; a quoted value may hold blanks. Words without an
+// equals sign are skipped, and values of more than maxField bytes are left out.
 func fields(rest string) func(yield func(string, string) bool) {
 	return func(yield func(string, string) bool) {
 		for rest != "" {
@@ -146,7 +153,8 @@ func fields(rest string) func(yield func(string, string) bool) {
 	}
 }
 
-// cutValue takes a value with its quotes from the start of s.
+// cutValue takes a value with its quotes from the start of s. A quote that is not closed counts as
+// part of a word.
 func cutValue(s string) (value, rest string) {
 	if strings.HasPrefix(s, `"`) {
 		if end := strings.IndexByte(s[1:], '"'); end >= 0 {
@@ -160,7 +168,8 @@ func cutValue(s string) (value, rest string) {
 }
 
 // text gives what a field of a name says: quoted as it is, or in hexadecimal when
-// it holds what would not go into quotes.
+// it holds what would not go into quotes. The kernel quotes a name of hexadecimal digits, so the
+// two cannot be confused.
 func text(value string) string {
 	if quoted, is := strings.CutPrefix(value, `"`); is {
 		return strings.TrimSuffix(quoted, `"`)
@@ -171,7 +180,8 @@ func text(value string) string {
 	return value
 }
 
-// event reads audit(1700000000.123:456).
+// event reads audit(1700000000.123:456). A time that cannot be read is the zero time; the denial
+// counts all the same.
 func event(head string) (string, time.Time) {
 	_, rest, found := strings.Cut(head, "audit(")
 	id, _, closed := strings.Cut(rest, ")")
@@ -192,7 +202,7 @@ func event(head string) (string, time.Time) {
 }
 
 // pathRecord reads the whole path of a PATH record, which stands beside the denial
-// of the same event.
+// of the same event. Relative names are left out: the folder that they are in is in another record.
 func pathRecord(line string) (id, path string, ok bool) {
 	if !strings.HasPrefix(line, "type=PATH ") {
 		return "", "", false
@@ -208,10 +218,11 @@ func pathRecord(line string) (id, path string, ok bool) {
 }
 
 // Read gives the denials of a log in their order. Lines that are too long are left
-// out; of more than 100,000 denials the last are kept.
+// out; of more than 100,000 denials the last are kept. An error comes with the denials before it.
 func Read(log io.Reader) ([]Denial, error) {
 	var list []Denial
 	paths := map[string]string{}
+	// ReadSlice never grows its buffer, so a line without an end takes no memory.
 	lines := bufio.NewReaderSize(log, maxLine)
 	rest := false // what comes is the rest of a line that is too long
 	for {
@@ -231,18 +242,22 @@ func Read(log io.Reader) ([]Denial, error) {
 	}
 }
 
+// take adds what a line says to the list, or to the paths that wait for their denial. An event's
+// records come close together, so a bounded number of paths is enough.
 func take(list []Denial, paths map[string]string, line string) []Denial {
 	if id, path, ok := pathRecord(line); ok {
 		if len(paths) >= maxEvents {
 			list = join(list, paths)
 			clear(paths)
 		}
+		// The first PATH record of an event counts.
 		if paths[id] == "" {
 			paths[id] = path
 		}
 		return list
 	}
 	if d, ok := Parse(line); ok {
+		// Cut only when it is twice as long, so that a long log is not copied for each line.
 		if list = append(list, d); len(list) > 2*maxDenials {
 			list = slices.Delete(list, 0, len(list)-maxDenials)
 		}
@@ -250,7 +265,9 @@ func take(list []Denial, paths map[string]string, line string) []Denial {
 	return list
 }
 
-// join gives denials that know but the last part of a path the whole one.
+// join gives denials that know but the last part of a path the whole one. The whole path must end
+// in the part that the denial has: the event's record may be about another file, such as the
+// folder.
 func join(list []Denial, paths map[string]string) []Denial {
 	for i := range list {
 		d := &list[i]
