@@ -32,7 +32,9 @@ type numbers struct {
 	} `toml:"timeouts"`
 }
 
-// checkNumbers refuses what no machine can be made of. data is valid otherwise.
+// checkNumbers refuses what no machine can be made of. data is valid otherwise. The decoder of
+// sandbox.Config cannot tell a zero from a key that is not there; so the file is decoded a second
+// time. All wrong keys are in one error, which is errdefs.ErrInvalidArgument.
 func checkNumbers(data []byte) error {
 	var n numbers
 	if err := toml.NewDecoder(bytes.NewReader(data)).Decode(&n); err != nil {

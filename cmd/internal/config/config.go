@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package config reads cloister's configuration: TOML in one file and a folder
-// of files beside it.
+// Package config reads cloister's configuration: TOML in one file and a folder of files beside it.
 //
-// Each room owns its part and its documented zero values; here is only where the
-// files are, that an unknown key is an error, and that root obeys no file or folder that
-// somebody else may write. Load may be called at once.
+// Each room owns its part and its documented zero values; here is only where the files are, that an
+// unknown key is an error, and that root obeys no file or folder that somebody else may write. It
+// must not know what a key means. Load, Folders and Where are safe for concurrent use.
 package config
 
 import (
@@ -25,19 +24,23 @@ import (
 	"cloister/sys"
 )
 
-// Version is the release, set by the linker.
+// Version is the release, set by the linker. It is in answers of every program and in man pages;
+// tests have "dev".
 var Version = "dev" //nolint:gochecknoglobals // -ldflags -X needs a variable
 
 // Path is where the configuration is when the environment does not say otherwise.
 const Path = "/etc/cloister/config.toml"
 
-// Env names the variable that gives another path.
+// Env names the variable that gives another path. Root obeys it too, but only where it leads to a
+// file that root alone may write.
 const Env = "CLOISTER_CONFIG"
 
-// maxBytes bounds one file.
+// maxBytes bounds one file. A wrong path, as of a device or a log, must not fill memory.
 const maxBytes = 1 << 20
 
-// The folders of a host whose config names no others; sandbox.Config documents them.
+// The folders of a host whose config names no others; sandbox.Config documents them. State is on a
+// tmpfs: a record does not outlive the processes that it is about. The registry and the journal of
+// labels are below root, since files keep their labels over a reboot.
 const (
 	DefaultState = "/run/cloister"
 	DefaultRoot  = "/var/lib/cloister"
@@ -46,7 +49,8 @@ const (
 // Load reads the file at path, or else at Env's or Path, and then the *.toml of
 // the folder config.d beside it in the order of their names; a later value
 // replaces an earlier one. A file that nobody named may be missing. For root, each file
-// and the folders state and root must be sys.Trusted.
+// and the folders state and root must be sys.Trusted. A wrong key or value is
+// errdefs.ErrInvalidArgument, and no sandbox starts.
 func Load(path string) (sandbox.Config, error) {
 	c, problem, err := Folders(path)
 	if err == nil {
@@ -56,7 +60,9 @@ func Load(path string) (sandbox.Config, error) {
 }
 
 // Folders is Load for whoever needs only the folders. A file with a wrong key or value is a
-// problem, beside which the rest of the config is returned.
+// problem, beside which the rest of the config is returned. err is for what nobody can go on from:
+// a file that cannot be read or that others may write, or a folder of that kind. The verbs that
+// clean up use it, so that one wrong key does not leave leftovers.
 func Folders(path string) (c sandbox.Config, problem, err error) {
 	path, named := Where(path)
 	names, err := filepath.Glob(filepath.Join(filepath.Dir(path), "config.d", "*.toml"))
@@ -64,12 +70,14 @@ func Folders(path string) (c sandbox.Config, problem, err error) {
 		return c, nil, err
 	}
 	var problems []error
+	// The main file first, then the drop-ins in Glob's order, which is lexical.
 	for i, name := range append([]string{path}, names...) {
 		if err := sys.Trusted(name); err != nil {
 			return c, nil, fmt.Errorf("config: %w", err)
 		}
 		err := read(name, &c)
 		switch {
+		// Somebody has named it, so its absence is a mistake; the usual one may be missing.
 		case errors.Is(err, fs.ErrNotExist) && i == 0 && named != "":
 			return c, nil, fmt.Errorf("%w, which %s names: make it, or name another", err, named)
 		case errors.Is(err, fs.ErrNotExist):
@@ -79,6 +87,7 @@ func Folders(path string) (c sandbox.Config, problem, err error) {
 			return c, nil, err
 		}
 	}
+	// Judged with the defaults filled in: a default folder that others may write is as bad.
 	for _, folder := range []struct{ key, path string }{
 		{"state", cmp.Or(c.State, DefaultState)}, {"root", cmp.Or(c.Root, DefaultRoot)},
 	} {
@@ -89,7 +98,8 @@ func Folders(path string) (c sandbox.Config, problem, err error) {
 	return c, errors.Join(problems...), nil
 }
 
-// Where gives the config's path, and who names it: empty for nobody.
+// Where gives the config's path, and who names it: empty for nobody. The order is argument,
+// environment, default. The file need not exist.
 func Where(path string) (file, named string) {
 	if path != "" {
 		return path, "the caller"
@@ -100,6 +110,7 @@ func Where(path string) (file, named string) {
 	return Path, ""
 }
 
+// read adds a file's values to those that are there.
 func read(name string, into *sandbox.Config) error {
 	f, err := os.Open(name)
 	if err != nil {
@@ -116,6 +127,7 @@ func read(name string, into *sandbox.Config) error {
 	return decode(name, data, into)
 }
 
+// decode keeps what was decoded before an error, so that Folders can go on with it.
 func decode(name string, data []byte, into *sandbox.Config) error {
 	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(into)
 	var unknown *toml.StrictMissingError
@@ -126,6 +138,7 @@ func decode(name string, data []byte, into *sandbox.Config) error {
 			return fmt.Errorf("config %q: %w", name, err)
 		}
 		return nil
+	// A misspelt key would otherwise leave its default in force without a word.
 	case errors.As(err, &unknown):
 		return fmt.Errorf("config %q: unknown keys:\n%s: %w", name, unknown.String(), errdefs.ErrInvalidArgument)
 	case errors.As(err, &wrong):
