@@ -6,5 +6,5 @@ package crashtest
 
 import "cloister/sandbox/undo"
 
-// Trace tells nobody.
+// Trace tells nobody. A nil trace costs nothing at a step.
 func Trace(string) undo.Trace { return nil }

@@ -22,10 +22,13 @@ import (
 // writing, and waits for what comes through the FIFO ID.go.
 const crashEnv = "CLOISTER_CRASHTEST"
 
-// drawn is the name of a template's build, which is drawn anew each time.
+// drawn is the name of a template's build, which is drawn anew each time. Replaced, or no two runs
+// would have the same steps.
 var drawn = regexp.MustCompile(`build-[a-z2-7]{12}`)
 
-// Trace writes down each step, and kills this process at the one that was asked for.
+// Trace writes down each step, and kills this process at the one that was asked for. The list of
+// steps that a run leaves is what the test then walks: a new step is killed at without a change of
+// the test.
 func Trace(id string) undo.Trace {
 	dir, ok := os.LookupEnv(crashEnv)
 	if !ok {
@@ -38,6 +41,7 @@ func Trace(id string) undo.Trace {
 		mu.Lock()
 		defer mu.Unlock()
 		step := drawn.ReplaceAllString(strings.ReplaceAll(what, id, "ID"), "BUILD") + " " + moment
+		// A step that happens several times gets a number.
 		seen[step]++
 		if n := seen[step]; n > 1 {
 			step = fmt.Sprintf("%s #%d", step, n)
@@ -48,6 +52,7 @@ func Trace(id string) undo.Trace {
 		}
 		fmt.Fprintln(f, step)
 		f.Close()
+		// SIGKILL, so that no deferred function cleans up, as after a real kill.
 		if step == strings.TrimSpace(string(at)) {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // until it arrives
@@ -59,7 +64,9 @@ func Trace(id string) undo.Trace {
 	}
 }
 
-// wait holds the calling goroutine until somebody has seen to it.
+// wait holds the calling goroutine until somebody has seen to it. Two FIFOs make it a meeting:
+// opening the first one blocks until the test has seen it, reading the second one until the test
+// lets go.
 func wait(name string) {
 	held, err := os.OpenFile(name+".held", os.O_WRONLY, 0)
 	if err != nil {
