@@ -21,7 +21,8 @@ type CRIO struct {
 }
 
 // Add gives the change that makes the handler known. A handler of type oci needs a pod's first
-// container, which CRI-O leaves out unless it is told not to.
+// container, which CRI-O leaves out unless it is told not to. runtime_root is a folder of its own
+// for each type: CRI-O's containers must not meet Podman's.
 func (c CRIO) Add() (Change, error) {
 	f := file{c.Path, c.Text, c.Missing}
 	if c.OCI {

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package engines makes the changes to the configuration of container engines that
-// tell them of cloister's runtime.
+// Package engines makes the changes to the configuration of container engines that tell them of
+// cloister's runtime.
 //
-// It changes text and keeps every byte that is not cloister's: comments, order, and
-// keys it has never heard of. It touches no file; Change is a value. Functions may be
-// called at once.
+// It changes text and keeps every byte that is not cloister's: comments, order, and keys it has
+// never heard of. It must not touch a file: Change is a value, which cmd/cloister shows or writes.
+// Each engine is a struct with Add and Remove. All of it is safe for concurrent use.
 package engines
 
 import "errors"
 
-// Names of the runtimes: of machines, and of plain containers of the host.
+// Names of the runtimes: of machines, and of plain containers of the host. They are a contract with
+// users' commands, RuntimeClasses and containerd's rule by which a type names a program.
 const (
 	Runtime            = "cloister"
 	RuntimeType        = "io.containerd.cloister.v2"
@@ -19,7 +20,8 @@ const (
 	Program            = "cloister-oci" // of engines that call an OCI command line
 )
 
-// runtime is what engines call a class, and the shim that they start for it.
+// runtime is what engines call a class, and the shim that they start for it. Engines that take
+// shims know both; those that call a command line know the first.
 type runtime struct{ name, kind string }
 
 func runtimes() []runtime {
@@ -27,10 +29,11 @@ func runtimes() []runtime {
 }
 
 // ErrConfig is wrapped when a configuration is not one that can be added to; the error says what to
-// do by hand.
+// do by hand. Nothing has been changed then.
 var ErrConfig = errors.New("configuration left as it is")
 
-// Change is a file before and after.
+// Change is a file before and after. An empty After with New false means that nothing is left in
+// the file.
 type Change struct {
 	Path          string
 	Before, After []byte
@@ -38,7 +41,7 @@ type Change struct {
 	New bool
 }
 
-// Needed tells whether there is anything to do.
+// Needed tells whether there is anything to do. A new file without content is no change.
 func (c Change) Needed() bool {
 	return c.New && len(c.After) > 0 || string(c.Before) != string(c.After)
 }

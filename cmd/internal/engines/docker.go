@@ -13,7 +13,9 @@ import (
 	"strings"
 )
 
-// Docker is what is known of an installation of Docker.
+// Docker is what is known of an installation of Docker. daemon.json is changed as text, since
+// decoding and writing it anew would lose order and form. Places are found with the JSON decoder's
+// offsets.
 type Docker struct {
 	// Path and Text are daemon.json's; Missing when there is none.
 	Path    string
@@ -27,6 +29,7 @@ type Docker struct {
 }
 
 // entry is the runtime's value in daemon.json: of a shim, or of a command line with its arguments.
+// The fields are Docker's own names.
 type entry struct {
 	RuntimeType string   `json:"runtimeType,omitempty"`
 	Options     *options `json:"options,omitempty"`
@@ -34,7 +37,8 @@ type entry struct {
 	Arguments   []string `json:"runtimeArgs,omitempty"`
 }
 
-// entry is what a runtime's is to be.
+// entry is what a runtime's is to be. Options are given only where the config is not the usual one,
+// so that the common entry is short.
 func (d Docker) entry(r runtime) entry {
 	switch {
 	case d.Program != "" && d.Options != "":
@@ -47,29 +51,32 @@ func (d Docker) entry(r runtime) entry {
 	return entry{RuntimeType: r.kind}
 }
 
-// ours tells an entry that install writes for a runtime, whichever of the two.
+// ours tells an entry that install writes for a runtime, whichever of the two. A path counts by its
+// last part: it may be that of an earlier installation.
 func (e entry) ours(r runtime) bool {
 	return e.RuntimeType == r.kind || r.name == Runtime && path.Base(e.Path) == Program
 }
 
-// options are containerd's runtimeoptions.v1.Options.
+// options are containerd's runtimeoptions.v1.Options. Docker decodes them by the type's name.
 type options struct {
 	TypeURL    string `json:"TypeUrl"`
 	ConfigPath string `json:"ConfigPath"`
 }
 
 // member is one key of an object and where it stands: from the key's quote to the end of its value.
+// The offsets are in the whole text, so that pieces can be cut without decoding.
 type member struct {
 	key                string
 	start, value, stop int
 }
 
-// object is where an object stands: stop is behind its brace.
+// object is where an object stands: stop is behind its brace. start is that of the opening brace.
 type object struct {
 	start, stop int
 	members     []member
 }
 
+// find gives a member by its key. JSON allows a key twice; the first one is taken here.
 func (o object) find(key string) (member, bool) {
 	for _, m := range o.members {
 		if m.key == key {
@@ -80,7 +87,7 @@ func (o object) find(key string) (member, bool) {
 }
 
 // Add gives the change that makes the runtimes known. All that is there stays as it is, byte by
-// byte.
+// byte. A runtime of that name that is somebody else's is ErrConfig.
 func (d Docker) Add() (Change, error) {
 	return d.each(Docker.add)
 }
@@ -91,7 +98,8 @@ func (d Docker) Remove() (Change, error) {
 	return d.each(Docker.remove)
 }
 
-// each changes the text for one runtime after the other.
+// each changes the text for one runtime after the other. Each change is computed on the text of the
+// one before, since offsets move.
 func (d Docker) each(change func(Docker, runtime) ([]byte, error)) (Change, error) {
 	whole := Change{Path: d.Path, Before: d.Text, New: d.Missing}
 	for _, r := range runtimes() {
@@ -105,6 +113,8 @@ func (d Docker) each(change func(Docker, runtime) ([]byte, error)) (Change, erro
 	return whole, nil
 }
 
+// add gives the text with one runtime. An entry of ours with settings that somebody has added
+// stays, unless the config is to be another one.
 func (d Docker) add(r runtime) ([]byte, error) {
 	if d.Program != "" && r.name != Runtime { // the command line has one name, and its class from its config
 		return d.Text, nil
@@ -115,6 +125,7 @@ func (d Docker) add(r runtime) ([]byte, error) {
 		return nil, err
 	}
 	own := fmt.Sprintf("%q: %s", r.name, value)
+	// An empty file is valid for Docker, and no JSON.
 	if len(bytes.TrimSpace(d.Text)) == 0 {
 		return []byte("{\n  \"runtimes\": {\n    " + own + "\n  }\n}\n"), nil
 	}
@@ -142,12 +153,15 @@ func (d Docker) add(r runtime) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %s has a runtime %q already, that is not cloister's: %s: take it out, or change it by hand to %s",
 			ErrConfig, d.Path, r.name, d.Text[m.value:m.stop], value)
 	}
+	// A Docker that takes shims may have had options by hand; only a config that was asked for
+	// replaces them.
 	if d.Options == "" && have.RuntimeType == want.RuntimeType { // ours, with settings that somebody has made
 		return d.Text, nil
 	}
 	return d.checked(slices.Concat(d.Text[:m.value], value, d.Text[m.stop:]))
 }
 
+// remove takes a runtime out, whoever wrote it: the name is what was asked about.
 func (d Docker) remove(r runtime) ([]byte, error) {
 	if len(bytes.TrimSpace(d.Text)) == 0 {
 		return d.Text, nil
@@ -168,22 +182,25 @@ func (d Docker) remove(r runtime) ([]byte, error) {
 	if !has {
 		return d.Text, nil
 	}
+	// The last runtime goes with the object around it.
 	if len(table.members) == 1 {
 		table, m = top, list
 	}
+	// Nothing is left: cmd/cloister removes or empties the file.
 	if len(top.members) == 1 && table.start == top.start { // nothing else is in the file
 		return nil, nil
 	}
 	return d.checked(cut(d.Text, table, m))
 }
 
-// same compares two values of JSON without their blanks.
+// same compares two values of JSON without their blanks. Broken text is equal to nothing.
 func same(a, b []byte) bool {
 	var x, y bytes.Buffer
 	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())
 }
 
-// checked is the text, unless it is broken.
+// checked is the text, unless it is broken. It is the last line of defence: dockerd does not start
+// with a file that is no JSON.
 func (d Docker) checked(text []byte) ([]byte, error) {
 	if !json.Valid(text) {
 		return nil, fmt.Errorf("%w: %s: adding the runtime would break it", ErrConfig, d.Path)
@@ -191,7 +208,8 @@ func (d Docker) checked(text []byte) ([]byte, error) {
 	return text, nil
 }
 
-// scan finds the members of the object that begins at or behind from.
+// scan finds the members of the object that begins at or behind from. It decodes each value whole
+// and keeps only where it stands.
 func (d Docker) scan(text []byte, from int) (object, error) {
 	wrong := func(err error) (object, error) {
 		return object{}, fmt.Errorf("%w: %s is not an object of JSON: %w", ErrConfig, d.Path, err)
@@ -226,6 +244,7 @@ func (d Docker) scan(text []byte, from int) (object, error) {
 		return wrong(err)
 	}
 	o.stop = from + int(decoder.InputOffset())
+	// Anything behind the object would make dockerd refuse the file.
 	if from == 0 {
 		if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 			return wrong(errors.New("something follows it"))
@@ -234,7 +253,8 @@ func (d Docker) scan(text []byte, from int) (object, error) {
 	return o, nil
 }
 
-// keyStart goes back from the end of a string to its first quote.
+// keyStart goes back from the end of a string to its first quote. A quote behind an odd number of
+// backslashes belongs to the key.
 func keyStart(text []byte, end int) int {
 	for i := end - 2; i > 0; i-- {
 		if text[i] != '"' {
@@ -252,7 +272,8 @@ func keyStart(text []byte, end int) int {
 }
 
 // insert puts text in as the last member of o. indent is used where there is no member whose place
-// to imitate.
+// to imitate. A new member looks like the one before it: its own line and indentation, or the same
+// line.
 func insert(text []byte, o object, own, indent string) []byte {
 	if len(o.members) == 0 {
 		closing := strings.TrimSuffix(indent, "  ")
@@ -266,6 +287,7 @@ func insert(text []byte, o object, own, indent string) []byte {
 }
 
 // leading is the line break and the blanks before a member; empty when it does not begin a line.
+// The first byte is the line break.
 func leading(text []byte, start int) string {
 	i := start
 	for i > 0 && (text[i-1] == ' ' || text[i-1] == '\t') {
@@ -277,7 +299,8 @@ func leading(text []byte, start int) string {
 	return string(text[i-1 : start])
 }
 
-// cut takes a member out, with the comma that goes with it.
+// cut takes a member out, with the comma that goes with it. The first member takes the comma behind
+// it with it, any other the one before.
 func cut(text []byte, o object, m member) []byte {
 	i := slices.Index(o.members, m)
 	switch {

@@ -21,7 +21,8 @@ type Podman struct {
 }
 
 // lists are those of containers.conf that name runtimes. A later file replaces a list as a whole,
-// so that it has to repeat the others' names.
+// so that it has to repeat the others' names. Podman takes error texts as JSON only from runtimes
+// of the first list, and labels files for a virtual machine for those of the second.
 type lists struct {
 	Engine struct {
 		JSON []string `toml:"runtime_supports_json"`
@@ -29,7 +30,8 @@ type lists struct {
 	} `toml:"engine"`
 }
 
-// Add gives the change that makes the runtime known.
+// Add gives the change that makes the runtime known. Files before this one are decoded in their
+// order, so the lists that are in force without it are what is extended.
 func (p Podman) Add() (Change, error) {
 	var l lists
 	l.Engine.JSON = []string{"crun", "runc", "kata", "runsc", "krun"} // Podman's own, containers.conf(5)
