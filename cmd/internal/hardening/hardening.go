@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package hardening reads from a program's ELF file what its compiler and linker
-// did against exploits.
+// Package hardening reads from a program's ELF file what its compiler and linker did against
+// exploits.
 //
-// It must not know what the program is. Read may be called at once.
+// It must not know what the program is. Its type is Report. Read is safe for concurrent use.
 package hardening
 
 import (
@@ -15,7 +15,8 @@ import (
 	"strings"
 )
 
-// Relro is how much of a program's tables is read-only once it runs.
+// Relro is how much of a program's tables is read-only once it runs. Read-only tables keep a fault
+// from redirecting calls through them.
 type Relro string
 
 // The degrees.
@@ -25,7 +26,7 @@ const (
 	FullRelro    Relro = "full"
 )
 
-// Report is what was found in one file.
+// Report is what was found in one file. All fields come from the file itself; nothing is executed.
 type Report struct {
 	Relro   Relro `json:"relro"`
 	PIE     bool  `json:"pie"`
@@ -37,14 +38,16 @@ type Report struct {
 	Rust bool `json:"rust"`
 }
 
-// The program's headers and symbols are untrusted, so reading them is bounded.
+// The program's headers and symbols are untrusted, so reading them is bounded. A file with more
+// symbols is an error and no report: half a list could miss what a program has.
 const (
 	maxComment = 64 << 10
 	maxStrings = 16 << 20
 	maxSymbols = 1 << 20
 )
 
-// Missing names what a program should have and has not.
+// Missing names what a program should have and has not. The words are those of the check's table.
+// Rust programs are excused from what their language does by itself.
 func (r Report) Missing() []string {
 	var list []string
 	for _, m := range []struct {
@@ -64,7 +67,8 @@ func (r Report) Missing() []string {
 	return list
 }
 
-// Read looks at an ELF file. Any other file is an error.
+// Read looks at an ELF file. Any other file is an error. Symbols that were stripped cannot be
+// found: such a program is reported without a canary unless its dynamic symbols show one.
 func Read(file io.ReaderAt) (Report, error) {
 	f, err := elf.NewFile(file)
 	if err != nil {
@@ -75,6 +79,7 @@ func Read(file io.ReaderAt) (Report, error) {
 	for _, p := range f.Progs {
 		switch p.Type {
 		case elf.PT_GNU_RELRO:
+			// Partial until the flags below say that everything is bound at start.
 			r.Relro = PartialRelro
 		case elf.PT_GNU_STACK:
 			stack, r.NX = true, p.Flags&elf.PF_X == 0
@@ -87,9 +92,11 @@ func Read(file io.ReaderAt) (Report, error) {
 		r.NX = false // the kernel's default is an executable one
 	}
 	now, pie := dynamicFlags(f)
+	// Without immediate binding the table of functions stays writable.
 	if now && r.Relro == PartialRelro {
 		r.Relro = FullRelro
 	}
+	// A shared library has the same type; an interpreter or the flag tells a program.
 	r.PIE = f.Type == elf.ET_DYN && (pie || interpreter)
 	r.Rust = rust(f)
 	r.Canary, r.Fortify, err = symbols(f)
@@ -97,7 +104,8 @@ func Read(file io.ReaderAt) (Report, error) {
 }
 
 // dynamicFlags tells whether everything is bound at start, and whether the file
-// calls itself a position independent executable.
+// calls itself a position independent executable. The flag for immediate binding has three forms,
+// by the linker's age.
 func dynamicFlags(f *elf.File) (now, pie bool) {
 	has := func(tag elf.DynTag, bit uint64) bool {
 		values, err := f.DynValue(tag)
@@ -138,7 +146,8 @@ func holds(f *elf.File, section string, limit int64, want *regexp.Regexp) bool {
 	return err == nil && want.Match(text)
 }
 
-// symbols looks for the functions that a protected program calls.
+// symbols looks for the functions that a protected program calls. Both tables are read: a static
+// program has no dynamic symbols.
 func symbols(f *elf.File) (canary, fortify bool, err error) {
 	for _, read := range []func() ([]elf.Symbol, error){f.DynamicSymbols, f.Symbols} {
 		list, err := read()
