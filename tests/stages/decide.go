@@ -193,7 +193,7 @@ func (p Plan) simulate(list []Stage, now time.Duration) time.Duration {
 	}
 	list, clock := slices.Clone(list), now
 	pending := func(s Stage) bool { // a need that has not ended at clock
-		return slices.ContainsFunc(s.Needs, func(need string) bool {
+		return slices.ContainsFunc(slices.Concat(s.Needs, s.After), func(need string) bool {
 			waits := slices.ContainsFunc(list, func(other Stage) bool { return other.Name == need })
 			return waits || ends[need] > clock
 		})
@@ -242,7 +242,11 @@ func (p Plan) in(phase Phase) []Stage {
 }
 
 func (p Plan) ready(s Stage) bool {
-	return !slices.ContainsFunc(s.Needs, func(need string) bool { return p.Statuses[need].Phase != Passed })
+	if slices.ContainsFunc(s.Needs, func(need string) bool { return p.Statuses[need].Phase != Passed }) {
+		return false
+	}
+	open := slices.Concat(p.in(Waiting), p.in(Running))
+	return !slices.ContainsFunc(open, func(other Stage) bool { return slices.Contains(s.After, other.Name) })
 }
 
 func (p Plan) requiredWait() bool {

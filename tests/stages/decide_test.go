@@ -77,6 +77,18 @@ func TestDecide(t *testing.T) {
 			name: "a free processor takes the next", plan: fakePlan(1000, with(map[string]Status{"unit": running(10)})),
 			now: 20, want: []string{"guests"},
 		},
+		{
+			name: "after one that still runs", plan: fakePlan(1000, with(map[string]Status{"guests": running(20)})),
+			change: func(p *Plan) { p.Stages[2].After = []string{"guests"} }, now: 20, want: []string{"pods"},
+		},
+		{
+			name: "after one that failed", plan: fakePlan(1000, with(map[string]Status{"guests": {Phase: Failed}})),
+			change: func(p *Plan) { p.Stages[2].After = []string{"guests"} }, now: 20, want: []string{"unit", "pods"},
+		},
+		{
+			name: "after one that the run has not", plan: fakePlan(1000, done),
+			change: func(p *Plan) { p.Stages[2].After = []string{"kernel"} }, now: 20, want: []string{"unit", "guests"},
+		},
 		{name: "both busy", plan: fakePlan(1000, with(map[string]Status{"unit": running(10), "guests": running(20)})), now: 30},
 		{
 			name: "the lab waits for both processors",

@@ -17,6 +17,9 @@ type Stage struct {
 	// Needs are the stages that have to pass first. One that did not pass keeps this one from
 	// running.
 	Needs []string
+	// After are stages that make what some of its tests use. In a run that has them, this one waits
+	// until they have ended, however they did. A run of this stage alone does without.
+	After []string
 
 	// Command is a program and its arguments. Tests are instead patterns of packages for go test,
 	// and Flags more of its flags. Env is added to the environment. The pattern Rest stands for all
@@ -85,7 +88,7 @@ func All() []Stage {
 		{
 			Name: "unit", About: "unit tests with the race detector", Tests: []string{Rest},
 			Flags: []string{"-race"}, Env: []string{"CGO_ENABLED=1"},
-			Background: true, Warm: 280 * s, Cold: 3 * m, Budget: 10 * m, Limit: 40 * m,
+			After: []string{"clients"}, Background: true, Warm: 280 * s, Cold: 3 * m, Budget: 10 * m, Limit: 40 * m,
 		},
 		{
 			Name: "machine", About: "the vmm room with real machines", Needs: guest,
@@ -97,7 +100,7 @@ func All() []Stage {
 		},
 		{
 			// Its containers have the names, and so the cgroups, of those of the stage integration.
-			Name: "process", About: "the Task API with plain containers", Needs: []string{"build"},
+			Name: "process", About: "the Task API with plain containers", Needs: guest,
 			Tests: []string{"./tests/integration/..."},
 			Env:   []string{"CLOISTER_TEST_CLASS=process"}, Weight: 2, Warm: 70 * s, Budget: 3 * m, Limit: 8 * m,
 		},
