@@ -57,17 +57,28 @@ func below(root, usual string, parts []string) string {
 	return filepath.Join(append([]string{root}, parts...)...)
 }
 
-// Enabled tells whether the kernel enforces profiles or could. A kernel without the module has no
-// such file, and that is no error.
+// Enabled tells whether the kernel enforces profiles or could. A kernel that does while its sysfs
+// does not say so here, as where it is hidden from an engine, is an error: a host with AppArmor is
+// never taken for one without.
 func (h Host) Enabled() (bool, error) {
-	text, err := os.ReadFile(h.module("parameters", "enabled"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
+	file := h.module("parameters", "enabled")
+	text, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("ask AppArmor: %w", err)
 	}
-	return strings.TrimSpace(string(text)) == "Y", nil
+	answer := strings.TrimSpace(string(text))
+	switch {
+	case err == nil && answer == "Y":
+		return true, nil
+	case err == nil && answer != "N":
+		return false, fmt.Errorf("ask AppArmor: %s says %q, want Y or N", file, answer)
+	}
+	// EINVAL where the kernel has AppArmor and it is off.
+	if confined, err := os.ReadFile(h.proc("thread-self", "attr", "apparmor", "current")); err == nil {
+		return false, fmt.Errorf("ask AppArmor: it confines this process (%.100q) and %s does not say that it is enabled: mount -t sysfs sysfs /sys",
+			strings.TrimSpace(string(confined)), file)
+	}
+	return false, nil
 }
 
 // Ready reports what keeps this host from confining a sandbox, with the remedy; nil is nothing. The

@@ -78,6 +78,33 @@ func TestReadyRefusesWhatDoesNotConfine(t *testing.T) {
 	}
 }
 
+// TestHiddenIsNotDisabled: what the kernel says of this thread counts, whatever sysfs looks like.
+func TestHiddenIsNotDisabled(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*fake)
+		ok     bool
+	}{
+		{"off", func(f *fake) { f.write("module/parameters/enabled", "N\n") }, true},
+		{"not in the kernel", func(f *fake) { f.remove("module") }, true},
+		{"no answer", func(f *fake) { f.write("module/parameters/enabled", "") }, false},
+		{"hidden", func(f *fake) {
+			f.remove("module")
+			f.write("proc/thread-self/attr/apparmor/current", "unconfined\n")
+		}, false},
+		{"another file in its place", func(f *fake) {
+			f.write("module/parameters/enabled", "N\n")
+			f.write("proc/thread-self/attr/apparmor/current", "engine (enforce)\n")
+		}, false},
+	} {
+		f := newFake(t)
+		tt.change(f)
+		if enabled, err := f.host().Enabled(); enabled || (err == nil) != tt.ok {
+			t.Errorf("%s: Enabled = %t, %v, want not enabled, ok %t", tt.name, enabled, err, tt.ok)
+		}
+	}
+}
+
 func (f *fake) remove(name string) {
 	f.t.Helper()
 	if err := os.RemoveAll(f.path(name)); err != nil {
