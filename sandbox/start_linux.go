@@ -142,7 +142,8 @@ func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 		Attacker: s.config.Attacker, Share: dir.Share(), Guest: []string{p.Machine.Kernel, p.Machine.Initrd},
 		KVM:    p.Machine.Accel == vmm.AccelKVM,
 		Config: s.config.Labels, Root: s.config.Root, Sandbox: p.Identity.Name, Tenant: p.Identity.Tenant,
-		Annotations: s.request.Workload.Settings.Labels, Wish: p.Identity.Wish, Types: p.Identity.Types, Programs: p.programs,
+		Annotations: s.request.Workload.Settings.Labels, Chosen: p.mac, Wish: p.Identity.Wish, Types: p.Identity.Types,
+		Programs: p.programs,
 	})
 	return err
 }

@@ -39,7 +39,8 @@ func openAppArmor(o Options) (Driver, error) {
 	}
 	if o.Programs == (lsm.Programs{}) {
 		return nil, fmt.Errorf("class process: mac %q confines sandboxes of class vm alone: "+
-			"set class = \"vm\", or mac = \"none\" under [labels]: %w", AppArmor, errdefs.ErrNotImplemented)
+			"set class = \"vm\", or mac = \"none\" in a config that the handler of plain containers alone names, so that "+
+			"machines keep their profiles: %w", AppArmor, errdefs.ErrNotImplemented)
 	}
 	if err := o.AppArmor.Ready(); err != nil {
 		return nil, fmt.Errorf("mac driver %q: %w", AppArmor, err)

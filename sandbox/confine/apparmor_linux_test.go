@@ -267,6 +267,22 @@ func TestAutoNeverFallsBack(t *testing.T) {
 	}
 }
 
+// TestChosenStays: what was planned for one driver is not opened with another.
+func TestChosenStays(t *testing.T) {
+	f := newFake(t)
+	o := f.profiled("default/one", f.withAppArmor())
+	for _, chosen := range []MAC{None, SELinux} {
+		o.Chosen = chosen
+		if _, err := Open(o); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+			t.Errorf("Open of a sandbox planned for %q = %v, want %v", chosen, err, errdefs.ErrFailedPrecondition)
+		}
+	}
+	o.Chosen = AppArmor
+	if _, err := Open(o); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestResolved(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {

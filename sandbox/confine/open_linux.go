@@ -68,6 +68,8 @@ type Rule struct {
 // Options are what a driver needs to know of a sandbox and its host.
 type Options struct {
 	Config Config
+	// Chosen is the driver that Wish was made for; another one by now is an error. Empty: any.
+	Chosen MAC
 	// Root is the folder whose registry and journal all sandboxes of the host share.
 	Root string
 	// Sandbox names the sandbox, uniquely on the host; Tenant is whose files its volumes are.
@@ -163,6 +165,10 @@ func Open(o Options) (Driver, error) {
 	chosen, err := Choose(o.Config, o.Host, o.AppArmor)
 	if err != nil {
 		return nil, err
+	}
+	if o.Chosen != "" && o.Chosen != chosen {
+		return nil, fmt.Errorf("the host had mac %q when the sandbox was planned and has %q now: start it again: %w",
+			o.Chosen, chosen, errdefs.ErrFailedPrecondition)
 	}
 	if chosen == AppArmor {
 		return openAppArmor(o)

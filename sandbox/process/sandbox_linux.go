@@ -70,7 +70,7 @@ func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.
 	}
 	s.confine, err = confine.Open(confine.Options{
 		Config: cfg.Host.Labels, Root: cfg.Host.Root, Sandbox: owner, Tenant: path.Join(namespace, w.PodNamespace),
-		Annotations: w.Settings.Labels, Wish: wish, Types: types,
+		Annotations: w.Settings.Labels, Chosen: chosen, Wish: wish, Types: types,
 	})
 	if err != nil {
 		return nil, err
