@@ -148,7 +148,7 @@ func (s *site) name(seen []labels.Process, boxes []guestBox) []labelled {
 	for _, p := range seen {
 		l := labelled{PID: p.PID, Label: p.Label, Command: s.procText(p.PID, "comm")}
 		own, is := ours[p.PID]
-		if !is { // a zombie, which no cgroup lists
+		if !is && s.status(p.PID, "State") == "Z (zombie)" { // no cgroup lists it, and it can do nothing
 			own, is = ours[s.eldest(p, seen)]
 		}
 		if is {
@@ -184,13 +184,18 @@ func (s *site) eldest(p labels.Process, seen []labels.Process) int {
 
 // parent is a process's, 0 if not known.
 func (s *site) parent(pid int) int {
-	_, rest, found := strings.Cut(s.procText(pid, "status"), "\nPPid:")
-	line, _, _ := strings.Cut(rest, "\n")
-	n, err := strconv.Atoi(strings.TrimSpace(line))
-	if !found || err != nil {
+	n, err := strconv.Atoi(s.status(pid, "PPid"))
+	if err != nil {
 		return 0
 	}
 	return n
+}
+
+// status is a line of a process's, empty if not known.
+func (s *site) status(pid int, name string) string {
+	_, rest, _ := strings.Cut(s.procText(pid, "status"), "\n"+name+":")
+	line, _, _ := strings.Cut(rest, "\n")
+	return strings.TrimSpace(line)
 }
 
 // procText is empty for a process that has ended, which is no error in a look.
