@@ -55,7 +55,7 @@ systemctl set-default graphical.target
 func debian(suite string) recipe {
 	list := []string{
 		"linux-image-cloud-amd64", "systemd-sysv", "udev", "kmod", "procps", "iproute2",
-		"qemu-system-x86", "containerd", "busybox-static",
+		"qemu-system-x86", "containerd", "busybox-static", "apparmor",
 	}
 	if suite != "bookworm" { // there it is in qemu-system-common
 		list = append(list, "virtiofsd")
