@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloister/sys"
 	"cloister/tests/testenv"
 )
 
@@ -173,5 +174,34 @@ func TestPivot(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(string(mounts)), "\n")
 	if err != nil || len(lines) != 2 || !strings.Contains(lines[1], " /later ") {
 		t.Errorf("mounts = %s, %v, want the folder and what was mounted in it later", mounts, err)
+	}
+}
+
+// TestVerifyRootLooksAtEveryThread: one thread that has another root is as good as all.
+func TestVerifyRootLooksAtEveryThread(t *testing.T) {
+	testenv.NeedRoot(t)
+	dir := t.TempDir()
+	top, err := os.Open("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer top.Close()
+	if err := VerifyRoot(os.Getpid(), top); err != nil {
+		t.Fatal(err)
+	}
+	moved, looked := make(chan error), make(chan struct{})
+	defer close(looked)
+	go func() {
+		_ = sys.OnThread(func() error {
+			moved <- errors.Join(unix.Unshare(unix.CLONE_FS), unix.Chroot(dir))
+			<-looked
+			return nil
+		})
+	}()
+	if err := <-moved; err != nil {
+		t.Fatal(err)
+	}
+	if err := VerifyRoot(os.Getpid(), top); !errors.Is(err, ErrEscaped) {
+		t.Errorf("with a thread in another root: VerifyRoot = %v, want %v", err, ErrEscaped)
 	}
 }

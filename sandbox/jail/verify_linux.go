@@ -156,22 +156,36 @@ func identityOf(link string) (uint64, error) {
 	return st.Ino, nil
 }
 
-// VerifyRoot reads back that the root directory of a process is the top of that mount. The mount is
-// compared as well: the same folder in another mount may be writable.
+// VerifyRoot reads back that the root directory of every thread of a process is the top of that
+// mount: each thread may have its own. The mount is compared as well: the same folder in another
+// mount may be writable.
 func VerifyRoot(pid int, top *os.File) error {
 	defer runtime.KeepAlive(top)
-	var have, want unix.Statx_t
-	root := fmt.Sprintf("/proc/%d/root", pid)
+	var want unix.Statx_t
 	const mask = unix.STATX_MNT_ID | unix.STATX_INO
-	if err := unix.Statx(unix.AT_FDCWD, root, 0, mask, &have); err != nil {
-		return fmt.Errorf("verify the jail of pid %d: %w", pid, &os.PathError{Op: "statx", Path: root, Err: err})
-	}
 	if err := unix.Statx(int(top.Fd()), "", unix.AT_EMPTY_PATH, mask, &want); err != nil {
 		return fmt.Errorf("verify the jail of pid %d: %w", pid, &os.PathError{Op: "statx", Path: top.Name(), Err: err})
 	}
-	if have.Mnt_id != want.Mnt_id || have.Ino != want.Ino {
-		return fmt.Errorf("verify the jail of pid %d: %w: its root is inode %d of mount %d, want %d of %d",
-			pid, ErrEscaped, have.Ino, have.Mnt_id, want.Ino, want.Mnt_id)
+	roots, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/root", pid))
+	if err != nil {
+		return err
+	}
+	seen := 0
+	for _, root := range roots {
+		var have unix.Statx_t
+		switch err := unix.Statx(unix.AT_FDCWD, root, 0, mask, &have); {
+		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH):
+			continue // it has ended
+		case err != nil:
+			return fmt.Errorf("verify the jail of pid %d: %w", pid, &os.PathError{Op: "statx", Path: root, Err: err})
+		case have.Mnt_id != want.Mnt_id || have.Ino != want.Ino:
+			return fmt.Errorf("verify the jail of pid %d: %w: %s is inode %d of mount %d, want %d of %d",
+				pid, ErrEscaped, root, have.Ino, have.Mnt_id, want.Ino, want.Mnt_id)
+		}
+		seen++
+	}
+	if seen == 0 {
+		return fmt.Errorf("verify the jail of pid %d: no thread is left", pid)
 	}
 	return nil
 }
