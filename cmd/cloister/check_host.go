@@ -198,7 +198,9 @@ func checkPrograms(ctx context.Context, s *site) []finding {
 func askVersion(ctx context.Context, path, flag string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, flag).CombinedOutput()
+	cmd := exec.CommandContext(ctx, path, flag)
+	cmd.WaitDelay = time.Second // for a child that keeps the output open
+	out, err := cmd.CombinedOutput()
 	line, rest, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
 	if strings.HasSuffix(line, ":") { // a heading, as the shim's
 		line, _, _ = strings.Cut(rest, "\n")

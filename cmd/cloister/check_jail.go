@@ -37,10 +37,12 @@ func checkJail(ctx context.Context, s *site) []finding {
 				"remove \""+string(p)+"\" from disable under [jail]"))
 		}
 	}
-	// A server that is missing is another check's to report. It may be one that the config names:
-	// the kind is asked of the program itself.
-	if path, kind, err := virtiofsd.Find(ctx, s.config.Machine.Virtiofsd); err == nil {
-		list = append(list, serverFinding(path, kind))
+	// It is the one that sandboxes start; one that is missing is another check's to report. The kind is
+	// asked of the program itself, which the config may name.
+	if path, err := s.programs()[1].find(); err == nil {
+		if path, kind, err := virtiofsd.Find(ctx, path); err == nil {
+			list = append(list, serverFinding(path, kind))
+		}
 	}
 	return list
 }
