@@ -141,6 +141,23 @@ func TestInstallPutsEverythingAndLabelsLast(t *testing.T) {
 	}
 }
 
+// TestInstallNamesTheDriver: a node with SELinux that is booted without it starts no sandbox.
+func TestInstallNamesTheDriver(t *testing.T) {
+	for _, want := range []string{"auto", "selinux"} {
+		f := newFake(t)
+		if want == "selinux" {
+			f.write(t, f.root, "sys/fs/selinux/enforce", "1")
+		}
+		if err := f.install(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(f.path(configs + "/10-node" + configSuffix))
+		if err != nil || !strings.Contains(string(text), fmt.Sprintf("mac = %q\n", want)) {
+			t.Errorf("config = %s, %v, want mac %s", text, err, want)
+		}
+	}
+}
+
 func TestInstallAgainChangesAndRestartsNothing(t *testing.T) {
 	f := newFake(t)
 	if err := f.install(t.Context()); err != nil {

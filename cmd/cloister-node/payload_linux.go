@@ -163,7 +163,11 @@ func (n *node) configure() error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	own := fmt.Sprintf("# Written by cloister-node.\n[guest]\nimage = %q\n\n[labels]\nmac = \"auto\"\n", current+"/guest/small")
+	mac := "auto"
+	if n.selinux() { // a boot without it starts no sandbox then, instead of one with less
+		mac = "selinux"
+	}
+	own := fmt.Sprintf("# Written by cloister-node.\n[guest]\nimage = %q\n\n[labels]\nmac = %q\n", current+"/guest/small", mac)
 	want := map[string][]byte{"10-node" + configSuffix: []byte(own)}
 	settings, err := filepath.Glob(filepath.Join(n.settings, "*.toml"))
 	if err != nil {
