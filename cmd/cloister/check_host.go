@@ -177,6 +177,10 @@ func checkPrograms(ctx context.Context, s *site) []finding {
 		path, err := p.find()
 		version := ""
 		if err == nil {
+			if risk := sys.Trusted(path); risk != nil { // asked for its version it would run as root
+				list = append(list, warn(p.name, "not asked for its version: "+risk.Error(), "take the distribution's package"))
+				continue
+			}
 			version, err = askVersion(ctx, path, p.version)
 		}
 		switch {

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"cloister/cmd/internal/config"
+	"cloister/tests/testenv"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
 )
@@ -170,6 +172,25 @@ func TestProgramThatCannotRun(t *testing.T) {
 	f := checkPrograms(t.Context(), s)[0]
 	if f.Grade != gradeFail || !strings.Contains(f.Found, "libc.so.6 not found") || f.Remedy == "" {
 		t.Errorf("a program that does not run: %+v, want fail with what it says and a remedy", f)
+	}
+}
+
+// TestProgramOfOthersIsNotRun: root does not run what somebody else may change.
+func TestProgramOfOthersIsNotRun(t *testing.T) {
+	testenv.NeedRoot(t)
+	s := fakeSite(t, nil)
+	dir := t.TempDir()
+	s.config.Machine.QEMU = filepath.Join(dir, "qemu")
+	script := "#!/bin/sh\ntouch " + filepath.Join(dir, "ran") + "\necho version 1\n"
+	if err := errors.Join(os.WriteFile(s.config.Machine.QEMU, []byte(script), 0o755), os.Chown(s.config.Machine.QEMU, 1000, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	f := checkPrograms(t.Context(), s)[0]
+	if f.Grade != gradeWarn || !strings.Contains(f.Found, "owner is uid 1000") {
+		t.Errorf("a program of another user: %+v, want a warning that names the owner", f)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "ran")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it was run: %v", err)
 	}
 }
 
