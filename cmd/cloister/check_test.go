@@ -182,7 +182,8 @@ func TestProgramOfOthersIsNotRun(t *testing.T) {
 	dir := t.TempDir()
 	s.config.Machine.QEMU = filepath.Join(dir, "qemu")
 	script := "#!/bin/sh\ntouch " + filepath.Join(dir, "ran") + "\necho version 1\n"
-	if err := errors.Join(os.WriteFile(s.config.Machine.QEMU, []byte(script), 0o755), os.Chown(s.config.Machine.QEMU, 1000, 1000)); err != nil {
+	err := errors.Join(os.WriteFile(s.config.Machine.QEMU, []byte(script), 0o755), os.Chown(s.config.Machine.QEMU, 1000, 1000))
+	if err != nil {
 		t.Fatal(err)
 	}
 	f := checkPrograms(t.Context(), s)[0]

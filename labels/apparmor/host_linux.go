@@ -75,8 +75,8 @@ func (h Host) Enabled() (bool, error) {
 	}
 	// EINVAL where the kernel has AppArmor and it is off.
 	if confined, err := os.ReadFile(h.proc("thread-self", "attr", "apparmor", "current")); err == nil {
-		return false, fmt.Errorf("ask AppArmor: it confines this process (%.100q) and %s does not say that it is enabled: mount -t sysfs sysfs /sys",
-			strings.TrimSpace(string(confined)), file)
+		return false, fmt.Errorf("ask AppArmor: it confines this process (%.100q) and %s does not say that it is enabled: "+
+			"mount -t sysfs sysfs /sys", strings.TrimSpace(string(confined)), file)
 	}
 	return false, nil
 }
