@@ -13,9 +13,11 @@ import (
 	"strings"
 
 	"cloister/labels"
+	"cloister/labels/apparmor"
 	"cloister/labels/lsm"
 	"cloister/labels/policy"
 	"cloister/sandbox/confine"
+	"cloister/sandbox/statedir"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
 )
@@ -71,12 +73,43 @@ func (s *site) checkProfiles() []finding {
 	if err := s.profiles.Ready(); err != nil {
 		return []finding{failed("AppArmor", err)}
 	}
-	return []finding{
+	return append([]finding{
 		ok("AppArmor", "enforcing: each sandbox gets a profile of its own for QEMU and virtiofsd, loaded for the start and read back"),
 		// The shim stays unconfined on purpose: descriptors of a confined program are checked again
 		// in the one that gets them.
 		ok("shim", "not confined by a profile: what it opens for a sandbox keeps its rights in the sandbox"),
+	}, s.lostProfiles()...)
+}
+
+// lostProfiles reads back whether the processes of sandboxes that run still have their profiles.
+// AppArmor's own tools remove those that no file of /etc/apparmor.d names, libvirt's aside, and the
+// kernel leaves the processes unconfined.
+func (s *site) lostProfiles() []finding {
+	const name = "profiles"
+	boxes, err := s.sandboxes()
+	if err != nil {
+		return []finding{failed(name, err)}
 	}
+	var list []finding
+	confined := 0
+	for _, b := range boxes {
+		profile := b.record.Facts["profile"]
+		for _, e := range b.record.Effects {
+			if alive, err := e.Process.Alive(); profile == "" || e.Kind != statedir.KindProcess || err != nil || !alive {
+				continue
+			}
+			if _, err := s.profiles.Confined(e.Process.PID, apparmor.Child(profile, e.Path)); err == nil {
+				confined++
+			} else if alive, _ := e.Process.Alive(); alive {
+				list = append(list, fail(name, fmt.Sprintf("sandbox %s, %s: %v", b.name(), e.Path, err),
+					"start the sandbox again; run neither aa-remove-unknown nor aa-teardown while sandboxes run"))
+			}
+		}
+	}
+	if len(list) == 0 {
+		list = append(list, ok(name, "%d processes of sandboxes that run are in theirs", confined))
+	}
+	return list
 }
 
 // strength says how strong the labels are on this host. Allowed by the config, permissive is a

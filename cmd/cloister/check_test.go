@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"cloister/cmd/internal/config"
+	"cloister/sandbox/statedir"
 	"cloister/tests/testenv"
 	"cloister/vmm"
 	"cloister/vmm/qemu"
@@ -207,5 +209,30 @@ func TestCheckConfig(t *testing.T) {
 	list = slices.DeleteFunc(list, func(f finding) bool { return f.Area != "config" })
 	if len(list) != 1 || list[0].Grade != gradeFail || !strings.Contains(list[0].Found, config.Env) || list[0].Remedy == "" {
 		t.Errorf("a config that is not there: %+v", list)
+	}
+}
+
+// TestLostProfiles: AppArmor's tools take the profiles of sandboxes that run away.
+func TestLostProfiles(t *testing.T) {
+	self := alive(t)
+	current := func(s *site, task int, text string) {
+		file := s.path("proc", strconv.Itoa(self.PID), "task", strconv.Itoa(task), "attr/apparmor/current")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := fakeSite(t, nil)
+	s.plant(t, "default", "one", self, func(r *statedir.Record) {
+		r.Facts["profile"] = "cloister-c1-c2"
+		r.Effects = r.Effects[1:] // both are this process, which has one profile
+	})
+	s.plant(t, "default", "without", self, nil)
+	current(s, 1, "cloister-c1-c2//qemu (enforce)\n")
+	if list := s.lostProfiles(); len(list) != 1 || list[0].Grade != gradeOK || !strings.HasPrefix(list[0].Found, "1 processes") {
+		t.Errorf("with its profile: %+v", list)
+	}
+	current(s, 2, "unconfined\n")
+	if list := s.lostProfiles(); len(list) != 1 || list[0].Grade != gradeFail || !strings.Contains(list[0].Found, "default/one, qemu") {
+		t.Errorf("one thread without it: %+v", list)
 	}
 }

@@ -190,6 +190,19 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestRemovedUnderAProcess: the kernel leaves a process unconfined when its profile is removed.
+func TestRemovedUnderAProcess(t *testing.T) {
+	f := newFake(t)
+	f.process(50, "cloister-c1-c2//qemu (enforce)\n")
+	if n, err := f.host().Confined(50, "cloister-c1-c2//qemu"); n != 1 || err != nil {
+		t.Errorf("Confined = %d, %v", n, err)
+	}
+	f.write("proc/50/task/50/attr/apparmor/current", "unconfined\n")
+	if _, err := f.host().Confined(50, "cloister-c1-c2//qemu"); !errors.Is(err, ErrUnconfined) {
+		t.Errorf("Confined without a profile = %v, want %v", err, ErrUnconfined)
+	}
+}
+
 func TestSetExec(t *testing.T) {
 	f := newFake(t)
 	if err := f.host().SetExec("cloister-c1-c2//qemu"); err != nil || !slices.Equal(f.entered, []string{"exec cloister-c1-c2//qemu"}) {

@@ -57,6 +57,12 @@ func (h Host) Verify(pid int, profile, program string) (threads int, err error) 
 	if err := h.runs(pid, program); err != nil {
 		return 0, fmt.Errorf("verify: %w", err)
 	}
+	return h.Confined(pid, profile)
+}
+
+// Confined is Verify of the threads alone. A process may lose its profile while it runs: the kernel
+// leaves it unconfined when somebody removes the profile, as aa-remove-unknown does.
+func (h Host) Confined(pid int, profile string) (threads int, err error) {
 	folder := []string{strconv.Itoa(pid), "task"}
 	tasks, err := os.ReadDir(h.proc(folder...))
 	if err != nil {
