@@ -38,8 +38,8 @@ func checkJail(ctx context.Context, s *site) []finding {
 				"remove \""+string(p)+"\" from disable under [jail]"))
 		}
 	}
-	// It is the one that sandboxes start. One that is missing, or that others may change, is told of
-	// by another check. The kind is asked of the program itself, which the config may name.
+	// It is the one that sandboxes start. Another check tells of a missing one, and of one that
+	// others may change. The kind is asked of the program itself, which the config may name.
 	if path, err := s.programs()[1].find(); err == nil && sys.Trusted(path) == nil {
 		if path, kind, err := virtiofsd.Find(ctx, path); err == nil {
 			list = append(list, serverFinding(path, kind))
