@@ -69,6 +69,52 @@ spec:
 	if out, err := patch("64Mi"); err != nil {
 		t.Errorf("a lower limit: %v: %s", err, out)
 	}
+	c.checkInstaller(t, system)
 	system.must(t, "apply", "-k", c.kustomize(t, "kubernetes-remove", "1", "remove"), "--dry-run=server", "--validate=strict")
 	system.must(t, "delete", "-k", c.path("deploy/"+c.deploy+"-1"), "--wait=false")
+}
+
+// checkInstaller: the installer's account may label the node that its token was made for, and change
+// nothing else of any node, whatever its role says.
+func (c *cluster) checkInstaller(t *testing.T, system *space) {
+	t.Helper()
+	system.apply(t, `
+apiVersion: v1
+kind: Node
+metadata: {name: own}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: other}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: installer}
+spec: {nodeName: own, serviceAccountName: node, containers: [{name: main, image: IMAGE}]}
+`)
+	// kubectl reads a node before it patches it.
+	system.must(t, "create", "clusterrole", "reader", "--verb=get", "--resource=nodes")
+	system.must(t, "create", "clusterrolebinding", "reader", "--clusterrole=reader", "--serviceaccount=cloister:node")
+	token := system.must(t, "create", "token", "node", "--bound-object-kind=Pod", "--bound-object-name=installer")
+	patch := func(node, body string) (string, error) {
+		return system.try(t, "--token="+strings.TrimSpace(token), "patch", "node", node, "--type=merge", "--patch", body)
+	}
+	const label = `{"metadata":{"labels":{"io.cloister/runtime":"true"}}}`
+	system.await(t, "the refusal of another node", func() string {
+		if out, err := patch("other", label); err == nil || !strings.Contains(out, "may change the node that it runs on alone") {
+			return fmt.Sprintf("%q, %v", out, err)
+		}
+		return ""
+	})
+	if out, err := patch("own", label); err != nil {
+		t.Errorf("a label of the node's own: %v: %s", err, out)
+	}
+	for body, want := range map[string]string{
+		`{"spec":{"unschedulable":true}}`:                                  "may change labels alone",
+		`{"metadata":{"labels":{"node-restriction.kubernetes.io/x":"1"}}}`: "may change the labels io.cloister/* alone",
+	} {
+		if out, err := patch("own", body); err == nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %v: %q, want %q", body, err, out, want)
+		}
+	}
 }
