@@ -74,8 +74,8 @@ spec:
 	system.must(t, "delete", "-k", c.path("deploy/"+c.deploy+"-1"), "--wait=false")
 }
 
-// checkInstaller: the installer's account may label the node that its token was made for, and change
-// nothing else of any node, whatever its role says.
+// checkInstaller: the installer's account may label the node that its token was made for. It may
+// change nothing else of any node, whatever its role says.
 func (c *cluster) checkInstaller(t *testing.T, system *space) {
 	t.Helper()
 	system.apply(t, `
