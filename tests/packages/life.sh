@@ -80,6 +80,9 @@ top_on_terminal() {
 	sed -n "$(grep -n '^cloister top' drawn | tail -n 1 | cut -d : -f 1)"',$p' drawn | grep -v '^Script done'
 	grep -q '  3 sandboxes ' drawn && grep -q 'three .*vm .*running' drawn && grep -q "$esc\[?1049l" screen
 }
+# takes_auto puts the new default into the configuration that the upgrade kept.
+takes_auto() { sed -i 's/^mac = .*/mac = "auto"/' /etc/cloister/config.toml && cloister check | grep -i apparmor; }
+profiled() { cat /proc/[0-9]*/attr/current 2>/dev/null | tr '\0' '\n' | grep '^cloister.*(enforce)'; }
 agent_version() { cloister check | grep 'agent .*version 0\.' && ! cloister check | grep devel; }
 
 first() {
@@ -106,7 +109,9 @@ first() {
 	claim "ps and check tell that both run on the old image" both_old
 	claim "the new check finds the host ready" cloister check
 	claim "check says the version of the packaged agent" agent_version
+	claim "check finds AppArmor once the configuration says auto" takes_auto
 	claim "a container runs on the new image" start three
+	claim "it has an AppArmor profile that is enforced" profiled
 	claim "its image is current" shown three current
 	claim "top draws three sandboxes on a terminal" top_on_terminal
 	claim "the old sandbox ends" end one
