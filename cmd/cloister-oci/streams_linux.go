@@ -23,9 +23,11 @@ type streams struct {
 	null   *os.File // takes the place of what the daemon has opened
 	copies []func()
 	given  []*os.File // descriptors that are the daemon's alone once it has opened them
-	ends   []*os.File // the daemon's ends of the pipes
-	input  func(eof func())
-	done   sync.WaitGroup
+	ends   []*os.File // the daemon's ends of the pipes of outputs
+
+	stdinEnd *os.File // the daemon's end of stdin's pipe; nil for none
+	input    func(eof func())
+	done     sync.WaitGroup
 }
 
 // openStreams prepares the streams of the process; terminal is nil for none. It must be called in
@@ -68,7 +70,10 @@ func (s *streams) read(f *os.File, name func(*os.File) string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.ends = append(s.ends, r)
+	// This process holds the daemon's end for as long as it lives. containerd's packages for plain
+	// containers open stdin after they have answered the call that names it: closed by then, what is
+	// in the pipe would be lost, and the name lead nowhere.
+	s.stdinEnd = r
 	// The end is told by a call (CloseIO) after the pipe is closed, since the daemon holds its end
 	// open.
 	s.input = func(eof func()) {
