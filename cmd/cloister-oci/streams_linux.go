@@ -71,8 +71,8 @@ func (s *streams) read(f *os.File, name func(*os.File) string) (string, error) {
 		return "", err
 	}
 	// This process holds the daemon's end for as long as it lives. containerd's packages for plain
-	// containers open stdin after they have answered the call that names it: closed by then, what is
-	// in the pipe would be lost, and the name lead nowhere.
+	// containers open stdin after they have answered the call that names it: closed by then, what
+	// is in the pipe would be lost, and the name lead nowhere.
 	s.stdinEnd = r
 	// The end is told by a call (CloseIO) after the pipe is closed, since the daemon holds its end
 	// open.
