@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -77,28 +76,7 @@ func (h *server) carry(ctx context.Context, stream *guestapi.Stream) {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _, _ = conn.Close(), stream.Close() })()
-	go func() {
-		// The client has gone: the server's answer is wanted by nobody, and the copy below ends.
-		hear(stream, conn)
-		_, _ = conn.Close(), stream.Close()
-	}()
-	_, _ = io.Copy(stream, conn)
-}
-
-// hear passes on what the client says until it has gone. After its last word it may go on reading.
-// An empty frame is the client's half-close: the end of the stream says that the client has gone.
-func hear(client io.Reader, conn *net.UnixConn) {
-	for {
-		frame, err := guestapi.ReadFrame(client, guestapi.FrameInput)
-		switch {
-		case err != nil: // gone, or none that keeps to the contract
-			return
-		case len(frame.Data) == 0:
-			_ = conn.CloseWrite()
-		default:
-			_, _ = conn.Write(frame.Data) // a server that does not read any more may go on answering
-		}
-	}
+	guestapi.Relay(stream, conn, func() { guestapi.CopyInput(conn, stream) })
 }
 
 // tell logs a failure, once until it is another one. The text has no bytes of the guest's.

@@ -119,14 +119,12 @@ func (s *Server) carry(ctx context.Context, conn *net.UnixConn) {
 	}
 	defer stream.Close()
 	defer context.AfterFunc(ctx, func() { _, _ = conn.Close(), stream.Close() })()
-	go func() {
+	guestapi.Relay(conn, stream, func() {
+		go func() {
+			_, _ = io.Copy(stream, conn)
+			_ = stream.CloseWrite() // the guest ends the shell
+		}()
 		// A copy that is blocked in a write to a guest sees no end of the user's side.
 		_ = guestapi.AwaitHangUp(watched)
-		_ = stream.Close()
-	}()
-	go func() {
-		_, _ = io.Copy(stream, conn)
-		_ = stream.CloseWrite() // the guest ends the shell
-	}()
-	_, _ = io.Copy(conn, stream)
+	})
 }

@@ -72,18 +72,21 @@ func WriteFrame(w io.Writer, kind FrameKind, data []byte) error {
 	return err
 }
 
-// Frames sends what is written as frames of one kind. A write is at most MaxFrame.
+// Frames sends what is written as frames of one kind.
 type Frames struct {
 	Kind FrameKind
 	To   io.Writer
 }
 
-// Write sends one frame.
-func (f Frames) Write(p []byte) (int, error) {
-	if err := WriteFrame(f.To, f.Kind, p); err != nil {
-		return 0, err
+// Write sends a frame for each MaxFrame of p, and none for an empty p.
+func (f Frames) Write(p []byte) (sent int, err error) {
+	for piece := range slices.Chunk(p, MaxFrame) {
+		if err := WriteFrame(f.To, f.Kind, piece); err != nil {
+			return sent, err
+		}
+		sent += len(piece)
 	}
-	return len(p), nil
+	return sent, nil
 }
 
 // WriteFrameJSON sends a value as JSON.

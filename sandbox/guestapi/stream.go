@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,15 +57,7 @@ func (c *Client) DialTCP(ctx context.Context, port uint16) (*Call, error) {
 type Call struct{ *Stream }
 
 // Write sends frames, and blocks while the guest's window is full.
-func (c *Call) Write(p []byte) (sent int, err error) {
-	for piece := range slices.Chunk(p, MaxFrame) {
-		if err := WriteFrame(c.Stream, FrameInput, piece); err != nil {
-			return sent, err
-		}
-		sent += len(piece)
-	}
-	return sent, nil
-}
+func (c *Call) Write(p []byte) (int, error) { return Frames{FrameInput, c.Stream}.Write(p) }
 
 // CloseWrite says that nothing more will be said. Reading goes on.
 func (c *Call) CloseWrite() error { return WriteFrame(c.Stream, FrameInput, nil) }

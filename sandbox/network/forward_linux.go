@@ -140,7 +140,8 @@ func (f *Forwarder) accept(ctx context.Context, l *net.TCPListener) {
 }
 
 // carry copies both ways until both have ended; each end is passed on. A half-close must get
-// through: kubectl port-forward sends a request, closes its side, and reads the answer.
+// through: kubectl port-forward sends a request, closes its side, and reads the answer. That is why
+// it is no guestapi.Relay: a client may also go on after the server has closed its side.
 func (f *Forwarder) carry(ctx context.Context, conn *net.TCPConn) {
 	defer func() { <-f.slots }()
 	defer conn.Close()
@@ -157,13 +158,12 @@ func (f *Forwarder) carry(ctx context.Context, conn *net.TCPConn) {
 	// Both copies block in reads that no context ends.
 	defer context.AfterFunc(ctx, func() { _, _ = conn.Close(), stream.Close() })()
 	defer stream.Close()
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
+	var up sync.WaitGroup
+	up.Go(func() {
 		_, _ = io.Copy(stream, conn)
 		_ = stream.CloseWrite()
-	}()
+	})
 	_, _ = io.Copy(conn, stream)
 	_ = conn.CloseWrite()
-	<-sent
+	up.Wait()
 }

@@ -78,10 +78,7 @@ func serve(ctx context.Context, monitor *reap.Monitor, stream io.ReadWriteCloser
 	// killed below, so that this ends.
 	go func() {
 		defer close(delivered)
-		// One read is one frame: without the fixed buffer io.Copy would take more than a frame may
-		// hold.
-		_, _ = io.CopyBuffer(guestapi.Frames{Kind: guestapi.FrameOutput, To: stream}, onlyReader{files.out},
-			make([]byte, guestapi.MaxFrame))
+		_, _ = io.Copy(guestapi.Frames{Kind: guestapi.FrameOutput, To: stream}, files.out)
 	}()
 	status, err := monitor.Wait(cmd, ended)
 	// A background process would keep the terminal open and this call waiting. The minus sign is
@@ -234,6 +231,3 @@ func (s *streams) input(stream io.Reader, pid int) {
 		}
 	}
 }
-
-// onlyReader hides a file's WriteTo, which has a buffer of its own size.
-type onlyReader struct{ io.Reader }

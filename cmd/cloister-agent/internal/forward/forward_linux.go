@@ -4,9 +4,12 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"cloister/sandbox/guestapi"
@@ -33,58 +36,46 @@ func Serve(ctx context.Context, stream io.ReadWriteCloser, port uint16) {
 	if _, err := stream.Write([]byte{guestapi.Connected}); err != nil {
 		return
 	}
-	// Two goroutines carry one connection. Each ends the other by closing what it reads from, so
-	// neither is left behind.
-	said, gone := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(gone)
-		hear(stream, conn, said)
+	to := &server{halfCloser: conn}
+	// No guestapi.Relay: a client may go on after the server has closed its side.
+	var up sync.WaitGroup
+	up.Go(func() {
+		guestapi.CopyInput(to, stream)
 		_ = conn.Close()
-	}()
-	// Ends when the server has closed, or when nothing came for the farewell after the client's
-	// last word.
-	_, _ = io.Copy(stream, server{conn, said})
+	})
+	_, _ = io.Copy(stream, to)
 	_ = stream.Close() // the host ends its side as well
-	// conn must not be closed while the other goroutine uses it.
-	<-gone
+	up.Wait()
 }
 
-// hear passes on what the client says until it has gone, and closes said at its last word. An empty
-// frame is a half-close: the client has said its last word, and may still read.
-func hear(stream io.Reader, conn *net.TCPConn, said chan<- struct{}) {
-	for last := false; ; {
-		frame, err := guestapi.ReadFrame(stream, guestapi.FrameInput)
-		switch {
-		case err != nil:
-			return
-		case len(frame.Data) > 0:
-			_, _ = conn.Write(frame.Data) // a server that has closed does not want it
-		case !last:
-			last = true
-			_ = conn.CloseWrite()
-			// Without a deadline, a server that never closes would hold the stream, and one of the
-			// host's few slots, for good.
-			_ = conn.SetReadDeadline(time.Now().Add(farewell))
-			close(said)
-		}
-	}
+// halfCloser has no WriteTo, unlike a net.TCPConn: io.Copy would not call server.Read.
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
 }
 
-// server has more time for each thing it says after the client's last word. A download that goes on
-// after the client's half-close is alive as long as it moves; only silence ends it.
+// server is a connection that ends when its server says nothing for the farewell after the client's
+// last word. A download that goes on is alive as long as it moves. Without a deadline, a server
+// that never closes would hold the stream, and one of the host's few slots, for good.
 type server struct {
-	*net.TCPConn
-	said <-chan struct{}
+	halfCloser
+	said atomic.Bool // the last word; it may come more than once
 }
 
-// Read gives what the server says.
-func (s server) Read(p []byte) (int, error) {
-	select {
-	case <-s.said:
-		_ = s.SetReadDeadline(time.Now().Add(farewell))
-	default:
+// CloseWrite passes on the client's last word.
+func (s *server) CloseWrite() error {
+	if s.said.Swap(true) {
+		return nil
 	}
-	return s.TCPConn.Read(p)
+	return errors.Join(s.halfCloser.CloseWrite(), s.SetReadDeadline(time.Now().Add(farewell)))
+}
+
+// Read gives what the server says, which has more time after that.
+func (s *server) Read(p []byte) (int, error) {
+	if s.said.Load() {
+		_ = s.SetReadDeadline(time.Now().Add(farewell))
+	}
+	return s.halfCloser.Read(p)
 }
 
 // dial tries the families one after the other: a server may listen on one of them only. The order

@@ -6,7 +6,11 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"cloister/sandbox/guestapi"
 )
@@ -75,4 +79,47 @@ func TestServeNobody(t *testing.T) {
 	if n, err := near.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("Read = %d, %v, want the stream's end", n, err)
 	}
+}
+
+// direct can be read past what wraps it, as a net.TCPConn can.
+type direct struct {
+	net.Conn
+	t *testing.T
+}
+
+func (direct) CloseWrite() error { return nil }
+
+func (d direct) WriteTo(io.Writer) (int64, error) {
+	d.t.Error("read past the farewell")
+	return 0, io.ErrNoProgress
+}
+
+// TestServerThatSpeaksOn has a server that is silent for long before the client's last word, and
+// speaks for longer than the farewell after it.
+func TestServerThatSpeaksOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		s := &server{halfCloser: direct{near, t}}
+		const pieces, pause = 5, 2 * farewell / 3
+		go func() {
+			for range pieces {
+				time.Sleep(10 * farewell / pieces)
+				_, _ = far.Write([]byte("a"))
+			}
+			_, _ = s.CloseWrite(), s.CloseWrite()
+			for range pieces {
+				time.Sleep(pause)
+				_, _ = far.Write([]byte("b"))
+			}
+		}()
+		begin := time.Now()
+		var got strings.Builder
+		_, err := io.Copy(&got, s)
+		if want := 10*farewell + pieces*pause + farewell; !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begin) != want {
+			t.Errorf("the silence ends with %v after %s, want after %s", err, time.Since(begin), want)
+		}
+		if got.String() != "aaaaabbbbb" {
+			t.Errorf("the client got %q", got.String())
+		}
+	})
 }

@@ -151,27 +151,12 @@ func (r *Registry) Serve(stream io.ReadWriteCloser, token guestapi.Token) {
 	if _, err := stream.Write([]byte{guestapi.Connected}); err != nil {
 		return
 	}
-	// The two directions end apart: a client that has said its last word may still read.
-	go func() {
-		listen(conn, stream)
-		_ = stream.Close() // the host reads that the client has gone
-	}()
-	_, _ = io.Copy(conn, stream)
-	_ = conn.Close()
+	guestapi.Relay(conn, stream, func() {
+		_, _ = io.Copy(guestapi.Frames{Kind: guestapi.FrameInput, To: stream}, conn)
+		_ = guestapi.WriteFrame(stream, guestapi.FrameInput, nil) // the client's last word
+		_ = guestapi.AwaitHangUp(conn)
+	})
 	// The host may still write; without a reader the window of this stream fills up and its writer
 	// waits for good.
 	_, _ = io.Copy(io.Discard, stream) // what a client does not want that has gone
 }
-
-// listen passes on what the client says, up to an empty frame for its last word, and returns when
-// it has gone: until then it may read. An empty frame is a half-close. The stream itself stays open
-// for the other direction.
-func listen(conn *net.UnixConn, stream io.Writer) {
-	frames := guestapi.Frames{Kind: guestapi.FrameInput, To: stream}
-	_, _ = io.CopyBuffer(frames, onlyReader{conn}, make([]byte, guestapi.MaxFrame))
-	_, _ = frames.Write(nil)
-	_ = guestapi.AwaitHangUp(conn)
-}
-
-// onlyReader hides a connection's WriteTo, which has a buffer of its own size.
-type onlyReader struct{ io.Reader }
