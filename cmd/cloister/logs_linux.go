@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/sandbox/statedir"
+	"cloister/sys"
 )
 
 // runLogs is the verb logs. It needs no daemon: it reads the file through the shim's mount
@@ -80,11 +81,15 @@ func printLog(ctx context.Context, out io.Writer, name string, tail int, follow 
 		return err
 	}
 	// Watched before the first copy, so that nothing added in between is missed.
-	changes, err := watch(name)
+	changes, err := sys.NewInotify()
 	if err != nil {
 		return err
 	}
 	defer changes.Close()
+	// IN_ATTRIB comes with the removal of a file that is open.
+	if _, err := changes.Add(f, unix.IN_MODIFY|unix.IN_ATTRIB|unix.IN_DELETE_SELF); err != nil {
+		return fmt.Errorf("watch %q: %w", name, err)
+	}
 	// A read of an inotify descriptor cannot be cancelled otherwise.
 	stop := context.AfterFunc(ctx, func() { _ = changes.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -137,21 +142,6 @@ func seekTail(f *os.File, lines int) error {
 	}
 	_, err = f.Seek(0, io.SeekStart)
 	return err
-}
-
-// watch gives a file to read from that has something whenever the named one changed. The descriptor
-// is non-blocking, so Go's poller waits and a deadline ends it.
-func watch(name string) (*os.File, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("inotify: %w", err)
-	}
-	changes := os.NewFile(uintptr(fd), "inotify")
-	// IN_ATTRIB comes with the removal of a file that is open.
-	if _, err := unix.InotifyAddWatch(fd, name, unix.IN_MODIFY|unix.IN_ATTRIB|unix.IN_DELETE_SELF); err != nil {
-		return nil, errors.Join(fmt.Errorf("watch %q: %w", name, err), changes.Close())
-	}
-	return changes, nil
 }
 
 // rewound goes back to the start of a log that has begun anew, and tells when the file is removed.

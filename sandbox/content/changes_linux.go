@@ -3,13 +3,14 @@
 package content
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/sys"
 )
 
 // calm is how long a writer may go on before the files are read: a guest that can write to them
@@ -20,21 +21,20 @@ const calm = 50 * time.Millisecond
 // by putting another in its place. It has one inotify instance for a whole sandbox, since a host
 // has few of them. Follow and Forget may be called at once.
 type Changes struct {
-	file *os.File
+	inotify sys.Inotify
 
 	mu   sync.Mutex
-	uses map[int32]int // how many files need a watch
+	uses map[int]int // how many files need a watch
 }
 
 // NewChanges begins to watch, and calls changed after a change until Close. Calls do not overlap.
 // changed runs on a goroutine of its own and is expected to compare each file with Copied.Refresh.
 func NewChanges(changed func()) (*Changes, error) {
-	// Nonblocking, so that Go's poller waits and Close ends a read.
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	inotify, err := sys.NewInotify()
 	if err != nil {
-		return nil, fmt.Errorf("inotify: raise fs.inotify.max_user_instances: %w", err)
+		return nil, err
 	}
-	c := &Changes{file: os.NewFile(uintptr(fd), "inotify"), uses: map[int32]int{}}
+	c := &Changes{inotify: inotify, uses: map[int]int{}}
 	go c.run(changed)
 	return c, nil
 }
@@ -45,7 +45,7 @@ func NewChanges(changed func()) (*Changes, error) {
 func (c *Changes) run(changed func()) {
 	events := make([]byte, 4096)
 	for {
-		if _, err := c.file.Read(events); err != nil {
+		if _, err := c.inotify.Read(events); err != nil {
 			return
 		}
 		time.Sleep(calm) //nolint:forbidigo // lets a burst of changes pass
@@ -54,7 +54,7 @@ func (c *Changes) run(changed func()) {
 }
 
 // Close ends the watch of all files.
-func (c *Changes) Close() error { return c.file.Close() }
+func (c *Changes) Close() error { return c.inotify.Close() }
 
 // Follow watches copied files. A nil Changes watches nothing.
 func (c *Changes) Follow(list []*Copied) error {
@@ -94,19 +94,11 @@ func (c *Changes) Forget(list []*Copied) {
 
 // add watches an open file. Two files of one inode have one watch in the kernel, with one number:
 // drop removes it with the last of them.
-func (c *Changes) add(f *os.File, mask uint32) (watch int32, err error) {
+func (c *Changes) add(f *os.File, mask uint32) (watch int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err = c.control(func(fd int) error {
-		// IN_MASK_ADD: a second use must not take events from the first.
-		n, err := unix.InotifyAddWatch(fd, fdPath(f), mask|unix.IN_MASK_ADD)
-		watch = int32(n)
-		return err
-	})
-	if errors.Is(err, unix.ENOSPC) {
-		err = fmt.Errorf("raise fs.inotify.max_user_watches: %w", err)
-	}
-	if err != nil {
+	// IN_MASK_ADD: a second use must not take events from the first.
+	if watch, err = c.inotify.Add(f, mask|unix.IN_MASK_ADD); err != nil {
 		return 0, fmt.Errorf("watch %q: %w", f.Name(), err)
 	}
 	c.uses[watch]++
@@ -114,26 +106,12 @@ func (c *Changes) add(f *os.File, mask uint32) (watch int32, err error) {
 }
 
 // drop lets go of one use of a watch.
-func (c *Changes) drop(watch int32) {
+func (c *Changes) drop(watch int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.uses[watch]--; c.uses[watch] > 0 {
 		return
 	}
 	delete(c.uses, watch)
-	_ = c.control(func(fd int) error {
-		_, err := unix.InotifyRmWatch(fd, uint32(watch)) // gone already with its file, maybe
-		return err
-	})
-}
-
-// control lends the descriptor: File.Fd would have reads block.
-func (c *Changes) control(f func(fd int) error) error {
-	raw, err := c.file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var done error
-	err = raw.Control(func(fd uintptr) { done = f(int(fd)) })
-	return errors.Join(err, done)
+	c.inotify.Remove(watch)
 }

@@ -35,7 +35,7 @@ type Copied struct {
 	folder  *os.File
 	file    *os.File
 	name    string
-	watches []int32
+	watches []int
 	refused string // what the log has been told
 }
 

@@ -120,7 +120,7 @@ func (v *Volumes) mount(p plan.Volume, file *os.File) (*volume, error) {
 
 // Watch begins to watch what the host changes in the volume. It is opened by the mount in the
 // share, so that it sees what the guest sees, and is the caller's to close.
-func (u *Use) Watch() (*watch.Tree, error) { return watch.Open(fdPath(u.Top)) }
+func (u *Use) Watch() (*watch.Tree, error) { return watch.Open(u.Top) }
 
 // Release ends a container's use of a volume, which goes with the last of them. It is called once.
 // On an error the volume counts as released, and what is left goes with the mount namespace.

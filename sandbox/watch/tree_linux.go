@@ -3,8 +3,6 @@
 package watch
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/sys"
 )
 
 const (
@@ -47,33 +47,33 @@ const Root = "."
 // nothing outside of it is opened, whatever is a link meanwhile.
 type Tree struct {
 	root    *os.Root // nil for a file
-	changes *os.File
-	folders map[int32]string // by watch
+	changes sys.Inotify
+	folders map[int]string // by watch
 	full    bool
 	rested  <-chan time.Time
 }
 
-// Open begins to watch a folder or a file. A folder that is larger than MaxFolders is watched in
-// part, see Full. Errors name the sysctl to raise.
-func Open(name string) (_ *Tree, err error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+// Open begins to watch a folder or a file, which the caller may close then. A folder that is larger
+// than MaxFolders is watched in part, see Full. Errors name the sysctl to raise.
+func Open(top *os.File) (_ *Tree, err error) {
+	changes, err := sys.NewInotify()
 	if err != nil {
-		return nil, fmt.Errorf("inotify: raise fs.inotify.max_user_instances: %w", err)
+		return nil, err
 	}
-	t := &Tree{changes: os.NewFile(uintptr(fd), "inotify"), folders: map[int32]string{}}
+	t := &Tree{changes: changes, folders: map[int]string{}}
 	defer func() {
 		if err != nil {
 			_ = t.Close()
 		}
 	}()
-	info, err := os.Stat(name)
+	info, err := top.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if !info.IsDir() {
-		return t, t.add(name, Root, content)
+		return t, t.add(top, Root, content)
 	}
-	if t.root, err = os.OpenRoot(name); err != nil {
+	if t.root, err = os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", top.Fd())); err != nil {
 		return nil, err
 	}
 	return t, t.grow(Root, nil)
@@ -130,27 +130,13 @@ func few(names map[string]struct{}) map[string]struct{} {
 	return folders
 }
 
-// read notes what the next events are about. 64 KiB hold hundreds of events; a single one has at
-// most 16 bytes and a name of 255.
+// read notes what the next events are about.
 func (t *Tree) read(changed map[string]struct{}) error {
-	buf := make([]byte, 64<<10)
-	n, err := t.changes.Read(buf)
-	if err != nil {
-		return err
-	}
-	for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent; {
-		watch, mask, size := int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:]), binary.NativeEndian.Uint32(b[12:])
-		name, _, _ := bytes.Cut(b[unix.SizeofInotifyEvent:unix.SizeofInotifyEvent+size], []byte{0})
-		b = b[unix.SizeofInotifyEvent+size:]
-		if err := t.note(watch, mask, string(name), changed); err != nil {
-			return err
-		}
-	}
-	return nil
+	return t.changes.Next(func(watch int, mask uint32, name string) error { return t.note(watch, mask, name, changed) })
 }
 
 // note keeps the watches in step with the tree as it goes through the events.
-func (t *Tree) note(watch int32, mask uint32, name string, changed map[string]struct{}) error {
+func (t *Tree) note(watch int, mask uint32, name string, changed map[string]struct{}) error {
 	folder, known := t.folders[watch]
 	switch {
 	case mask&unix.IN_Q_OVERFLOW != 0: // folders may have come unseen
@@ -174,7 +160,7 @@ func (t *Tree) note(watch int32, mask uint32, name string, changed map[string]st
 	case mask&unix.IN_MOVED_FROM != 0:
 		// Its new name comes with IN_MOVED_TO, if that is in the tree. A watch goes with the inode
 		// and not with the name, so the old ones would tell wrong names.
-		return t.cut(name)
+		t.cut(name)
 	case mask&(unix.IN_CREATE|unix.IN_MOVED_TO) != 0:
 		return t.grow(name, changed)
 	}
@@ -214,7 +200,7 @@ func (t *Tree) enter(name string, changed map[string]struct{}) (below []string, 
 	defer f.Close()
 	// By the descriptor: a path could be another folder's by now. Watch first and list then, so
 	// that nothing falls between the two.
-	if err := t.add(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), name, events); err != nil {
+	if err := t.add(f, name, events); err != nil {
 		return nil, err
 	}
 	for err == nil { // to the end, or as far as it can be read
@@ -233,41 +219,22 @@ func (t *Tree) enter(name string, changed map[string]struct{}) (below []string, 
 }
 
 // cut ends the watches of a folder that has another name now, and of those below it.
-func (t *Tree) cut(name string) error {
-	return t.control(func(fd int) error {
-		for watch, folder := range t.folders {
-			if folder == name || strings.HasPrefix(folder, name+"/") {
-				_, _ = unix.InotifyRmWatch(fd, uint32(watch)) // gone with its folder
-				delete(t.folders, watch)
-			}
+func (t *Tree) cut(name string) {
+	for watch, folder := range t.folders {
+		if folder == name || strings.HasPrefix(folder, name+"/") {
+			t.changes.Remove(watch)
+			delete(t.folders, watch)
 		}
-		return nil
-	})
-}
-
-// add watches the file at a path of the host, which has a name in the tree. A folder that is
-// watched already keeps its watch and gets its new name.
-func (t *Tree) add(at, name string, mask uint32) error {
-	return t.control(func(fd int) error {
-		watch, err := unix.InotifyAddWatch(fd, at, mask)
-		if errors.Is(err, unix.ENOSPC) {
-			return fmt.Errorf("watch %q: raise fs.inotify.max_user_watches: %w", name, err)
-		}
-		if err != nil {
-			return fmt.Errorf("watch %q: %w", name, err)
-		}
-		t.folders[int32(watch)] = name
-		return nil
-	})
-}
-
-// control lends the descriptor: File.Fd would have it block.
-func (t *Tree) control(f func(fd int) error) error {
-	raw, err := t.changes.SyscallConn()
-	if err != nil {
-		return err
 	}
-	var done error
-	err = raw.Control(func(fd uintptr) { done = f(int(fd)) })
-	return errors.Join(err, done)
+}
+
+// add watches an open file of the host, which has a name in the tree. A folder that is watched
+// already keeps its watch and gets its new name.
+func (t *Tree) add(f *os.File, name string, mask uint32) error {
+	watch, err := t.changes.Add(f, mask)
+	if err != nil {
+		return fmt.Errorf("watch %q: %w", name, err)
+	}
+	t.folders[watch] = name
+	return nil
 }

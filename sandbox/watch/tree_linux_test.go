@@ -21,12 +21,22 @@ func open(t *testing.T, names ...string) (*Tree, string) {
 	for _, name := range names {
 		put(t, filepath.Join(dir, name), strings.HasSuffix(name, "/"))
 	}
-	tree, err := Open(dir)
+	tree, err := openAt(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = tree.Close() })
 	return tree, dir
+}
+
+// openAt watches what has a name.
+func openAt(name string) (*Tree, error) {
+	top, err := os.OpenFile(name, unix.O_PATH, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer top.Close()
+	return Open(top)
 }
 
 func put(t *testing.T, name string, folder bool) {
@@ -109,7 +119,7 @@ func TestTouched(t *testing.T) {
 func TestFile(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir+"/f", false)
-	tree, err := Open(dir + "/f")
+	tree, err := openAt(dir + "/f")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +212,7 @@ func TestOverflow(t *testing.T) {
 	}
 	put(t, dir+"/before/f", false)
 	until(t, tree, "before/f")
-	file, err := Open(dir + "/before/f")
+	file, err := openAt(dir + "/before/f")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +226,7 @@ func TestOverflow(t *testing.T) {
 func TestFull(t *testing.T) {
 	tree, dir := open(t)
 	for i := range MaxFolders {
-		tree.folders[int32(-i-2)] = "other"
+		tree.folders[-i-2] = "other"
 	}
 	put(t, dir+"/a", true)
 	until(t, tree, "a")
@@ -244,7 +254,7 @@ func TestClose(t *testing.T) {
 	if err := <-ended; !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Next() = %v, want os.ErrClosed", err)
 	}
-	if _, err := Open("/no/such/folder"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := openAt("/no/such/folder"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Open() = %v, want os.ErrNotExist", err)
 	}
 }

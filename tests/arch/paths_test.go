@@ -30,7 +30,6 @@ var guestsFolders = []string{"sandbox/content", "sandbox/watch", "runtime/stdio"
 // resolved are the calls there that may resolve a name, by file, function and call, with the
 // reason. Everything else goes by descriptor: package sys has what is needed.
 var resolved = map[string]string{
-	"sandbox/content/changes_linux.go add InotifyAddWatch":           "the path of a descriptor",
 	"sandbox/content/disk_linux.go blockNode Readlink":               "sysfs",
 	"sandbox/content/disk_linux.go blockNode Stat":                   "a node of /dev, whose number is checked",
 	"sandbox/content/disk_linux.go MakeFileSystem OpenFile":          "an engine's snapshot: made anew or left alone (O_EXCL)",
@@ -56,9 +55,7 @@ var resolved = map[string]string{
 	"sandbox/content/source_linux.go openSource OpenFile":            "what the user names, as the user means it: opened once",
 	"sandbox/content/source_linux.go openLeaf Openat":                "one name in an open folder, without following a link",
 	"sandbox/content/source_linux.go describe Readlink":              "the name that an open file has, for messages and rules",
-	"sandbox/watch/tree_linux.go Open Stat":                          "the path of a descriptor",
 	"sandbox/watch/tree_linux.go Open OpenRoot":                      "the path of a descriptor; below it nothing leaves the root",
-	"sandbox/watch/tree_linux.go add InotifyAddWatch":                "the path of a descriptor",
 	"runtime/stdio/fifo_linux.go openFIFOSink OpenFile":              "a client's FIFO",
 	"runtime/stdio/fifo_linux.go openReader OpenFile":                "the same",
 	"runtime/stdio/fifo_linux.go openSource Stat":                    "the same",
