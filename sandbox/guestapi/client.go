@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/yamux"
 
 	guestv1 "cloister/sandbox/guestapi/v1"
+	"cloister/sys"
 )
 
 // errClosed is what ends a session that the host closed.
@@ -225,8 +226,11 @@ func (c *Client) try(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respon
 
 // answer waits for a call's end; a guest that says nothing for too long ends the session.
 func (c *Client) answer(ctx context.Context, method string, answer <-chan error) error {
-	silence := newSilence(method, c.machine.Starved)
-	defer silence.end()
+	silence := sys.NewWatchdog(maxSilence/2, maxSilence/2, silenceCap*maxSilence, c.machine.Starved)
+	defer silence.Stop()
+	if endless(method) {
+		silence.Stop()
+	}
 	defer c.waiting.add(method)()
 	for {
 		select {
@@ -241,7 +245,7 @@ func (c *Client) answer(ctx context.Context, method string, answer <-chan error)
 			return ctx.Err()
 		case <-silence.C:
 		}
-		if silence.over() {
+		if _, _, over := silence.Over(); over {
 			err := fmt.Errorf("%w: %s", ErrSilent, c.waiting.text(time.Now()))
 			if c.machine.Look != nil {
 				err = fmt.Errorf("%w; %s", err, c.machine.Look())

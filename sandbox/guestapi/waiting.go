@@ -11,8 +11,19 @@ import (
 	"time"
 )
 
-// maxNamed bounds how many calls an error names.
-const maxNamed = 5
+const (
+	// maxSilence bounds a call that nobody else bounds: an agent that is alive is far quicker. Who
+	// hears nothing for so long ends it all, since no task could be stopped otherwise. Once the
+	// first half is over, time in which the guest is starved does not count.
+	maxSilence = 2 * time.Minute
+	// silenceCap bounds, as a multiple, how long a guest is waited for that gets no processor.
+	silenceCap = 10
+	// maxNamed bounds how many calls an error names.
+	maxNamed = 5
+)
+
+// endless tells whether a call waits for something to happen in the guest, so that it has no bound.
+func endless(method string) bool { return method == "Events" || method == "Wait" }
 
 // waiting are the calls that the guest has not answered. Its zero value is empty. They are for the
 // error of a guest that is silent: one call that hangs tells less than the list of all.
@@ -29,8 +40,8 @@ type waitingCall struct {
 
 // add notes a call; the function it gives forgets it.
 func (w *waiting) add(method string) (done func()) {
-	if method == "Events" || method == "Wait" {
-		return func() {} // these wait for something to happen
+	if endless(method) {
+		return func() {}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -3,6 +3,7 @@
 package guestapi
 
 import (
+	"context"
 	"errors"
 	"net"
 	"testing"
@@ -29,6 +30,32 @@ func TestErrorOfASilentGuest(t *testing.T) {
 			t.Errorf("the session's end = %v, want the same", reason)
 		}
 	})
+}
+
+// TestStarvedGuestHasMoreTime has a guest that gets no CPU, and calls that have no bound.
+func TestStarvedGuestHasMoreTime(t *testing.T) {
+	for method, want := range map[string]time.Duration{
+		"Start":  maxSilence/2 + silenceCap*maxSilence,
+		"Wait":   24 * time.Hour,
+		"Events": 24 * time.Hour,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			begin := time.Now()
+			starved := func() time.Duration {
+				if time.Since(begin) < maxSilence/2 {
+					t.Error("asked about a call that is quick")
+				}
+				return time.Since(begin)
+			}
+			c := &Client{guard: &frameGuard{Conn: hungUp{}}, machine: Machine{Starved: starved}}
+			ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+			defer cancel()
+			err := c.answer(ctx, method, nil)
+			if got := time.Since(begin); got < want || got > want+2*time.Second || errors.Is(err, ErrSilent) == endless(method) {
+				t.Errorf("%s: %v after %s, want %s", method, err, got, want)
+			}
+		})
+	}
 }
 
 func TestWaitingNamesAFew(t *testing.T) {

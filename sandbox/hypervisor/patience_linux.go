@@ -10,54 +10,43 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"cloister/sys"
 )
 
-const (
-	// patienceCap is the most, as a multiple, by which a limit grows on a host that has no CPU for
-	// QEMU.
-	patienceCap = 10
-	// patienceStep is the least time between two checks.
-	patienceStep = time.Second
-)
+// patienceCap is the most, as a multiple, by which a limit grows while QEMU gets no CPU.
+const patienceCap = 10
 
 // Patience bounds ctx by Config.Boot. Time in which the host had no CPU for QEMU does not count:
 // the guest could not run. The cause of ctx's end says why it ended. The caller calls the
 // CancelFunc in any case: it ends the goroutine that measures.
 func (v *VM) Patience(ctx context.Context, why string) (context.Context, context.CancelFunc) {
-	before := v.Starved()
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
-		cancel(endure(ctx, v.config.Boot, func() time.Duration { return v.Starved() - before }, why))
+		cancel(endure(ctx, v.config.Boot, v.Starved, why))
 	}()
 	return ctx, func() { cancel(nil) }
 }
 
 // Starved is how long QEMU has waited for a CPU of the host since it started. A host that runs 30
-// guests on two CPUs gives each a small part of the time; a fixed limit would take them all for
-// hung.
+// guests on two CPUs gives each a small part of the time.
 func (v *VM) Starved() time.Duration { return queued(v.Machine.Pid()) }
 
-// endure returns an error when limit has passed, less the time that waited returns, or nil when ctx
+// endure returns an error when limit has passed, less the time that starved counts, or nil when ctx
 // ends. So a limit of one minute ends after ten at most, however little CPU the host had.
-func endure(ctx context.Context, limit time.Duration, waited func() time.Duration, why string) error {
-	begin := time.Now()
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
+func endure(ctx context.Context, limit time.Duration, starved func() time.Duration, why string) error {
+	watchdog := sys.NewWatchdog(0, limit, patienceCap*limit, starved)
+	defer watchdog.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-timer.C:
+		case <-watchdog.C:
 		}
-		passed, lost := time.Since(begin), max(0, waited())
-		left := min(limit-(passed-lost), patienceCap*limit-passed)
-		if left <= 0 {
+		if passed, lost, over := watchdog.Over(); over {
 			return fmt.Errorf("%s for %s, %s of them without a processor: timeouts.boot: %w",
 				why, passed.Round(time.Second), lost.Round(time.Second), context.DeadlineExceeded)
 		}
-		// After a check only the time that was lost is waited for again; the step keeps that from
-		// becoming a loop.
-		timer.Reset(max(patienceStep, left))
 	}
 }
 
