@@ -69,10 +69,7 @@ func suite(t *testing.T, runtime string, which suites.Column, name string) {
 	bin := clients.Need(t, clients.Containerd, "containerd")
 	runc := clients.Need(t, clients.Runc, "runc")
 	if which == suites.Cloister {
-		testenv.NeedShim(t)
-		testenv.NeedGuest(t)
-		testenv.NeedQEMU(t)
-		testenv.NeedVirtiofsd(t)
+		testenv.NeedSandbox(t)
 	}
 	p := host.New(t)
 	env := suites.ServeImages(t, p)

@@ -143,12 +143,7 @@ func newBed(t *testing.T, sandboxer string) *bed {
 
 func (s setup) start(t *testing.T, place *host.Place) *bed {
 	t.Helper()
-	program := testenv.NeedBusybox(t)
-	testenv.NeedOverlay(t)
-	testenv.NeedShim(t)
-	testenv.NeedGuest(t)
-	testenv.NeedQEMU(t)
-	testenv.NeedVirtiofsd(t)
+	program := testenv.NeedSandbox(t)
 	set, err := images.Set(t.Context(), program)
 	if err != nil {
 		t.Fatal(err)

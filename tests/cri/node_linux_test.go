@@ -40,11 +40,7 @@ done
 
 func newInstalled(t *testing.T) *installed {
 	t.Helper()
-	testenv.NeedShim(t)
-	testenv.NeedGuest(t)
-	testenv.NeedQEMU(t)
-	testenv.NeedVirtiofsd(t)
-	testenv.NeedOverlay(t)
+	program := testenv.NeedSandbox(t)
 	place := host.New(t)
 	place.Overlay(t, "/etc", "/opt", "/var/lib", "/usr/local")
 	place.Run(t, "rm", "-rf", "/var/lib/cloister", "/etc/cloister") // the host's own, as the place sees it
@@ -56,7 +52,7 @@ func newInstalled(t *testing.T) *installed {
 	}})
 	n.Keep(t)
 	n.write(t, "restart.sh", fmt.Sprintf(restart, filepath.Join(containerd, "containerd")))
-	set, err := images.Set(t.Context(), testenv.NeedBusybox(t))
+	set, err := images.Set(t.Context(), program)
 	if err != nil {
 		t.Fatal(err)
 	}

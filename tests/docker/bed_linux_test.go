@@ -30,12 +30,7 @@ type engine struct {
 
 func newEngine(t *testing.T) *engine {
 	t.Helper()
-	program := testenv.NeedBusybox(t)
-	testenv.NeedOverlay(t)
-	testenv.NeedShim(t)
-	testenv.NeedGuest(t)
-	testenv.NeedQEMU(t)
-	testenv.NeedVirtiofsd(t)
+	program := testenv.NeedSandbox(t)
 	testenv.NeedTool(t, "iptables")
 	set, err := images.Set(t.Context(), program)
 	if err != nil {

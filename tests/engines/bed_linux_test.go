@@ -35,12 +35,7 @@ type bed struct {
 
 func newBed(t *testing.T) *bed {
 	t.Helper()
-	testenv.NeedBusybox(t)
-	testenv.NeedOverlay(t)
-	testenv.NeedShim(t)
-	testenv.NeedGuest(t)
-	testenv.NeedQEMU(t)
-	testenv.NeedVirtiofsd(t)
+	testenv.NeedSandbox(t)
 	b := &bed{Place: host.New(t), program: filepath.Join(testenv.Build(t), "cloister-oci"), class: os.Getenv("CLOISTER_TEST_CLASS")}
 	b.parent = filepath.Base(b.Dir)
 	b.env = append(os.Environ(), "CLOISTER_CONFIG="+b.WriteCloisterConfig(t, ""),

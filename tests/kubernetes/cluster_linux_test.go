@@ -94,11 +94,7 @@ const bridge = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge",
 // newCluster starts a cluster whose node is ready.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	testenv.NeedOverlay(t)
-	testenv.NeedShim(t)
-	testenv.NeedGuest(t)
-	testenv.NeedQEMU(t)
-	testenv.NeedVirtiofsd(t)
+	testenv.NeedSandbox(t)
 	testenv.NeedTool(t, "iptables")
 	c := &cluster{bin: clients.Need(t, clients.Kubernetes, "kubelet")}
 	etcd := filepath.Join(clients.Need(t, clients.Etcd, "server"), "server")

@@ -38,10 +38,7 @@ func TestEveryDifferenceHasItsReason(t *testing.T) { suites.Check(t, expected) }
 
 // TestMoby runs the suites with cloister.
 func TestMoby(t *testing.T) {
-	testenv.NeedShim(t)
-	testenv.NeedGuest(t)
-	testenv.NeedQEMU(t)
-	testenv.NeedVirtiofsd(t)
+	testenv.NeedSandbox(t)
 	run(t, cloister, suites.Cloister)
 }
 

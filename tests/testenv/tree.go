@@ -51,6 +51,19 @@ func NeedShim(t testing.TB) string {
 	return dir
 }
 
+// NeedSandbox needs what a container in a guest takes: busybox for its image, overlayfs for its
+// root file system, the shim, a guest image, QEMU and virtiofsd. It returns busybox's path.
+func NeedSandbox(t testing.TB) string {
+	t.Helper()
+	busybox := NeedBusybox(t)
+	NeedOverlay(t)
+	NeedShim(t)
+	NeedGuest(t)
+	NeedQEMU(t)
+	NeedVirtiofsd(t)
+	return busybox
+}
+
 // NeedGuest needs a guest image of the flavour CLOISTER_GUEST (small when unset) and returns its
 // folder.
 func NeedGuest(t testing.TB) string {
