@@ -39,6 +39,7 @@ type Bed struct {
 	Dir string
 	// Runtime is what Args asks for.
 	Runtime string
+	env     []string
 }
 
 var busybox = sync.OnceValues(func() (v1.Image, error) {
@@ -49,26 +50,39 @@ var busybox = sync.OnceValues(func() (v1.Image, error) {
 	return images.Busybox(context.Background(), program)
 })
 
-// New starts a daemon that lasts as long as the test.
+// New starts a daemon for cloister's containers that lasts as long as the test.
 func New(t testing.TB, o host.Options) *Bed {
 	t.Helper()
-	testenv.NeedBusybox(t)
-	testenv.NeedOverlay(t)
-	testenv.NeedShim(t)
-	testenv.NeedGuest(t)
-	testenv.NeedQEMU(t)
-	testenv.NeedVirtiofsd(t)
+	return NewFor(t, Cloister, o)
+}
+
+// NewFor is New for any runtime. Containers without a guest need less of the machine: cloister's of
+// class process need the shim and crun, another runtime's nothing of cloister.
+func NewFor(t testing.TB, runtime string, o host.Options) *Bed {
+	t.Helper()
+	switch {
+	case runtime == Cloister && o.Class != "process":
+		testenv.NeedSandbox(t)
+	case runtime == Cloister:
+		testenv.NeedShim(t)
+		testenv.NeedTool(t, testenv.Crun)
+		fallthrough
+	default:
+		testenv.NeedBusybox(t)
+		testenv.NeedOverlay(t)
+	}
 	img, err := busybox()
 	if err != nil {
 		t.Fatal(err)
 	}
 	place := host.New(t)
-	b := &Bed{Namespace: filepath.Base(place.Dir), Dir: filepath.Join(place.Dir, "bed"), Runtime: Cloister}
+	b := &Bed{Namespace: filepath.Base(place.Dir), Dir: filepath.Join(place.Dir, "bed"), Runtime: runtime}
 	temp := filepath.Join(b.Dir, "tmp")
 	if err := os.MkdirAll(temp, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	o.Env = append(o.Env, "CONTAINERD_NAMESPACE="+b.Namespace, "TMPDIR="+temp)
+	b.env = []string{"CONTAINERD_NAMESPACE=" + b.Namespace, "TMPDIR=" + temp}
+	o.Env = append(o.Env, b.env...)
 	t.Cleanup(func() { leaks.RemoveCgroups(t, b.Namespace) }) // the parent that containers leave behind, as with runc
 	b.Containerd = place.StartContainerd(t, o)
 	file := filepath.Join(b.Dir, "busybox.tar")
@@ -77,6 +91,13 @@ func New(t testing.TB, o host.Options) *Bed {
 	}
 	b.Must(t, "images", "import", file)
 	return b
+}
+
+// Upgrade is that of host.Containerd, with the bed's environment for the new daemon.
+func (b *Bed) Upgrade(t testing.TB, o host.Options) {
+	t.Helper()
+	o.Env = append(o.Env, b.env...)
+	b.Containerd.Upgrade(t, o)
 }
 
 // Look lists what of sandboxes is on the bed's host now.

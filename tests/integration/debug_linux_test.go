@@ -21,7 +21,7 @@ func TestDebug(t *testing.T) {
 	script := testenv.NeedTool(t, "script")
 	shell := "[debug]\nshell = \"" + testenv.NeedBusybox(t) + "\"\n"
 	b := newBed(t, host.Options{Cloister: shell})
-	b.start(t, "looked", nil)
+	b.Start(t, "looked", nil)
 	tool := filepath.Join(testenv.Build(t), "cloister")
 	for _, test := range []struct {
 		name, stdin, want string
@@ -91,7 +91,7 @@ func TestDebug(t *testing.T) {
 		if err == nil || !strings.Contains(string(out), "shell = \"/usr/bin/busybox\" under [debug]") {
 			t.Errorf("without the config's leave: %q, %v, want a refusal that says what to set", out, err)
 		}
-		b.start(t, "closed", nil)
+		b.Start(t, "closed", nil)
 		b.Place.WriteCloisterConfig(t, shell)
 		cmd = b.Place.Command(t.Context(), tool, "debug", "closed")
 		cmd.Env = b.Env

@@ -11,13 +11,14 @@ import (
 	"strings"
 	"testing"
 
+	beds "cloister/tests/bed"
 	"cloister/tests/host"
 )
 
 func TestExec(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", []string{"--env", "A=b"}, "sh", "-c", "echo mark >/tmp/mark; exec sleep 1000")
-	b.exec(t, "c", "begun", "sh", "-c", "until grep -q sleep /proc/1/cmdline; do sleep 0.1; done")
+	b.Start(t, "c", []string{"--env", "A=b"}, "sh", "-c", "echo mark >/tmp/mark; exec sleep 1000")
+	b.Exec(t, "c", "begun", "sh", "-c", "until grep -q sleep /proc/1/cmdline; do sleep 0.1; done")
 	tests := []struct {
 		name    string
 		options []string
@@ -43,17 +44,17 @@ func TestExec(t *testing.T) {
 			}
 		})
 	}
-	if r := b.exec(t, "c", "absent", "/nowhere"); r.Code == 0 || !strings.Contains(r.Stderr, "no such file or directory") {
+	if r := b.Exec(t, "c", "absent", "/nowhere"); r.Code == 0 || !strings.Contains(r.Stderr, "no such file or directory") {
 		t.Errorf("exec of a file that is not there = %+v", r)
 	}
-	if r := b.exec(t, "c", "again", "true"); r.Code != 0 {
+	if r := b.Exec(t, "c", "again", "true"); r.Code != 0 {
 		t.Errorf("exec after a refused one = %+v", r)
 	}
 }
 
 func TestExecStdin(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", nil)
+	b.Start(t, "c", nil)
 	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
 	defer cancel()
 	cmd := b.Ctr(ctx, "task", "exec", "--exec-id", "e", "c", "cat")
@@ -65,12 +66,12 @@ func TestExecStdin(t *testing.T) {
 
 func TestExecsAtOnce(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", nil)
+	b.Start(t, "c", nil)
 	const count = 8
 	results := make(chan string, count)
 	for i := range count {
 		go func() {
-			r := b.exec(t, "c", fmt.Sprint("e", i), "sh", "-c", fmt.Sprintf("sleep 0.2; echo -n %d", i))
+			r := b.Exec(t, "c", fmt.Sprint("e", i), "sh", "-c", fmt.Sprintf("sleep 0.2; echo -n %d", i))
 			results <- r.Stdout
 		}()
 	}
@@ -85,17 +86,17 @@ func TestExecsAtOnce(t *testing.T) {
 
 func TestExecKill(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", nil)
+	b.Start(t, "c", nil)
 	done := make(chan host.Result, 1)
-	go func() { done <- b.exec(t, "c", "e", "sh", "-c", "echo up >/tmp/up; exec sleep 1000") }()
-	if wrong := host.Await(host.Patience, func() string { return b.exec(t, "c", "probe", "cat", "/tmp/up").Stderr }); wrong != "" {
+	go func() { done <- b.Exec(t, "c", "e", "sh", "-c", "echo up >/tmp/up; exec sleep 1000") }()
+	if wrong := host.Await(host.Patience, func() string { return b.Exec(t, "c", "probe", "cat", "/tmp/up").Stderr }); wrong != "" {
 		t.Fatal(wrong)
 	}
 	b.Must(t, "task", "kill", "--signal", "TERM", "--exec-id", "e", "c")
 	if r := <-done; r.Code != 143 {
 		t.Errorf("a killed exec = %+v, want exit 143", r)
 	}
-	if got := b.status(t, "c"); got != "RUNNING" {
+	if got := b.Status(t, "c"); got != "RUNNING" {
 		t.Errorf("the container is %q after its exec was killed, want RUNNING", got)
 	}
 }
@@ -115,30 +116,30 @@ func TestProgramsThatCannotStart(t *testing.T) {
 	}
 	for name, text := range map[string]string{"nothere": "executable file not found in $PATH", "/etc/passwd": "permission denied"} {
 		log := filepath.Join(dir, "log")
-		r := b.Run(t, b.args("refused", []string{"--detach", "--log-uri", "file://" + log}, name)...)
+		r := b.Run(t, b.Args("refused", []string{"--detach", "--log-uri", "file://" + log}, name)...)
 		if r.Code == 0 || !strings.Contains(r.Stderr, `"`+name+`"`) || !strings.Contains(r.Stderr, text) {
 			t.Errorf("run %s = %+v, want an error with its name and %q", name, r, text)
 		}
 		if data, err := os.ReadFile(log); err != nil && !os.IsNotExist(err) || len(data) > 0 {
 			t.Errorf("the container's own output is %q (%v), want none", data, err)
 		}
-		b.remove(t, "refused")
+		b.Remove(t, "refused")
 	}
-	events := b.watch(t)
-	b.start(t, "c", nil)
+	events := b.Watch(t)
+	b.Start(t, "c", nil)
 	for name, text := range map[string]string{
 		"nothere":     "executable file not found in $PATH",
 		"/etc/passwd": "permission denied", "/etc": "",
 	} {
-		r := b.exec(t, "c", "x", name)
+		r := b.Exec(t, "c", "x", name)
 		if r.Code == 0 || !strings.Contains(r.Stderr, `"`+name+`"`) || !strings.Contains(r.Stderr, text) ||
 			strings.Count(r.Stderr, "\n") != 1 {
 			t.Errorf("exec %s = %+v, want one line with its name and %q", name, r, text)
 		}
 	}
-	b.exec(t, "c", "last", "true")
+	b.Exec(t, "c", "last", "true")
 	exited := func(id string) bool {
-		return slices.ContainsFunc(events(), func(e event) bool { return strings.HasSuffix(e.topic, "exit") && e.body["id"] == id })
+		return slices.ContainsFunc(events(), func(e beds.Event) bool { return e.Topic == "exit" && e.ID == id })
 	}
 	if wrong := host.Await(host.Patience, func() string {
 		if exited("last") {

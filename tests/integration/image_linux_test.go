@@ -72,7 +72,7 @@ func (b *updating) cloister(t *testing.T, args ...string) host.Result {
 // boot is not used.
 func TestGuestUpdate(t *testing.T) {
 	b := newUpdating(t)
-	b.start(t, "old", nil)
+	b.Start(t, "old", nil)
 	agent := b.agent(t, "next", "9.9.9", "./cmd/cloister-agent")
 	r := b.cloister(t, "guest", "update", "--json", "--agent", agent)
 	var u struct {
@@ -83,13 +83,13 @@ func TestGuestUpdate(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.Stdout), &u); err != nil || r.Code != 0 {
 		t.Fatalf("guest update = %+v: %v", r, err)
 	}
-	if !u.Changed || u.Agent != "9.9.9" || !slices.Equal(u.Old, []string{"default/old"}) {
-		t.Errorf("guest update = %+v, want agent 9.9.9 and default/old on the old image", u)
+	if !u.Changed || u.Agent != "9.9.9" || !slices.Equal(u.Old, []string{b.Namespace + "/old"}) {
+		t.Errorf("guest update = %+v, want agent 9.9.9 and %s/old on the old image", u, b.Namespace)
 	}
-	if r := b.exec(t, "old", "e", "echo", "on"); r.Stdout != "on\n" {
+	if r := b.Exec(t, "old", "e", "echo", "on"); r.Stdout != "on\n" {
 		t.Errorf("exec in the sandbox of the old image = %+v", r)
 	}
-	b.start(t, "new", nil)
+	b.Start(t, "new", nil)
 	if r := b.cloister(t, "inspect", "new"); !strings.Contains(r.Stdout, "9.9.9") {
 		t.Errorf("the new sandbox does not run agent 9.9.9: %+v", r)
 	}

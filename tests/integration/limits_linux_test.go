@@ -30,7 +30,7 @@ func (b *bed) program(t *testing.T, name string) string {
 func TestLimitsAreNotOfTheGuestsMemory(t *testing.T) {
 	b := newBed(t, host.Options{})
 	dir := b.program(t, "limits")
-	b.start(t, "c", []string{
+	b.Start(t, "c", []string{
 		"--user", "1000:1000", "--mount",
 		"type=bind,src=" + dir + ",dst=/programs,options=rbind:ro", "--mount", "type=tmpfs,dst=/tmp,options=mode=1777",
 	})

@@ -27,13 +27,13 @@ func TestMetricsCountStartsAndFailures(t *testing.T) {
 		}
 		return string(out)
 	}
-	b.start(t, "counted", nil)
+	b.Start(t, "counted", nil)
 	during := metrics()
-	b.remove(t, "counted")
+	b.Remove(t, "counted")
 	if r := b.run(t, "broken", []string{"--mount", "type=bind,src=/nonexistent,dst=/x,options=rbind:ro"}, "true"); r.Code == 0 {
 		t.Fatal("a container with a mount of nothing started")
 	}
-	b.nothingLeft(t)
+	b.NothingLeft(t, b.before)
 	after := metrics()
 	for _, tt := range []struct{ name, text, want string }{
 		{"running", during, `cloister_sandboxes{class="vm",state="running"} 1`},

@@ -110,7 +110,7 @@ func TestTmpfsMounts(t *testing.T) {
 
 func TestSystemMounts(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", nil)
+	b.Start(t, "c", nil)
 	b.say(t, "kinds", "/proc proc\n/dev tmpfs\n/dev/pts devpts\n/dev/shm tmpfs\n/dev/mqueue mqueue\n/sys sysfs",
 		`awk '$2 ~ "^/(proc|sys|dev|dev/(pts|shm|mqueue))$" { print $2, $3 }' /proc/mounts`)
 	b.say(t, "shm", "65536", "df -k /dev/shm | awk 'END { print $2 }'")
@@ -130,7 +130,7 @@ func TestRootFileSystem(t *testing.T) {
 	if r.Code == 0 || !strings.Contains(r.Stderr, "Read-only file system") {
 		t.Errorf("touch on a read-only root = %+v", r)
 	}
-	b.start(t, "c", nil)
+	b.Start(t, "c", nil)
 	b.say(t, "setuid", "4755 0", "stat -c '%a %u' /bin/busybox-suid")
 	b.say(t, "hard-links", "same", "test /bin/ls -ef /bin/cat && echo same")
 	b.say(t, "chown", "4294967294:1", "touch /f && chown 4294967294:1 /f && stat -c %u:%g /f")
@@ -150,17 +150,17 @@ func TestRootFileSystem(t *testing.T) {
 // TestRootIsKept stops a container and starts its task again on the same root.
 func TestRootIsKept(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", nil, "sh", "-c", "echo x >>/count; exec sleep 1000")
-	if wrong := host.Await(host.Patience, func() string { return b.exec(t, "c", "first", "cat", "/count").Stderr }); wrong != "" {
+	b.Start(t, "c", nil, "sh", "-c", "echo x >>/count; exec sleep 1000")
+	if wrong := host.Await(host.Patience, func() string { return b.Exec(t, "c", "first", "cat", "/count").Stderr }); wrong != "" {
 		t.Fatal(wrong)
 	}
 	b.Must(t, "task", "kill", "--signal", "KILL", "c")
-	b.awaitStatus(t, "c", "STOPPED")
+	b.AwaitStatus(t, "c", "STOPPED")
 	b.Run(t, "task", "delete", "c")
 	b.Must(t, "task", "start", "--detach", "c")
-	b.awaitStatus(t, "c", "RUNNING")
+	b.AwaitStatus(t, "c", "RUNNING")
 	if wrong := host.Await(host.Patience, func() string {
-		if r := b.exec(t, "c", "e", "wc", "-l", "/count"); r.Stdout != "2 /count\n" {
+		if r := b.Exec(t, "c", "e", "wc", "-l", "/count"); r.Stdout != "2 /count\n" {
 			return r.Stdout + r.Stderr + " "
 		}
 		return ""
@@ -178,7 +178,7 @@ func TestAbsoluteRoot(t *testing.T) {
 		spec["root"] = map[string]any{"path": root}
 		process["args"] = []string{"sh", "-c", "echo ran >/mark; echo done"}
 	})
-	r := b.Run(t, append(append([]string{"run"}, b.flags()...), "--rm", "--config", config, "c")...)
+	r := b.Run(t, "run", "--runtime", b.Runtime, "--rm", "--config", config, "c")
 	if r.Stdout != "done\n" || r.Code != 0 {
 		t.Errorf("run = %+v", r)
 	}

@@ -35,8 +35,8 @@ func TestSmoke(t *testing.T) {
 			if same := got == strings.TrimSpace(string(kernel)); same == isCloister() {
 				t.Errorf("uname -r = %q, the host's is %q", got, kernel)
 			}
-			b.start(t, "two", nil)
-			if r := b.exec(t, "two", "e", "echo", "exec"); r.Stdout != "exec\n" || r.Code != 0 {
+			b.Start(t, "two", nil)
+			if r := b.Exec(t, "two", "e", "echo", "exec"); r.Stdout != "exec\n" || r.Code != 0 {
 				t.Errorf("exec = %+v", r)
 			}
 		})
@@ -93,12 +93,12 @@ func TestStdin(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
 	defer cancel()
 	// ctr run does not pass the end of its input on; ctr task exec does.
-	cmd := b.Ctr(ctx, b.args("line", []string{"--rm"}, "sh", "-c", "read line; echo got $line")...)
+	cmd := b.Ctr(ctx, b.Args("line", []string{"--rm"}, "sh", "-c", "read line; echo got $line")...)
 	cmd.Stdin = strings.NewReader("hello\n")
 	if r := b.Finish(ctx, t, cmd); r.Stdout != "got hello\n" || r.Code != 0 {
 		t.Errorf("read = %+v", r)
 	}
-	b.start(t, "c", nil)
+	b.Start(t, "c", nil)
 	const size = 20 << 20
 	cmd = b.Ctr(ctx, "task", "exec", "--exec-id", "sum", "c", "sha256sum")
 	sum := sha256.New()
@@ -127,7 +127,7 @@ func TestOutputBitForBit(t *testing.T) {
 	script := fmt.Sprintf("dd if=/dev/urandom of=/tmp/d bs=1000000 count=%d 2>/dev/null; sha256sum </tmp/d >&2; cat /tmp/d", size/1_000_000)
 	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
 	defer cancel()
-	cmd := b.Ctr(ctx, b.args("big", []string{"--rm"}, "sh", "-c", script)...)
+	cmd := b.Ctr(ctx, b.Args("big", []string{"--rm"}, "sh", "-c", script)...)
 	sum, count := sha256.New(), new(counter)
 	cmd.Stdout = io.MultiWriter(sum, count)
 	r := b.Finish(ctx, t, cmd)
@@ -146,9 +146,9 @@ func (c *counter) Write(buf []byte) (int, error) {
 // TestOutputAtExit sees that the last words of a process are not lost, many times.
 func TestOutputAtExit(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", nil)
+	b.Start(t, "c", nil)
 	for i := range 10 {
-		r := b.exec(t, "c", fmt.Sprint("e", i), "sh", "-c", "seq 20000")
+		r := b.Exec(t, "c", fmt.Sprint("e", i), "sh", "-c", "seq 20000")
 		if lines := strings.Count(r.Stdout, "\n"); lines != 20000 || !strings.HasSuffix(r.Stdout, "\n20000\n") {
 			t.Errorf("exec %d: %d lines arrived, want 20000", i, lines)
 		}
@@ -163,8 +163,8 @@ func TestAbsentReader(t *testing.T) {
 	script := fmt.Sprintf("until [ -e /go ]; do sleep 0.1; done; head -c %d /dev/zero; touch /done; sleep 1000", size)
 	unread := func(id string) (fifo string) {
 		dir := b.folder(t, "fifos-"+id, nil)
-		b.start(t, id, []string{"--fifo-dir", dir}, "sh", "-c", script)
-		if r := b.exec(t, id, "go", "touch", "/go"); r.Code != 0 {
+		b.Start(t, id, []string{"--fifo-dir", dir}, "sh", "-c", script)
+		if r := b.Exec(t, id, "go", "touch", "/go"); r.Code != 0 {
 			t.Fatalf("exec = %+v", r)
 		}
 		found, err := filepath.Glob(filepath.Join(dir, "*", id+"-stdout"))
@@ -177,7 +177,7 @@ func TestAbsentReader(t *testing.T) {
 	b.say(t, "beside", "waits 1000", "test -e /done || echo waits $(seq 1000 | tail -n 1)")
 	unread("killed")
 	b.Must(t, "task", "kill", "--signal", "KILL", "killed")
-	b.awaitStatus(t, "killed", "STOPPED")
+	b.AwaitStatus(t, "killed", "STOPPED")
 	b.wantDeleted(t, "killed", 137)
 
 	out, err := os.Open(fifo)
@@ -188,7 +188,7 @@ func TestAbsentReader(t *testing.T) {
 	if n, err := io.CopyN(io.Discard, out, size); err != nil {
 		t.Errorf("read %d bytes: %v", n, err)
 	}
-	if wrong := host.Await(host.Patience, func() string { return b.exec(t, "c", "done", "ls", "/done").Stderr }); wrong != "" {
+	if wrong := host.Await(host.Patience, func() string { return b.Exec(t, "c", "done", "ls", "/done").Stderr }); wrong != "" {
 		t.Errorf("the writer still waits: %s", wrong)
 	}
 }
@@ -212,7 +212,7 @@ func TestTerminal(t *testing.T) {
 	// The size comes with ctr's resize after the start: wait for it inside.
 	script := "test -t 0 && test -t 1 && echo terminal; until stty size | grep -q '37 91'; do sleep 0.1; done; stty size; " +
 		"read line; echo got:$line; exit 7"
-	cmd := b.Ctr(ctx, b.args("tty", []string{"--rm", "--tty"}, "sh", "-c", script)...)
+	cmd := b.Ctr(ctx, b.Args("tty", []string{"--rm", "--tty"}, "sh", "-c", script)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	var out strings.Builder
 	read := make(chan struct{})

@@ -49,8 +49,9 @@ default_size = %q
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBed(t, host.Options{Config: tt.config})
-			b.snapshotter = tt.snapshotter
-			b.Must(t, "images", "import", "--local", "--snapshotter", tt.snapshotter, filepath.Join(b.Place.Dir, "busybox.tar"))
+			b.Env = append(b.Env, "CONTAINERD_SNAPSHOTTER="+tt.snapshotter) // of ctr from here on
+			b.Must(t, "images", "import", "--local", filepath.Join(b.Dir, "busybox.tar"))
+			b.keep(t)
 			if tt.name == "erofs" && isCloister() {
 				// Its writable layer is a folder of the host: refused, with what to do.
 				if r := b.run(t, "refused", nil, "true"); r.Code == 0 || !strings.Contains(r.Stderr, "default_size") {

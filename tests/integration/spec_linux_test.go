@@ -24,7 +24,7 @@ func (b *bed) spec(t *testing.T, id string, change func(spec, process map[string
 	}
 	process := spec["process"].(map[string]any)
 	process["env"] = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	spec["linux"].(map[string]any)["cgroupsPath"] = "/default/" + id
+	spec["linux"].(map[string]any)["cgroupsPath"] = "/" + b.Namespace + "/" + id
 	change(spec, process)
 	text, err := json.Marshal(spec)
 	if err != nil {
@@ -53,7 +53,7 @@ func (b *bed) withSpec(t *testing.T, id string, change func(spec, process map[st
 		process["args"] = command
 		change(spec, process)
 	})
-	return b.Run(t, append(append([]string{"run"}, b.flags()...), "--rm", "--config", config, id)...)
+	return b.Run(t, "run", "--runtime", b.Runtime, "--rm", "--config", config, id)
 }
 
 func TestPrivileges(t *testing.T) {
@@ -200,9 +200,9 @@ func TestMemoryLimit(t *testing.T) {
 	options := []string{"--memory-limit", fmt.Sprint(limit)}
 	b.want(t, "limit", fmt.Sprint(limit), append(cgroups, options...), "sh", "-c",
 		"cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes")
-	events := b.watch(t)
-	b.start(t, "oom", options, "tail", "/dev/zero")
-	b.awaitStatus(t, "oom", "STOPPED")
+	events := b.Watch(t)
+	b.Start(t, "oom", options, "tail", "/dev/zero")
+	b.AwaitStatus(t, "oom", "STOPPED")
 	b.wantDeleted(t, "oom", 137)
 	wrong := host.Await(host.Patience, func() string {
 		got := topics(events(), "oom")
@@ -215,11 +215,11 @@ func TestMemoryLimit(t *testing.T) {
 		t.Errorf("events %s, want oom among them", wrong)
 	}
 	// What is killed in an exec leaves the container running.
-	b.start(t, "stays", options)
-	if r := b.exec(t, "stays", "e", "tail", "/dev/zero"); r.Code != 137 {
+	b.Start(t, "stays", options)
+	if r := b.Exec(t, "stays", "e", "tail", "/dev/zero"); r.Code != 137 {
 		t.Errorf("an exec that takes too much = %+v, want exit 137", r)
 	}
-	if got := b.status(t, "stays"); got != "RUNNING" {
+	if got := b.Status(t, "stays"); got != "RUNNING" {
 		t.Errorf("the container is %q, want RUNNING", got)
 	}
 }
@@ -235,8 +235,9 @@ func TestProcessorLimit(t *testing.T) {
 func TestNetworkNamespace(t *testing.T) {
 	b := newBed(t, host.Options{})
 	b.Place.Run(t, "sh", "-c", "mkdir -p /run/netns && touch /run/netns/given && unshare --net=/run/netns/given ip link set lo up")
+	b.keep(t)
 	pidFile := filepath.Join(b.Place.Dir, "pid")
-	b.start(t, "c", []string{"--with-ns", "network:/run/netns/given", "--pid-file", pidFile})
+	b.Start(t, "c", []string{"--with-ns", "network:/run/netns/given", "--pid-file", pidFile})
 	pid, err := os.ReadFile(pidFile)
 	if err != nil {
 		t.Fatal(err)
@@ -245,7 +246,7 @@ func TestNetworkNamespace(t *testing.T) {
 	if got := strings.TrimSpace(b.Place.Run(t, "stat", "-L", "-c", "%i", "/proc/"+string(pid)+"/ns/net")); got != want {
 		t.Errorf("the task's pid is in network namespace %s, want %s", got, want)
 	}
-	b.start(t, "fresh", []string{"--pid-file", pidFile})
+	b.Start(t, "fresh", []string{"--pid-file", pidFile})
 	if pid, err = os.ReadFile(pidFile); err != nil {
 		t.Fatal(err)
 	}

@@ -19,14 +19,14 @@ import (
 
 func TestLifecycleEvents(t *testing.T) {
 	b := newBed(t, host.Options{})
-	events := b.watch(t)
+	events := b.Watch(t)
 	b.run(t, "short", nil, "true")
-	b.start(t, "long", nil)
-	b.exec(t, "long", "e", "true")
+	b.Start(t, "long", nil)
+	b.Exec(t, "long", "e", "true")
 	b.Must(t, "task", "pause", "long")
 	b.Must(t, "task", "resume", "long")
 	b.Must(t, "task", "kill", "--signal", "KILL", "long")
-	b.awaitStatus(t, "long", "STOPPED")
+	b.AwaitStatus(t, "long", "STOPPED")
 	b.wantDeleted(t, "long", 137)
 	wants := map[string][]string{
 		"short": {"create", "start", "exit", "delete"},
@@ -59,45 +59,45 @@ var clock = []string{"--cap-add", "CAP_SYS_TIME"}
 // TestPauseAndKill resumes a guest whose clock has gone wrong: it has the host's time again.
 func TestPauseAndKill(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", clock, "sh", "-c", "while :; do date +%s.%N >/tmp/now; sleep 0.05; done")
-	b.awaitStatus(t, "c", "RUNNING")
+	b.Start(t, "c", clock, "sh", "-c", "while :; do date +%s.%N >/tmp/now; sleep 0.05; done")
+	b.AwaitStatus(t, "c", "RUNNING")
 	if isCloister() {
 		b.say(t, "wrong", "", "date -s @1 >/dev/null")
 	}
 	b.Must(t, "task", "pause", "c")
-	b.awaitStatus(t, "c", "PAUSED")
-	if r := b.exec(t, "c", "refused", "true"); r.Code == 0 {
+	b.AwaitStatus(t, "c", "PAUSED")
+	if r := b.Exec(t, "c", "refused", "true"); r.Code == 0 {
 		t.Error("exec in a paused container is not refused")
 	}
 	b.Must(t, "task", "resume", "c")
-	b.awaitStatus(t, "c", "RUNNING")
+	b.AwaitStatus(t, "c", "RUNNING")
 	begin := time.Now()
-	r := b.exec(t, "c", "time", "date", "+%s")
+	r := b.Exec(t, "c", "time", "date", "+%s")
 	var seconds int64
 	if _, err := fmt.Sscan(r.Stdout, &seconds); err != nil || seconds < begin.Unix()-2 || seconds > time.Now().Unix()+2 {
 		t.Errorf("date in the container = %q, want the host's, %d to %d", r.Stdout, begin.Unix(), time.Now().Unix())
 	}
 	b.Must(t, "task", "kill", "--signal", "TERM", "c") // process 1 of a pid namespace, no handler: nothing happens
 	b.Must(t, "task", "kill", "--signal", "KILL", "c")
-	b.awaitStatus(t, "c", "STOPPED")
+	b.AwaitStatus(t, "c", "STOPPED")
 }
 
 func TestSignalIsHandled(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", nil, "sh", "-c", "trap 'exit 5' TERM; touch /tmp/up; while :; do sleep 0.1; done")
-	if wrong := host.Await(host.Patience, func() string { return b.exec(t, "c", "probe", "cat", "/tmp/up").Stderr }); wrong != "" {
+	b.Start(t, "c", nil, "sh", "-c", "trap 'exit 5' TERM; touch /tmp/up; while :; do sleep 0.1; done")
+	if wrong := host.Await(host.Patience, func() string { return b.Exec(t, "c", "probe", "cat", "/tmp/up").Stderr }); wrong != "" {
 		t.Fatal(wrong)
 	}
 	b.Must(t, "task", "kill", "--signal", "TERM", "c")
-	b.awaitStatus(t, "c", "STOPPED")
+	b.AwaitStatus(t, "c", "STOPPED")
 	b.wantDeleted(t, "c", 5)
 }
 
 func TestKillAll(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", nil, "sh", "-c", "sleep 1001 & sleep 1002 & wait; exit 3")
+	b.Start(t, "c", nil, "sh", "-c", "sleep 1001 & sleep 1002 & wait; exit 3")
 	if wrong := host.Await(host.Patience, func() string {
-		if out := b.exec(t, "c", "ps", "ps", "-o", "args").Stdout; strings.Count(out, "\nsleep 100") != 2 {
+		if out := b.Exec(t, "c", "ps", "ps", "-o", "args").Stdout; strings.Count(out, "\nsleep 100") != 2 {
 			return out + " "
 		}
 		return ""
@@ -105,12 +105,12 @@ func TestKillAll(t *testing.T) {
 		t.Fatal(wrong)
 	}
 	b.Must(t, "task", "kill", "--all", "--signal", "KILL", "c")
-	b.awaitStatus(t, "c", "STOPPED")
+	b.AwaitStatus(t, "c", "STOPPED")
 }
 
 func TestProcesses(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", nil)
+	b.Start(t, "c", nil)
 	lines := strings.Fields(b.Must(t, "task", "ps", "c"))
 	// PID INFO, then at least one pid that is alive on the host.
 	if len(lines) < 4 {
@@ -123,7 +123,7 @@ func TestProcesses(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	b := newBed(t, host.Options{})
-	b.start(t, "c", []string{"--memory-limit", fmt.Sprint(128 << 20)}, "sh", "-c",
+	b.Start(t, "c", []string{"--memory-limit", fmt.Sprint(128 << 20)}, "sh", "-c",
 		"i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 1000")
 	var metrics map[string]any
 	wrong := host.Await(host.Patience, func() string {
@@ -162,11 +162,11 @@ func TestCheckpointIsNotImplemented(t *testing.T) {
 		t.Skip("a peer may have it")
 	}
 	b := newBed(t, host.Options{})
-	b.start(t, "c", nil)
+	b.Start(t, "c", nil)
 	if r := b.Run(t, "task", "checkpoint", "c"); r.Code == 0 || !strings.Contains(strings.ToLower(r.Stderr), "not implemented") {
 		t.Errorf("task checkpoint = %+v, want not implemented", r)
 	}
-	if got := b.status(t, "c"); got != "RUNNING" {
+	if got := b.Status(t, "c"); got != "RUNNING" {
 		t.Errorf("the container is %q afterwards", got)
 	}
 }
@@ -174,8 +174,8 @@ func TestCheckpointIsNotImplemented(t *testing.T) {
 func TestLogFile(t *testing.T) {
 	b := newBed(t, host.Options{})
 	log := filepath.Join(b.Place.Dir, "out.log")
-	b.start(t, "c", []string{"--log-uri", "file://" + log}, "sh", "-c", "seq 1000; echo err >&2")
-	b.awaitStatus(t, "c", "STOPPED")
+	b.Start(t, "c", []string{"--log-uri", "file://" + log}, "sh", "-c", "seq 1000; echo err >&2")
+	b.AwaitStatus(t, "c", "STOPPED")
 	var text []byte
 	wrong := host.Await(host.Patience, func() string {
 		var err error
@@ -202,9 +202,9 @@ func TestLogBinary(t *testing.T) {
 	if err := os.WriteFile(logger, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b.start(t, "c", []string{"--log-uri", "binary://" + logger + "?key=value"}, "sh", "-c", "echo out; echo err >&2")
-	b.awaitStatus(t, "c", "STOPPED")
-	want := []string{"default/c key value", "err", "out"}
+	b.Start(t, "c", []string{"--log-uri", "binary://" + logger + "?key=value"}, "sh", "-c", "echo out; echo err >&2")
+	b.AwaitStatus(t, "c", "STOPPED")
+	want := []string{b.Namespace + "/c key value", "err", "out"}
 	wrong := host.Await(host.Patience, func() string {
 		text, err := os.ReadFile(log)
 		if err != nil {
@@ -224,11 +224,11 @@ func TestRestartOfContainerd(t *testing.T) {
 	for _, signal := range []string{"TERM", "KILL"} {
 		t.Run(signal, func(t *testing.T) {
 			b := newBed(t, host.Options{})
-			b.start(t, "c", nil, "sh", "-c", "echo mark >/tmp/mark; exec sleep 1000")
+			b.Start(t, "c", nil, "sh", "-c", "echo mark >/tmp/mark; exec sleep 1000")
 			b.Stop(t, signal)
-			b.Start(t)
-			b.awaitStatus(t, "c", "RUNNING")
-			if r := b.exec(t, "c", "e", "sh", "-c", "until [ -s /tmp/mark ]; do sleep 0.1; done; cat /tmp/mark"); r.Stdout != "mark\n" {
+			b.Containerd.Start(t)
+			b.AwaitStatus(t, "c", "RUNNING")
+			if r := b.Exec(t, "c", "e", "sh", "-c", "until [ -s /tmp/mark ]; do sleep 0.1; done; cat /tmp/mark"); r.Stdout != "mark\n" {
 				t.Errorf("exec after the restart = %+v", r)
 			}
 		})

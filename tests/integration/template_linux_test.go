@@ -19,7 +19,7 @@ import (
 	"cloister/tests/testenv"
 )
 
-// templates is a bed whose sandboxes start from templates.
+// templates is a bed whose sandboxes start from a template, which is built.
 type templates struct {
 	*bed
 	store string
@@ -34,7 +34,10 @@ func newTemplates(t *testing.T) *templates {
 		t.Skip("templates are made of the small kernel's machine alone")
 	}
 	b := newBed(t, host.Options{Cloister: "[template]\nmode = \"auto\"\n[debug]\nshell = \"/usr/bin/busybox\"\n"})
-	return &templates{b, filepath.Join(b.Place.Dir, "cloister", "templates")}
+	built := &templates{b, filepath.Join(b.Place.Dir, "cloister", "templates")}
+	built.cloister(t, "template", "build")
+	b.keep(t)
+	return built
 }
 
 // cloister runs the host tool in the bed's place.
@@ -52,7 +55,7 @@ func (b *templates) started(t *testing.T, id string) string {
 			Start string `json:"start"`
 		} `json:"facts"`
 	}
-	text := b.cloister(t, "inspect", "default/"+id)
+	text := b.cloister(t, "inspect", b.Namespace+"/"+id)
 	if err := json.Unmarshal([]byte(text), &box); err != nil {
 		t.Fatalf("inspect: %v\n%s", err, text)
 	}
@@ -63,7 +66,6 @@ func (b *templates) started(t *testing.T, id string) string {
 // is. CLONES says how many pairs; one is enough for each run of all tests.
 func TestClonesDiffer(t *testing.T) {
 	b := newTemplates(t)
-	b.cloister(t, "template", "build")
 	dir := b.program(t, "seeds")
 	own := map[string]string{
 		"boot id":      "cat /proc/sys/kernel/random/boot_id",
@@ -85,7 +87,7 @@ func TestClonesDiffer(t *testing.T) {
 		var wg sync.WaitGroup
 		for _, id := range ids {
 			wg.Go(func() {
-				b.start(t, id, []string{"--mount", "type=bind,src=" + dir + ",dst=/programs,options=rbind:ro"})
+				b.Start(t, id, []string{"--mount", "type=bind,src=" + dir + ",dst=/programs,options=rbind:ro"})
 			})
 		}
 		wg.Wait()
@@ -94,7 +96,7 @@ func TestClonesDiffer(t *testing.T) {
 				t.Errorf("%s was started from %q, want a template", id, from)
 			}
 			for what, script := range own {
-				r := b.exec(t, id, "e", "sh", "-c", script)
+				r := b.Exec(t, id, "e", "sh", "-c", script)
 				got := what + " " + strings.TrimSpace(r.Stdout)
 				if r.Stdout == "" || r.Code != 0 {
 					t.Fatalf("%s of %s = %+v", what, id, r)
@@ -104,7 +106,7 @@ func TestClonesDiffer(t *testing.T) {
 				}
 				seen[got] = id
 			}
-			b.remove(t, id)
+			b.Remove(t, id)
 		}
 	}
 	t.Logf("%d values of %d clones", len(seen), 2*pairs)
@@ -117,7 +119,7 @@ func (b *templates) clockError(t *testing.T, id, file string) time.Duration {
 	t.Helper()
 	least := time.Hour
 	for i := range 5 {
-		r := b.exec(t, id, "clock"+strconv.Itoa(i), "sh", "-c", "echo | ts %.s > /volume/clock")
+		r := b.Exec(t, id, "clock"+strconv.Itoa(i), "sh", "-c", "echo | ts %.s > /volume/clock")
 		text, err := os.ReadFile(file)
 		if err != nil || r.Code != 0 {
 			t.Fatalf("guest's clock: %v, %+v", err, r)
@@ -146,12 +148,11 @@ func (b *templates) clockError(t *testing.T, id, file string) time.Duration {
 // to the start, with the host's.
 func TestCloneKeepsTime(t *testing.T) {
 	b := newTemplates(t)
-	b.cloister(t, "template", "build")
 	volume := filepath.Join(b.Place.Dir, "volume")
 	if err := os.Mkdir(volume, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b.start(t, "c", []string{"--mount", "type=bind,src=" + volume + ",dst=/volume,options=rbind:rw"})
+	b.Start(t, "c", []string{"--mount", "type=bind,src=" + volume + ",dst=/volume,options=rbind:rw"})
 	if from := b.started(t, "c"); !strings.HasPrefix(from, "template ") {
 		t.Errorf("started from %q, want a template", from)
 	}
@@ -167,12 +168,11 @@ func TestCloneKeepsTime(t *testing.T) {
 // cgroup, and so in its pod's, as it does when the guest itself writes it.
 func TestCloneMemoryIsChargedToItsSandbox(t *testing.T) {
 	b := newTemplates(t)
-	b.cloister(t, "template", "build")
 	list, err := template.NewStore(b.store).List()
 	if err != nil || len(list) != 1 {
 		t.Fatalf("templates: %+v, %v, want one", list, err)
 	}
-	b.start(t, "c", nil)
+	b.Start(t, "c", nil)
 	if from := b.started(t, "c"); !strings.HasPrefix(from, "template ") {
 		t.Errorf("started from %q, want a template", from)
 	}
@@ -230,7 +230,6 @@ func (b *templates) sharedMemory(t *testing.T, pid int) int64 {
 // leaves one line in the log that says why.
 func TestUnfitTemplateStartsCold(t *testing.T) {
 	b := newTemplates(t)
-	b.cloister(t, "template", "build")
 	dirs, err := filepath.Glob(filepath.Join(b.store, "????????????????????????????????"))
 	if err != nil || len(dirs) != 1 {
 		t.Fatalf("templates: %v, %v, want one", dirs, err)
@@ -273,7 +272,7 @@ func TestUnfitTemplateStartsCold(t *testing.T) {
 		step.prepare()
 		name := "c" + strconv.Itoa(i)
 		before := b.coldLines(t)
-		b.start(t, name, nil)
+		b.Start(t, name, nil)
 		if from := b.started(t, name); from != "cold" {
 			t.Errorf("%s: started from %q, want cold", step.name, from)
 		}
@@ -281,13 +280,13 @@ func TestUnfitTemplateStartsCold(t *testing.T) {
 		if len(lines) != 1 || !strings.Contains(lines[0], step.says) {
 			t.Errorf("%s: the log says %q, want one line with %q", step.name, lines, step.says)
 		}
-		b.remove(t, name)
+		b.Remove(t, name)
 	}
 	if list := b.cloister(t, "template", "list"); !strings.Contains(list, "set aside") && !strings.Contains(list, "damaged") {
 		t.Errorf("template list = %q, want %s set aside", list, id)
 	}
 	b.cloister(t, "template", "build")
-	b.start(t, "again", nil)
+	b.Start(t, "again", nil)
 	if from := b.started(t, "again"); from != "template "+id {
 		t.Errorf("after a new build: started from %q, want template %s", from, id)
 	}
@@ -297,7 +296,6 @@ func TestUnfitTemplateStartsCold(t *testing.T) {
 // well, and is not counted against the template, which other tenants use.
 func TestTenantCannotSetTemplateAside(t *testing.T) {
 	b := newTemplates(t)
-	b.cloister(t, "template", "build")
 	for i := range 2 {
 		r := b.withSpec(t, "bad"+strconv.Itoa(i), func(spec, _ map[string]any) {
 			linux := spec["linux"].(map[string]any) //nolint:forcetypeassert // a spec has it
@@ -310,7 +308,7 @@ func TestTenantCannotSetTemplateAside(t *testing.T) {
 	if list, err := template.NewStore(b.store).List(); err != nil || len(list) != 1 || list[0].Failures != 0 {
 		t.Errorf("templates: %+v, %v, want one that has not failed", list, err)
 	}
-	b.start(t, "c", nil)
+	b.Start(t, "c", nil)
 	if from := b.started(t, "c"); !strings.HasPrefix(from, "template ") {
 		t.Errorf("started from %q, want a template", from)
 	}

@@ -16,10 +16,10 @@ import (
 func TestUpgrade(t *testing.T) {
 	b := newBed(t, host.Options{Version: host.Distribution})
 	log := filepath.Join(b.Place.Dir, "kept.log")
-	b.start(t, "kept", []string{"--log-uri", "file://" + log}, "sh", "-c",
+	b.Start(t, "kept", []string{"--log-uri", "file://" + log}, "sh", "-c",
 		"echo old; until [ -e /go ]; do sleep 0.1; done; echo new; exec sleep 1000")
 	b.Upgrade(t, host.Options{})
-	b.awaitStatus(t, "kept", "RUNNING")
+	b.AwaitStatus(t, "kept", "RUNNING")
 	if out := b.Must(t, "version"); strings.Contains(out, "1.6.") {
 		t.Fatalf("the daemon is the old one: %s", out)
 	}
@@ -39,10 +39,10 @@ func TestUpgrade(t *testing.T) {
 		t.Errorf("metrics after the upgrade:\n%s", out)
 	}
 	b.Must(t, "task", "pause", "kept")
-	b.awaitStatus(t, "kept", "PAUSED")
+	b.AwaitStatus(t, "kept", "PAUSED")
 	b.Must(t, "task", "resume", "kept")
 	b.Must(t, "task", "kill", "--signal", "KILL", "kept")
-	b.awaitStatus(t, "kept", "STOPPED")
+	b.AwaitStatus(t, "kept", "STOPPED")
 	if r := b.Run(t, "task", "delete", "kept"); !strings.Contains(r.Stderr, "exit code 137") {
 		t.Errorf("task delete = %+v, want exit 137", r)
 	}

@@ -23,7 +23,7 @@ func TestHome(t *testing.T) {
 	b.want(t, "given", "[/x]", []string{"--user", "1000:2000", "--env", "HOME=/x"}, "sh", "-c", echo)
 	b.want(t, "empty", "[/]", []string{"--user", "1000:2000", "--env", "HOME="}, "sh", "-c", echo)
 	b.want(t, "root", "[/root]", nil, "sh", "-c", echo)
-	b.start(t, "c", []string{
+	b.Start(t, "c", []string{
 		"--user", "1000:1000", "--mount",
 		"type=bind,src=" + filepath.Join(users, "passwd") + ",dst=/etc/passwd,options=bind:ro",
 	},
