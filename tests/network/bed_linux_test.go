@@ -3,58 +3,25 @@
 package network
 
 import (
-	"context"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
+	beds "cloister/tests/bed"
 	"cloister/tests/host"
-	"cloister/tests/images"
-	"cloister/tests/leaks"
 	"cloister/tests/testenv"
 )
 
 // bed is a daemon in a private place that is a router: br0 with 10.88.0.1 and fd88::1.
 type bed struct {
-	*host.Containerd
-	t         *testing.T
-	namespace string
+	*beds.Bed
+	t *testing.T
 }
 
 func newBed(t *testing.T, cloister string) *bed {
 	t.Helper()
-	program := testenv.NeedBusybox(t)
-	testenv.NeedOverlay(t)
-	testenv.NeedShim(t)
-	testenv.NeedGuest(t)
-	testenv.NeedQEMU(t)
-	testenv.NeedVirtiofsd(t)
 	testenv.NeedTool(t, "tc")
-	if looked, err := exec.LookPath("busybox"); err == nil {
-		program = looked
-	}
-	image, err := images.Busybox(t.Context(), program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	place := host.New(t)
-	// A containerd namespace of its own: the cgroups of the host, which other tests use at the same
-	// time, have its name.
-	b := &bed{t: t, namespace: filepath.Base(place.Dir)}
-	t.Cleanup(func() { leaks.RemoveCgroups(t, b.namespace) })
-	b.Containerd = place.StartContainerd(t, host.Options{
-		Version: host.Current, Cloister: cloister,
-		Env: []string{"CONTAINERD_NAMESPACE=" + b.namespace},
-	})
-	archive := filepath.Join(b.Place.Dir, "busybox.tar")
-	if err := images.Save(archive, map[string]v1.Image{images.BusyboxName: image}); err != nil {
-		t.Fatal(err)
-	}
-	b.Must(t, "images", "import", archive)
+	b := &bed{beds.New(t, host.Options{Cloister: cloister}), t}
 	// With an address of its own: a bridge's is the lowest of its ports, else, and changes with
 	// them.
 	b.sh("ip link add br0 address 02:00:00:00:88:01 type bridge && ip addr add 10.88.0.1/24 dev br0 && ip addr add " +
@@ -83,24 +50,7 @@ ip -n $n link set $l up`)
 // run starts a container in a namespace; it is taken away when the test ends.
 func (b *bed) run(id, namespace string, command ...string) {
 	b.t.Helper()
-	if len(command) == 0 {
-		command = []string{"sleep", "1000"}
-	}
-	args := []string{
-		"run", "--detach", "--runtime", "io.containerd.cloister.v2", "--with-ns",
-		"network:/run/netns/" + namespace, images.BusyboxName, id,
-	}
-	b.t.Cleanup(func() { b.remove(id) })
-	b.Must(b.t, append(args, command...)...)
-}
-
-// remove kills a container and takes it away; what is gone already does not matter.
-func (b *bed) remove(id string) {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.t.Context()), host.Patience)
-	defer cancel()
-	b.Finish(ctx, b.t, b.Ctr(ctx, "task", "delete", "--force", id))
-	b.Finish(ctx, b.t, b.Ctr(ctx, "containers", "delete", id))
+	b.Start(b.t, id, []string{"--with-ns", "network:/run/netns/" + namespace}, command...)
 }
 
 var execs int
@@ -110,8 +60,7 @@ var execs int
 func (b *bed) in(script string) string {
 	b.t.Helper()
 	execs++
-	r := b.Run(b.t, "task", "exec", "--exec-id", "e"+strconv.Itoa(execs), "c", "sh", "-c", script+" 2>&1")
-	return strings.TrimSpace(r.Stdout)
+	return strings.TrimSpace(b.Exec(b.t, "c", "e"+strconv.Itoa(execs), "sh", "-c", script+" 2>&1").Stdout)
 }
 
 // say compares what a script in container c wrote.

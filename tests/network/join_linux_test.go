@@ -5,8 +5,6 @@ package network
 import (
 	"strings"
 	"testing"
-
-	"cloister/tests/images"
 )
 
 // TestJoin has a second container share the first one's network, as Docker's and nerdctl's
@@ -16,21 +14,14 @@ func TestJoin(t *testing.T) {
 	b.plug("y", "eth0", "10.88.0.2/24", "fd88::2/64")
 	b.run("c", "y", "sh", "-c", "mkdir /www; echo of the first >/www/f; httpd -f -p 8080 -h /www")
 	pid := b.sh("pgrep qemu-system")
-	join := func(id, network string) []string {
-		return []string{
-			"run", "--detach", "--runtime", "io.containerd.cloister.v2", "--with-ns",
-			"network:" + network, images.BusyboxName, id, "sleep", "1000",
-		}
-	}
-	t.Cleanup(func() { b.remove("d") })
-	b.Must(t, join("d", "/proc/"+pid+"/ns/net")...)
+	b.Start(t, "d", []string{"--with-ns", "network:/proc/" + pid + "/ns/net"})
 	ask := func(want string) {
 		t.Helper()
 		script := `printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 5 127.0.0.1 8080 | tail -n 1`
 		if want != "-" {
 			script = "until " + script + " | grep .; do sleep 0.1; done" // the server may be on its way
 		}
-		r := b.Run(t, "task", "exec", "--exec-id", "ask"+strings.ReplaceAll(want, " ", "-")+"x", "d", "sh", "-c", script)
+		r := b.Exec(t, "d", "ask"+strings.ReplaceAll(want, " ", "-")+"x", "sh", "-c", script)
 		if got := strings.TrimSpace(r.Stdout); got != want && want != "-" || want == "-" && got != "" {
 			t.Errorf("the second container gets %q (%s), want %q", got, r.Stderr, want)
 		}
@@ -39,17 +30,18 @@ func TestJoin(t *testing.T) {
 	if got := b.sh("pgrep -c qemu-system"); got != "1" {
 		t.Errorf("%s machines for two containers that share a network", got)
 	}
-	b.remove("c")
+	b.Remove(t, "c")
 	ask("-")
 	b.run("c", "y", "sh", "-c", "mkdir /www; echo it is back >/www/f; httpd -f -p 8080 -h /www")
 	ask("it is back")
-	b.remove("c")
-	b.remove("d")
+	b.Remove(t, "c")
+	b.Remove(t, "d")
 	if got := b.sh("pgrep -c qemu-system || true"); got != "0" {
 		t.Errorf("%s machines are left", got)
 	}
-	if r := b.Run(t, join("e", "/proc/1/ns/net")...); r.Code == 0 || !strings.Contains(r.Stderr, "process on the host") {
+	r := b.Run(t, b.Args("e", []string{"--detach", "--with-ns", "network:/proc/1/ns/net"}, "sleep", "1000")...)
+	if r.Code == 0 || !strings.Contains(r.Stderr, "process on the host") {
 		t.Errorf("the network of a process that is no guest: exit %d, %s", r.Code, r.Stderr)
 	}
-	b.remove("e")
+	b.Remove(t, "e")
 }

@@ -5,8 +5,6 @@ package network
 import (
 	"strings"
 	"testing"
-
-	"cloister/tests/images"
 )
 
 // virtual puts a link of a kind upon a port of br0 into a namespace, with addresses.
@@ -43,7 +41,7 @@ func TestMacvlan(t *testing.T) {
 		"until ip -o addr show dev net2 2>/dev/null | grep -q 10.89.0.3; do :; done; ping -c 1 -W 5 -I net2 10.89.0.1 >/dev/null; echo $?")
 	b.sh("ip -n x link delete net2")
 	b.say("gone again", "", "while ip -o addr show dev net2 2>/dev/null | grep -q 10.89.0.3; do :; done")
-	b.remove("c")
+	b.Remove(t, "c")
 	if left := b.sh("ip -n x -o link | grep -c cloister || true; tc -n x qdisc show " +
 		"dev net1 | grep -c ingress || true"); strings.Join(strings.Fields(left), " ") != "0 0" {
 		t.Errorf("taps and redirects left: %s", left)
@@ -60,9 +58,8 @@ func TestRefusedLinks(t *testing.T) {
 	} {
 		b.plug(name, "eth0", "10.88.0.2/24", "fd88::2/64")
 		b.sh("ip -n " + name + " link add net1 " + tt.made)
-		r := b.Run(t, "run", "--runtime", "io.containerd.cloister.v2", "--with-ns", "network:/run/netns/"+name,
-			images.BusyboxName, name, "true")
-		b.remove(name)
+		r := b.Run(t, b.Args(name, []string{"--with-ns", "network:/run/netns/" + name}, "true")...)
+		b.Remove(t, name)
 		if r.Code == 0 || !strings.Contains(r.Stderr, tt.want) {
 			t.Errorf("%s: exit %d, %s, want %q", name, r.Code, r.Stderr, tt.want)
 		}

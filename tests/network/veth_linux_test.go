@@ -11,8 +11,8 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 
+	beds "cloister/tests/bed"
 	"cloister/tests/host"
-	"cloister/tests/images"
 )
 
 // get fetches /f: busybox's wget, linked statically, needs libraries to look up even a number.
@@ -71,7 +71,7 @@ ip -n x neigh add 10.88.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent`)
 		}
 	})
 	t.Run("links come and go", func(*testing.T) { comeAndGo(b) })
-	b.remove("c")
+	b.Remove(t, "c")
 	t.Run("nothing left", func(t *testing.T) {
 		if got := b.sh("ip netns exec x tc qdisc show; ip -n x -o link"); strings.Contains(got, "ingress") ||
 			strings.Contains(got, "cloister") {
@@ -124,11 +124,11 @@ ip -n x route add 10.98.0.0/16 dev odd; ip -n x route add default dev odd metric
 func TestFilesOfTheEngine(t *testing.T) {
 	b := newBed(t, "")
 	b.sh("echo '10.0.0.1 early' >/run/hosts")
-	t.Cleanup(func() { b.remove("c") })
-	b.Must(t, "container", "create", "--runtime", "io.containerd.cloister.v2", "--mount",
+	t.Cleanup(func() { b.Remove(t, "c") })
+	b.Must(t, "container", "create", "--runtime", b.Runtime, "--mount",
 		"type=bind,src=/run/hosts,dst=/etc/hosts,options=rbind:rw",
-		images.BusyboxName, "c", "sh", "-c", "cat /etc/hosts >/started; sleep 1000")
-	engine, err := client.New(b.Place.Path(b.Address), client.WithDefaultNamespace(b.namespace))
+		beds.Image, "c", "sh", "-c", "cat /etc/hosts >/started; sleep 1000")
+	engine, err := client.New(b.Place.Path(b.Address), client.WithDefaultNamespace(b.Namespace))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestKilledShim(t *testing.T) {
 		t.Errorf("left in the namespace:\n%s", left)
 	}
 	// The namespace serves the next container.
-	b.remove("c")
+	b.Remove(t, "c")
 	b.run("d", "x")
 	b.sh("busybox ping -c 1 -W 5 10.88.0.2")
 }
