@@ -67,7 +67,7 @@ func ParseSet(text string) (Set, error) {
 				return Set{}, err
 			}
 			if high <= low {
-				return Set{}, fmt.Errorf("categories %q: a span rises, as in c3.c5", clip(part))
+				return Set{}, fmt.Errorf("categories %q: want a rising span, as c3.c5", clip(part))
 			}
 		}
 		for c := low; c <= high; c++ {
@@ -163,7 +163,7 @@ func NewPair(a, b Category) (Pair, error) {
 		return Pair{}, fmt.Errorf("pair %v,%v: want categories c0 to c%d", a, b, Categories-1)
 	}
 	if a == b {
-		return Pair{}, fmt.Errorf("pair %v,%v: two different categories are wanted: one alone lies within other pairs", a, b)
+		return Pair{}, fmt.Errorf("pair %v,%v: want two different categories: a single one is part of other pairs", a, b)
 	}
 	return Pair{Low: min(a, b), High: max(a, b)}, nil
 }

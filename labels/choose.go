@@ -54,8 +54,8 @@ type Wish struct {
 // Under a host that does, no guest goes without a label. The error says what to change.
 func (w Wish) Validate(enforcing bool) error {
 	if w.Disabled && enforcing {
-		return fmt.Errorf("%w: label=disable: nothing runs without a label on a host that enforces: leave it out, label the "+
-			"volumes (:z, :Z or [[labels.mounts]]), or set labels.engine_disable = \"confine\", which confines it all the same", ErrWish)
+		return fmt.Errorf("%w: label=disable: SELinux is enforcing, so nothing runs without a label: leave it out, label the "+
+			"volumes (:z, :Z or [[labels.mounts]]), or set labels.engine_disable = \"confine\", which labels it anyway", ErrWish)
 	}
 	relabel := w.Relabel != nil && *w.Relabel
 	refuse := func(text string) error { return fmt.Errorf("%w: %s", ErrWish, text) }
@@ -125,7 +125,7 @@ func (w Wish) EngineType() string {
 // pair, and the same one for processes and files.
 func (w Wish) checkEngine() error {
 	if t := w.EngineType(); t != "" && t != w.Base.Type {
-		return fmt.Errorf("%w: the spec's label %v: type %s is a container's, and the processes that run are of a machine: leave the "+
+		return fmt.Errorf("%w: the spec's label %v: type %s is for containers, and class vm labels QEMU and virtiofsd: leave the "+
 			"type out, use class process, or set labels.engine_levels = \"ignore\"", ErrWish, w.Engine, t)
 	}
 	level, kept := tenant(w.Engine)

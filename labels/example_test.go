@@ -39,6 +39,6 @@ func ExampleNewPair() {
 	pair, err := labels.NewPair(1023, 7)
 	fmt.Println(pair, pair.Rank(), err)
 	// Output:
-	// pair c7,c7: two different categories are wanted: one alone lies within other pairs
+	// pair c7,c7: want two different categories: a single one is part of other pairs
 	// c7,c1023 8155 <nil>
 }

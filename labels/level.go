@@ -84,9 +84,9 @@ func (l Level) Pair() (Pair, bool) {
 func (l Level) Separates(shared bool) error {
 	switch n := l.Categories.Len(); {
 	case n == 1:
-		return fmt.Errorf("%v has one category, which lies within every pair that has it: give two", l)
+		return fmt.Errorf("%v has one category, and other tenants' pairs may contain it: give two", l)
 	case n == 0 && l.Sensitivity == 0 && !shared:
-		return fmt.Errorf("%v has no categories and keeps nobody apart: give two, or share it by name", l)
+		return fmt.Errorf("%v has no categories, so it separates nothing: give two, or share it by name", l)
 	case n > 2 && !shared:
 		return fmt.Errorf("%v has %d categories and contains other tenants' pairs: give two", l, n)
 	}

@@ -23,7 +23,7 @@ var (
 	ErrExists      = errors.New("a profile of that name is loaded already")
 	ErrUnconfined  = errors.New("process is not confined by its profile")
 	ErrInUse       = errors.New("profile confines a running process")
-	errNotReadable = errors.New("cannot be asked about profiles")
+	errNotReadable = errors.New("profiles cannot be read")
 )
 
 // Host is where the kernel is asked. The zero value is this machine; tests put files in its place.
@@ -90,7 +90,8 @@ func (h Host) Ready() error {
 		return err
 	}
 	if !enabled {
-		return fmt.Errorf("%w: boot with apparmor=1 security=apparmor, or set another mac", ErrDisabled)
+		return fmt.Errorf("%w: boot with apparmor=1 security=apparmor, or leave mac out under [labels]: "+
+			"the default uses what the host has", ErrDisabled)
 	}
 	if err := h.enforcing(); err != nil {
 		return err
@@ -129,7 +130,7 @@ func parser() (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("%s: %w: install the package apparmor, or set another mac", name, exec.ErrNotFound)
+	return "", fmt.Errorf("%s: %w: install the package apparmor, or set mac = \"none\" under [labels]", name, exec.ErrNotFound)
 }
 
 // compile turns text into the kernel's form. The parser reads and writes no cache, and loads

@@ -52,7 +52,7 @@ type entry struct {
 // Open prepares the folder.
 func Open(o Options) (*Journal, error) {
 	if o.Alive == nil || o.Self.Boot == "" {
-		return nil, errors.New("open the journal of profiles: no owner to answer for what is loaded")
+		return nil, errors.New("open the journal of profiles: want Options.Self and Options.Alive")
 	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the journal of profiles: %w", err)

@@ -105,7 +105,7 @@ func (h Host) Loaded(name string) (bool, error) {
 func (h Host) Profiles() (map[string]string, error) {
 	text, err := os.ReadFile(h.security("profiles"))
 	if err != nil {
-		return nil, fmt.Errorf("AppArmor %w: %w: is securityfs mounted, and are you root?", errNotReadable, err)
+		return nil, fmt.Errorf("AppArmor %w: %w: mount securityfs on /sys/kernel/security, and run as root", errNotReadable, err)
 	}
 	all := map[string]string{}
 	for line := range strings.Lines(string(text)) {
@@ -128,7 +128,7 @@ func parse(text string) (name, mode string, err error) {
 	head, found := strings.CutSuffix(text, ")")
 	at := strings.LastIndex(head, " (")
 	if !found || at <= 0 || at+2 == len(head) {
-		return "", "", fmt.Errorf("what confines a process: %q: want NAME (MODE)", text)
+		return "", "", fmt.Errorf("AppArmor profile %q: want NAME (MODE)", text)
 	}
 	return head[:at], head[at+2:], nil
 }

@@ -138,7 +138,7 @@ func (h Host) confined(profile string) ([]int, error) {
 		case gone(err), errors.Is(err, unix.EINVAL): // EINVAL: another security module's process
 			continue
 		case err != nil:
-			return nil, fmt.Errorf("what confines pid %d: %w", pid, err)
+			return nil, fmt.Errorf("read the AppArmor profile of pid %d: %w", pid, err)
 		case name != profile && !strings.HasPrefix(name, profile+"//"):
 			continue
 		}

@@ -78,7 +78,7 @@ func parseDecision(answer string) (allowed uint32, permissive bool, err error) {
 // says what to look at.
 func (h Host) Valid(label labels.Label) error {
 	if label.IsZero() {
-		return fmt.Errorf("%w: there is none", ErrInvalid)
+		return fmt.Errorf("%w: it is empty", ErrInvalid)
 	}
 	if _, err := h.transact("context", label.String()); err != nil {
 		return fmt.Errorf("%w: %v: %w: is its type in the loaded policy (seinfo -t) and its role allowed to have it?",

@@ -13,10 +13,10 @@ import (
 // or the config and come before anything is started. ErrWrongLabel and ErrWrongProgram are about a
 // process that runs: the caller kills it.
 var (
-	ErrEnforcing = errors.New("SELinux is enforcing: the driver \"none\" is refused: set mac = \"selinux\" and run: " +
+	ErrEnforcing = errors.New("SELinux is enforcing, so mac = \"none\" is refused: leave mac out under [labels], and run: " +
 		"cloister policy install")
-	ErrPermissive = errors.New("SELinux is permissive: labels would keep nobody apart: run: setenforce 1 (or allow " +
-		"permissive mode by name in the config)")
+	ErrPermissive = errors.New("SELinux is permissive: it logs denials and enforces none: run: setenforce 1 (or set " +
+		"allow_permissive = true under [labels])")
 	ErrInvalid      = errors.New("label is not valid on this host")
 	ErrWrongLabel   = errors.New("wrong label")
 	ErrWrongProgram = errors.New("wrong program")
@@ -92,7 +92,8 @@ func (d *Driver) checkHost() error {
 	case d.mode == ModeNone:
 		return nil
 	case !enabled:
-		return fmt.Errorf("%w: boot with security=selinux and a policy, or set mac = \"none\"", ErrDisabled)
+		return fmt.Errorf("%w: boot with security=selinux and a policy, or leave mac out under [labels]: "+
+			"the default uses what the host has", ErrDisabled)
 	case !enforcing && !d.allowPermissive:
 		return ErrPermissive
 	}
@@ -110,7 +111,7 @@ func (d *Driver) ready(label labels.Label) error {
 	}
 	if d.mode == ModeNone {
 		if !label.IsZero() {
-			return fmt.Errorf("label %v cannot be honoured by the driver \"none\": set mac = \"selinux\"", label)
+			return fmt.Errorf("label %v cannot be applied with mac = \"none\": leave mac out under [labels]", label)
 		}
 		return nil
 	}

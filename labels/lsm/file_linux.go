@@ -96,7 +96,7 @@ func SetRawFileLabel(f *os.File, label string) error {
 // will use.
 func SetFileLabel(f *os.File, label labels.Label) error {
 	if label.IsZero() {
-		return fmt.Errorf("label %s: %w: there is none", f.Name(), ErrInvalid)
+		return fmt.Errorf("label %s: %w: it is empty", f.Name(), ErrInvalid)
 	}
 	if err := SetRawFileLabel(f, label.String()); err != nil {
 		return err

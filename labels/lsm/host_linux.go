@@ -140,7 +140,7 @@ func (h Host) Status() (Status, error) {
 			return Status{Sequence: word(1), Enforcing: word(2) != 0, PolicyLoads: word(3), DenyUnknown: word(4) != 0}, nil
 		}
 	}
-	return Status{}, fmt.Errorf("read SELinux's status: it did not hold still in %d readings", tries)
+	return Status{}, fmt.Errorf("read SELinux's status: it changed during each of %d reads", tries)
 }
 
 // Boolean gives the value of a policy boolean, and whether this policy has it. A boolean that a

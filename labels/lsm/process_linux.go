@@ -107,8 +107,8 @@ func wrongLabel(pid int, thread, attribute string, got, want labels.Label) error
 	if !got.IsZero() {
 		shown = got.String()
 	}
-	return fmt.Errorf("%w: thread %s of pid %d has %s as its label %s, want %v: see with cloister check what this host does to labels",
-		ErrWrongLabel, thread, pid, shown, attribute, want)
+	return fmt.Errorf("%w: thread %s of pid %d: its %s label is %s, want %v: run: cloister check",
+		ErrWrongLabel, thread, pid, attribute, shown, want)
 }
 
 // checkThreads reads the label of every thread of pid and counts them. No thread at all is an

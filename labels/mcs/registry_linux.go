@@ -71,7 +71,7 @@ func Open(o Options) (*Registry, error) {
 	}
 	// The boot is a folder's name: one with a slash or a dot would lead elsewhere.
 	if o.Alive == nil || o.Self.Boot == "" || strings.ContainsAny(o.Self.Boot, "/.") {
-		return nil, errors.New("open the registry of levels: no owner to answer for what is reserved")
+		return nil, errors.New("open the registry of levels: want Options.Self and Options.Alive")
 	}
 	r := &Registry{options: o, boot: filepath.Join(o.Dir, o.Self.Boot), random: uniform}
 	for _, folder := range []string{

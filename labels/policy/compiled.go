@@ -34,7 +34,7 @@ const choosePrompt = "\nChoose:  "
 // than checkpolicy reads; it repeats what the program said.
 func OpenCompiled(ctx context.Context, path string) (*Compiled, error) {
 	if _, err := exec.LookPath("checkpolicy"); err != nil {
-		return nil, fmt.Errorf("checkpolicy is not here: install the package checkpolicy: %w", err)
+		return nil, fmt.Errorf("checkpolicy is not installed: install the package checkpolicy: %w", err)
 	}
 	// It prompts into a buffer that a pipe would fill before anything is seen.
 	c := &Compiled{cmd: exec.CommandContext(ctx, "stdbuf", "-o0", "checkpolicy", "-M", "-b", "-d", path), ids: map[string]string{}}

@@ -119,7 +119,7 @@ var packages = map[string]string{ //nolint:gochecknoglobals // a table
 func run(ctx context.Context, name string, args ...string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", fmt.Errorf("%s is not here: install the package %s: %w", name, packages[name], err)
+		return "", fmt.Errorf("%s is not installed: install the package %s: %w", name, packages[name], err)
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")

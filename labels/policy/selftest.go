@@ -166,7 +166,7 @@ func answers(k Kernel, d Domains) ([]mistake, error) {
 		case err != nil:
 			return nil, fmt.Errorf("ask the kernel for %s on %s:%s: %w", q.permission, target, q.class, err)
 		case got.Permissive:
-			return nil, fmt.Errorf("%w: the domain of %s is permissive: semanage permissive -d it, or cloister policy install",
+			return nil, fmt.Errorf("%w: the type of %s is permissive: run: semanage permissive -d TYPE, or: cloister policy install",
 				ErrPolicy, source)
 		case got.Allowed != q.want:
 			m := mistake{source: source, target: target, class: q.class, want: q.want}

@@ -35,7 +35,7 @@ func (s Selinuxfs) Allowed(source, target, class, permission string) (Answer, er
 		return Answer{}, err
 	}
 	if bit == 0 || bit > 32 {
-		return Answer{}, fmt.Errorf("permission %s of class %s: number %d is none", permission, class, bit)
+		return Answer{}, fmt.Errorf("permission %s of class %s: number is %d, want 1 to 32", permission, class, bit)
 	}
 	file, err := os.OpenFile(s.path("access"), os.O_RDWR, 0)
 	if err != nil {

@@ -118,8 +118,8 @@ func (s Store) Remove(ctx context.Context) error {
 		return nil
 	}
 	if _, err := run(ctx, "semodule", s.args(args...)...); err != nil {
-		return fmt.Errorf("%w: rules of this host that name cloister's types keep the module in: cloister policy fcontext "+
-			"list, semanage export", err)
+		return fmt.Errorf("%w: the module cannot be removed while rules of this host name cloister's types: list them with: "+
+			"cloister policy fcontext list, semanage export", err)
 	}
 	return s.restore(ctx)
 }
@@ -244,7 +244,8 @@ func converter() (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("the converter of policy packages is not here: install the package %s: %w", packages["semodule"], os.ErrNotExist)
+	return "", fmt.Errorf("the converter of policy packages is not installed: install the package %s: %w",
+		packages["semodule"], os.ErrNotExist)
 }
 
 // checksums are what the store will say about the modules that this program carries. semodule takes

@@ -136,7 +136,7 @@ func (j *Journal) openAll(items []Item) ([]target, error) {
 	var targets []target
 	for _, item := range items {
 		if item.Label.IsZero() {
-			return targets, fmt.Errorf("%s: %w: there is none", item.Path, lsm.ErrInvalid)
+			return targets, fmt.Errorf("%s: %w: it is empty", item.Path, lsm.ErrInvalid)
 		}
 		t, err := j.open(item)
 		if err != nil {
@@ -194,7 +194,7 @@ func (j *Journal) applyOne(ctx context.Context, sandbox, folder string, t target
 	// An inode number is used again after its file was deleted; the time of birth tells the two
 	// apart.
 	case r.ID.Birth != t.id.Birth:
-		return "", Report{}, fmt.Errorf("%w: %s is of another file with the inode of %s: cloister labels shows who holds it",
+		return "", Report{}, fmt.Errorf("%w: record %s is of a deleted file that had the inode of %s: cloister labels shows who holds it",
 			ErrCorrupt, j.recordPath(name), t.Path)
 	case r.Label != t.Label.String():
 		if others := r.without(sandbox).Holders; len(others) > 0 {
@@ -290,9 +290,9 @@ func (j *Journal) write(f *os.File, label string) error {
 func advise(err error, path string) error {
 	switch {
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%w: is it immutable (lsattr -R %s)? chattr -i", err, path)
+		return fmt.Errorf("%w: it may be immutable: look with lsattr -R %s, and clear the flag with chattr -i", err, path)
 	case errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%w: the policy keeps it from being labelled: restorecon -R %s, or give another path", err, path)
+		return fmt.Errorf("%w: the policy forbids relabelling it: run: restorecon -R %s, or give another path", err, path)
 	}
 	return err
 }

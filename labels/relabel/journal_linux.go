@@ -70,7 +70,7 @@ type Journal struct {
 // folders are looked up now; a bind mount that is made later has other names but the same inodes.
 func Open(o Options) (*Journal, error) {
 	if o.Alive == nil || o.Self.Boot == "" || strings.ContainsAny(o.Self.Boot, "/.") {
-		return nil, errors.New("open the relabel journal: no owner to answer for what is labelled")
+		return nil, errors.New("open the relabel journal: want Options.Self and Options.Alive")
 	}
 	for _, folder := range []string{sandboxesFolder, filepath.Join(filesFolder, o.Self.Boot), locksFolder} {
 		if err := os.MkdirAll(filepath.Join(o.Dir, folder), 0o700); err != nil {

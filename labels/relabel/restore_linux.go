@@ -189,7 +189,7 @@ func (j *Journal) giveBackFile(ctx context.Context, name string, r record, file 
 		return report, nil
 	// A label that neither we nor the file had before is an administrator's choice, made since.
 	case now != r.Label && now != r.Before:
-		report.Left = append(report.Left, fmt.Sprintf("%s: somebody has labelled it %s since", r.Path, now))
+		report.Left = append(report.Left, fmt.Sprintf("%s: somebody else has changed its label to %s, which is kept", r.Path, now))
 		return report, nil
 	}
 	err = j.write(file, r.goal())

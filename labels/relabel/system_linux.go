@@ -91,7 +91,7 @@ func (s system) check(path string) error {
 			folder, found, ok = above, true, true
 		}
 		if ok && found {
-			return fmt.Errorf("%w: %s is in %s, which is the system's: copy it elsewhere", ErrRefused, path, folder)
+			return fmt.Errorf("%w: %s is in %s, a system folder: copy it elsewhere", ErrRefused, path, folder)
 		}
 	}
 	return nil

@@ -267,7 +267,7 @@ func (j *Journal) relabelled(children []child, r record, log *treeLog, links har
 	var changed []child
 	for _, c := range children {
 		if c.linked() && links.seen[c.stat.Ino] == 0 {
-			return nil, fmt.Errorf("%w: %s has got a hard link meanwhile", ErrRefused, c.file.Name())
+			return nil, fmt.Errorf("%w: %s got another hard link while its folder was relabelled: try again", ErrRefused, c.file.Name())
 		}
 		now, err := j.attr.Read(c.file)
 		if err != nil && !errors.Is(err, lsm.ErrNoLabel) && !errors.Is(err, lsm.ErrUnsupported) {
