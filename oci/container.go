@@ -41,7 +41,7 @@ func ParseContainer(config []byte, opts Options) (*Workload, error) {
 	// An ignored size would be taken for a limit that holds.
 	if w.Settings.MemoryMiB != 0 || w.Settings.CPUs != 0 || w.Settings.Machine != "" {
 		p.refuse("annotations."+AnnotationPrefix, nil,
-			"memory-mib, cpus and machine size a machine, which class process has none of: remove them")
+			"memory-mib, cpus and machine describe a guest, and class process has no guest: remove them")
 	}
 	if spec.Linux == nil {
 		p.refuse("linux", nil, "is missing: cloister runs Linux containers only")

@@ -174,7 +174,7 @@ func (p *problems) deviceRules(rules []specs.LinuxDeviceCgroup, devices []Device
 	for i, r := range rules {
 		field := fmt.Sprintf("linux.resources.devices[%d]", i)
 		if !slices.Contains([]string{"", "a", "b", "c"}, r.Type) || strings.Trim(r.Access, "rwm") != "" {
-			p.refuse(field, ruleString(r), "type is a, b or c, access of r, w, m")
+			p.refuse(field, ruleString(r), "want type a, b or c, and access of r, w and m")
 			continue
 		}
 		// Denials open nothing. Making a node without opening it opens nothing either. A rule for

@@ -93,15 +93,16 @@ func (w *Workload) checkPod(in GuestInput) error {
 	// The guest's one user namespace was made with its first container.
 	if !w.Namespaces.IDs.IsZero() && !w.Namespaces.IDs.Equal(in.IDs) {
 		p.refuse("linux.uidMappings", fmt.Sprint(w.Namespaces.IDs),
-			fmt.Sprintf("a guest has one user namespace at most, here %v: give the pod, or whatever else the guest was "+
-				"started for, the same mappings", in.IDs))
+			fmt.Sprintf("this guest has another user namespace, %v, and a guest has only one: give the pod, or the container that started "+
+				"the guest, the same mappings", in.IDs))
 	}
 	if w.Role != Member {
 		return p.err()
 	}
 	own := func(kind string, n, pod Namespace) {
 		if n.Pid != 0 && n.Pid != in.SandboxPid || n.Pid == 0 && n.Shared() && n.Path != pod.Path {
-			p.refuse("linux.namespaces", n.Path, fmt.Sprintf("the %s namespace is not of the pod, whose pid is %d", kind, in.SandboxPid))
+			p.refuse("linux.namespaces", n.Path,
+				fmt.Sprintf("the %s namespace does not belong to the pod, whose pid is %d", kind, in.SandboxPid))
 		}
 	}
 	own("network", w.Namespaces.Network, in.SandboxNamespaces.Network)

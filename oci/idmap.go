@@ -68,11 +68,12 @@ func (w *Workload) user(p *problems, listed bool) {
 	}
 	if !rooted(l.UIDMappings) || !rooted(l.GIDMappings) {
 		p.refuse("linux.uidMappings", fmt.Sprint(w.Namespaces.IDs),
-			"without a root nobody can set the container up: map containerID 0, of users and of groups")
+			"container id 0 is not mapped, and its root sets the container up: map containerID 0 in uidMappings and gidMappings")
 	}
 	// Who joins a guest by its network joins the guest's one user namespace or none.
 	if n := w.Namespaces.User; w.Role == Single && n.Pid != w.Namespaces.Network.Pid && n.Shared() {
-		p.refuse("linux.namespaces", n.Path, "the user namespace is not of the container whose network is shared: leave its path out")
+		p.refuse("linux.namespaces", n.Path,
+			"the user namespace does not belong to the container whose network is shared: leave its path out")
 	}
 }
 
@@ -97,7 +98,7 @@ func (p *problems) ranges(field string, list []specs.LinuxIDMapping) []IDRange {
 		}
 		r := IDRange{Container: m.ContainerID, Host: m.HostID, Size: m.Size}
 		if slices.ContainsFunc(out, r.overlaps) {
-			p.refuse(at, fmt.Sprint(m), "has ids in common with one before it")
+			p.refuse(at, fmt.Sprint(m), "overlaps an earlier mapping")
 		}
 		out = append(out, r)
 	}

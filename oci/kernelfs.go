@@ -14,7 +14,7 @@ func KernelFS(magic int64) string {
 	const (
 		host = " of the host's kernel, whose files would read as empty in a guest: "
 		own  = "leave the mount out, the container has the guest's own at "
-		tool = "run what looks at the host outside of cloister, or read a copy"
+		tool = "run programs that watch the host outside of cloister, or read a copy"
 	)
 	switch uint32(magic) {
 	case 0x9fa0: // PROC_SUPER_MAGIC

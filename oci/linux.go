@@ -38,7 +38,7 @@ func (w *Workload) linux(opts Options, p *problems) {
 			"a host link cannot move into a guest: let the engine put it into the container's network namespace")
 	}
 	if l.IntelRdt != nil {
-		p.refuse("linux.intelRdt", l.IntelRdt.ClosID, "is not given to machines: remove it")
+		p.refuse("linux.intelRdt", l.IntelRdt.ClosID, "is not supported for guests: remove it")
 	}
 	if m := l.MemoryPolicy; m != nil && (m.Mode != specs.MpolDefault || m.Nodes != "" || len(m.Flags) > 0) {
 		p.refuse("linux.memoryPolicy", string(m.Mode), "names memory nodes of the host: use linux.resources.cpu.mems")
@@ -172,7 +172,7 @@ func (p *problems) seccomp(s *specs.LinuxSeccomp) {
 	}
 	for _, f := range s.Flags {
 		if f != specs.LinuxSeccompFlagLog && f != specs.LinuxSeccompFlagSpecAllow && f != "SECCOMP_FILTER_FLAG_TSYNC" {
-			p.refuse("linux.seccomp.flags", string(f), "goes with notification, which a guest cannot have: remove it")
+			p.refuse("linux.seccomp.flags", string(f), "needs a notification listener, which a guest cannot have: remove it")
 		}
 	}
 }

@@ -208,7 +208,7 @@ func (p *problems) bindOptions(field string, options []string, m *Mount) {
 		}
 	}
 	if m.RecursiveRO && m.slave() {
-		p.refuse(field+".options", "rro", "what the host mounts later could be written to ("+m.Destination+
+		p.refuse(field+".options", "rro", "what the host mounts there later would be writable ("+m.Destination+
 			"): use rro with rprivate, or ro with "+m.Propagation)
 	}
 }

@@ -78,7 +78,7 @@ func (w *Workload) podNamespace(p *problems, field string, n Namespace) Namespac
 	kept := n.Shared() && n.Pid == 0
 	if kept && !w.kept || n.Pid != 0 && w.Role == Sandbox {
 		p.refuse(field+".path", n.Path,
-			"is not of the workload's own pod: a guest shares namespaces only among its own containers; leave the path out, "+
+			"does not belong to the workload's own pod: a guest shares namespaces only among its own containers; leave the path out, "+
 				"or run both in one pod")
 	}
 	return n
@@ -98,8 +98,8 @@ func (w *Workload) joined(p *problems) {
 		}
 		if pid := procPid(ns.Path, ns.Type); pid != 0 && pid != w.Namespaces.Network.Pid {
 			p.refuse(fmt.Sprintf("linux.namespaces[%d].path", i), ns.Path,
-				"is of a container with a machine of its own: share its network too (--network container:NAME), which puts "+
-					"both into one machine, or leave the path out")
+				"belongs to a container in another guest: share its network too (--network container:NAME), which puts "+
+					"both into one guest, or leave the path out")
 		}
 	}
 }

@@ -112,7 +112,7 @@ func (p *problems) platforms(s *specs.Spec) {
 		p.refuse("windows", nil, text)
 	}
 	if s.VM != nil {
-		p.refuse("vm", nil, "the machine is cloister's to choose: remove it, use cloister's configuration")
+		p.refuse("vm", nil, "cloister chooses the machine: remove it, and use cloister's configuration")
 	}
 	if s.ZOS != nil {
 		p.refuse("zos", nil, text)
@@ -143,7 +143,7 @@ func (w *Workload) hooks(p *problems) {
 	if h == nil {
 		return
 	}
-	const text = "would run in the guest, where the host's program is not: use createRuntime, or put the program in the image"
+	const text = "would run in the guest, which does not have the host's program: use createRuntime, or put the program in the image"
 	if len(h.CreateContainer) > 0 {
 		p.refuse("hooks.createContainer", h.CreateContainer[0].Path, text)
 	}

@@ -129,7 +129,7 @@ func (w *Workload) readers(p *problems) map[string]func(field, value string) {
 		AnnotationMachine:   oneOf(&s.Machine, "q35", "microvm"),
 		AnnotationStart: func(field, value string) {
 			if s.ColdStart = value == "cold"; !s.ColdStart {
-				p.refuse(field, value, "is not cold")
+				p.refuse(field, value, "is not known: the only value is cold")
 			}
 		},
 		AnnotationLabelMode: oneOf(&s.Labels.Mode, "dynamic", "static"),

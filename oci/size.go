@@ -107,7 +107,7 @@ func (w *Workload) memoryMiB(s Sizing, p *problems) int {
 		return s.DefaultMemoryMiB
 	}
 	if bytes < minMemoryBytes {
-		p.refuse(field, bytes, fmt.Sprintf("no process starts in so little: give at least %d bytes", minMemoryBytes))
+		p.refuse(field, bytes, fmt.Sprintf("is too little to start a process: give at least %d bytes", minMemoryBytes))
 		return s.DefaultMemoryMiB
 	}
 	// Rounded up, in a way that cannot overflow.
