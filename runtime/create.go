@@ -176,13 +176,14 @@ func (r *Runtime) joined(w *oci.Workload) (*Machine, error) {
 	network := w.Namespaces.Network
 	if r.Pid() != uint32(network.Pid) {
 		return nil,
-			fmt.Errorf("linux.namespaces: the network %s is of a process on the host: a guest shares networks with "+
-				"containers of cloister alone (--network container:NAME of a running one): %w",
+			fmt.Errorf("linux.namespaces: the network %s belongs to a process on the host: a guest can share only the network "+
+				"of a running container of cloister (--network container:NAME): %w",
 				network.Path, errdefs.ErrInvalidArgument)
 	}
 	if len(w.Sysctls.Kernel) > 0 {
 		return nil,
-			fmt.Errorf("linux.sysctl: those of the kernel are of the guest that the container shares with another: set them there: %w",
+			fmt.Errorf("linux.sysctl: kernel sysctls belong to the guest, which another container has started: "+
+				"set them on that container: %w",
 				errdefs.ErrInvalidArgument)
 	}
 	return r.running()

@@ -55,7 +55,7 @@ func (r *Runtime) logUnknown(e guestapi.Event) {
 	if body, ok := e.Body.(interface{ GetContainerID() string }); ok {
 		id = body.GetContainerID()
 	}
-	log.G(r.ctx).Warnf("the guest sent %s of %q, a container or exec that it does not have: ignored, and further ones without a word",
+	log.G(r.ctx).Warnf("the guest sent %s of %q, a container or exec that it does not have: ignored, and further ones are not logged",
 		e.Topic, guestapi.Text(id, maxLoggedID))
 }
 

@@ -27,7 +27,7 @@ func (r *Runtime) joins(ctx context.Context, m *Machine, c *container) (pid uint
 		return 0, fmt.Errorf("namespaces of container %s: %w", id, err)
 	}
 	if state.GetPid() == 0 {
-		return 0, fmt.Errorf("namespaces of container %s: it does not run: %w", id, errdefs.ErrFailedPrecondition)
+		return 0, fmt.Errorf("namespaces of container %s: it is not running: %w", id, errdefs.ErrFailedPrecondition)
 	}
 	return state.GetPid(), nil
 }
@@ -72,11 +72,11 @@ func target(w *oci.Workload, beside []neighbour) (string, error) {
 	case len(candidates) == 1:
 		return candidates[0], nil
 	case len(candidates) == 0:
-		return "", fmt.Errorf("linux.namespaces: the container whose namespaces are to be joined does not run: %w",
+		return "", fmt.Errorf("linux.namespaces: the container whose namespaces are to be joined is not running: %w",
 			errdefs.ErrFailedPrecondition)
 	}
 	return "",
-		fmt.Errorf("linux.namespaces: the guest runs %s, all of which have the machine's pid on the host, so that which one's namespaces "+
-			"are to be joined cannot be known: run one container beside it, or share the whole pod's processes (shareProcessNamespace): %w",
+		fmt.Errorf("linux.namespaces: the guest runs %s, and on the host all have the machine's pid, so the pid does not tell which one "+
+			"to join: run only one container beside it, or share the whole pod's processes (shareProcessNamespace): %w",
 			strings.Join(candidates, ", "), errdefs.ErrInvalidArgument)
 }

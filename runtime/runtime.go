@@ -138,7 +138,7 @@ func (r *Runtime) watch(m *Machine) {
 	// closed.
 	close(m.ended)
 	if end.Reason != nil {
-		log.G(r.ctx).WithError(end.Reason).Error("the machine has ended, which nobody asked for")
+		log.G(r.ctx).WithError(end.Reason).Error("the machine ended unexpectedly")
 	}
 	for _, c := range r.all() {
 		if c.machine.Load() != m {

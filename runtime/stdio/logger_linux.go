@@ -80,7 +80,7 @@ func waitReady(ctx context.Context, ready *os.File, strict bool) error {
 		return nil
 	case errors.Is(err, io.EOF):
 		if strict {
-			return errors.New("ended without saying that it is ready")
+			return errors.New("ended before it was ready")
 		}
 		return nil
 	case errors.Is(err, os.ErrDeadlineExceeded):

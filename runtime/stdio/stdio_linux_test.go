@@ -535,7 +535,7 @@ func TestLoggerTerminal(t *testing.T) {
 func TestLoggerNotReady(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, mode, text string }{
-		{"crash", "crash", "without saying that it is ready"},
+		{"crash", "crash", "ended before it was ready"},
 		{"silent", "never-ready", "was not ready within"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

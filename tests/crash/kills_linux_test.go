@@ -69,7 +69,7 @@ func TestKilled(t *testing.T) {
 		}
 	})
 	for id, reason := range map[string]string{"kill-qemu": "signal: killed", "kill-kernel": "", "kill-agent": ""} {
-		s.logged(t, "the machine has ended, which nobody asked for", id, reason)
+		s.logged(t, "the machine ended unexpectedly", id, reason)
 	}
 	s.NothingLeft(t, before)
 }
