@@ -122,7 +122,7 @@ func Start(ctx context.Context, cfg Config, req Request) (s *Sandbox, err error)
 	// Where the cold start fails as well, the template is not to blame: a workload's wish may be.
 	if err == nil && failed != nil {
 		if err := failed.Note(cfg.Templates()); err != nil {
-			log.G(ctx).WithField("sandbox", req.ID).WithError(err).Warn("the template's failure is not noted")
+			log.G(ctx).WithField("sandbox", req.ID).WithError(err).Warn("record the template's failure")
 		}
 	}
 	return s, err
@@ -236,7 +236,7 @@ func (s *Sandbox) do(e statedir.Effect, act func(*statedir.Effect) error, undo f
 func (s *Sandbox) Note(ctx context.Context) {
 	phases := s.notes.Take()
 	if err := s.journal.Note(s.notes.All(), phases); err != nil {
-		log.G(ctx).WithError(err).Warn("note the sandbox's phases")
+		log.G(ctx).WithError(err).Warn("record the phases of the sandbox's start")
 	}
 	log.G(ctx).WithField("sandbox", s.request.ID).Infof("started: %s", statedir.Line(phases))
 }
@@ -261,7 +261,7 @@ func (s *Sandbox) watch() {
 		reason = end.Reason.Error()
 	}
 	if err := s.journal.End(reason); err != nil {
-		log.L.WithField("sandbox", s.request.ID).WithError(err).Warn("note the machine's end")
+		log.L.WithField("sandbox", s.request.ID).WithError(err).Warn("record the machine's end")
 	}
 }
 

@@ -317,7 +317,7 @@ func (s *Sandbox) verify(ctx context.Context) error {
 
 // greet waits for the agent's hello. A template's guest is woken first: its saved keys are others'.
 func (s *Sandbox) greet(ctx context.Context, p *starting) error {
-	ctx, cancel := s.vm.Patience(ctx, "the guest's agent said nothing")
+	ctx, cancel := s.vm.Patience(ctx, "the guest's agent sent nothing")
 	defer cancel()
 	if err := p.source.Wake(ctx, s.vm); err != nil {
 		return s.vm.Silent(err)
@@ -355,7 +355,7 @@ func (s *Sandbox) configure(ctx context.Context, p *starting) error {
 		return err
 	}
 	s.links = links
-	call, cancel := s.vm.Patience(ctx, "the guest's agent said hello, and no more")
+	call, cancel := s.vm.Patience(ctx, "the guest's agent sent only its first message")
 	defer cancel()
 	_, err = s.guest.Guest().Configure(call, &guestv1.ConfigureRequest{
 		Network:      wanted,

@@ -65,7 +65,7 @@ const settle = 3 * time.Second
 // Await waits until the agent waits for the host.
 func (b *Build) Await(ctx context.Context, vm *hypervisor.VM) error {
 	b.agent = vm.Machine.Agent()
-	ctx, cancel := vm.Patience(ctx, "the guest's agent said nothing")
+	ctx, cancel := vm.Patience(ctx, "the guest's agent sent nothing")
 	defer cancel()
 	hello, err := guestapi.AwaitHello(ctx, b.agent)
 	if err != nil {
@@ -85,7 +85,7 @@ func (b *Build) Await(ctx context.Context, vm *hypervisor.VM) error {
 func Hello(ctx context.Context, vm *hypervisor.VM) error {
 	agent := vm.Machine.Agent()
 	defer agent.Close() // its guest is not used any further
-	ctx, cancel := vm.Patience(ctx, "the guest's agent said nothing")
+	ctx, cancel := vm.Patience(ctx, "the guest's agent sent nothing")
 	defer cancel()
 	if _, err := guestapi.AwaitHello(ctx, agent); err != nil {
 		return vm.Silent(err)

@@ -32,7 +32,7 @@ type Source struct {
 // what they cost: an annotation, the plan, a look at the folder, then digests.
 func (h Host) Choose(m vmm.Machine, w *oci.Workload) (*Source, vmm.Machine, error) {
 	if w.Settings.ColdStart {
-		return nil, m, errors.New("its annotation asks for that")
+		return nil, m, errors.New("the annotation " + oci.AnnotationStart + " asks for it")
 	}
 	if reason := plan.NoTemplate(m, plan.Users(w.Namespaces.IDs)); reason != "" {
 		return nil, m, errors.New(reason)

@@ -34,8 +34,8 @@ type profiled struct {
 // openAppArmor has no effect: it refuses what this host or driver cannot honour.
 func openAppArmor(o Options) (Driver, error) {
 	if o.Annotations != (oci.LabelSettings{}) {
-		return nil, fmt.Errorf("annotations %s*: AppArmor labels nothing: leave them out, or set mac = \"selinux\": %w",
-			oci.AnnotationPrefix+"labels.", errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("annotations %s*: mac %q uses no labels: leave the annotations out, or use a host with SELinux: %w",
+			oci.AnnotationPrefix+"labels.", AppArmor, errdefs.ErrInvalidArgument)
 	}
 	if o.Programs == (lsm.Programs{}) {
 		return nil, fmt.Errorf("class process: mac %q confines sandboxes of class vm alone: "+

@@ -83,7 +83,7 @@ func open(c Config, root string, host lsm.Host, profiles apparmor.Host) (k keepe
 		// host. The drawn level is still looked at again before the guest runs.
 		if seen.Hidden > 0 {
 			log.G(ctx).WithField("hidden",
-				seen.Hidden).Warn("labels of processes cannot be read: a level that one of them carries may be drawn")
+				seen.Hidden).Warn("labels of some processes cannot be read: a sandbox may get a level that one of them has")
 		}
 		return seen.Processes, err
 	}

@@ -31,8 +31,8 @@ type none struct {
 // openNone makes the driver none. lsm.Open has refused a host that enforces before this is reached.
 func openNone(host *lsm.Driver, o Options) (Driver, error) {
 	if o.Annotations != (oci.LabelSettings{}) {
-		return nil, fmt.Errorf("annotations %s*: this host labels nothing: leave them out, or set mac = \"selinux\": %w",
-			oci.AnnotationPrefix+"labels.", errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("annotations %s*: mac %q uses no labels: leave the annotations out, or use a host with SELinux: %w",
+			oci.AnnotationPrefix+"labels.", None, errdefs.ErrInvalidArgument)
 	}
 	k, err := open(o.Config, o.Root, host.Host(), o.AppArmor)
 	return &none{host: host, registry: k.registry, owner: o.Sandbox, tenant: o.Tenant, unasked: o.Config.MAC != string(None)}, err
@@ -41,8 +41,8 @@ func openNone(host *lsm.Driver, o Options) (Driver, error) {
 func (n *none) Reserve(ctx context.Context) (Identity, error) {
 	if n.unasked {
 		log.G(ctx).WithField("sandbox", n.owner).Warn("this host enforces neither SELinux nor AppArmor: " +
-			"a guest that takes over QEMU or virtiofsd meets the jail alone: enable one of them, " +
-			"or accept it by name: mac = \"none\" under [labels]")
+			"only the jail confines a guest that takes over QEMU or virtiofsd: enable one of them, " +
+			"or set mac = \"none\" under [labels] to accept this")
 	}
 	entry, err := n.registry.Reserve(ctx, mcs.Request{Sandbox: n.owner, Tenant: n.tenant})
 	if err != nil {
@@ -62,7 +62,7 @@ func (*none) Admit(_ context.Context, f File) error { return unlabelled(f, None)
 // wish in silence would leave a folder open that its owner believes closed.
 func unlabelled(f File, driver MAC) error {
 	if f.Sharing != "" && f.Sharing != labels.Keep {
-		return fmt.Errorf("%w: %q is to be labelled as %s, and mac %q labels nothing: leave one of them out",
+		return fmt.Errorf("%w: %q is to be labelled as %s, and mac %q uses no labels: leave one of the two settings out",
 			labels.ErrWish, f.Host.Name(), f.Sharing, driver)
 	}
 	return nil

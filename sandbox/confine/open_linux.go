@@ -197,7 +197,7 @@ func Wish(chosen MAC, c Config, said oci.LabelSettings, engine oci.Labels) (labe
 		w.Relabel = &yes
 	}
 	if w.Mode == labels.None {
-		return w, fmt.Errorf("labels.mode = %q: to label nothing say mac = \"none\": %w", w.Mode, errdefs.ErrInvalidArgument)
+		return w, fmt.Errorf("labels.mode = %q: to use no labels, set mac = \"none\": %w", w.Mode, errdefs.ErrInvalidArgument)
 	}
 	switch c.EngineDisable {
 	case "", "refuse":

@@ -91,7 +91,7 @@ func (c *Copied) Refresh() (changed bool, err error) {
 			return false, nil
 		}
 		c.refused = err.Error()
-		return false, fmt.Errorf("%s keeps the bytes that the container has: %w", c.Destination, err)
+		return false, fmt.Errorf("%s is left unchanged in the container: %w", c.Destination, err)
 	}
 	c.refused = ""
 	changed = !bytes.Equal(data, c.Data)

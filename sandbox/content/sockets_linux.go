@@ -100,7 +100,7 @@ func (h *server) tell(ctx context.Context, err error) {
 func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 	socket, err := sys.OpenNoLinks(path, unix.O_PATH)
 	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("a link leads there that was not there when the container was made: %w", err)
+		return nil, fmt.Errorf("its path now leads through a symbolic link, and did not when the container was created: %w", err)
 	}
 	if err != nil {
 		return nil, err
@@ -113,10 +113,10 @@ func dialSocket(ctx context.Context, path string) (*net.UnixConn, error) {
 	switch {
 	case errors.Is(err, unix.EACCES):
 		return nil,
-			fmt.Errorf("the host's policy does not let the shim connect to the one who listens: `cloister why` names the "+
-				"rule that would: %w", errno)
+			fmt.Errorf("the host's policy does not let the shim connect to the listening process: `cloister why` shows the "+
+				"rule that allows it: %w", errno)
 	case errors.Is(err, unix.EAGAIN):
-		return nil, fmt.Errorf("who listens has taken no connection for %s, and its queue is full: %w", socketAnswer, errno)
+		return nil, fmt.Errorf("the listening process has accepted no connection for %s, and its queue is full: %w", socketAnswer, errno)
 	case known:
 		return nil, errno // without the descriptor's number
 	case err != nil:

@@ -199,9 +199,9 @@ func kindOf(mode uint16) plan.FileKind {
 func problem(err error) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "does not exist on the host: make it first, or take the mount out"
+		return "does not exist on the host: create it first, or remove the mount"
 	case errors.Is(err, unix.ELOOP):
-		return "goes round in symbolic links: name the file that is meant"
+		return "is a loop of symbolic links: name the file itself"
 	default:
 		return err.Error()
 	}

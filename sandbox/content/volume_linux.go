@@ -76,7 +76,7 @@ func (v *Volumes) Add(p plan.Volume, files *Files) (*Use, error) {
 	// it read-only for them.
 	if !p.ReadOnly && one.writers == 0 && one.readers > 0 && !one.locked {
 		if err := v.share.setReadOnly(one, false); err != nil {
-			return nil, fmt.Errorf("make %q writable, which a container has read-only: %w", p.Destination, err)
+			return nil, fmt.Errorf("make %q writable, which another container has mounted read-only: %w", p.Destination, err)
 		}
 	}
 	if p.ReadOnly {

@@ -95,7 +95,7 @@ func greet(ctx context.Context, conn net.Conn) (Hello, error) {
 		return hello, err
 	}
 	if hello.Protocol != Protocol {
-		return hello, fmt.Errorf("agent %s speaks protocol %d, this host speaks %d: build the guest image anew: %w",
+		return hello, fmt.Errorf("agent %s speaks protocol %d, this host speaks %d: run: cloister guest build: %w",
 			hello.AgentVersion, hello.Protocol, Protocol, errdefs.ErrFailedPrecondition)
 	}
 	return hello, nil
@@ -202,7 +202,7 @@ func (c *Client) try(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respon
 	// Calls whose context has ended still wait here until the guest answers. A guest that answers
 	// none could otherwise make this table grow without end.
 	if c.calls.waiting() >= maxCalls {
-		return fmt.Errorf("guest leaves %d calls without an answer: %w", maxCalls, errdefs.ErrResourceExhausted)
+		return fmt.Errorf("guest has not answered %d calls: %w", maxCalls, errdefs.ErrResourceExhausted)
 	}
 	select {
 	case c.slots <- struct{}{}:

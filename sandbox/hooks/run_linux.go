@@ -61,7 +61,7 @@ func runOne(ctx context.Context, h oci.Hook, input []byte, bundle string, ns Nam
 		limit := time.Duration(h.TimeoutSeconds) * time.Second
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, limit,
-			fmt.Errorf("no end within its timeout of %s: %w", limit, context.DeadlineExceeded))
+			fmt.Errorf("did not end within its timeout of %s: %w", limit, context.DeadlineExceeded))
 		defer cancel()
 	}
 	out := &tail{}

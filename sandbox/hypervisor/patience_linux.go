@@ -44,7 +44,7 @@ func endure(ctx context.Context, limit time.Duration, starved func() time.Durati
 		case <-watchdog.C:
 		}
 		if passed, lost, over := watchdog.Over(); over {
-			return fmt.Errorf("%s for %s, %s of them without a processor: timeouts.boot: %w",
+			return fmt.Errorf("%s for %s, of which QEMU waited %s for a CPU: timeouts.boot: %w",
 				why, passed.Round(time.Second), lost.Round(time.Second), context.DeadlineExceeded)
 		}
 	}

@@ -83,7 +83,8 @@ func (c Config) CheckHost(etc string) error {
 			return err
 		}
 		if line, clash := clash(string(text), strings.HasPrefix(name, "sub"), uint64(c.uidBase())); clash {
-			return fmt.Errorf("%s gives ids of sandboxes to another: %q is in %d to %d: set jail.uid_base to the first of %d free ids: %w",
+			return fmt.Errorf("%s assigns ids that are kept for sandboxes: %q is in %d to %d: "+
+				"set jail.uid_base to the first of %d free ids: %w",
 				path, line, c.uidBase(), uint64(c.uidBase())+Ranks-1, Ranks, errdefs.ErrFailedPrecondition)
 		}
 	}
@@ -138,8 +139,8 @@ func (o Owner) MayOpen(path string, mode uint32) error {
 		return unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS)
 	})
 	if err != nil {
-		return fmt.Errorf("%s: not usable by uid %d, which QEMU runs as: %w: have all users pass its folders and read it "+
-			"(chmod o+x, o+r), or name %q in jail.disable", path, o.ID, err, Users)
+		return fmt.Errorf("%s: not usable by uid %d, which QEMU runs as: %w: make it readable for all users "+
+			"(chmod o+x its folders, chmod o+r the file), or name %q in jail.disable", path, o.ID, err, Users)
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func choose(all []netlink.Link, cards []*card) (mine []chosen, left []error) {
 	// becomes the first NIC, in every start the same one.
 	all = slices.SortedFunc(slices.Values(all), func(a, b netlink.Link) int { return cmp.Compare(a.Attrs().Index, b.Attrs().Index) })
 	leave := func(l netlink.Link, reason string, class error) {
-		left = append(left, fmt.Errorf("link %s of kind %s cannot be a guest's: %s: %w", l.Attrs().Name, l.Type(), reason, class))
+		left = append(left, fmt.Errorf("link %s of kind %s cannot be passed to a guest: %s: %w", l.Attrs().Name, l.Type(), reason, class))
 	}
 	var more []netlink.Link
 	spare := slices.Clone(cards)
@@ -84,10 +84,11 @@ func stacked(l netlink.Link, all []netlink.Link, cards []*card) string {
 	for _, other := range all {
 		switch {
 		case standsOn(l, other) && holder(cards, l) == nil:
-			return fmt.Sprintf("it stands on %s, whose traffic is the guest's first: leave one of the two out of the namespace",
+			return fmt.Sprintf("it is a child of %s, which is the guest's and gets its traffic first: "+
+				"leave one of the two out of the namespace",
 				other.Attrs().Name)
 		case standsOn(other, l) && holder(cards, other) != nil:
-			return fmt.Sprintf("%s, which is the guest's, stands on it: leave one of the two out of the namespace", other.Attrs().Name)
+			return fmt.Sprintf("its child %s is the guest's: leave one of the two out of the namespace", other.Attrs().Name)
 		}
 	}
 	return ""
@@ -110,10 +111,10 @@ func unfit(l netlink.Link) string {
 	// l3s hands packets to the IP layer by netfilter, behind the place where tc's ingress filters
 	// are.
 	if v, ok := l.(*netlink.IPVlan); ok && v.Mode == netlink.IPVLAN_MODE_L3S {
-		return "in mode l3s what comes goes to the sockets of the host and never to the link: make it in mode l2 or l3"
+		return "in mode l3s packets go to sockets of the host and never to the link: create it in mode l2 or l3"
 	}
 	if l.Attrs().EncapType != "ether" || !slices.Contains(kinds, l.Type()) {
-		return "nobody has tried whether its traffic can be redirected: " + instead
+		return "this kind is not supported: " + instead
 	}
 	return ""
 }

@@ -46,12 +46,12 @@ func TestChoose(t *testing.T) {
 		}, nil},
 		{"a NIC", "a1=0", "", []netlink.Link{&netlink.Device{LinkAttrs: link("a1")}}, nil},
 		{
-			"a parent here", "eth0=0", "a1 of kind macvlan cannot be a guest's: it stands on eth0",
+			"a parent here", "eth0=0", "a1 of kind macvlan cannot be passed to a guest: it is a child of eth0",
 			[]netlink.Link{eth0, upon(eth0, "a1")},
 			nil,
 		},
 		{
-			"a parent that came later", "a3=1", "a1 of kind veth cannot be a guest's: a3, which is the guest's, stands on it",
+			"a parent that came later", "a3=1", "a1 of kind veth cannot be passed to a guest: its child a3 is the guest's",
 			[]netlink.Link{a1, upon(a1, "a3")},
 			[]int{0, a3.Index},
 		},
@@ -77,7 +77,7 @@ func TestChoose(t *testing.T) {
 			nil,
 		},
 		{
-			"more than NICs", "a1=0 a2=1", "link a3 of kind veth cannot be a guest's: all 2 NICs of the machine are taken",
+			"more than NICs", "a1=0 a2=1", "link a3 of kind veth cannot be passed to a guest: all 2 NICs of the machine are taken",
 			[]netlink.Link{a3, a2, a1},
 			[]int{0, 0},
 		},

@@ -65,7 +65,7 @@ func routes(h *netlink.Handle, names map[int]string, local map[string]bool, out 
 		for _, r := range list {
 			// It has no LinkIndex of its own, and so is passed over below.
 			if slices.ContainsFunc(r.MultiPath, func(hop *netlink.NexthopInfo) bool { return names[hop.LinkIndex] != "" }) {
-				left = append(left, fmt.Errorf("route to %s with %d next hops cannot be a guest's: give it one: %w",
+				left = append(left, fmt.Errorf("route to %s with %d next hops cannot be passed to a guest: give it one: %w",
 					r.Dst, len(r.MultiPath), errdefs.ErrFailedPrecondition))
 			}
 			// What the kernel makes of an address the guest's kernel makes as well.
@@ -76,7 +76,7 @@ func routes(h *netlink.Handle, names map[int]string, local map[string]bool, out 
 			route := guestRoute(r, names[r.LinkIndex], family)
 			if r.Src != nil && !local[r.Src.String()] {
 				left = append(left,
-					fmt.Errorf("route to %s by %s cannot be a guest's: its source %s is an address of no link that the guest "+
+					fmt.Errorf("route to %s by %s cannot be passed to a guest: its source %s is an address of no link that the guest "+
 						"has: give one of them the address, or the route no source: %w",
 						cmp.Or(route.GetDestination(), "everywhere"), route.GetLink(), r.Src, errdefs.ErrFailedPrecondition))
 				continue

@@ -42,7 +42,7 @@ func rules(h *netlink.Handle, names map[int]string, out *guestv1.Network) (left 
 			case kernelRule(r):
 			case !plain(r) || !links[r.IifName] || !links[r.OifName]:
 				left = append(left,
-					fmt.Errorf("rule %d of IPv%d cannot be a guest's: use a table and conditions of from, to, iif and oif "+
+					fmt.Errorf("rule %d of IPv%d cannot be passed to a guest: use a table and conditions of from, to, iif and oif "+
 						"with links that the guest has, and fwmark: %w",
 						r.Priority, number, errdefs.ErrFailedPrecondition))
 			default:

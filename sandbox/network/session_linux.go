@@ -50,7 +50,7 @@ func (s *Session) Follow(ctx context.Context, ended func() bool) error {
 	}
 	err := s.ns.Watch(ctx, func() {
 		if err := changed(); err != nil && ctx.Err() == nil && !ended() && !errors.Is(err, ErrEnded) {
-			log.G(ctx).WithError(err).Warn("network of the sandbox")
+			log.G(ctx).WithError(err).Warn("update the network of the sandbox")
 		}
 	})
 	if err != nil {
@@ -104,7 +104,7 @@ func (s *Session) warn(ctx context.Context, left []error) {
 	for _, err := range left {
 		missing = append(missing, err.Error())
 		if !slices.Contains(s.missing, err.Error()) {
-			log.G(ctx).WithError(err).Warn("a running guest does not get a part of its network; the rest reaches it")
+			log.G(ctx).WithError(err).Warn("part of its network does not reach the running guest; the rest does")
 		}
 	}
 	s.missing = missing

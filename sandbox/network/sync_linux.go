@@ -89,7 +89,7 @@ func (n *Namespace) sync() (guest *guestv1.Network, left []error, err error) {
 		if err == nil {
 			wired = append(wired, m)
 		} else if !errors.Is(err, unix.ENODEV) { // of a link that has just gone it will be told
-			left = append(left, fmt.Errorf("link %s of kind %s cannot be a guest's: %w", m.link.Attrs().Name, m.link.Type(), err))
+			left = append(left, fmt.Errorf("link %s of kind %s cannot be passed to a guest: %w", m.link.Attrs().Name, m.link.Type(), err))
 		}
 	}
 	guest, routes, err := describe(h, wired)

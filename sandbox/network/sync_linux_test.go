@@ -114,7 +114,7 @@ func TestSync(t *testing.T) {
 	odd := b.add(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "odd"}, VxlanId: 3, Port: 4789}, 2)
 	eth1 := b.add(b.veth("eth1"), 3)
 	b.sync("an unfit one, and one after it", "0=eth0 1=eth1 10.1.1 10.1.3", "link odd")
-	if err := b.n.Check(); err == nil || !strings.Contains(err.Error(), "link odd of kind vxlan cannot be a guest's") {
+	if err := b.n.Check(); err == nil || !strings.Contains(err.Error(), "link odd of kind vxlan cannot be passed to a guest") {
 		t.Errorf("Check = %v", err)
 	}
 	b.add(b.veth("eth2"), 4)

@@ -39,9 +39,9 @@ func FromTemplate(m vmm.Machine, macs []string) (vmm.Machine, error) {
 func NoTemplate(m vmm.Machine, users guestapi.UserNamespace) string {
 	switch {
 	case m.Type != vmm.MicroVM:
-		return "its board is " + string(m.Type) + ", and templates are made of microvm alone"
+		return "its machine type is " + string(m.Type) + ", and templates exist only for microvm"
 	case m.HugePages:
-		return "its memory is of huge pages"
+		return "its memory uses huge pages"
 	case !users.IsZero():
 		return "its user namespace is made while the guest boots"
 	}

@@ -316,7 +316,7 @@ func (c *container) checkVolumes() error {
 			return fmt.Errorf("mount %q: %w", m.Destination, err)
 		}
 		if !same {
-			return fmt.Errorf("mount %q: source %q came to name another file while the container was made: %w", m.Destination, m.Source,
+			return fmt.Errorf("mount %q: source %q was replaced while the container was created: %w", m.Destination, m.Source,
 				errdefs.ErrFailedPrecondition)
 		}
 	}

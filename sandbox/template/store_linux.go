@@ -49,9 +49,10 @@ var idPattern = regexp.MustCompile(`\A[0-9a-f]{32}\z`)
 // Why there is no template to start from. Each is errdefs.ErrNotFound or
 // errdefs.ErrFailedPrecondition as well.
 var (
-	ErrNone     = fmt.Errorf("no template with this key: cloister template build: %w", errdefs.ErrNotFound)
-	ErrDisabled = fmt.Errorf("templates are disabled: cloister template enable: %w", errdefs.ErrFailedPrecondition)
-	ErrSetAside = fmt.Errorf("the template has failed %d times: cloister template build: %w", maxFailures, errdefs.ErrFailedPrecondition)
+	ErrNone     = fmt.Errorf("no template for this machine: run: cloister template build: %w", errdefs.ErrNotFound)
+	ErrDisabled = fmt.Errorf("templates are disabled: run: cloister template enable: %w", errdefs.ErrFailedPrecondition)
+	ErrSetAside = fmt.Errorf("the template has failed %d times: run: cloister template build: %w",
+		maxFailures, errdefs.ErrFailedPrecondition)
 )
 
 // Store is a folder of templates, as /var/lib/cloister/templates. It is a name and holds no lock:
@@ -184,7 +185,7 @@ func (s Store) verify(t *Template, trusting bool) error {
 // verify` is for an administrator who doubts the disk.
 func (s Store) Verify(id string) error {
 	if !idPattern.MatchString(id) {
-		return fmt.Errorf("template %.40q: no id of one: %w", id, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("template %.40q: not a template id: %w", id, errdefs.ErrInvalidArgument)
 	}
 	t, err := s.open(id)
 	if err != nil {
@@ -245,7 +246,7 @@ func (s Store) List() ([]Entry, error) {
 // do not need it. The pattern keeps an id of a command line from leading out of the store.
 func (s Store) Remove(id string) error {
 	if !idPattern.MatchString(id) {
-		return fmt.Errorf("template %.40q: no id of one: %w", id, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("template %.40q: not a template id: %w", id, errdefs.ErrInvalidArgument)
 	}
 	return errors.Join(os.RemoveAll(s.path(id)), ignoreMissing(os.Remove(s.path(failedPrefix+id))))
 }
@@ -254,7 +255,7 @@ func (s Store) Remove(id string) error {
 // appended by one write: two shims that fail at once both count.
 func (s Store) Fail(id, reason string) error {
 	if !idPattern.MatchString(id) {
-		return fmt.Errorf("template %.40q: no id of one: %w", id, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("template %.40q: not a template id: %w", id, errdefs.ErrInvalidArgument)
 	}
 	f, err := os.OpenFile(s.path(failedPrefix+id), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {

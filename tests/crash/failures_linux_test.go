@@ -112,14 +112,14 @@ func TestStartFailures(t *testing.T) {
 		}, nil, []string{"bad guest image manifest", "name"}},
 		{"foreign-format", func(t *testing.T) settings {
 			return spoiled(t, func(i *image) { i.manifest.Format = 99; i.seal(t) })
-		}, nil, []string{"format 99, want 1", "build the guest image anew"}},
+		}, nil, []string{"format 99, want 1", "run: cloister guest build"}},
 		{"panic", hostile("exit", ""), nil, []string{"console: ", "Kernel panic", "Attempted to kill init"}},
-		{"silent-agent", hostile("silent", `boot = "20s"`), nil, []string{"said nothing for ", "timeouts.boot", "console: "}},
+		{"silent-agent", hostile("silent", `boot = "20s"`), nil, []string{"sent nothing for ", "timeouts.boot", "console: "}},
 		{
 			"other-version", hostile("version", ""), nil,
 			[]string{
 				"agent v99.0.0 speaks protocol 99", fmt.Sprintf("this host speaks %d:", guestapi.Protocol),
-				"build the guest image anew",
+				"run: cloister guest build",
 			},
 		},
 		{"qemu-refuses", func(t *testing.T) settings {

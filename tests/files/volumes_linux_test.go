@@ -148,8 +148,8 @@ func TestRefusedSources(t *testing.T) {
 	}
 	before := g.Look(t)
 	for name, tt := range map[string]struct{ source, remedy string }{
-		"missing":  {dir + "/missing", "make it first"},
-		"dangling": {dir + "/dangling", "make it first"},
+		"missing":  {dir + "/missing", "create it first"},
+		"dangling": {dir + "/dangling", "create it first"},
 		"socket":   {socket, "list it under workloads.sockets"},
 		"fifo":     {dir + "/fifo", "use a network address"},
 		"device":   {"/dev/zero", "linux.devices"},

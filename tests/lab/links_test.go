@@ -52,7 +52,7 @@ func links(t *testing.T, l *lab) {
 	l.sh(t, severalLinks)
 	join := func(namespace string) []string { return []string{"--with-ns", "network:/run/netns/" + namespace} }
 	if err := e.run("refused", join("y")...); err == nil ||
-		!strings.Contains(err.Error(), "link eth0 of kind ipvlan cannot be a guest's: in mode l3s") {
+		!strings.Contains(err.Error(), "link eth0 of kind ipvlan cannot be passed to a guest: in mode l3s") {
 		t.Errorf("ipvlan in mode l3s: %v, want a refusal that names it", err)
 	}
 	l.sh(t, "ctr container delete refused")

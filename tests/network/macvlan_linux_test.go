@@ -53,7 +53,7 @@ func TestMacvlan(t *testing.T) {
 func TestRefusedLinks(t *testing.T) {
 	b := newBed(t, "")
 	for name, tt := range map[string]struct{ made, want string }{
-		"odd":  {"type vxlan id 3 dstport 4789", "link net1 of kind vxlan cannot be a guest's"},
+		"odd":  {"type vxlan id 3 dstport 4789", "link net1 of kind vxlan cannot be passed to a guest"},
 		"many": {"type veth peer name net2", ": all 2 NICs of the machine are taken: set machine.nics"},
 	} {
 		b.plug(name, "eth0", "10.88.0.2/24", "fd88::2/64")

@@ -110,9 +110,9 @@ ip -n x route add 10.98.0.0/16 dev odd; ip -n x route add default dev odd metric
 		b.t.Fatal(err)
 	}
 	for _, line := range []string{
-		"rule 502 of IPv4 cannot be a guest's: use a table and conditions of",
-		"link odd of kind vxlan cannot be a guest's: nobody has tried",
-		"link eth2 of kind veth cannot be a guest's: all 2 NICs of the machine are taken: set machine.nics",
+		"rule 502 of IPv4 cannot be passed to a guest: use a table and conditions of",
+		"link odd of kind vxlan cannot be passed to a guest: this kind is not supported",
+		"link eth2 of kind veth cannot be passed to a guest: all 2 NICs of the machine are taken: set machine.nics",
 	} {
 		if got := strings.Count(string(log), line); got != 1 {
 			b.t.Errorf("the log says %d times, not once: %s", got, line)

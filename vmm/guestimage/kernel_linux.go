@@ -86,7 +86,7 @@ func kernel(ctx context.Context, cache string, m maker, log progress) (kernelSet
 		return k, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		log.say("cached kernel is unusable, making it anew: %v", err)
+		log.say("cached kernel is unusable, building it again: %v", err)
 	}
 	unlock, err := lock(ctx, dir+".lock", func() { log.say("another build makes this kernel: waiting") })
 	if err != nil {

@@ -162,7 +162,7 @@ func (m Manifest) encode() ([]byte, error) {
 // onto a kernel's line, paths to the agent.
 func (m Manifest) validate() error {
 	if m.Format != manifestFormat {
-		return fmt.Errorf("format %d, want %d: build the guest image anew", m.Format, manifestFormat)
+		return fmt.Errorf("format %d, want %d: run: cloister guest build", m.Format, manifestFormat)
 	}
 	if _, err := ParseFlavour(string(m.Flavour)); err != nil {
 		return err
