@@ -56,7 +56,7 @@ func removeAt(parent int, name string, depth int) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if depth == maxDepth {
-		return fmt.Errorf("%s: more than %d folders in each other", name, maxDepth)
+		return fmt.Errorf("%s: folders are nested more than %d deep", name, maxDepth)
 	}
 	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: beneath | unix.RESOLVE_NO_XDEV}
 	fd, err := retry(func() (int, error) { return unix.Openat2(parent, name, &how) })

@@ -85,7 +85,7 @@ func parts(path string) []string {
 // trust judges one part of a path. In a sticky folder only the owner of an entry can replace
 // it, and each entry is judged by itself. Group 0 is root's.
 func trust(path, at string, st unix.Stat_t) error {
-	remedy := fmt.Sprintf("root obeys it: chown root:root %s; chmod go-w %s", at, at)
+	remedy := fmt.Sprintf("root relies on it: chown root:root %s; chmod go-w %s", at, at)
 	on := ""
 	if at != path {
 		on = ", on the way to " + path

@@ -70,7 +70,7 @@ func (a *arguments) check() error {
 	case actionStart, actionDelete:
 	case actionServe:
 		if a.socket == "" {
-			return errors.New("serve: wanted -socket; start runs serve, people do not")
+			return errors.New("serve: want -socket: use start, which runs serve")
 		}
 	default:
 		return fmt.Errorf("action %q: want start or delete", a.action)

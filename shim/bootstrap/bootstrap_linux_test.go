@@ -285,7 +285,7 @@ func TestStartFails(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ mode, want string }{
 		{"refuse", "kvm: /dev/kvm is not readable"},
-		{"crash", "ended before it served"},
+		{"crash", "ended before it was ready"},
 	} {
 		t.Run(tt.mode, func(t *testing.T) {
 			t.Parallel()

@@ -99,7 +99,7 @@ func (d *Daemon) tell(err error) error {
 	if err == nil {
 		// A start that was killed has told nobody the address: no client would ever come.
 		if _, werr := d.ready.WriteString(readyOK); werr != nil {
-			return fmt.Errorf("start is gone: %w", werr)
+			return fmt.Errorf("tell start that the daemon is ready: %w", werr)
 		}
 		return nil
 	}
@@ -117,7 +117,7 @@ func (d *Daemon) Stop() { d.cancel() }
 // any more.
 func (d *Daemon) ServeTTRPC(ctx context.Context, intercept ttrpc.UnaryServerInterceptor, register func(*ttrpc.Server)) error {
 	lonely := time.AfterFunc(firstClientTimeout, func() {
-		log.G(ctx).Warn("nobody connected since the daemon was started: leaving")
+		log.G(ctx).Warn("no client has connected since the daemon was started: ending")
 		d.Stop()
 	})
 	defer lonely.Stop()

@@ -204,7 +204,7 @@ func waitReady(ready *os.File) error {
 	case err != nil:
 		return fmt.Errorf("wait %s for the daemon: %w", readyTimeout, err)
 	case text == "":
-		return errors.New("the daemon ended before it served; its last words are in containerd's log")
+		return errors.New("the daemon ended before it was ready: containerd's log has its last messages")
 	case text != readyOK:
 		return errors.New(text)
 	}

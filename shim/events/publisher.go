@@ -74,7 +74,7 @@ func (p *Publisher) Publish(ctx context.Context, event any) error {
 		return fmt.Errorf("event %s: %w", topic, net.ErrClosed)
 	}
 	if dropped != nil {
-		log.G(ctx).WithField("topic", dropped.GetTopic()).Warn("event dropped: containerd takes none and the queue is full")
+		log.G(ctx).WithField("topic", dropped.GetTopic()).Warn("event dropped: containerd accepts no events and the queue is full")
 	}
 	return nil
 }
@@ -140,7 +140,7 @@ func (p *Publisher) deliver(ctx context.Context, c *connection, e *types.Envelop
 		if isRefusal(err) {
 			// An event that is refused for what it is would keep all later ones waiting.
 			if refusals++; refusals >= maxRefusals {
-				log.G(ctx).WithError(err).WithField("topic", e.GetTopic()).Error("event dropped: containerd refuses it")
+				log.G(ctx).WithError(err).WithField("topic", e.GetTopic()).Error("event dropped: containerd has refused it")
 				return true
 			}
 		} else if wait == firstRetry {

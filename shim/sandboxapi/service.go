@@ -47,7 +47,7 @@ func (s *Service) CreateSandbox(_ context.Context, r *sandboxv1.CreateSandboxReq
 		return nil, err
 	}
 	if len(r.GetRootfs()) > 0 {
-		return nil, fmt.Errorf("rootfs of a sandbox: a guest brings its own: %w", errdefs.ErrNotImplemented)
+		return nil, fmt.Errorf("rootfs of a sandbox: a guest has its own: leave it out: %w", errdefs.ErrNotImplemented)
 	}
 	config, err := parseConfig(r.GetOptions())
 	if err != nil {

@@ -136,7 +136,7 @@ func (p *Process) removeDevice(ctx context.Context, id string) error {
 	case <-p.done:
 		return errGone
 	case <-ctx.Done():
-		return fmt.Errorf("the guest does not let go of %s: %w", id, ctx.Err())
+		return fmt.Errorf("the guest has not released %s: %w", id, ctx.Err())
 	}
 }
 

@@ -149,6 +149,6 @@ func (p *Process) runMigration(ctx context.Context, command string) error {
 	case <-p.done: // a QEMU that cannot read a state ends
 		return errors.Join(fmt.Errorf("qmp %s: %w", command, errGone), p.Err())
 	case <-ctx.Done():
-		return fmt.Errorf("qmp %s: no end: %w", command, ctx.Err())
+		return fmt.Errorf("qmp %s: not finished: %w", command, ctx.Err())
 	}
 }

@@ -41,7 +41,8 @@ func kindOf(help string) (Kind, error) {
 	case strings.Contains(help, "-o source="):
 		return KindC, nil
 	default:
-		return KindUnknown, fmt.Errorf("is not a virtiofsd that is known here: %w", errdefs.ErrNotImplemented)
+		return KindUnknown, fmt.Errorf("is neither the Rust nor the C virtiofsd: --help shows no --shared-dir and no -o source=: %w",
+			errdefs.ErrNotImplemented)
 	}
 }
 

@@ -40,7 +40,7 @@ func TestStartRefuses(t *testing.T) {
 		{"no folder", Config{Starter: plain{}, Source: source}, "no Dir"},
 		{"no source", Config{Starter: plain{}, Dir: dir, Binary: "true", Kind: KindC}, "no Source"},
 		{"no binary", Config{Starter: plain{}, Dir: dir, Source: source, Binary: "/none"}, "install it"},
-		{"another binary", Config{Starter: plain{}, Dir: dir, Source: source, Binary: "true"}, "not a virtiofsd"},
+		{"another binary", Config{Starter: plain{}, Dir: dir, Source: source, Binary: "true"}, "neither the Rust nor the C virtiofsd"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if _, err := Start(t.Context(), test.c); err == nil || !strings.Contains(err.Error(), test.says) {
