@@ -42,7 +42,7 @@ func main() {
 		return
 	}
 	if os.Getpid() != 1 {
-		fmt.Fprintln(os.Stderr, "cloister-agent: it runs as process 1 of a guest")
+		fmt.Fprintln(os.Stderr, "cloister-agent: must be process 1 of a guest")
 		os.Exit(2)
 	}
 	debug.SetMemoryLimit(memoryLimit)

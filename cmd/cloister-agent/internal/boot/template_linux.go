@@ -30,16 +30,16 @@ func IsTemplate() (bool, error) {
 func StartAnew(port *os.File) error {
 	raw, err := port.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("start anew: %w", err)
+		return fmt.Errorf("restart the agent: %w", err)
 	}
 	var inherited int
 	// Go opens every file with close-on-exec; the duplicate is the one that survives the exec.
 	controlErr := raw.Control(func(fd uintptr) { inherited, err = unix.Dup(int(fd)) }) // without close-on-exec
 	if err = errors.Join(controlErr, err); err != nil {
-		return fmt.Errorf("start anew: port: %w", err)
+		return fmt.Errorf("restart the agent: port: %w", err)
 	}
 	env := append(os.Environ(), portVariable+"="+strconv.Itoa(inherited))
-	return fmt.Errorf("start anew: %w", unix.Exec("/proc/self/exe", os.Args, env))
+	return fmt.Errorf("restart the agent: %w", unix.Exec("/proc/self/exe", os.Args, env))
 }
 
 // InheritedPort is the port that an agent got from the one before it; nil for the first agent of a

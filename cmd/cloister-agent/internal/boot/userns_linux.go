@@ -66,7 +66,7 @@ func enter(users guestapi.UserNamespace) error {
 			return fmt.Errorf("join %s namespace: %w", name, err)
 		}
 	}
-	return fmt.Errorf("start anew: %w", unix.Exec("/proc/self/exe", os.Args, os.Environ()))
+	return fmt.Errorf("restart the agent: %w", unix.Exec("/proc/self/exe", os.Args, os.Environ()))
 }
 
 // ranges translates to Go's type; the host has checked the ranges when it made the kernel's line.

@@ -46,7 +46,7 @@ func serve(ctx context.Context, monitor *reap.Monitor, stream io.ReadWriteCloser
 	}
 	var shell guestapi.Shell
 	if err := json.Unmarshal(frame.Data, &shell); err != nil || len(shell.Args) == 0 {
-		return 0, fmt.Errorf("what is to run: %w", errors.Join(err, guestapi.ErrProtocol))
+		return 0, fmt.Errorf("read the command to run: %w", errors.Join(err, guestapi.ErrProtocol))
 	}
 	program, err := receive(stream)
 	if err != nil {
@@ -95,7 +95,7 @@ func receive(stream io.Reader) (*os.File, error) {
 	// descriptor, also after a crash.
 	fd, err := unix.MemfdCreate("shell", unix.MFD_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("memory for the program: %w", err)
+		return nil, fmt.Errorf("make memory for the program: %w", err)
 	}
 	program := os.NewFile(uintptr(fd), "shell")
 	for size := 0; ; {
@@ -107,7 +107,7 @@ func receive(stream io.Reader) (*os.File, error) {
 			return readable, errors.Join(err, program.Close())
 		}
 		if size += len(frame.Data); size > maxProgram {
-			err = fmt.Errorf("a program of more than %d bytes: %w", maxProgram, guestapi.ErrProtocol)
+			err = fmt.Errorf("program is larger than %d bytes: %w", maxProgram, guestapi.ErrProtocol)
 		}
 		if err == nil {
 			_, err = program.Write(frame.Data)

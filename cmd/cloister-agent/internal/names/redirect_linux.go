@@ -63,7 +63,7 @@ func redirect(port uint16) (undo func(), err error) {
 		l, err := h.attach(port)
 		if err != nil {
 			undo()
-			return nil, fmt.Errorf("lead port %d to %d: %s: %w", namesPort, port, h.at, err)
+			return nil, fmt.Errorf("redirect port %d to %d: %s: %w", namesPort, port, h.at, err)
 		}
 		links = append(links, l)
 	}

@@ -234,7 +234,7 @@ func rename(link netlink.Link, want *guestv1.Link, mac net.HardwareAddr) error {
 	}
 	if mac != nil {
 		if err := netlink.LinkSetAlias(link, want.GetMac()); err != nil {
-			return fmt.Errorf("note address: %w", err)
+			return fmt.Errorf("keep the old address as alias: %w", err)
 		}
 		if err := netlink.LinkSetHardwareAddr(link, mac); err != nil {
 			return fmt.Errorf("set address %s: %w", mac, err)

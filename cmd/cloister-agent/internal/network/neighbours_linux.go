@@ -61,7 +61,7 @@ func removeNeighbours(link netlink.Link, keep map[string]bool) error {
 func parseNeighbour(links map[string]netlink.Link, w *guestv1.Neighbour) (*netlink.Neigh, error) {
 	link, ok := links[w.GetLink()]
 	if !ok {
-		return nil, fmt.Errorf("neighbour on %q, which is no link of the request: %w", w.GetLink(), errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("neighbour on %q, which is not a link of the request: %w", w.GetLink(), errdefs.ErrInvalidArgument)
 	}
 	ip := net.ParseIP(w.GetIp())
 	if ip == nil {

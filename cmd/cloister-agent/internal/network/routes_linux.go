@@ -96,7 +96,8 @@ func routeKey(r *netlink.Route) string {
 func parseRoute(links map[string]netlink.Link, w *guestv1.Route) (netlink.Route, error) {
 	link, ok := links[w.GetLink()]
 	if !ok {
-		return netlink.Route{}, fmt.Errorf("route by %q, which is no link of the request: %w", w.GetLink(), errdefs.ErrInvalidArgument)
+		return netlink.Route{}, fmt.Errorf("route through %q, which is not a link of the request: %w", w.GetLink(),
+			errdefs.ErrInvalidArgument)
 	}
 	r := netlink.Route{
 		LinkIndex: link.Attrs().Index, Scope: netlink.Scope(w.GetScope() & 0xff), Priority: int(w.GetMetric()),

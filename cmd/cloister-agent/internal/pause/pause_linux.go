@@ -31,7 +31,7 @@ func Command() *exec.Cmd {
 func Run() {
 	// As another process it would reap nothing and never end.
 	if os.Getpid() != 1 {
-		fmt.Fprintln(os.Stderr, "cloister-agent pause: it runs as process 1 of a pid namespace")
+		fmt.Fprintln(os.Stderr, "cloister-agent pause: must be process 1 of a pid namespace")
 		return
 	}
 	// One is enough: signals merge, and each one is followed by a loop over all dead children.

@@ -106,7 +106,7 @@ func (m *Monitor) connect(c *exec.Cmd) {
 // protect only warns: the agent works without the protection, and the container has started.
 func (m *Monitor) protect() {
 	if err := Protect(); err != nil {
-		log.L.WithError(err).Warn("agent is not protected")
+		log.L.WithError(err).Warn("protect the agent from the OOM killer")
 	}
 }
 

@@ -39,7 +39,7 @@ func RewriteFile(dir, rel string, sent, data []byte) error {
 		return err
 	}
 	if len(have) > maxRewritten {
-		return fmt.Errorf("the container has made it larger than %d bytes: it stays as it is: %w",
+		return fmt.Errorf("it is larger than %d bytes in the container, and is left unchanged: %w",
 			maxRewritten, errdefs.ErrFailedPrecondition)
 	}
 	merged := merge(sent, have, data)
