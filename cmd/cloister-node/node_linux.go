@@ -139,7 +139,7 @@ func (n *node) remove(ctx context.Context) error {
 	}
 	// Removed already, or never installed: the DaemonSet may run on every node.
 	if _, err := os.Lstat(n.path(current)); errors.Is(err, fs.ErrNotExist) {
-		n.say("nothing of cloister is on this node")
+		n.say("cloister is not on this node")
 		return nil
 	}
 	// Twice, before and after containerd forgets the runtime.
@@ -178,7 +178,7 @@ func (n *node) remove(ctx context.Context) error {
 	for _, name := range []string{configs, filepath.Dir(configs)} {
 		_ = os.Remove(n.path(name)) // somebody may have put something there
 	}
-	n.say("cloister is taken back")
+	n.say("cloister is removed")
 	return nil
 }
 
@@ -224,7 +224,7 @@ func (n *node) alone() error {
 	for link, target := range links {
 		leads, err := os.Readlink(n.path(link))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) || err == nil && leads != target {
-			return fmt.Errorf("%s on node %s is not this installer's: remove it first", link, n.name)
+			return fmt.Errorf("%s on node %s was not installed by cloister-node: remove it first", link, n.name)
 		}
 	}
 	return nil

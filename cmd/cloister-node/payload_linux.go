@@ -244,7 +244,7 @@ func (n *node) prune(version string) error {
 		if err := os.RemoveAll(n.path(folder + "/" + entry.Name())); err != nil {
 			return err
 		}
-		n.say("%s/%s: taken away, nothing runs from it", folder, entry.Name())
+		n.say("%s/%s: removed, nothing runs from it", folder, entry.Name())
 	}
 	return nil
 }

@@ -181,7 +181,7 @@ func checkRoot() error {
 	const all = "0 0 4294967295" // of the first user namespace, user_namespaces(7)
 	if mapped := strings.Join(strings.Fields(string(data)), " "); mapped != all {
 		return fmt.Errorf("rootless engine (user namespace %s): the jail, the cgroup and the network of a sandbox need the host's root: "+
-			"run the engine as root, or this container by runc or crun", mapped)
+			"run the engine as root, or run this container with runc or crun", mapped)
 	}
 	if uid := os.Geteuid(); uid != 0 {
 		return fmt.Errorf("user %d: the jail, the cgroup and the network of a sandbox need root: run the engine as root", uid)

@@ -111,7 +111,7 @@ func shimPath() (string, error) {
 	}
 	name, err := exec.LookPath(shimProgram)
 	if err != nil {
-		return "", fmt.Errorf("%s is neither beside %s nor on the PATH: make install: %w", shimProgram, self, err)
+		return "", fmt.Errorf("%s is neither beside %s nor on the PATH: run make install: %w", shimProgram, self, err)
 	}
 	return name, nil
 }
@@ -134,7 +134,7 @@ type daemon struct {
 
 // errNoDaemon means that nobody serves the container any more: its guest is gone. It is not an
 // error of every verb: state and delete work without a daemon.
-var errNoDaemon = errors.New("the daemon of the sandbox does not run")
+var errNoDaemon = errors.New("the daemon of the sandbox is not running")
 
 // connect dials a container's daemon. The address is in a file, since the daemon of a pod was
 // started for another container.

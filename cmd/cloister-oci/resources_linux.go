@@ -232,4 +232,4 @@ func newFeatures(*options) *cobra.Command {
 }
 
 // errSpecThere is config.json that spec would replace. A config.json may hold a user's work.
-var errSpecThere = errors.New("config.json is there already: remove it first")
+var errSpecThere = errors.New("config.json exists already: remove it first")

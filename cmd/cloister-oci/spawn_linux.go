@@ -209,7 +209,7 @@ func sendMaster(socket string, master console.Console) error {
 func checkTerminal(wanted bool, socket string, detached bool) error {
 	switch {
 	case wanted && socket == "" && detached:
-		return errors.New("process.terminal: nobody takes the terminal: want --console-socket")
+		return errors.New("process.terminal: nothing receives the terminal: pass --console-socket")
 	case !wanted && socket != "":
 		return errors.New("--console-socket: the process has no terminal: set process.terminal, or leave the flag out")
 	}

@@ -79,8 +79,8 @@ func sameFolders(cfg, own sandbox.Config, path string) error {
 	if filepath.Clean(have.State) == filepath.Clean(want.State) && filepath.Clean(have.Root) == filepath.Clean(want.Root) {
 		return nil
 	}
-	return fmt.Errorf("config %q: state = %q and root = %q: containers of class process share them with the machines of the host, "+
-		"whose config has %q and %q: set the same, or leave both out of both: %w",
+	return fmt.Errorf("config %q: state = %q and root = %q: class process shares both folders with class vm, "+
+		"whose config has %q and %q: set the same in both configs, or leave them out of both: %w",
 		path, have.State, have.Root, want.State, want.Root, errdefs.ErrInvalidArgument)
 }
 

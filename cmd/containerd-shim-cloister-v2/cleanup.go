@@ -68,11 +68,11 @@ func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
 func folders(ctx context.Context, path string) (sandbox.Config, error) {
 	cfg, problem, err := config.Folders(path)
 	if path != "" && errors.Is(err, fs.ErrNotExist) { // taken away since the sandbox was started
-		log.G(ctx).WithError(err).Warn("the host's own config is used")
+		log.G(ctx).WithError(err).Warn("the config of the sandbox is gone: using the host's own")
 		cfg, problem, err = config.Folders("")
 	}
 	if problem != nil {
-		log.G(ctx).WithError(problem).Warn("no sandbox starts with this config; its folders are used")
+		log.G(ctx).WithError(problem).Warn("the config has errors: using only its folders")
 	}
 	return cfg, err
 }

@@ -27,7 +27,7 @@ func serve(ctx context.Context, d *bootstrap.Daemon) error {
 	// Tracing is off unless the environment names a collector.
 	spans, err := tracing.Start(ctx, config.Version)
 	if err != nil {
-		log.G(ctx).WithError(err).Warn("no spans are sent") // the workload counts for more
+		log.G(ctx).WithError(err).Warn("tracing is off: no spans are sent") // the workload counts for more
 	}
 	publisher := events.New(ctx, d.TTRPCAddress, d.Namespace)
 	containers := runtime.New(ctx, load, runtime.StartVM, d.Namespace, d.Mounts, publisher)

@@ -79,7 +79,7 @@ func Folders(path string) (c sandbox.Config, problem, err error) {
 		switch {
 		// Somebody has named it, so its absence is a mistake; the usual one may be missing.
 		case errors.Is(err, fs.ErrNotExist) && i == 0 && named != "":
-			return c, nil, fmt.Errorf("%w, which %s names: make it, or name another", err, named)
+			return c, nil, fmt.Errorf("%w: %s names this file: create it, or name another", err, named)
 		case errors.Is(err, fs.ErrNotExist):
 		case errors.Is(err, errdefs.ErrInvalidArgument):
 			problems = append(problems, err)

@@ -92,8 +92,8 @@ func (c Containerd) Add() ([]Change, error) {
 func (c Containerd) taken(name string, doc table) error {
 	for _, r := range runtimes() {
 		if known := runtimeIn(doc, r.name); known != nil {
-			return fmt.Errorf("%w: %s has a runtime %q already, of type %v, that cloister has not written: "+
-				"take it out, or change it by hand to runtime_type = %q",
+			return fmt.Errorf("%w: %s has a runtime %q already, of type %v, that cloister did not write: "+
+				"remove it, or set runtime_type = %q in it by hand",
 				ErrConfig, name, r.name, known["runtime_type"], r.kind)
 		}
 	}
@@ -132,7 +132,7 @@ func (c Containerd) Remove() ([]Change, error) {
 func parse(name string, text []byte) (table, error) {
 	doc := table{}
 	if err := toml.Unmarshal(text, &doc); err != nil {
-		return nil, fmt.Errorf("%w: %s is not TOML as it stands: %w", ErrConfig, name, err)
+		return nil, fmt.Errorf("%w: %s is not valid TOML: %w", ErrConfig, name, err)
 	}
 	return doc, nil
 }
@@ -149,11 +149,12 @@ func (c Containerd) version(doc table) (int, error) {
 		if v >= 2 && v <= 4 {
 			return int(v), nil
 		}
-		return 0, fmt.Errorf("%w: %s has version %d, want 2 to 4: containerd config migrate prints it in a newer one", ErrConfig, c.Path, v)
+		return 0, fmt.Errorf("%w: %s has version %d, want 2 to 4: run `containerd config migrate`, which prints "+
+			"it in a newer version", ErrConfig, c.Path, v)
 	case nil:
 		if _, has := doc["plugins"]; has {
-			return 0, fmt.Errorf("%w: %s has no version, which means 1: containerd config migrate prints it in a newer one",
-				ErrConfig, c.Path)
+			return 0, fmt.Errorf("%w: %s has no version, which means 1: run `containerd config migrate`, which prints "+
+				"it in a newer version", ErrConfig, c.Path)
 		}
 		return 0, fmt.Errorf("%w: %s has no version, which means 1: put version = %d at its start", ErrConfig, c.Path, c.Version)
 	}
@@ -301,11 +302,12 @@ func appendBlock(text, block []byte) []byte {
 func verify(change Change, bare []byte) error {
 	doc, err := parse(change.Path, change.After)
 	if err != nil {
-		return fmt.Errorf("%w: with the runtimes added: write the table runtimes as sections, or put %q into it by hand:\n%s",
+		return fmt.Errorf("%w: the file is not valid with the runtimes added: write its table runtimes as sections, "+
+			"or add %q to it by hand:\n%s",
 			err, Runtime, change.After[min(len(bare), len(change.After)):])
 	}
 	if runtimeIn(doc, Runtime) == nil || runtimeIn(doc, ProcessRuntime) == nil {
-		return fmt.Errorf("%w: %s has sections of both versions' plugins", ErrConfig, change.Path)
+		return fmt.Errorf("%w: %s has sections for plugins of containerd 1 and of containerd 2: keep one kind", ErrConfig, change.Path)
 	}
 	return nil
 }

@@ -150,7 +150,7 @@ func (d Docker) add(r runtime) ([]byte, error) {
 	}
 	var have entry
 	if err := json.Unmarshal(d.Text[m.value:m.stop], &have); err != nil || !have.ours(r) {
-		return nil, fmt.Errorf("%w: %s has a runtime %q already, that is not cloister's: %s: take it out, or change it by hand to %s",
+		return nil, fmt.Errorf("%w: %s has a runtime %q already, that cloister did not write: %s: remove it, or change it by hand to %s",
 			ErrConfig, d.Path, r.name, d.Text[m.value:m.stop], value)
 	}
 	// A Docker that takes shims may have had options by hand; only a config that was asked for
@@ -203,7 +203,7 @@ func same(a, b []byte) bool {
 // with a file that is no JSON.
 func (d Docker) checked(text []byte) ([]byte, error) {
 	if !json.Valid(text) {
-		return nil, fmt.Errorf("%w: %s: adding the runtime would break it", ErrConfig, d.Path)
+		return nil, fmt.Errorf("%w: %s: it would not be valid JSON after the change", ErrConfig, d.Path)
 	}
 	return text, nil
 }
@@ -212,7 +212,7 @@ func (d Docker) checked(text []byte) ([]byte, error) {
 // and keeps only where it stands.
 func (d Docker) scan(text []byte, from int) (object, error) {
 	wrong := func(err error) (object, error) {
-		return object{}, fmt.Errorf("%w: %s is not an object of JSON: %w", ErrConfig, d.Path, err)
+		return object{}, fmt.Errorf("%w: %s is not a JSON object: %w", ErrConfig, d.Path, err)
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text[from:]))
 	first, err := decoder.Token()
@@ -247,7 +247,7 @@ func (d Docker) scan(text []byte, from int) (object, error) {
 	// Anything behind the object would make dockerd refuse the file.
 	if from == 0 {
 		if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-			return wrong(errors.New("something follows it"))
+			return wrong(errors.New("more text follows the object"))
 		}
 	}
 	return o, nil

@@ -43,7 +43,7 @@ func (f file) remove() (Change, error) {
 // check refuses a file of that name that cloister has not written.
 func (f file) check() error {
 	if len(f.text) > 0 && !strings.HasPrefix(string(f.text), own) {
-		return fmt.Errorf("%w: %s is there, and cloister has not written it: move it, or add by hand "+
+		return fmt.Errorf("%w: %s exists, and cloister did not write it: move it, or add by hand "+
 			"what --dry-run prints with another --file",
 			ErrConfig, f.path)
 	}

@@ -38,7 +38,7 @@ func (p Podman) Add() (Change, error) {
 	l.Engine.KVM = []string{"kata", "krun"}
 	for _, text := range p.Others {
 		if err := toml.Unmarshal(text, &l); err != nil {
-			return Change{Path: p.Path}, fmt.Errorf("%w: a containers.conf is not TOML as it stands: %w", ErrConfig, err)
+			return Change{Path: p.Path}, fmt.Errorf("%w: a containers.conf is not valid TOML: %w", ErrConfig, err)
 		}
 	}
 	return file{p.Path, p.Text, p.Missing}.add(fmt.Sprintf(`[engine]
