@@ -294,7 +294,7 @@ func (s *site) oldGuests() finding {
 	}
 	if old > 0 {
 		return warn("running guests", fmt.Sprintf("%d of %d run on an older image", old, running),
-			"start them anew; `cloister ps` shows which")
+			"restart them; `cloister ps` shows which")
 	}
 	return ok("running guests", "%d, none on an older image", running)
 }
@@ -341,7 +341,7 @@ func (s *site) aslr() finding {
 	text, err := os.ReadFile(s.path("proc/sys/kernel/randomize_va_space"))
 	switch value := strings.TrimSpace(string(text)); {
 	case errors.Is(err, os.ErrNotExist):
-		return warn("host ASLR", "this kernel does not tell", "")
+		return warn("host ASLR", "not known: this kernel has no kernel.randomize_va_space", "")
 	case err != nil:
 		return failed("host ASLR", err)
 	case value != "2":

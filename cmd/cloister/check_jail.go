@@ -66,10 +66,10 @@ func landlockFinding(abi int) finding {
 	name := string(jail.Landlock)
 	switch {
 	case abi == 0:
-		return warn(name, "on, and the kernel has no Landlock: the other parts hold alone",
+		return warn(name, "on, but the kernel has no Landlock: only the other parts protect the host",
 			"add landlock to the kernel parameter lsm=, or use a kernel that has it (5.13)")
 	case abi < fullABI:
-		return warn(name, fmt.Sprintf("on: ABI %d, which knows of files and less of sockets and signals than %d", abi, fullABI),
+		return warn(name, fmt.Sprintf("on: ABI %d, which covers files, but fewer sockets and signals than ABI %d", abi, fullABI),
 			"use a newer kernel (6.12)")
 	}
 	return ok(name, "on: ABI %d: %s", abi, jail.Landlock.About())

@@ -144,9 +144,9 @@ func (s *site) basePolicy() finding {
 			continue
 		// The pairs of libvirt's types keep everything apart that is asked.
 		case len(missing) == 0:
-			return ok("policy", "%s; its pairs constrain all that is asked, for %s", text, t.QEMU)
+			return ok("policy", "%s; its category pairs separate all that cloister needs, for %s", text, t.QEMU)
 		}
-		return ok("policy", "%s; its pairs leave to %s: %s; cloister's own types are constrained by cloister's module",
+		return ok("policy", "%s; its category pairs do not stop %s from: %s; cloister's module constrains cloister's own types",
 			text, t.QEMU, strings.Join(missing, ", "))
 	}
 	return ok("policy", "%s", text)
@@ -168,12 +168,12 @@ func (s *site) policyState(ctx context.Context) []finding {
 	// Both halves are installed in one transaction; one alone means that somebody removed the other
 	// by hand.
 	case state.Partial:
-		return []finding{warn("module", "cloister's policy module is installed without its constraints, or these without it",
+		return []finding{warn("module", "only one of cloister's two policy modules (rules, constraints) is installed",
 			"cloister policy install")}
 	case !state.Installed:
 		return []finding{warn("module", "cloister's own policy module is not installed", "cloister policy install")}
 	case !state.Current:
-		return []finding{warn("module", "the policy module installed is not the one of this program", "cloister policy install")}
+		return []finding{warn("module", "the installed policy module is not of this version of cloister", "cloister policy install")}
 	}
 	return []finding{ok("module", "installed and current")}
 }
@@ -217,7 +217,7 @@ func shimDomain(d *lsm.Driver, path string) (labels.Label, finding) {
 		return own, failed(name, err)
 	}
 	if label.Type != policy.ShimExecType {
-		return own, warn(name, fmt.Sprintf("%s is labelled %s, want type %s: the shim runs in its starter's domain",
+		return own, warn(name, fmt.Sprintf("%s is labelled %s, want type %s: the shim runs in the domain of the engine that starts it",
 			path, label, policy.ShimExecType),
 			"cloister policy install; for another place: chcon -t "+policy.ShimExecType+" "+quote(path))
 	}

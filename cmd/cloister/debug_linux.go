@@ -49,7 +49,7 @@ func runDebug(std stdio) *cobra.Command {
 			if file == "" {
 				file = config.Path
 			}
-			return fmt.Errorf("shells in guests are off: put shell = %q under [debug] in %s, and start the sandbox anew: %w",
+			return fmt.Errorf("shells in guests are off: put shell = %q under [debug] in %s, and restart the sandbox: %w",
 				exampleShell, file, errdefs.ErrFailedPrecondition)
 		}
 		b, err := s.find(rest[0])
@@ -59,8 +59,8 @@ func runDebug(std stdio) *cobra.Command {
 		conn, err := dialDebug(ctx, b.dir)
 		// ECONNREFUSED: the socket of a shim that is gone.
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-			return fmt.Errorf("sandbox %s is %s and lets no shell in: it was started without [debug] shell in its config, or "+
-				"has no guest: start it anew: %w", b.name(), b.state(), errdefs.ErrFailedPrecondition)
+			return fmt.Errorf("sandbox %s is %s and accepts no shell: it was started without [debug] shell in its config, or "+
+				"has no guest: restart it: %w", b.name(), b.state(), errdefs.ErrFailedPrecondition)
 		}
 		if err != nil {
 			return orRoot(err)
@@ -223,7 +223,7 @@ func (d *debugger) output() error {
 		frame, err := guestapi.ReadFrame(d.conn, guestapi.FrameOutput, guestapi.FrameExit, guestapi.FrameError)
 		switch {
 		case errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("the sandbox hung up: it has ended, or others use all its shells: %w", errdefs.ErrUnavailable)
+			return fmt.Errorf("the sandbox closed the connection: it has ended, or all its shells are in use: %w", errdefs.ErrUnavailable)
 		case err != nil:
 			return err
 		case frame.Kind == guestapi.FrameError:

@@ -139,7 +139,7 @@ func (s scene) whose(level labels.Level) string {
 			}
 		}
 	}
-	return "held by nobody now: somebody's who has stopped"
+	return "held by no sandbox now: its holder has stopped"
 }
 
 // kernelPower: rights over the kernel, or over processes.
@@ -201,7 +201,7 @@ func enteringDomain(_ scene, p part, d avc.Denial) (answer, bool) {
 	if d.Source.Type != "cloister_shim_t" {
 		return answer{
 			judgedMistake,
-			fmt.Sprintf("the shim runs in %s, which may not start guests: its file has not the label that leads into its own domain",
+			fmt.Sprintf("the shim runs in %s, which may not start guests: its file lacks the label that leads to its own domain",
 				d.Source.Type), "cloister policy install",
 		}, true
 	}
@@ -224,15 +224,15 @@ func shimDenied(_ scene, p part, d avc.Denial) (answer, bool) {
 		name := "cloister_socket_" + d.Target.Type
 		return answer{
 			judgedMistake,
-			fmt.Sprintf("a socket of the host that is a volume: the one who listens runs in %s, and the policy leaves it to "+
-				"the site whether guests may be its clients", d.Target.Type),
+			fmt.Sprintf("a socket of the host that is a volume: the server runs in %s, and guests may be its clients "+
+				"only where the site adds a rule for it", d.Target.Type),
 			fmt.Sprintf("echo '(optional %[1]s (typeattributeset cloister_socket_server (%[2]s)))' >%[1]s.cil && semodule -i %[1]s.cil",
 				name, d.Target.Type),
 		}, true
 	}
 	return answer{
 		judgedMistake,
-		"the module that is loaded is not the one of this program, or lacks a rule: then report it with this line",
+		"the loaded module is not of this version of cloister, or lacks a rule: in that case report this line",
 		"cloister policy install",
 	}, true
 }
@@ -243,7 +243,7 @@ func notOurs(_ scene, p part, d avc.Denial) (answer, bool) {
 	if p.guestSide() || p == partShim {
 		return answer{}, false
 	}
-	return answer{judgedHarmless, fmt.Sprintf("%s of the host, in %s, may not touch what is a guest's; the guest does not notice",
+	return answer{judgedHarmless, fmt.Sprintf("%s of the host, in %s, may not touch what belongs to a guest; the guest is not affected",
 		d.Command, d.Source.Type), ""}, true
 }
 
@@ -256,7 +256,7 @@ func entrance(_ scene, p part, d avc.Denial) (answer, bool) {
 		return answer{}, false
 	}
 	return answer{
-		judgedMistake, fmt.Sprintf("%s has not the label of a program that may be started as %s", d.Path, d.Source.Type),
+		judgedMistake, fmt.Sprintf("%s does not have the label of a program that may run as %s", d.Path, d.Source.Type),
 		"chcon -t " + kinds[p] + " " + quote(d.Path),
 	}, true
 }
@@ -271,7 +271,7 @@ func inherited(_ scene, _ part, d avc.Denial) (answer, bool) {
 		return answer{}, false
 	}
 	return answer{
-		judgedHarmless, fmt.Sprintf("it was started with a descriptor of %s, and got the null device instead", d.Target.Type),
+		judgedHarmless, fmt.Sprintf("it inherited a descriptor of %s, and got the null device instead", d.Target.Type),
 		"",
 	}, true
 }
@@ -296,12 +296,15 @@ func executableMemory(_ scene, _ part, d avc.Denial) (answer, bool) {
 		return answer{}, false
 	}
 	if strings.HasPrefix(d.Source.Type, "svirt") {
-		return answer{judgedMistake, "QEMU translates code, for lack of KVM, and svirt_t may not", "setsebool -P virt_use_execmem on"}, true
+		return answer{
+			judgedMistake, "without KVM QEMU generates code, and svirt_t may not run it",
+			"setsebool -P virt_use_execmem on",
+		}, true
 	}
 	// QEMU was started in the domain for KVM, which may not write code: then KVM is gone since.
 	if d.Source.Type == "cloister_qemu_t" {
 		return answer{
-			judgedMistake, "QEMU translates code, and runs in the domain for KVM: what the host offers has changed",
+			judgedMistake, "QEMU generates code in the domain for KVM: KVM may no longer be available",
 			"cloister check",
 		}, true
 	}
@@ -334,7 +337,7 @@ func labelLost(s scene, _ part, d avc.Denial) (answer, bool) {
 			continue
 		}
 		return answer{
-			judgedMistake, fmt.Sprintf("%s was labelled %s for %s, and somebody has changed that since", f.Path, f.Label, f.Sandbox),
+			judgedMistake, fmt.Sprintf("%s was labelled %s for %s, and its label was changed since", f.Path, f.Label, f.Sandbox),
 			"chcon -R " + f.Label + " " + quote(f.Path),
 		}, true
 	}
@@ -349,7 +352,7 @@ func guestImage(s scene, _ part, d avc.Denial) (answer, bool) {
 		return answer{}, false
 	}
 	return answer{
-		judgedMistake, "the guest image has not the label of what every guest may read",
+		judgedMistake, "the guest image does not have the label that every guest may read",
 		"restorecon -RFv " + quote(s.image),
 	}, true
 }
@@ -367,7 +370,7 @@ func wholeDisk(_ scene, p part, d avc.Denial) (answer, bool) {
 			kind = "svirt_image_t"
 		}
 		return answer{
-			judgedMistake, "a disk that was handed over has lost its label, as udev may do it",
+			judgedMistake, "a disk of the guest has lost its label: udev may have reset it",
 			fmt.Sprintf("chcon -t %s -l %s %s", kind, level, quote(d.Path)),
 		}, true
 	}
@@ -387,10 +390,10 @@ func oldModule(_ scene, p part, d avc.Denial) (answer, bool) {
 		return answer{}, false
 	}
 	if p == partQEMU && d.Target.Type == "cloister_rootfs_t" {
-		return answer{judgedAttack, "containers' files are the file server's alone", ""}, true
+		return answer{judgedAttack, "only the file server uses containers' files", ""}, true
 	}
 	return answer{
-		judgedMistake, "the policy module does not know of something that this " + p.String() + " needs",
+		judgedMistake, "the policy module lacks a rule that " + p.String() + " needs",
 		"cloister policy install",
 	}, true
 }

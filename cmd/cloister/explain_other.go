@@ -45,12 +45,12 @@ func explainCall(p part, d avc.Denial) answer {
 	call := d.Permissions[0]
 	switch {
 	case call == "io_uring_setup" || call == "clone3": // asked for by QEMU's start, and by the C library for each thread
-		return answer{judgedHarmless, "it asks whether there is a newer way, and takes the older one", ""}
+		return answer{judgedHarmless, "it tries a newer system call, and falls back to an older one", ""}
 	case slices.Contains(takenOver(), call):
 		return answer{judgedAttack, fmt.Sprintf("%s never calls %s while a guest runs", p, call), ""}
 	}
 	return answer{
-		judgedMistake, fmt.Sprintf("the list of system calls for %s has not %s: a newer program or library may need it", p, call),
+		judgedMistake, fmt.Sprintf("the list of system calls for %s does not include %s: a newer program or library may need it", p, call),
 		"report this line; until then, seccomp = \"log\" under [jail] lets such calls through",
 	}
 }

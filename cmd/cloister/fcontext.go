@@ -73,7 +73,7 @@ func fileRules(path string) ([]fileRule, error) {
 		if above, is := systemFolder(p); is {
 			// The folder above is named in the error, since the path may lead there by a link.
 			return nil,
-				fmt.Errorf("path %q is in %s, which is the system's or somebody's home: take a folder of its own, as in /srv "+
+				fmt.Errorf("path %q is in %s, a system folder or a home: use a folder of its own, as in /srv "+
 					"or /var/lib: %w",
 					p, above, errdefs.ErrInvalidArgument)
 		}
@@ -192,7 +192,7 @@ func tool(ctx context.Context, out io.Writer, line []string) error {
 	packages := map[string]string{"semanage": "policycoreutils-python-utils", "restorecon": "policycoreutils"}
 	path, err := exec.LookPath(line[0])
 	if err != nil {
-		return fmt.Errorf("%s is not here: install the package %s: %w", line[0], packages[line[0]], err)
+		return fmt.Errorf("%s is not installed: install the package %s: %w", line[0], packages[line[0]], err)
 	}
 	cmd := exec.CommandContext(ctx, path, line[1:]...)
 	var messages bytes.Buffer

@@ -229,7 +229,7 @@ func printUpdated(out io.Writer, u updated) error {
 		return err
 	}
 	names := strings.Join(u.Old, "\n  ")
-	_, err := fmt.Fprintf(out, "%d sandboxes run on an older image until they are started anew:\n  %s\n", len(u.Old), names)
+	_, err := fmt.Fprintf(out, "%d sandboxes run on an older image until they are restarted:\n  %s\n", len(u.Old), names)
 	return err
 }
 
@@ -248,7 +248,7 @@ func findAgent() (string, error) {
 			return file, nil
 		}
 	}
-	return "", fmt.Errorf("%s: not beside %s, nor in ../libexec/cloister from there: run make install, or name it with --agent",
+	return "", fmt.Errorf("%s: not beside %s, nor in ../libexec/cloister from there: run make install, or pass --agent",
 		agentBinary, self)
 }
 

@@ -77,7 +77,7 @@ func installContainerd(std stdio) *cobra.Command {
 		if err != nil {
 			// Version 2 is the usual one; an unknown version must not stop an image from being
 			// prepared.
-			fmt.Fprintf(std.err, "which containerd this is for is not known (%v): taken for version 2\n", err)
+			fmt.Fprintf(std.err, "containerd's version is not known (%v): assuming 2\n", err)
 		} else if major < 2 {
 			// containerd 1 has the runtimes under another plugin.
 			engine.Version = 2
@@ -149,7 +149,7 @@ func installDocker(std stdio) *cobra.Command {
 func takesShims(ctx context.Context, std stdio) error {
 	major, said, err := programVersion(ctx, "dockerd")
 	if err != nil {
-		fmt.Fprintf(std.err, "which Docker this is for is not known (%v): it must be 23 or later\n", err)
+		fmt.Fprintf(std.err, "Docker's version is not known (%v): it must be 23 or later\n", err)
 		return nil
 	}
 	if major < 23 {
@@ -260,7 +260,7 @@ func after(removed bool, line string) string {
 // have another PATH.
 func adviseShim(std stdio) {
 	if _, err := exec.LookPath(shimBinary); err != nil {
-		fmt.Fprintf(std.err, "%s is in no folder of this PATH: the engine must find it in its own: make install\n", shimBinary)
+		fmt.Fprintf(std.err, "%s is not on this PATH: the engine must find it on its own PATH: run make install\n", shimBinary)
 	}
 }
 

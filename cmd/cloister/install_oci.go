@@ -140,7 +140,7 @@ func findProgram(name string) (string, error) {
 	}
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", fmt.Errorf("%s is neither beside %s nor on the PATH: make install: %w", name, self, err)
+		return "", fmt.Errorf("%s is neither beside %s nor on the PATH: run make install: %w", name, self, err)
 	}
 	return path, nil
 }

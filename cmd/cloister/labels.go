@@ -44,7 +44,7 @@ func runLabels(std stdio) *cobra.Command {
 		}
 		// Status 3 also for monitoring: two tenants at one level can reach each other's files.
 		if err == nil && len(p.Clashes) > 0 {
-			return notWell("labels: %d clashes: stop one of the two and start it anew: cloister draws a free pair", len(p.Clashes))
+			return notWell("labels: %d clashes: restart one of the two sandboxes: cloister gives it a free pair", len(p.Clashes))
 		}
 		return err
 	})

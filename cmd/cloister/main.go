@@ -181,7 +181,7 @@ func group(std stdio, name string, table []verb) *cobra.Command {
 	c := &cobra.Command{Use: name, Args: cobra.ArbitraryArgs, ValidArgsFunction: cobra.NoFileCompletions}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			return wrongUsage(c, fmt.Errorf("which verb of %s?", c.CommandPath()))
+			return wrongUsage(c, fmt.Errorf("%s needs a verb", c.CommandPath()))
 		}
 		err := fmt.Errorf("%s has no verb %q", c.CommandPath(), args[0])
 		for _, name := range c.SuggestionsFor(args[0]) {

@@ -213,11 +213,11 @@ func (r policyReport) module() string {
 	case r.Problem != "":
 		return "not known: " + r.Problem
 	case r.Module.Partial:
-		return "installed without its constraints, or these without it: cloister policy install"
+		return "only one of its two modules (rules, constraints) is installed: cloister policy install"
 	case !r.Module.Installed:
 		return "not installed: cloister policy install"
 	case !r.Module.Current:
-		return "installed, but not this program's: cloister policy install"
+		return "installed, but not of this version of cloister: cloister policy install"
 	}
 	return "installed and current"
 }

@@ -107,9 +107,9 @@ func TestPolicyReport(t *testing.T) {
 	}{
 		{policyReport{}, "security=selinux", "cloister policy install"},
 		{policyReport{Enabled: true}, "setenforce 1", "not installed"},
-		{policyReport{Enabled: true, Enforcing: true, Module: policy.State{Installed: true}}, "enforcing", "not this program's"},
+		{policyReport{Enabled: true, Enforcing: true, Module: policy.State{Installed: true}}, "enforcing", "not of this version"},
 		{policyReport{Module: policy.State{Installed: true, Current: true}}, "not enabled", "installed and current"},
-		{policyReport{Enabled: true, Enforcing: true, Module: policy.State{Partial: true}}, "enforcing", "without its constraints"},
+		{policyReport{Enabled: true, Enforcing: true, Module: policy.State{Partial: true}}, "enforcing", "only one of its two modules"},
 		{policyReport{Problem: "semodule is not here"}, "", "semodule is not here"},
 	}
 	for _, tt := range tests {

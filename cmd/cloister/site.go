@@ -100,7 +100,7 @@ func (c *command) runs(least, most int, do func(ctx context.Context, args []stri
 	c.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < least:
-			return wrongUsage(cmd, fmt.Errorf("%d of %d arguments given", len(args), least))
+			return wrongUsage(cmd, fmt.Errorf("got %d arguments, want at least %d", len(args), least))
 		case most >= 0 && len(args) > most:
 			return wrongUsage(cmd, fmt.Errorf("unexpected argument %q", args[most]))
 		}

@@ -50,7 +50,7 @@ func templateBuild(std stdio) *cobra.Command {
 	cpus := c.Flags().Int("cpus", 0, "`number` of the sandboxes' CPUs (default: as for a workload that says none)")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
 		if *memory < 0 || *cpus < 0 {
-			return wrongUsage(c.Command, errors.New("--memory and --cpus are above zero"))
+			return wrongUsage(c.Command, errors.New("--memory and --cpus: want numbers above zero"))
 		}
 		// A killed builder's mounts go with its namespace.
 		return withOwnMounts(ctx, std, func() error { return c.buildTemplate(ctx, sandbox.TemplateSize{LimitMiB: *memory, CPUs: *cpus}) })
@@ -154,7 +154,7 @@ func templateVerify(std stdio) *cobra.Command {
 			fmt.Fprintf(std.out, "%s: %s\n", id, word)
 		}
 		if bad > 0 {
-			return notWell("%d of %d templates are not good: `cloister template gc` removes them", bad, len(ids))
+			return notWell("%d of %d templates are damaged: `cloister template gc` removes them", bad, len(ids))
 		}
 		return nil
 	})

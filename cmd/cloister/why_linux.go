@@ -70,7 +70,7 @@ func runWhy(std stdio) *cobra.Command {
 		// Without the picture, rules about other tenants find nothing; the rest still explains.
 		p, err := s.look(ctx)
 		if err != nil {
-			fmt.Fprintf(std.err, "who holds which level is not known: %v\n", err)
+			fmt.Fprintf(std.err, "the holders of levels are not known: %v\n", err)
 		}
 		view := scene{levels: p.Levels, files: p.Files, state: s.config.State, root: s.config.Root, image: s.config.Guest.Image}
 		list := view.all(slices.DeleteFunc(denials, func(d avc.Denial) bool { return !about.has(d) }))

@@ -43,7 +43,7 @@ func TestExplain(t *testing.T) {
 		says, remedy                              string
 	}{
 		{"another's disk", qemu, "cloister_image_t:s0:c3,c4", "file", "read", `name="x"`, judgedAttack, "default/two", ""},
-		{"a level of nobody", qemu, "cloister_image_t:s0:c5,c6", "file", "read", `name="x"`, judgedAttack, "nobody", ""},
+		{"a level of nobody", qemu, "cloister_image_t:s0:c5,c6", "file", "read", `name="x"`, judgedAttack, "held by no sandbox", ""},
 		{"one category shared", qemu, "cloister_image_t:s0:c2,c3", "file", "read", `name="x"`, judgedAttack, "s0:c2,c3", ""},
 		{"trace", qemu, "cloister_qemu_t:s0:c1,c2", "process", "ptrace", "", judgedAttack, "ptrace", ""},
 		{"load a policy", server, "security_t:s0", "security", "load_policy", "", judgedAttack, "load_policy", ""},
@@ -109,7 +109,7 @@ func TestExplain(t *testing.T) {
 		{"shim", "cloister_shim_t:s0", "var_t:s0", "dir", "write", `name="x"`, judgedMistake, "", "cloister policy install"},
 		{
 			"shim, a listed socket", "cloister_shim_t:s0", "postgresql_t:s0", "unix_stream_socket", "connectto", `path="/run/x"`,
-			judgedMistake, "leaves it to the site",
+			judgedMistake, "only where the site adds a rule",
 			"echo '(optional cloister_socket_postgresql_t (typeattributeset cloister_socket_server (postgresql_t)))' " +
 				">cloister_socket_postgresql_t.cil && semodule -i cloister_socket_postgresql_t.cil",
 		},
@@ -253,9 +253,9 @@ func TestWhyOfOtherLayers(t *testing.T) {
 			"another sandbox's", strings.Replace(profile("open", "qemu", `name="/x" denied_mask="r"`), "c182", "c183", 1),
 			false, judgedAttack, "/x",
 		},
-		{"a call at the start", call("28302", "425", qemu), true, judgedHarmless, "newer way"},
+		{"a call at the start", call("28302", "425", qemu), true, judgedHarmless, "newer system call"},
 		{"a call of one taken over", call("28302", "101", qemu), true, judgedAttack, "QEMU never calls ptrace"},
-		{"a call that may be missing", call("28302", "28", qemu), true, judgedMistake, "has not madvise"},
+		{"a call that may be missing", call("28302", "28", qemu), true, judgedMistake, "does not include madvise"},
 		{"a call of another's", call("28303", "101", "/usr/lib/qemu/virtiofsd"), false, judgedAttack, "virtiofsd"},
 	}
 	for _, tt := range tests {

@@ -97,7 +97,7 @@ func TestDebug(t *testing.T) {
 		cmd.Env = b.Env
 		out, err = cmd.CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "it was started without [debug] shell") {
-			t.Errorf("a sandbox from before: %q, %v, want a refusal that says to start it anew", out, err)
+			t.Errorf("a sandbox from before: %q, %v, want a refusal that says to restart it", out, err)
 		}
 	})
 }
