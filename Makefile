@@ -103,7 +103,7 @@ tidy: ## go.mod and go.sum as the imports want them
 lint: deps ## golangci-lint, and the values on another system
 	@$(STAGES) lint
 
-golden: deps ## write the golden files anew; read the diff
+golden: deps ## rewrite the golden files; read the diff
 	@go list -f '{{if .TestGoFiles}}{{.Dir}}{{end}}{{if .XTestGoFiles}} {{.Dir}}{{end}}' ./... | \
 	tr ' ' '\n' | sort -u | while read -r dir; do \
 		[ -n "$$dir" ] || continue; \

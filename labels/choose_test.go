@@ -179,7 +179,7 @@ func TestChoose(t *testing.T) {
 		})
 	}
 	if _, err := Choose(Wish{Engine: mustParse(t, "a:b:c:s0:c1,c2")}, own, Own(true), level(t, drawn)); err == nil {
-		t.Error("Choose took another level than was asked for")
+		t.Error("Choose used another level than the one requested")
 	}
 	if _, err := Choose(Wish{}, Label{}, Own(true), level(t, drawn)); err == nil {
 		t.Error("Choose gave labels without knowing its own")

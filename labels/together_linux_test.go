@@ -18,9 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestTogether goes the way of a sandbox whose process dies, and of the next process: the pair is
-// not given out before the machine is gone and the disk has its old label back.
-func TestTogether(t *testing.T) {
+// TestPairIsHeldUntilRestored goes the way of a sandbox whose process dies, and of the next
+// process: the pair is not given out before the machine is gone and the disk has its old label
+// back.
+func TestPairIsHeldUntilRestored(t *testing.T) {
 	testenv.NeedRoot(t)
 	root, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {

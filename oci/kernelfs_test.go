@@ -44,6 +44,6 @@ func TestCgroupVolumeIsTheGuests(t *testing.T) {
 		t.Errorf("a bind elsewhere = %+v, want a volume, to be refused by its file system", w.Mounts[1])
 	}
 	if !slices.ContainsFunc(w.Ignored, func(p Problem) bool { return p.Field == "mounts[0].source" }) {
-		t.Errorf("ignored %v, want the source to be told", w.Ignored)
+		t.Errorf("ignored %v, want the source to be reported", w.Ignored)
 	}
 }

@@ -714,9 +714,9 @@ func TestPrivilegedSaysWhatToDo(t *testing.T) {
 	}
 }
 
-// TestHostBlock: a disk gets the guest's number in node and rule, and is
+// TestBlockDeviceGetsTheGuestsNumber: a disk gets the guest's number in node and rule, and is
 // read-only when no rule lets it be written.
-func TestHostBlock(t *testing.T) {
+func TestBlockDeviceGetsTheGuestsNumber(t *testing.T) {
 	for _, access := range []string{"rm", "rwm"} {
 		w, err := parse(t, Options{BlockDevices: true}, func(s *specs.Spec) {
 			s.Linux.Devices = []specs.LinuxDevice{
@@ -914,7 +914,7 @@ func TestFeatures(t *testing.T) {
 	}
 	for _, word := range []string{"", "ro rw", "shared"} {
 		if slices.Contains(f.MountOptions, word) || contains(bindOptions, word) && word != "ro" {
-			t.Errorf("mount option %q is told", word)
+			t.Errorf("mount option %q is listed", word)
 		}
 	}
 }

@@ -259,9 +259,9 @@ func TestListCount(t *testing.T) {
 	}
 }
 
-// TestGuestKeepsNothing: what is not copied on purpose does not reach the guest,
+// TestGuestSpecIsAnAllowList: what is not copied on purpose does not reach the guest,
 // whatever the configuration says.
-func TestGuestKeepsNothing(t *testing.T) {
+func TestGuestSpecIsAnAllowList(t *testing.T) {
 	s := base()
 	s.Annotations = map[string]string{"run.oci.handler": "secret"}
 	s.Hooks.Poststop = []specs.Hook{{Path: "/secret"}}

@@ -12,9 +12,9 @@ import (
 	"cloister/sandbox/hooks"
 )
 
-// TestAfter has the client go before the hooks that follow what it asked for: an engine takes its
-// networks down by them.
-func TestAfter(t *testing.T) {
+// TestStopHooksRunAfterClientDisconnect has the client go before the hooks that follow what it
+// asked for: an engine takes its networks down by them.
+func TestStopHooksRunAfterClientDisconnect(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	made := filepath.Join(t.TempDir(), "made")

@@ -257,9 +257,9 @@ func TestExecThatCannotStart(t *testing.T) {
 	}
 }
 
-// TestDeleteOfWhatNeverRan publishes an exit of a container, which containerd waits for, and none
+// TestDeleteBeforeStart publishes an exit of a container, which containerd waits for, and none
 // of an exec.
-func TestDeleteOfWhatNeverRan(t *testing.T) {
+func TestDeleteBeforeStart(t *testing.T) {
 	w := newWorld(t)
 	w.run("c")
 	w.must(w.r.Exec(t.Context(), w.execRequest("c", "e")))
@@ -326,7 +326,7 @@ func TestHooks(t *testing.T) {
 		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo no luck >&2; exit 3"}}}}
 	}))
 	if err == nil || !strings.Contains(err.Error(), "no luck") {
-		t.Errorf("Create = %v, want the hook's words", err)
+		t.Errorf("Create = %v, want the hook's message", err)
 	}
 	if diff := cmp.Diff([]string{"load", "launch c", "destroy"}, w.took()); diff != "" {
 		t.Errorf("steps (-want +got):\n%s", diff)

@@ -75,7 +75,7 @@ func TestPauseContainer(t *testing.T) {
 	_, _, err = w.r.Delete(t.Context(), Ref{Container: "m"})
 	w.must(err)
 	if left := w.left(); !slices.Equal(left, []string{"machine"}) {
-		t.Errorf("after the member: %q, want the machine alone", left)
+		t.Errorf("after the member: %q, want only the machine", left)
 	}
 	w.must(w.r.Kill(t.Context(), Ref{Container: "pod"}, 15, false))
 	_, exited, err := w.r.Delete(t.Context(), Ref{Container: "pod"})
@@ -206,8 +206,9 @@ func TestSandboxAPIPod(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestEquip gives a pod's container the files that the engine left to the runtime.
-func TestEquip(t *testing.T) {
+// TestPodContainersGetTheEnginesFiles gives a pod's container the files that the engine left to the
+// runtime.
+func TestPodContainersGetTheEnginesFiles(t *testing.T) {
 	w := newWorld(t)
 	w.must(w.r.CreatePod(w.pod()))
 	config, err := w.r.configFor(CreateRequest{})

@@ -32,7 +32,7 @@ func (h *history) process(ref Ref) *process {
 	return newProcess(ref, stdio.Config{}, func(ref Ref, _ Exited) { h.add("exit " + ref.String()) })
 }
 
-func TestExitIsToldAfterStart(t *testing.T) {
+func TestExitIsReportedAfterStart(t *testing.T) {
 	var h history
 	p := h.process(Ref{Container: "c"})
 	err := p.start(func() error {
@@ -73,7 +73,7 @@ func TestFailedStart(t *testing.T) {
 	}
 }
 
-func TestStartTwiceAtOnce(t *testing.T) {
+func TestSecondStartIsRefused(t *testing.T) {
 	var h history
 	p := h.process(Ref{Container: "c"})
 	err := p.start(func() error {
@@ -90,18 +90,18 @@ func TestStartTwiceAtOnce(t *testing.T) {
 	}
 }
 
-func TestExitIsToldOnce(t *testing.T) {
+func TestExitIsReportedOnce(t *testing.T) {
 	var h history
 	p := h.process(Ref{Container: "c"})
 	for status := range uint32(3) {
 		p.exited(Exited{Status: status})
 	}
 	if _, e := p.snapshot(); e.Status != 0 || len(h.lines) != 1 {
-		t.Errorf("exit = %+v told %d times, want the first one once", e, len(h.lines))
+		t.Errorf("exit = %+v reported %d times, want the first one once", e, len(h.lines))
 	}
 }
 
-func TestWaitEndsWithItsCaller(t *testing.T) {
+func TestWaitEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h history
 		p := h.process(Ref{Container: "c"})

@@ -86,9 +86,9 @@ func TestEveryCallInEveryState(t *testing.T) {
 	}
 }
 
-// TestTwoCallersAtOnce makes each pair of calls at once in each state: both return, events keep
-// their order, and the container can be taken away.
-func TestTwoCallersAtOnce(t *testing.T) {
+// TestEveryPairOfConcurrentCalls makes each pair of calls at once in each state: both return,
+// events keep their order, and the container can be taken away.
+func TestEveryPairOfConcurrentCalls(t *testing.T) {
 	for state := Created; state <= Deleted; state++ {
 		for first := range new(world).calls() {
 			for second := range new(world).calls() {

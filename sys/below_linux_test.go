@@ -113,7 +113,7 @@ func TestMkdirBelow(t *testing.T) {
 	}
 }
 
-func TestReopenIgnoresWhatHasTheName(t *testing.T) {
+func TestReopenOpensTheSameFile(t *testing.T) {
 	dir := t.TempDir()
 	makeFile(t, filepath.Join(dir, "file"), "first")
 	f, err := OpenBelow(openFolder(t, dir), "file", unix.O_PATH, 0)
@@ -165,7 +165,7 @@ func TestRemoveTreeNeverCrossesAMount(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(filepath.Join(tree, "record")); err == nil {
-		t.Error("RemoveTree left what is beside the mount")
+		t.Error("RemoveTree left a file beside the mount")
 	}
 	if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)

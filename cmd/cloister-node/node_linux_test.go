@@ -333,6 +333,6 @@ func TestLabelPatchesTheNode(t *testing.T) {
 	}
 	status = http.StatusForbidden
 	if err := a.Label(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "no right to do this") {
-		t.Errorf("Label = %v, want the server's words", err)
+		t.Errorf("Label = %v, want the server's message", err)
 	}
 }

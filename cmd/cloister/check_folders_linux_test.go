@@ -13,8 +13,8 @@ import (
 	"cloister/tests/testenv"
 )
 
-// TestOwnFolder: check finds what a start would trip over in the state folder.
-func TestOwnFolder(t *testing.T) {
+// TestBadStateFolder: check finds what a start would trip over in the state folder.
+func TestBadStateFolder(t *testing.T) {
 	testenv.NeedRoot(t)
 	s := fakeSite(t, nil)
 	s.root = ""

@@ -91,9 +91,9 @@ func TestLabelsGolden(t *testing.T) {
 	}
 }
 
-// TestZombieIsItsParents: no cgroup lists a zombie, which is no other tenant for that. One that
-// runs has left its sandbox's cgroup, which is what the list is for.
-func TestZombieIsItsParents(t *testing.T) {
+// TestZombieHasItsParentsTenant: no cgroup lists a zombie, which is no other tenant for that. One
+// that runs has left its sandbox's cgroup, which is what the list is for.
+func TestZombieHasItsParentsTenant(t *testing.T) {
 	for state, tenants := range map[string]int{"Z (zombie)": 1, "S (sleeping)": 2} {
 		t.Run(state, func(t *testing.T) { child(t, state, tenants) })
 	}

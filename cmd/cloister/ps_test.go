@@ -196,7 +196,7 @@ func TestUnreadableRecordOfLivingShim(t *testing.T) {
 		t.Errorf("gc: %q, %v", out, err)
 	}
 	if _, err := os.Stat(dir.String()); err != nil {
-		t.Errorf("gc took a living sandbox: %v", err)
+		t.Errorf("gc removed a living sandbox: %v", err)
 	}
 }
 

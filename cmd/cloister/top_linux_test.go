@@ -110,7 +110,7 @@ func TestUsageOfClassProcess(t *testing.T) {
 	}
 }
 
-func TestOrders(t *testing.T) {
+func TestSortOrders(t *testing.T) {
 	list := []usage{
 		{ID: "a", CPU: 1, Memory: 3, Read: 1, AgeSeconds: 9, Phase: "z", Label: "c1"},
 		{ID: "b", CPU: 2, Memory: 1, Written: 5, AgeSeconds: 1, Phase: "y", Label: "c3"},

@@ -112,7 +112,7 @@ func (f *fake) remove(name string) {
 	}
 }
 
-func TestLoadRefusesANameThatIsThere(t *testing.T) {
+func TestLoadRefusesALoadedName(t *testing.T) {
 	f := newFake(t)
 	h := f.host()
 	if err := h.Load(t.Context(), sample()); err != nil {
@@ -130,10 +130,10 @@ func TestRemove(t *testing.T) {
 	f := newFake(t)
 	h := f.host()
 	if err := h.Remove(sample().Name); err != nil {
-		t.Errorf("Remove of what is not loaded = %v", err)
+		t.Errorf("Remove of a profile that is not loaded = %v", err)
 	}
 	if err := h.Remove("/usr/sbin/somebody"); err == nil {
-		t.Error("Remove took somebody else's profile")
+		t.Error("Remove removed another program's profile")
 	}
 	if err := h.Load(t.Context(), sample()); err != nil {
 		t.Fatal(err)

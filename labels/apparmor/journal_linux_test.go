@@ -90,7 +90,7 @@ func TestJournalLeavesForeignProfiles(t *testing.T) {
 		t.Error(err)
 	}
 	if loaded, err := f.host().Loaded("cloister-c1-c2"); err != nil || !loaded {
-		t.Errorf("the profile that somebody else loaded: %t, %v, want it to stay", loaded, err)
+		t.Errorf("the profile that another program loaded: %t, %v, want it to stay", loaded, err)
 	}
 }
 

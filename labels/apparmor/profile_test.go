@@ -13,7 +13,7 @@ import (
 	"cloister/labels"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 func sample() Profile {
 	return Profile{
@@ -47,7 +47,7 @@ func TestProfileText(t *testing.T) {
 	}
 }
 
-func TestTextRefusesWhatARuleReadsDifferently(t *testing.T) {
+func TestTextRefusesSpecialCharacters(t *testing.T) {
 	for _, path := range []string{
 		"", "/", "relative", "/a b", "/a*", "/a?", "/a[b]", "/{a,b}", "/a\"", "/a,",
 		"/a\nb", "/@{PROC}", "/a\\b", "/a#b", "/a/../b", "/a//b", "/a/", "/ä", "/a^",

@@ -123,7 +123,7 @@ func TestAccess(t *testing.T) {
 		t.Errorf("Access with an unknown permission = %v, want %v", err, fs.ErrNotExist)
 	}
 	if _, err := host.Access(a, b, "../file"); err == nil {
-		t.Error("Access took a path for a class")
+		t.Error("Access accepted a path as a class")
 	}
 }
 
@@ -148,7 +148,7 @@ func TestStatusAndBooleans(t *testing.T) {
 		}
 	}
 	if _, _, err := host.Boolean("../enforce"); err == nil {
-		t.Error("Boolean took a path")
+		t.Error("Boolean accepted a path")
 	}
 }
 

@@ -161,7 +161,7 @@ func TestNoneTakesNoLabel(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := d.SetExec(parse(t, guest)); err == nil {
-		t.Error("the driver none took a label")
+		t.Error("the driver none accepted a label")
 	}
 	unset, err := d.SetExec(labels.Label{})
 	if err != nil {

@@ -23,10 +23,10 @@ import (
 
 const crowdDir = "CLOISTER_TEST_CROWD_DIR" // set: this process is one of the crowd
 
-// TestCrowd lets 64 processes reserve and release 10,000 pairs while they are killed at random.
-// Every pair that is held is locked in a folder of the test's own: a lock that is taken already is
-// a duplicate, an entry at the end is a leak.
-func TestCrowd(t *testing.T) {
+// TestLevelsAreUnique lets 64 processes reserve and release 10,000 pairs while they are killed at
+// random. Every pair that is held is locked in a folder of the test's own: a lock that is taken
+// already is a duplicate, an entry at the end is a leak.
+func TestLevelsAreUnique(t *testing.T) {
 	total := 10000
 	if testing.Short() {
 		total = 1000
@@ -40,7 +40,7 @@ func TestCrowd(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	start := func() *exec.Cmd {
-		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestCrowdMember$")
+		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestLevelsAreUniqueProcess$")
 		cmd.Env = append(os.Environ(), crowdDir+"="+dir)
 		cmd.Stderr = os.Stderr
 		if err := cmd.Start(); err != nil {
@@ -98,12 +98,12 @@ func reservations(dir string) int {
 	return int(info.Size())
 }
 
-// TestCrowdMember is one process of the crowd; alone it does nothing. It ends without giving back
-// what it holds.
-func TestCrowdMember(t *testing.T) {
+// TestLevelsAreUniqueProcess is one process of the crowd; alone it does nothing. It ends without
+// giving back what it holds.
+func TestLevelsAreUniqueProcess(t *testing.T) {
 	dir := os.Getenv(crowdDir)
 	if dir == "" {
-		t.Skip("runs as a member of TestCrowd")
+		t.Skip("runs as a member of TestLevelsAreUnique")
 	}
 	r := openCrowd(t, dir)
 	type hold struct {

@@ -222,7 +222,7 @@ func TestReclaim(t *testing.T) {
 	}
 }
 
-func TestCorruptAndForeign(t *testing.T) {
+func TestCorruptEntryIsKept(t *testing.T) {
 	w := newWorld(t)
 	r := w.open(t, 1)
 	e := reserve(t, r, asked("s0:c1,c2"))
@@ -249,7 +249,7 @@ func TestCorruptAndForeign(t *testing.T) {
 	}
 }
 
-func TestNextBoot(t *testing.T) {
+func TestEarlierBootsAreRemoved(t *testing.T) {
 	w := newWorld(t)
 	reserve(t, w.open(t, 1), Request{Sandbox: "x"})
 	o := w.options(1)

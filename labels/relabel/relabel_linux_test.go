@@ -375,7 +375,7 @@ func TestRefused(t *testing.T) {
 		t.Errorf("Apply without a label = %v, want %v", err, lsm.ErrInvalid)
 	}
 	if _, err := j.Apply(t.Context(), "../x", labels.Level{}, []Item{item(t, file, guestA)}); err == nil {
-		t.Error("Apply took a sandbox name that starts with a dot")
+		t.Error("Apply accepted a sandbox name that starts with a dot")
 	}
 	w.wantEmpty()
 }
@@ -408,7 +408,7 @@ func (a *faulty) Write(f *os.File, label string) error {
 	return a.fail
 }
 
-func TestFailureHalfWay(t *testing.T) {
+func TestFailedApplyRestoresLabels(t *testing.T) {
 	w := newWorld(t)
 	top, before := w.makeTree()
 	disk := w.file("disk", oldTwo)
@@ -593,7 +593,7 @@ func TestManyAtOnce(t *testing.T) {
 	w.wantEmpty()
 }
 
-func TestReplayLeavesTheLiving(t *testing.T) {
+func TestReplayKeepsLivingSandboxes(t *testing.T) {
 	w := newWorld(t)
 	disk := w.file("disk", oldOne)
 	w.apply(w.open(1), "ns/a", item(t, disk, guestA))
@@ -604,7 +604,7 @@ func TestReplayLeavesTheLiving(t *testing.T) {
 	w.label(disk, oldTwo) // somebody's restorecon
 	report := w.restore(w.open(1), "ns/a")
 	if len(report.Left) != 1 || !strings.Contains(report.Left[0], oldTwo) {
-		t.Errorf("Restore left %v, want the file somebody has labelled", report.Left)
+		t.Errorf("Restore left %v, want the file whose label was changed since", report.Left)
 	}
 	w.want(disk, oldTwo)
 	w.wantEmpty()
@@ -634,7 +634,7 @@ func TestRestoreOfADeepTree(t *testing.T) {
 	}
 	_ = unix.Close(at)
 	if report := w.restore(j, "ns/a"); len(report.Left) != 1 || !strings.Contains(report.Left[0], "deep") {
-		t.Errorf("Restore left %d, want what is too deep", len(report.Left))
+		t.Errorf("Restore left %d, want the folders that are too deep", len(report.Left))
 	}
 	w.want(filepath.Join(top, "plain"), oldOne)
 	w.wantEmpty()

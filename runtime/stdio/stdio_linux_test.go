@@ -186,9 +186,9 @@ func Test100MB(t *testing.T) {
 	}
 }
 
-// TestReaderComesBack has a reader leave in the middle: the writer waits, the next reader gets what
-// follows without a gap.
-func TestReaderComesBack(t *testing.T) {
+// TestNextReaderContinuesWithoutGap has a reader leave in the middle: the writer waits, the next
+// reader gets what follows without a gap.
+func TestNextReaderContinuesWithoutGap(t *testing.T) {
 	t.Parallel()
 	path := fifo(t, "out")
 	i := open(t, stdio.Config{Stdout: path})
@@ -216,9 +216,9 @@ func TestReaderComesBack(t *testing.T) {
 	}
 }
 
-// TestAbsentReader has nobody read stdout: stderr flows, Wait gives up soon, Close does not hang,
-// and the writer was held up all the time.
-func TestAbsentReader(t *testing.T) {
+// TestUnreadStdoutBlocksOnlyItsWriter has nobody read stdout: stderr flows, Wait gives up soon,
+// Close does not hang, and the writer was held up all the time.
+func TestUnreadStdoutBlocksOnlyItsWriter(t *testing.T) {
 	t.Parallel()
 	errPath := fifo(t, "err")
 	i := open(t, stdio.Config{Stdout: fifo(t, "out"), Stderr: errPath})
@@ -252,13 +252,13 @@ func TestAbsentReader(t *testing.T) {
 		t.Errorf("Close = %v", err)
 	}
 	if err := <-sent; err == nil {
-		t.Error("a stream that was closed took everything")
+		t.Error("a closed stream accepted all data")
 	}
 }
 
-// TestIdleReader has a reader that is there and does not read: Wait is patient, and looking for
-// readers harms nobody.
-func TestIdleReader(t *testing.T) {
+// TestWaitAllowsForAnIdleReader has a reader that is there and does not read: Wait is patient, and
+// looking for readers harms nobody.
+func TestWaitAllowsForAnIdleReader(t *testing.T) {
 	t.Parallel()
 	path := fifo(t, "out")
 	i := open(t, stdio.Config{Stdout: path})
@@ -285,9 +285,9 @@ func TestIdleReader(t *testing.T) {
 	}
 }
 
-// TestLateReader leaves output in the pipe until after the end of the writer: it is kept until
-// Close.
-func TestLateReader(t *testing.T) {
+// TestOutputIsKeptForALateReader leaves output in the pipe until after the end of the writer: it is
+// kept until Close.
+func TestOutputIsKeptForALateReader(t *testing.T) {
 	t.Parallel()
 	path := fifo(t, "out")
 	i := open(t, stdio.Config{Stdout: path})
@@ -302,7 +302,7 @@ func TestLateReader(t *testing.T) {
 	}
 	defer r.Close()
 	if got, err := io.ReadAll(r); string(got) != "last words" {
-		t.Errorf("read %q, %v, want the last words", got, err)
+		t.Errorf("read %q, %v, want the last output", got, err)
 	}
 }
 
@@ -349,9 +349,9 @@ func TestStdin(t *testing.T) {
 	<-eof
 }
 
-// TestStdinHeldUp has a guest that does not read: Close ends the copy, and a writer on the host
-// learns that nobody reads.
-func TestStdinHeldUp(t *testing.T) {
+// TestCloseEndsUnreadStdin has a guest that does not read: Close ends the copy, and a writer on the
+// host learns that nobody reads.
+func TestCloseEndsUnreadStdin(t *testing.T) {
 	t.Parallel()
 	path := fifo(t, "in")
 	i := open(t, stdio.Config{Stdin: path})
@@ -419,8 +419,8 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// TestFileRefusesWhatAGuestMayPutThere: the log's folder may be a volume.
-func TestFileRefusesWhatAGuestMayPutThere(t *testing.T) {
+// TestFileRefusesLinksAndSpecialFiles: the log's folder may be a volume.
+func TestFileRefusesLinksAndSpecialFiles(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	secret := filepath.Join(dir, "secret")
@@ -446,9 +446,9 @@ func TestFileRefusesWhatAGuestMayPutThere(t *testing.T) {
 	}
 }
 
-// TestFullDisk writes where nothing can be stored: the guest is not held up, and Wait says what was
-// lost.
-func TestFullDisk(t *testing.T) {
+// TestFullDiskDoesNotBlockTheGuest writes where nothing can be stored: the guest is not held up,
+// and Wait says what was lost.
+func TestFullDiskDoesNotBlockTheGuest(t *testing.T) {
 	t.Parallel()
 	i := open(t, stdio.Config{Stdout: "/dev/full"})
 	host, guest := pair(t)
@@ -461,8 +461,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestGuestBreaks ends a stream with an error instead of its end.
-func TestGuestBreaks(t *testing.T) {
+// TestStreamErrorIsReported ends a stream with an error instead of its end.
+func TestStreamErrorIsReported(t *testing.T) {
 	t.Parallel()
 	i := open(t, stdio.Config{Stdout: fifo(t, "out")})
 	broken := errors.New("the machine is gone")
@@ -554,8 +554,9 @@ func TestLoggerNotReady(t *testing.T) {
 	}
 }
 
-// TestLoggerQuits has a logger that ends too early: the container is not held up, and Wait says so.
-func TestLoggerQuits(t *testing.T) {
+// TestEarlyEndOfTheLoggerIsReported has a logger that ends too early: the container is not held up,
+// and Wait says so.
+func TestEarlyEndOfTheLoggerIsReported(t *testing.T) {
 	t.Parallel()
 	uri, _ := loggerURI(t, "binary", "quit")
 	i := open(t, stdio.Config{Stdout: uri, Stderr: uri})
@@ -570,8 +571,9 @@ func TestLoggerQuits(t *testing.T) {
 	}
 }
 
-// TestLoggerDeaf has a logger that neither reads nor ends: Close kills it within its bound.
-func TestLoggerDeaf(t *testing.T) {
+// TestCloseKillsUnresponsiveLogger has a logger that neither reads nor ends: Close kills it within
+// its bound.
+func TestCloseKillsUnresponsiveLogger(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("waits for both of a logger's time-outs")

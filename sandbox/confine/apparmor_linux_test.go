@@ -138,7 +138,7 @@ func TestAppArmorConfines(t *testing.T) {
 	}
 }
 
-func TestAppArmorRefusesWhatOnlyALabelCanDo(t *testing.T) {
+func TestAppArmorRefusesLabelSettings(t *testing.T) {
 	f := newFake(t)
 	host := f.withAppArmor()
 	o := f.profiled("default/one", host)

@@ -75,7 +75,7 @@ func TestWish(t *testing.T) {
 	for _, m := range []MAC{AppArmor, None} {
 		got, err := Wish(m, Config{}, oci.LabelSettings{}, oci.Labels{Process: "u:r:c:s0:c1,c2", Disable: true})
 		if err != nil || !cmp.Equal(got, labels.Wish{}, cmp.Comparer(func(a, b labels.Label) bool { return a == b })) {
-			t.Errorf("%s, which labels nothing, is asked for %+v, %v", m, got, err)
+			t.Errorf("Wish for %s, which uses no labels = %+v, %v, want none", m, got, err)
 		}
 	}
 }

@@ -48,7 +48,7 @@ func reserve(t *testing.T, o Options) (Driver, Identity) {
 	return d, id
 }
 
-func TestEveryoneHasAPairOfTheirOwn(t *testing.T) {
+func TestEachSandboxHasItsOwnPair(t *testing.T) {
 	f := newFake(t)
 	one, first := reserve(t, f.options("default/one"))
 	_, second := reserve(t, f.options("default/two"))
@@ -82,7 +82,7 @@ func TestEveryoneHasAPairOfTheirOwn(t *testing.T) {
 	}
 }
 
-func TestOpenRefusesAPolicyThatKeepsNobodyApart(t *testing.T) {
+func TestOpenRefusesAPolicyWithoutSeparation(t *testing.T) {
 	f := newFake(t)
 	f.files = false
 	if _, err := Open(f.options("default/one")); !errors.Is(err, lsm.ErrNoDomain) {

@@ -19,8 +19,9 @@ func empty(first *Planned) *Set {
 	return New(Config{ID: "first", Phase: func(context.Context, string) func() { return func() {} }}, first)
 }
 
-// TestLUNs: a disk gets the lowest LUN that is free, also when containers come at once.
-func TestLUNs(t *testing.T) {
+// TestLowestFreeLUNIsTaken: a disk gets the lowest LUN that is free, also when containers come at
+// once.
+func TestLowestFreeLUNIsTaken(t *testing.T) {
 	s := empty(nil)
 	if s.HasDisks() {
 		t.Error("an empty set has disks")
@@ -48,9 +49,9 @@ func TestLUNs(t *testing.T) {
 	}
 }
 
-// TestFirstIsTakenOnce: the container that the sandbox was started for is planned already; another
-// one, or the same again, is planned anew.
-func TestFirstIsTakenOnce(t *testing.T) {
+// TestFirstPlanIsUsedOnce: the container that the sandbox was started for is planned already;
+// another one, or the same again, is planned anew.
+func TestFirstPlanIsUsedOnce(t *testing.T) {
 	first := &Planned{}
 	first.ID = "first"
 	s := empty(first)

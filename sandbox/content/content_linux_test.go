@@ -395,7 +395,7 @@ func TestMappedLayers(t *testing.T) {
 	}
 }
 
-func TestNoMap(t *testing.T) {
+func TestUnmappableMountsAreRefused(t *testing.T) {
 	testenv.NeedRoot(t)
 	plain := func(m oci.Mount) error {
 		m.Source = "/dev/pts"

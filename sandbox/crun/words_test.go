@@ -50,8 +50,8 @@ func TestError(t *testing.T) {
 	}
 }
 
-// TestWordsNameTheProgram has errors of crun that name no program.
-func TestWordsNameTheProgram(t *testing.T) {
+// TestErrorsNameTheProgram has errors of crun that name no program.
+func TestErrorsNameTheProgram(t *testing.T) {
 	for _, tt := range []struct{ program, in, want string }{
 		{
 			"/etc/passwd", "OCI runtime exec failed: open executable: Permission denied",

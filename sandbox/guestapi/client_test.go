@@ -332,9 +332,9 @@ func TestHostileGuestEndsTheSession(t *testing.T) {
 	}
 }
 
-// TestSilentGuest has a guest that reads nothing: calls and opens end with
+// TestCallsToASilentGuestEnd has a guest that reads nothing: calls and opens end with
 // their contexts all the same.
-func TestSilentGuest(t *testing.T) {
+func TestCallsToASilentGuestEnd(t *testing.T) {
 	host, far := channel(t)
 	if _, err := io.WriteString(far, Hello{Protocol: Protocol, AgentVersion: "silent"}.String()); err != nil {
 		t.Fatal(err)

@@ -58,7 +58,7 @@ func TestStarvedGuestHasMoreTime(t *testing.T) {
 	}
 }
 
-func TestWaitingNamesAFew(t *testing.T) {
+func TestWaitingListIsBounded(t *testing.T) {
 	var w waiting
 	for range 7 {
 		w.add("State")

@@ -11,7 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-func TestWakeCrosses(t *testing.T) {
+func TestWakeRoundTrip(t *testing.T) {
 	want := Wake{TimeUnixNano: 1_764_390_000_123_456_789}
 	for i := range want.Seed {
 		want.Seed[i] = byte(i * 7)

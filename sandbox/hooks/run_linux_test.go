@@ -133,8 +133,8 @@ func TestRunDaemon(t *testing.T) {
 	}
 }
 
-// TestRunUnread: a state that nobody reads is no error.
-func TestRunUnread(t *testing.T) {
+// TestHookMayLeaveItsStateUnread: a state that nobody reads is no error.
+func TestHookMayLeaveItsStateUnread(t *testing.T) {
 	state := State{Annotations: map[string]string{"a": strings.Repeat("b", 1<<20)}}
 	if err := Run(t.Context(), []oci.Hook{{Path: "/bin/true"}}, state, Namespaces{}); err != nil {
 		t.Error(err)

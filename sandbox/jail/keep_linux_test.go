@@ -34,10 +34,10 @@ func TestRootErrorRefusesTheStart(t *testing.T) {
 	}
 }
 
-// TestRootThatStays has the root directory of a host that runs from its initial ramdisk: the
-// kernel's rootfs, which is below all mounts of a mount namespace. Nothing can replace it, so the
-// start is refused unless the configuration allows it.
-func TestRootThatStays(t *testing.T) {
+// TestUnreplaceableRootIsRefused has the root directory of a host that runs from its initial
+// ramdisk: the kernel's rootfs, which is below all mounts of a mount namespace. Nothing can replace
+// it, so the start is refused unless the configuration allows it.
+func TestUnreplaceableRootIsRefused(t *testing.T) {
 	testenv.NeedRoot(t)
 	folder := t.TempDir()
 	var replaced error

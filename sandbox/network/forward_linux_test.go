@@ -126,7 +126,7 @@ func TestForward(t *testing.T) {
 		_, err = io.ReadAll(conn)
 	}
 	if !errors.Is(err, unix.ECONNRESET) {
-		t.Errorf("a port that nobody listens on = %v, want reset", err)
+		t.Errorf("a port without a listener = %v, want reset", err)
 	}
 	if err := f.Close(); err != nil {
 		t.Error(err)

@@ -89,11 +89,11 @@ func TestAskManyNames(t *testing.T) {
 	all.Wait()
 }
 
-func TestAskNobody(t *testing.T) {
+func TestAskNameWithoutAServer(t *testing.T) {
 	n := inNamespace(t)
 	for _, tcp := range []bool{false, true} {
 		if got := n.AskName(t.Context(), tcp, []byte("?")); got != nil {
-			t.Errorf("nobody answers %q, over TCP %t", got, tcp)
+			t.Errorf("AskName without a server = %q, over TCP %t", got, tcp)
 		}
 	}
 }

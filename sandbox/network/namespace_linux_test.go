@@ -15,9 +15,9 @@ import (
 	"cloister/tests/testenv"
 )
 
-// TestOpenRefusesTheHosts: Docker before 23 names the host's network namespace by a path, for which
-// the guest would have taken the host's links.
-func TestOpenRefusesTheHosts(t *testing.T) {
+// TestOpenRefusesTheHostsNamespace: Docker before 23 names the host's network namespace by a path,
+// for which the guest would have taken the host's links.
+func TestOpenRefusesTheHostsNamespace(t *testing.T) {
 	testenv.NeedRoot(t)
 	const own = "/proc/thread-self/ns/net"
 	if n, err := Open(own); !errors.Is(err, errdefs.ErrInvalidArgument) {

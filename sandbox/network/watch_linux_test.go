@@ -9,9 +9,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// TestWatchAfterTooMuch has more changes come at once than the kernel keeps for a listener: it
-// hears of the next one all the same.
-func TestWatchAfterTooMuch(t *testing.T) {
+// TestWatchSurvivesAnOverflow has more changes come at once than the kernel keeps for a listener:
+// it hears of the next one all the same.
+func TestWatchSurvivesAnOverflow(t *testing.T) {
 	b := newBench(t, 1)
 	eth0 := b.add(b.veth("eth0"), 1)
 	socket, err := b.n.subscribe()

@@ -13,9 +13,9 @@ import (
 	"cloister/sandbox/confine"
 )
 
-// TestSuits: a pod's containers run in one domain, and a container that asks for another one is
-// refused by name.
-func TestSuits(t *testing.T) {
+// TestAnotherDomainInAPodIsRefused: a pod's containers run in one domain, and a container that asks
+// for another one is refused by name.
+func TestAnotherDomainInAPodIsRefused(t *testing.T) {
 	label, err := labels.Parse("system_u:system_r:cloister_container_t:s0:c1,c2")
 	if err != nil {
 		t.Fatal(err)

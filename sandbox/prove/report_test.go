@@ -52,7 +52,7 @@ not on this host: kexec on -
 	}
 }
 
-func TestClosingOfNothing(t *testing.T) {
+func TestClosingWithoutAttacks(t *testing.T) {
 	const want = "attacks[none]: 0 tried, 0 denied, 0 succeeded; controls: 0 of 0; layers: min 0 median 0"
 	if got := (Report{MAC: "none"}).Closing(); got != want {
 		t.Errorf("Closing = %q, want %q", got, want)

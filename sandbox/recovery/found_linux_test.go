@@ -171,7 +171,7 @@ func TestUnreadableRecord(t *testing.T) {
 				t.Fatal(err)
 			}
 			if pids, err := cgroup.Find(id); err != nil || len(pids) != 1 {
-				t.Errorf("the cgroup of somebody else that has the id as its name is gone: %v, %v", pids, err)
+				t.Errorf("another program's cgroup with the id as its name is gone: %v, %v", pids, err)
 			}
 			if err := namesake.Remove(t.Context()); err != nil {
 				t.Fatal(err)
@@ -180,7 +180,7 @@ func TestUnreadableRecord(t *testing.T) {
 				t.Errorf("left behind: %v", left)
 			}
 			if left := other.there(t); len(left) != 4 {
-				t.Errorf("of the other sandbox only %v is there", left)
+				t.Errorf("of the other sandbox only %v is left", left)
 			}
 		})
 	}

@@ -104,7 +104,7 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-func TestOpenOfNothing(t *testing.T) {
+func TestOpenWithoutARecord(t *testing.T) {
 	d := newDir(t)
 	if _, err := Open(d); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("Open = %v, want ErrNotFound", err)

@@ -225,7 +225,7 @@ func TestTemplateOfOthersIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := s.Open(key()); err == nil {
-		t.Error("Open took a template that everybody may write to")
+		t.Error("Open accepted a template that everybody may write to")
 	}
 }
 
@@ -247,7 +247,7 @@ func TestFailingTwiceSetsAside(t *testing.T) {
 	build(t, s, key(), memory(t, 1))
 	got, err := s.Open(key())
 	if err != nil {
-		t.Fatalf("Open of one that was built anew = %v", err)
+		t.Fatalf("Open of a rebuilt template = %v", err)
 	}
 	_ = got.Close()
 }
@@ -294,13 +294,13 @@ func TestGCKeepsWhatWasUsedLast(t *testing.T) {
 	}
 	for _, e := range all {
 		if e.ID == ids[1] {
-			t.Errorf("%s is kept, which was unused longest", e.ID)
+			t.Errorf("%s is kept, want the longest unused one removed", e.ID)
 		}
 	}
 }
 
-// TestDraftOfTheDeadGoes: a draft that nobody holds is what a builder left that was killed.
-func TestDraftOfTheDeadGoes(t *testing.T) {
+// TestGCRemovesAbandonedDrafts: a draft that nobody holds is what a builder left that was killed.
+func TestGCRemovesAbandonedDrafts(t *testing.T) {
 	s := store(t)
 	live, err := s.Begin()
 	if err != nil {

@@ -41,9 +41,9 @@ func TestUndoGoesBackwardsThroughErrorsAndCancellation(t *testing.T) {
 	}
 }
 
-// TestUndoTakesItsTime has a step that is slower than containerd's bound for the program delete,
-// and one that never ends.
-func TestUndoTakesItsTime(t *testing.T) {
+// TestUndoWaitsForSlowSteps has a step that is slower than containerd's bound for the program
+// delete, and one that never ends.
+func TestUndoWaitsForSlowSteps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var u Stack
 		slow := func(took time.Duration) func(context.Context) error {

@@ -99,9 +99,9 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// TestTouched has the times and modes that the guest sets told to nobody: it would go round for
-// ever.
-func TestTouched(t *testing.T) {
+// TestTimesAndModesAreNotReported has the times and modes that the guest sets told to nobody: it
+// would go round for ever.
+func TestTimesAndModesAreNotReported(t *testing.T) {
 	tree, dir := open(t, "f", "a/")
 	for _, name := range []string{dir + "/f", dir + "/a", dir} {
 		times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_NOW}}
@@ -111,7 +111,7 @@ func TestTouched(t *testing.T) {
 	}
 	put(t, dir+"/end", false)
 	if got := until(t, tree, "end"); len(slices.Compact(got)) != 1 {
-		t.Errorf("told %q, want what was made alone", got)
+		t.Errorf("reported %q, want only the new files", got)
 	}
 }
 
@@ -131,8 +131,9 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// TestOutside has a folder become a link that leads out of the tree, before and after it was seen.
-func TestOutside(t *testing.T) {
+// TestTreeFollowsNoLink has a folder become a link that leads out of the tree, before and after it
+// was seen.
+func TestTreeFollowsNoLink(t *testing.T) {
 	outside := t.TempDir()
 	put(t, outside+"/secret/deep", true)
 	tree, dir := open(t, "a/b/")
@@ -151,12 +152,12 @@ func TestOutside(t *testing.T) {
 	put(t, outside+"/secret/deep/f", false)
 	put(t, dir+"/end", false)
 	if got := until(t, tree, "end"); len(slices.Compact(got)) != 1 {
-		t.Errorf("told %q, want what is in the tree alone", got)
+		t.Errorf("reported %q, want only files of the tree", got)
 	}
 }
 
-// TestPipe has a FIFO where a folder was: who opens it would wait for a writer.
-func TestPipe(t *testing.T) {
+// TestFIFODoesNotBlock has a FIFO where a folder was: who opens it would wait for a writer.
+func TestFIFODoesNotBlock(t *testing.T) {
 	tree, dir := open(t)
 	if err := unix.Mkfifo(dir+"/p", 0o600); err != nil {
 		t.Fatal(err)
@@ -165,12 +166,13 @@ func TestPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := until(t, tree, "p"); len(got) != 1 {
-		t.Errorf("told %q", got)
+		t.Errorf("reported %q", got)
 	}
 }
 
-// TestMany makes more files than are told by name: their folders are, and beyond that the root.
-func TestMany(t *testing.T) {
+// TestManyChangesAreReportedByFolder makes more files than are told by name: their folders are, and
+// beyond that the root.
+func TestManyChangesAreReportedByFolder(t *testing.T) {
 	files := func(folder string, n int) map[string]struct{} {
 		out := map[string]struct{}{}
 		for i := range n {
@@ -199,8 +201,9 @@ func TestMany(t *testing.T) {
 	until(t, tree, Root)
 }
 
-// TestOverflow loses the kernel's events: the folders that came meanwhile are watched.
-func TestOverflow(t *testing.T) {
+// TestOverflowIsFollowedByAScan loses the kernel's events: the folders that came meanwhile are
+// watched.
+func TestOverflowIsFollowedByAScan(t *testing.T) {
 	tree, dir := open(t)
 	put(t, dir+"/before", true)
 	changed := map[string]struct{}{}
@@ -222,8 +225,8 @@ func TestOverflow(t *testing.T) {
 	}
 }
 
-// TestFull stops at a number of folders and says so.
-func TestFull(t *testing.T) {
+// TestFoldersAreBounded stops at a number of folders and says so.
+func TestFoldersAreBounded(t *testing.T) {
 	tree, dir := open(t)
 	for i := range MaxFolders {
 		tree.folders[-i-2] = "other"

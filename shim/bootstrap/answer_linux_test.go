@@ -157,7 +157,7 @@ func FuzzParseParams(f *testing.F) {
 	f.Add([]byte("\x0a\x02id\x12\x02ns"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		if p := parseParams(in, "id", "ns"); p != nil && p.GetInstanceID() != "id" {
-			t.Errorf("parseParams(%q) took another task's params", in)
+			t.Errorf("parseParams(%q) accepted another task's params", in)
 		}
 		_, _ = parseOptions(in)
 	})
@@ -270,7 +270,7 @@ func TestListen(t *testing.T) {
 		t.Error(err)
 	}
 	if c, err := (&net.Dialer{}).DialContext(t.Context(), "unix", path); err != nil {
-		t.Errorf("removeStale took a served socket: %v", err)
+		t.Errorf("removeStale removed a served socket: %v", err)
 	} else {
 		c.Close()
 	}

@@ -227,8 +227,8 @@ func testCrash(t *testing.T, d daemon) {
 	d.Must(t, "container", "delete", "sleep-bad")
 }
 
-// TestContainerdShowsWhy has a daemon that cannot serve: the user reads the reason.
-func TestContainerdShowsWhy(t *testing.T) {
+// TestContainerdShowsTheDaemonsError has a daemon that cannot serve: the user reads the reason.
+func TestContainerdShowsTheDaemonsError(t *testing.T) {
 	for _, version := range []host.Version{host.Distribution, host.Current} {
 		t.Run(string(version), func(t *testing.T) {
 			d := startContainerd(t, version, "refuse")

@@ -188,8 +188,8 @@ func TestRestart(t *testing.T) {
 	checkOrder(t, numbers(t, c.wait()), n)
 }
 
-// TestRefusal has containerd refuse one event by itself: the others arrive.
-func TestRefusal(t *testing.T) {
+// TestRefusedEventDoesNotStopOthers has containerd refuse one event by itself: the others arrive.
+func TestRefusedEventDoesNotStopOthers(t *testing.T) {
 	t.Parallel()
 	c := newContainerd(t, 2)
 	refused := 0
@@ -216,8 +216,8 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
-// TestTransientAnswer has a containerd that is up but not ready: that is no refusal.
-func TestTransientAnswer(t *testing.T) {
+// TestUnavailableContainerdIsRetried has a containerd that is up but not ready: that is no refusal.
+func TestUnavailableContainerdIsRetried(t *testing.T) {
 	t.Parallel()
 	c := newContainerd(t, 1)
 	left := 5
@@ -287,6 +287,6 @@ func TestNoAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := p.Close(t.Context()); err != nil {
-		t.Errorf("Close = %v, want nil: there is nobody to tell", err)
+		t.Errorf("Close = %v, want nil: no address was given", err)
 	}
 }

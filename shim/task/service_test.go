@@ -276,7 +276,7 @@ func TestShutdown(t *testing.T) {
 	}
 	shutdown()
 	if left != 0 {
-		t.Error("it leaves while a container is there")
+		t.Error("the shim ends while it has a container")
 	}
 	f.busy, f.err = false, errors.New("broken")
 	if _, err := s.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c"}); err == nil || left != 1 {

@@ -264,9 +264,9 @@ func TestHostileGuests(t *testing.T) {
 	s.NothingLeft(t, before)
 }
 
-// TestLyingAgent has an agent report exits and want of memory without end: of its container one
-// exit and one TaskOOM a second are published, and the shim's memory stays flat.
-func TestLyingAgent(t *testing.T) {
+// TestFalseAgentEventsAreBounded has an agent report exits and OOM events without end: of its
+// container one exit and one TaskOOM a second are published, and the shim's memory stays flat.
+func TestFalseAgentEventsAreBounded(t *testing.T) {
 	s := newStage(t)
 	before := s.Look(t)
 	const id = "liar"

@@ -58,7 +58,7 @@ func TestKilled(t *testing.T) {
 				s.Must(t, s.Args(id, append([]string{"--detach"}, tt.options...), "sleep", "1000")...)
 				tt.kill(t, id)
 				if !bed.Await(callLimit, func() bool { _, seen := s.exited(id); return seen }) {
-					t.Fatal("containerd has not told of the task's end")
+					t.Fatal("containerd has not reported the task's end")
 				}
 				if status, _ := s.exited(id); status != tt.want {
 					t.Errorf("exit status %d, want %d", status, tt.want)
@@ -176,7 +176,7 @@ func TestDeleteKilled(t *testing.T) {
 			reached, _ := os.ReadFile(filepath.Join(s.dir, cleaner+".steps")) // not there at first
 			return strings.Contains(string(reached), last+"\n") && len(s.Processes(t, "containerd-shim", "-id "+id+" ")) == 0
 		}) {
-			t.Fatalf("the cleaner does not come to %q", last)
+			t.Fatalf("the cleaner does not reach %q", last)
 		}
 		if i == 0 {
 			steps = append(steps, s.steps(t, cleaner)...)

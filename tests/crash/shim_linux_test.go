@@ -420,7 +420,7 @@ func TestBundles(t *testing.T) {
 		{"no root", spec(func(s *specs.Spec) { s.Root = nil }), errdefs.IsInvalidArgument, "root"},
 		{"no rootfs", spec(func(s *specs.Spec) { s.Root.Path = "nowhere" }), errdefs.IsNotFound, "nowhere"},
 		{"rootfs is a file", spec(func(s *specs.Spec) { s.Root.Path = "rootfs/bin/busybox" }), nil, "busybox"},
-		{"hook of nobody", spec(func(s *specs.Spec) {
+		{"missing hook", spec(func(s *specs.Spec) {
 			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/nowhere/hook"}}}
 		}), nil, "/nowhere/hook"},
 		{"hook that fails", spec(func(s *specs.Spec) {

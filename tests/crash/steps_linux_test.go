@@ -213,7 +213,7 @@ func killedAtEveryStep(t *testing.T, s *stage, wanted []string) {
 				killed.Add(1)
 				if started >= 0 && i >= started {
 					if !bed.Await(host.Patience, func() bool { _, seen := s.exited(id); return seen }) {
-						t.Error("containerd has not told of the task's end")
+						t.Error("containerd has not reported the task's end")
 					} else if status, _ := s.exited(id); status != 137 {
 						t.Errorf("exit status %d, want 137", status)
 					}

@@ -144,7 +144,7 @@ func TestTemplateStartKilledAtEveryStep(t *testing.T) {
 				}
 				s.gone(t, id)
 				if reached := s.steps(t, id); !slices.Contains(reached, step) {
-					t.Errorf("the shim did not come to %q: %q", step, reached)
+					t.Errorf("the shim did not reach %q: %q", step, reached)
 				}
 				s.nothingOf(t, before, id)
 			})

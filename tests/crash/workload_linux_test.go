@@ -44,8 +44,8 @@ func TestRefusedCommands(t *testing.T) {
 	s.NothingLeft(t, before)
 }
 
-// TestShortages has workloads run out of memory and of disk: that is theirs alone.
-func TestShortages(t *testing.T) {
+// TestWorkloadOutOfMemoryAndDisk has workloads run out of memory and of disk: that is theirs alone.
+func TestWorkloadOutOfMemoryAndDisk(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{})}
 	s.events = s.Watch(t)
 	s.Place.Run(t, "sh", "-c", "mkdir -p /run/small && mount -t tmpfs -o size=1m none /run/small")
@@ -68,7 +68,7 @@ func TestShortages(t *testing.T) {
 		}
 		return false
 	}) {
-		t.Error("containerd was not told that the container ran out of memory")
+		t.Error("containerd got no event that the container ran out of memory")
 	}
 	if r := s.Exec(t, "c", "full", "dd", "if=/dev/zero", "of=/small/x", "bs=64k"); r.Code == 0 ||
 		!strings.Contains(r.Stderr, "No space left") {

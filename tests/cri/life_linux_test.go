@@ -67,7 +67,7 @@ func lives(t *testing.T, b *bed, p *pod) {
 		}
 		b.drop(t, id)
 	})
-	step(t, "want of memory", func(t *testing.T) {
+	step(t, "out of memory", func(t *testing.T) {
 		id := p.start(t, "greedy", func(c *runtimeapi.ContainerConfig) {
 			c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 16 << 20}
 		}, "sh", "-c", "exec tail /dev/zero")
@@ -135,8 +135,8 @@ func privileged(t *testing.T, b *bed) {
 	p.remove(t)
 }
 
-// TestRestarts has one container of a pod end twenty times: nothing grows on the host.
-func TestRestarts(t *testing.T) {
+// TestRestartsLeakNothing has one container of a pod end twenty times: nothing grows on the host.
+func TestRestartsLeakNothing(t *testing.T) {
 	b := newBed(t, "podsandbox")
 	p := b.run(t, &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "storm"}})
 	again := func(attempt int) {

@@ -69,7 +69,7 @@ func TestPodLimits(t *testing.T) {
 		}
 		t.Logf("QEMU's memory: %d MiB with %d MiB taken in the guest, %d after", full, ballastMiB, after)
 	})
-	step(t, "the host's want of memory while it runs", func(t *testing.T) {
+	step(t, "the host is out of memory while it runs", func(t *testing.T) {
 		bound := proportional(t, machine) + ballastMiB/4 // much of the ballast may be where memory was given back late, or never
 		set(t, knob(t, parent, "memory", "memory.limit_in_bytes", "memory.max"), strconv.Itoa(bound<<20))
 		// It ends in the middle of this.

@@ -137,7 +137,7 @@ func (n *installed) label(t *testing.T, want string) {
 		}
 	}
 	if !strings.Contains(got, "/api/v1/nodes/n1 ") || !strings.Contains(got, want) {
-		t.Errorf("the API server was told %q, want %s of node n1", got, want)
+		t.Errorf("the API server got %q, want %s of node n1", got, want)
 	}
 }
 

@@ -139,12 +139,12 @@ func (b *bed) reboot(t *testing.T) {
 	b.ready(t)
 }
 
-// TestMachineOutOfMemory has the host's cgroup kill a machine: it is told as want of memory, with
-// what to do.
+// TestMachineOutOfMemory has the host's cgroup kill a machine: it is reported as out of memory,
+// with what to do.
 func TestMachineOutOfMemory(t *testing.T) {
 	b := newBed(t, "podsandbox")
 	parent := b.cgroup(t)
-	step(t, "the host's want of memory", func(t *testing.T) {
+	step(t, "the host is out of memory", func(t *testing.T) {
 		for _, file := range []string{
 			"/sys/fs/cgroup/memory" + parent + "/memory.limit_in_bytes",
 			"/sys/fs/cgroup" + parent + "/memory.max",

@@ -182,7 +182,7 @@ func (p *podman) testNotify(t *testing.T) {
 	text := string(said[:n])
 	if err != nil || !strings.Contains(text, "READY=1") || !strings.Contains(text, "MAINPID="+strings.TrimSpace(p.ok(t, "inspect",
 		"-f", "{{.State.ConmonPid}}", "unit"))) {
-		t.Errorf("told systemd %q, %v, want READY=1 and conmon's pid", text, err)
+		t.Errorf("sent systemd %q, %v, want READY=1 and conmon's pid", text, err)
 	}
 	if got := p.ok(t, "stop", "--time", "0", "unit"); !strings.Contains(got, "unit") {
 		t.Errorf("stop = %q", got)
@@ -319,7 +319,7 @@ func (p *podman) testLimits(t *testing.T) {
 func (p *podman) testLook(t *testing.T) {
 	p.up(t, images.BusyboxName, "sleep", "1000")
 	if got := p.ok(t, "top", "one"); strings.Count(got, "\n") != 2 || !strings.Contains(got, "cloister-oci proxy") {
-		t.Errorf("top = %q, want the proxy alone", got)
+		t.Errorf("top = %q, want only the proxy", got)
 	}
 	if got := p.ok(t, "top", "one", "-o", "pid,args"); !strings.Contains(got, "sleep 1000") {
 		t.Errorf("top with ps's arguments = %q, want the guest's processes", got)

@@ -95,7 +95,7 @@ func (s *runcShim) testLife(t *testing.T) {
 		t.Errorf("ctr task exec = %+v", r)
 	}
 	if got := c.Must(t, "task", "ps", "one"); strings.Count(got, "\n") != 2 {
-		t.Errorf("ctr task ps = %q, want the proxy alone", got)
+		t.Errorf("ctr task ps = %q, want only the proxy", got)
 	}
 	if got := c.Must(t, "task", "metrics", "one"); !strings.Contains(got, "memory") {
 		t.Errorf("ctr task metrics = %q", got)

@@ -66,7 +66,7 @@ func (r tree) run(arguments string, env ...string) (said, config string) {
 	return string(out), string(text)
 }
 
-func TestChoices(t *testing.T) {
+func TestChosenSettings(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		env  []string
@@ -88,9 +88,9 @@ func TestChoices(t *testing.T) {
 	}
 }
 
-// TestFlavourAgain: a config that nobody has changed follows the next install; a changed one stays,
-// and that is said.
-func TestFlavourAgain(t *testing.T) {
+// TestReinstallKeepsConfig: a config that nobody has changed follows the next install; a
+// changed one stays, and that is said.
+func TestReinstallKeepsConfig(t *testing.T) {
 	r := newTree(t)
 	r.run("", "FLAVOUR=distro")
 	if _, config := r.run("", "FLAVOUR=small"); !strings.Contains(config, "guest/small") {

@@ -36,7 +36,7 @@ func TestDebug(t *testing.T) {
 			"the container's processes", "", "1000\n", 0,
 			[]string{tool, "debug", "looked", "sh", "-c", "tr '\\0' '\\n' </proc/$(pidof sleep)/cmdline | tail -n 1"},
 		},
-		{"words as they are", "", "[a b][*][-l]", 0, []string{tool, "debug", "looked", "printf", "[%s]", "a b", "*", "-l"}},
+		{"arguments are passed unchanged", "", "[a b][*][-l]", 0, []string{tool, "debug", "looked", "printf", "[%s]", "a b", "*", "-l"}},
 		{"standard input", "echo from $((40+2)); exit 5", "from 42\n", 5, []string{tool, "debug", "looked"}},
 		{"much", "", "4000000\n", 0, []string{"sh", "-c", tool + " debug looked head -c 4000000 /dev/zero | wc -c"}},
 		{

@@ -112,7 +112,7 @@ func TestProgramsThatCannotStart(t *testing.T) {
 	}
 	mount := []string{"--mount", "type=bind,src=" + dir + ",dst=/v,options=rbind:ro"}
 	if r := b.run(t, "format", mount, "/v/run.sh"); r.Code != 255 || r.Stderr != "exec /v/run.sh: exec format error\n" {
-		t.Errorf("a script without #!: exit %d, %q, want 255 and runc's words", r.Code, r.Stderr)
+		t.Errorf("a script without #!: exit %d, %q, want 255 and runc's message", r.Code, r.Stderr)
 	}
 	for name, text := range map[string]string{"nothere": "executable file not found in $PATH", "/etc/passwd": "permission denied"} {
 		log := filepath.Join(dir, "log")

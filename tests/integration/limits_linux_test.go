@@ -25,9 +25,9 @@ func (b *bed) program(t *testing.T, name string) string {
 	return dir
 }
 
-// TestLimitsAreNotOfTheGuestsMemory: what the kernel derives from memory is as large as on a host,
+// TestKernelLimitsAreAsOnAHost: what the kernel derives from memory is as large as on a host,
 // and a user's processes are bounded by cgroups alone.
-func TestLimitsAreNotOfTheGuestsMemory(t *testing.T) {
+func TestKernelLimitsAreAsOnAHost(t *testing.T) {
 	b := newBed(t, host.Options{})
 	dir := b.program(t, "limits")
 	b.Start(t, "c", []string{

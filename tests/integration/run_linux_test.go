@@ -155,9 +155,9 @@ func TestOutputAtExit(t *testing.T) {
 	}
 }
 
-// TestAbsentReader has clients go away and leave a container's output unread: the writer waits,
-// nothing else does, and not a byte is lost when somebody reads at last.
-func TestAbsentReader(t *testing.T) {
+// TestUnreadOutputBlocksOnlyItsWriter has clients go away and leave a container's output unread:
+// the writer waits, nothing else does, and not a byte is lost when somebody reads at last.
+func TestUnreadOutputBlocksOnlyItsWriter(t *testing.T) {
 	b := newBed(t, host.Options{})
 	const size = 1 << 20
 	script := fmt.Sprintf("until [ -e /go ]; do sleep 0.1; done; head -c %d /dev/zero; touch /done; sleep 1000", size)

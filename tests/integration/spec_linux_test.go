@@ -121,8 +121,9 @@ func TestSpecFields(t *testing.T) {
 	}
 }
 
-// TestHostnameOfNone: a container whose configuration names no host name has the host's.
-func TestHostnameOfNone(t *testing.T) {
+// TestHostnameDefaultsToTheHosts: a container whose configuration names no host name has the
+// host's.
+func TestHostnameDefaultsToTheHosts(t *testing.T) {
 	b := newBed(t, host.Options{})
 	name, err := os.Hostname()
 	if err != nil {

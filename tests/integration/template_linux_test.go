@@ -31,7 +31,7 @@ func newTemplates(t *testing.T) *templates {
 		t.Skip("only a machine starts from a template")
 	}
 	if os.Getenv("CLOISTER_GUEST") == "distro" {
-		t.Skip("templates are made of the small kernel's machine alone")
+		t.Skip("templates exist only for the small kernel")
 	}
 	b := newBed(t, host.Options{Cloister: "[template]\nmode = \"auto\"\n[debug]\nshell = \"/usr/bin/busybox\"\n"})
 	built := &templates{b, filepath.Join(b.Place.Dir, "cloister", "templates")}

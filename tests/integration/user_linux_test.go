@@ -13,9 +13,9 @@ import (
 	"cloister/tests/host"
 )
 
-// TestHome: a process whose configuration names no HOME has that of its user in the container's
-// /etc/passwd, or "/".
-func TestHome(t *testing.T) {
+// TestHomeDefaultsToTheUsers: a process whose configuration names no HOME has that of its user in
+// the container's /etc/passwd, or "/".
+func TestHomeDefaultsToTheUsers(t *testing.T) {
 	b := newBed(t, host.Options{})
 	users := b.folder(t, "users", map[string]string{"passwd": "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"})
 	const echo = "echo [$HOME]"

@@ -118,7 +118,7 @@ func check(list []attempt) error {
 	for _, a := range list {
 		switch {
 		case seen[a.key()]:
-			return fmt.Errorf("attempt %q is there twice", a.key())
+			return fmt.Errorf("attempt %q is listed twice", a.key())
 		case a.want.source != domains()[a.from].kind:
 			return fmt.Errorf("attempt %q wants a denial of %s", a.key(), a.want.source)
 		case a.want.class == "" || a.want.permission == "" || a.want.target == "":

@@ -18,8 +18,9 @@ import (
 	"cloister/tests/leaks"
 )
 
-// TestPlanted plants one leak of each kind and wants it, and nothing else, to be found.
-func TestPlanted(t *testing.T) {
+// TestEachKindOfLeakIsFound plants one leak of each kind and wants it, and nothing else, to be
+// found.
+func TestEachKindOfLeakIsFound(t *testing.T) {
 	place := host.New(t)
 	parent := filepath.Base(place.Dir)
 	cgroups := "/sys/fs/cgroup"

@@ -72,8 +72,8 @@ func TestDatagramsAreAnswered(t *testing.T) {
 	})
 }
 
-// TestWordsAreAnswered is TestLookupsAreAnswered for the agent's port.
-func TestWordsAreAnswered(t *testing.T) {
+// TestAgentMessagesAreAnswered is TestLookupsAreAnswered for the agent's port.
+func TestAgentMessagesAreAnswered(t *testing.T) {
 	eachBoard(t, func(t *testing.T, board vmm.MachineType) {
 		r := boot(t, describe(t, board), qemu.Options{})
 		for range 1000 {

@@ -216,10 +216,10 @@ func left(t *testing.T, dir, namespace string) {
 	}
 	if got := read("createRuntime.json"); strings.Contains(got, "Pid:0") ||
 		!strings.Contains(got, fmt.Sprintf("%s:%s", "nerdctl/name", "web")) || namespace != "" && !strings.Contains(got, namespace) {
-		t.Errorf("createRuntime was told %s", got)
+		t.Errorf("createRuntime got %s", got)
 	}
 	if got := read("poststop.json"); !strings.Contains(got, "nerdctl/name:web") {
-		t.Errorf("poststop was told %s", got)
+		t.Errorf("poststop got %s", got)
 	}
 	if got := read("log"); !strings.Contains(got, "out of c: out\n<nil>") || !strings.Contains(got, "err of c: err\n<nil>") {
 		t.Errorf("the logger wrote %q", got)
@@ -227,6 +227,6 @@ func left(t *testing.T, dir, namespace string) {
 	var asked int
 	end := read("end")
 	if _, err := fmt.Sscanf(end, "%d: exit 3 <nil>", &asked); err != nil || asked == 0 {
-		t.Errorf("the logger, which asks from before there is a task, was told %q", end)
+		t.Errorf("the logger, which asks before there is a task, got %q", end)
 	}
 }

@@ -105,6 +105,6 @@ func judge(t *testing.T, said string) {
 		})
 	}
 	if len(claims) < 10 || !strings.Contains(said, "\nthe end\n") {
-		t.Errorf("the life did not come to its end; it said\n%s", said)
+		t.Errorf("the lifecycle did not finish; it said\n%s", said)
 	}
 }

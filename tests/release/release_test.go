@@ -30,8 +30,8 @@ func sample() (Release, []Product) {
 	}
 }
 
-// TestBillsAreRead writes both bills and reads them with the reader of each form.
-func TestBillsAreRead(t *testing.T) {
+// TestBillsOfMaterialsAreValid writes both bills and reads them with the reader of each form.
+func TestBillsOfMaterialsAreValid(t *testing.T) {
 	r, products := sample()
 	var text bytes.Buffer
 	if err := WriteCycloneDX(&text, r, products); err != nil {

@@ -168,7 +168,7 @@ func testBuildReplacesDamagedCacheAndImage(t *testing.T, agent string) {
 		t.Errorf("a killed build's folder is still there: %v", err)
 	}
 	if err := image.Verify(); err != nil || k.made != 2 {
-		t.Errorf("Verify = %v with the kernel made %d times, want it made anew", err, k.made)
+		t.Errorf("Verify = %v with the kernel made %d times, want it built again", err, k.made)
 	}
 }
 

@@ -41,9 +41,9 @@ func smallImage(t *testing.T) *Image {
 	return i
 }
 
-// TestVerifyOnceFinds: what root alone has written is checked by its digests, also when size and
-// time are as before, and what others could have written is refused.
-func TestVerifyOnceFinds(t *testing.T) {
+// TestVerifyOnceFindsDamage: what root alone has written is checked by its digests, also when size
+// and time are as before, and what others could have written is refused.
+func TestVerifyOnceFindsDamage(t *testing.T) {
 	testenv.NeedRoot(t)
 	const somebody = 65534
 	for _, tt := range []struct {

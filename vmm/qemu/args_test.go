@@ -15,7 +15,7 @@ import (
 	"cloister/vmm"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 func least(board vmm.MachineType) vmm.Machine {
 	return vmm.Machine{Name: "least", Type: board, Accel: vmm.AccelTCG, Kernel: "/guest/kernel"}
@@ -86,7 +86,7 @@ func TestArgs(t *testing.T) {
 				t.Errorf("Args(%s) (-%s +got):\n%s", name, golden, diff)
 			}
 			if slices.ContainsFunc(args, func(a string) bool { return strings.Contains(a, "/never") }) {
-				t.Error("QEMU is told a disk's path")
+				t.Error("QEMU gets a disk's path")
 			}
 		})
 	}

@@ -170,7 +170,7 @@ func TestNoAnswerClosesMonitor(t *testing.T) {
 	}
 }
 
-func TestStopKillsTheDeaf(t *testing.T) {
+func TestStopKillsUnresponsiveQEMU(t *testing.T) {
 	p, err := start(t.Context(), t, "deaf")
 	if err != nil {
 		t.Fatal(err)

@@ -53,8 +53,8 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
-// TestDies has a server that does not start at all.
-func TestDies(t *testing.T) {
+// TestServerThatExitsAtOnce has a server that does not start at all.
+func TestServerThatExitsAtOnce(t *testing.T) {
 	p, err := Start(t.Context(), Config{Starter: plain{}, Dir: t.TempDir(), Source: folder(t, t.TempDir()), Binary: "false", Kind: KindC})
 	if err != nil {
 		t.Fatal(err)
@@ -69,9 +69,9 @@ func TestDies(t *testing.T) {
 	}
 }
 
-// TestEndsWithPeer checks that a real server goes when this side hangs up, and
+// TestServerEndsWithItsPeer checks that a real server goes when this side hangs up, and
 // stops when it is told.
-func TestEndsWithPeer(t *testing.T) {
+func TestServerEndsWithItsPeer(t *testing.T) {
 	testenv.NeedRoot(t)
 	binary := testenv.NeedVirtiofsd(t)
 	start := func() *Process {

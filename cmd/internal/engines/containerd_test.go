@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // golden compares got with a file of testdata.
 func golden(t *testing.T, name string, got []byte) {
@@ -168,9 +168,9 @@ func again(t *testing.T, in Containerd, first Change) {
 	}
 }
 
-// TestContainerdMoves: a main file that has come to have the plugin makes a block of the file of
-// its own.
-func TestContainerdMoves(t *testing.T) {
+// TestContainerdDropInBecomesABlock: a main file that has come to have the plugin makes a block of
+// the file of its own.
+func TestContainerdDropInBecomesABlock(t *testing.T) {
 	const own = "/etc/containerd/conf.d/cloister.toml"
 	c := Containerd{
 		Path: "/etc/containerd/config.toml", Text: []byte(mainV3 + criV3[len("version = 3\n"):]),

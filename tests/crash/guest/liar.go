@@ -25,7 +25,7 @@ import (
 const floodTold = 20_000
 
 // liar is an agent that says of every call that it is done, and once a container has started
-// reports its exit, exits of others and want of memory without end.
+// reports its exit, exits of others and OOM events without end.
 type liar struct {
 	console io.Writer
 

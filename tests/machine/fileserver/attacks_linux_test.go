@@ -91,8 +91,8 @@ func (h *host) folder(t *testing.T, first, second string) uint64 {
 	return id
 }
 
-// TestFront is the control of all others: what the guest may do works.
-func TestFront(t *testing.T) {
+// TestAllowedOperationsWork is the control of all others: what the guest may do works.
+func TestAllowedOperationsWork(t *testing.T) {
 	h := newHost(t)
 	rw := h.folder(t, "a", "rw")
 	id, err := h.guest.lookup(rw, "file")

@@ -33,10 +33,10 @@ type attack struct {
 	args, control []string
 }
 
-// TestBrokenOutServer starts a program of an attacker's in the file server's jail, with the
+// TestCompromisedFileServer starts a program of an attacker's in the file server's jail, with the
 // server's descriptors and root directory, and has it attack the host. Each attack is also made
 // by root without a jail: there it must succeed, or it would show nothing.
-func TestBrokenOutServer(t *testing.T) {
+func TestCompromisedFileServer(t *testing.T) {
 	testenv.NeedRoot(t)
 	program := build(t)
 	h := newTree(t)
@@ -127,9 +127,9 @@ func (h *host) attacks(t *testing.T) []attack {
 	}
 }
 
-// TestServersLayers leaves out one part of the jail at a time, and wants every attack to be stopped
-// still but those that the threat table lists for that part alone.
-func TestServersLayers(t *testing.T) {
+// TestFileServerWithoutOneLayer leaves out one part of the jail at a time, and wants every attack
+// to be stopped still but those that the threat table lists for that part alone.
+func TestFileServerWithoutOneLayer(t *testing.T) {
 	program := build(t)
 	h := newTree(t)
 	all := h.attacks(t)

@@ -50,7 +50,7 @@ func TestVolumesAreUnmountedAfterTheirLastContainer(t *testing.T) {
 	}
 }
 
-func TestVolumesRefuseNamesThatAreNone(t *testing.T) {
+func TestVolumesRefuseBadNames(t *testing.T) {
 	for _, name := range []string{"", ".", "..", "a/b", "/a", "../a"} {
 		none := func(string) error { return nil }
 		if err := NewVolumes().Add("a", []string{name}, none); !errors.Is(err, errdefs.ErrInvalidArgument) {

@@ -60,12 +60,12 @@ func TestServe(t *testing.T) {
 	}
 	<-served
 	if err := <-ended; err == nil || errors.Is(err, io.EOF) {
-		t.Errorf("the server is not told that its client has gone: %v", err)
+		t.Errorf("the server does not see that its client has disconnected: %v", err)
 	}
 }
 
-// TestServeNobody has nobody listen.
-func TestServeNobody(t *testing.T) {
+// TestServeWithoutAListener has nobody listen.
+func TestServeWithoutAListener(t *testing.T) {
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

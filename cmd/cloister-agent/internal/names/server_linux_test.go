@@ -103,9 +103,9 @@ func TestServer(t *testing.T) {
 	}
 }
 
-// TestManyQuestions asks more at once than may wait for answers, by both transports: none is
-// refused, whatever the host does first.
-func TestManyQuestions(t *testing.T) {
+// TestManyQuestionsAreAnswered asks more at once than may wait for answers, by both transports:
+// none is refused, whatever the host does first.
+func TestManyQuestionsAreAnswered(t *testing.T) {
 	const more = 100
 	host, guest := net.Pipe()
 	defer host.Close()
@@ -154,8 +154,9 @@ func TestManyQuestions(t *testing.T) {
 	}
 }
 
-// TestPrograms has this machine's kernel check the programs; they are attached in a guest alone.
-func TestPrograms(t *testing.T) {
+// TestKernelAcceptsThePrograms has this machine's kernel check the programs; they are attached in a
+// guest alone.
+func TestKernelAcceptsThePrograms(t *testing.T) {
 	testenv.NeedRoot(t)
 	for _, h := range hooks() {
 		t.Run(h.at.String(), func(t *testing.T) {

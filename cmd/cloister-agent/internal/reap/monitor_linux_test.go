@@ -40,9 +40,9 @@ func TestMonitorConnectsByPidFile(t *testing.T) {
 	}
 }
 
-// TestSpawnedCommandsHoldNobodyUp ends more commands than a reader's channel
+// TestManyCommandsDoNotBlockTheReaper ends more commands than a reader's channel
 // holds.
-func TestSpawnedCommandsHoldNobodyUp(t *testing.T) {
+func TestManyCommandsDoNotBlockTheReaper(t *testing.T) {
 	Start()
 	var m Monitor
 	commands := func() time.Duration {

@@ -106,8 +106,8 @@ func TestServe(t *testing.T) {
 	r.Close("a")
 }
 
-// TestServeWant has no descriptor for the first tries to take a connection.
-func TestServeWant(t *testing.T) {
+// TestServeRetriesAfterEMFILE has no descriptor for the first tries to take a connection.
+func TestServeRetriesAfterEMFILE(t *testing.T) {
 	r, dir := NewRegistry(), t.TempDir()
 	if err := r.Listen("a", dir, step("token:a", "sockets/0", "mode=600")); err != nil {
 		t.Fatal(err)

@@ -109,7 +109,7 @@ func dup(t *testing.T, f *os.File) *os.File {
 	return os.NewFile(uintptr(fd), "process's end")
 }
 
-func TestAbsentReaderHoldsTheWriterUp(t *testing.T) {
+func TestUnreadOutputBlocksTheWriter(t *testing.T) {
 	r, c := ends(t)
 	out := stream(t, c, "out")
 	p := open(t, r, t.TempDir(), false, Names{Stdout: "out"})
@@ -123,7 +123,7 @@ func TestAbsentReaderHoldsTheWriterUp(t *testing.T) {
 	}()
 	select {
 	case err := <-wrote:
-		t.Fatalf("%d bytes were written to nobody: %v", size, err)
+		t.Fatalf("%d bytes were written without a reader: %v", size, err)
 	case <-time.After(100 * time.Millisecond):
 	}
 	n, err := io.Copy(io.Discard, out)
@@ -201,9 +201,9 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// TestDiscardDropsTheRuntimesWords has the runtime write into the streams of a process that then
+// TestDiscardDropsTheRuntimesOutput has the runtime write into the streams of a process that then
 // does not start.
-func TestDiscardDropsTheRuntimesWords(t *testing.T) {
+func TestDiscardDropsTheRuntimesOutput(t *testing.T) {
 	for _, started := range []bool{false, true} {
 		r, c := ends(t)
 		out, errs := stream(t, c, "out"), stream(t, c, "err")

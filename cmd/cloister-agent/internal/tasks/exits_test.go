@@ -50,6 +50,6 @@ func TestExitsOfAbandonedExecs(t *testing.T) {
 	}
 	e.forget(process{"c", ""})
 	if len(e.seen) != 1 || e.seen[process{"d", "x"}] == nil {
-		t.Errorf("remembered: %v, want d's exec alone", e.seen)
+		t.Errorf("remembered: %v, want only d's exec", e.seen)
 	}
 }
