@@ -33,7 +33,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.SetOutput(out)
 	flags.Usage = func() {
 		fmt.Fprintln(out, "usage: cloister-node [FLAG]... install | remove | wait\n"+
-			"Puts cloister on the node whose process 1 it sees, takes it back, or waits to be ended.")
+			"install puts cloister on the node whose process 1 is visible here, remove takes it off,\n"+
+			"and wait does nothing until it is stopped.")
 		flags.PrintDefaults()
 	}
 	flags.StringVar(&n.root, "root", "/proc/1/root", "`folder` that the node's root is at")

@@ -27,13 +27,11 @@ import (
 // stream of the guest.
 func runDebug(std stdio) *cobra.Command {
 	c := newCommand(std, "debug ID [COMMAND [ARGUMENT...]]",
-		"Runs a shell in the guest beside its containers: it sees all their processes, mounts and links. The program is the host's, as\n"+
-			"`shell` under [debug] of the config names it (a static one, as "+exampleShell+
-			"), and is sent into the guest; without that line,\n"+
-			"which must have been there when the sandbox was started, nobody gets in. With a terminal the guest's bytes go to it as they\n"+
-			"are, and a guest may be hostile: its escape sequences are obeyed.\n\n"+
-			"All that follows ID is the command's: it is run as it is, by no shell. For a shell's own syntax: debug ID sh -c "+
-			"'ls /proc/*/exe'.")
+		"Runs a shell in the guest beside its containers: it sees all their processes, mounts and links. The program is a static one\n"+
+			"of the host, named by `shell` under [debug] in the config (as "+exampleShell+
+			"), and is sent into the guest. Without that line at the\n"+
+			"sandbox's start there is no shell. A terminal gets the guest's bytes unchanged: a hostile guest can send escapes.\n\n"+
+			"All that follows ID is the command, and no shell reads it. For a shell's syntax: debug ID sh -c 'ls /proc/*/exe'.")
 	c.ofSandboxes()
 	// Otherwise `debug ID ls -l` would fail for an unknown flag -l.
 	c.Flags().SetInterspersed(false) // what follows ID is the command's

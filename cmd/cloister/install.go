@@ -190,7 +190,7 @@ func installKubernetes(std stdio) *cobra.Command {
 			"the pod's size: run it on a node like those that the class is for, or say --accel. One class serves nodes of one kind.")
 	pod := c.Flags().Int("pod-memory", 0, "`MiB` of the pods' memory limit (default the configured size of a guest whose pod has none)")
 	accel := c.Flags().String("accel", "", "what the nodes offer, `kvm or tcg` (default what this host does)")
-	memory := c.Flags().Int("memory", 0, "`MiB` to print instead of what is reckoned")
+	memory := c.Flags().Int("memory", 0, "`MiB` to print instead of the calculated value")
 	cpu := c.Flags().String("cpu", overheadCPU, "CPU time a sandbox takes beside its containers, as Kubernetes writes it")
 	return c.runs(0, 0, func(_ context.Context, _ []string) error {
 		// The numbers go into YAML as they are; anything else could add lines to it.
@@ -343,7 +343,7 @@ func apply(std stdio, changes []engines.Change, dry bool, restart, next string) 
 		}
 	}
 	if len(changes) == 0 {
-		fmt.Fprintln(std.out, "nothing of cloister is there")
+		fmt.Fprintln(std.out, "nothing of cloister was found")
 	}
 	switch {
 	case done && dry:

@@ -45,12 +45,12 @@ const (
 )
 
 const statusText = `Exit status:
-  0  it was done, and what was asked about is well
-  1  it could not be done: the message says why
+  0  success
+  1  failure: the message says why
   2  the command line is wrong
-  3  it was done, and found what is not well: a line of check that says fail, a clash of labels,
-     denials that look like an attack (why), an attack that succeeded (prove), no set of types that
-     keeps sandboxes apart (policy test), a template that is damaged (template verify)
+  3  a problem was found: a line of check that says fail, a clash of labels, denials that look
+     like an attack (why), an attack that succeeded (prove), no set of types that keeps sandboxes
+     apart (policy test), a damaged template (template verify)
   debug ends with the status of the program that it ran`
 
 // exitError is the exit status of a program which a verb ran, and the command's own. Nothing is
@@ -81,29 +81,29 @@ func notWell(format string, args ...any) error {
 // verbs are in the order of help: what a new user needs first.
 func verbs() []verb {
 	return []verb{
-		{"check", "is this host ready for sandboxes: each line with its remedy", runCheck},
+		{"check", "check whether this host is ready for sandboxes, with a remedy for each problem", runCheck},
 		{"guest", "build a guest image, or show what is in one", runGuest},
-		{"install", "tell containerd, Docker, nerdctl or Kubernetes of the runtime", runInstall},
-		{"template", "saved guests that sandboxes start from: build, list, verify, gc, disable, enable", runTemplate},
-		{"policy", "the SELinux policy module: install, remove, status, test, fcontext", runPolicy},
+		{"install", "add the runtime to containerd, Docker, Podman, CRI-O or Kubernetes", runInstall},
+		{"template", "manage saved guests to start from: build, list, verify, gc, disable, enable", runTemplate},
+		{"policy", "manage the SELinux policy module: install, remove, status, test, fcontext", runPolicy},
 		{"ps", "list the sandboxes that run", runPs},
-		{"top", "what sandboxes use of the host, live", runTop},
-		{"events", "changes of sandboxes, as they happen", runEvents},
-		{"inspect", "all that is known of a sandbox, as JSON", runInspect},
+		{"top", "show the resources that sandboxes use, live", runTop},
+		{"events", "print state changes of sandboxes as they happen", runEvents},
+		{"inspect", "print all that is known of a sandbox, as JSON", runInspect},
 		{"logs", "print a guest's console", runLogs},
-		{"debug", "a shell in a guest, outside of its containers, where the config allows it", runDebug},
-		{"labels", "who holds which label on this host: processes, levels, files; clashes", runLabels},
-		{"prove", "attack this host from a sandbox's place, and say what stops each attack", runProve},
+		{"debug", "run a shell in a guest, outside of its containers, where the config allows it", runDebug},
+		{"labels", "show which label each process, level and file of this host has, and clashes", runLabels},
+		{"prove", "attack this host from inside a sandbox, and say what stops each attack", runProve},
 		{proveHere, "what prove runs", runProveHere},
-		{"why", "explain what the policy denied a sandbox", runWhy},
-		{"metrics", "counts and sizes of all sandboxes, for Prometheus", runMetrics},
-		{"gc", "take back what dead shims have left", runGC},
-		{"version", "what this program is made of", runVersion},
+		{"why", "explain what the host's policy denied to a sandbox", runWhy},
+		{"metrics", "print counts and sizes of all sandboxes, for Prometheus", runMetrics},
+		{"gc", "clean up after dead shims", runGC},
+		{"version", "print the versions of this program's parts", runVersion},
 		{"man", "write the manual pages into a folder", runMan},
 	}
 }
 
-const examples = `  cloister check                             is this host ready, and if not, what is to be done
+const examples = `  cloister check                             is this host ready, and if not, what to do
   cloister guest build --kernel=small        make the guest's kernel and initial image
   cloister install containerd --dry-run      what would change in containerd's config
   ctr run --rm --runtime io.containerd.cloister.v2 docker.io/library/alpine:latest one uname -r

@@ -90,7 +90,7 @@ func (s *site) find(name string) (guestBox, error) {
 	}
 	switch len(starts) {
 	case 0:
-		return guestBox{}, fmt.Errorf("sandbox %q: none of that name among the %d under %s: `cloister ps` lists them: %w",
+		return guestBox{}, fmt.Errorf("sandbox %q: not found among the %d in %s: `cloister ps` lists them: %w",
 			name, len(all), s.config.State, errdefs.ErrNotFound)
 	case 1:
 		return starts[0], nil
@@ -99,7 +99,8 @@ func (s *site) find(name string) (guestBox, error) {
 	for _, b := range starts {
 		names = append(names, b.name())
 	}
-	return guestBox{}, fmt.Errorf("sandbox %q is one of %s: say which: %w", name, strings.Join(names, ", "), errdefs.ErrInvalidArgument)
+	return guestBox{}, fmt.Errorf("sandbox %q may be any of %s: name one of them: %w",
+		name, strings.Join(names, ", "), errdefs.ErrInvalidArgument)
 }
 
 // name is NAMESPACE/ID, which is also its name in the registry and the journal of labels. It is

@@ -105,7 +105,7 @@ func (d *Driver) checkEntry(label, file labels.Label, remedy string) error {
 		return err
 	}
 	if decision.Permissive && !d.allowPermissive {
-		return fmt.Errorf("%w: domain %s alone: run: semanage permissive -d %s", ErrPermissive, label.Type, label.Type)
+		return fmt.Errorf("%w: only the domain %s is permissive: run: semanage permissive -d %s", ErrPermissive, label.Type, label.Type)
 	}
 	return nil
 }
