@@ -105,6 +105,7 @@ func (s scene) explain(d avc.Denial) answer {
 		return explainCall(p, d)
 	case avc.AppArmor:
 		return explainProfile(p, d)
+	case avc.SELinux:
 	}
 	for _, r := range rules() {
 		if a, ok := r(s, p, d); ok {

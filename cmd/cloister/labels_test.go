@@ -101,6 +101,7 @@ func TestZombieHasItsParentsTenant(t *testing.T) {
 
 // child looks at a process that no cgroup lists and whose parent is a sandbox's.
 func child(t *testing.T, state string, tenants int) {
+	t.Helper()
 	files := map[string]string{"sys/fs/selinux/enforce": "1"}
 	for pid, parent := range map[int]int{100: 1, 102: 100} {
 		dir := fmt.Sprintf("proc/%d/", pid)

@@ -290,6 +290,7 @@ func (e explained) as() string {
 		return ", " + e.Source.String()
 	case avc.AppArmor:
 		return ", profile " + plain(e.Profile)
+	case avc.Seccomp:
 	}
 	return ""
 }
