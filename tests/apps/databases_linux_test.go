@@ -32,7 +32,7 @@ func postgresApp(place, folder string) app {
 			c.sh(postgres + folder + `
 start
 as pgbench --initialize --init-steps=dtG --quiet postgres 2>/dev/null
-(as pgbench --no-vacuum --client=4 --transactions=100000 postgres >/dev/null 2>&1 &)
+(as pgbench --no-vacuum --client=4 --transactions=100000 postgres &) >/dev/null 2>&1
 until [ $(sql 'select count(*) from pgbench_history') -ge 100 ]; do sleep 0.2; done`)
 			c.again()
 			return c.sh(postgres + folder + `

@@ -172,7 +172,8 @@ func engines(guest []string) []Stage {
 		{
 			Name: "suites-process", About: "containerd's suites with plain containers", Needs: []string{"build", "clients"},
 			Tests: []string{"./tests/clients/...", "./tests/cri/..."}, Env: []string{"CLOISTER_TEST_CLASS=process"},
-			// One after the other: the client suite gives a container a second or two to be there again.
+			// One after the other: the client suite gives a container a second or two to be there
+			// again.
 			Flags:  []string{"-p", "1", "-run", "^(TestClientSuiteProcess|TestSuiteProcess)$"},
 			Weight: 2, Warm: 240 * s, Budget: 5 * m, Limit: 12 * m, Optional: true,
 		},
