@@ -105,7 +105,9 @@ func suite(t *testing.T, runtime string, which suites.Column, name string) {
 		} {
 			cases.Differ(c, "fail", "looks for the shim's socket under the name that runc's shim gives it")
 		}
-		cases.Differ("TestContainerStopSignals", "any", "stops a shell at once, which may not have set its trap yet")
+		for _, c := range []string{"TestContainerStopCancellation", "TestContainerStopSignals"} {
+			cases.Differ(c, "any", "stops a shell at once, which may not have set its trap yet; runc's fails too, on a busy host")
+		}
 	}
 	args := []string{
 		"-test.v", "-test.timeout", "12m", "-cri-endpoint", "unix://" + b.Address, "-image-list",
