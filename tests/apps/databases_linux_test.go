@@ -8,12 +8,15 @@ import (
 	"testing"
 )
 
-// postgres is the beginning of its scripts: D is the cluster.
+// postgres is the beginning of its scripts: D is the cluster. pg_ctl takes a postmaster.pid that a
+// killed server has left for the new one's, whose pid is the same, and does not wait for its
+// recovery then.
 const postgres = `
 as() { setpriv --reuid=postgres --regid=postgres --clear-groups env HOME=/tmp PATH=/usr/lib/postgresql/15/bin:$PATH PGHOST=/tmp "$@"; }
 start() {
 	as pg_ctl --pgdata=$D --wait --timeout=600 --log=/tmp/log --options="-k /tmp -c listen_addresses= -c shared_buffers=16MB" \
 		start >/dev/null || { cat /tmp/log; exit 1; }
+	until as psql -qAtc "select 1" postgres >/dev/null 2>&1; do sleep 0.2; done
 }
 sql() { as psql -qAtc "$1" postgres; }
 D=`

@@ -53,7 +53,7 @@ func (m mac) enforced(l *machine) error {
 	case apparmorMAC:
 		file, want = "/sys/module/apparmor/parameters/mode", "enforce"
 	case noMAC:
-		file, want = "/sys/kernel/security/lsm", "capability,landlock,yama"
+		file, want = "/sys/kernel/security/lsm", "lockdown,capability,landlock,yama"
 	case selinuxMAC:
 	}
 	answer, err := l.ask(wire.Request{Read: &wire.Read{Path: file}}, 3*time.Minute)
