@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,6 +31,7 @@ func NewInotify() (Inotify, error) {
 // its watch; mask replaces its events unless it has IN_MASK_ADD. f may be closed afterwards. The
 // error for too many watches names the sysctl to raise.
 func (i Inotify) Add(f *os.File, mask uint32) (watch int, err error) {
+	defer runtime.KeepAlive(f) // the call has only its number
 	controlled := i.control(func(fd int) { watch, err = unix.InotifyAddWatch(fd, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), mask) })
 	if errors.Is(err, unix.ENOSPC) {
 		err = fmt.Errorf("raise fs.inotify.max_user_watches: %w", err)

@@ -139,13 +139,12 @@ func (a subject) has(d avc.Denial) bool {
 	if slices.Contains(a.pids, d.PID) {
 		return true
 	}
-	if d.By != avc.SELinux {
-		sandbox, _, _ := strings.Cut(d.Profile, "//")
-		return a.profile != "" && sandbox == a.profile
+	if sandbox, _, _ := strings.Cut(d.Profile, "//"); a.profile != "" && sandbox == a.profile {
+		return true
 	}
 	source, _ := d.Source.Range.Single()
 	target, _ := d.Target.Range.Single()
-	return a.level != nil && (source == *a.level || target == *a.level)
+	return a.level != nil && (!d.Source.IsZero() && source == *a.level || !d.Target.IsZero() && target == *a.level)
 }
 
 // denials reads the log named, or those of the host. Both are read where both are there: auditd may

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/elastic/go-seccomp-bpf/arch"
+
+	"cloister/labels"
 )
 
 // Numbers of the records in the kernel's log: linux/audit.h. AppArmor's has the number of all
@@ -47,8 +49,11 @@ func seccomp(line, rest string) (Denial, bool) {
 		switch key {
 		case "exe":
 			d.Program = text(value)
-		case "subj":
-			d.Profile = strings.Trim(value, `"`)
+		case "subj": // SELinux's label, else AppArmor's profile
+			var err error
+			if d.Source, err = labels.Parse(value); err != nil {
+				d.Profile = strings.Trim(value, `"`)
+			}
 		case "syscall":
 			number = value
 		case "arch":

@@ -58,7 +58,7 @@ type Denial struct {
 	Path    string `json:"path,omitempty"` // the whole one where the log has it, else the last part
 	Device  string `json:"device,omitempty"`
 	Inode   uint64 `json:"inode,omitempty"`
-	// Source and Target are labels of SELinux, and zero with the other layers.
+	// Source and Target are labels of SELinux. Target is zero with the other layers.
 	Source labels.Label `json:"source,omitzero"`
 	Target labels.Label `json:"target,omitzero"`
 	// Profile is that of the process where AppArmor confines it.

@@ -64,6 +64,11 @@ func TestParse(t *testing.T) {
 			Class: "system call", PID: 9, Command: "virtiofsd", Profile: "cloister-c1-c2//virtiofsd", Program: "/usr/libexec/virtiofsd",
 			Permissive: true,
 		}, true},
+		{"a list of system calls, with SELinux", `type=1326 audit(1.2:3): subj=system_u:system_r:cloister_qemu_t:s0:c1,c2 pid=9 exe="/x" ` +
+			`arch=c000003e syscall=101 code=0x50000`, Denial{
+			By: Seccomp, Event: "1.2:3", Time: time.UnixMilli(1002).UTC(), Permissions: []string{"ptrace"}, Class: "system call",
+			PID: 9, Program: "/x", Source: label(t, "system_u:system_r:cloister_qemu_t:s0:c1,c2"),
+		}, true},
 		{"a system call of another kind of program", `type=1326 audit(1.2:3): pid=9 exe="/x" arch=40000003 syscall=1 code=0x50000`, Denial{
 			By: Seccomp, Event: "1.2:3", Time: time.UnixMilli(1002).UTC(), Permissions: []string{"number 1"}, Class: "system call", PID: 9,
 			Program: "/x",
