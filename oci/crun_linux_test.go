@@ -104,9 +104,11 @@ func runCrun(t *testing.T, crun, busybox string, w *Workload) string {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	// crun refuses a host with both kinds of cgroups: show it one.
+	// crun refuses a host with both kinds of cgroups: show it one. In a cgroup namespace of its own
+	// the mount's options are its own, too: outside of one, a mount without nsdelegate takes that
+	// option from the host's.
 	const alone = `mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec "$@"`
-	out, err := exec.CommandContext(ctx, "unshare", "-m", "sh", "-c", alone, "sh",
+	out, err := exec.CommandContext(ctx, "unshare", "--mount", "--cgroup", "sh", "-c", alone, "sh",
 		crun, "--root", filepath.Join(bundle, "state"), "--cgroup-manager=disabled", "run", "--bundle", bundle, in.ID).CombinedOutput()
 	if err != nil {
 		t.Fatalf("crun: %v: %s", err, out)

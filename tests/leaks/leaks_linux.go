@@ -95,15 +95,16 @@ func (h Host) processes(t testing.TB, s Snapshot) {
 }
 
 // mounts are those of the place, and mount namespaces those that its processes or mounts hold: each
-// keeps all mounts that are in it.
+// keeps all mounts that are in it. The last field is left out: it has the options of the file
+// system, which a mount of the same one elsewhere changes (cgroup v2, for the whole host).
 func (h Host) mounts(t testing.TB, s Snapshot) {
 	t.Helper()
 	for _, ino := range h.namespaces(t, "mnt", unix.CLONE_NEWNS, nil) {
 		s[MountNS] = append(s[MountNS], fmt.Sprint(ino))
 	}
 	for _, fields := range h.table(t, "/proc/1/mountinfo") {
-		if len(fields) > 4 {
-			s[Mount] = append(s[Mount], fields[4]+" "+strings.Join(fields[5:], " "))
+		if len(fields) > 6 {
+			s[Mount] = append(s[Mount], strings.Join(fields[4:len(fields)-1], " "))
 		}
 	}
 }
