@@ -5,6 +5,7 @@ package cri
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -162,7 +163,8 @@ func (s setup) start(t *testing.T, place *host.Place) *bed {
 		t.Fatal(err)
 	}
 	b.Must(t, "--namespace", "k8s.io", "images", "import", archive)
-	connection, err := grpc.NewClient("unix://"+place.Path(b.Address), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	connection, err := grpc.NewClient("unix://"+place.Path(b.Address),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(b.bounded(t)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,6 +172,21 @@ func (s setup) start(t *testing.T, place *host.Place) *bed {
 	b.cri = runtimeapi.NewRuntimeServiceClient(connection)
 	b.ready(t)
 	return b
+}
+
+// bounded ends a call that does not come back, and tells where the shims are then.
+func (b *bed) bounded(t *testing.T) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, connection *grpc.ClientConn,
+		invoke grpc.UnaryInvoker, options ...grpc.CallOption,
+	) error {
+		ctx, cancel := context.WithTimeout(ctx, host.CallLimit)
+		defer cancel()
+		err := invoke(ctx, method, req, reply, connection, options...)
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			b.Stacks(t)
+		}
+		return err
+	}
 }
 
 // netConf is the folder of CNI's configuration.

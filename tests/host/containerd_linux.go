@@ -256,6 +256,7 @@ func (c *Containerd) Finish(ctx context.Context, t testing.TB, cmd *exec.Cmd) Re
 	}
 	err := cmd.Run()
 	if ctx.Err() != nil {
+		c.Stacks(t)
 		t.Fatalf("%s: %v\nstdout: %s\nstderr: %s", strings.Join(cmd.Args, " "), context.Cause(ctx), stdout.String(), stderr.String())
 	}
 	var exit *exec.ExitError
