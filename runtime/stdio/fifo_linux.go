@@ -8,8 +8,15 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
+)
+
+// minPause and maxPause are how often a sink looks for a reader that has not come.
+const (
+	minPause = 10 * time.Millisecond
+	maxPause = time.Second
 )
 
 // sink is where one output goes. Write is called by one goroutine; the others may be called
@@ -37,6 +44,7 @@ type fifoSink struct {
 	mu     sync.Mutex
 	r      *os.File
 	closed bool
+	done   chan struct{} // closed by Close
 }
 
 // openFIFOSink opens both ends without waiting for anybody: a client may open its end after the
@@ -51,7 +59,7 @@ func openFIFOSink(path string) (*fifoSink, error) {
 	if err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	return &fifoSink{path: path, w: w, r: r}, nil
+	return &fifoSink{path: path, w: w, r: r, done: make(chan struct{})}, nil
 }
 
 // Write blocks while the pipe is full, in the runtime's poller: Close ends it. EPIPE comes only
@@ -129,7 +137,29 @@ func (s *fifoSink) unread() int {
 }
 
 // finish closes the writer; our reader stays, so that the pipe keeps its bytes until they are read.
-func (s *fifoSink) finish() error { return closeOnce(s.w) }
+// While no client has the FIFO open, the writer stays too: containerd opens it in the background, in
+// an open(2) that waits for a writer. A process may have ended by then, and that open would never
+// return.
+func (s *fifoSink) finish() error {
+	if !s.absent() {
+		return closeOnce(s.w)
+	}
+	go s.awaitReader()
+	return nil
+}
+
+// awaitReader closes the writer as soon as a client reads; Close ends it. Nothing tells of an open
+// by somebody else, so it looks, ever more rarely: a client that is only late comes at once.
+func (s *fifoSink) awaitReader() {
+	for pause := minPause; s.absent(); pause = min(2*pause, maxPause) {
+		select {
+		case <-s.done:
+			return
+		case <-time.After(pause):
+		}
+	}
+	_ = closeOnce(s.w)
+}
 
 // Close closes both ends. What nobody has read is gone then.
 func (s *fifoSink) Close() error {
@@ -139,6 +169,7 @@ func (s *fifoSink) Close() error {
 		return nil
 	}
 	s.closed = true
+	close(s.done)
 	err := closeOnce(s.w)
 	if s.r != nil {
 		err = errors.Join(err, s.r.Close())

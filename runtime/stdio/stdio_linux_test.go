@@ -306,6 +306,35 @@ func TestOutputIsKeptForALateReader(t *testing.T) {
 	}
 }
 
+// TestReaderMayOpenAfterTheEnd has a client open the FIFO as containerd does, in an open(2) that
+// waits for a writer, when the process has long ended: it reads the end all the same.
+func TestReaderMayOpenAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	path := fifo(t, "out")
+	i := open(t, stdio.Config{Stdout: path})
+	host, guest := pair(t)
+	start(t, i, stdio.Streams{Stdout: host})
+	if err := errors.Join(guest.Close(), drain(t, i)); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() {
+		data, err := os.ReadFile(path)
+		if len(data) > 0 {
+			err = fmt.Errorf("read %q", data)
+		}
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(hangLimit):
+		t.Fatal("the reader's open(2) does not return")
+	}
+}
+
 func TestStdin(t *testing.T) {
 	t.Parallel()
 	path := fifo(t, "in")
