@@ -137,9 +137,9 @@ func (s *fifoSink) unread() int {
 }
 
 // finish closes the writer; our reader stays, so that the pipe keeps its bytes until they are read.
-// While no client has the FIFO open, the writer stays too: containerd opens it in the background, in
-// an open(2) that waits for a writer. A process may have ended by then, and that open would never
-// return.
+// While no client has the FIFO open, the writer stays too: containerd opens it in the background,
+// in an open(2) that waits for a writer. A process may have ended by then, and that open would
+// never return.
 func (s *fifoSink) finish() error {
 	if !s.absent() {
 		return closeOnce(s.w)
