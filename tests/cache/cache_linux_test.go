@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/tests/testenv"
 )
 
 // file makes a file of that size that was last used at that time.
@@ -108,6 +110,33 @@ func TestEntriesAndPrune(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(root, name)); (err == nil) != there {
 			t.Errorf("%s is there: %t, want %t", name, err == nil, there)
 		}
+	}
+}
+
+// TestMountsOfABuildAreLeftAlone has the tree of a killed build with a mount in it.
+func TestMountsOfABuildAreLeftAlone(t *testing.T) {
+	testenv.NeedRoot(t)
+	root, old := t.TempDir(), time.Now().Add(-48*time.Hour)
+	tree := filepath.Join(root, "lab", ".root-1")
+	file(t, filepath.Join(tree, "etc", "issue"), 10, old)
+	mounted := filepath.Join(tree, "proc")
+	if err := os.Mkdir(mounted, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("none", mounted, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(mounted, 0) })
+	file(t, filepath.Join(mounted, "large"), 1<<20, time.Now())
+	entries, err := Entries(root)
+	if err != nil || len(entries) != 1 || entries[0].Bytes >= 1<<20 || !entries[0].Old(time.Now(), 30*24*time.Hour) {
+		t.Fatalf("Entries = %+v, %v, want the tree without what is mounted in it, to be pruned", entries, err)
+	}
+	if err := Remove(root, entries[0]); err == nil {
+		t.Error("Remove does not tell that something is mounted")
+	}
+	if _, err := os.Stat(filepath.Join(mounted, "large")); err != nil {
+		t.Errorf("what is mounted was emptied: %v", err)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/sys"
 )
 
 // Entry is one thing in the cache, or what an ended build left of it.
@@ -38,7 +40,9 @@ func Entries(root string) ([]Entry, error) {
 			continue // not built by content: the last runs, and the one toolchain
 		}
 		e := Entry{Name: name, Unfinished: strings.HasPrefix(base, ".") || strings.HasSuffix(base, ".work")}
-		if err := e.measure(path); err != nil {
+		if err := e.measure(path); errors.Is(err, fs.ErrNotExist) {
+			continue // its build has just ended
+		} else if err != nil {
 			return nil, err
 		}
 		list = append(list, e)
@@ -47,13 +51,18 @@ func Entries(root string) ([]Entry, error) {
 }
 
 // measure adds up the files below path, and finds when one was last read or written. Reading the
-// folders changes their own times, so only files count.
+// folders changes their own times, so only files count. Other file systems are left out: a root
+// that is being built has /proc mounted in it.
 func (e *Entry) measure(path string) error {
+	var top unix.Stat_t
+	if err := unix.Lstat(path, &top); err != nil {
+		return &os.PathError{Op: "stat", Path: path, Err: err}
+	}
 	err := filepath.WalkDir(path, func(name string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // a build goes on
 		}
-		if err != nil || entry.IsDir() {
+		if err != nil {
 			return err
 		}
 		var st unix.Stat_t
@@ -61,6 +70,12 @@ func (e *Entry) measure(path string) error {
 			return nil
 		} else if err != nil {
 			return &os.PathError{Op: "stat", Path: name, Err: err}
+		}
+		switch {
+		case entry.IsDir() && st.Dev != top.Dev:
+			return fs.SkipDir
+		case entry.IsDir():
+			return nil
 		}
 		e.Bytes += st.Blocks * 512
 		for _, at := range []unix.Timespec{st.Atim, st.Mtim} {
@@ -92,7 +107,8 @@ func (e *Entry) Old(now time.Time, age time.Duration) bool {
 	return now.Sub(e.Used) > age
 }
 
-// Remove takes an entry away, unless it is being built.
+// Remove takes an entry away, unless it is being built. A mount that a killed build has left in it
+// stays, and is an error.
 func Remove(root string, e Entry) error {
 	path := filepath.Join(root, e.Name)
 	unlock, err := lock(strings.TrimSuffix(path, ".work"), unix.LOCK_NB)
@@ -100,5 +116,5 @@ func Remove(root string, e Entry) error {
 		return err
 	}
 	defer unlock()
-	return os.RemoveAll(path)
+	return sys.RemoveTree(path)
 }

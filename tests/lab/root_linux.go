@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"cloister/sys"
 	"cloister/tests/cache"
 )
 
@@ -69,7 +70,7 @@ func makeRootInto(ctx context.Context, r recipe, made root) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(work) }()
+	defer func() { _ = sys.RemoveTree(work) }() // a killed debootstrap leaves /proc mounted
 	tree, parts := filepath.Join(work, "tree"), root{filepath.Join(work, "parts")}
 	if err := os.Mkdir(parts.dir, 0o755); err != nil {
 		return err
