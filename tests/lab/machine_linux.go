@@ -75,8 +75,9 @@ func start(ctx context.Context, c config) (*machine, error) {
 func args(ctx context.Context, c config, port int) []string {
 	line := slices.Concat(c.security, []string{
 		"console=ttyS0", "panic=-1", "audit=1", "audit_backlog_limit=16384", "printk.devkmsg=on", "loglevel=4",
-		// A processor that is stuck for 40 s ends the machine, which is begun again then.
-		"softlockup_panic=1", "watchdog_thresh=20",
+		// A processor that is stuck for 120 s, the longest the kernel allows, ends the machine,
+		// which is begun again then. One was stuck for 44 s on a busy host.
+		"softlockup_panic=1", "watchdog_thresh=60",
 	}, hostmachine.Parameters(ctx))
 	return append(hostmachine.Args(c.memoryMiB),
 		"-no-reboot",
