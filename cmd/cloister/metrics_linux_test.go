@@ -63,6 +63,9 @@ func TestMetrics(t *testing.T) {
 	s.plant(t, "default", "one", alive(t), nil)
 	s.plant(t, "default", "two", sys.Process{PID: 1 << 22, Start: 1}, nil)
 	s.plant(t, "default", "three", alive(t), func(r *statedir.Record) { r.Effects, r.Facts["class"] = nil, "a name that is no class" })
+	plain := func(r *statedir.Record) { r.Facts["class"], r.Effects[1].Kind = "process", statedir.KindContainer }
+	s.plant(t, "k8s", "four", alive(t), plain)
+	s.plant(t, "k8s", "five", sys.Process{PID: 1 << 22, Start: 1}, plain)
 	if err := tally.Add(s.config.State, func(c *tally.Counts) {
 		c.Started("vm")
 		c.Took("kernel", 120)
@@ -85,6 +88,9 @@ func TestMetrics(t *testing.T) {
 		{"cloister_sandboxes", []string{"class=vm", "state=running"}, 1},
 		{"cloister_sandboxes", []string{"class=vm", "state=dead"}, 1},
 		{"cloister_sandboxes", []string{"class=vm", "state=starting"}, 1},
+		{"cloister_sandboxes", []string{"class=process", "state=running"}, 1},
+		{"cloister_sandboxes", []string{"class=process", "state=dead"}, 1},
+		{"cloister_sandboxes", []string{"class=process", "state=ended"}, 0},
 		{"cloister_starts_total", []string{"class=vm"}, 1},
 		{"cloister_start_failures_total", []string{"phase=qemu", "reason=timeout"}, 1},
 		{"cloister_leaks_found_total", nil, 3},
