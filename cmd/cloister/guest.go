@@ -13,6 +13,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"cloister/sandbox"
 	"cloister/sandbox/guestapi"
@@ -72,9 +73,27 @@ func (f buildFlags) options(std stdio, flavour guestimage.Flavour, output string
 	}
 	// Progress goes to standard error; standard output has the folder alone.
 	if !*f.quiet {
-		opts.Progress = std.err
+		opts.Progress, opts.Count = std.err, counter(std.err)
 	}
 	return opts, nil
+}
+
+// counter shows on a terminal how far a compile is, on one line that is drawn again; nil for what
+// is no terminal.
+func counter(screen io.Writer) func(done, about int) {
+	f, isFile := screen.(*os.File)
+	if !isFile || !term.IsTerminal(int(f.Fd())) {
+		return nil
+	}
+	return func(done, about int) { _, _ = f.WriteString(countLine(done, about)) }
+}
+
+// countLine is the line; once all is done it is erased, and the next line of progress takes its place.
+func countLine(done, about int) string {
+	if done == about {
+		return "\r\x1b[K"
+	}
+	return fmt.Sprintf("\rguest image: compiling the kernel: %d of about %d files, %d%%\x1b[K", done, about, 100*done/about)
 }
 
 // guestBuild is the verb build.

@@ -52,6 +52,9 @@ type Options struct {
 	Jobs int
 	// Progress is told what is being done, a line for each step; nil for none.
 	Progress io.Writer
+	// Count is called some times a second while a kernel is compiled: done of about so many files.
+	// The last call, also after an error, has done == about. With nil, Progress has lines instead.
+	Count func(done, about int)
 	// Try is called with a fresh image whose digests are right, before it takes the place of the
 	// one at Output. An error keeps the old one. nil for no more checks.
 	Try func(context.Context, *Image) error
@@ -172,7 +175,7 @@ func (o Options) validate() error {
 // package, or an installed kernel on a system without apt.
 func (o Options) maker(ctx context.Context, log progress) (maker, error) {
 	if o.Flavour == Small {
-		return smallKernel{root: root(o.Root), jobs: o.Jobs, log: log}, nil
+		return smallKernel{root: root(o.Root), jobs: o.Jobs, log: log, count: o.Count}, nil
 	}
 	deb, err := newDebKernel(ctx, log)
 	if errors.Is(err, fs.ErrNotExist) {

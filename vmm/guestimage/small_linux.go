@@ -18,14 +18,21 @@ import (
 	"time"
 )
 
-// progressEvery is how often a long step says that it is alive.
-const progressEvery = 10 * time.Second
+// How often a compile says how far it is: in lines, and where somebody counts.
+const (
+	progressEvery = 10 * time.Second
+	countEvery    = 200 * time.Millisecond
+)
+
+// smallFiles is how many files the small kernel is compiled of, in Linux 6.12. Only people see it.
+const smallFiles = 1884
 
 // smallKernel makes the small kernel from the distribution's source package.
 type smallKernel struct {
-	root root
-	jobs int
-	log  progress
+	root  root
+	jobs  int
+	log   progress
+	count func(done, about int)
 }
 
 // maxConfig bounds what is read of the kernel's small files.
@@ -159,13 +166,10 @@ func (s smallKernel) compile(ctx context.Context, work string) error {
 		jobs = runtime.NumCPU()
 	}
 	s.log.say("compiling the kernel with %d jobs: some minutes, once", jobs)
-	started := time.Now()
-	c := &compileCounter{log: s.log, started: started, next: started.Add(progressEvery)}
-	if err := s.kbuild(work, c, "-j"+strconv.Itoa(jobs), "vmlinux").run(ctx); err != nil {
-		return err
-	}
-	s.log.say("compiled %d files in %s", c.files, time.Since(started).Round(time.Second))
-	return nil
+	c := newCompileCounter(s.log, s.count)
+	err := s.kbuild(work, c, "-j"+strconv.Itoa(jobs), "vmlinux").run(ctx)
+	c.end(err)
+	return err
 }
 
 // kbuild is a call of the kernel's make in which nothing of the builder shows. Time, user, host and
@@ -180,11 +184,23 @@ func (s smallKernel) kbuild(work string, out io.Writer, args ...string) command 
 	}
 }
 
-// compileCounter counts what make says it does and reports now and then.
+// compileCounter counts what make says it does. It calls count now and then, or says it in a line
+// where there is no count.
 type compileCounter struct {
 	log           progress
+	count         func(done, about int)
+	every         time.Duration
 	files         int
 	started, next time.Time
+}
+
+func newCompileCounter(log progress, count func(done, about int)) *compileCounter {
+	c := &compileCounter{log: log, count: count, every: progressEvery, started: time.Now()}
+	if count != nil {
+		c.every = countEvery
+	}
+	c.next = c.started.Add(c.every)
+	return c
 }
 
 // Write counts lines of make that name a compiled file.
@@ -192,9 +208,29 @@ func (c *compileCounter) Write(p []byte) (int, error) {
 	for _, word := range []string{"  CC ", "  AS "} {
 		c.files += bytes.Count(p, []byte(word))
 	}
-	if now := time.Now(); now.After(c.next) {
-		c.next = now.Add(progressEvery)
-		c.log.say("compiled %d files in %s", c.files, now.Sub(c.started).Round(time.Second))
+	now := time.Now()
+	if now.Before(c.next) {
+		return len(p), nil
+	}
+	c.next = now.Add(c.every)
+	if c.count != nil {
+		c.count(c.files, max(smallFiles, c.files+1))
+	} else {
+		c.say(now)
 	}
 	return len(p), nil
+}
+
+func (c *compileCounter) say(now time.Time) {
+	c.log.say("compiled %d files in %s", c.files, now.Sub(c.started).Round(time.Second))
+}
+
+// end is called once, with what the compile came to.
+func (c *compileCounter) end(err error) {
+	if c.count != nil {
+		c.count(c.files, c.files)
+	}
+	if err == nil {
+		c.say(time.Now())
+	}
 }
