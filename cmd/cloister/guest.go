@@ -88,7 +88,7 @@ func counter(screen io.Writer) func(done, about int) {
 	return func(done, about int) { _, _ = f.WriteString(countLine(done, about)) }
 }
 
-// countLine is the line; once all is done it is erased, and the next line of progress takes its place.
+// countLine is the line. Once all is done it is erased: the next line of progress takes its place.
 func countLine(done, about int) string {
 	if done == about {
 		return "\r\x1b[K"
