@@ -12,8 +12,8 @@ import (
 	"github.com/containerd/console"
 )
 
-// TestCounterDrawsOnlyOnATerminal: pipes and files get no control sequence. A terminal gets one line
-// that is drawn again, and erased at the end.
+// TestCounterDrawsOnlyOnATerminal: pipes and files get no control sequence. A terminal gets one
+// line that is drawn again, and erased at the end.
 func TestCounterDrawsOnlyOnATerminal(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
