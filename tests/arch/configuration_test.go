@@ -56,7 +56,7 @@ func TestConfigurationPage(t *testing.T) {
 		return
 	}
 	if want != string(page) {
-		t.Errorf("docs/configuration.md is not what the code says: run make golden, or go test ./tests/arch -run TestConfigurationPage -update")
+		t.Errorf("docs/configuration.md is not what the code says: go test ./tests/arch -run TestConfigurationPage -update")
 	}
 }
 
