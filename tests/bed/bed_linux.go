@@ -82,9 +82,12 @@ func NewFor(t testing.TB, runtime string, o host.Options) *Bed {
 	if err := os.MkdirAll(temp, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// Temporary files get a folder of their own, so that Look can tell who has left one.
 	b.env = []string{"CONTAINERD_NAMESPACE=" + b.Namespace, "TMPDIR=" + temp}
 	o.Env = append(o.Env, b.env...)
-	t.Cleanup(func() { leaks.RemoveCgroups(t, b.Namespace) }) // the parent that containers leave behind, as with runc
+	// The parent that containers leave behind, as with runc. It is registered before any container's
+	// cleanup, and so runs after all of them, when it is empty.
+	t.Cleanup(func() { leaks.RemoveCgroups(t, b.Namespace) })
 	b.Containerd = place.StartContainerd(t, o)
 	file := filepath.Join(b.Dir, "busybox.tar")
 	if err := images.Save(file, map[string]v1.Image{Image: img}); err != nil {
@@ -105,6 +108,8 @@ func (b *Bed) Upgrade(t testing.TB, o host.Options) {
 // mounted is containerd's: it lets go of a client's mounts when it collects garbage.
 func (b *Bed) Look(t testing.TB) leaks.Snapshot {
 	t.Helper()
+	// In this order: records, sockets of shims, bundles, named network namespaces, the registry and
+	// the journals, temporary files.
 	found := leaks.Look(t, leaks.Host{Place: b.Place, CgroupParent: b.Namespace, Folders: []string{
 		"/run/cloister", "/run/containerd/s", "/run/containerd/io.containerd.runtime.v2.task/" + b.Namespace, "/run/netns",
 		filepath.Join(b.Place.Dir, "cloister"), filepath.Join(b.Dir, "tmp"),
@@ -115,7 +120,8 @@ func (b *Bed) Look(t testing.TB) leaks.Snapshot {
 	return found
 }
 
-// NothingLeft waits until the host is as it was before, and says what is not.
+// NothingLeft waits until the host is as it was before, and says what is not. It waits because
+// shims and containerd go on cleaning up after they have answered.
 func (b *Bed) NothingLeft(t testing.TB, before leaks.Snapshot) {
 	t.Helper()
 	var left []string
@@ -128,7 +134,8 @@ func (b *Bed) NothingLeft(t testing.TB, before leaks.Snapshot) {
 	t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 }
 
-// Await asks until the answer is yes or the time is over.
+// Await asks until the answer is yes or the time is over. Tests wait for events with it and never
+// for a fixed time: a busy host only makes them slower.
 func Await(most time.Duration, done func() bool) bool {
 	deadline := time.After(most)
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -248,6 +255,8 @@ func (b *Bed) one(t testing.TB, what string, found []int) int {
 	if len(found) == 0 {
 		t.Fatalf("%s: no such process", what)
 	}
+	// A forked child has the command line of its parent until it executes: the lowest pid is the
+	// parent.
 	first := found[0]
 	for _, pid := range found {
 		first = min(first, pid)

@@ -37,6 +37,7 @@ func (b *Bed) Watch(t testing.TB) func() []Event {
 	var events []Event
 	subscribed, done := make(chan struct{}), make(chan struct{})
 	t.Cleanup(func() {
+		// Wait closes the pipe: the reader has to have seen its end before.
 		_ = cmd.Cancel()
 		<-done
 		_ = cmd.Wait()

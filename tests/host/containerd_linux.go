@@ -118,6 +118,9 @@ func (c *Containerd) containerdConfig(o Options) string {
 	if o.Version != Distribution {
 		version = 3
 	}
+	// The plugin opt would make /opt/containerd on the host, which is not the place's. otlp would
+	// send containerd's own spans where a test expects those of the shim alone. The level is the
+	// shims' as well: a test that fails shows the end of the log.
 	return fmt.Sprintf(`version = %d
 root = %q
 state = "/run/containerd"
@@ -188,7 +191,8 @@ func (c *Containerd) awaitServing(t testing.TB) {
 	awaitServing(t, "containerd", c.LogFile, c.done, func() *exec.Cmd { return c.Ctr(t.Context(), "images", "ls") })
 }
 
-// Stop ends the daemon with signal ("TERM", "KILL") and waits for its end; what it runs stays.
+// Stop ends the daemon with signal ("TERM", "KILL") and waits for its end; what it runs stays. The
+// signal goes to the daemon itself, since nsenter, which has started it, passes none on.
 func (c *Containerd) Stop(t testing.TB, signal string) {
 	t.Helper()
 	for pid, line := range c.Place.Processes(t) {
@@ -203,7 +207,8 @@ func (c *Containerd) Stop(t testing.TB, signal string) {
 	}
 }
 
-// Keep has the daemon started anew, after two seconds, whenever it ends, until the test does.
+// Keep has the daemon started anew, after two seconds, whenever it ends, until the test does. For
+// tests in which somebody else ends the daemon and relies on its coming back, as under systemd.
 func (c *Containerd) Keep(t testing.TB) {
 	t.Helper()
 	c.Stop(t, "TERM")
@@ -225,6 +230,7 @@ func (c *Containerd) Keep(t testing.TB) {
 
 // Ctr prepares a ctr command.
 func (c *Containerd) Ctr(ctx context.Context, args ...string) *exec.Cmd {
+	// Without the flag ctr gives up after 10 s, which a busy daemon may need.
 	cmd := c.Place.Command(ctx, filepath.Join(c.bin, "ctr"), append([]string{"--connect-timeout", "30s"}, args...)...)
 	cmd.Env = c.Env
 	return cmd

@@ -51,6 +51,7 @@ func (c *Containerd) startDockerd(t testing.TB, bin, docker string, settings map
 		Containerd: c, CgroupParent: filepath.Base(c.Place.Dir), LogFile: filepath.Join(c.Place.Dir, "dockerd.log"),
 		config: filepath.Join(c.Place.Dir, "daemon.json"), bin: bin, docker: docker,
 	}
+	// live-restore, since tests restart the daemon under containers that go on.
 	all := map[string]any{
 		"data-root": filepath.Join(c.Place.Dir, "docker"), "exec-root": "/run/docker", "pidfile": "/run/docker.pid",
 		"hosts": []string{"unix:///run/docker.sock"}, "containerd": c.Address, "cgroup-parent": "/" + d.CgroupParent,

@@ -33,7 +33,9 @@ type Place struct {
 }
 
 // first is what process 1 of a place does; bash, because it reaps what is left to it. It ends when
-// its stdin does.
+// its stdin does. Mounts are private against the host and shared within the place, since shims are
+// in namespaces that receive the engine's mounts. /run is the place's own, because daemons have
+// fixed names there. Forwarding is on, as CNI's bridge and Docker expect it.
 const first = `set -e
 mount --make-rprivate /
 mount -t proc -o nosuid,nodev,noexec proc /proc
@@ -129,6 +131,7 @@ func (p *Place) Command(ctx context.Context, name string, args ...string) *exec.
 	// nsenter waits for its child and passes no signals on: take the whole group.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	// For an output that a process outside of the group still holds open.
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
 }

@@ -64,7 +64,8 @@ func Look(t testing.TB, h Host) Snapshot {
 	return s
 }
 
-// Compare gives a line for everything that is in after and not in before.
+// Compare gives a line for everything that is in after and not in before. A name that is there
+// twice counts twice.
 func Compare(before, after Snapshot) []string {
 	var out []string
 	for kind, names := range after {
@@ -281,7 +282,7 @@ func isStore(name string) bool {
 func walk(t testing.TB, top string, visit func(path string, entry fs.DirEntry)) {
 	t.Helper()
 	err := filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) { // ENODEV: a cgroup that is being removed
 			return nil
 		}
 		if err != nil {
