@@ -59,6 +59,7 @@ func (s *stage) hold(t *testing.T, id, step string) (reached, release func()) {
 // second container. Nothing of it is left in the guest, and the container can be created again.
 func TestCreateIsUndoneAfterClientDisconnect(t *testing.T) {
 	s := newStage(t)
+	// #2: the first container of the sandbox reaches the step as well.
 	reached, release := s.hold(t, "first", "streams reached #2")
 	s.Start(t, "first", nil)
 	machine := s.Marked(t, "first", "qemu-system")
@@ -87,6 +88,8 @@ func TestCreateIsUndoneAfterClientDisconnect(t *testing.T) {
 // TestExecSurvivesClientDisconnect: a client disconnects while the stopped guest starts a program.
 // Clients can kill and delete what the guest has started, and its name is free again.
 func TestExecSurvivesClientDisconnect(t *testing.T) {
+	// At the first step the guest has not made the process: without its client it is not started. At
+	// the second the start alone is left, and is carried out.
 	for step, started := range map[string]bool{"exec streams reached": false, "exec made reached": true} {
 		t.Run(step, func(t *testing.T) {
 			s := newStage(t)

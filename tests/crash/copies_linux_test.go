@@ -328,6 +328,7 @@ func (c *copier) swapped(t *testing.T, name string, swap swap) {
 	opened := c.opens(t, filepath.Join(c.files.volume, name))
 	c.in(t, ": >>/volume/first-"+base)
 	got := ""
+	// Either comes within a second of the change on an idle host: the wrong bytes, or the warning.
 	if !bed.Await(20*time.Second, func() bool {
 		got = c.in(t, "cat /etc/"+base)
 		return got != good || len(c.complaints(t, from, name)) > 0
@@ -355,6 +356,8 @@ func (c *copier) swappedFolder(t *testing.T) {
 	c.in(t, "cd /volume; mv d d.first; ln -s "+filepath.Dir(c.files.secret)+" d")
 	c.in(t, "cd /volume; echo good in the moved folder >d.first/hostname; : >>first-hostname")
 	got := ""
+	// Both are right: the old bytes, or those of the folder that was moved. Only the secret is
+	// wrong.
 	bed.Await(20*time.Second, func() bool { got = c.in(t, "cat /etc/hostname"); return got != good })
 	if strings.Contains(got, secret) {
 		t.Errorf("the container's hostname = %q", got)

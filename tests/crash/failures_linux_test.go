@@ -30,6 +30,7 @@ func (s *stage) configure(t *testing.T, id string, c settings) []string {
 		c.image = testenv.NeedGuest(t)
 	}
 	if c.timeouts == "" {
+		// Many cases start beside each other: a slow boot is not what they are about.
 		c.timeouts = `boot = "5m"`
 	}
 	if c.state == "" {
@@ -71,6 +72,8 @@ func TestStartFailures(t *testing.T) {
 			return c
 		}
 	}
+	// Sealed means that the manifest fits the damaged file: then not the host's check has to find it,
+	// but QEMU or the guest's kernel.
 	truncate := func(name string, sealed bool) func(t *testing.T) settings {
 		return func(t *testing.T) settings {
 			return spoiled(t, func(i *image) {
@@ -213,6 +216,7 @@ func TestHostileGuests(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{})}
 	before := s.Look(t)
 	s.Start(t, "neighbour", nil)
+	// An empty want is any error: QEMU, the timeout and the check of the contract may all be first.
 	tests := []struct{ mode, want string }{
 		{"no preamble", "preamble of the agent"},
 		{"hang up", ""},
@@ -247,6 +251,8 @@ func TestHostileGuests(t *testing.T) {
 					t.Errorf("run = %+v, want an error with %q", r, tt.want)
 				}
 				t.Logf("shim %d KiB at most, console %d KiB: %s", memory, console, r.Stderr)
+				// A shim takes about 25 MiB; what a guest can have it keep is bounded
+				// (runtime/README.md).
 				if memory > 100<<10 {
 					t.Errorf("the shim used %d KiB", memory)
 				}

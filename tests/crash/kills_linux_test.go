@@ -20,6 +20,7 @@ func TestKilled(t *testing.T) {
 	s := &stage{Bed: bed.New(t, host.Options{})}
 	s.events = s.Watch(t)
 	before := s.Look(t)
+	// All end with 137: for clients a process whose machine is gone was killed.
 	tests := []struct {
 		name    string
 		options []string
@@ -34,8 +35,8 @@ func TestKilled(t *testing.T) {
 		{"pid", nil, func(t *testing.T, id string) {
 			s.Bed.Kill(t, s.pid(t, id))
 		}, 137},
-		// A guest's kernel that meets its end. Everything in the container is allowed to do it, the
-		// guest is its own.
+		// A guest's kernel that panics. The container may do that, since the guest is its own. Two
+		// ways, since not every kernel has sysrq.
 		{"kernel", []string{"--privileged", "--privileged-without-host-devices"}, func(t *testing.T, id string) {
 			s.inGuest(t, id, "echo 2 >/proc/sys/vm/panic_on_oom; echo c >/proc/sysrq-trigger; tail /dev/zero")
 		}, 137},
@@ -68,6 +69,8 @@ func TestKilled(t *testing.T) {
 			})
 		}
 	})
+	// An end that nobody asked for has its reason in the log. That of a guest depends on how it
+	// ended.
 	for id, reason := range map[string]string{"kill-qemu": "signal: killed", "kill-kernel": "", "kill-agent": ""} {
 		s.logged(t, "the machine ended unexpectedly", id, reason)
 	}
@@ -171,6 +174,7 @@ func TestDeleteKilled(t *testing.T) {
 		s.dieAt(t, cleaner, steps[i])
 		s.Must(t, s.Args(id, []string{"--detach"}, "sleep", "1000")...)
 		s.Bed.Kill(t, s.Shim(t, id))
+		// Where nothing dies, the cleaner's last step is awaited.
 		last := cmp.Or(steps[i], "record empty")
 		if !bed.Await(callLimit, func() bool {
 			reached, _ := os.ReadFile(filepath.Join(s.dir, cleaner+".steps")) // not there at first

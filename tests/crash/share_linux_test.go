@@ -372,6 +372,7 @@ func (o outlaw) space(t *testing.T) {
 		}
 	}
 	const folders = foldersOf + `for d in $(folders); do `
+	// More bytes, and then more inodes, than the file system of the state folder has.
 	o.guestRoot(t, folders+`dd if=/dev/zero of=$d/fill bs=1M count=200; done 2>&1`)
 	grown("large files")
 	o.guestRoot(t, folders+`rm -f $d/fill; i=0

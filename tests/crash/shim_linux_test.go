@@ -334,6 +334,8 @@ func TestCreateRaces(t *testing.T) {
 	t.Run("races", func(t *testing.T) {
 		d := s.newDirect(t, "races")
 		shim := s.Look(t)
+		// A cold start takes one or two seconds in an emulated guest: the first is cancelled before
+		// its first step, the others in the middle of some.
 		for _, after := range []time.Duration{0, 50 * time.Millisecond, 300 * time.Millisecond, time.Second} {
 			ctx, cancel := context.WithTimeout(t.Context(), after)
 			err := d.create(ctx, d.id)
@@ -456,6 +458,7 @@ func TestBundles(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tt.want) || (tt.class != nil && !tt.class(err)) {
 				t.Errorf("Create = %v, want an error with %q and the class of the case", err, tt.want)
 			}
+			// An error goes into logs, events and terminals: it must not repeat a whole document.
 			if len(fmt.Sprint(err)) > 4<<10 {
 				t.Errorf("the error has %d bytes", len(fmt.Sprint(err)))
 			}
@@ -463,6 +466,7 @@ func TestBundles(t *testing.T) {
 		})
 	}
 	writeSpec(t, d.bundle, func(*specs.Spec) {})
+	// The id becomes the name of folders and cgroups. containerd takes 76 characters at most.
 	for _, id := range []string{"", ".", "..", "../x", "a/b", "/etc", "a..b", "-a", "a b", "a\nb", "a\x00b", "ü", strings.Repeat("x", 77)} {
 		if err := d.create(t.Context(), id); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("Create of id %q = %v, want that it is invalid", id, err)

@@ -92,6 +92,7 @@ func TestSoakCycles(t *testing.T) {
 			})
 		}
 		pair.Wait()
+		// Until then caches and pools fill up.
 		if i == cycles/3 {
 			first = s.rss(t, "containerd --config")
 		}
@@ -99,6 +100,7 @@ func TestSoakCycles(t *testing.T) {
 	s.NothingLeft(t, before)
 	last := s.rss(t, "containerd --config")
 	t.Logf("%d cycles, containerd's memory %d KiB after a third, %d KiB at the end", cycles*atOnce, first, last)
+	// Room for garbage that is not collected yet; a leak of each cycle would be more.
 	if last > first*3/2+8<<10 {
 		t.Errorf("containerd's memory grew from %d to %d KiB", first, last)
 	}
@@ -136,10 +138,12 @@ func TestSoakExecs(t *testing.T) {
 		if r := s.Exec(t, "c", fmt.Sprint("e", i), "echo", "-n", "x"); r.Stdout != "x" || r.Code != 0 {
 			t.Fatalf("exec %d = %+v", i, r)
 		}
+		// Until then the shim's buffers and goroutines come up.
 		if i == execs/4 {
 			firstMemory, firstFiles = memory(), descriptors()
 		}
 	}
+	// An exec's streams are closed a little after its answer.
 	if !bed.Await(callLimit, func() bool { return descriptors() <= firstFiles }) {
 		t.Errorf("the shim has %d descriptors, %d after a quarter", descriptors(), firstFiles)
 	}
@@ -156,7 +160,7 @@ func TestSoakRestarts(t *testing.T) {
 	s.Start(t, "c", nil, "sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.2; done")
 	restarts := share(50)
 	for i := range restarts {
-		s.Stop(t, []string{"TERM", "KILL"}[i%2])
+		s.Stop(t, []string{"TERM", "KILL"}[i%2]) // with and without the daemon's own end
 		s.Containerd.Start(t)
 		if r := s.Exec(t, "c", fmt.Sprint("e", i), "echo", "-n", "x"); r.Stdout != "x" {
 			t.Fatalf("exec after restart %d = %+v", i, r)
@@ -204,12 +208,13 @@ func TestSoakPod(t *testing.T) {
 		if r := s.Within(t, callLimit, s.Args(id, append(member("container"), "--with-ns", network, "--rm"), "true")...); r.Code != 0 {
 			t.Fatalf("start %d = %+v", i, r)
 		}
-		if i == 24 {
+		if i == 24 { // the ring is full
 			firstMemory, firstRecord = memory(), record()
 		}
 	}
 	t.Logf("%d starts in one pod: record %d bytes after 25, %d at the end; the shim's memory %d and %d KiB",
 		starts, firstRecord, record(), firstMemory, memory())
+	// Times and ids in it differ in length.
 	if last := record(); last > firstRecord+firstRecord/8 {
 		t.Errorf("the record grew from %d to %d bytes", firstRecord, last)
 	}

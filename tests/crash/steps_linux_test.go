@@ -22,7 +22,7 @@ import (
 
 // Bounds that containerd and its clients have.
 const (
-	deleteLimit = 5 * time.Second
+	deleteLimit = 5 * time.Second // containerd's for a shim's delete (io.containerd.timeout.shim.cleanup)
 	callLimit   = host.CallLimit
 )
 
@@ -96,6 +96,7 @@ func (s *stage) life(t *testing.T, id string) []host.Result {
 }
 
 // volumes are the options of a container with a folder, a file and a copied file of the host's.
+// Each kind of mount has steps of its own to die at.
 func (s *stage) volumes(t *testing.T) []string {
 	t.Helper()
 	dir := filepath.Join(s.Dir, "volume")
@@ -184,6 +185,7 @@ func killedAtEveryStep(t *testing.T, s *stage, wanted []string) {
 			t.Errorf("no step %q among %q", want, steps)
 		}
 	}
+	// Before its start a container has no exit that containerd could report.
 	started := slices.Index(steps, "start reached")
 	if testing.Short() {
 		steps = steps[:0]
@@ -204,6 +206,8 @@ func killedAtEveryStep(t *testing.T, s *stage, wanted []string) {
 						t.Logf("the calls gave %+v", results)
 					}
 				})
+				// A step that a second life does not reach would pass without a kill: it fails at
+				// the end.
 				if reached := s.steps(t, id); !slices.Contains(reached, step) {
 					mu.Lock()
 					missed = append(missed, step)
