@@ -72,8 +72,8 @@ func TestStartFailures(t *testing.T) {
 			return c
 		}
 	}
-	// Sealed means that the manifest fits the damaged file: then not the host's check has to find it,
-	// but QEMU or the guest's kernel.
+	// Sealed means that the manifest fits the damaged file: QEMU or the guest's kernel has to find the
+	// damage, not the host's check.
 	truncate := func(name string, sealed bool) func(t *testing.T) settings {
 		return func(t *testing.T) settings {
 			return spoiled(t, func(i *image) {
@@ -251,8 +251,7 @@ func TestHostileGuests(t *testing.T) {
 					t.Errorf("run = %+v, want an error with %q", r, tt.want)
 				}
 				t.Logf("shim %d KiB at most, console %d KiB: %s", memory, console, r.Stderr)
-				// A shim takes about 25 MiB; what a guest can have it keep is bounded
-				// (runtime/README.md).
+				// What a guest can have its shim keep is bounded (runtime/README.md).
 				if memory > 100<<10 {
 					t.Errorf("the shim used %d KiB", memory)
 				}

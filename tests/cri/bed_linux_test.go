@@ -68,6 +68,9 @@ type bed struct {
 	cri runtimeapi.RuntimeServiceClient
 }
 
+// criConfig is for the current containerd. Scores below the daemon's own cannot be set without
+// CAP_SYS_RESOURCE, which a container that runs the tests may lack (restrict_oom_score_adj). The
+// host's AppArmor is not what is tested. The class privileged differs in one setting alone.
 const criConfig = `
 [plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true

@@ -91,6 +91,7 @@ func TestPodLimits(t *testing.T) {
 func limits(t *testing.T, b *bed, parent, id string) (machine int) {
 	t.Helper()
 	memory := knob(t, parent+"/*", "memory", "memory.limit_in_bytes", "memory.max")
+	// 600 is more than QEMU needs with emulation: translated code alone may take 128 MiB.
 	if limit, _ := strconv.Atoi(value(t, memory)); limit>>20 < limitedMiB || limit>>20 > limitedMiB+600 {
 		t.Errorf("%s = %d MiB, want the pod's %d and at most 600 for the guest's kernel, QEMU and its helpers",
 			memory, limit>>20, limitedMiB)
@@ -114,6 +115,7 @@ func limits(t *testing.T, b *bed, parent, id string) (machine int) {
 		t.Errorf("the guest has %s processors, want what a quota of 1.5 needs, 2", strings.TrimSpace(got))
 	}
 	total, _ := strconv.Atoi(strings.TrimSpace(sh(t, b, id, "awk '/MemTotal/ { print $2 }' /proc/meminfo")))
+	// The reserve is 96 MiB, of which the kernel keeps a part to itself.
 	if total>>10 < limitedMiB || total>>10 > limitedMiB+100 {
 		t.Errorf("the guest has %d MiB, want the pod's %d and its kernel's part", total>>10, limitedMiB)
 	}

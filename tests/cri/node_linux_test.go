@@ -44,7 +44,7 @@ func newInstalled(t *testing.T) *installed {
 	place := host.New(t)
 	place.Overlay(t, "/etc", "/opt", "/var/lib", "/usr/local")
 	place.Run(t, "rm", "-rf", "/var/lib/cloister", "/etc/cloister") // the host's own, as the place sees it
-	n := &installed{labels: make(chan string, 100)}
+	n := &installed{labels: make(chan string, 100)}                 // more than the installer sends: its server never waits
 	containerd := clients.Need(t, clients.Containerd, "containerd")
 	n.Containerd = place.StartContainerd(t, host.Options{Version: host.Current, CRI: true, Env: []string{
 		"PATH=" + containerd + ":" + clients.Need(t, clients.Runc, "runc") + ":/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

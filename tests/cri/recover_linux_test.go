@@ -18,7 +18,8 @@ import (
 	"cloister/tests/host"
 )
 
-// atOnce is how many pods CI starts at once.
+// atOnce is how many pods CI starts at once: three times as many machines as its hosts have
+// processors.
 const atOnce = 6
 
 // TestManyPods starts pods at once, each with a container, and takes them away at once: nothing is
@@ -129,6 +130,7 @@ func (b *bed) kill(t *testing.T, program string) {
 func (b *bed) reboot(t *testing.T) {
 	t.Helper()
 	b.Stop(t, "KILL")
+	// Shims first: one that lives would act on the end of its machine, which no reboot lets it.
 	for _, program := range []string{"containerd-shim", "qemu-system", "virtiofsd"} {
 		b.kill(t, program)
 	}
@@ -145,6 +147,7 @@ func TestMachineOutOfMemory(t *testing.T) {
 	b := newBed(t, "podsandbox")
 	parent := b.cgroup(t)
 	step(t, "the host is out of memory", func(t *testing.T) {
+		// 96 MiB are less than the machine needs to boot.
 		for _, file := range []string{
 			"/sys/fs/cgroup/memory" + parent + "/memory.limit_in_bytes",
 			"/sys/fs/cgroup" + parent + "/memory.max",

@@ -24,7 +24,8 @@ func TestUserNamespaces(t *testing.T) {
 	}
 }
 
-// shift is the map of the test's pods.
+// shift is the map of the test's pods: this many ids from 0 are the host's from here on, as a
+// kubelet's blocks of 65,536.
 const shift = 65536
 
 func podUsers() *runtimeapi.NamespaceOption {

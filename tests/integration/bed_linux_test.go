@@ -41,7 +41,7 @@ func newBed(t *testing.T, o host.Options) *bed {
 	b := &bed{Bed: beds.NewFor(t, runtimeName(), o)}
 	b.keep(t)
 	t.Cleanup(func() {
-		if !t.Failed() {
+		if !t.Failed() { // a test that failed has left what it failed with, and waiting for its end says nothing new
 			b.NothingLeft(t, b.before)
 		}
 	})

@@ -18,6 +18,7 @@ import (
 func TestExec(t *testing.T) {
 	b := newBed(t, host.Options{})
 	b.Start(t, "c", []string{"--env", "A=b"}, "sh", "-c", "echo mark >/tmp/mark; exec sleep 1000")
+	// The shell becomes sleep a little after the start: same-pids below wants the latter.
 	b.Exec(t, "c", "begun", "sh", "-c", "until grep -q sleep /proc/1/cmdline; do sleep 0.1; done")
 	tests := []struct {
 		name    string

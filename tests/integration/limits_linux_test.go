@@ -34,6 +34,7 @@ func TestKernelLimitsAreAsOnAHost(t *testing.T) {
 		"--user", "1000:1000", "--mount",
 		"type=bind,src=" + dir + ",dst=/programs,options=rbind:ro", "--mount", "type=tmpfs,dst=/tmp,options=mode=1777",
 	})
+	// Each number is more than a kernel with as little memory as the guest's allows by itself.
 	b.say(t, "watches", "12000 watches <nil>", "/programs/limits watches 12000")
 	b.say(t, "threads", "3000 threads <nil>", "/programs/limits threads 3000")
 	if !isCloister() {

@@ -99,7 +99,7 @@ func TestStdin(t *testing.T) {
 		t.Errorf("read = %+v", r)
 	}
 	b.Start(t, "c", nil)
-	const size = 20 << 20
+	const size = 20 << 20 // more than all buffers on the way hold
 	cmd = b.Ctr(ctx, "task", "exec", "--exec-id", "sum", "c", "sha256sum")
 	sum := sha256.New()
 	cmd.Stdin = io.TeeReader(io.LimitReader(&pattern{}, size), sum)
@@ -159,7 +159,7 @@ func TestOutputAtExit(t *testing.T) {
 // the writer waits, nothing else does, and not a byte is lost when somebody reads at last.
 func TestUnreadOutputBlocksOnlyItsWriter(t *testing.T) {
 	b := newBed(t, host.Options{})
-	const size = 1 << 20
+	const size = 1 << 20 // more than pipes and streams hold: the writer has to wait
 	script := fmt.Sprintf("until [ -e /go ]; do sleep 0.1; done; head -c %d /dev/zero; touch /done; sleep 1000", size)
 	unread := func(id string) (fifo string) {
 		dir := b.folder(t, "fifos-"+id, nil)
@@ -264,6 +264,7 @@ func TestEntropy(t *testing.T) {
 		r := b.run(t, fmt.Sprint("c", i), nil, "sh", "-c",
 			"head -c 16 /dev/random | od -A n -t x1; cat /proc/sys/kernel/random/entropy_avail")
 		random, bits, _ := strings.Cut(strings.TrimSpace(r.Stdout), "\n")
+		// 256 bits is what a kernel shows once its random pool is ready.
 		if bits != "256" || r.Code != 0 {
 			t.Errorf("run = %+v, want 256 bits of entropy", r)
 		}

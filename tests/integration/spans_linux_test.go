@@ -69,6 +69,7 @@ func TestSpans(t *testing.T) {
 	t.Parallel()
 	place := &receiver{}
 	b := beds.New(t, host.Options{Env: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"}})
+	// The shim is in the place, and connects from there.
 	server := httptest.NewUnstartedServer(place)
 	_ = server.Listener.Close()
 	server.Listener = b.Place.Listen(t, "127.0.0.1:4318")

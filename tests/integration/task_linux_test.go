@@ -74,6 +74,7 @@ func TestPauseAndKill(t *testing.T) {
 	begin := time.Now()
 	r := b.Exec(t, "c", "time", "date", "+%s")
 	var seconds int64
+	// Two seconds: the guest's date is cut to whole ones, and an exec takes its time.
 	if _, err := fmt.Sscan(r.Stdout, &seconds); err != nil || seconds < begin.Unix()-2 || seconds > time.Now().Unix()+2 {
 		t.Errorf("date in the container = %q, want the host's, %d to %d", r.Stdout, begin.Unix(), time.Now().Unix())
 	}
@@ -123,6 +124,7 @@ func TestProcesses(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	b := newBed(t, host.Options{})
+	// The loop takes processor time that the metrics can show.
 	b.Start(t, "c", []string{"--memory-limit", fmt.Sprint(128 << 20)}, "sh", "-c",
 		"i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 1000")
 	var metrics map[string]any

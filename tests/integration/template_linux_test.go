@@ -230,6 +230,7 @@ func (b *templates) sharedMemory(t *testing.T, pid int) int64 {
 // leaves one line in the log that says why.
 func TestUnfitTemplateStartsCold(t *testing.T) {
 	b := newTemplates(t)
+	// A template's id has 32 hexadecimal digits.
 	dirs, err := filepath.Glob(filepath.Join(b.store, "????????????????????????????????"))
 	if err != nil || len(dirs) != 1 {
 		t.Fatalf("templates: %v, %v, want one", dirs, err)
