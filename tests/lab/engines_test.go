@@ -20,6 +20,7 @@ import (
 func clash(t *testing.T, l *lab) {
 	t.Helper()
 	l.engine(t)
+	// 300 MiB: room for one guest of 160 and 96 MiB, and not for two. The first has to be gone.
 	l.sh(t, "echo 150 >/proc/sys/vm/nr_hugepages; [ $(cat /proc/sys/vm/nr_hugepages) = 150 ]")
 	config := l.config(t, "clash", "", "", "[machine]\nhugepages = true\n[sizing]\ndefault_memory_mib = 160\n")
 	out, err := l.held(t, "clash", launched, config, `
@@ -57,7 +58,7 @@ for n in $(seq 100); do ps -eo label= | grep -q "`+policy.ContainerType+`:$level
 	l.nothingLeft(t, "clash", "/var/lib/cloister")
 }
 
-// narrow has 28 pairs.
+// narrow has eight categories, which make 28 pairs.
 const narrow = "range = \"s0:c0.c7\"\n"
 
 // engines has two containerds at once, with registries that know nothing of each other, and another

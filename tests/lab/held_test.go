@@ -14,7 +14,8 @@ import (
 
 // held runs a container, and a script once its shim has come to a step: the host changes under a
 // start. The script has $id, $shim, and $qemu once there is one. It gives what ctr printed, and an
-// error when the container was not started.
+// error when the container was not started. Its first FIFO is opened once ctr has ended, too: a
+// start that fails before the step would otherwise leave the script waiting.
 func (l *lab) held(t *testing.T, id, step, config, script string, more ...string) (string, error) {
 	t.Helper()
 	l.engine(t)

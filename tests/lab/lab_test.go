@@ -15,7 +15,8 @@ import (
 	"cloister/tests/testenv"
 )
 
-// labTime bounds the whole lab, with a root to be made.
+// labTime bounds the whole lab, with a root to be made. It is less than the stage's limit, so that
+// the machine's console is still shown.
 const labTime = 25 * time.Minute
 
 // tries is how many machines are used at most: an emulated one may lock up. The runner of the
@@ -30,6 +31,7 @@ type scenario struct {
 }
 
 func scenarios() []scenario {
+	// Those between start and end use the two sandboxes of start; what takes minutes is last.
 	return []scenario{
 		{"start", startShim},
 		{"labels", room},

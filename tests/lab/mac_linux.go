@@ -52,7 +52,7 @@ func (m mac) enforced(l *machine) error {
 	switch m {
 	case apparmorMAC:
 		file, want = "/sys/module/apparmor/parameters/mode", "enforce"
-	case noMAC:
+	case noMAC: // the kernel adds capability, and Debian's lockdown, to what its command line names
 		file, want = "/sys/kernel/security/lsm", "lockdown,capability,landlock,yama"
 	case selinuxMAC:
 	}

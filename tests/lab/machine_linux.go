@@ -74,6 +74,7 @@ func start(ctx context.Context, c config) (*machine, error) {
 // args are QEMU's. AMD's processor with svm gives the machine a /dev/kvm of its own, emulated.
 func args(ctx context.Context, c config, port int) []string {
 	line := slices.Concat(c.security, []string{
+		// Records wait in the backlog until the service reads them: a lost one could be an attempt's.
 		"console=ttyS0", "panic=-1", "audit=1", "audit_backlog_limit=16384", "printk.devkmsg=on", "loglevel=4",
 		// A processor that is stuck for 120 s, the longest the kernel allows, ends the machine,
 		// which is begun again then. One was stuck for 44 s on a busy host.
@@ -144,7 +145,8 @@ func (m *machine) said() string {
 	return string(text)
 }
 
-// run runs a program to its end.
+// run runs a program to its end. The service ends it after its time; the machine has 30 s more to
+// say so.
 func (m *machine) run(r wire.Run) (wire.Answer, error) {
 	seconds := r.Seconds
 	if seconds == 0 {
@@ -173,6 +175,7 @@ func (m *machine) stop() error {
 	text, _ := json.Marshal(wire.Request{Off: true})
 	_ = m.port.SetDeadline(time.Now().Add(5 * time.Second))
 	_, _ = m.port.Write(append(text, '\n'))
+	// An emulated machine takes some seconds to switch itself off.
 	timer := time.AfterFunc(15*time.Second, func() { _ = m.cmd.Process.Kill() })
 	defer timer.Stop()
 	err := m.cmd.Wait()

@@ -13,7 +13,7 @@ import (
 func matrix(t *testing.T, l *lab) {
 	t.Helper()
 	e, m, list := l.sandboxes(t), l.machine, append(attempts(), onRunning()...)
-	m.seen = nil
+	m.seen = nil // denials of earlier scenarios are not of these attempts
 	begin := time.Now()
 	stage := func(what string) {
 		t.Logf("%s: %.1f s", what, time.Since(begin).Seconds())

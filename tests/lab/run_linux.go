@@ -10,6 +10,7 @@ import (
 	"cloister/tests/lab/wire"
 )
 
+// longAsk is for requests that do next to nothing: an emulated machine may still take long.
 const longAsk = time.Minute
 
 // attack runs the attempt and its first two controls, under the enforcing policy.
@@ -27,6 +28,7 @@ func (w *world) attack(a attempt) (result, error) {
 	switch {
 	case answer.Exit == 0:
 		r.trouble = "succeeded"
+	// The probe's exit status 2: it did not understand the operation, or could not prepare it.
 	case answer.Exit == 2:
 		r.trouble = "was not tried: " + strings.TrimSpace(answer.Out)
 	case !a.want.in(seen, w.levels[a.attacker()], target):

@@ -34,8 +34,8 @@ type Stage struct {
 	// the time that guests leave. They have no weight.
 	Background bool
 
-	Caches []string // folders of the cache that hold what is slow to build; missing ones add Cold
-	Warm   time.Duration
+	Caches []string      // folders of the cache that hold what is slow to build; missing ones add Cold
+	Warm   time.Duration // what it took in the last runs, on two processors
 	Cold   time.Duration
 	Budget time.Duration // a warm run that takes longer says so, and does not fail
 	Limit  time.Duration // the stage is ended then, and has failed
