@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lab is the SELinux lab: it builds a throwaway machine whose kernel enforces, runs the
-// attack matrix and the built programs in it, and reads every denial that the kernel logs.
+// Package lab has hosts with SELinux, with AppArmor and without either, as MAC says, each in a
+// throwaway machine. It runs the built programs and the attacks in it, and reads every denial that
+// the kernel logs. SELinux's has the attack matrix; the others have `cloister prove`.
 //
 // The machine's root is made by debootstrap and kept in the cache; programs, policy and plan go in
 // by a second disk, so the root is used again as long as its packages are the same. The lab's

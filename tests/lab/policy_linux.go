@@ -69,6 +69,8 @@ func makePolicies(ctx context.Context, folder string, r root, kind string) (poli
 	if kind == fedoraPolicy {
 		conditions += fedoraDigest() + "systemd"
 	}
+	// The number stands for the steps below: raise it with a change that the rest of the digest
+	// does not show.
 	sum := sha256.Sum256([]byte(r.dir + conditions + policy.Digest() + strings.Join(permissiveDomains(),
 		",") + siteRule + probeRules + "4"))
 	made := policies{filepath.Join(folder, "lab", "policy-"+hex.EncodeToString(sum[:8]))}

@@ -47,6 +47,7 @@ func makeWorld(m *machine) (*world, error) {
 		}
 		words := map[string]string{"dir": "/usr/lab/" + p.name}
 		for from := range domains() {
+			// Keys of System V objects, which all processes share: ten for each party.
 			if err := w.holder(words, from, p, 1000+10*i); err != nil {
 				return nil, fmt.Errorf("%s of %s: %w", from, p.name, err)
 			}

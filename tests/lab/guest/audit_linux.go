@@ -48,6 +48,7 @@ func newAudit() (*audit, error) {
 	if err := unix.Bind(socket, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
+	// Room for the records of a whole attack: the kernel drops what the buffer cannot take.
 	_ = unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
 	a := &audit{socket: socket, changed: make(chan struct{}, 1)}
 	status := make([]byte, 44)
