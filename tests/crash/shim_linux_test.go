@@ -105,6 +105,7 @@ func (s *stage) newBundle(t *testing.T, dir string) {
 	writeSpec(t, dir, func(*specs.Spec) {})
 }
 
+// writeSpec writes the least that a container needs, changed by the test.
 func writeSpec(t *testing.T, bundle string, change func(*specs.Spec)) {
 	t.Helper()
 	spec := &specs.Spec{

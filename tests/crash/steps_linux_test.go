@@ -91,6 +91,7 @@ func (s *stage) life(t *testing.T, id string) []host.Result {
 	} {
 		results = append(results, s.Within(t, callLimit, args...))
 	}
+	// The answer does not count: after a kill the task may be in any state, which gone looks at.
 	bed.Await(time.Minute, func() bool { return s.Status(t, id) != "RUNNING" })
 	return append(results, s.Within(t, callLimit, "task", "delete", id))
 }

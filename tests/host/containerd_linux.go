@@ -288,6 +288,8 @@ func (c *Containerd) Must(t testing.TB, args ...string) string {
 	return r.Stdout
 }
 
+// tail gives the last lines of a log. containerd's lines about each plugin that it loads would fill
+// them, and are left out.
 func tail(file string, lines int) string {
 	data, err := os.ReadFile(file)
 	if err != nil {

@@ -133,6 +133,7 @@ func TestRootFileSystem(t *testing.T) {
 	b.Start(t, "c", nil)
 	b.say(t, "setuid", "4755 0", "stat -c '%a %u' /bin/busybox-suid")
 	b.say(t, "hard-links", "same", "test /bin/ls -ef /bin/cat && echo same")
+	// The highest id that there is: the next one means "as it was".
 	b.say(t, "chown", "4294967294:1", "touch /f && chown 4294967294:1 /f && stat -c %u:%g /f")
 	b.say(t, "sparse", "100000000 small",
 		"dd if=/dev/zero of=/s bs=1 count=0 seek=100000000 2>/dev/null; echo $(stat -c %s /s) $(test $(stat -c %b /s) -lt "+

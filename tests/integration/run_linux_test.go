@@ -148,6 +148,7 @@ func TestOutputAtExit(t *testing.T) {
 	b := newBed(t, host.Options{})
 	b.Start(t, "c", nil)
 	for i := range 10 {
+		// More than a pipe holds: some of it is still on its way when the process ends.
 		r := b.Exec(t, "c", fmt.Sprint("e", i), "sh", "-c", "seq 20000")
 		if lines := strings.Count(r.Stdout, "\n"); lines != 20000 || !strings.HasSuffix(r.Stdout, "\n20000\n") {
 			t.Errorf("exec %d: %d lines arrived, want 20000", i, lines)

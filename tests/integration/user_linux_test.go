@@ -40,6 +40,8 @@ func TestHomeDefaultsToTheUsers(t *testing.T) {
 func TestUserNamespace(t *testing.T) {
 	b := newBed(t, host.Options{})
 	dir := b.folder(t, "data", map[string]string{"of-5": "", "of-1500": "", "beyond": ""})
+	// One id of each range of the map below, and one of neither, which nobody owns in the
+	// container.
 	for name, uid := range map[string]int{"of-5": 5, "of-1500": 1500, "beyond": 70000} {
 		if err := os.Chown(filepath.Join(dir, name), uid, uid); err != nil {
 			t.Fatal(err)

@@ -148,6 +148,7 @@ func (f fault) run(t *testing.T, l *lab) {
 	if err == nil || !strings.Contains(out, f.says) || !strings.Contains(out, f.remedy) {
 		t.Errorf("want a refusal that says %q and %q: %s", f.says, f.remedy, out)
 	}
+	// The step is reached once the agent has said hello, so by a guest that ran.
 	if steps := l.steps(t, id); strings.Contains(steps, "kernel reached") {
 		t.Errorf("the guest has run: %s", steps)
 	}

@@ -63,6 +63,7 @@ func run() (*os.File, error) {
 	return port, misbehave(string(mode), console, port)
 }
 
+// openPort finds the agent's port by its name, as the agent does.
 func openPort() (*os.File, error) {
 	names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 	if err != nil {
@@ -94,6 +95,8 @@ func flood(w io.Writer, bytes ...byte) error {
 	return err
 }
 
+// misbehave breaks the contract in the way that mode names, for as long as the guest runs. The
+// modes are those of TestHostileGuests and of TestStartFailures.
 func misbehave(mode string, console io.Writer, port *os.File) error {
 	switch mode {
 	case "no preamble":
