@@ -38,7 +38,7 @@ func TestDebug(t *testing.T) {
 		},
 		{"arguments are passed unchanged", "", "[a b][*][-l]", 0, []string{tool, "debug", "looked", "printf", "[%s]", "a b", "*", "-l"}},
 		{"standard input", "echo from $((40+2)); exit 5", "from 42\n", 5, []string{tool, "debug", "looked"}},
-		// More than a hundred frames of the contract, and than its window.
+		// More than a hundred frames of the contract.
 		{"much", "", "4000000\n", 0, []string{"sh", "-c", tool + " debug looked head -c 4000000 /dev/zero | wc -c"}},
 		{
 			"a terminal", "tty; stty size; exit 4\n", "/dev/pts/0\n33 44\n", 4,
