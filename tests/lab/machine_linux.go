@@ -74,7 +74,7 @@ func start(ctx context.Context, c config) (*machine, error) {
 // args are QEMU's. AMD's processor with svm gives the machine a /dev/kvm of its own, emulated.
 func args(ctx context.Context, c config, port int) []string {
 	line := slices.Concat(c.security, []string{
-		// Records wait in the backlog until the service reads them: a lost one could be an attempt's.
+		// Records wait in the backlog until they are read: a lost one could be an attempt's.
 		"console=ttyS0", "panic=-1", "audit=1", "audit_backlog_limit=16384", "printk.devkmsg=on", "loglevel=4",
 		// A processor that is stuck for 120 s, the longest the kernel allows, ends the machine,
 		// which is begun again then. One was stuck for 44 s on a busy host.
