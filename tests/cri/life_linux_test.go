@@ -81,6 +81,7 @@ func lives(t *testing.T, b *bed, p *pod) {
 		_, err := b.cri.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
 			ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 30},
 		})
+		// 536870912 is what a machine has for containers without limits, 512 MiB.
 		if err == nil || !strings.Contains(err.Error(), "memory") || !strings.Contains(err.Error(), "536870912") {
 			t.Errorf("64 GiB for a container = %v, want an error that names the machine's memory", err)
 		}

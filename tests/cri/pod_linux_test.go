@@ -28,6 +28,7 @@ func pods(t *testing.T, sandboxer string) {
 			DnsConfig:    &runtimeapi.DNSConfig{Servers: []string{"10.85.0.1"}, Searches: []string{"svc.test"}},
 			PortMappings: []*runtimeapi.PortMapping{{ContainerPort: 8080, HostPort: 18080}},
 			Linux: &runtimeapi.LinuxPodSandboxConfig{
+				// One each of the network, of IPC and of POSIX queues.
 				CgroupParent: b.cgroup(t), Sysctls: map[string]string{
 					"net.ipv4.ping_group_range": "0 100",
 					"kernel.shm_rmid_forced":    "1", "fs.mqueue.msg_max": "100",

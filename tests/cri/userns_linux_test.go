@@ -121,6 +121,7 @@ func users(t *testing.T, sandboxer string) {
 			c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
 		}, "sh", "-c", "id -u; echo said >/dev/stderr; /volume/busybox grep CapEff /proc/self/status")
 		s := b.exited(t, third)
+		// 400 is CAP_NET_BIND_SERVICE, the one that the file has.
 		for _, want := range []string{"stdout F 1000\n", "stderr F said\n", "CapEff:\t0000000000000400\n"} {
 			if wrong := host.Await(host.Patience, func() string { // containerd writes its log by itself
 				log, err := os.ReadFile(filepath.Join(p.config.GetLogDirectory(), "third.log"))

@@ -52,6 +52,7 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{"zero", []string{"true"}, 0},
 		{"highest", []string{"sh", "-c", "exit 255"}, 255},
+		// By a child: process 1 of a pid namespace cannot be killed from inside.
 		{"killed", []string{"sh", "-c", "sh -c 'kill -9 $$'; exit $?"}, 137},
 		{"not-found-by-shell", []string{"sh", "-c", "/nowhere"}, 127},
 		{"not-executable-by-shell", []string{"sh", "-c", "/etc/passwd"}, 126},

@@ -58,6 +58,8 @@ func (b *bed) withSpec(t *testing.T, id string, change func(spec, process map[st
 
 func TestPrivileges(t *testing.T) {
 	b := newBed(t, host.Options{})
+	// Effective capabilities, no_new_privs and the mode of seccomp. a80425fb is containerd's usual
+	// set; bit 21 is CAP_SYS_ADMIN, bit 0 CAP_CHOWN.
 	const status = `echo $(awk '/^(CapEff|NoNewPrivs|Seccomp):/ { print $2 }' /proc/self/status)`
 	b.want(t, "usual", "00000000a80425fb 1 0", nil, "sh", "-c", status)
 	b.want(t, "more", "00000000a82425fb 0 0", []string{"--cap-add", "CAP_SYS_ADMIN", "--allow-new-privs"}, "sh", "-c", status)

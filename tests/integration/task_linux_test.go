@@ -34,7 +34,7 @@ func TestLifecycleEvents(t *testing.T) {
 	}
 	for id, want := range wants {
 		if !isCloister() {
-			want = want[:len(want)-1] // runc's shim may end before it has sent the last one
+			want = want[:len(want)-1] // runc's shim may end before it has sent the last one; ours may not
 		}
 		if diff := host.Await(host.Patience, func() string {
 			got := topics(events(), id)

@@ -38,7 +38,8 @@ func attempts() []attempt {
 	return all
 }
 
-// qemuPair is what QEMU's type may do to its own and its pair keeps it from doing to others.
+// qemuPair is what QEMU's type may do to its own and its pair keeps it from doing to others. Signal
+// 18 is SIGCONT: it does nothing to a process that runs.
 func qemuPair() []attempt {
 	list := each("qemu", mcs, []row{
 		{"disk of B: read", "open {dir}/image", policy.ImageType, "file", "read"},
