@@ -85,8 +85,8 @@ func NewFor(t testing.TB, runtime string, o host.Options) *Bed {
 	// Temporary files get a folder of their own, so that Look can tell who has left one.
 	b.env = []string{"CONTAINERD_NAMESPACE=" + b.Namespace, "TMPDIR=" + temp}
 	o.Env = append(o.Env, b.env...)
-	// The parent that containers leave behind, as with runc. It is registered before any container's
-	// cleanup, and so runs after all of them, when it is empty.
+	// The parent that containers leave behind, as with runc. It is registered before any
+	// container's cleanup, and so runs after all of them, when it is empty.
 	t.Cleanup(func() { leaks.RemoveCgroups(t, b.Namespace) })
 	b.Containerd = place.StartContainerd(t, o)
 	file := filepath.Join(b.Dir, "busybox.tar")

@@ -88,8 +88,8 @@ func TestCreateIsUndoneAfterClientDisconnect(t *testing.T) {
 // TestExecSurvivesClientDisconnect: a client disconnects while the stopped guest starts a program.
 // Clients can kill and delete what the guest has started, and its name is free again.
 func TestExecSurvivesClientDisconnect(t *testing.T) {
-	// At the first step the guest has not made the process: without its client it is not started. At
-	// the second the start alone is left, and is carried out.
+	// At the first step the guest has not made the process: without its client it is not started.
+	// At the second the start alone is left, and is carried out.
 	for step, started := range map[string]bool{"exec streams reached": false, "exec made reached": true} {
 		t.Run(step, func(t *testing.T) {
 			s := newStage(t)

@@ -5,6 +5,6 @@
 // it was.
 //
 // Kills happen at steps that the shim itself reports: the tests build it with the tag crashtest, by
-// which it also waits at a step (hold) until the test has changed something. CLOISTER_SOAK=1 has the
-// tests of load do all of it, instead of a tenth.
+// which it also waits at a step (hold) until the test has changed something. CLOISTER_SOAK=1 has
+// the tests of load do all of it, instead of a tenth.
 package crash

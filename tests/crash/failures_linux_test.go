@@ -72,8 +72,8 @@ func TestStartFailures(t *testing.T) {
 			return c
 		}
 	}
-	// Sealed means that the manifest fits the damaged file: QEMU or the guest's kernel has to find the
-	// damage, not the host's check.
+	// Sealed means that the manifest fits the damaged file: QEMU or the guest's kernel has to find
+	// the damage, not the host's check.
 	truncate := func(name string, sealed bool) func(t *testing.T) settings {
 		return func(t *testing.T) settings {
 			return spoiled(t, func(i *image) {

@@ -9,8 +9,8 @@ import (
 )
 
 // Bounds for what hangs. They are long, and the same for all tests: how soon something comes on a
-// host that is busy with other guests proves nothing, and only what never comes is a failure. A test
-// about speed compares with a baseline of the same run instead.
+// host that is busy with other guests proves nothing, and only what never comes is a failure. A
+// test about speed compares with a baseline of the same run instead.
 const (
 	Patience  = 2 * time.Minute // for what is awaited
 	CallLimit = 6 * time.Minute // for a whole call, which may start a machine
