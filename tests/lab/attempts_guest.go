@@ -2,7 +2,11 @@
 
 package lab
 
-import "cloister/labels/policy"
+import (
+	"slices"
+
+	"cloister/labels/policy"
+)
 
 // row is an attempt of one domain in short: its name, what is tried, the denial's target, class and
 // permission.
@@ -37,6 +41,9 @@ func attempts() []attempt {
 	}
 	return all
 }
+
+// whole is the matrix with what runs under the built shim.
+func whole() []attempt { return slices.Concat(attempts(), onRunning(), onPlain()) }
 
 // qemuPair is what QEMU's type may do to its own and its pair keeps it from doing to others. Signal
 // 18 is SIGCONT: it does nothing to a process that runs.

@@ -102,6 +102,9 @@ func containerPair() []attempt {
 		{"volume of B: write", "open-rw {dir}/volume-top", policy.ContainerFileType, "file", "write"},
 		{"volume of B: search", "open {dir}/volume/file", policy.ContainerFileType, "dir", "search"},
 		{"volume of B: list", "list {dir}/volume", policy.ContainerFileType, "dir", "read"},
+		{"root file system of a guest", "open {dir}/rootfs-top", policy.RootfsType, "file", "read"},
+		{"root file system of a guest: write", "open-rw {dir}/rootfs-top", policy.RootfsType, "file", "write"},
+		{"root file system of a guest: search", "open {dir}/rootfs/file", policy.RootfsType, "dir", "search"},
 		{"shared memory of B", "shm-attach {container.number}", policy.ContainerType, "shm", "unix_read"},
 		{"shared memory of B: remove", "shm-remove {victim.number}", policy.ContainerType, "shm", "destroy"},
 		{"semaphore of B", "sem-op {container.number}", policy.ContainerType, "sem", "unix_write"},
@@ -115,8 +118,6 @@ func containerPair() []attempt {
 func containerType() []attempt {
 	return each("container", te, []row{
 		{"disk of a guest", "open {dir}/image", policy.ImageType, "file", "read"},
-		{"root file system of a guest", "open {dir}/rootfs-top", policy.RootfsType, "file", "read"},
-		{"root file system of a guest: search", "open {dir}/rootfs/file", policy.RootfsType, "dir", "search"},
 		{"record of a guest", "open {dir}/record.json", policy.RunType, "file", "read"},
 		{"log of a guest", "open {dir}/log", policy.RunType, "file", "read"},
 		{"socket of a guest's QEMU", "connect {qemu.name}", policy.QEMUType, "unix_stream_socket", "connectto"},
@@ -124,7 +125,7 @@ func containerType() []attempt {
 		{"signal to a guest's QEMU", "kill {qemu.pid} 18", policy.QEMUType, "process", "signal"},
 		{"trace a guest's QEMU", "seize {qemu.pid}", policy.QEMUType, "process", "ptrace"},
 		{"memory map of a guest's QEMU", "open /proc/{qemu.pid}/maps", policy.QEMUType, "dir", "search"},
-		{"guest content: read", "open /usr/lab/content", policy.ContentType, "file", "read"},
+		{"shared content: write", "open-rw /usr/lab/content", policy.ContentType, "file", "write"},
 		{"KVM", "openonly-write /dev/kvm", "kvm_device_t", "chr_file", "write"},
 		{"mount", "mount /mnt", "mnt_t", "dir", "mounton"},
 		{"device node of its own", "mknod {fresh}/node c 1 3", policy.ContainerFileType, "chr_file", "create"},
@@ -140,6 +141,9 @@ func containerType() []attempt {
 	}, func(a *attempt) {
 		if contains(a.try, "{fresh}") {
 			a.fresh, a.against = policy.ContainerFileType+"/", "a"
+		}
+		if a.name == "shared content: write" {
+			a.own = "open /usr/lab/content"
 		}
 	})
 }

@@ -41,8 +41,11 @@ func questions(t *testing.T, path string) {
 			t.Errorf("%s, KVM %t: %v", path, kvm, err)
 		}
 	}
+	if err := policy.SelfTest(k, policy.Of(labels.Own(true).Plain())); err != nil {
+		t.Errorf("%s, plain containers: %v", path, err)
+	}
 	asked, denied := 0, 0
-	for _, a := range append(attempts(), onRunning()...) {
+	for _, a := range whole() {
 		source, target := levelA, levelB
 		for _, p := range parties() {
 			if p.name == a.target() {

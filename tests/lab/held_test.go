@@ -26,6 +26,7 @@ func (l *lab) held(t *testing.T, id, step, config, script string, more ...string
 read nothing <$id.held
 for q in $(pgrep qemu-system); do s=$(ps -o ppid= $q | tr -d ' '); tr '\0' ' ' </proc/$s/cmdline | grep -q -- "-id $id " &&
 	shim=$s qemu=$q; done
+[ -n "$shim" ] || shim=$(pgrep -f -- "-id $id " | head -n 1)
 %s
 grep -qs "^exit" $id.out || timeout 20 sh -c "echo >$id.go"
 wait $started; cat $id.out`, id, heldFolder, step, strings.Join(flags, " "), images.BusyboxName, script)

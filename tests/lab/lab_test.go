@@ -36,6 +36,7 @@ func scenarios() []scenario {
 		{"start", startShim},
 		{"labels", room},
 		{"container", container},
+		{"process", classProcess},
 		{"matrix", matrix},
 		{"why", why},
 		{"end", endShim},
@@ -102,7 +103,7 @@ func TestLab(t *testing.T) {
 	if _, err := chosenPolicy(); err != nil {
 		t.Fatal(err)
 	}
-	if err := check(append(attempts(), onRunning()...)); err != nil {
+	if err := check(whole()); err != nil {
 		t.Fatal(err)
 	}
 	// The test's own context ends before its clean-up, which is to stop the machine in good order.

@@ -12,7 +12,11 @@ import (
 // matrix runs every attempt with its controls.
 func matrix(t *testing.T, l *lab) {
 	t.Helper()
-	e, m, list := l.sandboxes(t), l.machine, append(attempts(), onRunning()...)
+	e, m, list := l.sandboxes(t), l.machine, whole()
+	var containers []plainContainer
+	for _, id := range plains() {
+		containers = append(containers, l.runPlain(t, id))
+	}
 	m.seen = nil // denials of earlier scenarios are not of these attempts
 	begin := time.Now()
 	stage := func(what string) {
@@ -29,6 +33,7 @@ func matrix(t *testing.T, l *lab) {
 	if err := w.sandboxes(e); err != nil {
 		t.Fatal(err)
 	}
+	w.plains(containers)
 	stage("world")
 	results := make([]result, 0, len(list))
 	for _, a := range list {
@@ -65,6 +70,11 @@ func matrix(t *testing.T, l *lab) {
 	}
 	if err := w.end(); err != nil {
 		t.Fatal(err)
+	}
+	for _, c := range containers {
+		if err := e.remove(c.id); err != nil {
+			t.Error(err)
+		}
 	}
 	m.seen = nil
 	report(t, append(results, ofGuest...))

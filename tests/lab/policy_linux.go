@@ -50,7 +50,6 @@ const probeRules = `(allow cloister_machine_domain cloister_image_t (file (open)
 (allow cloister_guest_domain self (fifo_file (open read write append)))
 (allow cloister_guest_domain self (process (setsched setrlimit setpgid setcap)))
 (allow cloister_virtiofsd_t cloister_rootfs_t (file (map execute)))
-(allow cloister_container_t self (capability (net_raw)))
 `
 
 // addRules puts a module in the common language into a store.

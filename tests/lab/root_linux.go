@@ -33,7 +33,7 @@ func labRecipe() recipe {
 		packages: []string{
 			"linux-image-cloud-amd64", "selinux-policy-default", "policycoreutils", "selinux-utils",
 			"checkpolicy", "semodule-utils", "apparmor",
-			"qemu-system-x86", "containerd", "runc", "busybox-static", "iproute2", "procps", "kmod", "e2fsprogs", "iptables",
+			"qemu-system-x86", "containerd", "runc", "crun", "busybox-static", "iproute2", "procps", "kmod", "e2fsprogs", "iptables",
 		},
 		modules: []string{
 			"virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "tun", "loop", "overlay", "veth", "bridge",
