@@ -20,6 +20,9 @@ func (l *lab) held(t *testing.T, id, step, config, script string, more ...string
 	t.Helper()
 	l.engine(t)
 	flags := append([]string{"--runtime-config-path", config}, more...)
+	for i, f := range flags {
+		flags[i] = "'" + f + "'" // annotations have a semicolon
+	}
 	text := fmt.Sprintf(`id=%s; cd %s && mkfifo $id.held $id.go && echo '%s' >$id.hold || exit 99
 ( ctr run --detach --runtime io.containerd.held.v2 %s %s $id sleep 600 >$id.out 2>&1; echo "exit $?" >>$id.out
 	timeout 1 sh -c ": >$id.held" ) & started=$!
