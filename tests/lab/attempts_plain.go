@@ -109,7 +109,7 @@ func plainOnOther() []attempt {
 	list := each("container", mcs, pair, func(a *attempt) {
 		switch a.name {
 		case "root":
-			a.try = "open /proc/{container.pid}/root/usr"
+			a.try = "open /proc/{container.pid}/root/dev/null"
 		case "shared memory", "key", "socket": // the attacker's own container has none of these
 			a.own = "open-rw {dir}/volume/file"
 		}

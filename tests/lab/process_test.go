@@ -4,6 +4,7 @@ package lab
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -52,7 +53,8 @@ func (l *lab) useful(t *testing.T, id string) {
 	}{
 		{"[ $(cat /proc/self/attr/current) = " + c.label.String() + " ]", true},
 		{"[ $(cat /proc/1/attr/current) = " + c.label.String() + " ] && cat /proc/1/status >/dev/null", true},
-		{"echo x >/volume/new && cat /volume/file && echo x >/all/new && cat /ref/file && mkdir /made && echo x >/made/x && rm -r /made", true},
+		{"echo x >/volume/new && cat /volume/file && echo x >/all/new && cat /ref/file && mkdir /made && echo x >/made/x && rm -r /made",
+			true},
 		{"echo x >/dev/null && head -c 4 /dev/urandom >/dev/null", true},
 		{"(cat /proc/meminfo /proc/sys/net/core/somaxconn /proc/net/dev && df && ls -R /sys/class) >/dev/null", true},
 		{"mkfifo /fifo && (echo x >/fifo & cat /fifo) && ln -s fifo /link && chown 7:7 /fifo && chmod 600 /fifo && mv /fifo /other", true},
@@ -142,10 +144,12 @@ func plainFaults() []plainFault {
 		{
 			name: "reads-back-wrong", says: "wrong label",
 			// Only on a host that has just been permissive can anybody come between.
-			spoil: "printf system_u:system_r:" + policy.ContainerType + ":s0:c1022,c1023 >/run/lab/wrong; echo 0 >/sys/fs/selinux/enforce; " +
+			spoil: "printf system_u:system_r:" + policy.ContainerType +
+				":s0:c1022,c1023 >/run/lab/wrong; echo 0 >/sys/fs/selinux/enforce; " +
 				"nsenter -t $shim -m busybox mount --bind /run/lab/wrong /proc/$init/task/$init/attr/exec; echo 1 >/sys/fs/selinux/enforce",
 		},
-		{name: "permissive", says: "SELinux is permissive", spoil: "echo 0 >/sys/fs/selinux/enforce", mend: "echo 1 >/sys/fs/selinux/enforce"},
+		{name: "permissive", says: "SELinux is permissive", spoil: "echo 0 >/sys/fs/selinux/enforce",
+			mend: "echo 1 >/sys/fs/selinux/enforce"},
 		{
 			name: "clash", says: "is carried by pid", mend: "pkill -f [l]ab-clash",
 			spoil: `level=$(tr -d '\0' </proc/$init/attr/exec | cut -d: -f4-)
@@ -184,13 +188,22 @@ func (l *lab) twoPlain(t *testing.T) {
 		t.Errorf("both containers are at %s", one.level())
 	}
 	for _, c := range []plainContainer{one, two} {
-		script := "echo " + c.id + " >>/all/shared && grep " + c.id + " /all/shared"
+		script := "echo " + c.id + " >>/all/file && grep " + c.id + " /all/file"
 		if _, err := l.made.ctr("task", "exec", "--exec-id", "x", c.id, "sh", "-c", script); err != nil {
 			t.Error(err)
 		}
 	}
+	// A new file is at its maker's level, unless the policy gives it its folder's (default_range).
+	if _, err := l.made.ctr("task", "exec", "--exec-id", "new", one.id, "sh", "-c", "echo new >/all/new"); err != nil {
+		t.Error(err)
+	}
+	_, err := l.made.ctr("task", "exec", "--exec-id", "new", two.id, "cat", "/all/new")
+	if shares := os.Getenv("POLICY") == fedoraPolicy; (err == nil) != shares {
+		t.Errorf("another's new file in a shared volume: %v, want it to be read: %t", err, shares)
+	}
+	l.seen = nil
 	const thief = "thief-crun"
-	err := l.made.run(thief, "--runtime-config-path", l.plainConfig(t, thief), "--annotation", "io.cloister.labels.mounts=/volume=private",
+	err = l.made.run(thief, "--runtime-config-path", l.plainConfig(t, thief), "--annotation", "io.cloister.labels.mounts=/volume=private",
 		"--mount", "type=bind,src=/srv/plain/"+byRunc+"/volume,dst=/volume,options=rbind")
 	if err == nil || !strings.Contains(err.Error(), byRunc) {
 		t.Errorf("a container with another one's private volume: %v, want a refusal that names %s", err, byRunc)
