@@ -158,7 +158,7 @@ func (e *engine) ctr(args ...string) (string, error) {
 // run starts a container in a sandbox of its own, that sleeps.
 func (e *engine) run(id string, flags ...string) error {
 	args := append([]string{"run", "--detach", "--runtime", "io.containerd.cloister.v2"}, flags...)
-	_, err := e.ctr(append(args, images.BusyboxName, id, "sleep", "600")...)
+	_, err := e.ctr(append(args, images.BusyboxName, id, "sleep", "1500")...)
 	return err
 }
 

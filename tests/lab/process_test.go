@@ -4,7 +4,9 @@ package lab
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,7 +29,32 @@ func classProcess(t *testing.T, l *lab) {
 			}
 		})
 	}
+	l.disabled(t)
 	l.twoPlain(t)
+}
+
+// disabled is label=disable, as Podman passes it on: refused, or labelled all the same where the
+// configuration says so.
+func (l *lab) disabled(t *testing.T) {
+	t.Helper()
+	const id, annotation = "disabled-crun", "io.podman.annotations.label=disable"
+	err := l.made.run(id, "--runtime-config-path", l.plainConfig(t, id), "--annotation", annotation)
+	if err == nil || !strings.Contains(err.Error(), "label=disable: SELinux is enforcing") {
+		t.Errorf("label=disable: %v, want a refusal that says so", err)
+	}
+	l.sh(t, "ctr container delete "+id)
+	l.nothingLeft(t, id, "/var/lib/cloister")
+	config := l.config(t, id, "class = \"process\"\n", "engine_disable = \"confine\"\n", "[process]\nruntime = \"/usr/bin/crun\"\n")
+	if err := l.made.run(id, "--runtime-config-path", config, "--annotation", annotation); err != nil {
+		t.Fatal(err)
+	}
+	if c := l.plainOf(t, id); c.label.Type != policy.ContainerType {
+		t.Errorf("label=disable with engine_disable = confine: process 1 runs as %s, want type %s", c.label, policy.ContainerType)
+	}
+	if err := l.made.remove(id); err != nil {
+		t.Error(err)
+	}
+	l.nothingLeft(t, id, "/var/lib/cloister")
 }
 
 // useful starts a container, looks at its labels from inside and outside, uses it as people do, and
@@ -47,31 +74,19 @@ func (l *lab) useful(t *testing.T, id string) {
 		fmt.Sprintf("/proc/%d/root/dev/pts/ptmx", c.pid): own, fmt.Sprintf("/proc/%d/root/dev/shm", c.pid): own,
 		fmt.Sprintf("/proc/%d/root/run", c.pid): own,
 	})
-	for _, x := range []struct {
-		script string
-		works  bool
-	}{
-		{"[ $(cat /proc/self/attr/current) = " + c.label.String() + " ]", true},
-		{"[ $(cat /proc/1/attr/current) = " + c.label.String() + " ] && cat /proc/1/status >/dev/null", true},
-		{"echo x >/volume/new && cat /volume/file && echo x >/all/new && cat /ref/file && mkdir /made && echo x >/made/x && rm -r /made",
-			true},
-		{"echo x >/dev/null && head -c 4 /dev/urandom >/dev/null", true},
-		{"(cat /proc/meminfo /proc/sys/net/core/somaxconn /proc/net/dev && df && ls -R /sys/class) >/dev/null", true},
-		{"mkfifo /fifo && (echo x >/fifo & cat /fifo) && ln -s fifo /link && chown 7:7 /fifo && chmod 600 /fifo && mv /fifo /other", true},
-		{"echo x >/ref/new", false},
-		{"echo x >/proc/self/attr/exec", false},
-		{"mknod /node c 1 3", false},
-		{"mount -t tmpfs none /mnt", false},
-	} {
-		l.seen = nil
-		_, err := l.made.ctr("task", "exec", "--exec-id", "x", id, "sh", "-c", x.script)
-		if (err == nil) != x.works {
-			t.Errorf("%s: %s: %v, want it to work: %t", id, x.script, err, x.works)
-		}
-		if x.works {
-			unexpected(t, l.machine)
-		}
-	}
+	l.seen = nil
+	l.wantAll(t, id, true, []string{
+		"[ $(cat /proc/self/attr/current) = " + c.label.String() + " ]",
+		"[ $(cat /proc/1/attr/current) = " + c.label.String() + " ] && cat /proc/1/status >/dev/null",
+		"echo x >/volume/new && cat /volume/file && echo x >/all/new && cat /ref/file && mkdir /made && echo x >/made/x && rm -r /made",
+		"echo x >/dev/null && head -c 4 /dev/urandom >/dev/null",
+		"cat /proc/meminfo /proc/sys/net/core/somaxconn /proc/net/dev && df && ls -R /sys/class",
+		"mkfifo /fifo && (echo x >/fifo & cat /fifo) && ln -s fifo /link && chown 7:7 /fifo && chmod 600 /fifo && mv /fifo /other",
+	})
+	unexpected(t, l.machine)
+	l.wantAll(t, id, false, []string{
+		"echo x >/ref/new", "echo x >/proc/self/attr/exec", "mknod /node c 1 3", "mount -t tmpfs none /mnt",
+	})
 	l.seen = nil
 	told := l.sh(t, "cloister ps; cloister labels")
 	if !strings.Contains(told, id) || !strings.Contains(told, c.level()) {
@@ -88,12 +103,36 @@ func (l *lab) useful(t *testing.T, id string) {
 	})
 }
 
+// wantAll runs scripts in a container, in one exec: each has to work, or each has to fail.
+func (l *lab) wantAll(t *testing.T, id string, works bool, scripts []string) {
+	t.Helper()
+	not := map[bool]string{false: "!"}[works]
+	var text strings.Builder
+	for i, script := range scripts {
+		fmt.Fprintf(&text, "%s (%s) >/dev/null 2>&1 || echo wrong %d\n", not, script, i)
+	}
+	out, err := l.made.ctr("task", "exec", "--exec-id", "x", id, "sh", "-c", text.String()+"echo done")
+	if err != nil || !strings.HasSuffix(out, "done\n") {
+		t.Errorf("%s: the scripts did not end: %v: %s", id, err, out)
+	}
+	for i, script := range scripts {
+		if strings.Contains(out, fmt.Sprintf("wrong %d\n", i)) {
+			t.Errorf("%s: %s: want it to work: %t", id, script, works)
+		}
+	}
+}
+
 // wantFileLabels looks at files of the machine.
 func (l *lab) wantFileLabels(t *testing.T, want map[string]string) {
 	t.Helper()
-	for name, label := range want {
-		if got := strings.TrimSpace(l.sh(t, "stat -c %C "+name)); got != label {
-			t.Errorf("%s is labelled %s, want %s", name, got, label)
+	names := slices.Sorted(maps.Keys(want))
+	got := strings.Fields(l.sh(t, "stat -c %C "+strings.Join(names, " ")))
+	if len(got) != len(names) {
+		t.Fatalf("labels of %q: %q", names, got)
+	}
+	for i, name := range names {
+		if got[i] != want[name] {
+			t.Errorf("%s is labelled %s, want %s", name, got[i], want[name])
 		}
 	}
 }
@@ -194,10 +233,10 @@ func (l *lab) twoPlain(t *testing.T) {
 		}
 	}
 	// A new file is at its maker's level, unless the policy gives it its folder's (default_range).
-	if _, err := l.made.ctr("task", "exec", "--exec-id", "new", one.id, "sh", "-c", "echo new >/all/new"); err != nil {
+	if _, err := l.made.ctr("task", "exec", "--exec-id", "late", one.id, "sh", "-c", "echo late >/all/late"); err != nil {
 		t.Error(err)
 	}
-	_, err := l.made.ctr("task", "exec", "--exec-id", "new", two.id, "cat", "/all/new")
+	_, err := l.made.ctr("task", "exec", "--exec-id", "late", two.id, "cat", "/all/late")
 	if shares := os.Getenv("POLICY") == fedoraPolicy; (err == nil) != shares {
 		t.Errorf("another's new file in a shared volume: %v, want it to be read: %t", err, shares)
 	}
