@@ -37,6 +37,7 @@ func leftOut() map[string]string {
 	return map[string]string{
 		"labels":     "asks the kernel for SELinux contexts",
 		"container":  "plain containers: AppArmor confines sandboxes of class vm alone",
+		"process":    "labels of plain containers; AppArmor refuses the class, and tests/integration has it without a control",
 		"why":        "explains records of SELinux's policy",
 		"modes":      "modes of SELinux levels, and relabelling of volumes",
 		"sockets":    "the SELinux policy's rules about sockets of the host; tests/files has sockets in volumes",

@@ -187,8 +187,10 @@ func plainFaults() []plainFault {
 				":s0:c1022,c1023 >/run/lab/wrong; echo 0 >/sys/fs/selinux/enforce; " +
 				"nsenter -t $shim -m busybox mount --bind /run/lab/wrong /proc/$init/task/$init/attr/exec; echo 1 >/sys/fs/selinux/enforce",
 		},
-		{name: "permissive", says: "SELinux is permissive", spoil: "echo 0 >/sys/fs/selinux/enforce",
-			mend: "echo 1 >/sys/fs/selinux/enforce"},
+		{
+			name: "permissive", says: "SELinux is permissive", spoil: "echo 0 >/sys/fs/selinux/enforce",
+			mend: "echo 1 >/sys/fs/selinux/enforce",
+		},
 		{
 			name: "clash", says: "is carried by pid", mend: "pkill -f [l]ab-clash",
 			spoil: `level=$(tr -d '\0' </proc/$init/attr/exec | cut -d: -f4-)
