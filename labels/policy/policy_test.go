@@ -45,7 +45,7 @@ func TestBuild(t *testing.T) {
 		for line := range strings.Lines(text) {
 			guest := strings.Contains(line, "(allow cloister_machine_domain") ||
 				strings.Contains(line, "(allow cloister_guest_domain") || strings.Contains(line, "(allow cloister_container_t")
-			// A plain container has the capabilities that engines give by default, net_raw among them.
+			// A plain container has what engines give by default: setsched, net_raw.
 			if strings.Contains(line, removed) && guest && !strings.Contains(line, "(allow cloister_container_t self (") {
 				t.Errorf("rule %s: guests do without %q", strings.TrimSpace(line), removed)
 			}
