@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"cloister/sys"
 )
 
 // hybrid has the controllers of a host's cgroup v2 beside cgroup v1, as systemd mounts it. With any
@@ -20,7 +22,8 @@ const hybrid = "/sys/fs/cgroup/unified/cgroup.controllers"
 
 // Find gives the path of the OCI runtime: the configured one, or the first of crun and runc in
 // PATH. On a host whose cgroups are hybrid it is runc. The path is without links, as it is written
-// to the record: whoever deletes a container later uses the same program.
+// to the record: whoever deletes a container later uses the same program. It runs as root, so one
+// that another user could replace is an error.
 func Find(configured string) (string, error) {
 	names := []string{"crun", "runc"}
 	if controllers, _ := os.ReadFile(hybrid); len(bytes.TrimSpace(controllers)) > 0 { // none: not hybrid
@@ -31,6 +34,9 @@ func Find(configured string) (string, error) {
 	}
 	for _, name := range names {
 		if path, err := exec.LookPath(name); err == nil {
+			if err := sys.Trusted(path); err != nil {
+				return "", fmt.Errorf("OCI runtime %s: %w", path, err)
+			}
 			return filepath.EvalSymlinks(path)
 		}
 	}

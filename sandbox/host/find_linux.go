@@ -17,6 +17,7 @@ import (
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/network"
 	"cloister/sandbox/plan"
+	"cloister/sys"
 	"cloister/vmm"
 	"cloister/vmm/guestimage"
 	"cloister/vmm/qemu"
@@ -98,7 +99,8 @@ func open(dir string) (*guestimage.Image, error) {
 
 // Programs are the files that will be started, as the kernel will see them. An empty name is looked
 // up. Links are resolved, because what is read back of a process (/proc/PID/exe) has none. A
-// configured name is not replaced by another one.
+// configured name is not replaced by another one. Both are started as root: one that another user
+// could replace is an error.
 func Programs(qemu, virtiofsd string) (p lsm.Programs, err error) {
 	if p.QEMU, err = resolve(qemu, "qemu-system-x86_64"); err != nil {
 		return p, err
@@ -115,6 +117,9 @@ func resolve(configured string, places ...string) (string, error) {
 	for _, name := range places {
 		path, err := exec.LookPath(name)
 		if err == nil {
+			if err := sys.Trusted(path); err != nil {
+				return "", fmt.Errorf("program %s: %w", path, err)
+			}
 			return filepath.EvalSymlinks(path)
 		}
 		if errors.Is(err, fs.ErrPermission) {

@@ -5,7 +5,11 @@ package host
 import (
 	"errors"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+
+	"cloister/tests/testenv"
 )
 
 // TestResolve: a program without its x bit is not called missing.
@@ -19,5 +23,52 @@ func TestResolve(t *testing.T) {
 	}
 	if _, err := resolve(name+"none", "x"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("resolve of nothing: %v", err)
+	}
+}
+
+// TestProgramsOfOthersAreRefused has root asked to start a program that another user could change,
+// by itself or by a folder on the way. The error says what, and how to mend it.
+func TestProgramsOfOthersAreRefused(t *testing.T) {
+	testenv.NeedRoot(t)
+	for _, tt := range []struct{ name, part, want string }{
+		{"root's", "", ""},
+		{"another's file", "bin/qemu", "owner is uid 65534, want root"},
+		{"a file that all may write", "bin/qemu", "mode is 0777"},
+		{"another's folder", "bin", "owner is uid 65534, want root"},
+		{"a folder that all may write", "bin", "mode is 0777"},
+		{"another's link", "link", "owner is uid 65534, want root"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			name, link := filepath.Join(dir, "bin", "qemu"), filepath.Join(dir, "link")
+			err := errors.Join(os.Mkdir(filepath.Dir(name), 0o755), os.WriteFile(name, nil, 0o755), os.Symlink(name, link))
+			if err != nil {
+				t.Fatal(err)
+			}
+			spoiled := filepath.Join(dir, tt.part)
+			if strings.HasPrefix(tt.want, "owner") {
+				err = os.Lchown(spoiled, 65534, 65534)
+			} else if tt.want != "" {
+				err = os.Chmod(spoiled, 0o777)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = resolve(link, "x")
+			if tt.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			on := ", on the way to " + link
+			if spoiled == link {
+				on = ""
+			}
+			if remedy := "chown root:root " + spoiled; err == nil || !strings.Contains(err.Error(), spoiled+on+": "+tt.want) ||
+				!strings.Contains(err.Error(), remedy) {
+				t.Errorf("resolve: %v, want %q of %s, and %q", err, tt.want, spoiled, remedy)
+			}
+		})
 	}
 }
