@@ -149,6 +149,15 @@ func (p program) remedy() string {
 	return "install " + p.packages + ", or set its path under [machine] in the config"
 }
 
+// risky is about a program that others may change. A start refuses QEMU and the file server then.
+func (p program) risky(risk error) finding {
+	const remedy = "take the distribution's package"
+	if p.needed {
+		return fail(p.name, risk.Error(), remedy)
+	}
+	return warn(p.name, "not asked for its version: "+risk.Error(), remedy)
+}
+
 // find gives the program's file, links resolved. The place that the config names is the only one
 // then. A file without the execute bit is told apart: "not found" would send people to the package
 // manager.
@@ -178,7 +187,7 @@ func checkPrograms(ctx context.Context, s *site) []finding {
 		version := ""
 		if err == nil {
 			if risk := sys.Trusted(path); risk != nil { // asked for its version it would run as root
-				list = append(list, warn(p.name, "not asked for its version: "+risk.Error(), "take the distribution's package"))
+				list = append(list, p.risky(risk))
 				continue
 			}
 			version, err = askVersion(ctx, path, p.version)
@@ -308,13 +317,15 @@ func checkHardening(_ context.Context, s *site) []finding {
 		if err != nil {
 			continue // told of under programs
 		}
-		list = append(list, harden(p.name, path))
+		// Only the file server exists in Rust as a whole. QEMU has devices in Rust beside its C.
+		list = append(list, harden(p.name, path, p.name == "virtiofsd"))
 	}
 	return append(list, s.aslr())
 }
 
-// harden is a warning at most: a program without a canary runs all the same.
-func harden(name, path string) finding {
+// harden is a warning at most: a program without a canary runs all the same. What Rust's compiler
+// does by itself excuses only a program that is written in Rust as a whole.
+func harden(name, path string, mayBeRust bool) finding {
 	f, err := os.Open(path)
 	if err != nil {
 		return warn(name, err.Error(), "run it as root")
@@ -326,6 +337,7 @@ func harden(name, path string) finding {
 		return warn(name, fmt.Sprintf("%s: %v", path, err),
 			"name the program itself, not a script around it, under [machine] in the config")
 	}
+	r.Rust = r.Rust && mayBeRust
 	if missing := r.Missing(); len(missing) > 0 {
 		return warn(name, path+" has no "+strings.Join(missing, ", no "),
 			"take the distribution's package, or build with -fPIE -pie -fstack-protector-strong -D_FORTIFY_SOURCE=2 -Wl,-z,relro,-z,now")

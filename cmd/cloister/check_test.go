@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -189,11 +190,38 @@ func TestProgramOfOthersIsNotRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := checkPrograms(t.Context(), s)[0]
-	if f.Grade != gradeWarn || !strings.Contains(f.Found, "owner is uid 1000") {
-		t.Errorf("a program of another user: %+v, want a warning that names the owner", f)
+	if f.Grade != gradeFail || !strings.Contains(f.Found, "owner is uid 1000") {
+		t.Errorf("a program of another user: %+v, want fail, as a start does, with the owner", f)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "ran")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it was run: %v", err)
+	}
+}
+
+// TestRustExcusesTheFileServerAlone has a program without a canary that holds a part in Rust.
+func TestRustExcusesTheFileServerAlone(t *testing.T) {
+	cc, err := exec.LookPath("cc")
+	if err != nil {
+		t.Skip("no C compiler: install gcc and libc6-dev")
+	}
+	dir := t.TempDir()
+	source, program := filepath.Join(dir, "a.c"), filepath.Join(dir, "a")
+	text := "const char *panic = \"/usr/src/rustc-1.85.0/library/std/src/io/mod.rs\";\nint main(void) { return 0; }\n"
+	if err := os.WriteFile(source, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	flags := []string{"-O0", "-fPIE", "-pie", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-Wl,-z,relro,-z,now", "-o", program, source}
+	if text, err := exec.CommandContext(t.Context(), cc, flags...).CombinedOutput(); err != nil {
+		t.Fatalf("compile: %v: %s", err, text)
+	}
+	s := fakeSite(t, nil)
+	s.config.Machine.QEMU, s.config.Machine.Virtiofsd = program, program
+	list := checkHardening(t.Context(), s)
+	if f := list[0]; f.Grade != gradeWarn || !strings.Contains(f.Found, "no stack canary") {
+		t.Errorf("QEMU with a part in Rust: %+v, want a warning", f)
+	}
+	if f := list[1]; f.Grade != gradeOK || !strings.Contains(f.Found, "Rust") {
+		t.Errorf("a file server in Rust: %+v, want ok", f)
 	}
 }
 
