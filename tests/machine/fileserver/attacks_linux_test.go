@@ -350,3 +350,46 @@ func TestDevicesAndSetUIDFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestSetgidIsForTheGuestToStrip asks for set-gid files in a folder of a group that the user is not
+// in (CVE-2022-0358), as only a guest's kernel that was taken over does. The server keeps its
+// capabilities for that user, so a create gives what root's chmod gives: no more, and inert in the
+// share (docs/decisions/0063). Users of a guest get what they get with runc: tests/files,
+// sgid.create-foreign.
+func TestSetgidIsForTheGuestToStrip(t *testing.T) {
+	h := newHost(t)
+	const user, group = 1000, 2000
+	folder := filepath.Join(h.volume, "team")
+	if err := errors.Join(os.Mkdir(folder, 0o755), os.Chown(folder, 0, group), os.Chmod(folder, 0o777|os.ModeSetgid)); err != nil {
+		t.Fatal(err)
+	}
+	team, err := h.guest.lookup(h.folder(t, "a", "rw"), "team")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const mode = unix.S_IFREG | unix.S_ISGID | 0o775
+	h.guest.uid, h.guest.gid = user, user
+	_, created := h.guest.create(team, "created", mode)
+	_, made := h.guest.mknod(team, "made", mode, 0)
+	id, plain := h.guest.create(team, "changed", 0o775)
+	h.guest.uid, h.guest.gid = 0, 0
+	_, changed := h.guest.call(opSetattr, id, words(1, 0), make([]byte, 6*8), words(0, 0, 0, mode, 0, 0, 0, 0))
+	if err := errors.Join(created, made, plain, changed); err != nil {
+		t.Fatal(err)
+	}
+	var want unix.Stat_t
+	if err := unix.Stat(filepath.Join(folder, "changed"), &want); err != nil || want.Mode != mode || want.Gid != group {
+		t.Errorf("what root's chmod has made: mode %o of group %d, %v, want %o of %d", want.Mode, want.Gid, err, mode, group)
+	}
+	for _, name := range []string{"created", "made"} {
+		var got unix.Stat_t
+		err := unix.Stat(filepath.Join(folder, name), &got)
+		if err != nil || got.Mode&^unix.S_ISGID != want.Mode&^unix.S_ISGID || got.Uid != user || got.Gid != group {
+			t.Errorf("%s: mode %o of %d:%d, %v, want %o of %d:%d at most", name, got.Mode, got.Uid, got.Gid, err, want.Mode, user, group)
+		}
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(filepath.Join(h.view, "a/rw/team"), &fs); err != nil || fs.Flags&unix.ST_NOSUID == 0 {
+		t.Errorf("flags of the share's mount = %#x, %v, want nosuid", fs.Flags, err)
+	}
+}
