@@ -51,7 +51,11 @@ func engineFiles(ctx context.Context, m mac, work, build, guest, busybox string)
 		"-o", held, "cloister/cmd/containerd-shim-cloister-v2"); err != nil {
 		return nil, err
 	}
-	return []file{
+	more, err := nextFiles(ctx, m, work)
+	if err != nil {
+		return nil, err
+	}
+	return append(more, []file{
 		{"bin/containerd-shim-cloister-v2", filepath.Join(build, "containerd-shim-cloister-v2"), policy.ShimExecType},
 		{"bin/containerd-shim-held-v2", held, policy.ShimExecType},
 		{"bin/cloister", filepath.Join(build, "cloister"), "bin_t"},
@@ -60,7 +64,7 @@ func engineFiles(ctx context.Context, m mac, work, build, guest, busybox string)
 		{"guest/manifest.json", filepath.Join(guest, "manifest.json"), policy.ContentType},
 		{"images.tar", archive, "usr_t"},
 		{"cloister.toml", settings, "etc_t"},
-	}, nil
+	}...), nil
 }
 
 // withProbe adds to an image what speaks to sockets.

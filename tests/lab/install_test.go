@@ -12,8 +12,8 @@ import (
 )
 
 // install has the command line build, load, check and remove the module itself, on a host that
-// comes without it: a sandbox runs with it, keeps it from being removed, and does not start once it
-// is gone.
+// comes without it: a sandbox runs with it, goes on while it is upgraded, keeps it from being removed,
+// and does not start once it is gone.
 func install(t *testing.T, l *lab) {
 	t.Helper()
 	l.seen = nil
@@ -44,6 +44,7 @@ func install(t *testing.T, l *lab) {
 	if err := e.run("protected"); err != nil {
 		t.Fatal(err)
 	}
+	l.upgrade(t, e, "protected")
 	l.policy(t, 1, "default/protected", "remove")
 	if err := e.remove("protected"); err != nil {
 		t.Fatal(err)
@@ -66,11 +67,17 @@ func install(t *testing.T, l *lab) {
 // policy runs `cloister policy` and looks at its exit status and at what it says.
 func (l *lab) policy(t *testing.T, exit int, says string, args ...string) {
 	t.Helper()
+	l.policyOf(t, "cloister", exit, says, args...)
+}
+
+// policyOf does so with one of the versions of cloister in the machine.
+func (l *lab) policyOf(t *testing.T, program string, exit int, says string, args ...string) {
+	t.Helper()
 	begin := time.Now()
-	answer, err := l.run(wire.Run{Argv: append([]string{"/lab/bin/cloister", "policy"}, args...), Env: labEnv(), Seconds: 400})
+	answer, err := l.run(wire.Run{Argv: append([]string{"/lab/bin/" + program, "policy"}, args...), Env: labEnv(), Seconds: 400})
 	if err != nil || answer.Exit != exit || !strings.Contains(answer.Out, says) {
-		t.Errorf("cloister policy %s: %v, exit %d, want %d and %q: %s; %s", args[0], err, answer.Exit, exit,
+		t.Errorf("%s policy %s: %v, exit %d, want %d and %q: %s; %s", program, args[0], err, answer.Exit, exit,
 			says, answer.Out, brief(denials(answer.Audit)))
 	}
-	t.Logf("cloister policy %s: %.1f s, exit %d\n%s", args[0], time.Since(begin).Seconds(), answer.Exit, answer.Out)
+	t.Logf("%s policy %s: %.1f s, exit %d\n%s", program, args[0], time.Since(begin).Seconds(), answer.Exit, answer.Out)
 }
