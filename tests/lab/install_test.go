@@ -12,8 +12,8 @@ import (
 )
 
 // install has the command line build, load, check and remove the module itself, on a host that
-// comes without it: a sandbox runs with it, goes on while it is upgraded, keeps it from being removed,
-// and does not start once it is gone.
+// comes without it: a sandbox runs with it, goes on while it is upgraded, keeps it from being
+// removed, and does not start once it is gone.
 func install(t *testing.T, l *lab) {
 	t.Helper()
 	l.seen = nil
