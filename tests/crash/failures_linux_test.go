@@ -14,6 +14,7 @@ import (
 	"cloister/tests/bed"
 	"cloister/tests/host"
 	"cloister/tests/testenv"
+	"cloister/vmm"
 	"cloister/vmm/guestimage"
 )
 
@@ -255,7 +256,7 @@ func TestHostileGuests(t *testing.T) {
 				if memory > 100<<10 {
 					t.Errorf("the shim used %d KiB", memory)
 				}
-				if console > 20<<10 {
+				if console > vmm.DefaultConsoleBytes>>10 {
 					t.Errorf("the console's log has %d KiB", console)
 				}
 				if r := s.Exec(t, "neighbour", id, "echo", "well"); r.Stdout != "well\n" {
