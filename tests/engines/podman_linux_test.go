@@ -128,24 +128,6 @@ func TestPodmanCNI(t *testing.T) {
 	tally(t, "podmancni", []part{{"Ports", p.testPorts}, {"Pod", p.testPod}})
 }
 
-// TestPodmanProcess: plain containers on the host, by the same command line.
-func TestPodmanProcess(t *testing.T) {
-	p := newPodman(t, "netavark", "process")
-	tally(t, "podmanprocess", []part{
-		{"Run", p.testRun},
-		{"Terminal", p.testTerminal},
-		{"Lifecycle", p.testLifecycle},
-		{"Exec", p.testExec},
-		{"Copy", p.testCopy},
-		{"Ports", p.testPorts},
-		{"Volumes", p.testVolumes},
-		{"Limits", p.testLimits},
-		{"Pod", p.testPod},
-		{"Kube", p.testKube},
-		{"Notify", p.testNotify},
-	})
-}
-
 // testKube takes a pod through its description for Kubernetes.
 func (p *podman) testKube(t *testing.T) {
 	file := filepath.Join(p.Dir, "pod.yaml")
