@@ -26,6 +26,7 @@ const (
 	CRISuite   Set = "crisuite" // containerd's CRI suite: cri.test
 	CNI        Set = "cni"      // the network plugins that containerd's CRI calls
 	Moby       Set = "moby"     // Docker's integration suites: container.test, network.test, ...
+	BuildKit   Set = "buildkit" // buildkitd and buildctl
 	GVisor     Set = "gvisor"   // runsc, which the bench compares with where it is built
 	DockerIO   Set = "dockerio" // dockerd and docker of the distribution, unpacked and not installed
 
@@ -94,6 +95,10 @@ func recipes() map[Set]recipe {
 				"plugins/main/bridge", "plugins/main/loopback", "plugins/main/ptp",
 				"plugins/ipam/host-local", "plugins/meta/portmap", "plugins/meta/firewall", "plugins/meta/tuning",
 			},
+		},
+		BuildKit: {
+			Module: "github.com/moby/buildkit", Version: "v0.34.2", Packages: []string{"cmd/buildkitd", "cmd/buildctl"}, Versions: "go",
+			Linker: "-s -w",
 		},
 		GVisor: {
 			Module: "gvisor.dev/gvisor", Version: "v0.0.0-20260905035102-160fafc42237", Packages: []string{"runsc"},

@@ -48,7 +48,9 @@ func newBed(t *testing.T) *bed {
 		if !t.Failed() {
 			b.nothingLeft(t)
 		}
-		leaks.RemoveCgroups(t, b.parent)
+		for group := b.parent; group != "."; group = filepath.Dir(group) {
+			leaks.RemoveCgroups(t, group)
+		}
 	})
 	return b
 }

@@ -58,7 +58,7 @@ type Stage struct {
 const Rest = "rest"
 
 // engineTurns are the tests of the OCI command line that are not in each run.
-const engineTurns = "TestDocker|TestRuncShim|TestPodmanCNI"
+const engineTurns = "TestDocker|TestRuncShim|TestPodmanCNI|TestBuildKit"
 
 // apart are packages whose tests are run by hand.
 var apart = []string{"./tests/bench", "./tests/moby"}
@@ -155,7 +155,7 @@ func engines(guest []string) []Stage {
 			Weight: 1, Warm: 200 * s, Budget: 4 * m, Limit: 8 * m, Optional: true, Guests: true,
 		},
 		{
-			Name: "engines-docker", About: "Docker 20.10, the shim for runc and Podman's CNI, by the OCI command line", Needs: guest,
+			Name: "engines-docker", About: "Docker 20.10, BuildKit, runc's shim and Podman's CNI, by the OCI command line", Needs: guest,
 			Tests: []string{"./tests/engines/..."}, Flags: []string{"-run", "^(" + engineTurns + ")$"},
 			Weight: 1, Warm: 240 * s, Budget: 5 * m, Limit: 10 * m, Optional: true, Guests: true, Turns: "engines",
 		},
@@ -164,7 +164,8 @@ func engines(guest []string) []Stage {
 			Tests: []string{"./tests/engines/..."}, Env: []string{"CLOISTER_TEST_CLASS=process"},
 			Flags: []string{
 				"-run",
-				"^(TestPodmanProcess|TestPodmanCNI|TestCRIO|TestRuncShim|TestKilledAtEveryStep|TestAtOnce|TestOutputBeforeStopped)$",
+				"^(TestPodmanProcess|TestPodmanCNI|TestBuildKit|TestCRIO|TestRuncShim|TestKilledAtEveryStep|TestAtOnce|" +
+					"TestOutputBeforeStopped)$",
 			},
 			Weight: 1, Warm: 130 * s, Budget: 3 * m, Limit: 8 * m, Optional: true, Turns: "engines",
 		},
