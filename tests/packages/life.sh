@@ -136,7 +136,8 @@ purged() {
 	ls /run/cloister/*/four/record.json
 }
 no_unit() { ! systemctl list-unit-files --all | grep cloister && ! find /var/lib/systemd -name '*cloister*' | grep .; }
-once_more() { dpkg -i new/cloister_*.deb new/cloister-guest_*.deb && dpkg --purge cloister cloister-guest; }
+# as_shipped: nobody has changed the configuration of a fresh installation, which takes AppArmor.
+as_shipped() { grep '^mac = "auto"' /etc/cloister/config.toml && cloister check | grep -i apparmor; }
 
 second() {
 	claim "the boot unit has run before containerd" boot_unit
@@ -150,8 +151,14 @@ second() {
 	claim "the sandbox goes on without the packages" look four
 	claim "a purge keeps what keeps sandboxes apart while one runs" purged
 	claim "the sandbox ends without the packages" end four
-	claim "the packages are installed and purged once more" once_more
+	claim "the packages are installed once more" dpkg -i new/cloister_*.deb new/cloister-guest_*.deb
+	claim "check finds AppArmor with the configuration as shipped" as_shipped
+	claim "a container runs with it" start five
+	claim "this one has an AppArmor profile that is enforced" profiled
+	claim "it ends" end five
+	claim "the packages are purged once more" dpkg --purge cloister cloister-guest
 	claim "no process is left" sh -c '! pgrep -a "cloister|containerd-shim|qemu|virtiofsd"'
+	claim "no AppArmor profile is left" sh -c '! grep cloister /sys/kernel/security/apparmor/profiles'
 	claim "no mount is left" sh -c '! grep cloister /proc/mounts'
 	files >after
 	claim "no file is left" diff before after
