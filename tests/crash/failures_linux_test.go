@@ -271,11 +271,13 @@ func TestHostileGuests(t *testing.T) {
 }
 
 // TestFalseAgentEventsAreBounded has an agent report exits and OOM events without end: of its
-// container one exit and one TaskOOM a second are published, and the shim's memory stays flat.
+// container one exit and one TaskOOM a second are published, and of others nothing. The shim's
+// memory stays flat.
 func TestFalseAgentEventsAreBounded(t *testing.T) {
 	s := newStage(t)
 	before := s.Look(t)
-	const id = "liar"
+	const id, neighbour = "liar", "liars-neighbour"
+	s.Start(t, neighbour, nil)
 	i := copyImage(t, filepath.Join(s.Dir, id))
 	i.hostile(t, "event flood")
 	begin := time.Now()
@@ -299,11 +301,17 @@ func TestFalseAgentEventsAreBounded(t *testing.T) {
 	for _, e := range s.events() {
 		if e.Container == id {
 			counts[e.Topic]++
+		} else if strings.HasPrefix(e.Container, "unknown") || e.Container == neighbour && (e.Topic == "exit" || e.Topic == "oom") {
+			t.Errorf("the agent of %s has told %s of %s", id, e.Topic, e.Container)
 		}
 	}
 	if most := int(time.Since(begin).Seconds()) + 2; counts["exit"] != 1 || counts["oom"] < 1 || counts["oom"] > most {
 		t.Errorf("published: %v, want one exit and at most %d oom", counts, most)
 	}
+	if r := s.Exec(t, neighbour, "x", "echo", "well"); r.Stdout != "well\n" {
+		t.Errorf("exec in the other sandbox = %+v", r)
+	}
+	s.Remove(t, neighbour)
 	s.Remove(t, id)
 	s.nothingOf(t, before, id)
 }

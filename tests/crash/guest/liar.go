@@ -24,6 +24,9 @@ import (
 // floodTold is after how many events the liar says so on the console.
 const floodTold = 20_000
 
+// neighbour is a container of another sandbox, in the same namespace of the engine.
+const neighbour = "liars-neighbour"
+
 // liar is an agent that says of every call that it is done, and once a container has started
 // reports its exit, exits of others and OOM events without end.
 type liar struct {
@@ -115,13 +118,17 @@ func (g guestHalf) Events(ctx context.Context, r *guestv1.EventsRequest) (*guest
 }
 
 func (l *liar) event(seq uint64) (string, proto.Message) {
-	switch seq % 4 {
+	switch seq % 6 {
 	case 0:
 		return "/tasks/oom", &eventsapi.TaskOOM{ContainerID: l.id}
 	case 1:
 		return "/tasks/exit", &eventsapi.TaskExit{ContainerID: l.id, ID: l.id, ExitStatus: 7}
 	case 2:
 		return "/tasks/exit", &eventsapi.TaskExit{ContainerID: l.id, ID: fmt.Sprintf("unknown%d", seq)}
+	case 3:
+		return "/tasks/exit", &eventsapi.TaskExit{ContainerID: neighbour, ID: neighbour, ExitStatus: 7}
+	case 4:
+		return "/tasks/oom", &eventsapi.TaskOOM{ContainerID: neighbour}
 	default:
 		return "/tasks/oom", &eventsapi.TaskOOM{ContainerID: fmt.Sprintf("unknown%d", seq)}
 	}
