@@ -33,6 +33,7 @@ func TestPodmanProcess(t *testing.T) {
 		{"Labels", p.testLabels},
 		{"Split", p.testSplit},
 	})
+	tally(t, "buildahprocess", []part{{"Build", p.testBuild}})
 }
 
 // testLabels: Podman writes the values of --security-opt label= where cloister-oci reads them. With

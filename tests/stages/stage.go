@@ -164,10 +164,10 @@ func engines(guest []string) []Stage {
 			Tests: []string{"./tests/engines/..."}, Env: []string{"CLOISTER_TEST_CLASS=process"},
 			Flags: []string{
 				"-run",
-				"^(TestPodmanProcess|TestPodmanCNI|TestBuildKit|TestCRIO|TestRuncShim|TestKilledAtEveryStep|TestAtOnce|" +
+				"^(TestPodmanProcess|TestPodmanCNI|TestBuildKit|TestDocker|TestCRIO|TestRuncShim|TestKilledAtEveryStep|TestAtOnce|" +
 					"TestOutputBeforeStopped)$",
 			},
-			Weight: 1, Warm: 130 * s, Budget: 3 * m, Limit: 8 * m, Optional: true, Turns: "engines",
+			Weight: 1, Warm: 180 * s, Budget: 4 * m, Limit: 8 * m, Optional: true, Turns: "engines",
 		},
 		// The suites give containers times of their own.
 		{
