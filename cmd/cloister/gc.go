@@ -49,16 +49,7 @@ func runGC(std stdio) *cobra.Command {
 		// The record of each dead shim is undone in reverse; whoever comes next goes on where a
 		// crash stops it.
 		if !*dry {
-			// All of them, whatever namespace; one that cannot be undone does not stop the next.
-			err = orRoot(s.config.Recovery().CleanupAll(ctx))
-			// Sockets of shims lie outside of the state folder.
-			stale, staleErr := bootstrap.RemoveStale()
-			for _, path := range stale {
-				fmt.Fprintf(std.err, "took back socket %s\n", path)
-			}
-			// Drafts of templates whose builder was killed.
-			_, draftErr := s.config.Templates().Sweep()
-			err = errors.Join(err, staleErr, draftErr)
+			err = s.clean(ctx, std)
 			for i := range left {
 				// Told by the folder: it goes last, so it is there as long as anything is.
 				_, gone := os.Lstat(boxDir(s, left[i]))
@@ -75,6 +66,23 @@ func runGC(std stdio) *cobra.Command {
 		printTaken(std, left, *dry)
 		return err
 	})
+}
+
+// clean takes back what dead shims have left, and says what no list of sandboxes shows.
+func (s *site) clean(ctx context.Context, std stdio) error {
+	// All of them, whatever namespace; one that cannot be undone does not stop the next.
+	restored, err := s.config.Recovery().CleanupAll(ctx)
+	for _, name := range restored {
+		fmt.Fprintf(std.err, "gave files of %s their labels back\n", name)
+	}
+	// Sockets of shims lie outside of the state folder.
+	stale, staleErr := bootstrap.RemoveStale()
+	for _, path := range stale {
+		fmt.Fprintf(std.err, "took back socket %s\n", path)
+	}
+	// Drafts of templates whose builder was killed.
+	_, draftErr := s.config.Templates().Sweep()
+	return errors.Join(orRoot(err), staleErr, draftErr)
 }
 
 // leftovers lists sandboxes whose shim is gone, as they are before the cleanup.

@@ -4,7 +4,10 @@ package confine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -43,6 +46,23 @@ func Recover(ctx context.Context, c Config, root, sandbox string) error {
 	}
 	_, err = k.registry.Reclaim(ctx)
 	return err
+}
+
+// RecoverAll is Recover for all dead sandboxes that registry or journals have something of, of any
+// boot. It names those whose files got their labels back. What a living process carries stays. On a
+// host without either it makes none.
+func RecoverAll(ctx context.Context, c Config, root string) ([]string, error) {
+	if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	k, err := open(c, root, lsm.Host{}, apparmor.Host{})
+	if err != nil {
+		return nil, err
+	}
+	restored, relabelErr := k.relabels.Replay(ctx)
+	profileErr := k.profiles.Replay(ctx)
+	_, err = k.registry.Reclaim(ctx) // what is still to be undone keeps its level
+	return restored, errors.Join(relabelErr, profileErr, err)
 }
 
 // Held reports whether registry or journals have something of a sandbox. It is asked where the

@@ -42,18 +42,20 @@ func (h Host) Cleanup(ctx context.Context, namespace, id string) error {
 	return h.Collect(ctx, dir)
 }
 
-// CleanupAll is Cleanup for all sandboxes of the host. One that fails does not keep the others from
-// being cleaned up. `cloister gc` calls it.
-func (h Host) CleanupAll(ctx context.Context) error {
+// CleanupAll is Cleanup for all sandboxes of the host, also for those of an earlier boot, whose
+// records went with it. One that fails does not keep the others from being cleaned up. It names the
+// sandboxes whose files got their labels back without a record. `cloister gc` calls it.
+func (h Host) CleanupAll(ctx context.Context) (restored []string, err error) {
 	dirs, err := statedir.List(h.State)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	errs := make([]error, 0, len(dirs))
 	for _, dir := range dirs {
 		errs = append(errs, h.Collect(ctx, dir))
 	}
-	return errors.Join(errs...)
+	restored, err = confine.RecoverAll(ctx, h.Labels, h.Root)
+	return restored, errors.Join(append(errs, err)...)
 }
 
 // Collect is Cleanup by the sandbox's folder. Effects are taken back newest first. If the record

@@ -167,7 +167,7 @@ func TestUnreadableRecord(t *testing.T) {
 			if got := strings.Join(kinds, " "); err != nil || got != "cgroup link process" {
 				t.Errorf("Found = %q, %v", got, err)
 			}
-			if err := host.CleanupAll(t.Context()); err != nil {
+			if _, err := host.CleanupAll(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if pids, err := cgroup.Find(id); err != nil || len(pids) != 1 {
