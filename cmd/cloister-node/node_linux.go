@@ -27,10 +27,14 @@ const (
 	configs = "/etc/cloister/config.d"
 )
 
+// shim is the program of both runtimes, which tells them apart by the name it is called by.
+const shim = current + "/bin/containerd-shim-cloister-v2"
+
 // links are the names under which containerd and people find the programs, and what they lead to.
 var links = map[string]string{ //nolint:gochecknoglobals // a constant
-	"/usr/local/bin/cloister":                    tool,
-	"/usr/local/bin/containerd-shim-cloister-v2": current + "/bin/containerd-shim-cloister-v2",
+	"/usr/local/bin/cloister":                            tool,
+	"/usr/local/bin/containerd-shim-cloister-v2":         shim,
+	"/usr/local/bin/containerd-shim-cloister-process-v2": shim,
 }
 
 // answers is how long containerd may take to serve after a restart. A containerd with many

@@ -128,6 +128,7 @@ func TestInstallPutsEverythingAndLabelsLast(t *testing.T) {
 		"/opt/cloister/" + version + "/bin/cloister", "/opt/cloister/" + version + "/bin/containerd-shim-cloister-v2",
 		"/opt/cloister/" + version + "/guest/small/kernel", "/opt/cloister/current -> " + version, "/run/x",
 		"/usr/local/bin/cloister -> /opt/cloister/current/bin/cloister",
+		"/usr/local/bin/containerd-shim-cloister-process-v2 -> /opt/cloister/current/bin/containerd-shim-cloister-v2",
 		"/usr/local/bin/containerd-shim-cloister-v2 -> /opt/cloister/current/bin/containerd-shim-cloister-v2",
 	}
 	if diff := cmp.Diff(want, f.files(t)); diff != "" {
