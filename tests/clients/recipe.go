@@ -34,6 +34,9 @@ const (
 	// root file system.
 	SpecSuite Set = "specsuite"
 
+	// EarlierContainerd is the release before Containerd, from which a node is upgraded.
+	EarlierContainerd Set = "earlier-containerd"
+
 	Kubernetes Set = "kubernetes" // the control plane, a node's programs and kubectl
 	Etcd       Set = "etcd"
 	CoreDNS    Set = "coredns"
@@ -82,6 +85,10 @@ func recipes() map[Set]recipe {
 		Containerd: {
 			Module: "github.com/containerd/containerd/v2", Version: "v2.4.2",
 			Packages: []string{"cmd/containerd", "cmd/ctr", "cmd/containerd-shim-runc-v2"},
+		},
+		EarlierContainerd: {
+			Module: "github.com/containerd/containerd/v2", Version: "v2.3.7",
+			Packages: []string{"cmd/containerd", "cmd/ctr", "cmd/containerd-shim-runc-v2"}, Folder: "kubernetes",
 		},
 		Runc: {Module: "github.com/opencontainers/runc", Version: "v1.4.3", Tags: "seccomp", CGO: true},
 		Suite: {

@@ -4,6 +4,7 @@ package host
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,8 @@ type Options struct {
 	Env []string
 	// CRI leaves containerd's CRI plugins on.
 	CRI bool
+	// Bin is a folder with containerd's programs; empty: the version's own.
+	Bin string
 }
 
 // Containerd is a daemon in a place, with its own root, state and socket.
@@ -81,7 +84,7 @@ func (c *Containerd) use(t testing.TB, o Options) {
 	if o.Version == Distribution {
 		c.bin = testenv.NeedContainerd(t)
 	} else {
-		c.bin = clients.Need(t, clients.Containerd, "containerd")
+		c.bin = cmp.Or(o.Bin, clients.Need(t, clients.Containerd, "containerd"))
 		path = append(path, c.bin, clients.Need(t, clients.Runc, "runc"))
 	}
 	path = append(path, "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -207,7 +210,7 @@ func (c *Containerd) Stop(t testing.TB, signal string) {
 	}
 }
 
-// Keep has the daemon started anew, after two seconds, whenever it ends, until the test does. For
+// Keep has the daemon started anew, after two seconds, whenever it ends, until the place does. For
 // tests in which somebody else ends the daemon and relies on its coming back, as under systemd.
 func (c *Containerd) Keep(t testing.TB) {
 	t.Helper()

@@ -103,20 +103,35 @@ func (p *Place) start() error {
 	return nil
 }
 
-// remove ends every process of the place, then takes its folder away.
+// remove ends the place, then takes its folder away.
 func (p *Place) remove(t testing.TB) {
 	t.Helper()
 	if p.holder != nil && p.holder.ProcessState == nil {
-		// Process 1 dies, and the kernel kills all others of its pid namespace before the wait
-		// returns.
-		if err := p.holder.Process.Kill(); err != nil {
-			t.Errorf("end the place: %v", err)
-		}
-		_ = p.holder.Wait() // says that it was killed
-		_ = p.stdin.Close()
+		p.end(t)
 	}
 	if err := os.RemoveAll(p.Dir); err != nil {
 		t.Errorf("the place's folder: %v", err)
+	}
+}
+
+// end ends every process of the place: process 1 dies, and the kernel kills all others of its pid
+// namespace before the wait returns.
+func (p *Place) end(t testing.TB) {
+	t.Helper()
+	if err := p.holder.Process.Kill(); err != nil {
+		t.Errorf("end the place: %v", err)
+	}
+	_ = p.holder.Wait() // says that it was killed
+	_ = p.stdin.Close()
+}
+
+// Reboot ends all that runs in the place and makes its namespaces anew: what was mounted, the
+// network and /run are gone, and Dir stays. The kernel is the same, and so are the host's cgroups.
+func (p *Place) Reboot(t testing.TB) {
+	t.Helper()
+	p.end(t)
+	if err := p.start(); err != nil {
+		t.Fatalf("private namespaces: %v", err)
 	}
 }
 

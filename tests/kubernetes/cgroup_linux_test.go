@@ -29,31 +29,37 @@ func makeCgroups(t *testing.T) string {
 	t.Helper()
 	name := fmt.Sprintf("/k8s-%d", os.Getpid())
 	for _, top := range hierarchies() {
-		dir := filepath.Join(top, name)
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { removeCgroups(t, dir) })
-		for _, knob := range []string{"cpuset.cpus", "cpuset.mems"} { // version 1 starts without any
-			data, err := os.ReadFile(filepath.Join(top, knob))
-			if err != nil || filepath.Base(top) != "cpuset" {
-				continue
-			}
-			if err := os.WriteFile(filepath.Join(dir, knob), data, 0); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for knob, value := range map[string]string{"cpu.shares": "3072", "cpu.weight": "300"} { // by version
-			// The guests are at least three busy processes, and those beside them have no cgroup.
-			if _, err := os.Stat(filepath.Join(dir, knob)); err != nil {
-				continue
-			}
-			if err := os.WriteFile(filepath.Join(dir, knob), []byte(value), 0); err != nil {
-				t.Fatal(err)
-			}
-		}
+		makeCgroup(t, top, name)
+		t.Cleanup(func() { removeCgroups(t, filepath.Join(top, name)) })
 	}
 	return name
+}
+
+// makeCgroup makes a kubelet's cgroup in one hierarchy.
+func makeCgroup(t *testing.T, top, name string) {
+	t.Helper()
+	dir := filepath.Join(top, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, knob := range []string{"cpuset.cpus", "cpuset.mems"} { // version 1 starts without any
+		data, err := os.ReadFile(filepath.Join(top, knob))
+		if err != nil || filepath.Base(top) != "cpuset" {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, knob), data, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for knob, value := range map[string]string{"cpu.shares": "3072", "cpu.weight": "300"} { // by version
+		// The guests are at least three busy processes, and those beside them have no cgroup.
+		if _, err := os.Stat(filepath.Join(dir, knob)); err != nil {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, knob), []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // removeCgroups removes a tree of cgroups without processes.

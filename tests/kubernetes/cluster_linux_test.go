@@ -41,15 +41,17 @@ var accounts = []struct{ name, user, group string }{
 // cluster is a control plane and a node in one place.
 type cluster struct {
 	*host.Containerd
-	bin     string // Kubernetes' programs
-	dir     string
-	cgroups string // name of the cgroup below which the kubelet has its own
-	deploy  string // folder of the tree's folder deploy that fits the node
-	kubelet *program
+	bin      string // Kubernetes' programs
+	etcd     string // the program
+	dir      string
+	cgroups  string // name of the cgroup below which the kubelet has its own
+	deploy   string // folder of the tree's folder deploy that fits the node
+	programs map[string]*program
 }
 
 // node makes the place look like a node: an address, a default route, folders that take mounts, and
-// the kernel's settings that a kubelet wants, without a change to the host's.
+// the kernel's settings that a kubelet wants, without a change to the host's. Each start is another
+// boot.
 const node = `set -e
 dir=$1
 for folder in /var/lib/kubelet /var/lib/cni /var/log/pods; do
@@ -60,6 +62,7 @@ setting() { echo "$2" >"$dir/$(basename "$1")"; mount --bind "$dir/$(basename "$
 setting vm/overcommit_memory 1
 setting kernel/panic 10
 setting kernel/panic_on_oops 1
+setting kernel/random/boot_id "$(cat /proc/sys/kernel/random/uuid)"
 echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables
 ip link add eth0 type bridge
 ip addr add ` + nodeAddress + `/24 dev eth0
@@ -96,21 +99,12 @@ func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	testenv.NeedSandbox(t)
 	testenv.NeedTool(t, "iptables")
-	c := &cluster{bin: clients.Need(t, clients.Kubernetes, "kubelet")}
-	etcd := filepath.Join(clients.Need(t, clients.Etcd, "server"), "server")
-	c.cgroups = makeCgroups(t) // taken away after the place
-	place := host.New(t)
-	c.dir = filepath.Join(place.Dir, "cluster")
-	if err := os.Mkdir(c.dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	c.settle(t, place)
-	c.startContainerd(t, place)
+	cgroups := makeCgroups(t) // taken away after the place
+	c := newNode(t, clients.EarlierContainerd)
+	c.cgroups = cgroups
 	c.writeAccounts(t)
-	c.controlPlane(t, etcd)
-	c.kubelet = c.startKubelet(t)
-	c.proxy(t)
-	c.loadProgram(t, etcdImage, etcd)
+	c.startPrograms(t)
+	c.loadProgram(t, etcdImage, c.etcd)
 	if wrong := host.Await(host.CallLimit, func() string {
 		out, err := c.try(t, "get", "node", nodeName, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
 		if err != nil || out != "True" {
@@ -124,22 +118,60 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
+// newNode makes a place that looks like a node, with a containerd and images.
+func newNode(t *testing.T, containerd clients.Set) *cluster {
+	t.Helper()
+	c := &cluster{
+		bin:      clients.Need(t, clients.Kubernetes, "kubelet"),
+		etcd:     filepath.Join(clients.Need(t, clients.Etcd, "server"), "server"),
+		programs: map[string]*program{},
+	}
+	place := host.New(t)
+	c.dir = filepath.Join(place.Dir, "cluster")
+	if err := os.Mkdir(c.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c.settle(t, place)
+	place.Run(t, "rm", "-rf", "/var/lib/cloister", "/etc/cloister") // the host's own, as the place sees it
+	c.useContainerd(t, containerd)
+	c.startContainerd(t, place)
+	return c
+}
+
 // settle makes the place look like a node.
 func (c *cluster) settle(t *testing.T, place *host.Place) {
 	t.Helper()
 	place.Overlay(t, "/etc", "/opt", "/var/lib", "/var/log", "/usr/local")
-	place.Run(t, "rm", "-rf", "/var/lib/cloister", "/etc/cloister") // the host's own, as the place sees it
 	place.Run(t, "bash", "-c", node, "node", c.dir)
+}
+
+// useContainerd puts containerd's programs of a set where the node has them.
+func (c *cluster) useContainerd(t *testing.T, set clients.Set) {
+	t.Helper()
+	dir := clients.Need(t, set, "containerd")
+	if err := os.MkdirAll(c.path("programs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"containerd", "ctr", "containerd-shim-runc-v2"} {
+		next := c.path("programs/next")
+		err := os.Symlink(filepath.Join(dir, name), next)
+		if err == nil {
+			err = os.Rename(next, c.path("programs/"+name))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // startContainerd starts a containerd that knows no cloister, and keeps it.
 func (c *cluster) startContainerd(t *testing.T, place *host.Place) {
 	t.Helper()
 	c.write(t, "net.d/10-pods.conflist", fmt.Sprintf(bridge, c.path("ipam")))
-	containerd, plugins := clients.Need(t, clients.Containerd, "containerd"), clients.Need(t, clients.CNI, "bridge")
+	containerd, plugins := c.path("programs"), clients.Need(t, clients.CNI, "bridge")
 	path := containerd + ":" + clients.Need(t, clients.Runc, "runc") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	c.Containerd = place.StartContainerd(t, host.Options{
-		Version: host.Current, CRI: true, Config: fmt.Sprintf(criConfig, plugins, c.path("net.d")),
+		Version: host.Current, Bin: containerd, CRI: true, Config: fmt.Sprintf(criConfig, plugins, c.path("net.d")),
 		Env: []string{"PATH=" + path, "CLOISTER_CONFIG="}, // cloister's own folders
 	})
 	c.Keep(t)
@@ -217,9 +249,17 @@ current-context: x
 `, server, c.path("pki/apiserver.crt"), token(account)))
 }
 
-func (c *cluster) controlPlane(t *testing.T, etcd string) {
+// startPrograms starts those of the cluster, and waits for none but the API server.
+func (c *cluster) startPrograms(t *testing.T) {
 	t.Helper()
-	c.stores(t, etcd)
+	c.controlPlane(t)
+	c.startKubelet(t)
+	c.proxy(t)
+}
+
+func (c *cluster) controlPlane(t *testing.T) {
+	t.Helper()
+	c.stores(t)
 	c.start(t, "controllers", filepath.Join(c.bin, "kube-controller-manager"),
 		"--kubeconfig="+c.config(t, "controllers"), "--leader-elect=false",
 		"--use-service-account-credentials=true", "--service-account-private-key-file="+c.path("accounts.key"),
@@ -229,9 +269,9 @@ func (c *cluster) controlPlane(t *testing.T, etcd string) {
 }
 
 // stores starts etcd and the API server, and waits until it serves.
-func (c *cluster) stores(t *testing.T, etcd string) {
+func (c *cluster) stores(t *testing.T) {
 	t.Helper()
-	c.start(t, "etcd", etcd, "--data-dir", c.path("etcd"), "--unsafe-no-fsync", "--log-level", "warn")
+	c.start(t, "etcd", c.etcd, "--data-dir", c.path("etcd"), "--unsafe-no-fsync", "--log-level", "warn")
 	c.start(t, "apiserver", filepath.Join(c.bin, "kube-apiserver"), "--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443",
 		"--advertise-address="+nodeAddress, "--cert-dir="+c.path("pki"), "--service-cluster-ip-range=10.96.0.0/16",
 		"--token-auth-file="+c.path("tokens.csv"), "--authorization-mode=Node,RBAC", "--allow-privileged=true",
@@ -272,10 +312,10 @@ imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 `
 
-func (c *cluster) startKubelet(t *testing.T) *program {
+func (c *cluster) startKubelet(t *testing.T) {
 	t.Helper()
 	config := c.write(t, "kubelet.yaml", fmt.Sprintf(kubeletConfig, c.cgroups, "unix://"+c.Address, c.path("plugins")))
-	return c.start(t, "kubelet", filepath.Join(c.bin, "kubelet"), "--config="+config, "--kubeconfig="+c.config(t, "kubelet"),
+	c.start(t, "kubelet", filepath.Join(c.bin, "kubelet"), "--config="+config, "--kubeconfig="+c.config(t, "kubelet"),
 		"--hostname-override="+nodeName, "--node-ip="+nodeAddress)
 }
 
@@ -293,8 +333,8 @@ type program struct {
 }
 
 // start starts a program in the place, where it lasts as long as the place does. The end of its log
-// is shown when the test fails.
-func (c *cluster) start(t *testing.T, name, path string, args ...string) *program {
+// is shown when the test that started it first fails.
+func (c *cluster) start(t *testing.T, name, path string, args ...string) {
 	t.Helper()
 	file := c.path(name + ".log")
 	log, err := os.OpenFile(file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -309,13 +349,17 @@ func (c *cluster) start(t *testing.T, name, path string, args ...string) *progra
 	}
 	p := &program{cmd: cmd, done: make(chan struct{})}
 	go p.wait()
+	_, again := c.programs[name]
+	c.programs[name] = p
+	if again {
+		return
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			out, _ := exec.CommandContext(context.WithoutCancel(t.Context()), "tail", "-n", "25", file).CombinedOutput()
 			t.Logf("the end of the log of %s:\n%s", name, out)
 		}
 	})
-	return p
 }
 
 func (p *program) wait() {

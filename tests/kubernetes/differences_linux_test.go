@@ -232,7 +232,14 @@ spec:
 		}
 		return ""
 	})
-	t.Logf("the refusal: %s", s.field(t, "pod/sized", `.status.conditions[?(@.type=="PodResizeInProgress")].message`))
+	s.await(t, "the refusal as an event", func() string {
+		_, events, _ := strings.Cut(s.must(t, "describe", "pod", "sized"), "Events:")
+		if !strings.Contains(events, "ResizeError") || !strings.Contains(events, "the machine has") {
+			return events + " "
+		}
+		return ""
+	})
+	t.Logf("the refusal: %s", s.must(t, "describe", "pod", "sized"))
 	if got := s.exec(t, "sized", "cat /sys/fs/cgroup/memory.max"); got != fmt.Sprintln(64<<20) {
 		t.Errorf("memory.max after the refusal = %q", got)
 	}

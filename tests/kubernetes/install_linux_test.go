@@ -143,18 +143,35 @@ func (c *cluster) upgrade(t *testing.T) {
 // sleeper starts a pod that waits.
 func (s *space) sleeper(t *testing.T, name string) {
 	t.Helper()
-	s.apply(t, `
-apiVersion: v1
-kind: Pod
-metadata: {name: `+name+`}
-spec:
-  runtimeClassName: cloister
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {name: main, image: IMAGE, command: [sleep, "1000"], resources: {limits: {memory: 64Mi, cpu: 500m}}}
-`)
+	s.apply(t, fmt.Sprintf(sleeping, name, classLine("cloister")))
 	s.ready(t, name)
 }
+
+// sleepers starts a pod that waits of each class, named like it.
+func (s *space) sleepers(t *testing.T) {
+	t.Helper()
+	for _, class := range classes {
+		s.apply(t, fmt.Sprintf(sleeping, class, classLine(class)))
+	}
+	s.ready(t, classes...)
+}
+
+// sleeping is a pod that waits, with a folder on disk. It ends at once when it is told to.
+const sleeping = `
+apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+  %s
+  terminationGracePeriodSeconds: 1
+  volumes: [{name: v, emptyDir: {}}]
+  containers:
+  - name: main
+    image: IMAGE
+    command: [sh, -c, "echo begun; exec sleep 1000"]
+    resources: {requests: {cpu: 50m}, limits: {memory: 64Mi, cpu: 500m}}
+    volumeMounts: [{name: v, mountPath: /v}]
+`
 
 // remove takes cloister back from the node: not while a pod of it runs, and then everything.
 func (c *cluster) remove(t *testing.T) {

@@ -5,10 +5,15 @@ package kubernetes
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/containerd/console"
+	"golang.org/x/sys/unix"
 
 	"cloister/tests/host"
 )
@@ -189,19 +194,50 @@ func (s *space) background(t *testing.T, args ...string) func() string {
 	}
 }
 
-// terminal runs kubectl on a terminal of 33 rows and 111 columns with what is typed, and gives what
-// the terminal shows.
+// terminal runs kubectl on a terminal with what is typed, and gives what the terminal shows. It has
+// 33 rows and 111 columns until it shows this size, and then 44 and 122.
 func (s *space) terminal(t *testing.T, typed string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
 	defer cancel()
-	line := "stty rows 33 cols 111; exec " + filepath.Join(s.bin, "kubectl") + " --namespace " + s.name + " " + strings.Join(args, " ")
-	cmd := s.Place.Command(ctx, "script", "--quiet", "--return", "--command", line, "/dev/null")
-	cmd.Env = append(s.Env, "KUBECONFIG="+s.path("admin.conf"))
-	cmd.Stdin = strings.NewReader(typed)
-	out, err := cmd.CombinedOutput()
+	terminal, path, err := console.NewPty()
 	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	if err := terminal.Resize(console.WinSize{Height: 33, Width: 111}); err != nil {
+		t.Fatal(err)
+	}
+	side, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := s.command(ctx, append([]string{"--namespace", s.name}, args...)...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = side, side, side
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true} // the terminal tells it of new sizes
+	err = cmd.Start()
+	side.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := terminal.Write([]byte(typed)); err != nil {
+		t.Error(err)
+	}
+	var shown strings.Builder
+	buffer, resized := make([]byte, 4096), false
+	for err == nil { // until kubectl has closed it
+		var n int
+		n, err = terminal.Read(buffer)
+		shown.Write(buffer[:n])
+		if !resized && strings.Contains(shown.String(), "33 111") {
+			resized = true
+			if err := terminal.Resize(console.WinSize{Height: 44, Width: 122}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := cmd.Wait(); err != nil {
 		t.Errorf("kubectl %s: %v", strings.Join(args, " "), err)
 	}
-	return string(out)
+	return shown.String()
 }

@@ -81,6 +81,9 @@ spec:
 	}
 }
 
+// classes are the RuntimeClasses side by side; a plain pod has none.
+var classes = []string{"cloister", "cloister-process", "plain"}
+
 // classLine is the line of a pod's spec that asks for cloister; a plain pod's has none.
 func classLine(pod string) string {
 	if pod == "plain" {
@@ -176,7 +179,7 @@ spec:
 	}
 }
 
-// streams: exec with a terminal, attach, cp in both directions, port-forward.
+// streams: exec with a terminal whose size changes, attach, cp in both directions, port-forward.
 func streams(t *testing.T, s *space) {
 	s.apply(t, `
 apiVersion: v1
@@ -193,10 +196,11 @@ spec:
   - {name: echo, image: IMAGE, stdin: true, stdinOnce: true, command: [sh, -c, "while read -r line; do echo got $line; done; echo over"]}
 `)
 	s.ready(t, "streams")
-	typed := "stty size; tty; echo said $((6 * 7)); exit\n"
+	typed := "until stty size | grep ^33; do sleep 0.1; done; tty; echo said $((6 * 7)); " +
+		"until stty size | grep ^44; do sleep 0.1; done; exit\n"
 	got := s.terminal(t, typed, "exec", "-it", "streams", "-c", "web", "--", "sh")
-	if !strings.Contains(got, "33 111\r\n/dev/pts/0\r\nsaid 42") {
-		t.Errorf("exec with a terminal of 33 rows and 111 columns: %q", got)
+	if !strings.Contains(got, "33 111\r\n/dev/pts/0\r\nsaid 42\r\n44 122\r\n") {
+		t.Errorf("exec with a terminal of 33 rows and 111 columns, later 44 and 122: %q", got)
 	}
 	if _, err := s.try(t, "exec", "streams", "-c", "web", "--", "sh", "-c", "exit 5"); err == nil || !strings.Contains(err.Error(), "5") {
 		t.Errorf("exec of what ends with 5: %v", err)
@@ -226,9 +230,10 @@ func get(address string, port int) string {
 	return fmt.Sprintf(`printf 'GET /f HTTP/1.0\r\n\r\n' | nc -w 20 %s %d | tail -n 1`, address, port)
 }
 
-// sideBySide: a pod of runc's and one of cloister's reach each other, each on its own kernel.
+// sideBySide: a pod of runc's, one of cloister's machines and one of its plain containers reach
+// each other. The machine alone has a kernel of its own.
 func sideBySide(t *testing.T, s *space) {
-	for _, class := range []string{"cloister", "plain"} {
+	for _, class := range classes {
 		s.apply(t, fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
@@ -241,21 +246,20 @@ spec:
     image: IMAGE
     command: [sh, -c, "mkdir /www; hostname >/www/f; exec httpd -f -p 8080 -h /www"]
     readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 10}
-    resources: {requests: {cpu: 400m, memory: 64Mi}, limits: {cpu: 400m, memory: 64Mi}}
+    resources: {requests: {cpu: 250m, memory: 64Mi}, limits: {cpu: 250m, memory: 64Mi}}
 `, class, classLine(class)))
 	}
-	s.ready(t, "cloister", "plain")
+	s.ready(t, classes...)
 	host := s.Place.Run(t, "uname", "-r")
-	if got := s.exec(t, "plain", "uname -r"); got != host {
-		t.Errorf("kernel of the plain pod = %q, want the host's, %q", got, host)
-	}
-	if got := s.exec(t, "cloister", "uname -r"); got == host {
-		t.Errorf("kernel of the cloister pod = %q, the host's", got)
-	}
-	for from, to := range map[string]string{"plain": "cloister", "cloister": "plain"} {
+	for _, to := range classes {
+		if got, own := s.exec(t, to, "uname -r"), to == "cloister"; (got != host) != own {
+			t.Errorf("kernel of the pod %s = %q, the host's is %q", to, got, host)
+		}
 		ip := s.field(t, "pod/"+to, ".status.podIP")
-		if got := s.exec(t, from, get(ip, 8080)); got != to+"\n" {
-			t.Errorf("from %s to %s: %q", from, to, got)
+		for _, from := range classes {
+			if got := s.exec(t, from, get(ip, 8080)); got != to+"\n" {
+				t.Errorf("from %s to %s: %q", from, to, got)
+			}
 		}
 	}
 	if got := s.field(t, "pod/cloister", ".status.qosClass"); got != "Guaranteed" {

@@ -48,13 +48,14 @@ var cases = []struct {
 	{"userns", userns},
 }
 
-// TestCluster installs cloister on a cluster's node, runs the cases, upgrades cloister and takes it
-// back.
+// TestCluster installs cloister on a cluster's node, upgrades containerd there, runs the cases,
+// restarts the node's programs and the node, upgrades cloister and takes it back.
 func TestCluster(t *testing.T) {
 	c := newCluster(t)
 	if !t.Run("install", counted(c.install)) {
 		return
 	}
+	t.Run("containerd", counted(c.upgradeContainerd))
 	t.Run("case", func(t *testing.T) { // ends when all of its parallel ones have
 		for _, each := range cases {
 			t.Run(each.name, func(t *testing.T) {
@@ -68,6 +69,7 @@ func TestCluster(t *testing.T) {
 	})
 	t.Run("restarts", counted(c.restarts))
 	t.Run("drained", counted(c.drained))
+	t.Run("rebooted", counted(c.rebooted))
 	t.Run("upgrade", counted(c.upgrade))
 	t.Run("remove", counted(c.remove))
 }

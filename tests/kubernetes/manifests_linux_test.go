@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"cloister/tests/clients"
-	"cloister/tests/host"
 	"cloister/tests/testenv"
 )
 
@@ -19,17 +18,10 @@ import (
 func TestManifests(t *testing.T) {
 	t.Cleanup(func() { count(t) })
 	testenv.NeedOverlay(t)
-	c := &cluster{bin: clients.Need(t, clients.Kubernetes, "kube-apiserver"), deploy: "kubernetes"}
-	etcd := filepath.Join(clients.Need(t, clients.Etcd, "server"), "server")
-	place := host.New(t)
-	c.dir = filepath.Join(place.Dir, "cluster")
-	if err := os.Mkdir(c.dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	c.settle(t, place)
-	c.startContainerd(t, place)
+	c := newNode(t, clients.Containerd)
+	c.deploy = "kubernetes"
 	c.writeAccounts(t)
-	c.stores(t, etcd)
+	c.stores(t)
 	if err := os.CopyFS(c.path("deploy"), os.DirFS(filepath.Join(testenv.Tree(t), "deploy"))); err != nil {
 		t.Fatal(err)
 	}

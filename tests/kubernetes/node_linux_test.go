@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"cloister/tests/clients"
 	"cloister/tests/host"
 )
 
@@ -48,8 +49,8 @@ func (c *cluster) restartKubelet(t *testing.T) {
 			c.Place.Run(t, "kill", fmt.Sprint(pid))
 		}
 	}
-	<-c.kubelet.done
-	c.kubelet = c.startKubelet(t)
+	<-c.programs["kubelet"].done
+	c.startKubelet(t)
 }
 
 // drained: a drained node has no pods of cloister, and no sandbox; later it takes new ones.
@@ -57,10 +58,111 @@ func (c *cluster) drained(t *testing.T) {
 	s := c.space(t, "drained")
 	s.sleeper(t, "leaving")
 	s.must(t, "drain", nodeName, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=5m")
-	there := func() string { return c.Place.Run(t, "/usr/local/bin/cloister", "ps", "--all", "--quiet") }
-	if wrong := host.Await(host.Patience, there); wrong != "" {
-		t.Errorf("sandboxes after the drain: %s", wrong)
-	}
+	c.noSandboxes(t, "the drained node")
 	s.must(t, "uncordon", nodeName)
 	s.sleeper(t, "coming")
+}
+
+// upgradeContainerd: what runs goes on under the next containerd, and ends by it.
+func (c *cluster) upgradeContainerd(t *testing.T) {
+	s := c.space(t, "containerd")
+	s.sleepers(t)
+	version := func() string { return s.field(t, "node/"+nodeName, ".status.nodeInfo.containerRuntimeVersion") }
+	before, started := version(), map[string]string{}
+	for _, pod := range classes {
+		started[pod] = s.field(t, "pod/"+pod, ".status.containerStatuses[0].state.running.startedAt")
+		s.exec(t, pod, "echo here >/tmp/f")
+	}
+	c.useContainerd(t, clients.Containerd)
+	c.Place.Run(t, "bash", c.path("restart.sh"))
+	s.await(t, "the node's next containerd", func() string {
+		if now := version(); now == before {
+			return now
+		}
+		return ""
+	})
+	t.Logf("from %s to %s", before, version())
+	for _, pod := range classes {
+		s.await(t, "exec in "+pod, func() string {
+			if got, err := s.tryExec(t, pod, "cat /tmp/f"); err != nil || got != "here\n" {
+				return fmt.Sprintf("%q, %v", got, err)
+			}
+			return ""
+		})
+		if got := s.must(t, "logs", pod); got != "begun\n" {
+			t.Errorf("log of %s = %q", pod, got)
+		}
+		now := s.field(t, "pod/"+pod, ".status.containerStatuses[0].state.running.startedAt")
+		if count := s.field(t, "pod/"+pod, ".status.containerStatuses[0].restartCount"); now != started[pod] || count != "0" {
+			t.Errorf("%s: started at %s, before at %s, restarted %s times", pod, now, started[pod], count)
+		}
+	}
+	s.must(t, append([]string{"delete", "pod"}, classes...)...)
+	c.noSandboxes(t, "deleted pods from before")
+}
+
+// noSandboxes waits until the node has none.
+func (c *cluster) noSandboxes(t *testing.T, of string) {
+	t.Helper()
+	if wrong := host.Await(host.Patience, func() string {
+		return c.Place.Run(t, "/usr/local/bin/cloister", "ps", "--all", "--quiet")
+	}); wrong != "" {
+		t.Errorf("sandboxes of %s: %s", of, wrong)
+	}
+}
+
+// rebooted: after a reboot of the node its pods run again, with new containers and what their
+// folders on disk had, as with runc. Nothing is kept of the sandboxes from before.
+func (c *cluster) rebooted(t *testing.T) {
+	s := c.space(t, "rebooted")
+	s.sleepers(t)
+	for _, pod := range classes {
+		s.exec(t, pod, "echo here >/v/f; sync")
+	}
+	c.reboot(t)
+	for _, pod := range classes {
+		s.awaitField(t, "pod/"+pod, ".status.containerStatuses[0].restartCount", "1")
+		s.ready(t, pod)
+		if got := s.exec(t, pod, "cat /v/f"); got != "here\n" {
+			t.Errorf("%s finds %q on its disk", pod, got)
+		}
+	}
+	for _, pod := range classes {
+		const last = ".status.containerStatuses[0].lastState.terminated"
+		for _, field := range []string{last + ".reason", last + ".exitCode"} {
+			if got, want := s.field(t, "pod/"+pod, field), s.field(t, "pod/plain", field); got != want {
+				t.Errorf("%s of %s = %q, want %q as with runc", field, pod, got, want)
+			}
+		}
+	}
+	if events := s.must(t, "get", "events", "--all-namespaces", "--field-selector=reason=Rebooted"); !strings.Contains(events, nodeName) {
+		t.Errorf("the kubelet saw no reboot: %s", events)
+	}
+	s.must(t, append([]string{"delete", "pod"}, classes...)...)
+	c.noSandboxes(t, "deleted pods")
+	c.Place.Run(t, "/usr/local/bin/cloister", "gc")
+	if left := c.Place.Run(t, "sh", "-c", leftOnDisk); left != "" {
+		t.Errorf("left on disk of sandboxes or the earlier boot:\n%s", left)
+	}
+	(&space{c, "cloister"}).rollout(t, "daemonset/cloister-node")
+}
+
+// leftOnDisk lists what cloister keeps on disk for sandboxes and for other boots than this one.
+const leftOnDisk = `find /var/lib/cloister \( -type f -o -name '*-*-*-*-*' \) ! -name lock ! -path '*/locks/*' \
+	! -name verified.json ! -name "$(cat /proc/sys/kernel/random/boot_id)"`
+
+// reboot ends all that runs on the node, the control plane too, and starts it from what is on disk.
+func (c *cluster) reboot(t *testing.T) {
+	t.Helper()
+	c.Place.Reboot(t)
+	for _, p := range c.programs {
+		<-p.done
+	}
+	for _, top := range hierarchies() {
+		removeCgroups(t, filepath.Join(top, c.cgroups))
+		makeCgroup(t, top, c.cgroups)
+	}
+	c.settle(t, c.Place)
+	c.Keep(t)
+	c.startPrograms(t)
 }
