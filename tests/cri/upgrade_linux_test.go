@@ -3,6 +3,7 @@
 package cri
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -18,6 +19,21 @@ func TestUpgrade(t *testing.T) {
 	b := setup{version: host.Distribution}.start(t, host.New(t))
 	p := b.run(t, &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "old"}})
 	id := p.start(t, "main", nil, "sh", "-c", "echo before; until [ -e /go ]; do sleep 0.1; done; echo after; exec sleep 1000")
+	logged := func(lines ...string) string {
+		return host.Await(host.Patience, func() string {
+			data, err := os.ReadFile(b.status(t, id).GetLogPath())
+			for _, line := range lines {
+				if err != nil || !strings.Contains(string(data), " "+line+"\n") {
+					return fmt.Sprintf("%q, %v, ", data, err)
+				}
+			}
+			return ""
+		})
+	}
+	// What a containerd has read and not yet written to the log goes with it, as under runc.
+	if wrong := logged("before"); wrong != "" {
+		t.Fatalf("the log has %swant a line from before", wrong)
+	}
 	b.Upgrade(t, setup{}.options(t, netConf(b.Place)))
 	b.ready(t)
 	step(t, "a pod of the older containerd", func(t *testing.T) {
@@ -33,15 +49,8 @@ func TestUpgrade(t *testing.T) {
 		if err != nil || stats.GetStats().GetMemory().GetUsageBytes().GetValue() == 0 {
 			t.Errorf("ContainerStats = %v, %v, want memory", stats.GetStats(), err)
 		}
-		log := b.status(t, id).GetLogPath()
-		if wrong := host.Await(host.Patience, func() string {
-			data, err := os.ReadFile(log)
-			if err == nil && strings.Contains(string(data), " before\n") && strings.Contains(string(data), " after\n") {
-				return ""
-			}
-			return string(data) + " "
-		}); wrong != "" {
-			t.Errorf("%s has %q, want the lines from before and after", log, wrong)
+		if wrong := logged("before", "after"); wrong != "" {
+			t.Errorf("the log has %swant the lines from before and after", wrong)
 		}
 		second := p.start(t, "second", nil, "sleep", "1000")
 		if got, code := b.exec(t, second, "echo here"); got != "here\n" || code != 0 {
