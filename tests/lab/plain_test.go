@@ -14,12 +14,13 @@ import (
 
 func plains() []string { return []string{byCrun, byRunc} }
 
-// plainConfig is a configuration of class process with the OCI runtime that an id ends with.
-func (l *lab) plainConfig(t *testing.T, id string) string {
+// plainConfig is a configuration of class process with the OCI runtime that an id ends with. label
+// is more of its table of labels.
+func (l *lab) plainConfig(t *testing.T, id string, label ...string) string {
 	t.Helper()
 	name := id[strings.LastIndex(id, "-")+1:]
 	path := map[string]string{"crun": "/usr/bin/crun", "runc": "/usr/sbin/runc"}[name]
-	return l.config(t, id, "class = \"process\"\n", "", "[process]\nruntime = \""+path+"\"\n"+byAnnotation)
+	return l.config(t, id, "class = \"process\"\n", strings.Join(label, ""), "[process]\nruntime = \""+path+"\"\n"+byAnnotation)
 }
 
 // plainVolumes makes a container's folders and gives the flags that mount them: one of its own, one
