@@ -208,7 +208,7 @@ func machines(guest []string) []Stage {
 		// Its machine, which has machines in it, has two processors.
 		{
 			Name: "lab", About: "an enforcing host in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
-			Weight: 2, Caches: []string{"lab"}, Warm: 540 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true,
+			Weight: 2, Caches: []string{"lab"}, Warm: 630 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true,
 		},
 		{
 			Name: "lab-apparmor", About: "a host with AppArmor in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
@@ -218,7 +218,7 @@ func machines(guest []string) []Stage {
 		{
 			Name: "lab-fedora", About: "the same host with Fedora's conditions", Needs: guest,
 			Tests: []string{"./tests/lab/..."}, Env: []string{"POLICY=fedora"},
-			Weight: 2, Caches: []string{"lab"}, Warm: 530 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m,
+			Weight: 2, Caches: []string{"lab"}, Warm: 620 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m,
 			Optional: true, Guests: true, Turns: "labs",
 		},
 		{
