@@ -37,22 +37,19 @@ func proveFrom(ctx context.Context, cfg sandbox.Config, program string) (_ prove
 	}
 	// The start then admits this program as an attacker: see sandbox/standin.
 	cfg.Attacker = program
-	bundle, err := os.MkdirTemp("", "cloister-bundle-")
+	folder, err := os.MkdirTemp("", "cloister-bundle-")
 	if err != nil {
 		return prove.Report{}, err
 	}
 	// Errors of the cleanup are joined: a run that leaves something behind must not look well.
-	defer func() { err = errors.Join(err, os.RemoveAll(bundle)) }()
-	if err := os.Mkdir(filepath.Join(bundle, "rootfs"), 0o755); err != nil {
-		return prove.Report{}, err
-	}
-	disguises, err := standin.Disguise(cfg, program, bundle)
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
+	disguises, err := standin.Disguise(cfg, program, folder)
 	if err != nil {
 		return prove.Report{}, err
 	}
 	var places []standin.Place
-	for range 2 {
-		s, err := proveSandbox(ctx, cfg, bundle)
+	for _, name := range []string{"from", "peer"} {
+		s, err := proveSandbox(ctx, cfg, filepath.Join(folder, name))
 		if err != nil {
 			return prove.Report{}, err
 		}
@@ -78,8 +75,12 @@ func proveFrom(ctx context.Context, cfg sandbox.Config, program string) (_ prove
 	})
 }
 
-// proveSandbox starts a sandbox with a container's files. On an error nothing of it is left.
+// proveSandbox starts a sandbox with a container's files, in a bundle that it makes: SELinux labels
+// the files for one sandbox alone. On an error nothing is left but the bundle.
 func proveSandbox(ctx context.Context, cfg sandbox.Config, bundle string) (*sandbox.Sandbox, error) {
+	if err := os.MkdirAll(filepath.Join(bundle, "rootfs"), 0o755); err != nil {
+		return nil, err
+	}
 	w, err := oci.Parse([]byte(proveSpec), cfg.Workloads)
 	if err != nil {
 		return nil, err
