@@ -52,14 +52,18 @@ func programs(ctx context.Context, work string) ([]file, error) {
 }
 
 // files are the compiled policies, and what they are made from.
-func (p policies) files() []file {
-	return []file{
+func (p policies) files(kind string) []file {
+	list := []file{
 		{"policy/policy", p.enforcing(), "semanage_store_t"},
 		{"policy/permissive", p.permissive(), "semanage_store_t"},
 		{"policy/base", p.base(), "semanage_store_t"},
 		{"policy/probing", p.probing(), "semanage_store_t"},
 		{"policy/store.tar", p.store(), "semanage_store_t"},
 	}
+	if kind != fedoraPolicy {
+		list = append(list, file{"policy/proving", p.proving(), "semanage_store_t"})
+	}
+	return list
 }
 
 // makeDisk makes the second disk of the given files.

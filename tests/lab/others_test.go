@@ -47,6 +47,7 @@ func leftOut() map[string]string {
 		"faults":     "faults of an SELinux host; complain is AppArmor's, and labels/apparmor has the others",
 		"translated": "a domain of SELinux for emulated guests",
 		"install":    "the SELinux policy module",
+		"prove":      "is their matrix",
 	}
 }
 

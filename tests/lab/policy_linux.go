@@ -15,9 +15,10 @@ import (
 	"cloister/tests/cache"
 )
 
-// policies are compiled policies with the module in them: one that enforces, and one whose
-// guest-side domains are permissive. Both have no dontaudit rules, so that every denial is logged.
-// base is without the module; store is the policy store that base is made from.
+// policies are compiled policies with the module in them: one that enforces, one whose guest-side
+// domains are permissive, and one whose shim is. None has dontaudit rules, so that every denial is
+// logged. base is without the module; store is the policy store that base is made from. Fedora's
+// conditions have no proving.
 type policies struct{ dir string }
 
 func (p policies) enforcing() string  { return filepath.Join(p.dir, "policy") }
@@ -25,6 +26,7 @@ func (p policies) base() string       { return filepath.Join(p.dir, "base") }
 func (p policies) store() string      { return filepath.Join(p.dir, "store.tar") }
 func (p policies) probing() string    { return filepath.Join(p.dir, "probing") }
 func (p policies) permissive() string { return filepath.Join(p.dir, "permissive") }
+func (p policies) proving() string    { return filepath.Join(p.dir, "proving") }
 
 // permissiveDomains are those that the matrix attacks from.
 func permissiveDomains() []string {
@@ -67,6 +69,8 @@ func makePolicies(ctx context.Context, folder string, r root, kind string) (poli
 	conditions := kind
 	if kind == fedoraPolicy {
 		conditions += fedoraDigest() + "systemd"
+	} else {
+		conditions += "proving"
 	}
 	// The number stands for the steps below: raise it with a change that the rest of the digest
 	// does not show.
@@ -133,7 +137,26 @@ func makePoliciesInto(ctx context.Context, r root, made policies, kind string) e
 	if err := takePolicy(ctx, store, parts.permissive()); err != nil {
 		return err
 	}
+	if kind != fedoraPolicy {
+		if err := addProving(ctx, store, parts.proving()); err != nil {
+			return err
+		}
+	}
 	return os.Rename(parts.dir, made.dir)
+}
+
+// addProving takes back what the other policies of the matrix have, and has the shim permissive.
+// `cloister prove` runs in its domain, which alone may enter those of guests, and makes its attacks
+// without a layer there: nothing may stop these.
+func addProving(ctx context.Context, store, to string) error {
+	rules := filepath.Join(store, "lab-permissive.cil")
+	if err := os.WriteFile(rules, []byte("(typepermissive "+policy.ShimType+")\n"), 0o644); err != nil {
+		return err
+	}
+	if err := tool(ctx, "semodule", "-n", "-D", "-p", store, "-s", "default", "-r", "lab-probing", "-i", rules); err != nil {
+		return err
+	}
+	return takePolicy(ctx, store, to)
 }
 
 // checkNeverallow has the store check what it compiles, or not: Debian's does not.
