@@ -11,10 +11,11 @@ import (
 )
 
 // upgrade has the next version of the command line replace the policy module under a running
-// sandbox: its processes and files keep their labels, an exec answers, and a sandbox that starts
-// then has a level of its own.
+// sandbox and a plain container: their processes and files keep their labels, an exec answers in
+// both, and a sandbox that starts then has a level of its own.
 func (l *lab) upgrade(t *testing.T, e *engine, id string) {
 	t.Helper()
+	l.runPlain(t, byRunc)
 	before := l.labelled(t, e, id)
 	l.seen = nil
 	l.policyOf(t, "cloister-next", 0, "not of this version", "status")
@@ -26,8 +27,10 @@ func (l *lab) upgrade(t *testing.T, e *engine, id string) {
 		t.Errorf("labels before (-) and after (+) the upgrade of the policy:\n%s", diff)
 	}
 	const use = "echo more >/written && grep more /written && ls -l /bin/busybox && [ $(hostname) ]"
-	if out, err := e.ctr("task", "exec", "--exec-id", "x", id, "sh", "-c", use); err != nil {
-		t.Errorf("an exec after the upgrade: %v: %s", err, out)
+	for _, id := range []string{id, byRunc} {
+		if out, err := e.ctr("task", "exec", "--exec-id", "x", id, "sh", "-c", use); err != nil {
+			t.Errorf("an exec in %s after the upgrade: %v: %s", id, err, out)
+		}
 	}
 	const later = "later"
 	if err := e.run(later); err != nil {
@@ -37,10 +40,12 @@ func (l *lab) upgrade(t *testing.T, e *engine, id string) {
 	if level, _ := l.level(t, later); level == old {
 		t.Errorf("%s and %s both run as %s", id, later, old)
 	}
-	if err := e.remove(later); err != nil {
-		t.Error(err)
+	for _, id := range []string{later, byRunc} {
+		if err := e.remove(id); err != nil {
+			t.Error(err)
+		}
+		l.nothingLeft(t, id, "/var/lib/cloister")
 	}
-	l.nothingLeft(t, later, "/var/lib/cloister")
 	unexpected(t, l.machine)
 }
 
