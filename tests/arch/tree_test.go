@@ -239,6 +239,55 @@ func TestNothingUnfinished(t *testing.T) {
 	}
 }
 
+// TestNoMergeMarks: no file has the lines that git writes where two changes meet. The compiler finds
+// them in Go alone.
+func TestNoMergeMarks(t *testing.T) {
+	root := testenv.Tree(t)
+	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && (entry.Name() == ".git" || name == filepath.Join(root, "build")) {
+			return filepath.SkipDir
+		}
+		if !entry.Type().IsRegular() {
+			return nil
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if line := mergeMark(text); line > 0 {
+			t.Errorf("%s:%d: a mark of a merge: keep one of the two texts", name, line)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]int{
+		"a\n" + strings.Repeat("<", 7) + " HEAD\nb\n": 2,
+		strings.Repeat(">", 7) + " 1234567\n":         1,
+		"Title\n=======\n<<<<<<<<<< \n":               0,
+	} {
+		if got := mergeMark([]byte(text)); got != want {
+			t.Errorf("mergeMark(%q) = %d, want %d", text, got, want)
+		}
+	}
+}
+
+// mergeMark is the number of the first line that begins with a mark, or 0.
+func mergeMark(text []byte) int {
+	for i, line := range bytes.Split(text, []byte("\n")) {
+		for _, mark := range []string{"<", ">"} {
+			if bytes.HasPrefix(line, []byte(strings.Repeat(mark, 7)+" ")) {
+				return i + 1
+			}
+		}
+	}
+	return 0
+}
+
 func TestShimMainIsShort(t *testing.T) {
 	const main = "cmd/containerd-shim-cloister-v2/main.go"
 	for _, f := range files(t) {
