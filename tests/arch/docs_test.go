@@ -4,9 +4,11 @@ package arch
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -81,5 +83,30 @@ func TestCasesAreTested(t *testing.T) {
 	}
 	if cases < 40 {
 		t.Errorf("docs/cases.md has %d cases, want at least 40", cases)
+	}
+}
+
+// TestDecisionsAreListed: the list of decisions has each page, and names the next number.
+func TestDecisionsAreListed(t *testing.T) {
+	folder := filepath.Join(testenv.Tree(t), "docs", "decisions")
+	list, err := os.ReadFile(filepath.Join(folder, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := filepath.Glob(filepath.Join(folder, "[0-9]*.md")) // sorted by name
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("no decisions: %v", err)
+	}
+	for _, page := range pages {
+		if !bytes.Contains(list, []byte("("+filepath.Base(page)+")")) {
+			t.Errorf("docs/decisions/README.md does not list %s", filepath.Base(page))
+		}
+	}
+	last, err := strconv.Atoi(filepath.Base(pages[len(pages)-1])[:4])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next := fmt.Sprintf("The next number is %04d.", last+1); !bytes.Contains(list, []byte(next)) {
+		t.Errorf("docs/decisions/README.md does not say %q", next)
 	}
 }

@@ -239,8 +239,8 @@ func TestNothingUnfinished(t *testing.T) {
 	}
 }
 
-// TestNoMergeMarks: no file has the lines that git writes where two changes meet. The compiler finds
-// them in Go alone.
+// TestNoMergeMarks: no file has the lines that git writes where two changes meet. The compiler
+// finds them in Go alone.
 func TestNoMergeMarks(t *testing.T) {
 	root := testenv.Tree(t)
 	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
