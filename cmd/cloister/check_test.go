@@ -200,10 +200,7 @@ func TestProgramOfOthersIsNotRun(t *testing.T) {
 
 // TestRustExcusesTheFileServerAlone has a program without a canary that holds a part in Rust.
 func TestRustExcusesTheFileServerAlone(t *testing.T) {
-	cc, err := exec.LookPath("cc")
-	if err != nil {
-		t.Skip("no C compiler: install gcc and libc6-dev")
-	}
+	cc := testenv.NeedTool(t, "cc") // of gcc, with libc6-dev
 	dir := t.TempDir()
 	source, program := filepath.Join(dir, "a.c"), filepath.Join(dir, "a")
 	text := "const char *panic = \"/usr/src/rustc-1.85.0/library/std/src/io/mod.rs\";\nint main(void) { return 0; }\n"

@@ -4,20 +4,18 @@ package policy
 
 import (
 	"errors"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"cloister/labels"
+	"cloister/tests/testenv"
 )
 
 func TestBuild(t *testing.T) {
 	for _, tool := range []string{"checkmodule", "semodule_package"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s of package %s", tool, packages[tool])
-		}
+		testenv.NeedTool(t, tool)
 	}
 	built, err := Build(t.Context(), t.TempDir())
 	if err != nil {
@@ -25,7 +23,7 @@ func TestBuild(t *testing.T) {
 	}
 	pp, err := converter()
 	if err != nil {
-		t.Skip(err)
+		testenv.Need(t, "pp", err.Error())
 	}
 	text, err := run(t.Context(), pp, built.Package)
 	if err != nil {

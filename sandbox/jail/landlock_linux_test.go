@@ -18,7 +18,7 @@ import (
 func TestFiles(t *testing.T) {
 	testenv.NeedRoot(t)
 	if LandlockABI() == 0 {
-		t.Skip("the kernel has no Landlock")
+		testenv.Need(t, testenv.Landlock, "the kernel has none")
 	}
 	dir := t.TempDir()
 	secret := filepath.Join(t.TempDir(), "secret")

@@ -26,7 +26,10 @@ const (
 	KVM        = "kvm"     // /dev/kvm opens and the CPU has vmx or svm
 	SELinux    = "selinux" // SELinux is enabled
 	Enforcing  = "enforcing"
-	Lab        = "lab" // the throwaway machine with an enforcing kernel
+	Landlock   = "landlock"   // the kernel has Landlock
+	Cgroups    = "cgroups"    // cgroups can be made
+	Namespaces = "namespaces" // namespaces can be made
+	Lab        = "lab"        // the throwaway machine with an enforcing kernel
 )
 
 // Need skips t when what is absent, or fails it when REQUIRE asks for name. An empty reason means

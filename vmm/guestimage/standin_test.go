@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"cloister/tests/testenv"
 )
 
 // TestStandInIsAnELFLibrary reads a stand-in as any program would.
@@ -34,10 +36,10 @@ func TestStandInIsAnELFLibrary(t *testing.T) {
 // TestStandInSatisfiesTheLoader runs the host's crun with a stand-in for libsystemd. The loader
 // finds every symbol in its version, says nothing, and loads nothing that only libsystemd needs.
 func TestStandInSatisfiesTheLoader(t *testing.T) {
-	crun, err := exec.LookPath("crun")
-	if err != nil || runtime.GOARCH != "amd64" {
-		t.Skip("needs crun, on x86-64")
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the stand-in is for x86-64")
 	}
+	crun := testenv.NeedTool(t, testenv.Crun)
 	const name = systemd
 	libs, err := closure("/", crun)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"cloister/tests/testenv"
 )
 
 func TestMissing(t *testing.T) {
@@ -32,10 +34,7 @@ func TestMissing(t *testing.T) {
 
 // TestCompiled compiles one program in different ways.
 func TestCompiled(t *testing.T) {
-	cc, err := exec.LookPath("cc")
-	if err != nil {
-		t.Skip("no C compiler: install gcc and libc6-dev")
-	}
+	cc := testenv.NeedTool(t, "cc") // of gcc, with libc6-dev
 	dir := t.TempDir()
 	source := filepath.Join(dir, "a.c")
 	text := "const char *panic = PANIC;\n#include <stdio.h>\n#include <string.h>\n" +
