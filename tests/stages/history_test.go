@@ -211,6 +211,55 @@ total: 90 s
 	}
 }
 
+// TestAnnounce: a run says first what it will run, about how long that takes, and what comes first.
+func TestAnnounce(t *testing.T) {
+	p := Plan{
+		Stages: []Stage{
+			{Name: "unit", About: "unit tests", Weight: 1, Warm: 10 * time.Second},
+			{Name: "lab", About: "a host", Weight: 2, Optional: true, Warm: time.Second},
+		},
+		Estimates:  map[string]time.Duration{"unit": 100 * time.Second, "lab": 200 * time.Second},
+		Processors: 2, Total: 84 * time.Minute, LeftOut: []string{"lab"}, Turn: []string{"lab"},
+	}
+	want := strings.Split(`2 stages on 2 processors with warm caches: about 5 min, at most 84 min
+  unit          100 s  unit tests
+  lab           200 s  a host
+first, since the last run left them out: lab`, "\n")
+	if diff := cmp.Diff(want, Announce(p)); diff != "" {
+		t.Errorf("announcement (-want +got):\n%s", diff)
+	}
+	p.Cold, p.LeftOut = true, nil
+	want[0] = strings.Replace(want[0], "warm", "cold", 1)
+	want[3] = "if time is short, in this order (changed since they last passed, then longest ago): lab"
+	if diff := cmp.Diff(want, Announce(p)); diff != "" {
+		t.Errorf("announcement of a cold run (-want +got):\n%s", diff)
+	}
+}
+
+// TestSummary: a stage that ended shows its counts, the machines that it lost, its failures with
+// what they said, and whether it took longer than its budget.
+func TestSummary(t *testing.T) {
+	r := Results{
+		Closing: []string{"pods: 3 passed, 1 failed, 0 skipped"}, Lost: []string{"machine 1 was lost"},
+		Failures: []Told{{"cloister/tests/cri", "TestPod", "no address\n"}},
+	}
+	s := Stage{Name: "cri", Budget: time.Minute}
+	want := strings.Split(`== cri
+pods: 3 passed, 1 failed, 0 skipped
+cri: machine 1 was lost
+-- from build/log/cri.log:
+--- FAIL: cloister/tests/cri TestPod
+no address
+cri: FAILED in 90 s (budget 60 s, exceeded)`, "\n")
+	if diff := cmp.Diff(want, Summary(s, Status{Phase: Failed, Took: 90 * time.Second}, r, "build/log/cri.log")); diff != "" {
+		t.Errorf("summary (-want +got):\n%s", diff)
+	}
+	want = []string{"== cri", "cri: passed in 30 s (budget 60 s)"}
+	if diff := cmp.Diff(want, Summary(s, Status{Phase: Passed, Took: 30 * time.Second}, Results{}, "")); diff != "" {
+		t.Errorf("summary of a stage that passed (-want +got):\n%s", diff)
+	}
+}
+
 func TestFuzzTakesTurns(t *testing.T) {
 	got := FuzzOrder([]string{"c", "b", "a", "d"}, map[string]int64{"a": 30, "b": 10, "c": 20})
 	if diff := cmp.Diff([]string{"d", "b", "c", "a"}, got); diff != "" {
