@@ -19,7 +19,10 @@ image=docker.io/cloister/busybox:latest
 dir=$(mktemp -d "${TMPDIR:-/tmp}/cloister-demo.XXXXXX")
 daemon=
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+# say TEXT: a heading, bold on a terminal unless NO_COLOR is set.
+bold= plain=
+if [ -t 1 ] && [ -z "${NO_COLOR-}" ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); fi
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 note() { printf '  %s\n' "$*"; }
 ctr() { command ctr --address "$dir/containerd.sock" "$@"; }
 
