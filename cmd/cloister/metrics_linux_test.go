@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -274,6 +275,50 @@ func TestDocumentedMetricsExist(t *testing.T) {
 				t.Errorf("%s says nothing of %s", file, name)
 			}
 		}
+	}
+}
+
+// TestDashboardIsDocumented: the page lists each panel, each panel asks for something and has a
+// place of its own.
+func TestDashboardIsDocumented(t *testing.T) {
+	docs := filepath.Join(testenv.Tree(t), "docs")
+	page, err := os.ReadFile(filepath.Join(docs, "metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(docs, "metrics", "dashboard.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var board struct {
+		Panels []struct {
+			Title   string
+			GridPos struct{ X, Y, W, H int }
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(text, &board); err != nil {
+		t.Fatal(err)
+	}
+	places := map[[2]int]string{}
+	for _, p := range board.Panels {
+		if !strings.Contains(string(page), "\n| "+p.Title+" | ") {
+			t.Errorf("docs/metrics.md does not list the panel %q", p.Title)
+		}
+		if len(p.Targets) == 0 {
+			t.Errorf("the panel %q asks for nothing", p.Title)
+		}
+		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
+			for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
+				if other := places[[2]int{x, y}]; other != "" {
+					t.Fatalf("the panels %q and %q overlap", other, p.Title)
+				}
+				places[[2]int{x, y}] = p.Title
+			}
+		}
+	}
+	if len(board.Panels) < 8 {
+		t.Errorf("%d panels, want at least 8", len(board.Panels))
 	}
 }
 
