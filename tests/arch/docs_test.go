@@ -45,6 +45,26 @@ func TestPromiseIsTested(t *testing.T) {
 	}
 }
 
+// TestREADMEIsAProductPage: a newcomer reads it in one sitting and sees a picture.
+func TestREADMEIsAProductPage(t *testing.T) {
+	const most = 129 // under 130
+	text, err := os.ReadFile(filepath.Join(testenv.Tree(t), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := bytes.Count(text, []byte("\n")); lines > most {
+		t.Errorf("README.md has %d lines, at most %d: move details to a page in docs", lines, most)
+	}
+	if !bytes.Contains(text, []byte("](docs/cloister.svg)")) {
+		t.Error("README.md has no picture")
+	}
+	for _, part := range []string{"Why", "Try it", "Use it", "Hosts", "Look at it", "Limits", "More"} {
+		if !bytes.Contains(text, []byte("\n## "+part+"\n")) {
+			t.Errorf("README.md has no part %q", part)
+		}
+	}
+}
+
 func testSources(t *testing.T) []byte {
 	t.Helper()
 	var all bytes.Buffer
