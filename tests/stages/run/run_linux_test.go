@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -154,13 +155,21 @@ func TestInterruptedRunStillCloses(t *testing.T) {
 	wants(t, out, "unit: interrupted", "not run: lab: the run was interrupted", "\n0 passed, 1 failed, 0 skipped\n")
 }
 
+// TestHistoryIsShared: runs that end at the same time are all recorded.
 func TestHistoryIsShared(t *testing.T) {
 	file := historyFile(filepath.Join(t.TempDir(), "ci", "history.json"))
-	for i := range 3 {
-		h, err := file.update(func(h stages.History) stages.History { return h.Add(stages.Record{NotRun: []string{"lab"}}) })
-		if err != nil || len(h) != i+1 {
-			t.Fatalf("update %d: %d runs, %v", i, len(h), err)
-		}
+	var all sync.WaitGroup
+	for range stages.Kept {
+		all.Go(func() {
+			_, err := file.update(func(h stages.History) stages.History { return h.Add(stages.Record{NotRun: []string{"lab"}}) })
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if h, err := file.read(); err != nil || len(h) != stages.Kept {
+		t.Fatalf("after %d runs at once: %d, %v", stages.Kept, len(h), err)
 	}
 	if err := os.WriteFile(string(file), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
