@@ -117,7 +117,14 @@ func makePoliciesInto(ctx context.Context, r root, made policies, kind string) e
 	if err := takePolicy(ctx, store, parts.enforcing()); err != nil {
 		return err
 	}
-	// What follows is broader than the module allows, on purpose.
+	if err := makeBroader(ctx, store, parts, kind); err != nil {
+		return err
+	}
+	return os.Rename(parts.dir, made.dir)
+}
+
+// makeBroader makes the policies of the matrix, which allow more than the module does, on purpose.
+func makeBroader(ctx context.Context, store string, parts policies, kind string) error {
 	if err := checkNeverallow(store, false); err != nil {
 		return err
 	}
@@ -137,12 +144,10 @@ func makePoliciesInto(ctx context.Context, r root, made policies, kind string) e
 	if err := takePolicy(ctx, store, parts.permissive()); err != nil {
 		return err
 	}
-	if kind != fedoraPolicy {
-		if err := addProving(ctx, store, parts.proving()); err != nil {
-			return err
-		}
+	if kind == fedoraPolicy {
+		return nil
 	}
-	return os.Rename(parts.dir, made.dir)
+	return addProving(ctx, store, parts.proving())
 }
 
 // addProving takes back what the other policies of the matrix have, and has the shim permissive.
