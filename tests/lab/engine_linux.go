@@ -128,6 +128,9 @@ func restoreLabels(m *machine) error {
 	)
 }
 
+// engineScore is the oom_score_adj of engines that systemd starts.
+const engineScore = -999
+
 // startEngine starts containerd and gives it an image.
 func startEngine(m *machine) (*engine, error) {
 	answer, err := m.run(wire.Run{Argv: []string{"/usr/bin/containerd", "--log-level", "info"}, Env: labEnv(), Stay: true})
@@ -135,6 +138,9 @@ func startEngine(m *machine) (*engine, error) {
 		return nil, err
 	}
 	e := &engine{m: m, pid: answer.PID}
+	if err := e.likeUnit(); err != nil {
+		return nil, err
+	}
 	for deadline := time.Now().Add(2 * time.Minute); ; {
 		if _, err = e.ctr("version"); err == nil {
 			break
@@ -145,6 +151,16 @@ func startEngine(m *machine) (*engine, error) {
 	}
 	_, err = e.ctr("images", "import", "/lab/images.tar")
 	return e, err
+}
+
+// likeUnit gives containerd the score that its unit of systemd has. All that it starts inherits it.
+func (e *engine) likeUnit() error {
+	script := fmt.Sprintf("echo %d >/proc/%d/oom_score_adj", engineScore, e.pid)
+	answer, err := e.m.run(wire.Run{Argv: []string{"/bin/sh", "-c", script}})
+	if err == nil && answer.Exit != 0 {
+		err = fmt.Errorf("oom_score_adj of containerd: exit %d: %s; %s", answer.Exit, answer.Out, brief(denials(answer.Audit)))
+	}
+	return err
 }
 
 // ctr runs containerd's client and returns what it printed.

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,7 +15,8 @@ import (
 )
 
 // startShim runs two sandboxes of the built shim under a real containerd: each process has the
-// label it should have, the pairs differ, and nothing was denied.
+// label it should have, the pairs differ, and nothing was denied. None is kept from being killed
+// when memory is short, as the engine is.
 func startShim(t *testing.T, l *lab) {
 	t.Helper()
 	m := l.machine
@@ -34,6 +36,12 @@ func startShim(t *testing.T, l *lab) {
 			continue
 		}
 		levels[label.Type] = append(levels[label.Type], label.Range.String())
+		if label.Type == policy.ShimType {
+			continue
+		}
+		if got := strings.TrimSpace(l.sh(t, fmt.Sprintf("cat /proc/%d/oom_score_adj", r.pid))); got != "0" {
+			t.Errorf("%s has the oom_score_adj %s, want 0: it has inherited the engine's", r.command, got)
+		}
 	}
 	for _, kind := range []string{policy.QEMUType, policy.VirtiofsdType} {
 		slices.Sort(levels[kind])
