@@ -275,6 +275,21 @@ func (g *Group) Add(pid int) error {
 	return nil
 }
 
+// Holds tells whether a process is in the leaf, in every hierarchy of the host: a limit is where
+// its controller is. A leaf that does not exist is an error.
+func (g *Group) Holds(pid int) (bool, error) {
+	for _, h := range g.hosts {
+		text, err := g.files.read(path.Join(h.mount, g.leaf, "cgroup.procs"))
+		if err != nil {
+			return false, fmt.Errorf("cgroup %s: %w", g.leaf, err)
+		}
+		if !slices.Contains(strings.Fields(text), strconv.Itoa(pid)) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // Pids lists the processes in the leaf; none when it does not exist. The list may be old when it is
 // returned. Pids of processes in other pid namespaces than the caller's read as 0 and are left out.
 func (g *Group) Pids() ([]int, error) {

@@ -109,6 +109,11 @@ func TestV2(t *testing.T) {
 	if err := g.Add(42); err != nil {
 		t.Fatal(err)
 	}
+	for pid, want := range map[int]bool{42: true, 4: false} {
+		if got, err := g.Holds(pid); got != want || err != nil {
+			t.Errorf("Holds(%d) = %t, %v, want %t", pid, got, err, want)
+		}
+	}
 	leaf := "kube/pod/cloister-s1/"
 	want := []string{leaf + "cpu.weight = 4", leaf + "memory.max = 1073741824", leaf + "io.weight = default 50", leaf + "cgroup.procs = 42"}
 	if d := cmp.Diff(want, f.writes); d != "" {

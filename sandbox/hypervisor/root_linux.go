@@ -23,20 +23,47 @@ func (v *VM) Show(top *os.File, readOnly bool) error {
 	if v.root == nil {
 		return nil
 	}
+	tree, err := copyOf(top, readOnly)
+	if err != nil {
+		return err
+	}
+	defer tree.Close() // O_PATH
+	return v.root.Replace(int(tree.Fd()))
+}
+
+// hideHost is Show of an empty folder, before the guest runs. It reads back that each thread of
+// QEMU has that root.
+func (v *VM) hideHost(empty *os.File) error {
+	if v.root == nil {
+		return nil
+	}
+	tree, err := copyOf(empty, true)
+	if err != nil {
+		return err
+	}
+	defer tree.Close() // O_PATH
+	if err := v.root.Replace(int(tree.Fd())); err != nil {
+		return err
+	}
+	return jail.VerifyRoot(v.Machine.Pid(), tree)
+}
+
+// copyOf is a detached mount of a folder, for a root directory. The caller closes it.
+func copyOf(top *os.File, readOnly bool) (*os.File, error) {
 	tree, err := unix.OpenTree(int(top.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
-		return fmt.Errorf("open %q: %w", top.Name(), err)
+		return nil, fmt.Errorf("open %q: %w", top.Name(), err)
 	}
-	defer unix.Close(tree)
+	f := os.NewFile(uintptr(tree), top.Name())
 	// The copy has these flags alone: the mount that the guest uses keeps its own.
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE}
 	if readOnly {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return fmt.Errorf("restrict %q: %w", top.Name(), err)
+		return nil, errors.Join(fmt.Errorf("restrict %q: %w", top.Name(), err), f.Close())
 	}
-	return v.root.Replace(tree)
+	return f, nil
 }
 
 // LeaveHost replaces the root directories of QEMU and the file server, which are the host's: by an
@@ -45,7 +72,7 @@ func (v *VM) Show(top *os.File, readOnly bool) error {
 // names. A host whose root cannot be replaced fails the start, unless the administrator has allowed
 // it.
 func (v *VM) LeaveHost(ctx context.Context, empty *os.File) error {
-	err := v.config.Jail.RootError(v.Show(empty, true))
+	err := v.config.Jail.RootError(v.hideHost(empty))
 	if errors.Is(err, jail.ErrKeepsRoot) {
 		log.G(ctx).WithError(err).Warn("QEMU keeps the host's root directory: do not copy files by its pid (nerdctl cp)")
 		v.root, err = nil, nil

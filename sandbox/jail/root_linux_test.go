@@ -54,7 +54,11 @@ func TestRoot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(e.Replace(tree), unix.Close(tree)); err != nil {
+		top := os.NewFile(uintptr(tree), dir)
+		if err := VerifyRoot(cmd.Process.Pid, top); !errors.Is(err, ErrEscaped) {
+			t.Errorf("VerifyRoot before = %v, want %v", err, ErrEscaped)
+		}
+		if err := errors.Join(e.Replace(tree), VerifyRoot(cmd.Process.Pid, top), top.Close()); err != nil {
 			t.Fatal(err)
 		}
 		for _, link := range []string{root, filepath.Dir(root) + "/cwd"} {

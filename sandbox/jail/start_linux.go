@@ -48,7 +48,7 @@ type Jail struct {
 	// CLONE_NEWCGROUP and CLONE_NEWNET. A pid namespace is none of them: see PIDs.
 	Isolate uintptr
 	// Group, when not nil, is the cgroup of the process, which it is in when Start returns.
-	Group interface{ Add(pid int) error }
+	Group Group
 	// OOMScore is the least oom_score_adj that the process gets; a higher one is inherited.
 	OOMScore int
 	// Owner is the process's user, group and supplementary groups. With a user other than root
@@ -58,6 +58,12 @@ type Jail struct {
 	Limits Limits
 	// Env is added to the environment of the command.
 	Env []string
+}
+
+// Group is a cgroup of the host. Holds tells whether a process is in it.
+type Group interface {
+	Add(pid int) error
+	Holds(pid int) (bool, error)
 }
 
 // Start starts cmd as cmd.Start does; on an error it does not run. The command must be the program

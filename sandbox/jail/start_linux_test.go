@@ -43,6 +43,18 @@ type failingGroup struct{}
 
 func (failingGroup) Add(int) error { return unix.EBUSY }
 
+func (failingGroup) Holds(int) (bool, error) { return false, unix.EBUSY }
+
+// listGroup is a cgroup that is a list.
+type listGroup map[int]bool
+
+func (g listGroup) Add(pid int) error {
+	g[pid] = true
+	return nil
+}
+
+func (g listGroup) Holds(pid int) (bool, error) { return g[pid], nil }
+
 func TestStartRefuses(t *testing.T) {
 	errAny := errors.New("any error")
 	tests := []struct {
@@ -263,6 +275,19 @@ func TestVerify(t *testing.T) {
 	}
 	if err := j.Verify(1 << 30); err == nil {
 		t.Error("Verify of no process: no error")
+	}
+	j.Group = listGroup{}
+	pid := start(j)
+	if err := j.Verify(pid); err != nil {
+		t.Errorf("in its cgroup: %v", err)
+	}
+	j.Group = listGroup{pid + 1: true}
+	if err := j.Verify(pid); !errors.Is(err, ErrEscaped) {
+		t.Errorf("in another cgroup: Verify = %v, want %v", err, ErrEscaped)
+	}
+	j.Group = failingGroup{}
+	if err := j.Verify(pid); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("a cgroup that cannot be read: Verify = %v, want %v", err, unix.EBUSY)
 	}
 }
 

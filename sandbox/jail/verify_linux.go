@@ -22,9 +22,10 @@ import (
 var ErrEscaped = errors.New("process is not in its jail")
 
 // Verify reads back from the kernel what every thread of the process has: user and groups,
-// capabilities, no_new_privs, system call filters and namespaces. It is called while the process
-// cannot have been reaped, before it does anything for a guest. A thread that begins during the
-// look inherits what its maker has. The pid must still be the process's own.
+// capabilities, no_new_privs and system call filters. Limits, cgroup and namespaces are the
+// process's. It is called while the process cannot have been reaped, before it does anything for a
+// guest. A thread that begins during the look inherits what its maker has. The pid must still be
+// the process's own.
 func (j Jail) Verify(pid int) error {
 	folder := filepath.Join("/proc", strconv.Itoa(pid), "task")
 	tasks, err := os.ReadDir(folder)
@@ -52,7 +53,22 @@ func (j Jail) Verify(pid int) error {
 	if err := j.Limits.check(pid); err != nil {
 		return err
 	}
+	if err := j.checkGroup(pid); err != nil {
+		return fmt.Errorf("verify the jail of pid %d: %w", pid, err)
+	}
 	return j.checkNamespaces(pid)
+}
+
+// checkGroup wants the process in its cgroup, which bounds its memory, processes and devices.
+func (j Jail) checkGroup(pid int) error {
+	if j.Group == nil {
+		return nil
+	}
+	held, err := j.Group.Holds(pid)
+	if err == nil && !held {
+		err = fmt.Errorf("%w: it is not in cgroup %v", ErrEscaped, j.Group)
+	}
+	return err
 }
 
 // checkStatus compares /proc/PID/status with the jail. "At most" and not "equal": fewer rights are
