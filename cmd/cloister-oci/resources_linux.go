@@ -10,11 +10,11 @@ import (
 	"io"
 	"time"
 
+	oldmetrics "github.com/containerd/cgroups/v3/cgroup1/stats"
 	metrics "github.com/containerd/cgroups/v3/cgroup2/stats"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"cloister/oci"
@@ -196,31 +196,48 @@ type usage struct {
 	Usage uint64 `json:"usage"`
 }
 
-// printStats writes one line. The daemon's answer is cgroup v2's, whatever the host has.
+// printStats writes one line.
 func printStats(ctx context.Context, w io.Writer, d *daemon, id string) error {
 	resp, err := d.Stats(ctx, &taskapi.StatsRequest{ID: id})
 	if err != nil {
 		return err
 	}
-	var m metrics.Metrics
-	if err := proto.Unmarshal(resp.GetStats().GetValue(), &m); err != nil {
+	e, err := statsEvent(id, resp.GetStats())
+	if err != nil {
 		return fmt.Errorf("stats of %s: %w", id, err)
 	}
-	return json.NewEncoder(w).Encode(statsEvent(id, &m))
+	return json.NewEncoder(w).Encode(e)
 }
 
-// statsEvent turns cgroup v2's numbers into runc's, which has CPU time in nanoseconds.
-func statsEvent(id string, m *metrics.Metrics) event {
+// statsEvent turns the daemon's numbers into runc's, which has CPU time in nanoseconds. Those of a
+// guest are cgroup v2's, whatever the host has. Those of a plain container are of the host's kind.
+func statsEvent(id string, stats *anypb.Any) (event, error) {
+	message, err := stats.UnmarshalNew()
+	if err != nil {
+		return event{}, err
+	}
 	e := event{Type: "stats", ID: id}
 	const microsecond = 1000
-	e.Data.CPU.Usage.Total = m.GetCPU().GetUsageUsec() * microsecond
-	e.Data.CPU.Usage.Kernel = m.GetCPU().GetSystemUsec() * microsecond
-	e.Data.CPU.Usage.User = m.GetCPU().GetUserUsec() * microsecond
-	e.Data.Memory.Cache = m.GetMemory().GetFile()
-	e.Data.Memory.Usage = usage{Limit: m.GetMemory().GetUsageLimit(), Usage: m.GetMemory().GetUsage()}
-	e.Data.Memory.Swap = usage{Limit: m.GetMemory().GetSwapLimit(), Usage: m.GetMemory().GetSwapUsage()}
-	e.Data.Pids.Current, e.Data.Pids.Limit = m.GetPids().GetCurrent(), m.GetPids().GetLimit()
-	return e
+	switch m := message.(type) {
+	case *metrics.Metrics:
+		e.Data.CPU.Usage.Total = m.GetCPU().GetUsageUsec() * microsecond
+		e.Data.CPU.Usage.Kernel = m.GetCPU().GetSystemUsec() * microsecond
+		e.Data.CPU.Usage.User = m.GetCPU().GetUserUsec() * microsecond
+		e.Data.Memory.Cache = m.GetMemory().GetFile()
+		e.Data.Memory.Usage = usage{Limit: m.GetMemory().GetUsageLimit(), Usage: m.GetMemory().GetUsage()}
+		e.Data.Memory.Swap = usage{Limit: m.GetMemory().GetSwapLimit(), Usage: m.GetMemory().GetSwapUsage()}
+		e.Data.Pids.Current, e.Data.Pids.Limit = m.GetPids().GetCurrent(), m.GetPids().GetLimit()
+	case *oldmetrics.Metrics:
+		cpu, memory, swap := m.GetCPU().GetUsage(), m.GetMemory().GetUsage(), m.GetMemory().GetSwap()
+		e.Data.CPU.Usage.Total, e.Data.CPU.Usage.Kernel, e.Data.CPU.Usage.User = cpu.GetTotal(), cpu.GetKernel(), cpu.GetUser()
+		e.Data.Memory.Cache = m.GetMemory().GetCache()
+		e.Data.Memory.Usage = usage{Limit: memory.GetLimit(), Usage: memory.GetUsage()}
+		e.Data.Memory.Swap = usage{Limit: swap.GetLimit(), Usage: swap.GetUsage()}
+		e.Data.Pids.Current, e.Data.Pids.Limit = m.GetPids().GetCurrent(), m.GetPids().GetLimit()
+	default:
+		return event{}, fmt.Errorf("%T: want those of cgroup v1 or v2", message)
+	}
+	return e, nil
 }
 
 // newFeatures is the verb features. An engine that gets an error does without.
