@@ -107,7 +107,7 @@ var attacks = map[string]func(target string) error{
 	},
 
 	"fork":      forks,
-	"fsopen":    func(string) error { _, err := unix.Fsopen("tmpfs", 0); return err },
+	"fsopen":    func(string) error { return opensFileSystem("proc", "devtmpfs") },
 	"mount":     func(target string) error { return unix.Mount("none", target, "tmpfs", 0, "") },
 	"open_tree": func(string) error { _, err := unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE); return err },
 	"chroot":    func(string) error { return unix.Chroot("/") },
@@ -208,6 +208,17 @@ func call(number, a, b, c uintptr) error {
 		_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 	}
 	return nil
+}
+
+// opensFileSystem succeeds with the first kind of file system of which it gets an instance.
+func opensFileSystem(kinds ...string) (err error) {
+	for _, kind := range kinds {
+		var fd int
+		if fd, err = unix.Fsopen(kind, 0); err == nil {
+			return unix.Close(fd)
+		}
+	}
+	return err
 }
 
 // number reads a pid or key. What is none becomes -1, which names no process.
