@@ -145,6 +145,21 @@ func TestProxyKilled(t *testing.T) {
 	b.oci(t, "delete", "one")
 }
 
+// TestProxyForwardsSignals: a signal to the host process of a container is the container's.
+func TestProxyForwardsSignals(t *testing.T) {
+	b := newBed(t)
+	m := b.conmon(t, b.bundle(t, []string{"sh", "-c", "trap 'exit 9' TERM; echo up; sleep 1000 & wait"}, nil))
+	b.oci(t, "start", "one")
+	awaitLog(t, m, "up")
+	_, pid := b.state(t)
+	b.must(t, "kill", "-TERM", strconv.Itoa(pid))
+	if got := m.status(t); got != "9" {
+		t.Errorf("conmon's exit status = %q, want 9", got)
+	}
+	b.awaitStatus(t, "stopped")
+	b.oci(t, "delete", "one")
+}
+
 // TestInheritedDescriptors: what an engine leaks into create is not held open by the daemon.
 func TestInheritedDescriptors(t *testing.T) {
 	b := newBed(t)
