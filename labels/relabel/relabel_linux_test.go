@@ -610,6 +610,31 @@ func TestReplayKeepsLivingSandboxes(t *testing.T) {
 	w.wantEmpty()
 }
 
+// TestReplayBesideANewStart has a dead sandbox be restored and started anew by another process
+// while Replay is between its look at the dead owner and the restore.
+func TestReplayBesideANewStart(t *testing.T) {
+	w := newWorld(t)
+	disk := w.file("disk", oldOne)
+	w.apply(w.open(1), "ns/a", item(t, disk, guestA))
+	w.dead[1] = true
+	slow, other := w.open(2), w.open(3)
+	slow.options.Carried = func(context.Context, labels.Level) (bool, error) {
+		w.restore(other, "ns/a")
+		w.apply(other, "ns/a", item(t, disk, guestB))
+		return false, nil
+	}
+	if _, err := slow.Replay(t.Context()); err != nil {
+		t.Error(err)
+	}
+	w.want(disk, guestB)
+	if pending, err := slow.Pending("ns/a"); err != nil || !pending {
+		t.Errorf("Pending = %v, %v, want true: the new sandbox holds the disk", pending, err)
+	}
+	w.restore(other, "ns/a")
+	w.want(disk, oldOne)
+	w.wantEmpty()
+}
+
 // TestRestoreOfADeepTree shows that a guest cannot keep its level by making folders.
 func TestRestoreOfADeepTree(t *testing.T) {
 	w := newWorld(t)

@@ -253,8 +253,10 @@ func (j *Journal) replayDead(ctx context.Context, sandboxes []string) (bool, err
 	return some, nil
 }
 
-// replayOne restores for one sandbox if it is dead. Carried is asked only about this boot: no
-// process of an earlier one lives. An owner who is alive restores by itself.
+// replayOne restores for one sandbox if it is dead, and tells whether that is done, by whomever.
+// Carried is asked only about this boot: no process of an earlier one lives. An owner who is alive
+// restores by itself. The head is read again under the lock: a sandbox of that name may have been
+// started anew since, and its files must not be taken from it.
 func (j *Journal) replayOne(ctx context.Context, h head) (bool, error) {
 	alive, err := j.options.Alive(h.Owner)
 	if err != nil || alive {
@@ -266,8 +268,24 @@ func (j *Journal) replayOne(ctx context.Context, h head) (bool, error) {
 			return false, err
 		}
 	}
-	if _, err := j.Restore(ctx, h.Sandbox); err != nil {
+	folder, err := j.folder(h.Sandbox)
+	if err != nil {
 		return false, err
+	}
+	lock, err := j.lock(ctx, "sandbox", h.Sandbox)
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close() // gives the lock back
+	now, err := j.loadHead(folder)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && now != h {
+		return true, nil
+	}
+	if err == nil {
+		_, err = j.restoreFolder(ctx, h.Sandbox, folder)
+	}
+	if err != nil {
+		return false, fmt.Errorf("restore labels of sandbox %s: %w", h.Sandbox, err)
 	}
 	return true, nil
 }
