@@ -635,6 +635,21 @@ func TestReplayBesideANewStart(t *testing.T) {
 	w.wantEmpty()
 }
 
+// TestRestoreOfAPathThroughAFile has the owner of a volume's parent put a file in its place.
+func TestRestoreOfAPathThroughAFile(t *testing.T) {
+	w := newWorld(t)
+	disk := w.file("data/disk", oldOne)
+	w.apply(w.open(1), "ns/a", item(t, disk, guestA))
+	if err := os.RemoveAll(filepath.Dir(disk)); err != nil {
+		t.Fatal(err)
+	}
+	w.file("data", "")
+	if report := w.restore(w.open(1), "ns/a"); len(report.Left) != 1 {
+		t.Errorf("Restore left %v, want the disk", report.Left)
+	}
+	w.wantEmpty()
+}
+
 // TestRestoreOfADeepTree shows that a guest cannot keep its level by making folders.
 func TestRestoreOfADeepTree(t *testing.T) {
 	w := newWorld(t)

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 
 	"cloister/labels/lsm"
+
+	"golang.org/x/sys/unix"
 )
 
 // Restore ends a sandbox's use of all it has labelled; files that nobody else uses get back what
@@ -149,11 +151,11 @@ func mounted(r record) bool {
 
 // reopen finds a record's file again; nil and a reason when it is gone. It goes by the path and
 // then compares the identity, so that a file which somebody put in its place keeps the label that
-// it has.
+// it has. That includes a folder on the way: who owns one must not be able to stop a restore.
 func reopen(r record) (*os.File, string, error) {
 	file, err := openPath(r.Path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrRefused) {
-		return nil, "it is gone, or its path leads through a link", nil
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrRefused) || errors.Is(err, unix.ENOTDIR) {
+		return nil, "it is gone, or its path leads through a link or a file", nil
 	}
 	if err != nil {
 		return nil, "", err

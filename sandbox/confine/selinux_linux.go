@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/containerd/log"
+
 	"cloister/labels"
 	"cloister/labels/lsm"
 	"cloister/labels/mcs"
@@ -73,10 +75,13 @@ func chooseTypes(driver *lsm.Driver, candidates []labels.Types, programs lsm.Pro
 }
 
 // Reserve gives the level and chooses all labels at it. After an error nothing is held. A level
-// that was asked for and is taken is an error, not another level.
+// that was asked for and is taken is an error, not another level. A level that is still on a file
+// is not given out: the registry asks the journal for those, and a journal that cannot be read is
+// its error. So files that cannot be given back, which their owner can bring about, stop nobody
+// else's start.
 func (s *selinux) Reserve(ctx context.Context) (Identity, error) {
-	if _, err := s.relabels.Replay(ctx); err != nil { // before a level is given out that is still on a file
-		return Identity{}, err
+	if _, err := s.relabels.Replay(ctx); err != nil {
+		log.G(ctx).WithError(err).Warn("files of a dead sandbox keep their labels, and its level stays held: run: cloister gc")
 	}
 	entry, err := s.registry.Reserve(ctx, mcs.Request{Sandbox: s.owner, Tenant: s.tenant, Level: s.wish.Level(), Share: s.wish.Share})
 	if err != nil {
