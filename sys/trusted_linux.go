@@ -49,7 +49,7 @@ func trusted(path string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
-		if err := trust(path, at, st); err != nil {
+		if err := cmp.Or(trust(path, at, st), trustACL(path, at, st)); err != nil {
 			return err
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFLNK {
@@ -86,10 +86,7 @@ func parts(path string) []string {
 // it, and each entry is judged by itself. Group 0 is root's.
 func trust(path, at string, st unix.Stat_t) error {
 	remedy := fmt.Sprintf("root relies on it: chown root:root %s; chmod go-w %s", at, at)
-	on := ""
-	if at != path {
-		on = ", on the way to " + path
-	}
+	on := onTheWay(path, at)
 	link, sticky := st.Mode&unix.S_IFMT == unix.S_IFLNK, st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0
 	switch {
 	case st.Uid != 0:
@@ -100,4 +97,29 @@ func trust(path, at string, st unix.Stat_t) error {
 		return fmt.Errorf("%s%s: mode is %#o, others may write there: %s: %w", at, on, st.Mode&0o7777, remedy, errdefs.ErrPermissionDenied)
 	}
 	return nil
+}
+
+// trustACL judges the access control list of one part of a path. The group's bits of the mode are
+// the most that any entry of the list gives then, so that root's group has them says nothing. A
+// list that gives writing to somebody by name is refused without asking to whom.
+func trustACL(path, at string, st unix.Stat_t) error {
+	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFLNK || kind == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0 || st.Mode&unix.S_IWGRP == 0 {
+		return nil
+	}
+	switch _, err := unix.Lgetxattr(at, "system.posix_acl_access", nil); {
+	case err == nil:
+		return fmt.Errorf("%s%s: its access control list lets others write: root relies on it: setfacl -b %s; chmod go-w %s: %w",
+			at, onTheWay(path, at), at, at, errdefs.ErrPermissionDenied)
+	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, fs.ErrNotExist):
+		return nil // a list that says no more than the mode is not kept
+	default:
+		return fmt.Errorf("access control list of %s: %w", at, err)
+	}
+}
+
+func onTheWay(path, at string) string {
+	if at == path {
+		return ""
+	}
+	return ", on the way to " + path
 }

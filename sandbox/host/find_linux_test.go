@@ -3,11 +3,15 @@
 package host
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"cloister/tests/testenv"
 )
@@ -70,5 +74,36 @@ func TestProgramsOfOthersAreRefused(t *testing.T) {
 				t.Errorf("resolve: %v, want %q of %s, and %q", err, tt.want, spoiled, remedy)
 			}
 		})
+	}
+}
+
+// TestProgramWithAnACLIsRefused has another user who may write a program of root's by its access
+// control list. The mode shows that as a right of root's group.
+func TestProgramWithAnACLIsRefused(t *testing.T) {
+	testenv.NeedRoot(t)
+	name := filepath.Join(t.TempDir(), "qemu")
+	if err := errors.Join(os.WriteFile(name, nil, 0o755), os.Chmod(name, 0o775)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := resolve(name, "x"); err != nil {
+		t.Errorf("a program that root's group may write: %v", err)
+	}
+	// Version 2, and entries of tag, rights and id (linux/posix_acl_xattr.h): the owner, user 65534,
+	// the owning group, the mask, others.
+	list := binary.LittleEndian.AppendUint32(nil, 2)
+	const nobody, none = 65534, 0xffffffff
+	for _, e := range []struct {
+		tag, rights uint16
+		id          uint32
+	}{{1, 7, none}, {2, 7, nobody}, {4, 5, none}, {16, 7, none}, {32, 5, none}} {
+		list = binary.LittleEndian.AppendUint16(list, e.tag)
+		list = binary.LittleEndian.AppendUint16(list, e.rights)
+		list = binary.LittleEndian.AppendUint32(list, e.id)
+	}
+	if err := unix.Setxattr(name, "system.posix_acl_access", list, 0); err != nil {
+		testenv.Need(t, testenv.Root, "no access control lists in "+filepath.Dir(name)+": "+err.Error())
+	}
+	if _, err := resolve(name, "x"); !errors.Is(err, errdefs.ErrPermissionDenied) || !strings.Contains(err.Error(), "setfacl -b "+name) {
+		t.Errorf("a program that user %d may write: %v, want a refusal with the remedy", nobody, err)
 	}
 }
