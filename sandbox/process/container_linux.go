@@ -82,6 +82,7 @@ func (c *container) prepare(ctx context.Context, mounts []plan.Mount) (keep *con
 	if err := c.admitRootfs(ctx, root); err != nil {
 		return nil, fmt.Errorf("rootfs: %w", err)
 	}
+	c.claimMemory()
 	files, found, err := content.Open(content.Container{ID: c.id, Bundle: c.bundle, Workload: c.workload})
 	if err != nil {
 		return nil, err
@@ -213,6 +214,34 @@ func (c *container) admitVolumes(ctx context.Context, files *content.Files, foun
 	return sources, nil
 }
 
+// claimMemory makes a volume of what is mounted at /dev/shm and is not the pod's own shared memory.
+// That is labelled for the sandbox unasked. A folder of the host that a pod names for the same
+// place must be held to the rules for volumes, and so must the host's own /dev/shm (hostIPC).
+func (c *container) claimMemory() {
+	if !c.labelled() {
+		return
+	}
+	for i, m := range c.workload.Mounts {
+		if m.Purpose == oci.SharedMemory && (c.sandbox.memory == "" || absolute(c.bundle, m.Source) != c.sandbox.memory) {
+			c.workload.Mounts[i].Purpose = oci.Volume
+		}
+	}
+}
+
+// ownMemory is the source of the shared memory that an engine has made for a pod, as the pod's
+// first container has it; empty for none. A user names no mounts of that container.
+func ownMemory(w *oci.Workload, bundle string) string {
+	if w.Role != oci.Sandbox {
+		return ""
+	}
+	for _, m := range w.Mounts {
+		if name := absolute(bundle, m.Source); m.Purpose == oci.SharedMemory && filepath.Clean(name) != "/dev/shm" {
+			return name
+		}
+	}
+	return ""
+}
+
 // admitEngines has a file of the engine's own fit for the container, and gives what is mounted:
 // where nothing is labelled, the file itself; else a pod's shared memory, labelled, or a labelled
 // copy of a file of /etc. The engine may have given the host's own file of /etc, which must keep
@@ -233,6 +262,18 @@ func (c *container) admitEngines(ctx context.Context, i int, m oci.Mount, f *os.
 	}
 	if f == nil { // of a pod's first container, which reads none
 		return name, nil
+	}
+	// Only the destination says that it is the engine's: a user may have named another sandbox's
+	// file, which the shim may read and the container may not.
+	var label labels.Label
+	if given := c.workload.Labels.Mount; given != "" {
+		var err error
+		if label, err = labels.Parse(given); err != nil {
+			return "", fmt.Errorf("linux.mountLabel: %w", err)
+		}
+	}
+	if err := c.sandbox.confine.Admit(ctx, confine.File{Kind: confine.Copy, Host: f, Label: label}); err != nil {
+		return "", err
 	}
 	data, err := content.ReadCopied(f)
 	if err != nil {

@@ -27,6 +27,7 @@ type sandbox struct {
 	journal  *statedir.Journal
 	confine  confine.Driver
 	identity confine.Identity
+	memory   string // where the engine has the pod's shared memory; empty for none
 }
 
 // suits refuses a later container whose engine asks for another type than the sandbox has. All
@@ -51,7 +52,7 @@ func (s *sandbox) suits(w *oci.Workload) error {
 // nothing is left. The order is that of a machine's start: what cannot be honoured is refused
 // first, then the record is made, then the identity is reserved.
 func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.Workload) (s *sandbox, err error) {
-	s = &sandbox{config: cfg}
+	s = &sandbox{config: cfg, memory: ownMemory(w, bundle)}
 	owner := namespace + "/" + id
 	chosen, err := confine.Chosen(cfg.Host.Labels)
 	if err != nil {

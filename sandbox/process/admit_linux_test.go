@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"cloister/labels"
+	"cloister/oci"
+	"cloister/sandbox/confine"
+	"cloister/sandbox/content"
+)
+
+// judge is a driver that only admits files, or refuses them.
+type judge struct {
+	confine.Driver
+
+	admit func(confine.File) error
+}
+
+func (j judge) Admit(_ context.Context, f confine.File) error { return j.admit(f) }
+
+func testLabel(t *testing.T) labels.Label {
+	t.Helper()
+	label, err := labels.Parse("system_u:system_r:cloister_container_t:s0:c1,c2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return label
+}
+
+// TestCopiesAreAdmitted has a user name another sandbox's file for /etc/hosts. The shim may read it,
+// so the driver must be asked before its bytes get into the container.
+func TestCopiesAreAdmitted(t *testing.T) {
+	bundle := t.TempDir()
+	secret := filepath.Join(bundle, "secret")
+	if err := os.WriteFile(secret, []byte("another's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refusal := errors.New("another sandbox's")
+	var asked []confine.Kind
+	s := &sandbox{identity: confine.Identity{Label: testLabel(t)}, confine: judge{admit: func(f confine.File) error {
+		asked = append(asked, f.Kind)
+		if f.Kind == confine.Copy && f.Host.Name() == secret && f.Label.Type == "container_file_t" {
+			return refusal
+		}
+		return nil
+	}}}
+	w := &oci.Workload{
+		Mounts: []oci.Mount{{Kind: oci.BindMount, Purpose: oci.HostsFile, Source: secret, Destination: "/etc/hosts"}},
+		Labels: oci.Labels{Mount: "system_u:object_r:container_file_t:s0:c1,c2"},
+	}
+	c := &container{id: "one", bundle: bundle, workload: w, sandbox: s}
+	files, _, err := content.Open(content.Container{ID: c.id, Bundle: bundle, Workload: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	if _, err := c.admitEngines(t.Context(), 0, w.Mounts[0], files.Source(0)); !errors.Is(err, refusal) {
+		t.Errorf("admitEngines = %v after %v, want the driver's refusal", err, asked)
+	}
+}
+
+// TestSharedMemoryOfOthersIsAVolume: only what the engine made for the pod is labelled unasked.
+func TestSharedMemoryOfOthersIsAVolume(t *testing.T) {
+	const engines = "/run/containerd/pod/shm"
+	memory := func(source string) []oci.Mount {
+		return []oci.Mount{{Kind: oci.BindMount, Purpose: oci.SharedMemory, Source: source, Destination: "/dev/shm"}}
+	}
+	first := func(role oci.Role, source string) *oci.Workload {
+		return &oci.Workload{Role: role, Mounts: memory(source)}
+	}
+	for _, tt := range []struct {
+		name  string
+		first *oci.Workload
+		named string
+		want  oci.Purpose
+	}{
+		{"the pod's own", first(oci.Sandbox, engines), engines, oci.SharedMemory},
+		{"a folder of the host", first(oci.Sandbox, engines), "/srv/database", oci.Volume},
+		{"the host's, as hostIPC has it", first(oci.Sandbox, "/dev/shm"), "/dev/shm", oci.Volume},
+		{"a pod without", &oci.Workload{Role: oci.Sandbox}, "/srv/database", oci.Volume},
+		{"a first container of another engine", first(oci.Single, engines), engines, oci.Volume},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := &sandbox{identity: confine.Identity{Label: testLabel(t)}, memory: ownMemory(tt.first, "/bundle")}
+			c := &container{bundle: "/bundle", sandbox: s, workload: &oci.Workload{Role: oci.Member, Mounts: memory(tt.named)}}
+			c.claimMemory()
+			if got := c.workload.Mounts[0].Purpose; got != tt.want {
+				t.Errorf("purpose = %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
