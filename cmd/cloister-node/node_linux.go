@@ -109,15 +109,16 @@ func (n *node) install(ctx context.Context) error {
 	if err := n.configure(); err != nil {
 		return err
 	}
-	// Before containerd learns of the runtime: a node that cannot run a sandbox must not offer one.
-	if err := n.check(ctx); err != nil {
-		return err
-	}
-	// The types must be loaded before the first start.
+	// Before the check, which asks the kernel about the types, and about the label of the shim that
+	// place has just written.
 	if n.selinux() {
 		if _, err := n.do(ctx, tool+" policy install"); err != nil {
 			return err
 		}
+	}
+	// Before containerd learns of the runtime: a node that cannot run a sandbox must not offer one.
+	if err := n.check(ctx); err != nil {
+		return err
 	}
 	if err := n.register(ctx); err != nil {
 		return err

@@ -142,7 +142,8 @@ func TestInstallPutsEverythingAndLabelsLast(t *testing.T) {
 	}
 }
 
-// TestInstallNamesTheDriver: a node with SELinux that is booted without it starts no sandbox.
+// TestInstallNamesTheDriver: a node with SELinux that is booted without it starts no sandbox. Its
+// check fails without the policy module.
 func TestInstallNamesTheDriver(t *testing.T) {
 	for _, want := range []string{"auto", "selinux"} {
 		f := newFake(t)
@@ -151,6 +152,11 @@ func TestInstallNamesTheDriver(t *testing.T) {
 		}
 		if err := f.install(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		policy := slices.IndexFunc(f.commands, func(c string) bool { return strings.HasSuffix(c, " policy install") })
+		check := slices.IndexFunc(f.commands, func(c string) bool { return strings.HasSuffix(c, " check") })
+		if check < 0 || (policy >= 0) != (want == "selinux") || policy > check {
+			t.Errorf("%s: commands %q, want the policy before the check that needs it", want, f.commands)
 		}
 		text, err := os.ReadFile(f.path(configs + "/10-node" + configSuffix))
 		if err != nil || !strings.Contains(string(text), fmt.Sprintf("mac = %q\n", want)) {

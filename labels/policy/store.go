@@ -44,6 +44,7 @@ type State struct {
 func Labelled() []string {
 	return []string{
 		"/usr/bin/containerd-shim-cloister-v2", "/usr/local/bin/containerd-shim-cloister-v2",
+		"/opt/cloister", // where an installer of clusters puts each version
 		"/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd",
 		"/usr/share/cloister/guest", "/usr/local/share/cloister/guest",
 		"/run/cloister", "/var/lib/cloister",
