@@ -109,11 +109,13 @@ func (s *fifoSink) openReader() error {
 func (s *fifoSink) absent() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.r == nil {
+	if s.closed {
 		return false
 	}
-	_ = s.r.Close()
-	s.r = nil
+	if s.r != nil { // nil: it could not be opened again, for want of descriptors
+		_ = s.r.Close()
+		s.r = nil
+	}
 	alone := hasError(s.w)
 	if err := s.openReader(); err != nil {
 		return true
