@@ -73,6 +73,7 @@ func (l *lab) useful(t *testing.T, id string) {
 		"[ $(cat /proc/1/attr/current) = " + c.label.String() + " ] && cat /proc/1/status >/dev/null",
 		"echo x >/volume/new && cat /volume/file && echo x >/all/new && cat /ref/file && mkdir /made && echo x >/made/x && rm -r /made",
 		"echo x >/dev/null && head -c 4 /dev/urandom >/dev/null",
+		"echo x >/proc/1/fd/1", // as images log whose log file is a link to /dev/stdout
 		"cat /proc/meminfo /proc/sys/net/core/somaxconn /proc/net/dev && df && ls -R /sys/class",
 		"mkfifo /fifo && (echo x >/fifo & cat /fifo) && ln -s fifo /link && chown 7:7 /fifo && chmod 600 /fifo && mv /fifo /other",
 	})
