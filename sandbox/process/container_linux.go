@@ -279,12 +279,19 @@ func (c *container) admitEngines(ctx context.Context, i int, m oci.Mount, f *os.
 	if err != nil {
 		return "", err
 	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return "", err
+	}
 	// The folder is root's, and O_EXCL keeps a leftover of a killed create from being taken.
-	out, err := os.OpenFile(filepath.Join(c.ours(), "file-"+strconv.Itoa(i)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	out, err := os.OpenFile(filepath.Join(c.ours(), "file-"+strconv.Itoa(i)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
 	}
+	// Owner and mode are the source's, as its bind mount would show them: what root alone may read
+	// stays so for the container's users.
 	_, err = out.Write(data)
+	err = errors.Join(err, out.Chown(int(st.Uid), int(st.Gid)), out.Chmod(os.FileMode(st.Mode&0o777)))
 	// Labelled by its descriptor, before the container has it.
 	err = errors.Join(err, c.sandbox.confine.Admit(ctx, confine.File{Kind: confine.Share, Host: out}), out.Close())
 	return out.Name(), err
