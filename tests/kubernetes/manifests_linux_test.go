@@ -101,9 +101,17 @@ spec: {nodeName: own, serviceAccountName: node, containers: [{name: main, image:
 	if out, err := patch("own", label); err != nil {
 		t.Errorf("a label of the node's own: %v: %s", err, out)
 	}
+	const (
+		finalizer = `{"metadata":{"finalizers":["example.org/x"]}}`
+		owner     = `{"metadata":{"ownerReferences":[
+			{"apiVersion":"v1","kind":"Node","name":"gone","uid":"00000000-0000-4000-8000-000000000000"}]}}`
+		taken = `{"metadata":{"labels":{"node-restriction.kubernetes.io/x":"1"}}}`
+	)
 	for body, want := range map[string]string{
-		`{"spec":{"unschedulable":true}}`:                                  "may change labels alone",
-		`{"metadata":{"labels":{"node-restriction.kubernetes.io/x":"1"}}}`: "may change the labels io.cloister/* alone",
+		`{"spec":{"unschedulable":true}}`: "may change labels alone",
+		finalizer:                         "may change labels alone",
+		owner:                             "may change labels alone", // the garbage collector would delete the node
+		taken:                             "may change the labels io.cloister/* alone",
 	} {
 		if out, err := patch("own", body); err == nil || !strings.Contains(out, want) {
 			t.Errorf("%s: %v: %q, want %q", body, err, out, want)
