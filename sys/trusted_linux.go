@@ -103,7 +103,8 @@ func trust(path, at string, st unix.Stat_t) error {
 // the most that any entry of the list gives then, so that root's group has them says nothing. A
 // list that gives writing to somebody by name is refused without asking to whom.
 func trustACL(path, at string, st unix.Stat_t) error {
-	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFLNK || kind == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0 || st.Mode&unix.S_IWGRP == 0 {
+	kind := st.Mode & unix.S_IFMT
+	if kind == unix.S_IFLNK || kind == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0 || st.Mode&unix.S_IWGRP == 0 {
 		return nil
 	}
 	switch _, err := unix.Lgetxattr(at, "system.posix_acl_access", nil); {

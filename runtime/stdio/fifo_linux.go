@@ -112,7 +112,7 @@ func (s *fifoSink) absent() bool {
 	if s.closed {
 		return false
 	}
-	if s.r != nil { // nil: it could not be opened again, for want of descriptors
+	if s.r != nil { // nil: there were no descriptors to open it again
 		_ = s.r.Close()
 		s.r = nil
 	}

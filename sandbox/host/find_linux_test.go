@@ -88,8 +88,8 @@ func TestProgramWithAnACLIsRefused(t *testing.T) {
 	if _, err := resolve(name, "x"); err != nil {
 		t.Errorf("a program that root's group may write: %v", err)
 	}
-	// Version 2, and entries of tag, rights and id (linux/posix_acl_xattr.h): the owner, user 65534,
-	// the owning group, the mask, others.
+	// Version 2, and entries of tag, rights and id (linux/posix_acl_xattr.h): the owner, the user
+	// nobody, the owning group, the mask, others.
 	list := binary.LittleEndian.AppendUint32(nil, 2)
 	const nobody, none = 65534, 0xffffffff
 	for _, e := range []struct {

@@ -37,8 +37,8 @@ func testLabel(t *testing.T) labels.Label {
 	return label
 }
 
-// TestCopiesAreAdmitted has a user name another sandbox's file for /etc/hosts. The shim may read it,
-// so the driver must be asked before its bytes get into the container.
+// TestCopiesAreAdmitted has a user name another sandbox's file for /etc/hosts. The shim may read
+// it, so the driver must be asked before its bytes get into the container.
 func TestCopiesAreAdmitted(t *testing.T) {
 	bundle := t.TempDir()
 	secret := filepath.Join(bundle, "secret")

@@ -214,8 +214,8 @@ func (c *container) admitVolumes(ctx context.Context, files *content.Files, foun
 	return sources, nil
 }
 
-// claimMemory makes a volume of what is mounted at /dev/shm and is not the pod's own shared memory.
-// That is labelled for the sandbox unasked. A folder of the host that a pod names for the same
+// claimMemory makes a volume of a mount at /dev/shm that is not the pod's own shared memory. The
+// pod's own is labelled for the sandbox unasked. A folder of the host that a pod names for the same
 // place must be held to the rules for volumes, and so must the host's own /dev/shm (hostIPC).
 func (c *container) claimMemory() {
 	if !c.labelled() {
