@@ -25,7 +25,8 @@ func closed() []string {
 // They hold other users' and engines' files, which a recursive label would take away.
 func tops() []string {
 	return []string{
-		"/dev", "/dev/hugepages", "/dev/mqueue", "/dev/shm", "/home", "/media", "/mnt", "/opt", "/run", "/srv", "/tmp", "/var", "/var/cache", "/var/lib", "/var/lib/cloister",
+		"/dev", "/dev/hugepages", "/dev/mqueue", "/dev/shm",
+		"/home", "/media", "/mnt", "/opt", "/run", "/srv", "/tmp", "/var", "/var/cache", "/var/lib", "/var/lib/cloister",
 		"/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet", "/var/lib/libvirt", "/var/lib/nerdctl",
 		"/var/opt", "/var/run", "/var/spool", "/var/tmp", "/run/cloister", "/run/containerd", "/run/docker", "/run/lock", "/run/user",
 	}
