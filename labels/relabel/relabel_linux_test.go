@@ -357,7 +357,8 @@ func TestRefused(t *testing.T) {
 	paths := []string{
 		"/", "/etc", "/etc/passwd", "/etc/ssl", "/usr", "/usr/bin", "/bin/sh", "/var", "/var/lib", "/home",
 		"/home/user", "/root", "/root/x",
-		"/tmp", "/dev", "/dev/null", "/dev/shm", "/proc", "/proc/self/status", "/sys", "/run", "/boot", "/var/lib/cloister", "/nonexistent/file",
+		"/tmp", "/dev", "/dev/null", "/dev/shm",
+		"/proc", "/proc/self/status", "/sys", "/run", "/boot", "/var/lib/cloister", "/nonexistent/file",
 		"relative", w.dir + "/../x", w.dir + "/", w.dir + "/linked/file", w.dir + "/link", "/proc/self/root" + file,
 	}
 	if err := unix.Mount("/etc", bind, "", unix.MS_BIND, ""); err == nil {
