@@ -11,9 +11,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"cloister/labels/lsm"
-
 	"golang.org/x/sys/unix"
+
+	"cloister/labels/lsm"
 )
 
 // Restore ends a sandbox's use of all it has labelled; files that nobody else uses get back what
