@@ -292,10 +292,17 @@ func TestDashboardIsDocumented(t *testing.T) {
 	}
 	var board struct {
 		Panels []struct {
-			Title   string
-			GridPos struct{ X, Y, W, H int }
-			Targets []struct{ Expr string }
-		}
+			Title   string `json:"title"`
+			GridPos struct {
+				X int `json:"x"`
+				Y int `json:"y"`
+				W int `json:"w"`
+				H int `json:"h"`
+			} `json:"gridPos"`
+			Targets []struct {
+				Expr string `json:"expr"`
+			} `json:"targets"`
+		} `json:"panels"`
 	}
 	if err := json.Unmarshal(text, &board); err != nil {
 		t.Fatal(err)

@@ -141,7 +141,7 @@ func TestProxyKilled(t *testing.T) {
 	if got := m.status(t); got != "137" {
 		t.Errorf("conmon's exit status = %q, want 137", got)
 	}
-	b.awaitStatus(t, "stopped")
+	b.awaitStopped(t)
 	b.oci(t, "delete", "one")
 }
 
@@ -156,7 +156,7 @@ func TestProxyForwardsSignals(t *testing.T) {
 	if got := m.status(t); got != "9" {
 		t.Errorf("conmon's exit status = %q, want 9", got)
 	}
-	b.awaitStatus(t, "stopped")
+	b.awaitStopped(t)
 	b.oci(t, "delete", "one")
 }
 
@@ -196,17 +196,17 @@ func TestDaemonKilled(t *testing.T) {
 	if got := m.status(t); got != "137" {
 		t.Errorf("conmon's exit status = %q, want 137", got)
 	}
-	b.awaitStatus(t, "stopped")
+	b.awaitStopped(t)
 	b.oci(t, "delete", "--force", "one")
 	b.oci(t, "delete", "--force", "one")
 }
 
-// awaitStatus waits for a state of the container one.
-func (b *bed) awaitStatus(t *testing.T, want string) {
+// awaitStopped waits until the container one has stopped.
+func (b *bed) awaitStopped(t *testing.T) {
 	t.Helper()
 	if late := host.Await(host.Patience, func() string {
-		if status, _ := b.state(t); status != want {
-			return fmt.Sprintf("state = %s, want %s", status, want)
+		if status, _ := b.state(t); status != "stopped" {
+			return fmt.Sprintf("state = %s, want stopped", status)
 		}
 		return ""
 	}); late != "" {
@@ -314,7 +314,7 @@ func TestOutputBeforeStopped(t *testing.T) {
 		t.Errorf("state with output to be written = %s, pid %d, want running, %d", status, again, pid)
 	}
 	b.must(t, "kill", "-CONT", strconv.Itoa(pid))
-	b.awaitStatus(t, "stopped")
+	b.awaitStopped(t)
 	if data, err := os.ReadFile(out); err != nil || string(data) != "said\n" {
 		t.Errorf("output = %q, %v", data, err)
 	}
