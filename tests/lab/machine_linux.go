@@ -79,6 +79,8 @@ func args(ctx context.Context, c config, port int) []string {
 		// A processor that is stuck for 120 s, the longest the kernel allows, ends the machine,
 		// which is begun again then. One was stuck for 44 s on a busy host.
 		"softlockup_panic=1", "watchdog_thresh=60",
+		// One that has lost its timer is not seen by that, but by the other processor.
+		"rcupdate.rcu_cpu_stall_timeout=60", "sysctl.kernel.panic_on_rcu_stall=1",
 	}, hostmachine.Parameters(ctx))
 	return append(hostmachine.Args(c.memoryMiB),
 		"-no-reboot",
