@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -174,7 +175,25 @@ func (s setup) start(t *testing.T, place *host.Place) *bed {
 	t.Cleanup(func() { _ = connection.Close() })
 	b.cri = runtimeapi.NewRuntimeServiceClient(connection)
 	b.ready(t)
+	awaitImages(t, runtimeapi.NewImageServiceClient(connection), set)
 	return b
+}
+
+// awaitImages waits until CRI has the images that were imported: it learns of them by events, and
+// until then asks a registry.
+func awaitImages(t *testing.T, store runtimeapi.ImageServiceClient, set map[string]v1.Image) {
+	t.Helper()
+	if wrong := host.Await(host.Patience, func() string {
+		for name := range set {
+			answer, err := store.ImageStatus(t.Context(), &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: name}})
+			if err != nil || answer.GetImage() == nil {
+				return fmt.Sprintf("image %s: not known to CRI: %v", name, err)
+			}
+		}
+		return ""
+	}); wrong != "" {
+		t.Fatal(wrong)
+	}
 }
 
 // bounded ends a call that does not come back, and tells where the shims are then.
