@@ -111,6 +111,18 @@ func TestFileOfADeadSandboxStopsNobody(t *testing.T) {
 	if _, err := d.Reserve(t.Context()); !errors.Is(err, mcs.ErrClash) {
 		t.Errorf("Reserve of a level that a file still carries = %v, want %v", err, mcs.ErrClash)
 	}
+	shares := f.options("default/four")
+	shares.static(held.Label.WithLevel(level))
+	shares.Wish.Share = "name"
+	for what, o := range map[string]Options{"a share of that level": shares, "the dead sandbox's name": f.options("default/dead")} {
+		d, err := Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Reserve(t.Context()); !errors.Is(err, relabel.ErrCorrupt) {
+			t.Errorf("Reserve with %s = %v, want %v", what, err, relabel.ErrCorrupt)
+		}
+	}
 	if _, err := RecoverAll(t.Context(), Config{}, keep); !errors.Is(err, relabel.ErrCorrupt) {
 		t.Errorf("RecoverAll = %v, want %v", err, relabel.ErrCorrupt)
 	}

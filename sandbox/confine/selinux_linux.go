@@ -78,9 +78,14 @@ func chooseTypes(driver *lsm.Driver, candidates []labels.Types, programs lsm.Pro
 // that was asked for and is taken is an error, not another level. A level that is still on a file
 // is not given out: the registry asks the journal for those, and a journal that cannot be read is
 // its error. So files that cannot be given back, which their owner can bring about, stop nobody
-// else's start.
+// else's start. Two starts need the files back: one with a share, which the registry gives a level
+// whatever carries it, and one of the dead sandbox's name, whose files have the old level.
 func (s *selinux) Reserve(ctx context.Context) (Identity, error) {
 	if _, err := s.relabels.Replay(ctx); err != nil {
+		own, pendingErr := s.relabels.Pending(s.owner)
+		if own || pendingErr != nil || s.wish.Share != "" {
+			return Identity{}, errors.Join(err, pendingErr)
+		}
 		log.G(ctx).WithError(err).Warn("files of a dead sandbox keep their labels, and its level stays held: run: cloister gc")
 	}
 	entry, err := s.registry.Reserve(ctx, mcs.Request{Sandbox: s.owner, Tenant: s.tenant, Level: s.wish.Level(), Share: s.wish.Share})
