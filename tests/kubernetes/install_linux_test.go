@@ -16,13 +16,14 @@ import (
 )
 
 // nodeImage is the installer's name in deploy/node.
-const nodeImage = "docker.io/cloister/node"
+const nodeImage = "registry.invalid/cloister/node"
 
 // overlay is what an administrator writes beside deploy's folders for a cluster of their own: the
-// node's way of restarting containerd, and the overhead that cloister reckons for the node.
+// image, components, and the node's way of restarting containerd.
 const overlay = `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [../%s]
+components: [%s]
 images: [{name: ` + nodeImage + `, newTag: %q}]
 patches:
 - target: {kind: DaemonSet}
@@ -40,7 +41,11 @@ func (c *cluster) kustomize(t *testing.T, base, tag, verb string) string {
 		t.Fatal(err)
 	}
 	name := "deploy/" + base + "-" + tag
-	c.write(t, name+"/kustomization.yaml", fmt.Sprintf(overlay, base, tag, args))
+	components := "../process"
+	if verb == "remove" {
+		components = ""
+	}
+	c.write(t, name+"/kustomization.yaml", fmt.Sprintf(overlay, base, components, tag, args))
 	return c.path(name)
 }
 

@@ -14,7 +14,8 @@ import (
 )
 
 // TestManifests applies deploy's folders to an API server alone: it takes them, adds the class's
-// overhead and its nodes to a pod, and refuses to let a pod's memory grow.
+// overhead and its nodes to a pod, and refuses to let a pod's memory grow. The class of plain
+// containers is there only where an overlay asks for it.
 func TestManifests(t *testing.T) {
 	t.Cleanup(func() { count(t) })
 	testenv.NeedOverlay(t)
@@ -26,7 +27,14 @@ func TestManifests(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, system := &space{c, "default"}, &space{c, "cloister"}
+	// As it is, without an overlay.
+	system.must(t, "apply", "-k", c.path("deploy/"+c.deploy))
+	s.mustNot(t, "get", "runtimeclass", "cloister-process")
+	if got := system.field(t, "daemonset/cloister-node", ".spec.template.spec.containers[0].image"); got != nodeImage+":1" {
+		t.Errorf("the installer's image = %q, want one that no registry has: %s:1", got, nodeImage)
+	}
 	system.must(t, "apply", "-k", c.kustomize(t, c.deploy, "1", "install"))
+	system.must(t, "get", "runtimeclass", "cloister", "cloister-process")
 	s.must(t, "create", "serviceaccount", "default")
 	s.apply(t, `
 apiVersion: v1
