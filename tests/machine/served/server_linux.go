@@ -5,6 +5,7 @@ package served
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -15,12 +16,16 @@ import (
 	"cloister/vmm/virtiofsd"
 )
 
+// maxLog bounds what a test shows of the server's log.
+const maxLog = 8 << 10
+
 // Server is a file server in its jail.
 type Server struct {
 	*virtiofsd.Process
 
 	Jail   jail.Jail
 	Served *os.File // the folder, as the server's mount namespace has it
+	Log    string   // path of what the server writes to its standard error
 }
 
 // Binary is the server that tests use: the system's, or the one that TEST_VIRTIOFSD names.
@@ -32,8 +37,31 @@ func Binary(t *testing.T) string {
 	return testenv.NeedVirtiofsd(t)
 }
 
+// Options say what differs from a sandbox's server by default.
+type Options struct {
+	Jail  jail.Config
+	Debug bool // Log has a line for each request
+}
+
+// debugging starts the server in its jail, with one more argument.
+type debugging struct {
+	jail.Jail
+	argument string
+}
+
+func (d debugging) Start(cmd *exec.Cmd) error {
+	cmd.Args = append(cmd.Args, d.argument)
+	return d.Jail.Start(cmd)
+}
+
 // Start serves a folder that is a shared mount. The server ends with the test.
 func Start(t *testing.T, dir string) *Server {
+	t.Helper()
+	return StartWith(t, dir, Options{})
+}
+
+// StartWith is Start with options.
+func StartWith(t *testing.T, dir string, o Options) *Server {
 	t.Helper()
 	testenv.NeedRoot(t)
 	binary := Binary(t)
@@ -41,8 +69,11 @@ func Start(t *testing.T, dir string) *Server {
 	if libraries := os.Getenv("TEST_VIRTIOFSD_LIBRARIES"); libraries != "" {
 		files.Read = []string{libraries}
 	}
-	s := &Server{Jail: Jail(t, jail.Config{}).MayOpen(jail.Config{}, files)}
-	var err error
+	s := &Server{Jail: Jail(t, o.Jail).MayOpen(o.Jail, files)}
+	_, kind, err := virtiofsd.Find(t.Context(), binary)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if s.Served, err = s.Jail.Root.Folder(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -52,8 +83,13 @@ func Start(t *testing.T, dir string) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = log.Close() })
+	s.Log = log.Name()
+	var starter virtiofsd.Starter = s.Jail
+	if o.Debug {
+		starter = debugging{s.Jail, map[virtiofsd.Kind]string{virtiofsd.KindC: "-d", virtiofsd.KindRust: "--log-level=debug"}[kind]}
+	}
 	s.Process, err = virtiofsd.Start(t.Context(), virtiofsd.Config{
-		Binary: binary, Starter: s.Jail, Source: s.Served, Dir: t.TempDir(), Log: log,
+		Binary: binary, Kind: kind, Starter: starter, Source: s.Served, Dir: t.TempDir(), Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +99,7 @@ func Start(t *testing.T, dir string) *Server {
 			t.Error(err)
 		}
 		if text, err := os.ReadFile(log.Name()); err == nil && len(text) > 0 {
-			t.Logf("virtiofsd.log: %s", text)
+			t.Logf("virtiofsd.log: %s", text[max(0, len(text)-maxLog):])
 		}
 	})
 	return s
