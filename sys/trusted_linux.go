@@ -19,10 +19,10 @@ import (
 const maxLinks = 40
 
 // Trusted is an error when somebody other than root could change what path, or a folder or link on
-// the way to it, is. What does not exist yet has no owner. Only root asks: nobody else's mistake
-// gives power away. It is a check of configuration, not of names that change: between it and the
-// use, nobody but root can change the path, which is what it has found. The error has the command
-// that mends it.
+// the way to it, is. What does not exist yet is as its folder is: where others may make it, as in
+// /tmp, it is theirs. Only root asks: nobody else's mistake gives power away. It is a check of
+// configuration, not of names that change: between it and the use, nobody but root can change the
+// path, which is what it has found. The error has the command that mends it.
 func Trusted(path string) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -40,9 +40,14 @@ func Trusted(path string) error {
 // trusted walks an absolute path, part by part.
 func trusted(path string) error {
 	at, rest := "/", parts(path)
+	open := false // others may make entries in the folder that was judged last
 	for links := 0; ; {
 		var st unix.Stat_t
 		err := unix.Lstat(at, &st)
+		if errors.Is(err, fs.ErrNotExist) && open {
+			return fmt.Errorf("%s%s: it does not exist, and others may make it: root relies on it: make it as root, or name another "+
+				"path: %w", at, onTheWay(path, at), errdefs.ErrPermissionDenied)
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -63,6 +68,7 @@ func trusted(path string) error {
 		if len(rest) == 0 {
 			return nil
 		}
+		open = othersWrite(st)
 		at, rest = filepath.Join(at, rest[0]), rest[1:] // .. is the parent of a folder that has been judged
 	}
 }
@@ -93,10 +99,16 @@ func trust(path, at string, st unix.Stat_t) error {
 		return fmt.Errorf("%s%s: owner is uid %d, want root: %s: %w", at, on, st.Uid, remedy, errdefs.ErrPermissionDenied)
 	case link, sticky:
 		return nil
-	case st.Mode&unix.S_IWOTH != 0, st.Mode&unix.S_IWGRP != 0 && st.Gid != 0:
+	case othersWrite(st):
 		return fmt.Errorf("%s%s: mode is %#o, others may write there: %s: %w", at, on, st.Mode&0o7777, remedy, errdefs.ErrPermissionDenied)
 	}
 	return nil
+}
+
+// othersWrite says that the mode lets somebody other than root write. In a sticky folder that is
+// making entries.
+func othersWrite(st unix.Stat_t) bool {
+	return st.Mode&unix.S_IWOTH != 0 || st.Mode&unix.S_IWGRP != 0 && st.Gid != 0
 }
 
 // trustACL judges the access control list of one part of a path. The group's bits of the mode are

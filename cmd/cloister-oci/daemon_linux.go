@@ -17,11 +17,13 @@ import (
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"cloister/cmd/internal/config"
+	"cloister/sys"
 )
 
 // shimProgram is the daemon, which is installed beside this program or on the PATH. One beside this
@@ -107,9 +109,12 @@ func shimPath() (string, error) {
 	}
 	beside := filepath.Join(filepath.Dir(self), shimProgram)
 	if _, err := os.Stat(beside); err == nil {
-		return beside, nil
+		return sys.Program(beside)
 	}
-	name, err := exec.LookPath(shimProgram)
+	name, err := sys.Program(shimProgram)
+	if errors.Is(err, errdefs.ErrPermissionDenied) {
+		return "", err
+	}
 	if err != nil {
 		return "", fmt.Errorf("%s is neither beside %s nor on the PATH: run make install: %w", shimProgram, self, err)
 	}

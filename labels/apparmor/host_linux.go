@@ -12,6 +12,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"cloister/sys"
 )
 
 // Errors that a caller tells apart. ErrDisabled and ErrComplain are the host's state, ErrExists a
@@ -122,12 +126,14 @@ func (h Host) enforcing() error {
 	return nil
 }
 
-// parser finds the distribution's compiler of profiles. An engine's PATH may leave out sbin.
+// parser finds the distribution's compiler of profiles. An engine's PATH may leave out sbin. One
+// that another user could replace is an error: it runs as root, and its output is what confines.
 func parser() (string, error) {
 	const name = "apparmor_parser"
 	for _, place := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
-		if path, err := exec.LookPath(place); err == nil {
-			return path, nil
+		path, err := sys.Program(place)
+		if err == nil || errors.Is(err, errdefs.ErrPermissionDenied) {
+			return path, err
 		}
 	}
 	return "", fmt.Errorf("%s: %w: install the package apparmor, or set mac = \"none\" under [labels]", name, exec.ErrNotFound)

@@ -17,6 +17,7 @@ import (
 
 	"cloister/oci"
 	"cloister/sandbox/plan"
+	"cloister/sys"
 )
 
 // Nodes finds the host's node of each of a workload's block devices, by the workload's devices;
@@ -70,7 +71,8 @@ func MakeFileSystem(ctx context.Context, d plan.Disk) error {
 		return err
 	}
 	err = errors.Join(f.Truncate(d.MkfsBytes), f.Close())
-	if err == nil {
+	program, finding := sys.Program("mkfs.ext4")
+	if err = errors.Join(err, finding); err == nil {
 		// The tables are written later by the guest's kernel: making them now would write a part of
 		// the disk that may never be used.
 		args := []string{"-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1"}
@@ -78,7 +80,7 @@ func MakeFileSystem(ctx context.Context, d plan.Disk) error {
 			args = append(args, "-U", d.MkfsUUID)
 		}
 		var out []byte
-		out, err = exec.CommandContext(ctx, "mkfs.ext4", append(args, "--", d.Path)...).CombinedOutput()
+		out, err = exec.CommandContext(ctx, program, append(args, "--", d.Path)...).CombinedOutput()
 		if err != nil {
 			err = fmt.Errorf("mkfs.ext4 %q: %w: %s", d.Path, err, out)
 		}

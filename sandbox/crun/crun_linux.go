@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/errdefs"
+
 	"cloister/sys"
 )
 
@@ -33,11 +35,12 @@ func Find(configured string) (string, error) {
 		names = []string{configured}
 	}
 	for _, name := range names {
-		if path, err := exec.LookPath(name); err == nil {
-			if err := sys.Trusted(path); err != nil {
-				return "", fmt.Errorf("OCI runtime %s: %w", path, err)
-			}
+		path, err := sys.Program(name)
+		if err == nil {
 			return filepath.EvalSymlinks(path)
+		}
+		if errors.Is(err, errdefs.ErrPermissionDenied) { // found, and not to be trusted
+			return "", fmt.Errorf("OCI runtime: %w", err)
 		}
 	}
 	return "", fmt.Errorf("OCI runtime %s: not found: install crun, or set process.runtime in the config: %w",

@@ -8,9 +8,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
+
+	"github.com/containerd/errdefs"
 
 	"cloister/labels/lsm"
 	"cloister/oci"
@@ -115,12 +116,12 @@ func resolve(configured string, places ...string) (string, error) {
 		places = []string{configured}
 	}
 	for _, name := range places {
-		path, err := exec.LookPath(name)
+		path, err := sys.Program(name)
 		if err == nil {
-			if err := sys.Trusted(path); err != nil {
-				return "", fmt.Errorf("program %s: %w", path, err)
-			}
 			return filepath.EvalSymlinks(path)
+		}
+		if errors.Is(err, errdefs.ErrPermissionDenied) { // found, and not to be trusted
+			return "", err
 		}
 		if errors.Is(err, fs.ErrPermission) {
 			return "", fmt.Errorf("%w: it has no execute permission: chmod 755, or set another path under [machine] in the config", err)
