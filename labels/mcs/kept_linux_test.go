@@ -87,6 +87,30 @@ func TestKeptPairsAreNotDrawn(t *testing.T) {
 	}
 }
 
+// TestLevelsOfFilesAreNotShared: files that still carry a level from an earlier boot, as on a
+// volume that is not mounted, keep everybody from it. A name for sharing says that processes may
+// meet, and nothing about files of others.
+func TestLevelsOfFilesAreNotShared(t *testing.T) {
+	for _, tt := range []struct{ held, asked, share string }{
+		{"s0:c1,c2", "s0:c1,c2", ""},
+		{"s0:c1,c2", "s0:c1,c2", "desk"},
+		{"s0:c1,c2", "s0:c1.c9", "desk"},
+		{"s0:c1.c9", "s0:c1,c2", "desk"},
+	} {
+		w := newWorld(t)
+		w.held = []labels.Level{*parse(tt.held)}
+		r := w.open(t, 1)
+		_, err := r.Reserve(t.Context(), Request{Sandbox: "ns/x", Level: parse(tt.asked), Share: tt.share})
+		if !errors.Is(err, ErrClash) || !strings.Contains(err.Error(), "cloister gc") {
+			t.Errorf("Reserve %s, share %q, with files at %s = %v, want %v and the remedy", tt.asked, tt.share, tt.held, err, ErrClash)
+		}
+		w.held = nil // given back
+		if _, err := r.Reserve(t.Context(), Request{Sandbox: "ns/x", Level: parse(tt.asked), Share: "desk"}); err != nil {
+			t.Errorf("Reserve %s once no file is at %s = %v", tt.asked, tt.held, err)
+		}
+	}
+}
+
 func TestKeepRefuses(t *testing.T) {
 	r := newWorld(t).open(t, 1)
 	pair := *parse("s0:c1,c2")

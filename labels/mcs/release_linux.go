@@ -107,7 +107,7 @@ func (r *Registry) Reclaim(ctx context.Context) ([]Entry, error) {
 	}
 	var freed []Entry
 	for _, d := range dead {
-		if _, carried := seen.clash(d.entry.Level); carried {
+		if seen.carries(d.entry.Level) {
 			continue
 		}
 		ok, err := r.reclaimOne(ctx, d)

@@ -197,10 +197,14 @@ func (r *Registry) checkFree(q Request, seen *taken) error {
 				ErrClash, level, e.Level, e.Holders[0].Sandbox, e.Holders[0].Owner)
 		}
 	}
-	if q.Share != "" {
-		return nil // who shares by name has said that others may be there
+	if p, found := seen.files.clash(level); found {
+		return fmt.Errorf("%w: %v clashes with %v, which files of an earlier boot carry: mount the volume that they are on and "+
+			"run cloister gc, which gives them their labels back, or choose another level", ErrClash, level, p.Label.Range.High)
 	}
-	if p, found := seen.clash(level); found {
+	if q.Share != "" {
+		return nil // who shares by name has said that other processes may be there
+	}
+	if p, found := seen.processes.clash(level); found {
 		return fmt.Errorf("%w: %v clashes with %v of pid %d: choose another, or share it by name", ErrClash,
 			level, p.Label.Range.High, p.PID)
 	}
@@ -218,10 +222,7 @@ func (r *Registry) draw(seen *taken) (labels.Level, error) {
 	first, n := r.options.Range.Min, int(r.options.Range.Max-r.options.Range.Min)+1
 	free := func(p labels.Pair) bool {
 		level := labels.NewLevel(r.options.Range.Sensitivity, p)
-		if _, clash := seen.clash(level); clash {
-			return false
-		}
-		return !slices.ContainsFunc(wide, level.Clashes)
+		return !seen.carries(level) && !slices.ContainsFunc(wide, level.Clashes)
 	}
 	for range draws {
 		a, err := r.random(n)
@@ -248,7 +249,7 @@ func (r *Registry) draw(seen *taken) (labels.Level, error) {
 			return labels.NewLevel(r.options.Range.Sensitivity, pair), nil
 		}
 	}
-	return r.enumerate(free, len(seen.pairs)+len(seen.other))
+	return r.enumerate(free, seen.processes.len()+seen.files.len())
 }
 
 // enumerate goes through all pairs once, from a random category on. Kept pairs are swept before:
