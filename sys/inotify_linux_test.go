@@ -5,10 +5,16 @@ package sys
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/tests/testenv"
 )
 
 // watching opens an instance that watches the file at a path, by its descriptor alone.
@@ -120,5 +126,43 @@ func TestInotifyClose(t *testing.T) {
 	}
 	if _, err := i.Add(os.Stdin, unix.IN_MODIFY); err == nil {
 		t.Error("Add to an instance that is closed gives no error")
+	}
+}
+
+// limitEnv marks the child of TestInotifyLimitNamesTheSysctl.
+const limitEnv = "CLOISTER_TEST_INOTIFY_LIMIT"
+
+// TestInotifyLimitNamesTheSysctl has a user reach the limit of instances, as root does on a host
+// with some 128 sandboxes. The limit is that of a user namespace here, and so no other test's.
+func TestInotifyLimitNamesTheSysctl(t *testing.T) {
+	if os.Getenv(limitEnv) != "" {
+		atLimit(t)
+		return
+	}
+	testenv.NeedRoot(t)
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), limitEnv+"=1")
+	ids := []syscall.SysProcIDMap{{Size: 1}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func atLimit(t *testing.T) {
+	t.Helper()
+	const most = 2
+	if err := os.WriteFile("/proc/sys/user/max_inotify_instances", []byte(strconv.Itoa(most)), 0); err != nil {
+		t.Fatal(err)
+	}
+	for range most {
+		i, err := NewInotify()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer i.Close() // nothing is written
+	}
+	if i, err := NewInotify(); !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "fs.inotify.max_user_instances") {
+		t.Errorf("instance %d = %v, %v, want %v with the sysctl's name", most+1, i, err, unix.EMFILE)
 	}
 }
