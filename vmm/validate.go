@@ -24,12 +24,18 @@ func (t MachineType) Slots() int {
 }
 
 var (
-	machineName = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\z`)
-	shareTag    = regexp.MustCompile(`\A[A-Za-z0-9_.-]{1,36}\z`)
+	machineName = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]*\z`)
+	shareTag    = regexp.MustCompile(`\A[A-Za-z0-9_.-]+\z`)
 	// A blank would make two parameters of one, a quote one of several.
 	cmdlineParam = regexp.MustCompile(`\A[!#-~]+\z`)
-	nicID        = regexp.MustCompile(`\A[A-Za-z][A-Za-z0-9_.-]{0,31}\z`)
+	nicID        = regexp.MustCompile(`\A[A-Za-z][A-Za-z0-9_.-]*\z`)
 )
+
+// fits says whether a value has the form of an expression and at most so many bytes. An expression
+// with a bound repeats its part that often, and every shim compiles them when it starts.
+func fits(form *regexp.Regexp, value string, most int) bool {
+	return len(value) <= most && form.MatchString(value)
+}
 
 // FieldError is one field of a machine that cannot be run as it is. QEMU would say the same later,
 // in its own words and without the field.
@@ -68,7 +74,7 @@ func (f *fieldErrors) add(ok bool, field string, value any, remedy string) {
 func (m Machine) Validate() error {
 	m = m.WithDefaults()
 	var f fieldErrors
-	f.add(machineName.MatchString(m.Name), "Name", m.Name, "use 1 to 128 of [A-Za-z0-9_.-], starting with a letter or digit")
+	f.add(fits(machineName, m.Name, 128), "Name", m.Name, "use 1 to 128 of [A-Za-z0-9_.-], starting with a letter or digit")
 	f.add(m.Type == Q35 || m.Type == MicroVM, "Type", string(m.Type), "use q35 or microvm")
 	switch m.Accel {
 	case "", AccelAuto, AccelKVM, AccelTCG:
@@ -87,7 +93,7 @@ func (m Machine) Validate() error {
 	f.cmdline(m.Cmdline)
 	f.add(m.Console.MaxBytes >= 4096 && m.Console.MaxBytes <= 1<<30, "Console.MaxBytes", m.Console.MaxBytes, "use 4096 to 1 GiB")
 	if m.Share != nil {
-		f.add(shareTag.MatchString(m.Share.Tag), "Share.Tag", m.Share.Tag, "use 1 to 36 of [A-Za-z0-9_.-]")
+		f.add(fits(shareTag, m.Share.Tag, 36), "Share.Tag", m.Share.Tag, "use 1 to 36 of [A-Za-z0-9_.-]")
 	}
 	f.nics(m.NICs)
 	f.disks(m.Disks)
@@ -156,7 +162,7 @@ func (f *fieldErrors) nics(nics []NIC) {
 	ids, macs := map[string]bool{}, map[string]bool{}
 	for i, n := range nics {
 		at := fmt.Sprintf("NICs[%d].", i)
-		f.add(nicID.MatchString(n.ID), at+"ID", n.ID, "use 1 to 32 of [A-Za-z0-9_.-], starting with a letter")
+		f.add(fits(nicID, n.ID, 32), at+"ID", n.ID, "use 1 to 32 of [A-Za-z0-9_.-], starting with a letter")
 		f.add(!ids[n.ID], at+"ID", n.ID, "is taken by an earlier NIC: use another")
 		mac, err := net.ParseMAC(n.MAC)
 		f.add(err == nil && len(mac) == 6 && mac[0]&1 == 0 && mac.String() != "00:00:00:00:00:00" && mac.String() == strings.ToLower(n.MAC),

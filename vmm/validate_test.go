@@ -27,7 +27,9 @@ func TestValidate(t *testing.T) {
 	least := Machine{Name: "m", Kernel: "/k"}
 	saved := Machine{Name: "m", Kernel: "/k", Type: MicroVM, Origin: ForTemplate}
 	loaded := Machine{Name: "m", Kernel: "/k", Type: MicroVM, Origin: FromTemplate, Share: &Share{Tag: "cloister"}}
-	for _, m := range []Machine{valid(), least, saved, loaded} {
+	longest := valid()
+	longest.Name, longest.Share.Tag, longest.NICs[0].ID = strings.Repeat("a", 128), strings.Repeat("a", 36), strings.Repeat("a", 32)
+	for _, m := range []Machine{valid(), least, saved, loaded, longest} {
 		if err := m.Validate(); err != nil {
 			t.Errorf("Validate(%+v) = %v, want nil", m, err)
 		}
@@ -50,6 +52,7 @@ func TestValidateRefuses(t *testing.T) {
 		{"no name", func(m *Machine) { m.Name = "" }, "Name", `""`},
 		{"name with comma", func(m *Machine) { m.Name = "a,b" }, "Name", `"a,b"`},
 		{"name with newline", func(m *Machine) { m.Name = "a\n" }, "Name", `"a\n"`},
+		{"long name", func(m *Machine) { m.Name = strings.Repeat("a", 129) }, "Name", "128"},
 		{"name like an option", func(m *Machine) { m.Name = "-S" }, "Name", "letter or digit"},
 		{"unknown board", func(m *Machine) { m.Type = "pc" }, "Type", "q35 or microvm"},
 		{"unknown accelerator", func(m *Machine) { m.Accel = "hvf" }, "Accel", "auto, kvm or tcg"},
@@ -79,6 +82,7 @@ func TestValidateRefuses(t *testing.T) {
 		{"long tag", func(m *Machine) { m.Share = &Share{Tag: strings.Repeat("a", 37)} }, "Share.Tag", "36"},
 		{"tag with comma", func(m *Machine) { m.Share = &Share{Tag: "a,b"} }, "Share.Tag", `"a,b"`},
 		{"NIC's id", func(m *Machine) { m.NICs[0].ID = "0,script=/x" }, "NICs[0].ID", "letter"},
+		{"long id", func(m *Machine) { m.NICs[0].ID = strings.Repeat("a", 33) }, "NICs[0].ID", "32"},
 		{"same id", func(m *Machine) { m.NICs = append(m.NICs, NIC{ID: "eth0", MAC: "02:00:00:00:00:02"}) }, "NICs[1].ID", "taken"},
 		{"same address", func(m *Machine) { m.NICs = append(m.NICs, NIC{ID: "eth1", MAC: "02:00:00:00:00:01"}) }, "NICs[1].MAC", "taken"},
 		{"multicast address", func(m *Machine) { m.NICs[0].MAC = "01:00:00:00:00:01" }, "NICs[0].MAC", "unicast"},

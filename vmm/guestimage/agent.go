@@ -82,7 +82,7 @@ func agentVersion(ctx context.Context, file string, info *debug.BuildInfo) strin
 		defer cancel()
 		out, err := exec.CommandContext(ctx, file, "--version").Output()
 		// The manifest takes plain words alone, and the build must not fail over a version's text.
-		if version := strings.TrimSpace(string(out)); err == nil && plainWord.MatchString(version) {
+		if version := strings.TrimSpace(string(out)); err == nil && isPlainWord(version) {
 			return version
 		}
 	}

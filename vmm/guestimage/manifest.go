@@ -184,7 +184,7 @@ func (m Manifest) validate() error {
 		"arch": m.Arch, "kernel version": m.Kernel.Version, "agent version": m.Agent.Version,
 		"compression": m.Initrd.Compression,
 	} {
-		if !plainWord.MatchString(word) {
+		if !isPlainWord(word) {
 			return fmt.Errorf("%s: %q is no plain word", name, word)
 		}
 	}
@@ -199,8 +199,13 @@ func (m Manifest) validate() error {
 	return validateModules(slices.Concat(m.Modules, m.LateModules))
 }
 
-// plainWord is what versions look like. It keeps them printable and short.
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9(][A-Za-z0-9()._+~:-]{0,127}$`)
+// isPlainWord says whether a word looks like a version. It keeps them printable and short. The
+// length is not in the expression, which would repeat its part that often in every shim.
+func isPlainWord(word string) bool { return len(word) <= maxWord && plainWord.MatchString(word) }
+
+const maxWord = 128
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9(][A-Za-z0-9()._+~:-]*$`)
 
 // parameter is a kernel parameter without blanks or quotes, which would make several of one.
 var parameter = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*(=[A-Za-z0-9_.,:/-]*)?$`)

@@ -60,6 +60,7 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"digest", func(m *Manifest) { m.Initrd.SHA256 = "abc" }, "initrd"},
 		{"size", func(m *Manifest) { m.Kernel.Bytes = 0 }, "size"},
 		{"version", func(m *Manifest) { m.Kernel.Version = "6.1\nroot" }, "kernel version"},
+		{"long version", func(m *Manifest) { m.Kernel.Version = strings.Repeat("6", 129) }, "kernel version"},
 		{"module outside", func(m *Manifest) { m.Modules = []string{"/lib/../../x.ko"} }, "x.ko"},
 		{"parameter", func(m *Manifest) { m.Cmdline = []string{"a b"} }, "kernel parameter"},
 		{"module line", func(m *Manifest) { m.LateModules = []string{"/a\n/b"} }, "clean absolute"},
