@@ -16,10 +16,10 @@ import (
 
 // describe is what the guest is to have of its links: names, addresses, routes, rules and
 // neighbours, as the engine made them. Each link is called by its NIC's address. Routes and rules
-// that the guest's kernel would not take are left out, with the reason. A guest's network is told
-// as a whole each time: the agent compares and changes what differs, so that a message that was
-// lost costs nothing.
-func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left []error, err error) {
+// that the guest's kernel would not take are left out, with the reason, and former says which it
+// keeps instead. A guest's network is told as a whole each time: the agent compares and changes
+// what differs, so that a message that was lost costs nothing.
+func describe(h *netlink.Handle, links []chosen, former former) (guest *guestv1.Network, left []error, err error) {
 	guest = &guestv1.Network{}
 	names, local := map[int]string{}, map[string]bool{}
 	for _, c := range links {
@@ -39,9 +39,11 @@ func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left [
 		}
 		guest.Links = append(guest.Links, link)
 	}
-	if left, err = routes(h, names, local, guest); err != nil {
+	lost, left, err := routes(h, names, local, guest)
+	if err != nil {
 		return nil, nil, err
 	}
+	left = append(left, former.keep(guest, links, lost)...)
 	more, err := rules(h, names, guest)
 	if err != nil {
 		return nil, nil, err
@@ -52,40 +54,57 @@ func describe(h *netlink.Handle, links []chosen) (guest *guestv1.Network, left [
 // routes are those by links of these names, in all tables. One that asks for a source that is not
 // the guest's would be an error there, and is left out, as is one with several next hops. A route
 // of the kernel's own (table local, protocol kernel) comes with the address in the guest. Routes of
-// router advertisements are left out, since the guest gets the advertisement itself.
-func routes(h *netlink.Handle, names map[int]string, local map[string]bool, out *guestv1.Network) (left []error, err error) {
+// router advertisements are left out, since the guest gets the advertisement itself. lost are the
+// routes that the guest cannot have, also those by links that are not the guest's.
+func routes(
+	h *netlink.Handle, names map[int]string, local map[string]bool, out *guestv1.Network,
+) (lost []*guestv1.Route, left []error, err error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		list, err := whole(func() ([]netlink.Route, error) {
 			// The library lists the main table alone without this filter; 0 asks for all.
 			return h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 		})
 		if err != nil {
-			return nil, fmt.Errorf("list routes: %w", err)
+			return nil, nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range list {
-			// It has no LinkIndex of its own, and so is passed over below.
-			if slices.ContainsFunc(r.MultiPath, func(hop *netlink.NexthopInfo) bool { return names[hop.LinkIndex] != "" }) {
-				left = append(left, fmt.Errorf("route to %s with %d next hops cannot be passed to a guest: give it one: %w",
-					r.Dst, len(r.MultiPath), errdefs.ErrFailedPrecondition))
-			}
 			// What the kernel makes of an address the guest's kernel makes as well.
-			if names[r.LinkIndex] == "" || r.Table == unix.RT_TABLE_LOCAL ||
-				r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA {
+			if r.Table == unix.RT_TABLE_LOCAL || r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA {
 				continue
 			}
 			route := guestRoute(r, names[r.LinkIndex], family)
-			if r.Src != nil && !local[r.Src.String()] {
-				left = append(left,
-					fmt.Errorf("route to %s by %s cannot be passed to a guest: its source %s is an address of no link that the guest "+
-						"has: give one of them the address, or the route no source: %w",
-						cmp.Or(route.GetDestination(), "everywhere"), route.GetLink(), r.Src, errdefs.ErrFailedPrecondition))
-				continue
+			reason := unfitRoute(r, route, names, local)
+			switch {
+			case reason != nil:
+				left, lost = append(left, reason), append(lost, route)
+			case route.GetLink() != "":
+				out.Routes = append(out.Routes, route)
+			case r.LinkIndex > loopback || len(r.MultiPath) > 0:
+				lost = append(lost, route)
 			}
-			out.Routes = append(out.Routes, route)
 		}
 	}
-	return left, nil
+	return lost, left, nil
 }
+
+// unfitRoute says why a route that concerns the guest's links is not for the guest.
+func unfitRoute(r netlink.Route, route *guestv1.Route, names map[int]string, local map[string]bool) error {
+	// One with several next hops has no link of its own.
+	if slices.ContainsFunc(r.MultiPath, func(hop *netlink.NexthopInfo) bool { return names[hop.LinkIndex] != "" }) {
+		return fmt.Errorf("route to %s with %d next hops cannot be passed to a guest: give it one: %w",
+			r.Dst, len(r.MultiPath), errdefs.ErrFailedPrecondition)
+	}
+	if route.GetLink() != "" && r.Src != nil && !local[r.Src.String()] {
+		return fmt.Errorf("route to %s by %s cannot be passed to a guest: its source %s is an address of no link that the guest "+
+			"has: give one of them the address, or the route no source: %w",
+			cmp.Or(route.GetDestination(), "everywhere"), route.GetLink(), r.Src, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// loopback is LOOPBACK_IFINDEX of the kernel. Its routes are those that lead nowhere (unreachable,
+// blackhole).
+const loopback = 1
 
 // guestRoute leaves out what is the kernel's default: no destination is "everywhere", no table is
 // main.

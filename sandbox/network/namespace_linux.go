@@ -15,9 +15,10 @@ import (
 // Namespace is the network namespace that a sandbox lives in. The descriptor keeps it alive after
 // the engine has unmounted it or its process has gone.
 type Namespace struct {
-	file  *os.File
-	cards []*card       // one for each tap, in order
-	dials chan struct{} // one slot for each thread that opens a socket for a question
+	file   *os.File
+	cards  []*card       // one for each tap, in order
+	former former        // what the guest has had
+	dials  chan struct{} // one slot for each thread that opens a socket for a question
 }
 
 // maxDials bounds the threads that open sockets inside the namespace at once. A thread that has

@@ -42,7 +42,7 @@ func (n *Namespace) Check() error {
 		return fmt.Errorf("list links: %w", err)
 	}
 	mine, left := choose(all, n.cards)
-	_, routes, err := describe(h, mine)
+	_, routes, err := describe(h, mine, nil)
 	return errors.Join(append(append(left, routes...), err)...)
 }
 
@@ -92,10 +92,11 @@ func (n *Namespace) sync() (guest *guestv1.Network, left []error, err error) {
 			left = append(left, fmt.Errorf("link %s of kind %s cannot be passed to a guest: %w", m.link.Attrs().Name, m.link.Type(), err))
 		}
 	}
-	guest, routes, err := describe(h, wired)
+	guest, routes, err := describe(h, wired, n.former)
 	if err != nil {
 		return nil, nil, err
 	}
+	n.former = n.former.remember(guest, wired)
 	return guest, append(left, routes...), n.readSysctls(guest)
 }
 

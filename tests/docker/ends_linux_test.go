@@ -88,6 +88,7 @@ func ends(t *testing.T, b *engine) {
 		b.in(t, "well", "touch /well")
 		b.awaitInspect(t, "well", "{{.State.Health.Status}}", "healthy")
 	})
+	t.Run("output of a probe that is killed", func(t *testing.T) { slowProbe(t, b) })
 	t.Run("events", func(t *testing.T) {
 		got := b.MustDocker(t, "events", "--since", since, "--until", b.sh(t, "date +%s.%N"), "--filter", "type=container",
 			"--format", "{{.Actor.Attributes.name}} {{.Action}} {{.Actor.Attributes.exitCode}}")
@@ -103,4 +104,24 @@ func ends(t *testing.T, b *engine) {
 			t.Errorf("wait = %q", got)
 		}
 	})
+}
+
+// slowProbe has a probe print and then hang: what it printed before the daemon killed it is in the
+// health log, under both runtimes. The limit counts from the start of the probe. An emulated shell
+// on a busy host may be killed before it has printed: then the next probe counts.
+func slowProbe(t *testing.T, b *engine) {
+	for _, runtime := range []string{"runc", "cloister"} {
+		b.start(t, "slow", []string{
+			"--runtime=" + runtime, "--health-cmd=echo printed; sleep 1000",
+			"--health-interval=100ms", "--health-timeout=5s", "--health-retries=1",
+		})
+		got := ""
+		if !await(func() bool {
+			got = b.inspect(t, "slow", "{{range .State.Health.Log}}{{.ExitCode}} {{.Output}}{{end}}")
+			return strings.Contains(got, "-1 Health check exceeded timeout (5s): printed")
+		}) {
+			t.Errorf("%s: the health log is %q, want what the probe printed before it was killed", runtime, got)
+		}
+		b.MustDocker(t, "rm", "--force", "slow")
+	}
 }

@@ -102,6 +102,29 @@ func TestExecKill(t *testing.T) {
 	}
 }
 
+// TestOutputBeforeAKillArrives kills a process right after it has written: all that it wrote
+// arrives.
+func TestOutputBeforeAKillArrives(t *testing.T) {
+	b := newBed(t, host.Options{})
+	b.Start(t, "c", nil)
+	const size = 60000 // less than a pipe takes, so that the process does not wait for its reader
+	for round := range 5 {
+		killed := make(chan host.Result, 1)
+		go func() {
+			killed <- b.Exec(t, "c", fmt.Sprint("k", round), "sh", "-c",
+				"until [ -e /tmp/written ]; do :; done; rm /tmp/written; kill -9 $(cat /tmp/pid)")
+		}()
+		r := b.Exec(t, "c", fmt.Sprint("e", round), "sh", "-c",
+			fmt.Sprintf("echo $$ >/tmp/pid; head -c %d /dev/zero; : >/tmp/written; exec sleep 1000", size))
+		if len(r.Stdout) != size || r.Code != 137 {
+			t.Errorf("%d bytes of a killed process arrived, exit %d (%q), want %d and 137", len(r.Stdout), r.Code, r.Stderr, size)
+		}
+		if r := <-killed; r.Code != 0 {
+			t.Errorf("kill = %+v", r)
+		}
+	}
+}
+
 // TestProgramsThatCannotStart wants the error to name the program, and nothing of the runtime's
 // words in the container's own stderr but what runc writes there.
 func TestProgramsThatCannotStart(t *testing.T) {
