@@ -236,13 +236,13 @@ func (c *Client) answer(ctx context.Context, method string, answer <-chan error)
 		select {
 		case err := <-answer:
 			if err != nil {
-				return c.callError(ctx, err)
+				return c.callError(ctx, method, err)
 			}
 			return nil
 		case <-ctx.Done():
 			// The answer may still come. What the guest has then done is for the caller to find
 			// out.
-			return ctx.Err()
+			return unanswered(ctx, method)
 		case <-silence.C:
 		}
 		if _, _, over := silence.Over(); over {
@@ -263,9 +263,9 @@ func (c *Client) invoke(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Res
 }
 
 // callError is for calls that got no answer.
-func (c *Client) callError(ctx context.Context, err error) error {
+func (c *Client) callError(ctx context.Context, method string, err error) error {
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return unanswered(ctx, method)
 	}
 	// The request was too large for ttrpc and never left: the session is unharmed.
 	if _, ok := errors.AsType[*ttrpc.OversizedMessageErr](err); ok {
@@ -275,4 +275,9 @@ func (c *Client) callError(ctx context.Context, err error) error {
 		err = *reason
 	}
 	return fmt.Errorf("call the guest: %w: %w", errdefs.ErrUnavailable, err)
+}
+
+// unanswered names the call that a context ended, since its own error names nothing.
+func unanswered(ctx context.Context, method string) error {
+	return fmt.Errorf("wait for the guest's answer to %s: %w", method, ctx.Err())
 }

@@ -347,11 +347,12 @@ func TestCallsToASilentGuestEnd(t *testing.T) {
 	large := &guestv1.PrepareContainerRequest{Spec: make([]byte, 1<<20)}
 	for range 5 {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		if _, err := c.Guest().PrepareContainer(ctx, large); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("PrepareContainer = %v, want %v", err, context.DeadlineExceeded)
+		_, err := c.Guest().PrepareContainer(ctx, large)
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "answer to PrepareContainer") {
+			t.Errorf("PrepareContainer = %v, want %v and the call's name", err, context.DeadlineExceeded)
 		}
-		if _, err := c.OpenStream(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("OpenStream = %v, want %v", err, context.DeadlineExceeded)
+		if _, err := c.OpenStream(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "stream a:") {
+			t.Errorf("OpenStream = %v, want %v and the stream's name", err, context.DeadlineExceeded)
 		}
 		cancel()
 	}
