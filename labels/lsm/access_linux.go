@@ -87,6 +87,23 @@ func (h Host) Valid(label labels.Label) error {
 	return nil
 }
 
+// Created asks which label the policy gives what a process at source makes in a place at target.
+func (h Host) Created(source, target labels.Label, class string) (labels.Label, error) {
+	index, err := h.number("class", class, "index")
+	if err != nil {
+		return labels.Label{}, fmt.Errorf("ask SELinux: class %s: %w", class, err)
+	}
+	answer, err := h.transact("create", fmt.Sprintf("%v %v %d", source, target, index))
+	if err != nil {
+		return labels.Label{}, fmt.Errorf("ask SELinux what %v makes in %v (%s): %w", source, target, class, err)
+	}
+	label, err := labels.Parse(answer)
+	if err != nil {
+		return labels.Label{}, fmt.Errorf("ask SELinux: answer %q: %w", answer, err)
+	}
+	return label, nil
+}
+
 // number reads a small number from a file of selinuxfs. The parts become a path, so a class or
 // permission with a slash or a dot is refused.
 func (h Host) number(parts ...string) (int, error) {

@@ -43,6 +43,26 @@ func (d *Driver) LevelMemory(pid int, level labels.Level) error {
 	return nil
 }
 
+// LabelMemory labels a memory file that this process has made for another one, which will run under
+// process. It gets the label that it would have if that one had made it: the policy's own type for
+// memory, at the process's level. It is called before the process starts, which opens the file by
+// name. A file system that takes no labels is an error.
+func (d *Driver) LabelMemory(f *os.File, process labels.Label) error {
+	if d.mode == ModeNone {
+		return nil
+	}
+	have, err := FileLabel(f) // that of the file system: memory has been given none
+	if err != nil {
+		return err
+	}
+	made, err := d.host.Created(process, have, "file")
+	if err != nil {
+		return fmt.Errorf("label of %s: %w", f.Name(), err)
+	}
+	made.Range = process.Range // not the level of the place, as with default_range
+	return SetFileLabel(f, made)
+}
+
 // levelFile changes the level of one file. It is opened through /proc/PID/fd with O_PATH, so the
 // descriptor is the process's file and is not read or mapped.
 func levelFile(path string, level labels.Level) error {

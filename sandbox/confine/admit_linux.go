@@ -24,6 +24,8 @@ func (s *selinux) Admit(ctx context.Context, f File) error {
 		return own(f.Host, s.chosen.Run)
 	case Share:
 		return own(f.Host, s.chosen.Rootfs)
+	case Memory:
+		return s.driver.LabelMemory(f.Host, s.chosen.QEMU)
 	case Copy:
 		return s.admitCopy(f)
 	case Disk:

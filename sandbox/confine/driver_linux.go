@@ -99,6 +99,7 @@ const (
 	Folder Kind = "folder" // shown to the guest: a root file system or volume
 	Copy   Kind = "copy"   // read by the shim, which writes a copy into the guest
 	Disk   Kind = "disk"   // an image file or block device of the machine
+	Memory Kind = "memory" // of the sandbox's own making: the machine's memory, which its process opens by name
 )
 
 // File is what Admit decides about. The descriptors stay the caller's.

@@ -115,7 +115,8 @@ func (f *fake) host() lsm.Host {
 func (f *fake) transact(file, request string) (string, error) {
 	fields := strings.Fields(request)
 	for _, text := range fields[:min(2, len(fields))] {
-		if l, err := labels.Parse(text); err != nil || !strings.HasPrefix(l.Type, "cloister_") && l.Type != "qemu_exec_t" {
+		known := []string{"qemu_exec_t", "tmpfs_t"}
+		if l, err := labels.Parse(text); err != nil || !strings.HasPrefix(l.Type, "cloister_") && !slices.Contains(known, l.Type) {
 			return "", unix.EINVAL
 		}
 	}
@@ -123,6 +124,9 @@ func (f *fake) transact(file, request string) (string, error) {
 		return request, nil
 	}
 	source, target := label(f.t, fields[0]), label(f.t, fields[1])
+	if file == "create" {
+		return "system_u:object_r:cloister_qemu_tmpfs_t:" + target.Range.String(), nil
+	}
 	allowed := 0
 	for class, perms := range kernelOf() {
 		if strconv.Itoa(number(class)) != fields[2] {

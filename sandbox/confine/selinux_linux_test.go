@@ -235,6 +235,7 @@ func TestAdmit(t *testing.T) {
 		{"copy of another sandbox's", File{Kind: Copy}, other, other, true},
 		{"disk", File{Kind: Disk}, foreign, "system_u:object_r:cloister_image_t:OWN", false},
 		{"read-only disk", File{Kind: Disk, ReadOnly: true}, foreign, "system_u:object_r:cloister_content_t:s0", false},
+		{"memory", File{Kind: Memory}, "system_u:object_r:tmpfs_t:s0", "system_u:object_r:cloister_qemu_tmpfs_t:OWN", false},
 		{"no kind", File{}, foreign, foreign, true},
 	}
 	for _, tt := range tests {

@@ -179,6 +179,11 @@ func filesOf(m vmm.Machine) jail.Files {
 func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.File, taps []*os.File) (pid int, err error) {
 	// The guest's memory is a file, too. Nothing that QEMU writes is larger, until a disk is added.
 	v.fileBytes = uint64(m.MemoryMiB) << 20
+	if memory != nil {
+		if err := v.config.Driver.Admit(ctx, confine.File{Kind: confine.Memory, Host: memory}); err != nil {
+			return 0, fmt.Errorf("memory: %w", err)
+		}
+	}
 	j := v.jailOf(confine.Machine).MayOpen(v.config.Jail, filesOf(m))
 	defer func() {
 		if err != nil {
