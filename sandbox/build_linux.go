@@ -11,7 +11,6 @@ import (
 
 	"cloister/oci"
 	"cloister/sandbox/clone"
-	"cloister/sandbox/statedir"
 	"cloister/sandbox/template"
 )
 
@@ -22,15 +21,17 @@ const TemplateNamespace = "cloister-templates"
 type TemplateSize struct {
 	LimitMiB int // memory limit of the containers
 	CPUs     int
+	Shares   uint64 // of the CPU, for the guest's cgroup; zero: the kernel's default
+	Missing  bool   // build none, with an error of template.Store.Lacks, where none is wanted
 }
 
 // BuildTemplate boots a guest, saves it and keeps it for sandboxes of that size. The guest is a
 // sandbox of its own while it runs: identity, jail, cgroup and network namespace are no other's,
 // and its namespace has no link but taps. Nothing but the template is left, with an error nothing
-// at all.
+// at all. With an error of the build itself comes the template's ID.
 func BuildTemplate(ctx context.Context, cfg Config, size TemplateSize) (made template.Manifest, err error) {
 	s, p := newBuilder(cfg, size), &starting{}
-	err = s.once(ctx, "build template", p, s.buildSteps(p, &made))
+	err = s.once(ctx, "build template", p, s.buildSteps(p, size, &made))
 	return made, err
 }
 
@@ -51,10 +52,15 @@ func TryImage(ctx context.Context, cfg Config) error {
 }
 
 func newBuilder(cfg Config, size TemplateSize) *Sandbox {
+	// Builds of several state folders share the host's cgroups: no two have one name.
+	id := "build-" + strings.ToLower(rand.Text()[:12])
 	return newSandbox(cfg, Request{
-		// Builds of several state folders share the host's cgroups: no two have one name.
-		ID: "build-" + strings.ToLower(rand.Text()[:12]), Namespace: TemplateNamespace,
-		Workload: &oci.Workload{Resources: oci.Resources{MemoryLimit: int64(size.LimitMiB) << 20}, Settings: oci.Settings{CPUs: size.CPUs}},
+		ID: id, Namespace: TemplateNamespace,
+		Workload: &oci.Workload{
+			CgroupsPath: "/" + id, // beside the groups of all engines, or its weight would count in its own parent alone
+			Resources:   oci.Resources{MemoryLimit: int64(size.LimitMiB) << 20, CPUShares: size.Shares},
+			Settings:    oci.Settings{CPUs: size.CPUs},
+		},
 	})
 }
 
@@ -71,15 +77,18 @@ func (s *Sandbox) once(ctx context.Context, what string, p *starting, steps []st
 	return nil
 }
 
-func (s *Sandbox) buildSteps(p *starting, made *template.Manifest) []step {
+func (s *Sandbox) buildSteps(p *starting, size TemplateSize, made *template.Manifest) []step {
 	var b *clone.Build
 	return []step{
-		{"sweep", s.sweepBuilds},
+		// No start with the name of a dead builder will take back what it left.
+		{"sweep", func(ctx context.Context) error { return s.config.Recovery().CollectNamespace(ctx, TemplateNamespace) }},
 		{"plan", func(ctx context.Context) (err error) {
 			if err := s.planMachine(ctx, p); err != nil {
 				return err
 			}
-			b, p.Machine, err = s.templates(p).NewBuild(p.Machine)
+			if b, p.Machine, err = s.templates(p).NewBuild(p.Machine, size.Missing); err == nil {
+				made.ID = b.ID()
+			}
 			return err
 		}},
 		{"promise", s.promise},
@@ -97,21 +106,4 @@ func (s *Sandbox) buildSteps(p *starting, made *template.Manifest) []step {
 		{"end", func(ctx context.Context) error { return s.vm.Stop(ctx) }}, // nobody writes to what is kept
 		{"keep", func(context.Context) (err error) { *made, err = b.Keep(); return err }},
 	}
-}
-
-// sweepBuilds takes back what dead builders left: no start with their name will.
-func (s *Sandbox) sweepBuilds(ctx context.Context) error {
-	dirs, err := statedir.List(s.config.State)
-	if err != nil {
-		return err
-	}
-	for _, dir := range dirs {
-		if dir.Namespace() != TemplateNamespace {
-			continue
-		}
-		if err := s.config.Recovery().Collect(ctx, dir); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -68,6 +68,7 @@ type Sandbox struct {
 	guest      *guestapi.Client
 	containers *containers.Set // from the guest's hello on
 	cold       bool            // not from a template
+	wanted     bool            // a template is to be built for the next one like it
 	undo       undo.Stack
 	notes      *statedir.Notes
 }
@@ -161,6 +162,9 @@ func start(ctx context.Context, cfg Config, req Request, cold bool) (_ *Sandbox,
 		}
 	})
 	go s.watch()
+	if s.wanted {
+		cfg.WantTemplate(int(s.memory>>20), p.Size.CPUs)
+	}
 	return s, nil
 }
 

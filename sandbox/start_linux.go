@@ -88,12 +88,16 @@ func (s *Sandbox) templates(p *starting) clone.Host {
 // chooseTemplate has the sandbox start from a template if there is one for its machine. None is no
 // error: the start is cold then, and the log says why.
 func (s *Sandbox) chooseTemplate(ctx context.Context, p *starting) {
-	if s.cold || s.config.Template.Mode != template.Auto {
+	mode := s.config.Template.Mode
+	if s.cold || mode == "" || mode == template.Off {
 		return
 	}
 	var reason error
 	if p.source, p.Machine, reason = s.templates(p).Choose(p.Machine, s.request.Workload); reason != nil {
 		log.G(ctx).WithField("sandbox", s.request.ID).Infof("the sandbox starts cold: %v", reason)
+		// No policy lets a shim start a builder in the host's mount namespace.
+		open := p.mac == confine.None && s.config.WantTemplate != nil
+		s.wanted = open && mode == template.Auto && errors.Is(reason, template.ErrNone)
 	}
 }
 

@@ -42,18 +42,20 @@ func templates(std stdio, c *cobra.Command) (template.Store, error) {
 // templateBuild is the verb build. It boots a real guest with identity and jail, and saves it
 // before anything of a tenant is in it.
 func templateBuild(std stdio) *cobra.Command {
-	c := newCommand(std, "build [--memory MIB] [--cpus N]",
+	c := newCommand(std, "build [--memory MIB] [--cpus N] [--missing]",
 		"Boots a guest without network, share and workload, saves it, and keeps it for sandboxes\n"+
-			"of that size, which start from it where the config says [template] mode = \"auto\".")
+			"of that size, which start from it where [template] mode is auto or manual.")
 	c.withOutput("table")
 	memory := c.Flags().Int("memory", 0, "memory `limit` of the sandboxes' containers in MiB (default: as for a workload that says none)")
 	cpus := c.Flags().Int("cpus", 0, "`number` of the sandboxes' CPUs (default: as for a workload that says none)")
+	missing := c.Flags().Bool("missing", false, "build none if there is one, or if one has failed twice")
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
 		if *memory < 0 || *cpus < 0 {
 			return wrongUsage(c.Command, errors.New("--memory and --cpus: want numbers above zero"))
 		}
 		// A killed builder's mounts go with its namespace.
-		return withOwnMounts(ctx, std, func() error { return c.buildTemplate(ctx, sandbox.TemplateSize{LimitMiB: *memory, CPUs: *cpus}) })
+		size := sandbox.TemplateSize{LimitMiB: *memory, CPUs: *cpus, Missing: *missing}
+		return withOwnMounts(ctx, std, func() error { return c.buildTemplate(ctx, size) })
 	})
 }
 
@@ -66,6 +68,10 @@ func (c *command) buildTemplate(ctx context.Context, size sandbox.TemplateSize) 
 	// Tests kill the builder at each step by it.
 	s.config.Trace = crashtest.Trace("template")
 	m, err := sandbox.BuildTemplate(ctx, s.config, size)
+	if errors.Is(err, template.ErrThere) || errors.Is(err, template.ErrSetAside) {
+		fmt.Fprintf(c.std.err, "nothing is built: %v\n", err)
+		return nil
+	}
 	if err != nil {
 		return orRoot(err)
 	}

@@ -14,16 +14,20 @@ import (
 	"github.com/containerd/containerd/api/types"
 
 	"cloister/cmd/internal/config"
+	"cloister/sandbox/background"
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/clone"
 	"cloister/shim/bootstrap"
 )
 
-// main runs the shim. The copier of a template is this program too, and must not do anything else
-// first.
+// main runs the shim. The copier and the builder of a template are this program too, and must not
+// do anything else first.
 func main() {
 	if clone.IsCopier(os.Args) {
 		os.Exit(clone.Copier())
+	}
+	if background.IsBuilder(os.Args) {
+		os.Exit(background.Build(os.Args, config.Load))
 	}
 	// Threads that enter a namespace or take a label must end; the main one never does.
 	goruntime.LockOSThread()

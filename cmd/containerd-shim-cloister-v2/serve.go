@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	sandboxv1 "github.com/containerd/containerd/api/runtime/sandbox/v1"
@@ -13,6 +14,8 @@ import (
 
 	"cloister/cmd/internal/config"
 	"cloister/runtime"
+	"cloister/sandbox"
+	"cloister/sandbox/background"
 	"cloister/shim/bootstrap"
 	"cloister/shim/events"
 	"cloister/shim/interceptor"
@@ -30,7 +33,7 @@ func serve(ctx context.Context, d *bootstrap.Daemon) error {
 		log.G(ctx).WithError(err).Warn("tracing is off: no spans are sent") // the workload counts for more
 	}
 	publisher := events.New(ctx, d.TTRPCAddress, d.Namespace)
-	containers := runtime.New(ctx, load, runtime.StartVM, d.Namespace, d.Mounts, publisher)
+	containers := runtime.New(ctx, asking(ctx, d.Mounts), runtime.StartVM, d.Namespace, d.Mounts, publisher)
 	// Both APIs are registered before the first call, since containerd asks for the sandbox API at
 	// once.
 	tasks := newBackends(d, containers, publisher)
@@ -43,4 +46,15 @@ func serve(ctx context.Context, d *bootstrap.Daemon) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second) // containerd, or who takes the spans, may be gone
 	defer cancel()
 	return errors.Join(err, publisher.Close(ctx), spans.Close(ctx))
+}
+
+// asking is load, and has templates built in the background for machines that lack one. mounts is
+// the host's mount namespace.
+func asking(ctx context.Context, mounts *os.File) func(bundle, path string) (sandbox.Config, error) {
+	return func(bundle, path string) (sandbox.Config, error) {
+		cfg, err := load(bundle, path)
+		asker := background.Asker{Mounts: mounts, Path: path, Config: cfg}
+		cfg.WantTemplate = func(limitMiB, cpus int) { asker.Ask(ctx, limitMiB, cpus) }
+		return cfg, err
+	}
 }

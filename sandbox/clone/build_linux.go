@@ -31,8 +31,9 @@ type Build struct {
 
 // NewBuild plans the machine that is saved so that machines like m may start from it. The returned
 // machine has no share, no taps of an engine and no descriptors of a tenant: what is saved must be
-// nobody's. An error says why no machine like m can start from a template, and costs nothing.
-func (h Host) NewBuild(m vmm.Machine) (*Build, vmm.Machine, error) {
+// nobody's. An error says why no machine like m can start from a template, or with missing why none
+// more is wanted, and costs nothing.
+func (h Host) NewBuild(m vmm.Machine, missing bool) (*Build, vmm.Machine, error) {
 	if reason := plan.NoTemplate(m, guestapi.UserNamespace{}); reason != "" {
 		return nil, m, fmt.Errorf("no template for such a machine: %s", reason)
 	}
@@ -40,12 +41,20 @@ func (h Host) NewBuild(m vmm.Machine) (*Build, vmm.Machine, error) {
 	if err != nil {
 		return nil, m, err
 	}
+	if missing {
+		if err := h.Store.Lacks(key); err != nil {
+			return nil, m, err
+		}
+	}
 	b := &Build{store: h.Store, machine: plan.ForTemplate(m), manifest: template.Manifest{Key: key}}
 	for _, nic := range m.NICs {
 		b.manifest.MACs = append(b.manifest.MACs, nic.MAC)
 	}
 	return b, b.machine, b.machine.Validate()
 }
+
+// ID is the name that the template will have.
+func (b *Build) ID() string { return b.manifest.Key.ID() }
 
 // Begin makes the draft and the memory that will be kept, which stays the Build's. owner is the
 // user of the sandbox that is saved.

@@ -58,6 +58,17 @@ func (h Host) CleanupAll(ctx context.Context) (restored []string, err error) {
 	return restored, errors.Join(append(errs, err)...)
 }
 
+// CollectNamespace is Collect for all sandboxes of a namespace.
+func (h Host) CollectNamespace(ctx context.Context, namespace statedir.ID) error {
+	dirs, err := statedir.List(h.State)
+	for _, dir := range dirs {
+		if dir.Namespace() == namespace {
+			err = errors.Join(err, h.Collect(ctx, dir))
+		}
+	}
+	return err
+}
+
 // Collect is Cleanup by the sandbox's folder. Effects are taken back newest first. If the record
 // cannot be read, Found says what they are. It is safe against a shim that starts at the same
 // moment: the record's lock decides. On an error the record keeps what is left, for the next try.

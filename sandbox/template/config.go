@@ -11,8 +11,9 @@ import (
 // Config says whether sandboxes start from saved guests. It is a section of the host's
 // configuration. A template that does not fit is never an error of a start.
 type Config struct {
-	// Mode is auto or off. auto starts a sandbox from a template of `cloister template build` if
-	// one fits, and else cold; default off.
+	// Mode is auto, manual or off. auto and manual start a sandbox from a template if one fits, and
+	// else cold. With auto, and without SELinux and AppArmor, the shim then has the template built
+	// in the background; else only `cloister template build` makes one; default off.
 	Mode Mode `toml:"mode"`
 }
 
@@ -21,15 +22,16 @@ type Mode string
 
 // The modes.
 const (
-	Off  Mode = "off"
-	Auto Mode = "auto"
+	Off    Mode = "off"
+	Manual Mode = "manual"
+	Auto   Mode = "auto"
 )
 
 // Check refuses an unknown mode. The error is errdefs.ErrInvalidArgument and names the key.
 func (c Config) Check() error {
 	switch c.Mode {
-	case "", Off, Auto:
+	case "", Off, Manual, Auto:
 		return nil
 	}
-	return fmt.Errorf("template.mode = %q: want auto or off: %w", c.Mode, errdefs.ErrInvalidArgument)
+	return fmt.Errorf("template.mode = %q: want auto, manual or off: %w", c.Mode, errdefs.ErrInvalidArgument)
 }

@@ -363,3 +363,72 @@ func FuzzParseManifest(f *testing.F) {
 		}
 	})
 }
+
+// TestLacks says which templates a builder in the background builds.
+func TestLacks(t *testing.T) {
+	s := NewStore(t.TempDir())
+	key := Key{Image: "one", MemoryMiB: 1}
+	if err := s.Lacks(key); err != nil {
+		t.Errorf("an empty store: %v, want nil", err)
+	}
+	for range maxFailures {
+		if err := s.Fail(key.ID(), "a build"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Lacks(key); !errors.Is(err, ErrSetAside) {
+		t.Errorf("after %d failures: %v, want ErrSetAside", maxFailures, err)
+	}
+	other := Key{Image: "two", MemoryMiB: 1}
+	if err := os.Mkdir(s.path(other.ID()), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Lacks(other); !errors.Is(err, ErrThere) {
+		t.Errorf("with a template: %v, want ErrThere", err)
+	}
+	if err := s.Disable(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Lacks(Key{}); !errors.Is(err, ErrDisabled) {
+		t.Errorf("disabled: %v, want ErrDisabled", err)
+	}
+}
+
+// TestFull: a store whose templates were all used of late takes no more from the background.
+func TestFull(t *testing.T) {
+	now := time.Now()
+	list := make([]Entry, maxTemplates)
+	for i := range list {
+		list[i].Used = now.Add(-time.Duration(i) * time.Minute)
+	}
+	if err := full(list, now); !errors.Is(err, ErrFull) {
+		t.Errorf("all in use: %v, want ErrFull", err)
+	}
+	if err := full(list, now.Add(time.Hour)); err != nil {
+		t.Errorf("an hour later: %v", err)
+	}
+	if err := full(list[1:], now); err != nil {
+		t.Errorf("one less: %v", err)
+	}
+}
+
+// TestOneBuilder: one builder in the background has the store, until it ends.
+func TestOneBuilder(t *testing.T) {
+	s := NewStore(filepath.Join(t.TempDir(), "templates"))
+	lock, err := s.Builder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := s.Builder(); !errors.Is(err, ErrBusy) {
+		t.Errorf("the second builder: %v, %v, want ErrBusy", second, err)
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if lock, err = s.Builder(); err != nil {
+		t.Fatalf("after the first has ended: %v", err)
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -50,6 +50,7 @@ var rooms = []room{
 	{"sandbox/hooks", []string{"oci"}},
 	{"sandbox/watch", nil},
 	{"sandbox/template", nil},
+	{"sandbox/background", []string{"sandbox", "sandbox/template"}},
 	{"sandbox/config", []string{
 		"oci", "sandbox/confine", "sandbox/jail", "sandbox/plan", "sandbox/recovery", "sandbox/template", "sandbox/undo", "vmm",
 	}},

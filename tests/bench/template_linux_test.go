@@ -17,7 +17,7 @@ import (
 )
 
 // startsFromTemplates is the configuration with which each start can be of either kind.
-const startsFromTemplates = "[template]\nmode = \"auto\"\n[workloads]\nannotations = [\"io.cloister.start\"]\n"
+const startsFromTemplates = "[template]\nmode = \"manual\"\n[workloads]\nannotations = [\"io.cloister.start\"]\n"
 
 // templates measures starts from a template, cold ones and runc's, which take turns. The template
 // is built here, so that all other parts start cold.

@@ -20,7 +20,7 @@ import (
 )
 
 // fromTemplates has sandboxes start from templates.
-const fromTemplates = "[template]\nmode = \"auto\"\n"
+const fromTemplates = "[template]\nmode = \"manual\"\n"
 
 // crashCloister builds the command line that kills itself at a step it is told.
 func crashCloister(t *testing.T) string {

@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"cloister/sandbox/background"
 	"cloister/sandbox/template"
 	"cloister/tests/host"
 	"cloister/tests/testenv"
@@ -27,17 +29,23 @@ type templates struct {
 
 func newTemplates(t *testing.T) *templates {
 	t.Helper()
+	b := withTemplates(t, "manual")
+	b.cloister(t, "template", "build")
+	b.keep(t)
+	return b
+}
+
+// withTemplates is a bed with that template.mode, and without a template.
+func withTemplates(t *testing.T, mode string) *templates {
+	t.Helper()
 	if !isCloister() {
 		t.Skip("only a machine starts from a template")
 	}
 	if os.Getenv("CLOISTER_GUEST") == "distro" {
 		t.Skip("templates exist only for the small kernel")
 	}
-	b := newBed(t, host.Options{Cloister: "[template]\nmode = \"auto\"\n[debug]\nshell = \"/usr/bin/busybox\"\n"})
-	built := &templates{b, filepath.Join(b.Place.Dir, "cloister", "templates")}
-	built.cloister(t, "template", "build")
-	b.keep(t)
-	return built
+	b := newBed(t, host.Options{Cloister: fmt.Sprintf("[template]\nmode = %q\n[debug]\nshell = \"/usr/bin/busybox\"\n", mode)})
+	return &templates{b, filepath.Join(b.Place.Dir, "cloister", "templates")}
 }
 
 // cloister runs the host tool in the bed's place.
@@ -328,4 +336,86 @@ func (b *templates) coldLines(t *testing.T) (lines []string) {
 		}
 	}
 	return lines
+}
+
+// builders are the pids, in the place, of processes that build templates in the background.
+func (b *templates) builders(t *testing.T) (pids []int) {
+	t.Helper()
+	for pid, line := range b.Place.Processes(t) {
+		if strings.HasPrefix(line, background.BuilderName+" ") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// TestTemplateIsBuiltInTheBackground: two sandboxes that start cold at once have one template built
+// beside them, by a builder that is killed the first time, and then by the next. The one after
+// starts from it.
+func TestTemplateIsBuiltInTheBackground(t *testing.T) {
+	b := withTemplates(t, "auto")
+	b.cloister(t, "template", "build")
+	b.cloister(t, "template", "gc", "--all")
+	b.keep(t) // an empty store
+	b.Start(t, "first", nil)
+	var pids []int
+	awaited(t, func() string {
+		if pids = b.builders(t); len(pids) != 1 {
+			return fmt.Sprintf("builders = %d, want one", pids)
+		}
+		if drafts, err := filepath.Glob(filepath.Join(b.store, "draft-*")); err != nil || len(drafts) != 1 {
+			return fmt.Sprintf("drafts = %q, %v, want one", drafts, err)
+		}
+		return ""
+	})
+	group, err := os.ReadFile(b.Place.Path(fmt.Sprintf("/proc/%d/cgroup", b.machine(t, "first"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if own, err := os.ReadFile(b.Place.Path(fmt.Sprintf("/proc/%d/cgroup", pids[0]))); err != nil || string(own) == string(group) {
+		t.Errorf("the builder's cgroup: %s, %v, want another than its sandbox's", own, err)
+	}
+	b.Place.Kill(t, pids[0])
+	b.Remove(t, "first")
+	awaited(t, func() string {
+		if left, err := os.ReadDir(b.store); err != nil || slices.ContainsFunc(left, func(e os.DirEntry) bool { return e.IsDir() }) {
+			return fmt.Sprintf("left of a killed builder: %v, %v", left, err)
+		}
+		return ""
+	})
+	b.NothingLeft(t, b.before)
+
+	var wg sync.WaitGroup
+	for _, id := range []string{"second", "third"} {
+		wg.Go(func() { b.Start(t, id, nil) })
+	}
+	wg.Wait()
+	var list []template.Entry
+	awaited(t, func() string {
+		if list, err = template.NewStore(b.store).List(); err != nil || len(list) != 1 || len(b.builders(t)) != 0 {
+			return fmt.Sprintf("templates = %+v, %v, want one, and no builder", list, err)
+		}
+		return ""
+	})
+	for _, id := range []string{"second", "third"} {
+		if from := b.started(t, id); from != "cold" {
+			t.Errorf("%s was started from %q, want cold", id, from)
+		}
+		b.Remove(t, id)
+	}
+	b.Start(t, "fourth", nil)
+	if from := b.started(t, "fourth"); from != "template "+list[0].ID {
+		t.Errorf("started from %q, want template %s", from, list[0].ID)
+	}
+	b.Remove(t, "fourth")
+	b.cloister(t, "template", "gc", "--all")
+}
+
+// awaited fails the test where a condition is not met in time. A builder gets a tenth of the time
+// that others get.
+func awaited(t *testing.T, missing func() string) {
+	t.Helper()
+	if left := host.Await(3*host.Patience, missing); left != "" {
+		t.Fatal(left)
+	}
 }

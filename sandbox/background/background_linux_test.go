@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package background
+
+import (
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"cloister/sandbox"
+)
+
+// TestEnough leaves a twentieth of the host beside a build.
+func TestEnough(t *testing.T) {
+	for _, tt := range []struct {
+		free, whole, need uint64
+		want              bool
+	}{
+		{2000, 8000, 1024, true},
+		{1424, 8000, 1024, true},
+		{1423, 8000, 1024, false},
+		{0, 0, 1024, false},
+	} {
+		err := enough("memory", tt.free, tt.whole, tt.need)
+		if (err == nil) != tt.want || err != nil && !errdefs.IsResourceExhausted(err) {
+			t.Errorf("enough(%d of %d, %d) = %v, want %t", tt.free, tt.whole, tt.need, err, tt.want)
+		}
+	}
+}
+
+// TestParse reads what ask writes, and refuses a call by hand.
+func TestParse(t *testing.T) {
+	size, path, err := parse([]string{BuilderName, "512", "2", "/c.toml"})
+	want := sandbox.TemplateSize{LimitMiB: 512, CPUs: 2, Shares: shares, Missing: true}
+	if err != nil || size != want || path != "/c.toml" {
+		t.Errorf("parse = %+v, %q, %v, want %+v", size, path, err, want)
+	}
+	for _, args := range [][]string{{BuilderName}, {BuilderName, "x", "1", ""}, {BuilderName, "1", "", ""}} {
+		if _, _, err := parse(args); err == nil {
+			t.Errorf("parse(%q) took them", args)
+		}
+	}
+}
