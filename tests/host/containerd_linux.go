@@ -146,9 +146,20 @@ func (p *Place) WriteCloisterConfig(t testing.TB, more string) string {
 	text := fmt.Sprintf("state = %q\nroot = %q\n[labels]\nmac = \"none\"\n[guest]\nimage = %q\n%s",
 		"/run/cloister", filepath.Join(p.Dir, "cloister"),
 		filepath.Join(testenv.Build(t), "guest", flavour), more)
+	// Never auto: no test waits for a build that another one has asked for.
+	fromTemplate := testenv.Templates() && flavour == "small" && !strings.Contains(more, "[template]")
+	switch {
+	case fromTemplate:
+		text += "\n[template]\nmode = \"manual\"\n"
+	case !strings.Contains(more, "[template]"):
+		text += "\n[template]\nmode = \"off\"\n"
+	}
 	name := filepath.Join(p.Dir, "cloister.toml")
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if fromTemplate {
+		p.shareTemplates(t, name)
 	}
 	return name
 }

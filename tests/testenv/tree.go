@@ -42,6 +42,10 @@ func Cache() string {
 	return "/var/cache/cloister"
 }
 
+// Templates reports whether the sandboxes of tests start from a template where one fits:
+// CLOISTER_TEST_TEMPLATES is on. Else all start cold, unless a test says otherwise.
+func Templates() bool { return os.Getenv("CLOISTER_TEST_TEMPLATES") == "on" }
+
 // NeedShim needs the shim and the command line to be built, and returns their folder.
 func NeedShim(t testing.TB) string {
 	t.Helper()
