@@ -102,7 +102,10 @@ func (o *options) create(ctx context.Context, id string, f *createFlags, detache
 	if err := checkTerminal(b.terminal(), f.console, detached); err != nil {
 		return nil, nil, err
 	}
-	r := &record{ID: id, Bundle: folder, Created: time.Now(), Annotations: b.annotations(), Terminal: b.terminal()}
+	r := &record{
+		ID: id, Bundle: folder, Created: time.Now(), Annotations: b.annotations(), Terminal: b.terminal(),
+		Daemon: daemonName(os.Args[0]),
+	}
 	// A delete of the id waits at the lock until this call has ended; a second create is refused at
 	// once.
 	d, unlock, err := o.reserve(id)
@@ -140,11 +143,8 @@ func (o *options) create(ctx context.Context, id string, f *createFlags, detache
 	// From here on the shim has effects on the host, which only it can undo.
 	undo = func() { err = errors.Join(err, o.remove(context.WithoutCancel(ctx), d)) }
 	reached("create: daemon started")
-	// Without a root there is nothing to show; the shim says what is missing.
-	if r.Rootfs != "" {
-		if err := d.bring(ctx, socket, r.Rootfs); err != nil {
-			return nil, nil, err
-		}
+	if err := o.join(ctx, d, r, socket); err != nil {
+		return nil, nil, err
 	}
 	reached("create: root shown")
 	terminal, screen, err := openTerminal(r.Terminal, f.console)
@@ -167,6 +167,18 @@ func (o *options) create(ctx context.Context, id string, f *createFlags, detache
 		return nil, nil, err
 	}
 	return c, screen, nil
+}
+
+// join shows a daemon, which may serve other containers already, the root of a new one.
+func (o *options) join(ctx context.Context, d dir, r *record, socket string) error {
+	if err := o.sameDaemon(r, socket); err != nil {
+		return err
+	}
+	// Without a root there is nothing to show; the shim says what is missing.
+	if r.Rootfs == "" {
+		return nil
+	}
+	return d.bring(ctx, socket, r.Rootfs)
 }
 
 // checkRoot refuses an engine without the host's root: a root of its own user namespace, as that of

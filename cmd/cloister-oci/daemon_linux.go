@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -30,6 +31,22 @@ import (
 // program comes first, so that two versions installed side by side do not mix.
 const shimProgram = "containerd-shim-cloister-v2"
 
+// processName is this program for plain containers, and processShim its daemon: installations have
+// both as links. Podman and CRI-O give a runtime in their configuration no arguments, so only the
+// name can tell the class.
+const (
+	processName = "cloister-oci-process"
+	processShim = "containerd-shim-cloister-process-v2"
+)
+
+// daemonName is the daemon of a command line that was called by a name.
+func daemonName(called string) string {
+	if filepath.Base(called) == processName {
+		return processShim
+	}
+	return shimProgram
+}
+
 // dialTimeout bounds the wait for a daemon whose backlog is full. A daemon that hangs must not hang
 // every state that an engine polls.
 const dialTimeout = 10 * time.Second
@@ -50,7 +67,7 @@ func (o *options) namespace() (string, error) {
 // The arguments are containerd's contract. A publish binary that fails and an empty address for
 // events mean that nobody wants events: engines poll.
 func (o *options) shim(ctx context.Context, d dir, action string) (out string, err error) {
-	name, err := shimPath()
+	name, err := shimPath(daemonName(os.Args[0]))
 	if err != nil {
 		return "", err
 	}
@@ -101,22 +118,22 @@ func (o *options) shimEnv(env []string) []string {
 	return out
 }
 
-// shimPath finds the daemon's program.
-func shimPath() (string, error) {
+// shimPath finds the daemon's program by its name.
+func shimPath(shim string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", err
 	}
-	beside := filepath.Join(filepath.Dir(self), shimProgram)
+	beside := filepath.Join(filepath.Dir(self), shim)
 	if _, err := os.Stat(beside); err == nil {
 		return sys.Program(beside)
 	}
-	name, err := sys.Program(shimProgram)
+	name, err := sys.Program(shim)
 	if errors.Is(err, errdefs.ErrPermissionDenied) {
 		return "", err
 	}
 	if err != nil {
-		return "", fmt.Errorf("%s is neither beside %s nor on the PATH: run make install: %w", shimProgram, self, err)
+		return "", fmt.Errorf("%s is neither beside %s nor on the PATH: run make install: %w", shim, self, err)
 	}
 	return name, nil
 }
@@ -127,6 +144,35 @@ func shimPath() (string, error) {
 func (o *options) startDaemon(ctx context.Context, d dir) (string, error) {
 	address, err := o.shim(ctx, d, "start")
 	return socketPath(address), err
+}
+
+// sameDaemon refuses a container that joins the sandbox of containers which were made by this
+// program's other name: the daemon's name tells the class of all containers that it serves, and
+// this one would quietly have theirs. It comes after startDaemon: of two creates at once, the later
+// one finds the address of both.
+func (o *options) sameDaemon(r *record, socket string) error {
+	all, err := o.all()
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		d, err := o.container(other.ID)
+		if err != nil {
+			return err
+		}
+		address, err := os.ReadFile(d.address())
+		if errors.Is(err, fs.ErrNotExist) || err == nil && socketPath(string(address)) != socket {
+			continue // of another sandbox, or being made or deleted
+		}
+		if err != nil {
+			return err
+		}
+		if cmp.Or(other.Daemon, shimProgram) != r.Daemon {
+			return fmt.Errorf("container %s: its sandbox is served by %s, with container %s in it, and %s was asked for: "+
+				"use the same runtime for all containers of a pod", r.ID, cmp.Or(other.Daemon, shimProgram), other.ID, r.Daemon)
+		}
+	}
+	return nil
 }
 
 // daemon is a connection with the process that serves a container's sandbox. It is one connection,

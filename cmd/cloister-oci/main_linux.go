@@ -7,6 +7,8 @@
 // Task API to the daemon of the container's sandbox, which is the shim. For each process in a guest
 // one proxy stays on the host, because engines wait for a pid.
 //
+// By the name cloister-oci-process it makes plain containers, whatever class the host's config has.
+//
 // It must not decide anything about a sandbox: what cannot be honoured is refused by the shim. Its
 // types are options (the flags), dir and record (what is kept of a container), daemon (a
 // connection) and proxy.
@@ -82,7 +84,8 @@ func newRoot(o *options) *cobra.Command {
 		Use:   "cloister-oci",
 		Short: "run OCI containers in guests of their own",
 		Long: "The OCI command line of Cloister: engines call it as they call runc. Each container, or each pod,\n" +
-			"runs in a guest of its own under one mandatory access control policy.",
+			"runs in a guest of its own under one mandatory access control policy. By the name " + processName + "\n" +
+			"it makes plain containers.",
 		// TraverseChildren: engines put flags before the verb, and some verbs have flags of the
 		// same name.
 		SilenceErrors: true, SilenceUsage: true, TraverseChildren: true,

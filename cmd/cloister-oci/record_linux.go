@@ -54,7 +54,8 @@ type record struct {
 	Created     time.Time         `json:"created"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Terminal    bool              `json:"terminal,omitempty"`
-	Proxy       process           `json:"proxy"` // zero until the container is created
+	Daemon      string            `json:"daemon"` // the program that the caller's name asks for
+	Proxy       process           `json:"proxy"`  // zero until the container is created
 	Machine     int               `json:"machine,omitempty"`
 }
 

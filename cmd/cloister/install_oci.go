@@ -22,7 +22,7 @@ import (
 // the owner's is changed.
 func installPodman(std stdio) *cobra.Command {
 	c := newInstaller(std, "podman", "/etc/containers/containers.conf.d/"+engines.DropIn,
-		"Makes the runtime \"cloister\" known to Podman, by a file of its own beside containers.conf.")
+		"Makes the runtimes \"cloister\" and \"cloister-process\" known to Podman, by a file of its own beside containers.conf.")
 	return c.runs(0, 0, func(_ context.Context, _ []string) error {
 		text, missing, err := readConfig(*c.file)
 		if err != nil {
@@ -79,9 +79,10 @@ func containersConf(own string) ([][]byte, error) {
 // the OCI command line.
 func installCRIO(std stdio) *cobra.Command {
 	c := newInstaller(std, "crio", "/etc/crio/crio.conf.d/"+engines.DropIn,
-		"Makes the runtime handler \"cloister\" known to CRI-O, by a file of its own in crio.conf.d. The handler is of type vm.")
+		"Makes the runtime handlers \"cloister\" and \"cloister-process\" known to CRI-O, by a file of its own in\n"+
+			"crio.conf.d. The handlers are of type vm.")
 	oci := c.Flags().Bool("oci", false,
-		"a handler of type oci, which calls cloister-oci by conmon; sets drop_infra_ctr = false for all pods")
+		"handlers of type oci, which call cloister-oci by conmon; sets drop_infra_ctr = false for all pods")
 	return c.runs(0, 0, func(_ context.Context, _ []string) error {
 		text, missing, err := readConfig(*c.file)
 		if err != nil {

@@ -39,17 +39,18 @@ func newPodman(t *testing.T, network, class string) *podman {
 runtime = "cloister"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
-runtime_supports_json = ["cloister", "cloister-oci"]
+runtime_supports_json = ["cloister", "cloister-oci", "cloister-process", "cloister-oci-process"]
 runtime_supports_kvm = ["cloister", "cloister-oci"]
 [engine.runtimes]
 cloister = [%q]
+cloister-process = [%q]
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
 [network]
 network_backend = %q
 cni_plugin_dirs = ["/usr/lib/cni"]
 network_config_dir = %q
-`, b.program, network, filepath.Join(b.Dir, "networks"))
+`, b.program, b.program+"-process", network, filepath.Join(b.Dir, "networks"))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +115,7 @@ func TestPodman(t *testing.T) {
 		{"Look", p.testLook},
 		{"Pod", p.testPod},
 		{"Join", p.testJoin},
+		{"Names", p.testNames},
 		{"Kube", p.testKube},
 		{"Notify", p.testNotify},
 		{"Refused", p.testRefused},
@@ -320,7 +322,29 @@ func (p *podman) testPod(t *testing.T) {
 	p.awaitPage(t, 8081)
 	p.wants(t, "page\n", "beside", "wget", "-qO-", "http://127.0.0.1/")
 	p.oneMachine(t)
+	r := p.podman(t, "--runtime", "cloister-process", "run", "--rm", "--pod", "pod", images.BusyboxName, "true")
+	if r.code == 0 || !strings.Contains(r.err, "use the same runtime for all containers of a pod") {
+		t.Errorf("run of the other name in the pod = %+v, want an error with the remedy", r)
+	}
 	p.ok(t, "pod", "stop", "--time", "0", "pod")
+}
+
+// testNames: each of the program's two names has a class of its own where the configuration names
+// none, and Podman calls it by the name that install writes or by its path.
+func (p *podman) testNames(t *testing.T) {
+	if err := os.Remove(filepath.Join(p.Dir, "config.d/class.toml")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.WriteClass(t, p.class) })
+	for _, tt := range []struct {
+		runtime string
+		guest   bool
+	}{{"cloister-process", false}, {p.program + "-process", false}, {p.program, true}} {
+		got := p.ok(t, "--runtime", tt.runtime, "run", "--rm", images.BusyboxName, "uname", "-r")
+		if strings.Contains(got, "cloister") != tt.guest {
+			t.Errorf("kernel with runtime %s = %q, want a guest's: %t", tt.runtime, got, tt.guest)
+		}
+	}
 }
 
 func (p *podman) testJoin(t *testing.T) {

@@ -107,8 +107,12 @@ func TestReinstallKeepsConfig(t *testing.T) {
 func TestRemove(t *testing.T) {
 	r := newTree(t)
 	r.run("")
-	if to, err := os.Readlink(filepath.Join(r.dest, "usr/bin/containerd-shim-cloister-process-v2")); to != "containerd-shim-cloister-v2" {
-		t.Errorf("the shim of class process is a link to %q, %v", to, err)
+	for name, want := range map[string]string{
+		"containerd-shim-cloister-process-v2": "containerd-shim-cloister-v2", "cloister-oci-process": "cloister-oci",
+	} {
+		if to, err := os.Readlink(filepath.Join(r.dest, "usr/bin", name)); to != want {
+			t.Errorf("%s, for class process, is a link to %q, %v, want %q", name, to, err, want)
+		}
 	}
 	r.run("--remove")
 	var left []string

@@ -2,7 +2,10 @@
 
 package engines
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // CRIO is what is known of an installation of CRI-O.
 type CRIO struct {
@@ -20,31 +23,40 @@ type CRIO struct {
 	Options string
 }
 
-// Add gives the change that makes the handler known. A handler of type oci needs a pod's first
+// Add gives the change that makes the handlers known. A handler of type oci needs a pod's first
 // container, which CRI-O leaves out unless it is told not to. runtime_root is a folder of its own
 // for each type: CRI-O's containers must not meet Podman's.
 func (c CRIO) Add() (Change, error) {
 	f := file{c.Path, c.Text, c.Missing}
+	var tables []string
 	if c.OCI {
-		return f.add(fmt.Sprintf(`[crio.runtime]
-drop_infra_ctr = false
+		tables = append(tables, "[crio.runtime]\ndrop_infra_ctr = false\n")
+	}
+	for _, r := range runtimes() {
+		tables = append(tables, c.handler(r))
+	}
+	return f.add(strings.Join(tables, "\n"))
+}
 
-[crio.runtime.runtimes.%s]
+// handler is the table of one runtime.
+func (c CRIO) handler(r runtime) string {
+	if c.OCI {
+		return fmt.Sprintf(`[crio.runtime.runtimes.%s]
 runtime_path = %q
 runtime_type = "oci"
 runtime_root = "/run/cloister-oci-crio"
-`, Runtime, c.Program))
+`, r.name, beside(c.Program, r.program))
 	}
 	text := fmt.Sprintf(`[crio.runtime.runtimes.%s]
 runtime_path = %q
 runtime_type = "vm"
 runtime_root = "/run/cloister-crio"
 privileged_without_host_devices = true
-`, Runtime, c.Shim)
+`, r.name, beside(c.Shim, r.shim))
 	if c.Options != "" {
 		text += fmt.Sprintf("runtime_config_path = %q\n", c.Options)
 	}
-	return f.add(text)
+	return text
 }
 
 // Remove gives the change that takes the file away.

@@ -8,7 +8,10 @@
 // Each engine is a struct with Add and Remove. All of it is safe for concurrent use.
 package engines
 
-import "errors"
+import (
+	"errors"
+	"path"
+)
 
 // Names of the runtimes: of machines, and of plain containers of the host. They are a contract with
 // users' commands, RuntimeClasses and containerd's rule by which a type names a program.
@@ -18,15 +21,22 @@ const (
 	ProcessRuntime     = "cloister-process"
 	ProcessRuntimeType = "io.containerd.cloister-process.v2"
 	Program            = "cloister-oci" // of engines that call an OCI command line
+	ProcessProgram     = "cloister-oci-process"
 )
 
-// runtime is what engines call a class, and the shim that they start for it. Engines that take
-// shims know both; those that call a command line know the first.
-type runtime struct{ name, kind string }
+// runtime is what engines call a class, and what they start for it: a shim, by its type or by its
+// program, or an OCI command line. The programs of both classes are in one folder.
+type runtime struct{ name, kind, shim, program string }
 
 func runtimes() []runtime {
-	return []runtime{{Runtime, RuntimeType}, {ProcessRuntime, ProcessRuntimeType}}
+	return []runtime{
+		{Runtime, RuntimeType, "containerd-shim-cloister-v2", Program},
+		{ProcessRuntime, ProcessRuntimeType, "containerd-shim-cloister-process-v2", ProcessProgram},
+	}
 }
+
+// beside is the path of a program in the folder of another.
+func beside(other, name string) string { return path.Join(path.Dir(other), name) }
 
 // ErrConfig is wrapped when a configuration is not one that can be added to; the error says what to
 // do by hand. Nothing has been changed then.

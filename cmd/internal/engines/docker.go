@@ -42,9 +42,9 @@ type entry struct {
 func (d Docker) entry(r runtime) entry {
 	switch {
 	case d.Program != "" && d.Options != "":
-		return entry{Path: d.Program, Arguments: []string{"--config", d.Options}}
+		return entry{Path: beside(d.Program, r.program), Arguments: []string{"--config", d.Options}}
 	case d.Program != "":
-		return entry{Path: d.Program}
+		return entry{Path: beside(d.Program, r.program)}
 	case d.Options != "":
 		return entry{RuntimeType: r.kind, Options: &options{TypeURL: "runtimeoptions.v1.Options", ConfigPath: d.Options}}
 	}
@@ -54,7 +54,7 @@ func (d Docker) entry(r runtime) entry {
 // ours tells an entry that install writes for a runtime, whichever of the two. A path counts by its
 // last part: it may be that of an earlier installation.
 func (e entry) ours(r runtime) bool {
-	return e.RuntimeType == r.kind || r.name == Runtime && path.Base(e.Path) == Program
+	return e.RuntimeType == r.kind || path.Base(e.Path) == r.program
 }
 
 // options are containerd's runtimeoptions.v1.Options. Docker decodes them by the type's name.
@@ -116,9 +116,6 @@ func (d Docker) each(change func(Docker, runtime) ([]byte, error)) (Change, erro
 // add gives the text with one runtime. An entry of ours with settings that somebody has added
 // stays, unless the config is to be another one.
 func (d Docker) add(r runtime) ([]byte, error) {
-	if d.Program != "" && r.name != Runtime { // the command line has one name, and its class from its config
-		return d.Text, nil
-	}
 	want := d.entry(r)
 	value, err := json.Marshal(want)
 	if err != nil {

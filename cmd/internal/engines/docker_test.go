@@ -55,17 +55,21 @@ func TestDockerAdd(t *testing.T) {
 		{"runtimes no object", `{"runtimes": 3}`, "", "", ErrConfig, ""},
 		{"cut off", `{"runtimes": {`, "", "", ErrConfig, ""},
 		{
-			"a command line", "{}", "", "{\n  \"runtimes\": {\n    \"cloister\": {\"path\":\"/b/cloister-oci\"}\n  }\n}", nil,
+			"a command line", "{}", "", "{\n  \"runtimes\": {\n    \"cloister\": {\"path\":\"/b/cloister-oci\"},\n    " +
+				`"cloister-process": {"path":"/b/cloister-oci-process"}` + "\n  }\n}", nil,
 			"/b/cloister-oci",
 		},
 		{
 			"a command line in place of the shim", `{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2"}}}`, "/c.toml",
-			`{"runtimes": {"cloister": {"path":"/b/cloister-oci","runtimeArgs":["--config","/c.toml"]}}}`, nil, "/b/cloister-oci",
+			`{"runtimes": {"cloister": {"path":"/b/cloister-oci","runtimeArgs":["--config","/c.toml"]}, ` +
+				`"cloister-process": {"path":"/b/cloister-oci-process","runtimeArgs":["--config","/c.toml"]}}}`, nil, "/b/cloister-oci",
 		},
 		{
-			"the shim in place of a command line", `{"runtimes": {"cloister": {"path":"/b/cloister-oci"}}}`, "",
+			"the shims in place of command lines",
+			`{"runtimes": {"cloister": {"path":"/b/cloister-oci"}, "cloister-process": {"path":"/b/cloister-oci-process"}}}`, "",
 			`{"runtimes": {"cloister": {"runtimeType":"io.containerd.cloister.v2"}, ` + plain + `}}`, nil, "",
 		},
+		{"the other class's command line", `{"runtimes": {"cloister": {"path":"/b/cloister-oci-process"}}}`, "", "", ErrConfig, ""},
 		{"two values", `{} {}`, "", "", ErrConfig, ""},
 	}
 	for _, tt := range tests {

@@ -21,12 +21,16 @@ func TestPodman(t *testing.T) {
 		json   string
 		err    error
 	}{
-		{"defaults", nil, `["crun", "runc", "kata", "runsc", "krun", "cloister"]`, nil},
+		{"defaults", nil, `["crun", "runc", "kata", "runsc", "krun", "cloister", "cloister-process"]`, nil},
 		{"the last file's list", []string{
 			"[engine]\nruntime_supports_json = [\"a\"]\n",
 			"[engine]\nruntime_supports_json = [\"b\"]\n",
-		}, `["b", "cloister"]`, nil},
-		{"already in it", []string{"[engine]\nruntime_supports_json = [\"cloister\", \"b\"]\n"}, `["cloister", "b"]`, nil},
+		}, `["b", "cloister", "cloister-process"]`, nil},
+		{
+			"already in it",
+			[]string{"[engine]\nruntime_supports_json = [\"cloister\", \"b\"]\n"},
+			`["cloister", "b", "cloister-process"]`, nil,
+		},
 		{"not TOML", []string{"[engine"}, "", ErrConfig},
 	} {
 		p.Others = nil
@@ -41,6 +45,11 @@ func TestPodman(t *testing.T) {
 			continue
 		}
 		check(t, got, "engine", "runtimes", "cloister")
+		check(t, got, "engine", "runtimes", "cloister-process")
+		if want := "cloister-process = [\"/usr/bin/cloister-oci-process\"]\n"; !strings.Contains(string(got.After), want) ||
+			!strings.Contains(string(got.After), "runtime_supports_kvm = [\"kata\", \"krun\", \"cloister\"]\n") {
+			t.Errorf("%s: Add = %s, want %s and no machine by that name", tt.name, got.After, want)
+		}
 		again := p
 		again.Text, again.Missing = got.After, false
 		if change, err := again.Add(); err != nil || change.Needed() {
@@ -74,9 +83,22 @@ runtime_path = "/usr/bin/containerd-shim-cloister-v2"
 runtime_type = "vm"
 runtime_root = "/run/cloister-crio"
 privileged_without_host_devices = true
+
+[crio.runtime.runtimes.cloister-process]
+runtime_path = "/usr/bin/containerd-shim-cloister-process-v2"
+runtime_type = "vm"
+runtime_root = "/run/cloister-crio"
+privileged_without_host_devices = true
 `},
 		"vm with a config": {false, "/c.toml", `[crio.runtime.runtimes.cloister]
 runtime_path = "/usr/bin/containerd-shim-cloister-v2"
+runtime_type = "vm"
+runtime_root = "/run/cloister-crio"
+privileged_without_host_devices = true
+runtime_config_path = "/c.toml"
+
+[crio.runtime.runtimes.cloister-process]
+runtime_path = "/usr/bin/containerd-shim-cloister-process-v2"
 runtime_type = "vm"
 runtime_root = "/run/cloister-crio"
 privileged_without_host_devices = true
@@ -87,6 +109,11 @@ drop_infra_ctr = false
 
 [crio.runtime.runtimes.cloister]
 runtime_path = "/usr/bin/cloister-oci"
+runtime_type = "oci"
+runtime_root = "/run/cloister-oci-crio"
+
+[crio.runtime.runtimes.cloister-process]
+runtime_path = "/usr/bin/cloister-oci-process"
 runtime_type = "oci"
 runtime_root = "/run/cloister-oci-crio"
 `},
@@ -100,6 +127,7 @@ runtime_root = "/run/cloister-oci-crio"
 			t.Errorf("%s: Add (-want +got):\n%s", name, d)
 		}
 		check(t, got, "crio", "runtime", "runtimes", "cloister")
+		check(t, got, "crio", "runtime", "runtimes", "cloister-process")
 	}
 }
 

@@ -4,6 +4,7 @@ package engines
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -30,7 +31,7 @@ type lists struct {
 	} `toml:"engine"`
 }
 
-// Add gives the change that makes the runtime known. Files before this one are decoded in their
+// Add gives the change that makes the runtimes known. Files before this one are decoded in their
 // order, so the lists that are in force without it are what is extended.
 func (p Podman) Add() (Change, error) {
 	var l lists
@@ -41,13 +42,17 @@ func (p Podman) Add() (Change, error) {
 			return Change{Path: p.Path}, fmt.Errorf("%w: a containers.conf is not valid TOML: %w", ErrConfig, err)
 		}
 	}
-	return file{p.Path, p.Text, p.Missing}.add(fmt.Sprintf(`[engine]
+	var text strings.Builder
+	fmt.Fprintf(&text, `[engine]
 runtime_supports_json = %s
 runtime_supports_kvm = %s
 
 [engine.runtimes]
-%s = [%q]
-`, quoted(with(l.Engine.JSON, Runtime)), quoted(with(l.Engine.KVM, Runtime)), Runtime, p.Program))
+`, quoted(with(with(l.Engine.JSON, Runtime), ProcessRuntime)), quoted(with(l.Engine.KVM, Runtime)))
+	for _, r := range runtimes() {
+		fmt.Fprintf(&text, "%s = [%q]\n", r.name, beside(p.Program, r.program))
+	}
+	return file{p.Path, p.Text, p.Missing}.add(text.String())
 }
 
 // Remove gives the change that takes the file away.
