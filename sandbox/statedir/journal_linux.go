@@ -40,7 +40,7 @@ type Journal struct {
 
 // Create makes the sandbox's folder with an empty record that is owned by the calling process. A
 // folder that exists is errdefs.ErrAlreadyExists. The caller owns the sandbox from then on, and
-// closes the Journal.
+// closes the Journal. After an error, as on a full disk, the folder is gone again.
 func Create(dir Dir, bundle string) (*Journal, error) {
 	boot, err := sys.BootID()
 	if err != nil {
@@ -57,6 +57,7 @@ func Create(dir Dir, bundle string) (*Journal, error) {
 	// empty record.
 	lock, err := lockFile(dir.lock())
 	if err != nil {
+		_ = os.Remove(string(dir)) // unless a cleanup has the lock: it removes the folder itself
 		return nil, err
 	}
 	j := &Journal{dir: dir, lock: lock, record: Record{
@@ -64,7 +65,8 @@ func Create(dir Dir, bundle string) (*Journal, error) {
 		BootID: boot, Owner: owner, Created: time.Now().UTC(), Next: 1,
 	}}
 	if err := j.write(j.record); err != nil {
-		return nil, errors.Join(err, lock.Close())
+		// Under the lock, so that nobody has taken the folder over.
+		return nil, errors.Join(err, os.RemoveAll(string(dir)), lock.Close())
 	}
 	return j, nil
 }

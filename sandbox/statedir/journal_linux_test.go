@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,8 +17,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"cloister/sys"
+	"cloister/tests/testenv"
 )
 
 func newDir(t *testing.T) Dir {
@@ -316,4 +319,37 @@ func TestMarked(t *testing.T) {
 		t.Errorf("the marked process lives: %t, %v", alive, err)
 	}
 	_ = cmd.Wait()
+}
+
+// TestCreateOnAFullDisk: without room for the first record the folder is gone again, and the
+// sandbox can be made once there is room.
+func TestCreateOnAFullDisk(t *testing.T) {
+	testenv.NeedRoot(t)
+	state := t.TempDir()
+	if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size=4k,mode=755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(state, unix.MNT_DETACH) })
+	filler := filepath.Join(state, "filler")
+	if err := os.WriteFile(filler, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(state, "ns", "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Create(d, ""); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("Create = %v, want ENOSPC", err)
+	}
+	if _, err := os.Stat(string(d)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder after that: %v, want none", err)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	j, err := Create(d, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = j.Close()
 }

@@ -152,7 +152,7 @@ func engines(guest []string) []Stage {
 			Name: "engines", About: "the OCI command line, by conmon, Podman, buildah and as CRI-O calls it", Needs: guest,
 			Tests:  []string{"./tests/engines/..."},
 			Flags:  []string{"-skip", "^(" + engineTurns + "|TestPodmanProcess|TestKilledAtEveryStep|TestAtOnce|TestSpecSuite)$"},
-			Weight: 1, Warm: 200 * s, Budget: 4 * m, Limit: 8 * m, Optional: true, Guests: true,
+			Weight: 1, Warm: 240 * s, Budget: 5 * m, Limit: 9 * m, Optional: true, Guests: true,
 		},
 		{
 			Name: "engines-docker", About: "Docker 20.10, BuildKit, runc's shim and Podman's CNI, by the OCI command line", Needs: guest,
