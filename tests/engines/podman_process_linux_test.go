@@ -27,6 +27,7 @@ func TestPodmanProcess(t *testing.T) {
 		{"Ports", p.testPorts},
 		{"Volumes", p.testVolumes},
 		{"Limits", p.testLimits},
+		{"Look", p.testLook},
 		{"Pod", p.testPod},
 		{"Kube", p.testKube},
 		{"Notify", p.testNotify},
