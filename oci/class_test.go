@@ -145,6 +145,22 @@ func TestContainerFields(t *testing.T) {
 	}
 }
 
+// TestContainerPropagation: a volume whose mounts are to reach the host is refused by name, and the
+// other kinds of propagation are passed on.
+func TestContainerPropagation(t *testing.T) {
+	for option, refused := range map[string]bool{
+		"shared": true, "rshared": true, "slave": false, "rslave": false, "private": false, "rprivate": false, "unbindable": false,
+	} {
+		s := base()
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/v", Source: "/v", Type: "bind", Options: []string{"rbind", option}})
+		_, _, spec, err := containerOutcome(t, s)
+		if refused != (err != nil) || refused && !strings.Contains(err.Error(), `"`+option+`"`) ||
+			!refused && !strings.Contains(spec, `"`+option+`"`) {
+			t.Errorf("%s: %v, want it refused by name: %t, else passed on: %s", option, err, refused, spec)
+		}
+	}
+}
+
 // TestContainerSpec has what the host decides in the place of what the engine said.
 func TestContainerSpec(t *testing.T) {
 	s := base()

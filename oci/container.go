@@ -114,8 +114,9 @@ func (p *problems) containerBind(field string, options []string, m *Mount) {
 			m.ReadOnly = false
 		case "idmap", "ridmap":
 			p.refuse(field+".options", o, "not every OCI runtime maps owners of a mount: leave it out, or use class vm")
-		// Unlike a guest's, these mounts can reach the host, as the user asks.
 		case "shared", "rshared":
+			p.refuse(field+".options", o, "mounts made in the container would not reach the host ("+m.Destination+
+				"), since the shim has a mount namespace of its own: use rslave (HostToContainer) or rprivate")
 		default:
 			if !contains(flagOptions, o) && !contains(bindOptions, o) && !contains("copy nocopy z Z", o) {
 				p.refuse(field+".options", o, "is not known for a bind mount ("+m.Destination+"): remove it")
