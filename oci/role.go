@@ -31,11 +31,12 @@ func (w *Workload) role(p *problems) {
 	w.Group = a[annotationGroup]
 	kind, field := a[annotationContainerType], annotationContainerType
 	id, idField := a[annotationSandboxID], annotationSandboxID
-	namespace := a[annotationPodNamespace]
+	namespace, namespaceField := a[annotationPodNamespace], annotationPodNamespace
 	if kind == "" {
 		kind, field = a[annotationCRIOType], annotationCRIOType
 		id, idField = a[annotationCRIOSandbox], annotationCRIOSandbox
-		namespace, w.kept = a[annotationCRIONamespace], kind != ""
+		namespace, namespaceField = a[annotationCRIONamespace], annotationCRIONamespace
+		w.kept = kind != ""
 	}
 	switch kind {
 	case "":
@@ -50,6 +51,10 @@ func (w *Workload) role(p *problems) {
 		return
 	}
 	w.SandboxID, w.PodNamespace = id, namespace
+	// It becomes a part of the tenant's name, in which a slash ends the engine's own namespace.
+	if strings.ContainsAny(namespace, "/\x00") || namespace == "." || namespace == ".." {
+		p.refuse("annotations."+namespaceField, namespace, "is no name of a namespace")
+	}
 	if id == "" && w.Role == Member {
 		p.refuse("annotations."+idField, nil, "is missing: a container of a pod names its sandbox")
 	}

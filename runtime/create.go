@@ -63,7 +63,7 @@ func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err 
 	if r.namespace == docker {
 		c.workload.ReadOnlyBelow()
 	}
-	r.equip(c.workload)
+	r.equip(c.workload, req.Bundle)
 	for _, p := range c.workload.Ignored {
 		log.G(ctx).WithField("id", c.id).Debugf("config.json: %s", p)
 	}

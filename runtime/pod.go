@@ -230,12 +230,16 @@ func (r *Runtime) PodStats(ctx context.Context, id string) (*metrics.Metrics, er
 
 // equip gives a pod's container what the engine left to the runtime: the files of /etc, and the
 // pod's shared memory instead of one of its own. A container that brings one of these files keeps
-// it.
-func (r *Runtime) equip(w *oci.Workload) {
+// it, and so does one that has a volume at /dev/shm.
+func (r *Runtime) equip(w *oci.Workload, bundle string) {
 	r.mu.Lock()
 	c := r.containers[w.SandboxID]
 	r.mu.Unlock()
-	if w.Role != oci.Member || c == nil || !c.pod {
+	if w.Role != oci.Member || c == nil {
+		return
+	}
+	w.ClaimMemory(c.workload.OwnMemory(c.bundle), bundle)
+	if !c.pod {
 		return
 	}
 	there := map[string]bool{}

@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"cloister/oci"
 )
 
 // inPod makes a spec one of a CRI pod's.
@@ -215,9 +217,23 @@ func TestPodContainersGetTheEnginesFiles(t *testing.T) {
 	w.must(err)
 	work, err := readWorkload(config.Workloads, w.request("m", inPod("container")).Bundle)
 	w.must(err)
-	w.r.equip(work)
+	w.r.equip(work, w.dir)
 	if len(work.Mounts) != 1 || work.Mounts[0].Destination != "/etc/hosts" || work.Mounts[0].Source != filepath.Join(w.dir, "pod-hosts") {
 		t.Errorf("mounts = %+v, want the pod's /etc/hosts", work.Mounts)
+	}
+}
+
+// TestFolderAtDevShmIsMounted: a folder of the host that a pod's author names for /dev/shm is
+// mounted there, as under runc, and is not replaced by the guest's shared memory.
+func TestFolderAtDevShmIsMounted(t *testing.T) {
+	w := newWorld(t)
+	w.must(w.r.CreatePod(w.pod()))
+	work := &oci.Workload{Role: oci.Member, SandboxID: "pod", Mounts: []oci.Mount{
+		{Kind: oci.BindMount, Purpose: oci.SharedMemory, Source: "/srv/database", Destination: "/dev/shm"},
+	}}
+	w.r.equip(work, w.dir)
+	if got := work.Mounts[0]; got.Purpose != oci.Volume || got.Source != "/srv/database" {
+		t.Errorf("mount = %+v, want a volume", got)
 	}
 }
 

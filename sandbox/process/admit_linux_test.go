@@ -104,35 +104,3 @@ func TestCopiesKeepOwnerAndMode(t *testing.T) {
 		t.Errorf("copy: owner %d:%d, mode %#o, %v, want 7:8 and 0640", st.Uid, st.Gid, st.Mode&0o777, err)
 	}
 }
-
-// TestSharedMemoryOfOthersIsAVolume: only what the engine made for the pod is labelled unasked.
-func TestSharedMemoryOfOthersIsAVolume(t *testing.T) {
-	const engines = "/run/containerd/pod/shm"
-	memory := func(source string) []oci.Mount {
-		return []oci.Mount{{Kind: oci.BindMount, Purpose: oci.SharedMemory, Source: source, Destination: "/dev/shm"}}
-	}
-	first := func(role oci.Role, source string) *oci.Workload {
-		return &oci.Workload{Role: role, Mounts: memory(source)}
-	}
-	for _, tt := range []struct {
-		name  string
-		first *oci.Workload
-		named string
-		want  oci.Purpose
-	}{
-		{"the pod's own", first(oci.Sandbox, engines), engines, oci.SharedMemory},
-		{"a folder of the host", first(oci.Sandbox, engines), "/srv/database", oci.Volume},
-		{"the host's, as hostIPC has it", first(oci.Sandbox, "/dev/shm"), "/dev/shm", oci.Volume},
-		{"a pod without", &oci.Workload{Role: oci.Sandbox}, "/srv/database", oci.Volume},
-		{"a first container of another engine", first(oci.Single, engines), engines, oci.Volume},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			s := &sandbox{identity: confine.Identity{Label: testLabel(t)}, memory: ownMemory(tt.first, "/bundle")}
-			c := &container{bundle: "/bundle", sandbox: s, workload: &oci.Workload{Role: oci.Member, Mounts: memory(tt.named)}}
-			c.claimMemory()
-			if got := c.workload.Mounts[0].Purpose; got != tt.want {
-				t.Errorf("purpose = %v, want %v", got, tt.want)
-			}
-		})
-	}
-}

@@ -82,7 +82,9 @@ func (c *container) prepare(ctx context.Context, mounts []plan.Mount) (keep *con
 	if err := c.admitRootfs(ctx, root); err != nil {
 		return nil, fmt.Errorf("rootfs: %w", err)
 	}
-	c.claimMemory()
+	if c.labelled() { // else nothing of the engine's is touched
+		c.workload.ClaimMemory(c.sandbox.memory, c.bundle)
+	}
 	files, found, err := content.Open(content.Container{ID: c.id, Bundle: c.bundle, Workload: c.workload})
 	if err != nil {
 		return nil, err
@@ -212,34 +214,6 @@ func (c *container) admitVolumes(ctx context.Context, files *content.Files, foun
 		c.volumes = append(c.volumes, volume{index: i, file: f})
 	}
 	return sources, nil
-}
-
-// claimMemory makes a volume of a mount at /dev/shm that is not the pod's own shared memory. The
-// pod's own is labelled for the sandbox unasked. A folder of the host that a pod names for the same
-// place must be held to the rules for volumes, and so must the host's own /dev/shm (hostIPC).
-func (c *container) claimMemory() {
-	if !c.labelled() {
-		return
-	}
-	for i, m := range c.workload.Mounts {
-		if m.Purpose == oci.SharedMemory && (c.sandbox.memory == "" || absolute(c.bundle, m.Source) != c.sandbox.memory) {
-			c.workload.Mounts[i].Purpose = oci.Volume
-		}
-	}
-}
-
-// ownMemory is the source of the shared memory that an engine has made for a pod, as the pod's
-// first container has it; empty for none. A user names no mounts of that container.
-func ownMemory(w *oci.Workload, bundle string) string {
-	if w.Role != oci.Sandbox {
-		return ""
-	}
-	for _, m := range w.Mounts {
-		if name := absolute(bundle, m.Source); m.Purpose == oci.SharedMemory && filepath.Clean(name) != "/dev/shm" {
-			return name
-		}
-	}
-	return ""
 }
 
 // admitEngines has a file of the engine's own fit for the container, and gives what is mounted:

@@ -28,6 +28,7 @@ type sandbox struct {
 	confine  confine.Driver
 	identity confine.Identity
 	memory   string // where the engine has the pod's shared memory; empty for none
+	mount    string // linux.mountLabel of its first container
 }
 
 // suits refuses a later container whose engine asks for another type than the sandbox has. All
@@ -45,14 +46,42 @@ func (s *sandbox) suits(w *oci.Workload) error {
 		return fmt.Errorf("process.selinuxLabel: type %s: the containers of this pod run as %s: "+
 			"set the type on the pod, or leave it out: %w", t, s.identity.Label.Type, errdefs.ErrInvalidArgument)
 	}
-	return nil
+	return s.suitsLevel(w.Labels.Mount)
+}
+
+// suitsLevel refuses a later container whose engine labels its files at another level than the
+// pod's. A file of the engine at that level would be copied into the container as its own
+// (admitCopy). The level is a pod author's, who may name that of another engine's container.
+func (s *sandbox) suitsLevel(mount string) error {
+	if mount == "" || mount == s.mount {
+		return nil
+	}
+	own := s.identity.Label.Range.High
+	asked, err := labels.Parse(mount)
+	if err != nil {
+		return fmt.Errorf("linux.mountLabel: %w", err)
+	}
+	if s.mount != "" {
+		first, err := labels.Parse(s.mount)
+		if err != nil {
+			return fmt.Errorf("linux.mountLabel of the pod's first container: %w", err)
+		}
+		if first.Range.High == asked.Range.High {
+			return nil
+		}
+	}
+	if own.Dominates(asked.Range.High) {
+		return nil
+	}
+	return fmt.Errorf("linux.mountLabel: level %s: the containers of this pod are at %s: set seLinuxOptions.level on the pod, "+
+		"or leave it out: %w", asked.Range.High, own, errdefs.ErrInvalidArgument)
 }
 
 // open reserves an identity for a sandbox that is named after its first container. On an error
 // nothing is left. The order is that of a machine's start: what cannot be honoured is refused
 // first, then the record is made, then the identity is reserved.
 func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.Workload) (s *sandbox, err error) {
-	s = &sandbox{config: cfg, memory: ownMemory(w, bundle)}
+	s = &sandbox{config: cfg, memory: w.OwnMemory(bundle), mount: w.Labels.Mount}
 	owner := namespace + "/" + id
 	chosen, err := confine.Chosen(cfg.Host.Labels)
 	if err != nil {

@@ -6,10 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,7 +16,6 @@ import (
 	runctask "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/errdefs"
-	runc "github.com/containerd/go-runc"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sys/unix"
@@ -119,6 +115,9 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
+	if err := checkFirst(w, r.GetID()); err != nil {
+		return nil, err
+	}
 	if err := checkMapped(ctx, cfg.Runtime, w.Mapped); err != nil {
 		return nil, err
 	}
@@ -144,43 +143,11 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	return resp, nil
 }
 
-// checkMapped refuses mounts with owners of their own if the OCI runtime says that it cannot make
-// them, or is too old to say it: it would drop the mappings. The features are asked of the very
-// program that will run, since the field is ignored and not refused by older ones.
-func checkMapped(ctx context.Context, program string, fields []string) error {
-	if len(fields) == 0 {
-		return nil
-	}
-	known, err := (&runc.Runc{Command: program}).Features(ctx)
-	if err == nil && known.Linux != nil && known.Linux.MountExtensions != nil {
-		if ids := known.Linux.MountExtensions.IDMap; ids != nil && ids.Enabled != nil && *ids.Enabled {
-			return nil
-		}
-	}
-	return fmt.Errorf("%s: the OCI runtime %s does not map the owners of mounts: use runc 1.2 or a crun whose features name idmap, "+
-		"or class vm: %w", strings.Join(fields, ", "), program, errdefs.ErrInvalidArgument)
-}
-
 // count changes the counts of the host. No container fails for them.
 func count(ctx context.Context, cfg Config, change func(*tally.Counts)) {
 	if err := tally.Add(cfg.Host.State, change); err != nil {
 		log.G(ctx).WithError(err).Warn("this start is missing in the metrics")
 	}
-}
-
-// readWorkload reads the engine's config.json. oci.MaxBytes bounds what an engine can have the shim
-// parse.
-func readWorkload(bundle string, opts oci.Options) (*oci.Workload, error) {
-	f, err := os.Open(filepath.Join(bundle, "config.json"))
-	if err != nil {
-		return nil, fmt.Errorf("bundle: %w: %w", err, errdefs.ErrNotFound)
-	}
-	defer f.Close() // read only
-	data, err := io.ReadAll(io.LimitReader(f, oci.MaxBytes+1))
-	if err != nil {
-		return nil, err
-	}
-	return oci.ParseContainer(data, opts)
 }
 
 // add enters a container, and opens the sandbox for the first one. opening is held over the whole
@@ -298,7 +265,8 @@ func (s *Service) discard(ctx context.Context, id string) error {
 
 // Start runs a created container or exec, and reads back the label that it runs under. The pending
 // label is read again: between create and start somebody with rights on the process may have
-// changed it. An exec has no such moment and is read once it runs; a wrong one is killed.
+// changed it. An exec has no such moment and is read once it runs. A wrong one is killed with the
+// container.
 func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	c, err := s.find(r.GetID())
 	if err != nil {
@@ -314,8 +282,9 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 		return nil, crun.Words(err, program(c.workload.Args))
 	}
 	if err := c.verify(ctx, int(resp.GetPid()), false); err != nil {
-		_ = unix.Kill(int(resp.GetPid()), unix.SIGKILL)
-		return nil, err
+		// All of the container: what the process has started meanwhile has the wrong label as well,
+		// and is in no list but the cgroup's.
+		return nil, errors.Join(err, c.group.Kill())
 	}
 	if r.GetExecID() == "" {
 		c.sandbox.reached("start")

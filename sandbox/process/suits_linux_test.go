@@ -45,3 +45,51 @@ func TestAnotherDomainInAPodIsRefused(t *testing.T) {
 		t.Errorf("a host without labels: %v", err)
 	}
 }
+
+// TestAnotherLevelInAPodIsRefused: a pod's author names the level of another engine's container for
+// one container of a pod. That container's files would else pass for the engine's own.
+func TestAnotherLevelInAPodIsRefused(t *testing.T) {
+	const file = "system_u:object_r:container_file_t:"
+	pod := &sandbox{identity: confine.Identity{Label: testLabel(t)}, mount: file + "s0:c3,c4"}
+	for _, tt := range []struct {
+		name, asked string
+		refused     bool
+	}{
+		{"none", "", false},
+		{"the pod's, as its engine drew it", file + "s0:c3,c4", false},
+		{"another type at that level", "system_u:object_r:other_t:s0:c3,c4", false},
+		{"the sandbox's own", file + "s0:c1,c2", false},
+		{"no category", file + "s0", false},
+		{"another's", file + "s0:c7,c8", true},
+		{"every category", file + "s0:c0.c1023", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := pod.suits(&oci.Workload{Labels: oci.Labels{Mount: tt.asked}})
+			if refused := errdefs.IsInvalidArgument(err) && strings.Contains(err.Error(), "seLinuxOptions.level"); refused != tt.refused ||
+				err != nil && !refused {
+				t.Errorf("suits = %v, want a refusal: %v", err, tt.refused)
+			}
+		})
+	}
+}
+
+// TestFirstContainerHasTheSandboxesID: annotations that a user may write make no container a pod's
+// first one, whose mounts are the engine's own.
+func TestFirstContainerHasTheSandboxesID(t *testing.T) {
+	for _, tt := range []struct {
+		role    oci.Role
+		names   string
+		refused bool
+	}{
+		{oci.Sandbox, "one", false},
+		{oci.Sandbox, "", true},
+		{oci.Sandbox, "another", true},
+		{oci.Member, "another", false},
+		{oci.Single, "", false},
+	} {
+		err := checkFirst(&oci.Workload{Role: tt.role, SandboxID: tt.names}, "one")
+		if errdefs.IsInvalidArgument(err) != tt.refused || err != nil && !tt.refused {
+			t.Errorf("role %v that names %q = %v, want a refusal: %v", tt.role, tt.names, err, tt.refused)
+		}
+	}
+}

@@ -70,6 +70,7 @@ func pods(t *testing.T, sandboxer string) {
 	outside(t, b, p, first, second)
 	streams(t, b, p, first)
 	lives(t, b, p)
+	step(t, "a folder at /dev/shm", func(t *testing.T) { folderAtShm(t, b, p) })
 	step(t, "restart of containerd", func(t *testing.T) {
 		b.Stop(t, "KILL")
 		b.Start(t)
@@ -145,6 +146,28 @@ func (b *bed) volumes(t *testing.T) []*runtimeapi.Mount {
 		mounts = append(mounts, &runtimeapi.Mount{ContainerPath: "/" + name, HostPath: dir})
 	}
 	return mounts
+}
+
+// folderAtShm has a container with a folder of the host at /dev/shm, as pods have that want more
+// shared memory. It is there, in place of the pod's own.
+func folderAtShm(t *testing.T, b *bed, p *pod) {
+	t.Helper()
+	dir := filepath.Join(b.Place.Dir, "shm")
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "word"), []byte("of the host\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	id := p.start(t, "memory", func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/dev/shm", HostPath: dir}}
+	}, "sleep", "1000")
+	if got, code := b.exec(t, id, "cat /dev/shm/word; echo of the guest >/dev/shm/answer"); got != "of the host\n" || code != 0 {
+		t.Errorf("a folder of the host at /dev/shm = %q, exit %d", got, code)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "answer")); err != nil || string(got) != "of the guest\n" {
+		t.Errorf("what the guest wrote to /dev/shm is %q on the host, %v", got, err)
+	}
 }
 
 // meet has two containers of a pod meet in a volume: it is one file system.

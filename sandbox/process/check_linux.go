@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	runc "github.com/containerd/go-runc"
+
+	"cloister/oci"
+)
+
+// readWorkload reads the engine's config.json. oci.MaxBytes bounds what an engine can have the shim
+// parse.
+func readWorkload(bundle string, opts oci.Options) (*oci.Workload, error) {
+	f, err := os.Open(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("bundle: %w: %w", err, errdefs.ErrNotFound)
+	}
+	defer f.Close() // read only
+	data, err := io.ReadAll(io.LimitReader(f, oci.MaxBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	return oci.ParseContainer(data, opts)
+}
+
+// checkFirst refuses a container that its annotations alone make a pod's first one. Its mounts are
+// taken for the engine's own and are not compared, so a user must not be able to claim the place:
+// the engine that makes a pod names the first container by the id that it has just drawn.
+func checkFirst(w *oci.Workload, id string) error {
+	if w.Role != oci.Sandbox || w.SandboxID == id {
+		return nil
+	}
+	return fmt.Errorf("annotations: the container is marked as a pod's first one and names sandbox %q, want its own id, %s: "+
+		"leave the annotations of CRI to the engine: %w", w.SandboxID, id, errdefs.ErrInvalidArgument)
+}
+
+// checkMapped refuses mounts with owners of their own if the OCI runtime says that it cannot make
+// them, or is too old to say it: it would drop the mappings. The features are asked of the very
+// program that will run, since the field is ignored and not refused by older ones.
+func checkMapped(ctx context.Context, program string, fields []string) error {
+	if len(fields) == 0 {
+		return nil
+	}
+	known, err := (&runc.Runc{Command: program}).Features(ctx)
+	if err == nil && known.Linux != nil && known.Linux.MountExtensions != nil {
+		if ids := known.Linux.MountExtensions.IDMap; ids != nil && ids.Enabled != nil && *ids.Enabled {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: the OCI runtime %s does not map the owners of mounts: use runc 1.2 or a crun whose features name idmap, "+
+		"or class vm: %w", strings.Join(fields, ", "), program, errdefs.ErrInvalidArgument)
+}
