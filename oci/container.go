@@ -259,6 +259,12 @@ func (w *Workload) ContainerSpec(in ContainerInput) ([]byte, error) {
 	out, process, linux := *w.spec, *w.spec.Process, *w.spec.Linux
 	process.SelinuxLabel, linux.MountLabel, linux.CgroupsPath = in.Label, in.MountLabel, in.CgroupsPath
 	linux.TimeOffsets, linux.MemoryPolicy = nil, nil // no more than the defaults
+	resources := specs.LinuxResources{}
+	if linux.Resources != nil {
+		resources = *linux.Resources
+	}
+	resources.Devices = deniedFirst(resources.Devices)
+	linux.Resources = &resources
 	process.Scheduler, process.ExecCPUAffinity = nil, nil
 	// The version is one that older OCI runtimes accept; what a newer one added has been refused.
 	out.Version, out.Process, out.Linux = guestVersion, &process, &linux

@@ -203,6 +203,20 @@ func (p *problems) deviceRules(rules []specs.LinuxDeviceCgroup, devices []Device
 	}
 }
 
+// deniedFirst gives rules that begin with one for all devices: a denial, unless the configuration's
+// first rule is one for all. runc starts from a denial as well. crun writes rules only where there
+// are any, so that a container without rules could open each disk of its guest, or of the host.
+func deniedFirst(rules []specs.LinuxDeviceCgroup) []specs.LinuxDeviceCgroup {
+	if len(rules) > 0 {
+		r := rules[0]
+		rwm := r.Access == "" || strings.Contains(r.Access, "r") && strings.Contains(r.Access, "w") && strings.Contains(r.Access, "m")
+		if (r.Type == "" || r.Type == "a") && wild(r.Major) && wild(r.Minor) && rwm {
+			return rules
+		}
+	}
+	return append([]specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}, rules...)
+}
+
 // ruleString is a rule in the form of cgroup v1's devices.allow, which people know.
 func ruleString(r specs.LinuxDeviceCgroup) string {
 	num := func(n *int64) string {

@@ -366,7 +366,7 @@ func resourceRules() []rule {
 		{field: "LinuxDeviceCgroup.Type", verdict: guest, set: device(specs.LinuxDeviceCgroup{Type: "c"})},
 		{field: "LinuxDeviceCgroup.Major", verdict: guest, set: device(specs.LinuxDeviceCgroup{Type: "c", Major: new(int64(1))})},
 		{field: "LinuxDeviceCgroup.Minor", verdict: guest, set: device(specs.LinuxDeviceCgroup{Type: "c", Minor: new(int64(1))})},
-		{field: "LinuxDeviceCgroup.Access", verdict: guest, set: device(specs.LinuxDeviceCgroup{Access: "rwm"})},
+		{field: "LinuxDeviceCgroup.Access", verdict: guest, set: device(specs.LinuxDeviceCgroup{Type: "c", Access: "r"})},
 		{field: "LinuxResources.Memory", verdict: group},
 		{field: "LinuxMemory.Limit", verdict: guest, set: memory(specs.LinuxMemory{Limit: new(int64(1 << 26))})},
 		{field: "LinuxMemory.Reservation", verdict: guest, set: memory(specs.LinuxMemory{Reservation: new(int64(1 << 20))})},

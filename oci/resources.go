@@ -293,7 +293,7 @@ func guestResources(r *specs.LinuxResources, ceiling int64) *specs.LinuxResource
 	if r == nil {
 		r = &specs.LinuxResources{}
 	}
-	for _, d := range r.Devices {
+	for _, d := range deniedFirst(r.Devices) {
 		out.Devices = append(out.Devices, specs.LinuxDeviceCgroup{
 			Allow: d.Allow, Type: d.Type, Major: d.Major,
 			Minor: d.Minor, Access: d.Access,
