@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"cloister/tests/host"
@@ -88,5 +90,17 @@ recreate_scratch = true
 		if r.Stdout != tt.want || r.Code != 0 {
 			t.Errorf("%s: got %q, exit %d, want %q\n%s", tt.name, r.Stdout, r.Code, tt.want, r.Stderr)
 		}
+	}
+	// No /dev of the guest takes the place of one that neither image nor configuration has.
+	r := b.withSpec(t, "bare", func(spec, _ map[string]any) {
+		spec["annotations"] = group
+		root := spec["root"].(map[string]any)["path"].(string)
+		b.Place.Run(t, "rm", "-rf", filepath.Join(root, "dev"))
+		spec["mounts"] = slices.DeleteFunc(spec["mounts"].([]any), func(m any) bool {
+			return strings.HasPrefix(m.(map[string]any)["destination"].(string), "/dev")
+		})
+	}, "sh", "-c", "ls /dev")
+	if r.Code == 0 || r.Stdout != "" || !strings.Contains(r.Stderr, "/dev") {
+		t.Errorf("an image without /dev = %+v, want it refused", r)
 	}
 }
