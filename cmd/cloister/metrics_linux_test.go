@@ -245,15 +245,20 @@ func TestMetricsListen(t *testing.T) {
 }
 
 // TestDocumentedMetricsExist: the page, the alert rules and the dashboard name only metrics that
-// are printed, and the page names all of them.
+// are printed, and the page names all of them with their labels.
 func TestDocumentedMetricsExist(t *testing.T) {
-	known := map[string]bool{}
+	known, rows := map[string]bool{}, map[string]string{}
 	described := make(chan *prometheus.Desc, 100)
 	newCollector(nil).Describe(described)
 	close(described)
 	for d := range described {
 		name := metricName.FindString(d.String())
 		known[name] = true
+		rows[name] = "\n| `" + name + "` |"
+		if labels := labelNames.FindStringSubmatch(d.String()); labels[1] != "" {
+			rows[name] += " " + strings.ReplaceAll(labels[1], ",", ", ")
+		}
+		rows[name] += " |"
 	}
 	suffix := regexp.MustCompile(`_(bucket|sum|count)$`)
 	for _, file := range []string{"metrics.md", "metrics/alerts.yml", "metrics/dashboard.json"} {
@@ -271,8 +276,8 @@ func TestDocumentedMetricsExist(t *testing.T) {
 			}
 		}
 		for name := range known {
-			if file == "metrics.md" && !named[name] {
-				t.Errorf("%s says nothing of %s", file, name)
+			if file == "metrics.md" && (!named[name] || !strings.Contains(string(text), rows[name])) {
+				t.Errorf("%s has no row %q", file, rows[name])
 			}
 		}
 	}
@@ -328,6 +333,9 @@ func TestDashboardIsDocumented(t *testing.T) {
 		t.Errorf("%d panels, want at least 8", len(board.Panels))
 	}
 }
+
+// labelNames finds the labels in a metric's description.
+var labelNames = regexp.MustCompile(`variableLabels: \{([^}]*)\}`)
 
 // metricName finds the names of our metrics.
 var metricName = regexp.MustCompile(`\bcloister_[a-z_]+[a-z]`)

@@ -133,7 +133,7 @@ func All() []Stage {
 			Command: []string{"make", "--no-print-directory", "demo"}, Weight: 1, Warm: 19 * s, Budget: 2 * m, Limit: 4 * m,
 		},
 		{
-			Name: "lint", About: "golangci-lint, dead code, values on another system", Command: []string{".ci/lint"},
+			Name: "lint", About: "golangci-lint, dead code, values on another system, Prometheus' parser", Command: []string{".ci/lint"},
 			Background: true, Caches: []string{"tools"}, Warm: 130 * s, Cold: 4 * m, Budget: 5 * m, Limit: 30 * m,
 		},
 		// It gives a container a second or two to be there again, by its own clock.
