@@ -55,7 +55,9 @@ func systemPhrases() *strings.Replacer {
 }
 
 // nameless is an error of crun that does not say which program it is about.
-var nameless = regexp.MustCompile(`exec: (permission denied|not a directory|is a directory|no such file or directory|exec format error)`)
+func nameless() *regexp.Regexp {
+	return regexp.MustCompile(`exec: (permission denied|not a directory|is a directory|no such file or directory|exec format error)`)
+}
 
 // Words gives an error of crun in runc's words, with its class. program, if not empty, is named
 // where crun names none. An error that is none of gRPC's stays as it is.
@@ -73,7 +75,7 @@ func Words(err error, program string) error {
 	}
 	text = systemPhrases().Replace(text)
 	if program != "" {
-		text = nameless.ReplaceAllString(text, "exec: "+strings.ReplaceAll(strconv.Quote(program), "$", "$$")+": $1")
+		text = nameless().ReplaceAllString(text, "exec: "+strings.ReplaceAll(strconv.Quote(program), "$", "$$")+": $1")
 	}
 	// crun has no classes of errors: a call to a container that has ended is told by its text
 	// alone.

@@ -64,8 +64,11 @@ func (f *failure) wait() bool {
 	}
 }
 
-// execMessage is crun's in src/libcrun/container.c.
-var execMessage = regexp.MustCompile("^exec container process (?:\\([^)]*\\) ?)?[`']([^`']*)[`']: (.+)$")
+// execMessage is crun's in src/libcrun/container.c. It is not compiled when the agent starts: an
+// emulator translates what runs then in each guest anew.
+func execMessage() *regexp.Regexp {
+	return regexp.MustCompile("^exec container process (?:\\([^)]*\\) ?)?[`']([^`']*)[`']: (.+)$")
+}
 
 // execFailure gives crun's report in runc's words; nil for anything else. Whatever does not have
 // exactly crun's form is the container's own output and passes unchanged.
@@ -86,7 +89,7 @@ func execFailure(line []byte) []byte {
 	if json.Unmarshal(bytes.TrimSpace(line), &report) != nil || report.Level != "error" {
 		return nil
 	}
-	m := execMessage.FindStringSubmatch(report.Msg)
+	m := execMessage().FindStringSubmatch(report.Msg)
 	if m == nil {
 		return nil
 	}
