@@ -120,9 +120,10 @@ func gzipped(data []byte) ([]byte, error) {
 func kernelParameters(f Flavour) []string {
 	if f == Small {
 		// The dummy driver is built in, and would make a link nobody asked for.
-		// QEMU's controller has 256 possible targets: they are asked in the
-		// background, or it takes a tenth of an emulated guest's boot.
-		return []string{"dummy.numdummies=0", "scsi_mod.scan=async"}
+		// QEMU's controller has 256 possible targets, and asking each takes a tenth of an emulated
+		// guest's boot. A disk is announced by the controller, or looked for by the agent
+		// (steps.FindDisk).
+		return []string{"dummy.numdummies=0", "scsi_mod.scan=manual"}
 	}
 	// Self-tests of ciphers and the tracer's file system cost a guest without
 	// hardware acceleration a fifth of its boot, and memory.
