@@ -49,6 +49,7 @@ func onRunning() []attempt {
 			}
 		})...)
 		all = append(all, list...)
+		all = append(all, onTemplate(from)...)
 	}
 	all = append(all, attempt{
 		name: "running: root file system through a socket", from: "virtiofsd", tag: mcs, try: "received-dir",
@@ -63,6 +64,30 @@ func onRunning() []attempt {
 		all[i].by, all[i].against = "first", "second"
 	}
 	return all
+}
+
+// onTemplate is the template that the attacked sandbox was started from, and its memory, which the
+// shim has made: QEMU opens its own by name.
+func onTemplate(from string) []attempt {
+	list := each(from, te, []row{
+		{"running: template: memory by name", "open {template}/memory", "var_lib_t", "dir", "search"},
+		{"running: template: memory, inherited", "inherited", policy.VarLibType, "file", "read"},
+		{"running: template: memory through a socket", "received", policy.VarLibType, "file", "read"},
+	}, func(a *attempt) {
+		a.own = "getsched {" + from + ".pid}"
+		switch a.name {
+		case "running: template: memory, inherited":
+			a.open = "r:{template}/memory"
+		case "running: template: memory through a socket":
+			a.send = "r:{template}/memory"
+		}
+	})
+	if from == "qemu" {
+		list = append(list, each(from, mcs, []row{
+			{"running: memory by name", "open-rw /proc/{qemu.pid}/fd/{qemu.memfd}", policy.QEMUType, "dir", "search"},
+		}, nil)...)
+	}
+	return list
 }
 
 // unmediated is what SELinux does not keep one sandbox from, as far as this kernel and policy go:

@@ -39,11 +39,7 @@ func engineFiles(ctx context.Context, m mac, work, build, guest, busybox string)
 		return nil, err
 	}
 	settings := filepath.Join(work, "cloister.toml")
-	oneUser := ""
-	if m == selinuxMAC { // its matrix attacks these sandboxes from one user, so that the policy alone is in the way
-		oneUser = "[jail]\ndisable = [\"users\"]\n"
-	}
-	if err := os.WriteFile(settings, []byte(labConfig(m, "", "", oneUser+"[debug]\nshell = \"/bin/busybox\"\n")), 0o644); err != nil {
+	if err := os.WriteFile(settings, []byte(labConfig(m, "", "", boxTables(m, "off"))), 0o644); err != nil {
 		return nil, err
 	}
 	held := filepath.Join(work, "held")
@@ -93,6 +89,15 @@ const heldFolder = "/run/lab/held"
 // tables, into the one of labels, and behind all.
 func labConfig(m mac, top, label, rest string) string {
 	return top + "[guest]\nimage = \"/lab/guest\"\n[labels]\nmac = \"" + string(m) + "\"\n" + label + "[timeouts]\nboot = \"5m\"\n" + rest
+}
+
+// boxTables are what the lab's own sandboxes have more. mode is of templates.
+func boxTables(m mac, mode string) string {
+	tables := "[debug]\nshell = \"/bin/busybox\"\n[template]\nmode = \"" + mode + "\"\n"
+	if m == selinuxMAC { // its matrix attacks these sandboxes from one user, so that the policy alone is in the way
+		tables += "[jail]\ndisable = [\"users\"]\n"
+	}
+	return tables
 }
 
 // engine is a containerd in the machine that runs the shim under test.

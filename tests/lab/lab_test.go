@@ -60,6 +60,8 @@ type lab struct {
 	made   *engine // nil until somebody asks for it
 	live   []string
 	twoPID int // of the second containerd
+	// template is the id of the one that sandboxes of the default size start from.
+	template string
 }
 
 // engine is the machine's containerd, started by whoever asks first.
@@ -77,13 +79,17 @@ func (l *lab) engine(t *testing.T) *engine {
 	return l.made
 }
 
-// sandboxes makes sure that those of ids run.
+// sandboxes makes sure that those of ids run, the first started cold, the second from a template.
 func (l *lab) sandboxes(t *testing.T) *engine {
 	t.Helper()
 	e := l.engine(t)
 	for _, id := range ids()[len(l.live):] {
+		var flags []string
+		if id != ids()[0] {
+			flags = []string{"--runtime-config-path", l.buildTemplate(t)}
+		}
 		begin := time.Now()
-		if err := e.run(id); err != nil {
+		if err := e.run(id, flags...); err != nil {
 			t.Fatal(err)
 		}
 		l.live = append(l.live, id)

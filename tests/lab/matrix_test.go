@@ -33,6 +33,9 @@ func matrix(t *testing.T, l *lab) {
 	if err := w.sandboxes(e); err != nil {
 		t.Fatal(err)
 	}
+	for _, id := range ids() {
+		w.words[id]["template"] = templatesFolder + "/" + l.template
+	}
 	w.plains(containers)
 	stage("world")
 	results := make([]result, 0, len(list))

@@ -118,6 +118,7 @@ func startOther(t *testing.T, l *lab) {
 	if len(profiles) != 2 || len(users) != 2 || l.mac == apparmorMAC && first == second {
 		t.Errorf("profiles %q, users %q, want two of each", profiles, users)
 	}
+	l.startedFrom(t)
 	for _, args := range []string{"check", "ps", "inspect first"} {
 		answer, err := l.run(wire.Run{Argv: append([]string{"/lab/bin/cloister"}, strings.Fields(args)...), Env: labEnv()})
 		if err != nil || args != "check" && answer.Exit != 0 {

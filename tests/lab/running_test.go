@@ -49,6 +49,8 @@ func startShim(t *testing.T, l *lab) {
 			t.Errorf("levels of %s: %q, want %d different ones", kind, levels[kind], len(ids()))
 		}
 	}
+	l.startedFrom(t)
+	l.cloneLabels(t)
 	for _, args := range [][]string{{"policy", "test"}, {"labels"}, {"check"}} {
 		answer, err := m.run(wire.Run{Argv: append([]string{"/lab/bin/cloister"}, args...), Env: labEnv()})
 		if err != nil || (args[0] == "policy" && answer.Exit != 0) {
