@@ -31,7 +31,8 @@ func TestRPMInstall(t *testing.T) {
 	}
 	root := t.TempDir()
 	for _, args := range [][]string{
-		{"mkdir", "-p", root + "/bin", root + "/dev"}, {"cp", "-L", busybox, root + "/bin/sh"},
+		{"mkdir", "-p", root + "/bin", root + "/dev"},
+		{"cp", "-L", busybox, root + "/bin/sh"},
 		{"mknod", root + "/dev/null", "c", "1", "3"},
 	} {
 		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
