@@ -122,6 +122,8 @@ func do(verb string, args []string) (string, error) {
 		return manyTimes(args[1:], reads(args[0]))
 	case "datagrams":
 		return manyTimes(args, datagrams)
+	case "small":
+		return smallFiles(args)
 	case "mount":
 		return "mounted", mount("virtiofs", args[0], args[1:]...)
 	}
