@@ -89,6 +89,7 @@ var smallFileSteps = []struct {
 
 // TestSmallFilesTakeFewRequests counts what the guest's kernel asks the file server.
 func TestSmallFilesTakeFewRequests(t *testing.T) {
+	t.Parallel()
 	for name, config := range map[string]jail.Config{"default": {}, "skip_flush": {SkipFlush: true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
