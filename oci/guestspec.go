@@ -121,7 +121,7 @@ func (w *Workload) guestMounts(in GuestInput) ([]specs.Mount, error) {
 		if slices.Contains(in.Skip, i) {
 			continue
 		}
-		g := specs.Mount{Destination: m.Destination, Type: m.Type, Source: m.Type, Options: slices.Clone(m.Options)}
+		g := specs.Mount{Destination: m.Destination, Type: m.Type, Source: cmp.Or(m.Source, m.Type), Options: slices.Clone(m.Options)}
 		switch m.Kind {
 		case GuestMount:
 			if m.Type == "cgroup2" {

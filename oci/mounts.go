@@ -71,7 +71,7 @@ type Mount struct {
 	Kind        MountKind
 	Purpose     Purpose // of a BindMount
 	Type        string  // of a GuestMount: proc, sysfs, devpts, mqueue, tmpfs, cgroup
-	Source      string  // of a BindMount: host path, absolute or relative to the bundle
+	Source      string  // of a BindMount: host path, absolute or relative to the bundle; else the name to show
 	Destination string  // absolute, clean, in the container
 	Recursive   bool    // of a BindMount: with what is mounted below
 	ReadOnly    bool    // the host enforces it for a BindMount
@@ -110,7 +110,7 @@ func (w *Workload) mounts(p *problems) {
 				}
 			}
 		} else {
-			out.Kind, out.Type = GuestMount, m.Type
+			out.Kind, out.Type, out.Source = GuestMount, m.Type, m.Source
 			if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
 				p.refuse(field+".uidMappings", m.Destination, "only a bind mount can be id-mapped: leave uidMappings and gidMappings out")
 			}

@@ -268,7 +268,7 @@ func TestGuestSpecIsAnAllowList(t *testing.T) {
 	s.Process.SelinuxLabel, s.Linux.MountLabel, s.Linux.CgroupsPath = "secret", "secret", "/secret"
 	s.Process.ApparmorProfile, s.Root.Path = "containers-default-secret", "/secret"
 	s.Linux.Namespaces[1].Path = "/secret"
-	s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/secret"}, {Destination: "/t", Type: "tmpfs", Source: "secret"}}
+	s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/secret"}, {Destination: "/t", Type: "tmpfs", Source: "shm"}}
 	w, err := Parse(encode(t, s), Options{})
 	if err != nil {
 		t.Fatal(err)
