@@ -70,6 +70,44 @@ func (s smallKernel) source() (string, string, error) {
 	return s.root.host(filepath.Join("/usr/src", at)), sourceName.FindStringSubmatch(at)[1], nil
 }
 
+// sourceEdit is a change of one place in the kernel's source.
+type sourceEdit struct{ file, old, with string }
+
+// sourceEdits are what the small kernel has otherwise than its source.
+var sourceEdits = []sourceEdit{
+	// virtio-console fills its input queues with pages. QEMU gives a queue of virtio-mmio 1024
+	// entries, whatever the device asks for: the agent's port and the control queue held 8 MiB of
+	// each guest.
+	{
+		file: "drivers/char/virtio_console.c",
+		old:  "\tspin_unlock_irq(lock);\n\t} while (ret > 0);\n",
+		with: "\tspin_unlock_irq(lock);\n\t} while (ret > 0 && nr_added_bufs < 64);\n",
+	},
+	// A file that was not opened for writing has nothing to flush, and virtiofsd keeps no locks of
+	// the guest's. The request at each close was one of five for reading a small file.
+	{
+		file: "fs/fuse/file.c",
+		old:  "\tif (ff->open_flags & FOPEN_NOFLUSH && !fm->fc->writeback_cache)\n\t\treturn 0;\n",
+		with: "\tif ((ff->open_flags & FOPEN_NOFLUSH || !(file->f_mode & FMODE_WRITE)) && !fm->fc->writeback_cache)\n\t\treturn 0;\n",
+	},
+}
+
+// apply wants the old text exactly once: another source may need another change.
+func (e sourceEdit) apply(work string) error {
+	path := filepath.Join(work, e.file)
+	text, err := readBounded(path, maxConfig)
+	if err != nil {
+		return fmt.Errorf("kernel source: %w", err)
+	}
+	if n := bytes.Count(text, []byte(e.old)); n != 1 {
+		return fmt.Errorf("kernel source: %s has the text to change %d times, want once", e.file, n)
+	}
+	if err := writeFile(path, bytes.Replace(text, []byte(e.old), []byte(e.with), 1)); err != nil {
+		return fmt.Errorf("kernel source: %w", err)
+	}
+	return nil
+}
+
 // inputs implements maker. Compiler and linker are among them: another version gives other bytes.
 func (s smallKernel) inputs(ctx context.Context) ([]string, error) {
 	if runtime.GOARCH != "amd64" {
@@ -84,6 +122,9 @@ func (s smallKernel) inputs(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	words := []string{"small", runtime.GOARCH, name, packages.version[name], smallConfig}
+	for _, e := range sourceEdits {
+		words = append(words, e.file, e.old, e.with)
+	}
 	for _, tool := range []string{"gcc", "ld"} {
 		out, err := command{name: tool, args: []string{"--version"}}.output(ctx)
 		if err != nil {
@@ -111,6 +152,11 @@ func (s smallKernel) make(ctx context.Context, dir, work string) (kernelSet, err
 	unpack := command{name: "tar", args: []string{"-x", "-f", archive, "-C", work, "--strip-components=1"}}
 	if err := unpack.run(ctx); err != nil {
 		return kernelSet{}, err
+	}
+	for _, e := range sourceEdits {
+		if err := e.apply(work); err != nil {
+			return kernelSet{}, err
+		}
 	}
 	s.log.say("configuring the kernel")
 	if err := s.configure(ctx, dir, work); err != nil {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +36,36 @@ func TestCompileCounterCountsForATerminal(t *testing.T) {
 		}
 		if got := strings.Count(lines.String(), "\n"); got > 1 || (got == 1) != (failed == nil) {
 			t.Errorf("lines after %v: %q", failed, lines.String())
+		}
+	}
+}
+
+// TestSourceEdit changes the one place, and refuses a source that has it never or twice.
+func TestSourceEdit(t *testing.T) {
+	e := sourceEdit{file: "drivers/f.c", old: "while (1);\n", with: "while (0);\n"}
+	for text, want := range map[string]string{
+		"a\nwhile (1);\nb\n":       "a\nwhile (0);\nb\n",
+		"a\nb\n":                   "kernel source: drivers/f.c has the text to change 0 times, want once",
+		"while (1);\nwhile (1);\n": "kernel source: drivers/f.c has the text to change 2 times, want once",
+	} {
+		work := t.TempDir()
+		path := filepath.Join(work, e.file)
+		if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		err := e.apply(work)
+		got, read := os.ReadFile(path)
+		if read != nil {
+			t.Fatal(read)
+		}
+		if err != nil {
+			if string(got) != text {
+				t.Errorf("a refused source became %q", got)
+			}
+			got = []byte(err.Error())
+		}
+		if string(got) != want {
+			t.Errorf("%q became %q, want %q", text, got, want)
 		}
 	}
 }
