@@ -30,19 +30,6 @@ func KernelFS(magic int64) string {
 	return ""
 }
 
-// LocalFS says that a file system with that magic number reports each error of a write by write or
-// fsync, and none by close alone. One that is not known may do so: network file systems and FUSE do
-// (file_operations.flush in the kernel). An overlay's own layers are on such file systems.
-func LocalFS(magic int64) bool {
-	switch uint32(magic) {
-	case 0xef53, 0x58465342, 0x9123683e, 0xf2f52010, 0xca451a4e, 0x2fc12fc1: // ext, XFS, Btrfs, F2FS, Bcachefs, ZFS
-		return true
-	case 0x01021994, 0x858458f6, 0x794c7630: // tmpfs, ramfs, overlay
-		return true
-	}
-	return false
-}
-
 // isCgroup says that a bind mount of the host's cgroups is for the guest's own in its place: what a
 // systemd in the container needs.
 func isCgroup(source, destination string) bool {

@@ -11,17 +11,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-func TestLocalFS(t *testing.T) {
-	for magic, want := range map[int64]bool{
-		0xef53: true, 0x9123683e: true, -1859950530 /* btrfs, as a signed long of 32 bits */ : true,
-		0x6969: false, 0xff534d42: false, 0x65735546: false, 0x01021997: false, 0: false, // NFS, CIFS, FUSE, 9p
-	} {
-		if got := LocalFS(magic); got != want {
-			t.Errorf("LocalFS(%#x) = %t, want %t", magic, got, want)
-		}
-	}
-}
-
 func TestKernelFS(t *testing.T) {
 	for magic, want := range map[int64]string{
 		0x9fa0: "/proc", 0x62656572: "/sys", 0x63677270: "cgroup", 0x27e0eb: "cgroup",

@@ -63,7 +63,7 @@ func (p *starting) close() {
 
 // planner plans containers as the configuration says.
 func (s *Sandbox) planner() containers.Planner {
-	return containers.Planner{Workloads: s.config.Workloads, Labels: s.config.LabelRules(), LocalOnly: s.config.Jail.SkipFlush}
+	return containers.Planner{Workloads: s.config.Workloads, Labels: s.config.LabelRules()}
 }
 
 // plan decides everything that can be decided without an effect.

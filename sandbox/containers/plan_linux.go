@@ -24,7 +24,6 @@ import (
 type Planner struct {
 	Workloads oci.Options
 	Labels    []plan.LabelRule
-	LocalOnly bool // see plan.Rules
 }
 
 // Planned is a container's plan, and the files that it speaks of. The descriptors in it are what
@@ -56,7 +55,6 @@ func (p Planner) Plan(c content.Container) (_ *Planned, err error) {
 	if err != nil {
 		return nil, err
 	}
-	rules.LocalOnly = p.LocalOnly
 	a := &Planned{source: c}
 	defer func() {
 		if err != nil {

@@ -69,19 +69,10 @@ type Calls struct {
 	// OwnFilters is how many filters the program itself installs on top on its first thread.
 	// QEMU 7.2 has threads by then that do not get them.
 	OwnFilters int
-	// NoFlush has dup of a descriptor from ownDescriptors on fail with ENOSYS, and close(-1), which
-	// the C server does then. When a guest runs, both servers use dup for FUSE_FLUSH alone. A
-	// guest's kernel that gets this error sends no further one.
-	NoFlush bool
 	// Log lets every call through, and has the kernel's audit log name those that are not in
 	// the list.
 	Log bool
 }
-
-// ownDescriptors bounds the descriptors that a file server opens before it serves, about 25. The
-// Rust server copies some of them by dup. The files of its guest have higher numbers, but for the
-// first few: a flush of these is served.
-const ownDescriptors = 64
 
 // callsOfQEMU is the list of a machine's process. It may make threads, and no process.
 func callsOfQEMU() Calls {

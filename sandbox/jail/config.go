@@ -67,11 +67,6 @@ type Config struct {
 	// UIDBase is the first of the 523,777 uids and gids that sandboxes draw theirs from. Nobody
 	// else may have an id of that range; default 1879048192.
 	UIDBase uint32 `toml:"uid_base"`
-	// SkipFlush has guests not tell virtiofsd of each close, by the list of system calls: a fifth
-	// fewer requests for a small file. Network file systems report some errors by close alone, such
-	// as a full quota, so a writable volume on one that is not known as local is refused; mounts
-	// below a volume are not looked at. Needs the part seccomp; default false.
-	SkipFlush bool `toml:"skip_flush"`
 }
 
 // Check refuses a name that is no part's. It is called before a sandbox has any effect: a misspelt
@@ -84,10 +79,6 @@ func (c Config) Check() error {
 	}
 	if c.Seccomp != "" && c.Seccomp != "enforce" && c.Seccomp != "log" {
 		return fmt.Errorf("jail.seccomp = %q: want enforce or log: %w", c.Seccomp, errdefs.ErrInvalidArgument)
-	}
-	if c.SkipFlush && !c.Has(Seccomp) {
-		return fmt.Errorf("jail.skip_flush is done by the part %s, which jail.disable names: remove one of them: %w",
-			Seccomp, errdefs.ErrInvalidArgument)
 	}
 	if base := c.uidBase(); base < leastBase || base > mostBase {
 		return fmt.Errorf("jail.uid_base = %d: want %d to %d: %w", base, leastBase, mostBase, errdefs.ErrInvalidArgument)

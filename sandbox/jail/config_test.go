@@ -3,12 +3,9 @@
 package jail
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/containerd/errdefs"
 )
 
 func TestOn(t *testing.T) {
@@ -23,15 +20,5 @@ func TestOn(t *testing.T) {
 		if parts := strings.Fields(on); len(parts) != len(Parts())-1 || strings.Contains(on, string(Landlock)) {
 			t.Errorf("%s: On() = %q, want all but %s", name, on, Landlock)
 		}
-	}
-}
-
-// TestSkipFlushNeedsSeccomp: a switch that does nothing must not look as if it did.
-func TestSkipFlushNeedsSeccomp(t *testing.T) {
-	if err := (Config{SkipFlush: true}).Check(); err != nil {
-		t.Error(err)
-	}
-	if err := (Config{SkipFlush: true, Disable: []Part{Seccomp}}).Check(); !errors.Is(err, errdefs.ErrInvalidArgument) {
-		t.Errorf("Check = %v, want %v", err, errdefs.ErrInvalidArgument)
 	}
 }

@@ -30,9 +30,8 @@ func serving() Set {
 // without the groups that may have let that user: the guest's kernel has checked that. It has no
 // Owner: it acts for all users of its guest, with root's id.
 func ForVirtiofsd(c Config) Jail {
-	serves, calls := serving(), callsOfVirtiofsd()
-	calls.NoFlush = c.SkipFlush
-	j := c.of(serves|NewSet(unix.CAP_SETPCAP, unix.CAP_SYS_CHROOT), calls)
+	serves := serving()
+	j := c.of(serves|NewSet(unix.CAP_SETPCAP, unix.CAP_SYS_CHROOT), callsOfVirtiofsd())
 	j.KeepCapabilities = true
 	if c.Has(Capabilities) {
 		j.Kept = &serves

@@ -5,7 +5,6 @@ package jail
 import (
 	"bytes"
 	"fmt"
-	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -58,31 +57,13 @@ func (c Calls) policy(cloneflags uintptr) (seccomp.Policy, error) {
 			Name: d.name, Conditions: seccomp.ArgumentConditions{{Argument: d.argument, Operation: operation, Value: d.value}},
 		})
 	}
-	p := seccomp.Policy{DefaultAction: seccomp.ActionErrno, Syscalls: []seccomp.SyscallGroup{c.missing(), allow}}
+	p := seccomp.Policy{DefaultAction: seccomp.ActionErrno, Syscalls: []seccomp.SyscallGroup{
+		allow, {Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS), Names: []string{"clone3"}},
+	}}
 	if c.Log {
 		p.DefaultAction = seccomp.ActionLog
 	}
 	return p, nil
-}
-
-// missing are the calls that fail as on a kernel without them. It comes before what is allowed: the
-// first match counts.
-func (c Calls) missing() seccomp.SyscallGroup {
-	g := seccomp.SyscallGroup{Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS), Names: []string{"clone3"}}
-	if !c.NoFlush {
-		return g
-	}
-	first := func(name string, operation seccomp.Operation, value uint64) seccomp.NameWithConditions {
-		return seccomp.NameWithConditions{
-			Name: name, Conditions: seccomp.ArgumentConditions{{Argument: 0, Operation: operation, Value: value}},
-		}
-	}
-	g.NamesWithCondtions = []seccomp.NameWithConditions{
-		first("dup", seccomp.GreaterOrEqual, ownDescriptors),
-		// A C library may leave the upper half of an int empty.
-		first("close", seccomp.Equal, math.MaxUint32), first("close", seccomp.Equal, math.MaxUint64),
-	}
-	return g
 }
 
 // check compares the filters of a process with those that it should have: this process's, the

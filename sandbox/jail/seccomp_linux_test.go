@@ -150,21 +150,6 @@ func TestCallsOutsideOfTheListFail(t *testing.T) {
 	}
 }
 
-// TestFlushIsMissing makes the calls that virtiofsd makes for FUSE_FLUSH: dup of a descriptor, and
-// close of what dup gave.
-func TestFlushIsMissing(t *testing.T) {
-	testenv.NeedRoot(t)
-	flush := []string{"dup", "close"}
-	for want, c := range map[unix.Errno]Config{unix.EBADF: {}, unix.ENOSYS: {SkipFlush: true}} {
-		calls := ForVirtiofsd(c).Calls
-		for name, errno := range makeCalls(t, Jail{Calls: calls, NoNewPrivs: true}, flush) {
-			if errno != want {
-				t.Errorf("%s of descriptor -1 with SkipFlush = %t: %v, want %v", name, c.SkipFlush, errno, want)
-			}
-		}
-	}
-}
-
 // TestFiltersAreReadBack starts a program that installs no filter of its own.
 func TestFiltersAreReadBack(t *testing.T) {
 	testenv.NeedRoot(t)

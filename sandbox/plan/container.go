@@ -129,7 +129,7 @@ func NewContainer(r Request) (Container, error) {
 // are made of the mount's index, never of its destination, which the workload chooses.
 func (c *Container) addMount(r Request, i int, m oci.Mount) error {
 	s := r.Sources[i]
-	if problem := s.problem(m, r.Rules); problem != "" {
+	if problem := s.problem(m, r.Rules.Sockets); problem != "" {
 		return fmt.Errorf("%s: %w", problem, errdefs.ErrInvalidArgument)
 	}
 	n := strconv.Itoa(i)

@@ -58,9 +58,6 @@ type Rules struct {
 	Sockets []string // sockets, or folders of them, that may be volumes
 	Watch   []string // folders whose changes raise events in guests
 	Labels  []LabelRule
-	// LocalOnly refuses volumes that the guest may write to on a file system whose errors come when
-	// a file is closed: guests do not tell the host of that.
-	LocalOnly bool
 }
 
 // below says that a file is in the list, or below a folder that is. Both are clean paths without
@@ -114,16 +111,9 @@ func (s Source) volumeProblem(sockets []string) string {
 }
 
 // problem says why a bind mount of this source cannot be honoured; empty: it can.
-func (s Source) problem(m oci.Mount, r Rules) string {
+func (s Source) problem(m oci.Mount, sockets []string) string {
 	if m.Purpose.Copied() {
 		return s.copyProblem()
 	}
-	if problem := s.volumeProblem(r.Sockets); problem != "" {
-		return problem
-	}
-	if r.LocalOnly && s.Kind != Socket && !m.ReadOnly && !oci.LocalFS(s.FS) {
-		return fmt.Sprintf("is on a file system (type %#x) that may report errors of a write only when the file is closed, of which "+
-			"guests do not tell with jail.skip_flush: set it to false, or make the volume read-only", uint32(s.FS))
-	}
-	return ""
+	return s.volumeProblem(sockets)
 }

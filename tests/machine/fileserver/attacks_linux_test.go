@@ -56,13 +56,8 @@ func newTree(t *testing.T) *host {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	return newHostWith(t, served.Options{})
-}
-
-func newHostWith(t *testing.T, o served.Options) *host {
-	t.Helper()
 	h := newTree(t)
-	h.server = served.StartWith(t, h.view, o)
+	h.server = served.Start(t, h.view)
 	f, err := connect(h.server.Socket())
 	if err != nil {
 		t.Fatal(err)

@@ -25,7 +25,6 @@ const (
 	opRead          = 15
 	opWrite         = 16
 	opSetxattr      = 21
-	opFlush         = 25
 	opInit          = 26
 	opOpendir       = 27
 	opCreate        = 35
@@ -151,11 +150,5 @@ func (g *guest) read(id, handle uint64) (string, error) {
 
 func (g *guest) copyFileRange(from, fromHandle, to, toHandle, size uint64) error {
 	_, err := g.call(opCopyFileRange, from, u64(fromHandle), u64(0), u64(to), u64(toHandle), u64(0), u64(size), u64(0))
-	return err
-}
-
-// flush is what a kernel sends when a descriptor of the handle is closed.
-func (g *guest) flush(id, handle uint64) error {
-	_, err := g.call(opFlush, id, u64(handle), words(0, 0), u64(0))
 	return err
 }

@@ -37,12 +37,6 @@ func Binary(t *testing.T) string {
 	return testenv.NeedVirtiofsd(t)
 }
 
-// Options say what differs from a sandbox's server by default.
-type Options struct {
-	Jail  jail.Config
-	Debug bool // Log has a line for each request
-}
-
 // debugging starts the server in its jail, with one more argument.
 type debugging struct {
 	jail.Jail
@@ -57,11 +51,16 @@ func (d debugging) Start(cmd *exec.Cmd) error {
 // Start serves a folder that is a shared mount. The server ends with the test.
 func Start(t *testing.T, dir string) *Server {
 	t.Helper()
-	return StartWith(t, dir, Options{})
+	return start(t, dir, false)
 }
 
-// StartWith is Start with options.
-func StartWith(t *testing.T, dir string, o Options) *Server {
+// StartDebug is Start with a server whose Log has a line for each request.
+func StartDebug(t *testing.T, dir string) *Server {
+	t.Helper()
+	return start(t, dir, true)
+}
+
+func start(t *testing.T, dir string, debug bool) *Server {
 	t.Helper()
 	testenv.NeedRoot(t)
 	binary := Binary(t)
@@ -69,7 +68,7 @@ func StartWith(t *testing.T, dir string, o Options) *Server {
 	if libraries := os.Getenv("TEST_VIRTIOFSD_LIBRARIES"); libraries != "" {
 		files.Read = []string{libraries}
 	}
-	s := &Server{Jail: Jail(t, o.Jail).MayOpen(o.Jail, files)}
+	s := &Server{Jail: Jail(t, jail.Config{}).MayOpen(jail.Config{}, files)}
 	_, kind, err := virtiofsd.Find(t.Context(), binary)
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +84,7 @@ func StartWith(t *testing.T, dir string, o Options) *Server {
 	t.Cleanup(func() { _ = log.Close() })
 	s.Log = log.Name()
 	var starter virtiofsd.Starter = s.Jail
-	if o.Debug {
+	if debug {
 		starter = debugging{s.Jail, map[virtiofsd.Kind]string{virtiofsd.KindC: "-d", virtiofsd.KindRust: "--log-level=debug"}[kind]}
 	}
 	s.Process, err = virtiofsd.Start(t.Context(), virtiofsd.Config{
