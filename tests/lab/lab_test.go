@@ -124,6 +124,12 @@ func TestLab(t *testing.T) {
 	case kind == fedoraPolicy: // its conditions change no layer: prove would take a minute and show the same
 		todo = slices.DeleteFunc(todo, func(s scenario) bool { return s.name == "prove" })
 	}
+	rounds(ctx, t, m, hardware, todo)
+}
+
+// rounds runs scenarios on one machine. If that is lost, another one runs those that are not done.
+func rounds(ctx context.Context, t *testing.T, m mac, hardware config, todo []scenario) {
+	t.Helper()
 	for try := 1; ; try++ {
 		lost, left := round(ctx, t, m, hardware, todo)
 		switch {
@@ -176,8 +182,9 @@ func round(ctx context.Context, t *testing.T, kind mac, hardware config, todo []
 	return "", nil
 }
 
-// prepare builds what the machine needs: it enforces from the first load of its policy.
-func prepare(ctx context.Context, t *testing.T, m mac) config {
+// prepare builds what the machine needs: it enforces from the first load of its policy. More are
+// files for its second disk.
+func prepare(ctx context.Context, t *testing.T, m mac, more ...file) config {
 	t.Helper()
 	testenv.NeedRoot(t)
 	qemu := testenv.NeedQEMU(t)
@@ -204,7 +211,7 @@ func prepare(ctx context.Context, t *testing.T, m mac) config {
 		files = append(files, compiled(ctx, t, made)...)
 		stage("policy")
 	}
-	more, err := engineFiles(ctx, m, work, build, guest, busybox)
+	engine, err := engineFiles(ctx, m, work, build, guest, busybox)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +219,7 @@ func prepare(ctx context.Context, t *testing.T, m mac) config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk, err := makeDisk(ctx, work, slices.Concat(files, more, second))
+	disk, err := makeDisk(ctx, work, slices.Concat(files, engine, second, more))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,6 +60,9 @@ const Rest = "rest"
 // engineTurns are the tests of the OCI command line that are not in each run.
 const engineTurns = "TestDocker|TestRuncShim|TestPodmanCNI|TestBuildKit"
 
+// noKubelet leaves out of the labs what is a stage of its own.
+var noKubelet = []string{"-skip", "^TestKubelet$"}
+
 // apart are packages whose tests are run by hand.
 var apart = []string{"./tests/bench", "./tests/moby"}
 
@@ -208,28 +211,38 @@ func machines(guest []string) []Stage {
 		// Its machine, which has machines in it, has two processors.
 		{
 			Name: "lab", About: "an enforcing host in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
-			Weight: 2, Caches: []string{"lab"}, Warm: 700 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m, Optional: true, Guests: true,
+			Flags: noKubelet, Weight: 2, Caches: []string{"lab"}, Warm: 700 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m,
+			Optional: true, Guests: true,
 		},
 		{
 			Name: "lab-apparmor", About: "a host with AppArmor in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
-			Env: []string{"MAC=apparmor"}, Weight: 2, Caches: []string{"lab"}, Warm: 160 * s, Cold: 3 * m, Budget: 5 * m, Limit: 20 * m,
+			Env: []string{"MAC=apparmor"}, Flags: noKubelet,
+			Weight: 2, Caches: []string{"lab"}, Warm: 160 * s, Cold: 3 * m, Budget: 5 * m, Limit: 20 * m,
 			Optional: true, Guests: true,
 		},
 		{
 			Name: "lab-fedora", About: "the same host with Fedora's conditions", Needs: guest,
-			Tests: []string{"./tests/lab/..."}, Env: []string{"POLICY=fedora"},
+			Tests: []string{"./tests/lab/..."}, Env: []string{"POLICY=fedora"}, Flags: noKubelet,
 			Weight: 2, Caches: []string{"lab"}, Warm: 620 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m,
 			Optional: true, Guests: true, Turns: "labs",
 		},
 		{
 			Name: "lab-none", About: "the same host without mandatory access control", Needs: guest, Tests: []string{"./tests/lab/..."},
-			Env: []string{"MAC=none"}, Weight: 2, Caches: []string{"lab"}, Warm: 165 * s, Cold: 3 * m, Budget: 5 * m, Limit: 20 * m,
+			Env: []string{"MAC=none"}, Flags: noKubelet,
+			Weight: 2, Caches: []string{"lab"}, Warm: 165 * s, Cold: 3 * m, Budget: 5 * m, Limit: 20 * m,
 			Optional: true, Guests: true, Turns: "labs",
 		},
 		{
 			Name: "k8s-programs", About: "Kubernetes, etcd, CoreDNS and the containerd before",
 			Command: []string{"go", "run", "./tests/clients/build", "kubernetes", "etcd", "coredns", "earlier-containerd"},
 			Weight:  2, Caches: []string{"kubernetes"}, Warm: 3 * s, Cold: 19 * m, Budget: 10 * s, Limit: 50 * m, Optional: true,
+		},
+		{
+			Name: "lab-kubelet", About: "Kubernetes' kubelet on that enforcing host",
+			Needs: []string{"build", "guest", "clients", "k8s-programs"},
+			Tests: []string{"./tests/lab/..."}, Flags: []string{"-run", "^TestKubelet$"},
+			Weight: 2, Caches: []string{"lab"}, Warm: 180 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m,
+			Optional: true, Guests: true, Turns: "labs",
 		},
 		// Its pods are two at a time, beside the control plane.
 		{

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command pods is the lab's client of CRI: it starts and removes pods and containers, with a level
-// or without.
+// or without. It also asks a kubelet.
 package main
 
 import (
@@ -18,7 +18,8 @@ import (
 	"cloister/tests/images"
 )
 
-const usage = "usage: pods ENDPOINT run NAME LEVEL | privileged NAME | container POD NAME LEVEL | users NAME LEVEL VOLUME | remove POD"
+const usage = "usage: pods ENDPOINT run NAME LEVEL | privileged NAME | container POD NAME LEVEL | users NAME LEVEL VOLUME | remove POD\n" +
+	"       pods kubelet METHOD ADDRESS"
 
 func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -33,6 +34,13 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	if len(args) < 3 {
 		return errors.New(usage)
+	}
+	if args[0] == "kubelet" {
+		body, err := kubelet(ctx, args[1], args[2])
+		if err == nil {
+			fmt.Print(body)
+		}
+		return err
 	}
 	connection, err := grpc.NewClient(args[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
