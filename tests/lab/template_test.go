@@ -86,7 +86,8 @@ func (l *lab) cloneLabels(t *testing.T) {
 	}
 	// QEMU has the file twice: inherited, and opened by name.
 	memory := strings.TrimSpace(l.sh(t, fmt.Sprintf(
-		`for f in /proc/%d/fd/*; do case $(readlink $f) in /memfd:*) stat -L -c '%%C %%a' $f;; esac; done | sort -u`, pid)))
+		`for f in /proc/%d/fd/*; do case $(readlink $f) in /memfd:*) stat -L -c '%%C %%a' $f;; esac; done | sort -u`, pid,
+	)))
 	if want := object(memoryType, parsed.Range.String()) + " 600"; memory != want {
 		t.Errorf("the memory has label and mode %q, want %q", memory, want)
 	}

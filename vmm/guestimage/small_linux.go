@@ -74,22 +74,24 @@ func (s smallKernel) source() (string, string, error) {
 type sourceEdit struct{ file, old, with string }
 
 // sourceEdits are what the small kernel has otherwise than its source.
-var sourceEdits = []sourceEdit{
-	// virtio-console fills its input queues with pages. QEMU gives a queue of virtio-mmio 1024
-	// entries, whatever the device asks for: the agent's port and the control queue held 8 MiB of
-	// each guest.
-	{
-		file: "drivers/char/virtio_console.c",
-		old:  "\tspin_unlock_irq(lock);\n\t} while (ret > 0);\n",
-		with: "\tspin_unlock_irq(lock);\n\t} while (ret > 0 && nr_added_bufs < 64);\n",
-	},
-	// A file that was not opened for writing has nothing to flush, and virtiofsd keeps no locks of
-	// the guest's. The request at each close was one of five for reading a small file.
-	{
-		file: "fs/fuse/file.c",
-		old:  "\tif (ff->open_flags & FOPEN_NOFLUSH && !fm->fc->writeback_cache)\n\t\treturn 0;\n",
-		with: "\tif ((ff->open_flags & FOPEN_NOFLUSH || !(file->f_mode & FMODE_WRITE)) && !fm->fc->writeback_cache)\n\t\treturn 0;\n",
-	},
+func sourceEdits() []sourceEdit {
+	return []sourceEdit{
+		// virtio-console fills its input queues with pages. QEMU gives a queue of virtio-mmio 1024
+		// entries, whatever the device asks for: the agent's port and the control queue held 8 MiB
+		// of each guest.
+		{
+			file: "drivers/char/virtio_console.c",
+			old:  "\tspin_unlock_irq(lock);\n\t} while (ret > 0);\n",
+			with: "\tspin_unlock_irq(lock);\n\t} while (ret > 0 && nr_added_bufs < 64);\n",
+		},
+		// A file that was not opened for writing has nothing to flush, and virtiofsd keeps no locks
+		// of the guest's. The request at each close was one of five for reading a small file.
+		{
+			file: "fs/fuse/file.c",
+			old:  "\tif (ff->open_flags & FOPEN_NOFLUSH && !fm->fc->writeback_cache)\n\t\treturn 0;\n",
+			with: "\tif ((ff->open_flags & FOPEN_NOFLUSH || !(file->f_mode & FMODE_WRITE)) && !fm->fc->writeback_cache)\n\t\treturn 0;\n",
+		},
+	}
 }
 
 // apply wants the old text exactly once: another source may need another change.
@@ -122,7 +124,7 @@ func (s smallKernel) inputs(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	words := []string{"small", runtime.GOARCH, name, packages.version[name], smallConfig}
-	for _, e := range sourceEdits {
+	for _, e := range sourceEdits() {
 		words = append(words, e.file, e.old, e.with)
 	}
 	for _, tool := range []string{"gcc", "ld"} {
@@ -153,7 +155,7 @@ func (s smallKernel) make(ctx context.Context, dir, work string) (kernelSet, err
 	if err := unpack.run(ctx); err != nil {
 		return kernelSet{}, err
 	}
-	for _, e := range sourceEdits {
+	for _, e := range sourceEdits() {
 		if err := e.apply(work); err != nil {
 			return kernelSet{}, err
 		}
