@@ -2,7 +2,11 @@
 
 package oci
 
-import "testing"
+import (
+	"maps"
+	"strings"
+	"testing"
+)
 
 // TestSharedMemoryOfOthersIsAVolume: only what the engine made for the pod is the pod's shared
 // memory. A folder that a user names for the same place is a volume.
@@ -50,5 +54,39 @@ func TestPodNamespaceIsAName(t *testing.T) {
 				t.Errorf("%s=%q: %v, want it taken: %v", names[2], namespace, p.err(), ok)
 			}
 		}
+	}
+}
+
+// TestTenantIsTheEnginesWord: CRI-O lets a pod's annotations replace its own. They must not make
+// the pod one of another tenant's.
+func TestTenantIsTheEnginesWord(t *testing.T) {
+	crio := map[string]string{
+		annotationCRIOType: "sandbox", annotationCRIOSandbox: "pod", annotationCRIONamespace: "own", annotationLabel: "own",
+	}
+	for _, tt := range []struct {
+		name  string
+		more  map[string]string
+		wrong string // the annotation that is refused
+	}{
+		{"CRI-O's", nil, ""},
+		{"an engine without the label", map[string]string{annotationLabel: ""}, ""},
+		{"a later container", map[string]string{annotationCRIOType: "container", annotationCRIONamespace: ""}, ""},
+		{"another namespace", map[string]string{annotationCRIONamespace: "other"}, annotationCRIONamespace},
+		{
+			"containerd's annotations beside CRI-O's",
+			map[string]string{annotationContainerType: "sandbox", annotationSandboxID: "pod", annotationPodNamespace: "other"},
+			annotationContainerType,
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := &Workload{Annotations: maps.Clone(crio)}
+			maps.Copy(w.Annotations, tt.more)
+			var p problems
+			w.role(&p)
+			err := p.err()
+			if (err != nil) != (tt.wrong != "") || err != nil && !strings.Contains(err.Error(), "annotations."+tt.wrong) {
+				t.Errorf("role = %v, want %q refused", err, tt.wrong)
+			}
+		})
 	}
 }

@@ -16,6 +16,7 @@ const (
 	annotationCRIOType      = "io.kubernetes.cri-o.ContainerType"
 	annotationCRIOSandbox   = "io.kubernetes.cri-o.SandboxID"
 	annotationCRIONamespace = "io.kubernetes.cri-o.Namespace"
+	annotationLabel         = "io.kubernetes.pod.namespace" // a label of the kubelet's
 	annotationGroup         = "io.containerd.runc.v2.group"
 	annotationPodMemory     = "io.kubernetes.cri.sandbox-memory"
 	annotationPodQuota      = "io.kubernetes.cri.sandbox-cpu-quota"
@@ -26,9 +27,17 @@ const (
 // role finds the container's place in a pod by what the engine annotates. Without an annotation it
 // is a container of its own. CRI-O is known by the name of its annotation, since it alone keeps a
 // pod's namespaces in files.
+//
+// CRI-O passes all annotations of a pod on, and on the pod's first container they replace its own.
+// Their author must not choose whose tenant the pod is: CRI-O writes the pod's labels last, and one
+// of them is the kubelet's own word for the namespace.
 func (w *Workload) role(p *problems) {
 	a := w.Annotations
 	w.Group = a[annotationGroup]
+	if a[annotationContainerType] != "" && a[annotationCRIOType] != "" {
+		p.refuse("annotations."+annotationContainerType, a[annotationContainerType],
+			"is containerd's, and "+annotationCRIOType+" is CRI-O's: leave out the one that is not your engine's")
+	}
 	kind, field := a[annotationContainerType], annotationContainerType
 	id, idField := a[annotationSandboxID], annotationSandboxID
 	namespace, namespaceField := a[annotationPodNamespace], annotationPodNamespace
@@ -37,6 +46,9 @@ func (w *Workload) role(p *problems) {
 		id, idField = a[annotationCRIOSandbox], annotationCRIOSandbox
 		namespace, namespaceField = a[annotationCRIONamespace], annotationCRIONamespace
 		w.kept = kind != ""
+		if label := a[annotationLabel]; w.kept && namespace != "" && label != "" && namespace != label {
+			p.refuse("annotations."+namespaceField, namespace, "is not the pod's namespace, "+label+": leave it to the engine")
+		}
 	}
 	switch kind {
 	case "":
