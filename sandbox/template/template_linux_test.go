@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
@@ -394,21 +395,32 @@ func TestLacks(t *testing.T) {
 	}
 }
 
-// TestFull: a store whose templates were all used of late takes no more from the background.
+// TestFull: a store whose templates were all used of late takes no more from the background, by
+// their number and by their bytes. GC would remove what was just built.
 func TestFull(t *testing.T) {
 	now := time.Now()
 	list := make([]Entry, maxTemplates)
 	for i := range list {
 		list[i].Used = now.Add(-time.Duration(i) * time.Minute)
 	}
-	if err := full(list, now); !errors.Is(err, ErrFull) {
+	if err := full(list, about(608), now); !errors.Is(err, ErrFull) {
 		t.Errorf("all in use: %v, want ErrFull", err)
 	}
-	if err := full(list, now.Add(time.Hour)); err != nil {
+	if err := full(list, about(608), now.Add(time.Hour)); err != nil {
 		t.Errorf("an hour later: %v", err)
 	}
-	if err := full(list[1:], now); err != nil {
+	if err := full(list[1:], about(608), now); err != nil {
 		t.Errorf("one less: %v", err)
+	}
+	large := []Entry{{Used: now, Bytes: about(70 << 10)}}
+	if err := full(large, about(70<<10), now); !errors.Is(err, ErrFull) {
+		t.Errorf("two of 70 GiB: %v, want ErrFull", err)
+	}
+	if err := full(large, about(70<<10), now.Add(time.Hour)); err != nil {
+		t.Errorf("the other one an hour later: %v", err)
+	}
+	if err := full(nil, about(128<<10), now); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("one of 128 GiB: %v, want it refused", err)
 	}
 }
 

@@ -39,14 +39,26 @@ func (s Store) Lacks(key Key) error {
 	if err != nil {
 		return err
 	}
-	return full(list, time.Now())
+	return full(list, about(key.MemoryMiB), time.Now())
 }
 
-// full is ErrFull where one more template would have GC remove one that was just used: sandboxes of
-// many sizes would have templates built for ever. list begins with the one that was used last.
-func full(list []Entry, now time.Time) error {
-	if len(list) >= maxTemplates && now.Sub(list[maxTemplates-1].Used) < time.Hour {
-		return fmt.Errorf("%d templates: %w", len(list), ErrFull)
+// about is what a template of a guest takes, in bytes: the guest's kernel and agent, and 64 bytes
+// for each page of 4 KiB, which the kernel writes whatever the memory is used for.
+func about(memoryMiB int) int64 { return 40<<20 + int64(memoryMiB)<<20/64 }
+
+// full is ErrFull where a template of so many bytes would have GC remove one that was just used, or
+// the new one itself: sandboxes of many or large sizes would have templates built for ever. list
+// begins with the one that was used last.
+func full(list []Entry, bytes int64, now time.Time) error {
+	if bytes > maxBytes {
+		return fmt.Errorf("a template of %d MiB, want %d for all of a host: such sandboxes start cold: %w", bytes>>20, maxBytes>>20,
+			errdefs.ErrResourceExhausted)
+	}
+	for i, e := range list {
+		bytes += e.Bytes
+		if (i+1 >= maxTemplates || bytes > maxBytes) && now.Sub(e.Used) < time.Hour {
+			return fmt.Errorf("%d templates: %w", len(list), ErrFull)
+		}
 	}
 	return nil
 }
