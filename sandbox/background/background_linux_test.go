@@ -3,11 +3,16 @@
 package background
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"cloister/sandbox"
+	"cloister/sandbox/template"
 )
 
 // TestEnough leaves a twentieth of the host beside a build.
@@ -25,6 +30,22 @@ func TestEnough(t *testing.T) {
 		if (err == nil) != tt.want || err != nil && !errdefs.IsResourceExhausted(err) {
 			t.Errorf("enough(%d of %d, %d) = %v, want %t", tt.free, tt.whole, tt.need, err, tt.want)
 		}
+	}
+}
+
+// TestFault: what a host lacks for a moment does not keep a size from templates for good.
+func TestFault(t *testing.T) {
+	for _, err := range []error{
+		template.ErrThere, template.ErrBusy, template.ErrDisabled, template.ErrSetAside, template.ErrFull,
+		errors.Join(errors.New("hello: EOF"), fmt.Errorf("the host was out of memory: %w", errdefs.ErrResourceExhausted)),
+		&fs.PathError{Op: "write", Path: "memory", Err: unix.ENOSPC}, nil,
+	} {
+		if fault(err) {
+			t.Errorf("%v counts as a fault of the build", err)
+		}
+	}
+	if err := errors.New("the guest's agent sent nothing"); !fault(err) {
+		t.Errorf("%v is no fault", err)
 	}
 }
 

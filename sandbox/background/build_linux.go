@@ -40,14 +40,24 @@ func Build(args []string, load func(path string) (sandbox.Config, error)) int {
 	switch {
 	case err == nil:
 		fmt.Fprintf(os.Stdout, "%s: %d CPUs, %d MiB\n", m.ID, m.Key.CPUs, m.Key.MemoryMiB)
-	// These are no faults: the next cold start asks again.
-	case errors.Is(err, template.ErrThere) || errors.Is(err, template.ErrBusy) || errdefs.IsResourceExhausted(err):
+	case !fault(err): // the next cold start asks again
 		fmt.Fprintln(os.Stdout, err)
 	default:
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
+}
+
+// fault says that a build has failed by itself. The sandbox that asked has just started with as
+// much memory: a builder that the host has no memory or disk for may do better later.
+func fault(err error) bool {
+	for _, reason := range []error{template.ErrThere, template.ErrBusy, template.ErrDisabled, template.ErrSetAside, unix.ENOSPC} {
+		if errors.Is(err, reason) {
+			return false
+		}
+	}
+	return err != nil && !errdefs.IsResourceExhausted(err)
 }
 
 func build(ctx context.Context, args []string, load func(string) (sandbox.Config, error)) (m template.Manifest, err error) {
@@ -83,7 +93,7 @@ func build(ctx context.Context, args []string, load func(string) (sandbox.Config
 	}
 	m, err = sandbox.BuildTemplate(ctx, cfg, size)
 	// The second time none is built any more. A builder that is told to end has not failed.
-	if err != nil && m.ID != "" && ctx.Err() == nil {
+	if fault(err) && m.ID != "" && ctx.Err() == nil {
 		err = errors.Join(err, store.Fail(m.ID, err.Error()))
 	}
 	return m, err
