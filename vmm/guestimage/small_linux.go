@@ -84,12 +84,16 @@ func sourceEdits() []sourceEdit {
 			old:  "\tspin_unlock_irq(lock);\n\t} while (ret > 0);\n",
 			with: "\tspin_unlock_irq(lock);\n\t} while (ret > 0 && nr_added_bufs < 64);\n",
 		},
-		// A file that was not opened for writing has nothing to flush, and virtiofsd keeps no locks
-		// of the guest's. The request at each close was one of five for reading a small file.
+		// A file that was not opened for writing has nothing to flush. The request at each close
+		// was one of five for reading a small file. A server that keeps the guest's locks learns of
+		// an unlock by it, and a container may mount a server of its own: so only virtio-fs
+		// (auto_submounts), whose server keeps none (no_lock).
 		{
 			file: "fs/fuse/file.c",
 			old:  "\tif (ff->open_flags & FOPEN_NOFLUSH && !fm->fc->writeback_cache)\n\t\treturn 0;\n",
-			with: "\tif ((ff->open_flags & FOPEN_NOFLUSH || !(file->f_mode & FMODE_WRITE)) && !fm->fc->writeback_cache)\n\t\treturn 0;\n",
+			with: "\tif ((ff->open_flags & FOPEN_NOFLUSH ||\n" +
+				"\t     (fm->fc->auto_submounts && fm->fc->no_lock && !(file->f_mode & FMODE_WRITE))) &&\n" +
+				"\t    !fm->fc->writeback_cache)\n\t\treturn 0;\n",
 		},
 	}
 }
