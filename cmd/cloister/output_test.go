@@ -80,6 +80,7 @@ func TestExitStatuses(t *testing.T) {
 		args []string
 	}{
 		{0, []string{"version"}},
+		{0, []string{"--version"}},
 		{statusFailed, []string{"inspect", "nothing"}},
 		{statusUsage, []string{"ps", "--nothing"}},
 	} {
