@@ -20,7 +20,7 @@ import (
 const labTime = 25 * time.Minute
 
 // tries is how many machines are used at most: an emulated one may lock up. The runner of the
-// stages counts each machine that was lost as a second try.
+// stages counts each machine that was lost.
 const tries = 2
 
 // scenario is one part of the lab. Each starts what it needs, so that any of them can be run alone

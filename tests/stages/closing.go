@@ -18,7 +18,7 @@ type Outcome struct {
 	Results  map[string]Results
 	NotRun   map[string]string // stage of Stages -> reason
 	Left     map[string]string // stage that is not in Stages -> reason
-	Again    []string          // lines about second tries, of this and the last runs
+	Lost     []string          // lines about lost machines, of this and the last runs
 	TooOften []string          // tests that had too many of them
 	Cold     bool
 	Took     time.Duration
@@ -74,8 +74,8 @@ func Summary(s Stage, status Status, r Results, log string) []string {
 	return append(lines, fmt.Sprintf("%s: %s in %s (budget %s%s)", s.Name, verdict, seconds(status.Took), seconds(s.Budget), over))
 }
 
-// Closing is the end of a run: what was skipped, what had a second try, what did not run, each with
-// its reason, and the counts. Readers look for the last line.
+// Closing is the end of a run: what was skipped, which machines were lost, what did not run, each
+// with its reason, and the counts. Readers look for the last line.
 func Closing(o Outcome) []string {
 	lines := []string{"== closing"}
 	var passed, failed, skipped, good, bad int
@@ -97,12 +97,12 @@ func Closing(o Outcome) []string {
 			lines = append(lines, "not run: "+s.Name+", in part: "+part)
 		}
 	}
-	for _, line := range o.Again {
-		lines = append(lines, "second try: "+line)
+	for _, line := range o.Lost {
+		lines = append(lines, "lost machine: "+line)
 	}
 	for _, test := range o.TooOften {
-		lines = append(lines, fmt.Sprintf("failed: %s had a second try in more than %d of the last %d runs: find out why",
-			test, MostAgain, Kept))
+		lines = append(lines, fmt.Sprintf("failed: %s lost its machine in more than %d of the last %d runs: find out why",
+			test, MostLost, Kept))
 		failed++
 	}
 	for _, s := range o.Stages {
@@ -120,8 +120,8 @@ func Closing(o Outcome) []string {
 		fmt.Sprintf("%d passed, %d failed, %d skipped", passed, failed, skipped))
 }
 
-// OK tells whether the run passed: no test and no stage failed, none had too many second tries, and
-// what did not run is optional on a cold machine.
+// OK tells whether the run passed: no test and no stage failed, none lost its machine too often,
+// and what did not run is optional on a cold machine.
 func (o Outcome) OK() bool {
 	if len(o.TooOften) > 0 {
 		return false

@@ -29,7 +29,6 @@ type Results struct {
 	Closing                 []string // lines for the terminal: packages, a suite's counts
 	NotRun                  []string // "name: reason" for each part that the stage itself left out
 	Lost                    []string // machines that the emulation lost, and that were begun again
-	Panicked                bool     // a test binary ended by a panic, a data race or its timeout
 }
 
 // Fold reads a stage's output line by line. The zero value is ready. It is not for use at once.
@@ -87,9 +86,6 @@ func (f *Fold) plain(line string) {
 	}
 	if i := strings.Index(text, "machine "); i >= 0 && strings.Contains(text[i:], " was lost, ") {
 		f.results.Lost = append(f.results.Lost, text[i:])
-	}
-	if strings.HasPrefix(text, "panic:") || strings.Contains(text, "WARNING: DATA RACE") {
-		f.results.Panicked = true
 	}
 	if closing.MatchString(text) {
 		f.results.Closing = append(f.results.Closing, text)

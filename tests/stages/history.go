@@ -7,15 +7,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 )
 
-// Kept is how many runs the history holds, and MostAgain in how many of them the same test may have
-// had a second try.
+// Kept is how many runs the history holds, and MostLost in how many of them a lab may have lost its
+// machine.
 const (
-	Kept      = 10
-	MostAgain = 1
+	Kept     = 10
+	MostLost = 1
 )
 
 // Record is what a run leaves in the cache.
@@ -25,7 +24,7 @@ type Record struct {
 	Passed map[string]float64 `json:"passed"` // stage -> seconds
 	Failed []string           `json:"failed,omitempty"`
 	NotRun []string           `json:"not_run,omitempty"`
-	Again  []string           `json:"again,omitempty"` // "stage test": what had a second try
+	Lost   []string           `json:"lost,omitempty"` // the stages whose machine was lost: scenarios ran again on another
 }
 
 // History is the last runs of all stages, the newest last.
@@ -100,88 +99,22 @@ func (h History) Turn(all []Stage, changed func(stage, commit string) bool) []st
 	return names
 }
 
-// Again counts the second tries of the runs that are kept, by stage and test, and lists the tests
+// LostMachines counts the lost machines of the runs that are kept, by stage, and lists the stages
 // that had too many.
-func (h History) Again() (lines, tooMany []string) {
+func (h History) LostMachines() (lines, tooMany []string) {
 	counts := map[string]int{}
 	for _, r := range h {
-		again := slices.Clone(r.Again)
-		slices.Sort(again)
-		for _, name := range slices.Compact(again) {
+		names := slices.Clone(r.Lost)
+		slices.Sort(names)
+		for _, name := range slices.Compact(names) {
 			counts[name]++
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
 		lines = append(lines, fmt.Sprintf("%s: in %d of the last %d runs", name, counts[name], len(h)))
-		if counts[name] > MostAgain {
+		if counts[name] > MostLost {
 			tooMany = append(tooMany, name)
 		}
 	}
 	return lines, tooMany
-}
-
-// MostTries is how many tests of a whole run may have a second try.
-const MostTries = 2
-
-// SecondTries says which tests of which stages run once more. An emulated machine loses a guest now
-// and then, and a test cannot tell that from a fault: so only tests in guests, only without
-// hardware virtualization, at most MostTries in a run, and none where a stage ended in another way
-// than by failed tests, or an attack succeeded. Each is recorded, and counts in History.Again.
-func SecondTries(run []Stage, results map[string]Results, emulated bool) map[string][]string {
-	tries, count := map[string][]string{}, 0
-	for _, s := range run {
-		r := results[s.Name]
-		if r.Failed == 0 || !s.Guests {
-			continue
-		}
-		if !emulated || r.Panicked || slices.ContainsFunc(r.Closing, attacked) {
-			return nil
-		}
-		for _, failure := range r.Failures {
-			test := failure.top()
-			switch {
-			case test == labTest && slices.ContainsFunc(r.Failures, func(t Told) bool { return t.top() != labTest }):
-				continue // it failed because a scenario of its failed
-			case test == "" || test == labTest:
-				return nil
-			}
-			if !slices.Contains(tries[s.Name], test) {
-				tries[s.Name], count = append(tries[s.Name], test), count+1
-			}
-		}
-	}
-	if count > MostTries {
-		return nil
-	}
-	return tries
-}
-
-// top is the part of a failed test that can run alone: the top-level test, or a scenario of the
-// lab.
-func (t Told) top() string {
-	parts := strings.SplitN(t.Test, "/", 3)
-	if parts[0] != labTest || len(parts) == 1 {
-		return parts[0]
-	}
-	return parts[0] + "/" + parts[1]
-}
-
-// labTest is the one test of the lab; its subtests are scenarios that run alone.
-const labTest = "TestLab"
-
-// Pattern selects tests for go test -run: top-level ones, or scenarios of the lab.
-func Pattern(tests []string) string {
-	var names []string
-	for _, test := range tests {
-		names = append(names, strings.TrimPrefix(test, labTest+"/"))
-	}
-	pattern := "^(" + strings.Join(names, "|") + ")$"
-	if strings.HasPrefix(tests[0], labTest+"/") {
-		return "^" + labTest + "$/" + pattern
-	}
-	return pattern
-}
-
-func attacked(line string) bool {
-	return strings.HasPrefix(line, "attacks") && !strings.Contains(line, ", 0 succeeded;")
 }

@@ -67,70 +67,24 @@ func TestTurn(t *testing.T) {
 	}
 }
 
-func TestAgainInTwoOfTenRunsIsTooOften(t *testing.T) {
-	h := History{{Again: []string{"cri TestA", "cri TestA"}}, {}, {Again: []string{"cri TestB"}}}
-	lines, tooOften := h.Again()
-	if diff := cmp.Diff([]string{"cri TestA: in 1 of the last 3 runs", "cri TestB: in 1 of the last 3 runs"}, lines); diff != "" {
+func TestMachineLostInTwoOfTenRunsIsTooOften(t *testing.T) {
+	h := History{{Lost: []string{"lab", "lab"}}, {}, {Lost: []string{"lab-none"}}}
+	lines, tooOften := h.LostMachines()
+	if diff := cmp.Diff([]string{"lab: in 1 of the last 3 runs", "lab-none: in 1 of the last 3 runs"}, lines); diff != "" {
 		t.Error(diff)
 	}
 	if len(tooOften) != 0 {
 		t.Errorf("too often: %v", tooOften)
 	}
-	_, tooOften = h.Add(Record{Again: []string{"cri TestB"}}).Again()
-	if diff := cmp.Diff([]string{"cri TestB"}, tooOften); diff != "" {
+	_, tooOften = h.Add(Record{Lost: []string{"lab-none"}}).LostMachines()
+	if diff := cmp.Diff([]string{"lab-none"}, tooOften); diff != "" {
 		t.Error(diff)
 	}
 	for range Kept {
 		h = h.Add(Record{})
 	}
-	if lines, _ := h.Again(); len(lines) != 0 {
+	if lines, _ := h.LostMachines(); len(lines) != 0 {
 		t.Errorf("after %d good runs: %v", Kept, lines)
-	}
-}
-
-func TestSecondTries(t *testing.T) {
-	run := []Stage{{Name: "unit"}, {Name: "cri", Guests: true}, {Name: "lab", Guests: true}}
-	failed := func(tests ...string) Results {
-		r := Results{Failed: len(tests)}
-		for _, test := range tests {
-			r.Failures = append(r.Failures, Told{Test: test})
-		}
-		return r
-	}
-	lost := failed("TestLab/pods", "TestLab")
-	attack := lost
-	attack.Closing = []string{"attacks: 3 tried, 2 denied, 1 succeeded; controls: 3 of 3; permissive: 3 succeeded"}
-	panicked := failed("TestA")
-	panicked.Panicked = true
-	tests := []struct {
-		name    string
-		results map[string]Results
-		kvm     bool
-		want    map[string][]string
-	}{
-		{"nothing failed", map[string]Results{"cri": {Passed: 3}}, false, map[string][]string{}},
-		{"a guest's", map[string]Results{"cri": failed("TestA/x", "TestA")}, false, map[string][]string{"cri": {"TestA"}}},
-		{"with hardware virtualization", map[string]Results{"cri": failed("TestA")}, true, nil},
-		{"no guest's", map[string]Results{"unit": failed("TestA")}, false, map[string][]string{}},
-		{"a scenario", map[string]Results{"lab": lost}, false, map[string][]string{"lab": {"TestLab/pods"}}},
-		{"the lab itself", map[string]Results{"lab": failed("TestLab")}, false, nil},
-		{"an attack succeeded", map[string]Results{"lab": attack}, false, nil},
-		{"a panic", map[string]Results{"cri": panicked}, false, nil},
-		{"too many", map[string]Results{"cri": failed("TestA", "TestB"), "lab": lost}, false, nil},
-		{"no test", map[string]Results{"cri": failed("")}, false, nil},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, SecondTries(run, tt.results, !tt.kvm)); diff != "" {
-				t.Errorf("second tries (-want +got):\n%s", diff)
-			}
-		})
-	}
-	if got := Pattern([]string{"TestLab/pods", "TestLab/why"}); got != "^TestLab$/^(pods|why)$" {
-		t.Errorf("Pattern of scenarios: %s", got)
-	}
-	if got := Pattern([]string{"TestA", "TestB"}); got != "^(TestA|TestB)$" {
-		t.Errorf("Pattern of tests: %s", got)
 	}
 }
 
@@ -178,12 +132,12 @@ func TestClosing(t *testing.T) {
 			"cri":  {Passed: 2, NotRun: []string{"oci:FuzzSpec: no time was left"}},
 		},
 		NotRun: map[string]string{"lab": "the machine is cold"},
-		Again:  []string{"cri TestA: in 1 of the last 3 runs"}, Cold: true, Took: 90 * time.Second,
+		Lost:   []string{"lab: in 1 of the last 3 runs"}, Cold: true, Took: 90 * time.Second,
 	}
 	want := strings.Split(`== closing
 skipped: unit TestX: needs kvm: none
 not run: cri, in part: oci:FuzzSpec: no time was left
-second try: cri TestA: in 1 of the last 3 runs
+lost machine: lab: in 1 of the last 3 runs
 not run: lab: the machine is cold
 stages: 3, of these passed: 2, failed: 0, not run: 1
 total: 90 s
@@ -195,11 +149,11 @@ total: 90 s
 		t.Error("a cold machine that left out an optional stage failed")
 	}
 	for name, change := range map[string]func(*Outcome){
-		"a warm machine":        func(o *Outcome) { o.Cold = false },
-		"a required stage":      func(o *Outcome) { o.Stages = []Stage{{Name: "lab"}} },
-		"a failed stage":        func(o *Outcome) { o.Statuses = map[string]Status{"unit": {Phase: Failed}} },
-		"a stage that waits":    func(o *Outcome) { o.Statuses = map[string]Status{"unit": {Phase: Passed}, "cri": {Phase: Passed}} },
-		"too many second tries": func(o *Outcome) { o.TooOften = []string{"cri TestA"} },
+		"a warm machine":           func(o *Outcome) { o.Cold = false },
+		"a required stage":         func(o *Outcome) { o.Stages = []Stage{{Name: "lab"}} },
+		"a failed stage":           func(o *Outcome) { o.Statuses = map[string]Status{"unit": {Phase: Failed}} },
+		"a stage that waits":       func(o *Outcome) { o.Statuses = map[string]Status{"unit": {Phase: Passed}, "cri": {Phase: Passed}} },
+		"a machine lost too often": func(o *Outcome) { o.TooOften = []string{"lab"} },
 		"a stage whose need failed": func(o *Outcome) {
 			o.Stages = []Stage{{Name: "lab", Optional: true, Needs: []string{"guest"}}}
 		},

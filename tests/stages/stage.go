@@ -50,8 +50,6 @@ type Stage struct {
 	// Turns names a group of optional stages of which a run of all takes one: the one that is due
 	// first.
 	Turns string
-	// Guests tells that its tests run in guests, which an emulated machine may lose.
-	Guests bool
 }
 
 // Rest stands in Tests for all packages that no other stage names, and no folder in apart holds.
@@ -95,11 +93,11 @@ func All() []Stage {
 		},
 		{
 			Name: "machine", About: "the vmm room with real machines", Needs: guest,
-			Tests: []string{"./tests/machine/..."}, Weight: 1, Warm: 100 * s, Budget: 5 * m, Limit: 10 * m, Guests: true,
+			Tests: []string{"./tests/machine/..."}, Weight: 1, Warm: 100 * s, Budget: 5 * m, Limit: 10 * m,
 		},
 		{
 			Name: "integration", About: "the Task API by containerd and ctr", Needs: guest,
-			Tests: []string{"./tests/integration/..."}, Weight: 1, Warm: 510 * s, Budget: 12 * m, Limit: 24 * m, Guests: true,
+			Tests: []string{"./tests/integration/..."}, Weight: 1, Warm: 510 * s, Budget: 12 * m, Limit: 24 * m,
 		},
 		{
 			// Its containers have the names, and so the cgroups, of those of the stage integration.
@@ -114,21 +112,21 @@ func All() []Stage {
 		},
 		{
 			Name: "files", About: "files in a guest beside runc", Needs: guest,
-			Tests: []string{"./tests/files/..."}, Weight: 1, Warm: 300 * s, Budget: 7 * m, Limit: 15 * m, Guests: true,
+			Tests: []string{"./tests/files/..."}, Weight: 1, Warm: 300 * s, Budget: 7 * m, Limit: 15 * m,
 		},
 		{
 			Name: "cri", About: "pods, containerd's CRI suite, networks", Needs: guest,
 			Tests: []string{"./tests/cri/...", "./tests/network/..."}, Flags: []string{"-p", "1"},
-			Weight: 1, Warm: 456 * s, Budget: 10 * m, Limit: 20 * m, Optional: true, Guests: true,
+			Weight: 1, Warm: 456 * s, Budget: 10 * m, Limit: 20 * m, Optional: true,
 		},
 		{
 			Name: "crash", About: "kills at every step, hostile guests, load", Needs: guest,
-			Tests: []string{"./tests/crash/..."}, Weight: 1, Warm: 660 * s, Budget: 14 * m, Limit: 25 * m, Optional: true, Guests: true,
+			Tests: []string{"./tests/crash/..."}, Weight: 1, Warm: 660 * s, Budget: 14 * m, Limit: 25 * m, Optional: true,
 		},
 		{
 			Name: "docker", About: "Docker's daemon and command line, nerdctl's contract", Needs: guest,
 			Tests: []string{"./tests/docker/...", "./tests/nerdctl/..."}, Flags: []string{"-p", "1"},
-			Weight: 1, Warm: 167 * s, Budget: 6 * m, Limit: 12 * m, Optional: true, Guests: true,
+			Weight: 1, Warm: 167 * s, Budget: 6 * m, Limit: 12 * m, Optional: true,
 		},
 	}, engines(guest), []Stage{
 		{
@@ -142,7 +140,7 @@ func All() []Stage {
 		// It gives a container a second or two to be there again, by its own clock.
 		{
 			Name: "suite", About: "containerd's client suite", Needs: guest,
-			Tests: []string{"./tests/clients/..."}, Weight: 2, Warm: 145 * s, Budget: 10 * m, Limit: 20 * m, Optional: true, Guests: true,
+			Tests: []string{"./tests/clients/..."}, Weight: 2, Warm: 145 * s, Budget: 10 * m, Limit: 20 * m, Optional: true,
 		},
 	}, machines(guest))
 }
@@ -155,12 +153,12 @@ func engines(guest []string) []Stage {
 			Name: "engines", About: "the OCI command line, by conmon, Podman, buildah and as CRI-O calls it", Needs: guest,
 			Tests:  []string{"./tests/engines/..."},
 			Flags:  []string{"-skip", "^(" + engineTurns + "|TestPodmanProcess|TestKilledAtEveryStep|TestAtOnce|TestSpecSuite)$"},
-			Weight: 1, Warm: 240 * s, Budget: 5 * m, Limit: 9 * m, Optional: true, Guests: true,
+			Weight: 1, Warm: 240 * s, Budget: 5 * m, Limit: 9 * m, Optional: true,
 		},
 		{
 			Name: "engines-docker", About: "Docker 20.10, BuildKit, runc's shim and Podman's CNI, by the OCI command line", Needs: guest,
 			Tests: []string{"./tests/engines/..."}, Flags: []string{"-run", "^(" + engineTurns + ")$"},
-			Weight: 1, Warm: 240 * s, Budget: 5 * m, Limit: 10 * m, Optional: true, Guests: true, Turns: "engines",
+			Weight: 1, Warm: 240 * s, Budget: 5 * m, Limit: 10 * m, Optional: true, Turns: "engines",
 		},
 		{
 			Name: "engines-process", About: "the same programs with plain containers, and kills at every step", Needs: guest,
@@ -191,7 +189,7 @@ func engines(guest []string) []Stage {
 		// Two programs at a time, each in a guest.
 		{
 			Name: "apps", About: "real programs of Debian beside runc", Needs: guest, Tests: []string{"./tests/apps/..."},
-			Weight: 2, Caches: []string{"apps"}, Warm: 260 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m, Optional: true, Guests: true,
+			Weight: 2, Caches: []string{"apps"}, Warm: 260 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m, Optional: true,
 			Turns: "programs",
 		},
 	}
@@ -205,32 +203,32 @@ func machines(guest []string) []Stage {
 		{
 			Name: "packages", About: "the packages on fresh Debian 12 and 13 with systemd", Needs: guest,
 			Tests: []string{"./tests/packages/..."}, Weight: 2, Caches: []string{"packages"},
-			Warm: 10 * m, Cold: 15 * m, Budget: 15 * m, Limit: 45 * m, Optional: true, Guests: true,
+			Warm: 10 * m, Cold: 15 * m, Budget: 15 * m, Limit: 45 * m, Optional: true,
 			ByName: "takes longer than a run of all has room for: make test-packages",
 		},
 		// Its machine, which has machines in it, has two processors.
 		{
 			Name: "lab", About: "an enforcing host in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
 			Flags: noKubelet, Weight: 2, Caches: []string{"lab"}, Warm: 700 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m,
-			Optional: true, Guests: true,
+			Optional: true,
 		},
 		{
 			Name: "lab-apparmor", About: "a host with AppArmor in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
 			Env: []string{"MAC=apparmor"}, Flags: noKubelet,
 			Weight: 2, Caches: []string{"lab"}, Warm: 160 * s, Cold: 3 * m, Budget: 5 * m, Limit: 20 * m,
-			Optional: true, Guests: true,
+			Optional: true,
 		},
 		{
 			Name: "lab-fedora", About: "the same host with Fedora's conditions", Needs: guest,
 			Tests: []string{"./tests/lab/..."}, Env: []string{"POLICY=fedora"}, Flags: noKubelet,
 			Weight: 2, Caches: []string{"lab"}, Warm: 620 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m,
-			Optional: true, Guests: true, Turns: "labs",
+			Optional: true, Turns: "labs",
 		},
 		{
 			Name: "lab-none", About: "the same host without mandatory access control", Needs: guest, Tests: []string{"./tests/lab/..."},
 			Env: []string{"MAC=none"}, Flags: noKubelet,
 			Weight: 2, Caches: []string{"lab"}, Warm: 165 * s, Cold: 3 * m, Budget: 5 * m, Limit: 20 * m,
-			Optional: true, Guests: true, Turns: "labs",
+			Optional: true, Turns: "labs",
 		},
 		{
 			Name: "k8s-programs", About: "Kubernetes, etcd, CoreDNS and the containerd before",
@@ -242,13 +240,13 @@ func machines(guest []string) []Stage {
 			Needs: []string{"build", "guest", "clients", "k8s-programs"},
 			Tests: []string{"./tests/lab/..."}, Flags: []string{"-run", "^TestKubelet$"},
 			Weight: 2, Caches: []string{"lab"}, Warm: 180 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m,
-			Optional: true, Guests: true, Turns: "labs",
+			Optional: true, Turns: "labs",
 		},
 		// Its pods are two at a time, beside the control plane.
 		{
 			Name: "k8s", About: "a cluster of one node, by kubectl", Needs: []string{"build", "guest", "clients", "k8s-programs"},
 			Tests: []string{"./tests/kubernetes/..."}, Flags: []string{"-parallel", "2"}, Weight: 2,
-			Warm: 330 * s, Budget: 8 * m, Limit: 16 * m, Optional: true, Guests: true, Turns: "programs",
+			Warm: 330 * s, Budget: 8 * m, Limit: 16 * m, Optional: true, Turns: "programs",
 		},
 	}
 }

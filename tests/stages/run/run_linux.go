@@ -37,7 +37,6 @@ type runner struct {
 	whole    bool              // all stages were asked for: the run is recorded
 	history  historyFile
 	done     chan ended
-	again    []string // "stage test": what had a second try
 }
 
 // ended is a stage's process that has ended.
@@ -55,7 +54,6 @@ func run(ctx context.Context, names []string) (bool, error) {
 	}
 	r.say(stages.Announce(r.plan)...)
 	r.loop(ctx)
-	r.secondTries(ctx)
 	return r.close(ctx)
 }
 
@@ -256,40 +254,6 @@ func (r *runner) settle(e ended) {
 	r.say(stages.Summary(e.stage, status, e.results, logFile(e.stage.Name))...)
 }
 
-// secondTries runs the tests once more that an emulated machine may have lost.
-func (r *runner) secondTries(ctx context.Context) {
-	for name, tests := range stages.SecondTries(r.plan.Stages, r.results, emulated()) {
-		if ctx.Err() != nil || r.plan.Total-r.now() < time.Minute {
-			return
-		}
-		i := slices.IndexFunc(r.plan.Stages, func(s stages.Stage) bool { return s.Name == name })
-		s := r.plan.Stages[i]
-		r.say(fmt.Sprintf("-- %s: second try of %s", name, strings.Join(tests, " ")))
-		for _, test := range tests {
-			r.again = append(r.again, name+" "+test)
-		}
-		if err := os.Rename(logFile(name), logFile(name+"-first")); err != nil {
-			r.say("stages: " + err.Error())
-		}
-		first, took := r.results[name], r.plan.Statuses[name].Took
-		r.plan.Statuses[name] = stages.Status{Phase: stages.Running, Began: r.now()}
-		go r.execute(ctx, stages.Launch{Stage: s, Limit: min(s.Limit, r.plan.Total-r.now())}, stages.Pattern(tests))
-		e := <-r.done
-		e.results.Passed, e.results.Skipped = e.results.Passed+first.Passed, e.results.Skipped+first.Skipped
-		r.settle(e)
-		status := r.plan.Statuses[name]
-		status.Took += took
-		r.plan.Statuses[name] = status
-	}
-}
-
-// emulated tells whether guests run without hardware virtualization.
-func emulated() bool {
-	info, err := os.ReadFile("/proc/cpuinfo")
-	fields := strings.Fields(string(info))
-	return err == nil && !slices.Contains(fields, "vmx") && !slices.Contains(fields, "svm")
-}
-
 // close records the run and prints its end.
 func (r *runner) close(ctx context.Context) (bool, error) {
 	o := stages.Outcome{
@@ -308,14 +272,14 @@ func (r *runner) close(ctx context.Context) (bool, error) {
 		past = past.Add(record)
 	}
 	if r.whole {
-		o.Again, o.TooOften = past.Again()
+		o.Lost, o.TooOften = past.LostMachines()
 	}
 	r.say(stages.Closing(o)...)
 	return o.OK(), nil
 }
 
 func (r *runner) record(ctx context.Context) stages.Record {
-	record := stages.Record{Began: r.began, Commit: commit(context.WithoutCancel(ctx)), Passed: map[string]float64{}, Again: r.again}
+	record := stages.Record{Began: r.began, Commit: commit(context.WithoutCancel(ctx)), Passed: map[string]float64{}}
 	for _, s := range r.plan.Stages {
 		switch status := r.plan.Statuses[s.Name]; status.Phase {
 		case stages.Passed:
@@ -328,7 +292,7 @@ func (r *runner) record(ctx context.Context) stages.Record {
 			}
 		}
 		if len(r.results[s.Name].Lost) > 0 {
-			record.Again = append(record.Again, s.Name+" on a new machine")
+			record.Lost = append(record.Lost, s.Name)
 		}
 	}
 	return record
