@@ -56,7 +56,7 @@ type Stage struct {
 const Rest = "rest"
 
 // engineTurns are the tests of the OCI command line that are not in each run.
-const engineTurns = "TestDocker|TestRuncShim|TestPodmanCNI|TestBuildKit"
+const engineTurns = "TestDocker|TestRuncShim|TestPodmanCNI|TestBuildKit|TestKilledAtEveryStep|TestAtOnce"
 
 // noKubelet leaves out of the labs what is a stage of its own.
 var noKubelet = []string{"-skip", "^TestKubelet$"}
@@ -152,11 +152,11 @@ func engines(guest []string) []Stage {
 		{
 			Name: "engines", About: "the OCI command line, by conmon, Podman, buildah and as CRI-O calls it", Needs: guest,
 			Tests:  []string{"./tests/engines/..."},
-			Flags:  []string{"-skip", "^(" + engineTurns + "|TestPodmanProcess|TestKilledAtEveryStep|TestAtOnce|TestSpecSuite)$"},
+			Flags:  []string{"-skip", "^(" + engineTurns + "|TestPodmanProcess|TestSpecSuite)$"},
 			Weight: 1, Warm: 240 * s, Budget: 5 * m, Limit: 9 * m, Optional: true,
 		},
 		{
-			Name: "engines-docker", About: "Docker 20.10, BuildKit, runc's shim and Podman's CNI, by the OCI command line", Needs: guest,
+			Name: "engines-docker", About: "Docker 20.10, BuildKit, runc's shim, Podman's CNI, and kills at every step", Needs: guest,
 			Tests: []string{"./tests/engines/..."}, Flags: []string{"-run", "^(" + engineTurns + ")$"},
 			Weight: 1, Warm: 240 * s, Budget: 5 * m, Limit: 10 * m, Optional: true, Turns: "engines",
 		},
