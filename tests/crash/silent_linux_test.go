@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,12 +15,19 @@ import (
 )
 
 // TestErrorOfASilentGuestNamesWhatItWaitsFor: the error of a call that a guest does not answer
-// names the call, and the process of the host that is at fault. Both wait for the two minutes that
+// names the call, and the process of the host that is at fault. All wait for the two minutes that
 // a guest has, beside each other.
 func TestErrorOfASilentGuestNamesWhatItWaitsFor(t *testing.T) { //nolint:tparallel // only its sandboxes wait beside each other
 	s := newStage(t)
-	for program, part := range map[string]string{"qemu-system": "QEMU", "virtiofsd": "the file server"} {
-		id := "silent-" + program
+	exec := []string{"task", "exec", "--exec-id", "x"}
+	for id, c := range map[string]struct {
+		program, part, call string
+		verb, arguments     []string // before and after the container's name
+	}{
+		"exec-qemu":   {"qemu-system", "QEMU", "Exec", exec, []string{"/v/program"}},
+		"exec-server": {"virtiofsd", "the file server", "Exec", exec, []string{"/v/program"}},
+		"kill-qemu":   {"qemu-system", "QEMU", "Kill", []string{"task", "kill", "--signal", "SIGUSR1"}, nil},
+	} {
 		folder := filepath.Join(s.Dir, id)
 		if err := os.Mkdir(folder, 0o755); err != nil {
 			t.Fatal(err)
@@ -29,14 +37,14 @@ func TestErrorOfASilentGuestNamesWhatItWaitsFor(t *testing.T) { //nolint:tparall
 		if err := os.WriteFile(filepath.Join(folder, "program"), []byte("#!/bin/sh\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		pid := s.Marked(t, id, program)
+		pid := s.Marked(t, id, c.program)
 		s.Place.Run(t, "kill", "-STOP", strconv.Itoa(pid))
-		t.Run(program, func(t *testing.T) {
+		t.Run(id, func(t *testing.T) {
 			t.Parallel()
-			r := s.Within(t, host.CallLimit, "task", "exec", "--exec-id", "x", id, "/v/program")
-			for _, want := range []string{"the guest does not answer", "Exec for 2m", fmt.Sprintf("%s (pid %d) is stopped", part, pid)} {
+			r := s.Within(t, host.CallLimit, slices.Concat(c.verb, []string{id}, c.arguments)...)
+			for _, want := range []string{"the guest does not answer", c.call + " for 2m", fmt.Sprintf("%s (pid %d) is stopped", c.part, pid)} {
 				if !strings.Contains(r.Stderr, want) {
-					t.Errorf("exec says %q, exit %d: want %q in it", r.Stderr, r.Code, want)
+					t.Errorf("%s says %q, exit %d: want %q in it", c.call, r.Stderr, r.Code, want)
 				}
 			}
 			s.AwaitStatus(t, id, "STOPPED")
