@@ -42,7 +42,8 @@ func TestErrorOfASilentGuestNamesWhatItWaitsFor(t *testing.T) { //nolint:tparall
 		t.Run(id, func(t *testing.T) {
 			t.Parallel()
 			r := s.Within(t, host.CallLimit, slices.Concat(c.verb, []string{id}, c.arguments)...)
-			for _, want := range []string{"the guest does not answer", c.call + " for 2m", fmt.Sprintf("%s (pid %d) is stopped", c.part, pid)} {
+			stopped := fmt.Sprintf("%s (pid %d) is stopped", c.part, pid)
+			for _, want := range []string{"the guest does not answer", c.call + " for 2m", stopped} {
 				if !strings.Contains(r.Stderr, want) {
 					t.Errorf("%s says %q, exit %d: want %q in it", c.call, r.Stderr, r.Code, want)
 				}
