@@ -77,7 +77,7 @@ func faultyHosts() []fault {
 		{name: "type-missing", label: "base = \"system_u:system_r:no_such_t:s0\"\n", says: "no_such_t", remedy: "seinfo -t"},
 		{
 			name: "no-labels-on-state", top: "state = \"/run/nolabels/cloister\"\n",
-			spoil: "mkdir -p /run/nolabels; busybox mount -t tmpfs -o context=system_u:object_r:tmp_t:s0 none /run/nolabels",
+			spoil: "mkdir -p /run/nolabels; busybox mount -t tmpfs -o mode=0755,context=system_u:object_r:tmp_t:s0 none /run/nolabels",
 			mend:  "busybox umount /run/nolabels", says: "file system takes no labels", remedy: "context=",
 		},
 		{
