@@ -24,7 +24,8 @@ func leadsTo(r *guestv1.Route) target {
 	return target{r.GetFamily(), r.GetTable(), r.GetDestination()}
 }
 
-// former has, by destination, the routes that the guest had last.
+// former has, by family and table, the default routes that the guest had last. Others are not
+// remembered: an engine may have set any number of them in the life of a sandbox.
 //
 // An engine that connects one more network to a running container may lead its default route there.
 // Where that network has no NIC in the guest, the guest would be left without a way out: it keeps
@@ -79,6 +80,9 @@ func (f former) keep(guest *guestv1.Network, links []chosen, lost []*guestv1.Rou
 func (f former) remember(guest *guestv1.Network, links []chosen) former {
 	own, next := owners(guest, links), former{}
 	for _, r := range guest.GetRoutes() {
+		if r.GetDestination() != "" {
+			continue
+		}
 		next[leadsTo(r)] = append(next[leadsTo(r)], formerRoute{own[r.GetLink()], r})
 	}
 	there := slices.Collect(maps.Values(own))

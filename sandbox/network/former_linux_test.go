@@ -3,11 +3,14 @@
 package network
 
 import (
+	"fmt"
 	"net"
 	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	guestv1 "cloister/sandbox/guestapi/v1"
 )
 
 // TestGuestKeepsItsWayOut has an engine lead default routes to links that the guest does not have,
@@ -87,5 +90,19 @@ func TestGuestKeepsItsWayOut(t *testing.T) {
 			b.must(b.RouteAdd(out(again, 2, 0)))
 			expect("another one of that name and address has no NIC", "", 1)
 		})
+	}
+}
+
+// TestFormerRoutesAreBounded: routes that an engine sets and takes away are not kept for the life
+// of the sandbox, but for the default one.
+func TestFormerRoutesAreBounded(t *testing.T) {
+	had := former{}
+	for i := range 1000 {
+		had = had.remember(&guestv1.Network{Routes: []*guestv1.Route{
+			{Family: 2, Destination: fmt.Sprintf("10.%d.%d.0/24", i/256, i%256)}, {Family: 2},
+		}}, nil)
+	}
+	if len(had) != 1 || had[target{family: 2}] == nil {
+		t.Errorf("former routes: %v, want the default one", had)
 	}
 }
