@@ -141,6 +141,12 @@ func (s *Set) takeFirst(ctx context.Context, c content.Container) (*Planned, err
 	if first != nil {
 		return first, nil
 	}
+	// Before anything is opened: such a container is the author's mistake, or an attack.
+	if c.Workload.Role == oci.Member {
+		if err := confine.SuitsPod(s.config.Rootfs, s.config.Workload.Labels.Mount, c.Workload.Labels.Mount); err != nil {
+			return nil, err
+		}
+	}
 	a, err := s.config.Planner.Plan(c)
 	if err != nil {
 		return nil, err

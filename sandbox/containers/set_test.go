@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
+	"cloister/labels"
 	"cloister/oci"
 	"cloister/sandbox/content"
 	"cloister/sandbox/undo"
@@ -65,6 +67,28 @@ func TestFirstPlanIsUsedOnce(t *testing.T) {
 	}
 	if s.first != nil {
 		t.Error("the first container can be taken again")
+	}
+}
+
+// TestAnotherLevelInAPodIsRefused: a later container of a pod whose engine labels its files at
+// another level than the pod's is refused before anything of it is opened. A file at that level,
+// which may be another engine's, would be copied as its /etc/hosts.
+func TestAnotherLevelInAPodIsRefused(t *testing.T) {
+	const file = "system_u:object_r:container_file_t:"
+	own, err := labels.Parse("system_u:object_r:cloister_rootfs_t:s0:c1,c2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := empty(nil)
+	s.config.Rootfs, s.config.Workload = own, &oci.Workload{Labels: oci.Labels{Mount: file + "s0:c1,c2"}}
+	for asked, refused := range map[string]bool{file + "s0:c1,c2": false, file + "s0:c7,c8": true} {
+		// Its name is none, so that to plan it fails.
+		_, err := s.takeFirst(t.Context(), content.Container{
+			ID: "no/name", Workload: &oci.Workload{Role: oci.Member, Labels: oci.Labels{Mount: asked}},
+		})
+		if err == nil || strings.Contains(err.Error(), "seLinuxOptions.level") != refused {
+			t.Errorf("a container with files at %s: %v, want a refusal of its level: %v", asked, err, refused)
+		}
 	}
 }
 

@@ -46,35 +46,7 @@ func (s *sandbox) suits(w *oci.Workload) error {
 		return fmt.Errorf("process.selinuxLabel: type %s: the containers of this pod run as %s: "+
 			"set the type on the pod, or leave it out: %w", t, s.identity.Label.Type, errdefs.ErrInvalidArgument)
 	}
-	return s.suitsLevel(w.Labels.Mount)
-}
-
-// suitsLevel refuses a later container whose engine labels its files at another level than the
-// pod's. A file of the engine at that level would be copied into the container as its own
-// (admitCopy). The level is a pod author's, who may name that of another engine's container.
-func (s *sandbox) suitsLevel(mount string) error {
-	if mount == "" || mount == s.mount {
-		return nil
-	}
-	own := s.identity.Label.Range.High
-	asked, err := labels.Parse(mount)
-	if err != nil {
-		return fmt.Errorf("linux.mountLabel: %w", err)
-	}
-	if s.mount != "" {
-		first, err := labels.Parse(s.mount)
-		if err != nil {
-			return fmt.Errorf("linux.mountLabel of the pod's first container: %w", err)
-		}
-		if first.Range.High == asked.Range.High {
-			return nil
-		}
-	}
-	if own.Dominates(asked.Range.High) {
-		return nil
-	}
-	return fmt.Errorf("linux.mountLabel: level %s: the containers of this pod are at %s: set seLinuxOptions.level on the pod, "+
-		"or leave it out: %w", asked.Range.High, own, errdefs.ErrInvalidArgument)
+	return confine.SuitsPod(s.identity.Label, s.mount, w.Labels.Mount)
 }
 
 // open reserves an identity for a sandbox that is named after its first container. On an error

@@ -18,7 +18,8 @@ import (
 	"cloister/tests/images"
 )
 
-const usage = "usage: pods ENDPOINT run NAME LEVEL | privileged NAME | container POD NAME LEVEL | users NAME LEVEL VOLUME | remove POD\n" +
+const usage = "usage: pods ENDPOINT run NAME LEVEL | privileged NAME | container POD NAME LEVEL [HOSTS] |\n" +
+	"       users NAME LEVEL VOLUME | remove POD\n" +
 	"       pods kubelet METHOD ADDRESS"
 
 func main() {
@@ -56,6 +57,8 @@ func run(ctx context.Context, args []string) error {
 		id, err = pod(ctx, cri, config(args[2], &runtimeapi.LinuxSandboxSecurityContext{Privileged: true}))
 	case args[1] == "container" && len(args) == 5:
 		id, err = container(ctx, cri, args[2], args[3], args[4])
+	case args[1] == "container" && len(args) == 6:
+		id, err = container(ctx, cri, args[2], args[3], args[4], &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: args[5]})
 	case args[1] == "users" && len(args) == 5:
 		id, err = users(ctx, cri, args[2], args[3], args[4])
 	case args[1] == "remove":
@@ -93,12 +96,13 @@ func pod(ctx context.Context, cri runtimeapi.RuntimeServiceClient, c *runtimeapi
 }
 
 // container creates and starts one.
-func container(ctx context.Context, cri runtimeapi.RuntimeServiceClient, pod, name, level string) (string, error) {
+func container(ctx context.Context, cri runtimeapi.RuntimeServiceClient, pod, name, level string, mounts ...*runtimeapi.Mount,
+) (string, error) {
 	made, err := cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
 		PodSandboxId: pod, SandboxConfig: config("plain", nil),
 		Config: &runtimeapi.ContainerConfig{
 			Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: &runtimeapi.ImageSpec{Image: images.BusyboxName},
-			Command: []string{"sleep", "600"}, LogPath: name + ".log",
+			Command: []string{"sleep", "600"}, LogPath: name + ".log", Mounts: mounts,
 			Linux: &runtimeapi.LinuxContainerConfig{
 				SecurityContext: &runtimeapi.LinuxContainerSecurityContext{SelinuxOptions: options(level)},
 			},
