@@ -107,8 +107,7 @@ func (d *Draft) keep(id string) error {
 	}
 	d.path = ""
 	// The new one is the one used last, so the bounds take others.
-	_, err := d.store.GC()
-	return err
+	return d.store.tidy()
 }
 
 // Close removes what was not committed. It may follow Commit, whose template it does not touch.

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"cloister/sys"
 )
@@ -308,87 +307,6 @@ func (s Store) Enable() error { return ignoreMissing(os.Remove(s.path(disabledNa
 func (s Store) Disabled() bool {
 	_, err := os.Lstat(s.path(disabledName))
 	return !errors.Is(err, fs.ErrNotExist)
-}
-
-// GC removes what nobody finishes, what is damaged or set aside, and what exceeds the bounds, the
-// longest unused first. It gives the names of what it removed. A start that has opened a template
-// keeps its files. It runs after each build and by `cloister template gc`.
-func (s Store) GC() ([]string, error) {
-	removed, err := s.Sweep()
-	if err != nil {
-		return removed, err
-	}
-	all, err := s.List()
-	if err != nil {
-		return removed, err
-	}
-	var bytes int64
-	kept := 0
-	for _, e := range all {
-		if e.Problem == "" && !e.SetAside && kept < maxTemplates && bytes+e.Bytes <= maxBytes {
-			kept, bytes = kept+1, bytes+e.Bytes
-			continue
-		}
-		if err := s.Remove(e.ID); err != nil {
-			return removed, err
-		}
-		removed = append(removed, e.ID)
-	}
-	return removed, nil
-}
-
-// Clear removes all templates, and gives their ids.
-func (s Store) Clear() (removed []string, err error) {
-	all, err := s.List()
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range all {
-		if err := s.Remove(e.ID); err != nil {
-			return removed, err
-		}
-		removed = append(removed, e.ID)
-	}
-	return removed, nil
-}
-
-// Sweep removes what dead processes left: drafts, on whose folders their builders hold a lock, and
-// digests that were not put in place. A living process whose digests go keeps none, which is no
-// error. It gives the names of the drafts.
-func (s Store) Sweep() (removed []string, err error) {
-	digests, err := filepath.Glob(s.path(digestsName + ".*"))
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range digests {
-		if err := ignoreMissing(os.Remove(name)); err != nil {
-			return nil, err
-		}
-	}
-	names, err := filepath.Glob(s.path(draftPrefix + "*"))
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		d, err := os.Open(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return removed, err
-		}
-		// The lock is held while the folder goes: a builder that has just made it fails to lock it.
-		if err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-			err = os.RemoveAll(name)
-			removed = append(removed, filepath.Base(name))
-		} else if errors.Is(err, unix.EWOULDBLOCK) {
-			err = nil
-		}
-		if err = errors.Join(err, d.Close()); err != nil {
-			return removed, err
-		}
-	}
-	return removed, nil
 }
 
 // readBounded reads a small file, and refuses a larger one before it has taken the memory for it.

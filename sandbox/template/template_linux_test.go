@@ -15,7 +15,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 )
 
 func key() Key {
@@ -270,57 +269,6 @@ func TestDisable(t *testing.T) {
 		t.Fatalf("Open after Enable = %v", err)
 	}
 	_ = got.Close()
-}
-
-func TestGCKeepsWhatWasUsedLast(t *testing.T) {
-	s := store(t)
-	var ids []string
-	for i := range maxTemplates {
-		k := key()
-		k.CPUs = i + 1
-		id := build(t, s, k, memory(t, 1)).ID
-		at := time.Now().Add(time.Duration(i-100) * time.Minute)
-		if err := os.Chtimes(s.path(id), at, at); err != nil {
-			t.Fatal(err)
-		}
-		ids = append(ids, id)
-	}
-	build(t, s, key(), memory(t, 2)) // replaces the first
-	more := key()
-	more.CPUs = 100
-	build(t, s, more, memory(t, 1))
-	all, err := s.List()
-	if err != nil || len(all) != maxTemplates {
-		t.Fatalf("List = %d templates, %v, want %d", len(all), err, maxTemplates)
-	}
-	for _, e := range all {
-		if e.ID == ids[1] {
-			t.Errorf("%s is kept, want the longest unused one removed", e.ID)
-		}
-	}
-}
-
-// TestGCRemovesAbandonedDrafts: a draft that nobody holds is what a builder left that was killed.
-func TestGCRemovesAbandonedDrafts(t *testing.T) {
-	s := store(t)
-	live, err := s.Begin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead, err := s.Begin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Flock(int(dead.lock.Fd()), unix.LOCK_UN); err != nil {
-		t.Fatal(err)
-	}
-	removed, err := s.GC()
-	if err != nil || len(removed) != 1 || removed[0] != filepath.Base(dead.path) {
-		t.Errorf("GC = %v, %v, want %s", removed, err, filepath.Base(dead.path))
-	}
-	if err := errors.Join(live.Close(), dead.Close()); err != nil {
-		t.Error(err)
-	}
 }
 
 func TestHostCPU(t *testing.T) {
