@@ -17,28 +17,27 @@ import (
 // TemplateNamespace is the namespace of the sandboxes that become templates.
 const TemplateNamespace = "cloister-templates"
 
-// TemplateSize says which sandboxes a template is for. Zero is the configured default.
-type TemplateSize struct {
-	LimitMiB int // memory limit of the containers
-	CPUs     int
-	Shares   uint64 // of the CPU, for the guest's cgroup; zero: the kernel's default
-	Missing  bool   // build none, with an error of template.Store.Lacks, where none is wanted
+// TemplateRequest asks for a template.
+type TemplateRequest struct {
+	template.Size
+	Shares  uint64 // of the CPU, for the guest's cgroup; zero: the kernel's default
+	Missing bool   // build none, with an error of template.Store.Lacks, where none is wanted
 }
 
-// BuildTemplate boots a guest, saves it and keeps it for sandboxes of that size. The guest is a
-// sandbox of its own while it runs: identity, jail, cgroup and network namespace are no other's,
+// BuildTemplate boots a guest, saves it and keeps it for the sandboxes that req names. The guest is
+// a sandbox of its own while it runs: identity, jail, cgroup and network namespace are no other's,
 // and its namespace has no link but taps. Nothing but the template is left, with an error nothing
 // at all. With an error of the build itself comes the template's ID.
-func BuildTemplate(ctx context.Context, cfg Config, size TemplateSize) (made template.Manifest, err error) {
-	s, p := newBuilder(cfg, size), &starting{}
-	err = s.once(ctx, "build template", p, s.buildSteps(p, size, &made))
+func BuildTemplate(ctx context.Context, cfg Config, req TemplateRequest) (made template.Manifest, err error) {
+	s, p := newBuilder(cfg, req), &starting{}
+	err = s.once(ctx, "build template", p, s.buildSteps(p, req, &made))
 	return made, err
 }
 
 // TryImage boots the configured guest image once, as BuildTemplate does, and waits for the hello of
 // its agent. Nothing is left.
 func TryImage(ctx context.Context, cfg Config) error {
-	s, p := newBuilder(cfg, TemplateSize{}), &starting{}
+	s, p := newBuilder(cfg, TemplateRequest{}), &starting{}
 	return s.once(ctx, "boot the guest image", p, []step{
 		{"plan", func(ctx context.Context) error { return s.planMachine(ctx, p) }},
 		{"promise", s.promise},
@@ -51,15 +50,15 @@ func TryImage(ctx context.Context, cfg Config) error {
 	})
 }
 
-func newBuilder(cfg Config, size TemplateSize) *Sandbox {
+func newBuilder(cfg Config, req TemplateRequest) *Sandbox {
 	// Builds of several state folders share the host's cgroups: no two have one name.
 	id := "build-" + strings.ToLower(rand.Text()[:12])
 	return newSandbox(cfg, Request{
 		ID: id, Namespace: TemplateNamespace,
 		Workload: &oci.Workload{
 			CgroupsPath: "/" + id, // beside the groups of all engines, or its weight would count in its own parent alone
-			Resources:   oci.Resources{MemoryLimit: int64(size.LimitMiB) << 20, CPUShares: size.Shares},
-			Settings:    oci.Settings{CPUs: size.CPUs},
+			Resources:   oci.Resources{MemoryLimit: int64(req.LimitMiB) << 20, CPUShares: req.Shares},
+			Settings:    oci.Settings{CPUs: req.CPUs, Machine: req.Machine},
 		},
 	})
 }
@@ -77,7 +76,7 @@ func (s *Sandbox) once(ctx context.Context, what string, p *starting, steps []st
 	return nil
 }
 
-func (s *Sandbox) buildSteps(p *starting, size TemplateSize, made *template.Manifest) []step {
+func (s *Sandbox) buildSteps(p *starting, req TemplateRequest, made *template.Manifest) []step {
 	var b *clone.Build
 	return []step{
 		// No start with the name of a dead builder will take back what it left.
@@ -86,7 +85,7 @@ func (s *Sandbox) buildSteps(p *starting, size TemplateSize, made *template.Mani
 			if err := s.planMachine(ctx, p); err != nil {
 				return err
 			}
-			if b, p.Machine, err = s.templates(p).NewBuild(p.Machine, size.Missing); err == nil {
+			if b, p.Machine, err = s.templates(p).NewBuild(p.Machine, req.Missing); err == nil {
 				made.ID = b.ID()
 			}
 			return err

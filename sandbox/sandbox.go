@@ -26,6 +26,7 @@ import (
 	"cloister/sandbox/plan"
 	"cloister/sandbox/statedir"
 	"cloister/sandbox/tally"
+	"cloister/sandbox/template"
 	"cloister/sandbox/undo"
 )
 
@@ -163,7 +164,7 @@ func start(ctx context.Context, cfg Config, req Request, cold bool) (_ *Sandbox,
 	})
 	go s.watch()
 	if s.wanted {
-		cfg.WantTemplate(int(s.memory>>20), p.Size.CPUs)
+		cfg.WantTemplate(template.Size{LimitMiB: int(s.memory >> 20), CPUs: p.Size.CPUs, Machine: string(p.Machine.Type)})
 	}
 	return s, nil
 }

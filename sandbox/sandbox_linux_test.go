@@ -11,6 +11,8 @@ import (
 
 	"cloister/oci"
 	"cloister/sandbox/config"
+	"cloister/sandbox/template"
+	"cloister/vmm"
 )
 
 // TestStepsAreInOrder: the record is there before the first effect, and nothing of the guest runs
@@ -39,6 +41,16 @@ func TestStepsAreInOrder(t *testing.T) {
 	before("load", "verify")
 	before("verify", "kernel")
 	before("kernel", "agent")
+}
+
+// TestBuilderPlansTheMachineOfWhoAsked: a template is for the machine of the sandbox that lacked
+// one, also where an annotation had made that another one than the host's.
+func TestBuilderPlansTheMachineOfWhoAsked(t *testing.T) {
+	size := template.Size{LimitMiB: 64, CPUs: 2, Machine: string(vmm.MicroVM)}
+	w := newBuilder(config.Config{}, TemplateRequest{Size: size}).request.Workload
+	if w.Settings.Machine != size.Machine || w.Settings.CPUs != size.CPUs || w.Resources.MemoryLimit != 64<<20 {
+		t.Errorf("the builder's workload = %+v, %+v, want %+v", w.Settings, w.Resources, size)
+	}
 }
 
 // TestPlanThatFailsHasNoEffect: an error of the plan names the sandbox and the step, and the

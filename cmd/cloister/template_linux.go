@@ -54,20 +54,20 @@ func templateBuild(std stdio) *cobra.Command {
 			return wrongUsage(c.Command, errors.New("--memory and --cpus: want numbers above zero"))
 		}
 		// A killed builder's mounts go with its namespace.
-		size := sandbox.TemplateSize{LimitMiB: *memory, CPUs: *cpus, Missing: *missing}
-		return withOwnMounts(ctx, std, func() error { return c.buildTemplate(ctx, size) })
+		req := sandbox.TemplateRequest{Size: template.Size{LimitMiB: *memory, CPUs: *cpus}, Missing: *missing}
+		return withOwnMounts(ctx, std, func() error { return c.buildTemplate(ctx, req) })
 	})
 }
 
 // buildTemplate runs in that namespace.
-func (c *command) buildTemplate(ctx context.Context, size sandbox.TemplateSize) error {
+func (c *command) buildTemplate(ctx context.Context, req sandbox.TemplateRequest) error {
 	s, err := openSite(configOf(c.Command))
 	if err != nil {
 		return err
 	}
 	// Tests kill the builder at each step by it.
 	s.config.Trace = crashtest.Trace("template")
-	m, err := sandbox.BuildTemplate(ctx, s.config, size)
+	m, err := sandbox.BuildTemplate(ctx, s.config, req)
 	if errors.Is(err, template.ErrThere) || errors.Is(err, template.ErrSetAside) {
 		fmt.Fprintf(c.std.err, "nothing is built: %v\n", err)
 		return nil

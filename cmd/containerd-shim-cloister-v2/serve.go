@@ -16,6 +16,7 @@ import (
 	"cloister/runtime"
 	"cloister/sandbox"
 	"cloister/sandbox/background"
+	"cloister/sandbox/template"
 	"cloister/shim/bootstrap"
 	"cloister/shim/events"
 	"cloister/shim/interceptor"
@@ -54,7 +55,7 @@ func asking(ctx context.Context, mounts *os.File) func(bundle, path string) (san
 	return func(bundle, path string) (sandbox.Config, error) {
 		cfg, err := load(bundle, path)
 		asker := background.Asker{Mounts: mounts, Path: path, Config: cfg}
-		cfg.WantTemplate = func(limitMiB, cpus int) { asker.Ask(ctx, limitMiB, cpus) }
+		cfg.WantTemplate = func(size template.Size) { asker.Ask(ctx, size) }
 		return cfg, err
 	}
 }

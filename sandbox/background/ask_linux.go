@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/sandbox"
+	"cloister/sandbox/template"
 	"cloister/sys"
 )
 
@@ -36,10 +37,10 @@ type Asker struct {
 
 // Ask starts a builder and returns at once. The result is a line in the log. The builder goes
 // on when this process ends.
-func (a Asker) Ask(ctx context.Context, limitMiB, cpus int) {
+func (a Asker) Ask(ctx context.Context, size template.Size) {
 	ctx = context.WithoutCancel(ctx)
 	go func() {
-		if err := a.ask(ctx, limitMiB, cpus); err != nil {
+		if err := a.ask(ctx, size); err != nil {
 			log.G(ctx).WithError(err).Warn("no template is built in the background")
 		}
 	}()
@@ -48,7 +49,7 @@ func (a Asker) Ask(ctx context.Context, limitMiB, cpus int) {
 // maxSaid bounds what a builder says.
 const maxSaid = 4 << 10
 
-func (a Asker) ask(ctx context.Context, limitMiB, cpus int) error {
+func (a Asker) ask(ctx context.Context, size template.Size) error {
 	said, says, err := os.Pipe()
 	if err != nil {
 		return err
@@ -56,7 +57,7 @@ func (a Asker) ask(ctx context.Context, limitMiB, cpus int) error {
 	defer said.Close() // read only
 	// The running program, even if its file has been replaced by an update.
 	cmd := exec.Command("/proc/self/exe") //nolint:noctx // it outlives this process
-	cmd.Args = []string{BuilderName, strconv.Itoa(limitMiB), strconv.Itoa(cpus), a.Path}
+	cmd.Args = []string{BuilderName, strconv.Itoa(size.LimitMiB), strconv.Itoa(size.CPUs), size.Machine, a.Path}
 	cmd.Stdout, cmd.Stderr, cmd.Dir = says, says, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
 	err = sys.Namespaces{Mount: a.Mounts}.Do(func() error {

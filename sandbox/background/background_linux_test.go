@@ -51,12 +51,14 @@ func TestFault(t *testing.T) {
 
 // TestParse reads what ask writes, and refuses a call by hand.
 func TestParse(t *testing.T) {
-	size, path, err := parse([]string{BuilderName, "512", "2", "/c.toml"})
-	want := sandbox.TemplateSize{LimitMiB: 512, CPUs: 2, Shares: shares, Missing: true}
+	size, path, err := parse([]string{BuilderName, "512", "2", "microvm", "/c.toml"})
+	want := sandbox.TemplateRequest{
+		Size: template.Size{LimitMiB: 512, CPUs: 2, Machine: "microvm"}, Shares: shares, Missing: true,
+	}
 	if err != nil || size != want || path != "/c.toml" {
 		t.Errorf("parse = %+v, %q, %v, want %+v", size, path, err, want)
 	}
-	for _, args := range [][]string{{BuilderName}, {BuilderName, "x", "1", ""}, {BuilderName, "1", "", ""}} {
+	for _, args := range [][]string{{BuilderName}, {BuilderName, "x", "1", "microvm", ""}, {BuilderName, "1", "", "microvm", ""}} {
 		if _, _, err := parse(args); err == nil {
 			t.Errorf("parse(%q) took them", args)
 		}

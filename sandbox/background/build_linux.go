@@ -61,7 +61,7 @@ func fault(err error) bool {
 }
 
 func build(ctx context.Context, args []string, load func(string) (sandbox.Config, error)) (m template.Manifest, err error) {
-	size, path, err := parse(args)
+	req, path, err := parse(args)
 	if err != nil {
 		return m, err
 	}
@@ -88,10 +88,10 @@ func build(ctx context.Context, args []string, load func(string) (sandbox.Config
 	case <-ctx.Done():
 		return m, context.Cause(ctx)
 	}
-	if err := room(lock, size.LimitMiB); err != nil {
+	if err := room(lock, req.LimitMiB); err != nil {
 		return m, err
 	}
-	m, err = sandbox.BuildTemplate(ctx, cfg, size)
+	m, err = sandbox.BuildTemplate(ctx, cfg, req)
 	// The second time none is built any more. A builder that is told to end has not failed.
 	if fault(err) && m.ID != "" && ctx.Err() == nil {
 		err = errors.Join(err, store.Fail(m.ID, err.Error()))
@@ -100,13 +100,14 @@ func build(ctx context.Context, args []string, load func(string) (sandbox.Config
 }
 
 // parse reads a builder's arguments, as ask writes them.
-func parse(args []string) (sandbox.TemplateSize, string, error) {
-	if len(args) != 4 {
-		return sandbox.TemplateSize{}, "", fmt.Errorf("%s is called by shims alone: use cloister template build", BuilderName)
+func parse(args []string) (sandbox.TemplateRequest, string, error) {
+	if len(args) != 5 {
+		return sandbox.TemplateRequest{}, "", fmt.Errorf("%s is called by shims alone: use cloister template build", BuilderName)
 	}
 	limit, limitErr := strconv.Atoi(args[1])
 	cpus, cpusErr := strconv.Atoi(args[2])
-	return sandbox.TemplateSize{LimitMiB: limit, CPUs: cpus, Shares: shares, Missing: true}, args[3], errors.Join(limitErr, cpusErr)
+	size := template.Size{LimitMiB: limit, CPUs: cpus, Machine: args[3]}
+	return sandbox.TemplateRequest{Size: size, Shares: shares, Missing: true}, args[4], errors.Join(limitErr, cpusErr)
 }
 
 // besides is what QEMU and the guest's kernel take beside the containers' memory, in MiB, rounded

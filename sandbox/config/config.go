@@ -37,10 +37,9 @@ type Config struct {
 
 	Trace undo.Trace `toml:"-"` // for crash tests
 
-	// WantTemplate is told that a sandbox has started cold because there is no template of its
-	// size, where template.mode is auto. limitMiB is the memory of its containers. It returns
-	// at once. nil: nobody builds one.
-	WantTemplate func(limitMiB, cpus int) `toml:"-"`
+	// WantTemplate is told that a sandbox has started cold because there is no template for its
+	// machine, where template.mode is auto. It returns at once. nil: nobody builds one.
+	WantTemplate func(template.Size) `toml:"-"`
 
 	// Attacker is the program that stands for the sandbox's; see sandbox/standin.
 	Attacker string `toml:"-"`
