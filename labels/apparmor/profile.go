@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"text/template"
 
 	"cloister/labels"
@@ -58,21 +59,21 @@ func NameOf(level labels.Level) (string, error) {
 }
 
 // IsName tells whether a profile's name is one that NameOf gives.
-func IsName(name string) bool { return goodName.MatchString(name) }
+func IsName(name string) bool { return goodName().MatchString(name) }
 
 // Child is the name of the profile of one program, as the kernel shows it and SetExec takes it.
 func Child(name, program string) string { return name + "//" + program }
 
 var (
-	goodName = regexp.MustCompile(`^cloister-c[0-9]+-c[0-9]+$`)
+	goodName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^cloister-c[0-9]+-c[0-9]+$`) })
 	// goodPath leaves out what a rule gives a meaning: quotes, blanks, variables and patterns.
-	goodPath = regexp.MustCompile(`^/[A-Za-z0-9/._+:=~%-]*$`)
+	goodPath = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^/[A-Za-z0-9/._+:=~%-]*$`) })
 )
 
 // Text is the profile as apparmor_parser reads it. It is pure. Paths with a character that has a
 // meaning in a rule are refused and not quoted: a folder's name could otherwise add rules.
 func (p Profile) Text() (string, error) {
-	if !goodName.MatchString(p.Name) {
+	if !goodName().MatchString(p.Name) {
 		return "", fmt.Errorf("profile name %q: want %scN-cM", p.Name, prefix)
 	}
 	paths := append([]string{p.QEMU, p.Virtiofsd, p.Share}, p.Guest...)
@@ -80,7 +81,7 @@ func (p Profile) Text() (string, error) {
 		paths = append(paths, p.Attacker)
 	}
 	for _, path := range paths {
-		if !goodPath.MatchString(path) || filepath.Clean(path) != path || path == "/" {
+		if !goodPath().MatchString(path) || filepath.Clean(path) != path || path == "/" {
 			return "", fmt.Errorf("profile %s: path %q: want an absolute path of letters, digits and /._+:=~%%-: "+
 				"anything else has a meaning in a rule: use another path", p.Name, path)
 		}
