@@ -147,7 +147,7 @@ func (p *Place) WriteCloisterConfig(t testing.TB, more string) string {
 		"/run/cloister", filepath.Join(p.Dir, "cloister"),
 		filepath.Join(testenv.Build(t), "guest", flavour), more)
 	// Never auto: no test waits for a build that another one has asked for.
-	fromTemplate := testenv.Templates() && flavour == "small" && !strings.Contains(more, "[template]")
+	fromTemplate := testenv.Templates(t) && flavour == "small" && !strings.Contains(more, "[template]")
 	switch {
 	case fromTemplate:
 		text += "\n[template]\nmode = \"manual\"\n"

@@ -41,4 +41,26 @@ func (p *Place) shareTemplates(t testing.TB, config string) {
 		t.Fatal(err)
 	}
 	p.Run(t, filepath.Join(build, "cloister"), "--config", config, "template", "build", "--missing")
+	t.Cleanup(func() { noFailure(t, store) })
+}
+
+// noFailure wants that no start from a shared template has failed: a test that goes on with a cold
+// start would hide it, and the second failure would have all others start cold. A failure is told
+// once, by the test that ends first.
+func noFailure(t testing.TB, store string) {
+	t.Helper()
+	notes, err := filepath.Glob(filepath.Join(store, "failed-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range notes {
+		text, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // told by another test
+		}
+		if err := errors.Join(err, os.Remove(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+		}
+		t.Errorf("a start from a template has failed in this test or one beside it: %s", text)
+	}
 }

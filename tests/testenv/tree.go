@@ -5,6 +5,8 @@ package testenv
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -42,9 +44,22 @@ func Cache() string {
 	return "/var/cache/cloister"
 }
 
-// Templates reports whether the sandboxes of tests start from a template where one fits:
-// CLOISTER_TEST_TEMPLATES is on. Else all start cold, unless a test says otherwise.
-func Templates() bool { return os.Getenv("CLOISTER_TEST_TEMPLATES") == "on" }
+// cold are the tests whose sandboxes start cold in every run: one or two of each stage that has
+// the others start from a template.
+var cold = []string{
+	"TestSmoke", "TestSpecFields", // integration
+	"TestVolumes",               // files
+	"TestPodSandbox",            // cri
+	"TestShimKilledAtEveryStep", // crash; TestTemplateStartKilledAtEveryStep has the other start
+}
+
+// Templates reports whether the sandboxes of a test start from a template where one fits:
+// CLOISTER_TEST_TEMPLATES is on. Else they start cold, unless the test says otherwise.
+func Templates(t testing.TB) bool {
+	t.Helper()
+	name, _, _ := strings.Cut(t.Name(), "/")
+	return os.Getenv("CLOISTER_TEST_TEMPLATES") == "on" && !slices.Contains(cold, name)
+}
 
 // NeedShim needs the shim and the command line to be built, and returns their folder.
 func NeedShim(t testing.TB) string {
