@@ -5,8 +5,6 @@ package fileserver
 import (
 	"bufio"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -18,61 +16,81 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cloister/sandbox/jail"
-	"cloister/tests/machine/served"
+	"cloister/sandbox/prove"
 	"cloister/tests/testenv"
 )
 
 // ready is what the attacker says when it has opened what a server has open.
-const ready = "ready\n"
+const ready = "ready"
 
-// attack is one of the attacker's. Its arguments in the jail and in the control differ where the
-// control has another name for the same thing.
+// What an attacker says of an attack.
+const (
+	succeeded = "succeeded"
+	denied    = "denied: "
+)
+
+// attack is one of the attacker's, which stands for a server that was taken over. name and on are
+// for people, and those of package prove where it makes the same attack.
 type attack struct {
-	name          string
-	args, control []string
+	name, on string
+	do       string
+	args     []string
 }
 
-// TestCompromisedFileServer starts a program of an attacker's in the file server's jail, with the
-// server's descriptors and root directory, and has it attack the host. Each attack is also made
-// by root without a jail: there it must succeed, or it would show nothing.
-func TestCompromisedFileServer(t *testing.T) {
-	testenv.NeedRoot(t)
-	program := build(t)
-	h := newTree(t)
-	all := h.attacks(t)
-	denied, controls := 0, 0
-	for _, a := range all {
-		if result := h.run(t, program, a.name, a.args, &jail.Config{}); strings.HasPrefix(result, "denied") {
-			denied++
-			t.Logf("%s %q: %s", a.name, a.args, result)
-		} else {
-			t.Errorf("%s %q in the jail: %s", a.name, a.args, result)
-		}
-		args := a.args
-		if a.control != nil {
-			args = a.control
-		}
-		if result := h.run(t, program, a.name, args, nil); result == "succeeded" {
-			controls++
-		} else {
-			t.Errorf("%s %q without the jail: %s: the attack shows nothing", a.name, args, result)
-		}
-	}
-	fmt.Printf("attacks[virtiofsd]: %d tried, %d denied, %d succeeded; controls: %d of %d\n",
-		len(all), denied, len(all)-denied, controls, len(all))
+// Words of an attack's arguments: the tree as its process has it, and the pid of a process of
+// root's.
+const (
+	treeWord   = "TREE"
+	victimWord = "VICTIM"
+)
+
+// final tells an attack after which its process is another one.
+func (a attack) final() bool {
+	return slices.Contains([]string{"chroot", "mountns", "mount", "remount", "setns", "ptrace", "userns"}, a.do)
 }
 
-// build builds the attacker into a folder of the test's.
-func build(t *testing.T) string {
+// broken are the attacks of a server that was taken over. dir is what the tree lies in.
+func broken(t *testing.T, dir string) []attack {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "attacker")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", program, "cloister/tests/machine/fileserver/attacker")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build attacker: %v\n%s", err, out)
+	const (
+		up    = "..: each descriptor"
+		rw    = treeWord + "/c/rw"
+		ro    = treeWord + "/v/ro"
+		root  = "a process of root"
+		link  = "link"
+		linkd = "/linked"
+	)
+	secret := filepath.Join(dir, "secret")
+	tcp, abstract := listen(t, "tcp", "127.0.0.1:0"), listen(t, "unix", "@cloister-fileserver-"+strconv.Itoa(os.Getpid()))
+	return []attack{
+		{up, "a file beside the tree", "dotdot", []string{secret, "read"}},
+		{up, "/etc/shadow", "dotdot", []string{"/etc/shadow", "read"}},
+		{up, "environ of a process of root", "dotdot", []string{victimWord + "/environ", "read"}},
+		{up, "core_pattern, from /proc", "dotdot", []string{"sys/kernel/core_pattern", "write"}},
+		{up, "core_pattern", "dotdot", []string{"proc/sys/kernel/core_pattern", "write"}},
+		{"chroot and ..", "/etc/shadow", "chroot", []string{"/etc/shadow", rw + "/jail"}},
+		{"read", "/etc/shadow", "open", []string{"/etc/shadow"}},
+		{"read", "a file beside the tree", "open", []string{secret}},
+		{"read environ", root, "open", []string{"/proc/" + victimWord + "/environ"}},
+		{"mknod and open", "a device", "device", []string{rw + "/zero"}},
+		{"write", "a read-only volume", "write", []string{ro + "/file"}},
+		{"copy_file_range into", "a read-only volume", "copy", []string{rw + "/file", ro + "/file"}},
+		{"link out of", "a read-only volume", link, []string{ro + "/file", rw + linkd}},
+		{"link into", "a read-only volume", link, []string{rw + "/file", ro + linkd}},
+		{"exchange of the parents", "mounts", "swap", []string{treeWord + "/c", treeWord + "/v"}},
+		{"exchange", "mounts", "swap", []string{rw, ro}},
+		{"user namespace", "", "userns", nil},
+		{"unshare", "mounts", "mountns", nil},
+		{"mount", "a volume", "mount", []string{rw}},
+		{"remount", "the tree", "remount", []string{treeWord + "/"}},
+		{"kill", root, "kill", []string{victimWord}},
+		{"ptrace", root, "ptrace", []string{victimWord}},
+		{"setns", root, "setns", []string{victimWord}},
+		{"by handle", "a volume", "handle", []string{rw + "/file"}},
+		{"tcp", "the host's loopback", "connect", []string{"tcp", tcp}},
+		{"unix", "an abstract socket", "connect", []string{"unix", abstract}},
+		{"trusted attribute", "a volume", "xattr", []string{rw + "/file"}},
 	}
-	return program
 }
 
 func listen(t *testing.T, network, address string) string {
@@ -85,133 +103,107 @@ func listen(t *testing.T, network, address string) string {
 	return l.Addr().String()
 }
 
-// attacks are the attacks; VICTIM stands for the pid of a process of root's. The server's names
-// begin at its root, which is the view.
-func (h *host) attacks(t *testing.T) []attack {
+// round makes attacks with some layers on one tree, and gives what the attacker says of each. One
+// process makes as many as it survives.
+func (p *place) round(t *testing.T, list []attack, with []prove.Layer, bare bool) []string {
 	t.Helper()
-	secret, file := filepath.Join(h.dir, "secret"), filepath.Join(h.volume, "file")
-	for _, name := range []string{"one", "two"} {
-		if err := os.Mkdir(filepath.Join(h.dir, name), 0o755); err != nil {
-			t.Fatal(err)
+	said := make([]string, len(list))
+	t.Run(roundName(with, bare), func(t *testing.T) {
+		h := newTree(t, p.dir, bare, func(dir string) { p.admitTree(t, dir) })
+		var attacker *process
+		victim := startVictim(t)
+		defer func() {
+			attacker.end()
+			_, _ = victim.Process.Kill(), victim.Wait()
+		}()
+		for i, a := range list {
+			if attacker == nil {
+				attacker = p.attacker(t, h, with)
+			}
+			tree := h.view
+			if slices.Contains(with, prove.Root) {
+				tree = ""
+			}
+			said[i] = attacker.attack(a, tree, victim.Process.Pid)
+			if a.final() || !strings.HasPrefix(said[i], denied) && said[i] != succeeded {
+				attacker.end()
+				attacker = nil
+			}
+			if said[i] == succeeded && (a.do == "kill" || a.do == "ptrace") {
+				_, _ = victim.Process.Kill(), victim.Wait()
+				victim = startVictim(t)
+			}
+			h.restore(t, a, said[i])
 		}
-	}
-	one, two := filepath.Join(h.dir, "one"), filepath.Join(h.dir, "two")
-	tcp, abstract := listen(t, "tcp", "127.0.0.1:0"), listen(t, "unix", "@cloister-fileserver-"+strconv.Itoa(os.Getpid()))
-	return []attack{
-		{"dotdot", []string{secret, "read"}, nil},
-		{"dotdot", []string{"/etc/shadow", "read"}, nil},
-		{"dotdot", []string{"VICTIM/environ", "read"}, nil},
-		{"dotdot", []string{"sys/kernel/core_pattern", "write"}, nil},
-		{"dotdot", []string{"proc/sys/kernel/core_pattern", "write"}, nil},
-		{"chroot", []string{"/etc/shadow", "/a/rw/jail"}, []string{"/etc/shadow", filepath.Join(h.volume, "jail")}},
-		{"open", []string{"/etc/shadow"}, nil},
-		{"open", []string{secret}, nil},
-		{"open", []string{"/proc/VICTIM/environ"}, nil},
-		{"device", []string{"/a/rw/zero"}, []string{filepath.Join(h.dir, "zero")}},
-		{"write", []string{"/b/ro/file"}, []string{file}},
-		{"link", []string{"/b/ro/file", "/a/rw/linked"}, []string{file, filepath.Join(h.volume, "linked")}},
-		{"link", []string{"/a/rw/file", "/b/ro/linked"}, []string{file, filepath.Join(h.volume, "linked")}},
-		{"swap", []string{"/a", "/b"}, []string{one, two}},
-		{"swap", []string{"/a/rw", "/b/ro"}, []string{one, two}},
-		{"userns", nil, nil},
-		{"mountns", nil, nil},
-		{"mount", []string{"/a/rw"}, []string{one}},
-		{"remount", []string{"/b/ro"}, []string{filepath.Join(h.view, "b/ro")}},
-		{"kill", []string{"VICTIM"}, nil},
-		{"ptrace", []string{"VICTIM"}, nil},
-		{"setns", []string{"VICTIM"}, nil},
-		{"handle", []string{"/a/rw/file"}, []string{file}},
-		{"connect", []string{"tcp", tcp}, nil},
-		{"connect", []string{"unix", abstract}, nil},
-		{"xattr", []string{"/a/rw/file"}, []string{file}},
-	}
+	})
+	return said
 }
 
-// TestFileServerWithoutOneLayer leaves out one part of the jail at a time, and wants every attack
-// to be stopped still but those that the threat table lists for that part alone.
-func TestFileServerWithoutOneLayer(t *testing.T) {
-	program := build(t)
-	h := newTree(t)
-	all := h.attacks(t)
-	alone := map[jail.Part][]string{
-		jail.Capabilities: {"xattr"}, // a host's trusted attributes; servers keep them from their guest, too
-		jail.Seccomp:      {"userns"},
+func roundName(with []prove.Layer, bare bool) string {
+	name := "no layer"
+	if len(with) == 1 {
+		name = string(with[0])
+	} else if len(with) > 1 {
+		name = strconv.Itoa(len(with)) + " layers"
 	}
-	for _, part := range []jail.Part{jail.Capabilities, jail.Seccomp, jail.Landlock} {
-		var through []string
-		for _, a := range all {
-			result := h.run(t, program, a.name, a.args, &jail.Config{Disable: []jail.Part{part}})
-			if strings.HasPrefix(result, "denied") {
-				continue
-			}
-			through = append(through, a.name)
-			if !slices.Contains(alone[part], a.name) {
-				t.Errorf("%s %q succeeds without %s: name it in docs/threats.md, or add a layer", a.name, a.args, part)
-			}
-		}
-		t.Logf("without %s these succeed: %q", part, through)
+	if bare {
+		name += ", bare tree"
 	}
+	return name
 }
 
-// run makes one attack, without a jail when there is no configuration, and gives what the attacker
-// says.
-func (h *host) run(t *testing.T, program, name string, args []string, c *jail.Config) string {
+func startVictim(t *testing.T) *exec.Cmd {
 	t.Helper()
 	victim := exec.CommandContext(t.Context(), testenv.NeedTool(t, "sleep"), "1000")
 	victim.Env = []string{"SECRET=x"}
 	if err := victim.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _, _ = victim.Process.Kill(), victim.Wait() }()
-	all := []string{name}
-	for _, a := range args {
-		all = append(all, strings.ReplaceAll(a, "VICTIM", strconv.Itoa(victim.Process.Pid)))
-	}
-	_ = os.Remove(filepath.Join(h.volume, "linked"))
-	in, begin, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	answer, out, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Close()
-	said := bufio.NewReader(answer)
-	cmd := exec.CommandContext(t.Context(), program, all...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, out
-	var top *os.File
-	if c != nil {
-		top = h.jailed(t, *c, cmd, said)
-	} else {
-		// A mount namespace keeps what a control mounts from the tests.
-		cmd.Dir, cmd.SysProcAttr = h.view, &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	_, _ = in.Close(), out.Close()
-	if top != nil {
-		_ = top.Close()
-	}
-	_, _ = begin.WriteString("\n")
-	_ = begin.Close()
-	text, err := io.ReadAll(said)
-	if err != nil {
-		t.Fatal(err)
-	}
-	result := strings.TrimSpace(strings.TrimPrefix(string(text), ready))
-	if err := cmd.Wait(); err != nil && result == "" {
-		result = fmt.Sprintf("denied: it ended: %v", err)
-	}
-	return result
+	return victim
 }
 
-// jailed starts the attacker as the file server is, up to where its guest runs. It has not given up
-// the capabilities that servers give up.
-func (h *host) jailed(t *testing.T, c jail.Config, cmd *exec.Cmd, said *bufio.Reader) *os.File {
+// restore takes back what an attack has made: another one is to find what this one found.
+func (h *host) restore(t *testing.T, a attack, said string) {
 	t.Helper()
-	j := served.Jail(t, c).MayOpen(c, jail.Files{Tree: h.view})
+	for _, name := range []string{"new", "view/c/rw/linked", "view/v/ro/linked", "view/c/rw/zero", "view/c/rw/jail"} {
+		_ = os.Remove(filepath.Join(h.dir, name))
+	}
+	_ = unix.Removexattr(filepath.Join(h.view, "c/rw/file"), "trusted.overlay.redirect")
+	if said != succeeded {
+		return
+	}
+	switch a.do {
+	case "swap":
+		x, y := strings.Replace(a.args[0], treeWord, h.view, 1), strings.Replace(a.args[1], treeWord, h.view, 1)
+		if err := unix.Renameat2(unix.AT_FDCWD, x, unix.AT_FDCWD, y, unix.RENAME_EXCHANGE); err != nil {
+			t.Fatal(err)
+		}
+	case "name":
+		h.write(t, "secret", "secret")
+	}
+}
+
+// process is an attacker that runs. conn is a socket, which a confined program may use: a pipe
+// would be the test's own by label.
+type process struct {
+	cmd   *exec.Cmd
+	conn  *os.File
+	lines *bufio.Reader
+}
+
+// attacker starts the attacker as the file server is, up to where its guest runs. It has not given
+// up the capabilities that servers give up.
+func (p *place) attacker(t *testing.T, h *host, with []prove.Layer) *process {
+	t.Helper()
+	var ends [2]int
+	if err := p.sockets(func() (err error) {
+		ends, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := os.NewFile(uintptr(ends[0]), "ours"), os.NewFile(uintptr(ends[1]), "theirs")
+	j := p.jail(t, h, with)
 	j.Kept = nil
 	if j.Calls != nil {
 		j.Calls.OwnFilters = 0
@@ -220,15 +212,68 @@ func (h *host) jailed(t *testing.T, c jail.Config, cmd *exec.Cmd, said *bufio.Re
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd.Dir = h.view
+	cmd := exec.CommandContext(t.Context(), p.program)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = theirs, theirs, theirs, h.view, []string{}
 	if err := j.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
-	if line, err := said.ReadString('\n'); err != nil || line != ready {
-		t.Fatalf("the attacker says %q, %v", line, err)
+	a := &process{cmd, ours, bufio.NewReader(ours)}
+	_ = theirs.Close()
+	if line, err := a.lines.ReadString('\n'); err != nil || line != ready+"\n" {
+		t.Fatalf("with %v the attacker says %q, %v", with, line, err)
 	}
-	if err := errors.Join(j.Verify(cmd.Process.Pid), j.Root.Pivot(top), jail.VerifyRoot(cmd.Process.Pid, top)); err != nil {
+	p.settle(t, j, cmd.Process.Pid, p.program, top, with)
+	if err := top.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return top
+	return a
+}
+
+// attack gives what the attacker says; a process that ends instead is denied.
+func (a *process) attack(what attack, tree string, victim int) string {
+	words := []string{what.do}
+	for _, arg := range what.args {
+		arg = strings.Replace(arg, treeWord, tree, 1)
+		words = append(words, strings.ReplaceAll(arg, victimWord, strconv.Itoa(victim)))
+	}
+	_, err := a.conn.WriteString(strings.Join(words, "\t") + "\n")
+	line, failed := a.lines.ReadString('\n')
+	if err = errors.Join(err, failed); err != nil {
+		return "it ended: " + err.Error()
+	}
+	return strings.TrimSuffix(line, "\n")
+}
+
+func (a *process) end() {
+	if a == nil {
+		return
+	}
+	_ = a.conn.Close()
+	_ = a.cmd.Process.Kill()
+	_ = a.cmd.Wait()
+}
+
+// TestFileServerWithoutOneLayer leaves out one part of the jail at a time, and wants every attack
+// to be stopped still but those that the threat table lists for that part alone.
+func TestFileServerWithoutOneLayer(t *testing.T) {
+	p := newPlace(t)
+	all := broken(t, p.dir)
+	alone := map[prove.Layer][]string{
+		prove.User:    {"trusted attribute"}, // a host's trusted attributes; servers keep them from their guest, too
+		prove.Seccomp: {"user namespace"},
+	}
+	for _, l := range []prove.Layer{prove.User, prove.Seccomp, prove.Landlock} {
+		with := slices.DeleteFunc(p.layers(), func(have prove.Layer) bool { return have == l })
+		var through []string
+		for i, said := range p.round(t, all, with, false) {
+			if said != succeeded {
+				continue
+			}
+			through = append(through, all[i].name)
+			if !slices.Contains(alone[l], all[i].name) {
+				t.Errorf("%s on %s succeeds without %s: name it in docs/threats.md, or add a layer", all[i].name, all[i].on, l)
+			}
+		}
+		t.Logf("without %s these succeed: %q", l, through)
+	}
 }

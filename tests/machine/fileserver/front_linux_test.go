@@ -49,14 +49,16 @@ type front struct {
 	socket int
 	memory []byte
 	memfd  int
+	file   *os.File // of memfd, where it had to be admitted
 	kick   [2]int
 	call   [2]int
 	used   uint16
 	unique uint64
 }
 
-// connect negotiates as QEMU does, and gives the server memory and two queues.
-func connect(socket *os.File) (*front, error) {
+// connect negotiates as QEMU does, and gives the server memory and two queues. admit labels the
+// memory for the server; nil: nobody has to.
+func connect(socket *os.File, admit func(memory *os.File)) (*front, error) {
 	f := &front{socket: int(socket.Fd())}
 	limit := unix.Timeval{Sec: int64(patience / time.Second)}
 	if err := unix.SetsockoptTimeval(f.socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
@@ -67,6 +69,11 @@ func connect(socket *os.File) (*front, error) {
 	}
 	if err := f.allocate(); err != nil {
 		return nil, err
+	}
+	if admit != nil {
+		memory := os.NewFile(uintptr(f.memfd), "memory")
+		admit(memory)
+		f.file = memory // which closes the descriptor
 	}
 	if err := f.ask(getFeatures); err != nil {
 		return nil, fmt.Errorf("features: %w", err)
@@ -108,7 +115,12 @@ func (f *front) allocate() (err error) {
 }
 
 func (f *front) close() {
-	_, _ = unix.Munmap(f.memory), unix.Close(f.memfd)
+	_ = unix.Munmap(f.memory)
+	if f.file != nil {
+		_ = f.file.Close()
+	} else {
+		_ = unix.Close(f.memfd)
+	}
 	for i := range f.kick {
 		_, _ = unix.Close(f.kick[i]), unix.Close(f.call[i])
 	}

@@ -91,6 +91,17 @@ func (g *guest) lookup(parent uint64, s string) (uint64, error) {
 	return node(g.call(opLookup, parent, name(s)))
 }
 
+// find gives the node of a name below the top.
+func (g *guest) find(names ...string) (id uint64, err error) {
+	id = top
+	for _, n := range names {
+		if id, err = g.lookup(id, n); err != nil {
+			return 0, fmt.Errorf("lookup %q: %w", n, err)
+		}
+	}
+	return id, nil
+}
+
 // node is the first field of a fuse_entry_out.
 func node(b []byte, err error) (uint64, error) {
 	if err != nil {
@@ -130,6 +141,11 @@ func (g *guest) rename(parent uint64, s string, to uint64, t string, flags uint3
 
 func (g *guest) unlink(parent uint64, s string) error {
 	_, err := g.call(opUnlink, parent, name(s))
+	return err
+}
+
+func (g *guest) chmod(id uint64, mode uint32) error {
+	_, err := g.call(opSetattr, id, words(1, 0), make([]byte, 6*8), words(0, 0, 0, mode, 0, 0, 0, 0))
 	return err
 }
 

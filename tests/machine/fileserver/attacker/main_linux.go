@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command attacker stands for a virtiofsd that its guest has taken over. Like the C server it opens
-// its folder and two folders of /proc first; then it waits for a line on its standard input, makes
-// one attack on the host and says how it went.
+// its folder and two folders of /proc first. Then it reads attacks, one a line, with tabs between
+// its name and its arguments, and says how each went. It ends when there are no more, or after an
+// attack that may have made another process of it.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,6 +26,7 @@ const levels = 16
 // attacks are by name; nil means success. Arguments are paths, pids and addresses.
 var attacks = map[string]func(held []int, args []string) error{
 	"dotdot": dotDot,
+	"name":   byName,
 	"chroot": chroot,
 	"open":   func(_ []int, args []string) error { return open(args[0], unix.O_RDONLY) },
 	"write":  func(_ []int, args []string) error { return open(args[0], unix.O_WRONLY) },
@@ -32,6 +35,7 @@ var attacks = map[string]func(held []int, args []string) error{
 	"swap": func(_ []int, args []string) error {
 		return unix.Renameat2(unix.AT_FDCWD, args[0], unix.AT_FDCWD, args[1], unix.RENAME_EXCHANGE)
 	},
+	"copy":    copyRange,
 	"userns":  userNamespace,
 	"mountns": func([]int, []string) error { return unix.Unshare(unix.CLONE_NEWNS) },
 	"mount":   func(_ []int, args []string) error { return unix.Mount("tmpfs", args[0], "tmpfs", 0, "") },
@@ -71,6 +75,11 @@ var attacks = map[string]func(held []int, args []string) error{
 	},
 }
 
+// final tells an attack that may leave its process another one: the process makes no more.
+func final(name string) bool {
+	return slices.Contains([]string{"chroot", "mountns", "mount", "remount", "setns", "ptrace", "userns"}, name)
+}
+
 func main() {
 	var held []int
 	for _, name := range []string{".", "/proc/self/fd", "/proc/self/task"} {
@@ -82,20 +91,22 @@ func main() {
 		held = append(held, fd)
 	}
 	fmt.Println("ready")
-	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
-		fmt.Println("not started:", err)
-		os.Exit(2)
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		words := strings.Split(lines.Text(), "\t")
+		attack, ok := attacks[words[0]]
+		if !ok {
+			fmt.Println("no attack", words[0])
+			os.Exit(2)
+		}
+		if err := attack(held, words[1:]); err != nil {
+			fmt.Println("denied:", strings.ReplaceAll(err.Error(), "\n", "; "))
+		} else {
+			fmt.Println("succeeded")
+		}
+		if final(words[0]) {
+			return
+		}
 	}
-	attack, ok := attacks[os.Args[1]]
-	if !ok {
-		fmt.Println("no such attack")
-		os.Exit(2)
-	}
-	if err := attack(held, os.Args[2:]); err != nil {
-		fmt.Println("denied:", err)
-		return
-	}
-	fmt.Println("succeeded")
 }
 
 func number(text string) int {
@@ -108,11 +119,18 @@ func number(text string) int {
 
 // open opens a file and reads a byte of it, or writes none.
 func open(name string, flags int) error {
-	fd, err := unix.Open(name, flags, 0)
-	if err == nil && flags == unix.O_RDONLY {
+	return openAt(unix.AT_FDCWD, name, flags)
+}
+
+func openAt(folder int, name string, flags int) error {
+	fd, err := unix.Openat(folder, name, flags, 0o600)
+	if err != nil {
+		return err
+	}
+	if flags == unix.O_RDONLY {
 		_, err = unix.Read(fd, make([]byte, 1))
 	}
-	return err
+	return errors.Join(err, unix.Close(fd))
 }
 
 // userNamespace makes one by clone: this program has threads.
@@ -137,7 +155,7 @@ func dotDot(held []int, args []string) error {
 	for _, fd := range held {
 		for level := range levels {
 			name := filepath.Clean(args[0])
-			_, err := unix.Openat(fd, strings.Repeat("../", level)+strings.TrimPrefix(name, "/"), flags, 0)
+			err := openAt(fd, strings.Repeat("../", level)+strings.TrimPrefix(name, "/"), flags)
 			if err == nil {
 				return nil
 			}
@@ -145,6 +163,55 @@ func dotDot(held []int, args []string) error {
 				errs = append(errs, err)
 			}
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// byName does what a server would do that did not look at the names of its guest: an operation, in
+// a folder, on a name.
+func byName(_ []int, args []string) error {
+	folder, err := unix.Open(args[1], unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(folder) }()
+	name := args[2]
+	switch args[0] {
+	case "lookup":
+		return openAt(folder, name, unix.O_RDONLY)
+	case "create":
+		return openAt(folder, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
+	case "mkdir":
+		return unix.Mkdirat(folder, name, 0o700)
+	case "mknod":
+		return unix.Mknodat(folder, name, unix.S_IFREG|0o600, 0)
+	case "symlink":
+		return unix.Symlinkat("x", folder, name)
+	case "unlink":
+		return unix.Unlinkat(folder, name, 0)
+	}
+	return fmt.Errorf("no operation %q", args[0])
+}
+
+// copyRange writes to a file by way of a descriptor that is for reading, and of one that is for
+// writing.
+func copyRange(_ []int, args []string) error {
+	from, err := unix.Open(args[0], unix.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(from) }()
+	var errs []error
+	for _, flags := range []int{unix.O_RDONLY, unix.O_WRONLY} {
+		to, err := unix.Open(args[1], flags, 0)
+		if err == nil {
+			_, err = unix.CopyFileRange(from, nil, to, nil, 2, 0)
+			_ = unix.Close(to)
+		}
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
