@@ -24,6 +24,9 @@ import (
 // reason.
 const specDifferences = "specsuite.tsv"
 
+// sometimes begins the reason of a case that differs on a slow host alone.
+const sometimes = "sometimes: "
+
 // specLogs has what each case said.
 const specLogs = "build/log/specsuite"
 
@@ -67,7 +70,7 @@ func TestSpecSuite(t *testing.T) {
 			reason, known := listed[name]
 			less := want.beyond(got)
 			switch {
-			case known && len(less) == 0:
+			case known && len(less) == 0 && !strings.HasPrefix(reason, sometimes):
 				t.Errorf("%s has this case (%s), and it does not differ from runc", specDifferences, reason)
 			case !known && len(less) > 0:
 				t.Errorf("runc passes this, and cloister-oci does not: %q\nwhat the case said is in %s", less, specLogs)

@@ -186,6 +186,13 @@ func engines(guest []string) []Stage {
 			Weight: 2, Warm: 5 * m, Budget: 8 * m, Limit: 20 * m, Optional: true,
 			ByName: "its cases wait for most of their time: make test-suite-spec",
 		},
+		{
+			Name: "suite-spec-vm", About: "runtime-spec's validation suite with guests, beside runc", Needs: guest,
+			Tests:  []string{"./tests/engines/..."},
+			Flags:  []string{"-run", "^TestSpecSuite$"},
+			Weight: 2, Warm: 20 * m, Budget: 30 * m, Limit: 60 * m, Optional: true,
+			ByName: "starts a guest or several for each of its 58 cases: make test-suite-spec-vm",
+		},
 		// Two programs at a time, each in a guest.
 		{
 			Name: "apps", About: "real programs of Debian beside runc", Needs: guest, Tests: []string{"./tests/apps/..."},
