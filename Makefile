@@ -24,7 +24,7 @@ STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
 .PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri \
 	test-docker test-engines test-apps test-k8s test-packages test-lab test-lab-fedora test-moby test-one fmt \
-	tidy lint golden fuzz bench soak cache cache-prune check demo install packages packages-twice \
+	tidy lint golden metrics-recording fuzz bench soak cache cache-prune check demo install packages packages-twice \
 	release release-twice vuln cluster-image uninstall clean
 
 help: ## what can be made
@@ -111,7 +111,11 @@ golden: deps ## rewrite the golden files; read the diff
 		[ ! -e "$$dir/suite_linux_test.go" ] || continue; \
 		if grep -qs 'flag.Bool("update"' "$$dir"/*_test.go; then (cd "$$dir" && go test . -update); fi; \
 	done
+	@GOFLAGS= go -C tests/promql test . -update
 	@git --no-pager diff --stat -- '*testdata*' docs
+
+metrics-recording: build guest clients ## twenty minutes of sandboxes and their metrics; docs/metrics.svg is drawn from them
+	@METRICS_RECORDING=$(CURDIR)/tests/promql/testdata/recording.txt go test -count=1 -timeout 60m -v -run MetricsRecording ./tests/bench
 
 fuzz: deps ## every fuzz test for FUZZTIME each, or those of the pattern FUZZ=; FUZZJOBS=2 runs two at once
 	@export CLOISTER_MINUTES=100000 FUZZTIME=$(FUZZTIME); $(STAGES) fuzz
