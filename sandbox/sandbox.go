@@ -96,7 +96,7 @@ func (s *Sandbox) steps(p *starting) []step {
 		{"memory", fits(s.recall)},
 		{"files", with(s.serveFiles)},
 		{"qemu", fits(s.launch)},
-		{"load", fits(s.load)},
+		{"load", fits(func(ctx context.Context, p *starting) error { return p.source.Load(ctx, s.vm) })},
 		{"verify", s.verify},
 		{"kernel", fits(s.greet)},
 		{"agent", fits(s.configure)},
@@ -164,7 +164,7 @@ func start(ctx context.Context, cfg Config, req Request, cold bool) (_ *Sandbox,
 	})
 	go s.watch()
 	if s.wanted {
-		cfg.WantTemplate(template.Size{LimitMiB: int(s.memory >> 20), CPUs: p.Size.CPUs, Machine: string(p.Machine.Type)})
+		cfg.WantTemplate(template.Size{LimitMiB: plan.ClassMiB(int(s.memory >> 20)), CPUs: p.Size.CPUs, Machine: string(p.Machine.Type)})
 	}
 	return s, nil
 }

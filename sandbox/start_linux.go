@@ -77,6 +77,7 @@ func (s *Sandbox) plan(ctx context.Context, p *starting) (err error) {
 	}
 	s.chooseTemplate(ctx, p)
 	s.notes.Set("start", p.source.String())
+	s.notes.Set("booted_mib", strconv.Itoa(p.Machine.MemoryMiB)) // more than memory_mib if the template's class is
 	return nil
 }
 
@@ -93,7 +94,7 @@ func (s *Sandbox) chooseTemplate(ctx context.Context, p *starting) {
 		return
 	}
 	var reason error
-	if p.source, p.Machine, reason = s.templates(p).Choose(p.Machine, s.request.Workload); reason != nil {
+	if p.source, p.Machine, reason = s.templates(p).Choose(p.Machine, p.Size, s.request.Workload); reason != nil {
 		log.G(ctx).WithField("sandbox", s.request.ID).Infof("the sandbox starts cold: %v", reason)
 		// No policy lets a shim start a builder in the host's mount namespace.
 		open := p.mac == confine.None && s.config.WantTemplate != nil
@@ -106,8 +107,6 @@ func (s *Sandbox) recall(_ context.Context, p *starting) (err error) {
 	p.memory, err = p.source.Recall(p.Machine, p.owner, p.group)
 	return err
 }
-
-func (s *Sandbox) load(ctx context.Context, p *starting) error { return p.source.Load(ctx, s.vm) }
 
 // planMachine decides what the machine is, and how it is confined. It has no effect on the host.
 func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
@@ -129,7 +128,7 @@ func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 	}
 	p.Sandbox, err = plan.NewSandbox(plan.SandboxRequest{
 		Namespace: s.request.Namespace, ID: s.request.ID,
-		Workload: s.request.Workload, Facts: facts,
+		Workload: s.request.Workload, Facts: facts, Saved: s.request.Namespace == TemplateNamespace,
 	})
 	if err != nil {
 		return err

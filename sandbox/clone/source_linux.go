@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"cloister/oci"
 	"cloister/sandbox/cgroup"
@@ -22,15 +23,17 @@ import (
 // Source is the template that a machine starts from. The nil Source is that of a cold start: its
 // methods do nothing. So the order of a start is the same for both, without a branch at each step.
 type Source struct {
-	template *template.Template
-	memory   *os.File // the machine's own
-	copying  *copying // into memory
+	template  *template.Template
+	memoryMiB int      // what the guest may have; the template's guest has as much or more
+	memory    *os.File // the machine's own
+	copying   *copying // into memory
 }
 
-// Choose finds the template that a machine may start from, and gives the machine as it starts from
-// it. An error is no more than the reason for a cold start. The reasons are asked in the order of
-// what they cost: an annotation, the plan, a look at the folder, then digests.
-func (h Host) Choose(m vmm.Machine, w *oci.Workload) (*Source, vmm.Machine, error) {
+// Choose finds the template that a machine of that size may start from, and gives the machine as it
+// starts from it: with the memory of the template's class, of which Wake leaves the guest its own.
+// An error is no more than the reason for a cold start. The reasons are asked in the order of what
+// they cost: an annotation, the plan, a look at the folder, then digests.
+func (h Host) Choose(m vmm.Machine, size oci.Size, w *oci.Workload) (*Source, vmm.Machine, error) {
 	if w.Settings.ColdStart {
 		return nil, m, errors.New("the annotation " + oci.AnnotationStart + " asks for it")
 	}
@@ -40,7 +43,9 @@ func (h Host) Choose(m vmm.Machine, w *oci.Workload) (*Source, vmm.Machine, erro
 	if h.Store.Empty() {
 		return nil, m, template.ErrNone
 	}
-	key, err := h.key(m)
+	classed := m
+	classed.MemoryMiB = plan.Class(size).MemoryMiB
+	key, err := h.key(classed)
 	if err != nil {
 		return nil, m, err
 	}
@@ -52,11 +57,11 @@ func (h Host) Choose(m vmm.Machine, w *oci.Workload) (*Source, vmm.Machine, erro
 		}
 		return nil, m, err
 	}
-	from, err := plan.FromTemplate(m, t.Manifest.MACs)
+	from, err := plan.FromTemplate(classed, t.Manifest.MACs)
 	if err != nil {
 		return nil, m, errors.Join(err, t.Close())
 	}
-	return &Source{template: t}, from, nil
+	return &Source{template: t, memoryMiB: size.MemoryMiB}, from, nil
 }
 
 // String says what a sandbox was started from. `cloister ps` and inspect show it.
@@ -114,16 +119,45 @@ func (s *Source) Load(ctx context.Context, vm *hypervisor.VM) error {
 
 // Wake has the guest become one of its own, before its agent says hello. It comes before all else
 // that the guest is told: keys that the agent draws for anything before it would be the same in all
-// clones.
+// clones. What the template has beyond the sandbox's memory is gone from the guest when it returns.
 func (s *Source) Wake(ctx context.Context, vm *hypervisor.VM) error {
 	if s == nil {
 		return nil
+	}
+	if s.memoryMiB < s.template.Manifest.Key.MemoryMiB {
+		// Beside the agent's own start.
+		if err := vm.Machine.SetMemory(ctx, s.memoryMiB); err != nil {
+			return err
+		}
 	}
 	var seed [guestapi.WakeSeedBytes]byte
 	if _, err := rand.Read(seed[:]); err != nil {
 		return err
 	}
-	return guestapi.SendWake(ctx, vm.Machine.Agent(), seed)
+	if err := guestapi.SendWake(ctx, vm.Machine.Agent(), seed); err != nil {
+		return err
+	}
+	return s.shrunk(ctx, vm)
+}
+
+// shrinkPoll is how often QEMU is asked how far the guest's balloon is. Its event comes once a
+// second at most.
+const shrinkPoll = 5 * time.Millisecond
+
+// shrunk waits until the guest's kernel has no more memory than the sandbox's. A container that
+// came earlier could use what the host's cgroup does not allow.
+func (s *Source) shrunk(ctx context.Context, vm *hypervisor.VM) error {
+	for {
+		have, err := vm.Machine.Memory(ctx)
+		if err != nil || have <= int64(s.memoryMiB)<<20 {
+			return err
+		}
+		select {
+		case <-time.After(shrinkPoll):
+		case <-ctx.Done():
+			return fmt.Errorf("the guest has %d MiB, want %d: %w", have>>20, s.memoryMiB, context.Cause(ctx))
+		}
+	}
 }
 
 // Close waits for the copy, which ends by itself, and lets go of the files.

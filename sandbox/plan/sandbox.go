@@ -71,6 +71,7 @@ type SandboxRequest struct {
 	Namespace, ID string
 	Workload      *oci.Workload // of the first container
 	Facts         Facts
+	Saved         bool // it becomes a template: its size is a class
 }
 
 // NewSandbox decides what is done for a sandbox, or says why a wish cannot be honoured. Nothing has
@@ -81,6 +82,9 @@ func NewSandbox(r SandboxRequest) (Sandbox, error) {
 	leaf, leafErr := cgroup.Leaf(w.CgroupsPath, r.ID)
 	if err := errors.Join(sizeErr, leafErr); err != nil {
 		return Sandbox{}, err
+	}
+	if r.Saved {
+		size = Class(size)
 	}
 	// The guest's user namespace is made while it boots.
 	f.Host.Cmdline = slices.Concat(f.Host.Cmdline, Users(w.Namespaces.IDs).Parameters())

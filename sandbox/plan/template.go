@@ -4,11 +4,35 @@ package plan
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 
+	"cloister/oci"
 	"cloister/sandbox/guestapi"
 	"cloister/vmm"
 )
+
+// ClassMiB is the containers' memory that a template is made for, at least the given one: 4, 5, 6
+// or 7 times a power of two. What engines commonly ask for (128, 256, 512, 1024) is a class by
+// itself, and no other wish grows by more than a quarter.
+func ClassMiB(containersMiB int) int {
+	step := 1
+	if n := bits.Len(uint(max(containersMiB, 1) - 1)); n > 3 {
+		step <<= n - 3
+	}
+	return (containersMiB + step - 1) / step * step
+}
+
+// Class is the size of the template for sandboxes of a size. The memory is of the class of the
+// containers' memory, with the same reserve. The CPUs are the sandbox's: their number bounds what a
+// guest that was taken over may use of the host's.
+func Class(s oci.Size) oci.Size {
+	have := int(s.ContainerMemory >> 20)
+	more := ClassMiB(have) - have
+	s.MemoryMiB += more
+	s.ContainerMemory += int64(more) << 20
+	return s
+}
 
 // ForTemplate is the machine that is saved so that machines like m may start from it: without the
 // share, and with an agent that waits. It has the same devices in the same places, since the state
@@ -19,9 +43,9 @@ func ForTemplate(m vmm.Machine) vmm.Machine {
 	return m
 }
 
-// FromTemplate is m as it starts from a template whose NICs have those addresses. The guest's
-// kernel has read them at boot; they only tell the NICs apart. The links that the NICs stand for
-// give them their addresses later, as in a cold start.
+// FromTemplate is m, of a template's size, as it starts from one whose NICs have those addresses.
+// The guest's kernel has read them at boot; they only tell the NICs apart. The links that the NICs
+// stand for give them their addresses later, as in a cold start.
 func FromTemplate(m vmm.Machine, macs []string) (vmm.Machine, error) {
 	if len(macs) != len(m.NICs) {
 		return m, fmt.Errorf("template has %d NICs, the machine %d", len(macs), len(m.NICs))

@@ -44,7 +44,8 @@ func withTemplates(t *testing.T, mode string) *templates {
 	if os.Getenv("CLOISTER_GUEST") == "distro" {
 		t.Skip("templates exist only for the small kernel")
 	}
-	b := newBed(t, host.Options{Cloister: fmt.Sprintf("[template]\nmode = %q\n[debug]\nshell = \"/usr/bin/busybox\"\n", mode)})
+	b := newBed(t, host.Options{Cloister: fmt.Sprintf("[template]\nmode = %q\n[debug]\nshell = \"/usr/bin/busybox\"\n"+
+		"[workloads]\nannotations = [\"io.cloister.start\", \"io.cloister.machine\"]\n", mode)})
 	return &templates{b, filepath.Join(b.Place.Dir, "cloister", "templates")}
 }
 
@@ -55,19 +56,30 @@ func (b *templates) cloister(t *testing.T, args ...string) string {
 	return b.Place.Run(t, program, append([]string{"--config", filepath.Join(b.Place.Dir, "cloister.toml")}, args...)...)
 }
 
+// facts are what inspect says of a running sandbox.
+type facts struct {
+	Start     string `json:"start"`
+	MemoryMiB int    `json:"memory_mib"`
+	BootedMiB int    `json:"booted_mib"`
+	CPUs      int    `json:"cpus"`
+}
+
 // started says what a running sandbox was started from.
 func (b *templates) started(t *testing.T, id string) string {
 	t.Helper()
+	return b.facts(t, id).Start
+}
+
+func (b *templates) facts(t *testing.T, id string) facts {
+	t.Helper()
 	var box struct {
-		Facts struct {
-			Start string `json:"start"`
-		} `json:"facts"`
+		Facts facts `json:"facts"`
 	}
 	text := b.cloister(t, "inspect", b.Namespace+"/"+id)
 	if err := json.Unmarshal([]byte(text), &box); err != nil {
 		t.Fatalf("inspect: %v\n%s", err, text)
 	}
-	return box.Facts.Start
+	return box.Facts
 }
 
 // TestClonesDiffer starts sandboxes from one template, two at once: what must be each guest's own
@@ -189,6 +201,94 @@ func TestCloneMemoryIsChargedToItsSandbox(t *testing.T) {
 	}
 }
 
+// TestTemplateServesSizes starts sandboxes of several sizes from two templates, one for each number
+// of CPUs: guest and host hold each to its own size, as they do a cold one.
+func TestTemplateServesSizes(t *testing.T) {
+	b := withTemplates(t, "manual")
+	for _, cpus := range []int{1, 2} {
+		b.cloister(t, "template", "build", "--memory", "300", "--cpus", strconv.Itoa(cpus))
+	}
+	b.keep(t)
+	list, err := template.NewStore(b.store).List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[int]string{} // of the templates, by CPUs
+	for _, e := range list {
+		ids[e.Manifest.Key.CPUs] = e.ID
+	}
+	const reserve = 96
+	var seen []sizes
+	for i, test := range []struct {
+		mib, cpus int
+		cold      bool
+	}{
+		{300, 1, false},
+		{311, 1, false}, // of the same class
+		{320, 2, false},
+		{300, 1, true},
+	} {
+		id := "c" + strconv.Itoa(i)
+		options := append([]string{"--memory-limit", fmt.Sprint(test.mib << 20), "--cpus", fmt.Sprint(float64(test.cpus) - 0.5)}, cgroups...)
+		want := facts{Start: "template " + ids[test.cpus], MemoryMiB: test.mib + reserve, BootedMiB: 320 + reserve, CPUs: test.cpus}
+		if test.cold {
+			options = append(options, "--annotation", "io.cloister.start=cold")
+			want.Start, want.BootedMiB = "cold", want.MemoryMiB
+		}
+		b.Start(t, id, options)
+		if have := b.facts(t, id); have != want {
+			t.Errorf("%s: inspect says %+v, want %+v", id, have, want)
+		}
+		s := b.sizes(t, id)
+		if s.limit != int64(test.mib)<<20 || s.cpus != test.cpus || s.quota != fmt.Sprintf("%d 100000", 100000*test.cpus-50000) {
+			t.Errorf("%s has a limit of %d bytes, %d CPUs and the quota %q, want %d MiB, %d CPUs and half a CPU less",
+				id, s.limit, s.cpus, s.quota, test.mib, test.cpus)
+		}
+		if mib := s.total >> 20; mib < int64(test.mib) || mib > int64(test.mib+reserve) {
+			t.Errorf("%s: the guest has %d MiB, want the container's %d and a part of the reserve", id, mib, test.mib)
+		}
+		seen = append(seen, s)
+		b.Remove(t, id)
+	}
+	warm, cold := seen[0], seen[3]
+	if warm.host != cold.host {
+		t.Errorf("the host's limit is %d bytes, want that of a cold sandbox, %d", warm.host, cold.host)
+	}
+	// The page descriptors of the larger machine are the guest's own.
+	if d := warm.total - cold.total; d > 0 || d < -1<<20 {
+		t.Errorf("the guest has %d bytes, want those of a cold one, %d, or at most 1 MiB less", warm.total, cold.total)
+	}
+	t.Logf("%+v", seen)
+}
+
+// sizes are what a sandbox is held to: its container, its guest and, on the host, QEMU.
+type sizes struct {
+	limit int64
+	cpus  int
+	quota string
+	total int64 // of the guest
+	host  int64 // limit of QEMU's cgroup
+}
+
+func (b *templates) sizes(t *testing.T, id string) (s sizes) {
+	t.Helper()
+	r := b.Exec(t, id, "sizes", "sh", "-c",
+		"cat /sys/fs/cgroup/memory.max; nproc; awk '/MemTotal/ { print 1024 * $2 }' /proc/meminfo; cat /sys/fs/cgroup/cpu.max")
+	if n, err := fmt.Sscan(r.Stdout, &s.limit, &s.cpus, &s.total); n != 3 || r.Code != 0 {
+		t.Fatalf("%s: %v, %+v", id, err, r)
+	}
+	lines := strings.Split(strings.TrimSpace(r.Stdout), "\n")
+	s.quota = lines[len(lines)-1]
+	for _, name := range []string{"memory.max", "memory.limit_in_bytes"} {
+		if text, err := os.ReadFile(filepath.Join(b.memoryGroup(t, b.machine(t, id)), name)); err == nil {
+			if s.host, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return s
+}
+
 // machine is the pid of a sandbox's QEMU, which ctr shows as its task's.
 func (b *templates) machine(t *testing.T, id string) int {
 	t.Helper()
@@ -205,9 +305,8 @@ func (b *templates) machine(t *testing.T, id string) int {
 	return 0
 }
 
-// sharedMemory is what the memory cgroup of a process is charged with of tmpfs and memfds, in
-// bytes.
-func (b *templates) sharedMemory(t *testing.T, pid int) int64 {
+// memoryGroup is the folder of a process's memory cgroup.
+func (b *templates) memoryGroup(t *testing.T, pid int) string {
 	t.Helper()
 	groups, err := os.ReadFile(b.Place.Path("/proc/" + strconv.Itoa(pid) + "/cgroup"))
 	if err != nil {
@@ -215,22 +314,35 @@ func (b *templates) sharedMemory(t *testing.T, pid int) int64 {
 	}
 	for line := range strings.Lines(string(groups)) {
 		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		mount, found := map[string]string{"memory": "/sys/fs/cgroup/memory", "": "/sys/fs/cgroup"}[part[1]]
-		stat, err := os.ReadFile(filepath.Join(mount, part[2], "memory.stat"))
-		if !found || err != nil {
-			continue
-		}
-		for entry := range strings.Lines(string(stat)) {
-			if value, ok := strings.CutPrefix(entry, "shmem "); ok {
-				n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return n
+		if mount, found := map[string]string{"memory": "/sys/fs/cgroup/memory", "": "/sys/fs/cgroup"}[part[1]]; found {
+			dir := filepath.Join(mount, part[2])
+			if _, err := os.Stat(filepath.Join(dir, "memory.stat")); err == nil {
+				return dir
 			}
 		}
 	}
 	t.Fatalf("process %d has no memory cgroup: %s", pid, groups)
+	return ""
+}
+
+// sharedMemory is what the memory cgroup of a process is charged with of tmpfs and memfds, in
+// bytes.
+func (b *templates) sharedMemory(t *testing.T, pid int) int64 {
+	t.Helper()
+	stat, err := os.ReadFile(filepath.Join(b.memoryGroup(t, pid), "memory.stat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for entry := range strings.Lines(string(stat)) {
+		if value, ok := strings.CutPrefix(entry, "shmem "); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("cgroup of process %d counts no shared memory: %s", pid, stat)
 	return 0
 }
 
@@ -299,6 +411,25 @@ func TestUnfitTemplateStartsCold(t *testing.T) {
 	if from := b.started(t, "again"); from != "template "+id {
 		t.Errorf("after a new build: started from %q, want template %s", from, id)
 	}
+}
+
+// TestOtherBoardStartsCold: a q35 has no templates. It starts cold, with one line in the log, and
+// has none built.
+func TestOtherBoardStartsCold(t *testing.T) {
+	b := withTemplates(t, "auto")
+	b.keep(t)
+	b.Start(t, "c", []string{"--annotation", "io.cloister.machine=q35"})
+	if from := b.started(t, "c"); from != "cold" {
+		t.Errorf("started from %q, want cold", from)
+	}
+	const says = "its machine type is q35, and templates exist only for microvm"
+	if lines := b.coldLines(t); len(lines) != 1 || !strings.Contains(lines[0], says) {
+		t.Errorf("the log says %q, want one line with %q", lines, says)
+	}
+	if pids := b.builders(t); len(pids) != 0 {
+		t.Errorf("builders = %d, want none", pids)
+	}
+	b.Remove(t, "c")
 }
 
 // TestTenantCannotSetTemplateAside: a start that fails for what its workload asks for fails cold as

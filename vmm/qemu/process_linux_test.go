@@ -360,3 +360,16 @@ func TestOpenDisk(t *testing.T) {
 		}
 	}
 }
+
+func TestMemory(t *testing.T) {
+	p, err := start(t.Context(), t, "obeys")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SetMemory(t.Context(), 304); err != nil {
+		t.Error(err)
+	}
+	if got, err := p.Memory(t.Context()); got != 304<<20 || err != nil {
+		t.Errorf("Memory = %d, %v, want %d", got, err, 304<<20)
+	}
+}

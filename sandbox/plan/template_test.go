@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"testing"
+
+	"cloister/oci"
+)
+
+func TestClassIsTheNextQuarterOfAPowerOfTwo(t *testing.T) {
+	for _, test := range []struct{ mib, want int }{
+		{1, 1},
+		{5, 5},
+		{9, 10},
+		{64, 64},
+		{65, 80},
+		{128, 128},
+		{129, 160},
+		{300, 320},
+		{448, 448},
+		{500, 512},
+		{512, 512},
+		{513, 640},
+		{1000, 1024},
+		{1500, 1536},
+		{2000, 2048},
+		{1<<20 - 1, 1 << 20},
+		{1 << 20, 1 << 20},
+	} {
+		if got := ClassMiB(test.mib); got != test.want {
+			t.Errorf("ClassMiB(%d) = %d, want %d", test.mib, got, test.want)
+		}
+	}
+}
+
+// A class holds what it is for and is a class itself. A template that was made for a class serves
+// it, and no size asks for much more than it uses.
+func TestClassHoldsItsSizes(t *testing.T) {
+	classes := map[int]bool{}
+	for mib := 1; mib <= 64<<10; mib++ {
+		class := ClassMiB(mib)
+		if class < mib || class > mib+mib/4 || ClassMiB(class) != class {
+			t.Fatalf("ClassMiB(%d) = %d, whose class is %d: want at most a quarter more", mib, class, ClassMiB(class))
+		}
+		if mib >= 128 {
+			classes[class] = true
+		}
+	}
+	if want := 4*9 + 1; len(classes) != want {
+		t.Errorf("%d classes from 128 MiB to 64 GiB, want %d", len(classes), want)
+	}
+}
+
+func TestClassKeepsReserveAndCPUs(t *testing.T) {
+	in := oci.Size{MemoryMiB: 300 + 96, CPUs: 3, ContainerMemory: 300 << 20}
+	want := oci.Size{MemoryMiB: 320 + 96, CPUs: 3, ContainerMemory: 320 << 20}
+	if got := Class(in); got != want {
+		t.Errorf("Class(%+v) = %+v, want %+v", in, got, want)
+	}
+}
+
+// The machine that becomes a template may use on the host what its class needs: it touches all of
+// its memory before it is saved. A sandbox from that template keeps its own limit.
+func TestSavedSandboxIsOfAClass(t *testing.T) {
+	request := func(saved bool) SandboxRequest {
+		return SandboxRequest{
+			Namespace: "n", ID: "s", Workload: &oci.Workload{Resources: oci.Resources{MemoryLimit: 300 << 20}},
+			Facts: Facts{Host: Host{Kernel: "/k", Small: true}, Sizing: oci.Sizing{}.OnHost(1)}, Saved: saved,
+		}
+	}
+	own, err := NewSandbox(request(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved, err := NewSandbox(request(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if own.Machine.MemoryMiB != 396 || saved.Machine.MemoryMiB != 416 {
+		t.Errorf("machines of %d and %d MiB, want 396 and, saved, 416", own.Machine.MemoryMiB, saved.Machine.MemoryMiB)
+	}
+	if more := saved.Cgroup.Limits.MemoryBytes - own.Cgroup.Limits.MemoryBytes; more < 20<<20 {
+		t.Errorf("the saved machine's cgroup may use %d bytes more, want at least 20 MiB", more)
+	}
+}
