@@ -98,6 +98,10 @@ type Machine struct {
 	Cmdline []string
 	// Balloon gives memory the guest has freed back to the host.
 	Balloon bool
+	// CopyOnWrite maps the caller's file privately: what the guest writes is its own, and the file,
+	// which other machines may map, stays as it is. It is for a machine FromTemplate with neither
+	// Share nor Balloon.
+	CopyOnWrite bool
 	// HugePages takes the guest's memory from the host's pages of 2 MiB; MemoryMiB is even then.
 	HugePages bool
 	// Share is the one folder shared with the guest; nil means none.

@@ -86,6 +86,7 @@ func (m Machine) Validate() error {
 		fmt.Sprintf("use %d to %d", MinMemoryMiB, MaxMemoryMiB))
 	f.add(!m.HugePages || m.MemoryMiB%2 == 0, "MemoryMiB", m.MemoryMiB, "use an even number with huge pages")
 	f.origin(m)
+	f.copyOnWrite(m)
 	f.path("Kernel", m.Kernel)
 	if m.Initrd != "" {
 		f.path("Initrd", m.Initrd)
@@ -136,6 +137,17 @@ func (f *fieldErrors) origin(m Machine) {
 	f.add(m.Type == MicroVM, "Type", string(m.Type), "use microvm with a template")
 	f.add(!m.HugePages, "HugePages", m.HugePages, "leave them out with a template: its memory is a file of small pages")
 	f.add(len(m.Disks) == 0, "Disks", len(m.Disks), "add disks once the guest runs")
+}
+
+// copyOnWrite refuses what maps the memory's file beside QEMU, or changes it: QEMU starts all the
+// same, and the other side works on pages that are not the guest's.
+func (f *fieldErrors) copyOnWrite(m Machine) {
+	if !m.CopyOnWrite {
+		return
+	}
+	f.add(m.Origin == FromTemplate, "CopyOnWrite", true, "use it with a machine from a template")
+	f.add(m.Share == nil, "CopyOnWrite", true, "leave out the share: its file server maps the guest's memory itself (vhost-user)")
+	f.add(!m.Balloon, "CopyOnWrite", true, "leave out the balloon: it gives back pages by holes in the memory's file")
 }
 
 // path refuses what QEMU's or this side's working folder could change the meaning of.

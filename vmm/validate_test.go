@@ -27,9 +27,10 @@ func TestValidate(t *testing.T) {
 	least := Machine{Name: "m", Kernel: "/k"}
 	saved := Machine{Name: "m", Kernel: "/k", Type: MicroVM, Origin: ForTemplate}
 	loaded := Machine{Name: "m", Kernel: "/k", Type: MicroVM, Origin: FromTemplate, Share: &Share{Tag: "cloister"}}
+	private := Machine{Name: "m", Kernel: "/k", Type: MicroVM, Origin: FromTemplate, CopyOnWrite: true}
 	longest := valid()
 	longest.Name, longest.Share.Tag, longest.NICs[0].ID = strings.Repeat("a", 128), strings.Repeat("a", 36), strings.Repeat("a", 32)
-	for _, m := range []Machine{valid(), least, saved, loaded, longest} {
+	for _, m := range []Machine{valid(), least, saved, loaded, private, longest} {
 		if err := m.Validate(); err != nil {
 			t.Errorf("Validate(%+v) = %v, want nil", m, err)
 		}
@@ -68,6 +69,9 @@ func TestValidateRefuses(t *testing.T) {
 		{"template of huge pages", func(m *Machine) {
 			m.Origin, m.Type, m.Disks, m.HugePages = FromTemplate, MicroVM, nil, true
 		}, "HugePages", "leave them out"},
+		{"copy-on-write with a share", func(m *Machine) { m.CopyOnWrite = true }, "CopyOnWrite", "vhost-user"},
+		{"copy-on-write with a balloon", func(m *Machine) { m.CopyOnWrite = true }, "CopyOnWrite", "holes"},
+		{"copy-on-write of no template", func(m *Machine) { m.CopyOnWrite = true }, "CopyOnWrite", "from a template"},
 		{"no kernel", func(m *Machine) { m.Kernel = "" }, "Kernel", "absolute"},
 		{"relative kernel", func(m *Machine) { m.Kernel = "k" }, "Kernel", `"k"`},
 		{"unclean kernel", func(m *Machine) { m.Kernel = "/a/../k" }, "Kernel", "clean"},

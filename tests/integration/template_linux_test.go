@@ -229,7 +229,8 @@ func TestTemplateServesSizes(t *testing.T) {
 		{300, 1, true},
 	} {
 		id := "c" + strconv.Itoa(i)
-		options := append([]string{"--memory-limit", fmt.Sprint(test.mib << 20), "--cpus", fmt.Sprint(float64(test.cpus) - 0.5)}, cgroups...)
+		quota := float64(test.cpus) - 0.5
+		options := append([]string{"--memory-limit", fmt.Sprint(test.mib << 20), "--cpus", fmt.Sprint(quota)}, cgroups...)
 		want := facts{Start: "template " + ids[test.cpus], MemoryMiB: test.mib + reserve, BootedMiB: 320 + reserve, CPUs: test.cpus}
 		if test.cold {
 			options = append(options, "--annotation", "io.cloister.start=cold")

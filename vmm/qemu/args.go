@@ -119,8 +119,11 @@ func (a *arguments) board(m vmm.Machine, fds FDs) {
 	a.processors(m)
 	size := strconv.Itoa(m.MemoryMiB) + "M"
 	a.option("-m", "", kv("size", size))
-	// Shared memory is what a vhost-user file server needs.
-	memory := []property{kv("id", "ram"), kv("size", size), kv("share", "on")}
+	share := "on" // a vhost-user file server needs it
+	if m.CopyOnWrite {
+		share = "off"
+	}
+	memory := []property{kv("id", "ram"), kv("size", size), kv("share", share)}
 	if m.HugePages {
 		memory = append(memory, kv("hugetlb", "on"), kv("hugetlbsize", "2M"))
 	}

@@ -46,6 +46,13 @@ func template(o vmm.Origin) vmm.Machine {
 	return m
 }
 
+// private is a machine whose memory is a template's.
+func private() vmm.Machine {
+	m := template(vmm.FromTemplate)
+	m.Share, m.Balloon, m.CopyOnWrite = nil, false, true
+	return m
+}
+
 // numbers are descriptors as Start hands them out.
 func numbers(m vmm.Machine) FDs {
 	w := &wires{}
@@ -65,6 +72,7 @@ func TestArgs(t *testing.T) {
 		"q35-least": least(vmm.Q35), "q35-full": full(vmm.Q35),
 		"microvm-least": least(vmm.MicroVM), "microvm-full": full(vmm.MicroVM),
 		"for-template": template(vmm.ForTemplate), "from-template": template(vmm.FromTemplate),
+		"copy-on-write": private(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			args, err := Args(m, numbers(m))

@@ -46,7 +46,8 @@ type Options struct {
 	// Share is a connected socket to the file server; needed with a share.
 	Share *os.File
 	// Memory is a file of the machine's size, all of whose memory it is: needed with a template,
-	// else nil.
+	// else nil. With CopyOnWrite, QEMU opens it for writing and writes nothing to it; a sealed
+	// memfd (F_SEAL_WRITE) has the kernel keep it so.
 	Memory *os.File
 	// Taps has one tap per NIC, in order.
 	Taps []*os.File

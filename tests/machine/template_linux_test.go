@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package machine
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/tests/testenv"
+	"cloister/vmm"
+	"cloister/vmm/qemu"
+)
+
+// saved is a guest that was saved: what machines like its own start from.
+type saved struct {
+	machine vmm.Machine // FromTemplate
+	state   []byte
+	memory  *os.File // sealed
+}
+
+// save boots a machine, and keeps it as it is after its hello.
+func save(t *testing.T, m vmm.Machine) *saved {
+	t.Helper()
+	fd, err := unix.MemfdCreate("template", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory := os.NewFile(uintptr(fd), "template")
+	t.Cleanup(func() { _ = memory.Close() })
+	if err := memory.Truncate(int64(m.MemoryMiB) << 20); err != nil {
+		t.Fatal(err)
+	}
+	m.Origin = vmm.ForTemplate
+	r := boot(t, m, qemu.Options{Memory: memory})
+	var state bytes.Buffer
+	if err := r.Save(t.Context(), &state); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	if _, err := unix.FcntlInt(memory.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		t.Fatal(err)
+	}
+	m.Origin = vmm.FromTemplate
+	return &saved{m, state.Bytes(), memory}
+}
+
+// clones is how many machines share one template. CLONES says another number, for figures.
+func clones(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("CLONES")
+	if text == "" {
+		return 2
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestCopyOnWrite has machines map one template's memory. Each keeps what it writes to itself, the
+// template stays as it was, and pages that nobody has written are there once.
+func TestCopyOnWrite(t *testing.T) {
+	t.Parallel()
+	s := save(t, describe(t, vmm.MicroVM))
+	s.machine.CopyOnWrite = true
+	before := digest(t, s.memory)
+	var all []*running
+	for i := range clones(t) {
+		r := s.resume(t)
+		r.want("held", "hold %d", i)
+		all = append(all, r)
+		t.Logf("%d machines: PSS of the first is %s", i+1, pss(t, all[0].Pid()))
+	}
+	for i, r := range all {
+		r.want(fmt.Sprintf("%d %d", i, 1<<20), "held")
+	}
+	if after := digest(t, s.memory); after != before {
+		t.Error("the template's memory was changed by a machine that started from it")
+	}
+	maps := read(t, fmt.Sprintf("/proc/%d/maps", all[0].Pid()))
+	for line := range strings.Lines(maps) {
+		if fields := strings.Fields(line); len(fields) > 5 && strings.HasPrefix(fields[5], "/memfd:template") && fields[1] != "rw-p" {
+			t.Errorf("QEMU has mapped the template as %s, want a private mapping", fields[1])
+		}
+	}
+}
+
+// TestSealedTemplateIsNotShared: the kernel refuses a QEMU that would write to the template.
+func TestSealedTemplateIsNotShared(t *testing.T) {
+	t.Parallel()
+	s := save(t, describe(t, vmm.MicroVM))
+	if _, err := s.start(t); err == nil {
+		t.Error("QEMU has mapped a sealed template shared")
+	}
+}
+
+func digest(t *testing.T, f *os.File) [sha256.Size]byte {
+	t.Helper()
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, 1<<40)); err != nil {
+		t.Fatal(err)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// pss is a process's share of the memory that it maps.
+func pss(t *testing.T, pid int) string {
+	t.Helper()
+	for line := range strings.Lines(read(t, fmt.Sprintf("/proc/%d/smaps_rollup", pid))) {
+		if text, ok := strings.CutPrefix(line, "Pss:"); ok {
+			return strings.TrimSpace(text)
+		}
+	}
+	return "unknown"
+}
+
+// start starts a machine from what was saved, which has loaded nothing yet.
+func (s *saved) start(t *testing.T) (*qemu.Process, error) {
+	t.Helper()
+	p, err := qemu.Start(t.Context(), s.machine, qemu.Options{
+		Binary: testenv.NeedQEMU(t), Starter: jailed(forQEMU), Dir: t.TempDir(), Memory: s.memory,
+	})
+	if err == nil {
+		t.Cleanup(func() {
+			if err := p.Stop(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	return p, err
+}
+
+// resume starts a machine from what was saved. Its guest says no hello a second time.
+func (s *saved) resume(t *testing.T) *running {
+	t.Helper()
+	p, err := s.start(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Load(t.Context(), bytes.NewReader(s.state)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Continue(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return &running{Process: p, t: t, lines: bufio.NewReader(p.Agent())}
+}
