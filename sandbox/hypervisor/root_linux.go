@@ -48,7 +48,10 @@ func (v *VM) hideHost(empty *os.File) error {
 	return jail.VerifyRoot(v.Machine.Pid(), tree)
 }
 
-// copyOf is a detached mount of a folder, for a root directory. The caller closes it.
+// copyOf is a detached mount of a folder, for a root directory. No link is followed in it: the
+// guest owns the files, and a program of the host that opens names below /proc/PID/root would be
+// led to the host's own by an absolute one. Links can be read, as by tools that resolve names
+// themselves. The caller closes it.
 func copyOf(top *os.File, readOnly bool) (*os.File, error) {
 	tree, err := unix.OpenTree(int(top.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
@@ -56,11 +59,18 @@ func copyOf(top *os.File, readOnly bool) (*os.File, error) {
 	}
 	f := os.NewFile(uintptr(tree), top.Name())
 	// The copy has these flags alone: the mount that the guest uses keeps its own.
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE}
+	attr := unix.MountAttr{
+		Attr_set:    unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW,
+		Propagation: unix.MS_PRIVATE,
+	}
 	if readOnly {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+	err = unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr)
+	if errors.Is(err, unix.EINVAL) {
+		err = fmt.Errorf("%w: nosymfollow needs Linux 5.14", err)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("restrict %q: %w", top.Name(), err), f.Close())
 	}
 	return f, nil

@@ -4,6 +4,7 @@ package nerdctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -113,6 +114,21 @@ func copies(t *testing.T, b *bed.Bed, pid uint32) {
 	}
 	if got := b.Exec(t, "c", "copied", "cat", "/tmp/copied").Stdout; got != "copied" {
 		t.Errorf("a file for the container = %q", got)
+	}
+	// A copy resolves links first and opens the name afterwards: whatever has become a link by then
+	// is not followed, and leads to no file of the host.
+	const links = "ln -s / /www/root; ln -s ../../../../../../.. /www/up; ln -s /proc/1/root /www/process; ln -s f /www/own"
+	b.Exec(t, "c", "links", "sh", "-c", links)
+	for _, name := range []string{"root/tmp/made", "up/tmp/made", "process/tmp/made", "own"} {
+		if data, err := os.ReadFile(filepath.Join(root, "www", name)); !errors.Is(err, unix.ELOOP) {
+			t.Errorf("reading by the link %s = %q, %v, want %v", name, data, err, unix.ELOOP)
+		}
+		if err := os.WriteFile(filepath.Join(root, "www", name), nil, 0o600); !errors.Is(err, unix.ELOOP) {
+			t.Errorf("writing by the link %s = %v, want %v", name, err, unix.ELOOP)
+		}
+	}
+	if to, err := os.Readlink(filepath.Join(root, "www/root")); err != nil || to != "/" {
+		t.Errorf("Readlink = %q, %v", to, err)
 	}
 }
 
