@@ -35,7 +35,7 @@ func main() {
 		return
 	}
 	if boot.IsModprobe(os.Args) {
-		if err := boot.LoadLate(); err != nil {
+		if err := boot.LoadLate(os.Args[3]); err != nil {
 			// The status is all that the kernel takes from its modprobe.
 			os.Exit(1)
 		}

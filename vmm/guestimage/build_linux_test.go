@@ -26,7 +26,7 @@ func (f *fakeKernel) make(_ context.Context, dir, _ string) (kernelSet, error) {
 	f.made++
 	k := kernelSet{
 		Release: "6.0-fake", Format: BzImage, Package: Package{Kind: "deb", Name: "linux-fake", Version: "6.0-1", Licence: "GPL-2"},
-		Modules: []string{"virtio.ko"}, Late: []string{"tun.ko"},
+		Modules: []string{"virtio.ko"}, Late: []lateModule{{File: "tun.ko", Names: []string{"char-major-10-200"}}},
 	}
 	return k, errors.Join(
 		os.Mkdir(filepath.Join(dir, modulesDir), 0o755),

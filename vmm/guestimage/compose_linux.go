@@ -14,9 +14,11 @@ import (
 )
 
 // Where the agent finds the modules to load: one absolute path a line, in
-// load order. The second list is for what a container may turn out to need;
-// its files are compressed with gzip, as most guests never load them. A kernel
-// without modules has no lists.
+// load order. The second list is for what a container may turn out to need:
+// lines PATH|NEED...|NAME..., with the modules that must be loaded before, and
+// the patterns by which the kernel asks for this one. Its files are compressed
+// with gzip, as most guests never load them. A kernel without modules has no
+// lists.
 const (
 	ModulesList     = "/lib/cloister/modules"
 	LateModulesList = "/lib/cloister/modules.late"
@@ -60,10 +62,10 @@ func compose(k kernelSet, a agentBinary, c content, agent string) (tree, Manifes
 		Kernel: Kernel{Version: k.Release, Format: k.Format, SHA256: k.SHA256},
 		Agent:  Agent{Version: a.version, SHA256: a.sum},
 	}
-	if m.Modules, err = addModules(t, k, k.Modules, ModulesList, false); err != nil {
+	if m.Modules, err = addModules(t, k); err != nil {
 		return nil, Manifest{}, err
 	}
-	if m.LateModules, err = addModules(t, k, k.Late, LateModulesList, true); err != nil {
+	if m.LateModules, err = addLate(t, k); err != nil {
 		return nil, Manifest{}, err
 	}
 	k.Package.Files = []string{KernelName}
@@ -72,30 +74,49 @@ func compose(k kernelSet, a agentBinary, c content, agent string) (tree, Manifes
 	return t, m, nil
 }
 
-// addModules adds modules and the list that says in which order they load. pack compresses each,
-// for modules that most guests never load: files of the initial image are memory that the guest
-// cannot take back.
-func addModules(t tree, k kernelSet, names []string, list string, pack bool) ([]string, error) {
+// addModules adds the modules of the boot and the list that says in which order they load.
+func addModules(t tree, k kernelSet) ([]string, error) {
 	paths := []string{}
-	for _, name := range names {
+	for _, name := range k.Modules {
 		data, err := readBounded(k.module(name), maxModule)
 		if err != nil {
 			return nil, fmt.Errorf("kernel module: %w", err)
 		}
-		if pack {
-			if data, err = gzipped(data); err != nil {
-				return nil, fmt.Errorf("kernel module %s: %w", name, err)
-			}
-			name += ".gz"
-		}
-		p := path.Join("/lib/modules", k.Release, name)
-		t.file("/usr"+p, 0o644, data)
-		paths = append(paths, p)
+		paths = append(paths, addModule(t, k, name, data))
 	}
 	if len(paths) > 0 {
-		t.file("/usr"+list, 0o644, []byte(strings.Join(paths, "\n")+"\n"))
+		t.file("/usr"+ModulesList, 0o644, []byte(strings.Join(paths, "\n")+"\n"))
 	}
 	return paths, nil
+}
+
+// addLate adds the late modules, packed: files of the initial image are memory that the guest
+// cannot take back.
+func addLate(t tree, k kernelSet) ([]string, error) {
+	paths, lines := []string{}, ""
+	for _, l := range k.Late {
+		data, err := readBounded(k.module(l.File), maxModule)
+		if err != nil {
+			return nil, fmt.Errorf("kernel module: %w", err)
+		}
+		if data, err = gzipped(data); err != nil {
+			return nil, fmt.Errorf("kernel module %s: %w", l.File, err)
+		}
+		path := addModule(t, k, l.File+".gz", data)
+		paths = append(paths, path)
+		lines += path + "|" + strings.Join(l.Needs, " ") + "|" + strings.Join(l.Names, " ") + "\n"
+	}
+	if lines != "" {
+		t.file("/usr"+LateModulesList, 0o644, []byte(lines))
+	}
+	return paths, nil
+}
+
+// addModule adds one file and gives its path in the guest.
+func addModule(t tree, k kernelSet, name string, data []byte) string {
+	p := path.Join("/lib/modules", k.Release, name)
+	t.file("/usr"+p, 0o644, data)
+	return p
 }
 
 // gzipped packs with gzip; its header has neither time nor name, so that the same module gives the

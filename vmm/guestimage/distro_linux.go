@@ -169,8 +169,9 @@ func (h *hostKernel) make(ctx context.Context, dir, _ string) (kernelSet, error)
 }
 
 // moduleNames are part of a kernel's inputs: a list that changes must give another set of modules.
+// The word between has changed once, with what is kept of late ones.
 func moduleNames() []string {
-	return slices.Concat(bootModules(), diskModules(), []string{"late"}, lateModules())
+	return slices.Concat(bootModules(), diskModules(), []string{"late, with names"}, lateModules())
 }
 
 // collect copies a kernel and the modules the guest needs into dir and writes down in k in which
@@ -189,6 +190,14 @@ func collect(ctx context.Context, k *kernelSet, image, modules, dir string) erro
 	}
 	builtin, err := readBounded(filepath.Join(modules, "modules.builtin"), maxModule)
 	if err != nil {
+		return fmt.Errorf("kernel modules: %w", err)
+	}
+	alias, err := readBounded(filepath.Join(modules, "modules.alias"), maxModule)
+	if err != nil {
+		return fmt.Errorf("kernel modules: %w", err)
+	}
+	soft, err := readBounded(filepath.Join(modules, "modules.softdep"), maxModule)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel may have none
 		return fmt.Errorf("kernel modules: %w", err)
 	}
 	table, err := parseModules(dep, builtin)
@@ -210,7 +219,12 @@ func collect(ctx context.Context, k *kernelSet, image, modules, dir string) erro
 	if err != nil {
 		return err
 	}
-	out := filepath.Join(dir, modulesDir)
+	k.Late = table.asked(late, parseAliases(alias), parseSoft(soft))
+	return copyModules(ctx, k, modules, filepath.Join(dir, modulesDir), boot, late)
+}
+
+// copyModules copies modules into a folder, unpacked, and names those of the boot in k.
+func copyModules(ctx context.Context, k *kernelSet, modules, out string, boot, late []string) error {
 	if err := makeDirs(out); err != nil {
 		return fmt.Errorf("kernel modules: %w", err)
 	}
@@ -225,8 +239,6 @@ func collect(ctx context.Context, k *kernelSet, image, modules, dir string) erro
 		}
 		if i < len(boot) {
 			k.Modules = append(k.Modules, name)
-		} else {
-			k.Late = append(k.Late, name)
 		}
 	}
 	return nil

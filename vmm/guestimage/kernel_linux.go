@@ -42,9 +42,18 @@ type kernelSet struct {
 	Package Package `json:"package"`
 	// SHA256 is the kernel's own, to notice a damaged cache.
 	SHA256 string `json:"sha256"`
-	// Modules and Late are file names in the modules folder in load order.
-	Modules []string `json:"modules"`
-	Late    []string `json:"late"`
+	// Modules and Late are files in the modules folder in load order.
+	Modules []string     `json:"modules"`
+	Late    []lateModule `json:"late"`
+}
+
+// lateModule is loaded when the guest's kernel asks for it.
+type lateModule struct {
+	File string `json:"file"`
+	// Needs are the names of late modules that must be loaded before, farthest first.
+	Needs []string `json:"needs,omitempty"`
+	// Names are what the kernel may ask for and mean this module: patterns of modules.alias.
+	Names []string `json:"names,omitempty"`
 }
 
 // maker makes one kind of kernel.
@@ -145,7 +154,11 @@ func openKernel(dir, sum string) (kernelSet, error) {
 	if err := checkSum(filepath.Join(dir, kernelFile), k.SHA256); err != nil {
 		return kernelSet{}, err
 	}
-	for _, name := range slices.Concat(k.Modules, k.Late) {
+	names := slices.Clone(k.Modules)
+	for _, l := range k.Late {
+		names = append(names, l.File)
+	}
+	for _, name := range names {
 		if filepath.Base(name) != name || !strings.HasSuffix(name, ".ko") {
 			return kernelSet{}, fmt.Errorf("%s: module %q", kernelInfo, name)
 		}

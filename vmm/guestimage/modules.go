@@ -127,3 +127,66 @@ func (t moduleTable) order(names []string, all bool, done map[string]bool) ([]st
 	}
 	return out, nil
 }
+
+// asked says of late modules, given as paths in load order, what they need of each other and by
+// which names the kernel asks for them. Modules of the boot are nobody's need.
+func (t moduleTable) asked(late []string, aliases, soft map[string][]string) []lateModule {
+	there := map[string]bool{}
+	for _, file := range late {
+		there[moduleName(file)] = true
+	}
+	var out []lateModule
+	for _, file := range late {
+		name := moduleName(file)
+		l := lateModule{File: name + ".ko", Names: aliases[name]}
+		add := func(need string) {
+			if need != name && there[need] && !slices.Contains(l.Needs, need) {
+				l.Needs = append(l.Needs, need)
+			}
+		}
+		for _, need := range slices.Backward(t.needs[file]) {
+			add(moduleName(need))
+		}
+		for _, need := range soft[name] {
+			add(need)
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+// parseAliases reads modules.alias: the names that the kernel asks for, by module. They are
+// patterns, as of a shell. One that has a bar or is no text is left out: a bar parts the fields of
+// the guest's list.
+func parseAliases(text []byte) map[string][]string {
+	aliases := map[string][]string{}
+	for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
+		f := strings.Fields(s.Text())
+		if len(f) == 3 && f[0] == "alias" && !strings.ContainsFunc(f[1], func(r rune) bool { return r == '|' || r <= ' ' || r > '~' }) {
+			name := moduleName(f[2])
+			aliases[name] = append(aliases[name], f[1])
+		}
+	}
+	return aliases
+}
+
+// parseSoft reads modules.softdep: what is to be loaded before a module that works without it in
+// part.
+func parseSoft(text []byte) map[string][]string {
+	soft := map[string][]string{}
+	for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
+		f := strings.Fields(s.Text())
+		if len(f) < 3 || f[0] != "softdep" {
+			continue
+		}
+		name, before := moduleName(f[1]), false
+		for _, word := range f[2:] {
+			if word == "pre:" || word == "post:" {
+				before = word == "pre:"
+			} else if before {
+				soft[name] = append(soft[name], moduleName(word))
+			}
+		}
+	}
+	return soft
+}

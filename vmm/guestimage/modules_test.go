@@ -47,6 +47,32 @@ func TestModuleOrder(t *testing.T) {
 	}
 }
 
+// TestAskedModules: each late module has the names that the kernel asks by, and what must be loaded
+// before it.
+func TestAskedModules(t *testing.T) {
+	const dep = "net/a.ko.xz:\nnet/b-c.ko: net/a.ko.xz boot.ko\nd.ko: net/b-c.ko net/a.ko.xz boot.ko\nboot.ko:\n"
+	table, err := parseModules([]byte(dep), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := map[string]bool{"boot.ko": true}
+	late, err := table.order([]string{"d", "a"}, false, done)
+	if err != nil {
+		t.Fatal(err)
+	}
+	aliases := parseAliases([]byte("# comment\nalias net-pf-16-proto-12 a\nalias char-major-10-* b_c\n" +
+		"alias two|bars d\nalias fs-d d\nalias x\n"))
+	got := table.asked(late, aliases, parseSoft([]byte("softdep b_c post: d pre: a absent\nsoftdep a post: d\n")))
+	want := []lateModule{
+		{File: "a.ko", Names: []string{"net-pf-16-proto-12"}},
+		{File: "b_c.ko", Needs: []string{"a"}, Names: []string{"char-major-10-*"}},
+		{File: "d.ko", Needs: []string{"a", "b_c"}, Names: []string{"fs-d"}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("asked: -want +got\n%s", diff)
+	}
+}
+
 func TestParseModulesRefuses(t *testing.T) {
 	for _, dep := range []string{"no colon\n", "../up.ko:\n", "/abs.ko:\n"} {
 		if _, err := parseModules([]byte(dep), nil); err == nil {

@@ -51,12 +51,31 @@ func loadModules() error {
 // ordinary process.
 func IsModprobe(args []string) bool { return len(args) == 4 && args[1] == "-q" && args[2] == "--" }
 
-// LoadLate loads all late modules, whichever the kernel asks for: it knows
-// them by aliases, and they depend on each other. The second time there are
-// none left. It runs in the first root, where there is nothing but the image.
-func LoadLate() error {
-	errs, err := loadList(lateList)
-	return errors.Join(append(errs, err, os.Remove(lateList))...)
+// LoadLate loads the late modules that the kernel means by a name, and what they need: no others,
+// since any process of a container can have the kernel ask, by a socket of a family that it lacks.
+// A name that no late module has loads nothing, and is an error, as modprobe's. It runs in the
+// first root, where there is nothing but the image; the kernel may have several run at once.
+func LoadLate(name string) error {
+	text, err := os.ReadFile(lateList)
+	if err != nil {
+		return fmt.Errorf("read list of modules: %w", err)
+	}
+	files := wanted(parseLate(string(text)), name)
+	if len(files) == 0 {
+		return fmt.Errorf("module %.64q: there is none in the image", name)
+	}
+	var errs []error
+	for _, file := range files {
+		err := loadModule(file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // loaded before, and removed
+		}
+		// The file is the guest's memory.
+		if err := errors.Join(err, os.Remove(file)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("load module %s: %w", file, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // loadList gives the modules' errors apart from its own. It deletes the files
