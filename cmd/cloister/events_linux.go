@@ -17,6 +17,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"cloister/sandbox/statedir"
 )
@@ -137,17 +138,22 @@ func (f *feed) tell(e event) error {
 // follow looks whenever a folder of a sandbox comes or goes, and now and then. fsnotify shortens
 // the wait for folders that come and go; ticks find the rest, which no file tells of.
 func (f *feed) follow(ctx context.Context) error {
+	// A host with many sandboxes may have no inotify instance or watch left: ticks find all, later.
+	var events chan fsnotify.Event
+	var failures chan error
 	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return err
+	if err == nil {
+		defer watcher.Close() // only reads
+		events, failures = watcher.Events, watcher.Errors
 	}
-	defer watcher.Close() // only reads
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		// Again in each round: a namespace's folder may be new.
-		if err := f.watch(watcher); err != nil {
-			return orRoot(err)
+		if events != nil {
+			if err := f.watch(watcher); err != nil && !errors.Is(err, unix.ENOSPC) {
+				return orRoot(err)
+			}
 		}
 		if err := f.look(); err != nil {
 			return err
@@ -156,8 +162,8 @@ func (f *feed) follow(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-		case <-watcher.Events:
-		case err := <-watcher.Errors:
+		case <-events:
+		case err := <-failures:
 			if !errors.Is(err, fsnotify.ErrEventOverflow) { // what was lost is seen by the next look
 				return err
 			}

@@ -35,9 +35,7 @@ func (s *Set) addCopies(ctx context.Context, r *resident, a *Planned, req *guest
 	for _, c := range copied {
 		req.Files = append(req.Files, fileOf(c))
 	}
-	if err := s.changes.Follow(copied); err != nil {
-		log.G(ctx).WithError(err).WithField("id", a.ID).Warn("changes of the engine's files will not be seen")
-	}
+	s.changes.Follow(copied)
 	return nil
 }
 
@@ -78,17 +76,14 @@ func (s *Set) Refresh(ctx context.Context, id string) error {
 }
 
 // FollowFiles sends every container the copied files that the engine changes from now on, until
-// stop is called. A host without a free inotify instance still runs the sandbox: most engines never
-// change them. It is called once, before the first Add. ctx gives values alone.
+// stop is called. A host without a free inotify instance still runs the sandbox, and its files are
+// looked at every few seconds. It is called once, before the first Add. ctx gives values alone.
 func (s *Set) FollowFiles(ctx context.Context) (stop func() error) {
 	ctx = context.WithoutCancel(ctx)
-	changes, err := content.NewChanges(func() { s.refreshAll(ctx) })
-	if err != nil {
-		log.G(ctx).WithError(err).Warn("changes of the engine's files will not be seen")
-		return func() error { return nil }
-	}
-	s.changes = changes
-	return changes.Close
+	s.changes = content.NewChanges(func() { s.refreshAll(ctx) }, func(err error) {
+		log.G(ctx).WithError(err).Warn("the engine's files are looked at every few seconds")
+	})
+	return s.changes.Close
 }
 
 // refreshAll sends all containers what the engine has changed of their files. A container that is

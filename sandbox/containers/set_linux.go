@@ -45,7 +45,7 @@ type Config struct {
 type Set struct {
 	config  Config
 	volumes *content.Volumes
-	changes *content.Changes // of copied files; nil if the host gives no watch
+	changes *content.Changes // of copied files; nil until FollowFiles
 
 	pod       sync.Mutex
 	pidShared bool // guarded by pod

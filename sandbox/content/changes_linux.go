@@ -17,11 +17,23 @@ import (
 // raises as many events as it likes.
 const calm = 50 * time.Millisecond
 
+// pollEvery is how often the files are compared on a host that has no watch left for them.
+const pollEvery = 5 * time.Second
+
 // Changes tells when an engine writes to files that were copied: into the file that was there, or
 // by putting another in its place. It has one inotify instance for a whole sandbox, since a host
-// has few of them. Follow and Forget may be called at once.
+// has few of them (128 for all of root's processes by default). Without one, or without a watch, it
+// has the files compared every few seconds. Follow and Forget may be called at once.
 type Changes struct {
-	inotify sys.Inotify
+	changed func()
+	polls   func(error)
+	every   time.Duration
+	ended   chan struct{}
+	end     sync.Once // closes ended
+	begin   sync.Once // begins to poll
+	calls   sync.Mutex
+
+	inotify *sys.Inotify // nil: none was free
 
 	mu   sync.Mutex
 	uses map[int]int // how many files need a watch
@@ -29,37 +41,75 @@ type Changes struct {
 
 // NewChanges begins to watch, and calls changed after a change until Close. Calls do not overlap.
 // changed runs on a goroutine of its own and is expected to compare each file with Copied.Refresh.
-func NewChanges(changed func()) (*Changes, error) {
+// polls is called once if the host cannot watch, with the reason, which names the sysctl.
+func NewChanges(changed func(), polls func(error)) *Changes {
+	return newChanges(changed, polls, pollEvery)
+}
+
+func newChanges(changed func(), polls func(error), every time.Duration) *Changes {
+	c := &Changes{changed: changed, polls: polls, every: every, ended: make(chan struct{}), uses: map[int]int{}}
 	inotify, err := sys.NewInotify()
 	if err != nil {
-		return nil, err
+		c.poll(err)
+		return c
 	}
-	c := &Changes{inotify: inotify, uses: map[int]int{}}
-	go c.run(changed)
-	return c, nil
+	c.inotify = &inotify
+	go c.run()
+	return c
 }
 
 // run ends with the watch. What has changed is found by comparing, so the events themselves say
 // nothing. Events that the kernel has dropped (IN_Q_OVERFLOW) are an event, too, so nothing is
 // lost.
-func (c *Changes) run(changed func()) {
+func (c *Changes) run() {
 	events := make([]byte, 4096)
 	for {
 		if _, err := c.inotify.Read(events); err != nil {
 			return
 		}
 		time.Sleep(calm) //nolint:forbidigo // lets a burst of changes pass
-		changed()
+		c.call()
 	}
 }
 
+// poll compares from now on without an event.
+func (c *Changes) poll(reason error) {
+	c.begin.Do(func() {
+		c.polls(reason)
+		go func() {
+			tick := time.NewTicker(c.every)
+			defer tick.Stop()
+			for {
+				select {
+				case <-c.ended:
+					return
+				case <-tick.C:
+					c.call()
+				}
+			}
+		}()
+	})
+}
+
+func (c *Changes) call() {
+	c.calls.Lock()
+	defer c.calls.Unlock()
+	c.changed()
+}
+
 // Close ends the watch of all files.
-func (c *Changes) Close() error { return c.inotify.Close() }
+func (c *Changes) Close() error {
+	c.end.Do(func() { close(c.ended) })
+	if c.inotify == nil {
+		return nil
+	}
+	return c.inotify.Close()
+}
 
 // Follow watches copied files. A nil Changes watches nothing.
-func (c *Changes) Follow(list []*Copied) error {
-	if c == nil {
-		return nil
+func (c *Changes) Follow(list []*Copied) {
+	if c == nil || c.inotify == nil {
+		return
 	}
 	for _, one := range list {
 		// An engine may write into the file, or rename a new one over it. The second raises an
@@ -70,16 +120,16 @@ func (c *Changes) Follow(list []*Copied) error {
 		}{{one.file, unix.IN_CLOSE_WRITE}, {one.folder, unix.IN_MOVED_TO | unix.IN_ONLYDIR}} {
 			watch, err := c.add(w.file, w.mask)
 			if err != nil {
-				return err
+				c.poll(err)
+				continue
 			}
 			one.watches = append(one.watches, watch)
 		}
 	}
-	return nil
 }
 
 // Forget ends the watches of copied files, and lets go of the files. It is called once for each
-// list that Follow was called with, also after an error of Follow.
+// list that Follow was called with.
 func (c *Changes) Forget(list []*Copied) {
 	defer closeCopies(list)
 	if c == nil {
