@@ -167,9 +167,13 @@ func TestParseMembership(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]membership{
 		`{}`: {},
-		`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}`:                                                       {group: "pod"},
-		`{"annotations":{"io.kubernetes.cri-o.SandboxID":"pod","io.kubernetes.cri-o.ContainerType":"container"}}`:      {group: "pod"},
-		`{"annotations":{"io.containerd.runc.v2.group":"g","io.kubernetes.cri.sandbox-id":"pod"}}`:                     {group: "g"},
+		`{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}`:                                                  {group: "pod"},
+		`{"annotations":{"io.kubernetes.cri-o.SandboxID":"pod","io.kubernetes.cri-o.ContainerType":"container"}}`: {group: "pod"},
+		`{"annotations":{"io.containerd.runc.v2.group":"g","io.kubernetes.cri.sandbox-id":"pod"}}`:                {group: "pod"},
+		`{"annotations":{"io.containerd.runc.v2.group":"g"}}`:                                                     {group: "g"},
+		`{"annotations":{"io.containerd.runc.v2.group":"victim","io.kubernetes.cri-o.SandboxID":"pod"}}`:          {group: "pod"},
+		`{"annotations":{"io.kubernetes.cri.sandbox-id":"victim","io.kubernetes.cri-o.ContainerType":"sandbox",` +
+			`"io.kubernetes.cri-o.SandboxID":"pod"}}`: {group: "pod"},
 		`{"process":{"args":["x"]},"annotations":{"other":"o","io.containerd.runc.v2.group":"","x":"y"}}`:              {},
 		`{"linux":{"namespaces":[{"type":"pid","path":"/proc/3/ns/pid"},{"type":"network","path":"/proc/7/ns/net"}]}}`: {joined: 7},
 		`{"linux":{"namespaces":[{"type":"network","path":"/run/netns/x"}]}}`:                                          {},

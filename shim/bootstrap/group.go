@@ -59,7 +59,9 @@ func groupOf(bundle, id string, owner func(pid int) (id, bundle string, err erro
 }
 
 // parseMembership reads no more of config.json than it needs: errors elsewhere in it are reported
-// by Create, with the name of the field.
+// by Create, with the name of the field. What the engine says of a pod comes before what a pod's
+// author may have written: CRI-O passes all annotations of a pod on, with those of other engines.
+// A group that names another pod would lead the container to that pod's daemon.
 func parseMembership(r io.Reader) (membership, error) {
 	var spec struct {
 		Annotations map[string]string `json:"annotations"`
@@ -74,7 +76,11 @@ func parseMembership(r io.Reader) (membership, error) {
 	if err := json.NewDecoder(r).Decode(&spec); err != nil {
 		return m, err
 	}
-	for _, key := range [...]string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"} {
+	keys := []string{"io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID", "io.containerd.runc.v2.group"}
+	if spec.Annotations["io.kubernetes.cri-o.ContainerType"] != "" {
+		keys[0], keys[1] = keys[1], keys[0]
+	}
+	for _, key := range keys {
 		if m.group == "" {
 			m.group = spec.Annotations[key]
 		}
