@@ -68,7 +68,10 @@ func trusted(path string) error {
 		if len(rest) == 0 {
 			return nil
 		}
-		open = othersWrite(st)
+		if open, err = listed(at, st); err != nil {
+			return err
+		}
+		open = open || othersWrite(st)
 		at, rest = filepath.Join(at, rest[0]), rest[1:] // .. is the parent of a folder that has been judged
 	}
 }
@@ -111,22 +114,35 @@ func othersWrite(st unix.Stat_t) bool {
 	return st.Mode&unix.S_IWOTH != 0 || st.Mode&unix.S_IWGRP != 0 && st.Gid != 0
 }
 
-// trustACL judges the access control list of one part of a path. The group's bits of the mode are
-// the most that any entry of the list gives then, so that root's group has them says nothing. A
-// list that gives writing to somebody by name is refused without asking to whom.
+// trustACL judges the access control list of one part of a path. A list that gives writing to
+// somebody by name is refused without asking to whom. In a sticky folder that is making entries:
+// see trusted.
 func trustACL(path, at string, st unix.Stat_t) error {
-	kind := st.Mode & unix.S_IFMT
-	if kind == unix.S_IFLNK || kind == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0 || st.Mode&unix.S_IWGRP == 0 {
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0 {
 		return nil
+	}
+	found, err := listed(at, st)
+	if found {
+		return fmt.Errorf("%s%s: its access control list lets others write: root relies on it: setfacl -b %s; chmod go-w %s: %w",
+			at, onTheWay(path, at), at, at, errdefs.ErrPermissionDenied)
+	}
+	return err
+}
+
+// listed says that a file or folder has an access control list that may let somebody write. The
+// group's bits of the mode are the most that any entry of the list gives then, so that root's group
+// has them says nothing.
+func listed(at string, st unix.Stat_t) (bool, error) {
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK || st.Mode&unix.S_IWGRP == 0 {
+		return false, nil
 	}
 	switch _, err := unix.Lgetxattr(at, "system.posix_acl_access", nil); {
 	case err == nil:
-		return fmt.Errorf("%s%s: its access control list lets others write: root relies on it: setfacl -b %s; chmod go-w %s: %w",
-			at, onTheWay(path, at), at, at, errdefs.ErrPermissionDenied)
+		return true, nil
 	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, fs.ErrNotExist):
-		return nil // a list that says no more than the mode is not kept
+		return false, nil // a list that says no more than the mode is not kept
 	default:
-		return fmt.Errorf("access control list of %s: %w", at, err)
+		return false, fmt.Errorf("access control list of %s: %w", at, err)
 	}
 }
 

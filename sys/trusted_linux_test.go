@@ -3,6 +3,7 @@
 package sys
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"cloister/tests/testenv"
 )
@@ -39,6 +41,38 @@ func TestWhatOthersMayMakeIsNotTrusted(t *testing.T) {
 		if refused == ok || err != nil && ok {
 			t.Errorf("Trusted(%s) = %v, want it trusted: %v", strings.TrimPrefix(path, dir), err, ok)
 		}
+	}
+}
+
+// TestListOfAStickyFolder: where an access control list lets somebody make entries in a sticky
+// folder of root's group, a name that is not there yet is theirs; root's entries stay root's.
+func TestListOfAStickyFolder(t *testing.T) {
+	testenv.NeedRoot(t)
+	dir := t.TempDir()
+	shared, mine := filepath.Join(dir, "shared"), filepath.Join(dir, "shared/mine")
+	if err := errors.Join(os.Mkdir(shared, 0o700), os.Chmod(shared, 0o770|os.ModeSticky), os.Mkdir(mine, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Trusted(shared + "/absent"); err != nil {
+		t.Fatalf("Trusted below a folder of root's group = %v", err)
+	}
+	// Version 2: owner rwx, user 65534 rwx, group r-x, mask rwx, others nothing. An entry is tag,
+	// permissions and id (include/uapi/linux/posix_acl_xattr.h).
+	list := binary.LittleEndian.AppendUint32(nil, 2)
+	const none = 1<<32 - 1
+	for _, e := range [][3]uint32{{0x01, 7, none}, {0x02, 7, 65534}, {0x04, 5, none}, {0x10, 7, none}, {0x20, 0, none}} {
+		list = binary.LittleEndian.AppendUint16(list, uint16(e[0]))
+		list = binary.LittleEndian.AppendUint16(list, uint16(e[1]))
+		list = binary.LittleEndian.AppendUint32(list, e[2])
+	}
+	if err := unix.Setxattr(shared, "system.posix_acl_access", list, 0); err != nil {
+		testenv.Need(t, testenv.Root, shared+" takes no access control lists: "+err.Error())
+	}
+	if err := Trusted(mine); err != nil {
+		t.Errorf("Trusted(mine) = %v", err)
+	}
+	if err := Trusted(shared + "/absent"); !errors.Is(err, errdefs.ErrPermissionDenied) {
+		t.Errorf("Trusted(absent) = %v, want %v", err, errdefs.ErrPermissionDenied)
 	}
 }
 

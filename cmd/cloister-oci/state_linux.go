@@ -20,6 +20,8 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
+
+	"cloister/sys"
 )
 
 // The states of runtime-spec, and paused. The values are runc's, which engines compare as text.
@@ -210,7 +212,11 @@ func psTable(ctx context.Context, w io.Writer, pids []int, args []string) error 
 	if len(args) == 0 {
 		args = []string{"-ef"}
 	}
-	out, err := exec.CommandContext(ctx, "ps", args...).Output()
+	ps, err := sys.Program("ps")
+	if err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, ps, args...).Output()
 	if err != nil {
 		return fmt.Errorf("ps %s: %w", strings.Join(args, " "), err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cloister/labels"
+	"cloister/sys"
 )
 
 // runFcontext has the verbs for labels that stay. A disk that no guest runs from should not have
@@ -190,9 +191,12 @@ func fcontextList(std stdio) *cobra.Command {
 // name: they are part of the distribution, and do under a lock what must not be done twice.
 func tool(ctx context.Context, out io.Writer, line []string) error {
 	packages := map[string]string{"semanage": "policycoreutils-python-utils", "restorecon": "policycoreutils"}
-	path, err := exec.LookPath(line[0])
-	if err != nil {
+	path, err := sys.Program(line[0])
+	if errors.Is(err, exec.ErrNotFound) {
 		return fmt.Errorf("%s is not installed: install the package %s: %w", line[0], packages[line[0]], err)
+	}
+	if err != nil {
+		return err
 	}
 	cmd := exec.CommandContext(ctx, path, line[1:]...)
 	var messages bytes.Buffer

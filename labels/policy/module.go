@@ -7,11 +7,14 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"cloister/sys"
 )
 
 // Names of the modules in the policy store: the types and rules, and beside them the constraints,
@@ -117,9 +120,12 @@ var packages = map[string]string{ //nolint:gochecknoglobals // a table
 // error. LC_ALL is C, because the output of semodule is parsed. A program that is missing is named
 // with the package that has it.
 func run(ctx context.Context, name string, args ...string) (string, error) {
-	path, err := exec.LookPath(name)
-	if err != nil {
+	path, err := sys.Program(name)
+	if errors.Is(err, exec.ErrNotFound) {
 		return "", fmt.Errorf("%s is not installed: install the package %s: %w", name, packages[name], err)
+	}
+	if err != nil {
+		return "", err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
