@@ -72,6 +72,11 @@ func life(t *testing.T, b *engine) {
 		b.say(t, "web", "exec after the pause", "page", "cat /www/f")
 	})
 	t.Run("update", func(t *testing.T) {
+		// A quota without a period; the second one takes the first away.
+		for _, limit := range []struct{ quota, want string }{{"15000", "15000 100000"}, {"-1", "max 100000"}} {
+			b.MustDocker(t, "update", "--cpu-quota="+limit.quota, "web")
+			b.say(t, "web", "quota "+limit.quota, limit.want, "cat /sys/fs/cgroup/cpu.max")
+		}
 		b.MustDocker(t, "update", "--memory=64m", "--memory-swap=64m", "--cpus=0.25", "--pids-limit=77", "web")
 		b.say(t, "web", "limits", "67108864 25000 100000 77",
 			"echo $(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/pids.max)")

@@ -153,6 +153,9 @@ func TestRefusedSources(t *testing.T) {
 		"socket":   {socket, "list it under workloads.sockets"},
 		"fifo":     {dir + "/fifo", "use a network address"},
 		"device":   {"/dev/zero", "linux.devices"},
+		"proc":     {"/proc", "the container has the guest's own at /proc"},
+		"sys":      {"/sys", "the container has the guest's own at /sys"},
+		"cgroups":  {"/sys/fs/cgroup", "the container has the guest's own at /sys/fs/cgroup"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := g.Run(t, g.Args(name, []string{"--rm", bind(tt.source, "/v", "rbind:rw")}, "true")...)
