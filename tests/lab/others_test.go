@@ -129,8 +129,7 @@ func startOther(t *testing.T, l *lab) {
 		}
 		t.Logf("cloister %s: exit %d\n%s", args, answer.Exit, answer.Out)
 	}
-	const fields = "'^(Name|Uid|Gid|Groups|Cap|NoNew|Seccomp)'"
-	t.Log(l.sh(t, "for p in $(pgrep qemu-system; pgrep virtiofsd); do grep -E "+fields+" /proc/$p/status; done"))
+	l.statuses(t)
 	l.unconfinedDenials(t)
 }
 

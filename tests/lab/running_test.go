@@ -51,6 +51,7 @@ func startShim(t *testing.T, l *lab) {
 	}
 	l.startedFrom(t)
 	l.cloneLabels(t)
+	l.statuses(t)
 	for _, args := range [][]string{{"policy", "test"}, {"labels"}, {"check"}} {
 		answer, err := m.run(wire.Run{Argv: append([]string{"/lab/bin/cloister"}, args...), Env: labEnv()})
 		if err != nil || (args[0] == "policy" && answer.Exit != 0) {
@@ -58,6 +59,18 @@ func startShim(t *testing.T, l *lab) {
 		}
 		t.Logf("cloister %s: exit %d\n%s", strings.Join(args, " "), answer.Exit, answer.Out)
 	}
+}
+
+// statuses prints what the kernel says of the sandboxes' processes, for docs/threats.md: ids,
+// capabilities, filters, the context, and the namespaces that their shim is not in.
+func (l *lab) statuses(t *testing.T) {
+	t.Helper()
+	t.Log(l.sh(t, `for p in $(pgrep qemu-system; pgrep virtiofsd); do
+  s=$p; until grep -q shim /proc/$s/comm; do s=$(ps -o ppid= $s | tr -d ' '); [ $s -gt 1 ] || break; done
+  echo; grep -E '^(Name|Uid|Gid|Groups|Cap|NoNew|Seccomp)' /proc/$p/status
+  echo "attr/current: $( { tr -d '\0' </proc/$p/attr/current; } 2>/dev/null )"
+  own=; for n in cgroup ipc mnt net pid user uts; do [ "$(readlink /proc/$p/ns/$n)" = "$(readlink /proc/$s/ns/$n)" ] || own="$own $n"; done
+  echo "namespaces that the shim is not in:$own"; done`))
 }
 
 // room runs the labels room's own tests for a kernel that enforces, in the shim's domain.
