@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/log"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"cloister/labels/lsm"
 )
 
 // proveHere is the verb as which prove goes on, in a mount namespace of its own. It is a verb of
@@ -93,7 +95,7 @@ func runProveHere(std stdio) *cobra.Command {
 		}
 		report, err := proveFrom(ctx, s.config, self)
 		if err != nil {
-			return err
+			return ownDomain("prove", lsm.Host{}, err)
 		}
 		printed, err := c.emit(report)
 		if !printed && err == nil {
