@@ -175,7 +175,7 @@ func TestContainerSpec(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := w.ContainerSpec(ContainerInput{
-		Root: "/r", Label: "l", MountLabel: "m", CgroupsPath: "/c",
+		Root: "/r", Label: "l", MountLabel: "m", Profile: "p", CgroupsPath: "/c",
 		Sources: map[int]string{0: "/real"},
 	})
 	if err != nil {
@@ -186,10 +186,10 @@ func TestContainerSpec(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got.Process.SelinuxLabel != "l" || got.Linux.MountLabel != "m" || got.Root.Path != "/r" ||
-		got.Linux.CgroupsPath != "/c" || got.Mounts[0].Source != "/real" {
+		got.Process.ApparmorProfile != "p" || got.Linux.CgroupsPath != "/c" || got.Mounts[0].Source != "/real" {
 		t.Errorf("ContainerSpec = %s", out)
 	}
-	if s.Mounts[0].Source != "/link" || w.spec.Process.SelinuxLabel != "engine's" {
+	if s.Mounts[0].Source != "/link" || w.spec.Process.SelinuxLabel != "engine's" || w.spec.Process.ApparmorProfile != "" {
 		t.Error("ContainerSpec changed the workload")
 	}
 }

@@ -35,6 +35,9 @@ func ParseContainer(config []byte, opts Options) (*Workload, error) {
 	} else {
 		p.containerProcess("process", spec.Process)
 		w.Terminal, w.Args, w.Labels.Process = spec.Process.Terminal, spec.Process.Args, spec.Process.SelinuxLabel
+		if name := spec.Process.ApparmorProfile; !engineProfile(name) {
+			w.Labels.Profile = name
+		}
 	}
 	w.containerMounts(&p)
 	w.settings(opts, &p)
@@ -247,6 +250,7 @@ type ContainerInput struct {
 	// Label is the SELinux label of its processes, MountLabel of the file systems made for it;
 	// empty: none.
 	Label, MountLabel string
+	Profile           string // AppArmor's, of its processes; empty: the engine's
 	CgroupsPath       string
 	NoDevices         bool // device nodes in volumes cannot be opened
 }
@@ -258,6 +262,9 @@ type ContainerInput struct {
 func (w *Workload) ContainerSpec(in ContainerInput) ([]byte, error) {
 	out, process, linux := *w.spec, *w.spec.Process, *w.spec.Linux
 	process.SelinuxLabel, linux.MountLabel, linux.CgroupsPath = in.Label, in.MountLabel, in.CgroupsPath
+	if in.Profile != "" {
+		process.ApparmorProfile = in.Profile
+	}
 	linux.TimeOffsets, linux.MemoryPolicy = nil, nil // no more than the defaults
 	resources := specs.LinuxResources{}
 	if linux.Resources != nil {
@@ -294,10 +301,14 @@ func ParseContainerProcess(data []byte) (*Process, error) {
 	return &Process{Terminal: s.Terminal, Args: s.Args, Label: s.SelinuxLabel, Ignored: p.ignored, spec: &s}, nil
 }
 
-// ContainerProcess gives the JSON of the process for the host's OCI runtime, under a SELinux label.
-func (p *Process) ContainerProcess(label string) ([]byte, error) {
+// ContainerProcess gives the JSON of the process for the host's OCI runtime, under a SELinux label
+// and in an AppArmor profile; without a profile it is the engine's.
+func (p *Process) ContainerProcess(label, profile string) ([]byte, error) {
 	out := *p.spec
 	out.SelinuxLabel = label
+	if profile != "" {
+		out.ApparmorProfile = profile
+	}
 	return json.Marshal(out)
 }
 

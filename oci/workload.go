@@ -62,6 +62,8 @@ type Rootfs struct {
 type Labels struct {
 	Process string
 	Mount   string
+	// Profile is AppArmor's, of class process; empty also for one that engines give unasked.
+	Profile string `json:",omitempty"`
 	Disable bool `json:",omitempty"` // the engine was told to give no label
 }
 

@@ -74,7 +74,8 @@ func (s *site) checkProfiles() []finding {
 		return []finding{failed("AppArmor", err)}
 	}
 	return append([]finding{
-		ok("AppArmor", "enforcing: each sandbox gets a profile of its own for QEMU and virtiofsd, loaded for the start and read back"),
+		ok("AppArmor", "enforcing: each sandbox gets a profile of its own for QEMU and virtiofsd, or for its plain containers, "+
+			"loaded for the start and read back"),
 		// The shim stays unconfined on purpose: descriptors of a confined program are checked again
 		// in the one that gets them.
 		ok("shim", "not confined by a profile: what it opens for a sandbox keeps its rights in the sandbox"),

@@ -24,6 +24,8 @@ func partOfOther(d avc.Denial) part {
 		return partQEMU
 	case ours && child == apparmor.Virtiofsd, d.By == avc.Seccomp && program == "virtiofsd":
 		return partServer
+	case ours && child == apparmor.Container:
+		return partContainer
 	}
 	return partOther
 }
@@ -62,6 +64,8 @@ func explainProfile(p part, d avc.Denial) answer {
 		return slices.ContainsFunc(folders, func(folder string) bool { return strings.HasPrefix(d.Path, folder) })
 	}
 	switch {
+	case p == partContainer && slices.Contains([]string{"mount", "umount", "pivotroot"}, d.Class):
+		return answer{judgedMistake, "a plain container mounts nothing under AppArmor, as under its engine's own profile", "use class vm"}
 	case d.Class == "capable" && slices.ContainsFunc(d.Permissions, idle), d.Class == "setrlimit":
 		return answer{judgedHarmless, "it raises limits and priorities where it may, and goes on where it may not", ""}
 	case d.Class == "open" && reads && (strings.HasSuffix(d.Path, "/cgroup") || below("/sys/kernel/mm/", "/sys/devices/system/")):

@@ -3,11 +3,13 @@
 package apparmor
 
 import (
+	"context"
 	"errors"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -190,6 +192,70 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+func TestEnforced(t *testing.T) {
+	const profile = "cloister-c12-c345//container"
+	for _, tt := range []struct {
+		name, profiles, mode string
+		want                 error
+	}{
+		{"as it should be", profile + " (enforce)\n", "enforce", nil},
+		{"complains", profile + " (complain)\n", "enforce", ErrComplain},
+		{"all complain", profile + " (enforce)\n", "complain", ErrComplain},
+		{"another's", "cloister-c12-c34//container (enforce)\n", "enforce", ErrUnconfined},
+		{"removed", "", "enforce", ErrUnconfined},
+	} {
+		f := newFake(t)
+		f.write("security/profiles", tt.profiles)
+		f.write("module/parameters/mode", tt.mode+"\n")
+		if err := f.host().Enforced(profile); !errors.Is(err, tt.want) {
+			t.Errorf("%s: Enforced = %v, want %v", tt.name, err, tt.want)
+		}
+	}
+}
+
+// TestEntered has an OCI runtime that takes its time, and one that starts the program without the
+// profile: that is seen at once, and where the program runs from memory after the wait.
+func TestEntered(t *testing.T) {
+	const profile = "cloister-c12-c345//container"
+	f := newFake(t)
+	f.write("shell", "")
+	f.process(50, "unconfined\n")
+	runs := func(program string) {
+		f.remove("proc/50/exe")
+		if err := os.Symlink(program, f.path("proc/50/exe")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.AfterFunc(20*time.Millisecond, func() {
+		f.write("proc/50/task/50/attr/apparmor/next", profile+" (enforce)\n") // a read sees one of the two, whole
+		if err := os.Rename(f.path("proc/50/task/50/attr/apparmor/next"), f.path("proc/50/task/50/attr/apparmor/current")); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := f.host().Entered(t.Context(), 50, profile, f.path("program")); err != nil {
+		t.Errorf("Entered of a slow start = %v", err)
+	}
+	f.write("proc/50/task/50/attr/apparmor/current", "unconfined\n")
+	runs(f.path("shell"))
+	err := f.host().Entered(t.Context(), 50, profile, f.path("program"))
+	if !errors.Is(err, ErrUnconfined) || errors.Is(err, context.Canceled) {
+		t.Errorf("Entered of an unconfined program = %v, want %v at once", err, ErrUnconfined)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for _, starter := range []string{f.path("program"), "/memfd:runc_cloned:/proc/self/exe (deleted)"} {
+		runs(starter)
+		err := f.host().Entered(ended, 50, profile, f.path("program"))
+		if !errors.Is(err, ErrUnconfined) || !errors.Is(err, context.Canceled) {
+			t.Errorf("Entered after the wait, of %s = %v, want %v", starter, err, ErrUnconfined)
+		}
+	}
+	f.write("proc/50/task/50/attr/apparmor/current", profile+" (complain)\n")
+	if err := f.host().Entered(t.Context(), 50, profile, f.path("program")); !errors.Is(err, ErrComplain) {
+		t.Errorf("Entered in complain mode = %v, want %v", err, ErrComplain)
+	}
+}
+
 // TestRemovedUnderAProcess: the kernel leaves a process unconfined when its profile is removed.
 func TestRemovedUnderAProcess(t *testing.T) {
 	f := newFake(t)
@@ -214,7 +280,7 @@ func TestSetExec(t *testing.T) {
 // features that it assumes of a kernel.
 func TestParserCompiles(t *testing.T) {
 	testenv.NeedTool(t, "apparmor_parser")
-	for _, golden := range []string{"testdata/kvm.profile", "testdata/emulated.profile"} {
+	for _, golden := range []string{"testdata/kvm.profile", "testdata/emulated.profile", "testdata/plain.profile"} {
 		out, err := compiled(t, golden)
 		if err != nil || len(out) < 1000 {
 			t.Errorf("%s: %d bytes, %v", golden, len(out), err)

@@ -3,12 +3,15 @@
 package apparmor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,10 +52,14 @@ func (h Host) enter(text string) error {
 // Verify reads back that every thread of the process is confined by the profile, which is enforced,
 // and that the process runs the program. It is called while the process cannot have been reaped,
 // since another could have its pid by then, and before the guest runs. A profile can be in complain
-// mode by itself, so its own mode is compared too. Any error means that the process must be killed.
+// mode by itself, so its own mode is compared too. Without a program, as for plain containers,
+// which run files of their own, any will do. Any error means that the process must be killed.
 func (h Host) Verify(pid int, profile, program string) (threads int, err error) {
 	if err := h.enforcing(); err != nil {
 		return 0, fmt.Errorf("verify pid %d: %w", pid, err)
+	}
+	if program == "" {
+		return h.Confined(pid, profile)
 	}
 	if err := h.runs(pid, program); err != nil {
 		return 0, fmt.Errorf("verify: %w", err)
@@ -86,6 +93,51 @@ func (h Host) Confined(pid int, profile string) (threads int, err error) {
 		return 0, fmt.Errorf("verify: threads of pid %d: none is left", pid)
 	}
 	return threads, nil
+}
+
+// Enforced is an error unless a profile is loaded and enforced, and so is the host's mode. It
+// stands for reading back what an OCI runtime's process will run in: the kernel shows a pending
+// profile (attr/apparmor/exec) to its own process alone, and answers for the reader.
+func (h Host) Enforced(profile string) error {
+	if err := h.enforcing(); err != nil {
+		return err
+	}
+	all, err := h.Profiles()
+	if err != nil {
+		return err
+	}
+	switch mode, loaded := all[profile]; {
+	case !loaded:
+		return fmt.Errorf("%w: profile %s is not loaded", ErrUnconfined, profile)
+	case mode != "enforce" && mode != "kill":
+		return fmt.Errorf("%w: profile %s is in mode %s, want enforce", ErrComplain, profile, mode)
+	}
+	return nil
+}
+
+// Entered is Verify for a process that its OCI runtime, the file starter, was told to start: it
+// runs in the profile, or still the runtime's own code. That is waited for until ctx ends. A
+// program that looks like the runtime may be unconfined until then, which is an error as well.
+func (h Host) Entered(ctx context.Context, pid int, profile, starter string) error {
+	for {
+		starting := h.isCopy(pid, starter) // read first: what comes next may be the program in its profile
+		_, err := h.Verify(pid, profile, "")
+		if !starting || !errors.Is(err, ErrUnconfined) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", err, ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// isCopy tells whether a process runs what could be an OCI runtime's code. Runtimes run from a copy
+// of themselves, in memory or on a mount of their own, so the file itself says nothing.
+func (h Host) isCopy(pid int, runtime string) bool {
+	link, err := os.Readlink(h.proc(strconv.Itoa(pid), "exe"))
+	return err == nil && (strings.HasPrefix(link, "/memfd:") || filepath.Base(link) == filepath.Base(runtime))
 }
 
 // runs compares /proc/PID/exe with the file at path, by device and inode.

@@ -14,17 +14,23 @@ import (
 	"cloister/labels"
 )
 
-// The children of a sandbox's profile, one for each of its programs.
+// The children of a sandbox's profile: one for each program of a machine, or one for all processes
+// of plain containers.
 const (
 	QEMU      = "qemu"
 	Virtiofsd = "virtiofsd"
+	Container = "container"
 )
 
 // prefix begins the name of every sandbox's profile.
 const prefix = "cloister-"
 
-//go:embed profile.tmpl
-var text string
+var (
+	//go:embed profile.tmpl
+	machineText string
+	//go:embed container.tmpl
+	containerText string
+)
 
 // Profile is everything that differs between the profiles of two sandboxes. All paths are absolute
 // and as the kernel resolves them: no component is a symbolic link. AppArmor compares the path of
@@ -32,6 +38,8 @@ var text string
 type Profile struct {
 	// Name is what NameOf gives.
 	Name string
+	// Plain is a sandbox of plain containers, whose profile has no paths: all below is a machine's.
+	Plain bool
 	// QEMU and Virtiofsd are the programs.
 	QEMU, Virtiofsd string
 	// Guest are the files that QEMU opens by name: kernel and initial image. All else it gets as
@@ -76,11 +84,11 @@ func (p Profile) Text() (string, error) {
 	if !goodName().MatchString(p.Name) {
 		return "", fmt.Errorf("profile name %q: want %scN-cM", p.Name, prefix)
 	}
-	paths := append([]string{p.QEMU, p.Virtiofsd, p.Share}, p.Guest...)
-	if p.Attacker != "" {
-		paths = append(paths, p.Attacker)
+	text := machineText
+	if p.Plain {
+		text = containerText
 	}
-	for _, path := range paths {
+	for _, path := range p.paths() {
 		if !goodPath().MatchString(path) || filepath.Clean(path) != path || path == "/" {
 			return "", fmt.Errorf("profile %s: path %q: want an absolute path of letters, digits and /._+:=~%%-: "+
 				"anything else has a meaning in a rule: use another path", p.Name, path)
@@ -95,4 +103,16 @@ func (p Profile) Text() (string, error) {
 		return "", fmt.Errorf("profile %s: %w", p.Name, err)
 	}
 	return out.String(), nil
+}
+
+// paths are those that the profile's rules name.
+func (p Profile) paths() []string {
+	if p.Plain {
+		return nil
+	}
+	paths := append([]string{p.QEMU, p.Virtiofsd, p.Share}, p.Guest...)
+	if p.Attacker != "" {
+		paths = append(paths, p.Attacker)
+	}
+	return paths
 }

@@ -26,7 +26,8 @@ func sample() Profile {
 func TestProfileText(t *testing.T) {
 	emulated := sample()
 	emulated.KVM, emulated.Guest = false, emulated.Guest[:1]
-	for golden, p := range map[string]Profile{"kvm.profile": sample(), "emulated.profile": emulated} {
+	plain := Profile{Name: "cloister-c12-c345", Plain: true}
+	for golden, p := range map[string]Profile{"kvm.profile": sample(), "emulated.profile": emulated, "plain.profile": plain} {
 		got, err := p.Text()
 		if err != nil {
 			t.Fatal(err)

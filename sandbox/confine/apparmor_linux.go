@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -37,21 +38,21 @@ func openAppArmor(o Options) (Driver, error) {
 		return nil, fmt.Errorf("annotations %s*: mac %q uses no labels: leave the annotations out, or use a host with SELinux: %w",
 			oci.AnnotationPrefix+"labels.", AppArmor, errdefs.ErrInvalidArgument)
 	}
-	if o.Programs == (lsm.Programs{}) {
-		return nil, fmt.Errorf("class process: mac %q confines sandboxes of class vm alone: "+
-			"set class = \"vm\", or mac = \"none\" in a config that the handler of plain containers alone names, so that "+
-			"machines keep their profiles: %w", AppArmor, errdefs.ErrNotImplemented)
-	}
 	if err := o.AppArmor.Ready(); err != nil {
 		return nil, fmt.Errorf("mac driver %q: %w", AppArmor, err)
 	}
 	p := &profiled{host: o.AppArmor, owner: o.Sandbox, tenant: o.Tenant}
-	p.programs = map[Role]string{Machine: apparmor.QEMU, FileServer: apparmor.Virtiofsd}
-	p.profile = apparmor.Profile{QEMU: o.Programs.QEMU, Virtiofsd: o.Programs.Virtiofsd, KVM: o.KVM, Attacker: o.Attacker}
 	var err error
 	if p.keepers, err = open(o.Config, o.Root, o.Host, o.AppArmor); err != nil {
 		return nil, err
 	}
+	if o.Programs == (lsm.Programs{}) { // plain containers
+		p.programs = map[Role]string{Container: apparmor.Container}
+		p.profile = apparmor.Profile{Plain: true}
+		return p, nil
+	}
+	p.programs = map[Role]string{Machine: apparmor.QEMU, FileServer: apparmor.Virtiofsd}
+	p.profile = apparmor.Profile{QEMU: o.Programs.QEMU, Virtiofsd: o.Programs.Virtiofsd, KVM: o.KVM, Attacker: o.Attacker}
 	// A profile's rules are compared with names in which no component is a link.
 	if p.profile.Share, err = resolved(o.Share); err != nil {
 		return nil, err
@@ -109,7 +110,11 @@ func (p *profiled) Reserve(ctx context.Context) (Identity, error) {
 	if err != nil {
 		return Identity{}, errors.Join(err, p.keepers.registry.Release(context.WithoutCancel(ctx), p.owner, p.level))
 	}
-	return Identity{MAC: AppArmor, Level: p.level, Rank: rankOf(p.level), Profile: p.profile.Name}, nil
+	id := Identity{MAC: AppArmor, Level: p.level, Rank: rankOf(p.level), Profile: p.profile.Name}
+	if p.profile.Plain {
+		id.Container = p.child(Container)
+	}
+	return id, nil
 }
 
 // Exec sets the profile that the kernel takes at the exec of the calling thread's child.
@@ -129,14 +134,28 @@ func (*profiled) Admit(_ context.Context, f File) error { return unlabelled(f, A
 
 // Verify takes a profile or kernel in complain mode for an error: it would log what it should
 // refuse.
-func (p *profiled) Verify(_ context.Context, all ...Process) error {
+func (p *profiled) Verify(ctx context.Context, all ...Process) error {
+	ctx, cancel := context.WithTimeout(ctx, entering)
+	defer cancel()
 	for _, process := range all {
-		if _, err := p.host.Verify(process.PID, p.child(process.Role), process.Program); err != nil {
+		var err error
+		switch {
+		case process.Waiting:
+			err = p.host.Enforced(p.child(process.Role))
+		case p.profile.Plain:
+			err = p.host.Entered(ctx, process.PID, p.child(process.Role), process.Starter)
+		default:
+			_, err = p.host.Verify(process.PID, p.child(process.Role), process.Program)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", process.Role, err)
 		}
 	}
 	return nil
 }
+
+// entering is how long an OCI runtime may take from its answer to the exec of the program.
+const entering = 30 * time.Second
 
 // Release removes the profile. The kernel leaves a process whose profile is removed unconfined, so
 // the processes must have ended.

@@ -138,6 +138,37 @@ func TestAppArmorConfines(t *testing.T) {
 	}
 }
 
+// TestAppArmorConfinesPlainContainers: there are no programs to compare. Before the start the
+// profile is looked at, since the kernel shows a pending one to nobody else.
+func TestAppArmorConfinesPlainContainers(t *testing.T) {
+	f := newFake(t)
+	o := f.profiled("default/plain", f.withAppArmor())
+	o.Programs, o.Share, o.Guest = lsm.Programs{}, "", nil
+	d, id := reserve(t, o)
+	if want := id.Profile + "//container"; id.Profile == "" || id.Container != want {
+		t.Errorf("identity %+v, want its containers to run in %s", id, want)
+	}
+	f.process(50, "")
+	waits, runs := Process{Role: Container, PID: 50, Waiting: true}, Process{Role: Container, PID: 50, Starter: "/nowhere"}
+	f.write("security/profiles", id.Profile+" (enforce)\n")
+	if err := d.Verify(t.Context(), waits); !errors.Is(err, apparmor.ErrUnconfined) {
+		t.Errorf("Verify without the profile = %v, want %v", err, apparmor.ErrUnconfined)
+	}
+	f.write("security/profiles", id.Profile+" (enforce)\n"+id.Container+" (enforce)\n")
+	if err := d.Verify(t.Context(), waits); err != nil {
+		t.Errorf("Verify of a process that waits = %v", err)
+	}
+	for text, want := range map[string]error{
+		id.Container + " (enforce)": nil, id.Container + " (complain)": apparmor.ErrComplain,
+		"unconfined": apparmor.ErrUnconfined, "docker-default (enforce)": apparmor.ErrUnconfined,
+	} {
+		f.write("proc/50/task/50/attr/current", text)
+		if err := d.Verify(t.Context(), runs); !errors.Is(err, want) {
+			t.Errorf("Verify of a process in %q = %v, want %v", text, err, want)
+		}
+	}
+}
+
 func TestAppArmorRefusesLabelSettings(t *testing.T) {
 	f := newFake(t)
 	host := f.withAppArmor()
@@ -229,16 +260,6 @@ func TestAutoHonoursLabels(t *testing.T) {
 		if got, err := Choose(c, f.host(), host); err == nil {
 			t.Errorf("Choose(%+v) without SELinux = %q, want an error", c, got)
 		}
-	}
-}
-
-// TestAppArmorRefusesPlainContainers, which run files of their own.
-func TestAppArmorRefusesPlainContainers(t *testing.T) {
-	f := newFake(t)
-	o := f.profiled("default/one", f.withAppArmor())
-	o.Programs = lsm.Programs{}
-	if _, err := Open(o); !errors.Is(err, errdefs.ErrNotImplemented) || !strings.Contains(err.Error(), "mac") {
-		t.Errorf("Open without programs = %v, want %v", err, errdefs.ErrNotImplemented)
 	}
 }
 

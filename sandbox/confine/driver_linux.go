@@ -52,8 +52,9 @@ type Identity struct {
 	// Files is the label for the files of a file system that is mounted for the sandbox (context=);
 	// zero with a driver that does not label.
 	Files labels.Label
-	// Profile is the sandbox's in AppArmor; empty with another driver.
-	Profile string
+	// Profile is the sandbox's in AppArmor, Container the one that its plain containers run in;
+	// empty with another driver.
+	Profile, Container string
 }
 
 // rankOf numbers a level; see Identity.Rank. QEMU's uid follows from it, so two sandboxes with one
@@ -81,6 +82,7 @@ type Process struct {
 	Role    Role
 	PID     int
 	Program string // the file that it must be running; empty for a Container, which runs files of its own
+	Starter string // of a Container: the OCI runtime, which it may still be running
 	// Waiting is whether it has yet to execute its program: then the label that it will run under
 	// is read back.
 	Waiting bool

@@ -14,6 +14,7 @@ import (
 	runc "github.com/containerd/go-runc"
 
 	"cloister/oci"
+	"cloister/sandbox/confine"
 )
 
 // readWorkload reads the engine's config.json. oci.MaxBytes bounds what an engine can have the shim
@@ -40,6 +41,22 @@ func checkFirst(w *oci.Workload, id string) error {
 	}
 	return fmt.Errorf("annotations: the container is marked as a pod's first one and names sandbox %q, want its own id, %s: "+
 		"leave the annotations of CRI to the engine: %w", w.SandboxID, id, errdefs.ErrInvalidArgument)
+}
+
+// checkProfile refuses an AppArmor profile that somebody chose for a container of a host where its
+// sandbox has one of its own. To run without any is a wish like label=disable: the host's
+// configuration may have such containers confined like all others.
+func checkProfile(chosen confine.MAC, c confine.Config, name string) error {
+	switch {
+	case chosen != confine.AppArmor, name == "", name == "unconfined" && c.EngineDisable == "confine":
+		return nil
+	case name == "unconfined":
+		return fmt.Errorf("process.apparmorProfile = %q: plain containers of this host run in their sandbox's own profile: leave it out "+
+			"(Docker's --privileged asks for it), or have it confined all the same: engine_disable = \"confine\" under [labels]: %w",
+			name, errdefs.ErrInvalidArgument)
+	}
+	return fmt.Errorf("process.apparmorProfile = %q: plain containers of this host run in their sandbox's own profile: leave it out, "+
+		"or set mac = \"none\" in a config that the handler of plain containers alone names: %w", name, errdefs.ErrInvalidArgument)
 }
 
 // checkMapped refuses mounts with owners of their own if the OCI runtime says that it cannot make

@@ -93,7 +93,7 @@ func (c *container) prepare(ctx context.Context, mounts []plan.Mount) (keep *con
 	if err == nil {
 		err = c.writeSpec(oci.ContainerInput{
 			Root: root, Sources: sources, Label: text(c.sandbox.identity.Label), MountLabel: text(c.sandbox.identity.Files),
-			CgroupsPath: c.cgroups, NoDevices: c.labelled(),
+			Profile: c.sandbox.identity.Container, CgroupsPath: c.cgroups, NoDevices: c.labelled(),
 		})
 	}
 	if err != nil {
@@ -295,7 +295,9 @@ func (c *container) effects() []statedir.Effect {
 // that it does. One that has ended meanwhile has nothing to read. What the configuration asked for
 // proves nothing: the kernel is asked.
 func (c *container) verify(ctx context.Context, pid int, waiting bool) error {
-	err := c.sandbox.confine.Verify(ctx, confine.Process{Role: confine.Container, PID: pid, Waiting: waiting})
+	err := c.sandbox.confine.Verify(ctx, confine.Process{
+		Role: confine.Container, PID: pid, Starter: c.sandbox.config.Runtime, Waiting: waiting,
+	})
 	// A waiting process that is gone is an error: nothing may start in its place.
 	if err != nil && !waiting && ended(pid) {
 		return nil

@@ -36,7 +36,7 @@ type sandbox struct {
 // type that nobody chose, such as container_t, is no wish and suits.
 func (s *sandbox) suits(w *oci.Workload) error {
 	if s.identity.Label.IsZero() {
-		return nil
+		return checkProfile(s.identity.MAC, s.config.Host.Labels, w.Labels.Profile)
 	}
 	wish, err := confine.Wish(confine.SELinux, s.config.Host.Labels, w.Settings.Labels, w.Labels)
 	if err != nil || wish.Mode == labels.Static {
@@ -57,6 +57,9 @@ func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.
 	owner := namespace + "/" + id
 	chosen, err := confine.Chosen(cfg.Host.Labels)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkProfile(chosen, cfg.Host.Labels, w.Labels.Profile); err != nil {
 		return nil, err
 	}
 	wish, err := confine.Wish(chosen, cfg.Host.Labels, w.Settings.Labels, w.Labels)
@@ -103,6 +106,9 @@ func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.
 	facts := map[string]string{"class": string(oci.ClassProcess), "runtime": cfg.Runtime, "level": s.identity.Level.String()}
 	if !s.identity.Label.IsZero() {
 		facts["label"] = s.identity.Label.String()
+	}
+	if s.identity.Profile != "" {
+		facts["profile"] = s.identity.Profile
 	}
 	return s, s.journal.Note(facts, nil)
 }

@@ -305,7 +305,7 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 	if err != nil {
 		return nil, err
 	}
-	spec, err := p.ContainerProcess(text(c.sandbox.identity.Label))
+	spec, err := p.ContainerProcess(text(c.sandbox.identity.Label), c.sandbox.identity.Container)
 	if err != nil {
 		return nil, err
 	}
