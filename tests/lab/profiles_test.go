@@ -59,6 +59,8 @@ func plainProfiles(t *testing.T, l *lab) {
 		if err := l.made.remove(id); err != nil {
 			t.Error(err)
 		}
+	}
+	for _, id := range plains() {
 		l.noProfileOf(t, id)
 	}
 }
