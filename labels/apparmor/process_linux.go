@@ -121,6 +121,9 @@ func (h Host) Enforced(profile string) error {
 func (h Host) Entered(ctx context.Context, pid int, profile, starter string) error {
 	for {
 		starting := h.isCopy(pid, starter) // read first: what comes next may be the program in its profile
+		if !starting {
+			h.executed(pid)
+		}
 		_, err := h.Verify(pid, profile, "")
 		if !starting || !errors.Is(err, ErrUnconfined) {
 			return err
@@ -130,6 +133,14 @@ func (h Host) Entered(ctx context.Context, pid int, profile, starter string) err
 			return fmt.Errorf("%w: %w", err, ctx.Err())
 		case <-time.After(time.Millisecond):
 		}
+	}
+}
+
+// executed waits for an exec that is under way. The kernel shows the new program before the process
+// is in its profile, and lets nobody open the environment in between (exec_update_lock).
+func (h Host) executed(pid int) {
+	if f, err := os.Open(h.proc(strconv.Itoa(pid), "environ")); err == nil {
+		_ = f.Close() // nothing was read
 	}
 }
 

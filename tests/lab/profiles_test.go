@@ -52,6 +52,13 @@ func plainProfiles(t *testing.T, l *lab) {
 		if len(denied) > 0 {
 			t.Errorf("%s: denied what should work: %q", id, denied)
 		}
+		// The profile stops these, and nothing else before it.
+		all := strings.Join(profileDenials(l.seen), "\n")
+		for _, operation := range []string{"signal", "ptrace", "change_profile"} {
+			if !strings.Contains(all, `operation="`+operation+`"`) {
+				t.Errorf("%s: no %s was denied:\n%s", id, operation, all)
+			}
+		}
 		l.seen = nil
 	}
 	l.chosenProfiles(t)
