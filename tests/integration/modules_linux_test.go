@@ -10,9 +10,9 @@ import (
 	"cloister/tests/host"
 )
 
-// TestUsersLoadOneModule has a container's user, without a capability, ask for everything that a
-// kernel looks up a module for. The small kernel has none. A distribution's loads what was asked
-// for with what that needs, and nothing else of what the image has.
+// TestUsersLoadOneModule has a container's user, without a capability, ask for things that a kernel
+// looks up a module for. The small kernel has none. A distribution's loads what was asked for with
+// what that needs, and nothing else of what the image has.
 func TestUsersLoadOneModule(t *testing.T) {
 	if !isCloister() {
 		t.Skip("the modules are the host's")

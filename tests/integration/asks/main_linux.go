@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command asks does what has a kernel look for modules, as any user may: sockets of all families
-// and protocols of netlink, ciphers, and mounts in a user namespace. It prints a line for each that
-// has loaded something: its name and the modules.
+// Command asks does what has a kernel look for modules, as any user may: sockets of some families
+// and protocols of netlink, a cipher, and mounts in a user namespace. It prints a line for each
+// that has loaded something: its name and the modules.
 package main
 
 import (
@@ -46,23 +46,26 @@ func main() {
 			}
 		}
 	}
-	for family := range 46 {
+	// Each name that is not known starts the guest's modprobe: a second of an emulated guest.
+	for _, family := range []int{unix.AF_X25, unix.AF_RDS, unix.AF_CAN, unix.AF_TIPC, unix.AF_ALG} {
 		ask(fmt.Sprintf("family-%d", family), socket(family, unix.SOCK_DGRAM, 0))
 	}
-	for protocol := range 23 {
+	for _, protocol := range []int{unix.NETLINK_USERSOCK, unix.NETLINK_XFRM, unix.NETLINK_NETFILTER, unix.NETLINK_RDMA} {
 		ask(fmt.Sprintf("netlink-%d", protocol), socket(unix.AF_NETLINK, unix.SOCK_RAW, protocol))
 	}
-	for _, kind := range []string{"hash", "skcipher", "aead", "rng", "nonsense"} {
-		ask("cipher-"+kind, func() {
-			if fd, err := unix.Socket(unix.AF_ALG, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0); err == nil {
-				_ = unix.Bind(fd, &unix.SockaddrALG{Type: kind, Name: "michael_mic"})
-				_ = unix.Close(fd)
-			}
-		})
-	}
+	ask("cipher", func() {
+		if fd, err := unix.Socket(unix.AF_ALG, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0); err == nil {
+			_ = unix.Bind(fd, &unix.SockaddrALG{Type: "hash", Name: "michael_mic"})
+			_ = unix.Close(fd)
+		}
+	})
 	mounts := exec.CommandContext(context.Background(), "/proc/self/exe", "mounts")
 	mounts.Stdout, mounts.Stderr = os.Stdout, os.Stdout
-	mounts.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS}
+	mounts.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}, // root keeps its capabilities over exec
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
 	fmt.Println("namespace", mounts.Run())
 	fmt.Println("end")
 }
