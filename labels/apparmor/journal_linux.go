@@ -170,7 +170,7 @@ func (j *Journal) names() ([]string, error) {
 	found, err := os.ReadDir(j.options.Dir)
 	var names []string
 	for _, f := range found {
-		if goodName().MatchString(f.Name()) {
+		if goodName.MatchString(f.Name()) {
 			names = append(names, f.Name())
 		}
 	}

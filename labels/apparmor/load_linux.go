@@ -52,7 +52,7 @@ func exists(loaded bool, name string) error {
 // caller has seen to it that none can be started in the profile while it is removed. Any name but a
 // sandbox's is refused, since the journal's folder is where the names come from.
 func (h Host) Remove(name string) error {
-	if !goodName().MatchString(name) {
+	if !goodName.MatchString(name) {
 		return fmt.Errorf("remove profile %q: want %scN-cM", name, prefix)
 	}
 	enabled, err := h.Enabled()

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"text/template"
 
 	"cloister/labels"
@@ -67,21 +66,21 @@ func NameOf(level labels.Level) (string, error) {
 }
 
 // IsName tells whether a profile's name is one that NameOf gives.
-func IsName(name string) bool { return goodName().MatchString(name) }
+func IsName(name string) bool { return goodName.MatchString(name) }
 
 // Child is the name of the profile of one program, as the kernel shows it and SetExec takes it.
 func Child(name, program string) string { return name + "//" + program }
 
 var (
-	goodName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^cloister-c[0-9]+-c[0-9]+$`) })
+	goodName = regexp.MustCompile(`^cloister-c[0-9]+-c[0-9]+$`)
 	// goodPath leaves out what a rule gives a meaning: quotes, blanks, variables and patterns.
-	goodPath = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^/[A-Za-z0-9/._+:=~%-]*$`) })
+	goodPath = regexp.MustCompile(`^/[A-Za-z0-9/._+:=~%-]*$`)
 )
 
 // Text is the profile as apparmor_parser reads it. It is pure. Paths with a character that has a
 // meaning in a rule are refused and not quoted: a folder's name could otherwise add rules.
 func (p Profile) Text() (string, error) {
-	if !goodName().MatchString(p.Name) {
+	if !goodName.MatchString(p.Name) {
 		return "", fmt.Errorf("profile name %q: want %scN-cM", p.Name, prefix)
 	}
 	text := machineText
@@ -89,7 +88,7 @@ func (p Profile) Text() (string, error) {
 		text = containerText
 	}
 	for _, path := range p.paths() {
-		if !goodPath().MatchString(path) || filepath.Clean(path) != path || path == "/" {
+		if !goodPath.MatchString(path) || filepath.Clean(path) != path || path == "/" {
 			return "", fmt.Errorf("profile %s: path %q: want an absolute path of letters, digits and /._+:=~%%-: "+
 				"anything else has a meaning in a rule: use another path", p.Name, path)
 		}

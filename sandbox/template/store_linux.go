@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -44,7 +43,7 @@ const (
 	draftPrefix  = "draft-"
 )
 
-var idPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\A[0-9a-f]{32}\z`) })
+var idPattern = regexp.MustCompile(`\A[0-9a-f]{32}\z`)
 
 // Why there is no template to start from. Each is errdefs.ErrNotFound or
 // errdefs.ErrFailedPrecondition as well.
@@ -77,7 +76,7 @@ func (s Store) make() error {
 // the digest of QEMU.
 func (s Store) Empty() bool {
 	all, err := os.ReadDir(s.dir)
-	return err != nil || !slices.ContainsFunc(all, func(e fs.DirEntry) bool { return idPattern().MatchString(e.Name()) })
+	return err != nil || !slices.ContainsFunc(all, func(e fs.DirEntry) bool { return idPattern.MatchString(e.Name()) })
 }
 
 // Template is one that fits and is undamaged. Close it. The descriptors stay good when the template
@@ -184,7 +183,7 @@ func (s Store) verify(t *Template, trusting bool) error {
 // Verify reads a template whole. It does not trust the digests that are kept; `cloister template
 // verify` is for an administrator who doubts the disk.
 func (s Store) Verify(id string) error {
-	if !idPattern().MatchString(id) {
+	if !idPattern.MatchString(id) {
 		return fmt.Errorf("template %.40q: not a template id: %w", id, errdefs.ErrInvalidArgument)
 	}
 	t, err := s.open(id)
@@ -218,7 +217,7 @@ func (s Store) List() ([]Entry, error) {
 	}
 	var out []Entry
 	for _, e := range all {
-		if !e.IsDir() || !idPattern().MatchString(e.Name()) {
+		if !e.IsDir() || !idPattern.MatchString(e.Name()) {
 			continue
 		}
 		info, err := e.Info()
@@ -245,7 +244,7 @@ func (s Store) List() ([]Entry, error) {
 // Remove takes a template away, with what is known of its failures. Sandboxes that started from it
 // do not need it. The pattern keeps an id of a command line from leading out of the store.
 func (s Store) Remove(id string) error {
-	if !idPattern().MatchString(id) {
+	if !idPattern.MatchString(id) {
 		return fmt.Errorf("template %.40q: not a template id: %w", id, errdefs.ErrInvalidArgument)
 	}
 	return errors.Join(os.RemoveAll(s.path(id)), ignoreMissing(os.Remove(s.path(failedPrefix+id))))
@@ -254,7 +253,7 @@ func (s Store) Remove(id string) error {
 // Fail notes that a start from a template has failed. The second time sets it aside. A line is
 // appended by one write: two shims that fail at once both count.
 func (s Store) Fail(id, reason string) error {
-	if !idPattern().MatchString(id) {
+	if !idPattern.MatchString(id) {
 		return fmt.Errorf("template %.40q: not a template id: %w", id, errdefs.ErrInvalidArgument)
 	}
 	f, err := os.OpenFile(s.path(failedPrefix+id), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)

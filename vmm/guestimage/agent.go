@@ -16,7 +16,6 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -133,10 +132,10 @@ func moduleLicence(module, version string) string {
 
 // escapeModule spells capital letters as the module cache does.
 func escapeModule(s string) string {
-	return capital().ReplaceAllStringFunc(s, func(c string) string { return "!" + strings.ToLower(c) })
+	return capital.ReplaceAllStringFunc(s, func(c string) string { return "!" + strings.ToLower(c) })
 }
 
-var capital = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[A-Z]`) })
+var capital = regexp.MustCompile(`[A-Z]`)
 
 // licenceOf names a licence by sentences that only it has. The order matters: longer licences
 // contain sentences of shorter ones.

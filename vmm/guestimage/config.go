@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
-	"sync"
 )
 
 // ErrConfig is wrapped when the kernel's configuration is not what we asked. The build stops: a
@@ -19,9 +18,7 @@ var ErrConfig = errors.New("kernel configuration")
 var smallConfig string
 
 // optionLine is one wish: CONFIG_X=y, or "# CONFIG_X is not set".
-var optionLine = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^(?:(CONFIG_[A-Za-z0-9_]+)=.+|# (CONFIG_[A-Za-z0-9_]+) is not set)$`)
-})
+var optionLine = regexp.MustCompile(`^(?:(CONFIG_[A-Za-z0-9_]+)=.+|# (CONFIG_[A-Za-z0-9_]+) is not set)$`)
 
 // checkConfig tells whether every wish of the fragment came true in the kernel's final
 // configuration. An option that is off may also be absent. olddefconfig drops options whose
@@ -37,7 +34,7 @@ func checkConfig(fragment, final string) error {
 		}
 	}
 	for i, line := range strings.Split(fragment, "\n") {
-		m := optionLine().FindStringSubmatch(line)
+		m := optionLine.FindStringSubmatch(line)
 		switch {
 		case m == nil && (line == "" || strings.HasPrefix(line, "#")):
 		case m == nil:

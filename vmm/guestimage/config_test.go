@@ -33,7 +33,7 @@ func TestSmallConfigForm(t *testing.T) {
 	seen := map[string]bool{}
 	comment, previous := false, ""
 	for i, line := range strings.Split(smallConfig, "\n") {
-		m := optionLine().FindStringSubmatch(line)
+		m := optionLine.FindStringSubmatch(line)
 		if m == nil {
 			comment = strings.HasPrefix(line, "# ")
 		} else if previous == "" && !comment {

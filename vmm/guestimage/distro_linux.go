@@ -16,7 +16,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -31,9 +30,7 @@ type debKernel struct {
 
 // dependency is one alternative of a Depends field with an exact version. The meta package names
 // the real one so.
-var dependency = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^(linux-image-[a-z0-9.+-]+)(?: \(= ([A-Za-z0-9.+~:-]+)\))?$`)
-})
+var dependency = regexp.MustCompile(`^(linux-image-[a-z0-9.+-]+)(?: \(= ([A-Za-z0-9.+~:-]+)\))?$`)
 
 // newDebKernel resolves the cloud kernel's package by apt's lists. It gives fs.ErrNotExist on a
 // system without apt or such a package. The cloud kernel lacks drivers for hardware that no guest
@@ -49,7 +46,7 @@ func newDebKernel(ctx context.Context, log progress) (*debKernel, error) {
 	}
 	for _, s := range parseStanzas(out) {
 		for d := range strings.SplitSeq(s["Depends"], ",") {
-			m := dependency().FindStringSubmatch(strings.TrimSpace(d))
+			m := dependency.FindStringSubmatch(strings.TrimSpace(d))
 			if m == nil {
 				continue
 			}

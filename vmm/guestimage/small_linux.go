@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -41,7 +40,7 @@ const maxConfig = 4 << 20
 
 // sourceName is how Debian names its kernel source package and the archive in
 // it.
-var sourceName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(linux-source-(\d+)\.(\d+))\.tar\.xz$`) })
+var sourceName = regexp.MustCompile(`^(linux-source-(\d+)\.(\d+))\.tar\.xz$`)
 
 // source returns the newest kernel source archive and its package's name. Versions are compared as
 // numbers: 6.9 is older than 6.12.
@@ -52,7 +51,7 @@ func (s smallKernel) source() (string, string, error) {
 	}
 	best, at := []int{-1, -1}, ""
 	for _, e := range entries {
-		m := sourceName().FindStringSubmatch(e.Name())
+		m := sourceName.FindStringSubmatch(e.Name())
 		if m == nil {
 			continue
 		}
@@ -68,7 +67,7 @@ func (s smallKernel) source() (string, string, error) {
 	if at == "" {
 		return "", "", errors.New("kernel source: no linux-source-*.tar.xz in /usr/src: install the package linux-source-6.12")
 	}
-	return s.root.host(filepath.Join("/usr/src", at)), sourceName().FindStringSubmatch(at)[1], nil
+	return s.root.host(filepath.Join("/usr/src", at)), sourceName.FindStringSubmatch(at)[1], nil
 }
 
 // sourceEdit is a change of one place in the kernel's source.
