@@ -62,9 +62,8 @@ type Rootfs struct {
 type Labels struct {
 	Process string
 	Mount   string
-	// Profile is AppArmor's, of class process; empty also for one that engines give unasked.
-	Profile string `json:",omitempty"`
-	Disable bool `json:",omitempty"` // the engine was told to give no label
+	Disable bool   `json:",omitempty"` // the engine was told to give no label
+	Profile string `json:",omitempty"` // AppArmor's, of class process; empty also for one that engines give unasked
 }
 
 // Hooks are those that run on the host, in the order of the configuration.

@@ -44,12 +44,8 @@ func trusted(path string) error {
 	for links := 0; ; {
 		var st unix.Stat_t
 		err := unix.Lstat(at, &st)
-		if errors.Is(err, fs.ErrNotExist) && open {
-			return fmt.Errorf("%s%s: it does not exist, and others may make it: root relies on it: make it as root, or name another "+
-				"path: %w", at, onTheWay(path, at), errdefs.ErrPermissionDenied)
-		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil
+			return missing(path, at, open)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
@@ -74,6 +70,15 @@ func trusted(path string) error {
 		open = open || othersWrite(st)
 		at, rest = filepath.Join(at, rest[0]), rest[1:] // .. is the parent of a folder that has been judged
 	}
+}
+
+// missing judges a part of a path that is not there.
+func missing(path, at string, open bool) error {
+	if !open {
+		return nil
+	}
+	return fmt.Errorf("%s%s: it does not exist, and others may make it: root relies on it: make it as root, or name another "+
+		"path: %w", at, onTheWay(path, at), errdefs.ErrPermissionDenied)
 }
 
 // readLink gives what a link leads to as an absolute path.

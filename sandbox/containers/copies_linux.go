@@ -19,7 +19,7 @@ import (
 // addCopies reads the files that the container gets copies of, and follows them. The undo step is
 // pushed before the watch begins, so that descriptors go also when only a part of the files can be
 // watched.
-func (s *Set) addCopies(ctx context.Context, r *resident, a *Planned, req *guestv1.PrepareContainerRequest) (err error) {
+func (s *Set) addCopies(r *resident, a *Planned, req *guestv1.PrepareContainerRequest) (err error) {
 	copied, err := a.files.OpenCopies(a.Copies)
 	if err != nil {
 		return err
