@@ -24,15 +24,19 @@ type file struct {
 // programs builds the lab's own programs and says where they go: one program under several labels,
 // since it is the file that is the entrance to a domain.
 func programs(ctx context.Context, work string) ([]file, error) {
-	for _, name := range []string{"guest", "probe"} {
-		cmd := []string{"CGO_ENABLED=0", "go", "build", "-trimpath", "-o", filepath.Join(work, name), "cloister/tests/lab/" + name}
+	for name, path := range map[string]string{
+		"guest": "tests/lab/guest", "probe": "tests/lab/probe", "attacker": "tests/machine/fileserver/attacker",
+	} {
+		cmd := []string{"CGO_ENABLED=0", "go", "build", "-trimpath", "-o", filepath.Join(work, name), "cloister/" + path}
 		if err := tool(ctx, "env", cmd...); err != nil {
 			return nil, err
 		}
 	}
-	if err := tool(ctx, "env", "CGO_ENABLED=0", "go", "test", "-c", "-trimpath", "-o",
-		filepath.Join(work, "labels.test"), "cloister/labels"); err != nil {
-		return nil, err
+	for name, path := range map[string]string{"labels.test": "labels", "fileserver.test": "tests/machine/fileserver"} {
+		cmd := []string{"CGO_ENABLED=0", "go", "test", "-c", "-trimpath", "-o", filepath.Join(work, name), "cloister/" + path}
+		if err := tool(ctx, "env", cmd...); err != nil {
+			return nil, err
+		}
 	}
 	guest, probe := filepath.Join(work, "guest"), filepath.Join(work, "probe")
 	return []file{
@@ -41,6 +45,8 @@ func programs(ctx context.Context, work string) ([]file, error) {
 		{"bin/enter-shim", guest, policy.ShimExecType},
 		{"bin/enter-runtime", guest, "bin_t"},
 		{"bin/labels.test", filepath.Join(work, "labels.test"), policy.ShimExecType},
+		{"bin/fileserver.test", filepath.Join(work, "fileserver.test"), policy.ShimExecType},
+		{"probe/attacker", filepath.Join(work, "attacker"), policy.VirtiofsdExecType},
 		{"probe/probe-qemu", probe, "qemu_exec_t"},
 		{"probe/probe-virtiofsd", probe, policy.VirtiofsdExecType},
 		{"probe/probe-container", probe, policy.ContainerFileType},
@@ -52,18 +58,15 @@ func programs(ctx context.Context, work string) ([]file, error) {
 }
 
 // files are the compiled policies, and what they are made from.
-func (p policies) files(kind string) []file {
-	list := []file{
+func (p policies) files() []file {
+	return []file{
 		{"policy/policy", p.enforcing(), "semanage_store_t"},
 		{"policy/permissive", p.permissive(), "semanage_store_t"},
 		{"policy/base", p.base(), "semanage_store_t"},
 		{"policy/probing", p.probing(), "semanage_store_t"},
+		{"policy/proving", p.proving(), "semanage_store_t"},
 		{"policy/store.tar", p.store(), "semanage_store_t"},
 	}
-	if kind != fedoraPolicy {
-		list = append(list, file{"policy/proving", p.proving(), "semanage_store_t"})
-	}
-	return list
 }
 
 // makeDisk makes the second disk of the given files.

@@ -107,8 +107,7 @@ func TestLab(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kind, err := chosenPolicy()
-	if err != nil {
+	if _, err := chosenPolicy(); err != nil {
 		t.Fatal(err)
 	}
 	if err := check(whole()); err != nil {
@@ -118,11 +117,8 @@ func TestLab(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), labTime)
 	t.Cleanup(cancel)
 	hardware, todo := prepare(ctx, t, m), scenarios()
-	switch {
-	case m != selinuxMAC:
+	if m != selinuxMAC {
 		todo = otherScenarios(m)
-	case kind == fedoraPolicy: // its conditions change no layer: prove would take a minute and show the same
-		todo = slices.DeleteFunc(todo, func(s scenario) bool { return s.name == "prove" })
 	}
 	rounds(ctx, t, m, hardware, todo)
 }
@@ -256,7 +252,7 @@ func compiled(ctx context.Context, t *testing.T, made root) []file {
 	if kind == fedoraPolicy {
 		fedoraQuestions(t, all.enforcing())
 	}
-	return all.files(kind)
+	return all.files()
 }
 
 // unexpected fails for every denial that no attempt provoked: of the shim, of the engine and of the

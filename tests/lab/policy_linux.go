@@ -17,8 +17,7 @@ import (
 
 // policies are compiled policies with the module in them: one that enforces, one whose guest-side
 // domains are permissive, and one whose shim is. None has dontaudit rules, so that every denial is
-// logged. base is without the module; store is the policy store that base is made from. Fedora's
-// conditions have no proving.
+// logged. base is without the module; store is the policy store that base is made from.
 type policies struct{ dir string }
 
 func (p policies) enforcing() string  { return filepath.Join(p.dir, "policy") }
@@ -69,9 +68,8 @@ func makePolicies(ctx context.Context, folder string, r root, kind string) (poli
 	conditions := kind
 	if kind == fedoraPolicy {
 		conditions += fedoraDigest() + "systemd"
-	} else {
-		conditions += "proving"
 	}
+	conditions += "proving"
 	// The number stands for the steps below: raise it with a change that the rest of the digest
 	// does not show.
 	sum := sha256.Sum256([]byte(r.dir + conditions + policy.Digest() + strings.Join(permissiveDomains(),
@@ -117,14 +115,14 @@ func makePoliciesInto(ctx context.Context, r root, made policies, kind string) e
 	if err := takePolicy(ctx, store, parts.enforcing()); err != nil {
 		return err
 	}
-	if err := makeBroader(ctx, store, parts, kind); err != nil {
+	if err := makeBroader(ctx, store, parts); err != nil {
 		return err
 	}
 	return os.Rename(parts.dir, made.dir)
 }
 
 // makeBroader makes the policies of the matrix, which allow more than the module does, on purpose.
-func makeBroader(ctx context.Context, store string, parts policies, kind string) error {
+func makeBroader(ctx context.Context, store string, parts policies) error {
 	if err := checkNeverallow(store, false); err != nil {
 		return err
 	}
@@ -143,9 +141,6 @@ func makeBroader(ctx context.Context, store string, parts policies, kind string)
 	}
 	if err := takePolicy(ctx, store, parts.permissive()); err != nil {
 		return err
-	}
-	if kind == fedoraPolicy {
-		return nil
 	}
 	return addProving(ctx, store, parts.proving())
 }
