@@ -3,8 +3,11 @@
 package oci
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/containerd/errdefs"
 )
 
 // Annotations of the engines, containerd's and CRI-O's. Both are read, so that one shim serves
@@ -76,6 +79,18 @@ func (w *Workload) role(p *problems) {
 		CPUPeriod:   uint64(max(0, p.number(a, annotationPodPeriod))),
 		CPUShares:   uint64(max(0, p.number(a, annotationPodShares))),
 	}
+}
+
+// CheckFirst refuses a container that its annotations alone make a pod's first one. Its mounts are
+// taken for the engine's own and are not compared, and its end is that of the sandbox that its
+// annotations lead to, so a user must not be able to claim the place: the engine that makes a pod
+// names the first container by the id that it has just drawn.
+func (w *Workload) CheckFirst(id string) error {
+	if w.Role != Sandbox || w.SandboxID == id {
+		return nil
+	}
+	return fmt.Errorf("annotations: the container is marked as a pod's first one and names sandbox %q, want its own id, %s: "+
+		"leave the annotations of the engine to it: %w", w.SandboxID, id, errdefs.ErrInvalidArgument)
 }
 
 // number reads a whole number from an annotation; absent or empty is 0, which means not said.

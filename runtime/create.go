@@ -60,6 +60,9 @@ func (r *Runtime) Create(ctx context.Context, req CreateRequest) (_ uint32, err 
 	if c.workload, err = readWorkload(config.Workloads, req.Bundle); err != nil {
 		return 0, err
 	}
+	if err := c.workload.CheckFirst(c.id); err != nil {
+		return 0, err
+	}
 	if r.namespace == docker {
 		c.workload.ReadOnlyBelow()
 	}

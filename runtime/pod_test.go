@@ -250,3 +250,22 @@ func TestClientLeavesPod(t *testing.T) {
 		w.nothingLeft()
 	}
 }
+
+// TestFirstContainerOfAnotherPodIsRefused: CRI-O lets a pod's annotations replace its own on the
+// pod's first container. One that names another pod comes to that pod's runtime, and would end its
+// machine when it is deleted.
+func TestFirstContainerOfAnotherPodIsRefused(t *testing.T) {
+	w := newWorld(t)
+	w.startNew(w.request("pod", inPod("sandbox")))
+	w.took()
+	_, err := w.r.Create(t.Context(), w.request("another", inPod("sandbox")))
+	if !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a first container that names another pod: %v, want invalid argument", err)
+		w.must(w.r.Kill(t.Context(), Ref{Container: "another"}, 9, false))
+		_, _, err = w.r.Delete(t.Context(), Ref{Container: "another"})
+		w.must(err)
+	}
+	if steps := w.took(); slices.Contains(steps, "destroy") {
+		t.Errorf("its end has ended the pod: %q", steps)
+	}
+}

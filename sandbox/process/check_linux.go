@@ -32,17 +32,6 @@ func readWorkload(bundle string, opts oci.Options) (*oci.Workload, error) {
 	return oci.ParseContainer(data, opts)
 }
 
-// checkFirst refuses a container that its annotations alone make a pod's first one. Its mounts are
-// taken for the engine's own and are not compared, so a user must not be able to claim the place:
-// the engine that makes a pod names the first container by the id that it has just drawn.
-func checkFirst(w *oci.Workload, id string) error {
-	if w.Role != oci.Sandbox || w.SandboxID == id {
-		return nil
-	}
-	return fmt.Errorf("annotations: the container is marked as a pod's first one and names sandbox %q, want its own id, %s: "+
-		"leave the annotations of CRI to the engine: %w", w.SandboxID, id, errdefs.ErrInvalidArgument)
-}
-
 // checkProfile refuses an AppArmor profile that somebody chose for a container of a host where its
 // sandbox has one of its own. To run without any is a wish like label=disable: the host's
 // configuration may have such containers confined like all others.

@@ -115,7 +115,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
-	if err := checkFirst(w, r.GetID()); err != nil {
+	if err := w.CheckFirst(r.GetID()); err != nil {
 		return nil, err
 	}
 	if err := checkMapped(ctx, cfg.Runtime, w.Mapped); err != nil {

@@ -59,24 +59,3 @@ func TestAnotherLevelInAPodIsRefused(t *testing.T) {
 		}
 	}
 }
-
-// TestFirstContainerHasTheSandboxesID: annotations that a user may write make no container a pod's
-// first one, whose mounts are the engine's own.
-func TestFirstContainerHasTheSandboxesID(t *testing.T) {
-	for _, tt := range []struct {
-		role    oci.Role
-		names   string
-		refused bool
-	}{
-		{oci.Sandbox, "one", false},
-		{oci.Sandbox, "", true},
-		{oci.Sandbox, "another", true},
-		{oci.Member, "another", false},
-		{oci.Single, "", false},
-	} {
-		err := checkFirst(&oci.Workload{Role: tt.role, SandboxID: tt.names}, "one")
-		if errdefs.IsInvalidArgument(err) != tt.refused || err != nil && !tt.refused {
-			t.Errorf("role %v that names %q = %v, want a refusal: %v", tt.role, tt.names, err, tt.refused)
-		}
-	}
-}
