@@ -277,7 +277,10 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 			return nil, err
 		}
 	}
-	resp, err := s.TTRPCTaskService.Start(context.WithoutCancel(ctx), r)
+	// From here on it ends without its client: a deadline that passes is no wrong label, for which
+	// the container would be killed.
+	ctx = context.WithoutCancel(ctx)
+	resp, err := s.TTRPCTaskService.Start(ctx, r)
 	if err != nil {
 		return nil, crun.Words(err, program(c.workload.Args))
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -90,4 +91,25 @@ func TestWrongLabelKillsChildrenToo(t *testing.T) {
 		t.Errorf("the child wrote %q, %v, want it killed", rest, err)
 	}
 	_ = cmd.Wait() // killed
+}
+
+// waits is a driver that waits for a process to be under its label, as AppArmor's does.
+type waits struct{ confine.Driver }
+
+func (waits) Verify(ctx context.Context, _ ...confine.Process) error { return ctx.Err() }
+
+// TestClientThatLeavesEndsNoContainer: a client that goes away while its process is read back, as a
+// probe does at its deadline, must not have the whole container killed for a wrong label.
+func TestClientThatLeavesEndsNoContainer(t *testing.T) {
+	group, err := cgroup.At("/cloister-test-client-leaves")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &container{id: "one", pid: os.Getpid(), group: group, sandbox: &sandbox{confine: waits{}}}
+	s := &Service{TTRPCTaskService: started{pid: c.pid}, containers: map[string]*container{"one": c}}
+	ctx, leave := context.WithCancel(t.Context())
+	leave()
+	if _, err := s.Start(ctx, &taskapi.StartRequest{ID: "one", ExecID: "probe"}); err != nil {
+		t.Errorf("Start for a client that has gone = %v", err)
+	}
 }
