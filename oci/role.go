@@ -20,6 +20,7 @@ const (
 	annotationCRIOSandbox   = "io.kubernetes.cri-o.SandboxID"
 	annotationCRIONamespace = "io.kubernetes.cri-o.Namespace"
 	annotationLabel         = "io.kubernetes.pod.namespace" // a label of the kubelet's
+	annotationUID           = "io.kubernetes.pod.uid"       // another
 	annotationGroup         = "io.containerd.runc.v2.group"
 	annotationPodMemory     = "io.kubernetes.cri.sandbox-memory"
 	annotationPodQuota      = "io.kubernetes.cri.sandbox-cpu-quota"
@@ -91,6 +92,21 @@ func (w *Workload) CheckFirst(id string) error {
 	}
 	return fmt.Errorf("annotations: the container is marked as a pod's first one and names sandbox %q, want its own id, %s: "+
 		"leave the annotations of the engine to it: %w", w.SandboxID, id, errdefs.ErrInvalidArgument)
+}
+
+// CheckPod refuses a container that annotations alone make one of the pod whose first container
+// that is. CRI-O lets a pod's annotations replace its own on the first container, and so name
+// another pod; the kubelet's word for the pod comes after them. nil suits every container.
+func (w *Workload) CheckPod(first *Workload) error {
+	if first == nil || w.Role != Member {
+		return nil
+	}
+	own, pod := w.Annotations[annotationUID], first.Annotations[annotationUID]
+	if own == "" || pod == "" || own == pod { // containerd passes no labels on, and no annotations of others
+		return nil
+	}
+	return fmt.Errorf("annotations.%s = %q: the container names a sandbox of the pod %s: leave the annotations of the engine to it: %w",
+		annotationUID, own, pod, errdefs.ErrInvalidArgument)
 }
 
 // number reads a whole number from an annotation; absent or empty is 0, which means not said.

@@ -131,6 +131,14 @@ func (r *Runtime) enter(ctx context.Context, c *container, config sandbox.Config
 	}
 	r.mu.Lock()
 	m, busy := r.machine, r.starting
+	var pod *oci.Workload
+	if of := r.containers[c.workload.SandboxID]; of != nil {
+		pod = of.workload
+	}
+	if err := c.workload.CheckPod(pod); err != nil {
+		r.mu.Unlock()
+		return nil, false, err
+	}
 	first := m == nil && !busy && c.workload.Role != oci.Member
 	r.starting = busy || first
 	r.mu.Unlock()

@@ -269,3 +269,21 @@ func TestFirstContainerOfAnotherPodIsRefused(t *testing.T) {
 		t.Errorf("its end has ended the pod: %q", steps)
 	}
 }
+
+// TestMemberOfAnotherPodIsRefused: a first container whose annotations make it a later one of
+// another pod's would run there, with the sysctls that its own pod's author has chosen.
+func TestMemberOfAnotherPodIsRefused(t *testing.T) {
+	w := newWorld(t)
+	of := func(kind, uid string) func(*specs.Spec) {
+		return func(s *specs.Spec) {
+			inPod(kind)(s)
+			s.Annotations["io.kubernetes.pod.uid"] = uid
+		}
+	}
+	w.startNew(w.request("pod", of("sandbox", "one")))
+	w.startNew(w.request("own", of("container", "one")))
+	w.startNew(w.request("unlabelled", inPod("container")))
+	if _, err := w.r.Create(t.Context(), w.request("other", of("container", "two"))); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a container of another pod: %v, want invalid argument", err)
+	}
+}

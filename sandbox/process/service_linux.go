@@ -158,7 +158,14 @@ func (s *Service) add(ctx context.Context, cfg Config, r *taskapi.CreateTaskRequ
 	defer s.opening.Unlock()
 	s.mu.Lock()
 	sandbox, taken := s.sandbox, s.containers[r.GetID()] != nil
+	var pod *oci.Workload
+	if first := s.containers[w.SandboxID]; first != nil {
+		pod = first.workload
+	}
 	s.mu.Unlock()
+	if err := w.CheckPod(pod); err != nil {
+		return nil, fmt.Errorf("container %s: %w", r.GetID(), err)
+	}
 	switch {
 	case taken:
 		return nil, fmt.Errorf("container %s: %w", r.GetID(), errdefs.ErrAlreadyExists)
