@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -145,10 +146,13 @@ func (h Host) executed(pid int) {
 }
 
 // isCopy tells whether a process runs what could be an OCI runtime's code. Runtimes run from a copy
-// of themselves, in memory or on a mount of their own, so the file itself says nothing.
+// of themselves, in memory or on a mount of their own, so the file itself says nothing. The one
+// that is named may be a wrapper of crun or runc.
 func (h Host) isCopy(pid int, runtime string) bool {
 	link, err := os.Readlink(h.proc(strconv.Itoa(pid), "exe"))
-	return err == nil && (strings.HasPrefix(link, "/memfd:") || filepath.Base(link) == filepath.Base(runtime))
+	name := filepath.Base(strings.TrimSuffix(link, " (deleted)"))
+	known := []string{filepath.Base(runtime), "crun", "runc"}
+	return err == nil && (strings.HasPrefix(link, "/memfd:") || slices.Contains(known, name))
 }
 
 // runs compares /proc/PID/exe with the file at path, by device and inode.
