@@ -47,11 +47,7 @@ func engineFiles(ctx context.Context, m mac, work, build, guest, busybox string)
 		"-o", held, "cloister/cmd/containerd-shim-cloister-v2"); err != nil {
 		return nil, err
 	}
-	more, err := nextFiles(ctx, m, work)
-	if err != nil {
-		return nil, err
-	}
-	return append(more, []file{
+	return []file{
 		{"bin/containerd-shim-cloister-v2", filepath.Join(build, "containerd-shim-cloister-v2"), policy.ShimExecType},
 		{"bin/containerd-shim-held-v2", held, policy.ShimExecType},
 		{"bin/cloister", filepath.Join(build, "cloister"), "bin_t"},
@@ -61,7 +57,7 @@ func engineFiles(ctx context.Context, m mac, work, build, guest, busybox string)
 		{"guest/manifest.json", filepath.Join(guest, "manifest.json"), policy.ContentType},
 		{"images.tar", archive, "usr_t"},
 		{"cloister.toml", settings, "etc_t"},
-	}...), nil
+	}, nil
 }
 
 // withProbe adds to an image what speaks to sockets.
@@ -136,9 +132,9 @@ func restoreLabels(m *machine) error {
 // engineScore is the oom_score_adj of engines that systemd starts.
 const engineScore = -999
 
-// startEngine starts containerd and gives it an image.
-func startEngine(m *machine) (*engine, error) {
-	answer, err := m.run(wire.Run{Argv: []string{"/usr/bin/containerd", "--log-level", "info"}, Env: labEnv(), Stay: true})
+// startEngine starts containerd in an environment and gives it an image.
+func startEngine(m *machine, env []string) (*engine, error) {
+	answer, err := m.run(wire.Run{Argv: []string{"/usr/bin/containerd", "--log-level", "info"}, Env: env, Stay: true})
 	if err != nil {
 		return nil, err
 	}

@@ -69,7 +69,7 @@ func (l *lab) engine(t *testing.T) *engine {
 	t.Helper()
 	if l.made == nil {
 		begin := time.Now()
-		e, err := startEngine(l.machine)
+		e, err := startEngine(l.machine, labEnv())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -116,7 +116,13 @@ func TestLab(t *testing.T) {
 	// The test's own context ends before its clean-up, which is to stop the machine in good order.
 	ctx, cancel := context.WithTimeout(context.Background(), labTime)
 	t.Cleanup(cancel)
-	hardware, todo := prepare(ctx, t, m), scenarios()
+	var next []file
+	if m == selinuxMAC {
+		if next, err = nextFiles(ctx, t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hardware, todo := prepare(ctx, t, m, next...), scenarios()
 	if m != selinuxMAC {
 		todo = otherScenarios(m)
 	}

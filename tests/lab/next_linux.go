@@ -16,11 +16,8 @@ import (
 const nextType = "cloister_next_t"
 
 // nextFiles are the command line of the next version of cloister, whose policy module differs from
-// that of now: an overlay of the build gives it other rules.
-func nextFiles(ctx context.Context, m mac, work string) ([]file, error) {
-	if m != selinuxMAC {
-		return nil, nil
-	}
+// that of now, and the packages of both versions. An overlay of the build gives it other rules.
+func nextFiles(ctx context.Context, work string) ([]file, error) {
 	rules, err := policy.Source("te")
 	if err != nil {
 		return nil, err
@@ -43,5 +40,9 @@ func nextFiles(ctx context.Context, m mac, work string) ([]file, error) {
 		return nil, err
 	}
 	err = tool(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-overlay", replace, "-o", program, "cloister/cmd/cloister")
-	return []file{{"bin/cloister-next", program, "bin_t"}}, err
+	if err != nil {
+		return nil, err
+	}
+	list, err := packageFiles(ctx, work, program)
+	return append(list, file{"bin/cloister-next", program, "bin_t"}), err
 }

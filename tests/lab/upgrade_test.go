@@ -10,18 +10,18 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// upgrade has the next version of the command line replace the policy module under a running
-// sandbox and a plain container: their processes and files keep their labels, an exec answers in
-// both, and a sandbox that starts then has a level of its own.
+// upgrade has the next version of the packages replace the policy module under a running sandbox
+// and a plain container: their processes and files keep their labels, an exec answers in both, and
+// a sandbox that starts then has a level of its own.
 func (l *lab) upgrade(t *testing.T, e *engine, id string) {
 	t.Helper()
 	l.runPlain(t, byRunc)
 	before := l.labelled(t, e, id)
 	l.seen = nil
-	l.policyOf(t, "cloister-next", 0, "not of this version", "status")
-	l.policyOf(t, "cloister-next", 0, "replace the modules", "install")
-	l.policyOf(t, "cloister-next", 0, "installed and current", "status")
-	l.policyOf(t, "cloister-next", 0, "", "test")
+	l.policyOf(t, "/lab/bin/cloister-next", 0, "not of this version", "status")
+	l.dpkg(t, append([]string{"--install"}, debs(packagesNext)...)...)
+	l.policy(t, 0, "installed and current", "status")
+	l.policy(t, 0, "", "test")
 	l.sh(t, "printf system_u:object_r:"+nextType+":s0 >/sys/fs/selinux/context")
 	if diff := cmp.Diff(before, l.labelled(t, e, id)); diff != "" {
 		t.Errorf("labels before (-) and after (+) the upgrade of the policy:\n%s", diff)
