@@ -414,6 +414,25 @@ func TestUnfitTemplateStartsCold(t *testing.T) {
 	}
 }
 
+// TestOtherBoardStartsCold: a q35 has no templates. It starts cold, with one line in the log, and
+// has none built.
+func TestOtherBoardStartsCold(t *testing.T) {
+	b := withTemplates(t, "auto")
+	b.keep(t)
+	b.Start(t, "c", []string{"--annotation", "io.cloister.machine=q35"})
+	if from := b.started(t, "c"); from != "cold" {
+		t.Errorf("started from %q, want cold", from)
+	}
+	const says = "its machine type is q35, and templates exist only for microvm"
+	if lines := b.coldLines(t); len(lines) != 1 || !strings.Contains(lines[0], says) {
+		t.Errorf("the log says %q, want one line with %q", lines, says)
+	}
+	if pids := b.builders(t); len(pids) != 0 {
+		t.Errorf("builders = %d, want none", pids)
+	}
+	b.Remove(t, "c")
+}
+
 // TestTenantCannotSetTemplateAside: a start that fails for what its workload asks for fails cold as
 // well, and is not counted against the template, which other tenants use.
 func TestTenantCannotSetTemplateAside(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -158,4 +159,63 @@ func (s *saved) resume(t *testing.T) *running {
 		t.Fatal(err)
 	}
 	return &running{Process: p, t: t, lines: bufio.NewReader(p.Agent())}
+}
+
+// TestStateOfMoreCPUsIsRefused is why a template has its sandboxes' number of CPUs: QEMU does not
+// load the state of a CPU that the machine lacks.
+func TestStateOfMoreCPUsIsRefused(t *testing.T) {
+	t.Parallel()
+	m := describe(t, vmm.MicroVM)
+	m.CPUs = 3
+	s := save(t, m)
+	s.machine.CopyOnWrite, s.machine.CPUs = true, 2
+	p, err := s.start(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = p.Load(t.Context(), bytes.NewReader(s.state))
+	if err == nil {
+		t.Error("QEMU has loaded the state of three CPUs into a machine with two")
+	}
+	t.Log(err)
+}
+
+// TestMemoryIsTakenFromTheGuest: the guest's kernel has only what SetMemory leaves it.
+func TestMemoryIsTakenFromTheGuest(t *testing.T) {
+	t.Parallel()
+	m := describe(t, vmm.MicroVM)
+	m.Balloon, m.MemoryMiB = true, 384
+	r := boot(t, m, qemu.Options{})
+	before := total(t, r)
+	const less = 80 // MiB
+	began, used := time.Now(), cpuTime(t, r.Pid())
+	if err := r.SetMemory(t.Context(), m.MemoryMiB-less); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := began.Add(bootTimeout); ; {
+		have, err := r.Memory(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if have == int64(m.MemoryMiB-less)<<20 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the guest has %d MiB, want %d", have>>20, m.MemoryMiB-less)
+		}
+	}
+	t.Logf("%d MiB in %s, %s of processor time", less, time.Since(began), cpuTime(t, r.Pid())-used)
+	if after := total(t, r); before-after != less<<10 {
+		t.Errorf("MemTotal was %d KiB and is %d, want %d MiB less", before, after, less)
+	}
+}
+
+// total is what the guest's kernel has, in KiB.
+func total(t *testing.T, r *running) (kib int) {
+	t.Helper()
+	text := r.ask("mem")
+	if _, err := fmt.Sscanf(text, "MemTotal: %d kB", &kib); err != nil {
+		t.Fatalf("mem = %q: %v", text, err)
+	}
+	return kib
 }
