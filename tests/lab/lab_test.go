@@ -47,6 +47,7 @@ func scenarios() []scenario {
 		{"clash", clash},
 		{"engines", engines},
 		{"pods", pods},
+		{"podman", podman},
 		{"faults", faults},
 		{"translated", translated},
 		{"install", install}, // last: the policy is another one after it

@@ -44,6 +44,7 @@ func leftOut() map[string]string {
 		"links":      "links of the network, which no control mediates",
 		"clash":      "another engine's SELinux level",
 		"engines":    "pairs of two engines, drawn from the range of SELinux's label",
+		"podman":     "labels that Podman asks for; tests/engines has Podman without a control",
 		"faults":     "faults of an SELinux host; complain is AppArmor's, and labels/apparmor has the others",
 		"translated": "a domain of SELinux for emulated guests",
 		"install":    "the SELinux policy module",
