@@ -17,10 +17,14 @@ func TestKernelFS(t *testing.T) {
 		0x64626720: "file system", -109248628 /* selinuxfs, as a signed long of 32 bits */ : "file system",
 		0xef53: "", 0x01021994: "", 0x65735546: "", 0x9123683e: "", 0x794c7630: "", // ext4, tmpfs, fuse (lxcfs), btrfs, overlay
 	} {
-		got := KernelFS(magic)
+		got := KernelFS("/s", magic)
 		if want == "" && got != "" || !strings.Contains(got, want) || want != "" && !strings.Contains(got, "outside of cloister") {
 			t.Errorf("KernelFS(%#x) = %q, want %q", magic, got, want)
 		}
+	}
+	const tmpfs = 0x01021994 // what /sys/fs/cgroup is with version 1
+	if got := KernelFS("/sys/fs/cgroup", tmpfs); !strings.Contains(got, "the guest's own at /sys/fs/cgroup") {
+		t.Errorf("KernelFS of version 1's folder = %q, want it refused", got)
 	}
 }
 

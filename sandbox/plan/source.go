@@ -92,8 +92,8 @@ func (s Source) volumeProblem(sockets []string) string {
 	switch {
 	case s.Problem != "":
 		return s.Problem
-	case oci.KernelFS(s.FS) != "":
-		return oci.KernelFS(s.FS)
+	case oci.KernelFS(s.Real, s.FS) != "":
+		return oci.KernelFS(s.Real, s.FS)
 	case s.Kind == Folder, s.Kind == RegularFile:
 		return ""
 	case s.Kind == Socket && below(s.Real, sockets):
