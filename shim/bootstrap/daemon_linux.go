@@ -35,6 +35,8 @@ type Daemon struct {
 	Mounts *os.File
 
 	socket string
+	// hide removes the socket's name, once: a new daemon of the group may have it from then on.
+	hide   func() error
 	cancel context.CancelFunc
 
 	mu    sync.Mutex
@@ -48,6 +50,7 @@ func (cfg Config) serve(ctx context.Context, a arguments) error {
 	defer cancel()
 	d := &Daemon{
 		Request: a.request, Group: a.group, socket: a.socket, cancel: cancel,
+		hide: sync.OnceValue(func() error { return removeSocket(a.socket) }),
 		ready: os.NewFile(fdReady, "ready"), Mounts: os.NewFile(fdMounts, "mounts"),
 	}
 	// Inherited files must not reach QEMU and other children: Go sets the flag for what it opens
@@ -64,7 +67,7 @@ func (cfg Config) serve(ctx context.Context, a arguments) error {
 	if err == nil {
 		err = cfg.Serve(ctx, d)
 	}
-	return errors.Join(d.tell(err), removeSocket(d.socket))
+	return errors.Join(d.tell(err), d.hide())
 }
 
 // enter settles the process where it was started: host mounts are seen, ours are not, and no folder
@@ -107,9 +110,14 @@ func (d *Daemon) tell(err error) error {
 	return errors.Join(err, werr)
 }
 
-// Stop ends the daemon: the context of Serve is done and ServeTTRPC returns after the answers under
-// way are out. It may be called more than once.
-func (d *Daemon) Stop() { d.cancel() }
+// Stop ends the daemon: its socket's name is gone, the context of Serve is done, and ServeTTRPC
+// returns after the answers under way are out. The name goes first: a client that has the answer to
+// its Shutdown may start the next daemon of the group at once, and must not find this one. It may
+// be called more than once.
+func (d *Daemon) Stop() {
+	_ = d.hide() // serve gives the error
+	d.cancel()
+}
 
 // ServeTTRPC tells start that the daemon is ready, and serves until ctx is done. register adds the
 // services; intercept may be nil. It returns when the clients have hung up, as containerd does
@@ -149,7 +157,7 @@ func (d *Daemon) ServeTTRPC(ctx context.Context, intercept ttrpc.UnaryServerInte
 		return fmt.Errorf("serve %q: %w", d.socket, err)
 	case <-ctx.Done():
 	}
-	err = removeSocket(d.socket) // first, so that no start finds a daemon that leaves
+	err = d.hide() // first, so that no start finds a daemon that leaves
 	drain, cancelDrain := context.WithTimeout(calls, drainTimeout)
 	defer cancelDrain()
 	conns.wait(drain)
