@@ -195,13 +195,15 @@ func (f *front) ask(kind uint32) error {
 	var b [20]byte
 	for have := 0; have < len(b); {
 		n, err := unix.Read(f.socket, b[have:])
-		if err != nil {
+		switch {
+		case errors.Is(err, unix.EINTR): // the kernel does not go on by itself: the socket has a time limit
+		case err != nil:
 			return err
-		}
-		if n == 0 {
+		case n == 0:
 			return errDied
+		default:
+			have += n
 		}
-		have += n
 	}
 	return nil
 }
