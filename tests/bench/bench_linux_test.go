@@ -37,11 +37,14 @@ type result struct {
 	ColdOverBarePlusRunc float64            `json:"cold_over_bare_plus_runc"`
 	ColdOverRunc         float64            `json:"cold_over_runc"`
 	ExecOverRunc         float64            `json:"exec_over_runc"`
-	TaskExecOverRunc     float64            `json:"task_exec_over_runc"` // at the Task API, without a client
+	TaskExecOverRunc     float64            `json:"task_exec_over_runc"`  // at the Task API, without a client
+	TaskStdioOverRunc    float64            `json:"task_stdio_over_runc"` // 4 KiB to cat and back
 	TemplateOverCold     map[string]float64 `json:"template_over_cold"`
 	TemplateOverRunc     float64            `json:"template_over_runc"`
 	PSSMiB               map[string]float64 `json:"pss_mib"`
+	CPUToReadyMs         map[string]float64 `json:"cpu_to_ready_ms"` // of QEMU, until the container runs
 	PSSTemplateMiB       map[string]float64 `json:"pss_template_mib"`
+	PSSTemplate10MiB     float64            `json:"pss_template_10_mib"` // of each of ten
 	GuestMiB             float64            `json:"guest_mib"`
 	PhasesMs             map[string]Spread  `json:"phases_ms"`
 	IOOverRunc           map[string]float64 `json:"io_over_runc"`
@@ -97,6 +100,7 @@ func TestBench(t *testing.T) {
 	r.ColdOverRunc = ratio(b.median("cold"), b.median("cold runc"))
 	r.ExecOverRunc = ratio(b.median("exec"), b.median("exec runc"))
 	r.TaskExecOverRunc = ratio(b.median("task api exec"), b.median("task api exec runc"))
+	r.TaskStdioOverRunc = ratio(b.median("task api stdio"), b.median("task api stdio runc"))
 	r.PhasesMs, r.Times = spreads(b.phases), spreads(b.samples)
 	r.print(t)
 	if name := os.Getenv("BENCH_JSON"); name != "" {
@@ -298,7 +302,7 @@ func (b *bench) record(t *testing.T, id string) statedir.Record {
 // concurrent measures starts at once, each start's phases when it is alone, and stops.
 func (b *bench) concurrent(t *testing.T) {
 	b.result.ConcurrentMs = map[string]Spread{}
-	for _, count := range []int{1, 4, 8} {
+	for _, count := range []int{1, 4, 8, 30} {
 		var all Samples
 		rounds := max(1, b.runs/count)
 		for round := range rounds {
@@ -350,6 +354,10 @@ func (r *result) print(t *testing.T) {
 	line("cold_over_runc", r.ColdOverRunc)
 	line("exec_over_runc", r.ExecOverRunc)
 	line("task_exec_over_runc", r.TaskExecOverRunc)
+	line("task_stdio_over_runc", r.TaskStdioOverRunc)
+	for _, name := range slices.Sorted(maps.Keys(r.CPUToReadyMs)) {
+		line("cpu_to_ready_ms "+name, r.CPUToReadyMs[name])
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.TemplateOverCold)) {
 		line("template_over_cold "+name, r.TemplateOverCold[name])
 	}
@@ -358,6 +366,7 @@ func (r *result) print(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(r.PSSTemplateMiB)) {
 		line("pss_template_mib "+name, r.PSSTemplateMiB[name])
 	}
+	line("pss_template_10_mib", r.PSSTemplate10MiB)
 	for _, name := range slices.Sorted(maps.Keys(r.PSSMiB)) {
 		line("pss_mib "+name, r.PSSMiB[name])
 	}

@@ -5,6 +5,7 @@ package bench
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,8 +20,8 @@ import (
 	"cloister/tests/bed"
 )
 
-// tasks measures the calls of an exec at the shims' Task API: through ctr, most of the time is the
-// client's own, which hides a shim's.
+// tasks measures an exec's calls and streams at the shims' Task API: through ctr, most of the time
+// is the client's own, which hides a shim's.
 func (b *bench) tasks(t *testing.T) {
 	type shim struct {
 		task       taskapi.TTRPCTaskService
@@ -45,8 +46,71 @@ func (b *bench) tasks(t *testing.T) {
 		}
 	}
 	for _, s := range shims {
+		for _, took := range b.echoes(t, s.task, s.id) {
+			b.add("task api stdio"+s.suffix, took)
+		}
 		b.Remove(t, s.id)
 	}
+}
+
+// echoes measures how long 4 KiB take to cat and back.
+func (b *bench) echoes(t *testing.T, shim taskapi.TTRPCTaskService, id string) []time.Duration {
+	t.Helper()
+	var ends []*os.File
+	var names []string
+	for _, stream := range []string{"in", "out", "err"} {
+		name := filepath.Join(b.Dir, id+"-"+stream)
+		b.Place.Run(t, "mkfifo", name)
+		f, err := os.OpenFile(b.Place.Path(name), os.O_RDWR, 0) // does not wait for the shim
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		ends, names = append(ends, f), append(names, name)
+	}
+	const exec = "echo"
+	if _, err := shim.Exec(t.Context(), &taskapi.ExecProcessRequest{
+		ID: id, ExecID: exec, Stdin: names[0], Stdout: names[1], Stderr: names[2], Spec: process(t, "cat"),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shim.Start(t.Context(), &taskapi.StartRequest{ID: id, ExecID: exec}); err != nil {
+		t.Fatal(err)
+	}
+	piece := make([]byte, 4096)
+	var took []time.Duration
+	for i := range 10*b.runs + 1 {
+		begin := time.Now()
+		if _, err := ends[0].Write(piece); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(ends[1], piece); err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			took = append(took, time.Since(begin))
+		}
+	}
+	if _, err := shim.Kill(t.Context(), &taskapi.KillRequest{ID: id, ExecID: exec, Signal: 9}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shim.Wait(t.Context(), &taskapi.WaitRequest{ID: id, ExecID: exec}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shim.Delete(t.Context(), &taskapi.DeleteRequest{ID: id, ExecID: exec}); err != nil {
+		t.Fatal(err)
+	}
+	return took
+}
+
+// process is what an exec runs.
+func process(t *testing.T, args ...string) *anypb.Any {
+	t.Helper()
+	data, err := json.Marshal(specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: data}
 }
 
 // dial connects to the shim that serves a container.
@@ -75,10 +139,6 @@ func (b *bench) dial(t *testing.T, id string) taskapi.TTRPCTaskService {
 // execCalls runs true and gives the time of each call, and of all.
 func execCalls(t *testing.T, shim taskapi.TTRPCTaskService, exec, id string) map[string]time.Duration {
 	t.Helper()
-	process, err := json.Marshal(specs.Process{Args: []string{"true"}, Cwd: "/", Env: []string{"PATH=/bin"}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	took := map[string]time.Duration{}
 	begin := time.Now()
 	for _, call := range []struct {
@@ -87,8 +147,7 @@ func execCalls(t *testing.T, shim taskapi.TTRPCTaskService, exec, id string) map
 	}{
 		{"exec: Exec", func() error {
 			_, err := shim.Exec(t.Context(), &taskapi.ExecProcessRequest{
-				ID: id, ExecID: exec,
-				Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: process},
+				ID: id, ExecID: exec, Spec: process(t, "true"),
 			})
 			return err
 		}},

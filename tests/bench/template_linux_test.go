@@ -62,6 +62,21 @@ func (b *bench) templates(t *testing.T) {
 		"wall": ratio(b.median("start, template"), b.median("start, cold")),
 		"cpu":  ratio(b.median("start, template, CPU time of QEMU"), b.median("start, cold, CPU time of QEMU")),
 	}
+	b.result.CPUToReadyMs = map[string]float64{
+		"template": b.median("start, template, CPU time of QEMU"),
+		"cold":     b.median("start, cold, CPU time of QEMU"),
+	}
+	const many = 10
+	for i := range many {
+		took(t, b.Bed, b.Args(fmt.Sprint("many", i), []string{"--detach"}, "sleep", "1000")...)
+	}
+	for i := range many {
+		b.result.PSSTemplate10MiB += b.pss(t, fmt.Sprint("many", i))["total"] / many
+	}
+	b.result.PSSTemplate10MiB = round(b.result.PSSTemplate10MiB)
+	for i := range many {
+		b.stop(t, fmt.Sprint("many", i), false)
+	}
 }
 
 // cpuTime is what QEMU has used of the CPU so far.
