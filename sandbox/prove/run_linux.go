@@ -5,6 +5,8 @@ package prove
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -47,12 +49,12 @@ type Site struct {
 // shared memory on the host, and leaves nothing. An error means that an attack could not be made,
 // not that one has succeeded.
 func Run(ctx context.Context, s Site) (_ Report, err error) {
-	r := &runner{Site: s, victims: map[string]*process{}}
+	r := &runner{Site: s, victims: map[string]*process{}, shared: -1}
 	defer func() { err = errors.Join(err, r.close()) }()
 	if err := r.prepare(ctx); err != nil {
 		return Report{}, err
 	}
-	r.rows = rows(r.dir, r.tcp.Addr().String(), r.unix.Addr().String(), r.key(), r.PeerFiles)
+	r.rows = rows(r.dir, r.tcp.Addr().String(), r.unix.Addr().String(), r.key, r.PeerFiles)
 	report := Report{MAC: s.MAC, Layers: s.Layers}
 	for _, a := range r.rows {
 		report.Outcomes = append(report.Outcomes, Outcome{By: string(a.by), Attack: a.name, On: a.on})
@@ -99,7 +101,8 @@ type runner struct {
 	dir     string // root's folder that all users may write to
 	tcp     net.Listener
 	unix    net.Listener
-	shared  int                 // a segment of shared memory
+	key     int                 // of the segment of shared memory
+	shared  int                 // that segment; -1: none, as 0 is the first of a host
 	victims map[string]*process // by whose
 	rows    []attack
 }
@@ -261,15 +264,22 @@ func (r *runner) prepare(ctx context.Context) (err error) {
 	if r.unix, err = (&net.ListenConfig{}).Listen(ctx, "unix", "@"+filepath.Base(r.dir)); err != nil {
 		return err
 	}
-	// IPC_EXCL: a segment with that key that is somebody's must not be attacked.
-	if r.shared, err = unix.SysvShmGet(r.key(), 4096, unix.IPC_CREAT|unix.IPC_EXCL|0o666); err != nil {
-		return fmt.Errorf("shared memory: %w", err)
-	}
-	return nil
+	return r.share()
 }
 
-// key is that of the shared memory. It has the pid in it, so that two runs do not meet.
-func (*runner) key() int { return 0x636c6f00 + os.Getpid()&0xff }
+// share makes a segment of shared memory. Its key is random, so that two runs do not meet. IPC_EXCL:
+// a segment that is somebody's must not be attacked.
+func (r *runner) share() error {
+	random := make([]byte, 4)
+	_, _ = rand.Read(random)                               // it never fails
+	r.key = int(binary.NativeEndian.Uint32(random)>>1 | 1) // key_t has a sign, and 0 is IPC_PRIVATE
+	id, err := unix.SysvShmGet(r.key, 4096, unix.IPC_CREAT|unix.IPC_EXCL|0o666)
+	if err != nil {
+		return fmt.Errorf("shared memory with key %#x: %w", r.key, err)
+	}
+	r.shared = id
+	return nil
+}
 
 func (r *runner) path(name string) string { return filepath.Join(r.dir, name) }
 
@@ -302,7 +312,7 @@ func (r *runner) close() error {
 			errs = append(errs, l.Close())
 		}
 	}
-	if r.shared != 0 {
+	if r.shared >= 0 {
 		_, err := unix.SysvShmCtl(r.shared, unix.IPC_RMID, nil)
 		errs = append(errs, err)
 	}
