@@ -159,7 +159,7 @@ func (r Report) Write(out io.Writer) error {
 		fmt.Fprintf(out, "shows nothing here: %s by %s on %s: root without a layer: %s\n", o.Attack, o.By, cmp.Or(o.On, "-"), o.Without)
 	}
 	for _, o := range r.Absent {
-		fmt.Fprintf(out, "not on this host: %s on %s\n", o.Attack, cmp.Or(o.On, "-"))
+		fmt.Fprintf(out, "not on this host: %s by %s on %s\n", o.Attack, o.By, cmp.Or(o.On, "-"))
 	}
 	_, err := fmt.Fprintln(out, r.Verdict)
 	return err

@@ -45,7 +45,7 @@ virtiofsd  tgkill  a process of root  SUCCEEDED
 SUCCEEDED: tgkill by virtiofsd on a process of root
 one layer alone: keyctl by qemu on -: [seccomp]
 shows nothing here: perf by qemu on -: root without a layer: operation not permitted
-not on this host: kexec on -
+not on this host: kexec by qemu on -
 ` + want + "\n"
 	if diff := cmp.Diff(table, out.String()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)

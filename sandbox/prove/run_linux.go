@@ -267,8 +267,8 @@ func (r *runner) prepare(ctx context.Context) (err error) {
 	return r.share()
 }
 
-// share makes a segment of shared memory. Its key is random, so that two runs do not meet. IPC_EXCL:
-// a segment that is somebody's must not be attacked.
+// share makes a segment of shared memory. Its key is random, so that two runs do not meet.
+// IPC_EXCL: a segment that is somebody's must not be attacked.
 func (r *runner) share() error {
 	random := make([]byte, 4)
 	_, _ = rand.Read(random)                               // it never fails

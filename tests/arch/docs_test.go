@@ -130,3 +130,44 @@ func TestDecisionsAreListed(t *testing.T) {
 		t.Errorf("docs/decisions/README.md does not say %q", next)
 	}
 }
+
+// TestNamedTestsAreThere: each test and each scenario of the lab that a page names is there. What
+// ends in a star names several.
+func TestNamedTestsAreThere(t *testing.T) {
+	tree, all := testenv.Tree(t), testSources(t)
+	var pages []string
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/decisions/*.md", "*/README.md", "labels/*/README.md", "tests/*/README.md"} {
+		found, err := filepath.Glob(filepath.Join(tree, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, found...)
+	}
+	name, named := regexp.MustCompile(`\bTest[A-Z]\w*\*?`), 0
+	scenario := regexp.MustCompile(`\bTestLab/([a-z]+)`)
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{} // name -> the source that it has
+		for _, test := range name.FindAllString(string(text), -1) {
+			prefix, several := strings.CutSuffix(test, "*")
+			if want[test] = "\nfunc " + prefix; !several {
+				want[test] += "("
+			}
+		}
+		for _, found := range scenario.FindAllStringSubmatch(string(text), -1) {
+			want[found[0]] = `{"` + found[1] + `", `
+		}
+		for test, source := range want {
+			if !bytes.Contains(all, []byte(source)) {
+				t.Errorf("%s names %s, which is nowhere", page, test)
+			}
+		}
+		named += len(want)
+	}
+	if named < 100 {
+		t.Errorf("%d tests are named in %d pages, want at least 100", named, len(pages))
+	}
+}

@@ -35,7 +35,7 @@ func Check(t *testing.T, r prove.Report) (succeeded int) {
 		t.Errorf("%s by %s on %s shows nothing: root without a layer: %s", o.Attack, o.By, o.On, o.Without)
 	}
 	for _, o := range r.Absent {
-		t.Logf("not on this host: %s on %s", o.Attack, o.On)
+		t.Logf("not on this host: %s by %s on %s", o.Attack, o.By, o.On)
 		if !slices.Contains([]string{"", "sysrq-trigger", "/dev/kmsg"}, o.On) {
 			t.Errorf("%s by %s on %s: root without a layer: %s", o.Attack, o.By, o.On, o.Without)
 		}
