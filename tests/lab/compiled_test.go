@@ -70,6 +70,14 @@ func questions(t *testing.T, path string) {
 		asked++
 	}
 	t.Logf("%s: %d of the matrix's accesses asked, %d denied", path, asked, denied)
+	for _, q := range ofShim() {
+		allowed, err := answer(k, q.want, "s0", "s0")
+		if errors.Is(err, syscall.EINVAL) {
+			t.Logf("%s: not asked: %v", q.want, err)
+		} else if err != nil || allowed != q.allowed {
+			t.Errorf("%s: %s: %t, %v, want %t", path, q.want, allowed, err, q.allowed)
+		}
+	}
 }
 
 // onFedora are accesses that a host with Fedora's conditions needs, or must not give: engines of
