@@ -20,6 +20,7 @@ import (
 	"cloister/vmm"
 	"cloister/vmm/guestimage"
 	"cloister/vmm/qemu"
+	"cloister/vmm/virtiofsd"
 )
 
 // checkHost checks the kernel, acceleration, huge pages, tap devices and cgroups.
@@ -121,7 +122,7 @@ func (s *site) programs() []program {
 		{"QEMU", s.config.Machine.QEMU, []string{"qemu-system-x86_64"}, "--version", "qemu-system-x86 (Debian), qemu-kvm (Fedora)", true},
 		{
 			"virtiofsd", s.config.Machine.Virtiofsd,
-			[]string{"virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"},
+			virtiofsd.Places(),
 			"--version", "qemu-system-common or virtiofsd", true,
 		},
 		{"shim", "", []string{shimBinary, filepath.Join(selfDir(), shimBinary)}, "-v", "", true},

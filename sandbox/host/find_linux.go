@@ -22,6 +22,7 @@ import (
 	"cloister/vmm"
 	"cloister/vmm/guestimage"
 	"cloister/vmm/qemu"
+	"cloister/vmm/virtiofsd"
 )
 
 // Wanted says what is looked for. It is made of the configuration and of the first container.
@@ -102,11 +103,11 @@ func open(dir string) (*guestimage.Image, error) {
 // up. Links are resolved, because what is read back of a process (/proc/PID/exe) has none. A
 // configured name is not replaced by another one. Both are started as root: one that another user
 // could replace is an error.
-func Programs(qemu, virtiofsd string) (p lsm.Programs, err error) {
+func Programs(qemu, server string) (p lsm.Programs, err error) {
 	if p.QEMU, err = resolve(qemu, "qemu-system-x86_64"); err != nil {
 		return p, err
 	}
-	p.Virtiofsd, err = resolve(virtiofsd, "virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
+	p.Virtiofsd, err = resolve(server, virtiofsd.Places()...)
 	return p, err
 }
 

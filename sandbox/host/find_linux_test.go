@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/tests/testenv"
+	"cloister/vmm/virtiofsd"
 )
 
 // TestResolve: a program without its x bit is not called missing.
@@ -27,6 +28,29 @@ func TestResolve(t *testing.T) {
 	}
 	if _, err := resolve(name+"none", "x"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("resolve of nothing: %v", err)
+	}
+}
+
+// TestRustServerIsPreferred: a host with both file servers uses the Rust one.
+func TestRustServerIsPreferred(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var places []string
+	for _, place := range virtiofsd.Places() {
+		if filepath.IsAbs(place) { // PATH has neither here
+			places = append(places, dir+place)
+		}
+	}
+	rust, c := dir+"/usr/libexec/virtiofsd", dir+"/usr/lib/qemu/virtiofsd"
+	for _, server := range []string{c, rust} { // the better one last
+		if err := errors.Join(os.MkdirAll(filepath.Dir(server), 0o755), os.WriteFile(server, nil, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := resolve("", places...); got != server || err != nil {
+			t.Errorf("resolve = %q, %v, want %q", got, err, server)
+		}
 	}
 }
 

@@ -39,7 +39,7 @@ var rooms = []room{
 	}},
 	{"sandbox/host", []string{
 		"labels/lsm", "oci", "sandbox/cgroup", "sandbox/network", "sandbox/plan", "vmm",
-		"vmm/guestimage", "vmm/qemu",
+		"vmm/guestimage", "vmm/qemu", "vmm/virtiofsd",
 	}},
 	{"sandbox/debug", []string{"sandbox/guestapi", "sandbox/statedir"}},
 	{"sandbox/guestapi", nil},

@@ -136,11 +136,18 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 	return p, nil
 }
 
+// Places are where a server is looked for, in this order: PATH, for one that an administrator has
+// put there, then where distributions keep the Rust server, and last where QEMU's C server is. A
+// host that has both uses the Rust one.
+func Places() []string {
+	return []string{"virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"}
+}
+
 // find returns the server's path. Distributions keep it outside of PATH, each elsewhere.
 func find(binary string) (string, error) {
 	candidates := []string{binary}
 	if binary == "" {
-		candidates = []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd", "virtiofsd"}
+		candidates = Places()
 	}
 	for _, c := range candidates {
 		if path, err := exec.LookPath(c); err == nil {
