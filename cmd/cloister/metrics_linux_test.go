@@ -113,6 +113,49 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// TestMetricsOfIsolation: levels that clash and denials in the log are counted, by verdict.
+func TestMetricsOfIsolation(t *testing.T) {
+	s := crowdedHost(t)
+	const qemu = `type=AVC msg=audit(1795330000.123:%d): avc:  denied  { read } for  pid=100 comm="qemu-system-x86" ino=77 ` +
+		`scontext=system_u:system_r:cloister_qemu_t:s0:c1,c2 tcontext=system_u:object_r:svirt_image_t:s0:c5,c6 tclass=file ` + "\n"
+	const server = `type=AVC msg=audit(1795330002.123:3): avc:  denied  { read } for  pid=101 comm="virtiofsd" path="/srv/data" ino=78 ` +
+		`scontext=system_u:system_r:cloister_virtiofsd_t:s0:c1,c2 tcontext=system_u:object_r:var_t:s0 tclass=dir ` + "\n"
+	file := filepath.Join(s.root, auditLog)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(fmt.Sprintf(qemu, 1)+fmt.Sprintf(qemu, 2)+server), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(newCollector(s))
+	list, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]*dto.MetricFamily{}
+	for _, family := range list {
+		all[family.GetName()] = family
+	}
+	for _, tt := range []struct {
+		name, label string
+		want        float64
+	}{
+		{"cloister_scrape_success", "source=labels", 1},
+		{"cloister_scrape_success", "source=denials", 1},
+		{"cloister_denials_logged", "verdict=attack", 2},
+		{"cloister_denials_logged", "verdict=mistake", 1},
+		{"cloister_denials_logged", "verdict=harmless", 0},
+	} {
+		if got := value(all, tt.name, tt.label); got != tt.want {
+			t.Errorf("%s{%s} = %v, want %v", tt.name, tt.label, got, tt.want)
+		}
+	}
+	if got := value(all, "cloister_label_clashes"); got != 2 {
+		t.Errorf("cloister_label_clashes = %v, want the two of TestLabelsGolden", got)
+	}
+}
+
 // TestMetricsAreBounded: a hundred sandboxes more add no series.
 func TestMetricsAreBounded(t *testing.T) {
 	s := fakeSite(t, nil)
