@@ -118,6 +118,10 @@ func startOther(t *testing.T, l *lab) {
 	if len(profiles) != 2 || len(users) != 2 || l.mac == apparmorMAC && first == second {
 		t.Errorf("profiles %q, users %q, want two of each", profiles, users)
 	}
+	// The engine is kept from being killed when memory is short, and they are not.
+	if scores := l.sh(t, "for p in $(pgrep qemu-system; pgrep virtiofsd); do cat /proc/$p/oom_score_adj; done | sort -u"); scores != "0\n" {
+		t.Errorf("QEMU and the file servers have the oom_score_adj %q, want 0: they have inherited the engine's", scores)
+	}
 	l.startedFrom(t)
 	for _, args := range []string{"check", "ps", "inspect first"} {
 		answer, err := l.run(wire.Run{Argv: append([]string{"/lab/bin/cloister"}, strings.Fields(args)...), Env: labEnv()})
