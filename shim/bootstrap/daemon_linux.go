@@ -50,7 +50,7 @@ func (cfg Config) serve(ctx context.Context, a arguments) error {
 	defer cancel()
 	d := &Daemon{
 		Request: a.request, Group: a.group, socket: a.socket, cancel: cancel,
-		hide: sync.OnceValue(func() error { return removeSocket(a.socket) }),
+		hide:  sync.OnceValue(func() error { return removeSocket(a.socket) }),
 		ready: os.NewFile(fdReady, "ready"), Mounts: os.NewFile(fdMounts, "mounts"),
 	}
 	// Inherited files must not reach QEMU and other children: Go sets the flag for what it opens
