@@ -251,7 +251,9 @@ func capabilities(status []byte) string {
 func TestVerify(t *testing.T) {
 	testenv.NeedRoot(t)
 	none := NewSet()
-	j := Jail{Bounding: &none, NoNewPrivs: true, Isolate: unix.CLONE_NEWIPC | unix.CLONE_NEWUTS}
+	const all = unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWNET
+	limits := Limits{NoLocked: true, FileBytes: 1 << 20}
+	j := Jail{Bounding: &none, NoNewPrivs: true, Isolate: all, Limits: limits}
 	start := func(j Jail) int {
 		cmd := exec.CommandContext(t.Context(), "/bin/sleep", "1000")
 		if err := j.Start(cmd); err != nil {
@@ -264,10 +266,14 @@ func TestVerify(t *testing.T) {
 		t.Error(err)
 	}
 	for name, less := range map[string]Jail{
-		"all capabilities": {NoNewPrivs: true, Isolate: j.Isolate},
-		"new privileges":   {Bounding: &none, Isolate: j.Isolate},
-		"host's ipc":       {Bounding: &none, NoNewPrivs: true, Isolate: unix.CLONE_NEWUTS},
-		"host's uts":       {Bounding: &none, NoNewPrivs: true, Isolate: unix.CLONE_NEWIPC},
+		"all capabilities": {NoNewPrivs: true, Isolate: all, Limits: limits},
+		"new privileges":   {Bounding: &none, Isolate: all, Limits: limits},
+		"host's ipc":       {Bounding: &none, NoNewPrivs: true, Isolate: all &^ unix.CLONE_NEWIPC, Limits: limits},
+		"host's uts":       {Bounding: &none, NoNewPrivs: true, Isolate: all &^ unix.CLONE_NEWUTS, Limits: limits},
+		"host's cgroup":    {Bounding: &none, NoNewPrivs: true, Isolate: all &^ unix.CLONE_NEWCGROUP, Limits: limits},
+		"host's network":   {Bounding: &none, NoNewPrivs: true, Isolate: all &^ unix.CLONE_NEWNET, Limits: limits},
+		"locked memory":    {Bounding: &none, NoNewPrivs: true, Isolate: all, Limits: Limits{FileBytes: limits.FileBytes}},
+		"large files":      {Bounding: &none, NoNewPrivs: true, Isolate: all, Limits: Limits{NoLocked: true}},
 	} {
 		if err := j.Verify(start(less)); !errors.Is(err, ErrEscaped) {
 			t.Errorf("%s: Verify = %v, want %v", name, err, ErrEscaped)
