@@ -80,10 +80,12 @@ var smallFileSteps = []struct {
 	{"stat", requests{"LOOKUP": 1, "GETATTR": 1}},
 	{"read", requests{"LOOKUP": 1, "GETATTR": 1, "OPEN": 1, "READ": 1, "RELEASE": 1}},
 	{"read", requests{"LOOKUP": 1, "GETATTR": 1, "OPEN": 1, "READ": 1, "RELEASE": 1}},
-	{"append", requests{"LOOKUP": 1, "GETATTR": 1, "OPEN": 1, "GETXATTR": 1, "WRITE": 1, "FLUSH": 1, "RELEASE": 1}},
+	{"append", requests{"LOOKUP": 1, "GETATTR": 1, "OPEN": 1, "WRITE": 1, "FLUSH": 1, "RELEASE": 1}},
 	{"missing", requests{"LOOKUP": 1}},
-	{"unlink", requests{"LOOKUP": 1, "UNLINK": 1, "GETATTR": 1, "FORGET": 1}},
-	{"write", requests{"LOOKUP": 1, "CREATE": 1, "GETXATTR": 1, "WRITE": 1, "FLUSH": 1, "RELEASE": 1, "GETATTR": 1, "FORGET": 1}},
+	{"unlink", requests{"LOOKUP": 1, "UNLINK": 1, "FORGET": 1}},
+	{"write", requests{"LOOKUP": 1, "CREATE": 1, "WRITE": 1, "FLUSH": 1, "RELEASE": 1, "FORGET": 1}},
+	{"unlink", requests{"LOOKUP": 1, "UNLINK": 1, "FORGET": 1}},
+	{"create", requests{"CREATE": 1, "WRITE": 1, "FLUSH": 1, "RELEASE": 1, "FORGET": 1}},
 }
 
 // TestSmallFilesTakeFewRequests counts what the guest's kernel asks the file server.
@@ -91,7 +93,7 @@ func TestSmallFilesTakeFewRequests(t *testing.T) {
 	t.Parallel()
 	const files = 20 // the log holds about 1500 requests
 	const slack = 5  // folders, and the counter's own
-	folder, r, log := smallFilesInGuest(t, files)
+	folder, r, log := smallFilesInGuest(t, files, false)
 	for _, step := range smallFileSteps {
 		seen := counter{t, r, log}.count(func() { r.want(fmt.Sprintf("%d done", files), "small %s d %d", step.verb, files) })
 		t.Logf("%s: %v", step.verb, seen)
@@ -105,9 +107,36 @@ func TestSmallFilesTakeFewRequests(t *testing.T) {
 	r.end()
 }
 
+// TestWalkTakesNoLookups: where the server lists folders with attributes, the files of a folder
+// that was just listed are opened without a LOOKUP each.
+func TestWalkTakesNoLookups(t *testing.T) {
+	t.Parallel()
+	const files = 20
+	const slack = 5 // for the folder
+	_, r, log := smallFilesInGuest(t, files, true)
+	var answer string
+	seen := counter{t, r, log}.count(func() { answer = r.ask("walk d") })
+	t.Logf("walk: %s: %v", answer, seen)
+	var n, ms int
+	if _, err := fmt.Sscanf(answer, "%d done in %d ms", &n, &ms); err != nil || n != files {
+		t.Fatalf("walk of %d files: %q", files, answer)
+	}
+	most := requests{"OPEN": files, "READ": files, "RELEASE": files}
+	if ms >= 1000 {
+		most["LOOKUP"] = files // the guest was so slow that it has to ask again
+	}
+	for op, n := range seen {
+		if n > most[op]+slack {
+			t.Errorf("walk of %d files: %d requests %s, want at most %d", files, n, op, most[op]+slack)
+		}
+	}
+	r.end()
+}
+
 // smallFilesInGuest starts a guest that has a folder d of files, which is returned. The file
-// server's log, the last result, has a line for each request.
-func smallFilesInGuest(t *testing.T, files int) (string, *running, string) {
+// server's log, the last result, has a line for each request. With plus it lists folders with
+// attributes.
+func smallFilesInGuest(t *testing.T, files int, plus bool) (string, *running, string) {
 	t.Helper()
 	testenv.NeedRoot(t)
 	dir := t.TempDir()
@@ -120,7 +149,7 @@ func smallFilesInGuest(t *testing.T, files int) (string, *running, string) {
 	for i := range files {
 		write(t, filepath.Join(folder, fmt.Sprint(i)), "small")
 	}
-	server := served.StartDebug(t, dir)
+	server := served.StartDebug(t, dir, plus)
 	m := describe(t, vmm.MicroVM)
 	m.Share = &vmm.Share{Tag: "cloister"}
 	r := boot(t, m, qemu.Options{Share: server.Socket()})

@@ -95,6 +95,34 @@ func sourceEdits() []sourceEdit {
 				"\t     (fm->fc->auto_submounts && fm->fc->no_lock && !(file->f_mode & FMODE_WRITE))) &&\n" +
 				"\t    !fm->fc->writeback_cache)\n\t\treturn 0;\n",
 		},
+		// A new or removed name changes size, times and links of its folder, not owner and mode.
+		// The kernel asked for all of them again before the next name, which needs the owner and
+		// mode.
+		{
+			file: "fs/fuse/dir.c",
+			old:  "\tfuse_invalidate_attr(dir);\n\tinode_maybe_inc_iversion(dir, false);\n",
+			with: "\tfuse_invalidate_attr_mask(dir, get_fuse_conn(dir)->auto_submounts ?\n" +
+				"\t\tFUSE_STATX_MODSIZE | STATX_NLINK : STATX_BASIC_STATS);\n" +
+				"\tinode_maybe_inc_iversion(dir, false);\n",
+		},
+		// Who makes a file and wants it to be new need not be told first whether it is: the server
+		// says so. The name is kept as one that is missing, as after a lookup in vain.
+		{
+			file: "fs/fuse/dir.c",
+			old:  "\tif (d_in_lookup(entry)) {\n\t\tres = fuse_lookup(dir, entry, 0);\n",
+			with: "\tif (d_in_lookup(entry) && fc->auto_submounts &&\n" +
+				"\t    (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL)) {\n" +
+				"\t\td_add(entry, NULL);\n\t\tfuse_invalidate_entry_cache(entry);\n" +
+				"\t} else if (d_in_lookup(entry)) {\n\t\tres = fuse_lookup(dir, entry, 0);\n",
+		},
+		// A write takes set-uid bits and file capabilities away. The server's kernel does that
+		// (FUSE_HANDLE_KILLPRIV_V2): the question for capabilities before the first write was in
+		// vain.
+		{
+			file: "fs/fuse/file.c",
+			old:  "\terr = file_remove_privs(file);\n",
+			with: "\terr = fc->auto_submounts && fc->handle_killpriv_v2 ? 0 : file_remove_privs(file);\n",
+		},
 	}
 }
 

@@ -132,6 +132,12 @@ func do(verb string, args []string) (string, error) {
 		return manyTimes(args, datagrams)
 	case "small":
 		return smallFiles(args)
+	case "walk":
+		return walk(args[0])
+	case "as":
+		return asUser(args)
+	case "folder":
+		return folder(args[0])
 	case "mount":
 		return "mounted", mount("virtiofs", args[0], args[1:]...)
 	}

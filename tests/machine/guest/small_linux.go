@@ -5,8 +5,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,7 +17,8 @@ import (
 // call in vain: args are what, the folder and the number of files.
 func smallFiles(args []string) (string, error) {
 	one, known := map[string]func(path string) error{
-		"stat": statSmall, "read": readSmall, "write": writeSmall, "append": appendSmall, "unlink": unix.Unlink, "missing": missing,
+		"stat": statSmall, "read": readSmall, "write": writeSmall, "create": createSmall, "append": appendSmall,
+		"unlink": unix.Unlink, "missing": missing,
 	}[args[0]]
 	if !known {
 		return "", fmt.Errorf("what is %q?", args[0])
@@ -30,6 +33,27 @@ func smallFiles(args []string) (string, error) {
 		}
 	}
 	return fmt.Sprintf("%d done", files), nil
+}
+
+// walk reads what a folder lists. It says how long that took: what was listed is known for a
+// second.
+func walk(folder string) (string, error) {
+	start := time.Now()
+	d, err := os.Open(filepath.Join(mountPoint, folder))
+	if err != nil {
+		return "", err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		if err := readSmall(filepath.Join(d.Name(), name)); err != nil {
+			return "", fmt.Errorf("read %s: %w", name, err)
+		}
+	}
+	return fmt.Sprintf("%d done in %d ms", len(names), time.Since(start).Milliseconds()), nil
 }
 
 func statSmall(path string) error {
@@ -64,6 +88,11 @@ func readSmall(path string) error {
 
 func writeSmall(path string) error {
 	return writeTo(path, unix.O_CREAT|unix.O_TRUNC)
+}
+
+// createSmall wants the file to be new, as tar, git and cp do.
+func createSmall(path string) error {
+	return writeTo(path, unix.O_CREAT|unix.O_EXCL)
 }
 
 func appendSmall(path string) error {

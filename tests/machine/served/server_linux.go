@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -37,30 +38,40 @@ func Binary(t *testing.T) string {
 	return testenv.NeedVirtiofsd(t)
 }
 
-// debugging starts the server in its jail, with one more argument.
+// debugging starts the server in its jail with one more argument. With plus the server lists
+// folders with attributes, as it does where the host allows it many descriptors.
 type debugging struct {
 	jail.Jail
 	argument string
+	plus     bool
 }
 
 func (d debugging) Start(cmd *exec.Cmd) error {
 	cmd.Args = append(cmd.Args, d.argument)
+	if d.plus {
+		if i := slices.Index(cmd.Args, "no_readdirplus"); i > 0 {
+			cmd.Args = slices.Delete(cmd.Args, i-1, i+1) // with its -o
+		}
+		cmd.Args = slices.DeleteFunc(cmd.Args, func(a string) bool { return a == "--no-readdirplus" })
+	}
 	return d.Jail.Start(cmd)
 }
 
 // Start serves a folder that is a shared mount. The server ends with the test.
 func Start(t *testing.T, dir string) *Server {
 	t.Helper()
-	return start(t, dir, false)
+	return start(t, dir, func(j jail.Jail, _ virtiofsd.Kind) virtiofsd.Starter { return j })
 }
 
-// StartDebug is Start with a server whose Log has a line for each request.
-func StartDebug(t *testing.T, dir string) *Server {
+// StartDebug is Start with a server whose Log has a line for each request. plus has it list folders
+// with attributes.
+func StartDebug(t *testing.T, dir string, plus bool) *Server {
 	t.Helper()
-	return start(t, dir, true)
+	argument := map[virtiofsd.Kind]string{virtiofsd.KindC: "-d", virtiofsd.KindRust: "--log-level=debug"}
+	return start(t, dir, func(j jail.Jail, k virtiofsd.Kind) virtiofsd.Starter { return debugging{j, argument[k], plus} })
 }
 
-func start(t *testing.T, dir string, debug bool) *Server {
+func start(t *testing.T, dir string, starter func(jail.Jail, virtiofsd.Kind) virtiofsd.Starter) *Server {
 	t.Helper()
 	testenv.NeedRoot(t)
 	binary := Binary(t)
@@ -83,12 +94,8 @@ func start(t *testing.T, dir string, debug bool) *Server {
 	}
 	t.Cleanup(func() { _ = log.Close() })
 	s.Log = log.Name()
-	var starter virtiofsd.Starter = s.Jail
-	if debug {
-		starter = debugging{s.Jail, map[virtiofsd.Kind]string{virtiofsd.KindC: "-d", virtiofsd.KindRust: "--log-level=debug"}[kind]}
-	}
 	s.Process, err = virtiofsd.Start(t.Context(), virtiofsd.Config{
-		Binary: binary, Kind: kind, Starter: starter, Source: s.Served, Dir: t.TempDir(), Log: log,
+		Binary: binary, Kind: kind, Starter: starter(s.Jail, kind), Source: s.Served, Dir: t.TempDir(), Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
