@@ -71,11 +71,36 @@ default_size = %q
 				!strings.Contains(r.Stderr, "Read-only file system") {
 				t.Errorf("touch on a read-only root = %+v", r)
 			}
+			if isCloister() {
+				requestsOfRoot(t, b, tt.snapshotter == "blockfile" || tt.snapshotter == "erofs")
+			}
 			dir := b.folder(t, "data", map[string]string{"f": "bound\n"})
 			b.want(t, "bind", "bound", []string{"--mount", "type=bind,src=" + dir + ",dst=/data,options=rbind:ro"}, "cat", "/data/f")
 			if _, err := os.Stat(scratch); err != nil {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// requestsOfRoot has a container make and read 100 files of its root file system, and counts the
+// interrupts by which the file server answers: none for each file where the root is a disk.
+func requestsOfRoot(t *testing.T, b *bed, disk bool) {
+	t.Helper()
+	const script = `for d in /sys/bus/virtio/devices/*; do [ "$(cat $d/device)" = 0x001a ] && share=${d##*/}; done
+answers() { awk -v share=$share 'index($0, share) { for (i = 2; i <= NF; i++) if ($i ~ /^[0-9]+$/) n += $i }
+	END { print n + 0 }' /proc/interrupts; }
+before=$(answers); mkdir /d; i=0
+while [ $i -lt 100 ]; do echo small >/d/$i; read -r word </d/$i; i=$((i + 1)); done
+echo $before $(answers) ${share:-none}`
+	r := b.run(t, "requests", nil, "sh", "-c", script)
+	var before, after int
+	var share string
+	if _, err := fmt.Sscan(r.Stdout, &before, &after, &share); err != nil || !strings.HasPrefix(share, "virtio") {
+		t.Fatalf("interrupts of the share: %+v", r)
+	}
+	// A file on the share takes more than five answers, which may come two at a time.
+	if n := after - before; disk != (n < 100) {
+		t.Errorf("100 files of a root file system, on a disk: %t: %d interrupts of the file server", disk, n)
 	}
 }
