@@ -123,6 +123,35 @@ func TestPsInspectGC(t *testing.T) {
 	}
 }
 
+// TestClassIsShown: what is said of plain containers names their class.
+func TestClassIsShown(t *testing.T) {
+	s := fakeSite(t, nil)
+	for id, owner := range map[string]sys.Process{"box": alive(t), "gone": {PID: 1 << 22, Start: 1}} {
+		s.plant(t, "default", id, owner, func(r *statedir.Record) {
+			r.Facts = map[string]string{"class": classProcess, "label": "system_u:system_r:cloister_container_t:s0:c3,c4"}
+			r.Effects = nil
+		})
+	}
+	about, err := s.subject([]string{"box"}, "")
+	if err != nil || about.name != "sandbox default/box (class process)" || about.level == nil || about.level.String() != "s0:c3,c4" {
+		t.Errorf("why of a plain container is about %+v, %v, want its class and its level", about, err)
+	}
+	for _, tt := range []struct {
+		want string
+		args []string
+	}{
+		{"default/box\n", []string{"ps", "-q", "-f", "class=process"}},
+		{"", []string{"ps", "-aq", "-f", "class=vm"}},
+		{"process\n", []string{"inspect", "box", "--output", "{{.class}}"}},
+		{"would take back default/gone (class process)\n", []string{"gc", "--dry-run"}},
+		{"took back default/gone (class process)\n", []string{"gc"}},
+	} {
+		if out, _, err := s.command(t, tt.args...); err != nil || out != tt.want {
+			t.Errorf("%q: %q, %v, want %q", tt.args, out, err, tt.want)
+		}
+	}
+}
+
 // TestUnreadableRecord: ps, inspect, gc say of a damaged record what is there, and gc takes it
 // back.
 func TestUnreadableRecord(t *testing.T) {

@@ -48,7 +48,7 @@ const class = "CLOISTER_TEST_CLASS"
 // case by case.
 func TestClientSuiteProcess(t *testing.T) {
 	if os.Getenv(class) != "process" {
-		t.Skip(class + " does not say process: make test-process")
+		t.Skip(class + " does not say process: make test-suites-process")
 	}
 	testenv.NeedShim(t)
 	suite(t, "io.containerd.cloister-process.v2", suites.Runc, "process")
