@@ -164,7 +164,7 @@ func start(ctx context.Context, cfg Config, req Request, cold bool) (_ *Sandbox,
 	})
 	go s.watch()
 	if s.wanted {
-		cfg.WantTemplate(template.Size{LimitMiB: plan.ClassMiB(int(s.memory >> 20)), CPUs: p.Size.CPUs, Machine: string(p.Machine.Type)})
+		cfg.WantTemplate(template.Wanted(s.memory, p.Size.CPUs, string(p.Machine.Type)))
 	}
 	return s, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"cloister/oci"
 	"cloister/sandbox/config"
+	"cloister/sandbox/plan"
 	"cloister/sandbox/template"
 	"cloister/vmm"
 )
@@ -50,6 +51,30 @@ func TestBuilderPlansTheMachineOfWhoAsked(t *testing.T) {
 	w := newBuilder(config.Config{}, TemplateRequest{Size: size}).request.Workload
 	if w.Settings.Machine != size.Machine || w.Settings.CPUs != size.CPUs || w.Resources.MemoryLimit != 64<<20 {
 		t.Errorf("the builder's workload = %+v, %+v, want %+v", w.Settings, w.Resources, size)
+	}
+}
+
+// TestBuilderTakesWhatIsWanted: the class of the largest sandbox is above sizing.max_memory_mib. A
+// builder that was asked for the class would refuse it after each cold start.
+func TestBuilderTakesWhatIsWanted(t *testing.T) {
+	const most = 600 // of the class 640
+	request := plan.SandboxRequest{
+		Namespace: "n", ID: "s", Workload: &oci.Workload{Resources: oci.Resources{MemoryLimit: most << 20}},
+		Facts: plan.Facts{Host: plan.Host{Kernel: "/k", Small: true}, Sizing: oci.Sizing{MaxMemoryMiB: most}.OnHost(1)},
+	}
+	own, err := plan.NewSandbox(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := template.Wanted(own.Size.ContainerMemory, own.Size.CPUs, string(own.Machine.Type))
+	request.Saved = true
+	request.Workload = newBuilder(config.Config{}, TemplateRequest{Size: want}).request.Workload
+	saved, err := plan.NewSandbox(request)
+	if err != nil {
+		t.Fatalf("the builder's plan: %v", err)
+	}
+	if have, want := saved.Machine.MemoryMiB, plan.Class(own.Size).MemoryMiB; have != want {
+		t.Errorf("the template has %d MiB, a sandbox wants one of %d", have, want)
 	}
 }
 
