@@ -39,7 +39,13 @@ func StartAnew(port *os.File) error {
 		return fmt.Errorf("restart the agent: port: %w", err)
 	}
 	env := append(os.Environ(), portVariable+"="+strconv.Itoa(inherited))
-	return fmt.Errorf("restart the agent: %w", unix.Exec("/proc/self/exe", os.Args, env))
+	// By its own path: the kernel names a process after the last part, and /proc/self/exe would
+	// have process 1 be called exe.
+	self, err := os.Readlink("/proc/self/exe")
+	if err == nil {
+		err = unix.Exec(self, os.Args, env)
+	}
+	return fmt.Errorf("restart the agent: %w", err)
 }
 
 // InheritedPort is the port that an agent got from the one before it; nil for the first agent of a
