@@ -177,9 +177,9 @@ type Chosen struct {
 	// Content is of what every guest may read, SharedImage and SharedFolder of what every guest may
 	// write: at the low level.
 	Content, SharedImage, SharedFolder Label
-	// EngineFile and EngineContent are types that a served folder may have as well, at a level that
-	// fits.
-	EngineFile, EngineContent string
+	// EngineFile, EngineContent and PlainFile are types that a served folder may have as well, at a
+	// level that fits.
+	EngineFile, EngineContent, PlainFile string
 	// PoweredOff is of disks that cloister made, once the sandbox has stopped.
 	PoweredOff Label
 	// Relabel is whether files that are not labelled so already are to be.
@@ -237,6 +237,7 @@ func Choose(w Wish, own Label, types Types, level Level) (Chosen, error) {
 		Content: low.WithType(types.Content), SharedImage: low.WithType(types.Image),
 		SharedFolder: low.WithType(cmp.Or(types.Shared, types.Rootfs)),
 		PoweredOff:   low.WithType(types.PoweredOff), EngineFile: types.EngineFile, EngineContent: types.EngineContent,
+		PlainFile: types.PlainFile,
 	}
 	if w.Relabel != nil {
 		c.Relabel = *w.Relabel

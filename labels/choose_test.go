@@ -230,8 +230,9 @@ func TestTreat(t *testing.T) {
 	for text, want := range map[string]bool{
 		"u:object_r:cloister_rootfs_t:s0:c1,c2": true, "u:object_r:container_file_t:s0:c1,c2": true, "u:object_r:container_file_t:s0": true,
 		"u:object_r:container_ro_file_t:s0": true, "u:object_r:container_file_t:s0:c1,c3": false,
-		"u:object_r:container_file_t:s0:c0.c1023": false,
-		"u:object_r:container_var_lib_t:s0":       false,
+		"u:object_r:container_file_t:s0:c0.c1023":       false,
+		"u:object_r:cloister_container_file_t:s0:c1,c2": true, "u:object_r:cloister_container_file_t:s0:c1,c3": false,
+		"u:object_r:container_var_lib_t:s0": false,
 	} {
 		if err := chosen.Fits(Folder, mustParse(t, text)); (err == nil) != want {
 			t.Errorf("Fits(folder, %s) = %v, want %v", text, err, want)

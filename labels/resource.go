@@ -93,7 +93,7 @@ func (c Chosen) Fits(r Resource, have Label) error {
 	want, engines := c.Image, []string{}
 	if r == Folder {
 		want = c.Rootfs
-		engines = []string{c.EngineFile, c.EngineContent, c.SharedFolder.Type}
+		engines = []string{c.EngineFile, c.EngineContent, c.PlainFile, c.SharedFolder.Type}
 	}
 	if have.Type != want.Type && have.Type != c.Content.Type && (have.Type == "" || !slices.Contains(engines, have.Type)) {
 		return fmt.Errorf("%w: %s has type %s: want %s: chcon -t %s, or let it be relabelled", ErrWish, r, have.Type, want.Type, want.Type)

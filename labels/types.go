@@ -18,6 +18,9 @@ type Types struct {
 	// the file server may use them beside Rootfs and Content; the policy has rules for them only
 	// where it has these types.
 	EngineFile, EngineContent string
+	// PlainFile is ContainerFile if the file server may use folders of that type too: engines label
+	// the files of both classes alike.
+	PlainFile string
 	// Container and ContainerFile are of plain containers of the host.
 	Container, ContainerFile string
 	// Shared is of folders that several sandboxes may write; empty: Rootfs.
@@ -31,7 +34,7 @@ func Own(kvm bool) Types {
 		Name: own, QEMU: "cloister_qemu_t", Virtiofsd: "cloister_virtiofsd_t",
 		Image: "cloister_image_t", Rootfs: "cloister_rootfs_t", Content: "cloister_content_t", Run: "cloister_run_t",
 		PoweredOff: "cloister_var_lib_t", EngineFile: "container_file_t", EngineContent: "container_ro_file_t",
-		Container: "cloister_container_t", ContainerFile: "cloister_container_file_t",
+		Container: "cloister_container_t", ContainerFile: "cloister_container_file_t", PlainFile: "cloister_container_file_t",
 	}
 	if !kvm {
 		t.QEMU = "cloister_qemu_tcg_t"

@@ -152,8 +152,10 @@ func (s *selinux) keep(r labels.Resource, shown *os.File, name string, t labels.
 	case misfit == nil && err == nil:
 		misfit = fmt.Errorf("%w: %s is labelled %s, want %s", labels.ErrWish, r, have, want)
 	}
-	return fmt.Errorf("%w: label it once with: chcon -R %s %q, or have it labelled: [[labels.mounts]] in the config",
-		cmp.Or(misfit, err), want, name)
+	// The command serves a sandbox whose level the engine or an annotation gives: another start of
+	// the same container draws another one.
+	return fmt.Errorf("%w: have it labelled by [[labels.mounts]] in the config, or by the engine (:z, :Z); "+
+		"at a level of your choice, once: chcon -R %s %q", cmp.Or(misfit, err), want, name)
 }
 
 // fits compares a file's label with the sandbox's. nil: it fits. A file without a label is a

@@ -23,6 +23,7 @@ func serverPair() []attempt {
 		{"root file system of B: new folder", "mkdir {fresh}/new", policy.RootfsType, "dir", "search"},
 		{"root file system of B: new link", "symlink x {fresh}/new", policy.RootfsType, "dir", "search"},
 		{"root file system of B: new node", "mknod {fresh}/new c 1 3", policy.RootfsType, "dir", "search"},
+		{"volume of a container", "open {dir}/volume/file", policy.ContainerFileType, "dir", "search"},
 		{"socket of B's file server", "connect {virtiofsd.name}", policy.VirtiofsdType, "unix_stream_socket", "connectto"},
 	}, nil)
 	for i := range list {
@@ -67,7 +68,9 @@ func serverMakes() []attempt {
 			"its file to the disks' type", "setcon {fresh} system_u:object_r:cloister_image_t:" + levelA,
 			policy.RootfsType, "dir", "relabelfrom",
 		},
-	}, func(a *attempt) { a.fresh, a.against = policy.RootfsType+"/", "a" })
+		{"null device made in an engine's volume: open", "mknod {fresh}/null c 1 3 open", policy.ContainerFileType, "chr_file", "read"},
+		{"disk made in an engine's volume: open", "mknod {fresh}/disk b 254 0 open", policy.ContainerFileType, "blk_file", "read"},
+	}, func(a *attempt) { a.fresh, a.against = a.want.target+"/", "a" })
 	return list
 }
 
@@ -78,7 +81,6 @@ func serverType() []attempt {
 		{"block device of B", "open {dir}/disk", policy.ImageType, "blk_file", "read"},
 		{"record of B", "open {dir}/record.json", policy.RunType, "file", "read"},
 		{"shared content: write", "open-rw /usr/lab/content", policy.ContentType, "file", "write"},
-		{"volume of a container", "open {dir}/volume/file", policy.ContainerFileType, "dir", "search"},
 		{"a stopped sandbox's files under a pair used again", "open /var/lib/lab/left/file", "var_lib_t", "dir", "search"},
 		{"KVM", "openonly-write /dev/kvm", "kvm_device_t", "chr_file", "write"},
 		{"a program in its own root", "exec {dir}/rootfs-top", policy.RootfsType, "file", "execute_no_trans"},

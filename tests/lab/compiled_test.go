@@ -44,6 +44,7 @@ func questions(t *testing.T, path string) {
 	if err := policy.SelfTest(k, policy.Of(labels.Own(true).Plain())); err != nil {
 		t.Errorf("%s, plain containers: %v", path, err)
 	}
+	accesses(t, k, onEngines())
 	asked, denied := 0, 0
 	for _, a := range whole() {
 		source, target := levelA, levelB
@@ -80,34 +81,59 @@ func questions(t *testing.T, path string) {
 	}
 }
 
-// onFedora are accesses that a host with Fedora's conditions needs, or must not give: engines of
-// both kinds start the shim, the file server uses what they labelled at its own pair, libvirt and
-// Kata keep the file server's program, and id-mapped volumes work.
-func onFedora() []struct {
+// access is one access at two levels, and whether a policy has to allow it.
+type access struct {
 	want
 	source, target string
 	allowed        bool
-} {
-	type row = struct {
-		want
-		source, target string
-		allowed        bool
+}
+
+const (
+	ownLevel, otherLevel, lowLevel = "s0:c1,c2", "s0:c1,c3", "s0"
+)
+
+// onEngines are accesses to what an engine has labelled with the type of plain containers' files:
+// the file server uses it at its own pair and where it has none, and QEMU never does.
+func onEngines() []access {
+	return []access{
+		{want{policy.VirtiofsdType, policy.ContainerFileType, "file", "write"}, ownLevel, ownLevel, true},
+		{want{policy.VirtiofsdType, policy.ContainerFileType, "file", "write"}, ownLevel, lowLevel, true},
+		{want{policy.VirtiofsdType, policy.ContainerFileType, "file", "write"}, ownLevel, otherLevel, false},
+		{want{policy.VirtiofsdType, policy.ContainerFileType, "dir", "search"}, ownLevel, otherLevel, false},
+		{want{policy.VirtiofsdType, policy.ContainerFileType, "chr_file", "open"}, ownLevel, ownLevel, false},
+		{want{policy.VirtiofsdType, policy.ContainerFileType, "blk_file", "open"}, ownLevel, ownLevel, false},
+		{want{policy.QEMUType, policy.ContainerFileType, "file", "write"}, ownLevel, ownLevel, false},
 	}
-	const own, other, none = "s0:c1,c2", "s0:c1,c3", "s0"
-	return []row{
-		{want{"unconfined_service_t", policy.ShimType, "process", "transition"}, none, none, true},
-		{want{"container_runtime_t", policy.ShimType, "process", "transition"}, none, none, true},
-		{want{policy.ShimType, policy.ShimType, "user_namespace", "create"}, none, none, true},
-		{want{policy.ShimType, policy.QEMUType, "process2", "nnp_transition"}, none, own, true},
-		{want{policy.ShimType, policy.VirtiofsdType, "process2", "nnp_transition"}, none, own, true},
-		{want{"virtqemud_t", policy.VirtiofsdExecType, "file", "execute_no_trans"}, none, none, true},
-		{want{"container_kvm_t", policy.VirtiofsdExecType, "file", "entrypoint"}, own, none, true},
-		{want{policy.VirtiofsdType, "container_file_t", "file", "write"}, own, own, true},
-		{want{policy.VirtiofsdType, "container_file_t", "file", "write"}, own, other, false},
-		{want{policy.VirtiofsdType, "container_file_t", "dir", "search"}, own, other, false},
-		{want{policy.VirtiofsdType, "container_file_t", "chr_file", "open"}, own, own, false},
-		{want{policy.QEMUType, "container_file_t", "file", "write"}, own, own, false},
-		{want{"container_t", policy.RootfsType, "file", "read"}, own, own, false},
+}
+
+// onFedora are accesses that a host with Fedora's conditions needs, or must not give: engines of
+// both kinds start the shim, the file server uses what they labelled at its own pair, libvirt and
+// Kata keep the file server's program, and id-mapped volumes work.
+func onFedora() []access {
+	return []access{
+		{want{"unconfined_service_t", policy.ShimType, "process", "transition"}, lowLevel, lowLevel, true},
+		{want{"container_runtime_t", policy.ShimType, "process", "transition"}, lowLevel, lowLevel, true},
+		{want{policy.ShimType, policy.ShimType, "user_namespace", "create"}, lowLevel, lowLevel, true},
+		{want{policy.ShimType, policy.QEMUType, "process2", "nnp_transition"}, lowLevel, ownLevel, true},
+		{want{policy.ShimType, policy.VirtiofsdType, "process2", "nnp_transition"}, lowLevel, ownLevel, true},
+		{want{"virtqemud_t", policy.VirtiofsdExecType, "file", "execute_no_trans"}, lowLevel, lowLevel, true},
+		{want{"container_kvm_t", policy.VirtiofsdExecType, "file", "entrypoint"}, ownLevel, lowLevel, true},
+		{want{policy.VirtiofsdType, "container_file_t", "file", "write"}, ownLevel, ownLevel, true},
+		{want{policy.VirtiofsdType, "container_file_t", "file", "write"}, ownLevel, otherLevel, false},
+		{want{policy.VirtiofsdType, "container_file_t", "dir", "search"}, ownLevel, otherLevel, false},
+		{want{policy.VirtiofsdType, "container_file_t", "chr_file", "open"}, ownLevel, ownLevel, false},
+		{want{policy.QEMUType, "container_file_t", "file", "write"}, ownLevel, ownLevel, false},
+		{want{"container_t", policy.RootfsType, "file", "read"}, ownLevel, ownLevel, false},
+	}
+}
+
+// accesses asks a policy about a list of them.
+func accesses(t *testing.T, k policy.Kernel, list []access) {
+	t.Helper()
+	for _, q := range list {
+		if allowed, err := answer(k, q.want, q.source, q.target); err != nil || allowed != q.allowed {
+			t.Errorf("%s at %s, on %s: %t, %v, want %t", q.want, q.want.source+":"+q.source, q.target, allowed, err, q.allowed)
+		}
 	}
 }
 
@@ -119,11 +145,7 @@ func fedoraQuestions(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = k.Close() }()
-	for _, q := range onFedora() {
-		if allowed, err := answer(k, q.want, q.source, q.target); err != nil || allowed != q.allowed {
-			t.Errorf("%s at %s, on %s: %t, %v, want %t", q.want, q.want.source+":"+q.source, q.target, allowed, err, q.allowed)
-		}
-	}
+	accesses(t, k, onFedora())
 	missing, err := policy.Unconstrained(k, policy.Of(labels.Svirt(true)))
 	sockets := func(text string) bool { return strings.HasPrefix(text, "unix_stream_socket {") }
 	if err != nil || !slices.ContainsFunc(missing, sockets) {

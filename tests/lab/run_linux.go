@@ -52,7 +52,7 @@ func (w *world) attack(a attempt) (result, error) {
 // control runs an operation that has to work.
 func (w *world) control(r *result, name, operation, by, against string) error {
 	a := r.attempt
-	if a.own != "" || a.tag != mcs {
+	if operation != a.try {
 		// Another operation than the attempt's: nothing is handed on.
 		a.open, a.send = "", ""
 	}
