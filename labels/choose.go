@@ -210,10 +210,16 @@ func (w Wish) Candidates(kvm bool) []Types {
 	return all
 }
 
-// Choose gives the labels of a sandbox. own is this process's label. Its user, and for processes
-// its role, are taken, since the policy lets a process enter only domains of its user and role.
-// level was reserved for the wish. An engine's type is not taken: it is a container's. It is pure;
-// that the labels are valid on this host is asked elsewhere (lsm.Driver).
+// systemUser is the SELinux user that engines give containers and their files.
+const systemUser = "system_u"
+
+// Choose gives the labels of a sandbox. own is this process's label, whose role is taken for
+// processes. Under Cloister's types the user is systemUser, also when a login has started the
+// engine: the policies let nobody make files of another user, and engines mount root file systems
+// with context=system_u:... Under other types it is own's, since their policies may let this
+// process enter only domains of its user. level was reserved for the wish. An engine's type is not
+// taken: it is a container's. It is pure; that the labels are valid on this host is asked elsewhere
+// (lsm.Driver).
 func Choose(w Wish, own Label, types Types, level Level) (Chosen, error) {
 	if w.Mode == None {
 		return Chosen{}, nil
@@ -224,7 +230,11 @@ func Choose(w Wish, own Label, types Types, level Level) (Chosen, error) {
 	if want := w.Level(); want != nil && *want != level {
 		return Chosen{}, fmt.Errorf("%w: level %v was reserved, %v was asked for", ErrWish, level, *want)
 	}
-	process, file := own.WithLevel(level), own.WithLevel(level)
+	process := own.WithLevel(level)
+	if types.ours() {
+		process.User = systemUser
+	}
+	file := process
 	if w.Mode == Static {
 		process.User, process.Role, file.User = w.Label.User, w.Label.Role, w.Label.User
 	}

@@ -186,6 +186,34 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// TestChooseUser covers an engine that a login has started, as Podman is: its root file systems are
+// mounted with the system's user, and who makes a file there must have the same.
+func TestChooseUser(t *testing.T) {
+	login := mustParse(t, "unconfined_u:system_r:cloister_shim_t:s0")
+	static := Wish{Mode: Static, Label: mustParse(t, "staff_u:system_r:cloister_qemu_t:s0:c1,c2")}
+	for _, test := range []struct {
+		name  string
+		wish  Wish
+		types Types
+		want  string
+	}{
+		{"machine", Wish{}, Own(true), "system_u"},
+		{"plain container", Wish{}, Own(true).Plain(), "system_u"},
+		{"another policy's types", Wish{}, Svirt(true), "unconfined_u"},
+		{"static", static, Own(true), "staff_u"},
+	} {
+		got, err := Choose(test.wish, login, test.types, level(t, "s0:c1,c2"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range []Label{got.QEMU, got.Virtiofsd, got.Rootfs, got.Run, got.Content} {
+			if l.User != test.want {
+				t.Errorf("%s: Choose gives %v, want user %s", test.name, l, test.want)
+			}
+		}
+	}
+}
+
 func TestTreat(t *testing.T) {
 	chosen, err := Choose(Wish{}, mustParse(t, "system_u:system_r:cloister_shim_t:s0"), Own(false), level(t, "s0:c1,c2"))
 	if err != nil {

@@ -46,7 +46,7 @@ func Own(kvm bool) Types {
 // and their files are ContainerFile. What they share with other sandboxes has the machines' type,
 // so that both classes can use one shared volume.
 func (t Types) Plain() Types {
-	if t.Name == own {
+	if t.ours() {
 		t.Shared = t.Rootfs
 	}
 	t.QEMU, t.Virtiofsd, t.Image, t.Rootfs = t.Container, t.Container, t.ContainerFile, t.ContainerFile
@@ -55,6 +55,10 @@ func (t Types) Plain() Types {
 
 // own is the name of the set of cloister's module.
 const own = "cloister"
+
+// ours is true for the types of cloister's module, and for those that a sandbox has instead of some
+// of them.
+func (t Types) ours() bool { return t.Name == own }
 
 // ContainerKVM are container-selinux's: one domain for both processes and one type for all files.
 func ContainerKVM() Types {

@@ -45,6 +45,7 @@ func questions(t *testing.T, path string) {
 		t.Errorf("%s, plain containers: %v", path, err)
 	}
 	accesses(t, k, onEngines())
+	logins(t, k)
 	asked, denied := 0, 0
 	for _, a := range whole() {
 		source, target := levelA, levelB
@@ -103,6 +104,26 @@ func onEngines() []access {
 		{want{policy.VirtiofsdType, policy.ContainerFileType, "chr_file", "open"}, ownLevel, ownLevel, false},
 		{want{policy.VirtiofsdType, policy.ContainerFileType, "blk_file", "open"}, ownLevel, ownLevel, false},
 		{want{policy.QEMUType, policy.ContainerFileType, "file", "write"}, ownLevel, ownLevel, false},
+	}
+}
+
+// logins asks about an engine that a login has started, and so a shim of the login's user: it gives
+// what it starts the system's user, which alone may make files where an engine has mounted with
+// context=.
+func logins(t *testing.T, k policy.Kernel) {
+	t.Helper()
+	const login = "unconfined_u:system_r:"
+	for _, domain := range []string{policy.QEMUType, policy.VirtiofsdType, policy.ContainerType} {
+		got, err := k.Allowed(login+policy.ShimType+":s0", process(domain, ownLevel), "process", "transition")
+		if err != nil || !got.Allowed {
+			t.Errorf("the shim of a login may start %s of the system's user: %t, %v, want true", domain, got.Allowed, err)
+		}
+	}
+	for _, domain := range []string{policy.VirtiofsdType, policy.ContainerType} {
+		got, err := k.Allowed(login+domain+":"+ownLevel, object(policy.ContainerFileType, ownLevel), "dir", "create")
+		if err != nil || got.Allowed {
+			t.Errorf("%s of a login's user may make folders of the system's user: %t, %v, want false", domain, got.Allowed, err)
+		}
 	}
 }
 
