@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 
@@ -29,6 +30,7 @@ type sandbox struct {
 	identity confine.Identity
 	memory   string // where the engine has the pod's shared memory; empty for none
 	mount    string // linux.mountLabel of its first container
+	null     *os.File
 }
 
 // suits refuses a later container whose engine asks for another type than the sandbox has. All
@@ -102,6 +104,9 @@ func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.
 	}); err != nil {
 		return nil, err
 	}
+	if s.null, err = openNull(text(s.identity.Files)); err != nil {
+		return nil, err
+	}
 	// What ps, inspect and why show of a sandbox without asking its shim.
 	facts := map[string]string{"class": string(oci.ClassProcess), "runtime": cfg.Runtime, "level": s.identity.Level.String()}
 	if !s.identity.Label.IsZero() {
@@ -157,6 +162,9 @@ func (s *sandbox) reached(part string) { s.config.Host.Trace.Tell(part, "reached
 func (s *sandbox) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo.Limit)
 	defer cancel()
+	if s.null != nil {
+		_ = s.null.Close() // nothing was written
+	}
 	if err := s.confine.Release(ctx); err != nil {
 		return errors.Join(err, s.journal.Close()) // gc takes it back from the record
 	}

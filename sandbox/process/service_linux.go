@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,9 @@ import (
 	"github.com/containerd/containerd/api/types/runc/options"
 	runctask "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/containerd/v2/pkg/sys/reaper"
 	"github.com/containerd/errdefs"
+	runc "github.com/containerd/go-runc"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sys/unix"
@@ -67,7 +70,19 @@ func New(ctx context.Context, load Load, namespace string, events Publisher, sto
 	ctx, sd := shutdown.WithShutdown(context.WithoutCancel(ctx))
 	var err error
 	s.TTRPCTaskService, err = runctask.NewTaskService(ctx, s.publisher, sd)
+	// A global of go-runc; the task service has just set its own.
+	runc.Monitor = monitor{ProcessMonitor: reaper.Default, null: s.null}
 	return s, err
+}
+
+// null is the sandbox's null device; nil while there is no sandbox.
+func (s *Service) null() *os.File {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sandbox == nil {
+		return nil
+	}
+	return s.sandbox.null
 }
 
 // Empty is true when no container is left or being created.
