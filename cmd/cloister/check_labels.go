@@ -222,9 +222,15 @@ func shimDomain(d *lsm.Driver, path string) (labels.Label, finding) {
 			path, label, policy.ShimExecType),
 			"cloister policy install; for another place: chcon -t "+policy.ShimExecType+" "+quote(path))
 	}
-	// The kernel's transition keeps user and role, and drops the level of the starter for the
-	// domain's own.
-	return own.WithType(policy.ShimType).WithLevel(labels.Level{}), ok(name, "%s leads to %s", path, policy.ShimType)
+	return entered(own), ok(name, "%s leads to %s", path, policy.ShimType)
+}
+
+// entered is the label of a shim that a process under own starts: the kernel's transition keeps the
+// user, leaves a login's role for the only one that has the domain, and drops the level.
+func entered(own labels.Label) labels.Label {
+	own = own.WithType(policy.ShimType).WithLevel(labels.Level{})
+	own.Role = "system_r"
+	return own
 }
 
 // fileLabel reads through a descriptor, so that file and label belong together.

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"cloister/cmd/internal/config"
+	"cloister/labels"
 	"cloister/sandbox/statedir"
 	"cloister/tests/testenv"
 	"cloister/vmm"
@@ -259,5 +260,17 @@ func TestLostProfiles(t *testing.T) {
 	current(s, 2, "unconfined\n")
 	if list := s.lostProfiles(); len(list) != 1 || list[0].Grade != gradeFail || !strings.Contains(list[0].Found, "default/one, qemu") {
 		t.Errorf("one thread without it: %+v", list)
+	}
+}
+
+// TestShimOfALoginHasTheSystemsRole covers root's shell on a host where logins have users and roles
+// of their own: a label with a login's role and the shim's type would not be valid.
+func TestShimOfALoginHasTheSystemsRole(t *testing.T) {
+	own, err := labels.Parse("unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := entered(own).String(), "unconfined_u:system_r:cloister_shim_t:s0"; got != want {
+		t.Errorf("entered(%v) = %s, want %s", own, got, want)
 	}
 }
