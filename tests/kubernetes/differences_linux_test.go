@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -274,7 +275,8 @@ type stats struct {
 	}
 }
 
-// summary: what kubectl top is made of has the pod's CPU, memory and network, and no interface of
+// summary: what kubectl top is made of has the pod's CPU and memory, and so does what
+// metrics-server asks a kubelet for. The summary has the network too, and no interface of
 // cloister's own. The kubelet counts processes by the containers' cgroups on the host, of which a
 // guest has none.
 func summary(t *testing.T, s *space) {
@@ -308,6 +310,19 @@ spec:
 			return ""
 		}
 		return "the pod is not in it"
+	})
+	s.await(t, "the resource metrics", func() string {
+		all := s.must(t, "get", "--raw", "/api/v1/nodes/"+nodeName+"/proxy/metrics/resource")
+		for _, name := range []string{
+			"pod_cpu_usage_seconds_total{", "pod_memory_working_set_bytes{",
+			`container_cpu_usage_seconds_total{container="main",`, `container_memory_working_set_bytes{container="main",`,
+		} {
+			line := regexp.QuoteMeta(name) + `namespace="` + s.name + `",pod="seen"} [0-9.e+]*[1-9]`
+			if !regexp.MustCompile(`(?m)^` + line).MatchString(all) {
+				return "no " + name + " of the pod in\n" + all
+			}
+		}
+		return ""
 	})
 }
 
