@@ -90,15 +90,13 @@ func (s *Sandbox) templates(p *starting) clone.Host {
 // error: the start is cold then, and the log says why.
 func (s *Sandbox) chooseTemplate(ctx context.Context, p *starting) {
 	mode := s.config.Template.Mode
-	if s.cold || mode == "" || mode == template.Off {
+	if s.cold || mode == template.Off {
 		return
 	}
 	var reason error
 	if p.source, p.Machine, reason = s.templates(p).Choose(p.Machine, p.Size, s.request.Workload); reason != nil {
 		log.G(ctx).WithField("sandbox", s.request.ID).Infof("the sandbox starts cold: %v", reason)
-		// No policy lets a shim start a builder in the host's mount namespace.
-		open := p.mac == confine.None && s.config.WantTemplate != nil
-		s.wanted = open && mode == template.Auto && errors.Is(reason, template.ErrNone)
+		s.wanted = s.config.WantTemplate != nil && mode == template.Auto && errors.Is(reason, template.ErrNone)
 	}
 }
 

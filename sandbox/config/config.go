@@ -135,6 +135,7 @@ func (c Config) WithDefaults() Config {
 	c.State = cmp.Or(c.State, "/run/cloister")
 	c.Root = cmp.Or(c.Root, "/var/lib/cloister")
 	c.Machine.NICs = cmp.Or(c.Machine.NICs, 2)
+	c.Template.Mode = cmp.Or(c.Template.Mode, template.Auto)
 	c.Timeouts.Boot.Duration = cmp.Or(c.Timeouts.Boot.Duration, time.Minute)
 	return c
 }

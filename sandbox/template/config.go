@@ -12,12 +12,13 @@ import (
 // configuration. A template that does not fit is never an error of a start.
 type Config struct {
 	// Mode is auto, manual or off. auto and manual start a sandbox from a template if one fits, and
-	// else cold. With auto, and without SELinux and AppArmor, the shim then has the template built
-	// in the background; else only `cloister template build` makes one; default off.
+	// else cold. With auto, the shim then has the template built in the background; with manual,
+	// only `cloister template build` makes one. off has all sandboxes start cold; default auto.
 	Mode Mode `toml:"mode"`
 }
 
-// Mode is a value of template.mode. The zero value is Off.
+// Mode is a value of template.mode. The zero value stands for the default, which
+// sandbox/config fills in.
 type Mode string
 
 // The modes.

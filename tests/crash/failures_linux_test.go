@@ -37,7 +37,10 @@ func (s *stage) configure(t *testing.T, id string, c settings) []string {
 	if c.state == "" {
 		c.state = "/run/cloister"
 	}
-	text := fmt.Sprintf("state = %q\nroot = %q\n[labels]\nmac = \"none\"\n[guest]\nimage = %q\n[machine]\n%s\n[timeouts]\n%s\n[jail]\n%s\n",
+	// Most cases spoil the guest image, QEMU or the state's folder, of which a template would have
+	// to be made: all start cold, and none has a builder try that beside the others.
+	text := fmt.Sprintf("state = %q\nroot = %q\n[labels]\nmac = \"none\"\n[guest]\nimage = %q\n[machine]\n%s\n[timeouts]\n%s\n"+
+		"[jail]\n%s\n[template]\nmode = \"off\"\n",
 		c.state, filepath.Join(s.Place.Dir, "cloister"), c.image, c.machine, c.timeouts, c.jail)
 	name := filepath.Join(s.Dir, id+".toml")
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {

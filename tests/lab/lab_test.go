@@ -84,12 +84,11 @@ func (l *lab) sandboxes(t *testing.T) *engine {
 	t.Helper()
 	e := l.engine(t)
 	for _, id := range ids()[len(l.live):] {
-		var flags []string
 		if id != ids()[0] {
-			flags = []string{"--runtime-config-path", l.buildTemplate(t)}
+			l.awaitTemplate(t)
 		}
 		begin := time.Now()
-		if err := e.run(id, flags...); err != nil {
+		if err := e.run(id); err != nil {
 			t.Fatal(err)
 		}
 		l.live = append(l.live, id)
