@@ -61,6 +61,10 @@ const engineTurns = "TestDocker|TestRuncShim|TestPodmanCNI|TestBuildKit|TestKill
 // noKubelet leaves out of the labs what is a stage of its own.
 var noKubelet = []string{"-skip", "^TestKubelet$"}
 
+// fromTemplates has sandboxes start as by default, from a template: those of one size share one,
+// which the first stage builds. testenv lists the tests whose sandboxes start cold there.
+var fromTemplates = []string{"CLOISTER_TEST_TEMPLATES=on"}
+
 // apart are packages whose tests are run by hand.
 var apart = []string{"./tests/bench", "./tests/moby"}
 
@@ -97,7 +101,7 @@ func All() []Stage {
 		},
 		{
 			Name: "integration", About: "the Task API by containerd and ctr", Needs: guest,
-			Tests: []string{"./tests/integration/..."}, Weight: 1, Warm: 510 * s, Budget: 12 * m, Limit: 24 * m,
+			Tests: []string{"./tests/integration/..."}, Env: fromTemplates, Weight: 1, Warm: 510 * s, Budget: 12 * m, Limit: 24 * m,
 		},
 		{
 			// Its containers have the names, and so the cgroups, of those of the stage integration.
@@ -112,11 +116,11 @@ func All() []Stage {
 		},
 		{
 			Name: "files", About: "files in a guest beside runc", Needs: guest,
-			Tests: []string{"./tests/files/..."}, Weight: 1, Warm: 300 * s, Budget: 7 * m, Limit: 15 * m,
+			Tests: []string{"./tests/files/..."}, Env: fromTemplates, Weight: 1, Warm: 300 * s, Budget: 7 * m, Limit: 15 * m,
 		},
 		{
 			Name: "cri", About: "pods, containerd's CRI suite, networks", Needs: guest,
-			Tests: []string{"./tests/cri/...", "./tests/network/..."}, Flags: []string{"-p", "1"},
+			Tests: []string{"./tests/cri/...", "./tests/network/..."}, Env: fromTemplates, Flags: []string{"-p", "1"},
 			Weight: 1, Warm: 456 * s, Budget: 10 * m, Limit: 20 * m, Optional: true,
 		},
 		{
@@ -125,7 +129,7 @@ func All() []Stage {
 		},
 		{
 			Name: "docker", About: "Docker's daemon and command line, nerdctl's contract", Needs: guest,
-			Tests: []string{"./tests/docker/...", "./tests/nerdctl/..."}, Flags: []string{"-p", "1"},
+			Tests: []string{"./tests/docker/...", "./tests/nerdctl/..."}, Env: fromTemplates, Flags: []string{"-p", "1"},
 			Weight: 1, Warm: 167 * s, Budget: 6 * m, Limit: 12 * m, Optional: true,
 		},
 	}, engines(guest), []Stage{

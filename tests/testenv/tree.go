@@ -44,12 +44,13 @@ func Cache() string {
 	return "/var/cache/cloister"
 }
 
-// cold are the tests whose sandboxes start cold in every run: one or two of each stage that has
-// the others start from a template.
+// cold are the tests whose sandboxes start cold in every run: one or two of the stages that have
+// the others start from a template. The stage docker has one engine for all its tests.
 var cold = []string{
 	"TestSmoke", "TestSpecFields", // integration
 	"TestVolumes",               // files
 	"TestPodSandbox",            // cri
+	"TestSysctls",               // networks
 	"TestShimKilledAtEveryStep", // crash; TestTemplateStartKilledAtEveryStep has the other start
 }
 
