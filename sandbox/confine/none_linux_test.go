@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package confine
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/containerd/log"
+)
+
+// TestNoneWarnsOnce: each sandbox that gets the driver none because the host has no other says once
+// what that is worth, and one whose configuration names it says nothing.
+func TestNoneWarnsOnce(t *testing.T) {
+	var out bytes.Buffer
+	old := log.L.Logger.Out
+	log.L.Logger.SetOutput(&out)
+	t.Cleanup(func() { log.L.Logger.SetOutput(old) })
+	f := newFake(t)
+	off := f.withAppArmor()
+	f.write("module/parameters/enabled", "N\n")
+	for _, tt := range []struct {
+		mac  string
+		want int
+	}{{"none", 0}, {"auto", 1}, {"", 1}} {
+		out.Reset()
+		o := f.options("default/of-" + tt.mac)
+		o.Config.MAC, o.Chosen, o.AppArmor = tt.mac, None, off
+		d, _ := reserve(t, o)
+		unset, err := d.Exec(Machine)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unset()
+		if err := errors.Join(d.Sockets(func() error { return nil }), d.Release(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		said := out.String()
+		if got := strings.Count(said, "level=warning"); got != tt.want || strings.Count(said, "\n") != tt.want {
+			t.Errorf("mac = %q: %d warnings, want %d:\n%s", tt.mac, got, tt.want, said)
+		}
+		for _, part := range []string{
+			"neither SELinux nor AppArmor", "only the jail confines", "enable one of them", `mac = \"none\" under [labels]`,
+			"sandbox=" + o.Sandbox,
+		} {
+			if tt.want != 0 && !strings.Contains(said, part) {
+				t.Errorf("mac = %q: the warning lacks %q: %s", tt.mac, part, said)
+			}
+		}
+	}
+}
