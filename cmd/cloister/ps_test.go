@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cloister/cmd/internal/config"
+	"cloister/sandbox/jail"
 	"cloister/sandbox/statedir"
 	"cloister/sys"
 	"cloister/tests/testenv"
@@ -148,6 +149,29 @@ func TestClassIsShown(t *testing.T) {
 	} {
 		if out, _, err := s.command(t, tt.args...); err != nil || out != tt.want {
 			t.Errorf("%q: %q, %v, want %q", tt.args, out, err, tt.want)
+		}
+	}
+}
+
+// TestInspectTellsTheLayers: inspect shows the parts of the jail that a sandbox was started with,
+// and which version of Landlock the kernel had.
+func TestInspectTellsTheLayers(t *testing.T) {
+	s := fakeSite(t, nil)
+	for id, on := range map[string]string{
+		"whole":   jail.Config{}.On(7),
+		"without": jail.Config{Disable: []jail.Part{jail.Seccomp}}.On(0),
+	} {
+		s.plant(t, "default", id, alive(t), func(r *statedir.Record) { r.Facts["jail"] = on })
+	}
+	for id, want := range map[string]string{
+		"whole":   "users capabilities no_new_privs seccomp landlock:7 namespaces devices root limits\n",
+		"without": "users capabilities no_new_privs namespaces devices root limits\n",
+	} {
+		if out, _, err := s.command(t, "inspect", id, "--output", "{{.facts.jail}}"); err != nil || out != want {
+			t.Errorf("inspect of %s: %q, %v, want %q", id, out, err, want)
+		}
+		if out, _, err := s.command(t, "inspect", id); err != nil || !strings.Contains(out, `"jail": "`+strings.TrimSpace(want)+`"`) {
+			t.Errorf("inspect of %s: %q, %v, want its jail", id, out, err)
 		}
 	}
 }

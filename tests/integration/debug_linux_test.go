@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"cloister/sandbox/jail"
 	"cloister/tests/host"
 	"cloister/tests/testenv"
 )
@@ -32,6 +33,10 @@ func TestDebug(t *testing.T) {
 			tool, "debug", "looked", "sh", "-c",
 			"cat /proc/1/comm; ls /run/cloister/c; exit 3",
 		}},
+		{
+			"the jail and its Landlock, by inspect", "", jail.Config{}.On(jail.LandlockABI()) + "\n", 0,
+			[]string{tool, "inspect", "looked", "--output", "{{.facts.jail}}"},
+		},
 		{
 			"the container's processes", "", "1000\n", 0,
 			[]string{tool, "debug", "looked", "sh", "-c", "tr '\\0' '\\n' </proc/$(pidof sleep)/cmdline | tail -n 1"},
