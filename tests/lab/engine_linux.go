@@ -51,6 +51,7 @@ func engineFiles(ctx context.Context, m mac, work, build, guest, busybox string)
 		{"bin/containerd-shim-cloister-v2", filepath.Join(build, "containerd-shim-cloister-v2"), policy.ShimExecType},
 		{"bin/containerd-shim-held-v2", held, policy.ShimExecType},
 		{"bin/cloister", filepath.Join(build, "cloister"), "bin_t"},
+		{"bin/cloister-oci", filepath.Join(build, "cloister-oci"), "bin_t"},
 		{"bin/cloister-shim-domain", filepath.Join(build, "cloister"), policy.ShimExecType},
 		{"guest/kernel", filepath.Join(guest, "kernel"), policy.ContentType},
 		{"guest/initrd", filepath.Join(guest, "initrd"), policy.ContentType},

@@ -34,6 +34,7 @@ func labRecipe() recipe {
 			"linux-image-cloud-amd64", "selinux-policy-default", "policycoreutils", "selinux-utils",
 			"checkpolicy", "semodule-utils", "apparmor",
 			"qemu-system-x86", "containerd", "runc", "crun", "busybox-static", "iproute2", "procps", "kmod", "e2fsprogs", "iptables",
+			"podman", "conmon", "netavark", // it is netavark that debootstrap does not find by itself
 		},
 		modules: []string{
 			"virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "tun", "loop", "overlay", "veth", "bridge",

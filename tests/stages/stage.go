@@ -58,8 +58,8 @@ const Rest = "rest"
 // engineTurns are the tests of the OCI command line that are not in each run.
 const engineTurns = "TestDocker|TestRuncShim|TestPodmanCNI|TestBuildKit|TestKilledAtEveryStep|TestAtOnce"
 
-// noKubelet leaves out of the labs what is a stage of its own.
-var noKubelet = []string{"-skip", "^TestKubelet$"}
+// scenariosAlone leaves out of the labs what are stages of their own.
+var scenariosAlone = []string{"-skip", "^(TestKubelet|TestPodman)$"}
 
 // fromTemplates has sandboxes start as by default, from a template: those of one size share one,
 // which the first stage builds. testenv lists the tests whose sandboxes start cold there.
@@ -220,24 +220,24 @@ func machines(guest []string) []Stage {
 		// Its machine, which has machines in it, has two processors.
 		{
 			Name: "lab", About: "an enforcing host in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
-			Flags: noKubelet, Weight: 2, Caches: []string{"lab"}, Warm: 700 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m,
+			Flags: scenariosAlone, Weight: 2, Caches: []string{"lab"}, Warm: 700 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m,
 			Optional: true,
 		},
 		{
 			Name: "lab-apparmor", About: "a host with AppArmor in a throwaway machine", Needs: guest, Tests: []string{"./tests/lab/..."},
-			Env: []string{"MAC=apparmor"}, Flags: noKubelet,
+			Env: []string{"MAC=apparmor"}, Flags: scenariosAlone,
 			Weight: 2, Caches: []string{"lab"}, Warm: 160 * s, Cold: 3 * m, Budget: 5 * m, Limit: 20 * m,
 			Optional: true,
 		},
 		{
 			Name: "lab-fedora", About: "the same host with Fedora's conditions", Needs: guest,
-			Tests: []string{"./tests/lab/..."}, Env: []string{"POLICY=fedora"}, Flags: noKubelet,
+			Tests: []string{"./tests/lab/..."}, Env: []string{"POLICY=fedora"}, Flags: scenariosAlone,
 			Weight: 2, Caches: []string{"lab"}, Warm: 620 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m,
 			Optional: true, Turns: "labs",
 		},
 		{
 			Name: "lab-none", About: "the same host without mandatory access control", Needs: guest, Tests: []string{"./tests/lab/..."},
-			Env: []string{"MAC=none"}, Flags: noKubelet,
+			Env: []string{"MAC=none"}, Flags: scenariosAlone,
 			Weight: 2, Caches: []string{"lab"}, Warm: 165 * s, Cold: 3 * m, Budget: 5 * m, Limit: 20 * m,
 			Optional: true, Turns: "labs",
 		},
@@ -251,6 +251,12 @@ func machines(guest []string) []Stage {
 			Needs: []string{"build", "guest", "clients", "k8s-programs"},
 			Tests: []string{"./tests/lab/..."}, Flags: []string{"-run", "^TestKubelet$"},
 			Weight: 2, Caches: []string{"lab"}, Warm: 180 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m,
+			Optional: true, Turns: "labs",
+		},
+		{
+			Name: "lab-podman", About: "labels that Podman asks for on that enforcing host", Needs: guest,
+			Tests: []string{"./tests/lab/..."}, Flags: []string{"-run", "^TestPodman$"},
+			Weight: 2, Caches: []string{"lab"}, Warm: 150 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m,
 			Optional: true, Turns: "labs",
 		},
 		// Its pods are two at a time, beside the control plane.
