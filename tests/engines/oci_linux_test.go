@@ -55,6 +55,7 @@ func (b *bed) testLifecycle(t *testing.T, class string) {
 	if r := b.input(t, "in\n", b.program, "exec", "one", "sh", "-c", "cat; echo err >&2; exit 5"); r != (result{"in\n", "err\n", 5}) {
 		t.Errorf("exec = %+v", r)
 	}
+	b.detaches(t, pid)
 	if r := b.run(t, b.program, "delete", "one"); r.code == 0 || !strings.Contains(r.err, "not stopped") {
 		t.Errorf("delete of a running container = %+v", r)
 	}
@@ -78,6 +79,41 @@ func (b *bed) testLifecycle(t *testing.T, class string) {
 	b.oci(t, "delete", "one")
 	if r := b.run(t, b.program, "state", "one"); r.code != 1 || !strings.Contains(r.err, "does not exist") {
 		t.Errorf("state of a deleted container = %+v", r)
+	}
+}
+
+// detaches runs an exec that nobody waits for: the pid of its file is a process of its own, which
+// sits where the container's does and ends with the exec.
+func (b *bed) detaches(t *testing.T, container int) {
+	t.Helper()
+	file := filepath.Join(b.Dir, "exec.pid")
+	b.must(t, "sh", "-c", `exec "$@" </dev/null >/dev/null 2>&1`, "sh", b.program, "exec", "--detach", "--pid-file", file, "one",
+		"sleep", "2345")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(string(data))
+	if err != nil || pid == container {
+		t.Fatalf("pid file of an exec = %q, %v, want a process beside the container's %d", data, err, container)
+	}
+	for _, what := range []string{"ns/net", "cgroup"} {
+		read := func(pid int) string {
+			const script = `if [ -L "$1" ]; then readlink "$1"; else cat "$1"; fi`
+			return b.must(t, "sh", "-c", script, "sh", fmt.Sprintf("/proc/%d/%s", pid, what))
+		}
+		if got, want := read(pid), read(container); got != want {
+			t.Errorf("%s of a detached exec's process = %q, want the container's %q", what, got, want)
+		}
+	}
+	b.must(t, "kill", "-KILL", strconv.Itoa(pid))
+	if late := host.Await(host.Patience, func() string {
+		if got := b.oci(t, "exec", "one", "ps"); strings.Contains(got, "sleep 2345") {
+			return "the exec runs without its process on the host:\n" + got
+		}
+		return ""
+	}); late != "" {
+		t.Error(late)
 	}
 }
 

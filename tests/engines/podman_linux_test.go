@@ -193,6 +193,11 @@ func (p *podman) testTerminal(t *testing.T) {
 	if !strings.Contains(r.out, "terminal") || r.code != 6 {
 		t.Errorf("run -it = %q, exit %d", r.out+r.err, r.code)
 	}
+	p.up(t, images.BusyboxName, "sleep", "1000")
+	command = "podman " + strings.Join(p.flags, " ") + " exec -it one sh -c 'test -t 0 && test -t 1 && echo terminal; exit 6'"
+	if r := p.bed.run(t, "script", "-qec", command, "/dev/null"); !strings.Contains(r.out, "terminal") || r.code != 6 {
+		t.Errorf("exec -it = %q, exit %d", r.out+r.err, r.code)
+	}
 }
 
 func (p *podman) testLifecycle(t *testing.T) {
