@@ -261,9 +261,7 @@ func newStart(o *options) *cobra.Command {
 		Use: "start ID", Short: "run the process of a created container", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return o.call(c.Context(), args[0], func(ctx context.Context, d *daemon) error {
-				reached("start: connected")
 				_, err := d.Start(ctx, &taskapi.StartRequest{ID: args[0]})
-				reached("start: started")
 				return err
 			})
 		},
@@ -286,5 +284,8 @@ func (o *options) call(ctx context.Context, id string, f func(context.Context, *
 		return err
 	}
 	defer conn.close()
-	return plain(f(ctx, conn))
+	reached("call: connected")
+	err = f(ctx, conn)
+	reached("call: answered")
+	return plain(err)
 }

@@ -151,6 +151,7 @@ func follow(ctx context.Context, d *daemon, id string, interval time.Duration, t
 	}()
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	reached("events: following")
 	for {
 		select {
 		case err := <-ended:

@@ -59,6 +59,7 @@ func (d dir) status(ctx context.Context) (string, error) {
 	}
 	defer conn.close()
 	resp, err := conn.State(ctx, &taskapi.StateRequest{ID: d.id()})
+	reached("status: answered")
 	// The guest is deleted or was never made; what the record says decides.
 	if notFound(err) {
 		return d.without(), nil
@@ -193,6 +194,7 @@ func newPs(o *options) *cobra.Command {
 			if r.Proxy.alive() {
 				pids = append(pids, r.Proxy.PID)
 			}
+			reached("ps: found")
 			switch format {
 			case "json":
 				return printJSON(c.OutOrStdout(), pids)

@@ -19,12 +19,16 @@ import (
 	"cloister/tests/testenv"
 )
 
+// daemonName is under which name the daemon tells its steps: that of its bundle's folder.
+const daemonName = "bundle"
+
 // killBed is a bed whose programs tell their steps and die at one of them.
 type killBed struct {
 	*bed
 
 	dir    string // see the programs' crashEnv
 	bundle string
+	short  string // the bundle of a container that ends by itself
 }
 
 func newKillBed(t *testing.T) *killBed {
@@ -42,8 +46,16 @@ func newKillBed(t *testing.T) *killBed {
 	k.bundle = k.bed.bundle(t, []string{"sleep", "1000"}, func(s *specs.Spec) {
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/volume", Type: "bind", Source: k.Dir, Options: []string{"rbind", "ro"}})
 	})
+	k.short = k.bundleOf(t, "short", []string{"true"}, nil)
 	k.before = k.look(t)
 	return k
+}
+
+// quietly runs the command line. Its streams are nobody's: a process that outlives the call would
+// keep those of the test open.
+func (k *killBed) quietly(t *testing.T, args ...string) result {
+	t.Helper()
+	return k.run(t, "sh", append([]string{"-c", `exec "$@" </dev/null >/dev/null 2>&1`, "life", k.program}, args...)...)
 }
 
 // life takes a container through everything, as an engine that goes on after an error.
@@ -59,11 +71,34 @@ func (k *killBed) life(t *testing.T) []result {
 		{"kill", "one", "KILL"},
 		{"delete", "--force", "one"},
 	} {
-		// The process has no stream that outlives the call.
-		results = append(results, k.run(t, "sh", append([]string{"-c", `exec "$@" </dev/null >/dev/null 2>&1`, "life", k.program},
-			args...)...))
+		r := k.quietly(t, args...)
+		if args[0] == "kill" && r.code == 0 {
+			k.ends(t)
+		}
+		results = append(results, r)
 	}
 	return results
+}
+
+// ends waits until the container has stopped, as an engine does before it deletes. The state is
+// asked by a program that tells no steps.
+func (k *killBed) ends(t *testing.T) {
+	t.Helper()
+	if late := host.Await(host.Patience, func() string {
+		r := k.run(t, "env", "-u", "CLOISTER_CRASHTEST", k.program, "state", "one")
+		if r.code == 0 && !strings.Contains(r.out, `"stopped"`) {
+			return "after kill: " + r.out
+		}
+		return ""
+	}); late != "" {
+		t.Error(late)
+	}
+}
+
+// shortLife is a life by the verb run alone.
+func (k *killBed) shortLife(t *testing.T) []result {
+	t.Helper()
+	return []result{k.quietly(t, "run", "--bundle", k.short, "one")}
 }
 
 // steps reads and forgets the steps of a program, in the order in which they were first reached.
@@ -93,27 +128,43 @@ func TestKilledAtEveryStep(t *testing.T) {
 		}
 	}
 	k.nothingLeft(t)
-	own, daemon := k.steps(t, "oci.steps"), k.steps(t, "one.steps")
+	own, daemon := k.steps(t, "oci.steps"), k.some(k.steps(t, daemonName+".steps"))
 	for _, want := range []string{
-		"create: folder made", "create: pid written", "start: started", "delete: task deleted", "exec: pid written",
+		"create: folder made", "create: pid written", "call: answered", "delete: task deleted", "exec: pid written",
 		"proxy: settled", "proxy: process made, of an exec", "proxy: process ended",
 	} {
 		if !slices.Contains(own, want) {
 			t.Errorf("no step %q among %q", want, own)
 		}
 	}
+	if len(daemon) == 0 {
+		t.Error("the daemon has told no steps")
+	}
 	for _, step := range own {
-		t.Run(step, func(t *testing.T) { k.dies(t, "oci", step) })
+		t.Run(step, func(t *testing.T) { k.dies(t, k.life, "oci", step) })
 	}
-	for _, step := range some(daemon) {
-		t.Run("daemon: "+step, func(t *testing.T) { k.dies(t, "one", step) })
+	for _, step := range daemon {
+		t.Run("daemon: "+step, func(t *testing.T) { k.dies(t, k.life, daemonName, step) })
 	}
-	t.Logf("killed at %d steps of the command line and %d of the daemon's %d", len(own), len(some(daemon)), len(daemon))
+	if r := k.shortLife(t)[0]; r.code != 0 {
+		t.Fatalf("run = %+v", r)
+	}
+	_ = k.steps(t, daemonName+".steps")
+	run := k.ofRun(k.steps(t, "oci.steps"))
+	for _, step := range run {
+		t.Run("run: "+step, func(t *testing.T) { k.dies(t, k.shortLife, "oci", step) })
+	}
+	t.Run("calls", k.testCalls)
+	t.Logf("killed at %d steps of the command line, %d of run and %d of the daemon", len(own), len(run), len(daemon))
 }
 
 // some are the steps of the daemon that are different for the command line: the first, those around
-// the calls' ends, and the last. The stage crash kills the same program at every one.
-func some(steps []string) []string {
+// the calls' ends, and the last. With guests, the stage crash kills the same program at every one;
+// for plain containers, this test does.
+func (k *killBed) some(steps []string) []string {
+	if k.class == "process" {
+		return steps
+	}
 	var out []string
 	for i, s := range steps {
 		if i == 0 || i == len(steps)/4 || i == len(steps)-1 || strings.HasPrefix(s, "start") || strings.HasPrefix(s, "exec started") {
@@ -123,13 +174,19 @@ func some(steps []string) []string {
 	return out
 }
 
-// dies has a program die at a step.
-func (k *killBed) dies(t *testing.T, program, step string) {
-	at := filepath.Join(k.dir, program+".at")
-	if err := os.WriteFile(at, []byte(step), 0o600); err != nil {
-		t.Fatal(err)
+// ofRun are the steps of run at which it leaves what create, start and delete do not: a container
+// that runs, and one that has ended. Each one starts a guest; plain containers have all steps.
+func (k *killBed) ofRun(steps []string) []string {
+	if k.class == "process" {
+		return steps
 	}
-	results := k.life(t)
+	return []string{"call: answered", "delete: process ended"}
+}
+
+// dies has a program die at a step of a life.
+func (k *killBed) dies(t *testing.T, life func(*testing.T) []result, program, step string) {
+	at := k.dieAt(t, program, step)
+	results := life(t)
 	reached := k.steps(t, program+".steps")
 	if err := os.Remove(at); err != nil {
 		t.Fatal(err)
@@ -142,7 +199,79 @@ func (k *killBed) dies(t *testing.T, program, step string) {
 		t.Errorf("left behind:\n%s\nthe calls gave %+v", left, results)
 	}
 	_ = k.steps(t, "oci.steps")
-	_ = k.steps(t, "one.steps")
+	_ = k.steps(t, daemonName+".steps")
+}
+
+// dieAt has a program die at a step, until the file that it gives is removed.
+func (k *killBed) dieAt(t *testing.T, program, step string) string {
+	t.Helper()
+	at := filepath.Join(k.dir, program+".at")
+	if err := os.WriteFile(at, []byte(step), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+// testCalls kills the verbs that ask the daemon of a running container something. They write
+// nothing on the host themselves: the container goes on, and the same verb succeeds afterwards.
+func (k *killBed) testCalls(t *testing.T) {
+	k.create(t, "--bundle", k.bundle)
+	k.oci(t, "start", "one")
+	type at struct{ step, status string } // and what state says then
+	running := []at{{"call: connected", "running"}, {"call: answered", "running"}}
+	for _, tt := range []struct {
+		deaths []at
+		args   []string
+	}{
+		{[]at{{"call: connected", "running"}, {"call: answered", "paused"}}, []string{"pause", "one"}},
+		{[]at{{"call: connected", "paused"}, {"call: answered", "running"}}, []string{"resume", "one"}},
+		{running, []string{"update", "--pids-limit", "44", "one"}},
+		{running, []string{"kill", "one", "WINCH"}},
+		{running, []string{"events", "--stats", "one"}},
+		{[]at{{"events: following", "running"}}, []string{"events", "--interval", "1h", "one"}},
+		{[]at{{"status: answered", "running"}}, []string{"state", "one"}},
+		{[]at{{"status: answered", "running"}}, []string{"list"}},
+		{[]at{{"ps: found", "running"}}, []string{"ps", "one"}},
+	} {
+		for _, d := range tt.deaths {
+			k.callDies(t, d.step, d.status, tt.args)
+		}
+	}
+	k.oci(t, "delete", "--force", "one")
+	_ = k.steps(t, "oci.steps")
+	_ = k.steps(t, daemonName+".steps")
+}
+
+// callDies kills a verb at a step, and looks at the container after it.
+func (k *killBed) callDies(t *testing.T, step, status string, args []string) {
+	t.Helper()
+	if args[0] == "resume" {
+		k.oci(t, "pause", "one")
+	}
+	at := k.dieAt(t, "oci", step)
+	if r := k.quietly(t, args...); r.code != -1 { // by a signal
+		t.Errorf("%v, killed at %q = %+v", args, step, r)
+	}
+	if err := os.Remove(at); err != nil {
+		t.Fatal(err)
+	}
+	got, _ := k.state(t)
+	if got != status {
+		t.Errorf("state after %v was killed at %q = %s, want %s", args, step, got, status)
+	}
+	if got == "paused" {
+		k.oci(t, "resume", "one")
+	}
+	switch args[0] {
+	case "pause", "resume":
+		k.oci(t, "pause", "one")
+		k.oci(t, "resume", "one")
+	case "events": // one that follows would not end
+		k.oci(t, "events", "--stats", "one")
+	default:
+		k.oci(t, args...)
+	}
+	k.oci(t, "exec", "one", "true")
 }
 
 // TestAtOnce: eight containers are made, run and taken away at the same time.
