@@ -148,8 +148,10 @@ type running struct {
 func boot(t *testing.T, m vmm.Machine, o qemu.Options) *running {
 	t.Helper()
 	o.Binary, o.Starter, o.Dir = testenv.NeedQEMU(t), jailed(forQEMU), t.TempDir()
-	log := filepath.Join(o.Dir, "qemu.log")
-	o.Log = create(t, log, os.O_APPEND)
+	if o.Log == nil {
+		o.Log = create(t, filepath.Join(o.Dir, "qemu.log"))
+	}
+	log := o.Log.Name()
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
 	defer cancel()
@@ -162,7 +164,7 @@ func boot(t *testing.T, m vmm.Machine, o qemu.Options) *running {
 			t.Error(err)
 		}
 		if b, _ := os.ReadFile(log); len(b) != 0 {
-			t.Logf("qemu.log: %s", b)
+			t.Logf("qemu.log: %s", b[max(0, len(b)-4096):])
 		}
 		if t.Failed() {
 			t.Logf("console: %s", p.ConsoleTail())
@@ -282,9 +284,9 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-func create(t *testing.T, path string, flags int) *os.File {
+func create(t *testing.T, path string) *os.File {
 	t.Helper()
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|flags, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}

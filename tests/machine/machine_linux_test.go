@@ -131,7 +131,7 @@ func TestConsoleIsBounded(t *testing.T) {
 	const limit = 64 << 10
 	m := describe(t, vmm.Q35)
 	m.Console.MaxBytes = limit
-	log := create(t, filepath.Join(t.TempDir(), "console.log"), os.O_APPEND)
+	log := create(t, filepath.Join(t.TempDir(), "console.log"))
 	r := boot(t, m, qemu.Options{Console: log})
 	r.want("spammed", "spam 2000")
 	r.tell("poweroff")

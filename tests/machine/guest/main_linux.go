@@ -138,6 +138,8 @@ func do(verb string, args []string) (string, error) {
 		return asUser(args)
 	case "folder":
 		return folder(args[0])
+	case "balloon":
+		return hostile(args)
 	case "mount":
 		return "mounted", mount("virtiofs", args[0], args[1:]...)
 	}
