@@ -130,3 +130,53 @@ func submount(t *testing.T, r *running, dir string) {
 		t.Errorf("write below a read-only mount = %q, want an error", got)
 	}
 }
+
+// TestSecondMountShowsNoMore has the guest's root mount the share's tag again, before and after it
+// has looked below a mount of the host's. A second mount is one of the file systems that the first
+// one shows: the share's own, or, as Linux takes the newest with that tag, the one below. What the
+// host made read-only stays so.
+func TestSecondMountShowsNoMore(t *testing.T) {
+	t.Parallel()
+	dir, server := share(t)
+	write(t, filepath.Join(dir, "host"), "from the host")
+	below := filepath.Join(dir, "below")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	served.Mount(t, "tmpfs", below, "tmpfs", 0, "size=1m")
+	write(t, filepath.Join(below, "f"), "below")
+	served.Mount(t, "", below, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	m := describe(t, vmm.Q35)
+	m.Share = &vmm.Share{Tag: "cloister"}
+	r := boot(t, m, qemu.Options{Share: server.Socket()})
+	handOver(t, server)
+	r.want("mounted", "mount cloister")
+	look := func(at string) string {
+		t.Helper()
+		return r.ask("ls %s", at) + " on " + r.ask("dev %s", at)
+	}
+	r.want("mounted", "again cloister /early")
+	if first, second := look("."), look("../early"); first != second || !strings.HasPrefix(first, "below host on ") {
+		t.Errorf("the second mount shows %q, the first %q", second, first)
+	}
+	r.want("below", "cat below/f")
+	r.want("mounted", "again cloister /late")
+	top, sub, late := look("."), look("below"), look("../late")
+	t.Logf("first: %q, and %q; late: %q", top, sub, late)
+	if late != top && late != sub {
+		t.Errorf("a mount after the first looked below shows %q, want %q or %q", late, top, sub)
+	}
+	inLate := "../late/f"
+	if late == top {
+		inLate = "../late/below/f"
+	}
+	for _, file := range []string{"below/f", "../early/below/f", inLate} {
+		if got := r.ask("put %s x", file); !strings.HasPrefix(got, "error:") {
+			t.Errorf("put %s = %q, want an error", file, got)
+		}
+	}
+	if got := read(t, filepath.Join(below, "f")); got != "below" {
+		t.Errorf("the host's read-only file is %q", got)
+	}
+	r.end()
+}

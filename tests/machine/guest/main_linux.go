@@ -138,12 +138,21 @@ func do(verb string, args []string) (string, error) {
 		return asUser(args)
 	case "folder":
 		return folder(args[0])
-	case "balloon":
-		return hostile(args)
-	case "mount":
-		return "mounted", mount("virtiofs", args[0], args[1:]...)
+	case "balloon", "mount", "again":
+		return device(verb, args)
 	}
 	return file(verb, args)
+}
+
+// device does what concerns the balloon or the share as a whole.
+func device(verb string, args []string) (string, error) {
+	switch verb {
+	case "balloon":
+		return hostile(args)
+	case "again":
+		return "mounted", mount(args[1], args[0])
+	}
+	return "mounted", mount(mountPoint, args[0], args[1:]...)
 }
 
 // links lists the NICs that are devices.
@@ -203,11 +212,11 @@ func diskPath(lun string) (string, error) {
 	return "/dev/" + filepath.Base(dirs[0]), nil
 }
 
-func mount(fs, tag string, options ...string) error {
-	if err := os.MkdirAll(mountPoint, 0o755); err != nil {
+func mount(at, tag string, options ...string) error {
+	if err := os.MkdirAll(at, 0o755); err != nil {
 		return err
 	}
-	return unix.Mount(tag, mountPoint, fs, 0, strings.Join(options, ","))
+	return unix.Mount(tag, at, "virtiofs", 0, strings.Join(options, ","))
 }
 
 // manyTimes has threads do something that waits for an interrupt, each so often: args are both
