@@ -113,10 +113,6 @@ func do(verb string, args []string) (string, error) {
 		return "held", nil
 	case "held":
 		return held[:1] + " " + strconv.Itoa(strings.Count(held, held[:1])), nil
-	case "links":
-		return links()
-	case "disks":
-		return disks()
 	case "readdisk":
 		return readDisk(args[0])
 	case "writedisk":
@@ -138,15 +134,19 @@ func do(verb string, args []string) (string, error) {
 		return asUser(args)
 	case "folder":
 		return folder(args[0])
-	case "balloon", "mount", "again":
+	case "links", "disks", "balloon", "mount", "again":
 		return device(verb, args)
 	}
 	return file(verb, args)
 }
 
-// device does what concerns the balloon or the share as a whole.
+// device does what concerns devices as a whole.
 func device(verb string, args []string) (string, error) {
 	switch verb {
+	case "links":
+		return links()
+	case "disks":
+		return disks()
 	case "balloon":
 		return hostile(args)
 	case "again":
