@@ -106,16 +106,25 @@ func (d *docker) testRun(t *testing.T) {
 	if r := d.d.Finish(t.Context(), t, cmd); r.Stdout != "typed\n" || r.Code != 0 {
 		t.Errorf("run -i cat = %+v", r)
 	}
-	cmd = d.d.Docker(t.Context(), "run", "--rm", "-it", images.BusyboxName, "sh", "-c", "'test -t 0 && echo terminal; exit 6'")
-	script := exec.CommandContext(t.Context(), "script", "-qec", strings.Join(cmd.Args, " "), "/dev/null")
-	script.Env, script.Dir = cmd.Env, cmd.Dir
-	if r := d.d.Finish(t.Context(), t, script); !strings.Contains(r.Stdout, "terminal") || r.Code != 6 {
+	if r := d.terminal(t, "run", "--rm", "-it", images.BusyboxName); !strings.Contains(r.Stdout, "terminal") || r.Code != 6 {
 		t.Errorf("run -it = %+v", r)
 	}
 }
 
+// terminal gives Docker's command line a terminal. The container's command says "terminal" if it
+// has one, and ends with 6.
+func (d *docker) terminal(t *testing.T, args ...string) host.Result {
+	t.Helper()
+	cmd := d.d.Docker(t.Context(), append(args, "sh", "-c", "'test -t 0 && echo terminal; exit 6'")...)
+	script := exec.CommandContext(t.Context(), "script", "-qec", strings.Join(cmd.Args, " "), "/dev/null")
+	script.Env, script.Dir = cmd.Env, cmd.Dir
+	return d.d.Finish(t.Context(), t, script)
+}
+
 func (d *docker) testLife(t *testing.T) {
-	d.up(t, "one", images.BusyboxName, "sh", "-c", "trap 'exit 4' TERM; echo started; sleep 1000 & wait")
+	since := d.must(t, "date", "+%s.%N")
+	d.up(t, "one", images.BusyboxName, "sh", "-c",
+		"trap 'exit 4' TERM; trap 'echo told' USR1; echo started; sleep 1000 & while :; do wait; done")
 	if late := host.Await(host.Patience, func() string {
 		if got := d.ok(t, "logs", "one"); got != "started\n" {
 			return fmt.Sprintf("logs = %q", got)
@@ -133,7 +142,13 @@ func (d *docker) testLife(t *testing.T) {
 		got == "one 0\n" {
 		t.Errorf("stats = %q", got)
 	}
+	d.ok(t, "rename", "one", "two")
+	d.ok(t, "rename", "two", "one")
+	ended := d.attach(t, "one")
 	d.ok(t, "stop", "one")
+	if r := ended(); r.Code != 4 {
+		t.Errorf("attach = %+v, want the container's exit status 4", r)
+	}
 	if got := d.ok(t, "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "one"); got != "exited 4\n" {
 		t.Errorf("after stop: %q", got)
 	}
@@ -143,6 +158,42 @@ func (d *docker) testLife(t *testing.T) {
 		t.Errorf("wait after kill = %q", got)
 	}
 	d.ok(t, "restart", "--time", "0", "one")
+	got := d.ok(t, "events", "--since", strings.TrimSpace(since), "--until", strings.TrimSpace(d.must(t, "date", "+%s.%N")),
+		"--filter", "type=container", "--format", "{{.Action}} {{.Actor.Attributes.exitCode}}")
+	for _, want := range []string{"create ", "start ", "pause ", "rename ", "die 4", "die 137", "restart "} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no event %q in\n%s", want, got)
+		}
+	}
+}
+
+// attach attaches to a container that says "told" on USR1, and waits until it has been heard. What
+// it gives waits for the command's end.
+func (d *docker) attach(t *testing.T, name string) func() host.Result {
+	t.Helper()
+	cmd := d.d.Docker(t.Context(), "attach", "--no-stdin", name)
+	out, err := os.Create(filepath.Join(d.Dir, "attached"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd.Stdout = out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if late := host.Await(host.Patience, func() string {
+		d.ok(t, "kill", "--signal", "USR1", name)
+		if data, err := os.ReadFile(out.Name()); err != nil || !strings.Contains(string(data), "told\n") {
+			return fmt.Sprintf("attach has %q, %v", data, err)
+		}
+		return ""
+	}); late != "" {
+		t.Error(late)
+	}
+	return func() host.Result {
+		_ = cmd.Wait() // the status says it
+		return host.Result{Code: cmd.ProcessState.ExitCode()}
+	}
 }
 
 func (d *docker) testExec(t *testing.T) {
@@ -155,6 +206,9 @@ func (d *docker) testExec(t *testing.T) {
 	}
 	if r := d.d.RunDocker(t, "exec", "one", "nothing"); r.Code != 126 && r.Code != 127 {
 		t.Errorf("exec of a program that is not there = %+v", r)
+	}
+	if r := d.terminal(t, "exec", "-it", "one"); !strings.Contains(r.Stdout, "terminal") || r.Code != 6 {
+		t.Errorf("exec -it = %+v", r)
 	}
 	d.ok(t, "exec", "--detach", "one", "touch", "/made")
 	d.wants(t, "/made\n", "one", "ls /made")
@@ -177,9 +231,19 @@ func (d *docker) testCopy(t *testing.T) {
 	}
 }
 
+// testPorts: a published port, also after the daemon was started again under its container.
 func (d *docker) testPorts(t *testing.T) {
 	d.up(t, "one", "-p", "8080:80", images.BusyboxName, "sh", "-c", server)
 	d.awaitPage(t, 8080)
+	const state = "{{.State.Status}} {{.State.Pid}} {{.RestartCount}}"
+	before := d.ok(t, "inspect", "-f", state, "one")
+	d.d.Stop(t, "TERM")
+	d.d.Start(t)
+	if after := d.ok(t, "inspect", "-f", state, "one"); after != before || !strings.HasPrefix(after, "running ") {
+		t.Errorf("the container after a restart of dockerd = %q, want %q", after, before)
+	}
+	d.awaitPage(t, 8080)
+	d.wants(t, "here\n", "one", "echo here")
 }
 
 // testNetwork: the link is put into the sandbox's network namespace by a prestart hook, and names
@@ -207,20 +271,39 @@ func (d *docker) testVolumes(t *testing.T) {
 
 func (d *docker) testLimits(t *testing.T) {
 	d.up(t, "one", "--cap-drop", "all", "--cap-add", "chown", "--read-only", "--memory", "128m", "--init", "--hostname", "box",
-		"--user", "1000:100", "--pids-limit", "50", images.BusyboxName, "sleep", "1000")
+		"--user", "1000:100", "--pids-limit", "50", "--network", "none", "--ulimit", "nofile=100:200", "--shm-size", "8m",
+		"--sysctl", "net.ipv4.ip_unprivileged_port_start=81", "--cpus", "0.5", "--group-add", "55", "--oom-score-adj", "77",
+		"--volume", "/anonymous", images.BusyboxName, "sleep", "1000")
+	d.ok(t, "exec", "--user", "0", "one", "sh", "-c", "echo kept >/anonymous/f")
+	const memory = "cat /sys/fs/cgroup/memory.max || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
+	const pids = "cat /sys/fs/cgroup/pids.max || cat /sys/fs/cgroup/pids/pids.max"
+	const quota = "cut -d' ' -f1 /sys/fs/cgroup/cpu.max || cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us"
+	var want, script strings.Builder // one exec for all: each takes a second in an emulated guest
 	for _, tt := range []struct{ want, script string }{
 		{"0000000000000001\n", "grep CapBnd /proc/self/status | cut -f2"},
 		{"1000 100\n", "echo $(id -u) $(id -g)"},
 		{"box\n", "hostname"},
-		{"134217728\n", "cat /sys/fs/cgroup/memory.max || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"},
-		{"50\n", "cat /sys/fs/cgroup/pids.max || cat /sys/fs/cgroup/pids/pids.max"},
+		{"134217728\n", memory},
+		{"50\n", pids},
+		{"50000\n", quota},
+		{"lo\n", "ls /sys/class/net | grep -E '^(lo|eth.*)$'"},
+		{"100 200\n", "grep 'open files' /proc/1/limits | tr -s ' ' | cut -d' ' -f4,5"},
+		{"8192\n", "df -k /dev/shm | tail -n 1 | tr -s ' ' | cut -d' ' -f2"},
+		{"81\n", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start"},
+		{"100 55\n", "id -G"},
+		{"77\n", "cat /proc/1/oom_score_adj"},
+		{"kept\n", "cat /anonymous/f"},
 		{"docker-init\n", "cat /proc/1/comm"},
 	} {
-		d.wants(t, tt.want, "one", tt.script)
+		want.WriteString(tt.want)
+		script.WriteString("(" + tt.script + ");")
 	}
+	d.wants(t, want.String(), "one", script.String())
 	if r := d.d.RunDocker(t, "exec", "one", "touch", "/no"); r.Code == 0 || !strings.Contains(r.Stderr, "Read-only") {
 		t.Errorf("write with --read-only = %+v", r)
 	}
+	d.ok(t, "update", "--memory", "64m", "--cpus", "0.25", "--pids-limit", "60", "one")
+	d.wants(t, "67108864\n60\n25000\n", "one", "("+memory+"); ("+pids+"); "+quota)
 }
 
 func (d *docker) testRefused(t *testing.T) {
