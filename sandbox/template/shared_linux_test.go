@@ -114,9 +114,11 @@ func move(t *testing.T, name string, change func(*note)) {
 func TestSharedMemoryOfAnotherIsNotTaken(t *testing.T) {
 	for name, spoil := range map[string]func(t *testing.T, h *Shared){
 		"a process that has ended": func(t *testing.T, h *Shared) {
+			t.Helper()
 			move(t, h.note, func(n *note) { n.PID = 1 << 30 })
 		},
 		"another file": func(t *testing.T, h *Shared) {
+			t.Helper()
 			r, w, err := os.Pipe() // opening one end again would wait
 			if err != nil {
 				t.Fatal(err)
@@ -125,6 +127,7 @@ func TestSharedMemoryOfAnotherIsNotTaken(t *testing.T) {
 			move(t, h.note, func(n *note) { n.FD = int(r.Fd()) })
 		},
 		"an unsealed file": func(t *testing.T, h *Shared) {
+			t.Helper()
 			f, err := NewMemory(8)
 			if err != nil {
 				t.Fatal(err)
@@ -141,9 +144,11 @@ func TestSharedMemoryOfAnotherIsNotTaken(t *testing.T) {
 			})
 		},
 		"another template": func(t *testing.T, h *Shared) {
+			t.Helper()
 			move(t, h.note, func(n *note) { n.Seen.SHA256 = "other" })
 		},
 		"no note": func(t *testing.T, h *Shared) {
+			t.Helper()
 			if err := os.WriteFile(h.note, []byte("{"), 0o600); err != nil {
 				t.Fatal(err)
 			}
