@@ -201,7 +201,7 @@ func engines(guest []string) []Stage {
 		{
 			Name: "apps", About: "real programs of Debian beside runc", Needs: guest, Tests: []string{"./tests/apps/..."},
 			Weight: 2, Caches: []string{"apps"}, Warm: 260 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m, Optional: true,
-			Turns: "programs",
+			Turns: "large",
 		},
 	}
 }
@@ -233,13 +233,13 @@ func machines(guest []string) []Stage {
 			Name: "lab-fedora", About: "the same host with Fedora's conditions", Needs: guest,
 			Tests: []string{"./tests/lab/..."}, Env: []string{"POLICY=fedora"}, Flags: scenariosAlone,
 			Weight: 2, Caches: []string{"lab"}, Warm: 620 * s, Cold: 5 * m, Budget: 15 * m, Limit: 26 * m,
-			Optional: true, Turns: "labs",
+			Optional: true, Turns: "large",
 		},
 		{
 			Name: "lab-none", About: "the same host without mandatory access control", Needs: guest, Tests: []string{"./tests/lab/..."},
 			Env: []string{"MAC=none"}, Flags: scenariosAlone,
 			Weight: 2, Caches: []string{"lab"}, Warm: 165 * s, Cold: 3 * m, Budget: 5 * m, Limit: 20 * m,
-			Optional: true, Turns: "labs",
+			Optional: true, Turns: "large",
 		},
 		{
 			Name: "k8s-programs", About: "Kubernetes, etcd, CoreDNS and the containerd before",
@@ -251,19 +251,19 @@ func machines(guest []string) []Stage {
 			Needs: []string{"build", "guest", "clients", "k8s-programs"},
 			Tests: []string{"./tests/lab/..."}, Flags: []string{"-run", "^TestKubelet$"},
 			Weight: 2, Caches: []string{"lab"}, Warm: 180 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m,
-			Optional: true, Turns: "labs",
+			Optional: true, Turns: "large",
 		},
 		{
 			Name: "lab-podman", About: "labels that Podman asks for on that enforcing host", Needs: guest,
 			Tests: []string{"./tests/lab/..."}, Flags: []string{"-run", "^TestPodman$"},
 			Weight: 2, Caches: []string{"lab"}, Warm: 150 * s, Cold: 5 * m, Budget: 6 * m, Limit: 20 * m,
-			Optional: true, Turns: "labs",
+			Optional: true, Turns: "large",
 		},
 		// Its pods are two at a time, beside the control plane.
 		{
 			Name: "k8s", About: "a cluster of one node, by kubectl", Needs: []string{"build", "guest", "clients", "k8s-programs"},
 			Tests: []string{"./tests/kubernetes/..."}, Flags: []string{"-parallel", "2"}, Weight: 2,
-			Warm: 330 * s, Budget: 8 * m, Limit: 16 * m, Optional: true, Turns: "programs",
+			Warm: 330 * s, Budget: 8 * m, Limit: 16 * m, Optional: true, Turns: "large",
 		},
 	}
 }
