@@ -39,7 +39,7 @@ func engineFiles(ctx context.Context, m mac, work, build, guest, busybox string)
 		return nil, err
 	}
 	settings := filepath.Join(work, "cloister.toml")
-	if err := os.WriteFile(settings, []byte(labConfig(m, "", "", boxTables(m))), 0o644); err != nil {
+	if err := os.WriteFile(settings, []byte(labConfig(m, "", "", boxTables(m, "off"))), 0o644); err != nil {
 		return nil, err
 	}
 	held := filepath.Join(work, "held")
@@ -83,19 +83,18 @@ func withProbe(ctx context.Context, work string, image v1.Image) (v1.Image, erro
 const heldFolder = "/run/lab/held"
 
 // labConfig gives guests time: they run under KVM that is emulated. What is given goes before all
-// tables, into the one of labels, and behind all.
+// tables, into the one of labels, and behind all. Sandboxes start cold unless rest says otherwise:
+// a builder in the background is one more machine in a machine, beside what is looked at.
 func labConfig(m mac, top, label, rest string) string {
+	if !strings.Contains(rest, "[template]") {
+		rest += "[template]\nmode = \"off\"\n"
+	}
 	return top + "[guest]\nimage = \"/lab/guest\"\n[labels]\nmac = \"" + string(m) + "\"\n" + label + "[timeouts]\nboot = \"5m\"\n" + rest
 }
 
-// noTemplates is for sandboxes whose machine is no other scenario's: a builder would boot a guest
-// of that kind beside what is looked at, at a pair of its own.
-const noTemplates = "[template]\nmode = \"off\"\n"
-
-// boxTables are what the lab's own sandboxes have more. They start as by default: the first one has
-// a template built.
-func boxTables(m mac) string {
-	tables := "[debug]\nshell = \"/bin/busybox\"\n"
+// boxTables are what the lab's own sandboxes have more. mode is of templates.
+func boxTables(m mac, mode string) string {
+	tables := "[debug]\nshell = \"/bin/busybox\"\n[template]\nmode = \"" + mode + "\"\n"
 	if m == selinuxMAC { // its matrix attacks these sandboxes from one user, so that the policy alone is in the way
 		tables += "[jail]\ndisable = [\"users\"]\n"
 	}

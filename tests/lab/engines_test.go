@@ -63,12 +63,12 @@ const narrow = "range = \"s0:c0.c7\"\n"
 
 // engines has two containerds at once, with registries that know nothing of each other, and another
 // engine's containers at all but two of the pairs there are: no pair is given twice, and none is
-// left for a third sandbox, nor for a template's.
+// left for a third sandbox.
 func engines(t *testing.T, l *lab) {
 	t.Helper()
 	l.engine(t)
-	second := l.config(t, "second", "state = \"/run/cloister2\"\nroot = \"/var/lib/cloister2\"\n", narrow, noTemplates)
-	first := l.config(t, "first", "", narrow, noTemplates)
+	second := l.config(t, "second", "state = \"/run/cloister2\"\nroot = \"/var/lib/cloister2\"\n", narrow, "")
+	first := l.config(t, "first", "", narrow, "")
 	l.sh(t, `mkdir -p /run/cloister2 /var/lib/cloister2; chcon -t `+policy.RunType+
 		` /run/cloister2; chcon -t `+policy.VarLibType+` /var/lib/cloister2`)
 	var taken []string

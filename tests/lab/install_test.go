@@ -40,7 +40,6 @@ func install(t *testing.T, l *lab) {
 	if err := e.run("protected"); err != nil {
 		t.Fatal(err)
 	}
-	l.awaitTemplate(t) // a builder's guest would keep the module as well
 	l.upgrade(t, e, "protected")
 	l.policy(t, 1, "default/protected", "remove")
 	if err := e.remove("protected"); err != nil {

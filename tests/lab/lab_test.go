@@ -84,11 +84,12 @@ func (l *lab) sandboxes(t *testing.T) *engine {
 	t.Helper()
 	e := l.engine(t)
 	for _, id := range ids()[len(l.live):] {
+		var flags []string
 		if id != ids()[0] {
-			l.awaitTemplate(t)
+			flags = []string{"--runtime-config-path", l.buildTemplate(t)}
 		}
 		begin := time.Now()
-		if err := e.run(id); err != nil {
+		if err := e.run(id, flags...); err != nil {
 			t.Fatal(err)
 		}
 		l.live = append(l.live, id)

@@ -56,7 +56,7 @@ func links(t *testing.T, l *lab) {
 		t.Errorf("ipvlan in mode l3s: %v, want a refusal that names it", err)
 	}
 	l.sh(t, "ctr container delete refused")
-	config := l.config(t, "links", "", "", "[machine]\nnics = 3\n"+noTemplates)
+	config := l.config(t, "links", "", "", "[machine]\nnics = 3\n")
 	if err := e.run("slave", append(join("x"), "--runtime-config-path", config)...); err != nil {
 		t.Fatal(err)
 	}

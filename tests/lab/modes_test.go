@@ -138,8 +138,7 @@ func (l *lab) wantLabels(t *testing.T, want map[string]string) {
 func translated(t *testing.T, l *lab) {
 	t.Helper()
 	l.engine(t)
-	config := l.config(t, "translated", "", "base = \"staff_u:staff_r:"+policy.QEMUTCGType+":s0:c1,c2\"\n",
-		"[machine]\naccel = \"tcg\"\n"+noTemplates)
+	config := l.config(t, "translated", "", "base = \"staff_u:staff_r:"+policy.QEMUTCGType+":s0:c1,c2\"\n", "[machine]\naccel = \"tcg\"\n")
 	l.sh(t, "( "+ctrRun(config, "translated")+" >/run/lab/translated 2>&1; echo \"exit $?\" >>/run/lab/translated ) >/dev/null 2>&1 &")
 	// A quiet host needs 190 s, one that has but one processor for the lab more than twice that.
 	answer, err := l.run(wire.Run{Argv: []string{

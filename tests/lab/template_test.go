@@ -11,7 +11,7 @@ import (
 
 	"cloister/labels"
 	"cloister/labels/policy"
-	"cloister/sandbox/background"
+	"cloister/tests/lab/wire"
 )
 
 // templatesFolder is where the machine's templates are.
@@ -20,24 +20,27 @@ const templatesFolder = "/var/lib/cloister/templates"
 // memoryType is that of guests' memory.
 const memoryType = "cloister_qemu_tmpfs_t"
 
-// awaitTemplate waits for the template that the shim of the first sandbox has built, as by default.
-// The labels of its guest were read back as any other's, or the build would have failed.
-func (l *lab) awaitTemplate(t *testing.T) {
+// buildTemplate makes the template that sandboxes of the default size start from, unless it is
+// there, and gives the config that they need for it. With SELinux the program is in the shim's
+// domain, which alone may enter those of guests.
+func (l *lab) buildTemplate(t *testing.T) (config string) {
 	t.Helper()
+	config = l.config(t, "template", "", "", boxTables(l.mac, "auto"))
 	if l.template != "" {
-		return
+		return config
 	}
 	begin := time.Now()
-	// The loop takes next to nothing of the CPU time that is left to a builder.
-	l.template = strings.TrimSpace(l.sh(t, fmt.Sprintf(`for n in $(seq 90); do
-  set -- %s/????????????????????????????????
-  [ -d "$1" ] && ! pgrep -f '^%s ' >/dev/null && echo "${1##*/}" && exit
-  sleep 2; done
-pgrep -af '^%[2]s '; ls -la %[1]s; exit 1`, templatesFolder, background.BuilderName)))
-	if len(l.template) != 32 {
-		t.Fatalf("templates after the first start: %q, want one", l.template)
+	program := "/lab/bin/cloister"
+	if l.mac == selinuxMAC {
+		program = "/lab/bin/cloister-shim-domain"
 	}
-	t.Logf("template: %.1f s more: %s; %s", time.Since(begin).Seconds(), l.template, brief(denials(l.seen)))
+	answer, err := l.run(wire.Run{Argv: []string{program, "--config", config, "template", "build"}, Env: labEnv(), Seconds: 200})
+	if err != nil || answer.Exit != 0 {
+		t.Fatalf("template build: %v, exit %d: %s: %s", err, answer.Exit, answer.Out, brief(denials(answer.Audit)))
+	}
+	l.template, _, _ = strings.Cut(answer.Out, ":")
+	t.Logf("template: %.1f s: %s", time.Since(begin).Seconds(), strings.TrimSpace(answer.Out))
+	return config
 }
 
 // startedFrom wants that the first sandbox was started cold and the second from the template.
@@ -46,27 +49,21 @@ func (l *lab) startedFrom(t *testing.T) {
 	ps := l.sh(t, "cloister ps")
 	t.Logf("cloister ps:\n%s", ps)
 	for i, want := range []string{"cold", "template " + l.template} {
-		l.wantStart(t, ids()[i], want)
+		var box struct {
+			Facts struct {
+				Start string `json:"start"`
+			} `json:"facts"`
+		}
+		text := l.sh(t, "cloister inspect "+ids()[i])
+		if err := json.Unmarshal([]byte(text), &box); err != nil {
+			t.Fatalf("inspect: %v: %s", err, text)
+		}
+		if box.Facts.Start != want {
+			t.Errorf("%s was started from %q, want %q; %s", ids()[i], box.Facts.Start, want, brief(denials(l.seen)))
+		}
 	}
 	if left := l.sh(t, "ls /run/cloister"); strings.Contains(left, "cloister-templates") {
 		t.Errorf("the builder has left its folder: %s", left)
-	}
-}
-
-// wantStart compares what a sandbox was started from.
-func (l *lab) wantStart(t *testing.T, id, want string) {
-	t.Helper()
-	var box struct {
-		Facts struct {
-			Start string `json:"start"`
-		} `json:"facts"`
-	}
-	text := l.sh(t, "cloister inspect "+id)
-	if err := json.Unmarshal([]byte(text), &box); err != nil {
-		t.Fatalf("inspect: %v: %s", err, text)
-	}
-	if box.Facts.Start != want {
-		t.Errorf("%s was started from %q, want %q; %s", id, box.Facts.Start, want, brief(denials(l.seen)))
 	}
 }
 
