@@ -32,13 +32,8 @@ func (s *Sandbox) reserve(ctx context.Context, p *starting) error {
 		return err
 	}
 	s.notes.Set("uid", strconv.FormatUint(uint64(p.owner.ID), 10))
-	s.notes.Set("mac", string(p.granted.MAC))
-	s.notes.Set("level", p.granted.Level.String())
-	if p.granted.Profile != "" {
-		s.notes.Set("profile", p.granted.Profile)
-	}
-	if !p.granted.Label.IsZero() {
-		s.notes.Set("label", p.granted.Label.String())
+	for name, value := range p.granted.Facts() {
+		s.notes.Set(name, value)
 	}
 	return nil
 }

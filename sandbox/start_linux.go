@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -47,6 +48,7 @@ type starting struct {
 	granted  confine.Identity // what the registry has given
 	owner    jail.Owner       // whose QEMU is; its id follows from granted
 	first    *containers.Planned
+	noShare  bool // nothing of first needs a file server
 	group    *cgroup.Group
 	source   *clone.Source // the template that the machine starts from; nil for a cold start
 	memory   *os.File      // of a machine from a template, or that becomes one
@@ -72,11 +74,15 @@ func (s *Sandbox) plan(ctx context.Context, p *starting) (err error) {
 	if p.first, err = s.planner().Plan(first); err != nil {
 		return err
 	}
+	reason := s.config.Machine.FileServer.ShareReason(s.request.Workload, p.first.Container)
+	s.notes.Set("file_server", cmp.Or(reason, "none"))
+	p.noShare = reason == ""
 	if err := s.planMachine(ctx, p); err != nil {
 		return err
 	}
 	s.chooseTemplate(ctx, p)
 	s.notes.Set("start", p.source.String())
+	s.notes.Set("memory", p.source.Memory())
 	s.notes.Set("booted_mib", strconv.Itoa(p.Machine.MemoryMiB)) // more than memory_mib if the template's class is
 	return nil
 }
@@ -99,19 +105,22 @@ func (s *Sandbox) chooseTemplate(ctx context.Context, p *starting) {
 		// No policy lets a shim start a builder in the host's mount namespace.
 		open := p.mac == confine.None && s.config.WantTemplate != nil
 		s.wanted = open && mode == template.Auto && errors.Is(reason, template.ErrNone)
+	} else if !p.Machine.CopyOnWrite {
+		log.G(ctx).WithField("sandbox", s.request.ID).Infof("the sandbox's memory is a %s", p.source.Memory())
 	}
 }
 
 // recall begins to copy the template's memory into the sandbox's own, beside the next steps.
 func (s *Sandbox) recall(_ context.Context, p *starting) (err error) {
 	p.memory, err = p.source.Recall(p.Machine, p.owner, p.group)
+	s.undo.Push("template's memory", p.source.Release)
 	return err
 }
 
 // planMachine decides what the machine is, and how it is confined. It has no effect on the host.
 func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 	p.clock = qemu.NewTSC()
-	if err := errors.Join(s.config.Jail.Check(), s.config.Template.Check()); err != nil {
+	if err := errors.Join(s.config.Jail.Check(), s.config.Template.Check(), s.config.Machine.FileServer.Check()); err != nil {
 		return err
 	}
 	var err error
@@ -128,7 +137,7 @@ func (s *Sandbox) planMachine(ctx context.Context, p *starting) error {
 	}
 	p.Sandbox, err = plan.NewSandbox(plan.SandboxRequest{
 		Namespace: s.request.Namespace, ID: s.request.ID,
-		Workload: s.request.Workload, Facts: facts, Saved: s.request.Namespace == TemplateNamespace,
+		Workload: s.request.Workload, Facts: facts, Saved: s.request.Namespace == TemplateNamespace, NoShare: p.noShare,
 	})
 	if err != nil {
 		return err
@@ -167,9 +176,8 @@ func (s *Sandbox) facts(ctx context.Context, mac confine.MAC) (plan.Facts, error
 	for name, value := range about.Facts {
 		s.notes.Set(name, value)
 	}
-	f.Board, f.Devices = c.Machine.Type, c.Jail.Has(jail.Devices)
+	f.Board, f.Devices, f.Host.PerformanceCounters = c.Machine.Type, c.Jail.Has(jail.Devices), c.Machine.PerformanceCounters
 	f.Host.HugePages, f.Host.NestedVirtualization = c.Machine.HugePages, c.Machine.NestedVirtualization
-	f.Host.PerformanceCounters = c.Machine.PerformanceCounters
 	f.Wish, err = confine.Wish(mac, c.Labels, w.Settings.Labels, w.Labels)
 	return f, err
 }
@@ -266,6 +274,9 @@ func (s *Sandbox) run(program string, start func() (pid int, err error), stop fu
 }
 
 func (s *Sandbox) serveFiles(ctx context.Context, p *starting) error {
+	if p.Machine.Share == nil {
+		return nil
+	}
 	log, err := s.openLog(statedir.VirtiofsdLog)
 	if err != nil {
 		return err
@@ -339,7 +350,7 @@ func (s *Sandbox) greet(ctx context.Context, p *starting) error {
 		ID: s.request.ID, Workload: s.request.Workload, Hostname: p.hostname, Memory: s.memory, Planner: s.planner(),
 		Driver: s.confine, Rootfs: p.granted.Files, Share: s.share, VM: s.vm, Guest: guest, Done: s.vm.Ended(), Explain: s.Explain,
 		AskName: func(ctx context.Context, q guestapi.Question) []byte { return s.netns.AskName(ctx, q.TCP, q.Data) },
-		Trace:   s.config.Trace, Phase: s.Phase,
+		Trace:   s.config.Trace, Phase: s.Phase, Shared: p.Machine.Share != nil,
 	}, p.first)
 	return nil
 }
@@ -361,13 +372,8 @@ func (s *Sandbox) configure(ctx context.Context, p *starting) error {
 	call, cancel := s.vm.Patience(ctx, "the guest's agent sent only its first message")
 	defer cancel()
 	_, err = s.guest.Guest().Configure(call, &guestv1.ConfigureRequest{
-		Network:      wanted,
-		Hostname:     p.Configure.Hostname,
-		TimeUnixNano: time.Now().UnixNano(),
-		Entropy:      entropy,
-		Sysctls:      p.Configure.Sysctls,
-		ShareTag:     p.Configure.ShareTag,
-		ShareInodes:  s.vm.Files.OpenFiles(),
+		Network: wanted, Hostname: p.Configure.Hostname, TimeUnixNano: time.Now().UnixNano(), Entropy: entropy,
+		Sysctls: p.Configure.Sysctls, ShareTag: p.Configure.ShareTag, ShareInodes: s.vm.ShareInodes(),
 	})
 	if cause := context.Cause(call); err != nil && cause != nil && ctx.Err() == nil {
 		return s.vm.Silent(cause)

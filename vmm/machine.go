@@ -99,8 +99,9 @@ type Machine struct {
 	// Balloon gives memory the guest has freed back to the host.
 	Balloon bool
 	// CopyOnWrite maps the caller's file privately: what the guest writes is its own, and the file,
-	// which other machines may map, stays as it is. It is for a machine FromTemplate with neither
-	// Share nor Balloon.
+	// which other machines may map, stays as it is. It is for a machine FromTemplate without a
+	// Share. A Balloon gives nothing back then: QEMU does so by holes in the file, which its seal
+	// refuses. The guest should not use it: each try is a line in QEMU's log.
 	CopyOnWrite bool
 	// HugePages takes the guest's memory from the host's pages of 2 MiB; MemoryMiB is even then.
 	HugePages bool

@@ -139,15 +139,14 @@ func (f *fieldErrors) origin(m Machine) {
 	f.add(len(m.Disks) == 0, "Disks", len(m.Disks), "add disks once the guest runs")
 }
 
-// copyOnWrite refuses what maps the memory's file beside QEMU, or changes it: QEMU starts all the
-// same, and the other side works on pages that are not the guest's.
+// copyOnWrite refuses what maps the memory's file beside QEMU: QEMU starts all the same, and the
+// other side works on pages that are not the guest's.
 func (f *fieldErrors) copyOnWrite(m Machine) {
 	if !m.CopyOnWrite {
 		return
 	}
 	f.add(m.Origin == FromTemplate, "CopyOnWrite", true, "use it with a machine from a template")
 	f.add(m.Share == nil, "CopyOnWrite", true, "leave out the share: its file server maps the guest's memory itself (vhost-user)")
-	f.add(!m.Balloon, "CopyOnWrite", true, "leave out the balloon: it gives back pages by holes in the memory's file")
 }
 
 // path refuses what QEMU's or this side's working folder could change the meaning of.

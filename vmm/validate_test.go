@@ -70,7 +70,6 @@ func TestValidateRefuses(t *testing.T) {
 			m.Origin, m.Type, m.Disks, m.HugePages = FromTemplate, MicroVM, nil, true
 		}, "HugePages", "leave them out"},
 		{"copy-on-write with a share", func(m *Machine) { m.CopyOnWrite = true }, "CopyOnWrite", "vhost-user"},
-		{"copy-on-write with a balloon", func(m *Machine) { m.CopyOnWrite = true }, "CopyOnWrite", "holes"},
 		{"copy-on-write of no template", func(m *Machine) { m.CopyOnWrite = true }, "CopyOnWrite", "from a template"},
 		{"no kernel", func(m *Machine) { m.Kernel = "" }, "Kernel", "absolute"},
 		{"relative kernel", func(m *Machine) { m.Kernel = "k" }, "Kernel", `"k"`},

@@ -24,9 +24,12 @@ import (
 // methods do nothing. So the order of a start is the same for both, without a branch at each step.
 type Source struct {
 	template  *template.Template
-	memoryMiB int      // what the guest may have; the template's guest has as much or more
-	memory    *os.File // the machine's own
-	copying   *copying // into memory
+	memoryMiB int // what the guest may have; the template's guest has as much or more
+	store     template.Store
+	copied    string           // why memory is a copy; empty: it is mapped copy-on-write
+	memory    *os.File         // the machine's own
+	copying   *copying         // into memory
+	shared    *template.Shared // in place of both
 }
 
 // Choose finds the template that a machine of that size may start from, and gives the machine as it
@@ -61,7 +64,23 @@ func (h Host) Choose(m vmm.Machine, size oci.Size, w *oci.Workload) (*Source, vm
 	if err != nil {
 		return nil, m, errors.Join(err, t.Close())
 	}
-	return &Source{template: t, memoryMiB: size.MemoryMiB}, from, nil
+	s := &Source{template: t, memoryMiB: size.MemoryMiB, store: h.Store, copied: plan.CopyReason(classed, size.MemoryMiB)}
+	if s.copied == "" && h.MAC == "selinux" {
+		s.copied = "SELinux's policy gives a guest's memory to one sandbox"
+	}
+	from.CopyOnWrite = s.copied == ""
+	return s, from, nil
+}
+
+// Memory says what the machine's memory is. `cloister inspect` shows it.
+func (s *Source) Memory() string {
+	switch {
+	case s == nil:
+		return "its own"
+	case s.copied == "":
+		return "copy-on-write of the template's"
+	}
+	return "copy of the template's: " + s.copied
 }
 
 // String says what a sandbox was started from. `cloister ps` and inspect show it.
@@ -73,17 +92,33 @@ func (s *Source) String() string {
 }
 
 // Recall makes the machine's memory and begins to copy the template's into it, while the machine is
-// being made. The copied memory is charged to the cgroup. The Source keeps the file and closes it.
-// After an error Close still has to be called. ctx plays no part: the copy ends by itself.
+// being made, or gives the memory that it maps copy-on-write (see Release). The copied memory is
+// charged to the cgroup. The Source keeps the file and closes it. After an error Close still has to
+// be called. ctx plays no part: the copy ends by itself.
 func (s *Source) Recall(m vmm.Machine, owner jail.Owner, group *cgroup.Group) (memory *os.File, err error) {
 	if s == nil {
 		return nil, nil
+	}
+	if m.CopyOnWrite {
+		if s.shared, err = s.store.Share(s.template); err != nil {
+			return nil, err
+		}
+		return s.shared.File, nil
 	}
 	if s.memory, err = newMemory(m, owner); err != nil {
 		return nil, err
 	}
 	s.copying, err = startCopy(s.memory, s.template, group)
 	return s.memory, err
+}
+
+// Release lets go of the memory that the machine maps copy-on-write, at the sandbox's end and not
+// the start's: others find it there as long. It is no error where there is none.
+func (s *Source) Release(context.Context) error {
+	if s == nil || s.shared == nil {
+		return nil
+	}
+	return s.shared.Close()
 }
 
 // newMemory makes the file of a machine's memory, which is its QEMU's alone. QEMU opens it by name
@@ -106,8 +141,10 @@ func (s *Source) Load(ctx context.Context, vm *hypervisor.VM) error {
 	if s == nil {
 		return nil
 	}
-	if err := s.copying.wait(); err != nil {
-		return err
+	if s.copying != nil {
+		if err := s.copying.wait(); err != nil {
+			return err
+		}
 	}
 	// Migration between versions is not supported on microvm, and the key has the digest of the
 	// program alone, which may start another one.
@@ -130,12 +167,16 @@ func (s *Source) Wake(ctx context.Context, vm *hypervisor.VM) error {
 			return err
 		}
 	}
-	var seed [guestapi.WakeSeedBytes]byte
-	if _, err := rand.Read(seed[:]); err != nil {
+	// What is mapped copy-on-write cannot be given back: see vmm.Machine.CopyOnWrite.
+	wake := guestapi.Wake{KeepMemory: s.shared != nil}
+	if _, err := rand.Read(wake.Seed[:]); err != nil {
 		return err
 	}
-	if err := guestapi.SendWake(ctx, vm.Machine.Agent(), seed); err != nil {
+	if err := guestapi.SendWake(ctx, vm.Machine.Agent(), wake); err != nil {
 		return err
+	}
+	if wake.KeepMemory { // the template's size is the sandbox's
+		return nil
 	}
 	return s.shrunk(ctx, vm)
 }

@@ -57,6 +57,18 @@ type Identity struct {
 	Profile, Container string
 }
 
+// Facts are what people ask of an identity.
+func (i Identity) Facts() map[string]string {
+	facts := map[string]string{"mac": string(i.MAC), "level": i.Level.String()}
+	if i.Profile != "" {
+		facts["profile"] = i.Profile
+	}
+	if !i.Label.IsZero() {
+		facts["label"] = i.Label.String()
+	}
+	return facts
+}
+
 // rankOf numbers a level; see Identity.Rank. QEMU's uid follows from it, so two sandboxes with one
 // rank have one user.
 func rankOf(l labels.Level) int {
@@ -102,6 +114,9 @@ const (
 	Copy   Kind = "copy"   // read by the shim, which writes a copy into the guest
 	Disk   Kind = "disk"   // an image file or block device of the machine
 	Memory Kind = "memory" // of the sandbox's own making: the machine's memory, which its process opens by name
+	// Template is memory that the machines of several sandboxes map privately, and nobody can
+	// change. SELinux has no rule for it.
+	Template Kind = "template"
 )
 
 // File is what Admit decides about. The descriptors stay the caller's.

@@ -31,6 +31,7 @@ type Config struct {
 	Driver   confine.Driver
 	Rootfs   labels.Label // of root file systems that are mounted for the sandbox; zero: none
 	Share    *content.Share
+	Shared   bool // the guest has the share
 	VM       *hypervisor.VM
 	Guest    *guestapi.Client
 	Done     <-chan struct{}   // closed when the machine has ended
@@ -151,7 +152,11 @@ func (s *Set) takeFirst(ctx context.Context, c content.Container) (*Planned, err
 	if err != nil {
 		return nil, err
 	}
-	if err := a.Admit(ctx, s.config.Driver); err != nil {
+	err = a.SuitsShare(s.config.Shared)
+	if err == nil {
+		err = a.Admit(ctx, s.config.Driver)
+	}
+	if err != nil {
 		a.Close()
 		return nil, err
 	}

@@ -38,20 +38,30 @@ var errWake = fmt.Errorf("wake message: %w", errdefs.ErrInvalidArgument)
 type Wake struct {
 	TimeUnixNano int64
 	Seed         [WakeSeedBytes]byte
+	// KeepMemory has the guest give no memory back: the host could not take it.
+	KeepMemory bool
 }
+
+// keepMemory is the word for KeepMemory, which is left out otherwise.
+const keepMemory = "keep-memory"
 
 // String is the line, with its newline.
 func (w Wake) String() string {
-	return fmt.Sprintf("%s%d %d %x\n", wakeMagic, Protocol, w.TimeUnixNano, w.Seed)
+	line := fmt.Sprintf("%s%d %d %x", wakeMagic, Protocol, w.TimeUnixNano, w.Seed)
+	if w.KeepMemory {
+		line += " " + keepMemory
+	}
+	return line + "\n"
 }
 
 // ParseWake reads the line without its newline. A version that is not this package's is refused:
 // the saved agent is of another build then.
 func ParseWake(line string) (Wake, error) {
 	var w Wake
+	line, w.KeepMemory = strings.CutSuffix(line, " "+keepMemory)
 	words := strings.Split(line, " ")
 	if len(words) != 3 || words[0] != wakeMagic+strconv.Itoa(Protocol) {
-		return w, fmt.Errorf("%w: want %s%d TIME SEED", errWake, wakeMagic, Protocol)
+		return w, fmt.Errorf("%w: want %s%d TIME SEED [%s]", errWake, wakeMagic, Protocol, keepMemory)
 	}
 	var err error
 	if w.TimeUnixNano, err = strconv.ParseInt(words[1], 10, 64); err != nil || w.TimeUnixNano <= 0 {
@@ -97,15 +107,16 @@ func IsTemplate(line string) bool { return slices.Contains(strings.Fields(line),
 // AwaitHello reads the hello of a guest that becomes a template. conn stays the caller's.
 func AwaitHello(ctx context.Context, conn net.Conn) (Hello, error) { return greet(ctx, conn) }
 
-// SendWake wakes a guest that was saved. Its hello follows.
-func SendWake(ctx context.Context, conn net.Conn, seed [WakeSeedBytes]byte) error {
+// SendWake wakes a guest that was saved, with the time of now. Its hello follows.
+func SendWake(ctx context.Context, conn net.Conn, w Wake) error {
+	w.TimeUnixNano = time.Now().UnixNano()
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetWriteDeadline(deadline); err != nil {
 			return fmt.Errorf("wake the guest: %w", err)
 		}
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Unix(1, 0)) }) // the write below returns
-	_, err := io.WriteString(conn, Wake{TimeUnixNano: time.Now().UnixNano(), Seed: seed}.String())
+	_, err := io.WriteString(conn, w.String())
 	if !stop() {
 		return fmt.Errorf("wake the guest: %w", context.Cause(ctx))
 	}

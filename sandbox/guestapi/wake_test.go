@@ -12,7 +12,13 @@ import (
 )
 
 func TestWakeRoundTrip(t *testing.T) {
-	want := Wake{TimeUnixNano: 1_764_390_000_123_456_789}
+	for _, keep := range []bool{false, true} {
+		wakeRoundTrip(t, Wake{TimeUnixNano: 1_764_390_000_123_456_789, KeepMemory: keep})
+	}
+}
+
+func wakeRoundTrip(t *testing.T, want Wake) {
+	t.Helper()
 	for i := range want.Seed {
 		want.Seed[i] = byte(i * 7)
 	}

@@ -47,11 +47,15 @@ func (v *VM) Greeted(g Guest) { v.guest = g }
 // others: without any of them the machine is of no use. It is called once, after Greeted. The End
 // is known before the channel closes, so whoever waits reads all of it.
 func (v *VM) Watch() End {
+	var files <-chan struct{} // of no file server: never
+	if v.Files != nil {
+		files = v.Files.Done()
+	}
 	select {
 	case <-v.Machine.Done():
 	case <-v.guest.Done():
 		v.linger()
-	case <-v.Files.Done():
+	case <-files:
 		v.linger()
 	}
 	v.end.why = v.reason()
@@ -102,7 +106,10 @@ func (v *VM) reason() End {
 	if v.end.asked.Load() {
 		return End{OutOfMemory: oom != nil}
 	}
-	why := errors.Join(oom, v.Machine.Err(), v.Files.Err())
+	why := errors.Join(oom, v.Machine.Err())
+	if v.Files != nil {
+		why = errors.Join(why, v.Files.Err())
+	}
 	// QEMU that ends with status 0 and without an error was powered off from within.
 	if why == nil && v.guest != nil {
 		select {

@@ -56,6 +56,9 @@ func (v *VM) lookAtMachine() string {
 
 // lookAtFiles has no question to ask: virtiofsd has no monitor.
 func (v *VM) lookAtFiles() string {
+	if v.Files == nil {
+		return "it has no file server"
+	}
 	select {
 	case <-v.Files.Done():
 		return "the file server has ended"

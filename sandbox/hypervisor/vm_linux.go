@@ -37,7 +37,8 @@ type Config struct {
 	Boot     time.Duration // how long the guest may take to say hello
 }
 
-// VM is the two processes. A process that has not been started is nil. Its fields are set by the
+// VM is the two processes. A process that has not been started is nil, as the file server of a
+// machine without a share is always. Its fields are set by the
 // start methods, in the order that the package's comment gives, and do not change later but for
 // root.
 type VM struct {
@@ -148,6 +149,14 @@ func (v *VM) Served() (ns *jail.Root, top *os.File) {
 	return v.jails[confine.FileServer].Root, v.served
 }
 
+// ShareInodes is how many files of the share the guest may know; 0 without a share.
+func (v *VM) ShareInodes() uint64 {
+	if v.Files == nil {
+		return 0
+	}
+	return v.Files.OpenFiles()
+}
+
 // StopFiles ends the file server, if it was started. It is an undo step, and so may be called when
 // nothing was started.
 func (v *VM) StopFiles() error {
@@ -180,7 +189,11 @@ func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.Fi
 	// The guest's memory is a file, too. Nothing that QEMU writes is larger, until a disk is added.
 	v.fileBytes = uint64(m.MemoryMiB) << 20
 	if memory != nil {
-		if err := v.config.Driver.Admit(ctx, confine.File{Kind: confine.Memory, Host: memory}); err != nil {
+		kind := confine.Memory
+		if m.CopyOnWrite {
+			kind = confine.Template
+		}
+		if err := v.config.Driver.Admit(ctx, confine.File{Kind: kind, Host: memory}); err != nil {
 			return 0, fmt.Errorf("memory: %w", err)
 		}
 	}

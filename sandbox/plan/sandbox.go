@@ -72,6 +72,7 @@ type SandboxRequest struct {
 	Workload      *oci.Workload // of the first container
 	Facts         Facts
 	Saved         bool // it becomes a template: its size is a class
+	NoShare       bool // it has no file server; see FileServer
 }
 
 // NewSandbox decides what is done for a sandbox, or says why a wish cannot be honoured. Nothing has
@@ -98,6 +99,9 @@ func NewSandbox(r SandboxRequest) (Sandbox, error) {
 		Cgroup:   Cgroup{Leaf: leaf, Limits: hostLimits(w.HostResources(), m)},
 		OOMScore: w.OOMScore(), Network: w.Namespaces.Network.Path,
 		Configure: Configure{Hostname: cmp.Or(w.Hostname, f.Hostname), Sysctls: guestSysctls(w.Sysctls, f.GuestPorts), ShareTag: ShareTag},
+	}
+	if r.NoShare {
+		s.Machine.Share, s.Configure.ShareTag = nil, ""
 	}
 	if f.Devices {
 		s.Cgroup.Limits.Devices = openDevices()

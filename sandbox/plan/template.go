@@ -43,6 +43,19 @@ func ForTemplate(m vmm.Machine) vmm.Machine {
 	return m
 }
 
+// CopyReason says why a machine of a template's size, whose sandbox has the memory ownMiB, gets a
+// copy of the template's memory; empty: it maps that memory copy-on-write.
+func CopyReason(m vmm.Machine, ownMiB int) string {
+	switch {
+	case m.Share != nil:
+		return "its file server maps the guest's memory, too"
+	case ownMiB != m.MemoryMiB:
+		// The balloon takes the rest, and gives nothing back of what is mapped copy-on-write.
+		return fmt.Sprintf("its memory of %d MiB is no class of templates, the next is %d MiB", ownMiB, m.MemoryMiB)
+	}
+	return ""
+}
+
 // FromTemplate is m, of a template's size, as it starts from one whose NICs have those addresses.
 // The guest's kernel has read them at boot; they only tell the NICs apart. The links that the NICs
 // stand for give them their addresses later, as in a cold start.

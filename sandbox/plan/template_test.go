@@ -3,9 +3,11 @@
 package plan
 
 import (
+	"strings"
 	"testing"
 
 	"cloister/oci"
+	"cloister/vmm"
 )
 
 func TestClassIsTheNextQuarterOfAPowerOfTwo(t *testing.T) {
@@ -82,5 +84,24 @@ func TestSavedSandboxIsOfAClass(t *testing.T) {
 	}
 	if more := saved.Cgroup.Limits.MemoryBytes - own.Cgroup.Limits.MemoryBytes; more < 20<<20 {
 		t.Errorf("the saved machine's cgroup may use %d bytes more, want at least 20 MiB", more)
+	}
+}
+
+// TestCopyReason: a machine maps its template's memory if nobody else maps it, too, and if it has
+// the size of the sandbox.
+func TestCopyReason(t *testing.T) {
+	for name, test := range map[string]struct {
+		share  *vmm.Share
+		ownMiB int
+		want   string // in the reason; empty: none
+	}{
+		"neither share nor another size": {nil, 608, ""},
+		"a share":                        {&vmm.Share{Tag: ShareTag}, 608, "file server"},
+		"a smaller sandbox":              {nil, 600, "600 MiB"},
+	} {
+		got := CopyReason(vmm.Machine{MemoryMiB: 608, Share: test.share}, test.ownMiB)
+		if (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
+			t.Errorf("%s: reason %q, want %q in it", name, got, test.want)
+		}
 	}
 }

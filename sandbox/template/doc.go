@@ -9,6 +9,7 @@
 //
 // A template is a folder with a manifest, the state of the devices as QEMU wrote it, and those
 // pages of memory that are not zero. Store.Begin and Draft.Commit make one, Store.Open gives one
-// that is undamaged, Fill copies its memory into a file of NewMemory's. What a crash leaves is a
+// that is undamaged, Fill copies its memory into a file of NewMemory's, and Store.Share gives its
+// memory as one file that many machines map copy-on-write. What a crash leaves is a
 // draft, which Sweep removes; a template that has its name is whole.
 package template

@@ -247,7 +247,7 @@ func (s Store) Remove(id string) error {
 	if !idPattern.MatchString(id) {
 		return fmt.Errorf("template %.40q: not a template id: %w", id, errdefs.ErrInvalidArgument)
 	}
-	return errors.Join(os.RemoveAll(s.path(id)), ignoreMissing(os.Remove(s.path(failedPrefix+id))))
+	return errors.Join(os.RemoveAll(s.path(id)), ignoreMissing(os.Remove(s.path(failedPrefix+id))), os.RemoveAll(s.path(sharedPrefix+id)))
 }
 
 // Fail notes that a start from a template has failed. The second time sets it aside. A line is

@@ -45,6 +45,8 @@ type result struct {
 	CPUToReadyMs         map[string]float64 `json:"cpu_to_ready_ms"` // of QEMU, until the container runs
 	PSSTemplateMiB       map[string]float64 `json:"pss_template_mib"`
 	PSSTemplate10MiB     float64            `json:"pss_template_10_mib"` // of each of ten
+	PSSCowMiB            map[string]float64 `json:"pss_cow_mib"`         // one sandbox on disks, which maps the template's memory
+	PSSCow10MiB          float64            `json:"pss_cow_10_mib"`      // of each of ten
 	GuestMiB             float64            `json:"guest_mib"`
 	PhasesMs             map[string]Spread  `json:"phases_ms"`
 	IOOverRunc           map[string]float64 `json:"io_over_runc"`
@@ -78,7 +80,7 @@ func TestBench(t *testing.T) {
 		t.Skip("takes minutes: say how often in BENCH_RUNS, as make bench does")
 	}
 	b := &bench{
-		Bed: bed.New(t, host.Options{Cloister: startsFromTemplates}), runs: runs,
+		Bed: bed.New(t, host.Options{Cloister: startsFromTemplates, Config: onDisks(t)}), runs: runs,
 		samples: map[string]Samples{}, phases: map[string]Samples{},
 	}
 	b.runc = *b.Bed
@@ -262,10 +264,11 @@ func (b *bench) memory(t *testing.T, id string) {
 func (b *bench) pss(t *testing.T, id string) map[string]float64 {
 	t.Helper()
 	out, total := map[string]float64{}, 0.0
-	for name, pid := range map[string]int{
-		"qemu":      b.Marked(t, id, "qemu-system"),
-		"virtiofsd": b.Marked(t, id, "virtiofsd"), "shim": b.Shim(t, id),
-	} {
+	processes := map[string]int{"qemu": b.Marked(t, id, "qemu-system"), "shim": b.Shim(t, id)}
+	if b.record(t, id).Facts["file_server"] != "none" {
+		processes["virtiofsd"] = b.Marked(t, id, "virtiofsd")
+	}
+	for name, pid := range processes {
 		data, err := os.ReadFile(b.Place.Path(fmt.Sprintf("/proc/%d/smaps_rollup", pid)))
 		if err != nil {
 			t.Fatal(err)
@@ -367,6 +370,10 @@ func (r *result) print(t *testing.T) {
 		line("pss_template_mib "+name, r.PSSTemplateMiB[name])
 	}
 	line("pss_template_10_mib", r.PSSTemplate10MiB)
+	for _, name := range slices.Sorted(maps.Keys(r.PSSCowMiB)) {
+		line("pss_cow_mib "+name, r.PSSCowMiB[name])
+	}
+	line("pss_cow_10_mib", r.PSSCow10MiB)
 	for _, name := range slices.Sorted(maps.Keys(r.PSSMiB)) {
 		line("pss_mib "+name, r.PSSMiB[name])
 	}

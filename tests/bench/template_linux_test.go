@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,7 +18,7 @@ import (
 )
 
 // startsFromTemplates is the configuration with which each start can be of either kind.
-const startsFromTemplates = "[template]\nmode = \"manual\"\n[workloads]\nannotations = [\"io.cloister.start\"]\n"
+const startsFromTemplates = "[machine]\nfile_server = \"needed\"\n[template]\nmode = \"manual\"\n[workloads]\nannotations = [\"io.cloister.start\"]\n"
 
 // templates measures starts from a template, cold ones and runc's, which take turns. The template
 // is built here, so that all other parts start cold.
@@ -76,6 +77,51 @@ func (b *bench) templates(t *testing.T) {
 	b.result.PSSTemplate10MiB = round(b.result.PSSTemplate10MiB)
 	for i := range many {
 		b.stop(t, fmt.Sprint("many", i), false)
+	}
+	b.onDisks(t, many)
+}
+
+// onDisks is containerd's configuration for root file systems on disks.
+func onDisks(t *testing.T) string {
+	t.Helper()
+	scratch := filepath.Join(t.TempDir(), "scratch.ext4")
+	mkfs := testenv.NeedTool(t, "mkfs.ext4")
+	out, err := exec.CommandContext(t.Context(), mkfs, "-q", "-O", "^has_journal", "-E", "root_owner=0:0", scratch, "32M").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %s", mkfs, out)
+	}
+	return fmt.Sprintf("[plugins.\"io.containerd.snapshotter.v1.blockfile\"]\nscratch_file = %q\nfs_type = \"ext4\"\n"+
+		"mount_options = []\nrecreate_scratch = true\n", scratch)
+}
+
+// onDisks measures sandboxes whose files are all on disks, and which map the template's memory. It
+// comes last: from here on containers are on disks.
+func (b *bench) onDisks(t *testing.T, many int) {
+	b.Env = append(b.Env, "CONTAINERD_SNAPSHOTTER=blockfile") // of ctr
+	b.Must(t, "images", "import", "--local", filepath.Join(b.Dir, "busybox.tar"))
+	for i := range many {
+		id := fmt.Sprint("disks", i)
+		wall := took(t, b.Bed, b.Args(id, []string{"--detach"}, "sleep", "1000")...)
+		record := b.record(t, id)
+		if memory := record.Facts["memory"]; !strings.HasPrefix(memory, "copy-on-write") {
+			t.Fatalf("the memory of %s is %q", id, memory)
+		}
+		if i == 0 {
+			b.result.PSSCowMiB = b.pss(t, id)
+			continue
+		}
+		b.add("start, copy-on-write", wall)
+		b.add("start, copy-on-write, CPU time of QEMU", b.cpuTime(t, record))
+		for _, p := range record.Phases {
+			add(b.phases, "copy-on-write start: "+p.Name, time.Duration(p.DurationMs)*time.Millisecond)
+		}
+	}
+	for i := range many {
+		b.result.PSSCow10MiB += b.pss(t, fmt.Sprint("disks", i))["total"] / float64(many)
+	}
+	b.result.PSSCow10MiB = round(b.result.PSSCow10MiB)
+	for i := range many {
+		b.stop(t, fmt.Sprint("disks", i), false)
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 )
 
 // fromTemplates has sandboxes start from templates.
-const fromTemplates = "[template]\nmode = \"manual\"\n"
+const fromTemplates = "[machine]\nfile_server = \"needed\"\n[template]\nmode = \"manual\"\n"
 
 // crashCloister builds the command line that kills itself at a step it is told.
 func crashCloister(t *testing.T) string {
@@ -116,7 +116,38 @@ func TestTemplateBuilderKilledAtEveryStep(t *testing.T) {
 // TestTemplateStartKilledAtEveryStep kills the shim of a sandbox that starts from a template, from
 // where it begins to copy the memory to where the guest is the sandbox's. The template stays good.
 func TestTemplateStartKilledAtEveryStep(t *testing.T) {
-	s := newStageWith(t, host.Options{Cloister: fromTemplates})
+	killedStarts(t, newStageWith(t, host.Options{Cloister: fromTemplates}))
+}
+
+// TestCopyOnWriteStartKilledAtEveryStep does the same where the template's memory is mapped. A shim
+// that is killed has left a note of it, which the next start removes.
+func TestCopyOnWriteStartKilledAtEveryStep(t *testing.T) {
+	scratch := filepath.Join(t.TempDir(), "scratch.ext4")
+	mkfs := testenv.NeedTool(t, "mkfs.ext4")
+	out, err := exec.CommandContext(t.Context(), mkfs, "-q", "-O", "^has_journal", "-E", "root_owner=0:0", scratch, "32M").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %s", mkfs, out)
+	}
+	s := newStageWith(t, host.Options{Cloister: fromTemplates, Config: fmt.Sprintf(
+		"[plugins.\"io.containerd.snapshotter.v1.blockfile\"]\nscratch_file = %q\nfs_type = \"ext4\"\nmount_options = []\n"+
+			"recreate_scratch = true\n", scratch)})
+	s.Env = append(s.Env, "CONTAINERD_SNAPSHOTTER=blockfile") // of ctr from here on
+	s.Must(t, "images", "import", "--local", filepath.Join(s.Dir, "busybox.tar"))
+	killedStarts(t, s)
+	notes := filepath.Join(s.Place.Dir, "cloister", "templates", "shared-*", "*")
+	if left, err := filepath.Glob(notes); err != nil || len(left) == 0 {
+		t.Errorf("no shim has left a note at %s: %v", notes, err)
+	}
+	s.Must(t, s.Args("last", []string{"--detach"}, "sleep", "1000")...)
+	if left, err := filepath.Glob(notes); err != nil || len(left) != 1 {
+		t.Errorf("notes beside a running sandbox: %q, %v, want its own alone", left, err)
+	}
+	s.Remove(t, "last")
+}
+
+// killedStarts kills the shim after each step of a start from a template.
+func killedStarts(t *testing.T, s *stage) {
+	t.Helper()
 	s.site(t, "template", "build")
 	before := s.Look(t)
 	s.Must(t, s.Args("whole", []string{"--detach"}, "sleep", "1000")...)

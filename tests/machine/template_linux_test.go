@@ -109,6 +109,38 @@ func TestSealedTemplateIsNotShared(t *testing.T) {
 	}
 }
 
+// TestBalloonLeavesTheTemplate: a guest that gives memory back makes no hole in the template that
+// others have mapped.
+func TestBalloonLeavesTheTemplate(t *testing.T) {
+	t.Parallel()
+	m := describe(t, vmm.MicroVM)
+	m.Balloon = true
+	s := save(t, m)
+	s.machine.CopyOnWrite = true
+	before := digest(t, s.memory)
+	r := s.resume(t)
+	const less = 32 // MiB
+	if err := r.SetMemory(t.Context(), m.MemoryMiB-less); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(bootTimeout); ; {
+		have, err := r.Memory(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if have == int64(m.MemoryMiB-less)<<20 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the guest has %d MiB, want %d", have>>20, m.MemoryMiB-less)
+		}
+	}
+	r.want("held", "hold %d", 1)
+	if after := digest(t, s.memory); after != before {
+		t.Error("the balloon has changed the template's memory")
+	}
+}
+
 func digest(t *testing.T, f *os.File) [sha256.Size]byte {
 	t.Helper()
 	h := sha256.New()

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"cloister/vmm"
 	"cloister/vmm/internal/child"
@@ -46,8 +47,8 @@ type Options struct {
 	// Share is a connected socket to the file server; needed with a share.
 	Share *os.File
 	// Memory is a file of the machine's size, all of whose memory it is: needed with a template,
-	// else nil. With CopyOnWrite, QEMU opens it for writing and writes nothing to it; a sealed
-	// memfd (F_SEAL_WRITE) has the kernel keep it so.
+	// else nil. With CopyOnWrite it is a memfd with all seals (see memfd_create(2)): QEMU opens it
+	// for writing, and a balloon would make holes in it.
 	Memory *os.File
 	// Taps has one tap per NIC, in order.
 	Taps []*os.File
@@ -139,10 +140,20 @@ func (o Options) check(m vmm.Machine) error {
 		return wrong(fmt.Sprintf("%d files for %d disks", len(o.Disks), len(m.Disks)))
 	case (o.Memory == nil) != (m.Origin == vmm.FromKernel):
 		return wrong("a template and a file for the memory go together")
+	case m.CopyOnWrite && !sealed(o.Memory):
+		return wrong("memory that is mapped copy-on-write has no seals, and QEMU could change it")
 	case (o.Share == nil) != (m.Share == nil):
 		return wrong("a share and its file server's socket go together")
 	}
 	return nil
+}
+
+// sealed says that nobody can change a file any more, a process that has it open for writing
+// included.
+func sealed(f *os.File) bool {
+	const all = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	have, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
+	return err == nil && have&all == all
 }
 
 // command is QEMU, ready for the Starter. Its environment is fixed, and its folder is the root: it

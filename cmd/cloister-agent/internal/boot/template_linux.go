@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -67,11 +68,29 @@ const (
 	bindDriver  = "/sys/bus/platform/drivers/virtio-mmio/bind"
 )
 
+// balloons is the folder of the balloon's driver.
+const balloons = "/sys/bus/virtio/drivers/virtio_balloon"
+
+// LeaveBalloon takes the balloon from its driver, which would tell the host of pages that are free.
+// A guest without a balloon is no error.
+func LeaveBalloon() error {
+	devices, err := filepath.Glob(balloons + "/virtio*")
+	for _, device := range devices {
+		err = errors.Join(err, os.WriteFile(balloons+"/unbind", []byte(filepath.Base(device)), 0))
+	}
+	if err != nil {
+		return fmt.Errorf("leave the balloon: %w", err)
+	}
+	return nil
+}
+
 // BindShare has the kernel look again at the slot in which the share is now. The kernel found the
 // slot empty when the template was booted, but keeps its platform device. Binding the driver again
-// probes it. The line of the share's device comes first in the machine, see vmm/qemu.
+// probes it. The line of the share's device comes first in the machine, see vmm/qemu. A slot that
+// is still empty is no error: a machine may have no share, and one that should have fails at the
+// mount.
 func BindShare() error {
-	if err := os.WriteFile(bindDriver, []byte(shareDevice), 0); err != nil {
+	if err := os.WriteFile(bindDriver, []byte(shareDevice), 0); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("find the share's device: %w", err)
 	}
 	return nil

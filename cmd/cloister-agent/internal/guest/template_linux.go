@@ -54,6 +54,11 @@ func AwaitWake(port *os.File, hello guestapi.Hello) error {
 	if err := setTime(wake.TimeUnixNano); err != nil {
 		return err
 	}
+	if wake.KeepMemory {
+		if err := boot.LeaveBalloon(); err != nil {
+			return err
+		}
+	}
 	return boot.StartAnew(port)
 }
 
