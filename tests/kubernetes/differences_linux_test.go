@@ -185,12 +185,13 @@ spec:
 }
 
 // resize: limits change in place below what the machine has; more than it has is refused with the
-// machine's figure.
+// machine's figure, and so is a container that is made anew with more.
 func resize(t *testing.T, s *space) {
-	s.apply(t, `
+	for pod, policy := range map[string]string{"sized": "NotRequired", "again": "RestartContainer"} {
+		s.apply(t, fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
-metadata: {name: sized}
+metadata: {name: %s}
 spec:
   runtimeClassName: cloister
   terminationGracePeriodSeconds: 1
@@ -199,39 +200,49 @@ spec:
     image: IMAGE
     command: [sleep, "1000"]
     resources: {requests: {memory: 32Mi, cpu: 50m}, limits: {memory: 96Mi, cpu: 500m}}
-    resizePolicy: [{resourceName: memory, restartPolicy: NotRequired}, {resourceName: cpu, restartPolicy: NotRequired}]
-`)
-	s.ready(t, "sized")
-	patch := func(memory, cpu string) (string, error) {
-		return s.try(t, "patch", "pod", "sized", "--subresource=resize", "--patch",
-			fmt.Sprintf(`{"spec":{"containers":[{"name":"main","resources":{"limits":{"memory":%q,"cpu":%q}}}]}}`, memory, cpu))
+    resizePolicy: [{resourceName: memory, restartPolicy: %s}, {resourceName: cpu, restartPolicy: NotRequired}]
+`, pod, policy))
 	}
-	if out, err := patch("64Mi", "400m"); err != nil {
-		t.Fatalf("resize: %v: %s", err, out)
+	s.ready(t, "sized", "again")
+	patch := func(pod, memory string) (string, error) {
+		return s.try(t, "patch", "pod", pod, "--subresource=resize", "--patch",
+			fmt.Sprintf(`{"spec":{"containers":[{"name":"main","resources":{"limits":{"memory":%q,"cpu":"400m"}}}]}}`, memory))
 	}
-	s.awaitField(t, "pod/sized", ".status.containerStatuses[0].resources.limits.memory", "64Mi")
-	if got := s.exec(t, "sized", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max"); got != fmt.Sprintf("%d\n40000 100000\n", 64<<20) {
-		t.Errorf("memory.max and cpu.max = %q", got)
-	}
-	if out, err := patch("4Gi", "400m"); err == nil || !strings.Contains(out, "fixed when its pod starts") {
-		t.Errorf("resize to 4 GiB: %v: %s", err, out)
+	for pod, restarts := range map[string]string{"sized": "0", "again": "1"} {
+		if out, err := patch(pod, "64Mi"); err != nil {
+			t.Fatalf("resize of %s: %v: %s", pod, err, out)
+		}
+		s.awaitField(t, "pod/"+pod, ".status.containerStatuses[0].resources.limits.memory", "64Mi")
+		s.awaitField(t, "pod/"+pod, ".status.containerStatuses[0].restartCount", restarts)
+		s.ready(t, pod)
+		if got := s.exec(t, pod, "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max"); got != fmt.Sprintf("%d\n40000 100000\n", 64<<20) {
+			t.Errorf("memory.max and cpu.max of %s = %q", pod, got)
+		}
+		if out, err := patch(pod, "4Gi"); err == nil || !strings.Contains(out, "fixed when its pod starts") {
+			t.Errorf("resize of %s to 4 GiB: %v: %s", pod, err, out)
+		}
 	}
 	// Without the rule it is the runtime that refuses.
 	s.must(t, "delete", "validatingadmissionpolicybinding", "cloister-resize")
 	t.Cleanup(func() { s.must(t, "apply", "-f", s.path("deploy/kubernetes/resize.yaml")) })
-	s.await(t, "a resize to 4 GiB without the rule", func() string { // which counts for some time yet
-		if out, err := patch("4Gi", "400m"); err != nil {
-			return out
-		}
-		return ""
-	})
-	s.await(t, "the refusal of 4 GiB", func() string {
-		got := s.field(t, "pod/sized", `.status.conditions[?(@.type=="PodResizeInProgress")].message`)
-		if want := fmt.Sprintf("the machine has %d bytes", 96<<20); !strings.Contains(got, want) {
-			return fmt.Sprintf("message %q, want %q", got, want)
-		}
-		return ""
-	})
+	want := fmt.Sprintf("the machine has %d bytes", 96<<20)
+	for pod, field := range map[string]string{
+		"sized": `.status.conditions[?(@.type=="PodResizeInProgress")].message`,
+		"again": ".status.containerStatuses[0].state.waiting.message",
+	} {
+		s.await(t, "a resize to 160 MiB without the rule", func() string { // which counts for some time yet
+			if out, err := patch(pod, "160Mi"); err != nil {
+				return out
+			}
+			return ""
+		})
+		s.await(t, "the refusal of 160 MiB", func() string {
+			if got := s.field(t, "pod/"+pod, field); !strings.Contains(got, want) {
+				return fmt.Sprintf("message %q, want %q", got, want)
+			}
+			return ""
+		})
+	}
 	s.await(t, "the refusal as an event", func() string {
 		_, events, _ := strings.Cut(s.must(t, "describe", "pod", "sized"), "Events:")
 		if !strings.Contains(events, "ResizeError") || !strings.Contains(events, "the machine has") {
@@ -239,7 +250,7 @@ spec:
 		}
 		return ""
 	})
-	t.Logf("the refusal: %s", s.must(t, "describe", "pod", "sized"))
+	t.Logf("the refusal: %s", s.must(t, "describe", "pods"))
 	if got := s.exec(t, "sized", "cat /sys/fs/cgroup/memory.max"); got != fmt.Sprintln(64<<20) {
 		t.Errorf("memory.max after the refusal = %q", got)
 	}
@@ -248,8 +259,11 @@ spec:
 // stats is what is looked at of the kubelet's summary.
 type stats struct {
 	Pods []struct {
-		PodRef     struct{ Name, Namespace string }
-		Network    struct{ RxBytes, TxBytes uint64 }
+		PodRef  struct{ Name, Namespace string }
+		Network struct {
+			RxBytes, TxBytes uint64
+			Interfaces       []struct{ Name string }
+		}
 		CPU        struct{ UsageCoreNanoSeconds uint64 }
 		Memory     struct{ UsageBytes, WorkingSetBytes uint64 }
 		Containers []struct {
@@ -260,8 +274,9 @@ type stats struct {
 	}
 }
 
-// summary: what kubectl top is made of has the pod's CPU, memory and network. The kubelet counts
-// processes by the containers' cgroups on the host, of which a guest has none.
+// summary: what kubectl top is made of has the pod's CPU, memory and network, and no interface of
+// cloister's own. The kubelet counts processes by the containers' cgroups on the host, of which a
+// guest has none.
 func summary(t *testing.T, s *space) {
 	s.apply(t, `
 apiVersion: v1
@@ -286,6 +301,9 @@ spec:
 			if p.Network.RxBytes == 0 || p.CPU.UsageCoreNanoSeconds == 0 || p.Memory.WorkingSetBytes == 0 ||
 				len(p.Containers) != 1 || p.Containers[0].CPU.UsageCoreNanoSeconds == 0 || p.Containers[0].Memory.WorkingSetBytes == 0 {
 				return fmt.Sprintf("%+v", p)
+			}
+			if nics := p.Network.Interfaces; len(nics) != 1 || nics[0].Name != "eth0" {
+				t.Errorf("the pod's interfaces are %v, want eth0 alone", nics)
 			}
 			return ""
 		}

@@ -179,7 +179,8 @@ spec:
 	}
 }
 
-// streams: exec with a terminal whose size changes, attach, cp in both directions, port-forward.
+// streams: exec with a terminal whose size changes, attach, cp in both directions, port-forward to
+// a port that is open and to one that is not.
 func streams(t *testing.T, s *space) {
 	s.apply(t, `
 apiVersion: v1
@@ -213,16 +214,30 @@ spec:
 	s.must(t, "cp", from, "streams:/tmp/f", "-c", "web")
 	s.must(t, "cp", "streams:/tmp/f", from+".back", "-c", "web")
 	s.Place.Run(t, "cmp", from, from+".back")
-	script := `exec 3< <("$@"); read -r line <&3; port=${line#*127.0.0.1:}; port=${port%% *}
-exec 4<>/dev/tcp/127.0.0.1/$port; printf 'GET /f HTTP/1.0\r\n\r\n' >&4; tail -n 1 <&4; kill $!`
-	forward := s.command(t.Context(), "--namespace", s.name, "port-forward", "streams", ":8080")
+	if got := s.forward(t, "streams", 8080); !strings.HasSuffix(got, "page\n") {
+		t.Errorf("port-forward: %q", got)
+	}
+	// Something accepts each connection for the guest, whether or not it listens.
+	if got := s.forward(t, "streams", 8081); !strings.Contains(got, "connection reset by peer") {
+		t.Errorf("port-forward to a port where nothing listens: %q", got)
+	}
+}
+
+// forward asks for the page /f by kubectl port-forward, and gives the last line of the answer after
+// what kubectl complains of.
+func (s *space) forward(t *testing.T, pod string, port int) string {
+	t.Helper()
+	const script = `exec 3< <("$@"); read -r line <&3; port=${line#*127.0.0.1:}; port=${port%% *}
+exec 4<>/dev/tcp/127.0.0.1/$port; printf 'GET /f HTTP/1.0\r\n\r\n' >&4; tail -n 1 <&4; kill $! || true`
+	forward := s.command(t.Context(), "--namespace", s.name, "port-forward", pod, fmt.Sprintf(":%d", port))
 	args := append([]string{"-c", script, "forward"}, forward.Args[len(forward.Args)-6:]...)
 	cmd := s.Place.Command(t.Context(), "bash", args...)
 	cmd.Env = forward.Env
 	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.HasSuffix(string(out), "page\n") {
+	if err != nil {
 		t.Errorf("port-forward: %v: %q", err, out)
 	}
+	return string(out)
 }
 
 // get is a script that asks for the page /f. Debian's static busybox cannot resolve names in wget.

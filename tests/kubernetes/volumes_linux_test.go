@@ -43,8 +43,10 @@ spec:
   - name: main
     image: IMAGE
     command: [sleep, "1000"]
-    resources: {limits: {memory: 64Mi}}
+    resources: {limits: {memory: 64Mi, cpu: 500m}}
     env:
+    - {name: CPU, valueFrom: {resourceFieldRef: {resource: limits.cpu, divisor: 1m}}}
+    - {name: MEMORY, valueFrom: {resourceFieldRef: {resource: limits.memory}}}
     - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
     - {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
     - {name: WORD, valueFrom: {secretKeyRef: {name: password, key: word}}}
@@ -57,8 +59,8 @@ spec:
 	s.ready(t, "reader")
 	ip := s.field(t, "pod/reader", ".status.podIP")
 	script := "cat /settings/colour; echo; cat /one/colour; echo; cat /password/word; echo; stat -L -c %a /password/word; " +
-		"cat /all/labels; echo; cat /all/memory; echo; echo $NODE $IP $WORD; tr -cd . </all/token | wc -c"
-	want := fmt.Sprintf("red\nred\nfirst\n440\nrole=\"reading\"\n%d\n%s %s first\n2\n", 64<<20, nodeName, ip)
+		"cat /all/labels; echo; cat /all/memory; echo; echo $NODE $IP $WORD $CPU $MEMORY; tr -cd . </all/token | wc -c"
+	want := fmt.Sprintf("red\nred\nfirst\n440\nrole=\"reading\"\n%d\n%s %s first 500 %[1]d\n2\n", 64<<20, nodeName, ip)
 	if got := s.exec(t, "reader", script); got != want {
 		t.Errorf("%s\n= %q, want %q", script, got, want)
 	}
