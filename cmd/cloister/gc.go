@@ -80,9 +80,12 @@ func (s *site) clean(ctx context.Context, std stdio) error {
 	for _, path := range stale {
 		fmt.Fprintf(std.err, "took back socket %s\n", path)
 	}
-	// Drafts of templates whose builder was killed.
-	_, draftErr := s.config.Templates().Sweep()
-	return errors.Join(orRoot(err), staleErr, draftErr)
+	// Drafts of templates whose builder was killed, and notes of shims about shared memory.
+	left, leftErr := s.config.Templates().Sweep()
+	for _, name := range left {
+		fmt.Fprintf(std.err, "took back %s of the templates\n", name)
+	}
+	return errors.Join(orRoot(err), staleErr, leftErr)
 }
 
 // leftovers lists sandboxes whose shim is gone, as they are before the cleanup.

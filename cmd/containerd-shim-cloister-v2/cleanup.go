@@ -57,9 +57,11 @@ func cleanup(ctx context.Context, r bootstrap.Request) (bootstrap.Exit, error) {
 		return bootstrap.Exit{}, err
 	}
 	cfg.Trace = crashtest.Trace("delete-" + r.ID)
+	err = cfg.Recovery().Cleanup(ctx, r.Namespace, r.ID)
+	_, notes := cfg.Templates().SweepShared()
 	// 137: nobody knows the real status once the shim is gone; containerd shows the container as
 	// killed.
-	return bootstrap.Exit{Status: 137, At: time.Now()}, cfg.Recovery().Cleanup(ctx, r.Namespace, r.ID)
+	return bootstrap.Exit{Status: 137, At: time.Now()}, errors.Join(err, notes)
 }
 
 // folders reads the configuration for what needs only its folders: a wrong key stops no

@@ -105,9 +105,9 @@ func (s Store) Clear() (removed []string, err error) {
 	return removed, nil
 }
 
-// Sweep removes what dead processes left: drafts, on whose folders their builders hold a lock, and
-// digests that were not put in place. A living process whose digests go keeps none, which is no
-// error. It gives the names of the drafts.
+// Sweep removes what dead processes left: drafts, on whose folders their builders hold a lock,
+// digests that were not put in place, and what SweepShared removes. A living process whose digests
+// go keeps none, which is no error. It gives the names of drafts and notes.
 func (s Store) Sweep() (removed []string, err error) {
 	digests, err := filepath.Glob(s.path(digestsName + ".*"))
 	if err != nil {
@@ -141,5 +141,57 @@ func (s Store) Sweep() (removed []string, err error) {
 			return removed, err
 		}
 	}
+	notes, err := s.SweepShared()
+	return append(removed, notes...), err
+}
+
+// SweepShared removes the notes of shims that were killed, see Shared, and gives their names. What
+// a living process has noted stays, and so does what another start has locked.
+func (s Store) SweepShared() (removed []string, err error) {
+	folders, err := filepath.Glob(s.path(sharedPrefix + "*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, folder := range folders {
+		lock, err := lockFolder(folder, 0)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
+			continue
+		}
+		if err != nil {
+			return removed, err
+		}
+		names, err := sweepNotes(folder)
+		removed = append(removed, names...)
+		if err = errors.Join(err, lock.Close()); err != nil {
+			return removed, err
+		}
+	}
+	return removed, nil
+}
+
+// sweepNotes does it for the notes about one template. The caller has the folder's lock.
+func sweepNotes(folder string) (removed []string, err error) {
+	names, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range names {
+		name := filepath.Join(folder, e.Name())
+		n, err := readNote(name)
+		if err == nil {
+			var f *os.File
+			if f, err = n.open(); err == nil {
+				_ = f.Close() // read only
+			}
+		}
+		if !isStale(err) {
+			continue
+		}
+		if err := ignoreMissing(os.Remove(name)); err != nil {
+			return removed, err
+		}
+		removed = append(removed, filepath.Join(filepath.Base(folder), e.Name()))
+	}
+	_ = unix.Rmdir(folder) // living sandboxes have notes in it, as a rule
 	return removed, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -107,5 +108,79 @@ func TestGCRemovesAbandonedDrafts(t *testing.T) {
 	}
 	if err := errors.Join(live.Close(), dead.Close()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestGCRemovesNotesOfTheDead: what a killed shim has noted of the memory that it shared goes, and
+// what a living one has noted stays.
+func TestGCRemovesNotesOfTheDead(t *testing.T) {
+	s := store(t)
+	build(t, s, key(), memory(t, 1))
+	live, dead := shared(t, s), shared(t, s)
+	move(t, dead.note, func(n *note) { n.PID = 1 << 30 })
+	want := []string{filepath.Join(filepath.Base(filepath.Dir(dead.note)), filepath.Base(dead.note))}
+	if removed, err := s.Sweep(); err != nil || !slices.Equal(removed, want) {
+		t.Errorf("Sweep beside a living shim = %q, %v, want %q", removed, err, want)
+	}
+	later := shared(t, s)
+	if inode(t, later.File) != inode(t, live.File) {
+		t.Error("the memory of the living shim is not found any more")
+	}
+	for _, h := range []*Shared{live, later} {
+		move(t, h.note, func(n *note) { n.PID = 1 << 30 })
+	}
+	folder := filepath.Dir(live.note)
+	lock, err := lockFolder(folder, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := s.Sweep(); err != nil || len(removed) != 0 {
+		t.Errorf("Sweep beside a start = %q, %v, want nothing", removed, err)
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := s.GC(); err != nil || len(removed) != 2 {
+		t.Errorf("GC = %q, %v, want both notes", removed, err)
+	}
+	if _, err := os.Lstat(folder); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder of the notes is left: %v", err)
+	}
+	if err := errors.Join(live.Close(), dead.Close(), later.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSharedFolderThatGoes: starts and ends at once find and remove one folder, and each start has
+// noted its memory in the one that is there.
+func TestSharedFolderThatGoes(t *testing.T) {
+	s := store(t)
+	build(t, s, key(), memory(t, 1))
+	from, err := s.Open(key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close() // read only
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				h, err := s.Share(from)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := os.Lstat(h.note); err != nil {
+					t.Errorf("no note: %v", err)
+				}
+				if err := h.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if left, err := filepath.Glob(s.path(sharedPrefix + "*")); err != nil || len(left) != 0 {
+		t.Errorf("folders of notes are left: %v, %v", left, err)
 	}
 }

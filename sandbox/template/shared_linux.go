@@ -71,11 +71,18 @@ func (s Store) Share(t *Template) (_ *Shared, err error) {
 	return h, nil
 }
 
-// Close lets go of the memory. Sandboxes that have mapped it keep it.
+// Close lets go of the memory. Sandboxes that have mapped it keep it. The folder of the notes goes
+// with the last one.
 func (h *Shared) Close() error {
-	var err error
-	if h.note != "" {
-		err = ignoreMissing(os.Remove(h.note))
+	if h.note == "" {
+		return h.File.Close()
+	}
+	folder := filepath.Dir(h.note)
+	lock, locked := lockFolder(folder, shareLimit)
+	err := ignoreMissing(os.Remove(h.note))
+	if locked == nil {
+		_ = unix.Rmdir(folder) // others have notes in it, as a rule
+		_ = lock.Close()       // read only
 	}
 	return errors.Join(err, h.File.Close())
 }
@@ -104,9 +111,20 @@ func (t *Template) seal() (*os.File, error) {
 
 // lockShared makes the folder and takes its lock, which goes with the process.
 func lockShared(folder string, limit time.Duration) (*os.File, error) {
-	if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
+	for end := time.Now().Add(limit); ; {
+		if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		dir, err := lockFolder(folder, time.Until(end))
+		if !errors.Is(err, fs.ErrNotExist) || time.Now().After(end) {
+			return dir, err
+		}
 	}
+}
+
+// lockFolder takes a folder's lock. A folder that was removed before it was locked is
+// fs.ErrNotExist; without a limit, one that another has locked is EWOULDBLOCK.
+func lockFolder(folder string, limit time.Duration) (*os.File, error) {
 	dir, err := os.Open(folder)
 	if err != nil {
 		return nil, err
@@ -119,10 +137,26 @@ func lockShared(folder string, limit time.Duration) (*os.File, error) {
 		}
 		time.Sleep(poll) //nolint:forbidigo // flock has no limit of its own
 	}
+	if err == nil {
+		err = named(dir, folder)
+	}
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
 	return dir, nil
+}
+
+// named is fs.ErrNotExist if an open folder is not the one of that name any more.
+func named(dir *os.File, name string) error {
+	have, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	now, err := os.Lstat(name)
+	if err == nil && !os.SameFile(have, now) {
+		err = &fs.PathError{Op: "lock", Path: name, Err: fs.ErrNotExist}
+	}
+	return err
 }
 
 // findShared gives the memory that a note leads to, nil for none. Notes that lead to none go: their
@@ -134,9 +168,8 @@ func findShared(folder, sum string) *os.File {
 	}
 	for _, e := range names {
 		name := filepath.Join(folder, e.Name())
-		data, err := readBounded(name, 1<<10)
-		var n note
-		if err != nil || json.Unmarshal(data, &n) != nil || n.Seen.SHA256 != sum {
+		n, err := readNote(name)
+		if err != nil || n.Seen.SHA256 != sum {
 			_ = os.Remove(name) // of a template that was replaced, or damaged
 			continue
 		}
@@ -144,11 +177,28 @@ func findShared(folder, sum string) *os.File {
 		if err == nil {
 			return f
 		}
-		if !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) {
+		if isStale(err) {
 			_ = os.Remove(name)
 		}
 	}
 	return nil
+}
+
+func readNote(name string) (n note, err error) {
+	data, err := readBounded(name, 1<<10)
+	if err != nil {
+		return n, err
+	}
+	if err := json.Unmarshal(data, &n); err != nil {
+		return n, fmt.Errorf("%s: %w: %w", name, ErrDamaged, err)
+	}
+	return n, nil
+}
+
+// isStale tells by the error of a note's open that the note leads nowhere for anybody. Too few
+// descriptors, and a process that this one may not look into, say nothing of it.
+func isStale(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, ErrDamaged)
 }
 
 // open opens the memory that the note speaks of. O_PATH comes first: a process that has the number
@@ -182,10 +232,10 @@ func (n note) open() (*os.File, error) {
 func CheckSeals(f *os.File) error {
 	have, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
 	if err != nil {
-		return fmt.Errorf("seals of %s: %w", f.Name(), err)
+		return fmt.Errorf("seals of %s: %w: %w", f.Name(), err, ErrDamaged)
 	}
 	if have&Seals != Seals {
-		return fmt.Errorf("%s has seals %#x, want %#x", f.Name(), have, Seals)
+		return fmt.Errorf("%s has seals %#x, want %#x: %w", f.Name(), have, Seals, ErrDamaged)
 	}
 	return nil
 }

@@ -85,8 +85,8 @@ func TestSharedMemoryIsOneFile(t *testing.T) {
 	if err := errors.Join(second.Close(), third.Close()); err != nil {
 		t.Error(err)
 	}
-	if left, err := filepath.Glob(s.path(sharedPrefix + "*/*")); err != nil || len(left) != 0 {
-		t.Errorf("notes are left: %v, %v", left, err)
+	if left, err := filepath.Glob(s.path(sharedPrefix + "*")); err != nil || len(left) != 0 {
+		t.Errorf("folders of notes are left: %v, %v", left, err)
 	}
 }
 
