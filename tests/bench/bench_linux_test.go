@@ -45,6 +45,8 @@ type result struct {
 	CPUToReadyMs         map[string]float64 `json:"cpu_to_ready_ms"` // of QEMU, until the container runs
 	PSSTemplateMiB       map[string]float64 `json:"pss_template_mib"`
 	PSSTemplate10MiB     float64            `json:"pss_template_10_mib"` // of each of ten
+	PSSCowMiB            map[string]float64 `json:"pss_cow_mib"`         // one sandbox on disks, which maps the template's memory
+	PSSCow10MiB          map[string]float64 `json:"pss_cow_10_mib"`      // of each of ten
 	GuestMiB             float64            `json:"guest_mib"`
 	PhasesMs             map[string]Spread  `json:"phases_ms"`
 	IOOverRunc           map[string]float64 `json:"io_over_runc"`
@@ -78,7 +80,7 @@ func TestBench(t *testing.T) {
 		t.Skip("takes minutes: say how often in BENCH_RUNS, as make bench does")
 	}
 	b := &bench{
-		Bed: bed.New(t, host.Options{Cloister: startsFromTemplates}), runs: runs,
+		Bed: bed.New(t, host.Options{Cloister: startsFromTemplates, Config: bed.Disks(t)}), runs: runs,
 		samples: map[string]Samples{}, phases: map[string]Samples{},
 	}
 	b.runc = *b.Bed
@@ -90,7 +92,10 @@ func TestBench(t *testing.T) {
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T)
-	}{{"cold", b.cold}, {"inside", b.inside}, {"tasks", b.tasks}, {"concurrent", b.concurrent}, {"template", b.templates}} {
+	}{
+		{"cold", b.cold}, {"inside", b.inside}, {"tasks", b.tasks}, {"concurrent", b.concurrent}, {"template", b.templates},
+		{"disks", b.onDisks},
+	} {
 		if only := os.Getenv("BENCH_PART"); only == "" || only == part.name {
 			part.run(t)
 		}
@@ -259,30 +264,53 @@ func (b *bench) memory(t *testing.T, id string) {
 }
 
 // pss is the proportional set size of each process of a sandbox, and their sum, in MiB.
+// "translated" is the part of QEMU's that holds the code that it has translated.
 func (b *bench) pss(t *testing.T, id string) map[string]float64 {
 	t.Helper()
 	out, total := map[string]float64{}, 0.0
-	for name, pid := range map[string]int{
-		"qemu":      b.Marked(t, id, "qemu-system"),
-		"virtiofsd": b.Marked(t, id, "virtiofsd"), "shim": b.Shim(t, id),
-	} {
-		data, err := os.ReadFile(b.Place.Path(fmt.Sprintf("/proc/%d/smaps_rollup", pid)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for line := range strings.Lines(string(data)) {
-			var kib float64
-			if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
-				if _, err := fmt.Sscan(rest, &kib); err != nil {
-					t.Fatal(err)
-				}
-				out[name] = round(kib / 1024)
-				total += kib / 1024
-			}
+	processes := map[string]int{"qemu": b.Marked(t, id, "qemu-system"), "shim": b.Shim(t, id)}
+	if b.record(t, id).Facts["file_server"] != "none" {
+		processes["virtiofsd"] = b.Marked(t, id, "virtiofsd")
+	}
+	for name, pid := range processes {
+		all, code := b.mapped(t, pid)
+		out[name] = round(all)
+		total += all
+		if name == "qemu" {
+			out["translated"] = round(code)
 		}
 	}
 	out["total"] = round(total)
 	return out
+}
+
+// mapped is a process's proportional set size, and what of it can be written and executed, in MiB.
+func (b *bench) mapped(t *testing.T, pid int) (all, code float64) {
+	t.Helper()
+	data, err := os.ReadFile(b.Place.Path(fmt.Sprintf("/proc/%d/smaps", pid)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mode := ""
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		if !strings.HasSuffix(fields[0], ":") {
+			mode = fields[1] // the first line of a mapping: addresses, mode
+			continue
+		}
+		if fields[0] != "Pss:" {
+			continue
+		}
+		kib, err := strconv.ParseFloat(fields[1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all += kib / 1024
+		if mode == "rwxp" {
+			code += kib / 1024
+		}
+	}
+	return all, code
 }
 
 // record is a running sandbox's, as cloister inspect shows it.
@@ -367,6 +395,12 @@ func (r *result) print(t *testing.T) {
 		line("pss_template_mib "+name, r.PSSTemplateMiB[name])
 	}
 	line("pss_template_10_mib", r.PSSTemplate10MiB)
+	for _, name := range slices.Sorted(maps.Keys(r.PSSCowMiB)) {
+		line("pss_cow_mib "+name, r.PSSCowMiB[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.PSSCow10MiB)) {
+		line("pss_cow_10_mib "+name, r.PSSCow10MiB[name])
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.PSSMiB)) {
 		line("pss_mib "+name, r.PSSMiB[name])
 	}

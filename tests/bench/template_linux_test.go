@@ -17,13 +17,18 @@ import (
 )
 
 // startsFromTemplates is the configuration with which each start can be of either kind.
-const startsFromTemplates = "[template]\nmode = \"manual\"\n[workloads]\nannotations = [\"io.cloister.start\"]\n"
+const startsFromTemplates = `[machine]
+file_server = "needed"
+[template]
+mode = "manual"
+[workloads]
+annotations = ["io.cloister.start"]
+`
 
 // templates measures starts from a template, cold ones and runc's, which take turns. The template
 // is built here, so that all other parts start cold.
 func (b *bench) templates(t *testing.T) {
-	cloister := filepath.Join(testenv.Build(t), "cloister")
-	b.Place.Run(t, cloister, "--config", filepath.Join(b.Place.Dir, "cloister.toml"), "template", "build")
+	b.buildTemplate(t)
 	for i := range b.runs + 1 {
 		for _, kind := range []string{"template", "cold"} {
 			id := fmt.Sprint(kind, i)
@@ -66,16 +71,61 @@ func (b *bench) templates(t *testing.T) {
 		"template": b.median("start, template, CPU time of QEMU"),
 		"cold":     b.median("start, cold, CPU time of QEMU"),
 	}
-	const many = 10
 	for i := range many {
 		took(t, b.Bed, b.Args(fmt.Sprint("many", i), []string{"--detach"}, "sleep", "1000")...)
 	}
 	for i := range many {
-		b.result.PSSTemplate10MiB += b.pss(t, fmt.Sprint("many", i))["total"] / many
+		b.result.PSSTemplate10MiB += b.pss(t, fmt.Sprint("many", i))["total"] / float64(many)
 	}
 	b.result.PSSTemplate10MiB = round(b.result.PSSTemplate10MiB)
 	for i := range many {
 		b.stop(t, fmt.Sprint("many", i), false)
+	}
+}
+
+// many is how many sandboxes share the host where that counts.
+const many = 10
+
+func (b *bench) buildTemplate(t *testing.T) {
+	t.Helper()
+	cloister := filepath.Join(testenv.Build(t), "cloister")
+	b.Place.Run(t, cloister, "--config", filepath.Join(b.Place.Dir, "cloister.toml"), "template", "build", "--missing")
+}
+
+// onDisks measures sandboxes whose files are all on disks, and which map the template's memory. It
+// comes last: from here on containers are on disks.
+func (b *bench) onDisks(t *testing.T) {
+	b.buildTemplate(t)
+	b.UseDisks(t)
+	for i := range many {
+		id := fmt.Sprint("disks", i)
+		wall := took(t, b.Bed, b.Args(id, []string{"--detach"}, "sleep", "1000")...)
+		record := b.record(t, id)
+		if memory := record.Facts["memory"]; !strings.HasPrefix(memory, "copy-on-write") {
+			t.Fatalf("the memory of %s is %q", id, memory)
+		}
+		if i == 0 {
+			b.result.PSSCowMiB = b.pss(t, id)
+			continue
+		}
+		b.add("start, copy-on-write", wall)
+		b.add("start, copy-on-write, CPU time of QEMU", b.cpuTime(t, record))
+		for _, p := range record.Phases {
+			add(b.phases, "copy-on-write start: "+p.Name, time.Duration(p.DurationMs)*time.Millisecond)
+		}
+	}
+	sums := map[string]float64{}
+	for i := range many {
+		for name, mib := range b.pss(t, fmt.Sprint("disks", i)) {
+			sums[name] += mib / float64(many)
+		}
+	}
+	b.result.PSSCow10MiB = map[string]float64{}
+	for name, mib := range sums {
+		b.result.PSSCow10MiB[name] = round(mib)
+	}
+	for i := range many {
+		b.stop(t, fmt.Sprint("disks", i), false)
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 )
 
 // fromTemplates has sandboxes start from templates.
-const fromTemplates = "[template]\nmode = \"manual\"\n"
+const fromTemplates = "[machine]\nfile_server = \"needed\"\n[template]\nmode = \"manual\"\n"
 
 // crashCloister builds the command line that kills itself at a step it is told.
 func crashCloister(t *testing.T) string {
@@ -116,7 +116,20 @@ func TestTemplateBuilderKilledAtEveryStep(t *testing.T) {
 // TestTemplateStartKilledAtEveryStep kills the shim of a sandbox that starts from a template, from
 // where it begins to copy the memory to where the guest is the sandbox's. The template stays good.
 func TestTemplateStartKilledAtEveryStep(t *testing.T) {
-	s := newStageWith(t, host.Options{Cloister: fromTemplates})
+	killedStarts(t, newStageWith(t, host.Options{Cloister: fromTemplates}))
+}
+
+// TestCopyOnWriteStartKilledAtEveryStep does the same where the template's memory is mapped. What
+// containerd runs after a dead shim removes its note of that memory.
+func TestCopyOnWriteStartKilledAtEveryStep(t *testing.T) {
+	s := newStageWith(t, host.Options{Cloister: fromTemplates, Config: bed.Disks(t)})
+	s.UseDisks(t)
+	killedStarts(t, s)
+}
+
+// killedStarts kills the shim after each step of a start from a template.
+func killedStarts(t *testing.T, s *stage) {
+	t.Helper()
 	s.site(t, "template", "build")
 	before := s.Look(t)
 	s.Must(t, s.Args("whole", []string{"--detach"}, "sleep", "1000")...)

@@ -35,8 +35,9 @@ func newTemplates(t *testing.T) *templates {
 	return b
 }
 
-// withTemplates is a bed with that template.mode, and without a template.
-func withTemplates(t *testing.T, mode string) *templates {
+// withTemplates is a bed with that template.mode, and without a template. config is more of
+// containerd's configuration.
+func withTemplates(t *testing.T, mode string, config ...string) *templates {
 	t.Helper()
 	if !isCloister() {
 		t.Skip("only a machine starts from a template")
@@ -44,8 +45,9 @@ func withTemplates(t *testing.T, mode string) *templates {
 	if os.Getenv("CLOISTER_GUEST") == "distro" {
 		t.Skip("templates exist only for the small kernel")
 	}
-	b := newBed(t, host.Options{Cloister: fmt.Sprintf("[template]\nmode = %q\n[debug]\nshell = \"/usr/bin/busybox\"\n"+
-		"[workloads]\nannotations = [\"io.cloister.start\", \"io.cloister.machine\"]\n", mode)})
+	b := newBed(t, host.Options{Config: strings.Join(config, "\n"), Cloister: fmt.Sprintf(
+		"[machine]\nfile_server = \"needed\"\n[template]\nmode = %q\n[debug]\nshell = \"/usr/bin/busybox\"\n"+
+			"[workloads]\nannotations = [\"io.cloister.start\", \"io.cloister.machine\"]\n", mode)})
 	return &templates{b, filepath.Join(b.Place.Dir, "cloister", "templates")}
 }
 
@@ -59,6 +61,8 @@ func (b *templates) cloister(t *testing.T, args ...string) string {
 // facts are what inspect says of a running sandbox.
 type facts struct {
 	Start     string `json:"start"`
+	Memory    string `json:"memory"`
+	Files     string `json:"file_server"`
 	MemoryMiB int    `json:"memory_mib"`
 	BootedMiB int    `json:"booted_mib"`
 	CPUs      int    `json:"cpus"`
