@@ -96,16 +96,19 @@ func (h Host) processes(t testing.TB, s Snapshot) {
 }
 
 // mounts are those of the place, and mount namespaces those that its processes or mounts hold: each
-// keeps all mounts that are in it. The last field is left out: it has the options of the file
-// system, which a mount of the same one elsewhere changes (cgroup v2, for the whole host).
+// keeps all mounts that are in it. The optional fields are left out, which have numbers of peer
+// groups: the kernel gives a mount that is made anew the lowest one that is free on the whole host.
+// So is the last field: it has the options of the file system, which a mount of the same one
+// elsewhere changes (cgroup v2, for the whole host).
 func (h Host) mounts(t testing.TB, s Snapshot) {
 	t.Helper()
 	for _, ino := range h.namespaces(t, "mnt", unix.CLONE_NEWNS, nil) {
 		s[MountNS] = append(s[MountNS], fmt.Sprint(ino))
 	}
 	for _, fields := range h.table(t, "/proc/1/mountinfo") {
-		if len(fields) > 6 {
-			s[Mount] = append(s[Mount], strings.Join(fields[4:len(fields)-1], " "))
+		if i := slices.Index(fields, "-"); i > 5 {
+			named := slices.Concat(fields[4:6], fields[i+1:len(fields)-1])
+			s[Mount] = append(s[Mount], strings.Join(named, " "))
 		}
 	}
 }

@@ -104,3 +104,16 @@ func TestEachKindOfLeakIsFound(t *testing.T) {
 		})
 	}
 }
+
+// TestMountMadeAnewIsNoLeak: a daemon takes a mount away and makes it again, as Docker's does with
+// the namespace that it is in. In between, somebody else on the host makes one.
+func TestMountMadeAnewIsNoLeak(t *testing.T) {
+	place := host.New(t)
+	where := leaks.Host{Place: place}
+	place.Run(t, "sh", "-c", "mkdir /run/own /run/other && mount -t tmpfs own /run/own")
+	before := leaks.Look(t, where)
+	place.Run(t, "sh", "-c", "umount /run/own && mount -t tmpfs other /run/other && mount -t tmpfs own /run/own && umount /run/other")
+	if diff := cmp.Diff([]string(nil), leaks.Compare(before, leaks.Look(t, where))); diff != "" {
+		t.Errorf("leaks of a mount that was made anew:\n%s", diff)
+	}
+}
