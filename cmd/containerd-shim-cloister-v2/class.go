@@ -117,7 +117,7 @@ func (b *backends) open(ctx context.Context, class string) (classes.Backend, err
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.process == nil {
-		s, err := process.New(ctx, b.settings, b.daemon.Namespace, b.publisher, b.daemon.Stop)
+		s, err := process.New(ctx, b.settings, b.daemon.Namespace, b.publisher, b.daemon.Clients, b.daemon.Stop)
 		if err != nil {
 			return nil, err
 		}

@@ -3,11 +3,18 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"cloister/sys"
 )
 
 // Join moves a process into somebody else's group, in every hierarchy that has it; none is
@@ -42,4 +49,67 @@ func join(f files, all []hierarchy, group string, pid int) error {
 		return fmt.Errorf("cgroup %s: in no hierarchy of this host: make it first: %w", group, errdefs.ErrNotFound)
 	}
 	return nil
+}
+
+// Leave moves processes of the group into the groups of this process, in every hierarchy. Those
+// that are not in it stay where they are. It is for processes that must outlive the group's.
+func (g *Group) Leave(pids []int) error {
+	f := realFiles{}
+	all, err := hierarchies(f, func(string) bool { return true })
+	if err != nil {
+		return err
+	}
+	own, err := f.read("/proc/self/cgroup")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, pid := range pids {
+		errs = append(errs, g.leave(f, all, own, pid))
+	}
+	return errors.Join(errs...)
+}
+
+// leave moves one process. The descriptor is opened before the list is read, as in kill: the pid is
+// that of a process of the group then. One that ends meanwhile is no error.
+func (g *Group) leave(f files, all []hierarchy, own string, pid int) error {
+	fd, err := sys.OpenPID(pid)
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer fd.Close()
+	if pids, err := g.Pids(); err != nil || !slices.Contains(pids, pid) {
+		return err
+	}
+	for _, h := range all {
+		group := h.group(own)
+		if group == "" {
+			continue
+		}
+		err := f.write(path.Join(h.mount, group, "cgroup.procs"), strconv.Itoa(pid))
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("cgroup %s: move process %d to %s below %s: %w", g.leaf, pid, group, h.mount, err)
+		}
+	}
+	return nil
+}
+
+// group finds the hierarchy's line in the text of /proc/PID/cgroup (cgroups(7)); empty where there
+// is none.
+func (h hierarchy) group(text string) string {
+	for line := range strings.SplitSeq(text, "\n") {
+		fields := strings.SplitN(line, ":", 3) // a path may hold colons
+		if len(fields) < 3 {
+			continue
+		}
+		for c := range strings.SplitSeq(fields[1], ",") {
+			if h.unified && fields[1] == "" || !h.unified && slices.Contains(h.controllers, c) {
+				return fields[2]
+			}
+		}
+	}
+	return ""
 }

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 
-	runc "github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
 )
 
@@ -52,38 +50,4 @@ func openNull(label string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
-}
-
-// monitor starts the OCI runtime with the sandbox's null device for each stream that it is not
-// given, where os/exec would open the host's.
-type monitor struct {
-	runc.ProcessMonitor
-
-	null func() *os.File // nil while there is no sandbox
-}
-
-func (m monitor) Start(c *exec.Cmd) (chan runc.Exit, error) {
-	m.connect(c)
-	return m.ProcessMonitor.Start(c)
-}
-
-func (m monitor) StartLocked(c *exec.Cmd) (chan runc.Exit, error) {
-	m.connect(c)
-	return m.ProcessMonitor.StartLocked(c)
-}
-
-func (m monitor) connect(c *exec.Cmd) {
-	null := m.null()
-	if null == nil {
-		return
-	}
-	if c.Stdin == nil {
-		c.Stdin = null
-	}
-	if c.Stdout == nil {
-		c.Stdout = null
-	}
-	if c.Stderr == nil {
-		c.Stderr = null
-	}
 }

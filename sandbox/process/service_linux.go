@@ -56,10 +56,10 @@ type Load func(bundle string, r *taskapi.CreateTaskRequest) (Config, error)
 // closeLimit bounds the wait for the last events.
 const closeLimit = 5 * time.Second
 
-// New starts the service of containers of an engine's namespace. stop is called once no container
-// is left and the engine asks for it. From now on this process collects all its children. ctx gives
-// values alone.
-func New(ctx context.Context, load Load, namespace string, events Publisher, stop func()) (*Service, error) {
+// New starts the service of containers of an engine's namespace. clients are the pids of the
+// processes that call it. stop is called once no container is left and the engine asks for it. From
+// now on this process collects all its children. ctx gives values alone.
+func New(ctx context.Context, load Load, namespace string, events Publisher, clients func() []int, stop func()) (*Service, error) {
 	if err := reap(); err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func New(ctx context.Context, load Load, namespace string, events Publisher, sto
 	var err error
 	s.TTRPCTaskService, err = runctask.NewTaskService(ctx, s.publisher, sd)
 	// A global of go-runc; the task service has just set its own.
-	runc.Monitor = monitor{ProcessMonitor: reaper.Default, null: s.null}
+	runc.Monitor = monitor{ProcessMonitor: reaper.Default, null: s.null, aside: func(id string) { s.aside(ctx, id, clients()) }}
 	return s, err
 }
 

@@ -4,10 +4,13 @@ package bootstrap
 
 import (
 	"context"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 )
 
 // connections counts the connections of a server. ttrpc's own Shutdown takes a connection for idle
@@ -18,11 +21,12 @@ type connections struct {
 
 	mu   sync.Mutex
 	n    int
+	pids map[int]int   // how many connections a process has, by its pid
 	left chan struct{} // closed when a client has left
 }
 
 func newConnections(first func()) *connections {
-	return &connections{first: sync.OnceFunc(first), left: make(chan struct{})}
+	return &connections{first: sync.OnceFunc(first), pids: map[int]int{}, left: make(chan struct{})}
 }
 
 // Handshake lets in who has the daemon's uid, and no other local user: whoever may call the task
@@ -33,17 +37,32 @@ func (c *connections) Handshake(ctx context.Context, conn net.Conn) (net.Conn, a
 		return nil, nil, err
 	}
 	c.first()
+	pid := 0
+	if cred, ok := info.(*unix.Ucred); ok {
+		pid = int(cred.Pid)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.n++
-	return &connection{Conn: conn, leave: sync.OnceFunc(c.leave)}, info, nil
+	c.pids[pid]++
+	return &connection{Conn: conn, leave: sync.OnceFunc(func() { c.leave(pid) })}, info, nil
+}
+
+// clients are the pids of the processes that are connected, as they were when they connected.
+func (c *connections) clients() []int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.pids))
 }
 
 // leave counts one client less and wakes who waits.
-func (c *connections) leave() {
+func (c *connections) leave(pid int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.n--
+	if c.pids[pid]--; c.pids[pid] == 0 {
+		delete(c.pids, pid)
+	}
 	close(c.left)
 	c.left = make(chan struct{})
 }

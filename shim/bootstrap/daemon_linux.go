@@ -40,7 +40,8 @@ type Daemon struct {
 	cancel context.CancelFunc
 
 	mu    sync.Mutex
-	ready *os.File // nil once start has been told
+	ready *os.File     // nil once start has been told
+	conns *connections // nil until it serves
 }
 
 // serve is the daemon's main. It ends with the socket's name gone, and with the machine, since
@@ -119,6 +120,17 @@ func (d *Daemon) Stop() {
 	d.cancel()
 }
 
+// Clients are the pids of the processes that are connected now, such as the engine and those that
+// stand on the host for processes of the sandbox.
+func (d *Daemon) Clients() []int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conns == nil {
+		return nil
+	}
+	return d.conns.clients()
+}
+
 // ServeTTRPC tells start that the daemon is ready, and serves until ctx is done. register adds the
 // services; intercept may be nil. It returns when the clients have hung up, as containerd does
 // after the answer to Shutdown, or a second later; then the socket is gone and no answer is sent
@@ -130,6 +142,9 @@ func (d *Daemon) ServeTTRPC(ctx context.Context, intercept ttrpc.UnaryServerInte
 	})
 	defer lonely.Stop()
 	conns := newConnections(func() { lonely.Stop() })
+	d.mu.Lock()
+	d.conns = conns
+	d.mu.Unlock()
 	opts := []ttrpc.ServerOpt{ttrpc.WithServerHandshaker(conns)}
 	if intercept != nil {
 		opts = append(opts, ttrpc.WithUnaryServerInterceptor(intercept))
