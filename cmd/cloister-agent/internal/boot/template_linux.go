@@ -80,12 +80,35 @@ const balloons = "/sys/bus/virtio/drivers/virtio_balloon"
 // LeaveBalloon takes the balloon from its driver, which would tell the host of pages that are free.
 // A guest without a balloon is no error.
 func LeaveBalloon() error {
-	devices, err := filepath.Glob(balloons + "/virtio*")
-	for _, device := range devices {
-		err = errors.Join(err, os.WriteFile(balloons+"/unbind", []byte(filepath.Base(device)), 0))
+	_, err := leaveBalloon()
+	return err
+}
+
+// WithoutBalloon calls do while the balloon has no driver. The driver takes free memory, up to
+// 128 MiB at once, until the host has answered that it knows of it; who needs most of the memory
+// meanwhile makes the kernel panic ("System is deadlocked on memory"): process 1 cannot be killed.
+func WithoutBalloon(do func() error) error {
+	devices, err := leaveBalloon()
+	if err == nil {
+		err = do()
 	}
-	if err != nil {
-		return fmt.Errorf("leave the balloon: %w", err)
+	return errors.Join(err, tellBalloons("bind", devices))
+}
+
+// leaveBalloon returns the devices that have no driver now, for tellBalloons.
+func leaveBalloon() (devices []string, err error) {
+	if devices, err = filepath.Glob(balloons + "/virtio*"); err != nil {
+		return nil, fmt.Errorf("find the balloon: %w", err)
+	}
+	return devices, tellBalloons("unbind", devices)
+}
+
+// tellBalloons writes the names of the devices into a file of the driver: bind or unbind.
+func tellBalloons(file string, devices []string) error {
+	for _, device := range devices {
+		if err := os.WriteFile(filepath.Join(balloons, file), []byte(filepath.Base(device)), 0); err != nil {
+			return fmt.Errorf("%s the balloon's driver: %w", file, err)
+		}
 	}
 	return nil
 }

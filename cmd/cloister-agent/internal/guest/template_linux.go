@@ -19,8 +19,9 @@ import (
 const (
 	dropAll       = "3"
 	compactMemory = "/proc/sys/vm/compact_memory"
-	// keptKiB of free memory are not touched by Trim, lest the OOM killer comes.
-	keptKiB = 24 << 10
+	// keptKiB of free memory are not touched by trim, lest the OOM killer comes. It touches
+	// touchKiB at a time.
+	keptKiB, touchKiB = 24 << 10, 4 << 10
 )
 
 // AwaitWake makes the guest one that can be saved: it says hello, and waits until the host wakes
@@ -29,7 +30,7 @@ const (
 // seed, new keys, clock, new program. A program that starts before the reseed has secrets that all
 // guests of the template know.
 func AwaitWake(port *os.File, hello guestapi.Hello) error {
-	if err := trim(); err != nil {
+	if err := boot.WithoutBalloon(trim); err != nil {
 		return err
 	}
 	// The hello goes without a session on top: yamux would have state in both ends, and the host's
@@ -92,17 +93,24 @@ func trim() error {
 			return err
 		}
 	}
-	m, err := readKiB("/proc/meminfo", "MemFree")
-	if err != nil || m["MemFree"] <= keptKiB {
-		// Too little is free to touch any: the template is larger, and nothing fails.
-		return err
+	return touch()
+}
+
+// touch has the kernel clear the pages that are free, but for keptKiB. It takes them in steps and
+// looks again before each: without memory the kernel panics, since process 1 cannot be killed.
+func touch() (failed error) {
+	for {
+		m, err := readKiB("/proc/meminfo", "MemFree")
+		if err != nil || m["MemFree"] <= keptKiB+touchKiB {
+			return err
+		}
+		// POPULATE faults all pages in at once; the kernel clears each one. They are private and
+		// anonymous, so unmapping gives them back.
+		pages, err := unix.Mmap(-1, 0, touchKiB<<10, unix.PROT_READ|unix.PROT_WRITE,
+			unix.MAP_ANONYMOUS|unix.MAP_PRIVATE|unix.MAP_POPULATE)
+		if err != nil {
+			return fmt.Errorf("touch free memory: %w", err)
+		}
+		defer func() { failed = errors.Join(failed, unix.Munmap(pages)) }()
 	}
-	size := int(m["MemFree"]-keptKiB) << 10
-	// POPULATE faults all pages in at once; the kernel clears each one. They are private and
-	// anonymous, so unmapping gives them back.
-	pages, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE|unix.MAP_POPULATE)
-	if err != nil {
-		return fmt.Errorf("touch free memory: %w", err)
-	}
-	return unix.Munmap(pages)
 }
