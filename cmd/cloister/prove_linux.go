@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"syscall"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/labels/lsm"
+	"cloister/oci"
 )
 
 // proveHere is the verb as which prove goes on, in a mount namespace of its own. It is a verb of
@@ -26,6 +28,10 @@ attack is also made by root without any layer, where it has to succeed, and with
 the table says which layers stop it by themselves. An attack that root cannot make either shows
 nothing about this host, and is listed with the reason.
 
+With the class process, of the config or of --class, they are two plain containers, as containerd
+makes them by default, and the attacks come from inside one of them. Plain containers share the
+host's kernel: what they do not promise is listed, and not attacked.
+
 It takes no image and no network, and leaves nothing behind. Ends with status 3 if an attack has
 succeeded.`
 
@@ -33,6 +39,7 @@ succeeded.`
 func runProve(std stdio) *cobra.Command {
 	c := newCommand(std, "prove", proveText)
 	c.withOutput("table")
+	class := classFlag(c.Command)
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
 		// Attacks of another user would prove nothing about the sandbox's layers.
 		if os.Geteuid() != 0 {
@@ -47,8 +54,20 @@ func runProve(std stdio) *cobra.Command {
 		if config := configOf(c.Command); config != "" {
 			args = append(args, "--config", config)
 		}
+		if *class != "" {
+			args = append(args, "--class", *class)
+		}
 		return again(ctx, std, args)
 	})
+}
+
+// classFlag is how a host is proved whose config has the other class: a runtime's name may choose
+// it.
+func classFlag(c *cobra.Command) *string {
+	class := c.Flags().String("class", "", "attack from a sandbox of this `class`, vm or process (default the config's)")
+	_ = c.RegisterFlagCompletionFunc("class",
+		cobra.FixedCompletions([]string{string(oci.ClassVM), string(oci.ClassProcess)}, cobra.ShellCompDirectiveNoFileComp))
+	return class
 }
 
 // again runs this program in a mount namespace of its own, which takes what is mounted with it. Its
@@ -76,6 +95,7 @@ func again(ctx context.Context, std stdio, args []string) error {
 func runProveHere(std stdio) *cobra.Command {
 	c := newCommand(std, proveHere, "What prove runs.")
 	c.withOutput("table")
+	class := classFlag(c.Command)
 	c.Hidden = true
 	return c.runs(0, 0, func(ctx context.Context, _ []string) error {
 		// Before anything is mounted.
@@ -88,6 +108,13 @@ func runProveHere(std stdio) *cobra.Command {
 		s, err := openSite(configOf(c.Command))
 		if err != nil {
 			return err
+		}
+		switch wanted := oci.Class(*class); wanted {
+		case "":
+		case oci.ClassVM, oci.ClassProcess:
+			s.config.Class = wanted
+		default:
+			return wrongUsage(c.Command, fmt.Errorf("--class %q: it is %s or %s", wanted, oci.ClassVM, oci.ClassProcess))
 		}
 		self, err := os.Executable()
 		if err != nil {

@@ -26,11 +26,19 @@ const proveNamespace = "cloister-prove"
 const proveSpec = `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"cwd":"/","args":["/none"]},
 "linux":{"namespaces":[{"type":"pid"},{"type":"ipc"},{"type":"uts"},{"type":"mount"},{"type":"network"}]}}`
 
-// proveFrom starts two sandboxes and attacks the host and one of them from the place of the other
-// one's processes, for which program stands. Mounts are made in this mount namespace. Nothing is
-// left. Both sandboxes are real ones: identity, jail and labels are those of every start. The
+// proveFrom attacks from sandboxes of the class that the config names, which program stands for.
+func proveFrom(ctx context.Context, cfg sandbox.Config, program string) (prove.Report, error) {
+	if cfg.Class == oci.ClassProcess {
+		return proveContainers(ctx, cfg, program)
+	}
+	return proveMachines(ctx, cfg, program)
+}
+
+// proveMachines starts two sandboxes and attacks the host and one of them from the place of the
+// other one's processes, for which program stands. Mounts are made in this mount namespace. Nothing
+// is left. Both sandboxes are real ones: identity, jail and labels are those of every start. The
 // attacker runs as their QEMU or virtiofsd would.
-func proveFrom(ctx context.Context, cfg sandbox.Config, program string) (_ prove.Report, err error) {
+func proveMachines(ctx context.Context, cfg sandbox.Config, program string) (_ prove.Report, err error) {
 	// The path that Landlock and labels are about must be the program's own, without links.
 	if program, err = filepath.EvalSymlinks(program); err != nil {
 		return prove.Report{}, err
@@ -67,7 +75,7 @@ func proveFrom(ctx context.Context, cfg sandbox.Config, program string) (_ prove
 	// The second sandbox is the peer; attacks go for its console, record and files.
 	dir := places[1].Dir
 	return prove.Run(ctx, prove.Site{
-		MAC: places[0].MAC, Layers: places[0].Layers(), From: places[0], Peer: places[1],
+		Class: oci.ClassVM, MAC: places[0].MAC, Layers: places[0].Layers(), From: places[0], Peer: places[1],
 		Attacker: []string{program, proveAttacker}, Victim: []string{program, proveVictim},
 		PeerFiles: map[string]string{
 			"console": filepath.Join(dir.Own(), statedir.Console), "record": dir.Record(), "files": dir.Share() + "/",

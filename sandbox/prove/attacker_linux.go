@@ -70,12 +70,13 @@ var attacks = map[string]func(target string) error{
 	"open memory":         func(target string) error { return open(target, unix.O_WRONLY) },
 	"write oom_score_adj": func(target string) error { return open(target, unix.O_WRONLY) },
 
-	"create": func(target string) error { return open(target, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW) },
-	"fill":   fill,
-	"mknod":  func(target string) error { return unix.Mknod(target, unix.S_IFBLK|0o600, int(unix.Mkdev(7, 0))) },
-	"chmod":  func(target string) error { return unix.Chmod(target, 0o4755) },
-	"link":   func(target string) error { return unix.Link(target, target+"-link") },
-	"exec":   func(target string) error { return syscall.Exec(target, []string{target, "-c", "exit 0"}, nil) },
+	"create":        func(target string) error { return open(target, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW) },
+	"fill":          fill,
+	"mknod":         func(target string) error { return unix.Mknod(target, unix.S_IFBLK|0o600, int(unix.Mkdev(7, 0))) },
+	"make and open": makeAndOpen,
+	"chmod":         func(target string) error { return unix.Chmod(target, 0o4755) },
+	"link":          func(target string) error { return unix.Link(target, target+"-link") },
+	"exec":          func(target string) error { return syscall.Exec(target, []string{target, "-c", "exit 0"}, nil) },
 	"by handle": func(target string) error {
 		handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, target, 0)
 		if err != nil {
@@ -272,6 +273,24 @@ func open(name string, flags int) error {
 		_, err = unix.Read(fd, make([]byte, 1))
 	}
 	return err
+}
+
+// makeAndOpen makes a node of a disk, opens it and takes the node away. target is a name and the
+// device's number. Only to open it is an attack: a container may make nodes.
+func makeAndOpen(target string) error {
+	var name string
+	var major, minor uint32
+	if _, err := fmt.Sscanf(target, "%s %d:%d", &name, &major, &minor); err != nil {
+		return err
+	}
+	if err := unix.Mknod(name, unix.S_IFBLK|0o600, int(unix.Mkdev(major, minor))); err != nil {
+		return err
+	}
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Close(fd)
+	}
+	return errors.Join(err, unix.Unlink(name))
 }
 
 // list reads a folder. An empty folder is no success: it is what the jail's root shows.

@@ -5,6 +5,7 @@ package prove
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -31,7 +32,11 @@ func TestRowsAreAttacks(t *testing.T) {
 	if len(attacks) == 0 {
 		t.Fatal("no attacks")
 	}
-	for _, a := range rows("/tmp/x", "127.0.0.1:1", "@x", 1, map[string]string{"files": "/x/", "record": "/x/y"}) {
+	on := targets{
+		dir: "/tmp/x", tcp: "127.0.0.1:1", abstract: "@x", socket: "/tmp/x/socket", disk: "7:0", key: 1,
+		peerFiles: map[string]string{"files": "/x/", "record": "/x/y"},
+	}
+	for _, a := range slices.Concat(rows(on), containerRows(on)) {
 		if attacks[a.name] == nil {
 			t.Errorf("no attack %q", a.name)
 		}

@@ -32,7 +32,7 @@ func All() []Layer { return []Layer{MAC, User, Seccomp, Landlock, Root, Namespac
 // Outcome is what has come of one attack. The JSON of a Report is read by scripts: fields are
 // added, not renamed.
 type Outcome struct {
-	By     string `json:"by"`     // qemu or virtiofsd
+	By     string `json:"by"`     // qemu, virtiofsd or container
 	Attack string `json:"attack"` // what was tried
 	On     string `json:"on"`     // what it was tried on
 	Denied bool   `json:"denied"` // with all layers
@@ -48,13 +48,16 @@ type Outcome struct {
 // Report is what Run has found. A Report is complete: Run gives none if it could not make all
 // attacks.
 type Report struct {
+	Class    string    `json:"class"`  // vm or process
 	MAC      string    `json:"mac"`    // selinux, apparmor or none
 	Layers   []Layer   `json:"layers"` // that are on
 	Outcomes []Outcome `json:"attacks"`
 	// Absent are attacks on what this host does not have, such as a system call. They are not
 	// counted.
-	Absent  []Outcome `json:"absent,omitempty"`
-	Verdict string    `json:"verdict"` // the closing line
+	Absent []Outcome `json:"absent,omitempty"`
+	// NotAttacked is what the class does not promise, for people.
+	NotAttacked []string `json:"notAttacked,omitempty"`
+	Verdict     string   `json:"verdict"` // the closing line
 }
 
 // Succeeded are the attacks that no layer has stopped. `cloister prove` ends with status 3 if there
@@ -118,9 +121,12 @@ func (r Report) Closing() string {
 		slices.Sort(counts)
 		least, middle = counts[0], counts[len(counts)/2]
 	}
-	all := len(r.Outcomes)
+	all, on := len(r.Outcomes), r.MAC
+	if r.Class == "process" {
+		on = r.Class + "/" + on
+	}
 	return fmt.Sprintf("attacks[%s]: %d tried, %d denied, %d succeeded; controls: %d of %d; layers: min %d median %d",
-		r.MAC, all, denied, all-denied, controls, all, least, middle)
+		on, all, denied, all-denied, controls, all, least, middle)
 }
 
 // Write prints the report as a table: a column for each layer that is on.
@@ -161,6 +167,10 @@ func (r Report) Write(out io.Writer) error {
 	for _, o := range r.Absent {
 		fmt.Fprintf(out, "not on this host: %s by %s on %s\n", o.Attack, o.By, cmp.Or(o.On, "-"))
 	}
+	for _, what := range r.NotAttacked {
+		fmt.Fprintf(out, "not attacked: %s\n", what)
+	}
+	fmt.Fprintf(out, "class: %s\n", r.Class)
 	_, err := fmt.Fprintln(out, r.Verdict)
 	return err
 }

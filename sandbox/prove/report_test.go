@@ -10,7 +10,7 @@ import (
 )
 
 func TestReport(t *testing.T) {
-	r := Report{MAC: "apparmor", Layers: []Layer{MAC, User, Seccomp}, Outcomes: []Outcome{
+	r := Report{Class: "vm", MAC: "apparmor", Layers: []Layer{MAC, User, Seccomp}, Outcomes: []Outcome{
 		{By: "qemu", Attack: "read", On: "/etc/shadow", Denied: true, Seen: "permission denied", Control: true, Layers: []Layer{MAC, User}},
 		{By: "qemu", Attack: "keyctl", Denied: true, Control: true, Layers: []Layer{Seccomp}},
 		{By: "qemu", Attack: "perf", Denied: true, Without: "operation not permitted"},
@@ -46,6 +46,7 @@ SUCCEEDED: tgkill by virtiofsd on a process of root
 one layer alone: keyctl by qemu on -: [seccomp]
 shows nothing here: perf by qemu on -: root without a layer: operation not permitted
 not on this host: kexec by qemu on -
+class: vm
 ` + want + "\n"
 	if diff := cmp.Diff(table, out.String()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
@@ -56,5 +57,23 @@ func TestClosingWithoutAttacks(t *testing.T) {
 	const want = "attacks[none]: 0 tried, 0 denied, 0 succeeded; controls: 0 of 0; layers: min 0 median 0"
 	if got := (Report{MAC: "none"}).Closing(); got != want {
 		t.Errorf("Closing = %q, want %q", got, want)
+	}
+}
+
+// TestReportOfPlainContainers: the class is in the closing line, and what it does not promise
+// above.
+func TestReportOfPlainContainers(t *testing.T) {
+	r := Report{Class: "process", MAC: "selinux", NotAttacked: []string{"the kernel"}}.settle()
+	var out strings.Builder
+	if err := r.Write(&out); err != nil {
+		t.Fatal(err)
+	}
+	const want = `BY  ATTACK  ON  RESULT
+not attacked: the kernel
+class: process
+attacks[process/selinux]: 0 tried, 0 denied, 0 succeeded; controls: 0 of 0; layers: min 0 median 0
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
 	}
 }

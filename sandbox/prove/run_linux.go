@@ -19,22 +19,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloister/oci"
 	"cloister/sandbox/confine"
 )
-
-// Domain is the place of one sandbox's processes. The package asks for a role and layers, and must
-// not know how either is made. The real one is in package standin.
-type Domain interface {
-	// Start starts cmd in the place of the role, with these layers alone. Standard input and output
-	// are sockets of NewSockets.
-	Start(ctx context.Context, cmd *exec.Cmd, r confine.Role, with []Layer) error
-	// NewSockets makes two connected sockets, of which the second one is a stand-in's.
-	NewSockets() (ours, theirs *os.File, err error)
-}
 
 // Site is what is attacked, and from where. Peer is a second sandbox of the same host, so that
 // attacks between sandboxes meet its real labels and ids.
 type Site struct {
+	Class  oci.Class
 	MAC    string
 	Layers []Layer // that are on
 	// Attacker is the program and its argument that call Attacker, Victim those that call Victim.
@@ -54,12 +46,16 @@ func Run(ctx context.Context, s Site) (_ Report, err error) {
 	if err := r.prepare(ctx); err != nil {
 		return Report{}, err
 	}
-	r.rows = rows(r.dir, r.tcp.Addr().String(), r.unix.Addr().String(), r.key, r.PeerFiles)
-	report := Report{MAC: s.MAC, Layers: s.Layers}
+	report := Report{Class: string(s.Class), MAC: s.MAC, Layers: s.Layers}
+	roles, list := []confine.Role{confine.Machine, confine.FileServer}, rows
+	if s.Class == oci.ClassProcess {
+		roles, list, report.NotAttacked = []confine.Role{confine.Container}, containerRows, notPromised()
+	}
+	r.rows = list(r.targets())
 	for _, a := range r.rows {
 		report.Outcomes = append(report.Outcomes, Outcome{By: string(a.by), Attack: a.name, On: a.on})
 	}
-	for _, by := range []confine.Role{confine.Machine, confine.FileServer} {
+	for _, by := range roles {
 		if err := r.rounds(ctx, by, report.Outcomes); err != nil {
 			return Report{}, err
 		}
@@ -100,57 +96,29 @@ type runner struct {
 	Site
 	dir     string // root's folder that all users may write to
 	tcp     net.Listener
-	unix    net.Listener
+	unix    net.Listener        // abstract
+	named   net.Listener        // at a path, as containerd's
+	disk    string              // a device that attacks make a node of; empty: root could open none
 	key     int                 // of the segment of shared memory
 	shared  int                 // that segment; -1: none, as 0 is the first of a host
 	victims map[string]*process // by whose
 	rows    []attack
 }
 
-// process is an attacker or victim that runs. conn is a socket, since a pipe would be the shim's
-// own by label, which a confined program may not use.
-type process struct {
-	cmd   *exec.Cmd
-	conn  *os.File
-	lines *bufio.Reader
-}
-
-// ask sends a line and waits for the answer. There is no limit but ctx of start: an attack that
-// hangs is ended with the process.
-func (p *process) ask(text string) (string, error) {
-	if _, err := fmt.Fprintln(p.conn, text); err != nil {
-		return "", err
-	}
-	return p.hear()
-}
-
-// hear waits for a line; io.EOF says that the process has ended.
-func (p *process) hear() (string, error) {
-	line, err := p.lines.ReadString('\n')
-	return strings.TrimSuffix(line, "\n"), err
-}
-
-// end ends the process and says how it ended.
-func (p *process) end() error {
-	_ = p.conn.Close()
-	_ = p.cmd.Process.Kill()
-	return p.cmd.Wait()
-}
-
-// start starts a program in a domain, or as root without one.
+// start starts a program in a domain, or as root without one. A container's is in the folder of
+// what is attacked, so that attacks on its own files and root's have one name.
 func (r *runner) start(ctx context.Context, d Domain, argv []string, by confine.Role, with []Layer) (*process, error) {
-	ours, theirs, err := d.NewSockets()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir, cmd.Env = "/", []string{}
+	if by == confine.Container {
+		cmd.Dir = r.dir
+	}
+	// It ends when its stream does; a Pdeathsig finds no parent in a pid namespace.
+	p, err := d.Start(ctx, cmd, by, with)
 	if err != nil {
 		return nil, err
 	}
-	defer theirs.Close()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = theirs, theirs, theirs, "/", []string{}
-	// It ends when its socket does; a Pdeathsig finds no parent in a pid namespace.
-	if err := d.Start(ctx, cmd, by, with); err != nil {
-		return nil, errors.Join(err, ours.Close())
-	}
-	return &process{cmd, ours, bufio.NewReader(ours)}, nil
+	return &process{p, bufio.NewReader(p)}, nil
 }
 
 // round makes all attacks of a role with some layers, and tells what the attacker said of each. One
@@ -160,7 +128,7 @@ func (r *runner) round(ctx context.Context, by confine.Role, with []Layer, tell 
 	var attacker *process
 	defer func() {
 		if attacker != nil {
-			_ = attacker.end() // killed
+			_ = attacker.End() // killed
 		}
 	}()
 	for i, a := range r.rows {
@@ -207,36 +175,10 @@ func (r *runner) attacker(ctx context.Context, by confine.Role, with []Layer) (*
 	if err != nil {
 		return nil, err
 	}
-	if said, err := p.hear(); err != nil || said != done {
-		return nil, fmt.Errorf("the attacker does not run: it said %q: %w", said, errors.Join(err, p.end()))
+	if err := Ready(p.lines); err != nil {
+		return nil, fmt.Errorf("the attacker: %w", errors.Join(err, p.End()))
 	}
 	return p, nil
-}
-
-// attack has the process make an attack, and says whether it has ended with it. A process that is
-// killed by the filter or ends by itself counts as denied, with its end as the reason.
-func (p *process) attack(name, target string) (said string, ended bool, err error) {
-	said, failed := p.ask(name + "\t" + target)
-	switch {
-	case failed != nil:
-		return lastWords(name, said, p.end()), true, nil //nolint:nilerr // that it has ended is what it says
-	case said == done && final(name):
-		_ = p.end() // killed, or it has ended
-		return said, true, nil
-	case said != done && !strings.HasPrefix(said, denied):
-		return "", false, fmt.Errorf("%s: the attacker said %q", name, said)
-	}
-	return said, false, nil
-}
-
-// lastWords says what has come of an attack whose process ended without an answer: a program that
-// it has become, and that has done well, or its end by a signal. Only of exec can the attacker not
-// say itself that it has succeeded.
-func lastWords(name, said string, ended error) string {
-	if name == "exec" && said == "" && ended == nil {
-		return done
-	}
-	return fmt.Sprintf("%sit ended: %v %s", denied, ended, said)
 }
 
 // prepare makes what is attacked. All of it is open to all users by its mode, so that only the
@@ -264,7 +206,40 @@ func (r *runner) prepare(ctx context.Context) (err error) {
 	if r.unix, err = (&net.ListenConfig{}).Listen(ctx, "unix", "@"+filepath.Base(r.dir)); err != nil {
 		return err
 	}
+	if r.named, err = (&net.ListenConfig{}).Listen(ctx, "unix", r.path(socketFile)); err != nil {
+		return err
+	}
+	if r.disk, err = r.findDisk(); err != nil {
+		return err
+	}
 	return r.share()
+}
+
+// findDisk names a disk of the host that root can open, as "make and open" wants it. A host may
+// have nodes of disks that are not there.
+func (r *runner) findDisk() (string, error) {
+	numbers, err := filepath.Glob("/sys/block/*/dev")
+	if err != nil {
+		return "", err
+	}
+	for _, name := range numbers {
+		number, err := os.ReadFile(name)
+		if err != nil {
+			continue // it has gone
+		}
+		if disk := strings.TrimSpace(string(number)); makeAndOpen(r.path(nodeFile)+" "+disk) == nil {
+			return disk, nil
+		}
+	}
+	return "", nil
+}
+
+// targets are what was prepared.
+func (r *runner) targets() targets {
+	return targets{
+		dir: r.dir, tcp: r.tcp.Addr().String(), abstract: r.unix.Addr().String(), socket: r.path(socketFile), disk: r.disk,
+		key: r.key, peerFiles: r.PeerFiles,
+	}
 }
 
 // share makes a segment of shared memory. Its key is random, so that two runs do not meet.
@@ -305,9 +280,9 @@ func (r *runner) tidy() error {
 func (r *runner) close() error {
 	var errs []error
 	for _, v := range r.victims {
-		_ = v.end() // killed
+		_ = v.End() // killed
 	}
-	for _, l := range []net.Listener{r.tcp, r.unix} {
+	for _, l := range []net.Listener{r.tcp, r.unix, r.named} {
 		if l != nil {
 			errs = append(errs, l.Close())
 		}
@@ -327,7 +302,7 @@ func (r *runner) close() error {
 // aim gives the target of an attack as the attacker is told it. Only victims of the run's own are
 // attacked: never a process of the host's.
 func (r *runner) aim(ctx context.Context, a attack) (string, error) {
-	if !slices.Contains([]string{rootsProcess, peersQEMU, peersServer}, a.on) {
+	if !slices.Contains([]string{rootsProcess, peersQEMU, peersServer, peersContainer}, a.on) {
 		return a.target, nil
 	}
 	pid, err := r.victim(ctx, a.on)
@@ -364,29 +339,34 @@ func writable(maps string) (string, error) {
 // server would.
 func (r *runner) victim(ctx context.Context, whose string) (int, error) {
 	if v := r.victims[whose]; v != nil {
-		return v.cmd.Process.Pid, nil
+		return v.PID(), nil
 	}
 	role, with := confine.Machine, r.Layers
 	switch whose {
 	case peersServer:
 		role = confine.FileServer
+	case peersContainer:
+		role = confine.Container
 	case rootsProcess:
 		with = nil
+		if r.Class == oci.ClassProcess {
+			role = confine.Container // without a layer no role differs; the Domain has this one alone
+		}
 	}
 	v, err := r.start(ctx, r.Peer, r.Victim, role, with)
 	if err != nil {
 		return 0, err
 	}
-	if said, err := v.hear(); err != nil || said != done {
-		return 0, fmt.Errorf("victim: it said %q: %w; %w", said, err, v.end())
+	if err := Ready(v.lines); err != nil {
+		return 0, fmt.Errorf("the victim: %w", errors.Join(err, v.End()))
 	}
 	r.victims[whose] = v
-	return v.cmd.Process.Pid, nil
+	return v.PID(), nil
 }
 
 // bury ends a victim: the next attack has another one. A victim that has a signal coming might die
 // in the middle of the next attack and make it look denied.
 func (r *runner) bury(whose string) {
-	_ = r.victims[whose].end() // killed
+	_ = r.victims[whose].End() // killed
 	delete(r.victims, whose)
 }

@@ -122,10 +122,10 @@ func layersOf(c jail.Config, mac bool, landlockABI int) []prove.Layer {
 	})
 }
 
-// NewSockets makes two connected sockets, the second one a stand-in's. They are made under the
+// newSockets makes two connected sockets, the second one a stand-in's. They are made under the
 // driver, which labels them for the process: with the shim's label a confined program could not use
 // them.
-func (p Place) NewSockets() (ours, theirs *os.File, err error) {
+func (p Place) newSockets() (ours, theirs *os.File, err error) {
 	err = p.Driver.Sockets(func() error {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err == nil {
@@ -139,7 +139,7 @@ func (p Place) NewSockets() (ours, theirs *os.File, err error) {
 // Start starts cmd in the place of one of the sandbox's processes, with these layers alone. A
 // stand-in that has all layers is read back as the sandbox's own processes are; one that has fewer
 // differs on purpose.
-func (p Place) Start(ctx context.Context, cmd *exec.Cmd, r confine.Role, with []prove.Layer) error {
+func (p Place) Start(ctx context.Context, cmd *exec.Cmd, r confine.Role, with []prove.Layer) (prove.Process, error) {
 	has := func(l prove.Layer) bool { return slices.Contains(with, l) }
 	s := hypervisor.StandIn{
 		Role: r, Jail: p.Jail, Confined: has(prove.MAC), Network: has(prove.Namespaces), Group: has(prove.Cgroup),
@@ -157,8 +157,14 @@ func (p Place) Start(ctx context.Context, cmd *exec.Cmd, r confine.Role, with []
 	if has(prove.Root) {
 		s.Empty = p.Empty
 	}
-	if err := p.VM.Replace(ctx, cmd, s); err != nil {
-		return fmt.Errorf("stand-in for %s with %v: %w", r, with, err)
+	ours, theirs, err := p.newSockets()
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	defer theirs.Close()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, theirs
+	if err := p.VM.Replace(ctx, cmd, s); err != nil {
+		return nil, errors.Join(fmt.Errorf("stand-in for %s with %v: %w", r, with, err), ours.Close())
+	}
+	return prove.Started(cmd, ours), nil
 }

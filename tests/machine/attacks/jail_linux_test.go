@@ -4,6 +4,7 @@ package attacks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,14 +30,6 @@ type alone struct {
 	empty *os.File
 }
 
-func (alone) NewSockets() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	return os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs"), nil
-}
-
 // parts are the parts of the jail that make a layer.
 func parts(l prove.Layer) []jail.Part {
 	if l == prove.User {
@@ -48,7 +41,7 @@ func parts(l prove.Layer) []jail.Part {
 	}[l]
 }
 
-func (a alone) Start(ctx context.Context, cmd *exec.Cmd, r confine.Role, with []prove.Layer) error {
+func (a alone) Start(ctx context.Context, cmd *exec.Cmd, r confine.Role, with []prove.Layer) (prove.Process, error) {
 	s := hypervisor.StandIn{Role: r, Group: slices.Contains(with, prove.Cgroup)}
 	for _, l := range prove.All() {
 		if !slices.Contains(with, l) {
@@ -58,7 +51,17 @@ func (a alone) Start(ctx context.Context, cmd *exec.Cmd, r confine.Role, with []
 	if slices.Contains(with, prove.Root) {
 		s.Empty = a.empty
 	}
-	return a.vm.Replace(ctx, cmd, s)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs")
+	defer theirs.Close()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, theirs
+	if err := a.vm.Replace(ctx, cmd, s); err != nil {
+		return nil, errors.Join(err, ours.Close())
+	}
+	return prove.Started(cmd, ours), nil
 }
 
 // TestJailAlone attacks from the jail without a guest, a driver and a network namespace. Each layer

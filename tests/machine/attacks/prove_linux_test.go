@@ -25,6 +25,7 @@ import (
 type bed struct {
 	*host.Place
 	program string
+	class   string // empty: the config's, which is vm
 	watched leaks.Host
 }
 
@@ -35,15 +36,24 @@ func newBed(t *testing.T, more string) *bed {
 	testenv.NeedGuest(t)
 	b := &bed{Place: host.New(t), program: filepath.Join(testenv.Build(t), "cloister")}
 	b.WriteCloisterConfig(t, more)
+	b.watch()
+	return b
+}
+
+// watch says where to look for what was left.
+func (b *bed) watch() {
 	b.watched = leaks.Host{
 		Place: b.Place, CgroupParent: "cloister",
 		Folders: []string{"/run/cloister", filepath.Join(b.Dir, "cloister"), "/dev/shm"},
 	}
-	return b
 }
 
 func (b *bed) prove(ctx context.Context) *exec.Cmd {
-	return b.Command(ctx, b.program, "--config", filepath.Join(b.Dir, "cloister.toml"), "prove", "--output", "json")
+	args := []string{"--config", filepath.Join(b.Dir, "cloister.toml"), "prove", "--output", "json"}
+	if b.class != "" {
+		args = append(args, "--class", b.class)
+	}
+	return b.Command(ctx, b.program, args...)
 }
 
 // report runs prove to its end.
@@ -118,7 +128,12 @@ func asExit(err error, to **exec.ExitError) (ok bool) {
 
 // TestProveEndsOnASignal ends prove while its sandboxes run: nothing is left.
 func TestProveEndsOnASignal(t *testing.T) {
-	b := newBed(t, "")
+	newBed(t, "").endsOnASignal(t)
+}
+
+// endsOnASignal ends prove and its child once an attacker runs.
+func (b *bed) endsOnASignal(t *testing.T) {
+	t.Helper()
 	before := leaks.Look(t, b.watched)
 	cmd := b.prove(context.WithoutCancel(t.Context()))
 	var messages bytes.Buffer
