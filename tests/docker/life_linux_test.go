@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/tests/host"
 )
 
 // life is one container from its start to its end, and what can be done to it meanwhile.
@@ -95,7 +97,7 @@ func life(t *testing.T, b *engine) {
 		b.MustDocker(t, "rename", "web2", "web")
 	})
 	t.Run("stop and start", func(t *testing.T) {
-		b.MustDocker(t, "stop", "web")
+		b.MustDocker(t, "stop", "--time", host.Grace, "web")
 		b.awaitInspect(t, "web", "{{.State.Status}} {{.State.ExitCode}}", "exited 3")
 		if got := b.MustDocker(t, "logs", "--tail", "1", "web"); got != "ends\n" {
 			t.Errorf("the last line is %q", got)

@@ -145,7 +145,7 @@ func (d *docker) testLife(t *testing.T) {
 	d.ok(t, "rename", "one", "two")
 	d.ok(t, "rename", "two", "one")
 	ended := d.attach(t, "one")
-	d.ok(t, "stop", "one")
+	d.ok(t, "stop", "--time", host.Grace, "one")
 	if r := ended(); r.Code != 4 {
 		t.Errorf("attach = %+v, want the container's exit status 4", r)
 	}

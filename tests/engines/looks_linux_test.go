@@ -4,10 +4,13 @@ package engines
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"cloister/tests/host"
 )
 
 // limits changes limits of the container one and reads them in its cgroup.
@@ -55,8 +58,17 @@ func (b *bed) lists(t *testing.T, bundle string, pid int) {
 	}
 }
 
-// counts reads the container's own numbers, in runc's form.
+// counts reads the container's own numbers, in runc's form. It waits for those of its processes:
+// the shell may not have started its sleep, nor an exec that was killed be collected.
 func (b *bed) counts(t *testing.T, class string) {
+	t.Helper()
+	if late := host.Await(host.Patience, func() string { return b.miscounted(t, class) }); late != "" {
+		t.Error(late)
+	}
+}
+
+// miscounted says what is wrong with the numbers.
+func (b *bed) miscounted(t *testing.T, class string) string {
 	t.Helper()
 	var e struct {
 		Type, ID string
@@ -73,6 +85,7 @@ func (b *bed) counts(t *testing.T, class string) {
 	// The shell and its sleep. The threads of the proxy are in the cgroup of a plain container.
 	pids := e.Data.Pids.Current == 2 || class == "process" && e.Data.Pids.Current > 2
 	if e.Type != "stats" || e.ID != "one" || e.Data.CPU.Usage.Total == 0 || e.Data.Memory.Usage.Usage == 0 || !pids {
-		t.Errorf("events --stats = %s, want CPU time, memory and 2 pids of the container one", text)
+		return fmt.Sprintf("events --stats = %s, want CPU time, memory and 2 pids of the container one", text)
 	}
+	return ""
 }

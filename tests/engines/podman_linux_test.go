@@ -212,7 +212,7 @@ func (p *podman) testLifecycle(t *testing.T) {
 	}
 	p.ok(t, "pause", "one")
 	p.ok(t, "unpause", "one")
-	p.ok(t, "stop", "one")
+	p.ok(t, "stop", "--time", host.Grace, "one")
 	if got := p.ok(t, "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Pid}}", "one"); got != "exited 4 0\n" {
 		t.Errorf("after stop: %q", got)
 	}
@@ -254,6 +254,7 @@ func (p *podman) testCopy(t *testing.T) {
 	if _, err := os.Stat(p.Path("/tmp/copied-by-podman")); err == nil {
 		t.Error("the host has the file that was copied into the container")
 	}
+	p.wants(t, "made\n", "one", "sh", "-c", "until [ -s /made ]; do sleep 0.1; done; cat /made")
 	p.ok(t, "cp", "one:/made", file)
 	if data, err := os.ReadFile(file); err != nil || string(data) != "made\n" {
 		t.Errorf("cp out of the container = %q, %v", data, err)

@@ -89,8 +89,9 @@ func (s *runcShim) testInput(t *testing.T) {
 // testLife takes one container through everything that containerd asks of its runtime.
 func (s *runcShim) testLife(t *testing.T) {
 	c := s.c
-	c.Must(t, s.args([]string{"--detach"}, "sh", "-c", "trap 'exit 9' TERM; sleep 1000 & wait")...)
-	if r := c.Run(t, "task", "exec", "--exec-id", "e", "one", "sh", "-c", "echo out; echo err >&2; exit 5"); r.Stdout != "out\n" ||
+	c.Must(t, s.args([]string{"--detach"}, "sh", "-c", "trap 'exit 9' TERM; touch /up; sleep 1000 & wait")...)
+	const command = "until [ -e /up ]; do sleep 0.1; done; echo out; echo err >&2; exit 5" // process 1 ignores TERM without a trap
+	if r := c.Run(t, "task", "exec", "--exec-id", "e", "one", "sh", "-c", command); r.Stdout != "out\n" ||
 		r.Stderr != "err\n" || r.Code != 5 {
 		t.Errorf("ctr task exec = %+v", r)
 	}

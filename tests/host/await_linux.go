@@ -16,6 +16,10 @@ const (
 	CallLimit = 6 * time.Minute // for a whole call, which may start a machine
 )
 
+// Grace is Patience for an engine's stop, in seconds: how long a container that handles the signal
+// has before it is killed. The engines' own ten seconds are too few for a guest on a busy host.
+const Grace = "120"
+
 // Await asks for a complaint until there is none or the time is over, and gives the last one.
 func Await(most time.Duration, complaint func() string) string {
 	deadline := time.After(most)
