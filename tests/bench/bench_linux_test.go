@@ -93,7 +93,11 @@ func TestBench(t *testing.T) {
 		name string
 		run  func(*testing.T)
 	}{
-		{"cold", b.cold}, {"inside", b.inside}, {"tasks", b.tasks}, {"concurrent", b.concurrent}, {"template", b.templates},
+		{"cold", b.cold},
+		{"inside", b.inside},
+		{"tasks", b.tasks},
+		{"concurrent", b.concurrent},
+		{"template", b.templates},
 		{"disks", b.onDisks},
 	} {
 		if only := os.Getenv("BENCH_PART"); only == "" || only == part.name {

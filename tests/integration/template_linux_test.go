@@ -47,7 +47,8 @@ func withTemplates(t *testing.T, mode string, config ...string) *templates {
 	}
 	b := newBed(t, host.Options{Config: strings.Join(config, "\n"), Cloister: fmt.Sprintf(
 		"[machine]\nfile_server = \"needed\"\n[template]\nmode = %q\n[debug]\nshell = \"/usr/bin/busybox\"\n"+
-			"[workloads]\nannotations = [\"io.cloister.start\", \"io.cloister.machine\"]\n", mode)})
+			"[workloads]\nannotations = [\"io.cloister.start\", \"io.cloister.machine\"]\n", mode,
+	)})
 	return &templates{b, filepath.Join(b.Place.Dir, "cloister", "templates")}
 }
 
