@@ -19,7 +19,7 @@ type noted struct {
 	what *[]string
 }
 
-func (s noted) Start(c *exec.Cmd) (chan runc.Exit, error) {
+func (s noted) Start(*exec.Cmd) (chan runc.Exit, error) {
 	*s.what = append(*s.what, "start")
 	return nil, errors.New("not started")
 }

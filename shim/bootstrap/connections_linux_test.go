@@ -20,7 +20,7 @@ func TestClients(t *testing.T) {
 	c := newConnections(func() {})
 	var served []net.Conn
 	for range 2 {
-		near, err := net.Dial("unix", l.Addr().String())
+		near, err := (&net.Dialer{}).DialContext(t.Context(), "unix", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
