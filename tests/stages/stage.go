@@ -125,7 +125,8 @@ func All() []Stage {
 		},
 		{
 			Name: "crash", About: "kills at every step, hostile guests, load", Needs: guest,
-			Tests: []string{"./tests/crash/..."}, Weight: 1, Warm: 660 * s, Budget: 14 * m, Limit: 25 * m, Optional: true,
+			Tests: []string{"./tests/crash/..."}, Env: fromTemplates,
+			Weight: 1, Warm: 660 * s, Budget: 14 * m, Limit: 25 * m, Optional: true,
 		},
 		{
 			Name: "docker", About: "Docker's daemon and command line, nerdctl's contract", Needs: guest,
