@@ -140,7 +140,7 @@ func (c *Container) fill(program string) error {
 	}
 	return errors.Join(
 		os.WriteFile(filepath.Join(rootfs, programName), text, 0o755), //nolint:gosec // the container executes it
-		os.WriteFile(c.path(volumeName, "secret"), []byte("secret"), 0o644),
+		os.WriteFile(c.path(volumeName, "secret"), []byte("secret"), 0o600),
 	)
 }
 
@@ -270,7 +270,9 @@ func (p inside) End() error {
 
 // exec runs the program as an engine's exec, which the service reads back.
 func (c *Container) exec(ctx context.Context, args []string) (prove.Process, error) {
-	var spec struct{ Process map[string]any }
+	var spec struct {
+		Process map[string]any `json:"process"`
+	}
 	text, err := os.ReadFile(c.path("config.json"))
 	if err == nil {
 		err = json.Unmarshal(text, &spec)

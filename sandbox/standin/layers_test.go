@@ -31,7 +31,7 @@ func TestStripped(t *testing.T) {
 		add  func(want, full any)
 	}{
 		{nil, func(any, any) {}},
-		{[]prove.Layer{prove.MAC}, func(want, full any) {
+		{[]prove.Layer{prove.MAC}, func(want, _ any) {
 			object(want, "process")["selinuxLabel"], object(want, "process")["apparmorProfile"] = "l", "p"
 			object(want, "linux")["mountLabel"] = "m"
 		}},

@@ -134,7 +134,7 @@ func (c *Container) contain(ctx context.Context, p *beside, with []prove.Layer) 
 	if err != nil {
 		return errors.Join(err, p.undo())
 	}
-	p.cmd = exec.CommandContext(ctx, c.config.Runtime, "--root", runtime.Root, //nolint:gosec // the site's own
+	p.cmd = exec.CommandContext(ctx, c.config.Runtime, "--root", runtime.Root,
 		"run", "--bundle", bundle, "--pid-file", p.pids, name)
 	return nil
 }
@@ -150,27 +150,8 @@ func hostsTree(at string) error {
 		return err
 	}
 	for _, e := range all {
-		from, to := filepath.Join("/", e.Name()), filepath.Join(at, e.Name())
-		switch {
-		case e.Type()&os.ModeSymlink != 0:
-			target, err := os.Readlink(from)
-			if err == nil {
-				err = os.Symlink(target, to)
-			}
-			if err != nil {
-				return err
-			}
-		case !e.IsDir():
-		default:
-			if err := os.Mkdir(to, 0o755); err != nil {
-				return err
-			}
-			if e.Name() == "dev" {
-				continue
-			}
-			if err := unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-				return fmt.Errorf("the host's %q at %q: %w", from, to, err)
-			}
+		if err := show(e, at); err != nil {
+			return err
 		}
 	}
 	// The one node that attacks go for. Hosts may have none.
@@ -179,4 +160,26 @@ func hostsTree(at string) error {
 		return nil //nolint:nilerr // the attack is not counted then
 	}
 	return unix.Mknod(filepath.Join(at, "dev", "kmsg"), st.Mode, int(st.Rdev))
+}
+
+// show shows one entry of / at a folder.
+func show(e os.DirEntry, at string) error {
+	from, to := filepath.Join("/", e.Name()), filepath.Join(at, e.Name())
+	if e.Type()&os.ModeSymlink != 0 {
+		target, err := os.Readlink(from)
+		if err != nil {
+			return err
+		}
+		return os.Symlink(target, to)
+	}
+	if !e.IsDir() {
+		return nil
+	}
+	if err := os.Mkdir(to, 0o755); err != nil || e.Name() == "dev" {
+		return err
+	}
+	if err := unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("the host's %q at %q: %w", from, to, err)
+	}
+	return nil
 }

@@ -77,7 +77,7 @@ exec %s "$@"
 func TestProvePlainFindsAMissingLayer(t *testing.T) {
 	wrapper := filepath.Join(t.TempDir(), "without-seccomp")
 	text := fmt.Sprintf(withoutSeccomp, hostsRuntime(t))
-	if err := os.WriteFile(wrapper, []byte(text), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(wrapper, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	b := newPlainBed(t, wrapper)
