@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -88,6 +89,7 @@ func args(ctx context.Context, c config, port int) []string {
 		"-drive", "file="+c.root+",format=raw,if=virtio,snapshot=on",
 		"-drive", "file="+c.disk+",format=raw,if=virtio,snapshot=on",
 		"-chardev", "file,id=console,path="+c.console, "-serial", "chardev:console",
+		"-chardev", "socket,id=monitor,path="+monitor(c.console)+",server=on,wait=off", "-mon", "chardev=monitor,mode=readline",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=lab,fd="+strconv.Itoa(port),
 		"-device", "virtserialport,chardev=lab,name="+wire.Port,
 	)
@@ -130,11 +132,37 @@ var stuck = regexp.MustCompile(`BUG: soft lockup[^\n]*|Kernel panic[^\n]*|rcu: I
 // then with a virtual machine in it.
 func (m *machine) lose(err error) error {
 	text, _ := os.ReadFile(m.console)
-	m.lost = fmt.Sprintf("%v; its console: %q", err, stuck.FindAllString(string(text), 4))
+	m.lost = fmt.Sprintf("%v; its console: %q; its processors: %q", err, stuck.FindAllString(string(text), 4), m.processors())
 	if m.abandon != nil {
 		m.abandon(m.lost)
 	}
 	return errors.New("lab: " + m.lost)
+}
+
+// monitor is the socket of QEMU's monitor, beside the file of the console.
+func monitor(console string) string { return console + ".monitor" }
+
+// registers are what tells most of a processor that hangs: where it is, whether it has interrupts
+// on, and whether it is halted.
+var registers = regexp.MustCompile(`RIP=\w+ RFL=\w+|HLT=\d`)
+
+// processors are the registers of each processor, three times in as many seconds. A machine that
+// has ended has none.
+func (m *machine) processors() []string {
+	port, err := net.Dial("unix", monitor(m.console))
+	if err != nil {
+		return nil
+	}
+	defer port.Close()
+	for range 3 {
+		if _, err := port.Write([]byte("info registers -a\n")); err != nil {
+			return nil
+		}
+		time.Sleep(time.Second)
+	}
+	_ = port.SetReadDeadline(time.Now().Add(time.Second)) // the monitor never ends by itself
+	text, _ := io.ReadAll(port)
+	return registers.FindAllString(string(text), -1)
 }
 
 // said is the end of what the kernel and the lab's programs have written.
