@@ -67,6 +67,12 @@ func (p *podman) testLabels(t *testing.T) {
 const unit = `echo $$ >$1/cgroup.procs && shift && exec unshare --mount --cgroup sh -c '
 mount -t cgroup2 cgroup2 /sys/fs/cgroup && mkdir -p /sys/fs/cgroup/unit && echo $$ >/sys/fs/cgroup/unit/cgroup.procs && exec "$@"' sh "$@"`
 
+// control runs a program as systemd runs what a unit has later (Delegate=): beside the groups that
+// Podman has made below a folder, in the namespaces of a process. Nobody can join the unit's own
+// group once controllers are on in it.
+const control = `mkdir -p $1/unit/.control && echo $$ >$1/unit/.control/cgroup.procs && process=$2 && shift 2 &&
+exec nsenter --target "$process" --mount --cgroup "$@"`
+
 // testSplit is --cgroups=split, as units of quadlet have it: the container's cgroup is below the
 // one in which Podman runs, beside conmon's. It is runc that runs it: crun locks memory for the
 // program that filters devices, which takes CAP_SYS_RESOURCE.
@@ -85,30 +91,31 @@ func (p *podman) testSplit(t *testing.T) {
 		if late := host.Await(host.Patience, func() string { return p.inCgroup(t, "/unit/runtime") }); late != "" {
 			t.Error("conmon is left: " + late)
 		}
-		for _, group := range []string{"/unit/runtime", "/unit", ""} {
+		for _, group := range []string{"/unit/runtime", "/unit/.control", "/unit", ""} {
 			leaks.RemoveCgroups(t, p.parent+group)
 		}
 		if err := os.Remove(runtime); err != nil {
 			t.Error(err)
 		}
 	})
-	split := func(args ...string) string {
-		return p.must(t, "sh", append([]string{"-c", unit, "sh", top, "podman"}, append(p.flags, args...)...)...)
-	}
-	// Beside cgroup v1, cgroup v2 has no controllers.
-	id := strings.TrimSpace(split("run", "--detach", "--name", "one", "--cgroups", "split", "--pids-limit", "0", "--network", "none",
-		images.BusyboxName, "sleep", "1000"))
+	command := func(args ...string) []string { return append(append([]string{"podman"}, p.flags...), args...) }
+	id := strings.TrimSpace(p.must(t, "sh", append([]string{"-c", unit, "sh", top}, command("run", "--detach", "--name", "one",
+		"--cgroups", "split", "--pids-limit", "0", "--network", "none", images.BusyboxName, "sleep", "1000")...)...))
 	if got := p.inCgroup(t, "/unit/libpod-payload-"+id); !strings.Contains(got, "sleep 1000") {
 		t.Errorf("in the cgroup of the payload: %q, want sleep 1000", got)
+	}
+	conmon := strings.TrimSpace(p.ok(t, "inspect", "-f", "{{.State.ConmonPid}}", "one"))
+	split := func(args ...string) string {
+		return p.must(t, "sh", append([]string{"-c", control, "sh", top, conmon}, command(args...)...)...)
 	}
 	if got := split("exec", "one", "echo", "said"); got != "said\n" {
 		t.Errorf("exec = %q", got)
 	}
 	split("stop", "--time", "0", "one")
-	if got := split("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "one"); got != "exited 137\n" {
+	if got := p.ok(t, "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "one"); got != "exited 137\n" {
 		t.Errorf("after stop: %q", got)
 	}
-	split("rm", "one")
+	p.ok(t, "rm", "one")
 	if _, err := os.Stat(filepath.Join(top, "unit/libpod-payload-"+id)); err == nil {
 		t.Error("the cgroup of the payload is left")
 	}
