@@ -11,11 +11,11 @@ import (
 
 // calls are the system calls of every role: memory, threads, time, and what is done with open
 // files. They were taken from traces of QEMU 7.2 and of virtiofsd under emulation, with what KVM,
-// other versions of glibc and QEMU 10 use for the same ends. QEMU 10 was not traced: it runs under
-// the enforced list in tests/packages TestPackages on Debian 13, with the Rust virtiofsd and KVM.
-// There are no sockets among them but those of socketpair. A call that is missing here makes the
-// program fail with EPERM, so a new version of QEMU may need more: jail.seccomp = "log" names them.
-// One that is here in vain widens the kernel's surface for a process that was taken over.
+// other versions of glibc and QEMU 10 use for the same ends. docs/packages.md says what QEMU 10
+// calls beside them. There are no sockets among them but those of socketpair. A call that is
+// missing here makes the program fail with EPERM, so a new version of QEMU may need more:
+// jail.seccomp = "log" names them. One that is here in vain widens the kernel's surface for a
+// process that was taken over.
 const calls = `
 	arch_prctl brk madvise mbind membarrier memfd_create mincore mlock mlock2 mlockall mmap mprotect mremap msync munlock munlockall
 	munmap get_mempolicy set_mempolicy set_mempolicy_home_node
