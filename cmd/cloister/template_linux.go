@@ -166,8 +166,8 @@ func templateVerify(std stdio) *cobra.Command {
 	})
 }
 
-// templateGC is the verb gc. A running sandbox has its own copy of the memory, so nothing that runs
-// needs the files.
+// templateGC is the verb gc. A sandbox that runs has what it needs open or copied, so it needs no
+// file of the store.
 func templateGC(std stdio) *cobra.Command {
 	c := newCommand(std, "gc [--all]",
 		"Removes templates that are damaged, that failed twice, or that are too many or too large\ntogether, the longest "+

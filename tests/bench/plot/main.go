@@ -83,18 +83,14 @@ func draw(data []byte) (string, error) {
 	group("Cold start, whole", "#2e6fb0", r.Times,
 		[]string{"cold", "bare", "cold runsc", "cold runc"}, []string{"cloister", "bare QEMU boot", "gVisor (runsc)", "runc"})
 	phases := []string{"plan", "label", "content", "prepare", "files", "qemu", "verify", "kernel", "agent", "rootfs", "create", "start"}
-	group("Phases of a start of cloister", "#2e8b57", r.Phases, phases, phases)
+	group("Phases of a start of cloister", "#2e8b57", r.Phases, keys("start: ", phases), phases)
 	kinds := []string{"start, cold", "start, template", "start, runc"}
 	group("Start until the container runs", "#2e6fb0", r.Times, kinds, []string{"cloister, cold", "cloister, template", "runc"})
 	restore := []string{
 		"plan", "label", "content", "prepare", "memory", "files", "qemu", "load", "verify",
 		"kernel", "agent", "rootfs", "create", "start",
 	}
-	keys := make([]string, len(restore))
-	for i, name := range restore {
-		keys[i] = "template start: " + name
-	}
-	group("Phases of a start from a template", "#2e8b57", r.Phases, keys, restore)
+	group("Phases of a start from a template", "#2e8b57", r.Phases, keys("template start: ", restore), restore)
 	if b.Len() == 0 {
 		return "", fmt.Errorf("no times in the file: want what make bench writes into BENCH_JSON")
 	}
@@ -103,4 +99,13 @@ func draw(data []byte) (string, error) {
 		"font-family=\"sans-serif\" font-size=\"13\" fill=\"#222\">\n" +
 		"<rect width=\"%[1]d\" height=\"%[2]d\" fill=\"#fff\"/>\n"
 	return fmt.Sprintf(head, width, y+margin) + b.String() + "</svg>\n", nil
+}
+
+// keys are the names of phases as the bench writes them.
+func keys(prefix string, phases []string) []string {
+	list := make([]string, len(phases))
+	for i, name := range phases {
+		list[i] = prefix + name
+	}
+	return list
 }
