@@ -33,8 +33,15 @@ func openDevices() []cgroup.Device {
 
 // memoryLimitMiB is what QEMU and the file server may use together: the machine's memory, what QEMU
 // itself needs, and the file server. The same function gives the overhead of a RuntimeClass: two
-// sums that differ would have the pod's cgroup kill the machine.
-func memoryLimitMiB(m vmm.Machine) int { return m.MemoryMiB + qemu.OverheadMiB(m) + fileServerMiB }
+// sums that differ would have the pod's cgroup kill the machine. A machine without a file server
+// may map a template copy-on-write: when it first writes to a page that the template does not have,
+// the kernel makes that page in the template's file too, and both are charged to the machine.
+func memoryLimitMiB(m vmm.Machine) int {
+	if m.Share == nil {
+		return 2*m.MemoryMiB + qemu.OverheadMiB(m)
+	}
+	return m.MemoryMiB + qemu.OverheadMiB(m) + fileServerMiB
+}
 
 // hostLimits are a workload's limits as they apply to its whole machine. Memory is never the
 // container's own limit: the guest's page cache would have the machine killed. CPU quotas are left

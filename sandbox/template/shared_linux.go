@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,15 +28,19 @@ type Shared struct {
 // Seals are the seals of a Shared's file.
 const Seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
-// sharedPrefix names the folder of the notes about a template's Shared.
-const sharedPrefix = "shared-"
+// sharedPrefix names the folder of the notes about a template's Shared, memoryName its memfd.
+const (
+	sharedPrefix = "shared-"
+	memoryName   = "template-memory"
+)
 
 // shareLimit is how long another start's copy is waited for. After that this one makes its own: a
 // shim that is stopped holds nobody up.
 const shareLimit = 2 * time.Second
 
-// note says who has a template's memory open. Nothing in it is believed: the file must be the same
-// one, unchanged since it was made from a memory with that digest, and sealed.
+// note says who has a template's memory open. Nothing in it is believed: the file must be a sealed
+// one that root has made by that name, with that inode. Its times say nothing: a QEMU that was
+// taken over can set them by a write that the seals refuse.
 type note struct {
 	PID  int  `json:"pid"`
 	FD   int  `json:"fd"`
@@ -91,11 +96,11 @@ func (h *Shared) Close() error {
 // it, since each QEMU has a user of its own and opens it by name (/proc/self/fd/N). Nobody finds it
 // but who has been given a descriptor.
 func (t *Template) seal() (*os.File, error) {
-	fd, err := unix.MemfdCreate("template-memory", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	fd, err := unix.MemfdCreate(memoryName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("make the template's shared memory: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), "template-memory")
+	f := os.NewFile(uintptr(fd), memoryName)
 	err = errors.Join(f.Truncate(int64(t.Manifest.Key.MemoryMiB)<<20), f.Chmod(0o666))
 	if err == nil {
 		err = Fill(f, t.memory, t.Manifest.Extents)
@@ -201,21 +206,27 @@ func isStale(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, ErrDamaged)
 }
 
-// open opens the memory that the note speaks of. O_PATH comes first: a process that has the number
-// by now may have a FIFO there, and opening that would wait for a writer.
+// open opens the memory that the note speaks of. Its name and O_PATH come first: a process that has
+// the number by now may have a FIFO there, whose open would wait for a writer, or a file of a
+// server that does not answer.
 func (n note) open() (*os.File, error) {
 	path := fmt.Sprintf("/proc/%d/fd/%d", n.PID, n.FD)
+	if name, err := os.Readlink(path); err != nil {
+		return nil, err
+	} else if !strings.HasPrefix(name, "/memfd:"+memoryName+" ") {
+		return nil, fmt.Errorf("%s is %s: %w", path, name, ErrDamaged)
+	}
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	found := os.NewFile(uintptr(fd), path)
 	defer found.Close() // O_PATH
-	now, err := look(found)
-	if err != nil {
+	var now unix.Stat_t
+	if err := unix.Fstat(fd, &now); err != nil {
 		return nil, err
 	}
-	if now.SHA256 = n.Seen.SHA256; now != n.Seen {
+	if int(now.Uid) != os.Geteuid() || now.Dev != n.Seen.Dev || now.Ino != n.Seen.Inode || now.Size != n.Seen.Bytes {
 		return nil, fmt.Errorf("%s: %w", path, ErrDamaged)
 	}
 	f, err := os.Open("/proc/self/fd/" + strconv.Itoa(fd))

@@ -128,10 +128,11 @@ func TestSharedMemoryOfAnotherIsNotTaken(t *testing.T) {
 		},
 		"an unsealed file": func(t *testing.T, h *Shared) {
 			t.Helper()
-			f, err := NewMemory(8)
+			fd, err := unix.MemfdCreate(memoryName, unix.MFD_CLOEXEC)
 			if err != nil {
 				t.Fatal(err)
 			}
+			f := os.NewFile(uintptr(fd), memoryName)
 			t.Cleanup(func() { _ = f.Close() })
 			now, err := look(f)
 			if err != nil {
@@ -142,6 +143,15 @@ func TestSharedMemoryOfAnotherIsNotTaken(t *testing.T) {
 				n.FD, n.Seen = int(f.Fd()), now
 				n.Seen.SHA256 = sum
 			})
+		},
+		"a file of another name": func(t *testing.T, h *Shared) {
+			t.Helper()
+			f, err := NewMemory(8)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = f.Close() })
+			move(t, h.note, func(n *note) { n.FD = int(f.Fd()) })
 		},
 		"another template": func(t *testing.T, h *Shared) {
 			t.Helper()
@@ -173,6 +183,28 @@ func TestSharedMemoryOfAnotherIsNotTaken(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestTimesOfSharedMemory: who maps the memory can set its times, by a write that fails. The next
+// sandbox maps the same file nevertheless.
+func TestTimesOfSharedMemory(t *testing.T) {
+	s := store(t)
+	build(t, s, key(), memory(t, 1))
+	first := shared(t, s)
+	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", first.File.Fd()), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write([]byte{1}); !errors.Is(err, unix.EPERM) {
+		t.Errorf("write to sealed memory: %v, want EPERM", err)
+	}
+	second := shared(t, s)
+	if inode(t, first.File) != inode(t, second.File) {
+		t.Error("the second sandbox has a file of its own")
+	}
+	if err := errors.Join(f.Close(), first.Close(), second.Close()); err != nil {
+		t.Error(err)
 	}
 }
 
