@@ -14,6 +14,7 @@ import (
 	"cloister/sandbox"
 	"cloister/sandbox/prove"
 	"cloister/sandbox/standin"
+	"cloister/sys"
 )
 
 // proveContainers starts two plain containers and attacks the host and one of them from inside the
@@ -25,7 +26,7 @@ func proveContainers(ctx context.Context, cfg sandbox.Config, program string) (_
 		return prove.Report{}, err
 	}
 	// Errors of the cleanup are joined: a run that leaves something behind must not look well.
-	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
+	defer func() { err = errors.Join(err, sys.RemoveTree(folder)) }()
 	// Labels are for a path without links.
 	if folder, err = filepath.EvalSymlinks(folder); err != nil {
 		return prove.Report{}, err

@@ -15,6 +15,7 @@ import (
 	"cloister/sandbox/prove"
 	"cloister/sandbox/standin"
 	"cloister/sandbox/statedir"
+	"cloister/sys"
 )
 
 // proveNamespace is the namespace of the sandboxes that prove starts. Other sandboxes' levels and
@@ -50,7 +51,7 @@ func proveMachines(ctx context.Context, cfg sandbox.Config, program string) (_ p
 		return prove.Report{}, err
 	}
 	// Errors of the cleanup are joined: a run that leaves something behind must not look well.
-	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
+	defer func() { err = errors.Join(err, sys.RemoveTree(folder)) }()
 	disguises, err := standin.Disguise(cfg, program, folder)
 	if err != nil {
 		return prove.Report{}, err

@@ -4,6 +4,7 @@ package process
 
 import (
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -58,12 +59,19 @@ func (m monitor) connect(c *exec.Cmd) {
 	if c.Stdin == nil {
 		c.Stdin = null
 	}
-	if c.Stdout == nil {
+	if hosts(c.Stdout) {
 		c.Stdout = null
 	}
-	if c.Stderr == nil {
+	if hosts(c.Stderr) {
 		c.Stderr = null
 	}
+}
+
+// hosts tells whether a stream would be the host's null device: os/exec opens it for nil, go-runc
+// for a process without any stream.
+func hosts(stream io.Writer) bool {
+	f, ok := stream.(*os.File)
+	return stream == nil || ok && f.Name() == os.DevNull
 }
 
 // aside takes clients out of a container's cgroup. A proxy of the OCI command line is in it, since

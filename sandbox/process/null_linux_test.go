@@ -39,6 +39,19 @@ func TestNullIsNotTheHosts(t *testing.T) {
 	if c.Stdin != null || c.Stdout != given || c.Stderr != null {
 		t.Errorf("streams are %v, %v, %v, want the null device for the two that were not given", c.Stdin, c.Stdout, c.Stderr)
 	}
+	nothing, err := runc.NewNullIO() // for a process without any stream
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nothing.Close()
+	c = &exec.Cmd{}
+	nothing.Set(c)
+	if _, err := (monitor{ProcessMonitor: ran{}, null: func() *os.File { return null }}).Start(c); err != nil {
+		t.Fatal(err)
+	}
+	if c.Stdin != null || c.Stdout != null || c.Stderr != null {
+		t.Errorf("streams are %v, %v, %v, want the null device for all", c.Stdin, c.Stdout, c.Stderr)
+	}
 	stat := func(f *os.File) (st unix.Stat_t) {
 		t.Helper()
 		if err := unix.Fstat(int(f.Fd()), &st); err != nil {

@@ -93,9 +93,10 @@ func open(ctx context.Context, cfg Config, namespace, id, bundle string, w *oci.
 	if s.journal, err = statedir.Create(s.dir, bundle); err != nil {
 		return nil, err
 	}
+	made := s // s is what is returned: nil after an error
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.close(ctx))
+			err = errors.Join(err, made.close(ctx))
 		}
 	}()
 	if err := s.do(statedir.Effect{Kind: statedir.KindReservation, Detail: owner}, func(*statedir.Effect) (err error) {

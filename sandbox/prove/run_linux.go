@@ -21,6 +21,7 @@ import (
 
 	"cloister/oci"
 	"cloister/sandbox/confine"
+	"cloister/sys"
 )
 
 // Site is what is attacked, and from where. Peer is a second sandbox of the same host, so that
@@ -294,7 +295,7 @@ func (r *runner) close() error {
 	if r.dir != "" {
 		errs = append(errs, r.tidy())
 		_ = unix.Unmount(r.dir, unix.MNT_DETACH) // EINVAL: nothing was mounted
-		errs = append(errs, os.RemoveAll(r.dir))
+		errs = append(errs, sys.RemoveTree(r.dir))
 	}
 	return errors.Join(errs...)
 }
