@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"cloister/labels"
 	"cloister/labels/lsm"
 	"cloister/labels/relabel"
@@ -95,10 +97,10 @@ func (s *selinux) noteKept(ctx context.Context, shown, host *os.File) error {
 	return s.registry.Keep(ctx, s.tenant, s.chosen.Level, path)
 }
 
-// admitCopy refuses a file that is another sandbox's. An engine labels its own file with the label
-// that it gives the container, which may be at another level than the pod's. The shim reads the
-// file, so the policy decides about its type. The bytes of another sandbox's file would otherwise
-// reach this guest by way of the shim, which may read both.
+// admitCopy refuses a file that is another sandbox's, and one that not everybody on the host may
+// read. An engine labels its own file with the label that it gives the container, which may be at
+// another level than the pod's. The bytes of other files would reach this guest by way of the shim,
+// whose domain may read nearly all: a pod's author names them by a mount at /etc/hosts.
 func (s *selinux) admitCopy(f File) error {
 	have, err := lsm.FileLabel(f.Host)
 	switch {
@@ -112,6 +114,14 @@ func (s *selinux) admitCopy(f File) error {
 	if level := have.Range.High; !engines && !s.chosen.Level.Dominates(level) {
 		return fmt.Errorf("%w: %q is at %v, which is another sandbox's: the sandbox is at %v", labels.ErrWish,
 			f.Host.Name(), level, s.chosen.Level)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Host.Fd()), &st); err != nil {
+		return &os.PathError{Op: "stat", Path: f.Host.Name(), Err: err}
+	}
+	if !ours && !engines && st.Mode&unix.S_IROTH == 0 {
+		return fmt.Errorf("%w: %q is %s with mode %#o, and its copy would show it to the guest: mount it elsewhere, as a volume",
+			labels.ErrWish, f.Host.Name(), have, st.Mode&0o777)
 	}
 	return nil
 }

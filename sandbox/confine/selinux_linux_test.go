@@ -244,6 +244,11 @@ func TestAdmit(t *testing.T) {
 			d, id := reserve(t, f.options("default/one"))
 			at := func(text string) string { return strings.ReplaceAll(text, "OWN", id.Label.Range.High.String()) }
 			tt.file.Host = f.open(tt.file.Kind == Folder, at(tt.label))
+			if tt.file.Kind == Copy { // as engines make theirs
+				if err := os.Chmod(tt.file.Host.Name(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
 			if err := d.Admit(t.Context(), tt.file); (err != nil) != tt.refuse {
 				t.Errorf("Admit = %v, want refused %t", err, tt.refuse)
 			}
@@ -251,6 +256,27 @@ func TestAdmit(t *testing.T) {
 				t.Errorf("label %s, %v, want %s", got, err, at(tt.want))
 			}
 		})
+	}
+}
+
+// TestCopyOfASecret: a file that root alone may read is not shown to a guest by a mount at
+// /etc/hosts. One with the label that the engine gives its own files is, and so is the sandbox's.
+func TestCopyOfASecret(t *testing.T) {
+	f := newFake(t)
+	d, id := reserve(t, f.options("default/one"))
+	own := "system_u:object_r:cloister_rootfs_t:" + id.Label.Range.High.String()
+	engines, err := labels.Parse("system_u:object_r:container_file_t:s0:c1,c2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]error{
+		"system_u:object_r:ssh_home_t:s0": labels.ErrWish, "system_u:object_r:cloister_content_t:s0": labels.ErrWish,
+		engines.String(): nil, own: nil,
+	} {
+		file := File{Kind: Copy, Host: f.open(false, text), Label: engines}
+		if err := d.Admit(t.Context(), file); !errors.Is(err, want) {
+			t.Errorf("Admit of a copy of %s, which root alone may read = %v, want %v", text, err, want)
+		}
 	}
 }
 
