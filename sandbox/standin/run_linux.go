@@ -13,7 +13,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containerd/containerd/v2/pkg/cap"
+	capability "github.com/containerd/containerd/v2/pkg/cap"
 	runc "github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
 
@@ -121,7 +121,7 @@ func (c *Container) contain(ctx context.Context, p *beside, with []prove.Layer) 
 	if err != nil {
 		return errors.Join(err, p.undo())
 	}
-	all, err := cap.Current()
+	all, err := capability.Current()
 	if err == nil {
 		config, err = stripped(config, with, argv, all, mounted{tree, p.cmd.Dir})
 	}

@@ -149,7 +149,7 @@ var registers = regexp.MustCompile(`RIP=\w+ RFL=\w+|HLT=\d`)
 // processors are the registers of each processor, three times in as many seconds. A machine that
 // has ended has none.
 func (m *machine) processors() []string {
-	port, err := net.Dial("unix", monitor(m.console))
+	port, err := (&net.Dialer{}).DialContext(context.Background(), "unix", monitor(m.console))
 	if err != nil {
 		return nil
 	}
