@@ -32,13 +32,14 @@ func TestOpenWithoutIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer held.Close()
-	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX); err != nil {
+	fd := int(held.Fd())
+	if err := unix.Flock(fd, unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	// What was begun is taken back once the lock is free.
-	free := time.AfterFunc(time.Second, func() { _ = unix.Flock(int(held.Fd()), unix.LOCK_UN) })
+	free := time.AfterFunc(time.Second, func() { _ = unix.Flock(fd, unix.LOCK_UN) })
 	defer free.Stop()
 	cfg := Config{Host: recovery.Host{State: state, Root: root, Labels: confine.Config{MAC: string(confine.None)}}}
 	s, err := open(ctx, cfg, "default", "one", t.TempDir(), &oci.Workload{})
