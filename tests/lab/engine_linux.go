@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -169,11 +170,19 @@ func (e *engine) likeUnit() error {
 	return err
 }
 
-// ctr runs containerd's client and returns what it printed.
+// spinning is what the shim says of a guest that answers nothing for two minutes while it takes all
+// of a processor.
+var spinning = regexp.MustCompile(`does not answer: .*CPUs are running and used (\d+ms) of CPU time in (\d+ms)`)
+
+// ctr runs containerd's client and returns what it printed. Where a guest spins, the machine is
+// lost: its emulated virtualization hangs a machine in it now and then.
 func (e *engine) ctr(args ...string) (string, error) {
 	answer, err := e.m.run(wire.Run{Argv: append([]string{"/usr/bin/ctr"}, args...), Env: labEnv(), Seconds: 400})
 	if err != nil {
 		return "", err
+	}
+	if found := spinning.FindStringSubmatch(answer.Out); found != nil && found[1] == found[2] {
+		return "", e.m.lose(fmt.Errorf("a guest in it spins: %.300s", answer.Out))
 	}
 	if answer.Exit != 0 {
 		return answer.Out, fmt.Errorf("ctr %s: exit %d: %s; %s", strings.Join(args, " "), answer.Exit,
