@@ -21,7 +21,7 @@ const labTime = 25 * time.Minute
 
 // tries is how many machines are used at most: an emulated one may lock up. The runner of the
 // stages counts each machine that was lost.
-const tries = 2
+const tries = 3
 
 // scenario is one part of the lab. Each starts what it needs, so that any of them can be run alone
 // (-run TestLab/faults), and on another machine when its own is lost.
