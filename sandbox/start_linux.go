@@ -89,7 +89,10 @@ func (s *Sandbox) plan(ctx context.Context, p *starting) (err error) {
 
 // templates are the host's.
 func (s *Sandbox) templates(p *starting) clone.Host {
-	return clone.Host{Store: s.config.Templates(), QEMU: p.programs.QEMU, MAC: string(p.mac)}
+	return clone.Host{
+		Store: s.config.Templates(), QEMU: p.programs.QEMU, MAC: string(p.mac),
+		Unshared: func() error { return confine.TemplateReason(s.confine) },
+	}
 }
 
 // chooseTemplate has the sandbox start from a template if there is one for its machine. None is no
@@ -110,7 +113,7 @@ func (s *Sandbox) chooseTemplate(ctx context.Context, p *starting) {
 
 // recall begins to copy the template's memory into the sandbox's own, beside the next steps.
 func (s *Sandbox) recall(_ context.Context, p *starting) (err error) {
-	p.memory, err = p.source.Recall(p.Machine, p.owner, p.group)
+	p.memory, err = p.source.Recall(p.Machine, p.owner, p.group, confine.Admitter(s.confine, confine.Template))
 	s.undo.Push("template's memory", p.source.Release)
 	return err
 }
@@ -233,15 +236,13 @@ func (s *Sandbox) prepare(_ context.Context, p *starting) (err error) {
 
 // makeShare makes the sandbox's own file system and the tree that the file server will show.
 func (s *Sandbox) makeShare() error {
-	own := func(k confine.Kind) func(*os.File) error {
-		return func(f *os.File) error { return s.confine.Admit(context.Background(), confine.File{Kind: k, Host: f}) }
-	}
 	dir, err := os.OpenFile(s.journal.Dir().String(), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
 	defer dir.Close() // O_PATH
-	if err := own(confine.State)(dir); err != nil {
+	own := confine.Admitter(s.confine, confine.State)
+	if err := own(dir); err != nil {
 		return err
 	}
 	for _, folder := range []string{s.journal.Dir().Own(), s.journal.Dir().Share()} {
@@ -249,7 +250,7 @@ func (s *Sandbox) makeShare() error {
 			return err
 		}
 	}
-	share, err := content.NewShare(s.journal.Dir().Own(), s.journal.Dir().Share(), own(confine.State), own(confine.Share))
+	share, err := content.NewShare(s.journal.Dir().Own(), s.journal.Dir().Share(), own, confine.Admitter(s.confine, confine.Share))
 	if err != nil {
 		return err
 	}

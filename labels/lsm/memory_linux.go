@@ -18,8 +18,9 @@ import (
 // memory. On Debian's policy they have it already; Fedora's and RHEL's give a new file the level of
 // where it is made (default_range), which for a memfd is s0, and every guest could use it. It is
 // called before the guest runs, as Verify is. A file system that takes no labels is an error. The
-// type stays as the policy's own transition has made it.
-func (d *Driver) LevelMemory(pid int, level labels.Level) error {
+// type stays as the policy's own transition has made it. A file that has the label shared, if that
+// is not zero, keeps it: other sandboxes use it as well.
+func (d *Driver) LevelMemory(pid int, level labels.Level, shared labels.Label) error {
 	if d.mode == ModeNone {
 		return nil
 	}
@@ -36,7 +37,7 @@ func (d *Driver) LevelMemory(pid int, level labels.Level) error {
 		if to, err := os.Readlink(path); err != nil || !strings.HasPrefix(to, "/memfd:") {
 			continue // closed since, or something else
 		}
-		if err := levelFile(path, level); err != nil {
+		if err := levelFile(path, level, shared); err != nil {
 			return fmt.Errorf("memory of pid %d: %w", pid, err)
 		}
 	}
@@ -63,9 +64,36 @@ func (d *Driver) LabelMemory(f *os.File, process labels.Label) error {
 	return SetFileLabel(f, made)
 }
 
+// LabelShared labels a memory file that the machines of many sandboxes will map. One that has the
+// type and level already is left as it is: a new label would change its ctime, by which others know
+// it.
+func LabelShared(f *os.File, label labels.Label) error {
+	have, err := FileLabel(f)
+	if err != nil {
+		return err
+	}
+	if have.Type == label.Type && have.Range == label.Range {
+		return nil
+	}
+	return SetFileLabel(f, label)
+}
+
+// CanShareMemory asks the kernel whether a process may map a memory file of that label privately,
+// which takes opening it for writing (QEMU before 8.2).
+func (d *Driver) CanShareMemory(process, file labels.Label) error {
+	if err := d.host.Valid(file); err != nil {
+		return err
+	}
+	decision, err := d.host.Access(process, file, "file", "open", "read", "write", "map", "getattr")
+	if err == nil && !decision.Allowed {
+		err = fmt.Errorf("%v has no %s of class file on %v", process, strings.Join(decision.Missing, ", "), file)
+	}
+	return err
+}
+
 // levelFile changes the level of one file. It is opened through /proc/PID/fd with O_PATH, so the
 // descriptor is the process's file and is not read or mapped.
-func levelFile(path string, level labels.Level) error {
+func levelFile(path string, level labels.Level, shared labels.Label) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: path, Err: err}
@@ -76,7 +104,7 @@ func levelFile(path string, level labels.Level) error {
 	if err != nil {
 		return err
 	}
-	if have.Range == labels.At(level) {
+	if have.Range == labels.At(level) || have == shared {
 		return nil
 	}
 	return SetFileLabel(f, have.WithLevel(level))

@@ -65,8 +65,10 @@ func (h Host) Choose(m vmm.Machine, size oci.Size, w *oci.Workload) (*Source, vm
 		return nil, m, errors.Join(err, t.Close())
 	}
 	s := &Source{template: t, memoryMiB: size.MemoryMiB, store: h.Store, copied: plan.CopyReason(classed, size.MemoryMiB)}
-	if s.copied == "" && h.MAC == "selinux" {
-		s.copied = "SELinux's policy gives a guest's memory to one sandbox"
+	if s.copied == "" {
+		if reason := h.Unshared(); reason != nil {
+			s.copied = reason.Error()
+		}
 	}
 	from.CopyOnWrite = s.copied == ""
 	return s, from, nil
@@ -92,15 +94,17 @@ func (s *Source) String() string {
 }
 
 // Recall makes the machine's memory and begins to copy the template's into it, while the machine is
-// being made, or gives the memory that it maps copy-on-write (see Release). The copied memory is
-// charged to the cgroup. The Source keeps the file and closes it. After an error Close still has to
-// be called. ctx plays no part: the copy ends by itself.
-func (s *Source) Recall(m vmm.Machine, owner jail.Owner, group *cgroup.Group) (memory *os.File, err error) {
+// being made, or gives the memory that it maps copy-on-write (see Release). label labels that one
+// when it is made. The copied memory is charged to the cgroup. The Source keeps the file and closes
+// it. After an error Close still has to be called. ctx plays no part: the copy ends by itself.
+func (s *Source) Recall(
+	m vmm.Machine, owner jail.Owner, group *cgroup.Group, label func(*os.File) error,
+) (memory *os.File, err error) {
 	if s == nil {
 		return nil, nil
 	}
 	if m.CopyOnWrite {
-		if s.shared, err = s.store.Share(s.template); err != nil {
+		if s.shared, err = s.store.Share(s.template, label); err != nil {
 			return nil, err
 		}
 		return s.shared.File, nil

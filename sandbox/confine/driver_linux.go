@@ -37,6 +37,20 @@ type Driver interface { //nolint:interfacebloat // one method for each step of a
 	Release(ctx context.Context) error
 }
 
+// Admitter admits files of a kind that sandboxes make themselves.
+func Admitter(d Driver, k Kind) func(*os.File) error {
+	return func(f *os.File) error { return d.Admit(context.Background(), File{Kind: k, Host: f}) }
+}
+
+// TemplateReason says why a sandbox's machine cannot map memory of the Kind Template; nil: it can.
+// It may be called before Reserve and has no effect.
+func TemplateReason(d Driver) error {
+	if s, ok := d.(*selinux); ok {
+		return s.templateReason()
+	}
+	return nil
+}
+
 // Identity is what a driver gave a sandbox.
 type Identity struct {
 	// MAC is the driver that confines the sandbox.
@@ -115,7 +129,7 @@ const (
 	Disk   Kind = "disk"   // an image file or block device of the machine
 	Memory Kind = "memory" // of the sandbox's own making: the machine's memory, which its process opens by name
 	// Template is memory that the machines of several sandboxes map privately, and nobody can
-	// change. SELinux has no rule for it.
+	// change. Only where TemplateReason is nil.
 	Template Kind = "template"
 )
 

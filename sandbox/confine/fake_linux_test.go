@@ -28,7 +28,7 @@ func kernelOf() map[string][]string {
 			"getattr", "getcap", "setcap", "setpgid", "share",
 			"setcurrent", "setexec",
 		},
-		"file":               {"read", "write", "append", "setattr", "unlink", "entrypoint"},
+		"file":               {"read", "write", "append", "setattr", "unlink", "entrypoint", "open", "map", "getattr"},
 		"blk_file":           {"read", "write", "append", "ioctl"},
 		"chr_file":           {"open"},
 		"dir":                {"search", "read", "write", "add_name", "remove_name"},
@@ -53,6 +53,7 @@ type fake struct {
 	calls []string // labels that were set and cleared
 	peer  string   // label of all sockets' other ends
 	files bool     // whether the policy lets machines write images: false breaks it
+	share bool     // whether it lets them map a template's memory
 }
 
 func newFake(t *testing.T) *fake {
@@ -147,6 +148,8 @@ func (f *fake) allows(source, target labels.Label, class, perm string) bool {
 		return source.Type == "cloister_shim_t"
 	case perm == "entrypoint":
 		return target.Type == "qemu_exec_t"
+	case target.Type == "cloister_template_tmpfs_t":
+		return f.share && source.Type == "cloister_qemu_t" && target.Range == labels.At(labels.Level{})
 	case class == "process", class == "unix_stream_socket", class == "chr_file", source.Range.High != target.Range.High:
 		return false
 	}

@@ -100,6 +100,29 @@ func (s *selinux) Reserve(ctx context.Context) (Identity, error) {
 	return Identity{MAC: SELinux, Level: entry.Level, Rank: rankOf(entry.Level), Label: chosen.QEMU, Files: chosen.Rootfs}, nil
 }
 
+// templateReason is TemplateReason. The level is not drawn yet: any pair will do for the question.
+func (s *selinux) templateReason() error {
+	pair, err := labels.NewPair(0, 1)
+	if err != nil {
+		return err
+	}
+	level := labels.NewLevel(s.driver.OwnLabel().Range.Low.Sensitivity, pair)
+	if asked := s.wish.Level(); asked != nil {
+		level = *asked
+	}
+	chosen, err := labels.Choose(s.wish, s.driver.OwnLabel(), s.types, level)
+	if err != nil {
+		return err
+	}
+	if chosen.Template.IsZero() {
+		return fmt.Errorf("SELinux's types %s have none for memory that sandboxes share", s.types.Name)
+	}
+	if err := s.driver.CanShareMemory(chosen.QEMU, chosen.Template); err != nil {
+		return fmt.Errorf("SELinux's policy has no rule for memory that sandboxes share: run: cloister policy install: %w", err)
+	}
+	return nil
+}
+
 // Release gives files and level back. A file that cannot be given back keeps the level held, so
 // that nobody draws it and reads the file; gc tries again.
 func (s *selinux) Release(ctx context.Context) error {
@@ -135,7 +158,7 @@ func (s *selinux) Verify(ctx context.Context, all ...Process) error {
 		if _, err := s.driver.Verify(p.PID, s.label(p.Role), p.Program); err != nil {
 			return fmt.Errorf("%s: %w", p.Role, err)
 		}
-		if err := s.driver.LevelMemory(p.PID, s.chosen.Level); err != nil {
+		if err := s.driver.LevelMemory(p.PID, s.chosen.Level, s.chosen.Template); err != nil {
 			return fmt.Errorf("%s: %w", p.Role, err)
 		}
 		for _, socket := range p.Peers {

@@ -236,6 +236,12 @@ func TestAdmit(t *testing.T) {
 		{"disk", File{Kind: Disk}, foreign, "system_u:object_r:cloister_image_t:OWN", false},
 		{"read-only disk", File{Kind: Disk, ReadOnly: true}, foreign, "system_u:object_r:cloister_content_t:s0", false},
 		{"memory", File{Kind: Memory}, "system_u:object_r:tmpfs_t:s0", "system_u:object_r:cloister_qemu_tmpfs_t:OWN", false},
+		{
+			"template's memory",
+			File{Kind: Template},
+			"system_u:object_r:tmpfs_t:s0",
+			"system_u:object_r:cloister_template_tmpfs_t:s0", false,
+		},
 		{"no kind", File{}, foreign, foreign, true},
 	}
 	for _, tt := range tests {
@@ -251,6 +257,29 @@ func TestAdmit(t *testing.T) {
 				t.Errorf("label %s, %v, want %s", got, err, at(tt.want))
 			}
 		})
+	}
+}
+
+// TestTemplateReason asks the kernel whether a machine may map a template's memory. A policy from
+// before has no such type, and other types' QEMU has no right to it.
+func TestTemplateReason(t *testing.T) {
+	f := newFake(t)
+	d, err := Open(f.options("default/one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := TemplateReason(d); err == nil || !strings.Contains(err.Error(), "cloister policy install") {
+		t.Errorf("without a rule: %v, want the remedy", err)
+	}
+	f.share = true
+	if err := TemplateReason(d); err != nil {
+		t.Errorf("with the rule: %v", err)
+	}
+	if s, ok := d.(*selinux); ok {
+		s.types.Template = ""
+	}
+	if TemplateReason(d) == nil {
+		t.Error("types without one for shared memory have a rule")
 	}
 }
 

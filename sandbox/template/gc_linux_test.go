@@ -165,7 +165,7 @@ func TestSharedFolderThatGoes(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 50 {
-				h, err := s.Share(from)
+				h, err := s.Share(from, unlabelled)
 				if err != nil {
 					t.Error(err)
 					return

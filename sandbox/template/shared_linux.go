@@ -44,8 +44,9 @@ type note struct {
 
 // Share gives a template's memory. The one that other sandboxes have is taken if there is any, else
 // one is made. Its pages are charged to the cgroup of the process that makes it, which is a shim's
-// and not a sandbox's: no tenant pays for what others use.
-func (s Store) Share(t *Template) (_ *Shared, err error) {
+// and not a sandbox's: no tenant pays for what others use. label labels a new one, before its note
+// is written.
+func (s Store) Share(t *Template, label func(*os.File) error) (_ *Shared, err error) {
 	folder := s.path(sharedPrefix + t.Manifest.ID)
 	// Without folder or lock, the memory is only this sandbox's. That is no error.
 	if lock, err := lockShared(folder, shareLimit); err == nil {
@@ -53,7 +54,7 @@ func (s Store) Share(t *Template) (_ *Shared, err error) {
 	}
 	f := findShared(folder, t.Manifest.Memory.SHA256)
 	if f == nil {
-		if f, err = t.seal(); err != nil {
+		if f, err = t.seal(label); err != nil {
 			return nil, err
 		}
 	}
@@ -90,13 +91,13 @@ func (h *Shared) Close() error {
 // seal makes a file of the template's memory that never changes again. Its mode has every user open
 // it, since each QEMU has a user of its own and opens it by name (/proc/self/fd/N). Nobody finds it
 // but who has been given a descriptor.
-func (t *Template) seal() (*os.File, error) {
+func (t *Template) seal(label func(*os.File) error) (*os.File, error) {
 	fd, err := unix.MemfdCreate("template-memory", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("make the template's shared memory: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "template-memory")
-	err = errors.Join(f.Truncate(int64(t.Manifest.Key.MemoryMiB)<<20), f.Chmod(0o666))
+	err = errors.Join(f.Truncate(int64(t.Manifest.Key.MemoryMiB)<<20), f.Chmod(0o666), label(f))
 	if err == nil {
 		err = Fill(f, t.memory, t.Manifest.Extents)
 	}

@@ -21,12 +21,14 @@ func shared(t *testing.T, s Store) *Shared {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := s.Share(got)
+	h, err := s.Share(got, unlabelled)
 	if err = errors.Join(err, got.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return h
 }
+
+func unlabelled(*os.File) error { return nil }
 
 // inode tells one memory from another.
 func inode(t *testing.T, f *os.File) uint64 {

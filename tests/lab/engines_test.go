@@ -135,7 +135,8 @@ func (l *lab) second(t *testing.T) {
 	if l.twoPID != 0 {
 		return
 	}
-	l.sh(t, "mkdir -p /usr/share/containers/selinux; cp /lab/two/contexts /usr/share/containers/selinux/contexts; ip link set lo up")
+	l.sh(t, "mkdir -p /usr/share/containers/selinux; cp /lab/two/contexts /usr/share/containers/selinux/contexts; ip link set lo up; "+
+		"mkfs.ext4 -q -O ^has_journal -E root_owner=0:0 "+secondScratch+" 32M")
 	answer, err := l.run(wire.Run{Argv: []string{"/lab/two/containerd", "--config", "/lab/two/containerd.toml"}, Env: labEnv(), Stay: true})
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"cloister/labels"
 	"cloister/labels/policy"
+	"cloister/tests/images"
 	"cloister/tests/lab/wire"
 )
 
@@ -65,6 +66,40 @@ func (l *lab) startedFrom(t *testing.T) {
 	if left := l.sh(t, "ls /run/cloister"); strings.Contains(left, "cloister-templates") {
 		t.Errorf("the builder has left its folder: %s", left)
 	}
+}
+
+// sharedMemory has two sandboxes on disks map the memory of one template. It is one file, which has
+// the type for that and no pair, and neither has memory of another type or level.
+func sharedMemory(t *testing.T, l *lab) {
+	l.seen = nil
+	l.second(t)
+	l.buildTemplate(t)
+	config := l.config(t, "shared", "", "", "[machine]\nfile_server = \"needed\"\n"+boxTables(l.mac, "manual"))
+	mapped := map[string]bool{}
+	for _, id := range []string{"mapped1", "mapped2"} {
+		l.sh(t, fmt.Sprintf("%s run --detach --snapshotter blockfile --runtime io.containerd.cloister.v2 "+
+			"--runtime-config-path %s %s %s sleep 1500", two, config, images.BusyboxName, id))
+		text := l.sh(t, "cloister inspect "+id+" --output '{{.facts.memory}}'")
+		if got := strings.TrimSpace(text); got != "copy-on-write of the template's" {
+			t.Errorf("the memory of %s is %q; %s", id, got, brief(denials(l.seen)))
+		}
+		_, pid := l.level(t, id)
+		mapped[strings.TrimSpace(l.sh(t, fmt.Sprintf(
+			`for f in /proc/%d/fd/*; do case $(readlink $f) in /memfd:*) stat -L -c '%%C %%i' $f;; esac; done | sort -u`, pid)))] = true
+	}
+	for got := range mapped {
+		label, _, _ := strings.Cut(got, " ")
+		if len(mapped) != 1 || label != object(policy.TemplateType, "s0") || strings.Contains(got, "\n") {
+			t.Errorf("the sandboxes have mapped %v, want one file of type %s at s0", mapped, policy.TemplateType)
+		}
+	}
+	unexpected(t, l.machine)
+	for _, id := range []string{"mapped1", "mapped2"} {
+		l.sh(t, fmt.Sprintf("%[1]s task kill --signal KILL %[2]s; until %[1]s task delete --force %[2]s; do sleep 0.2; done; "+
+			"%[1]s container delete %[2]s", two, id))
+		l.nothingLeft(t, id, "/var/lib/cloister")
+	}
+	t.Logf("both have mapped %v", mapped)
 }
 
 // cloneLabels reads back what SELinux has for a sandbox from a template. All threads have its pair
