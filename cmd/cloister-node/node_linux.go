@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Paths on the node. The link is what configs and units name, so an upgrade changes one link and no
@@ -154,6 +156,11 @@ func (n *node) remove(ctx context.Context) error {
 	if err := n.unregister(ctx); err != nil {
 		return err
 	}
+	builder, err := n.awaitBuilder(ctx)
+	if err != nil {
+		return err
+	}
+	defer builder.Close()                    // ends the lock
 	if err := n.awaitIdle(ctx); err != nil { // one may have started before containerd forgot the runtime
 		return err
 	}
@@ -185,6 +192,38 @@ func (n *node) remove(ctx context.Context) error {
 	}
 	n.say("cloister is removed")
 	return nil
+}
+
+// awaitBuilder waits until no template is built in the background, and keeps others from it until
+// the file is closed. A builder waits for some seconds before it has a sandbox that ps could show.
+// It would write into the folders that are being removed.
+func (n *node) awaitBuilder(ctx context.Context) (*os.File, error) {
+	store, err := os.Open(n.path("/var/lib/cloister/templates"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // Close of it does nothing
+	}
+	if err != nil {
+		return nil, err
+	}
+	tick := time.NewTicker(n.pause)
+	defer tick.Stop()
+	for said := false; ; said = true {
+		err := unix.Flock(int(store.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return store, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", store.Name(), err), store.Close())
+		}
+		if !said {
+			n.say("a template is being built on node %s: waiting until it is done", n.name)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("node %s still builds a template: %w", n.name, ctx.Err()), store.Close())
+		}
+	}
 }
 
 // awaitIdle waits until the node has no sandbox. It has no limit of its own: pods may be drained

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // fake is a node in a folder: what its commands were, and what some of them say.
@@ -312,6 +313,50 @@ func TestRemoveWaitsForSandboxes(t *testing.T) {
 		t.Errorf("files (-before +after):\n%s", diff)
 	}
 }
+
+func TestRemoveWaitsForBuilderOfTemplate(t *testing.T) {
+	f := newFake(t)
+	if err := f.install(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.write(t, f.root, "var/lib/cloister/templates/digests.json", "")
+	builder, err := os.Open(f.path("/var/lib/cloister/templates"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer builder.Close()
+	if err := unix.Flock(int(builder.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	f.says["--remove"] = "written -> restart"
+	ctx, cancel := context.WithCancel(t.Context())
+	f.out = writerFunc(func(said []byte) (int, error) {
+		if strings.Contains(string(said), "a template is being built on node n1") {
+			cancel() // the DaemonSet is deleted meanwhile
+		}
+		return len(said), nil
+	})
+	if err := f.remove(ctx); err == nil || !strings.Contains(err.Error(), "node n1 still builds a template") {
+		t.Errorf("remove beside a builder = %v, want that it waits", err)
+	}
+	if _, err := os.Stat(f.path("/var/lib/cloister/templates/digests.json")); err != nil {
+		t.Errorf("the builder's folder: %v", err)
+	}
+	if err := builder.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.remove(t.Context()); err != nil {
+		t.Errorf("remove after the build: %v", err)
+	}
+	if _, err := os.Stat(f.path("/var/lib/cloister")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder of templates: %v", err)
+	}
+}
+
+// writerFunc is a function as a writer.
+type writerFunc func([]byte) (int, error)
+
+func (w writerFunc) Write(text []byte) (int, error) { return w(text) }
 
 func TestLabelPatchesTheNode(t *testing.T) {
 	var got, body string
