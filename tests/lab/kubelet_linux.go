@@ -8,7 +8,8 @@ import (
 )
 
 // kubeletConfig is that of a kubelet without an API server: its pods are files in a folder. It
-// leaves the machine's disk and packet filter alone, and lets anybody in the machine ask it.
+// leaves the machine's disk and packet filter alone, and lets anybody in the machine ask it. A
+// request to containerd has the time that the configuration gives the boot of a guest.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 staticPodPath: ` + manifests + `
@@ -19,6 +20,7 @@ authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 fileCheckFrequency: 1s
 syncFrequency: 5s
+runtimeRequestTimeout: 5m
 makeIPTablesUtilChains: false
 resolvConf: /etc/resolv.conf
 evictionHard: {memory.available: 10Mi}

@@ -23,6 +23,7 @@ address = "/run/containerd2/containerd.sock"
   enable_selinux = %t
   restrict_oom_score_adj = true
   disable_apparmor = true
+  stats_collect_period = "10s"
   [plugins."io.containerd.cri.v1.runtime".cni]
     bin_dirs = ["/lab/two/cni"]
     conf_dir = "/lab/two"
