@@ -335,21 +335,30 @@ func (g *Group) Kill() error {
 	return errors.Join(errs...)
 }
 
-// kill kills a process that is still in the leaf when its descriptor is open: a pid alone may have
+// member opens a process of the leaf; nil if it has ended or is not in it. A pid alone may have
 // been given out again. The order is descriptor first, list second: a pid that is in the list while
 // the descriptor is open is the descriptor's process.
-func (g *Group) kill(pid int) error {
+func (g *Group) member(pid int) (*sys.PIDFD, error) {
 	fd, err := sys.OpenPID(pid)
 	if errors.Is(err, os.ErrProcessDone) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
+		return nil, err
+	}
+	if pids, err := g.Pids(); err != nil || !slices.Contains(pids, pid) {
+		return nil, errors.Join(err, fd.Close())
+	}
+	return fd, nil
+}
+
+// kill kills a process of the leaf.
+func (g *Group) kill(pid int) error {
+	fd, err := g.member(pid)
+	if fd == nil {
 		return err
 	}
 	defer fd.Close()
-	if pids, err := g.Pids(); err != nil || !slices.Contains(pids, pid) {
-		return err
-	}
 	if err := fd.Signal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}

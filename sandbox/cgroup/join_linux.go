@@ -5,7 +5,6 @@ package cgroup
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -13,8 +12,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-
-	"cloister/sys"
 )
 
 // Join moves a process into somebody else's group, in every hierarchy that has it; none is
@@ -70,20 +67,15 @@ func (g *Group) Leave(pids []int) error {
 	return errors.Join(errs...)
 }
 
-// leave moves one process. The descriptor is opened before the list is read, as in kill: the pid is
-// that of a process of the group then. One that ends meanwhile is no error.
+// leave moves one process of the group; one that has ended is no error. The kernel moves by number:
+// if the process is reaped, and its number given out, after it was found in the group, another one
+// is moved.
 func (g *Group) leave(f files, all []hierarchy, own string, pid int) error {
-	fd, err := sys.OpenPID(pid)
-	if errors.Is(err, os.ErrProcessDone) {
-		return nil
-	}
-	if err != nil {
+	fd, err := g.member(pid)
+	if fd == nil {
 		return err
 	}
 	defer fd.Close()
-	if pids, err := g.Pids(); err != nil || !slices.Contains(pids, pid) {
-		return err
-	}
 	for _, h := range all {
 		group := h.group(own)
 		if group == "" {
