@@ -46,7 +46,10 @@ func proves(t *testing.T, l *lab) {
 	}
 	r := prove.Report{MAC: string(l.mac)}
 	if l.mac != selinuxMAC || kind != fedoraPolicy {
-		t.Run("cloister", func(t *testing.T) { r = l.proved(t, program) })
+		t.Run("cloister", func(t *testing.T) { r = l.proved(t, program, "vm") })
+	}
+	if l.mac == selinuxMAC && kind == debianPolicy {
+		t.Run("containers", func(t *testing.T) { l.containers(t, l.proved(t, program, "process")) })
 	}
 	t.Run("fileserver", func(t *testing.T) { r = merged(r, l.fileServer(t)) })
 	var table strings.Builder
@@ -65,13 +68,25 @@ func proves(t *testing.T, l *lab) {
 	fmt.Println(r.Verdict)
 }
 
-// proved is the report of `cloister prove`.
-func (l *lab) proved(t *testing.T, program string) prove.Report {
+// containers looks at the report of plain containers, which is one of its own.
+func (l *lab) containers(t *testing.T, r prove.Report) {
+	t.Helper()
+	var table strings.Builder
+	if err := r.Write(&table); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(table.String())
+	threats.Check(t, r)
+	fmt.Println(r.Verdict)
+}
+
+// proved is the report of `cloister prove` about a class.
+func (l *lab) proved(t *testing.T, program, class string) prove.Report {
 	t.Helper()
 	begin := time.Now()
 	// A config of its own: that of SELinux's lab has all sandboxes run as root.
 	script := program + " --config " + l.config(t, "prove", "", "", "") +
-		" prove --output json 2>/run/lab/prove.err; s=$?; cat /run/lab/prove.err >&2; exit $s"
+		" prove --class " + class + " --output json 2>/run/lab/prove.err; s=$?; cat /run/lab/prove.err >&2; exit $s"
 	answer, err := l.run(wire.Run{Argv: []string{"/bin/sh", "-c", script}, Env: labEnv(), Seconds: 500})
 	if err != nil {
 		t.Fatal(err)
@@ -87,8 +102,8 @@ func (l *lab) proved(t *testing.T, program string) prove.Report {
 	if len(r.Succeeded()) > 0 {
 		status = 3
 	}
-	if answer.Exit != status || r.MAC != string(l.mac) {
-		t.Errorf("prove: exit %d, mac %s, want %d, %s", answer.Exit, r.MAC, status, l.mac)
+	if answer.Exit != status || r.MAC != string(l.mac) || r.Class != class {
+		t.Errorf("prove: exit %d, mac %s, class %s, want %d, %s, %s", answer.Exit, r.MAC, r.Class, status, l.mac, class)
 	}
 	return r
 }
