@@ -26,6 +26,7 @@ type file struct {
 func programs(ctx context.Context, work string) ([]file, error) {
 	for name, path := range map[string]string{
 		"guest": "tests/lab/guest", "probe": "tests/lab/probe", "attacker": "tests/machine/fileserver/attacker",
+		"holdguest": "tests/hostmachine/holdguest",
 	} {
 		cmd := []string{"CGO_ENABLED=0", "go", "build", "-trimpath", "-o", filepath.Join(work, name), "cloister/" + path}
 		if err := tool(ctx, "env", cmd...); err != nil {
@@ -42,6 +43,7 @@ func programs(ctx context.Context, work string) ([]file, error) {
 	return []file{
 		{"bin/labinit", guest, "init_exec_t"},
 		{"bin/labd", guest, "bin_t"},
+		{"bin/holdguest", filepath.Join(work, "holdguest"), "bin_t"},
 		{"bin/enter-shim", guest, policy.ShimExecType},
 		{"bin/enter-runtime", guest, "bin_t"},
 		{"bin/labels.test", filepath.Join(work, "labels.test"), policy.ShimExecType},

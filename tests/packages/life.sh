@@ -44,6 +44,12 @@ shown() { cloister ps | grep "$1 .*$2"; }
 shim_of() { pgrep -f "containerd-shim-cloister.* -id $1"; }
 no_shim_of() { ! shim_of "$1"; }
 
+# keep_guest: tests/hostmachine/holdguest says what for.
+keep_guest() {
+	/life/holdguest &
+	sleep 1
+	kill -0 $!
+}
 fresh() { [ "$(cat /proc/1/comm)" = systemd ] && [ -c /dev/kvm ] && systemctl is-active containerd; }
 # documented: pages and completions where man and Debian's shells look for them.
 documented() {
@@ -93,6 +99,7 @@ first() {
 	files >before
 	sed -n 's/^PRETTY_NAME=//p' /etc/os-release
 	claim "systemd is process 1, KVM and containerd are there" fresh
+	claim "a guest that never runs is kept" keep_guest
 	claim "the earlier packages are installed" dpkg -i old/cloister_*.deb old/cloister-guest_*.deb
 	claim "the boot unit is enabled" systemctl is-enabled cloister-gc.service
 	claim "the image is imported" ctr images import image.tar
@@ -144,6 +151,7 @@ no_unit() { ! systemctl list-unit-files --all | grep cloister && ! find /var/lib
 as_shipped() { grep '^mac = "auto"' /etc/cloister/config.toml && cloister check | grep -i apparmor; }
 
 second() {
+	claim "a guest that never runs is kept again" keep_guest
 	claim "the boot unit has run before containerd" boot_unit
 	claim "it has taken back what the loss of power left" taken_back
 	for id in two three; do

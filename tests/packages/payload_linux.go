@@ -44,7 +44,8 @@ build/cloister guest build --quiet --kernel=small --output=build/guest/small
 	})
 }
 
-// makePayload packs what the machine is given: life.sh, the packages, an image.
+// makePayload packs what the machine is given: life.sh, the program that it keeps a guest with, the
+// packages, an image.
 func makePayload(ctx context.Context, work, tree, old string) (string, error) {
 	dir := filepath.Join(work, "payload")
 	for _, folder := range []string{"old", "new"} {
@@ -54,7 +55,8 @@ func makePayload(ctx context.Context, work, tree, old string) (string, error) {
 	}
 	copies := fmt.Sprintf(`cp %q/cloister_*.deb %q/cloister-guest_*.deb %q/old/
 cp build/packages/cloister_*.deb build/packages/cloister-guest_*.deb %q/new/
-cp tests/packages/life.sh %q/`, old, old, dir, dir, dir)
+cp tests/packages/life.sh %q/
+CGO_ENABLED=0 go build -trimpath -o %q/ ./tests/hostmachine/holdguest`, old, old, dir, dir, dir, dir)
 	if err := tool(ctx, tree, "sh", "-ec", copies); err != nil {
 		return "", err
 	}

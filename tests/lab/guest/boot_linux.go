@@ -68,6 +68,9 @@ func boot() error {
 	if err := shareKVM(); err != nil {
 		return err
 	}
+	if err := exec.CommandContext(context.Background(), disk+"/bin/holdguest").Start(); err != nil {
+		return err
+	}
 	if err := enforce(); err != nil {
 		return err
 	}
