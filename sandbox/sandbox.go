@@ -123,6 +123,7 @@ func Start(ctx context.Context, cfg Config, req Request) (s *Sandbox, err error)
 	}
 	// Where the cold start fails as well, the template is not to blame: a workload's wish may be.
 	if err == nil && failed != nil {
+		s.notes.Set("cold_because", failed.Error())
 		if err := failed.Note(cfg.Templates()); err != nil {
 			log.G(ctx).WithField("sandbox", req.ID).WithError(err).Warn("record the template's failure")
 		}

@@ -102,6 +102,7 @@ func (s *Sandbox) chooseTemplate(ctx context.Context, p *starting) {
 	var reason error
 	if p.source, p.Machine, reason = s.templates(p).Choose(p.Machine, p.Size, s.request.Workload); reason != nil {
 		log.G(ctx).WithField("sandbox", s.request.ID).Infof("the sandbox starts cold: %v", reason)
+		s.notes.Set("cold_because", reason.Error())
 		s.wanted = s.config.WantTemplate != nil && mode == template.Auto && errors.Is(reason, template.ErrNone)
 	} else if !p.Machine.CopyOnWrite {
 		log.G(ctx).WithField("sandbox", s.request.ID).Infof("the sandbox's memory is a %s", p.source.Memory())

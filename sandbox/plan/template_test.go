@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cloister/oci"
+	"cloister/sandbox/guestapi"
 	"cloister/vmm"
 )
 
@@ -100,6 +101,27 @@ func TestCopyReason(t *testing.T) {
 		"a smaller sandbox":              {nil, 600, "600 MiB"},
 	} {
 		got := CopyReason(vmm.Machine{MemoryMiB: 608, Share: test.share}, test.ownMiB)
+		if (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
+			t.Errorf("%s: reason %q, want %q in it", name, got, test.want)
+		}
+	}
+}
+
+// TestNoTemplate: what the saved guest cannot become starts cold, each for a reason of its own.
+func TestNoTemplate(t *testing.T) {
+	ids := []oci.IDRange{{Host: 65536, Size: 1000}}
+	mapped := Users(oci.IDMap{UIDs: ids, GIDs: ids})
+	for name, test := range map[string]struct {
+		m     vmm.Machine
+		users guestapi.UserNamespace
+		want  string // in the reason; empty: none
+	}{
+		"a microvm":        {vmm.Machine{Type: vmm.MicroVM}, guestapi.UserNamespace{}, ""},
+		"a q35":            {vmm.Machine{Type: vmm.Q35}, guestapi.UserNamespace{}, "machine type is q35"},
+		"huge pages":       {vmm.Machine{Type: vmm.MicroVM, HugePages: true}, guestapi.UserNamespace{}, "huge pages"},
+		"a user namespace": {vmm.Machine{Type: vmm.MicroVM}, mapped, "user namespace"},
+	} {
+		got := NoTemplate(test.m, test.users)
 		if (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
 			t.Errorf("%s: reason %q, want %q in it", name, got, test.want)
 		}
