@@ -120,10 +120,10 @@ metrics-recording: build guest clients ## twenty minutes of sandboxes and their 
 fuzz: deps ## every fuzz test for FUZZTIME each, or those of the pattern FUZZ=; FUZZJOBS=2 runs two at once
 	@export CLOISTER_MINUTES=100000 FUZZTIME=$(FUZZTIME); $(STAGES) fuzz
 
-# PART is cold, inside, tasks, concurrent, template or disks; none is all of them.
+# PART is some of cold, inside, tasks, concurrent, template, cpu and disks; none is all of them.
 bench: build guest clients ## costs of starts, execs and files, beside runc and a bare QEMU; PART=; JSON into $$BENCH_JSON
 	@go run ./tests/clients/build gvisor || echo 'gVisor is not built: the table has no column for it'
-	@BENCH_PART=$(PART) BENCH_RUNS=$${RUNS:-10} go test -count=1 -timeout 60m -v -run Bench ./tests/bench/...
+	@BENCH_PART='$(PART)' BENCH_RUNS=$${RUNS:-10} go test -count=1 -timeout 60m -v -run Bench ./tests/bench/...
 
 soak: build guest clients ## the whole load (CI does a tenth), or PART= of it: AtOnce, Cycles, Execs, Pod, Restarts
 	@CLOISTER_SOAK=1 go test -count=1 -timeout 0 -run 'Soak$(PART)' -v ./tests/crash/...

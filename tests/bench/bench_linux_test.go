@@ -43,14 +43,16 @@ type result struct {
 	TemplateOverRunc     float64            `json:"template_over_runc"`
 	PSSMiB               map[string]float64 `json:"pss_mib"`
 	CPUToReadyMs         map[string]float64 `json:"cpu_to_ready_ms"` // of QEMU, until the container runs
-	PSSTemplateMiB       map[string]float64 `json:"pss_template_mib"`
-	PSSTemplate10MiB     float64            `json:"pss_template_10_mib"` // of each of ten
-	PSSCowMiB            map[string]float64 `json:"pss_cow_mib"`         // one sandbox on disks, which maps the template's memory
-	PSSCow10MiB          map[string]float64 `json:"pss_cow_10_mib"`      // of each of ten
-	GuestMiB             float64            `json:"guest_mib"`
-	PhasesMs             map[string]Spread  `json:"phases_ms"`
-	IOOverRunc           map[string]float64 `json:"io_over_runc"`
-	ConcurrentMs         map[string]Spread  `json:"concurrent_ms"`
+	// CPUMs is the CPU time of a start, cold and from a template, by phase and program.
+	CPUMs            map[string]map[string]Spread `json:"cpu_ms"`
+	PSSTemplateMiB   map[string]float64           `json:"pss_template_mib"`
+	PSSTemplate10MiB float64                      `json:"pss_template_10_mib"` // of each of ten
+	PSSCowMiB        map[string]float64           `json:"pss_cow_mib"`         // one sandbox on disks, which maps the template's memory
+	PSSCow10MiB      map[string]float64           `json:"pss_cow_10_mib"`      // of each of ten
+	GuestMiB         float64                      `json:"guest_mib"`
+	PhasesMs         map[string]Spread            `json:"phases_ms"`
+	IOOverRunc       map[string]float64           `json:"io_over_runc"`
+	ConcurrentMs     map[string]Spread            `json:"concurrent_ms"`
 	// Times are what the ratios are made of, in milliseconds.
 	Times map[string]Spread `json:"times_ms"`
 }
@@ -98,18 +100,19 @@ func TestBench(t *testing.T) {
 		{"tasks", b.tasks},
 		{"concurrent", b.concurrent},
 		{"template", b.templates},
+		{"cpu", b.whereCPU},
 		{"disks", b.onDisks},
 	} {
-		if only := os.Getenv("BENCH_PART"); only == "" || only == part.name {
+		if only := strings.Fields(os.Getenv("BENCH_PART")); len(only) == 0 || slices.Contains(only, part.name) {
 			part.run(t)
 		}
 	}
 	r := &b.result
-	r.ColdOverBarePlusRunc = ratio(b.median("cold"), b.median("bare")+b.median("cold runc"))
-	r.ColdOverRunc = ratio(b.median("cold"), b.median("cold runc"))
-	r.ExecOverRunc = ratio(b.median("exec"), b.median("exec runc"))
-	r.TaskExecOverRunc = ratio(b.median("task api exec"), b.median("task api exec runc"))
-	r.TaskStdioOverRunc = ratio(b.median("task api stdio"), b.median("task api stdio runc"))
+	r.ColdOverBarePlusRunc = Ratio(b.median("cold"), b.median("bare")+b.median("cold runc"))
+	r.ColdOverRunc = Ratio(b.median("cold"), b.median("cold runc"))
+	r.ExecOverRunc = Ratio(b.median("exec"), b.median("exec runc"))
+	r.TaskExecOverRunc = Ratio(b.median("task api exec"), b.median("task api exec runc"))
+	r.TaskStdioOverRunc = Ratio(b.median("task api stdio"), b.median("task api stdio runc"))
 	r.PhasesMs, r.Times = spreads(b.phases), spreads(b.samples)
 	r.print(t)
 	if name := os.Getenv("BENCH_JSON"); name != "" {
@@ -247,7 +250,7 @@ func (b *bench) inside(t *testing.T) {
 			b.add(name, took(t, b.Bed, "task", "exec", "--exec-id", id, "in", "sh", "-c", work[name]))
 			b.add(name+" runc", took(t, &b.runc, "task", "exec", "--exec-id", id, "inrunc", "sh", "-c", work[name]))
 		}
-		b.result.IOOverRunc[name] = ratio(b.median(name), b.median(name+" runc"))
+		b.result.IOOverRunc[name] = Ratio(b.median(name), b.median(name+" runc"))
 	}
 	b.Remove(t, "in")
 	b.runc.Remove(t, "inrunc")
@@ -410,6 +413,11 @@ func (r *result) print(t *testing.T) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.IOOverRunc)) {
 		line("io_over_runc "+name, r.IOOverRunc[name])
+	}
+	for _, kind := range slices.Sorted(maps.Keys(r.CPUMs)) {
+		for _, name := range largest(r.CPUMs[kind]) {
+			line("cpu_ms "+kind+" "+name, r.CPUMs[kind][name])
+		}
 	}
 	for title, all := range map[string]map[string]Spread{"ms": r.Times, "concurrent_ms": r.ConcurrentMs, "phases_ms": r.PhasesMs} {
 		for _, name := range slices.Sorted(maps.Keys(all)) {

@@ -89,8 +89,8 @@ func TestBenchNetwork(t *testing.T) {
 	}
 	ours, bare := flows["cloister"], flows["bare"]
 	over := map[string]float64{
-		"from": ratio(ours.From, bare.From), "to": ratio(ours.To, bare.To), "rtt": ratio(ours.RTT, bare.RTT),
-		"from_cpu": ratio(ours.FromCPU, bare.FromCPU), "to_cpu": ratio(ours.ToCPU, bare.ToCPU),
+		"from": Ratio(ours.From, bare.From), "to": Ratio(ours.To, bare.To), "rtt": Ratio(ours.RTT, bare.RTT),
+		"from_cpu": Ratio(ours.FromCPU, bare.FromCPU), "to_cpu": Ratio(ours.ToCPU, bare.ToCPU),
 	}
 	t.Logf("over a bare QEMU: %v (aim: 0.8 of its throughput, in processor time as well)", over)
 	merge(t, map[string]any{"network": flows, "network_over_bare": over})

@@ -44,8 +44,8 @@ func (s Samples) quantile(q float64) float64 {
 
 func round(v float64) float64 { return math.Round(v*100) / 100 }
 
-// ratio is 0 when there is nothing to compare with.
-func ratio(a, b float64) float64 {
+// Ratio is 0 when there is nothing to compare with.
+func Ratio(a, b float64) float64 {
 	if b == 0 {
 		return 0
 	}

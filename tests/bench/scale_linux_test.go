@@ -3,11 +3,7 @@
 package bench
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -22,23 +18,7 @@ import (
 // merge puts keys into $BENCH_JSON beside those that are there.
 func merge(t *testing.T, keys map[string]any) {
 	t.Helper()
-	name := os.Getenv("BENCH_JSON")
-	if name == "" {
-		return
-	}
-	all := map[string]any{}
-	data, err := os.ReadFile(name)
-	if err == nil {
-		err = json.Unmarshal(data, &all)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		t.Fatal(err)
-	}
-	maps.Copy(all, keys)
-	if data, err = json.MarshalIndent(all, "", " "); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(name, append(data, '\n'), 0o644); err != nil {
+	if err := Merge(keys); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -62,7 +42,7 @@ func TestBenchScale(t *testing.T) {
 	for _, count := range []int{1, 5, 10, 20, 30} {
 		p := start(t, b, count)
 		if len(curve) > 0 {
-			p.Slower = ratio(p.AllMs/float64(count), curve[0].AllMs)
+			p.Slower = Ratio(p.AllMs/float64(count), curve[0].AllMs)
 		}
 		b.NothingLeft(t, before)
 		curve = append(curve, p)

@@ -62,10 +62,10 @@ func (b *bench) templates(t *testing.T) {
 			b.add("start, runc", wall)
 		}
 	}
-	b.result.TemplateOverRunc = ratio(b.median("start, template"), b.median("start, runc"))
+	b.result.TemplateOverRunc = Ratio(b.median("start, template"), b.median("start, runc"))
 	b.result.TemplateOverCold = map[string]float64{
-		"wall": ratio(b.median("start, template"), b.median("start, cold")),
-		"cpu":  ratio(b.median("start, template, CPU time of QEMU"), b.median("start, cold, CPU time of QEMU")),
+		"wall": Ratio(b.median("start, template"), b.median("start, cold")),
+		"cpu":  Ratio(b.median("start, template, CPU time of QEMU"), b.median("start, cold, CPU time of QEMU")),
 	}
 	b.result.CPUToReadyMs = map[string]float64{
 		"template": b.median("start, template, CPU time of QEMU"),

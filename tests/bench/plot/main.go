@@ -17,6 +17,8 @@ import (
 type run struct {
 	Times  map[string]spread `json:"times_ms"`
 	Phases map[string]spread `json:"phases_ms"`
+	// CPU has the kinds of starts, and of each what a program used in a phase ("kernel: guest").
+	CPU map[string]map[string]spread `json:"cpu_ms"`
 }
 
 type spread struct {
@@ -48,57 +50,96 @@ const (
 	margin = 16
 )
 
-// draw gives the picture of a result: whole starts first, then the phases of one. What the result
-// lacks is left out.
+// picture is what has been drawn so far.
+type picture struct {
+	text strings.Builder
+	y    int
+}
+
+// group draws bars below a title, in an order, and leaves out those that are missing. scale is the
+// value of a bar as wide as the picture.
+func (p *picture) group(title, colour string, scale float64, bars map[string]spread, order, names []string) {
+	if longest(bars, order) == 0 {
+		return
+	}
+	p.y += row
+	fmt.Fprintf(&p.text, "<text x=\"%d\" y=\"%d\" font-weight=\"bold\">%s</text>\n", margin, p.y, html.EscapeString(title))
+	for i, key := range order {
+		s := bars[key]
+		if s.Median == 0 {
+			continue
+		}
+		p.y += row
+		long := s.Median / scale * (width - label - 90)
+		fmt.Fprintf(&p.text, "<text x=\"%d\" y=\"%d\">%s</text>\n", margin, p.y, html.EscapeString(names[i]))
+		fmt.Fprintf(&p.text, "<rect x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"16\" fill=\"%s\"/>\n", label, p.y-13, max(long, 1), colour)
+		fmt.Fprintf(&p.text, "<text x=\"%.1f\" y=\"%d\">%.0f ms</text>\n", label+long+8, p.y, s.Median)
+	}
+	p.y += row / 2
+}
+
+func longest(bars map[string]spread, order []string) (median float64) {
+	for _, key := range order {
+		median = max(median, bars[key].Median)
+	}
+	return median
+}
+
+// draw gives the picture of a result: whole starts first, then the phases of one, cold and from a
+// template to the same scale. What the result lacks is left out.
 func draw(data []byte) (string, error) {
 	var r run
 	if err := json.Unmarshal(data, &r); err != nil {
 		return "", err
 	}
-	var b strings.Builder
-	y := margin
-	group := func(title, colour string, bars map[string]spread, order, names []string) {
-		longest := 0.0
-		for _, key := range order {
-			longest = max(longest, bars[key].Median)
-		}
-		if longest == 0 {
-			return
-		}
-		y += row
-		fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-weight=\"bold\">%s</text>\n", margin, y, html.EscapeString(title))
-		for i, key := range order {
-			s, ok := bars[key]
-			if !ok {
-				continue
-			}
-			y += row
-			long := s.Median / longest * (width - label - 90)
-			fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\">%s</text>\n", margin, y, html.EscapeString(names[i]))
-			fmt.Fprintf(&b, "<rect x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"16\" fill=\"%s\"/>\n", label, y-13, max(long, 1), colour)
-			fmt.Fprintf(&b, "<text x=\"%.1f\" y=\"%d\">%.0f ms</text>\n", label+long+8, y, s.Median)
-		}
-		y += row / 2
-	}
-	group("Cold start, whole", "#2e6fb0", r.Times,
-		[]string{"cold", "bare", "cold runsc", "cold runc"}, []string{"cloister", "bare QEMU boot", "gVisor (runsc)", "runc"})
-	phases := []string{"plan", "label", "content", "prepare", "files", "qemu", "verify", "kernel", "agent", "rootfs", "create", "start"}
-	group("Phases of a start of cloister", "#2e8b57", r.Phases, keys("start: ", phases), phases)
-	kinds := []string{"start, cold", "start, template", "start, runc"}
-	group("Start until the container runs", "#2e6fb0", r.Times, kinds, []string{"cloister, cold", "cloister, template", "runc"})
-	restore := []string{
+	p := picture{y: margin}
+	whole := []string{"cold", "bare", "cold runsc", "cold runc"}
+	p.group("Cold start, whole", "#2e6fb0", longest(r.Times, whole), r.Times, whole,
+		[]string{"cloister", "bare QEMU boot", "gVisor (runsc)", "runc"})
+	starts := []string{"start, cold", "start, template", "start, runc"}
+	p.group("Start until the container runs", "#2e6fb0", longest(r.Times, starts), r.Times, starts,
+		[]string{"cloister, cold", "cloister, template", "runc"})
+	phases := []string{
 		"plan", "label", "content", "prepare", "memory", "files", "qemu", "load", "verify",
 		"kernel", "agent", "rootfs", "create", "start",
 	}
-	group("Phases of a start from a template", "#2e8b57", r.Phases, keys("template start: ", restore), restore)
-	if b.Len() == 0 {
+	both := []string{"cold", "template"}
+	scale := 0.0
+	for _, kind := range both {
+		scale = max(scale, longest(r.Phases, keys(kind+" start: ", phases)))
+	}
+	for _, kind := range both {
+		p.group("Phases of a start, "+kind, "#2e8b57", scale, r.Phases, keys(kind+" start: ", phases), phases)
+	}
+	phases = append(phases, between)
+	scale = 0
+	for _, kind := range both {
+		scale = max(scale, longest(byPhase(r.CPU[kind]), phases))
+	}
+	for _, kind := range both {
+		p.group("CPU time of the phases, "+kind, "#b0602e", scale, byPhase(r.CPU[kind]), phases, phases)
+	}
+	if p.text.Len() == 0 {
 		return "", fmt.Errorf("no times in the file: want what make bench writes into BENCH_JSON")
 	}
 	const head = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<!-- SPDX-License-Identifier: Apache-2.0 -->\n" +
 		"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%[1]d\" height=\"%[2]d\" viewBox=\"0 0 %[1]d %[2]d\" " +
 		"font-family=\"sans-serif\" font-size=\"13\" fill=\"#222\">\n" +
 		"<rect width=\"%[1]d\" height=\"%[2]d\" fill=\"#fff\"/>\n"
-	return fmt.Sprintf(head, width, y+margin) + b.String() + "</svg>\n", nil
+	return fmt.Sprintf(head, width, p.y+margin) + p.text.String() + "</svg>\n", nil
+}
+
+// between is what is used outside of a start's phases, mainly by client and engine.
+const between = "between"
+
+// byPhase sums up what all programs used in each phase.
+func byPhase(cells map[string]spread) map[string]spread {
+	sums := map[string]spread{}
+	for name, s := range cells {
+		phase, _, _ := strings.Cut(name, ": ")
+		sums[phase] = spread{sums[phase].Median + s.Median}
+	}
+	return sums
 }
 
 // keys are the names of phases as the bench writes them.

@@ -49,4 +49,11 @@ func TestDrawWithoutFigures(t *testing.T) {
 	if err != nil || strings.Count(picture, "<rect") != 3 || !strings.Contains(picture, ">20 ms<") {
 		t.Errorf("draw = %s, %v, want two bars on a ground", picture, err)
 	}
+	// Sums of a phase's programs, to the scale of both kinds: the longest bar is the cold start's.
+	picture, err = draw([]byte(`{"cpu_ms": {"cold": {"kernel: guest": {"median": 30}, "kernel: QEMU": {"median": 10}},
+		"template": {"kernel: guest": {"median": 20}}}}`))
+	if err != nil || !strings.Contains(picture, `width="480.0"`) || !strings.Contains(picture, `width="240.0"`) ||
+		!strings.Contains(picture, ">40 ms<") {
+		t.Errorf("draw = %s, %v, want bars of 40 and 20 ms to one scale", picture, err)
+	}
 }
