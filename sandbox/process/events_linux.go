@@ -4,6 +4,7 @@ package process
 
 import (
 	"context"
+	"os"
 	"sync"
 
 	eventsapi "github.com/containerd/containerd/api/events"
@@ -17,11 +18,12 @@ type Publisher interface {
 	Publish(ctx context.Context, event any) error
 }
 
-// publisher is containerd's shim.Publisher. It gives events the engine's bundle in place of ours.
-// Engines look for a container by the bundle that they gave.
+// publisher is containerd's shim.Publisher. It gives events the engine's bundle and streams in
+// place of ours. Engines look for a container by the bundle that they gave.
 type publisher struct {
 	to     Publisher
 	bundle func(id string) string
+	null   func() *os.File
 	ended  chan struct{} // closed once the last event has been passed on
 	once   sync.Once
 }
@@ -30,6 +32,9 @@ type publisher struct {
 func (p *publisher) Publish(ctx context.Context, _ string, event events.Event) error {
 	if create, ok := event.(*eventsapi.TaskCreate); ok {
 		create.Bundle = p.bundle(create.GetContainerID())
+		if create.IO != nil {
+			asked(p.null(), &create.IO.Stdout, &create.IO.Stderr)
+		}
 	}
 	return p.to.Publish(ctx, event)
 }

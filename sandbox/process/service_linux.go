@@ -64,7 +64,7 @@ func New(ctx context.Context, load Load, namespace string, events Publisher, cli
 		return nil, err
 	}
 	s := &Service{load: load, namespace: namespace, stop: stop, containers: map[string]*container{}}
-	s.publisher = &publisher{to: events, bundle: s.bundleOf, ended: make(chan struct{})}
+	s.publisher = &publisher{to: events, bundle: s.bundleOf, null: s.null, ended: make(chan struct{})}
 	// containerd's service ends by this, not by the caller's context: its goroutines must outlive
 	// the call.
 	ctx, sd := shutdown.WithShutdown(context.WithoutCancel(ctx))
@@ -228,11 +228,12 @@ func (s *Service) create(ctx context.Context, c *container, r *taskapi.CreateTas
 		return nil, err
 	}
 	var resp *taskapi.CreateTaskResponse
+	stdout, stderr := outputs(c.sandbox.null, r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTerminal())
 	whole := context.WithoutCancel(ctx) // a runtime that is killed half-way leaves what nobody knows of
 	act := func() (pid int, err error) {
 		resp, err = s.TTRPCTaskService.Create(whole, &taskapi.CreateTaskRequest{
 			ID: c.id, Bundle: c.ours(), Terminal: r.GetTerminal(), Options: opts,
-			Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(),
+			Stdin: r.GetStdin(), Stdout: stdout, Stderr: stderr,
 		})
 		return int(resp.GetPid()), err
 	}
@@ -335,6 +336,7 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 		return nil, err
 	}
 	r.Spec = &anypb.Any{TypeUrl: r.GetSpec().GetTypeUrl(), Value: spec}
+	r.Stdout, r.Stderr = outputs(c.sandbox.null, r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTerminal())
 	resp, err := s.TTRPCTaskService.Exec(ctx, r)
 	return resp, crun.Words(err, "")
 }
@@ -348,12 +350,13 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	return s.TTRPCTaskService.Update(ctx, r)
 }
 
-// State tells where a process stands. containerd's service has our bundle; the engine knows its
-// own.
+// State tells where a process stands. containerd's service has our bundle and our streams; the
+// engine knows its own.
 func (s *Service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
 	resp, err := s.TTRPCTaskService.State(ctx, r)
 	if err == nil {
 		resp.Bundle = s.bundleOf(r.GetID())
+		asked(s.null(), &resp.Stdout, &resp.Stderr)
 	}
 	return resp, err
 }
