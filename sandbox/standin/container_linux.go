@@ -153,7 +153,7 @@ func (c *Container) writeSpec(ctx context.Context, id, waits string) error {
 	spec, err := ctroci.GenerateSpec(ctx, nil, &containers.Container{ID: id},
 		seccomp.WithDefaultProfile(), ctroci.WithRootFSPath("rootfs"), ctroci.WithProcessArgs("/"+programName, waits),
 		func(_ context.Context, _ ctroci.Client, _ *containers.Container, s *ctroci.Spec) error {
-			s.Linux.CgroupsPath = "/cloister/" + id // where machines have theirs: no folder of its own is left
+			s.Linux.CgroupsPath = c.cgroup()
 			return nil
 		})
 	if err != nil {
@@ -179,6 +179,9 @@ func (c *Container) writeSpec(ctx context.Context, id, waits string) error {
 
 // id is the container's.
 func (c *Container) id() string { return string(c.dir.ID()) }
+
+// cgroup is the container's. It is where machines have theirs: no folder of its own is left.
+func (c *Container) cgroup() string { return "/cloister/" + c.id() }
 
 // MAC is the driver that confines the container.
 func (c *Container) MAC() string { return string(c.mac) }

@@ -16,6 +16,9 @@ type mounted struct {
 	root, cwd string
 }
 
+// alone ends the name of the cgroup of a container with some layers.
+const alone = "-alone"
+
 // stripped is the configuration of a plain container, config.json, with these layers of it alone.
 // It has a cgroup of its own and runs argv. host takes the place of the layer root; capabilities
 // are all that root has.
@@ -32,7 +35,7 @@ func stripped(config []byte, with []prove.Layer, argv, capabilities []string, ho
 	if process == nil || root == nil || cgroup == "" {
 		return nil, fmt.Errorf("config.json: process, root and linux.cgroupsPath are needed: %s", config)
 	}
-	process["args"], linux["cgroupsPath"] = argv, cgroup+"-alone"
+	process["args"], linux["cgroupsPath"] = argv, cgroup+alone
 	delete(spec, "hostname")
 	delete(linux, "sysctl")
 	if !has(prove.MAC) {

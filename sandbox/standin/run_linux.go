@@ -11,12 +11,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	capability "github.com/containerd/containerd/v2/pkg/cap"
 	runc "github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
 
+	"cloister/sandbox/cgroup"
 	"cloister/sandbox/prove"
 	"cloister/sys"
 )
@@ -30,13 +30,13 @@ type beside struct {
 	cmd   *exec.Cmd
 	ended chan runc.Exit
 	close func() error
-	pids  string // file with the pid of the container's process; empty: cmd is the process
+	group *cgroup.Group // the container's; nil: cmd is the process
 	undo  func() error
 }
 
 // PID is 0 for a container, which is never attacked.
 func (p beside) PID() int {
-	if p.pids != "" {
+	if p.group != nil {
 		return 0
 	}
 	return p.cmd.Process.Pid
@@ -44,12 +44,12 @@ func (p beside) PID() int {
 
 func (p beside) End() error {
 	err := p.close()
-	if p.pids == "" {
+	if p.group == nil {
 		_ = p.cmd.Process.Kill()
-	} else if text, failed := os.ReadFile(p.pids); failed == nil {
-		if pid, failed := strconv.Atoi(strings.TrimSpace(string(text))); failed == nil {
-			_ = unix.Kill(pid, unix.SIGKILL) // the runtime has not waited for it yet, or it is gone
-		}
+	} else {
+		// Not by the number of the container's process: the runtime may have waited for it, and
+		// another process have the number by now.
+		err = errors.Join(err, p.group.Kill())
 	}
 	status, failed := runc.Monitor.Wait(p.cmd, p.ended)
 	if failed == nil {
@@ -99,7 +99,11 @@ func (c *Container) contain(ctx context.Context, p *beside, with []prove.Layer) 
 		return err
 	}
 	runtime := &runc.Runc{Command: c.config.Runtime, Root: filepath.Join(bundle, "runtime")}
-	p.pids = filepath.Join(bundle, "pid")
+	group, err := cgroup.At(c.cgroup() + alone)
+	if err != nil {
+		return err
+	}
+	p.group = group
 	p.undo = func() error {
 		ctx := context.WithoutCancel(ctx)
 		var err error
@@ -135,7 +139,7 @@ func (c *Container) contain(ctx context.Context, p *beside, with []prove.Layer) 
 		return errors.Join(err, p.undo())
 	}
 	p.cmd = exec.CommandContext(ctx, c.config.Runtime, "--root", runtime.Root,
-		"run", "--bundle", bundle, "--pid-file", p.pids, name)
+		"run", "--bundle", bundle, name)
 	return nil
 }
 

@@ -61,8 +61,8 @@ var rooms = []room{
 	}},
 	{"sandbox/prove", []string{"oci", "sandbox/confine"}},
 	{"sandbox/standin", []string{
-		"labels", "labels/apparmor", "labels/lsm", "oci", "sandbox/config", "sandbox/confine", "sandbox/crun", "sandbox/host",
-		"sandbox/hypervisor", "sandbox/jail", "sandbox/plan", "sandbox/process", "sandbox/prove",
+		"labels", "labels/apparmor", "labels/lsm", "oci", "sandbox/cgroup", "sandbox/config", "sandbox/confine", "sandbox/crun",
+		"sandbox/host", "sandbox/hypervisor", "sandbox/jail", "sandbox/plan", "sandbox/process", "sandbox/prove",
 		"sandbox/statedir",
 	}},
 	{"sandbox/crun", nil},
