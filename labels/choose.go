@@ -96,7 +96,7 @@ func (w Wish) Validate(enforcing bool) error {
 func (w Wish) checkStatic() error {
 	level, single := w.Label.Range.Single()
 	if !single {
-		return fmt.Errorf("%w: static label %v has a range: a guest has one level", ErrWish, w.Label)
+		return fmt.Errorf("%w: static label %v has a range: a sandbox has one level", ErrWish, w.Label)
 	}
 	if err := level.Separates(w.Share != ""); err != nil {
 		return fmt.Errorf("%w: static label %v: %w", ErrWish, w.Label, err)

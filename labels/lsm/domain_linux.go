@@ -11,7 +11,7 @@ import (
 
 // ErrNoDomain is wrapped when no set of types works on this host. The error names the reason for
 // each set that was tried.
-var ErrNoDomain = errors.New("no domain for guests works on this host: run: cloister policy install")
+var ErrNoDomain = errors.New("no domain for sandboxes works on this host: run: cloister policy install")
 
 // Programs are the files that are started under a label, as the kernel will see them. None means
 // plain containers, which start files of their own.

@@ -140,7 +140,7 @@ func (d *Driver) As(own labels.Label) *Driver {
 // Strength says in a few words what the driver is worth on this host, for status and people.
 func (d *Driver) Strength() string {
 	if d.mode == ModeNone {
-		return "none: sandboxes are kept apart by their guests and by QEMU's jail alone"
+		return "none: machines are kept apart by their guests and QEMU's jail alone, plain containers by what OCI gives"
 	}
 	enforcing, err := d.host.Enforcing()
 	switch {

@@ -13,7 +13,6 @@ import (
 
 	"cloister/labels"
 	"cloister/labels/apparmor"
-	"cloister/labels/lsm"
 	"cloister/labels/mcs"
 	"cloister/oci"
 )
@@ -46,7 +45,7 @@ func openAppArmor(o Options) (Driver, error) {
 	if p.keepers, err = open(o.Config, o.Root, o.Host, o.AppArmor); err != nil {
 		return nil, err
 	}
-	if o.Programs == (lsm.Programs{}) { // plain containers
+	if o.plain() {
 		p.programs = map[Role]string{Container: apparmor.Container}
 		p.profile = apparmor.Profile{Plain: true}
 		return p, nil

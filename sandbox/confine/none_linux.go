@@ -24,7 +24,8 @@ type none struct {
 	registry *mcs.Registry
 	owner    string
 	tenant   string
-	unasked  bool         // nobody named this driver: the host has no other
+	unasked  bool // nobody named this driver: the host has no other
+	plain    bool
 	level    labels.Level // after Reserve
 }
 
@@ -35,14 +36,20 @@ func openNone(host *lsm.Driver, o Options) (Driver, error) {
 			oci.AnnotationPrefix+"labels.", None, errdefs.ErrInvalidArgument)
 	}
 	k, err := open(o.Config, o.Root, host.Host(), o.AppArmor)
-	return &none{host: host, registry: k.registry, owner: o.Sandbox, tenant: o.Tenant, unasked: o.Config.MAC != string(None)}, err
+	return &none{
+		host: host, registry: k.registry, owner: o.Sandbox, tenant: o.Tenant,
+		unasked: o.Config.MAC != string(None), plain: o.plain(),
+	}, err
 }
 
 func (n *none) Reserve(ctx context.Context) (Identity, error) {
 	if n.unasked {
-		log.G(ctx).WithField("sandbox", n.owner).Warn("this host enforces neither SELinux nor AppArmor: " +
-			"only the jail confines a guest that takes over QEMU or virtiofsd: enable one of them, " +
-			"or set mac = \"none\" under [labels] to accept this")
+		what := "only the jail confines a guest that takes over QEMU or virtiofsd"
+		if n.plain {
+			what = "only what its engine asks for (namespaces, seccomp) confines a plain container"
+		}
+		log.G(ctx).WithField("sandbox", n.owner).Warnf("this host enforces neither SELinux nor AppArmor: %s: "+
+			"enable one of them, or set mac = \"none\" under [labels] to accept this", what)
 	}
 	entry, err := n.registry.Reserve(ctx, mcs.Request{Sandbox: n.owner, Tenant: n.tenant})
 	if err != nil {

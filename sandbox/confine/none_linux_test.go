@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/containerd/log"
+
+	"cloister/labels/lsm"
 )
 
 // TestNoneWarnsOnce: each sandbox that gets the driver none because the host has no other says once
@@ -21,12 +23,18 @@ func TestNoneWarnsOnce(t *testing.T) {
 	f := newFake(t)
 	off := f.withAppArmor()
 	f.write("module/parameters/enabled", "N\n")
+	const machine = "only the jail confines a guest"
+	const plain = "only what its engine asks for (namespaces, seccomp) confines a plain container"
 	for _, tt := range []struct {
-		mac  string
-		want int
-	}{{"none", 0}, {"auto", 1}, {"", 1}} {
+		mac, what string
+		plain     bool
+		want      int
+	}{{"none", "", false, 0}, {"auto", machine, false, 1}, {"", machine, false, 1}, {"none", "", true, 0}, {"auto", plain, true, 1}} {
 		out.Reset()
 		o := f.options("default/of-" + tt.mac)
+		if tt.plain {
+			o.Programs = lsm.Programs{}
+		}
 		o.Config.MAC, o.Chosen, o.AppArmor = tt.mac, None, off
 		d, _ := reserve(t, o)
 		unset, err := d.Exec(Machine)
@@ -42,7 +50,7 @@ func TestNoneWarnsOnce(t *testing.T) {
 			t.Errorf("mac = %q: %d warnings, want %d:\n%s", tt.mac, got, tt.want, said)
 		}
 		for _, part := range []string{
-			"neither SELinux nor AppArmor", "only the jail confines", "enable one of them", `mac = \"none\" under [labels]`,
+			"neither SELinux nor AppArmor", tt.what, "enable one of them", `mac = \"none\" under [labels]`,
 			"sandbox=" + o.Sandbox,
 		} {
 			if tt.want != 0 && !strings.Contains(said, part) {

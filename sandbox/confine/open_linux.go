@@ -95,6 +95,9 @@ type Options struct {
 	AppArmor apparmor.Host
 }
 
+// plain says that the sandbox is one of plain containers.
+func (o Options) plain() bool { return o.Programs == (lsm.Programs{}) }
+
 // MAC names a driver in the config.
 type MAC string
 

@@ -39,7 +39,7 @@ type selinux struct {
 // openSELinux has no effect. It has no effect. Whether the policy is loaded and knows the types is
 // asked of the kernel now, not of files.
 func openSELinux(driver *lsm.Driver, o Options) (Driver, error) {
-	s := &selinux{driver: driver, owner: o.Sandbox, tenant: o.Tenant, wish: o.Wish, plain: o.Programs == (lsm.Programs{})}
+	s := &selinux{driver: driver, owner: o.Sandbox, tenant: o.Tenant, wish: o.Wish, plain: o.plain()}
 	enforcing, err := driver.Host().Enforcing()
 	if err != nil {
 		return nil, err

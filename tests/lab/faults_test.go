@@ -73,7 +73,7 @@ func faultyHosts() []fault {
 			mend: "chcon -t " + policy.VirtiofsdExecType + " /usr/lib/qemu/virtiofsd",
 			says: "virtiofsd", remedy: "restorecon",
 		},
-		{name: "without-module", load: "base", says: "no domain for guests works", remedy: "cloister policy install"},
+		{name: "without-module", load: "base", says: "no domain for sandboxes works", remedy: "cloister policy install"},
 		{name: "type-missing", label: "base = \"system_u:system_r:no_such_t:s0\"\n", says: "no_such_t", remedy: "seinfo -t"},
 		{
 			name: "no-labels-on-state", top: "state = \"/run/nolabels/cloister\"\n",
