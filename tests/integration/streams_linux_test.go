@@ -67,7 +67,7 @@ func TestStreamsThatNobodyAskedFor(t *testing.T) {
 				writes = fmt.Sprintf("head -c %d /dev/zero;", much)
 			}
 			before := memory(t, b, "c")
-			script := "cat; echo out; echo errs >&2; " + writes + " exit 7"
+			script := "cat; echo out || exit 9; echo errs >&2 || exit 9; " + writes + " exit 7"
 			streams := cio.NewCreator(cio.WithStreams(in, out, errs), cio.WithFIFODir(b.Dir))
 			code := execs(ctx, t, task, id, script, streams)
 			if code != 7 || stdout.String() != wantOut || stderr.String() != wantErrs {

@@ -3,6 +3,7 @@
 package reap
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -54,10 +55,15 @@ func (m *Monitor) Detach(pidFile string) {
 	delete(m.attached, pidFile)
 }
 
+// null takes what a process writes that has nobody to read it. It stays open.
+var null = sync.OnceValues(func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) })
+
 // Start starts a command; Wait ends what it starts. The channel must be read or unsubscribed: see
 // Spawn.
 func (m *Monitor) Start(c *exec.Cmd) (chan runc.Exit, error) {
-	m.connect(c)
+	if err := m.connect(c); err != nil {
+		return nil, err
+	}
 	// Without the lock, a second start could take the score back between this one's change and its
 	// fork, and the child would be unkillable.
 	m.fork.Lock()
@@ -83,11 +89,12 @@ func (m *Monitor) Spawn(c *exec.Cmd) error {
 }
 
 // connect finds the command by the argument that names its pid file. Commands without one, such as
-// crun kill, keep their streams.
-func (m *Monitor) connect(c *exec.Cmd) {
+// crun kill, keep their streams. An output that nobody asked for is /dev/null: go-runc opens that
+// for reading alone, and the process would get EBADF.
+func (m *Monitor) connect(c *exec.Cmd) error {
 	i := slices.Index(c.Args, pidFileFlag)
 	if i < 0 || i+1 >= len(c.Args) {
-		return
+		return nil
 	}
 	m.mu.Lock()
 	s := m.attached[c.Args[i+1]]
@@ -101,6 +108,15 @@ func (m *Monitor) connect(c *exec.Cmd) {
 	if s.Stderr != nil {
 		c.Stderr = s.Stderr
 	}
+	var err error
+	for _, out := range []*io.Writer{&c.Stdout, &c.Stderr} {
+		if f, ok := (*out).(*os.File); ok && f.Name() == os.DevNull {
+			var writable *os.File
+			writable, err = null()
+			*out = writable
+		}
+	}
+	return err
 }
 
 // protect only warns: the agent works without the protection, and the container has started.

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"testing"
 	"time"
+
+	runc "github.com/containerd/go-runc"
 )
 
 func TestMonitorConnectsByPidFile(t *testing.T) {
@@ -28,15 +30,46 @@ func TestMonitorConnectsByPidFile(t *testing.T) {
 		{[]string{"crun", "--pid-file"}, false},
 	} {
 		cmd := &exec.Cmd{Args: tt.args}
-		m.connect(cmd)
+		if err := m.connect(cmd); err != nil {
+			t.Fatal(err)
+		}
 		if got := cmd.Stdin == r && cmd.Stdout == w && cmd.Stderr == nil; got != tt.want {
 			t.Errorf("%q gets the streams: %t, want %t", tt.args, got, tt.want)
 		}
 	}
 	m.Detach("/c/init.pid")
 	cmd := &exec.Cmd{Args: []string{"crun", "create", "--pid-file", "/c/init.pid", "c"}}
-	if m.connect(cmd); cmd.Stdin != nil {
-		t.Error("streams are given after Detach")
+	if err := m.connect(cmd); err != nil || cmd.Stdin != nil {
+		t.Errorf("streams are given after Detach, %v", err)
+	}
+}
+
+// TestNullTakesOutput connects a process of whose outputs the engine has asked for one: it can
+// write to both.
+func TestNullTakesOutput(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	nothing, err := runc.NewNullIO()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nothing.Close()
+	var m Monitor
+	m.Attach("/c/init.pid", Stdio{Stderr: w})
+	cmd := &exec.Cmd{Args: []string{"crun", "create", "--pid-file", "/c/init.pid", "c"}}
+	nothing.Set(cmd)
+	if err := m.connect(cmd); err != nil {
+		t.Fatal(err)
+	}
+	if cmd.Stderr != w {
+		t.Errorf("stderr is %v, want the pipe", cmd.Stderr)
+	}
+	if n, err := cmd.Stdout.Write([]byte("x")); n != 1 || err != nil {
+		t.Errorf("write to an output that nobody asked for: %d, %v", n, err)
 	}
 }
 
