@@ -5,6 +5,7 @@ package containers
 import (
 	"context"
 	"maps"
+	"os"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -19,8 +20,14 @@ import (
 // addCopies reads the files that the container gets copies of, and follows them. The undo step is
 // pushed before the watch begins, so that descriptors go also when only a part of the files can be
 // watched.
-func (s *Set) addCopies(r *resident, a *Planned, req *guestv1.PrepareContainerRequest) (err error) {
-	copied, err := a.files.OpenCopies(a.Copies)
+func (s *Set) addCopies(ctx context.Context, r *resident, a *Planned, req *guestv1.PrepareContainerRequest) (err error) {
+	admit, err := a.copies(s.config.Driver)
+	if err != nil {
+		return err
+	}
+	// A later read happens after the call that adds the container has ended.
+	later := context.WithoutCancel(ctx)
+	copied, err := a.files.OpenCopies(a.Copies, func(f *os.File) error { return admit(later, f) })
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func (s *Set) furnish(ctx context.Context, r *resident, a *Planned) (*guestv1.Pr
 	for _, socket := range a.Sockets {
 		req.Mounts = append(req.Mounts, socketStep(socket))
 	}
-	if err := s.addCopies(r, a, req); err != nil {
+	if err := s.addCopies(ctx, r, a, req); err != nil {
 		return nil, err
 	}
 	// Last, since the spec needs what all steps before have found: names of volumes and numbers of

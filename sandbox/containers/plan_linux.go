@@ -108,23 +108,33 @@ func (a *Planned) Admit(ctx context.Context, driver confine.Driver) error {
 	return a.admitCopies(ctx, driver)
 }
 
-// admitCopies admits the files that the guest gets a copy of. Only the shim reads them, so the
-// label that the engine gave the container's mounts is enough. The driver looks only whether the
-// shim may read the file.
+// admitCopies admits the files that the guest gets a copy of.
 func (a *Planned) admitCopies(ctx context.Context, driver confine.Driver) error {
-	var label labels.Label
-	if text := a.source.Workload.Labels.Mount; text != "" && len(a.Copies) > 0 {
-		var err error
-		if label, err = labels.Parse(text); err != nil {
-			return fmt.Errorf("linux.mountLabel: %w", err)
-		}
+	admit, err := a.copies(driver)
+	if err != nil {
+		return err
 	}
 	for _, c := range a.Copies {
-		if err := driver.Admit(ctx, confine.File{Kind: confine.Copy, Host: a.files.Source(c.Mount), Label: label}); err != nil {
+		if err := admit(ctx, a.files.Source(c.Mount)); err != nil {
 			return fmt.Errorf("mount %q: %w", c.Destination, err)
 		}
 	}
 	return nil
+}
+
+// copies gives what admits a file that the guest gets a copy of. Only the shim reads it, so the
+// label that the engine gave the container's mounts is enough. The driver looks only whether the
+// shim may read the file.
+func (a *Planned) copies(driver confine.Driver) (admit func(context.Context, *os.File) error, err error) {
+	var label labels.Label
+	if text := a.source.Workload.Labels.Mount; text != "" && len(a.Copies) > 0 {
+		if label, err = labels.Parse(text); err != nil {
+			return nil, fmt.Errorf("linux.mountLabel: %w", err)
+		}
+	}
+	return func(ctx context.Context, f *os.File) error {
+		return driver.Admit(ctx, confine.File{Kind: confine.Copy, Host: f, Label: label})
+	}, nil
 }
 
 // prepareDisk makes a disk's file system, unless it is there, and has the driver admit the disk. It

@@ -35,14 +35,16 @@ type Copied struct {
 	folder  *os.File
 	file    *os.File
 	name    string
+	admit   func(*os.File) error
 	watches []int
 	refused string // what the log has been told
 }
 
 // OpenCopies reads the files that a container gets copies of. They keep their own descriptors. The
 // Files may be closed before: the copies live as long as the container. An error closes what was
-// opened.
-func (f *Files) OpenCopies(copies []plan.Copy) (_ []*Copied, err error) {
+// opened. admit is asked of each file that has its name later, before that is read; those that are
+// opened now have been admitted.
+func (f *Files) OpenCopies(copies []plan.Copy, admit func(*os.File) error) (_ []*Copied, err error) {
 	var out []*Copied
 	defer func() {
 		if err != nil {
@@ -51,7 +53,7 @@ func (f *Files) OpenCopies(copies []plan.Copy) (_ []*Copied, err error) {
 	}()
 	for _, c := range copies {
 		s := f.sources[c.Mount]
-		one := &Copied{Copy: c, name: filepath.Base(s.file.Name())}
+		one := &Copied{Copy: c, name: filepath.Base(s.file.Name()), admit: admit}
 		if one.file, err = duplicate(s.file); err == nil {
 			one.folder, err = duplicate(s.folder)
 		}
@@ -100,13 +102,18 @@ func (c *Copied) Refresh() (changed bool, err error) {
 }
 
 // read reads what has the file's name in its folder now. Only the last name is resolved, below a
-// descriptor: nobody can move the folder's path under the reader.
+// descriptor: nobody can move the folder's path under the reader. It may be another file than the
+// one that was admitted: whoever may write to the folder can give the name to any file that he may
+// link or rename.
 func (c *Copied) read() ([]byte, error) {
 	file, err := openLeaf(c.folder, c.name)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close() // O_PATH
+	if err := c.admit(file); err != nil {
+		return nil, err
+	}
 	return ReadCopied(file)
 }
 
