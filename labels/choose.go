@@ -124,9 +124,14 @@ func (w Wish) EngineType() string {
 // checkEngine holds what the engine sends against what a pod's author may choose: a level that is a
 // pair, and the same one for processes and files.
 func (w Wish) checkEngine() error {
-	if t := w.EngineType(); t != "" && t != w.Base.Type {
+	switch t := w.EngineType(); {
+	case t == "":
+	case t != w.Base.Type:
 		return fmt.Errorf("%w: the spec's label %v: type %s is for containers, and class vm labels QEMU and virtiofsd: leave the "+
 			"type out, use class process, or set labels.engine_levels = \"ignore\"", ErrWish, w.Engine, t)
+	case w.Engine.User != systemUser || w.Engine.Role != systemRole:
+		return fmt.Errorf("%w: the spec's label %v: with a type of one's own, user and role are %s and %s, which engines give "+
+			"unasked: leave label=user: and label=role: out, or seLinuxOptions' user and role", ErrWish, w.Engine, systemUser, systemRole)
 	}
 	level, kept := tenant(w.Engine)
 	mount, mountKept := tenant(w.EngineMount)
@@ -210,8 +215,10 @@ func (w Wish) Candidates(kvm bool) []Types {
 	return all
 }
 
-// systemUser is the SELinux user that engines give containers and their files.
-const systemUser = "system_u"
+// systemUser is the SELinux user that engines give containers and their files, systemRole the role
+// of their processes. Both come from container-selinux's file of contexts, also for a container
+// whose type somebody chose.
+const systemUser, systemRole = "system_u", "system_r"
 
 // Choose gives the labels of a sandbox. own is this process's label, whose role is taken for
 // processes. Under Cloister's types the user is systemUser, also when a login has started the

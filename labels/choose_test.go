@@ -62,8 +62,18 @@ func TestValidate(t *testing.T) {
 		{"a type that somebody chose", Wish{Engine: mustParse(t, "a:b:web_t:s0:c1,c2")}, true, true},
 		{
 			"a type that somebody chose, as base",
-			Wish{Engine: mustParse(t, "a:b:web_t:s0:c1,c2"), Base: mustParse(t, "a:b:web_t:s0")},
+			Wish{Engine: mustParse(t, "system_u:system_r:web_t:s0:c1,c2"), Base: mustParse(t, "a:b:web_t:s0")},
 			true, false,
+		},
+		{
+			"a type that somebody chose, of another user",
+			Wish{Engine: mustParse(t, "staff_u:system_r:web_t:s0:c1,c2"), Base: mustParse(t, "a:b:web_t:s0")},
+			true, true,
+		},
+		{
+			"a type that somebody chose, in another role",
+			Wish{Engine: mustParse(t, "system_u:staff_r:web_t:s0:c1,c2"), Base: mustParse(t, "a:b:web_t:s0")},
+			true, true,
 		},
 		{"label=disable", Wish{Disabled: true}, true, true},
 		{"label=disable, static", Wish{Disabled: true, Mode: Static, Label: static}, true, true},
