@@ -96,7 +96,7 @@ type Options struct {
 }
 
 // plain says that the sandbox is one of plain containers.
-func (o Options) plain() bool { return o.Programs == (lsm.Programs{}) }
+func (o *Options) plain() bool { return o.Programs == (lsm.Programs{}) }
 
 // MAC names a driver in the config.
 type MAC string

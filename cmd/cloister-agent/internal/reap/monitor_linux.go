@@ -34,6 +34,7 @@ type Monitor struct {
 
 	mu       sync.Mutex
 	attached map[string]Stdio // by pid file
+	null     *os.File         // stays open; nil until it is needed
 }
 
 // Attach gives streams to the command that will write this pid file. Detach
@@ -54,9 +55,6 @@ func (m *Monitor) Detach(pidFile string) {
 	defer m.mu.Unlock()
 	delete(m.attached, pidFile)
 }
-
-// null takes what a process writes that has nobody to read it. It stays open.
-var null = sync.OnceValues(func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) })
 
 // Start starts a command; Wait ends what it starts. The channel must be read or unsubscribed: see
 // Spawn.
@@ -108,15 +106,26 @@ func (m *Monitor) connect(c *exec.Cmd) error {
 	if s.Stderr != nil {
 		c.Stderr = s.Stderr
 	}
-	var err error
 	for _, out := range []*io.Writer{&c.Stdout, &c.Stderr} {
 		if f, ok := (*out).(*os.File); ok && f.Name() == os.DevNull {
-			var writable *os.File
-			writable, err = null()
-			*out = writable
+			null, err := m.writable()
+			if err != nil {
+				return err
+			}
+			*out = null
 		}
 	}
-	return err
+	return nil
+}
+
+// writable is /dev/null for output.
+func (m *Monitor) writable() (_ *os.File, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.null == nil {
+		m.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	}
+	return m.null, err
 }
 
 // protect only warns: the agent works without the protection, and the container has started.
