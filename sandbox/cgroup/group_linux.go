@@ -122,9 +122,12 @@ func (g *Group) delegate(h hierarchy, at string) error {
 			continue
 		}
 		// EBUSY: the group has processes of its own, which v2 allows only in leaves. ENOENT: the
-		// controller is not offered here. EOPNOTSUPP: the group is threaded.
+		// controller is not offered here. EOPNOTSUPP: the group is threaded. EACCES: SELinux does
+		// not let this process change the scheduling of one in a group beside the leaf, such as
+		// conmon, which cpuset would do.
 		err := g.files.write(at+"/cgroup.subtree_control", "+"+c)
-		if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) {
+		if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) &&
+			!errors.Is(err, unix.EACCES) {
 			return fmt.Errorf("switch %s on in %s: %w", c, at, err)
 		}
 	}

@@ -25,7 +25,8 @@ import (
 // files of the controllers that its parent passes on.
 type fakeFiles struct {
 	realFiles
-	busy   bool // the root has processes, so that nothing can be switched on
+	busy   bool   // the root has processes, so that nothing can be switched on
+	denied string // a controller that SELinux does not let be switched on
 	writes []string
 	root   string
 }
@@ -63,6 +64,9 @@ func (f *fakeFiles) write(path, value string) error {
 	if strings.HasSuffix(path, "subtree_control") {
 		if f.busy {
 			return unix.EBUSY
+		}
+		if value[1:] == f.denied {
+			return unix.EACCES
 		}
 		now, err := f.read(path)
 		if err != nil {
@@ -161,6 +165,19 @@ func TestJoin(t *testing.T) {
 	}
 	if last := f.writes[len(f.writes)-1]; !strings.HasSuffix(last, "cgroup.procs = 7") {
 		t.Errorf("the last write is %q, want 7 to cgroup.procs", last)
+	}
+}
+
+// TestV2Denied: SELinux denies a controller because of a process in another group. The sandbox
+// starts without it, and a limit that needs it is refused.
+func TestV2Denied(t *testing.T) {
+	g, f := fakeV2(t, "cpuset memory")
+	f.denied = "cpuset"
+	if err := g.Create(Limits{MemoryBytes: 1 << 30}); err != nil {
+		t.Errorf("Create without a cpuset = %v", err)
+	}
+	if err := g.Set(Limits{CPUs: "0"}); !errors.Is(err, errdefs.ErrNotImplemented) || !strings.Contains(err.Error(), "cpuset.cpus") {
+		t.Errorf("Set of a cpuset = %v, want one that names cpuset.cpus", err)
 	}
 }
 
