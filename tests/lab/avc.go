@@ -124,3 +124,11 @@ func silent(d denial) bool {
 	}
 	return false
 }
+
+// beside tells a denial that --cgroups=split brings where Podman is unconfined, as on Debian. The
+// group of the container has conmon's beside it. To enable cpuset for both, the kernel asks whether
+// the shim or its OCI runtime may change conmon's scheduling. Both do without cpuset then.
+func beside(d denial) bool {
+	return d.Source.Type == policy.ShimType && d.Target.Type == "unconfined_t" && d.Class == "process" &&
+		slices.Equal(d.Permissions, []string{"setsched"})
+}

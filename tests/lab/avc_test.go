@@ -35,6 +35,21 @@ func TestParseDenial(t *testing.T) {
 	}
 }
 
+func TestBeside(t *testing.T) {
+	const enables = `type=1400 audit(1796056914.824:98): avc:  denied  { setsched } for  pid=1568 comm="crun" ` +
+		`scontext=unconfined_u:system_r:cloister_shim_t:s0 tcontext=unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023 ` +
+		`tclass=process permissive=0`
+	for text, want := range map[string]bool{
+		enables: true, record: false,
+		strings.Replace(enables, "cloister_shim_t", "cloister_qemu_t", 1): false,
+		strings.Replace(enables, "setsched", "ptrace", 1):                 false,
+	} {
+		if d, ok := parseDenial(text); !ok || beside(d) != want {
+			t.Errorf("beside(%s) = %t, %t, want %t", text, beside(d), ok, want)
+		}
+	}
+}
+
 func TestWantIn(t *testing.T) {
 	list := denials([]string{record})
 	w := want{"cloister_qemu_t", "cloister_image_t", "file", "write"}

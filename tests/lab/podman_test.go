@@ -165,6 +165,10 @@ func (p *podmanLab) labelsBy(t *testing.T, r podmanRuntime) {
 	p.fails(t, refused("is at "+pair, "Permission denied"),
 		p.with(t, r, "", "--rm", volume("own", ""), images.BusyboxName, "cat", "/own/file")...)
 	p.options(t, r)
+	p.terminals(t, r)
+	if !r.machine {
+		p.split(t, r)
+	}
 
 	ids := strings.Fields(p.ok(t, "inspect", "--format", "{{.Id}}", "one", "two"))
 	p.ok(t, "rm", "--force", "--time", "0", "one", "two")
@@ -192,6 +196,58 @@ func (p *podmanLab) options(t *testing.T, r podmanRuntime) {
 	p.fails(t, "has one category", run("level:s0:c5")...)
 	p.fails(t, "httpd_t", run("type:httpd_t")...)
 	p.fails(t, "label=disable: SELinux is enforcing", run("disable")...)
+}
+
+// terminals are those of a run and of an exec, with a terminal of the user's.
+func (p *podmanLab) terminals(t *testing.T, r podmanRuntime) {
+	t.Helper()
+	const command = " sh -c 'test -t 0 && test -t 1 && echo x >/dev/tty && echo terminal; exit 6'"
+	for _, line := range []string{
+		strings.Join(p.with(t, r, "", "--rm", "-it", images.BusyboxName), " ") + command, "exec -it one" + command,
+	} {
+		answer, err := p.run(wire.Run{
+			Argv: append(slices.Clone(p.as), "/usr/bin/script", "-qec", "/usr/bin/podman "+line, "/dev/null"), Env: labEnv(), Seconds: 200,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("podman %s\n%sexit %d; %s", line, answer.Out, answer.Exit, brief(denials(answer.Audit)))
+		if !strings.Contains(answer.Out, "terminal") || answer.Exit != 6 {
+			t.Errorf("podman %s: exit %d: %s; want a terminal, and exit 6", line, answer.Exit, answer.Out)
+		}
+	}
+}
+
+// split is --cgroups=split, as units of quadlet have it: the container's cgroup is below the one in
+// which Podman runs.
+func (p *podmanLab) split(t *testing.T, r podmanRuntime) {
+	t.Helper()
+	group := "/sys/fs/cgroup/unit-" + r.name
+	unit := *p
+	unit.as = append(slices.Clone(p.as), "/bin/sh", "-c", "mkdir "+group+" && echo $$ >"+group+`/cgroup.procs && exec "$@"`, "sh")
+	unit.ok(t, p.with(t, r, "", "--detach", "--name", "split", "--cgroups", "split", images.BusyboxName, "sleep", "600")...)
+	below := p.sh(t, "cd "+group+`; for f in $(find . -mindepth 2 -name cgroup.procs); do
+for p in $(cat $f); do echo $f $(cat /proc/$p/comm); done; done`)
+	t.Logf("below the unit's cgroup:\n%s", below)
+	if !strings.Contains(below, "/cgroup.procs sleep") {
+		t.Errorf("below the unit's cgroup: %s, want sleep", below)
+	}
+	if got := p.ok(t, "exec", "split", "echo", "said"); got != "said" {
+		t.Errorf("exec = %q", got)
+	}
+	id := p.ok(t, "inspect", "--format", "{{.Id}}", "split")
+	p.ok(t, "rm", "--force", "--time", "0", "split")
+	// Podman's own group stays, as it does with every runtime.
+	if left := strings.TrimSpace(p.sh(t, "find "+group+" -mindepth 1 -type d ! -name runtime")); left != "" {
+		t.Errorf("left: %s", left)
+	}
+	if !r.mark {
+		p.nothingLeft(t, id, "/var/lib/cloister")
+	}
+	p.seen = slices.DeleteFunc(p.seen, func(record string) bool {
+		d, ok := parseDenial(record)
+		return ok && beside(d)
+	})
 }
 
 // rules has the configuration label what Podman does not: a volume that is given back at the end,
