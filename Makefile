@@ -24,7 +24,7 @@ STAGES := go build -o $(BUILD)/stages ./tests/stages/run && exec $(BUILD)/stages
 
 .PHONY: help deps build guest clients test test-unit test-integration test-suite test-cri \
 	test-docker test-engines test-apps test-k8s test-packages test-lab test-lab-fedora test-moby test-one fmt \
-	tidy lint golden metrics-recording fuzz bench soak cache cache-prune check demo install packages packages-twice \
+	tidy lint golden metrics-recording fuzz bench bench-lab soak cache cache-prune check demo install packages packages-twice \
 	release release-twice vuln cluster-image uninstall clean
 
 help: ## what can be made
@@ -124,6 +124,9 @@ fuzz: deps ## every fuzz test for FUZZTIME each, or those of the pattern FUZZ=; 
 bench: build guest clients ## costs of starts, execs and files, beside runc and a bare QEMU; PART=; JSON into $$BENCH_JSON
 	@go run ./tests/clients/build gvisor || echo 'gVisor is not built: the table has no column for it'
 	@BENCH_PART='$(PART)' BENCH_RUNS=$${RUNS:-10} go test -count=1 -timeout 60m -v -run Bench ./tests/bench/...
+
+bench-lab: build guest clients ## starts from a template beside cold ones under nested KVM; into $$BENCH_JSON beside what is there
+	@BENCH_RUNS=$${RUNS:-10} MAC=$${MAC:-none} go test -count=1 -timeout 60m -v -run '^TestBenchTemplate$$' ./tests/lab
 
 soak: build guest clients ## the whole load (CI does a tenth), or PART= of it: AtOnce, Cycles, Execs, Pod, Restarts
 	@CLOISTER_SOAK=1 go test -count=1 -timeout 0 -run 'Soak$(PART)' -v ./tests/crash/...

@@ -58,8 +58,8 @@ const Rest = "rest"
 // engineTurns are the tests of the OCI command line that are not in each run.
 const engineTurns = "TestDocker|TestRuncShim|TestPodmanCNI|TestBuildKit|TestKilledAtEveryStep|TestAtOnce"
 
-// scenariosAlone leaves out of the labs what are stages of their own.
-var scenariosAlone = []string{"-skip", "^(TestKubelet|TestPodman)$"}
+// scenariosAlone leaves out of the labs what are stages of their own, and what is run by hand.
+var scenariosAlone = []string{"-skip", "^(TestKubelet|TestPodman|TestBenchTemplate)$"}
 
 // fromTemplates has sandboxes start as by default, from a template: those of one size share one,
 // which the first stage builds. testenv lists the tests whose sandboxes start cold there.

@@ -19,6 +19,8 @@ type run struct {
 	Phases map[string]spread `json:"phases_ms"`
 	// CPU has the kinds of starts, and of each what a program used in a phase ("kernel: guest").
 	CPU map[string]map[string]spread `json:"cpu_ms"`
+	// KVM are whole starts of the lab's bench, by their kinds.
+	KVM map[string]spread `json:"kvm_times_ms"`
 }
 
 type spread struct {
@@ -104,6 +106,7 @@ func draw(data []byte) (string, error) {
 		"kernel", "agent", "rootfs", "create", "start",
 	}
 	both := []string{"cold", "template"}
+	p.group("The same, nested KVM", "#2e6fb0", longest(r.KVM, both), r.KVM, both, []string{"cloister, cold", "cloister, template"})
 	scale := 0.0
 	for _, kind := range both {
 		scale = max(scale, longest(r.Phases, keys(kind+" start: ", phases)))
