@@ -234,10 +234,9 @@ func (s *Sandbox) prepare(_ context.Context, p *starting) (err error) {
 
 // makeShare makes the sandbox's own file system and the tree that the file server will show.
 func (s *Sandbox) makeShare() error {
-	own := func(k confine.Kind) func(*os.File) error {
-		return func(f *os.File) error { return s.confine.Admit(context.Background(), confine.File{Kind: k, Host: f}) }
-	}
-	dir, err := os.OpenFile(s.journal.Dir().String(), unix.O_PATH|unix.O_DIRECTORY, 0)
+	own := func(k confine.Kind) func(*os.File) error { return confine.Admitter(s.confine, k) }
+	at := s.journal.Dir()
+	dir, err := os.OpenFile(at.String(), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
@@ -245,12 +244,12 @@ func (s *Sandbox) makeShare() error {
 	if err := own(confine.State)(dir); err != nil {
 		return err
 	}
-	for _, folder := range []string{s.journal.Dir().Own(), s.journal.Dir().Share()} {
+	for _, folder := range []string{at.Own(), at.Share()} {
 		if err := os.Mkdir(folder, 0o700); err != nil {
 			return err
 		}
 	}
-	share, err := content.NewShare(s.journal.Dir().Own(), s.journal.Dir().Share(), own(confine.State), own(confine.Share))
+	share, err := content.NewShare(at.Own(), at.Share(), own(confine.State), own(confine.Share), own(confine.Root))
 	if err != nil {
 		return err
 	}

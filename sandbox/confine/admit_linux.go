@@ -26,6 +26,8 @@ func (s *selinux) Admit(ctx context.Context, f File) error {
 		return own(f.Host, s.chosen.Run)
 	case Share:
 		return own(f.Host, s.chosen.Rootfs)
+	case Root:
+		return own(f.Host, s.chosen.Content) // QEMU may search it, and finds nothing
 	case Memory:
 		return s.driver.LabelMemory(f.Host, s.chosen.QEMU)
 	case Copy:

@@ -37,6 +37,11 @@ type Driver interface { //nolint:interfacebloat // one method for each step of a
 	Release(ctx context.Context) error
 }
 
+// Admitter admits files of a kind that the sandbox has made itself.
+func Admitter(d Driver, k Kind) func(*os.File) error {
+	return func(f *os.File) error { return d.Admit(context.Background(), File{Kind: k, Host: f}) }
+}
+
 // Identity is what a driver gave a sandbox.
 type Identity struct {
 	// MAC is the driver that confines the sandbox.
@@ -110,6 +115,7 @@ type Kind string
 const (
 	State  Kind = "state"  // of the sandbox's own making: folder, logs
 	Share  Kind = "share"  // of the sandbox's own making, shown to the guest
+	Root   Kind = "root"   // of the sandbox's own making: the empty folder that becomes the machine's root
 	Folder Kind = "folder" // shown to the guest: a root file system or volume
 	Copy   Kind = "copy"   // read by the shim, which writes a copy into the guest
 	Disk   Kind = "disk"   // an image file or block device of the machine

@@ -214,6 +214,7 @@ func TestAdmit(t *testing.T) {
 	}{
 		{"state", File{Kind: State}, foreign, "system_u:object_r:cloister_run_t:OWN", false},
 		{"share", File{Kind: Share}, foreign, "system_u:object_r:cloister_rootfs_t:OWN", false},
+		{"machine's root", File{Kind: Root}, foreign, "system_u:object_r:cloister_content_t:s0", false},
 		{"root file system", File{Kind: Folder}, foreign, "system_u:object_r:cloister_rootfs_t:OWN", false},
 		{
 			"root file system that fits",

@@ -33,7 +33,7 @@ func newShare(t *testing.T) (s *Share, dir string) {
 		}
 	}
 	none := func(*os.File) error { return nil }
-	s, err := NewShare(own, view, none, none)
+	s, err := NewShare(own, view, none, none, none)
 	if err != nil {
 		t.Fatal(err)
 	}

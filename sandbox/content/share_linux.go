@@ -43,9 +43,10 @@ type Share struct {
 
 // NewShare mounts a sandbox's own file system at own and the file server's view of the tree at
 // view, two empty folders that nobody but root can change. labelOwn and labelTree label the tops of
-// the two before anybody can see them. The mounts go with the mount namespace; Close takes them
-// away earlier. An error has taken everything back.
-func NewShare(own, view string, labelOwn, labelTree func(*os.File) error) (_ *Share, err error) {
+// the two, and labelEmpty the folder that becomes QEMU's root, before anybody can see them. The
+// mounts go with the mount namespace; Close takes them away earlier. An error has taken everything
+// back.
+func NewShare(own, view string, labelOwn, labelTree, labelEmpty func(*os.File) error) (_ *Share, err error) {
 	s := &Share{}
 	defer func() {
 		if err != nil {
@@ -63,7 +64,10 @@ func NewShare(own, view string, labelOwn, labelTree func(*os.File) error) (_ *Sh
 	if err != nil {
 		return nil, err
 	}
-	_ = empty.Close() // O_PATH
+	defer empty.Close() // O_PATH
+	if err := labelEmpty(empty); err != nil {
+		return nil, err
+	}
 	if s.tree, err = sys.MkdirBelow(s.own, shareFolder, 0o755); err != nil {
 		return nil, err
 	}
