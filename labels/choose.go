@@ -187,6 +187,9 @@ type Chosen struct {
 	EngineFile, EngineContent, PlainFile string
 	// PoweredOff is of disks that cloister made, once the sandbox has stopped.
 	PoweredOff Label
+	// Template is of memory that many sandboxes map and nobody can change, at the low level; zero:
+	// the types have none.
+	Template Label
 	// Relabel is whether files that are not labelled so already are to be.
 	Relabel bool
 }
@@ -255,6 +258,9 @@ func Choose(w Wish, own Label, types Types, level Level) (Chosen, error) {
 		SharedFolder: low.WithType(cmp.Or(types.Shared, types.Rootfs)),
 		PoweredOff:   low.WithType(types.PoweredOff), EngineFile: types.EngineFile, EngineContent: types.EngineContent,
 		PlainFile: types.PlainFile,
+	}
+	if types.Template != "" {
+		c.Template = low.WithType(types.Template)
 	}
 	if w.Relabel != nil {
 		c.Relabel = *w.Relabel

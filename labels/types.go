@@ -14,6 +14,9 @@ type Types struct {
 	Image, Rootfs, Content, Run string
 	// PoweredOff is of a disk that cloister made and nobody runs: no guest may read it.
 	PoweredOff string
+	// Template is of memory that the machines of many sandboxes map and nobody can change; empty:
+	// the policy has no such type.
+	Template string
 	// EngineFile and EngineContent are what engines label volumes and root file systems with, where
 	// the file server may use them beside Rootfs and Content; the policy has rules for them only
 	// where it has these types.
@@ -35,6 +38,7 @@ func Own(kvm bool) Types {
 		Image: "cloister_image_t", Rootfs: "cloister_rootfs_t", Content: "cloister_content_t", Run: "cloister_run_t",
 		PoweredOff: "cloister_var_lib_t", EngineFile: "container_file_t", EngineContent: "container_ro_file_t",
 		Container: "cloister_container_t", ContainerFile: "cloister_container_file_t", PlainFile: "cloister_container_file_t",
+		Template: "cloister_template_tmpfs_t",
 	}
 	if !kvm {
 		t.QEMU = "cloister_qemu_tcg_t"

@@ -89,7 +89,8 @@ func (s *Sandbox) plan(ctx context.Context, p *starting) (err error) {
 
 // templates are the host's.
 func (s *Sandbox) templates(p *starting) clone.Host {
-	return clone.Host{Store: s.config.Templates(), QEMU: p.programs.QEMU, MAC: string(p.mac)}
+	unshared := func() error { return confine.TemplateReason(s.confine) }
+	return clone.Host{Store: s.config.Templates(), QEMU: p.programs.QEMU, MAC: string(p.mac), Unshared: unshared}
 }
 
 // chooseTemplate has the sandbox start from a template if there is one for its machine. None is no

@@ -18,8 +18,9 @@ import (
 // memory. On Debian's policy they have it already; Fedora's and RHEL's give a new file the level of
 // where it is made (default_range), which for a memfd is s0, and every guest could use it. It is
 // called before the guest runs, as Verify is. A file system that takes no labels is an error. The
-// type stays as the policy's own transition has made it.
-func (d *Driver) LevelMemory(pid int, level labels.Level) error {
+// type stays as the policy's own transition has made it. Memory of shared's type belongs to other
+// sandboxes too: it never gets the level, and must have shared's. shared may be zero.
+func (d *Driver) LevelMemory(pid int, level labels.Level, shared labels.Label) error {
 	if d.mode == ModeNone {
 		return nil
 	}
@@ -36,7 +37,7 @@ func (d *Driver) LevelMemory(pid int, level labels.Level) error {
 		if to, err := os.Readlink(path); err != nil || !strings.HasPrefix(to, "/memfd:") {
 			continue // closed since, or something else
 		}
-		if err := levelFile(path, level); err != nil {
+		if err := levelFile(path, level, shared); err != nil {
 			return fmt.Errorf("memory of pid %d: %w", pid, err)
 		}
 	}
@@ -63,9 +64,52 @@ func (d *Driver) LabelMemory(f *os.File, process labels.Label) error {
 	return SetFileLabel(f, made)
 }
 
+// LabelShared labels a memory file that the machines of many sandboxes map. The label lets all of
+// them open it for writing, so a file that the kernel's seals do not keep as it is does not get it.
+// One that has the type has the whole label, or is refused: others use it.
+func LabelShared(f *os.File, label labels.Label) error {
+	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	switch got, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0); {
+	case err != nil:
+		return fmt.Errorf("seals of %s: %w", f.Name(), err)
+	case got&seals != seals:
+		return fmt.Errorf("%w: %s has seals %#x, want %#x before machines may share it", ErrWrongLabel, f.Name(), got, seals)
+	}
+	have, err := FileLabel(f)
+	if err != nil {
+		return err
+	}
+	if have.Type == label.Type {
+		return sharedLevel(f, have, label)
+	}
+	return SetFileLabel(f, label)
+}
+
+// sharedLevel is an error if memory of the type that sandboxes share has another level. User and
+// role are those of the shim that made it, and grant nothing.
+func sharedLevel(f *os.File, have, want labels.Label) error {
+	if have.Range == want.Range {
+		return nil
+	}
+	return fmt.Errorf("%w: %s, which sandboxes share, is %v, want level %v", ErrWrongLabel, f.Name(), have, want.Range)
+}
+
+// CanShareMemory asks the kernel whether a process may map a memory file of that label privately.
+// QEMU before 8.2 opens it for writing even so.
+func (d *Driver) CanShareMemory(process, file labels.Label) error {
+	if err := d.host.Valid(file); err != nil {
+		return err
+	}
+	decision, err := d.host.Access(process, file, "file", "open", "read", "write", "map", "getattr")
+	if err == nil && !decision.Allowed {
+		err = fmt.Errorf("%v has no %s of class file on %v", process, strings.Join(decision.Missing, ", "), file)
+	}
+	return err
+}
+
 // levelFile changes the level of one file. It is opened through /proc/PID/fd with O_PATH, so the
 // descriptor is the process's file and is not read or mapped.
-func levelFile(path string, level labels.Level) error {
+func levelFile(path string, level labels.Level, shared labels.Label) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: path, Err: err}
@@ -75,6 +119,9 @@ func levelFile(path string, level labels.Level) error {
 	have, err := FileLabel(f)
 	if err != nil {
 		return err
+	}
+	if !shared.IsZero() && have.Type == shared.Type {
+		return sharedLevel(f, have, shared)
 	}
 	if have.Range == labels.At(level) {
 		return nil

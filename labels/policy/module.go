@@ -42,6 +42,7 @@ const (
 	ContentType       = "cloister_content_t"
 	RunType           = "cloister_run_t"
 	VarLibType        = "cloister_var_lib_t"
+	TemplateType      = "cloister_template_tmpfs_t" // memory that many machines map
 	ContainerType     = "cloister_container_t"
 	ContainerFileType = "cloister_container_file_t"
 )

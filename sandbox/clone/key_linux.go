@@ -23,6 +23,8 @@ type Host struct {
 	Store template.Store
 	QEMU  string // path of the binary
 	MAC   string // the driver, as labels.mac names it
+	// Unshared says why this host's policy lets the machine map no template's memory; nil: it does.
+	Unshared func() error
 }
 
 // key says which templates a machine may start from. The key is made of QEMU's own arguments, so

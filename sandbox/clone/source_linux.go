@@ -65,8 +65,10 @@ func (h Host) Choose(m vmm.Machine, size oci.Size, w *oci.Workload) (*Source, vm
 		return nil, m, errors.Join(err, t.Close())
 	}
 	s := &Source{template: t, memoryMiB: size.MemoryMiB, store: h.Store, copied: plan.CopyReason(classed, size.MemoryMiB)}
-	if s.copied == "" && h.MAC == "selinux" {
-		s.copied = "SELinux's policy gives a guest's memory to one sandbox"
+	if s.copied == "" {
+		if reason := h.Unshared(); reason != nil {
+			s.copied = reason.Error()
+		}
 	}
 	from.CopyOnWrite = s.copied == ""
 	return s, from, nil

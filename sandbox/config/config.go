@@ -97,8 +97,8 @@ type Machine struct {
 	// FileServer is always or needed. needed leaves the file server (virtiofsd) out where the root
 	// file system of a sandbox's first container is on disks and no folder or file of the host is
 	// mounted in it; a pod has one always. Containers that join such a sandbox later can have no
-	// host folder either. Without SELinux, and where its size is a class, it maps a template's
-	// memory copy-on-write; default always.
+	// host folder either. Where its size is a class, it maps a template's memory copy-on-write;
+	// with SELinux only under Cloister's own types; default always.
 	FileServer plan.FileServer `toml:"file_server"`
 	// NestedVirtualization gives guests vmx or svm, so that they can run machines; default false.
 	NestedVirtualization bool `toml:"nested_virtualization"`

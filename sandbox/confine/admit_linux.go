@@ -36,7 +36,11 @@ func (s *selinux) Admit(ctx context.Context, f File) error {
 		return s.admitDisk(ctx, f)
 	case Folder:
 		return s.admitFolder(ctx, f)
-	case Template: // no rule of the policy is for it: see clone.Host.Choose
+	case Template:
+		if s.chosen.Template.IsZero() {
+			return fmt.Errorf("%q: the types %s have none for shared memory", f.Host.Name(), s.types.Name)
+		}
+		return lsm.LabelShared(f.Host, s.chosen.Template)
 	}
 	return fmt.Errorf("%q: kind of file %q is not known", f.Host.Name(), f.Kind)
 }

@@ -121,7 +121,7 @@ const (
 	Disk   Kind = "disk"   // an image file or block device of the machine
 	Memory Kind = "memory" // of the sandbox's own making: the machine's memory, which its process opens by name
 	// Template is memory that the machines of several sandboxes map privately, and nobody can
-	// change. SELinux has no rule for it.
+	// change. Only where TemplateReason is nil.
 	Template Kind = "template"
 )
 

@@ -28,7 +28,7 @@ func kernelOf() map[string][]string {
 			"getattr", "getcap", "setcap", "setpgid", "share",
 			"setcurrent", "setexec",
 		},
-		"file":               {"read", "write", "append", "setattr", "unlink", "entrypoint"},
+		"file":               {"read", "write", "append", "setattr", "unlink", "entrypoint", "open", "map", "getattr"},
 		"blk_file":           {"read", "write", "append", "ioctl"},
 		"chr_file":           {"open"},
 		"dir":                {"search", "read", "write", "add_name", "remove_name"},
@@ -53,7 +53,18 @@ type fake struct {
 	calls []string // labels that were set and cleared
 	peer  string   // label of all sockets' other ends
 	files bool     // whether the policy lets machines write images: false breaks it
+	share sharing  // whether it lets them map a template's memory
 }
+
+// sharing is what a policy has for a template's memory: nothing, as modules from before, the type
+// alone, or QEMU's right to it.
+type sharing int
+
+const (
+	shareNothing sharing = iota
+	shareType
+	shareMemory
+)
 
 func newFake(t *testing.T) *fake {
 	t.Helper()
@@ -116,7 +127,9 @@ func (f *fake) transact(file, request string) (string, error) {
 	fields := strings.Fields(request)
 	for _, text := range fields[:min(2, len(fields))] {
 		known := []string{"qemu_exec_t", "tmpfs_t"}
-		if l, err := labels.Parse(text); err != nil || !strings.HasPrefix(l.Type, "cloister_") && !slices.Contains(known, l.Type) {
+		l, err := labels.Parse(text)
+		if err != nil || !strings.HasPrefix(l.Type, "cloister_") && !slices.Contains(known, l.Type) ||
+			l.Type == templateType && f.share == shareNothing {
 			return "", unix.EINVAL
 		}
 	}
@@ -147,6 +160,8 @@ func (f *fake) allows(source, target labels.Label, class, perm string) bool {
 		return source.Type == "cloister_shim_t"
 	case perm == "entrypoint":
 		return target.Type == "qemu_exec_t"
+	case target.Type == templateType:
+		return f.share == shareMemory && source.Type == "cloister_qemu_t" && target.Range == labels.At(labels.Level{})
 	case class == "process", class == "unix_stream_socket", class == "chr_file", source.Range.High != target.Range.High:
 		return false
 	}

@@ -135,7 +135,7 @@ func (s *selinux) Verify(ctx context.Context, all ...Process) error {
 		if _, err := s.driver.Verify(p.PID, s.label(p.Role), p.Program); err != nil {
 			return fmt.Errorf("%s: %w", p.Role, err)
 		}
-		if err := s.driver.LevelMemory(p.PID, s.chosen.Level); err != nil {
+		if err := s.driver.LevelMemory(p.PID, s.chosen.Level, s.chosen.Template); err != nil {
 			return fmt.Errorf("%s: %w", p.Role, err)
 		}
 		for _, socket := range p.Peers {

@@ -237,6 +237,12 @@ func TestAdmit(t *testing.T) {
 		{"disk", File{Kind: Disk}, foreign, "system_u:object_r:cloister_image_t:OWN", false},
 		{"read-only disk", File{Kind: Disk, ReadOnly: true}, foreign, "system_u:object_r:cloister_content_t:s0", false},
 		{"memory", File{Kind: Memory}, "system_u:object_r:tmpfs_t:s0", "system_u:object_r:cloister_qemu_tmpfs_t:OWN", false},
+		{
+			"template's memory",
+			File{Kind: Template},
+			"system_u:object_r:tmpfs_t:s0",
+			"system_u:object_r:cloister_template_tmpfs_t:s0", false,
+		},
 		{"no kind", File{}, foreign, foreign, true},
 	}
 	for _, tt := range tests {
@@ -245,6 +251,9 @@ func TestAdmit(t *testing.T) {
 			d, id := reserve(t, f.options("default/one"))
 			at := func(text string) string { return strings.ReplaceAll(text, "OWN", id.Label.Range.High.String()) }
 			tt.file.Host = f.open(tt.file.Kind == Folder, at(tt.label))
+			if tt.file.Kind == Template {
+				tt.file.Host = f.sealed(tt.label)
+			}
 			if tt.file.Kind == Copy { // as engines make theirs
 				if err := os.Chmod(tt.file.Host.Name(), 0o644); err != nil {
 					t.Fatal(err)
