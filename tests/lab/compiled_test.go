@@ -45,6 +45,7 @@ func questions(t *testing.T, path string) {
 		t.Errorf("%s, plain containers: %v", path, err)
 	}
 	accesses(t, k, onEngines())
+	accesses(t, k, onTemplates())
 	logins(t, k)
 	asked, denied := 0, 0
 	for _, a := range whole() {
@@ -105,6 +106,26 @@ func onEngines() []access {
 		{want{policy.VirtiofsdType, policy.ContainerFileType, "blk_file", "open"}, ownLevel, ownLevel, false},
 		{want{policy.QEMUType, policy.ContainerFileType, "file", "write"}, ownLevel, ownLevel, false},
 	}
+}
+
+// onTemplates are accesses to a template's memory, which many machines map. No other domain has
+// any, and no machine changes or runs it.
+func onTemplates() []access {
+	var all []access
+	for _, domain := range []string{policy.QEMUType, policy.QEMUTCGType} {
+		for _, right := range []string{"open", "read", "write", "map", "getattr"} {
+			all = append(all, access{want{domain, policy.TemplateType, "file", right}, ownLevel, lowLevel, true})
+		}
+		for _, right := range []string{"execute", "append", "setattr", "ioctl", "relabelfrom"} {
+			all = append(all, access{want{domain, policy.TemplateType, "file", right}, ownLevel, lowLevel, false})
+		}
+	}
+	for _, domain := range []string{policy.VirtiofsdType, policy.ContainerType} {
+		for _, right := range []string{"open", "read", "write"} {
+			all = append(all, access{want{domain, policy.TemplateType, "file", right}, ownLevel, lowLevel, false})
+		}
+	}
+	return all
 }
 
 // logins asks about an engine that a login has started, and so a shim of the login's user: it gives

@@ -46,6 +46,7 @@ func scenarios() []scenario {
 		{"links", links},
 		{"clash", clash},
 		{"engines", engines},
+		{"shared", sharedMemory},
 		{"pods", pods},
 		{"faults", faults},
 		{"translated", translated},

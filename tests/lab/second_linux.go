@@ -31,7 +31,15 @@ address = "/run/containerd2/containerd.sock"
     default_runtime_name = "cloister"
     [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.cloister]
       runtime_type = "io.containerd.cloister.v2"
+[plugins."io.containerd.snapshotter.v1.blockfile"]
+  scratch_file = "` + secondScratch + `"
+  fs_type = "ext4"
+  mount_options = []
+  recreate_scratch = true
 `
+
+// secondScratch is the empty file system of which root file systems on disks are copies.
+const secondScratch = "/lab/two/scratch.ext4"
 
 const secondNetwork = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,
 "ipam":{"type":"host-local","dataDir":"/run/lab/ipam","ranges":[[{"subnet":"10.85.0.0/24"}]]}}]}
@@ -69,5 +77,7 @@ func secondFiles(ctx context.Context, m mac, work, bin, cni string) ([]file, err
 		}
 		list = append(list, file{"two/" + name, path, "etc_t"})
 	}
-	return list, nil
+	scratch := filepath.Join(work, "scratch.ext4")
+	list = append(list, file{"two/scratch.ext4", scratch, "etc_t"})
+	return list, tool(ctx, "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", scratch, "16M")
 }

@@ -160,20 +160,10 @@ func inherited(a []string) error {
 	if link == "/dev/null" || strings.HasSuffix(link, "/null") {
 		return fmt.Errorf("descriptor 3 became %s: %w", link, unix.EACCES)
 	}
-	if len(a) > 0 && a[0] == "write" {
-		return writeSome(3)
-	}
-	return readSome(3)
+	return onDescriptor(a)(3)
 }
 
-func received(a []string) error {
-	return receive(func(fd int) error {
-		if len(a) > 0 && a[0] == "write" {
-			return writeSome(fd)
-		}
-		return readSome(fd)
-	})
-}
+func received(a []string) error { return receive(onDescriptor(a)) }
 
 // receive takes a descriptor from the socket that is descriptor 3. A message without it is what a
 // refusal looks like.
