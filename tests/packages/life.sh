@@ -146,6 +146,11 @@ purged() {
 	dpkg --purge cloister cloister-guest
 	ls /run/cloister/*/four/record.json
 }
+# folders_made: the purge before took them away, and nothing but systemd-tmpfiles has run since.
+folders_made() {
+	systemd-tmpfiles --cat-config | grep '^d /.*/cloister '
+	stat -c '%a %U %n' /run/cloister /var/lib/cloister | paste -s -d , | same "711 root /run/cloister,700 root /var/lib/cloister"
+}
 no_unit() { ! systemctl list-unit-files --all | grep cloister && ! find /var/lib/systemd -name '*cloister*' | grep .; }
 # as_shipped: nobody has changed the configuration of a fresh installation, which takes AppArmor.
 as_shipped() { grep '^mac = "auto"' /etc/cloister/config.toml && cloister check | grep -i apparmor; }
@@ -164,6 +169,7 @@ second() {
 	claim "a purge keeps what keeps sandboxes apart while one runs" purged
 	claim "the sandbox ends without the packages" end four
 	claim "the packages are installed once more" dpkg -i new/cloister_*.deb new/cloister-guest_*.deb
+	claim "systemd-tmpfiles has made their folders" folders_made
 	claim "check finds AppArmor with the configuration as shipped" as_shipped
 	claim "a container runs with it" start five
 	claim "this one has an AppArmor profile that is enforced" profiled
