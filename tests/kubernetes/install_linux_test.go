@@ -68,9 +68,7 @@ func (c *cluster) install(t *testing.T) {
 	if err := os.CopyFS(c.path("deploy"), os.DirFS(filepath.Join(testenv.Tree(t), "deploy"))); err != nil {
 		t.Fatal(err)
 	}
-	// No templates: the tests look at what a node has left right after its pods have gone, when a
-	// builder's guest may still run, and templates are kept.
-	settings := "[workloads]\nblock_devices = true\n[template]\nmode = \"off\"\n"
+	settings := "[workloads]\nblock_devices = true\n"
 	if class := os.Getenv("CLOISTER_TEST_CLASS"); class != "" {
 		settings = fmt.Sprintf("class = %q\n", class)
 	}

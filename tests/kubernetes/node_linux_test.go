@@ -5,6 +5,7 @@ package kubernetes
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -108,10 +109,12 @@ func (c *cluster) noSandboxes(t *testing.T, of string) {
 }
 
 // rebooted: after a reboot of the node its pods run again, with new containers and what their
-// folders on disk had, as with runc. Nothing is kept of the sandboxes from before.
+// folders on disk had, as with runc. Nothing is kept of the sandboxes from before but the templates,
+// which the new ones start from.
 func (c *cluster) rebooted(t *testing.T) {
 	s := c.space(t, "rebooted")
 	s.sleepers(t)
+	c.awaitTemplate(t)
 	for _, pod := range classes {
 		s.exec(t, pod, "echo here >/v/f; sync")
 	}
@@ -131,6 +134,9 @@ func (c *cluster) rebooted(t *testing.T) {
 			}
 		}
 	}
+	if start := c.guests(t, "{{.start}}"); !strings.HasPrefix(start, "template ") || strings.Count(start, "\n") != 1 {
+		t.Errorf("guests after the reboot were started from %q, want one, from a template", start)
+	}
 	if events := s.must(t, "get", "events", "--all-namespaces", "--field-selector=reason=Rebooted"); !strings.Contains(events, nodeName) {
 		t.Errorf("the kubelet saw no reboot: %s", events)
 	}
@@ -143,8 +149,32 @@ func (c *cluster) rebooted(t *testing.T) {
 	(&space{c, "cloister"}).rollout(t, "daemonset/cloister-node")
 }
 
+// awaitTemplate waits for a template that fits the one guest of the node. Its start, or that of a
+// pod before it, has asked for one.
+func (c *cluster) awaitTemplate(t *testing.T) {
+	t.Helper()
+	size := strings.TrimSpace(c.guests(t, "{{.guestMiB}}"))
+	if wrong := host.Await(host.Patience, func() string {
+		list := c.Place.Run(t, "/usr/local/bin/cloister", "template", "list", "--output", "{{.manifest.key.memoryMiB}}")
+		if !slices.Contains(strings.Fields(list), size) {
+			return fmt.Sprintf("templates of %q MiB, want one of %s", list, size)
+		}
+		return ""
+	}); wrong != "" {
+		t.Error(wrong)
+	}
+}
+
+// guests prints what a Go template says of each guest of a pod.
+func (c *cluster) guests(t *testing.T, form string) string {
+	t.Helper()
+	return c.Place.Run(t, "/usr/local/bin/cloister", "ps", "--filter", "class=vm", "--filter", "namespace=k8s.io", "--output", form)
+}
+
 // leftOnDisk lists what cloister keeps on disk for sandboxes and for other boots than this one.
+// Drafts of templates are listed, and templates are not.
 const leftOnDisk = `find /var/lib/cloister \( -type f -o -name '*-*-*-*-*' \) ! -name lock ! -path '*/locks/*' \
+	! -path '*/templates/[0-9a-f][0-9a-f]*/*' ! -name digests.json \
 	! -name verified.json ! -name "$(cat /proc/sys/kernel/random/boot_id)"`
 
 // reboot ends all that runs on the node, the control plane too, and starts it from what is on disk.
