@@ -115,13 +115,7 @@ func faults(t *testing.T, l *lab) {
 	t.Helper()
 	l.engine(t)
 	for _, f := range faultyHosts() {
-		t.Run(f.name, func(t *testing.T) {
-			l.abandon = func(why string) { t.Skipf("the machine is lost: %s", why) }
-			f.run(t, l)
-		})
-		if l.lost != "" {
-			return
-		}
+		l.part(t, f.name, func(t *testing.T) { f.run(t, l) })
 	}
 }
 

@@ -175,7 +175,7 @@ func round(ctx context.Context, t *testing.T, kind mac, hardware config, todo []
 	l := &lab{machine: m, mac: kind}
 	for i, s := range todo {
 		t.Run(s.name, func(t *testing.T) {
-			m.abandon = func(why string) { t.Skipf("the machine is lost: %s", why) }
+			m.abandon = skips(t)
 			s.run(t, l)
 		})
 		if m.lost != "" {
@@ -183,6 +183,25 @@ func round(ctx context.Context, t *testing.T, kind mac, hardware config, todo []
 		}
 	}
 	return "", nil
+}
+
+// skips ends a test whose machine is lost, since its scenario is done again on another one.
+func skips(t *testing.T) func(why string) {
+	return func(why string) { t.Skipf("the machine is lost: %s", why) }
+}
+
+// part runs a part of a scenario as a test of its own. A machine that is lost ends both.
+func (m *machine) part(t *testing.T, name string, run func(*testing.T)) {
+	t.Helper()
+	whole := m.abandon
+	t.Run(name, func(t *testing.T) {
+		m.abandon = skips(t)
+		run(t)
+	})
+	m.abandon = whole
+	if m.lost != "" {
+		skips(t)(m.lost)
+	}
 }
 
 // prepare builds what the machine needs: it enforces from the first load of its policy. More are

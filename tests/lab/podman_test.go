@@ -42,8 +42,7 @@ func podman(t *testing.T, l *lab) {
 		runtimes = runtimes[1:]
 	}
 	for _, r := range runtimes {
-		t.Run(r.name, func(t *testing.T) {
-			l.abandon = func(why string) { t.Skipf("the machine is lost: %s", why) }
+		l.part(t, r.name, func(t *testing.T) {
 			by := *p
 			if r.mark { // its containers write Podman's own pipes, which are at the level of the shell
 				by.as = rootShell("s0")

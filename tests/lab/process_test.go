@@ -22,8 +22,7 @@ func classProcess(t *testing.T, l *lab) {
 	// The shim finds what is wrong, whichever runtime it has: each fault has one of the two.
 	faults := map[string][]plainFault{"crun": {readsBackWrong(), clashes()}, "runc": {becomesPermissive()}}
 	for _, name := range []string{"crun", "runc"} {
-		t.Run(name, func(t *testing.T) {
-			l.abandon = func(why string) { t.Skipf("the machine is lost: %s", why) }
+		l.part(t, name, func(t *testing.T) {
 			l.useful(t, "one-"+name)
 			l.waits(t, "waits-"+name)
 			for _, f := range faults[name] {
