@@ -264,6 +264,11 @@ func (c *cluster) controlPlane(t *testing.T) {
 		"--kubeconfig="+c.config(t, "controllers"), "--leader-elect=false",
 		"--use-service-account-credentials=true", "--service-account-private-key-file="+c.path("accounts.key"),
 		"--root-ca-file="+c.path("pki/apiserver.crt"), "--cert-dir="+c.path("pki-controllers"))
+	c.startScheduler(t)
+}
+
+func (c *cluster) startScheduler(t *testing.T) {
+	t.Helper()
 	c.start(t, "scheduler", filepath.Join(c.bin, "kube-scheduler"), "--kubeconfig="+c.config(t, "scheduler"),
 		"--leader-elect=false", "--cert-dir="+c.path("pki-scheduler"))
 }

@@ -28,10 +28,7 @@ spec:
 `)
 	s.ready(t, "small")
 	text := s.field(t, "runtimeclass/cloister", ".overhead.podFixed.memory")
-	mib, err := strconv.Atoi(strings.TrimSuffix(text, "Mi"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	mib := mebibytes(t, text)
 	if got := s.field(t, "pod/small", ".spec.overhead.memory"); got != text {
 		t.Errorf("overhead of the pod = %s, want the class's, %s", got, text)
 	}
@@ -45,9 +42,22 @@ spec:
 	s.exec(t, "small", "dd if=/dev/zero of=/dev/shm/x bs=1M count=48 2>/dev/null")
 	used := s.memory(t, group, "memory.usage_in_bytes", "memory.current")
 	t.Logf("the pod uses %d of %d MiB", used>>20, 64+mib)
+	if used>>20 < 48 {
+		t.Errorf("the pod uses %d MiB, and its container has written 48", used>>20)
+	}
 	if got := s.field(t, "pod/small", ".status.containerStatuses[0].restartCount"); got != "0" {
 		t.Errorf("restarted %s times", got)
 	}
+}
+
+// mebibytes reads a quantity that is written with Mi.
+func mebibytes(t *testing.T, text string) int {
+	t.Helper()
+	mib, err := strconv.Atoi(strings.TrimSuffix(text, "Mi"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mib
 }
 
 // podCgroup is the pod's below a hierarchy with the memory controller.
@@ -163,6 +173,26 @@ spec:
 	if got := s.exec(t, "target/shell", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"); !strings.Contains(got, "sleep 12345") {
 		t.Errorf("the ephemeral container sees %q, want the target's sleep 12345", got)
 	}
+	s.apply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: several}
+spec:
+  runtimeClassName: cloister
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: main, image: IMAGE, command: [sleep, "1000"]}
+  - {name: other, image: IMAGE, command: [sleep, "1000"]}
+`)
+	s.ready(t, "several")
+	s.must(t, "debug", "several", "--image="+image, "--target=main", "--container=shell", "--profile=general", "--", "sleep", "1000")
+	s.await(t, "the refusal of a target that has no name of its own", func() string {
+		state := s.field(t, "pod/several", ".status.ephemeralContainerStatuses[0].state")
+		if !strings.Contains(state, "shareProcessNamespace") {
+			return state + ", want an error that names shareProcessNamespace"
+		}
+		return ""
+	})
 }
 
 // home: without an entry in passwd, HOME is the root folder.

@@ -4,6 +4,7 @@ package kubernetes
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -177,6 +178,15 @@ spec:
 	if got := s.must(t, "logs", "staged", "-c", "main"); got != "one\nside\ntwo\nmain\n" {
 		t.Errorf("the order was %q", got)
 	}
+	const statuses = ".status.%s[?(@.name==%q)].state.terminated.%s"
+	main := s.field(t, "pod/staged", fmt.Sprintf(statuses, "containerStatuses", "main", "finishedAt"))
+	side := s.field(t, "pod/staged", fmt.Sprintf(statuses, "initContainerStatuses", "side", "finishedAt"))
+	if main == "" || side < main { // RFC 3339 in UTC sorts as text
+		t.Errorf("the sidecar ended at %q, the main container at %q", side, main)
+	}
+	if got := s.field(t, "pod/staged", fmt.Sprintf(statuses, "initContainerStatuses", "side", "exitCode")); got != "0" {
+		t.Errorf("the sidecar's exit code = %q, want 0, by its own trap", got)
+	}
 }
 
 // streams: exec with a terminal whose size changes, attach, cp in both directions, port-forward to
@@ -277,7 +287,8 @@ spec:
 			}
 		}
 	}
-	if got := s.field(t, "pod/cloister", ".status.qosClass"); got != "Guaranteed" {
-		t.Errorf("QoS class = %s, want Guaranteed", got)
+	// The kubelet has the cgroups of guaranteed pods beside the folders of the other classes.
+	if got := filepath.Base(filepath.Dir(s.podCgroup(t, "cloister"))); got != "kubepods" {
+		t.Errorf("the cgroup of a guaranteed pod is in %s, want kubepods", got)
 	}
 }

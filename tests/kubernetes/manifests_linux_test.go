@@ -13,9 +13,9 @@ import (
 	"cloister/tests/testenv"
 )
 
-// TestManifests applies deploy's folders to an API server alone: it takes them, adds the class's
-// overhead and its nodes to a pod, and refuses to let a pod's memory grow. The class of plain
-// containers is there only where an overlay asks for it.
+// TestManifests applies deploy's folders to an API server without a kubelet: it takes them, adds the
+// class's overhead and its nodes to a pod, and refuses to let a pod's memory grow. The scheduler
+// counts the overhead. The class of plain containers is there only where an overlay asks for it.
 func TestManifests(t *testing.T) {
 	t.Cleanup(func() { count(t) })
 	testenv.NeedOverlay(t)
@@ -69,9 +69,50 @@ spec:
 	if out, err := patch("64Mi"); err != nil {
 		t.Errorf("a lower limit: %v: %s", err, out)
 	}
+	s.must(t, "delete", "pod", "sized")
+	s.checkScheduler(t)
 	c.checkInstaller(t, system)
 	system.must(t, "apply", "-k", c.kustomize(t, "kubernetes-remove", "1", "remove"), "--dry-run=server", "--validate=strict")
 	system.must(t, "delete", "-k", c.path("deploy/"+c.deploy+"-1"), "--wait=false")
+}
+
+// checkScheduler: a node with room for a pod's own memory takes the pod without a class, and the
+// one of the class only once there is room for its overhead, to the byte.
+func (s *space) checkScheduler(t *testing.T) {
+	t.Helper()
+	s.startScheduler(t)
+	overhead := mebibytes(t, s.field(t, "runtimeclass/cloister", ".overhead.podFixed.memory"))
+	const pod = `
+apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+  %s
+  nodeSelector: {io.cloister/runtime: "true"}
+  containers:
+  - {name: main, image: IMAGE, resources: {requests: {memory: 64Mi}}}
+`
+	s.apply(t, fmt.Sprintf(`
+apiVersion: v1
+kind: Node
+metadata: {name: narrow, labels: {io.cloister/runtime: "true"}}
+status: {allocatable: {cpu: "4", memory: %dMi, pods: "9"}, capacity: {cpu: "4", memory: %[1]dMi, pods: "9"}}
+`, 64+overhead-1))
+	s.must(t, "taint", "node", "narrow", "node.kubernetes.io/not-ready:NoSchedule-") // no kubelet says that it is ready
+	s.apply(t, fmt.Sprintf(pod, "heavy", "runtimeClassName: cloister"))
+	s.await(t, "the refusal of the class's pod", func() string {
+		out := s.field(t, "pod/heavy", `.status.conditions[?(@.type=="PodScheduled")].message`)
+		if !strings.Contains(out, "Insufficient memory") {
+			return fmt.Sprintf("%q, want Insufficient memory", out)
+		}
+		return ""
+	})
+	s.apply(t, fmt.Sprintf(pod, "light", ""))
+	s.awaitField(t, "pod/light", ".spec.nodeName", "narrow")
+	s.must(t, "patch", "node", "narrow", "--subresource=status", "--patch",
+		fmt.Sprintf(`{"status":{"allocatable":{"memory":"%dMi"}}}`, 64+64+overhead))
+	s.awaitField(t, "pod/heavy", ".spec.nodeName", "narrow")
+	s.must(t, "delete", "node", "narrow")
 }
 
 // checkInstaller: the installer's account may label the node that its token was made for. It may

@@ -147,7 +147,8 @@ spec:
 	s.mustNot(t, "run", "forbidden", "--image="+image, "--restart=Never", "--", "sleep", "1000")
 }
 
-// userns: root of a pod with hostUsers: false is nobody on the host.
+// userns: root of a pod with hostUsers: false is root in its own namespace alone, and owns what it
+// writes to a volume.
 func userns(t *testing.T, s *space) {
 	s.apply(t, `
 apiVersion: v1
