@@ -202,8 +202,7 @@ func (r *runner) prepare(ctx context.Context) (err error) {
 	if err := errors.Join(
 		os.WriteFile(r.path(secretFile), []byte("secret"), 0o600),
 		os.WriteFile(r.path(openFile), []byte("open"), 0o600), os.Chmod(r.path(openFile), 0o666),
-		unix.Mknod(r.path(diskFile), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))), // zero: no disk need be here
-		os.Chmod(r.path(diskFile), 0o666), os.Mkdir(r.path(mountFolder), 0o755),
+		os.Mkdir(r.path(mountFolder), 0o755), r.makeDisk(),
 	); err != nil {
 		return err
 	}
@@ -214,9 +213,6 @@ func (r *runner) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if r.named, err = (&net.ListenConfig{}).Listen(ctx, "unix", r.path(socketFile)); err != nil {
-		return err
-	}
-	if r.disk, err = r.findDisk(); err != nil {
 		return err
 	}
 	return r.share()
@@ -233,6 +229,23 @@ func countedLoads(file string) (bool, error) {
 		return false, nil
 	}
 	return strings.TrimSpace(string(text)) != "-1", err
+}
+
+// makeDisk makes a node that is open to all users: a disk of the host, or /dev/zero where there is
+// none. Attacks open it and write nothing.
+func (r *runner) makeDisk() (err error) {
+	if r.disk, err = r.findDisk(); err != nil {
+		return err
+	}
+	kind, number := uint32(unix.S_IFCHR), unix.Mkdev(1, 5)
+	if r.disk != "" {
+		var major, minor uint32
+		if _, err := fmt.Sscanf(r.disk, "%d:%d", &major, &minor); err != nil {
+			return err
+		}
+		kind, number = unix.S_IFBLK, unix.Mkdev(major, minor)
+	}
+	return errors.Join(unix.Mknod(r.path(diskFile), kind|0o666, int(number)), os.Chmod(r.path(diskFile), 0o666))
 }
 
 // findDisk names a disk of the host that root can open, as "make and open" wants it. A host may

@@ -13,9 +13,10 @@ import (
 	"cloister/tests/testenv"
 )
 
-// TestManifests applies deploy's folders to an API server without a kubelet: it takes them, adds the
-// class's overhead and its nodes to a pod, and refuses to let a pod's memory grow. The scheduler
-// counts the overhead. The class of plain containers is there only where an overlay asks for it.
+// TestManifests applies deploy's folders to an API server without a kubelet: it takes them, adds
+// the class's overhead and its nodes to a pod, and refuses to let a pod's memory grow. The
+// scheduler counts the overhead. The class of plain containers is there only where an overlay asks
+// for it.
 func TestManifests(t *testing.T) {
 	t.Cleanup(func() { count(t) })
 	testenv.NeedOverlay(t)

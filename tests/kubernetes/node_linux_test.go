@@ -109,8 +109,8 @@ func (c *cluster) noSandboxes(t *testing.T, of string) {
 }
 
 // rebooted: after a reboot of the node its pods run again, with new containers and what their
-// folders on disk had, as with runc. Nothing is kept of the sandboxes from before but the templates,
-// which the new ones start from.
+// folders on disk had, as with runc. Nothing is kept of the sandboxes from before but the
+// templates, which the new ones start from.
 func (c *cluster) rebooted(t *testing.T) {
 	s := c.space(t, "rebooted")
 	s.sleepers(t)

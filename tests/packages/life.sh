@@ -153,9 +153,9 @@ folders_made() {
 	systemd-tmpfiles --cat-config | grep '^d /.*/cloister '
 	stat -c '%a %U %n' /run/cloister /var/lib/cloister | paste -s -d , | same "711 root /run/cloister,700 root /var/lib/cloister"
 }
-# known_refused: the kernel's log names what the lists of system calls refuse. Allowed are those that
-# programs do without: 425 is io_uring_setup, 435 clone3. glibc tries the latter for each thread, so
-# a log without any line has lost them.
+# known_refused: the kernel's log names what the lists of system calls refuse. Allowed are those
+# that programs do without: 425 is io_uring_setup, 435 clone3. glibc tries the latter for each
+# thread, so a log without any line has lost them.
 known_refused() {
 	dmesg | sed -n 's/.* type=1326 .* exe=\("[^"]*"\) .* syscall=\([0-9]*\) .*/\1 \2/p' | sort | uniq -c >refused
 	cat refused
@@ -184,6 +184,7 @@ second() {
 	claim "check finds AppArmor with the configuration as shipped" as_shipped
 	claim "a container runs with it" start five
 	claim "this one has an AppArmor profile that is enforced" profiled
+	claim "no attack succeeds, each layer's control does" cloister prove
 	claim "it ends" end five
 	rm $no_templates
 	claim "the packages are purged once more" dpkg --purge cloister cloister-guest
