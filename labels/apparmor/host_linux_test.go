@@ -244,7 +244,7 @@ func TestEntered(t *testing.T) {
 	ended, end := context.WithCancel(t.Context())
 	end()
 	const inMemory = "/memfd:runc_cloned:/proc/self/exe (deleted)"
-	for _, starter := range []string{f.path("program"), f.path("program") + " (deleted)", "/runc", inMemory} {
+	for _, starter := range []string{f.path("program"), f.path("program") + " (deleted)", "/runc", inMemory, "/"} {
 		runs(starter)
 		err := f.host().Entered(ended, 50, profile, f.path("program"))
 		if !errors.Is(err, ErrUnconfined) || !errors.Is(err, context.Canceled) {

@@ -146,13 +146,14 @@ func (h Host) executed(pid int) {
 }
 
 // isCopy tells whether a process runs what could be an OCI runtime's code. Runtimes run from a copy
-// of themselves, in memory or on a mount of their own, so the file itself says nothing. The one
-// that is named may be a wrapper of crun or runc.
+// of themselves, in memory or on a mount of their own, so the file itself says nothing. crun's copy
+// has the name / where that mount has no place any more. The one that is named may be a wrapper of
+// crun or runc.
 func (h Host) isCopy(pid int, runtime string) bool {
 	link, err := os.Readlink(h.proc(strconv.Itoa(pid), "exe"))
 	name := filepath.Base(strings.TrimSuffix(link, " (deleted)"))
 	known := []string{filepath.Base(runtime), "crun", "runc"}
-	return err == nil && (strings.HasPrefix(link, "/memfd:") || slices.Contains(known, name))
+	return err == nil && (link == "/" || strings.HasPrefix(link, "/memfd:") || slices.Contains(known, name))
 }
 
 // runs compares /proc/PID/exe with the file at path, by device and inode.
