@@ -48,7 +48,7 @@ func proves(t *testing.T, l *lab) {
 	if l.mac != selinuxMAC || kind != fedoraPolicy {
 		l.part(t, "cloister", func(t *testing.T) { r = l.proved(t, program, "vm") })
 	}
-	if l.mac == selinuxMAC && kind == debianPolicy {
+	if l.mac != noMAC && (l.mac != selinuxMAC || kind == debianPolicy) {
 		l.part(t, "containers", func(t *testing.T) { l.containers(t, l.proved(t, program, "process")) })
 	}
 	l.part(t, "fileserver", func(t *testing.T) { r = merged(r, l.fileServer(t)) })
