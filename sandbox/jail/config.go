@@ -50,7 +50,7 @@ func (p Part) About() string {
 	case Devices:
 		return "QEMU and virtiofsd may open null, urandom and kvm alone"
 	case RootDir:
-		return "the root directory of QEMU and virtiofsd is not the host's when the guest runs"
+		return "QEMU's root directory has only what it needs, and is empty when the guest runs; virtiofsd's is not the host's then"
 	case RLimits:
 		return "QEMU and virtiofsd lock no memory, and QEMU makes no file larger than its memory or its largest disk"
 	}

@@ -113,7 +113,7 @@ func loaderOf(program string) (string, error) {
 	f, err := elf.Open(program)
 	if _, script := errors.AsType[*elf.FormatError](err); script {
 		return "", fmt.Errorf("%s is no ELF program, so what it opens is not known: "+
-			"name the program itself instead of a script, or put %q into jail.disable: %w", program, Landlock, err)
+			"name the program itself instead of a script, or put %q and %q into jail.disable: %w", program, Landlock, RootDir, err)
 	}
 	if err != nil {
 		return "", err

@@ -15,8 +15,9 @@ import (
 )
 
 // Root is a mount namespace for one process. The process finds its program and libraries there as
-// on the host. Once it has everything open that it needs, Replace or Pivot gives it another root
-// directory, which is also what others see below /proc/PID/root. The nil Root is the host's
+// on the host, with a Tree nothing else of the host. Once it has everything open that it needs,
+// Replace or Pivot gives it another root directory, which is also what others see below
+// /proc/PID/root. The nil Root is the host's
 // namespace. Its methods may be called at once; changes happen one after the other, on its own
 // thread.
 type Root struct {
@@ -116,7 +117,12 @@ func (r *Root) Folder(path string) (f *os.File, err error) {
 // root is an initial ram disk, which nothing can replace. It may be called again: the tree before
 // is unmounted.
 func (r *Root) Replace(tree int) error {
-	return r.Do(func() error { return replaceRoot(tree) })
+	return r.Do(func() error {
+		if err := replaceRoot(tree); err != nil {
+			return err
+		}
+		return r.arrive()
+	})
 }
 
 // Pivot makes a mount of the namespace its root, and takes everything away that is not below it.
@@ -131,8 +137,40 @@ func (r *Root) Pivot(top *os.File) error {
 			return fmt.Errorf("old root: %w", err)
 		}
 		defer unix.Close(old)
-		return pivot(int(top.Fd()), old)
+		if err := pivot(int(top.Fd()), old); err != nil {
+			return err
+		}
+		return r.arrive()
 	})
+}
+
+// arrive notes the root directory that the Root's thread has got.
+func (r *Root) arrive() error {
+	top, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	_ = r.top.Close() // O_PATH
+	r.top = top
+	return nil
+}
+
+// verify reads back that every thread of a process has the root directory that was made last.
+func (r *Root) verify(pid int) error {
+	top := -1
+	err := r.Do(func() (err error) {
+		top, err = unix.FcntlInt(r.top.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
+	if err == nil && top < 0 {
+		err = os.ErrProcessDone
+	}
+	if err != nil {
+		return fmt.Errorf("verify the jail of pid %d: %w", pid, err)
+	}
+	f := os.NewFile(uintptr(top), "/")
+	defer f.Close() // O_PATH
+	return VerifyRoot(pid, f)
 }
 
 // Close gives the namespace up, which lives on as long as a process is in it. It may be repeated.

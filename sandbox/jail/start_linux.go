@@ -24,6 +24,8 @@ type Jail struct {
 	Network *os.File
 	// Root, when not nil, is the mount namespace of the process, in which its root can be replaced.
 	Root *Root
+	// Tree, when not nil, is what the process finds below its root directory. It needs a Root.
+	Tree *Tree
 	// PIDs, when not nil, is the pid namespace of the process. With a Root the process has a /proc
 	// of its own that shows the namespace alone.
 	PIDs *PIDs
@@ -85,6 +87,11 @@ func (j Jail) start(cmd *exec.Cmd) error {
 	for _, stream := range []any{cmd.Stdin, cmd.Stdout, cmd.Stderr} {
 		if _, file := stream.(*os.File); stream != nil && !file {
 			return fmt.Errorf("a standard file is a %T: want *os.File, since a pipe could not be used under a label", stream)
+		}
+	}
+	if j.Tree != nil {
+		if err := j.Root.narrow(*j.Tree, cmd.Path, j.PIDs == nil); err != nil {
+			return err
 		}
 	}
 	cmd.Env = append(cmd.Env, j.Env...)

@@ -22,10 +22,10 @@ import (
 var ErrEscaped = errors.New("process is not in its jail")
 
 // Verify reads back from the kernel what every thread of the process has: user and groups,
-// capabilities, no_new_privs and system call filters. Limits, cgroup and namespaces are the
-// process's. It is called while the process cannot have been reaped, before it does anything for a
-// guest. A thread that begins during the look inherits what its maker has. The pid must still be
-// the process's own.
+// capabilities, no_new_privs and system call filters, with a Tree also the root directory. Limits,
+// cgroup and namespaces are the process's. It is called while the process cannot have been reaped,
+// before it does anything for a guest. A thread that begins during the look inherits what its maker
+// has. The pid must still be the process's own.
 func (j Jail) Verify(pid int) error {
 	folder := filepath.Join("/proc", strconv.Itoa(pid), "task")
 	tasks, err := os.ReadDir(folder)
@@ -56,7 +56,10 @@ func (j Jail) Verify(pid int) error {
 	if err := j.checkGroup(pid); err != nil {
 		return fmt.Errorf("verify the jail of pid %d: %w", pid, err)
 	}
-	return j.checkNamespaces(pid)
+	if err := j.checkNamespaces(pid); err != nil || j.Tree == nil {
+		return err
+	}
+	return j.Root.verify(pid)
 }
 
 // checkGroup wants the process in its cgroup, which bounds its memory, processes and devices.
