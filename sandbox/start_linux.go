@@ -227,8 +227,9 @@ func (s *Sandbox) prepare(_ context.Context, p *starting) (err error) {
 		p.opened = append(p.opened, tap)
 	}
 	s.vm = hypervisor.New(hypervisor.Config{
-		Programs: p.programs, Driver: s.confine, Jail: s.config.Jail, Owner: p.owner, Network: ns.File(), Group: p.group,
-		OOMScore: p.OOMScore, Marker: s.journal.Dir().Marker(), Dir: s.journal.Dir().String(), Boot: s.config.Timeouts.Boot.Duration,
+		Programs: p.programs, Driver: s.confine, Identity: p.granted, Jail: s.config.Jail, Owner: p.owner,
+		Network: ns.File(), Group: p.group, OOMScore: p.OOMScore, Marker: s.journal.Dir().Marker(), Dir: s.journal.Dir().String(),
+		Boot: s.config.Timeouts.Boot.Duration,
 	})
 	return ns.Check()
 }
@@ -250,12 +251,11 @@ func (s *Sandbox) makeShare() error {
 			return err
 		}
 	}
-	share, err := content.NewShare(at.Own(), at.Share(), own(confine.State), own(confine.Share), own(confine.Root))
+	s.share, err = content.NewShare(at.Own(), at.Share(), own(confine.State), own(confine.Share), own(confine.Root))
 	if err != nil {
 		return err
 	}
-	s.share = share
-	s.undo.Push("share", func(ctx context.Context) error { return errors.Join(s.containers.Close(ctx), share.Close()) })
+	s.undo.Push("share", func(ctx context.Context) error { return errors.Join(s.containers.Close(ctx), s.share.Close()) })
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"cloister/labels"
+	"cloister/labels/lsm"
 	"cloister/labels/mcs"
 )
 
@@ -72,6 +73,17 @@ func (i Identity) Facts() map[string]string {
 		facts["label"] = i.Label.String()
 	}
 	return facts
+}
+
+// Folders is the label for folders that lead to the sandbox's programs and libraries, in a file
+// system that is mounted for them (context=); empty with a driver that does not label. It is that
+// of the host's /usr, which every domain may search.
+func (i Identity) Folders() (string, error) {
+	if i.MAC != SELinux {
+		return "", nil
+	}
+	label, err := lsm.PathLabel("/usr")
+	return label.String(), err
 }
 
 // rankOf numbers a level; see Identity.Rank. QEMU's uid follows from it, so two sandboxes with one

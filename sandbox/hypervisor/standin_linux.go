@@ -37,6 +37,13 @@ func (v *VM) Replace(ctx context.Context, cmd *exec.Cmd, s StandIn) (err error) 
 		own.config.Owner = jail.Owner{}
 	}
 	j, served, err := own.standIn(s, v.jails[s.Role].Files)
+	if s.Empty != nil && s.Role == confine.Machine {
+		var t jail.Tree
+		if of := v.jails[s.Role].Tree; of != nil {
+			t = *of
+		}
+		j = j.SeesOnly(s.Jail, t)
+	}
 	if err == nil {
 		err = j.Start(cmd)
 	}

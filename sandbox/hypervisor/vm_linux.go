@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -27,6 +28,7 @@ import (
 type Config struct {
 	Programs lsm.Programs
 	Driver   confine.Driver
+	Identity confine.Identity // that the driver has reserved
 	Jail     jail.Config
 	Owner    jail.Owner    // whose QEMU is
 	Network  *os.File      // network namespace
@@ -182,6 +184,21 @@ func filesOf(m vmm.Machine) jail.Files {
 	return f
 }
 
+// RootOf is what a QEMU finds below its root directory until the guest runs, beside its program and
+// libraries. It looks for firmware in /usr/share and beside its program, whose path program is.
+func RootOf(program string, m vmm.Machine) jail.Tree {
+	f := filesOf(m)
+	t := jail.Tree{Read: f.Read, Devices: f.Devices}
+	for _, share := range []string{"/usr/share", filepath.Join(filepath.Dir(program), "..", "share")} {
+		for _, name := range []string{
+			"qemu", "qemu-kvm", "qemu-firmware", "seabios", "seavgabios", "sgabios", "qboot", "ipxe", "edk2", "OVMF",
+		} {
+			t.Optional = append(t.Optional, filepath.Join(share, name))
+		}
+	}
+	return t
+}
+
 // Launch starts QEMU, whose guest does not run yet, and returns its pid. memory is nil but with a
 // template. memory and taps stay the caller's and may be closed when it returns. QEMU has answered
 // on its monitor by then, and its CPUs are stopped (-S).
@@ -197,7 +214,11 @@ func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.Fi
 			return 0, fmt.Errorf("memory: %w", err)
 		}
 	}
-	j := v.jailOf(confine.Machine).MayOpen(v.config.Jail, filesOf(m))
+	tree := RootOf(v.config.Programs.QEMU, m)
+	if tree.Label, err = v.config.Identity.Folders(); err != nil {
+		return 0, err
+	}
+	j := v.jailOf(confine.Machine).MayOpen(v.config.Jail, filesOf(m)).SeesOnly(v.config.Jail, tree)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, leave(j))

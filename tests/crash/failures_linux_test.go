@@ -21,8 +21,9 @@ import (
 // settings are what a case says in cloister's configuration, section by section.
 type settings struct{ image, machine, timeouts, state, jail string }
 
-// scripts lets a script stand for a program: the jail allows a program its own files alone.
-const scripts = `disable = ["landlock", "seccomp"]`
+// scripts lets a script stand for a program: the jail allows a program its own files alone, and
+// shows it no others.
+const scripts = `disable = ["landlock", "seccomp", "root"]`
 
 // configure writes a configuration and gives the options that have ctr use it.
 func (s *stage) configure(t *testing.T, id string, c settings) []string {

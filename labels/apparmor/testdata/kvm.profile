@@ -28,7 +28,8 @@ profile cloister-c12-c345 {
     /dev/kvm rw,
     owner /proc/[0-9]*/{cmdline,status,maps} r,
     owner /proc/[0-9]*/{comm,task/[0-9]*/comm} rw,
-    /proc/{cpuinfo,filesystems,meminfo} r,
+    # The processors are counted in stat where /sys is not in the root directory.
+    /proc/{cpuinfo,filesystems,meminfo,stat} r,
     /proc/sys/vm/overcommit_memory r,
     /sys/bus/nd/devices/ r,
     /sys/devices/system/{cpu,node}/ r,
