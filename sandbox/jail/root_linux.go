@@ -17,9 +17,8 @@ import (
 // Root is a mount namespace for one process. The process finds its program and libraries there as
 // on the host, with a Tree nothing else of the host. Once it has everything open that it needs,
 // Replace or Pivot gives it another root directory, which is also what others see below
-// /proc/PID/root. The nil Root is the host's
-// namespace. Its methods may be called at once; changes happen one after the other, on its own
-// thread.
+// /proc/PID/root. The nil Root is the host's namespace. Its methods may be called at once; changes
+// happen one after the other, on its own thread.
 type Root struct {
 	ns     *os.File
 	top    *os.File // its root directory, which a chroot of this process makes another than the namespace's
@@ -81,6 +80,7 @@ func (r *Root) serve(propagation uintptr, ready chan<- error) (err error) {
 		case w := <-r.wishes:
 			w.done <- w.do()
 		case <-r.ended:
+			_, _ = r.ns.Close(), r.top.Close() // nothing is buffered
 			return nil
 		}
 	}
@@ -179,10 +179,7 @@ func (r *Root) Close() error {
 	if r == nil {
 		return nil
 	}
-	r.once.Do(func() {
-		close(r.ended)
-		_, _ = r.ns.Close(), r.top.Close() // nothing is buffered
-	})
+	r.once.Do(func() { close(r.ended) })
 	return nil
 }
 
