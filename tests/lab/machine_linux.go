@@ -143,11 +143,13 @@ func (m *machine) lose(err error) error {
 func monitor(console string) string { return console + ".monitor" }
 
 // registers are what tells most of a processor that hangs: where it is, whether it has interrupts
-// on, and whether it is halted.
-var registers = regexp.MustCompile(`RIP=\w+ RFL=\w+|HLT=\d`)
+// on, and whether it is halted. The kernel's addresses on its stack tell how it came there.
+var registers = regexp.MustCompile(`RIP=\w+ RFL=\w+|HLT=\d|0xffffffff[89ab]\w{7}`)
 
-// processors are the registers of each processor, three times in as many seconds. A machine that
-// has ended has none.
+var stackTop = regexp.MustCompile(`RSP=(\w+)`)
+
+// processors are the registers of each processor, three times in as many seconds, and then what is
+// on each one's stack. A machine that has ended has none.
 func (m *machine) processors() []string {
 	port, err := (&net.Dialer{}).DialContext(context.Background(), "unix", monitor(m.console))
 	if err != nil {
@@ -160,9 +162,19 @@ func (m *machine) processors() []string {
 		}
 		time.Sleep(time.Second)
 	}
-	_ = port.SetReadDeadline(time.Now().Add(time.Second)) // the monitor never ends by itself
-	text, _ := io.ReadAll(port)
-	return registers.FindAllString(string(text), -1)
+	read := func() string {
+		_ = port.SetReadDeadline(time.Now().Add(time.Second)) // the monitor never ends by itself
+		text, _ := io.ReadAll(port)
+		return string(text)
+	}
+	text := read()
+	for i, found := range stackTop.FindAllStringSubmatch(text, 2) {
+		if _, err := fmt.Fprintf(port, "cpu %d\nx /100gx 0x%s\n", i, found[1]); err != nil {
+			return nil
+		}
+		text += read()
+	}
+	return registers.FindAllString(text, -1)
 }
 
 // said is the end of what the kernel and the lab's programs have written.
