@@ -97,7 +97,7 @@ func (l *lab) proved(t *testing.T, program, class string) prove.Report {
 	// A config of its own: that of SELinux's lab has all sandboxes run as root.
 	script := program + " --config " + l.config(t, "prove", "", "", "") +
 		" prove --class " + class + " --output json 2>/run/lab/prove.err; s=$?; cat /run/lab/prove.err >&2; exit $s"
-	answer, err := l.run(wire.Run{Argv: []string{"/bin/sh", "-c", script}, Env: labEnv(), Seconds: 500})
+	answer, err := l.run(wire.Run{Argv: []string{"/bin/sh", "-c", script}, Env: labEnv(), Seconds: 300})
 	if err != nil {
 		t.Fatal(err)
 	}
