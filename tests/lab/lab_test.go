@@ -17,7 +17,7 @@ import (
 
 // labTime bounds the whole lab, with a root to be made. It is less than the stage's limit, so that
 // the machine's console is still shown.
-const labTime = 25 * time.Minute
+const labTime = 28 * time.Minute
 
 // tries is how many machines are used at most: an emulated one may lock up. The runner of the
 // stages counts each machine that was lost.
