@@ -13,6 +13,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 )
 
 // newRun is the verb run, which BuildKit and people use.
@@ -92,7 +93,8 @@ func openTerminal(wanted bool, socket string) (*os.File, *screen, error) {
 	// of its own.
 	if own, err := console.ConsoleFromFile(os.Stdin); err == nil {
 		s.own = own
-		if err := errors.Join(own.SetRaw(), master.ResizeFrom(own)); err != nil {
+		_, err := term.MakeRaw(int(own.Fd()))
+		if err = errors.Join(err, master.ResizeFrom(own)); err != nil {
 			return nil, nil, errors.Join(err, terminal.Close(), master.Close())
 		}
 		sizes := make(chan os.Signal, 1)

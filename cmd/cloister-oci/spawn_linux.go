@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/console"
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 )
 
 // child is a proxy seen by the verb that has started it. One goroutine uses it. keep or drop ends
@@ -167,11 +168,8 @@ func newTerminal() (master console.Console, terminal *os.File, err error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, master.Close())
 	}
-	c, err := console.ConsoleFromFile(terminal)
-	if err == nil {
-		err = c.SetRaw()
-	}
-	if err != nil {
+	// Not SetRaw of package console, which leaves OPOST on.
+	if _, err := term.MakeRaw(int(terminal.Fd())); err != nil {
 		return nil, nil, errors.Join(err, terminal.Close(), master.Close())
 	}
 	return master, terminal, nil

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"cloister/cmd/internal/config"
 	"cloister/sandbox/guestapi"
@@ -131,7 +132,7 @@ func (d *debugger) run(program io.Reader, args []string) error {
 		return d.explain(err)
 	}
 	if shell.Terminal {
-		if err := terminal.SetRaw(); err != nil {
+		if _, err := term.MakeRaw(int(terminal.Fd())); err != nil {
 			return err
 		}
 		// Also when the guest hangs up: the user's shell needs its terminal back.

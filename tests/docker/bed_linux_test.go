@@ -4,7 +4,6 @@ package docker
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -127,12 +126,9 @@ func (b *engine) fetch(t *testing.T, address, port string) {
 // terminal runs Docker's command line on a terminal of its own.
 func (b *engine) terminal(t *testing.T, args ...string) string {
 	t.Helper()
-	docker := b.Docker(t.Context(), args...)
-	script := exec.CommandContext(t.Context(), "script", "--quiet", "--return", "--command", strings.Join(docker.Args, " "), "/dev/null")
-	script.Env, script.Dir = docker.Env, docker.Dir
-	out, err := script.CombinedOutput()
-	if err != nil {
-		t.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, out)
+	r := host.OnTerminal(t, b.Docker(t.Context(), args...), nil)
+	if r.Code != 0 {
+		t.Fatalf("docker %s: exit %d\n%s", strings.Join(args, " "), r.Code, r.Stdout)
 	}
-	return string(out)
+	return r.Stdout
 }

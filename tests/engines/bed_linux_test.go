@@ -116,6 +116,17 @@ func (b *bed) input(t *testing.T, stdin, name string, args ...string) result {
 	return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
 }
 
+// onTerminal is run with a terminal, on which word is typed.
+func (b *bed) onTerminal(t *testing.T, name string, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
+	defer cancel()
+	cmd := b.Command(ctx, name, args...)
+	cmd.Env = b.env
+	r := host.OnTerminal(t, cmd, host.Type(t, "word\n"))
+	return result{out: r.Stdout, code: r.Code}
+}
+
 // must is run of a program that has to succeed; it gives what it wrote to stdout.
 func (b *bed) must(t *testing.T, name string, args ...string) string {
 	t.Helper()

@@ -5,7 +5,6 @@ package engines
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -106,7 +105,7 @@ func (d *docker) testRun(t *testing.T) {
 	if r := d.d.Finish(t.Context(), t, cmd); r.Stdout != "typed\n" || r.Code != 0 {
 		t.Errorf("run -i cat = %+v", r)
 	}
-	if r := d.terminal(t, "run", "--rm", "-it", images.BusyboxName); !strings.Contains(r.Stdout, "terminal") || r.Code != 6 {
+	if r := d.terminal(t, "run", "--rm", "-it", images.BusyboxName); !strings.Contains(r.Stdout, "terminal\r\n") || r.Code != 6 {
 		t.Errorf("run -it = %+v", r)
 	}
 }
@@ -115,10 +114,8 @@ func (d *docker) testRun(t *testing.T) {
 // has one, and ends with 6.
 func (d *docker) terminal(t *testing.T, args ...string) host.Result {
 	t.Helper()
-	cmd := d.d.Docker(t.Context(), append(args, "sh", "-c", "'test -t 0 && echo terminal; exit 6'")...)
-	script := exec.CommandContext(t.Context(), "script", "-qec", strings.Join(cmd.Args, " "), "/dev/null")
-	script.Env, script.Dir = cmd.Env, cmd.Dir
-	return d.d.Finish(t.Context(), t, script)
+	cmd := d.d.Docker(t.Context(), append(args, "sh", "-c", "test -t 0 && echo terminal; exit 6")...)
+	return host.OnTerminal(t, cmd, nil)
 }
 
 func (d *docker) testLife(t *testing.T) {
@@ -207,7 +204,7 @@ func (d *docker) testExec(t *testing.T) {
 	if r := d.d.RunDocker(t, "exec", "one", "nothing"); r.Code != 126 && r.Code != 127 {
 		t.Errorf("exec of a program that is not there = %+v", r)
 	}
-	if r := d.terminal(t, "exec", "-it", "one"); !strings.Contains(r.Stdout, "terminal") || r.Code != 6 {
+	if r := d.terminal(t, "exec", "-it", "one"); !strings.Contains(r.Stdout, "terminal\r\n") || r.Code != 6 {
 		t.Errorf("exec -it = %+v", r)
 	}
 	d.ok(t, "exec", "--detach", "one", "touch", "/made")

@@ -25,6 +25,18 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestRunOnTerminal: the container's terminal turns newlines, and no other one on the way does.
+func TestRunOnTerminal(t *testing.T) {
+	b := newBed(t)
+	b.WriteClass(t, "process")
+	bundle := b.bundle(t, []string{"sh", "-c", "test -t 0 && test -t 1 && echo terminal; read line; echo got:$line; exit 6"},
+		func(s *specs.Spec) { s.Process.Terminal = true })
+	r := b.onTerminal(t, b.program, "run", "--bundle", bundle, "one")
+	if !strings.Contains(r.out, "terminal\r\n") || !strings.Contains(r.out, "got:word\r\n") || r.code != 6 {
+		t.Errorf("run = %q, exit %d", r.out, r.code)
+	}
+}
+
 // TestLifecycle: what conmon and Podman ask of a runtime, from create to delete.
 func TestLifecycle(t *testing.T) {
 	for _, class := range []string{"vm", "process"} {

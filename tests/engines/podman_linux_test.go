@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -187,16 +188,14 @@ func (p *podman) testRun(t *testing.T) {
 }
 
 func (p *podman) testTerminal(t *testing.T) {
-	command := "podman " + strings.Join(p.flags, " ") + " run --rm -it " + images.BusyboxName +
-		" sh -c 'test -t 0 && test -t 1 && echo terminal; exit 6'"
-	r := p.bed.run(t, "script", "-qec", command, "/dev/null")
-	if !strings.Contains(r.out, "terminal") || r.code != 6 {
-		t.Errorf("run -it = %q, exit %d", r.out+r.err, r.code)
-	}
 	p.up(t, images.BusyboxName, "sleep", "1000")
-	command = "podman " + strings.Join(p.flags, " ") + " exec -it one sh -c 'test -t 0 && test -t 1 && echo terminal; exit 6'"
-	if r := p.bed.run(t, "script", "-qec", command, "/dev/null"); !strings.Contains(r.out, "terminal") || r.code != 6 {
-		t.Errorf("exec -it = %q, exit %d", r.out+r.err, r.code)
+	for _, verb := range [][]string{{"run", "--rm", "-it", images.BusyboxName}, {"exec", "-it", "one"}} {
+		r := p.onTerminal(t, "podman", slices.Concat(p.flags, verb, []string{
+			"sh", "-c", "test -t 0 && test -t 1 && echo terminal; read line; echo got:$line; exit 6",
+		})...)
+		if !strings.Contains(r.out, "terminal\r\n") || !strings.Contains(r.out, "got:word\r\n") || r.code != 6 {
+			t.Errorf("%s = %q, exit %d", strings.Join(verb, " "), r.out, r.code)
+		}
 	}
 }
 

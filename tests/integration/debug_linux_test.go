@@ -58,7 +58,7 @@ func TestDebug(t *testing.T) {
 			if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 				code = exit.ExitCode()
 			}
-			if got := strings.ReplaceAll(string(out), "\r", ""); !strings.Contains(got, test.want) || code != test.code {
+			if got := strings.ReplaceAll(string(out), "\r\n", "\n"); !strings.Contains(got, test.want) || code != test.code {
 				t.Errorf("%q = %q, %v, want %q and exit %d", test.args, got, err, test.want, test.code)
 			}
 		})

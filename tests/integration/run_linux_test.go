@@ -199,36 +199,18 @@ func TestTerminal(t *testing.T) {
 	b := newBed(t, host.Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
 	defer cancel()
-	master, path, err := console.NewPty()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer master.Close()
-	if err := master.Resize(console.WinSize{Width: 91, Height: 37}); err != nil {
-		t.Fatal(err)
-	}
-	slave, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
 	// The size comes with ctr's resize after the start: wait for it inside.
 	script := "test -t 0 && test -t 1 && echo terminal; until stty size | grep -q '37 91'; do sleep 0.1; done; stty size; " +
 		"read line; echo got:$line; exit 7"
 	cmd := b.Ctr(ctx, b.Args("tty", []string{"--rm", "--tty"}, "sh", "-c", script)...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
-	var out strings.Builder
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		_, _ = io.Copy(&out, master) // ends with EIO when the last slave is closed
-	}()
-	if _, err := master.Write([]byte("word\n")); err != nil {
-		t.Fatal(err)
-	}
-	r := b.Finish(ctx, t, cmd)
-	slave.Close()
-	<-read
-	shown := strings.ReplaceAll(out.String(), "\r", "")
+	typing := host.Type(t, "word\n")
+	r := host.OnTerminal(t, cmd, func(terminal console.Console, shown string) {
+		typing(terminal, shown)
+		if err := terminal.Resize(console.WinSize{Width: 91, Height: 37}); err != nil {
+			t.Error(err)
+		}
+	})
+	shown := strings.ReplaceAll(r.Stdout, "\r", "")
 	for _, want := range []string{"terminal\n", "37 91\n", "got:word\n"} {
 		if !strings.Contains(shown, want) {
 			t.Errorf("the terminal shows %q, want %q in it", shown, want)

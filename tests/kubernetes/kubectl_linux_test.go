@@ -5,15 +5,12 @@ package kubernetes
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/containerd/console"
-	"golang.org/x/sys/unix"
 
 	"cloister/tests/host"
 )
@@ -200,44 +197,20 @@ func (s *space) terminal(t *testing.T, typed string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
 	defer cancel()
-	terminal, path, err := console.NewPty()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer terminal.Close()
-	if err := terminal.Resize(console.WinSize{Height: 33, Width: 111}); err != nil {
-		t.Fatal(err)
-	}
-	side, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
 	cmd := s.command(ctx, append([]string{"--namespace", s.name}, args...)...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = side, side, side
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true} // the terminal tells it of new sizes
-	err = cmd.Start()
-	side.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := terminal.Write([]byte(typed)); err != nil {
-		t.Error(err)
-	}
-	var shown strings.Builder
-	buffer, resized := make([]byte, 4096), false
-	for err == nil { // until kubectl has closed it
-		var n int
-		n, err = terminal.Read(buffer)
-		shown.Write(buffer[:n])
-		if !resized && strings.Contains(shown.String(), "33 111") {
-			resized = true
-			if err := terminal.Resize(console.WinSize{Height: 44, Width: 122}); err != nil {
-				t.Error(err)
-			}
+	typing, resized := host.Type(t, typed), false
+	r := host.OnTerminal(t, cmd, func(terminal console.Console, shown string) {
+		typing(terminal, shown)
+		size := console.WinSize{Height: 33, Width: 111}
+		if resized = resized || strings.Contains(shown, "33 111"); resized {
+			size = console.WinSize{Height: 44, Width: 122}
 		}
+		if err := terminal.Resize(size); err != nil {
+			t.Error(err)
+		}
+	})
+	if r.Code != 0 {
+		t.Errorf("kubectl %s: exit %d", strings.Join(args, " "), r.Code)
 	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("kubectl %s: %v", strings.Join(args, " "), err)
-	}
-	return shown.String()
+	return r.Stdout
 }
