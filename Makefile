@@ -128,8 +128,8 @@ bench: build guest clients ## costs of starts, execs and files, beside runc and 
 bench-lab: build guest clients ## starts from a template beside cold ones under nested KVM; into $$BENCH_JSON beside what is there
 	@BENCH_RUNS=$${RUNS:-10} MAC=$${MAC:-none} go test -count=1 -timeout 60m -v -run '^TestBenchTemplate$$' ./tests/lab
 
-soak: build guest clients ## the whole load (CI does a tenth), or PART= of it: AtOnce, Cycles, Execs, Pod, Restarts
-	@CLOISTER_SOAK=1 go test -count=1 -timeout 0 -run 'Soak$(PART)' -v ./tests/crash/...
+soak: build guest clients ## the whole load (CI does a tenth), or PART= of it: AtOnce, Crowd, Cycles, Execs, Pod, Restarts
+	@CLOISTER_SOAK=1 go test -count=1 -timeout 0 -run 'Soak$(PART)' -v ./tests/crash/... ./tests/integration/...
 
 cache: ## what was slow to build and is kept: sizes, and the days since it was used
 	@go run ./tests/cache/list

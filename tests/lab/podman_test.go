@@ -203,9 +203,9 @@ func (p *podmanLab) terminals(t *testing.T, r podmanRuntime) {
 		strings.Join(p.with(t, r, "", "--rm", "-it", images.BusyboxName), " ") + command, "exec -it one" + command,
 	} {
 		answer, err := p.run(wire.Run{
-			// The end of script's own stdin would be typed as ^D.
-			Argv: append(slices.Clone(p.as), "/bin/bash", "-c", `exec script -qec "$1" /dev/null < <(exec sleep 200 2>/dev/null)`, "bash",
-				"/usr/bin/podman "+line),
+			// A stdin without an end: script would type it as ^D.
+			Argv: append(slices.Clone(p.as), "/bin/sh", "-c", `f=$(mktemp -u) && mkfifo $f && exec 0<>$f && rm $f && exec script -qec "$1" /dev/null`,
+				"sh", "/usr/bin/podman "+line),
 			Env: labEnv(), Seconds: 200,
 		})
 		if err != nil {
