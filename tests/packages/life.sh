@@ -162,6 +162,7 @@ known_refused() {
 	cat refused
 	[ -s refused ] && ! grep -v -e ' 425$' -e ' 435$' refused >unknown
 }
+from_template() { start $1 && look $1 && cloister inspect $1 --output '{{.facts.start}}' | grep '^template '; }
 no_unit() { ! systemctl list-unit-files --all | grep cloister && ! find /var/lib/systemd -name '*cloister*' | grep .; }
 # as_shipped: nobody has changed the configuration of a fresh installation, which takes AppArmor.
 as_shipped() { grep '^mac = "auto"' /etc/cloister/config.toml && cloister check | grep -i apparmor; }
@@ -188,6 +189,9 @@ second() {
 	claim "no attack succeeds, each layer's control does" cloister prove
 	claim "it ends" end five
 	rm $no_templates
+	claim "a template is built" cloister template build
+	claim "a container runs from it" from_template six
+	claim "it ends as well" end six
 	claim "the packages are purged once more" dpkg --purge cloister cloister-guest
 	claim "no process is left" sh -c '! pgrep -a "cloister|containerd-shim|qemu|virtiofsd"'
 	claim "no AppArmor profile is left" sh -c '! grep cloister /sys/kernel/security/apparmor/profiles'
