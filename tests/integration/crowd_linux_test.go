@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -24,10 +25,15 @@ func TestSoakCrowd(t *testing.T) {
 	}
 	b := onDisks(t)
 	hosts := filepath.Join(b.folder(t, "copied", map[string]string{"hosts": "before\n"}), "hosts")
-	// each does something for all sandboxes, a few at once.
+	// each does something for all sandboxes, four at once. The channel holds all: a failed test ends
+	// its goroutine.
 	each := func(do func(id string)) {
+		ids := make(chan string, count)
+		for i := range count {
+			ids <- fmt.Sprintf("c%03d", i)
+		}
+		close(ids)
 		var all sync.WaitGroup
-		ids := make(chan string)
 		for range 4 {
 			all.Go(func() {
 				for id := range ids {
@@ -35,10 +41,6 @@ func TestSoakCrowd(t *testing.T) {
 				}
 			})
 		}
-		for i := range count {
-			ids <- fmt.Sprintf("c%03d", i)
-		}
-		close(ids)
 		all.Wait()
 	}
 	each(func(id string) {
@@ -54,6 +56,9 @@ func TestSoakCrowd(t *testing.T) {
 	}
 	if text := b.cloister(t, "ps", "--output", "json"); json.Unmarshal([]byte(text), &list) != nil || len(list) != count {
 		t.Fatalf("%d sandboxes, want %d:\n%s", len(list), count, text)
+	}
+	if f := b.facts(t, list[count-1].ID); f.Memory != "copy-on-write of the template's" || f.Files != "none" {
+		t.Errorf("inspect: %+v, want the template's memory and no file server", f)
 	}
 	owners := map[string]string{}
 	for _, s := range list {
@@ -89,6 +94,10 @@ func TestSoakCrowd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	most, err := strconv.Atoi(strings.TrimSpace(string(instances)))
 	polled := strings.Count(string(log), "are looked at every few seconds")
-	t.Logf("%d sandboxes, %d of them without an inotify instance; the host has %s", count, polled, instances)
+	t.Logf("%d sandboxes, %d of them without an inotify instance; the host has %d", count, polled, most)
+	if err != nil || count > most && polled == 0 {
+		t.Errorf("%v: no sandbox says that it has no inotify instance", err)
+	}
 }
