@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -60,6 +61,24 @@ func makeCgroup(t *testing.T, top, name string) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// processes gives the pids in a tree of cgroups. Those of another pid namespace read as 0.
+func processes(t *testing.T, dir string) string {
+	t.Helper()
+	var pids strings.Builder
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.Name() != "cgroup.procs" {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		pids.Write(data)
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return pids.String()
 }
 
 // removeCgroups removes a tree of cgroups without processes.

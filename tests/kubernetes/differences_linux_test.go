@@ -127,7 +127,8 @@ spec:
 	}
 }
 
-// partlyLimited: a container without limits has memory of its own beside a limited sidecar.
+// partlyLimited: a container without limits has memory of its own beside a limited sidecar. The pod
+// is of class Burstable.
 func partlyLimited(t *testing.T, s *space) {
 	s.apply(t, `
 apiVersion: v1
@@ -148,6 +149,7 @@ spec:
 	if got := s.exec(t, "mixed/proxy", "cat /sys/fs/cgroup/memory.max"); got != fmt.Sprintln(32<<20) {
 		t.Errorf("memory.max of the sidecar = %q", got)
 	}
+	s.checkQoS(t, "mixed", "Burstable", "burstable")
 }
 
 // debug: an ephemeral container sees the processes of its target.

@@ -41,24 +41,33 @@ type space struct {
 	name string
 }
 
-// namespace has requests for containers without any: a pod of class BestEffort would boot its guest
-// only while those of other tests are idle.
 const namespace = `
 apiVersion: v1
 kind: Namespace
 metadata: {name: %s}
----
+`
+
+// requests gives containers without any a request: a pod of class BestEffort would boot its guest
+// only while those of other tests are idle.
+const requests = `---
 apiVersion: v1
 kind: LimitRange
 metadata: {name: requests}
 spec: {limits: [{type: Container, defaultRequest: {cpu: 20m}}]}
 `
 
-// space makes a namespace, which is taken away with all that is in it when the test ends.
+// space makes a namespace, which is taken away with all that is in it when the test ends. Its
+// containers have requests.
 func (c *cluster) space(t *testing.T, name string) *space {
 	t.Helper()
+	return c.makeSpace(t, name, requests)
+}
+
+// makeSpace makes a namespace and the objects that its pods need to be there before them.
+func (c *cluster) makeSpace(t *testing.T, name, objects string) *space {
+	t.Helper()
 	s := &space{c, name}
-	s.apply(t, fmt.Sprintf(namespace, name))
+	s.apply(t, fmt.Sprintf(namespace, name)+objects)
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, args := range [][]string{{"describe", "pods"}, {"get", "all", "-o", "wide"}} {

@@ -256,7 +256,8 @@ func get(address string, port int) string {
 }
 
 // sideBySide: a pod of runc's, one of cloister's machines and one of its plain containers reach
-// each other. The machine alone has a kernel of its own.
+// each other. The machine alone has a kernel of its own. Pods of each class of quality of service
+// are in the kubelet's cgroups of that class.
 func sideBySide(t *testing.T, s *space) {
 	for _, class := range classes {
 		s.apply(t, fmt.Sprintf(`
@@ -288,7 +289,39 @@ spec:
 		}
 	}
 	// The kubelet has the cgroups of guaranteed pods beside the folders of the other classes.
-	if got := filepath.Base(filepath.Dir(s.podCgroup(t, "cloister"))); got != "kubepods" {
-		t.Errorf("the cgroup of a guaranteed pod is in %s, want kubepods", got)
+	s.checkQoS(t, "cloister", "Guaranteed", "kubepods")
+	s.checkQoS(t, "cloister-process", "Guaranteed", "kubepods")
+	// Plain containers need no boot, which takes long at a weight this low.
+	const pod = `
+apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+  runtimeClassName: cloister-process
+  terminationGracePeriodSeconds: 1
+  containers: [{name: main, image: IMAGE, command: [sleep, "1000"], resources: %s}]
+`
+	s.apply(t, fmt.Sprintf(pod, "burstable", "{requests: {cpu: 10m}}"))
+	effort := s.makeSpace(t, s.name+"-besteffort", "")
+	effort.apply(t, fmt.Sprintf(pod, "besteffort", "{}"))
+	s.ready(t, "burstable")
+	s.checkQoS(t, "burstable", "Burstable", "burstable")
+	effort.ready(t, "besteffort")
+	effort.checkQoS(t, "besteffort", "BestEffort", "besteffort")
+}
+
+// checkQoS: a pod has a class of quality of service, and the kubelet's cgroup of that class has the
+// pod's processes.
+func (s *space) checkQoS(t *testing.T, pod, class, folder string) {
+	t.Helper()
+	if got := s.field(t, "pod/"+pod, ".status.qosClass"); got != class {
+		t.Errorf("class of the pod %s = %s, want %s", pod, got, class)
+	}
+	group := s.podCgroup(t, pod)
+	if got := filepath.Base(filepath.Dir(group)); got != folder {
+		t.Errorf("the cgroup of the pod %s, class %s, is in %s, want %s", pod, class, got, folder)
+	}
+	if processes(t, group) == "" {
+		t.Errorf("no process of the pod %s is below %s", pod, group)
 	}
 }
