@@ -25,8 +25,8 @@ func TestSoakCrowd(t *testing.T) {
 	}
 	b := onDisks(t)
 	hosts := filepath.Join(b.folder(t, "copied", map[string]string{"hosts": "before\n"}), "hosts")
-	// each does something for all sandboxes, four at once. The channel holds all: a failed test ends
-	// its goroutine.
+	// each does something for all sandboxes, four at once. The channel holds all: a failed test
+	// ends its goroutine.
 	each := func(do func(id string)) {
 		ids := make(chan string, count)
 		for i := range count {
@@ -44,7 +44,8 @@ func TestSoakCrowd(t *testing.T) {
 		all.Wait()
 	}
 	each(func(id string) {
-		r := b.Run(t, b.Args(id, []string{"--detach", "--mount", "type=bind,src=" + hosts + ",dst=/etc/hosts,options=rbind"}, "sleep", "10000")...)
+		options := []string{"--detach", "--mount", "type=bind,src=" + hosts + ",dst=/etc/hosts,options=rbind"}
+		r := b.Run(t, b.Args(id, options, "sleep", "10000")...)
 		if r.Code != 0 {
 			t.Errorf("start %s: %+v", id, r)
 		}

@@ -199,14 +199,14 @@ func (p *podmanLab) options(t *testing.T, r podmanRuntime) {
 func (p *podmanLab) terminals(t *testing.T, r podmanRuntime) {
 	t.Helper()
 	const command = " sh -c 'test -t 0 && test -t 1 && echo x >/dev/tty && echo terminal; exit 6'"
+	// A stdin without an end: script would type it as ^D.
+	const typed = `f=$(mktemp -u) && mkfifo $f && exec 0<>$f && rm $f && exec script -qec "$1" /dev/null`
 	for _, line := range []string{
 		strings.Join(p.with(t, r, "", "--rm", "-it", images.BusyboxName), " ") + command, "exec -it one" + command,
 	} {
 		answer, err := p.run(wire.Run{
-			// A stdin without an end: script would type it as ^D.
-			Argv: append(slices.Clone(p.as), "/bin/sh", "-c", `f=$(mktemp -u) && mkfifo $f && exec 0<>$f && rm $f && exec script -qec "$1" /dev/null`,
-				"sh", "/usr/bin/podman "+line),
-			Env: labEnv(), Seconds: 200,
+			Argv: append(slices.Clone(p.as), "/bin/sh", "-c", typed, "sh", "/usr/bin/podman "+line),
+			Env:  labEnv(), Seconds: 200,
 		})
 		if err != nil {
 			t.Fatal(err)
