@@ -22,6 +22,7 @@ import (
 type Root struct {
 	ns     *os.File
 	top    *os.File // its root directory, which a chroot of this process makes another than the namespace's
+	left   bool     // whether that is no longer the host's
 	wishes chan wish
 	ended  chan struct{} // closed with the Root
 	once   sync.Once
@@ -151,14 +152,18 @@ func (r *Root) arrive() error {
 		return err
 	}
 	_ = r.top.Close() // O_PATH
-	r.top = top
+	r.top, r.left = top, true
 	return nil
 }
 
-// verify reads back that every thread of a process has the root directory that was made last.
+// verify reads back that every thread of a process has the root directory that was made last. The
+// host's, which the namespace begins with, is none.
 func (r *Root) verify(pid int) error {
 	top := -1
 	err := r.Do(func() (err error) {
+		if !r.left {
+			return fmt.Errorf("%w: its root directory is the host's", ErrEscaped)
+		}
 		top, err = unix.FcntlInt(r.top.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		return err
 	})

@@ -142,6 +142,23 @@ func checkSeen(t *testing.T, seen []string, dir string) {
 	}
 }
 
+// TestVerifyWantsTheTree starts a process that has all of a jail but its tree.
+func TestVerifyWantsTheTree(t *testing.T) {
+	j := housed(t)
+	cmd := exec.CommandContext(t.Context(), "/bin/sleep", "1000")
+	if err := j.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	if err := j.Verify(cmd.Process.Pid); err != nil {
+		t.Errorf("without a tree: %v", err)
+	}
+	j = j.SeesOnly(Config{}, Tree{})
+	if err := j.Verify(cmd.Process.Pid); !errors.Is(err, ErrEscaped) {
+		t.Errorf("with the host's root: Verify = %v, want %v", err, ErrEscaped)
+	}
+}
+
 func TestTreeRefuses(t *testing.T) {
 	testenv.NeedRoot(t)
 	dir := t.TempDir()
