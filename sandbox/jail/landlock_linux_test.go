@@ -4,12 +4,16 @@ package jail
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"cloister/tests/testenv"
 )
@@ -57,5 +61,43 @@ func TestFiles(t *testing.T) {
 		if run(tt.name, tt.script, nil) != "done" {
 			t.Errorf("%s fails without Landlock as well: it shows nothing", tt.name)
 		}
+	}
+}
+
+// TestScopes has a program reach for a process, a socket and a port that are not its own, with
+// Landlock and without it.
+func TestScopes(t *testing.T) {
+	testenv.NeedRoot(t)
+	abstract, err := net.Listen("unix", fmt.Sprintf("@cloister-jail-%d", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer abstract.Close()
+	port, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer port.Close()
+	for _, tt := range []struct {
+		name, do string
+		abi      int // of Landlock, that knows of it
+		denied   unix.Errno
+	}{
+		{"connect to a port", "connect tcp " + port.Addr().String(), 4, unix.EACCES},
+		{"listen at a port", "listen tcp 127.0.0.1:0", 4, unix.EACCES},
+		{"connect to an abstract socket", "connect unix " + abstract.Addr().String(), 6, unix.EPERM},
+		{"signal a process", fmt.Sprintf("signal %d", os.Getpid()), 6, unix.EPERM},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if abi := LandlockABI(); abi < tt.abi {
+				testenv.Need(t, testenv.Landlock, fmt.Sprintf("the kernel has ABI %d, want %d", abi, tt.abi))
+			}
+			if got, want := say(t, Jail{Files: &Files{}, NoNewPrivs: true}, tt.do), tt.denied.Error(); !strings.HasSuffix(got, want) {
+				t.Errorf("%s: %s, want %s", tt.do, got, want)
+			}
+			if got := say(t, Jail{NoNewPrivs: true}, tt.do); got != "done" {
+				t.Errorf("%s without Landlock: %s: it shows nothing", tt.do, got)
+			}
+		})
 	}
 }

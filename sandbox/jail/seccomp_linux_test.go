@@ -5,7 +5,6 @@ package jail
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -84,23 +83,9 @@ func TestMakeCalls(*testing.T) {
 // makeCalls starts the test's program in a jail and gives the error of each call.
 func makeCalls(t *testing.T, j Jail, names []string) map[string]unix.Errno {
 	t.Helper()
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, w := pipe(t)
-	cmd := exec.CommandContext(t.Context(), program, "-test.run=^TestMakeCalls$")
-	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), attempts+"="+strings.Join(names, ",")), w, os.Stderr
-	if err := j.Start(cmd); err != nil {
-		t.Fatal(err)
-	}
-	_ = w.Close()
-	out, err := io.ReadAll(r)
-	if err := errors.Join(err, cmd.Wait()); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	out := again(t, j, "TestMakeCalls", attempts+"="+strings.Join(names, ","))
 	made := map[string]unix.Errno{}
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(out) {
 		var name string
 		var errno uint
 		if n, _ := fmt.Sscanf(line, "made %s %d", &name, &errno); n == 2 {

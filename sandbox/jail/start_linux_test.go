@@ -110,23 +110,27 @@ func TestPdeathsig(t *testing.T) {
 	}
 }
 
-func TestKeepCapabilities(t *testing.T) {
+// TestSecurebits has a program say its own, which nobody else can read.
+func TestSecurebits(t *testing.T) {
 	testenv.NeedRoot(t)
-	setpriv := testenv.NeedTool(t, "setpriv")
-	for _, keep := range []bool{true, false} {
-		r, w := pipe(t)
-		cmd := exec.CommandContext(t.Context(), setpriv, "--dump")
-		cmd.Stdout = w
-		if err := (Jail{KeepCapabilities: keep}).Start(cmd); err != nil {
-			t.Fatal(err)
-		}
-		_ = w.Close()
-		out, err := io.ReadAll(r)
-		if err := errors.Join(err, cmd.Wait()); err != nil {
-			t.Fatal(err)
-		}
-		if got := strings.Contains(string(out), "no_setuid_fixup"); got != keep {
-			t.Errorf("KeepCapabilities %t: %s", keep, out)
+	none, few := NewSet(), NewSet(unix.CAP_CHOWN)
+	const (
+		noFixup = "0x4"  // SECBIT_NO_SETUID_FIXUP
+		locked  = "0xef" // all of linux/securebits.h with their locks; keep_caps is locked as off
+	)
+	for name, tt := range map[string]struct {
+		jail Jail
+		want string
+	}{
+		"the host's":            {Jail{}, "0x0"},
+		"few capabilities":      {Jail{Bounding: &few}, "0x0"},
+		"few of a file server":  {Jail{Bounding: &few, KeepCapabilities: true}, noFixup},
+		"all of a file server":  {Jail{KeepCapabilities: true}, noFixup},
+		"none":                  {Jail{Bounding: &none}, locked},
+		"none of a file server": {Jail{Bounding: &none, KeepCapabilities: true}, locked},
+	} {
+		if got := say(t, tt.jail, "securebits"); got != tt.want {
+			t.Errorf("%s: securebits %s, want %s", name, got, tt.want)
 		}
 	}
 }
