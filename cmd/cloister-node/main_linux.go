@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/cmd/internal/stamp"
 )
 
 // main ends with 1 on an error: a DaemonSet restarts the program until it ends without an error.
@@ -44,8 +46,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&n.restart, "restart", "systemctl restart containerd", "`command` that restarts containerd on the node")
 	flags.StringVar(&n.socket, "socket", "/run/containerd/containerd.sock", "containerd's socket, `path` on the node")
 	flags.StringVar(&n.name, "node", os.Getenv("NODE_NAME"), "the node's `name`")
+	version := flags.Bool("version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *version {
+		fmt.Fprintln(out, "cloister-node version "+stamp.Version)
+		return nil
 	}
 	// The container that stays has no rights: it only keeps the DaemonSet's pod there. It needs no
 	// API server.

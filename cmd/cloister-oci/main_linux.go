@@ -33,6 +33,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/cmd/internal/config"
+	"cloister/cmd/internal/stamp"
 )
 
 // defaultRoot is where containers are recorded when --root names no other folder. It is on a tmpfs:
@@ -89,7 +90,7 @@ func newRoot(o *options) *cobra.Command {
 		// TraverseChildren: engines put flags before the verb, and some verbs have flags of the
 		// same name.
 		SilenceErrors: true, SilenceUsage: true, TraverseChildren: true,
-		Version: config.Version,
+		Version: stamp.Version,
 	}
 	root.SetVersionTemplate(fmt.Sprintf("cloister-oci version {{.Version}}\nspec: %s\n", specs.Version))
 	root.CompletionOptions.DisableDefaultCmd = true

@@ -8,7 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"cloister/cmd/internal/config"
+	"cloister/cmd/internal/stamp"
 	"cloister/sandbox/tally"
 )
 
@@ -67,7 +67,7 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 // Whether it could be read is a metric too: a missing number looks like a zero in a graph.
 func (c collector) Collect(out chan<- prometheus.Metric) {
 	// A value of 1 with the version as a label is the form that dashboards join on.
-	out <- prometheus.MustNewConstMetric(c.desc.info, prometheus.GaugeValue, 1, config.Version)
+	out <- prometheus.MustNewConstMetric(c.desc.info, prometheus.GaugeValue, 1, stamp.Version)
 	out <- prometheus.MustNewConstMetric(c.desc.time, prometheus.GaugeValue, float64(time.Now().UnixMilli())/1000)
 	for _, source := range []struct {
 		name string

@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cloister/cmd/internal/config"
+	"cloister/cmd/internal/stamp"
 	"cloister/sandbox/clone"
 )
 
@@ -165,7 +166,7 @@ func newRoot(std stdio) *cobra.Command {
 	root.Long = "Host tools of Cloister, which runs every OCI workload in a guest of its own under one mandatory\n" +
 		"access control policy. ID is a sandbox's id, the start of it, or NAMESPACE/ID.\n\n" + statusText
 	root.Example = examples
-	root.Version = config.Version
+	root.Version = stamp.Version
 	// Errors are printed by status alone.
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetOut(std.out)

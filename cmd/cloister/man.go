@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"cloister/cmd/internal/config"
+	"cloister/cmd/internal/stamp"
 )
 
 // runMan is the verb man, for the build. It is hidden: users have man.
@@ -52,7 +53,7 @@ func writeManuals(c *cobra.Command, folder string) error {
 func manual(c *cobra.Command) []byte {
 	var b bytes.Buffer
 	name := strings.ReplaceAll(c.CommandPath(), " ", "-")
-	fmt.Fprintf(&b, ".TH %s 1 \"\" \"cloister %s\" \"Cloister\"\n", strings.ToUpper(roff(name)), roff(config.Version))
+	fmt.Fprintf(&b, ".TH %s 1 \"\" \"cloister %s\" \"Cloister\"\n", strings.ToUpper(roff(name)), roff(stamp.Version))
 	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", roff(name), roff(c.Short))
 	line := c.UseLine()
 	if c.HasAvailableSubCommands() {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cloister/cmd/internal/config"
+	"cloister/cmd/internal/stamp"
 	"cloister/labels/policy"
 	"cloister/sandbox/guestapi"
 )
@@ -34,7 +34,7 @@ func runVersion(std stdio) *cobra.Command {
 	c.withOutput("table")
 	return c.runs(0, 0, func(_ context.Context, _ []string) error {
 		v := version{
-			Version: config.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+			Version: stamp.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
 			Protocol: guestapi.Protocol, Policy: policy.Digest(),
 		}
 		// Go records it where the build had the repository's history.

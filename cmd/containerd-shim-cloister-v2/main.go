@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/api/types"
 
 	"cloister/cmd/internal/config"
+	"cloister/cmd/internal/stamp"
 	"cloister/sandbox/background"
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/clone"
@@ -33,7 +34,7 @@ func main() {
 	goruntime.LockOSThread()
 	os.Exit(bootstrap.Main(context.Background(), bootstrap.Config{
 		Name:    "io.containerd.cloister.v2",
-		Version: config.Version,
+		Version: stamp.Version,
 		Serve:   serve,
 		Delete:  cleanup,
 		Info:    features,

@@ -12,7 +12,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 
-	"cloister/cmd/internal/config"
+	"cloister/cmd/internal/stamp"
 	"cloister/runtime"
 	"cloister/sandbox"
 	"cloister/sandbox/background"
@@ -29,7 +29,7 @@ import (
 // the spans about them.
 func serve(ctx context.Context, d *bootstrap.Daemon) error {
 	// Tracing is off unless the environment names a collector.
-	spans, err := tracing.Start(ctx, config.Version)
+	spans, err := tracing.Start(ctx, stamp.Version)
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("tracing is off: no spans are sent") // the workload counts for more
 	}

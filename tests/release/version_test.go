@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"cloister/tests/testenv"
 )
 
@@ -80,5 +82,50 @@ func TestVersionComesFromGit(t *testing.T) {
 	like("with changes", version(), `1\.2\.3-1-g[0-9a-f]{12}\+changes`)
 	if got := version("agent"); got != agent {
 		t.Errorf("the agent's version is %s with a change elsewhere, before %s", got, agent)
+	}
+}
+
+// TestEveryProgramSaysItsVersion links the programs as .ci/build does, with a version in each
+// variable that it stamps, and asks them for it.
+func TestEveryProgramSaysItsVersion(t *testing.T) {
+	goTool := testenv.NeedTool(t, "go")
+	script, err := os.ReadFile(filepath.Join(testenv.Tree(t), ".ci", "build"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const version = "1.2.3-7-gabc"
+	flags := "-s -w"
+	for _, m := range regexp.MustCompile(`-X (\S+)=`).FindAllSubmatch(script, -1) {
+		flags += " -X " + string(m[1]) + "=" + version
+	}
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), goTool, "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace,no_grpc",
+		"-ldflags", flags, "-o", dir+"/", "./cmd/...")
+	cmd.Dir, cmd.Env = testenv.Tree(t), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v: %s", err, out)
+	}
+	programs, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := map[string]string{}
+	for _, p := range programs {
+		flag := "--version"
+		if strings.HasPrefix(p.Name(), "containerd-shim-") {
+			flag = "-v" // as containerd's shims have it
+		}
+		out, err := exec.CommandContext(t.Context(), filepath.Join(dir, p.Name()), flag).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s %s: %v: %s", p.Name(), flag, err, out)
+		}
+		said[p.Name()] = regexp.MustCompile(`1\.2\.3[-\w]*`).FindString(string(out))
+	}
+	want := map[string]string{
+		"cloister": version, "cloister-agent": version, "cloister-node": version, "cloister-oci": version,
+		"containerd-shim-cloister-v2": version,
+	}
+	if diff := cmp.Diff(want, said); diff != "" {
+		t.Errorf("versions that the programs say (-want +got):\n%s", diff)
 	}
 }

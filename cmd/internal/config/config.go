@@ -24,10 +24,6 @@ import (
 	"cloister/sys"
 )
 
-// Version is the release, set by the linker. It is in answers of every program and in man pages;
-// tests have "dev".
-var Version = "dev" //nolint:gochecknoglobals // -ldflags -X needs a variable
-
 // Path is where the configuration is when the environment does not say otherwise.
 const Path = "/etc/cloister/config.toml"
 
