@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"cloister/sandbox/jail"
 	"cloister/sys"
@@ -30,6 +31,8 @@ func checkJail(ctx context.Context, s *site) []finding {
 			list = append(list, failed(string(p), err))
 		} else if abi := jail.LandlockABI(); p == jail.Landlock && s.config.Jail.Has(p) {
 			list = append(list, landlockFinding(abi))
+		} else if p == jail.Capabilities && s.config.Jail.Has(p) {
+			list = append(list, capabilitiesFinding())
 		} else if s.config.Jail.Has(p) {
 			list = append(list, ok(string(p), "on: %s", p.About()))
 		} else {
@@ -46,6 +49,13 @@ func checkJail(ctx context.Context, s *site) []finding {
 		}
 	}
 	return list
+}
+
+// capabilitiesFinding names what is left. It is no warning, because no host does better: the files
+// of a guest's users keep their ids on the host.
+func capabilitiesFinding() finding {
+	return ok(string(jail.Capabilities), "on: QEMU has none; virtiofsd, root in its sandbox's own tree, keeps %s of the host's",
+		strings.Join(jail.KeptByVirtiofsd(), ", "))
 }
 
 // serverFinding prefers the Rust server: what the C server lacks is that nobody maintains it, and

@@ -33,6 +33,17 @@ func TestCheckWarnsAboutPartsThatAreOff(t *testing.T) {
 	}
 }
 
+// TestCheckNamesWhatVirtiofsdKeeps: the capabilities that are left are in the line that says ok.
+func TestCheckNamesWhatVirtiofsdKeeps(t *testing.T) {
+	const kept = "CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID, SETFCAP, MKNOD"
+	for _, f := range checkJail(t.Context(), fakeSite(t, nil)) {
+		if f.Name == string(jail.Capabilities) && (f.Grade != gradeOK || !strings.Contains(f.Found, "virtiofsd") ||
+			!strings.Contains(f.Found, "keeps "+kept+" of")) {
+			t.Errorf("%+v, want ok with what virtiofsd keeps: %s", f, kept)
+		}
+	}
+}
+
 // TestCheckNamesLandlocksABI: a kernel whose Landlock knows less than all is a warning.
 func TestCheckNamesLandlocksABI(t *testing.T) {
 	for abi, want := range map[int]grade{0: gradeWarn, 1: gradeWarn, fullABI - 1: gradeWarn, fullABI: gradeOK, fullABI + 1: gradeOK} {

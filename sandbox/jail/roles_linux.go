@@ -13,15 +13,37 @@ func ForQEMU(c Config, o Owner) Jail {
 	return j
 }
 
+// capability is one of linux/capability.h with its name, without CAP_.
+type capability struct {
+	name  string
+	value int
+}
+
 // serving are the capabilities of a file server that serves. It does for its guest what the users
 // of the guest may do, root among them: chown files, use those of others (DAC_OVERRIDE, FOWNER),
 // keep their set-uid and set-gid bits (FSETID), make files as another user (SETUID, SETGID), set
 // file capabilities (SETFCAP) and make device nodes (MKNOD), which nobody opens on its mounts.
-func serving() Set {
-	return NewSet(
-		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID,
-		unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SETFCAP, unix.CAP_MKNOD,
-	)
+func serving() []capability {
+	return []capability{
+		{"CHOWN", unix.CAP_CHOWN},
+		{"DAC_OVERRIDE", unix.CAP_DAC_OVERRIDE},
+		{"FOWNER", unix.CAP_FOWNER},
+		{"FSETID", unix.CAP_FSETID},
+		{"SETGID", unix.CAP_SETGID},
+		{"SETUID", unix.CAP_SETUID},
+		{"SETFCAP", unix.CAP_SETFCAP},
+		{"MKNOD", unix.CAP_MKNOD},
+	}
+}
+
+// KeptByVirtiofsd names the capabilities that a file server keeps in the host's user namespace, for
+// people.
+func KeptByVirtiofsd() []string {
+	var names []string
+	for _, c := range serving() {
+		names = append(names, c.name)
+	}
+	return names
 }
 
 // ForVirtiofsd is the jail of a file server. Both servers bound their own capabilities before they
@@ -30,7 +52,10 @@ func serving() Set {
 // without the groups that may have let that user: the guest's kernel has checked that. It has no
 // Owner: it acts for all users of its guest, with root's id.
 func ForVirtiofsd(c Config) Jail {
-	serves := serving()
+	var serves Set
+	for _, c := range serving() {
+		serves |= NewSet(c.value)
+	}
 	j := c.of(serves|NewSet(unix.CAP_SETPCAP, unix.CAP_SYS_CHROOT), callsOfVirtiofsd())
 	j.KeepCapabilities = true
 	if c.Has(Capabilities) {
