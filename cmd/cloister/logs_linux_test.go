@@ -83,7 +83,11 @@ func TestFollow(t *testing.T) {
 	defer cancel()
 	in, out := io.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- printLog(ctx, out, name, -1, true) }()
+	go func() {
+		err := printLog(ctx, out, name, -1, true)
+		_ = out.CloseWithError(err) // else a read below would wait for good
+		done <- err
+	}()
 	expect := func(want string) {
 		t.Helper()
 		got := make([]byte, len(want))
