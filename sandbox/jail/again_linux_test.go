@@ -16,6 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// atOnce has the race detector not wait a second at the end of a program.
+const atOnce = "GORACE=atexit_sleep_ms=0"
+
 // again starts the test's program in a jail, as one of its tests, and gives what it prints.
 func again(t *testing.T, j Jail, test, env string) string {
 	t.Helper()
@@ -25,7 +28,7 @@ func again(t *testing.T, j Jail, test, env string) string {
 	}
 	r, w := pipe(t)
 	cmd := exec.CommandContext(t.Context(), program, "-test.run=^"+test+"$")
-	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), env), w, os.Stderr
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), env, atOnce), w, os.Stderr
 	if err := j.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
