@@ -19,6 +19,9 @@ const (
 	// settlePoll and settleAfter are how often Settle looks, and how long output may pause.
 	settlePoll  = 5 * time.Millisecond
 	settleAfter = 250 * time.Millisecond
+	// settleLimit bounds Settle while output still moves. It is as long as containerd's shim for
+	// runc waits for the output of a process that has ended.
+	settleLimit = 10 * time.Second
 	// stuckAfter is how long a write must hang before Wait asks whether anybody reads. To ask, the
 	// FIFO is without our reader for a moment, so it is not done for a reader that is just slow.
 	stuckAfter = time.Second
@@ -109,8 +112,11 @@ func (i *IO) Wait(ctx context.Context) error {
 // Settle returns when the output of a process that has ended has reached its readers, or when it
 // has not moved for a moment: nobody reads it, or something else still holds the guest's end.
 // Clients stop reading when they learn of the exit, so the exit waits for this. The pause is 250
-// ms: an exit must not be held back for a client that reads nothing.
+// ms: an exit must not be held back for a client that reads nothing. After 10 s it returns in any
+// case: a process that was left behind may write to the same stream for ever.
 func (i *IO) Settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
 	tick := time.NewTicker(settlePoll)
 	defer tick.Stop()
 	var last int64

@@ -667,3 +667,35 @@ func TestSettle(t *testing.T) {
 		})
 	}
 }
+
+// TestSettleIsBounded has a process that has ended and left another one behind, which writes to the
+// same stream without end: the exit of the first one is told all the same.
+func TestSettleIsBounded(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("waits for the limit of Settle")
+	}
+	path := fifo(t, "out")
+	client, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	i := open(t, stdio.Config{Stdout: path})
+	host, guest := pair(t)
+	start(t, i, stdio.Streams{Stdout: host})
+	go func() { _, _ = io.Copy(io.Discard, client) }()
+	go func() {
+		for tick := time.Tick(5 * time.Millisecond); ; <-tick {
+			if _, err := guest.Write([]byte("x\n")); err != nil {
+				return
+			}
+		}
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // three times the limit
+	defer cancel()
+	i.Settle(ctx)
+	if err := ctx.Err(); err != nil {
+		t.Errorf("Settle waits for what another process writes: %v", err)
+	}
+}
