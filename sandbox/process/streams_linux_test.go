@@ -39,6 +39,8 @@ func TestOutputs(t *testing.T) {
 		{"errors", "", "", "/errs", false, device, "/errs"},
 		{"all", "/in", "/out", "/errs", false, "/out", "/errs"},
 		{"terminal", "/in", "/out", "", true, "/out", ""},
+		{"terminal without an output", "/in", "", "", true, device, ""},
+		{"terminal of nobody", "", "", "", true, device, ""},
 		{"log", "/in", "binary:///log", "", false, "binary:///log", device},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
