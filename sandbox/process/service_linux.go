@@ -305,7 +305,7 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	ctx = context.WithoutCancel(ctx)
 	resp, err := s.TTRPCTaskService.Start(ctx, r)
 	if err != nil {
-		return nil, crun.Words(err, program(c.workload.Args))
+		return nil, s.failed(ctx, c, r.GetExecID(), crun.Words(err, program(c.workload.Args)))
 	}
 	if err := c.verify(ctx, int(resp.GetPid()), false); err != nil {
 		// All of the container: what the process has started meanwhile has the wrong label as well,
