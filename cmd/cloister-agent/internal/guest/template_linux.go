@@ -25,10 +25,7 @@ const (
 )
 
 // AwaitWake makes the guest one that can be saved: it says hello, and waits until the host wakes
-// it. From then on it is a guest of its own: the random pool is seeded before another program
-// starts. It returns only with an error. From the wake on, the order is what keeps copies apart:
-// seed, new keys, clock, new program. A program that starts before the reseed has secrets that all
-// guests of the template know.
+// it. From then on it is a guest of its own. It returns only with an error.
 func AwaitWake(port *os.File, hello guestapi.Hello) error {
 	if err := boot.WithoutBalloon(trim); err != nil {
 		return err
@@ -38,29 +35,46 @@ func AwaitWake(port *os.File, hello guestapi.Hello) error {
 	if _, err := port.WriteString(hello.String()); err != nil {
 		return fmt.Errorf("say hello: %w", err)
 	}
+	return system.wake(port)
+}
+
+// waker has what a guest does to become one of its own; a test has others.
+type waker struct {
+	addEntropy   func(seed []byte) error
+	reseed       func() error
+	setTime      func(unixNano int64) error
+	leaveBalloon func() error
+	startAnew    func(port *os.File) error
+}
+
+var system = waker{addEntropy, reseed, setTime, boot.LeaveBalloon, boot.StartAnew}
+
+// wake waits for the host's wake and does the steps. Their order is what keeps copies apart: a
+// program that starts before the reseed has secrets that all guests of the template know.
+func (w waker) wake(port *os.File) error {
 	// The guest is stopped, saved and loaded while this read waits; the first line after that comes
 	// from another host process.
 	wake, err := guestapi.ReadWake(port)
 	if err != nil {
 		return err
 	}
-	if err := addEntropy(wake.Seed[:]); err != nil {
+	if err := w.addEntropy(wake.Seed[:]); err != nil {
 		return err
 	}
 	// Crediting alone is not enough: the kernel's generators draw new keys only now and then, and
 	// each CPU keeps its own.
-	if err := reseed(); err != nil {
+	if err := w.reseed(); err != nil {
 		return err
 	}
-	if err := setTime(wake.TimeUnixNano); err != nil {
+	if err := w.setTime(wake.TimeUnixNano); err != nil {
 		return err
 	}
 	if wake.KeepMemory {
-		if err := boot.LeaveBalloon(); err != nil {
+		if err := w.leaveBalloon(); err != nil {
 			return err
 		}
 	}
-	return boot.StartAnew(port)
+	return w.startAnew(port)
 }
 
 // Awake does what is left to do in a guest from a template once its agent has started anew. The
