@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -88,18 +89,41 @@ func (b *templates) facts(t *testing.T, id string) facts {
 	return box.Facts
 }
 
-// TestClonesDiffer starts sandboxes from one template, two at once: what must be each guest's own
-// is. CLONES says how many pairs; one is enough for each run of all tests.
-func TestClonesDiffer(t *testing.T) {
-	b := newTemplates(t)
-	dir := b.program(t, "seeds")
-	own := map[string]string{
+// agentSeed prints the 16 bytes at AT_RANDOM (25) of process 1, the agent. The kernel draws them
+// when it executes a program. Go seeds itself from them, and puts the first output of its generator
+// in their place. So clones have the same ones unless the agent executes itself after a reseed.
+const agentSeed = "dd if=/proc/1/mem bs=1 count=16 2>/dev/null " +
+	"skip=$(od -An -v -tu8 -w16 /proc/1/auxv | awk '$1 == 25 { print $2 }') | od -An -v -tx1"
+
+// own are values that no two guests may have in common: the agent's seed, and what programs of the
+// container draw.
+func (b *templates) own(t *testing.T, id string) map[string]string {
+	t.Helper()
+	values := map[string]string{"seed of the agent": b.cloister(t, "debug", b.Namespace+"/"+id, "sh", "-c", agentSeed)}
+	for what, script := range map[string]string{
 		"boot id":      "cat /proc/sys/kernel/random/boot_id",
 		"UUID":         "cat /proc/sys/kernel/random/uuid",
 		"random bytes": "head -c 16 /dev/urandom | od -An -tx1",
 		"hash of Go":   "/programs/seeds hash",
 		"TLS key":      "/programs/seeds key",
+	} {
+		r := b.Exec(t, id, "e", "sh", "-c", script)
+		if r.Code != 0 {
+			t.Fatalf("%s of %s = %+v", what, id, r)
+		}
+		values[what] = r.Stdout
 	}
+	if n := len(strings.Fields(values["seed of the agent"])); n != 16 {
+		t.Fatalf("seed of %s's agent = %q, want 16 bytes", id, values["seed of the agent"])
+	}
+	return values
+}
+
+// TestClonesDiffer starts sandboxes from one template, two at once: what must be each guest's own
+// is. CLONES says how many pairs; one is enough for each run of all tests.
+func TestClonesDiffer(t *testing.T) {
+	b := newTemplates(t)
+	dir := b.program(t, "seeds")
 	pairs := 1
 	if text := os.Getenv("CLONES"); text != "" {
 		var err error
@@ -121,11 +145,10 @@ func TestClonesDiffer(t *testing.T) {
 			if from := b.started(t, id); !strings.HasPrefix(from, "template ") {
 				t.Errorf("%s was started from %q, want a template", id, from)
 			}
-			for what, script := range own {
-				r := b.Exec(t, id, "e", "sh", "-c", script)
-				got := what + " " + strings.TrimSpace(r.Stdout)
-				if r.Stdout == "" || r.Code != 0 {
-					t.Fatalf("%s of %s = %+v", what, id, r)
+			for what, value := range b.own(t, id) {
+				got := what + " " + strings.TrimSpace(value)
+				if value == "" {
+					t.Errorf("%s has no %s", id, what)
 				}
 				if seen[got] != "" {
 					t.Errorf("%s and %s have the same %s", id, seen[got], got)
@@ -396,7 +419,9 @@ func TestUnfitTemplateStartsCold(t *testing.T) {
 			})
 		}},
 		{"cut short", "template is damaged", func() {
+			b.verify(t, id, "good", 0)
 			spoil("memory", func(path string) error { return os.Truncate(path, 1<<20) })
+			b.verify(t, id, "damaged", 3)
 		}},
 		{"failed twice", "the template has failed 2 times", func() {}},
 	} {
@@ -420,6 +445,21 @@ func TestUnfitTemplateStartsCold(t *testing.T) {
 	b.Start(t, "again", nil)
 	if from := b.started(t, "again"); from != "template "+id {
 		t.Errorf("after a new build: started from %q, want template %s", from, id)
+	}
+}
+
+// verify wants that verb's word and exit status for the only template.
+func (b *templates) verify(t *testing.T, id, word string, status int) {
+	t.Helper()
+	program := filepath.Join(testenv.Build(t), "cloister")
+	config := filepath.Join(b.Place.Dir, "cloister.toml")
+	out, err := b.Place.Command(t.Context(), program, "--config", config, "template", "verify").Output()
+	code := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		code, err = exit.ExitCode(), nil
+	}
+	if !strings.HasPrefix(string(out), id+": ") || !strings.Contains(string(out), word) || code != status || err != nil {
+		t.Errorf("template verify = %q, exit %d, %v, want %s: %s, exit %d", out, code, err, id, word, status)
 	}
 }
 
