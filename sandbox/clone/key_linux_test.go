@@ -4,12 +4,16 @@ package clone
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
+
 	"cloister/oci"
+	"cloister/sandbox/guestapi"
 	"cloister/sandbox/plan"
 	"cloister/sandbox/template"
 	"cloister/vmm"
@@ -79,6 +83,11 @@ func TestKeyIsOfWhatTheSavedGuestDependsOn(t *testing.T) {
 	write(t, other.QEMU, "two")
 	line := m
 	line.Cmdline = append([]string{"quiet"}, m.Cmdline...)
+	kvm, features, board := m, m, m
+	kvm.Accel, features.NestedVirtualization, board.Type = vmm.AccelKVM, true, vmm.Q35
+	if _, err := h.key(board); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("key of a q35: %v, want %v: no other board has templates", err, errdefs.ErrInvalidArgument)
+	}
 	for name, got := range map[string]string{
 		"another QEMU":        keyOf(t, other, m),
 		"SELinux":             keyOf(t, Host{Store: h.Store, QEMU: h.QEMU, MAC: "selinux"}, m),
@@ -86,9 +95,47 @@ func TestKeyIsOfWhatTheSavedGuestDependsOn(t *testing.T) {
 		"more memory":         keyOf(t, h, machine(first, "one", oci.Size{MemoryMiB: 640, CPUs: 1}, 1)),
 		"more CPUs":           keyOf(t, h, machine(first, "one", oci.Size{MemoryMiB: 608, CPUs: 2}, 1)),
 		"kernel line":         keyOf(t, h, line),
+		"accelerator":         keyOf(t, h, kvm),
+		"CPU model":           keyOf(t, h, features),
 	} {
 		if got == want {
 			t.Errorf("%s: the key is the same", name)
 		}
+	}
+}
+
+// TestKeyNamesTheHost: a template is of this host's kernel, CPU and contract with the agent, which
+// a test cannot change. TestEachFieldOfAKeyCounts says that they make a difference.
+func TestKeyNamesTheHost(t *testing.T) {
+	dir := image(t, strings.Repeat("a", 64))
+	h := Host{Store: template.NewStore(filepath.Join(t.TempDir(), "templates")), QEMU: filepath.Join(t.TempDir(), "qemu"), MAC: "none"}
+	write(t, h.QEMU, "one")
+	host := plan.Host{
+		Accel: vmm.AccelTCG, Small: true,
+		Kernel: filepath.Join(dir, guestimage.KernelName), Initrd: filepath.Join(dir, guestimage.InitrdName),
+	}
+	m, err := plan.Machine("one", host, "", oci.Size{MemoryMiB: 608, CPUs: 1}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := h.key(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cpu, err := template.HostCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	type named struct {
+		kernel, cpu, board, accel string
+		protocol                  int
+	}
+	got := named{key.HostKernel, key.HostCPU, key.Machine, key.Accel, key.Protocol}
+	if want := (named{strings.TrimSpace(string(release)), cpu, "microvm", "tcg", guestapi.Protocol}); got != want {
+		t.Errorf("the key names %+v, want %+v", got, want)
 	}
 }

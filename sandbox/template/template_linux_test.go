@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -283,6 +284,26 @@ func TestHostCPU(t *testing.T) {
 	}
 	if b := hostCPU(strings.Replace(cpu, "fpu vme", "fpu", 1)); a == b {
 		t.Errorf("a feature less leaves the CPU %q", a)
+	}
+}
+
+// TestEachFieldOfAKeyCounts: templates of keys that differ in one field have different names.
+func TestEachFieldOfAKeyCounts(t *testing.T) {
+	names := map[string]string{Key{}.ID(): "none"} // by the field that is set
+	for field := range reflect.TypeFor[Key]().Fields() {
+		var key Key
+		switch value := reflect.ValueOf(&key).Elem().FieldByIndex(field.Index); value.Kind() {
+		case reflect.String:
+			value.SetString("x")
+		case reflect.Int:
+			value.SetInt(1)
+		default:
+			value.Set(reflect.ValueOf([]string{"x"}))
+		}
+		if other := names[key.ID()]; other != "" {
+			t.Errorf("a key with %s has the name of one with %s", field.Name, other)
+		}
+		names[key.ID()] = field.Name
 	}
 }
 
