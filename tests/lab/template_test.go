@@ -4,6 +4,7 @@ package lab
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,13 @@ func (l *lab) startedFrom(t *testing.T) {
 	ps := l.sh(t, "cloister ps")
 	t.Logf("cloister ps:\n%s", ps)
 	for i, want := range []string{"cold", "template " + l.template} {
+		word, _, _ := strings.Cut(want, " ")
+		if !slices.ContainsFunc(strings.Split(ps, "\n"), func(line string) bool {
+			row := strings.Fields(line)
+			return len(row) > 1 && row[1] == ids()[i] && slices.Contains(row, word)
+		}) {
+			t.Errorf("cloister ps does not show that %s was started from %s", ids()[i], word)
+		}
 		got := l.startOf(t, ids()[i])
 		if got.Facts.Start != want {
 			t.Errorf("%s was started from %q, want %q; %s", ids()[i], got.Facts.Start, want, brief(denials(l.seen)))
