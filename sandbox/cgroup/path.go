@@ -56,10 +56,11 @@ func Leaf(cgroupsPath, id string) (string, error) {
 	return path.Join(parent, name), nil
 }
 
-// Given gives the leaf that an OCI runtime makes for cgroupsPath, relative to a hierarchy's root,
-// and whether systemd makes it. A path that is empty is errdefs.ErrInvalidArgument: runtimes differ
-// in what they take it for. Given is for class process, where an OCI runtime makes the group; the
-// record must name it before.
+// Given gives the leaf of a container in class process, relative to a hierarchy's root, and whether
+// systemd makes it. An OCI runtime makes the group; the record must name it before. Paths in which
+// runtimes differ are resolved here: runc starts a relative one in its own group, and crun makes
+// every folder before a "..". The runtime gets the leaf instead, or with systemd cgroupsPath
+// itself. An empty path and one that names no group are errdefs.ErrInvalidArgument.
 func Given(cgroupsPath string) (leaf string, systemd bool, err error) {
 	parts := strings.Split(cgroupsPath, ":")
 	switch {
@@ -68,7 +69,14 @@ func Given(cgroupsPath string) (leaf string, systemd bool, err error) {
 	case len(cgroupsPath) > maxPath || strings.ContainsAny(cgroupsPath, "\x00\n"):
 		return "", false, fmt.Errorf("linux.cgroupsPath %.80q: too long, or not a path: %w", cgroupsPath, errdefs.ErrInvalidArgument)
 	case len(parts) != 3 || strings.Contains(parts[0], "/"):
-		return path.Join("/", cgroupsPath), false, nil
+		if leaf = path.Join("/", cgroupsPath); leaf == "/" {
+			return "", false, fmt.Errorf("linux.cgroupsPath %.200q is the root of all cgroups: name one below it, as /cloister/ID: %w",
+				cgroupsPath, errdefs.ErrInvalidArgument)
+		}
+		return leaf, false, nil
+	case strings.Contains(parts[1]+parts[2], "/"):
+		return "", true, fmt.Errorf("linux.cgroupsPath %.200q: a slash in the name of a unit: want SLICE:PREFIX:NAME: %w",
+			cgroupsPath, errdefs.ErrInvalidArgument)
 	}
 	slice, err := expandSlice(parts[0])
 	if err != nil {

@@ -52,6 +52,36 @@ func TestLeaf(t *testing.T) {
 	}
 }
 
+func TestGiven(t *testing.T) {
+	for _, tt := range []struct {
+		in, want string
+		systemd  bool
+	}{
+		{in: "/docker/c1", want: "/docker/c1"},
+		{in: "docker/c1", want: "/docker/c1"},
+		{in: "../a/../../b/c1/", want: "/b/c1"},
+		{in: "/a:b/c:d:e", want: "/a:b/c:d:e"},
+		{in: "kubepods-pod1.slice:cri-containerd:c1", want: "/kubepods.slice/kubepods-pod1.slice/cri-containerd-c1.scope", systemd: true},
+		{in: ":docker:c1", want: "/system.slice/docker-c1.scope", systemd: true},
+		{in: "-.slice::c1", want: "/c1.scope", systemd: true},
+		{in: "a.slice:x:b.slice", want: "/a.slice/x-b.slice", systemd: true},
+		{in: ""},
+		{in: "/"},
+		{in: "a/../.."},
+		{in: "/x\n/y"},
+		{in: strings.Repeat("/a", 4000)},
+		{in: "a:b:c", systemd: true},
+		{in: "a.slice:../..:c1", systemd: true},
+		{in: "a.slice:b:../c1", systemd: true},
+	} {
+		got, systemd, err := Given(tt.in)
+		if got != tt.want || systemd != tt.systemd || (err != nil) != (tt.want == "") ||
+			err != nil && (!errors.Is(err, errdefs.ErrInvalidArgument) || !strings.HasPrefix(err.Error(), "linux.cgroupsPath")) {
+			t.Errorf("Given(%.60q) = %q, %t, %v, want %q, %t", tt.in, got, systemd, err, tt.want, tt.systemd)
+		}
+	}
+}
+
 func FuzzLeaf(f *testing.F) {
 	f.Add("kubepods-burstable.slice:cri-containerd:c1")
 	f.Add("/../..")

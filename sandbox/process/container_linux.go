@@ -37,7 +37,7 @@ type container struct {
 	workload   *oci.Workload
 	sandbox    *sandbox
 	group      *cgroup.Group
-	cgroups    string // linux.cgroupsPath
+	cgroups    string // linux.cgroupsPath; from prepare on as the OCI runtime gets it
 	systemd    bool
 	rootfs     string // what is mounted for it; empty for nothing
 	volumes    []volume
@@ -61,7 +61,9 @@ func (c *container) prepare(ctx context.Context, mounts []plan.Mount) (keep *con
 	if err != nil {
 		return nil, err
 	}
-	c.systemd = systemd
+	if c.systemd = systemd; !systemd {
+		c.cgroups = leaf
+	}
 	if c.group, err = cgroup.At(leaf); err != nil {
 		return nil, err
 	}
