@@ -199,6 +199,17 @@ func RootOf(program string, m vmm.Machine) jail.Tree {
 	return t
 }
 
+// trusted is an error when somebody other than root could give QEMU its firmware, or have it find
+// another folder of the host there.
+func trusted(t jail.Tree) error {
+	for _, name := range t.Optional {
+		if err := sys.Trusted(name); err != nil {
+			return fmt.Errorf("QEMU's firmware: %w", err)
+		}
+	}
+	return nil
+}
+
 // Launch starts QEMU, whose guest does not run yet, and returns its pid. memory is nil but with a
 // template. memory and taps stay the caller's and may be closed when it returns. QEMU has answered
 // on its monitor by then, and its CPUs are stopped (-S).
@@ -215,6 +226,9 @@ func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.Fi
 		}
 	}
 	tree := RootOf(v.config.Programs.QEMU, m)
+	if err := trusted(tree); err != nil {
+		return 0, err
+	}
 	if tree.Label, err = v.config.Identity.Folders(); err != nil {
 		return 0, err
 	}

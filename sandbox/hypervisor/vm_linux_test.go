@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/confine"
 	"cloister/sandbox/jail"
+	"cloister/vmm"
 )
 
 // TestVerifyReadsBothJailsBack starts processes without one part of the jail at a time. Landlock
@@ -137,6 +139,21 @@ func TestLeaveHost(t *testing.T) {
 		v := f.start(t, tt.role == confine.FileServer, tt.disable...)
 		if err := v.LeaveHost(t.Context(), empty); !errors.Is(err, jail.ErrEscaped) {
 			t.Errorf("%s with another root directory: LeaveHost = %v, want %v", tt.role, err, jail.ErrEscaped)
+		}
+	}
+}
+
+// TestFirmwareOfOthersIsRefused has QEMU look for its firmware where all users may write.
+func TestFirmwareOfOthersIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	share := filepath.Join(dir, "share")
+	for mode, want := range map[os.FileMode]string{0o755: "", 0o777: "QEMU's firmware: " + share + ", on the way to "} {
+		if err := errors.Join(os.MkdirAll(share, 0o755), os.Chmod(share, mode)); err != nil {
+			t.Fatal(err)
+		}
+		err := trusted(RootOf(filepath.Join(dir, "bin/qemu"), vmm.Machine{}))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("with mode %o: %v, want %q", mode, err, want)
 		}
 	}
 }
