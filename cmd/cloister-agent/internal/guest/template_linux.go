@@ -35,7 +35,7 @@ func AwaitWake(port *os.File, hello guestapi.Hello) error {
 	if _, err := port.WriteString(hello.String()); err != nil {
 		return fmt.Errorf("say hello: %w", err)
 	}
-	return system.wake(port)
+	return waker{addEntropy, reseed, setTime, boot.LeaveBalloon, boot.StartAnew}.wake(port)
 }
 
 // waker has what a guest does to become one of its own; a test has others.
@@ -46,8 +46,6 @@ type waker struct {
 	leaveBalloon func() error
 	startAnew    func(port *os.File) error
 }
-
-var system = waker{addEntropy, reseed, setTime, boot.LeaveBalloon, boot.StartAnew}
 
 // wake waits for the host's wake and does the steps. Their order is what keeps copies apart: a
 // program that starts before the reseed has secrets that all guests of the template know.
