@@ -108,6 +108,7 @@ chcon -R -t usr_t -l s0 /srv; chcon -R -t %s -l %s /srv/kept`, policy.RootfsType
 	if strings.Contains(told, "is held by") || strings.Count(told, parsed.Range.String()) < 2 {
 		t.Errorf("cloister labels:\n%s", told)
 	}
+	l.bothClasses(t, "member1")
 	l.seen = nil
 	if err := e.remove("member1"); err != nil {
 		t.Error(err)
@@ -120,6 +121,60 @@ chcon -R -t usr_t -l s0 /srv; chcon -R -t %s -l %s /srv/kept`, policy.RootfsType
 	}
 	unexpected(t, l.machine)
 	l.wantLabels(t, map[string]string{"group": object("usr_t", "s0"), "kept": object(policy.RootfsType, static)})
+}
+
+// bothClasses has a machine and a plain container share /srv/all on purpose: each reads the other's
+// line. The private volume of each, /srv/group and /srv/plain, is refused to the other's class.
+func (l *lab) bothClasses(t *testing.T, machine string) {
+	t.Helper()
+	const plain = "beside-crun"
+	l.seen = nil
+	l.sh(t, "mkdir -p /srv/plain && echo plain >/srv/plain/file && chcon -R -t usr_t -l s0 /srv/plain")
+	process, vm := l.plainConfig(t, plain), l.config(t, "thief", "", "", byAnnotation)
+	start := func(id, config, volumes string) error {
+		flags := []string{"--runtime-config-path", config, "--annotation", "io.cloister.labels.mounts=" + volumes}
+		for volume := range strings.SplitSeq(volumes, ";") {
+			name, _, _ := strings.Cut(volume, "=")
+			flags = append(flags, "--mount", "type=bind,src=/srv"+name+",dst="+name+",options=rbind")
+		}
+		return l.made.run(id, flags...)
+	}
+	if err := start(plain, process, "/plain=private;/all=shared"); err != nil {
+		t.Fatal(err)
+	}
+	level := l.plainOf(t, plain).level()
+	// The file server keeps names and sizes for a second.
+	const sees = "for i in $(seq 100); do grep -q %s /all/file && exit; sleep 0.1; done; cat /all/file; exit 1"
+	for _, x := range []struct{ id, script string }{
+		{machine, "echo of-the-machine >>/all/file"},
+		{plain, fmt.Sprintf(sees, "of-the-machine")},
+		{plain, "echo of-the-container >>/all/file"},
+		{machine, fmt.Sprintf(sees, "of-the-container")},
+	} {
+		if out, err := l.made.ctr("task", "exec", "--exec-id", "x", x.id, "sh", "-c", x.script); err != nil {
+			t.Errorf("%s: %s: %v: %s", x.id, x.script, err, out)
+		}
+	}
+	for _, x := range []struct{ id, config, volume, owner string }{
+		{"thief-crun", process, "/group", machine},
+		{"thief-vm", vm, "/plain", plain},
+	} {
+		err := start(x.id, x.config, x.volume+"=private")
+		for _, says := range []string{"/srv" + x.volume, " has label ", " for sandbox default/" + x.owner + ": stop it first"} {
+			if err == nil || !strings.Contains(err.Error(), says) {
+				t.Errorf("%s with the private volume of %s: %v, want a refusal that says %q", x.id, x.owner, err, says)
+			}
+		}
+		t.Logf("%s: %v", x.id, err)
+		l.sh(t, "ctr container delete "+x.id)
+		l.nothingLeft(t, x.id, "/var/lib/cloister")
+	}
+	l.wantFileLabels(t, map[string]string{"/srv/plain/file": object(policy.ContainerFileType, level)})
+	if err := l.made.remove(plain); err != nil {
+		t.Error(err)
+	}
+	unexpected(t, l.machine)
+	l.wantFileLabels(t, map[string]string{"/srv/plain/file": object("usr_t", "s0")})
 }
 
 // wantLabels looks at folders in /srv and what is in them.
