@@ -119,6 +119,7 @@ func TestPodman(t *testing.T) {
 		{"Names", p.testNames},
 		{"Kube", p.testKube},
 		{"Notify", p.testNotify},
+		{"Split", p.testSplit},
 		{"Refused", p.testRefused},
 	})
 	tally(t, "buildah", []part{{"Build", p.testBuild}})

@@ -62,10 +62,17 @@ func (p *podman) testLabels(t *testing.T) {
 	}
 }
 
-// unit runs a program in the cgroup unit below a folder, as on a host with cgroup v2 alone.
-// In a cgroup namespace of its own, the mount leaves the options of the host's alone.
-const unit = `echo $$ >$1/cgroup.procs && shift && exec unshare --mount --cgroup sh -c '
-mount -t cgroup2 cgroup2 /sys/fs/cgroup && mkdir -p /sys/fs/cgroup/unit && echo $$ >/sys/fs/cgroup/unit/cgroup.procs && exec "$@"' sh "$@"`
+// unit runs a program in the cgroup unit below a folder, as on a host with cgroup v2 alone. In a
+// cgroup namespace of its own, the mounts leave the options of the host's alone. What the host has
+// of cgroup v1 is still mounted, in /mnt: a guest's shim takes its controllers from there. A group
+// of cpuset takes no process before it has processors, so that one is left out.
+const unit = `group=$1 && shift && echo $$ >$group/cgroup.procs || exit
+v1=$(awk '$3 == "cgroup" && $4 !~ /cpuset/ { print $2 ":" $4 }' /proc/mounts)
+for h in $v1; do mkdir -p ${h%%:*}/${group##*/} && echo $$ >${h%%:*}/${group##*/}/cgroup.procs || exit; done
+v1="$v1" exec unshare --mount --cgroup sh -c '
+umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && mount -t tmpfs tmpfs /mnt || exit
+for h in $v1; do d=/mnt/$(basename ${h%%:*}) && mkdir $d && mount -t cgroup -o ${h#*:} cgroup $d || exit; done
+mkdir -p /sys/fs/cgroup/unit && echo $$ >/sys/fs/cgroup/unit/cgroup.procs && exec "$@"' sh "$@"`
 
 // control runs a program as systemd runs what a unit has later (Delegate=): beside the groups that
 // Podman has made below a folder, in the namespaces of a process. Nobody can join the unit's own
@@ -74,8 +81,8 @@ const control = `mkdir -p $1/unit/.control && echo $$ >$1/unit/.control/cgroup.p
 exec nsenter --target "$process" --mount --cgroup "$@"`
 
 // testSplit is --cgroups=split, as units of quadlet have it: the container's cgroup is below the
-// one in which Podman runs, beside conmon's. It is runc that runs it: crun locks memory for the
-// program that filters devices, which takes CAP_SYS_RESOURCE.
+// one in which Podman runs, beside conmon's. A guest's QEMU is in it. A plain container is run by
+// runc: crun locks memory for the program that filters devices, which takes CAP_SYS_RESOURCE.
 func (p *podman) testSplit(t *testing.T) {
 	top := filepath.Join("/sys/fs/cgroup/unified", p.parent) // where cgroup v1 is beside it
 	if _, err := os.Stat(filepath.Dir(top)); err != nil {
@@ -101,8 +108,12 @@ func (p *podman) testSplit(t *testing.T) {
 	command := func(args ...string) []string { return append(append([]string{"podman"}, p.flags...), args...) }
 	id := strings.TrimSpace(p.must(t, "sh", append([]string{"-c", unit, "sh", top}, command("run", "--detach", "--name", "one",
 		"--cgroups", "split", "--pids-limit", "0", "--network", "none", images.BusyboxName, "sleep", "1000")...)...))
-	if got := p.inCgroup(t, "/unit/libpod-payload-"+id); !strings.Contains(got, "sleep 1000") {
-		t.Errorf("in the cgroup of the payload: %q, want sleep 1000", got)
+	payload, program := "/unit/libpod-payload-"+id, "sleep 1000"
+	if p.class == "vm" {
+		payload, program = "/unit/cloister-"+id, "qemu-system-"
+	}
+	if got := p.inCgroup(t, payload); !strings.Contains(got, program) {
+		t.Errorf("in the cgroup of the payload: %q, want %s", got, program)
 	}
 	conmon := strings.TrimSpace(p.ok(t, "inspect", "-f", "{{.State.ConmonPid}}", "one"))
 	split := func(args ...string) string {
@@ -116,7 +127,7 @@ func (p *podman) testSplit(t *testing.T) {
 		t.Errorf("after stop: %q", got)
 	}
 	p.ok(t, "rm", "one")
-	if _, err := os.Stat(filepath.Join(top, "unit/libpod-payload-"+id)); err == nil {
+	if _, err := os.Stat(filepath.Join(top, payload)); err == nil {
 		t.Error("the cgroup of the payload is left")
 	}
 }
