@@ -120,7 +120,8 @@ metrics-recording: build guest clients ## twenty minutes of sandboxes and their 
 fuzz: deps ## every fuzz test for FUZZTIME each, or those of the pattern FUZZ=; FUZZJOBS=2 runs two at once
 	@export CLOISTER_MINUTES=100000 FUZZTIME=$(FUZZTIME); $(STAGES) fuzz
 
-# PART is some of cold, inside, tasks, concurrent, template, cpu and disks; none is all of them.
+# PART is some of cold, inside, tasks, process, concurrent, template, cpu and disks; without it, all
+# of them run.
 bench: build guest clients ## costs of starts, execs and files, beside runc and a bare QEMU; PART=; JSON into $$BENCH_JSON
 	@go run ./tests/clients/build gvisor || echo 'gVisor is not built: the table has no column for it'
 	@BENCH_PART='$(PART)' BENCH_RUNS=$${RUNS:-10} go test -count=1 -timeout 60m -v -run Bench ./tests/bench/...

@@ -39,6 +39,7 @@ type result struct {
 	ExecOverRunc         float64            `json:"exec_over_runc"`
 	TaskExecOverRunc     float64            `json:"task_exec_over_runc"`  // at the Task API, without a client
 	TaskStdioOverRunc    float64            `json:"task_stdio_over_runc"` // 4 KiB to cat and back
+	ProcessOverRunc      float64            `json:"process_over_runc"`    // ctr run of a plain container
 	TemplateOverCold     map[string]float64 `json:"template_over_cold"`
 	TemplateOverRunc     float64            `json:"template_over_runc"`
 	PSSMiB               map[string]float64 `json:"pss_mib"`
@@ -98,6 +99,7 @@ func TestBench(t *testing.T) {
 		{"cold", b.cold},
 		{"inside", b.inside},
 		{"tasks", b.tasks},
+		{"process", b.plain},
 		{"concurrent", b.concurrent},
 		{"template", b.templates},
 		{"cpu", b.whereCPU},
@@ -113,6 +115,7 @@ func TestBench(t *testing.T) {
 	r.ExecOverRunc = Ratio(b.median("exec"), b.median("exec runc"))
 	r.TaskExecOverRunc = Ratio(b.median("task api exec"), b.median("task api exec runc"))
 	r.TaskStdioOverRunc = Ratio(b.median("task api stdio"), b.median("task api stdio runc"))
+	r.ProcessOverRunc = Ratio(b.median("plain"), b.median("plain runc"))
 	r.PhasesMs, r.Times = spreads(b.phases), spreads(b.samples)
 	r.print(t)
 	if name := os.Getenv("BENCH_JSON"); name != "" {
@@ -390,6 +393,7 @@ func (r *result) print(t *testing.T) {
 	line("exec_over_runc", r.ExecOverRunc)
 	line("task_exec_over_runc", r.TaskExecOverRunc)
 	line("task_stdio_over_runc", r.TaskStdioOverRunc)
+	line("process_over_runc", r.ProcessOverRunc)
 	for _, name := range slices.Sorted(maps.Keys(r.CPUToReadyMs)) {
 		line("cpu_to_ready_ms "+name, r.CPUToReadyMs[name])
 	}
