@@ -28,7 +28,7 @@ import (
 const fakeEnv = "FAKE_HYPERVISOR"
 
 // The jail reads a program's first thread back, so that thread does what the program does.
-func init() { runtime.LockOSThread() }
+func init() { runtime.LockOSThread() } //nolint:gochecknoinits // later the main goroutine may be on another thread
 
 func TestMain(m *testing.M) {
 	scenario := os.Getenv(fakeEnv)
@@ -75,7 +75,9 @@ func fakeQEMU() {
 	monitor := os.NewFile(3, "qmp")
 	fmt.Fprintln(monitor, `{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}}, "capabilities": []}}`)
 	for commands := json.NewDecoder(monitor); ; {
-		var command struct{ Execute string }
+		var command struct {
+			Execute string `json:"execute"`
+		}
 		if commands.Decode(&command) != nil {
 			return
 		}

@@ -68,12 +68,12 @@ func TestFiles(t *testing.T) {
 // Landlock and without it.
 func TestScopes(t *testing.T) {
 	testenv.NeedRoot(t)
-	abstract, err := net.Listen("unix", fmt.Sprintf("@cloister-jail-%d", os.Getpid()))
+	abstract, err := new(net.ListenConfig).Listen(t.Context(), "unix", fmt.Sprintf("@cloister-jail-%d", os.Getpid()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer abstract.Close()
-	port, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

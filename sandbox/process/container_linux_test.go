@@ -49,7 +49,11 @@ func TestRuntimeGetsTheRecordedCgroup(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var spec struct{ Linux struct{ CgroupsPath string } }
+		var spec struct {
+			Linux struct {
+				CgroupsPath string `json:"cgroupsPath"`
+			} `json:"linux"`
+		}
 		if err := json.Unmarshal(data, &spec); err != nil {
 			t.Fatal(err)
 		}
