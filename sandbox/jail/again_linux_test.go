@@ -55,6 +55,14 @@ func say(t *testing.T, j Jail, do string) string {
 	return out
 }
 
+// The order "threads" is of a program whose first thread alone has no_new_privs: the runtime has
+// started others before this.
+func init() { //nolint:gochecknoinits // later the main goroutine may be on another thread
+	if os.Getenv(order) == "threads" {
+		_ = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	}
+}
+
 // TestSay is no test but the program that others start in a jail.
 func TestSay(t *testing.T) {
 	do, rest, _ := strings.Cut(os.Getenv(order), " ")
@@ -68,6 +76,8 @@ func TestSay(t *testing.T) {
 		var bits int
 		bits, err = unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
 		answer = fmt.Sprintf("%#x", bits)
+	case "threads":
+		err = Jail{NoNewPrivs: true}.Verify(os.Getpid())
 	case "signal":
 		var pid int
 		if _, err = fmt.Sscan(rest, &pid); err == nil {

@@ -115,17 +115,24 @@ func AllowFile(pid int, size uint64) error {
 // been started with it.
 func (l Limits) check(pid int) error {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	if err == nil {
+		err = l.compare(string(text))
+	}
 	if err != nil {
 		return fmt.Errorf("verify the jail of pid %d: %w", pid, err)
 	}
+	return nil
+}
+
+// compare compares the text of /proc/PID/limits with the limits.
+func (l Limits) compare(text string) error {
 	for _, want := range l.list() {
-		soft, hard, err := parseLimit(string(text), want.name)
+		soft, hard, err := parseLimit(text, want.name)
 		if err != nil {
-			return fmt.Errorf("verify the jail of pid %d: %w", pid, err)
+			return err
 		}
 		if soft > want.most || hard > want.most {
-			return fmt.Errorf("verify the jail of pid %d: %w: %s is %d, at most %d, want at most %d", pid,
-				ErrEscaped, want.name, soft, hard, want.most)
+			return fmt.Errorf("%w: %s is %d, at most %d, want at most %d", ErrEscaped, want.name, soft, hard, want.most)
 		}
 	}
 	return nil

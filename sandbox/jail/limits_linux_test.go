@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -57,6 +58,25 @@ exit 0`)
 					"14: went beyond it)", err)
 			}
 		})
+	}
+}
+
+// TestEachLimitIsCompared changes one limit at a time of a text that fits. A process could raise a
+// soft limit to its hard one.
+func TestEachLimitIsCompared(t *testing.T) {
+	const fits = "Max core file size 0 0 bytes\nMax locked memory 0 0 bytes\nMax file size 1048576 1048576 bytes\n"
+	l := Limits{NoLocked: true, FileBytes: 1 << 20}
+	if err := l.compare(fits); err != nil {
+		t.Fatal(err)
+	}
+	for _, limit := range []string{"core file size 0 0", "locked memory 0 0", "file size 1048576 1048576"} {
+		name := strings.TrimRight(limit, "0123456789 ")
+		for _, values := range []string{" 0 unlimited", " 0 1048577", " 1048577 1048577"} {
+			text := strings.Replace(fits, "Max "+limit, "Max "+name+values, 1)
+			if err := l.compare(text); !errors.Is(err, ErrEscaped) {
+				t.Errorf("%s%s: compare = %v, want %v", name, values, err, ErrEscaped)
+			}
+		}
 	}
 }
 

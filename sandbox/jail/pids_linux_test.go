@@ -178,6 +178,20 @@ func TestPivot(t *testing.T) {
 	}
 }
 
+// TestVerifyRootComparesTheMount: the same folder in another mount may be writable.
+func TestVerifyRootComparesTheMount(t *testing.T) {
+	testenv.NeedRoot(t)
+	tree, err := unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := os.NewFile(uintptr(tree), "/")
+	defer top.Close() // O_PATH
+	if err := VerifyRoot(os.Getpid(), top); !errors.Is(err, ErrEscaped) {
+		t.Errorf("VerifyRoot of a copy of the root's mount = %v, want %v", err, ErrEscaped)
+	}
+}
+
 // TestVerifyRootLooksAtEveryThread: one thread that has another root is as good as all.
 func TestVerifyRootLooksAtEveryThread(t *testing.T) {
 	testenv.NeedRoot(t)

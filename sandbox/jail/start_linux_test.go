@@ -299,6 +299,22 @@ func TestVerify(t *testing.T) {
 	if err := j.Verify(pid); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("a cgroup that cannot be read: Verify = %v, want %v", err, unix.EBUSY)
 	}
+	network, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer network.Close()
+	if err := (Jail{Network: network}).Verify(pid); !errors.Is(err, ErrEscaped) {
+		t.Errorf("in another network namespace: Verify = %v, want %v", err, ErrEscaped)
+	}
+}
+
+// TestVerifyLooksAtEveryThread: one thread that has more rights is as good as all.
+func TestVerifyLooksAtEveryThread(t *testing.T) {
+	testenv.NeedRoot(t)
+	if got := say(t, Jail{}, "threads"); !strings.Contains(got, "NoNewPrivs is") {
+		t.Errorf("with no_new_privs on the first thread alone: Verify: %s, want %v", got, ErrEscaped)
+	}
 }
 
 func TestConfig(t *testing.T) {
