@@ -55,8 +55,15 @@ func (p *PIDs) serve(env []string, ready chan<- error) error {
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close on exec: %w", err)
 	}
+	// Its own, which hideHost changes. Private: no mount of it appears outside.
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
 	// Ptrace stops it at its exec.
-	first, err := os.StartProcess("/proc/self/exe", []string{"cloister-pids"}, &os.ProcAttr{Env: env, Sys: &syscall.SysProcAttr{
+	first, err := os.StartProcess("/proc/self/exe", []string{"cloister-pids"}, &os.ProcAttr{Env: env, Dir: "/", Sys: &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWPID, Ptrace: true, Pdeathsig: unix.SIGKILL,
 	}})
 	if err != nil {
@@ -64,12 +71,34 @@ func (p *PIDs) serve(env []string, ready chan<- error) error {
 	}
 	p.ns, err = os.Open("/proc/" + strconv.Itoa(first.Pid) + "/ns/pid")
 	if err == nil {
+		err = hideHost()
+	}
+	if err == nil {
 		ready <- nil
 		<-p.ended
 	}
 	_ = first.Kill() // an error means that it has ended
 	_, waitErr := first.Wait()
 	return errors.Join(err, waitErr)
+}
+
+// hideHost makes an empty folder the root directory of this thread and of the first process, which
+// has started and opens nothing. The process is root's, and the others of the namespace find it in
+// their /proc: /proc/1/root would lead to the host's root directory. A root that nothing can
+// replace (EINVAL) stays: Config.RootError decides whether a sandbox starts there.
+func hideHost() error {
+	top, err := newTree("")
+	if err == nil {
+		defer top.Close() // O_PATH
+		err = setAttr(top, treeData, 0)
+	}
+	if err == nil {
+		err = replaceRoot(int(top.Fd()))
+	}
+	if err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("root directory of its first process: %w", err)
+	}
+	return nil
 }
 
 // Close ends the namespace and every process in it. It may be repeated.

@@ -62,6 +62,25 @@ func TestOwnProcShowsTheNamespaceAlone(t *testing.T) {
 	}
 }
 
+// TestFirstProcessHasNoFileOfTheHost lists what a process of root's, with all capabilities, finds
+// by way of the first process of its namespace.
+func TestFirstProcessHasNoFileOfTheHost(t *testing.T) {
+	r, w := pipe(t)
+	cmd := exec.CommandContext(t.Context(), testenv.NeedTool(t, "ls"), "-A", "/proc/1/root/", "/proc/1/cwd/")
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := housed(t).Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	out, err := io.ReadAll(r)
+	if err := errors.Join(err, cmd.Wait()); err != nil {
+		t.Error(err)
+	}
+	if got, want := string(out), "/proc/1/cwd/:\n\n/proc/1/root/:\n"; got != want {
+		t.Errorf("ls writes %q, want %q", got, want)
+	}
+}
+
 // TestPIDsEndWithTheirProcesses looks at a process in its namespace, and at what Close leaves.
 func TestPIDsEndWithTheirProcesses(t *testing.T) {
 	j := housed(t)
