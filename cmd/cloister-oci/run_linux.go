@@ -95,7 +95,7 @@ func openTerminal(wanted bool, socket string) (*os.File, *screen, error) {
 		s.own = own
 		_, err := term.MakeRaw(int(own.Fd()))
 		if err = errors.Join(err, master.ResizeFrom(own)); err != nil {
-			return nil, nil, errors.Join(err, terminal.Close(), master.Close())
+			return nil, nil, errors.Join(err, own.Reset(), terminal.Close(), master.Close())
 		}
 		sizes := make(chan os.Signal, 1)
 		signal.Notify(sizes, unix.SIGWINCH)

@@ -3,6 +3,7 @@
 package docker
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -126,7 +127,9 @@ func (b *engine) fetch(t *testing.T, address, port string) {
 // terminal runs Docker's command line on a terminal of its own.
 func (b *engine) terminal(t *testing.T, args ...string) string {
 	t.Helper()
-	r := host.OnTerminal(t, b.Docker(t.Context(), args...), nil)
+	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
+	defer cancel()
+	r := host.OnTerminal(t, b.Docker(ctx, args...), nil)
 	if r.Code != 0 {
 		t.Fatalf("docker %s: exit %d\n%s", strings.Join(args, " "), r.Code, r.Stdout)
 	}

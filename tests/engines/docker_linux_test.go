@@ -3,6 +3,7 @@
 package engines
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -114,7 +115,9 @@ func (d *docker) testRun(t *testing.T) {
 // has one, and ends with 6.
 func (d *docker) terminal(t *testing.T, args ...string) host.Result {
 	t.Helper()
-	cmd := d.d.Docker(t.Context(), append(args, "sh", "-c", "test -t 0 && echo terminal; exit 6")...)
+	ctx, cancel := context.WithTimeout(t.Context(), host.CallLimit)
+	defer cancel()
+	cmd := d.d.Docker(ctx, append(args, "sh", "-c", "test -t 0 && echo terminal; exit 6")...)
 	return host.OnTerminal(t, cmd, nil)
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/console"
 	"golang.org/x/sys/unix"
@@ -16,7 +17,8 @@ import (
 
 // OnTerminal runs a command to its end on a terminal of its own, as a user has one, and gives what
 // the terminal has shown as its standard output. follow is called before the start and after each
-// read, with all that was shown up to then: it types and sets the size. It may be nil.
+// read, with all that was shown up to then, on a goroutine of its own: it types and sets the size.
+// It may be nil.
 //
 // A pipe through script(1) would not do: the pipe's end is typed as ^D, perhaps before the program
 // reads keys one by one, and then Podman loses the container's output with every runtime.
@@ -44,16 +46,23 @@ func OnTerminal(t testing.TB, cmd *exec.Cmd, follow func(terminal console.Consol
 		t.Fatal(err)
 	}
 	var shown strings.Builder
-	buffer := make([]byte, 4096)
-	for err == nil { // EIO: the last one has closed it
-		var n int
-		n, err = terminal.Read(buffer)
-		shown.Write(buffer[:n])
-		if err == nil {
-			follow(terminal, shown.String())
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		for buffer := make([]byte, 4096); ; follow(terminal, shown.String()) {
+			n, err := terminal.Read(buffer)
+			shown.Write(buffer[:n])
+			if err != nil { // EIO: the last one has closed it
+				return
+			}
 		}
-	}
+	}()
 	err = cmd.Wait()
+	select {
+	case <-closed:
+	case <-time.After(Patience):
+		t.Fatalf("%s has ended, and something keeps its terminal open", strings.Join(cmd.Args, " "))
+	}
 	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
 		t.Fatalf("%s: %v", strings.Join(cmd.Args, " "), err)
 	}
