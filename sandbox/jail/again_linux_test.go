@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,7 @@ import (
 const atOnce = "GORACE=atexit_sleep_ms=0"
 
 // again starts the test's program in a jail, as one of its tests, and gives what it prints.
-func again(t *testing.T, j Jail, test, env string) string {
+func again(t *testing.T, j Jail, test, env string, attr *syscall.SysProcAttr) string {
 	t.Helper()
 	program, err := os.Executable()
 	if err != nil {
@@ -29,6 +30,7 @@ func again(t *testing.T, j Jail, test, env string) string {
 	r, w := pipe(t)
 	cmd := exec.CommandContext(t.Context(), program, "-test.run=^"+test+"$")
 	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), env, atOnce), w, os.Stderr
+	cmd.SysProcAttr = attr
 	if err := j.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +48,13 @@ const order = "JAIL_TEST_SAY"
 // say has a program in a jail do one thing, and gives what it says of it.
 func say(t *testing.T, j Jail, do string) string {
 	t.Helper()
-	out := again(t, j, "TestSay", order+"="+do)
+	return sayAs(t, j, do, nil)
+}
+
+// sayAs is say of a program that is started with attributes.
+func sayAs(t *testing.T, j Jail, do string, attr *syscall.SysProcAttr) string {
+	t.Helper()
+	out := again(t, j, "TestSay", order+"="+do, attr)
 	_, out, ok := strings.Cut(out, "said ")
 	if !ok {
 		t.Fatalf("%s: it says nothing", do)
@@ -76,6 +84,15 @@ func TestSay(t *testing.T) {
 		var bits int
 		bits, err = unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
 		answer = fmt.Sprintf("%#x", bits)
+	case "pids":
+		var p *PIDs
+		if rest != "" {
+			err = os.WriteFile("/proc/sys/user/"+rest, []byte("0"), 0)
+		}
+		if err == nil {
+			p, err = NewPIDs(nil)
+		}
+		_ = p.Close() // always nil
 	case "threads":
 		err = Jail{NoNewPrivs: true}.Verify(os.Getpid())
 	case "signal":

@@ -31,7 +31,7 @@ type PIDs struct {
 // NewPIDs makes the namespace. env is the environment of its first process, by which it is found
 // after a crash. A Jail that is started with it closes it when its process ends; without one the
 // caller calls Close. The first process has the sandbox's mark in its environment, as all helpers
-// have. It costs 16 KiB of memory.
+// have.
 func NewPIDs(env []string) (*PIDs, error) {
 	p := &PIDs{ended: make(chan struct{})}
 	ready := make(chan error, 1)
@@ -42,8 +42,7 @@ func NewPIDs(env []string) (*PIDs, error) {
 		}
 	}()
 	if err := <-ready; err != nil {
-		return nil, fmt.Errorf("pid namespace: %w: the host's sysctls user.max_pid_namespaces and kernel.yama.ptrace_scope (below 3) "+
-			"must allow it, or name %q in jail.disable", err, Namespaces)
+		return nil, fmt.Errorf("pid namespace: %w", err)
 	}
 	return p, nil
 }
@@ -55,23 +54,25 @@ func (p *PIDs) serve(env []string, ready chan<- error) error {
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close on exec: %w", err)
 	}
-	// Its own, which hideHost changes. Private: no mount of it appears outside.
+	// Its own, which emptyRoot changes. Private: no mount of it appears outside.
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return err
+		return fmt.Errorf("mount namespace: %w: the host's sysctl user.max_mnt_namespaces must allow it, or name %q in jail.disable",
+			err, Namespaces)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return err
+		return fmt.Errorf("mount namespace: make its mounts private: %w", err)
 	}
 	// Ptrace stops it at its exec.
 	first, err := os.StartProcess("/proc/self/exe", []string{"cloister-pids"}, &os.ProcAttr{Env: env, Dir: "/", Sys: &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWPID, Ptrace: true, Pdeathsig: unix.SIGKILL,
 	}})
 	if err != nil {
-		return err
+		return fmt.Errorf("first process: %w: the host's sysctls user.max_pid_namespaces and kernel.yama.ptrace_scope (below 3) "+
+			"must allow it, or name %q in jail.disable", err, Namespaces)
 	}
 	p.ns, err = os.Open("/proc/" + strconv.Itoa(first.Pid) + "/ns/pid")
 	if err == nil {
-		err = hideHost()
+		err = emptyRoot(first.Pid)
 	}
 	if err == nil {
 		ready <- nil
@@ -82,21 +83,27 @@ func (p *PIDs) serve(env []string, ready chan<- error) error {
 	return errors.Join(err, waitErr)
 }
 
-// hideHost makes an empty folder the root directory of this thread and of the first process, which
-// has started and opens nothing. The process is root's, and the others of the namespace find it in
-// their /proc: /proc/1/root would lead to the host's root directory. A root that nothing can
-// replace (EINVAL) stays: Config.RootError decides whether a sandbox starts there.
-func hideHost() error {
+// emptyRoot makes an empty folder the root directory of this thread and of the first process, and
+// reads that back. The first process has started and opens nothing. It is root's, and the others
+// of the namespace find it in their /proc: /proc/1/root would lead to the host's root directory. A
+// root that nothing can replace stays: replacing it gives EINVAL, for QEMU as well, and there
+// Config.RootError decides whether the sandbox starts.
+func emptyRoot(first int) error {
 	top, err := newTree("")
 	if err == nil {
 		defer top.Close() // O_PATH
 		err = setAttr(top, treeData, 0)
 	}
 	if err == nil {
-		err = replaceRoot(int(top.Fd()))
+		if err = replaceRoot(int(top.Fd())); errors.Is(err, unix.EINVAL) {
+			return nil
+		}
 	}
-	if err != nil && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("root directory of its first process: %w", err)
+	if err == nil { // on another thread: this one has no /proc any more
+		err = sys.OnThread(func() error { return VerifyRoot(first, top) })
+	}
+	if err != nil {
+		return fmt.Errorf("root directory of the first process: %w", err)
 	}
 	return nil
 }

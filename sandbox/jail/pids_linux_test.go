@@ -11,8 +11,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -78,6 +80,71 @@ func TestFirstProcessHasNoFileOfTheHost(t *testing.T) {
 	}
 	if got, want := string(out), "/proc/1/cwd/:\n\n/proc/1/root/:\n"; got != want {
 		t.Errorf("ls writes %q, want %q", got, want)
+	}
+}
+
+// TestFirstProcessMustLeaveTheHostsRoot has a process that keeps its root directory, and system
+// calls that fail with the error of a root that nothing can replace. Only replacing it may give
+// that error.
+func TestFirstProcessMustLeaveTheHostsRoot(t *testing.T) {
+	testenv.NeedRoot(t)
+	for _, tt := range []struct {
+		name  string
+		fails uint32 // system call
+		want  error
+	}{
+		{"a process that keeps its root directory", unix.SYS_REBOOT, ErrEscaped}, // a call that nobody makes
+		{"fsopen", unix.SYS_FSOPEN, unix.EINVAL},
+		{"mount_setattr", unix.SYS_MOUNT_SETATTR, unix.EINVAL},
+		{"pivot_root", unix.SYS_PIVOT_ROOT, nil},
+	} {
+		var got error
+		err := sys.OnThread(func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+				return err
+			}
+			if err := errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), failing(tt.fails)); err != nil {
+				return err
+			}
+			got = emptyRoot(os.Getpid()) // the other threads stay where they are
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !errors.Is(got, tt.want) {
+			t.Errorf("%s: emptyRoot = %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// failing has a system call of the calling thread give EINVAL.
+func failing(call uint32) error {
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // its number
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: call, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EINVAL)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0)
+}
+
+// TestPIDsNameTheLimitThatIsReached makes a namespace in a user namespace that allows none.
+func TestPIDsNameTheLimitThatIsReached(t *testing.T) {
+	testenv.NeedRoot(t)
+	const remedy = ` must allow it, or name "namespaces" in jail.disable`
+	for limit, want := range map[string]string{
+		"":                   "done",
+		"max_mnt_namespaces": "pid namespace: mount namespace: no space left on device: the host's sysctl user.max_mnt_namespaces" + remedy,
+		"max_pid_namespaces": "no space left on device: the host's sysctls user.max_pid_namespaces and kernel.yama.ptrace_scope (below 3)" +
+			remedy,
+	} {
+		root := []syscall.SysProcIDMap{{Size: 1}}
+		got := sayAs(t, Jail{}, "pids "+limit, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: root, GidMappings: root})
+		if !strings.HasSuffix(got, want) {
+			t.Errorf("with %q 0: %s, want %s", limit, got, want)
+		}
 	}
 }
 
@@ -197,6 +264,22 @@ func TestPivot(t *testing.T) {
 	}
 }
 
+// settled waits until each thread of this process has that root directory. The threads of
+// namespaces that earlier tests have closed may still be ending.
+func settled(t *testing.T, top *os.File) {
+	t.Helper()
+	const patience = 2 * time.Minute
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		err := VerifyRoot(os.Getpid(), top)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, ErrEscaped) || time.Now().After(deadline) {
+			t.Fatalf("the root directory of this process: VerifyRoot = %v, want nil within %v", err, patience)
+		}
+	}
+}
+
 // TestVerifyRootComparesTheMount: the same folder in another mount may be writable.
 func TestVerifyRootComparesTheMount(t *testing.T) {
 	testenv.NeedRoot(t)
@@ -206,6 +289,12 @@ func TestVerifyRootComparesTheMount(t *testing.T) {
 	}
 	top := os.NewFile(uintptr(tree), "/")
 	defer top.Close() // O_PATH
+	own, err := os.Open("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	settled(t, own)
 	if err := VerifyRoot(os.Getpid(), top); !errors.Is(err, ErrEscaped) {
 		t.Errorf("VerifyRoot of a copy of the root's mount = %v, want %v", err, ErrEscaped)
 	}
@@ -220,13 +309,7 @@ func TestVerifyRootLooksAtEveryThread(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer top.Close()
-	// The threads of namespaces that earlier tests have closed may still be ending.
-	for err = ErrEscaped; errors.Is(err, ErrEscaped); time.Sleep(time.Millisecond) {
-		err = VerifyRoot(os.Getpid(), top)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	settled(t, top)
 	moved, looked := make(chan error), make(chan struct{})
 	defer close(looked)
 	go func() {

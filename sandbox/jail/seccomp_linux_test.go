@@ -83,7 +83,7 @@ func TestMakeCalls(*testing.T) {
 // makeCalls starts the test's program in a jail and gives the error of each call.
 func makeCalls(t *testing.T, j Jail, names []string) map[string]unix.Errno {
 	t.Helper()
-	out := again(t, j, "TestMakeCalls", attempts+"="+strings.Join(names, ","))
+	out := again(t, j, "TestMakeCalls", attempts+"="+strings.Join(names, ","), nil)
 	made := map[string]unix.Errno{}
 	for line := range strings.Lines(out) {
 		var name string
