@@ -16,6 +16,7 @@ import (
 
 	"cloister/cmd/internal/hardening"
 	"cloister/sandbox/guestapi"
+	"cloister/sandbox/hypervisor"
 	"cloister/sys"
 	"cloister/vmm"
 	"cloister/vmm/guestimage"
@@ -150,6 +151,15 @@ func (p program) remedy() string {
 	return "install " + p.packages + ", or set its path under [machine] in the config"
 }
 
+// risk is an error when others may change the program, or the firmware of a QEMU.
+func (p program) risk(path string) error {
+	err := sys.Trusted(path)
+	if err == nil && p.name == "QEMU" {
+		err = hypervisor.TrustedFirmware(path)
+	}
+	return err
+}
+
 // risky is about a program that others may change. A start refuses QEMU and the file server then.
 func (p program) risky(risk error) finding {
 	const remedy = "take the distribution's package"
@@ -187,7 +197,7 @@ func checkPrograms(ctx context.Context, s *site) []finding {
 		path, err := p.find()
 		version := ""
 		if err == nil {
-			if risk := sys.Trusted(path); risk != nil { // asked for its version it would run as root
+			if risk := p.risk(path); risk != nil { // asked for its version it would run as root
 				list = append(list, p.risky(risk))
 				continue
 			}

@@ -199,6 +199,28 @@ func TestProgramOfOthersIsNotRun(t *testing.T) {
 	}
 }
 
+// TestFirmwareOfOthersIsFound: a start refuses a QEMU whose firmware others may replace.
+func TestFirmwareOfOthersIsFound(t *testing.T) {
+	testenv.NeedRoot(t)
+	s := fakeSite(t, nil)
+	dir := t.TempDir()
+	share := filepath.Join(dir, "share")
+	s.config.Machine.QEMU = filepath.Join(dir, "bin", "qemu")
+	if err := errors.Join(os.Mkdir(share, 0o755), os.Mkdir(filepath.Dir(s.config.Machine.QEMU), 0o755),
+		os.WriteFile(s.config.Machine.QEMU, []byte("#!/bin/sh\necho version 1\n"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if f := checkPrograms(t.Context(), s)[0]; f.Grade != gradeOK {
+		t.Errorf("root's firmware: %+v, want ok", f)
+	}
+	if err := errors.Join(os.Chown(share, 0, 50), os.Chmod(share, 0o775)); err != nil {
+		t.Fatal(err)
+	}
+	if f := checkPrograms(t.Context(), s)[0]; f.Grade != gradeFail || !strings.Contains(f.Found, "chmod go-w "+share) {
+		t.Errorf("firmware of a group: %+v, want fail that names the folder", f)
+	}
+}
+
 // TestRustExcusesTheFileServerAlone has a program without a canary that holds a part in Rust.
 func TestRustExcusesTheFileServerAlone(t *testing.T) {
 	cc := testenv.NeedTool(t, "cc") // of gcc, with libc6-dev

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -188,21 +189,27 @@ func filesOf(m vmm.Machine) jail.Files {
 // libraries. It looks for firmware in /usr/share and beside its program, whose path program is.
 func RootOf(program string, m vmm.Machine) jail.Tree {
 	f := filesOf(m)
-	t := jail.Tree{Read: f.Read, Devices: f.Devices}
-	for _, share := range []string{"/usr/share", filepath.Join(filepath.Dir(program), "..", "share")} {
+	return jail.Tree{Read: f.Read, Optional: firmware(program), Devices: f.Devices}
+}
+
+// firmware are the folders that may have the firmware of the QEMU whose path program is.
+func firmware(program string) (folders []string) {
+	shares := []string{"/usr/share", filepath.Join(filepath.Dir(program), "..", "share")}
+	for _, share := range slices.Compact(shares) {
 		for _, name := range []string{
 			"qemu", "qemu-kvm", "qemu-firmware", "seabios", "seavgabios", "sgabios", "qboot", "ipxe", "edk2", "OVMF",
 		} {
-			t.Optional = append(t.Optional, filepath.Join(share, name))
+			folders = append(folders, filepath.Join(share, name))
 		}
 	}
-	return t
+	return folders
 }
 
-// trusted is an error when somebody other than root could give QEMU its firmware, or have it find
-// another folder of the host there.
-func trusted(t jail.Tree) error {
-	for _, name := range t.Optional {
+// TrustedFirmware is an error when somebody other than root could give QEMU its firmware, or have
+// it find another folder of the host there. A sandbox with that program does not start then. The
+// path program has no links.
+func TrustedFirmware(program string) error {
+	for _, name := range firmware(program) {
 		if err := sys.Trusted(name); err != nil {
 			return fmt.Errorf("QEMU's firmware: %w", err)
 		}
@@ -225,10 +232,10 @@ func (v *VM) Launch(ctx context.Context, m vmm.Machine, logs Logs, memory *os.Fi
 			return 0, fmt.Errorf("memory: %w", err)
 		}
 	}
-	tree := RootOf(v.config.Programs.QEMU, m)
-	if err := trusted(tree); err != nil {
+	if err := TrustedFirmware(v.config.Programs.QEMU); err != nil {
 		return 0, err
 	}
+	tree := RootOf(v.config.Programs.QEMU, m)
 	if tree.Label, err = v.config.Identity.Folders(); err != nil {
 		return 0, err
 	}

@@ -16,7 +16,7 @@ import (
 	"cloister/sandbox/cgroup"
 	"cloister/sandbox/confine"
 	"cloister/sandbox/jail"
-	"cloister/vmm"
+	"cloister/tests/testenv"
 )
 
 // TestVerifyReadsBothJailsBack starts processes without one part of the jail at a time. Landlock
@@ -143,15 +143,28 @@ func TestLeaveHost(t *testing.T) {
 	}
 }
 
+// TestFirmwareFolders: a program of /usr/bin has its firmware where all have it.
+func TestFirmwareFolders(t *testing.T) {
+	usual, local := firmware("/usr/bin/qemu"), firmware("/usr/local/bin/qemu")
+	if !slices.Contains(local, "/usr/share/seabios") || !slices.Contains(local, "/usr/local/share/seabios") {
+		t.Errorf("firmware of a program in /usr/local/bin: %q, want both folders", local)
+	}
+	slices.Sort(usual)
+	if once := slices.Compact(slices.Clone(usual)); !slices.Equal(usual, once) {
+		t.Errorf("firmware of a program in /usr/bin: %q, want %q", usual, once)
+	}
+}
+
 // TestFirmwareOfOthersIsRefused has QEMU look for its firmware where all users may write.
 func TestFirmwareOfOthersIsRefused(t *testing.T) {
+	testenv.NeedRoot(t)
 	dir := t.TempDir()
 	share := filepath.Join(dir, "share")
 	for mode, want := range map[os.FileMode]string{0o755: "", 0o777: "QEMU's firmware: " + share + ", on the way to "} {
 		if err := errors.Join(os.MkdirAll(share, 0o755), os.Chmod(share, mode)); err != nil {
 			t.Fatal(err)
 		}
-		err := trusted(RootOf(filepath.Join(dir, "bin/qemu"), vmm.Machine{}))
+		err := TrustedFirmware(filepath.Join(dir, "bin/qemu"))
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("with mode %o: %v, want %q", mode, err, want)
 		}
