@@ -61,12 +61,15 @@ func TestEachStatusFieldIsCompared(t *testing.T) {
 	for _, name := range sets {
 		wrong[name] = []string{(bounding | more).String(), "", "none"}
 	}
-	for thread, filters := range map[*map[string]string]int{&first: inherited + 1, &other: inherited} {
-		wrong["Seccomp_filters"] = []string{strconv.Itoa(filters), ""}
+	for _, tt := range []struct {
+		thread  map[string]string
+		filters int // one too few
+	}{{first, inherited + 1}, {other, inherited}} {
+		wrong["Seccomp_filters"] = []string{strconv.Itoa(tt.filters), ""}
 		for name, values := range wrong {
 			for _, value := range values {
-				if err := check(*thread, name, value); !errors.Is(err, ErrEscaped) {
-					t.Errorf("thread %s with %s %q: checkStatus = %v, want %v", (*thread)["Pid"], name, value, err, ErrEscaped)
+				if err := check(tt.thread, name, value); !errors.Is(err, ErrEscaped) {
+					t.Errorf("thread %s with %s %q: checkStatus = %v, want %v", tt.thread["Pid"], name, value, err, ErrEscaped)
 				}
 			}
 		}
