@@ -30,7 +30,9 @@ func TestBenchTemplate(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*labTime)
 	t.Cleanup(cancel)
-	rounds(ctx, t, m, prepare(ctx, t, m), []scenario{{"starts", func(t *testing.T, l *lab) { l.benchTemplate(t, runs) }}})
+	rounds(ctx, t, m, prepare(ctx, t, m), []scenario{
+		{"starts", func(t *testing.T, l *lab) { l.benchTemplate(t, runs) }}, {"files", benchFiles},
+	})
 }
 
 // benchTemplate has both kinds of start take turns. The first of each warms caches.
@@ -87,6 +89,44 @@ func (l *lab) benchTemplate(t *testing.T, runs int) {
 		keys[title] = all
 	}
 	if err := bench.Merge(keys); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readFiles makes 500 small files in a folder, opens, reads and closes each three times by the
+// shell itself, and prints the seconds before and after that.
+const readFiles = `mkdir $0; i=0; while [ $i -lt 500 ]; do echo x >$0/$i; i=$((i+1)); done
+read begin rest </proc/uptime
+for n in 1 2 3; do i=0; while [ $i -lt 500 ]; do read line <$0/$i; i=$((i+1)); done; done
+read end rest </proc/uptime
+echo $begin $end`
+
+// benchFiles reads small files through a bind mount under KVM, and on the machine itself.
+func benchFiles(t *testing.T, l *lab) {
+	t.Helper()
+	e := l.engine(t)
+	l.sh(t, "mkdir /srv/files")
+	if err := e.run("files", "--runtime-config-path", l.config(t, "files", "", "", boxTables(l.mac, "off")),
+		"--mount", "type=bind,src=/srv/files,dst=/v,options=rbind"); err != nil {
+		t.Fatal(err)
+	}
+	seconds := func(said string) float64 {
+		var begin, end float64
+		if _, err := fmt.Sscan(said, &begin, &end); err != nil || end <= begin {
+			t.Fatalf("%q: %v, want two times", said, err)
+		}
+		return end - begin
+	}
+	inside, err := e.ctr("task", "exec", "--exec-id", "read", "files", "sh", "-c", readFiles, "/v/guest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	guest, host := seconds(inside), seconds(l.sh(t, "/bin/busybox sh -c '"+readFiles+"' /srv/files/host"))
+	t.Logf("1500 reads: %.2f s in the guest, %.2f s on its host: %.0f", guest, host, guest/host)
+	if err := bench.Merge(map[string]any{"kvm_small_files_over_host": bench.Ratio(guest, host)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.remove("files"); err != nil {
 		t.Fatal(err)
 	}
 }
