@@ -39,7 +39,7 @@ func ProcessOf(pid int) (Process, error) {
 	if err != nil {
 		return Process{}, fmt.Errorf("identify pid %d: %w", pid, err)
 	}
-	return Process{PID: pid, Start: s.start, Boot: boot, PIDNamespace: space}, nil
+	return Process{PID: pid, Start: s.Start, Boot: boot, PIDNamespace: space}, nil
 }
 
 // Alive reports whether p still runs. A zombie does not, once its last thread has ended: of a
@@ -58,15 +58,12 @@ func (p Process) Alive() (bool, error) {
 	if err != nil || p.PIDNamespace != space {
 		return err == nil, err
 	}
-	s, err := readStat(p.PID)
-	if gone(err) {
-		return false, nil
-	}
+	s, err := StatOf(p.PID)
 	if err != nil {
 		return false, fmt.Errorf("identify pid %d: %w", p.PID, err)
 	}
-	ended := (s.state == 'Z' || s.state == 'X') && s.threads <= 1
-	return s.start == p.Start && !ended, nil
+	ended := s.Ended() && s.Threads <= 1
+	return s.Start == p.Start && !ended, nil
 }
 
 // Kill sends SIGKILL to p and waits until it has ended or ctx has. A process that has ended already
@@ -99,34 +96,52 @@ func (p Process) Kill(ctx context.Context) error {
 	return nil
 }
 
-// stat is what is needed of /proc/PID/stat.
-type stat struct {
-	start   uint64
-	state   byte
-	threads int
+// Stat is what is needed of /proc/PID/stat.
+type Stat struct {
+	State   byte // a letter, as R; X for a process that is gone
+	Parent  int  // 0 for a process that is gone
+	Threads int
+	Start   uint64 // in clock ticks after boot
 }
 
-// readStat gives fs.ErrNotExist or ESRCH for a process that has ended (gone).
-func readStat(pid int) (stat, error) {
+// StatOf reads the stat of the process that has pid now. A process that is gone is no error: with
+// an error, as EMFILE, nothing is known of it.
+func StatOf(pid int) (Stat, error) {
+	s, err := readStat(pid)
+	if gone(err) {
+		return Stat{State: 'X'}, nil
+	}
+	return s, err
+}
+
+// Ended says that the main thread has ended: the process is gone or a zombie. Other threads may
+// still run.
+func (s Stat) Ended() bool { return s.State == 'Z' || s.State == 'X' }
+
+// readStat gives fs.ErrNotExist or ESRCH for a process that is gone.
+func readStat(pid int) (Stat, error) {
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
-		return stat{}, err
+		return Stat{}, err
 	}
 	return parseStat(text)
 }
 
 // parseStat reads /proc/PID/stat. Its second field is a name in parentheses that may hold anything;
 // field 3 follows the last closing one.
-func parseStat(text []byte) (s stat, err error) {
+func parseStat(text []byte) (s Stat, err error) {
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
 	if len(fields) < 20 {
-		return stat{}, fmt.Errorf("stat %.80q: want 20 fields after the name, found %d", text, len(fields))
+		return Stat{}, fmt.Errorf("stat %.80q: want 20 fields after the name, found %d", text, len(fields))
 	}
-	s.state = fields[0][0]
-	if s.threads, err = strconv.Atoi(string(fields[17])); err != nil { // field 20
-		return stat{}, err
+	s.State = fields[0][0]
+	if s.Parent, err = strconv.Atoi(string(fields[1])); err != nil { // field 4
+		return Stat{}, err
 	}
-	s.start, err = strconv.ParseUint(string(fields[19]), 10, 64)
+	if s.Threads, err = strconv.Atoi(string(fields[17])); err != nil { // field 20
+		return Stat{}, err
+	}
+	s.Start, err = strconv.ParseUint(string(fields[19]), 10, 64)
 	return s, err
 }
 

@@ -113,8 +113,8 @@ func TestPIDFD(t *testing.T) {
 }
 
 func TestParseStat(t *testing.T) {
-	line := "12 (a) b (c) R " + strings.Repeat("1 ", 16) + "5 1 777 0 0\n"
-	want := stat{start: 777, state: 'R', threads: 5}
+	line := "12 (a) b (c) R 9 " + strings.Repeat("1 ", 15) + "5 1 777 0 0\n"
+	want := Stat{Start: 777, State: 'R', Threads: 5, Parent: 9}
 	if got, err := parseStat([]byte(line)); err != nil || got != want {
 		t.Errorf("parseStat = %+v, %v, want %+v", got, err, want)
 	}
@@ -122,5 +122,17 @@ func TestParseStat(t *testing.T) {
 		if _, err := parseStat([]byte(bad)); err == nil {
 			t.Errorf("parseStat(%q): no error", bad)
 		}
+	}
+}
+
+func TestStatOf(t *testing.T) {
+	cmd := sleeper(t)
+	pid := cmd.Process.Pid
+	if s, err := StatOf(pid); err != nil || s.Parent != os.Getpid() || s.Ended() {
+		t.Errorf("StatOf of a child that runs = %+v, %v, want parent %d and not ended", s, err, os.Getpid())
+	}
+	_, _ = cmd.Process.Kill(), cmd.Wait()
+	if s, err := StatOf(pid); err != nil || s.Parent != 0 || !s.Ended() {
+		t.Errorf("StatOf of a process that is gone = %+v, %v, want ended and no parent", s, err)
 	}
 }

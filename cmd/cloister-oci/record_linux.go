@@ -10,11 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/sys"
 )
 
 // validID is what both the shim and a folder take for a name. Dots alone, or a leading one, would
@@ -72,25 +72,8 @@ func (p process) alive() bool {
 	if p.PID == 0 {
 		return false
 	}
-	state, start, err := stat(p.PID)
-	return err == nil && start == p.Start && state != "Z" && state != "X"
-}
-
-// stat reads the state and the start of a process (proc_pid_stat(5), fields 3 and 22). The name of
-// a program is in parentheses and may hold blanks and parentheses: the fields are counted from the
-// last one.
-func stat(pid int) (state string, start uint64, err error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return "", 0, err
-	}
-	// Field 3 is the first after the name, so field 22 has index 19.
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	if len(fields) < 20 {
-		return "", 0, fmt.Errorf("/proc/%d/stat: %d fields, want more", pid, len(fields))
-	}
-	start, err = strconv.ParseUint(fields[19], 10, 64)
-	return fields[0], start, err
+	s, err := sys.StatOf(p.PID)
+	return err == nil && s.Start == p.Start && !s.Ended()
 }
 
 // container names the folder of an id. The id becomes a folder's name, so nothing that leaves the

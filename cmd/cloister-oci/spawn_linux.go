@@ -17,6 +17,8 @@ import (
 	"github.com/containerd/console"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
+
+	"cloister/sys"
 )
 
 // child is a proxy seen by the verb that has started it. One goroutine uses it. keep or drop ends
@@ -88,7 +90,8 @@ func (c *child) agree(o order) error {
 		return err
 	}
 	c.machine, c.process.PID = a.Machine, c.cmd.Process.Pid
-	_, c.process.Start, err = stat(c.process.PID)
+	s, err := sys.StatOf(c.process.PID)
+	c.process.Start = s.Start
 	return err
 }
 
