@@ -13,8 +13,8 @@ func nowhere(null *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", null
 // outputs gives the names of a process's outputs for containerd's service, which is told a name for
 // both or for none. Alone, an output fails in it. An input alone has it collect the output in
 // memory, and Start last as long as the process. A terminal has one output; without a name for it,
-// Start fails once the process runs, which nobody knows then, and the terminal stays open. What the
-// engine did not ask for goes to the null device.
+// Start fails after the process has been started, which then keeps running with its terminal open.
+// What the engine did not ask for goes to the null device.
 func outputs(null *os.File, stdin, stdout, stderr string, terminal bool) (outName, errName string) {
 	if !terminal && stdin == "" && stdout == "" && stderr == "" {
 		return stdout, stderr
