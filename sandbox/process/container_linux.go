@@ -3,7 +3,6 @@
 package process
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -295,28 +294,33 @@ func (c *container) effects() []statedir.Effect {
 
 // verify reads back that the first process waits to run under the sandbox's label, or with running
 // that it does. One that has ended meanwhile has nothing to read. What the configuration asked for
-// proves nothing: the kernel is asked.
+// proves nothing: the kernel is asked. errUnread means that the label could not be read for lack of
+// descriptors or memory; any other error, that it is wrong.
 func (c *container) verify(ctx context.Context, pid int, waiting bool) error {
 	err := c.sandbox.confine.Verify(ctx, confine.Process{
 		Role: confine.Container, PID: pid, Starter: c.sandbox.config.Runtime, Waiting: waiting,
 	})
 	// A waiting process that is gone is an error: nothing may start in its place.
-	if err != nil && !waiting && ended(pid) {
+	if err == nil || waiting {
+		return err
+	}
+	over, failed := ended(pid)
+	if over {
 		return nil
 	}
-	return err
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) {
+		err = fmt.Errorf("%w: %w", errUnread, err)
+	}
+	return errors.Join(err, failed)
 }
 
-// ended says that a process is gone or a zombie, which has no label to read. The text of stat is
-// PID (NAME) STATE and more.
-func ended(pid int) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
-	}
-	// A program's name may hold anything, and so a parenthesis.
-	_, rest, _ := strings.Cut(string(data[bytes.LastIndexByte(data, ')')+1:]), " ")
-	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
+// errUnread is not the error of a wrong label: nothing is known of the label.
+var errUnread = errors.New("the label of the process was not read back")
+
+// ended says that a process is gone or a zombie, which has no label to read.
+func ended(pid int) (bool, error) {
+	s, err := sys.StatOf(pid)
+	return s.Ended(), err
 }
 
 // checkVolumes refuses a container whose bind mounts are not the files that were admitted. What a

@@ -27,14 +27,14 @@ func TestEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := cmd.Process.Pid
-	if ended(pid) {
-		t.Errorf("a process named %q that runs is taken for one that has ended", filepath.Base(sleep))
+	if over, err := ended(pid); err != nil || over {
+		t.Errorf("ended of a process named %q that runs = %t, %v, want false", filepath.Base(sleep), over, err)
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Error(err)
 	}
 	_ = cmd.Wait() // killed
-	if !ended(pid) {
-		t.Error("a process that was waited for is not taken for one that has ended")
+	if over, err := ended(pid); err != nil || !over {
+		t.Errorf("ended of a process that was waited for = %t, %v, want true", over, err)
 	}
 }

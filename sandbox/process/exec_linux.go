@@ -14,42 +14,42 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"cloister/sys"
 )
 
-// failed is the error of a start. Of an exec nothing is left running.
+// failed is the error of a start, with its class. Of an exec the process is ended; a child that it
+// has forked by then stays.
 func (s *Service) failed(ctx context.Context, c *container, exec string, err error) error {
 	if exec == "" {
 		return err
 	}
-	if left := s.abandon(ctx, c, exec); left != nil {
-		return errors.Join(err, left)
+	left := s.abandon(ctx, c, exec)
+	if left == nil {
+		return err
 	}
-	return err // as it is, with its class
+	start, _ := status.FromError(err) // of a join, clients would see the status as text
+	return status.Errorf(start.Code(), "%s; end its process: %v", start.Message(), left)
 }
 
 // abandon ends the process of an exec whose start has failed after the OCI runtime had made it: its
 // streams could not be opened. containerd's service forgets such a process with the error, so no
 // call could kill it, and nobody has read its label back. A wrong label ends the container, as in
-// Start. The pid is in the file that the runtime has written.
+// Start. With an error the process may still run.
 func (s *Service) abandon(ctx context.Context, c *container, exec string) error {
 	// An exec that runs, and was started once more, has a pid there.
 	state, err := s.TTRPCTaskService.State(ctx, &taskapi.StateRequest{ID: c.id, ExecID: exec})
+	if status.Code(err) == codes.NotFound { // it was never added, or is deleted
+		return nil
+	}
 	if err != nil || state.GetPid() != 0 {
 		return err
 	}
-	name := filepath.Join(c.ours(), exec+".pid") // containerd's name for it
-	data, err := os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the runtime has made none
-	}
-	if err != nil {
+	pid, err := c.takePID(exec)
+	if err != nil || pid == 0 {
 		return err
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
 	}
 	p, err := sys.OpenPID(pid)
 	if errors.Is(err, os.ErrProcessDone) {
@@ -58,27 +58,59 @@ func (s *Service) abandon(ctx context.Context, c *container, exec string) error 
 	if err != nil {
 		return err
 	}
-	defer p.Close()       // nothing is buffered
-	if !ofThisShim(pid) { // it has ended, and another process has its pid
-		return nil
-	}
-	if err := c.verify(ctx, pid, false); err != nil {
-		return errors.Join(err, c.group.Kill())
-	}
-	if err := p.Signal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	defer p.Close() // nothing is buffered
+	// Else it has ended, and another process has its pid.
+	if ours, err := ofThisShim(pid); err != nil || !ours {
 		return err
 	}
-	return nil
+	unread := c.verify(ctx, pid, false)
+	if unread != nil && !errors.Is(unread, errUnread) {
+		return errors.Join(unread, c.group.Kill())
+	}
+	if err := p.Signal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return errors.Join(unread, err)
+	}
+	return unread
+}
+
+// takePID gives the pid that the OCI runtime has written down for an exec, and removes the file,
+// which a later start that fails earlier would find. It gives 0 where the runtime has made no
+// process.
+func (c *container) takePID(exec string) (int, error) {
+	name := filepath.Join(c.ours(), exec+".pid") // containerd's name for it
+	data, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", name, err)
+	}
+	if pid == c.pid { // of an exec named init the file is the first process's until it is started
+		return 0, nil
+	}
+	return pid, os.Remove(name)
 }
 
 // ofThisShim says that a process is a child of this one, as all processes are that the OCI runtime
-// has made and left. The text of stat is PID (NAME) STATE PPID and more.
-func ofThisShim(pid int) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
+// has made and left.
+func ofThisShim(pid int) (bool, error) {
+	s, err := sys.StatOf(pid)
+	return s.Parent == os.Getpid(), err
+}
+
+// unverified ends what has been started and failed verify. After a wrong label that is all of the
+// container: what the process has started meanwhile has the wrong label as well, and is in no list
+// but the cgroup's. An exec whose label could not be read is ended alone, and a child that it has
+// forked stays.
+func (s *Service) unverified(ctx context.Context, c *container, exec string, err error) error {
+	if exec == "" || !errors.Is(err, errUnread) {
+		return errors.Join(err, c.group.Kill())
 	}
-	// A program's name may hold anything, and so a parenthesis.
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	return len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid())
+	// The service kills by pid, which takes no descriptor.
+	_, killErr := s.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: c.id, ExecID: exec, Signal: uint32(unix.SIGKILL)})
+	return errors.Join(err, killErr)
 }

@@ -15,6 +15,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
 	runctask "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
+	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/pkg/sys/reaper"
 	"github.com/containerd/errdefs"
@@ -289,7 +290,7 @@ func (s *Service) discard(ctx context.Context, id string) error {
 // Start runs a created container or exec, and reads back the label that it runs under. The pending
 // label is read again: between create and start somebody with rights on the process may have
 // changed it. An exec has no such moment and is read once it runs. A wrong one is killed with the
-// container.
+// container (unverified).
 func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	c, err := s.find(r.GetID())
 	if err != nil {
@@ -308,9 +309,7 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 		return nil, s.failed(ctx, c, r.GetExecID(), crun.Words(err, program(c.workload.Args)))
 	}
 	if err := c.verify(ctx, int(resp.GetPid()), false); err != nil {
-		// All of the container: what the process has started meanwhile has the wrong label as well,
-		// and is in no list but the cgroup's.
-		return nil, errors.Join(err, c.group.Kill())
+		return nil, s.unverified(ctx, c, r.GetExecID(), err)
 	}
 	if r.GetExecID() == "" {
 		c.sandbox.reached("start")
@@ -326,6 +325,10 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 	c, err := s.find(r.GetID())
 	if err != nil {
 		return nil, err
+	}
+	// It becomes a file's name in the container's folder.
+	if err := identifiers.Validate(r.GetExecID()); err != nil {
+		return nil, fmt.Errorf("exec id: %w", err)
 	}
 	p, err := oci.ParseContainerProcess(r.GetSpec().GetValue())
 	if err != nil {
