@@ -114,8 +114,10 @@ func (i *IO) Wait(ctx context.Context) error {
 // Clients stop reading when they learn of the exit, so the exit waits for this. The pause is 250
 // ms: an exit must not be held back for a client that reads nothing. After 10 s it returns in any
 // case: a process that was left behind may write to the same stream for ever.
-func (i *IO) Settle(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+func (i *IO) Settle(ctx context.Context) { i.settle(ctx, settleAfter, settleLimit) }
+
+func (i *IO) settle(ctx context.Context, pause, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(settlePoll)
 	defer tick.Stop()
@@ -129,7 +131,7 @@ func (i *IO) Settle(ctx context.Context) {
 		now := time.Now()
 		if state != last {
 			last, still = state, now
-		} else if now.Sub(still) >= settleAfter {
+		} else if now.Sub(still) >= pause {
 			return
 		}
 		select {

@@ -669,12 +669,10 @@ func TestSettle(t *testing.T) {
 }
 
 // TestSettleIsBounded has a process that has ended and left another one behind, which writes to the
-// same stream without end: the exit of the first one is told all the same.
+// same stream without end: the exit of the first one is told all the same. No pause of the output
+// ends the wait here, so that the limit alone does.
 func TestSettleIsBounded(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("waits for the limit of Settle")
-	}
 	path := fifo(t, "out")
 	client, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -685,17 +683,22 @@ func TestSettleIsBounded(t *testing.T) {
 	host, guest := pair(t)
 	start(t, i, stdio.Streams{Stdout: host})
 	go func() { _, _ = io.Copy(io.Discard, client) }()
-	go func() {
-		for tick := time.Tick(5 * time.Millisecond); ; <-tick {
+	go func() { // until the stream is closed
+		for {
 			if _, err := guest.Write([]byte("x\n")); err != nil {
 				return
 			}
 		}
 	}()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // three times the limit
+	ctx, cancel := context.WithTimeout(t.Context(), hangLimit)
 	defer cancel()
-	i.Settle(ctx)
+	const limit = 100 * time.Millisecond
+	began := time.Now()
+	i.SettleWithin(ctx, hangLimit, limit)
 	if err := ctx.Err(); err != nil {
 		t.Errorf("Settle waits for what another process writes: %v", err)
+	}
+	if took := time.Since(began); took < limit {
+		t.Errorf("Settle took %v while output moved, want %v", took, limit)
 	}
 }
