@@ -16,23 +16,30 @@ import (
 )
 
 // TestFailedExecLeavesNoProcess: the streams of an exec of a plain container are opened once the
-// OCI runtime has made its process. Where that fails, no process stays that nobody knows of.
+// OCI runtime has made its process. Where that fails, no process stays that nobody knows of, and
+// where the runtime makes none, no other process is ended in its place: containerd's name for the
+// pid file of the first process is that of an exec named init.
 func TestFailedExecLeavesNoProcess(t *testing.T) {
 	s := newStageWith(t, host.Options{Class: "process"})
 	d := s.newDirect(t, "c")
 	must(t, d.create(t.Context(), "c"))
 	_, err := d.task.Start(t.Context(), &taskapi.StartRequest{ID: "c"})
 	must(t, err)
-	spec, err := json.Marshal(specs.Process{Args: []string{"/bin/busybox", "sleep", "1000"}, Cwd: "/"})
-	must(t, err)
-	_, err = d.task.Exec(t.Context(), &taskapi.ExecProcessRequest{
-		ID: "c", ExecID: "e", Stdout: filepath.Join(t.TempDir(), "missing"),
-		Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: spec},
-	})
-	must(t, err)
-	if r, err := d.task.Start(t.Context(), &taskapi.StartRequest{ID: "c", ExecID: "e"}); err == nil {
-		t.Fatalf("start of an exec whose stdout is missing = %v, want an error", r)
+	fails := func(id, stdout string, args ...string) {
+		spec, err := json.Marshal(specs.Process{Args: args, Cwd: "/"})
+		must(t, err)
+		_, err = d.task.Exec(t.Context(), &taskapi.ExecProcessRequest{
+			ID: "c", ExecID: id, Stdout: stdout,
+			Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: spec},
+		})
+		must(t, err)
+		if r, err := d.task.Start(t.Context(), &taskapi.StartRequest{ID: "c", ExecID: id}); err == nil {
+			t.Fatalf("start of exec %s = %v, want an error", id, r)
+		}
 	}
+	missing := filepath.Join(t.TempDir(), "missing")
+	fails("init", "", missing) // a program that is not there
+	fails("e", missing, "/bin/busybox", "sleep", "1000")
 	var left *taskapi.PidsResponse
 	if !bed.Await(callLimit, func() bool {
 		left, err = d.task.Pids(t.Context(), &taskapi.PidsRequest{ID: "c"})
