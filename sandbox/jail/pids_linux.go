@@ -55,12 +55,8 @@ func (p *PIDs) serve(env []string, ready chan<- error) error {
 		return fmt.Errorf("close on exec: %w", err)
 	}
 	// Its own, which emptyRoot changes. Private: no mount of it appears outside.
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("mount namespace: %w: the host's sysctl user.max_mnt_namespaces must allow it, or name %q in jail.disable",
-			err, Namespaces)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("mount namespace: make its mounts private: %w", err)
+	if err := unshareMounts(unix.MS_PRIVATE); err != nil {
+		return err
 	}
 	// Ptrace stops it at its exec.
 	first, err := os.StartProcess("/proc/self/exe", []string{"cloister-pids"}, &os.ProcAttr{Env: env, Dir: "/", Sys: &syscall.SysProcAttr{

@@ -133,12 +133,11 @@ func failing(call uint32) error {
 // TestPIDsNameTheLimitThatIsReached makes a namespace in a user namespace that allows none.
 func TestPIDsNameTheLimitThatIsReached(t *testing.T) {
 	testenv.NeedRoot(t)
-	const remedy = ` must allow it, or name "namespaces" in jail.disable`
 	for limit, want := range map[string]string{
 		"":                   "done",
-		"max_mnt_namespaces": "pid namespace: mount namespace: no space left on device: the host's sysctl user.max_mnt_namespaces" + remedy,
+		"max_mnt_namespaces": "mount namespace: no space left on device: the host's sysctl user.max_mnt_namespaces must allow it",
 		"max_pid_namespaces": "no space left on device: the host's sysctls user.max_pid_namespaces and kernel.yama.ptrace_scope (below 3)" +
-			remedy,
+			` must allow it, or name "namespaces" in jail.disable`,
 	} {
 		root := []syscall.SysProcIDMap{{Size: 1}}
 		got := sayAs(t, Jail{}, "pids "+limit, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: root, GidMappings: root})

@@ -52,19 +52,27 @@ func NewRoot(follow bool) (*Root, error) {
 		}
 	}()
 	if err := <-ready; err != nil {
-		return nil, fmt.Errorf("mount namespace: %w", err)
+		return nil, err
 	}
 	return r, nil
+}
+
+// unshareMounts gives the calling thread a mount namespace of its own.
+func unshareMounts(propagation uintptr) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil { // implies CLONE_FS
+		return fmt.Errorf("mount namespace: %w: the host's sysctl user.max_mnt_namespaces must allow it", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|propagation, ""); err != nil {
+		return fmt.Errorf("mount namespace: propagation of its mounts: %w", err)
+	}
+	return nil
 }
 
 // serve runs on a thread of its own, which is in the namespace as long as the Root is open. The
 // kernel lets a thread of several enter a mount namespace only with an fs (working and root
 // directory) of its own. So one thread stays there for all changes.
 func (r *Root) serve(propagation uintptr, ready chan<- error) (err error) {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil { // implies CLONE_FS
-		return err
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|propagation, ""); err != nil {
+	if err := unshareMounts(propagation); err != nil {
 		return err
 	}
 	// The shim may itself run in a chroot. setns would lead its helpers to the namespace's root,
