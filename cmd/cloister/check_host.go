@@ -151,13 +151,16 @@ func (p program) remedy() string {
 	return "install " + p.packages + ", or set its path under [machine] in the config"
 }
 
-// risk is an error when others may change the program, or the firmware of a QEMU.
-func (p program) risk(path string) error {
-	err := sys.Trusted(path)
-	if err == nil && p.name == "QEMU" {
-		err = hypervisor.TrustedFirmware(path)
+// risk is an error when others may change the program or a link to it, or the firmware of a QEMU.
+func (p program) risk(found string) error {
+	if err := sys.Trusted(found); err != nil || p.name != "QEMU" {
+		return err
 	}
-	return err
+	path, err := filepath.EvalSymlinks(found)
+	if err != nil {
+		return err
+	}
+	return hypervisor.TrustedFirmware(path)
 }
 
 // risky is about a program that others may change. A start refuses QEMU and the file server then.
@@ -169,10 +172,19 @@ func (p program) risky(risk error) finding {
 	return warn(p.name, "not asked for its version: "+risk.Error(), remedy)
 }
 
-// find gives the program's file, links resolved. The place that the config names is the only one
+// find gives the program's file, links resolved.
+func (p program) find() (string, error) {
+	path, err := p.named()
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(path)
+}
+
+// named gives the program's file or a link to it. The place that the config names is the only one
 // then. A file without the execute bit is told apart: "not found" would send people to the package
 // manager.
-func (p program) find() (string, error) {
+func (p program) named() (string, error) {
 	places := p.places
 	if p.configured != "" {
 		places = []string{p.configured}
@@ -181,7 +193,7 @@ func (p program) find() (string, error) {
 	for _, place := range places {
 		path, err := exec.LookPath(place)
 		if err == nil {
-			return filepath.EvalSymlinks(path)
+			return path, nil
 		}
 		if errors.Is(err, os.ErrPermission) {
 			return "", fmt.Errorf("%w: it has no execute permission: chmod 755", err)
@@ -194,14 +206,16 @@ func (p program) find() (string, error) {
 func checkPrograms(ctx context.Context, s *site) []finding {
 	var list []finding
 	for _, p := range s.programs() {
-		path, err := p.find()
+		path, err := p.named()
 		version := ""
 		if err == nil {
 			if risk := p.risk(path); risk != nil { // asked for its version it would run as root
 				list = append(list, p.risky(risk))
 				continue
 			}
-			version, err = askVersion(ctx, path, p.version)
+			if path, err = filepath.EvalSymlinks(path); err == nil {
+				version, err = askVersion(ctx, path, p.version)
+			}
 		}
 		switch {
 		case err != nil && p.needed:

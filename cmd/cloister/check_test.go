@@ -221,6 +221,22 @@ func TestFirmwareOfOthersIsFound(t *testing.T) {
 	}
 }
 
+// TestLinkOfOthersIsFound: a start refuses a program by a link that others may replace.
+func TestLinkOfOthersIsFound(t *testing.T) {
+	testenv.NeedRoot(t)
+	s := fakeSite(t, nil)
+	dir := t.TempDir()
+	open := filepath.Join(dir, "open")
+	s.config.Machine.Virtiofsd = filepath.Join(open, "virtiofsd")
+	if err := errors.Join(os.Mkdir(open, 0o755), os.WriteFile(filepath.Join(dir, "program"), []byte("#!/bin/sh\necho version 1\n"), 0o755),
+		os.Symlink("../program", s.config.Machine.Virtiofsd), os.Chmod(open, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	if f := checkPrograms(t.Context(), s)[1]; f.Grade != gradeFail || !strings.Contains(f.Found, "chmod go-w "+open) {
+		t.Errorf("%+v, want fail that names the link's folder", f)
+	}
+}
+
 // TestRustExcusesTheFileServerAlone has a program without a canary that holds a part in Rust.
 func TestRustExcusesTheFileServerAlone(t *testing.T) {
 	cc := testenv.NeedTool(t, "cc") // of gcc, with libc6-dev
