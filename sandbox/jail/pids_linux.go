@@ -68,7 +68,9 @@ func (p *PIDs) serve(env []string, ready chan<- error) error {
 	}
 	p.ns, err = os.Open("/proc/" + strconv.Itoa(first.Pid) + "/ns/pid")
 	if err == nil {
-		err = emptyRoot(first.Pid)
+		if err = emptyRoot(first.Pid); err != nil {
+			_ = p.ns.Close() // nothing is buffered
+		}
 	}
 	if err == nil {
 		ready <- nil
