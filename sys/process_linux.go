@@ -62,8 +62,7 @@ func (p Process) Alive() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("identify pid %d: %w", p.PID, err)
 	}
-	ended := s.Ended() && s.Threads <= 1
-	return s.Start == p.Start && !ended, nil
+	return s.Start == p.Start && !s.Ended(), nil
 }
 
 // Kill sends SIGKILL to p and waits until it has ended or ctx has. A process that has ended already
@@ -114,9 +113,9 @@ func StatOf(pid int) (Stat, error) {
 	return s, err
 }
 
-// Ended says that the main thread has ended: the process is gone or a zombie. Other threads may
-// still run.
-func (s Stat) Ended() bool { return s.State == 'Z' || s.State == 'X' }
+// Ended says that the process is gone or a zombie whose last thread has ended. One whose main
+// thread alone has ended still runs.
+func (s Stat) Ended() bool { return (s.State == 'Z' || s.State == 'X') && s.Threads <= 1 }
 
 // readStat gives fs.ErrNotExist or ESRCH for a process that is gone.
 func readStat(pid int) (Stat, error) {

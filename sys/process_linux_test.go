@@ -125,6 +125,17 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
+// TestEndedThreadIsNoEnd: the main thread of a process may end before others.
+func TestEndedThreadIsNoEnd(t *testing.T) {
+	for s, want := range map[Stat]bool{
+		{State: 'Z', Threads: 2}: false, {State: 'Z', Threads: 1}: true, {State: 'X'}: true, {State: 'R', Threads: 1}: false, {}: false,
+	} {
+		if s.Ended() != want {
+			t.Errorf("%+v has ended = %t, want %t", s, !want, want)
+		}
+	}
+}
+
 func TestStatOf(t *testing.T) {
 	cmd := sleeper(t)
 	pid := cmd.Process.Pid

@@ -60,7 +60,10 @@ func NewRoot(follow bool) (*Root, error) {
 // unshareMounts gives the calling thread a mount namespace of its own.
 func unshareMounts(propagation uintptr) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil { // implies CLONE_FS
-		return fmt.Errorf("mount namespace: %w: the host's sysctl user.max_mnt_namespaces must allow it", err)
+		if errors.Is(err, unix.ENOSPC) {
+			err = fmt.Errorf("%w: the host's sysctl user.max_mnt_namespaces must allow it", err)
+		}
+		return fmt.Errorf("mount namespace: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|propagation, ""); err != nil {
 		return fmt.Errorf("mount namespace: propagation of its mounts: %w", err)

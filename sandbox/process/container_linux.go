@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -29,8 +30,8 @@ import (
 	"cloister/sys"
 )
 
-// container is a container's part of the sandbox. Its fields are written by Create alone, before
-// the container is visible to other calls or by the call that makes it.
+// container is a container's part of the sandbox. Its fields but started are written by Create
+// alone, before the container is visible to other calls or by the call that makes it.
 type container struct {
 	id, bundle string // the engine's
 	workload   *oci.Workload
@@ -41,6 +42,7 @@ type container struct {
 	rootfs     string // what is mounted for it; empty for nothing
 	volumes    []volume
 	pid        int
+	started    sync.Map // ids of execs, by Start
 }
 
 // volume is a bind mount whose source was opened here. The descriptor belongs to the content.Files

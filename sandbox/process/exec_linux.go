@@ -13,12 +13,58 @@ import (
 	"strings"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/identifiers"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/emptypb"
 
+	"cloister/oci"
+	"cloister/sandbox/crun"
 	"cloister/sys"
 )
+
+// Exec adds a process, under the sandbox's label. The spec is built anew from an allow list.
+// Whatever label the client asked for is replaced.
+func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
+	c, err := s.find(r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	// It becomes a file's name in the container's folder.
+	if err := identifiers.Validate(r.GetExecID()); err != nil {
+		return nil, fmt.Errorf("exec id: %w", err)
+	}
+	p, err := oci.ParseContainerProcess(r.GetSpec().GetValue())
+	if err != nil {
+		return nil, err
+	}
+	spec, err := p.ContainerProcess(text(c.sandbox.identity.Label), c.sandbox.identity.Container)
+	if err != nil {
+		return nil, err
+	}
+	r.Spec = &anypb.Any{TypeUrl: r.GetSpec().GetTypeUrl(), Value: spec}
+	r.Stdout, r.Stderr = outputs(c.sandbox.null, r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTerminal())
+	resp, err := s.TTRPCTaskService.Exec(ctx, r)
+	if err == nil {
+		c.started.Delete(r.GetExecID()) // of an exec before it
+	}
+	return resp, crun.Words(err, "")
+}
+
+// begin refuses a second start of an exec. After one that failed, containerd's service would panic
+// and count the exec as running for good.
+func (c *container) begin(exec string) error {
+	if exec == "" {
+		return nil
+	}
+	if _, again := c.started.LoadOrStore(exec, nil); again {
+		return fmt.Errorf("exec %s was started before: delete it, and make another: %w", exec, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
 
 // failed is the error of a start, with its class. Of an exec the process is ended; a child that it
 // has forked by then stays.

@@ -136,6 +136,17 @@ func TestFailedExecEndsItsProcessAlone(t *testing.T) {
 	}
 }
 
+// TestExecIsStartedOnce: containerd's service would panic at a second start after a failed one.
+func TestExecIsStartedOnce(t *testing.T) {
+	c := folder(t, "e", sleeper(t).Process.Pid, nil)
+	if err := refused(t, c, "e", refusing{start: errStreams}); !errors.Is(err, errStreams) {
+		t.Errorf("Start = %v, want %v", err, errStreams)
+	}
+	if err := refused(t, c, "e", refusing{start: errors.New("started again")}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Start again = %v, want %v", err, errdefs.ErrFailedPrecondition)
+	}
+}
+
 // TestFailedExecSparesOthersProcess: a pid that another process has by now is not the exec's.
 func TestFailedExecSparesOthersProcess(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", "sleep 1000 & echo $!; wait $!; echo $?")

@@ -15,7 +15,6 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
 	runctask "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
-	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/pkg/sys/reaper"
 	"github.com/containerd/errdefs"
@@ -23,7 +22,6 @@ import (
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"cloister/oci"
@@ -301,6 +299,9 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 			return nil, err
 		}
 	}
+	if err := c.begin(r.GetExecID()); err != nil {
+		return nil, err
+	}
 	// From here on it ends without its client: a deadline that passes is no wrong label, for which
 	// the container would be killed.
 	ctx = context.WithoutCancel(ctx)
@@ -317,31 +318,6 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 		c.sandbox.reached("exec started")
 	}
 	return resp, nil
-}
-
-// Exec adds a process, under the sandbox's label. The spec is built anew from an allow list.
-// Whatever label the client asked for is replaced.
-func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
-	c, err := s.find(r.GetID())
-	if err != nil {
-		return nil, err
-	}
-	// It becomes a file's name in the container's folder.
-	if err := identifiers.Validate(r.GetExecID()); err != nil {
-		return nil, fmt.Errorf("exec id: %w", err)
-	}
-	p, err := oci.ParseContainerProcess(r.GetSpec().GetValue())
-	if err != nil {
-		return nil, err
-	}
-	spec, err := p.ContainerProcess(text(c.sandbox.identity.Label), c.sandbox.identity.Container)
-	if err != nil {
-		return nil, err
-	}
-	r.Spec = &anypb.Any{TypeUrl: r.GetSpec().GetTypeUrl(), Value: spec}
-	r.Stdout, r.Stderr = outputs(c.sandbox.null, r.GetStdin(), r.GetStdout(), r.GetStderr(), r.GetTerminal())
-	resp, err := s.TTRPCTaskService.Exec(ctx, r)
-	return resp, crun.Words(err, "")
 }
 
 // Update changes a container's limits. Fields that not every OCI runtime honours are refused, as in
