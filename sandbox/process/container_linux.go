@@ -42,7 +42,8 @@ type container struct {
 	rootfs     string // what is mounted for it; empty for nothing
 	volumes    []volume
 	pid        int
-	started    sync.Map // ids of execs, by Start
+	started    sync.Map      // ids of execs, by Start
+	deleting   chan struct{} // full while a Delete is under way
 }
 
 // volume is a bind mount whose source was opened here. The descriptor belongs to the content.Files

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -39,7 +38,6 @@ type Service struct {
 	namespace string
 	publisher *publisher
 	stop      func()
-	dismissed atomic.Bool // Shutdown came, and no task since
 
 	opening sync.Mutex // held before mu: one create at a time opens the sandbox or closes it
 
@@ -107,10 +105,12 @@ func (s *Service) find(id string) (*container, error) {
 	defer s.mu.Unlock()
 	c := s.containers[id]
 	if c == nil {
-		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+		return nil, unknown(id)
 	}
 	return c, nil
 }
+
+func unknown(id string) error { return fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound) }
 
 // Create makes a container, whose first process waits under the sandbox's label. On an error
 // nothing of it is left, and nothing of the sandbox if there is no other container. A client that
@@ -146,14 +146,11 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	resp, err := s.create(ctx, c, r)
 	if err != nil {
 		count(ctx, cfg, func(n *tally.Counts) { n.Failed("container", err) })
-		err = errors.Join(err, s.drop(ctx, c))
-		s.leave()
-		return nil, err
+		return nil, errors.Join(err, s.drop(ctx, c))
 	}
 	if w.Role != oci.Member {
 		count(ctx, cfg, func(n *tally.Counts) { n.Started(string(oci.ClassProcess)) })
 	}
-	s.dismissed.Store(false)
 	return resp, nil
 }
 
@@ -197,7 +194,10 @@ func (s *Service) add(ctx context.Context, cfg Config, r *taskapi.CreateTaskRequ
 			return nil, fmt.Errorf("container %s: %w", r.GetID(), err)
 		}
 	}
-	c := &container{id: r.GetID(), bundle: r.GetBundle(), workload: w, sandbox: sandbox, cgroups: w.CgroupsPath}
+	c := &container{
+		id: r.GetID(), bundle: r.GetBundle(), workload: w, sandbox: sandbox, cgroups: w.CgroupsPath,
+		deleting: make(chan struct{}, 1),
+	}
 	if c.cgroups == "" {
 		// runc and crun differ in what an empty path means, and the record needs to know it.
 		c.cgroups = filepath.Join("/cloister", s.namespace, c.id)
@@ -342,11 +342,24 @@ func (s *Service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.
 
 // Delete forgets a process that has ended. With a container's first process the container goes, and
 // with the last container the sandbox. An error before the service has deleted it leaves all as it
-// is, and Delete may be repeated.
+// is, and Delete may be repeated. Of two deletes the second one waits, and finds nothing: its
+// client may take away what it has mounted for the container.
 func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	c, err := s.find(r.GetID())
 	if err != nil {
 		return nil, err
+	}
+	if r.GetExecID() == "" {
+		select {
+		case c.deleting <- struct{}{}:
+			defer func() { <-c.deleting }()
+		case <-ctx.Done():
+			return nil, fmt.Errorf("container %s: another delete is under way: %w", c.id, ctx.Err())
+		}
+		// The name may be another container's by now.
+		if now, _ := s.find(c.id); now != c {
+			return nil, unknown(c.id)
+		}
 	}
 	resp, err := s.TTRPCTaskService.Delete(ctx, r)
 	if err != nil || r.GetExecID() != "" {
@@ -387,16 +400,10 @@ func (s *Service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*
 // Shutdown ends the shim when nothing runs in it any more. It comes after each delete and means the
 // shim only once nothing is left.
 func (s *Service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
-	s.dismissed.Store(true)
-	s.leave()
-	return &emptypb.Empty{}, nil
-}
-
-// leave ends the daemon when it was asked to leave and has nothing to do.
-func (s *Service) leave() {
-	if s.dismissed.Load() && s.Empty() {
+	if s.Empty() {
 		s.stop()
 	}
+	return &emptypb.Empty{}, nil
 }
 
 // Close passes on the last events. It is called once no call is under way. Containers that are left

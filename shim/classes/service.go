@@ -15,7 +15,8 @@ import (
 // Backend serves the containers of one class.
 type Backend interface {
 	taskapi.TTRPCTaskService
-	// Empty is true when no container is left or being created.
+	// Empty is true when no container is left or being created. Shutdown ends the shim then, and
+	// does nothing otherwise.
 	Empty() bool
 }
 
@@ -30,10 +31,11 @@ type Service struct {
 	choose Choose
 	open   Open
 
-	mu       sync.Mutex
-	class    string
-	backend  Backend
-	creating int // creates under way
+	mu        sync.Mutex
+	class     string
+	backend   Backend
+	changing  int  // creates, and deletes of containers, under way
+	dismissed bool // Shutdown came meanwhile
 }
 
 // New makes the service. Until the first create, first answers, under the class that is its name.
@@ -61,7 +63,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
-	defer s.leave()
+	defer s.leave(ctx)
 	return b.Create(ctx, r)
 }
 
@@ -70,7 +72,7 @@ func (s *Service) enter(ctx context.Context, id, class string) (Backend, error) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if class != s.class {
-		if s.creating > 0 || !s.backend.Empty() {
+		if s.changing > 0 || !s.backend.Empty() {
 			return nil,
 				fmt.Errorf("container %s: class = %q: its sandbox has class %q, and a sandbox has one: "+
 					"use the same runtime handler and annotations for all containers of a pod: %w",
@@ -82,15 +84,22 @@ func (s *Service) enter(ctx context.Context, id, class string) (Backend, error) 
 		}
 		s.class, s.backend = class, b
 	}
-	s.creating++
+	s.changing++
 	return s.backend, nil
 }
 
-// leave ends what enter has begun.
-func (s *Service) leave() {
+// leave ends a create or a delete. The last one dismisses the backend if a Shutdown came meanwhile:
+// its client had seen the end of a container that another client, who asks for no Shutdown, was
+// taking away.
+func (s *Service) leave(ctx context.Context) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.creating--
+	s.changing--
+	now, b := s.dismissed && s.changing == 0, s.backend
+	s.dismissed = s.dismissed && !now
+	s.mu.Unlock()
+	if now {
+		_, _ = b.Shutdown(ctx, &taskapi.ShutdownRequest{}) // a backend that stays has a container
+	}
 }
 
 // State tells where a process stands.
@@ -105,7 +114,15 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 
 // Delete forgets a process that has ended.
 func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
-	return s.now().Delete(ctx, r)
+	if r.GetExecID() != "" {
+		return s.now().Delete(ctx, r)
+	}
+	s.mu.Lock()
+	s.changing++
+	b := s.backend
+	s.mu.Unlock()
+	defer s.leave(ctx)
+	return b.Delete(ctx, r)
 }
 
 // Pids lists processes.
@@ -168,7 +185,15 @@ func (s *Service) Connect(ctx context.Context, r *taskapi.ConnectRequest) (*task
 	return s.now().Connect(ctx, r)
 }
 
-// Shutdown ends the shim when nothing runs in it.
+// Shutdown ends the shim when nothing runs in it. Engines call it after each delete. While a create
+// or a delete is under way, it is put off until the end of that.
 func (s *Service) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
-	return s.now().Shutdown(ctx, r)
+	s.mu.Lock()
+	s.dismissed = s.changing > 0
+	later, b := s.dismissed, s.backend
+	s.mu.Unlock()
+	if later {
+		return &emptypb.Empty{}, nil
+	}
+	return b.Shutdown(ctx, r)
 }

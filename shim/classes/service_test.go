@@ -7,9 +7,11 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // backend is a class whose containers are only counted.
@@ -17,17 +19,95 @@ type backend struct {
 	taskapi.TTRPCTaskService
 	name string
 	left int
+	slow chan struct{} // if not nil, Delete and a Create that fails wait for it
+	ends int           // as often as Shutdown ended it
 }
 
 func (b *backend) Empty() bool { return b.left == 0 }
 
+func (b *backend) Delete(context.Context, *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	<-b.slow
+	b.left--
+	return &taskapi.DeleteResponse{}, nil
+}
+
+func (b *backend) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	if b.Empty() {
+		b.ends++
+	}
+	return &emptypb.Empty{}, nil
+}
+
 func (b *backend) Create(context.Context, *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	if b.slow != nil {
+		<-b.slow
+		return nil, errBroken
+	}
 	b.left++
 	return &taskapi.CreateTaskResponse{}, nil
 }
 
 func (b *backend) State(context.Context, *taskapi.StateRequest) (*taskapi.StateResponse, error) {
 	return &taskapi.StateResponse{Bundle: b.name}, nil
+}
+
+var errBroken = errors.New("broken")
+
+// TestShutdownMeanwhile: a Shutdown that comes while a container is made or taken away is carried
+// out once that has ended, if nothing is left then. Without it the shim of a client that was killed
+// would stay for ever: whoever cleans up after the client finds its container gone.
+func TestShutdownMeanwhile(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		left, ended int
+		call        func(ctx context.Context, s *Service) error
+		want        error
+	}{
+		{"a delete of the last", 1, 1, remove, nil},
+		{"a delete of another", 2, 0, remove, nil},
+		{"a create that fails", 0, 1, create, errBroken},
+		{"a create that fails beside a container", 1, 0, create, errBroken},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := &backend{left: tt.left, slow: make(chan struct{})}
+				s := New("vm", b, func(context.Context, *taskapi.CreateTaskRequest) (string, error) { return "vm", nil }, nil)
+				got := make(chan error)
+				go func() { got <- tt.call(t.Context(), s) }()
+				synctest.Wait()
+				shutdown(t, s)
+				if b.ends != 0 {
+					t.Error("it has ended in the middle of a call")
+				}
+				close(b.slow)
+				if err := <-got; !errors.Is(err, tt.want) || b.ends != tt.ended {
+					t.Errorf("the call gave %v, want %v; ended %d times, want %d", err, tt.want, b.ends, tt.ended)
+				}
+				// What was asked for once counts once: a container that comes later stays.
+				b.ends = 0
+				if err := tt.call(t.Context(), s); !errors.Is(err, tt.want) || b.ends != 0 {
+					t.Errorf("a later call gave %v and ended it %d times", err, b.ends)
+				}
+			})
+		})
+	}
+}
+
+func remove(ctx context.Context, s *Service) error {
+	_, err := s.Delete(ctx, &taskapi.DeleteRequest{ID: "one"})
+	return err
+}
+
+func create(ctx context.Context, s *Service) error {
+	_, err := s.Create(ctx, &taskapi.CreateTaskRequest{ID: "one"})
+	return err
+}
+
+func shutdown(t *testing.T, s *Service) {
+	t.Helper()
+	if _, err := s.Shutdown(t.Context(), &taskapi.ShutdownRequest{}); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestOneClassForASandbox(t *testing.T) {

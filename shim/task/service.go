@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"sync/atomic"
 
 	metrics "github.com/containerd/cgroups/v3/cgroup2/stats"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -46,7 +45,6 @@ type Runtime interface { //nolint:interfacebloat // as many methods as the Task 
 // Service answers containerd's task calls from a runtime. Its errors are of errdefs' classes;
 // package interceptor makes gRPC of them.
 type Service struct {
-	dismissed atomic.Bool // Shutdown came, and no task since
 	runtime   Runtime
 	namespace string
 	shutdown  func()
@@ -64,8 +62,7 @@ var _ taskapi.TTRPCTaskService = (*Service)(nil)
 func (s *Service) Empty() bool { return s.runtime.Empty() }
 
 // Create makes the container, and the sandbox if there is none yet. The id is checked here, since
-// it becomes the name of folders and cgroups. A container that cannot be made leaves nothing, and a
-// daemon that was asked to leave meanwhile leaves then.
+// it becomes the name of folders and cgroups. A container that cannot be made leaves nothing.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	if r.GetCheckpoint() != "" || r.GetParentCheckpoint() != "" {
 		return nil, fmt.Errorf("checkpoint %q: a guest cannot be restored from one: %w", r.GetCheckpoint(), errdefs.ErrNotImplemented)
@@ -90,10 +87,8 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	}
 	pid, err := s.runtime.Create(ctx, req)
 	if err != nil {
-		s.leave()
 		return nil, err
 	}
-	s.dismissed.Store(false)
 	return &taskapi.CreateTaskResponse{Pid: pid}, nil
 }
 
@@ -290,8 +285,9 @@ func (s *Service) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskap
 // Shutdown ends the shim when nothing runs in it any more; containerd calls it after every task's
 // delete, also while other containers of the pod run. So it is no error and does nothing then.
 func (s *Service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
-	s.dismissed.Store(true)
-	s.leave()
+	if s.runtime.Empty() {
+		s.shutdown()
+	}
 	return &emptypb.Empty{}, nil
 }
 
@@ -299,14 +295,6 @@ func (s *Service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.
 type processRequest interface {
 	GetID() string
 	GetExecID() string
-}
-
-// leave ends the daemon when it was asked to leave and has nothing to do. A Create that was under
-// way then, of a containerd that has been killed, is the last to leave.
-func (s *Service) leave() {
-	if s.dismissed.Load() && s.runtime.Empty() {
-		s.shutdown()
-	}
 }
 
 // ref names the process that a request is about.
