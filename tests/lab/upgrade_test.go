@@ -16,8 +16,10 @@ import (
 func (l *lab) upgrade(t *testing.T, e *engine, id string) {
 	t.Helper()
 	l.runPlain(t, byRunc)
-	// The first sandbox has asked for a template, whose builder makes files and removes them.
-	l.sh(t, "for i in $(seq 300); do [ -n \"$(ls /run/cloister/cloister-templates 2>/dev/null)\" ] || exit 0; sleep 0.5; done; exit 1")
+	// The first sandbox has asked for a template, whose builder makes files and removes them before
+	// it ends.
+	l.sh(t, "for i in $(seq 300); do pgrep -f '^cloister-template' >/dev/null || "+
+		"[ -n \"$(ls /run/cloister/cloister-templates 2>/dev/null)\" ] || exit 0; sleep 0.5; done; exit 1")
 	before := l.labelled(t, e, id)
 	l.seen = nil
 	l.policyOf(t, "/lab/bin/cloister-next", 0, "not of this version", "status")
