@@ -40,6 +40,9 @@ const (
 	Kubernetes Set = "kubernetes" // the control plane, a node's programs and kubectl
 	Etcd       Set = "etcd"
 	CoreDNS    Set = "coredns"
+
+	// MetricsServer serves what kubectl top asks for.
+	MetricsServer Set = "metrics-server"
 )
 
 // recipe says how a set is made. Every field is part of its key.
@@ -144,6 +147,10 @@ func recipes() map[Set]recipe {
 		},
 		CoreDNS: {
 			Module: "github.com/coredns/coredns", Version: "v1.15.0", Packages: []string{""}, Versions: "go",
+			Linker: "-s -w", Folder: "kubernetes",
+		},
+		MetricsServer: {
+			Module: "sigs.k8s.io/metrics-server", Version: "v0.9.0", Packages: []string{"cmd/metrics-server"}, Versions: "go",
 			Linker: "-s -w", Folder: "kubernetes",
 		},
 		SpecSuite: {
