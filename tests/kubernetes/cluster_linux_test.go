@@ -233,6 +233,7 @@ func (c *cluster) writeAccounts(t *testing.T) {
 	}
 	private := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
 	c.write(t, "accounts.key", string(private))
+	c.writeCertificates(t)
 }
 
 func token(name string) string { return "token-of-" + name }
@@ -281,7 +282,12 @@ func (c *cluster) stores(t *testing.T) {
 		"--advertise-address="+nodeAddress, "--cert-dir="+c.path("pki"), "--service-cluster-ip-range=10.96.0.0/16",
 		"--token-auth-file="+c.path("tokens.csv"), "--authorization-mode=Node,RBAC", "--allow-privileged=true",
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+c.path("accounts.key"),
-		"--service-account-signing-key-file="+c.path("accounts.key"), "--kubelet-preferred-address-types=InternalIP")
+		"--service-account-signing-key-file="+c.path("accounts.key"), "--kubelet-preferred-address-types=InternalIP",
+		"--kubelet-certificate-authority="+c.pki(authorityName+".crt"),
+		"--requestheader-client-ca-file="+c.pki(authorityName+".crt"), "--requestheader-allowed-names="+frontName,
+		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file="+c.pki(frontName+".crt"), "--proxy-client-key-file="+c.pki(frontName+".key"))
 	c.config(t, "admin")
 	if wrong := host.Await(host.CallLimit, func() string {
 		out, err := c.try(t, "get", "--raw", "/readyz")
@@ -312,6 +318,8 @@ volumePluginDir: %q
 resolvConf: /etc/resolv.conf
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
+tlsCertFile: %q
+tlsPrivateKeyFile: %q
 evictionHard: {memory.available: 100Mi}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
@@ -319,7 +327,8 @@ imageGCLowThresholdPercent: 99
 
 func (c *cluster) startKubelet(t *testing.T) {
 	t.Helper()
-	config := c.write(t, "kubelet.yaml", fmt.Sprintf(kubeletConfig, c.cgroups, "unix://"+c.Address, c.path("plugins")))
+	config := c.write(t, "kubelet.yaml", fmt.Sprintf(kubeletConfig, c.cgroups, "unix://"+c.Address, c.path("plugins"),
+		c.pki(kubeletName+".crt"), c.pki(kubeletName+".key")))
 	c.start(t, "kubelet", filepath.Join(c.bin, "kubelet"), "--config="+config, "--kubeconfig="+c.config(t, "kubelet"),
 		"--hostname-override="+nodeName, "--node-ip="+nodeAddress)
 }

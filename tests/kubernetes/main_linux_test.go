@@ -31,6 +31,7 @@ var cases = []struct {
 	{"debug", debug},
 	{"home", home},
 	{"resize", resize},
+	{"top", top},
 	{"summary", summary},
 	{"refused", refused},
 	{"side-by-side", sideBySide},
