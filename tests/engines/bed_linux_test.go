@@ -213,11 +213,17 @@ func (b *bed) conmon(t *testing.T, bundle string) monitored {
 	}
 	b.must(t, "conmon", "-c", id, "-u", id, "-r", b.program, "-b", bundle, "-p", m.pid, "-n", id,
 		"--exit-dir", filepath.Dir(m.exit), "-l", "k8s-file:"+m.log, "--full-attach", "--socket-dir-path", bundle)
-	// Without Podman's pipe conmon says nothing when the container has been created.
+	// Without Podman's pipe conmon says nothing when the container has been created. The pid is in
+	// its file before that.
 	if late := host.Await(host.Patience, func() string {
 		if _, err := os.Stat(m.pid); err != nil {
 			data, _ := os.ReadFile(m.log)
 			return fmt.Sprintf("conmon has no pid: %v: %s", err, data)
+		}
+		for _, line := range b.Processes(t) {
+			if strings.HasPrefix(line, b.program) && strings.Contains(line, " create ") {
+				return "create has not ended: " + line
+			}
 		}
 		return ""
 	}); late != "" {
