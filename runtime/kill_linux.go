@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kill sends a signal to a process, or to all of a container. A process that has ended is
-// ErrNotFound, as runc's users know it. An exec that has not started is ErrFailedPrecondition. The
-// exit comes as an event and not from here.
+// Kill sends a signal to a process, or to all of a container. A process that has ended, also with
+// its guest, is ErrNotFound, as runc's users know it. An exec that has not started is
+// ErrFailedPrecondition. The exit comes as an event and not from here.
 func (r *Runtime) Kill(ctx context.Context, ref Ref, signal uint32, all bool) error {
 	c, p, err := r.process(ref)
 	if err != nil {
@@ -26,7 +26,7 @@ func (r *Runtime) Kill(ctx context.Context, ref Ref, signal uint32, all bool) er
 	}
 	state, _ := p.snapshot()
 	if state == Stopped {
-		return fmt.Errorf("%s: process has already finished: %w", ref, errdefs.ErrNotFound)
+		return finished(ref)
 	}
 	if c.pause {
 		killPause(p, unix.Signal(signal))
@@ -37,10 +37,19 @@ func (r *Runtime) Kill(ctx context.Context, ref Ref, signal uint32, all bool) er
 	}
 	m, err := r.running()
 	if err != nil {
-		return err
+		return finished(ref)
 	}
 	_, err = m.Guest.Task().Kill(ctx, &taskapi.KillRequest{ID: ref.Container, ExecID: ref.Exec, Signal: signal, All: all})
+	// The guest has ended meanwhile, as with the delete of another call; the exit comes as its
+	// event.
+	if errdefs.IsUnavailable(err) {
+		return finished(ref)
+	}
 	return err
+}
+
+func finished(ref Ref) error {
+	return fmt.Errorf("%s: process has already finished: %w", ref, errdefs.ErrNotFound)
 }
 
 // killPause ends a pause container as the real one would end. That handles SIGINT and SIGTERM; as

@@ -291,19 +291,20 @@ func hostPID() (int, error) {
 }
 
 // undo takes back what make has made. Errors are not reported: there is nobody to report to, and
-// delete of the container finds what is left.
+// delete of the container finds what is left. A process is deleted only once it has ended. An
+// engine that deleted the container while it was being made has found none, and no daemon that
+// could leave: the daemon is asked again.
 func (p *proxy) undo(ctx context.Context) {
 	_, _ = p.daemon.Kill(ctx, &taskapi.KillRequest{ID: p.ID, ExecID: p.Exec, Signal: uint32(unix.SIGKILL)})
-	if p.Exec == "" {
-		_, _ = p.daemon.Wait(ctx, &taskapi.WaitRequest{ID: p.ID}) // the delete below says what is wrong
-		_, _ = p.daemon.Delete(ctx, &taskapi.DeleteRequest{ID: p.ID})
-		return
-	}
+	_, _ = p.daemon.Wait(ctx, &taskapi.WaitRequest{ID: p.ID, ExecID: p.Exec}) // the delete below says what is wrong
 	p.forget(ctx)
+	if p.Exec == "" {
+		_, _ = p.daemon.Shutdown(ctx, &taskapi.ShutdownRequest{ID: p.ID})
+	}
 }
 
-// forget has the daemon deliver the rest of an exec's output and forget the exec. An exec that is
-// not deleted would keep its streams and its id in the guest.
+// forget has the daemon deliver the rest of the process's output and forget the process. An exec
+// that is not deleted would keep its streams and its id in the guest.
 func (p *proxy) forget(ctx context.Context) {
 	_, _ = p.daemon.Delete(ctx, &taskapi.DeleteRequest{ID: p.ID, ExecID: p.Exec}) // its container may have been deleted
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -272,6 +273,48 @@ func (k *killBed) callDies(t *testing.T, step, status string, args []string) {
 		k.oci(t, args...)
 	}
 	k.oci(t, "exec", "one", "true")
+}
+
+// TestKilledDuringBoot: an engine kills create while the guest boots, as at a timeout, and deletes
+// the container at once. Its proxy lives and takes back what is made after that.
+func TestKilledDuringBoot(t *testing.T) {
+	b := newBed(t)
+	bundle := b.bundle(t, []string{"true"}, nil)
+	for later := range 6 {
+		t.Run(fmt.Sprintf("%d ms", 100*later), func(t *testing.T) {
+			b.killedDuringBoot(t, bundle, time.Duration(100*later)*time.Millisecond)
+		})
+	}
+}
+
+func (b *bed) killedDuringBoot(t *testing.T, bundle string, later time.Duration) {
+	created := make(chan result, 1)
+	go func() { created <- b.run(t, b.program, "create", "--bundle", bundle, "one") }()
+	find := func(part string) (pid int) {
+		for other, line := range b.Processes(t) {
+			if strings.HasPrefix(line, b.program) && strings.Contains(line, part) {
+				return other
+			}
+		}
+		return 0
+	}
+	if late := host.Await(host.Patience, func() string {
+		if find(" proxy ") == 0 {
+			return "create has no proxy"
+		}
+		return ""
+	}); late != "" {
+		t.Fatal(late)
+	}
+	time.Sleep(later) // whatever it is doing then, nothing may be left
+	if create := find(" create "); create != 0 {
+		b.Kill(t, create)
+	}
+	t.Logf("create = %+v", <-created)
+	b.oci(t, "delete", "--force", "one")
+	if left := host.Await(host.Patience, func() string { return b.leftover(t) }); left != "" {
+		t.Errorf("left behind:\n%s", left)
+	}
 }
 
 // TestAtOnce: eight containers are made, run and taken away at the same time.

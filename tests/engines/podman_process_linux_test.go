@@ -112,8 +112,14 @@ func (p *podman) testSplit(t *testing.T) {
 	if p.class == "vm" {
 		payload, program = "/unit/cloister-"+id, "qemu-system-"
 	}
-	if got := p.inCgroup(t, payload); !strings.Contains(got, program) {
-		t.Errorf("in the cgroup of the payload: %q, want %s", got, program)
+	// An OCI runtime's own first process may be there for a moment before the container's.
+	if late := host.Await(host.Patience, func() string {
+		if got := p.inCgroup(t, payload); !strings.Contains(got, program) {
+			return fmt.Sprintf("in the cgroup of the payload: %q, want %s", got, program)
+		}
+		return ""
+	}); late != "" {
+		t.Error(late)
 	}
 	conmon := strings.TrimSpace(p.ok(t, "inspect", "-f", "{{.State.ConmonPid}}", "one"))
 	split := func(args ...string) string {
