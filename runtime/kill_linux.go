@@ -40,11 +40,6 @@ func (r *Runtime) Kill(ctx context.Context, ref Ref, signal uint32, all bool) er
 		return finished(ref)
 	}
 	_, err = m.Guest.Task().Kill(ctx, &taskapi.KillRequest{ID: ref.Container, ExecID: ref.Exec, Signal: signal, All: all})
-	// The guest has ended meanwhile, as with the delete of another call; the exit comes as its
-	// event.
-	if errdefs.IsUnavailable(err) {
-		return finished(ref)
-	}
 	return err
 }
 

@@ -357,14 +357,3 @@ func TestOutputBeforeExit(t *testing.T) {
 		t.Errorf("output = %q, want %q", got, text)
 	}
 }
-
-// TestKillAsTheGuestEnds: a guest that ends while it is asked has no process left. Engines that
-// delete a container with force go on then.
-func TestKillAsTheGuestEnds(t *testing.T) {
-	w := newWorld(t)
-	w.bring(Running)
-	w.do("guest kill c 9", func() error { return errdefs.ErrUnavailable })
-	if err := w.r.Kill(t.Context(), Ref{Container: "c"}, 9, true); !errdefs.IsNotFound(err) {
-		t.Errorf("Kill = %v, want not found", err)
-	}
-}

@@ -237,7 +237,9 @@ type callError struct {
 func (e callError) Error() string { return e.text }
 
 // notFound tells an answer about a process that has ended or never was.
-func notFound(err error) bool {
+func notFound(err error) bool { return hasCode(err, codes.NotFound) }
+
+func hasCode(err error, code codes.Code) bool {
 	var e callError
-	return errors.As(plain(err), &e) && e.code == codes.NotFound
+	return errors.As(plain(err), &e) && e.code == code
 }

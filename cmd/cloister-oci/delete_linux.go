@@ -15,6 +15,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 )
 
 // proxyLimit bounds how long delete waits for a proxy whose process has ended. A proxy may wait
@@ -89,8 +90,9 @@ func (d dir) removeTask(ctx context.Context, conn *daemon) error {
 	if err == nil {
 		_, err = conn.Wait(ctx, &taskapi.WaitRequest{ID: id})
 	}
-	// NotFound: the process, or the container, has gone between two calls.
-	if err != nil && !notFound(err) {
+	// NotFound: the process, or the container, has gone between two calls. Unavailable: the guest
+	// has gone during the call, as with the delete of another client. The delete below says more.
+	if err != nil && !notFound(err) && !hasCode(err, codes.Unavailable) {
 		return plain(err)
 	}
 	reached("delete: process ended")
