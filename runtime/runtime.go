@@ -167,7 +167,7 @@ func (r *Runtime) all() []*container {
 }
 
 // Close stops the sandbox, whatever still runs in it. A second caller waits until the first has
-// finished: the daemon, for one, which a client may dismiss during another's delete.
+// finished: the daemon, for one, which a signal may end during a delete.
 func (r *Runtime) Close(ctx context.Context) error {
 	r.closing.Lock()
 	defer r.closing.Unlock()

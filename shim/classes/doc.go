@@ -2,7 +2,7 @@
 
 // Package classes sends the task calls of one shim to the service of the class that its first
 // container has: machines or plain containers. A sandbox has one class; a container of another is
-// refused.
+// refused. A Shutdown counts only while no container is being made or taken away.
 //
 // It knows neither what a class is nor where its name comes from. A Service may be used by any
 // number of goroutines.

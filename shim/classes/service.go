@@ -34,8 +34,11 @@ type Service struct {
 	mu        sync.Mutex
 	class     string
 	backend   Backend
-	changing  int  // creates, and deletes of containers, under way
-	dismissed bool // Shutdown came meanwhile
+	creating  int           // creates that have a backend
+	changing  int           // creates, and deletes of containers, under way
+	quiet     chan struct{} // closed once none is under way; nil before the first
+	dismissed bool          // Shutdown came while one was
+	left      bool          // the shim ends
 }
 
 // New makes the service. Until the first create, first answers, under the class that is its name.
@@ -55,6 +58,7 @@ func (s *Service) now() Backend {
 
 // Create makes a container in the class that it is to have.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	defer s.change(ctx)()
 	class, err := s.choose(ctx, r)
 	if err != nil {
 		return nil, err
@@ -63,7 +67,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
-	defer s.leave(ctx)
+	defer s.leave()
 	return b.Create(ctx, r)
 }
 
@@ -71,8 +75,11 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 func (s *Service) enter(ctx context.Context, id, class string) (Backend, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.left {
+		return nil, fmt.Errorf("container %s: the shim is ending: create it again, under a new one: %w", id, errdefs.ErrUnavailable)
+	}
 	if class != s.class {
-		if s.changing > 0 || !s.backend.Empty() {
+		if s.creating > 0 || !s.backend.Empty() {
 			return nil,
 				fmt.Errorf("container %s: class = %q: its sandbox has class %q, and a sandbox has one: "+
 					"use the same runtime handler and annotations for all containers of a pod: %w",
@@ -84,22 +91,45 @@ func (s *Service) enter(ctx context.Context, id, class string) (Backend, error) 
 		}
 		s.class, s.backend = class, b
 	}
-	s.changing++
+	s.creating++
 	return s.backend, nil
 }
 
-// leave ends a create or a delete. The last one dismisses the backend if a Shutdown came meanwhile:
-// its client had seen the end of a container that another client, who asks for no Shutdown, was
-// taking away.
-func (s *Service) leave(ctx context.Context) {
+// leave ends what enter has begun.
+func (s *Service) leave() {
 	s.mu.Lock()
-	s.changing--
-	now, b := s.dismissed && s.changing == 0, s.backend
-	s.dismissed = s.dismissed && !now
-	s.mu.Unlock()
-	if now {
-		_, _ = b.Shutdown(ctx, &taskapi.ShutdownRequest{}) // a backend that stays has a container
+	defer s.mu.Unlock()
+	s.creating--
+}
+
+// change begins a create or a delete, and gives its end. A Shutdown that came meanwhile is carried
+// out at the end of the last one.
+func (s *Service) change(ctx context.Context) (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changing == 0 {
+		s.quiet = make(chan struct{})
 	}
+	s.changing++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.changing--; s.changing > 0 {
+			return
+		}
+		if s.dismissed {
+			s.dismissed = false
+			_, _ = s.dismiss(ctx, &taskapi.ShutdownRequest{}) // its client has had an answer
+		}
+		close(s.quiet)
+	}
+}
+
+// dismiss has the backend end the shim if it has no container. It is called with mu held and
+// nothing under way, so that no create finds a shim that ends.
+func (s *Service) dismiss(ctx context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	s.left = s.left || s.backend.Empty()
+	return s.backend.Shutdown(ctx, r)
 }
 
 // State tells where a process stands.
@@ -117,12 +147,8 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if r.GetExecID() != "" {
 		return s.now().Delete(ctx, r)
 	}
-	s.mu.Lock()
-	s.changing++
-	b := s.backend
-	s.mu.Unlock()
-	defer s.leave(ctx)
-	return b.Delete(ctx, r)
+	defer s.change(ctx)()
+	return s.now().Delete(ctx, r)
 }
 
 // Pids lists processes.
@@ -186,14 +212,23 @@ func (s *Service) Connect(ctx context.Context, r *taskapi.ConnectRequest) (*task
 }
 
 // Shutdown ends the shim when nothing runs in it. Engines call it after each delete. While a create
-// or a delete is under way, it is put off until the end of that.
+// or a delete is under way, it is put off until that has ended: the container may be one that
+// another client, which has been killed, has left half-way. If that is the last one, the answer
+// waits as well, since a client with an answer may start the next shim.
 func (s *Service) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	s.mu.Lock()
-	s.dismissed = s.changing > 0
-	later, b := s.dismissed, s.backend
-	s.mu.Unlock()
-	if later {
-		return &emptypb.Empty{}, nil
+	if s.changing == 0 {
+		defer s.mu.Unlock()
+		return s.dismiss(ctx, r)
 	}
-	return b.Shutdown(ctx, r)
+	s.dismissed = true
+	quiet, last := s.quiet, s.backend.Empty()
+	s.mu.Unlock()
+	if last {
+		select {
+		case <-quiet:
+		case <-ctx.Done():
+		}
+	}
+	return &emptypb.Empty{}, nil
 }

@@ -53,44 +53,136 @@ func (b *backend) State(context.Context, *taskapi.StateRequest) (*taskapi.StateR
 
 var errBroken = errors.New("broken")
 
-// TestShutdownMeanwhile: a Shutdown that comes while a container is made or taken away is carried
+func chooseVM(context.Context, *taskapi.CreateTaskRequest) (string, error) { return "vm", nil }
+
+// TestShutdownIsPutOff: a Shutdown that comes while a container is made or taken away is carried
 // out once that has ended, if nothing is left then. Without it the shim of a client that was killed
 // would stay for ever: whoever cleans up after the client finds its container gone.
-func TestShutdownMeanwhile(t *testing.T) {
+func TestShutdownIsPutOff(t *testing.T) {
 	for _, tt := range []struct {
 		name        string
 		left, ended int
+		calls       int // under way at once
 		call        func(ctx context.Context, s *Service) error
 		want        error
 	}{
-		{"a delete of the last", 1, 1, remove, nil},
-		{"a delete of another", 2, 0, remove, nil},
-		{"a create that fails", 0, 1, create, errBroken},
-		{"a create that fails beside a container", 1, 0, create, errBroken},
+		{"a delete of the last", 1, 1, 1, remove, nil},
+		{"a delete of another", 2, 0, 1, remove, nil},
+		{"two deletes", 2, 1, 2, remove, nil},
+		{"a create that fails", 0, 1, 1, create, errBroken},
+		{"a create that fails beside a container", 1, 0, 1, create, errBroken},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := &backend{left: tt.left, slow: make(chan struct{})}
-				s := New("vm", b, func(context.Context, *taskapi.CreateTaskRequest) (string, error) { return "vm", nil }, nil)
+				s := New("vm", b, chooseVM, nil)
 				got := make(chan error)
-				go func() { got <- tt.call(t.Context(), s) }()
+				for range tt.calls {
+					go func() { got <- tt.call(t.Context(), s) }()
+				}
 				synctest.Wait()
-				shutdown(t, s)
-				if b.ends != 0 {
-					t.Error("it has ended in the middle of a call")
+				go shutdown(t, s)
+				synctest.Wait()
+				for range tt.calls {
+					if b.ends != 0 {
+						t.Error("it has ended in the middle of a call")
+					}
+					b.slow <- struct{}{}
+					if err := <-got; !errors.Is(err, tt.want) {
+						t.Errorf("the call gave %v, want %v", err, tt.want)
+					}
 				}
-				close(b.slow)
-				if err := <-got; !errors.Is(err, tt.want) || b.ends != tt.ended {
-					t.Errorf("the call gave %v, want %v; ended %d times, want %d", err, tt.want, b.ends, tt.ended)
+				if b.ends != tt.ended {
+					t.Errorf("ended %d times, want %d", b.ends, tt.ended)
 				}
-				// What was asked for once counts once: a container that comes later stays.
-				b.ends = 0
-				if err := tt.call(t.Context(), s); !errors.Is(err, tt.want) || b.ends != 0 {
-					t.Errorf("a later call gave %v and ended it %d times", err, b.ends)
+				// What was asked for once counts once.
+				go func() { got <- remove(t.Context(), s) }()
+				b.slow <- struct{}{}
+				if err := <-got; err != nil || b.ends != tt.ended {
+					t.Errorf("a later delete gave %v; ended %d times, want %d", err, b.ends, tt.ended)
 				}
 			})
 		})
 	}
+}
+
+// TestShutdownOfTheLastWaits: a client with an answer may start the next shim, which must not find
+// this one while another client's delete still takes the sandbox down.
+func TestShutdownOfTheLastWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &backend{left: 1, slow: make(chan struct{})}
+		s := New("vm", b, chooseVM, nil)
+		deleted, answered := make(chan error), make(chan struct{})
+		go func() { deleted <- remove(t.Context(), s) }()
+		synctest.Wait()
+		b.left = 0 // its name is free, and the sandbox is not down
+		go func() {
+			shutdown(t, s)
+			close(answered)
+		}()
+		synctest.Wait()
+		select {
+		case <-answered:
+			t.Error("Shutdown is answered before the delete has ended")
+		default:
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		leave()
+		if _, err := s.Shutdown(ctx, &taskapi.ShutdownRequest{}); err != nil {
+			t.Errorf("Shutdown of a client that has gone = %v", err)
+		}
+		b.left = 1 // as Delete counts
+		b.slow <- struct{}{}
+		if err := <-deleted; err != nil {
+			t.Error(err)
+		}
+		<-answered
+		if b.ends != 1 {
+			t.Errorf("ended %d times, want once", b.ends)
+		}
+		if err := create(t.Context(), s); !errdefs.IsUnavailable(err) {
+			t.Errorf("Create in a shim that ends = %v, want unavailable", err)
+		}
+	})
+}
+
+// TestCreateThatChoosesCounts: a create is under way before its class is known.
+func TestCreateThatChoosesCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, chosen, got := &backend{}, make(chan error), make(chan error)
+		s := New("vm", b, func(context.Context, *taskapi.CreateTaskRequest) (string, error) { return "", <-chosen }, nil)
+		go func() { got <- create(t.Context(), s) }()
+		synctest.Wait()
+		go shutdown(t, s)
+		synctest.Wait()
+		if b.ends != 0 {
+			t.Error("it has ended while a create was choosing")
+		}
+		chosen <- errBroken
+		if err := <-got; !errors.Is(err, errBroken) || b.ends != 1 {
+			t.Errorf("Create = %v, ended %d times, want %v and once", err, b.ends, errBroken)
+		}
+	})
+}
+
+// TestNoOtherClassDuringACreate: two creates at once cannot have two classes.
+func TestNoOtherClassDuringACreate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, got := &backend{slow: make(chan struct{})}, make(chan error)
+		class := "vm"
+		s := New("vm", b, func(context.Context, *taskapi.CreateTaskRequest) (string, error) { return class, nil },
+			func(context.Context, string) (Backend, error) { return &backend{}, nil })
+		go func() { got <- create(t.Context(), s) }()
+		synctest.Wait()
+		class = "process"
+		if err := create(t.Context(), s); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("Create of another class = %v, want invalid", err)
+		}
+		b.slow <- struct{}{}
+		if err := <-got; !errors.Is(err, errBroken) {
+			t.Errorf("the first Create = %v, want %v", err, errBroken)
+		}
+	})
 }
 
 func remove(ctx context.Context, s *Service) error {
