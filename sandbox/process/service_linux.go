@@ -374,10 +374,14 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 
 // drop takes a container out, and the sandbox with the last one. The container goes out of the
 // table even if remove fails: its name must be free for the engine, and the record still has what
-// is left.
+// is left. A second drop does nothing: a create that fails may find its container deleted, and
+// another one under its name.
 func (s *Service) drop(ctx context.Context, c *container) error {
 	s.opening.Lock()
 	defer s.opening.Unlock()
+	if now, _ := s.find(c.id); now != c {
+		return nil
+	}
 	err := c.remove(ctx)
 	s.mu.Lock()
 	delete(s.containers, c.id)
