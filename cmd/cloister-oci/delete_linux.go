@@ -13,6 +13,7 @@ import (
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/ttrpc"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -87,12 +88,13 @@ func (d dir) removeTask(ctx context.Context, conn *daemon) error {
 	id := d.id()
 	// Also for a container that has stopped: processes other than the first may be left.
 	_, err := conn.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
-	if err == nil {
+	// Unavailable: the guest has gone during the call, as with the delete of another client. Its
+	// processes end with it.
+	if err == nil || hasCode(err, codes.Unavailable) {
 		_, err = conn.Wait(ctx, &taskapi.WaitRequest{ID: id})
 	}
-	// NotFound: the process, or the container, has gone between two calls. Unavailable: the guest
-	// has gone during the call, as with the delete of another client. The delete below says more.
-	if err != nil && !notFound(err) && !hasCode(err, codes.Unavailable) {
+	// NotFound: the process, or the container, has gone between two calls.
+	if err != nil && !notFound(err) {
 		return plain(err)
 	}
 	reached("delete: process ended")
@@ -104,8 +106,9 @@ func (d dir) removeTask(ctx context.Context, conn *daemon) error {
 		return plain(err)
 	}
 	reached("delete: task deleted")
-	// The daemon ends only if it serves nobody else, and answers either way.
-	if _, err := conn.Shutdown(ctx, &taskapi.ShutdownRequest{ID: id}); err != nil {
+	// The daemon ends only if it serves nobody else, and answers either way. It may have ended by
+	// another client's wish as soon as nothing was left.
+	if _, err := conn.Shutdown(ctx, &taskapi.ShutdownRequest{ID: id}); err != nil && !errors.Is(err, ttrpc.ErrClosed) {
 		return plain(err)
 	}
 	return nil

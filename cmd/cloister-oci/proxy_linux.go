@@ -291,9 +291,9 @@ func hostPID() (int, error) {
 }
 
 // undo takes back what make has made. Errors are not reported: there is nobody to report to, and
-// delete of the container finds what is left. A process is deleted only once it has ended. An
-// engine that deleted the container while it was being made has found none, and no daemon that
-// could leave: the daemon is asked again.
+// delete of the container finds what is left. A process is deleted only once it has ended. The
+// daemon is asked to leave: an engine that deleted the container while it was being made found
+// none, and a daemon that was busy.
 func (p *proxy) undo(ctx context.Context) {
 	_, _ = p.daemon.Kill(ctx, &taskapi.KillRequest{ID: p.ID, ExecID: p.Exec, Signal: uint32(unix.SIGKILL)})
 	_, _ = p.daemon.Wait(ctx, &taskapi.WaitRequest{ID: p.ID, ExecID: p.Exec}) // the delete below says what is wrong

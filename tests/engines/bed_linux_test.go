@@ -98,6 +98,13 @@ func (b *bed) run(t *testing.T, name string, args ...string) result {
 	return b.input(t, "", name, args...)
 }
 
+// quietly runs the command line. Its streams are nobody's: a process that outlives the call would
+// keep those of the test open.
+func (b *bed) quietly(t *testing.T, args ...string) result {
+	t.Helper()
+	return b.run(t, "sh", append([]string{"-c", `exec "$@" </dev/null >/dev/null 2>&1`, "sh", b.program}, args...)...)
+}
+
 // input is run with something on stdin.
 func (b *bed) input(t *testing.T, stdin, name string, args ...string) result {
 	t.Helper()
