@@ -132,7 +132,7 @@ func TestPausedContainerResumesAfterClientDisconnect(t *testing.T) {
 	s.Start(t, "first", nil)
 	machine := strconv.Itoa(s.Marked(t, "first", "qemu-system"))
 	s.Place.Run(t, "kill", "-STOP", machine)
-	if r := s.Run(t, "--timeout", "1s", "task", "pause", "first"); r.Code == 0 {
+	if r := s.Run(t, "--timeout", clientTimeout, "task", "pause", "first"); r.Code == 0 {
 		t.Error("a stopped guest has frozen a container")
 	}
 	s.Place.Run(t, "kill", "-CONT", machine)

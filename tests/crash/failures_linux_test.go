@@ -301,14 +301,24 @@ func TestFalseAgentEventsAreBounded(t *testing.T) {
 	if memory, _ := s.observe(t, id, ended); memory == 0 || memory > 100<<10 {
 		t.Errorf("the shim used %d KiB, want at most 100 MiB", memory)
 	}
-	counts := map[string]int{}
+	// An event comes some time after the agent has told it.
+	if wrong := host.Await(host.Patience, func() string {
+		if counts := s.topics(id); counts["exit"] == 0 || counts["oom"] == 0 {
+			return fmt.Sprintf("published: %v, want an exit and an oom", counts)
+		}
+		return ""
+	}); wrong != "" {
+		t.Error(wrong)
+	}
 	for _, e := range s.events() {
 		if e.Container == id {
-			counts[e.Topic]++
-		} else if strings.HasPrefix(e.Container, "unknown") || e.Container == neighbour && (e.Topic == "exit" || e.Topic == "oom") {
+			continue
+		}
+		if strings.HasPrefix(e.Container, "unknown") || e.Container == neighbour && (e.Topic == "exit" || e.Topic == "oom") {
 			t.Errorf("the agent of %s has told %s of %s", id, e.Topic, e.Container)
 		}
 	}
+	counts := s.topics(id)
 	if most := int(time.Since(begin).Seconds()) + 2; counts["exit"] != 1 || counts["oom"] < 1 || counts["oom"] > most {
 		t.Errorf("published: %v, want one exit and at most %d oom", counts, most)
 	}
@@ -318,6 +328,17 @@ func TestFalseAgentEventsAreBounded(t *testing.T) {
 	s.Remove(t, neighbour)
 	s.Remove(t, id)
 	s.nothingOf(t, before, id)
+}
+
+// topics counts the events of a container by topic.
+func (s *stage) topics(id string) map[string]int {
+	counts := map[string]int{}
+	for _, e := range s.events() {
+		if e.Container == id {
+			counts[e.Topic]++
+		}
+	}
+	return counts
 }
 
 // observe gives the most memory that the shim of a container used, and the most its console's log

@@ -130,39 +130,44 @@ func top(t *testing.T, s *space) {
 	}
 	s.serveMetrics(t)
 	s.ready(t, classes...)
-	s.await(t, "kubectl top", func() string {
-		containers, err := s.usage(t, 2, "pod", "--containers")
-		if err != nil {
-			return err.Error()
-		}
-		for _, class := range classes {
-			if wrong := wrongUsage(containers, class); wrong != "" {
-				return fmt.Sprintf("%s: %s: %v", class, wrong, containers)
-			}
-		}
-		t.Logf("containers: %v", containers)
-		return ""
+	var pods map[string]usage
+	s.await(t, "kubectl top", func() (wrong string) {
+		pods, wrong = s.wrongTop(t)
+		return wrong
 	})
-	pods, err := s.usage(t, 1, "pod")
+	s.checkMachine(t, pods)
+}
+
+// wrongTop gives the pods' usage, and tells which figure cannot be. metrics-server measures anew
+// every ten seconds, and a busy host may have starved a container meanwhile.
+func (s *space) wrongTop(t *testing.T) (pods map[string]usage, wrong string) {
+	t.Helper()
+	containers, err := s.usage(t, 2, "pod", "--containers")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err.Error()
+	}
+	if pods, err = s.usage(t, 1, "pod"); err != nil {
+		return nil, err.Error()
 	}
 	nodes, err := s.usage(t, 1, "node")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err.Error()
 	}
-	t.Logf("pods: %v, nodes: %v", pods, nodes)
-	sum := usage{}
+	memory := 0
 	for _, class := range classes {
-		if u := pods[class]; u.cpu < busyCPU || u.memory < fullMemory || u.memory > fullMemory+otherMemory {
-			t.Errorf("the pod %s uses %v, want the sum of its containers", class, u)
+		if wrong := wrongUsage(containers, class); wrong != "" {
+			return nil, fmt.Sprintf("%s: %s: %v", class, wrong, containers)
 		}
-		sum.memory += pods[class].memory
+		if u := pods[class]; u.cpu < busyCPU || u.memory < fullMemory || u.memory > fullMemory+otherMemory {
+			return nil, fmt.Sprintf("the pod %s uses %v, want the sum of its containers", class, u)
+		}
+		memory += pods[class].memory
 	}
-	if u := nodes[nodeName]; u.cpu == 0 || u.memory < sum.memory {
-		t.Errorf("the node uses %v, want some CPU and at least the %d MiB of three of its pods", u, sum.memory)
+	if u := nodes[nodeName]; u.cpu == 0 || u.memory < memory {
+		return nil, fmt.Sprintf("the node uses %v, want some CPU and at least the %d MiB of three of its pods", u, memory)
 	}
-	s.checkMachine(t, pods)
+	t.Logf("containers: %v, pods: %v, nodes: %v", containers, pods, nodes)
+	return pods, ""
 }
 
 // checkMachine: the kubelet's own figure of a guest's pod has the machine, and kubectl top's has

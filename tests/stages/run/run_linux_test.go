@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cloister/tests/stages"
 )
 
@@ -147,8 +149,15 @@ func TestRunEndsWithinAnOptionalStage(t *testing.T) {
 
 func TestInterruptedRunStillCloses(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(200*time.Millisecond, cancel)
-	out, ok := fake(ctx, t, time.Minute, true, script("unit", "sleep 1000"), script("lab", "true", "unit"))
+	begun := filepath.Join(t.TempDir(), "begun")
+	if err := unix.Mkfifo(begun, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, _ = os.ReadFile(begun) // ends once the stage has written
+		cancel()
+	}()
+	out, ok := fake(ctx, t, time.Minute, true, script("unit", "echo >"+begun+"; sleep 1000"), script("lab", "true", "unit"))
 	if ok {
 		t.Error("the run passed")
 	}
